@@ -1,0 +1,117 @@
+r"""What can go wrong, in the user's words. This module imports nothing.
+
+Every error carries what failed (``what``), why (``why``), what to do now
+(``remedy``) and the exit status that the command ends with::
+
+    SingbuildError          1   anything that fits nowhere below
+    ├── UsageError          2   the command line
+    ├── RecipeError         3   the recipe's text: file, line, column
+    ├── BackendError        4   no such backend, or one that is broken
+    ├── HostError           5   the host lacks a program, a privilege, space
+    ├── SourceError         6   an input: mirror, download, checksum, lock
+    ├── SectionError        7   a command of %setup, %post or %test failed
+    └── ImageError          8   the target, or a file that is not a sound image
+
+Interruption is no error: Ctrl-C ends with 130, SIGTERM with 143. Whatever else
+escapes is a bug and ends with 70.
+"""
+
+EXIT_BUG = 70
+EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
+
+
+class SingbuildError(Exception):
+    """An error that a user can understand and act upon.
+
+    what: one sentence without a full stop, naming the file, key or path.
+    why: the reason, as far as it is known; may be empty.
+    remedy: what to do now, in the imperative; may be empty.
+    """
+
+    status = 1
+
+    def __init__(self, what: str, *, why: str = "", remedy: str = "") -> None:
+        super().__init__(what)
+        self.what, self.why, self.remedy = what, why, remedy
+
+    def __str__(self) -> str:
+        return "\n".join(part for part in (self.what, self.why, self.remedy) if part)
+
+
+class UsageError(SingbuildError):
+    """The command line asks for something that cannot be."""
+
+    status = 2
+
+
+class RecipeError(SingbuildError):
+    """The recipe's text is wrong at a known place.
+
+    path: the recipe as the user named it; line, column: from 1, column 0 for
+    the whole line; text: the line itself, shown with a marker under the column.
+    """
+
+    status = 3
+
+    def __init__(
+        self, path: str, line: int, column: int, text: str, what: str, *, why: str = "", remedy: str = ""
+    ) -> None:
+        place = f"{path}:{line}:{column}" if column else f"{path}:{line}" if line else path
+        super().__init__(f"{place}: {what}", why=why, remedy=remedy)
+        self.path, self.line, self.column, self.text = path, line, column, text
+
+    def __str__(self) -> str:
+        shown = [self.what]
+        if self.line:
+            shown.append(f"  {self.line:4} | {self.text}")
+        if self.column:
+            indent = "".join("\t" if c == "\t" else " " for c in self.text[: self.column - 1])
+            shown.append(f"       | {indent}^")
+        return "\n".join([*shown, *(part for part in (self.why, self.remedy) if part)])
+
+
+class BackendError(SingbuildError):
+    """A backend is not installed, is installed twice, or does not keep the contract."""
+
+    status = 4
+
+
+class HostError(SingbuildError):
+    """The host cannot do what the build needs."""
+
+    status = 5
+
+
+class SourceError(SingbuildError):
+    """An input could not be had, or is not what was asked for."""
+
+    status = 6
+
+
+class SectionError(SingbuildError):
+    """A command of a recipe's section failed."""
+
+    status = 7
+
+
+class ImageError(SingbuildError):
+    """The target cannot be written, or a file is not a sound image."""
+
+    status = 8
+
+
+def nearest(word: str, known: "list[str]") -> str:
+    """The known word most like ``word``, or "" when none is near (edit distance over 2)."""
+    best = min(known, key=lambda k: _distance(word.lower(), k.lower()), default="")
+    return best if best and _distance(word.lower(), best.lower()) <= max(1, min(2, len(word) // 2)) else ""
+
+
+def _distance(a: str, b: str) -> int:
+    """Levenshtein distance of two short words."""
+    row = list(range(len(b) + 1))
+    for i, x in enumerate(a, 1):
+        previous, row[0] = row[0], i
+        for j, y in enumerate(b, 1):
+            previous, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, previous + (x != y))
+    return row[-1]
