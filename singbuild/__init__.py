@@ -1,3 +1,28 @@
-"""singbuild turns a definition file into one file that holds a whole Linux environment."""
+"""singbuild turns a definition file into one file that holds a whole Linux environment.
+
+The names below are what a plugin may use; everything else may change.
+"""
 
 __version__ = "0.1.0"
+
+from singbuild.contract import API_VERSION, Defaults, Keyword, Needs, Pins, Program, Source
+from singbuild.errors import HostError, RecipeKeyError, SingbuildError, SourceError
+from singbuild.hookspecs import hookimpl
+from singbuild.rootfs import Rootfs
+
+__all__ = [
+    "API_VERSION",
+    "Defaults",
+    "HostError",
+    "Keyword",
+    "Needs",
+    "Pins",
+    "Program",
+    "RecipeKeyError",
+    "Rootfs",
+    "SingbuildError",
+    "Source",
+    "SourceError",
+    "__version__",
+    "hookimpl",
+]

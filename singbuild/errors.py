@@ -6,6 +6,7 @@ Every error carries what failed (``what``), why (``why``), what to do now
     SingbuildError          1   anything that fits nowhere below
     ├── UsageError          2   the command line
     ├── RecipeError         3   the recipe's text: file, line, column
+    ├── RecipeKeyError      3   a header value that its backend cannot take
     ├── BackendError        4   no such backend, or one that is broken
     ├── HostError           5   the host lacks a program, a privilege, space
     ├── SourceError         6   an input: mirror, download, checksum, lock
@@ -69,6 +70,19 @@ class RecipeError(SingbuildError):
             indent = "".join("\t" if c == "\t" else " " for c in self.text[: self.column - 1])
             shown.append(f"       | {indent}^")
         return "\n".join([*shown, *(part for part in (self.why, self.remedy) if part)])
+
+
+class RecipeKeyError(SingbuildError):
+    """A backend cannot take a keyword's value; the engine adds file and line.
+
+    keyword: as the backend spells it.
+    """
+
+    status = 3
+
+    def __init__(self, keyword: str, what: str, *, why: str = "", remedy: str = "") -> None:
+        super().__init__(what, why=why, remedy=remedy)
+        self.keyword = keyword
 
 
 class BackendError(SingbuildError):

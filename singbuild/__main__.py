@@ -1,0 +1,5 @@
+"""``python -m singbuild``."""
+
+from singbuild.cli import main
+
+main()

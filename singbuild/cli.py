@@ -1,0 +1,192 @@
+"""The command line of the builder: words in, calls of the engine, exit statuses out."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import click
+
+from singbuild import __version__, command
+from singbuild.errors import EXIT_BUG, EXIT_INTERRUPTED, SingbuildError, UsageError, nearest
+
+STATUSES = """\b
+Exit statuses:
+  0    the image is built
+  2    the command line is wrong
+  3    the recipe is wrong: file, line and column are named
+  4    no such backend, or a broken one
+  5    this host lacks a program, a privilege, or space
+  6    an input could not be had: mirror, download, checksum
+  7    a command of %setup, %post or %test failed
+  8    the image cannot be written, or is not a sound image
+  70   a bug in singbuild
+  130  Ctrl-C; 143 SIGTERM. Nothing is left behind.
+"""
+
+
+class Commands(click.Group):
+    """``singbuild RECIPE IMAGE`` is ``singbuild build RECIPE IMAGE``."""
+
+    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
+        """Put the word ``build`` before anything that is neither a command nor our own option."""
+        own = {name for parameter in self.get_params(context) for name in parameter.opts}
+        if args and args[0] not in self.commands and args[0] not in own:
+            args = ["build", *args]
+        return super().parse_args(context, args)
+
+
+@click.group(cls=Commands, epilog=STATUSES, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="singbuild")
+def commands() -> None:
+    """Turn a recipe into one file that holds a whole Linux environment.
+
+    \b
+      singbuild RECIPE IMAGE       the main job
+      ./IMAGE ARGUMENTS            runs its runscript, as you
+      singrun exec IMAGE COMMAND   runs a program in it, as you
+    """
+
+
+def recipe_options(function: Any) -> Any:
+    """Add the options that every command that reads a recipe takes."""
+    for option in (
+        click.option("--values", type=click.Path(path_type=Path), help="YAML file of template values."),
+        click.option(
+            "--build-arg-file", type=click.Path(path_type=Path), help="File of NAME=VALUE lines."
+        ),
+        click.option(
+            "--build-arg", "build_args", multiple=True, metavar="NAME=VALUE", help="A template value."
+        ),
+        click.argument("recipe"),
+    ):
+        function = option(function)
+    return function
+
+
+@commands.command()
+@recipe_options
+@click.argument("image", type=click.Path(path_type=Path))
+@click.option("-F", "--force", is_flag=True, help="Replace an existing image.")
+@click.option("--free", default="0", metavar="SIZE", help="Leave this much room, such as 64M or 2G.")
+@click.option("--notest", is_flag=True, help="Leave out %test.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON event a line on standard output.")
+@click.option("-q", "--quiet", is_flag=True, help="Print warnings and errors only.")
+def build(
+    recipe: str,
+    image: Path,
+    build_args: tuple[str, ...],
+    build_arg_file: Path | None,
+    values: Path | None,
+    force: bool,
+    free: str,
+    notest: bool,
+    as_json: bool,
+    quiet: bool,
+) -> int:
+    """Build IMAGE from RECIPE ("-" reads standard input)."""
+    # Imported here: --help and a typing error cost no more than they must.
+    from singbuild import build as engine
+    from singbuild import console, plan
+    from singbuild import recipe as recipes
+
+    options = engine.Options(force=force, test=not notest, free=size(free))
+    _check_recipe_word(recipe)
+    shown = console.choose(sys.stdout, as_json=as_json, quiet=quiet)
+    try:
+        loaded = recipes.load(
+            recipe, build_args=build_args, build_arg_file=build_arg_file, values=values
+        )
+        planned = plan.make(loaded, shown)
+        return engine.build(planned, image, options, shown)
+    except SingbuildError as error:
+        shown.error(error, None)
+        return error.status
+
+
+@commands.command("plan")
+@recipe_options
+@click.option("--rendered", is_flag=True, help="Print the recipe as templates made it, no plan.")
+def show_plan(
+    recipe: str,
+    build_args: tuple[str, ...],
+    build_arg_file: Path | None,
+    values: Path | None,
+    rendered: bool,
+) -> int:
+    """Print what a build would do, and why. Needs no privilege, writes nothing."""
+    from singbuild import console, plan
+    from singbuild import recipe as recipes
+
+    loaded = recipes.load(
+        recipe, build_args=build_args, build_arg_file=build_arg_file, values=values
+    )
+    if rendered:
+        print(loaded.text, end="")
+    else:
+        print(plan.described(plan.make(loaded, console.Console(sys.stdout))))
+    return 0
+
+
+@commands.command("backends")
+@click.argument("name", required=False)
+def show_backends(name: str | None) -> int:
+    """List the backends that are installed, or print one's keywords and host programs."""
+    from singbuild import backends
+
+    if name is None:
+        for each in backends.installed():
+            print(f"{each.name:20} {each.distribution} {each.version}")
+        return 0
+    backend = backends.load(name)
+    print(f"{name}, from {backend.installed.distribution} {backend.installed.version}\n\nKeywords:")
+    for keyword in backend.needs.keywords:
+        must = " (required)" if keyword.required else ""
+        default = f" Default: {keyword.default}." if keyword.default else ""
+        print(f"  {keyword.name:14} {keyword.help}{must}{default}")
+    print("\nHost programs:")
+    for program in backend.needs.programs:
+        there = command.which(program.name) or f"missing: apt-get install {program.package}"
+        print(f"  {program.name:14} {there}")
+    return 0
+
+
+def size(text: str) -> int:
+    """Return a size in bytes: a number, or one with K, M, G or T (powers of 1024)."""
+    digits, unit = text.strip(), 1
+    if digits[-1:].upper() in ("K", "M", "G", "T"):
+        unit = 1024 ** (1 + "KMGT".index(digits[-1].upper()))
+        digits = digits[:-1]
+    if not digits.isdecimal():
+        raise UsageError(f"{text!r} is no size", remedy="Write it like 500M or 2G.")
+    return int(digits) * unit
+
+
+def _check_recipe_word(recipe: str) -> None:
+    """A word that is no file but nearly a command was meant as the command."""
+    near = nearest(recipe, list(commands.commands))
+    if recipe != "-" and not Path(recipe).exists() and near:
+        raise UsageError(
+            f"there is no recipe {recipe!r}", remedy=f"Did you mean the command: singbuild {near}?"
+        )
+
+
+def main() -> None:
+    """Execute the command line; the only place that ends the process."""
+    try:
+        status = commands.main(prog_name="singbuild", standalone_mode=False)
+    except click.exceptions.Abort:
+        sys.exit(EXIT_INTERRUPTED)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except SingbuildError as error:
+        print(f"singbuild: error: {error}", file=sys.stderr)
+        sys.exit(error.status)
+    except Exception:
+        traceback.print_exc()
+        print("singbuild: this is a bug; please report it with the lines above", file=sys.stderr)
+        sys.exit(EXIT_BUG)
+    sys.exit(status)

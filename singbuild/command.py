@@ -1,0 +1,169 @@
+"""The one door to the host's programs.
+
+A program gets no standard input, the C locale and an explicit environment; its output is passed on line by line and its last lines
+are kept for the error. A program that leaves daemons behind does not make the
+caller wait: output is read until the program itself has ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import shlex
+import shutil
+import subprocess
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from singbuild.errors import HostError
+
+Word = str | os.PathLike[str]
+TAIL_LINES = 20
+
+
+@dataclass(frozen=True)
+class Completed:
+    """How a program ended. status: as the shell's ``$?``; tail: its last lines of output."""
+
+    argv: tuple[str, ...]
+    status: int
+    tail: tuple[str, ...]
+
+    @property
+    def pasted(self) -> str:
+        """The command as it can be pasted into a shell."""
+        return shlex.join(self.argv)
+
+
+def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return what a host program sees: the caller's PATH and proxies, the C locale, ``extra``."""
+    kept = ("PATH", "HOME", "TMPDIR", "USER", "LOGNAME")
+    passed = {k: v for k, v in os.environ.items() if k in kept or k.lower().endswith("_proxy")}
+    path = passed.get("PATH", os.defpath)
+    # Debian's ordinary users have no sbin on their PATH; mke2fs and chroot live there.
+    missing = [d for d in ("/usr/sbin", "/sbin") if d not in path.split(":")]
+    return passed | {"PATH": ":".join([path, *missing]), "LC_ALL": "C.UTF-8"} | dict(extra or {})
+
+
+def which(program: str) -> str | None:
+    """Return the path of a host program as ``run`` would find it, or None."""
+    return shutil.which(program, path=environment()["PATH"])
+
+
+def call(
+    argv: Sequence[Word],
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    on_line: Callable[[str], None] | None = None,
+    package: str = "",
+) -> Completed:
+    """Execute a program and return how it ended, whatever its status.
+
+    env: the complete environment (default: ``environment()``); on_line: gets
+    each line of stdout and stderr, as they come, without the newline; package: the
+    Debian package that has the program.
+    Raises HostError when the program does not exist or cannot be executed.
+    """
+    words = tuple(os.fspath(word) for word in argv)
+    full_env = environment() if env is None else dict(env)
+    found = shutil.which(words[0], path=full_env.get("PATH", os.defpath))
+    if found is None:
+        raise _not_found(words[0], package)
+    process = subprocess.Popen(
+        words,
+        executable=found,
+        env=full_env,
+        cwd=cwd,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    tail: deque[str] = deque(maxlen=TAIL_LINES)
+    try:
+        for line in _lines(process):
+            tail.append(line)
+            if on_line:
+                on_line(line)
+        status = process.wait()
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
+    return Completed(words, status if status >= 0 else 128 - status, tuple(tail))
+
+
+def run(
+    argv: Sequence[Word],
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    on_line: Callable[[str], None] | None = None,
+    package: str = "",
+) -> Completed:
+    """Execute a program as ``call`` does; a status other than 0 raises HostError."""
+    done = call(argv, env=env, cwd=cwd, on_line=on_line, package=package)
+    if done.status:
+        raise HostError(
+            f"{Path(done.argv[0]).name} failed with status {done.status}",
+            why="\n".join(done.tail),
+            remedy=f"The command was: {done.pasted}",
+        )
+    return done
+
+
+def output(argv: Sequence[Word], *, package: str = "") -> str:
+    """Execute a program and return what it prints; a status other than 0 raises HostError."""
+    lines: list[str] = []
+    run(argv, on_line=lines.append, package=package)
+    return "\n".join(lines)
+
+
+def _not_found(program: str, package: str) -> HostError:
+    return HostError(
+        f"the program {program!r} is not on this host",
+        remedy=f"Install the package {package} (apt-get install {package})." if package else "",
+    )
+
+
+def _lines(process: subprocess.Popen[bytes]) -> Iterator[str]:
+    """Yield lines until the program has ended, even if a daemon still holds the pipe."""
+    assert process.stdout
+    with process.stdout as pipe, selectors.DefaultSelector() as selector:
+        ended = os.pidfd_open(process.pid)
+        try:
+            os.set_blocking(pipe.fileno(), False)
+            selector.register(pipe.fileno(), selectors.EVENT_READ)
+            selector.register(ended, selectors.EVENT_READ)
+            rest = b""
+            running = True
+            while running:
+                ready = {key.fd for key, _ in selector.select()}
+                running = ended not in ready
+                while chunk := _read(pipe.fileno()):
+                    *whole, rest = (rest + chunk).split(b"\n")
+                    yield from (_text(line) for line in whole)
+                if chunk == b"" and running:  # closed: only the end is left to wait for
+                    selector.unregister(pipe.fileno())
+                    selector.select()
+                    running = False
+            if rest:
+                yield _text(rest)
+        finally:
+            os.close(ended)
+
+
+def _read(fd: int) -> bytes | None:
+    """Return what is there, b"" at the end, None when nothing is there yet."""
+    try:
+        return os.read(fd, 1 << 16)
+    except BlockingIOError:
+        return None
+
+
+def _text(line: bytes) -> str:
+    """One line as shown: of progress bars drawn with carriage returns, the last state."""
+    return line.rstrip(b"\r").rsplit(b"\r", 1)[-1].decode(errors="replace")

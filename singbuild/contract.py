@@ -1,0 +1,95 @@
+"""The values that pass between the engine and a backend. Imports nothing of ours but paths.
+
+A plugin imports these from ``singbuild``; ``hookspecs.py`` says when each is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+API_VERSION = 1
+"""Version of the plugin contract. It grows by addition; see hookspecs.py."""
+
+Pins = Mapping[str, Any]
+"""What the inputs of one build were pinned to: plain YAML values under string keys."""
+
+
+@dataclass(frozen=True)
+class Keyword:
+    """A header key that a backend understands.
+
+    name: as documented, matched in any case; help: one line; required: the
+    recipe must give it; default: what is assumed, shown by ``singbuild backends NAME``.
+    """
+
+    name: str
+    help: str
+    required: bool = False
+    default: str = ""
+
+
+@dataclass(frozen=True)
+class Program:
+    """A host program that a backend executes, and the Debian package that has it."""
+
+    name: str
+    package: str
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a backend needs before anything is created.
+
+    space: bytes that the scratch will need at least.
+    """
+
+    keywords: tuple[Keyword, ...] = ()
+    programs: tuple[Program, ...] = ()
+    space: int = 16 << 20
+
+
+class Reporter(Protocol):
+    """How a backend tells the user what it is doing."""
+
+    def line(self, text: str) -> None:
+        """Print one line of the current phase's output; it also goes to the log."""
+
+    def warn(self, text: str) -> None:
+        """Print a warning that the user should read."""
+
+    def progress(self, label: str, done: int, total: int) -> None:
+        """Show that ``done`` of ``total`` units are finished; ``total`` 0 means unknown."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where one build's root file system comes from: the recipe's header, checked.
+
+    keywords: header values under the backend's own spelling; keys that the
+    recipe leaves out are missing here, except those with a default.
+    arch: the machine as ``uname -m`` prints it.
+    cache: a directory of the backend's own, kept from build to build and shared
+    by builds that run at the same time.
+    report: how to tell the user what happens.
+    """
+
+    keywords: Mapping[str, str]
+    arch: str
+    cache: Path
+    report: Reporter
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What a source says of itself; the recipe's own sections win.
+
+    environment: variables for ``env/10-source.sh``, values are data;
+    runscript: text of a script, "" for none; labels: names and values.
+    """
+
+    environment: Mapping[str, str] = field(default_factory=dict)
+    runscript: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)

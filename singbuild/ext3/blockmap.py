@@ -1,0 +1,63 @@
+"""Which blocks hold a file: twelve direct numbers, then one to three levels of indirect blocks."""
+
+from collections.abc import Callable
+
+from singbuild.ext3.geometry import POINTERS
+from singbuild.ext3.records import pack_pointers
+
+_DIRECT = 12
+
+
+class BlockMap:
+    """A map that is filled in ascending order, so that one block per level is held in memory.
+
+    take: gives the number of a free block. put: writes a block. Both are
+    called for indirect blocks only.
+    """
+
+    def __init__(self, take: Callable[[], int], put: Callable[[int, bytes], None]) -> None:
+        self.blocks = 0  # in use, indirect ones included
+        self._take, self._put = take, put
+        self._slots = [0] * (_DIRECT + 3)
+        self._open: dict[int, tuple[int, list[int]]] = {}  # by level above the data
+
+    def add(self, logical: int, physical: int, count: int) -> None:
+        """The file's blocks from ``logical`` on are those from ``physical`` on."""
+        self.blocks += count
+        while count:
+            table, index, limit = self._place(logical)
+            length = min(count, limit - index)
+            table[index : index + length] = range(physical, physical + length)
+            logical, physical, count = logical + length, physical + length, count - length
+
+    def close(self) -> bytes:
+        """Write what is still held; the inode's i_block, 60 bytes."""
+        for number, table in self._open.values():
+            self._put(number, pack_pointers(table))
+        self._open.clear()
+        return pack_pointers(self._slots)[: 4 * len(self._slots)]
+
+    def _place(self, logical: int) -> tuple[list[int], int, int]:
+        """The table that names a block, its index there, and where the table's use for it ends."""
+        if logical < _DIRECT:
+            return self._slots, logical, _DIRECT
+        logical -= _DIRECT
+        depth = 1
+        while logical >= POINTERS**depth:
+            logical -= POINTERS**depth
+            depth += 1
+        table, index = self._slots, _DIRECT + depth - 1
+        for level in reversed(range(depth)):
+            table = self._below(table, index, level)
+            index = logical // POINTERS**level % POINTERS
+        return table, index, POINTERS
+
+    def _below(self, table: list[int], index: int, level: int) -> list[int]:
+        if not table[index]:
+            if level in self._open:
+                number, full = self._open[level]
+                self._put(number, pack_pointers(full))
+            table[index] = self._take()
+            self._open[level] = table[index], [0] * POINTERS
+            self.blocks += 1
+        return self._open[level][1]

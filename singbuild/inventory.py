@@ -1,0 +1,202 @@
+"""What a finished tree holds: one walk over it, in the order of its bytes.
+
+The walk sees names and metadata only; file data, symbolic links' targets and
+extended attributes are read by the seal when it writes them. What ext3 cannot
+hold is refused here, before anything is written. Nothing here knows how a
+block is laid out.
+"""
+
+import os
+import re
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from operator import itemgetter
+from pathlib import Path
+
+from singbuild.errors import HostError, ImageError
+from singbuild.ext3.geometry import FIRST_INODE, MAX_FILE_BYTES, MAX_LINKS, ROOT_INODE
+from singbuild.ext3.records import MAX_TIME, MIN_TIME
+
+LOST_AND_FOUND = b"lost+found"
+_KINDS = (
+    stat.S_IFREG,
+    stat.S_IFDIR,
+    stat.S_IFLNK,
+    stat.S_IFIFO,
+    stat.S_IFSOCK,
+    stat.S_IFCHR,
+    stat.S_IFBLK,
+)
+
+
+@dataclass(slots=True)
+class Node:
+    """One inode of the tree, under the first of its names.
+
+    path: relative to the tree, without a leading slash; b"" is the root.
+    mtime: whole seconds, never later than the seal's epoch.
+    disk_bytes: what the host's file system uses for it: a hint, never content.
+    links: names in the tree; for a directory as ext3 counts them.
+    entries: a directory's names and inodes, sorted; None for anything else.
+    """
+
+    path: bytes
+    number: int
+    mode: int
+    uid: int
+    gid: int
+    mtime: int
+    size: int
+    device: int
+    disk_bytes: int
+    parent: int
+    links: int = 1
+    entries: "list[tuple[bytes, Node]] | None" = field(default=None, repr=False)
+
+
+def shown(path: bytes) -> str:
+    """A path inside the tree for a message: on one line, whatever bytes it has."""
+    text = "/" + path.decode(errors="backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def inventory(tree: Path, epoch: int) -> list[Node]:
+    """Every inode of ``tree``, the root first, numbered as the image will number them.
+
+    Directories come before what they hold. The order depends on names alone.
+    The root's ``lost+found`` is left out: it belongs to the file system.
+    Raises ImageError for what ext3 cannot hold, a mount left inside the tree,
+    or what cannot be read.
+    """
+    root = os.fsencode(tree.resolve())
+    check_no_mounts(root)
+    try:
+        nodes = list(_walk(root, epoch))
+    except OSError as error:
+        raise unreadable(error, root) from error
+    for node in nodes:
+        check_fits_ext3(node)
+    return nodes
+
+
+def unreadable(error: OSError, root: bytes) -> ImageError:
+    """An error that names the path inside the tree."""
+    path = os.fsencode(error.filename or b"").removeprefix(root).lstrip(b"/")
+    return ImageError(f"cannot seal {shown(path)}", why=f"{error.strerror or error}")
+
+
+def check_no_mounts(root: bytes) -> None:
+    """Refuse a tree with something mounted in it: its content is not the tree's."""
+    try:
+        lines = Path("/proc/self/mountinfo").read_bytes().splitlines()
+    except OSError as error:
+        raise HostError(
+            "cannot read /proc/self/mountinfo", why=str(error), remedy="Mount /proc."
+        ) from error
+    for point in (_unescape(line.split(b" ", 5)[4]) for line in lines):
+        if point.startswith(root.rstrip(b"/") + b"/"):
+            inside = point.removeprefix(root).lstrip(b"/")
+            raise ImageError(
+                f"cannot seal the tree: something is still mounted on {shown(inside)}",
+                remedy=f"Unmount {os.fsdecode(point)}.",
+            )
+
+
+def check_fits_ext3(node: Node) -> None:
+    """Refuse what the image's file system has no room for, by name."""
+    if node.entries is not None and node.links > MAX_LINKS:
+        why = f"it has {node.links - 2} subdirectories; ext3 holds {MAX_LINKS - 2}"
+    elif node.links > MAX_LINKS:
+        why = f"it has {node.links} hard links; ext3 holds {MAX_LINKS}"
+    elif node.mtime < MIN_TIME:
+        why = "it was modified before 1901-12-13, the first date ext3 holds"
+    elif stat.S_ISREG(node.mode) and node.size > MAX_FILE_BYTES:
+        why = f"it has {node.size} bytes; an ext3 file holds {MAX_FILE_BYTES} (2 TiB)"
+    elif stat.S_IFMT(node.mode) not in _KINDS:
+        why = f"it is of an unknown type (mode {node.mode:o})"
+    else:
+        return
+    raise ImageError(f"cannot seal {shown(node.path)}", why=why)
+
+
+def check_epoch(epoch: int) -> None:
+    """Refuse an epoch that the image could not record."""
+    if not 0 <= epoch <= MAX_TIME:
+        raise ImageError(
+            f"the epoch {epoch} is no date that ext3 can hold",
+            why=f"it counts seconds since 1970 and ends at {MAX_TIME} (the year 2446)",
+            remedy="Check SOURCE_DATE_EPOCH.",
+        )
+
+
+def _walk(root: bytes, epoch: int) -> Iterator[Node]:
+    """Directories in pre-order, each directory's own entries together."""
+    top = _node(b"", ROOT_INODE, ROOT_INODE, os.lstat(root), epoch)
+    yield top
+    number = FIRST_INODE
+    linked: dict[tuple[int, int], Node] = {}
+    waiting = [top]
+    while waiting:
+        directory = waiting.pop()
+        below = []
+        for name, status in _listed(root, directory):
+            node = linked.get((status.st_dev, status.st_ino)) if status.st_nlink > 1 else None
+            if node is not None and node.entries is None:
+                node.links += 1
+                directory.entries.append((name, node))  # type: ignore[union-attr]
+                continue
+            path = directory.path + b"/" + name if directory.path else name
+            node = _node(path, number, directory.number, status, epoch)
+            number += 1
+            directory.entries.append((name, node))  # type: ignore[union-attr]
+            if node.entries is not None:
+                directory.links += 1
+                below.append(node)
+            elif status.st_nlink > 1:
+                linked[status.st_dev, status.st_ino] = node
+            yield node
+        waiting.extend(reversed(below))
+
+
+def _listed(root: bytes, directory: Node) -> list[tuple[bytes, os.stat_result]]:
+    with os.scandir(root + b"/" + directory.path) as found:
+        listed = [(entry.name, entry.stat(follow_symlinks=False)) for entry in found]
+    if directory.number == ROOT_INODE:
+        listed = [pair for pair in listed if not _is_lost_and_found(*pair)]
+    listed.sort(key=itemgetter(0))
+    return listed
+
+
+def _is_lost_and_found(name: bytes, status: os.stat_result) -> bool:
+    if name != LOST_AND_FOUND:
+        return False
+    if not stat.S_ISDIR(status.st_mode):
+        raise ImageError("cannot seal /lost+found", why="ext3 needs the name for a directory")
+    return True
+
+
+def _node(path: bytes, number: int, parent: int, status: os.stat_result, epoch: int) -> Node:
+    directory = stat.S_ISDIR(status.st_mode)
+    return Node(
+        path=path,
+        number=number,
+        mode=status.st_mode,
+        uid=status.st_uid,
+        gid=status.st_gid,
+        # Whole seconds: all that tar, cpio and SOURCE_DATE_EPOCH know, so a
+        # tree gives the same image after a passage through any of them.
+        mtime=min(status.st_mtime_ns // 1_000_000_000, epoch),
+        size=0 if directory else status.st_size,
+        device=status.st_rdev,
+        disk_bytes=status.st_blocks * 512,
+        parent=parent,
+        # The root holds lost+found, which the walk leaves out.
+        links=(3 if number == ROOT_INODE else 2) if directory else 1,
+        entries=[] if directory else None,
+    )
+
+
+def _unescape(field: bytes) -> bytes:
+    r"""Undo mountinfo's octal escapes, as in ``\040`` for a space; see proc(5)."""
+    return re.sub(rb"\\([0-7]{3})", lambda found: bytes([int(found[1], 8)]), field)

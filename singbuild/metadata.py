@@ -1,0 +1,109 @@
+"""Writes what an image says of itself: ``/.singularity.d`` and the 2.x names.
+
+``docs/image-format.md`` is the contract; nothing else knows these paths.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+
+from singbuild.contract import Defaults
+from singbuild.recipe import Recipe, Section
+from singbuild.rootfs import Rootfs
+
+HOME = "/.singularity.d"
+LAUNCH_LINE = b"#!/usr/bin/env singrun\n"
+
+DIRECTORIES = ("/dev", "/proc", "/sys", "/home", "/var", "/etc")
+MOUNTED_FILES = ("passwd", "group", "hosts", "resolv.conf", "localtime")
+LINKS = {
+    "/singularity": "runscript",
+    "/environment": "env/90-environment.sh",
+    "/.exec": "actions/exec",
+    "/.run": "actions/run",
+    "/.shell": "actions/shell",
+    "/.test": "actions/test",
+}
+
+_SOURCE = """#!/bin/sh
+for script in /.singularity.d/env/*.sh; do
+    [ -f "$script" ] && . "$script"
+done
+unset script
+"""
+ACTIONS = {
+    "exec": _SOURCE + 'exec "$@"\n',
+    "run": _SOURCE
+    + """if [ -x /.singularity.d/runscript ]; then
+    exec /.singularity.d/runscript "$@"
+fi
+echo "No Singularity runscript found, executing /bin/sh" >&2
+exec /bin/sh "$@"
+""",
+    "shell": _SOURCE
+    + """for shell in "$SINGULARITY_SHELL" "$SHELL" /bin/bash /bin/sh; do
+    if [ -n "$shell" ] && [ -x "$shell" ]; then
+        export SHELL="$shell"
+        case "${shell##*/}" in
+            bash) exec "$shell" --norc --noprofile "$@" ;;
+            *) exec "$shell" "$@" ;;
+        esac
+    fi
+done
+echo "No shell found in this container" >&2
+exit 127
+""",
+    "test": _SOURCE
+    + """if [ -x /.singularity.d/test ]; then
+    exec /.singularity.d/test "$@"
+fi
+echo "No test code provided in this container" >&2
+""",
+}
+BASE = 'export PATH="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"\n'
+
+
+def write(rootfs: Rootfs, recipe: Recipe, defaults: Defaults) -> None:
+    """Write everything that the format asks for; what the recipe leaves out is left out."""
+    for directory in DIRECTORIES:
+        rootfs.mkdir(directory)
+    rootfs.mkdir("/root", 0o700)
+    for directory in ("/tmp", "/var/tmp"):  # noqa: S108 (inside the image)
+        rootfs.mkdir(directory, 0o1777)
+    for name in MOUNTED_FILES:
+        if not rootfs.path(f"/etc/{name}", follow=False).is_symlink() and not rootfs.exists(
+            f"/etc/{name}"
+        ):
+            rootfs.write(f"/etc/{name}", "")
+    for name, text in ACTIONS.items():
+        rootfs.write(f"{HOME}/actions/{name}", text, 0o755)
+    rootfs.write(f"{HOME}/env/01-base.sh", BASE)
+    rootfs.write(f"{HOME}/env/10-source.sh", exports(defaults.environment))
+    rootfs.write(f"{HOME}/env/90-environment.sh", _body(recipe.sections.get("environment")))
+    if runscript := _program(recipe.sections.get("runscript")) or defaults.runscript:
+        rootfs.write(f"{HOME}/runscript", runscript, 0o755)
+    if test := _program(recipe.sections.get("test"), "/bin/sh -e"):
+        rootfs.write(f"{HOME}/test", test, 0o755)
+    if text := _body(recipe.sections.get("help")):
+        rootfs.write(f"{HOME}/runscript.help", text)
+    labels = dict(defaults.labels) | {label.key: label.value for label in recipe.labels}
+    rootfs.write(f"{HOME}/labels.json", json.dumps(labels, indent=4, sort_keys=True) + "\n")
+    rootfs.write(f"{HOME}/Singularity", recipe.text)
+    for link, target in LINKS.items():
+        rootfs.symlink(link, f".singularity.d/{target}")
+
+
+def exports(variables: Mapping[str, str]) -> str:
+    """Return shell text that exports the variables; values are data, never evaluated."""
+    return "".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items())
+
+
+def _program(section: Section | None, interpreter: str = "/bin/sh") -> str:
+    """Return a section as an executable file; "" when it says nothing."""
+    return section.executable(interpreter) if section and section.body().strip() else ""
+
+
+def _body(section: Section | None) -> str:
+    return section.body() if section else ""

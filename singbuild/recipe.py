@@ -1,0 +1,272 @@
+"""From a recipe's file to its frozen value.
+
+``load`` is the way in. This module has the grammar of the sections; the header's is
+in recipe_header.py. What a section means, and what is done with it, is for others.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
+
+from singbuild import template
+from singbuild.errors import RecipeError
+from singbuild.recipe_header import is_comment, is_stage, multi_stage, parse_header
+from singbuild.recipe_text import Text, Word, did_you_mean, printable, read, unquoted
+from singbuild.recipe_value import CopyItem, Header, Label, Line, Recipe, Section
+
+__all__ = ["CopyItem", "Header", "Label", "Line", "Recipe", "Section", "load", "parse"]
+
+SCRIPTS = ("setup", "post", "runscript", "test")
+"""Sections that are programs: they take ``-c PROGRAM`` and options of the shell."""
+SECTIONS = (*SCRIPTS, "files", "environment", "labels", "help", "arguments")
+_UNSUPPORTED = {
+    "pre": "Put its commands into %setup, or do it before the build.",
+    "startscript": "There are no instances; start the service from %runscript.",
+    **dict.fromkeys(
+        "appinstall applabels appfiles appenv apptest apphelp apprun appstart".split(),  # noqa: SIM905
+        "Put the application's part into %post, %environment and %runscript.",
+    ),
+}
+_SHELL_TEXT = frozenset({*SCRIPTS, "environment"})
+_HEREDOC = re.compile(r"(?<!<)<<-?\s*\\?(['\"]?)(?P<end>[A-Za-z_]\w*)\1")
+_TAKES_WORD = re.compile(r"[-+]\w*[oO]")
+
+
+def load(
+    path: str,
+    *,
+    build_args: Sequence[str] = (),
+    build_arg_file: Path | None = None,
+    values: Path | None = None,
+) -> Recipe:
+    """Read the recipe ``path`` ("-": standard input), fill its template, parse it.
+
+    The text is a template when it has %arguments or when any value is given
+    (see ``template.render``), else it is taken literally. Raises RecipeError for
+    what is wrong in a file and UsageError for what is wrong in ``build_args``.
+    """
+    source = read(path)
+    if not (template.is_template(source) or build_args or build_arg_file or values):
+        return parse(source)
+    filled = template.render(
+        source, build_args=build_args, build_arg_file=build_arg_file, values=values
+    )
+    return replace(parse(filled.text), path=source.path, arguments=filled.arguments)
+
+
+def parse(source: Text) -> Recipe:
+    """Parse a recipe's text, taken literally."""
+    end = next((n for n in _numbers(source) if source.section(n)), len(source.lines) + 1)
+    headers = parse_header(source, end)
+    parts = list(_parts(source, end))
+    _check_heredocs(source, parts)
+    return Recipe(
+        path=source.path,
+        source=source,
+        headers=headers,
+        sections=MappingProxyType(_sections(source, parts)),
+        files=tuple(item for n in _content(parts, "files") for item in _copy_item(source, n)),
+        labels=_labels(source, _content(parts, "labels")),
+    )
+
+
+def _numbers(source: Text) -> range:
+    return range(1, len(source.lines) + 1)
+
+
+# ── sections ─────────────────────────────────────────────────────────────────
+
+
+class _Part(NamedTuple):
+    """One appearance of a section: its first line's number, its words, its lines' numbers."""
+
+    name: str
+    begin: int
+    words: list[Word]
+    lines: range
+
+
+def _parts(source: Text, start: int) -> Iterator[_Part]:
+    begins = [n for n in range(start, len(source.lines) + 1) if source.section(n)]
+    ends = [*begins[1:], len(source.lines) + 1]
+    for begin, end in zip(begins, ends, strict=False):
+        found = source.section(begin)
+        assert found
+        name = found["name"].lower()
+        _check_known(source, begin, found["name"])
+        words = source.words(begin, found.start("arguments"))
+        _check_arguments(source, begin, name, words)
+        for n in range(begin + 1, end):
+            if is_stage(source.line(n)):
+                raise multi_stage(source, n, "If it is text, indent it.")
+        yield _Part(name, begin, words, range(begin + 1, end))
+
+
+def _check_known(source: Text, n: int, name: str) -> None:
+    if name.lower() in SECTIONS:
+        return
+    shown = printable(name, keep=40)
+    text = f"If the line is text, write %%{shown}: one % is taken away."
+    if name.lower() in _UNSUPPORTED:
+        raise source.error(
+            n,
+            1,
+            f"the section %{shown} is not supported",
+            why="Singularity and Apptainer have it, singbuild does not.",
+            remedy=f"{_UNSUPPORTED[name.lower()]}\n{text}",
+        )
+    raise source.error(
+        n,
+        1,
+        f"there is no section %{shown}",
+        why=f"Sections: {' '.join(f'%{known}' for known in SECTIONS)}",
+        remedy="\n".join(
+            filter(None, [did_you_mean(f"%{name}", [f"%{s}" for s in SECTIONS]), text])
+        ),
+    )
+
+
+def _check_arguments(source: Text, n: int, name: str, words: list[Word]) -> None:
+    if words and name not in SCRIPTS:
+        raise _no_arguments(source, n, name, words)
+    before = ""
+    for word in words:
+        takes_word = before == "-c" or _TAKES_WORD.fullmatch(before)
+        if not takes_word and not word.text.startswith(("-", "+")):
+            raise source.error(
+                n,
+                word.column,
+                f"{printable(word.text)} is not an option of the shell",
+                remedy=f"Write %{name} -c PROGRAM to choose the program, or put text on the next line.",
+            )
+        before = "" if takes_word else word.text
+    program_missing = before == "-c" or [word.text for word in words].count("-c") > 1
+    if program_missing:
+        raise source.error(
+            n, words[-1].column, "-c takes one program", remedy=f"Write %{name} -c /bin/bash."
+        )
+
+
+def _no_arguments(source: Text, n: int, name: str, words: list[Word]) -> RecipeError:
+    if name == "files" and words[0].text == "from":
+        return multi_stage(source, n)
+    return source.error(
+        n,
+        words[0].column,
+        f"%{name} stands alone on its line",
+        remedy="Put the text on the next line.",
+    )
+
+
+def _sections(source: Text, parts: list[_Part]) -> dict[str, Section]:
+    found: dict[str, Section] = {}
+    for part in parts:
+        arguments = tuple(word.text for word in part.words)
+        lines = tuple(Line(_literal(source.line(n)), source.number(n)) for n in part.lines)
+        before = found.get(part.name)
+        if before and before.arguments != arguments:
+            raise source.error(
+                part.begin,
+                1,
+                f"%{part.name} is given twice, with different arguments",
+                why=f"Its first part is in line {before.line}; the parts are run as one.",
+                remedy="Give both the same arguments.",
+            )
+        if before:
+            found[part.name] = replace(before, parts=(*before.parts, lines))
+        else:
+            found[part.name] = Section(part.name, arguments, (lines,), source.number(part.begin))
+    return found
+
+
+def _literal(line: str) -> str:
+    """Take the first of two percent signs away: that is how text begins with one."""
+    return line[1:] if line.startswith("%%") else line
+
+
+def _check_heredocs(source: Text, parts: list[_Part]) -> None:
+    """Refuse a here-document that a line of its own text, such as ``%files``, would end."""
+    for part in parts:
+        opened = _open_heredoc(source, part) if part.name in _SHELL_TEXT else None
+        if opened and (closed := _closing(source, part.lines.stop, opened[1])):
+            raise source.error(
+                part.lines.stop,
+                1,
+                "this line is inside a here-document, yet begins a section",
+                why=f"<<{opened[1]} in line {source.number(opened[0])} ends in line "
+                f"{source.number(closed)}.",
+                remedy="If the line is text, write %% for its %: one is taken away.",
+            )
+
+
+def _open_heredoc(source: Text, part: _Part) -> tuple[int, str] | None:
+    """Find the here-document that is still open where the section ends: line and end word."""
+    opened: tuple[int, str] | None = None
+    for n in part.lines:
+        line = source.line(n)
+        if opened:
+            opened = None if line.strip() == opened[1] else opened
+        elif not is_comment(line) and (found := _HEREDOC.search(line)):
+            opened = n, found["end"]
+    return opened
+
+
+def _closing(source: Text, start: int, end_word: str) -> int:
+    """Find the line that ends the here-document; 0 when another one begins with that word."""
+    for n in range(start, len(source.lines) + 1):
+        line = source.line(n)
+        if line.strip() == end_word:
+            return n
+        if any(found["end"] == end_word for found in _HEREDOC.finditer(line)):
+            return 0
+    return 0
+
+
+# ── lines of %files and %labels ──────────────────────────────────────────────
+
+
+def _content(parts: list[_Part], name: str) -> list[int]:
+    return [n for part in parts if part.name == name for n in part.lines]
+
+
+def _copy_item(source: Text, n: int) -> Iterator[CopyItem]:
+    words = source.words(n, start=1 if source.line(n).startswith("%%") else 0)
+    if len(words) > 2:
+        raise source.error(
+            n,
+            words[2].column,
+            "a line of %files has a source and a destination, no more",
+            remedy='Write "…" around a name that holds blanks.',
+        )
+    for word in words:
+        if not word.text:
+            raise source.error(n, word.column, "the name is empty", remedy="Write a name.")
+    if words:
+        destination = words[1].text if len(words) > 1 else ""
+        yield CopyItem(words[0].text, destination, source.number(n))
+
+
+def _labels(source: Text, numbers: list[int]) -> tuple[Label, ...]:
+    found: dict[str, Label] = {}
+    for n in numbers:
+        line = _literal(source.line(n))
+        if not line.strip() or is_comment(line):
+            continue
+        key, *value = line.split(maxsplit=1)
+        column = source.line(n).index(key) + 1
+        if not value:
+            remedy = f"Write {printable(key.replace('=', ' ', 1))}{'' if '=' in key else ' VALUE'}."
+            raise source.error(n, column, "this label has no value", remedy=remedy)
+        if key in found:
+            raise source.error(
+                n,
+                column,
+                f"the label {printable(key)} is given twice",
+                why=f"Its first value is in line {found[key].line}.",
+                remedy="Remove one of the lines.",
+            )
+        found[key] = Label(key, unquoted(value[0].strip()), source.number(n))
+    return tuple(found.values())

@@ -1,0 +1,182 @@
+"""What a recipe says, as frozen values. Knows nothing of how they were read."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from singbuild.errors import RecipeError
+from singbuild.recipe_text import Text, did_you_mean, printable
+
+
+@dataclass(frozen=True)
+class Header:
+    """One header key and its value.
+
+    name: as written. line, column: of the key; value_column: of the value; text: the line.
+    lines: every line that gave a part of the value, for keys that may be repeated.
+    """
+
+    name: str
+    value: str
+    line: int
+    column: int
+    value_column: int
+    text: str
+    lines: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a section; number: in the recipe, from 1."""
+
+    text: str
+    number: int
+
+
+@dataclass(frozen=True)
+class Section:
+    """A section's lines. A section given twice has two parts."""
+
+    name: str
+    arguments: tuple[str, ...]
+    parts: tuple[tuple[Line, ...], ...]
+    line: int
+
+    @property
+    def lines(self) -> tuple[Line, ...]:
+        """All lines, as written."""
+        return tuple(line for part in self.parts for line in part)
+
+    def body(self) -> str:
+        """Join the lines as written; "" for none."""
+        return "".join(f"{line.text}\n" for line in self.lines)
+
+    def script(self) -> str:
+        """Join the lines behind blank ones, so that a shell's line numbers are the recipe's.
+
+        Where a template left lines out or repeated some, ``recipe_line`` still knows.
+        """
+        return "".join(f"{line.text}\n" for line in self._padded())
+
+    def recipe_line(self, script_line: int) -> int:
+        """Return the recipe's line for a line of ``script()``; 0 when it has none."""
+        padded = self._padded()
+        return padded[script_line - 1].number if 0 < script_line <= len(padded) else 0
+
+    def executable(self, interpreter: str = "/bin/sh") -> str:
+        """Make a program of the lines, its first line ``#!`` and the interpreter.
+
+        interpreter: used when the section names none.
+        """
+        lines = [line.text for line in self.lines]
+        while lines and not lines[0].strip():
+            lines.pop(0)
+        if lines and lines[0].lstrip().startswith("#!"):
+            lines.pop(0)
+        return "".join(f"{line}\n" for line in [*self._first_lines(interpreter), *lines])
+
+    def _first_lines(self, interpreter: str) -> list[str]:
+        program = "#!" + (self.interpreter or interpreter)
+        options = shlex.join(self.shell_options)
+        # The kernel hands everything behind the program over as one word: execve(2).
+        if " " in program or len(self.shell_options) > 1:
+            return [program, f"set {options}"] if options else [program]
+        return [f"{program} {options}".rstrip()]
+
+    @property
+    def interpreter(self) -> str:
+        """``PROGRAM`` of ``-c PROGRAM``, else what follows ``#!`` in the first line, else ""."""
+        if "-c" in self.arguments:
+            return self.arguments[self.arguments.index("-c") + 1]
+        first = next((line.text.strip() for line in self.lines if line.text.strip()), "")
+        return first[2:].strip() if first.startswith("#!") else ""
+
+    @property
+    def shell_options(self) -> tuple[str, ...]:
+        """The section's arguments without ``-c PROGRAM``."""
+        if "-c" not in self.arguments:
+            return self.arguments
+        at = self.arguments.index("-c")
+        return self.arguments[:at] + self.arguments[at + 2 :]
+
+    def _padded(self) -> list[Line]:
+        padded: list[Line] = []
+        for part in filter(None, self.parts):
+            padded += [Line("", 0)] * (part[0].number - 1 - len(padded))
+            padded += part
+        return padded
+
+
+class Label(NamedTuple):
+    """One line of %labels."""
+
+    key: str
+    value: str
+    line: int
+
+
+@dataclass(frozen=True)
+class CopyItem:
+    """One line of %files. destination "": the source's own path. Globs are not expanded here."""
+
+    source: str
+    destination: str
+    line: int
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a recipe says, checked as far as its text alone can be.
+
+    path: as the user named it. source: the text that was parsed, after rendering.
+    headers: in the recipe's order. sections: by name, in small letters.
+    arguments: the template's values; empty when the text was taken literally.
+    """
+
+    path: str
+    source: Text
+    headers: tuple[Header, ...]
+    sections: Mapping[str, Section]
+    files: tuple[CopyItem, ...]
+    labels: tuple[Label, ...]
+    arguments: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+
+    @property
+    def text(self) -> str:
+        """The recipe as it was parsed: after rendering, with Unix line ends."""
+        return self.source.text
+
+    @property
+    def bootstrap(self) -> str:
+        """The value of the ``Bootstrap`` key."""
+        return next(h.value for h in self.headers if h.name.lower() == "bootstrap")
+
+    def header(self, name: str) -> Header | None:
+        """Find the header key ``name``, in any case."""
+        return next((h for h in self.headers if h.name.lower() == name.lower()), None)
+
+    def error(
+        self, header: Header, what: str, *, column: int = 0, why: str = "", remedy: str = ""
+    ) -> RecipeError:
+        """Make an error at a header's value, or at ``column``."""
+        return RecipeError(
+            self.path,
+            header.line,
+            column or header.value_column,
+            printable(header.text),
+            what,
+            why=why,
+            remedy=remedy,
+        )
+
+    def unknown(self, header: Header, known: Sequence[str]) -> RecipeError:
+        """Make the error for a key that is not among those that the backend knows."""
+        return self.error(
+            header,
+            f"{self.bootstrap} has no key {header.name}",
+            column=header.column,
+            why=f"It knows: {', '.join(known) or 'none'}.",
+            remedy=did_you_mean(header.name, known) or "Remove the line.",
+        )

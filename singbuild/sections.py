@@ -1,0 +1,193 @@
+"""Executes the recipe's sections on the tree: %setup on the host, %files, %post, %test in the image.
+
+A script is executed with ``-e`` (it stops at the first failing command) and
+``-x`` (it shows what it does). Its line N is the recipe's line N, so that what
+a shell says of lines is true of the recipe.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
+
+from singbuild import chroot, command, namespace
+from singbuild.contract import Reporter
+from singbuild.errors import RecipeError, SectionError
+from singbuild.metadata import HOME
+from singbuild.recipe import CopyItem, Recipe, Section
+from singbuild.rootfs import Rootfs, remove
+from singbuild.trace import Trace
+
+SHELLS = ("sh", "ash", "bash", "dash", "ksh", "mksh", "zsh")
+INSIDE = "/.singbuild.script"
+RESOLVER_FILES = ("/etc/resolv.conf", "/etc/hosts")
+
+Execute = Callable[[list[str], Callable[[str], None]], command.Completed]
+
+
+def setup(recipe: Recipe, rootfs: Rootfs, work: Path) -> None:
+    """Execute %setup on the host, in the caller's directory, with the tree's path in its environment.
+
+    Raises SectionError.
+    """
+    section = recipe.sections["setup"]
+    script = work / "setup"
+    script.write_text(section.script())
+    names = ("SINGBUILD_ROOTFS", "SINGULARITY_ROOTFS", "APPTAINER_ROOTFS")
+    env = {**os.environ, **dict.fromkeys(names, str(rootfs.root))}
+
+    def execute(argv: list[str], on_line: Callable[[str], None]) -> command.Completed:
+        return command.call(argv, env=env, on_line=on_line)
+
+    _execute(recipe, section, str(script), execute, rootfs.report)
+
+
+def post(recipe: Recipe, rootfs: Rootfs) -> None:
+    """Execute %post in the image, with the host's name resolution. Raises SectionError."""
+    with host_names(rootfs):
+        _inside(recipe, recipe.sections["post"], rootfs, [])
+
+
+def test(recipe: Recipe, rootfs: Rootfs) -> None:
+    """Execute %test in the finished image, in the environment that its users will get."""
+    with host_names(rootfs):
+        _inside(recipe, recipe.sections["test"], rootfs, [f"{HOME}/actions/exec"])
+
+
+def check_shell_text(recipe: Recipe, rootfs: Rootfs) -> None:
+    """Refuse %environment text that the image's shell cannot parse: it would break every launch.
+
+    Raises RecipeError.
+    """
+    section = recipe.sections.get("environment")
+    if section is None:
+        return
+    rootfs.write(INSIDE, section.script())
+    done = chroot.call(rootfs.root, ["/bin/sh", "-n", INSIDE])
+    remove(rootfs.path(INSIDE, follow=False))
+    if done.status:
+        raise RecipeError(
+            recipe.path,
+            section.line,
+            0,
+            f"%{section.name}",
+            "%environment is not valid shell text",
+            why="\n".join(done.tail).replace(INSIDE, recipe.path),
+        )
+
+
+def files(recipe: Recipe, rootfs: Rootfs) -> None:
+    """Copy what %files names from the host into the image.
+
+    Sources are relative to the caller's directory and may hold shell patterns;
+    links are followed, owners become root, modes and times are kept. A destination
+    that ends with a slash or is a directory is copied into. Raises RecipeError.
+    """
+    for item in recipe.files:
+        sources = matches(recipe, item)
+        for source in sources:
+            _copy(rootfs, source, item.destination, many=len(sources) > 1)
+
+
+def matches(recipe: Recipe, item: CopyItem) -> list[str]:
+    """Return the host paths that a %files line names, sorted. Raises RecipeError when there is none."""
+    found = sorted(glob.glob(item.source)) or [item.source] * os.path.lexists(item.source)  # noqa: PTH207
+    if not found:
+        raise RecipeError(
+            recipe.path,
+            item.line,
+            0,
+            written(recipe, item.line),
+            f"%files: {item.source} does not exist",
+            why=f"Relative paths start at {Path.cwd()}.",
+            remedy="Correct the path, or start singbuild in the directory that has it.",
+        )
+    return found
+
+
+@contextlib.contextmanager
+def host_names(rootfs: Rootfs) -> Iterator[None]:
+    """Give the image the host's resolv.conf and hosts for the time of a with-block.
+
+    What the image had is put back, unless a section wrote a file of its own.
+    """
+    before: list[tuple[str, Path, bytes | str | None, bytes]] = []
+    for name in RESOLVER_FILES:
+        where = rootfs.path(name, follow=False)
+        with contextlib.suppress(FileNotFoundError):
+            borrowed = Path(name).read_bytes()
+            before.append((name, where, _contents(where), borrowed))
+            rootfs.write(name, borrowed)
+    try:
+        yield
+    finally:
+        for name, where, original, borrowed in before:
+            if _contents(where) == borrowed:
+                remove(where)
+                if isinstance(original, str):
+                    rootfs.symlink(name, original)
+                elif original is not None:
+                    rootfs.write(name, original)
+
+
+def _contents(where: Path) -> bytes | str | None:
+    """A file's bytes, a link's target, or None when there is nothing."""
+    if where.is_symlink():
+        return os.readlink(where)
+    return where.read_bytes() if where.is_file() else None
+
+
+def _inside(recipe: Recipe, section: Section, rootfs: Rootfs, prefix: list[str]) -> None:
+    rootfs.write(INSIDE, section.script(), 0o755)
+
+    def execute(argv: list[str], on_line: Callable[[str], None]) -> command.Completed:
+        return chroot.call(rootfs.root, [*prefix, *argv], on_line=on_line)
+
+    try:
+        _execute(recipe, section, INSIDE, execute, rootfs.report)
+    finally:
+        namespace.end_others()
+        remove(rootfs.path(INSIDE, follow=False))
+
+
+def _execute(
+    recipe: Recipe, section: Section, script: str, execute: Execute, report: Reporter
+) -> None:
+    """Execute a script and say, when it fails, which line of the recipe did."""
+    interpreter = (section.interpreter or "/bin/sh").split()
+    is_shell = PurePosixPath(interpreter[0]).name in SHELLS
+    trace = Trace(section.script().splitlines() if is_shell else [])
+    told: deque[str] = deque(maxlen=command.TAIL_LINES)
+
+    def show(line: str) -> None:
+        if (text := trace.shown(line)) is not None:
+            told.append(text)
+            report.line(text)
+
+    flags = ["-e", "-x", "-v"] if is_shell else []
+    done = execute([*interpreter, *flags, *section.shell_options, script], show)
+    if done.status:
+        line = section.recipe_line(trace.failed) or section.line
+        raise SectionError(
+            f"{recipe.path}:{line}: %{section.name} failed with status {done.status}",
+            why="\n".join([f"  {line:4} | {written(recipe, line)}", *told]),
+        )
+
+
+def written(recipe: Recipe, number: int) -> str:
+    """Return a line as the user wrote it, before rendering."""
+    text = recipe.source.template or recipe.source.text
+    return text.splitlines()[number - 1]
+
+
+def _copy(rootfs: Rootfs, source: str, destination: str, *, many: bool) -> None:
+    target = rootfs.path(destination or source)
+    if destination and (destination.endswith("/") or many or target.is_dir()):
+        target = rootfs.path(PurePosixPath(destination) / Path(source).absolute().name)
+    rootfs.mkdir("/" / target.parent.relative_to(rootfs.root))
+    flags = ["-rLT", "--preserve=mode,timestamps", "--remove-destination"]
+    rootfs.host(["cp", *flags, "--", source, target])

@@ -1,0 +1,66 @@
+r"""Tells which line of a script failed, from what ``sh -exv`` prints.
+
+Debian's dash is built without ``$LINENO``, so a line number cannot be asked
+for. But every shell, told ``-v``, prints each line as it reads it, and reads
+no further than the command it executes: the last lines printed before the end
+are the command that failed. ``-x`` then tells which part of it.
+"""
+
+from __future__ import annotations
+
+import re
+
+LOOKAHEAD = 8  # lines searched when output without a newline has swallowed one
+
+
+class Trace:
+    """Follows the output of one script.
+
+    lines: the script's lines, line 1 first.
+    """
+
+    def __init__(self, lines: list[str]) -> None:
+        self._lines = lines
+        self._read = 0  # lines that the shell has read
+        self._start = 0  # where the command read last begins
+        self._reading = False
+        self._command = ""  # the command traced last
+
+    def shown(self, line: str) -> str | None:
+        """Return what of an output line the user should see, None when it only echoes the script."""
+        echoed = self._echoed(line)
+        if echoed is None:
+            self._reading = False
+            if match := re.match(r"\++ (.*)", line):
+                self._command = match[1]
+            return line
+        if not self._reading:
+            self._start, self._reading = echoed, True
+        self._read = echoed + 1
+        return line.removesuffix(self._lines[echoed]) or None
+
+    @property
+    def failed(self) -> int:
+        """The number, from 1, of the line whose command was executed last; 0 before any."""
+        words = set(re.findall(r"[\w./:-]+", self._command))
+        candidates = range(self._start, self._read)
+        best = max(candidates, key=lambda n: (self._likeness(n, words), -n), default=-1)
+        return best + 1
+
+    def _echoed(self, line: str) -> int | None:
+        """Return the index of the script's line that this output line ends with, or None."""
+        for index in range(self._read, min(self._read + LOOKAHEAD, len(self._lines))):
+            text = self._lines[index]
+            if line == text and (text or index == self._read):
+                return index
+            # "printf x" leaves its output on the line that the shell echoes next.
+            if index == self._read and text.strip() and line.endswith(text):
+                return index
+        return None
+
+    def _likeness(self, index: int, words: set[str]) -> int:
+        """How many words of the traced command stand in this line; -1 for none at all."""
+        text = self._lines[index].strip()
+        if not text or text.startswith("#"):
+            return -1
+        return len(words & set(re.findall(r"[\w./:-]+", text)))

@@ -1,0 +1,120 @@
+"""The file of an image while it is filled: blocks given out in ascending order.
+
+File data streams through ``append``; a second thread hashes and writes it
+while the caller reads on. Nothing here knows what the blocks mean.
+"""
+
+import hashlib
+import os
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Self
+
+from singbuild.ext3.geometry import BLOCK, GROUP_BLOCKS, Geometry
+
+Run = tuple[int, int]  # first block, number of blocks
+
+_BUFFER = 1 << 20
+_PENDING = 4  # buffers on their way to the disk: bounds memory
+
+
+class Volume:
+    """A context manager; leaving it waits for the second thread.
+
+    next: the next block of content; all content before it is in use.
+    content: blocks given out so far.
+    """
+
+    def __init__(self, fd: int, geometry: Geometry) -> None:
+        self.content = 0
+        self._fd, self._geometry = fd, geometry
+        self._digest = hashlib.sha256()
+        self._parts: list[bytes] = []
+        self._buffered = 0
+        self._stream_end = 0
+        self._pending: deque[Future[None]] = deque()
+        self._thread = ThreadPoolExecutor(1, "seal")
+        self._enter(0)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._thread.shutdown(cancel_futures=True)
+
+    def take(self, count: int) -> list[Run]:
+        """Give out blocks. They read as zeros until something is put there."""
+        self.content += count
+        runs = []
+        while count:
+            if self.next == self._end:
+                self._enter(self._end // GROUP_BLOCKS)
+            length = min(count, self._end - self.next)
+            runs.append((self.next, length))
+            self.next += length
+            count -= length
+        return runs
+
+    def take_one(self) -> int:
+        """Give out one block."""
+        return self.take(1)[0][0]
+
+    def put(self, block: int, data: bytes) -> None:
+        """Write whole blocks where they belong, at once."""
+        write_all(self._fd, data, block * BLOCK)
+
+    def append(self, data: bytes) -> list[Run]:
+        """Hash and write file data, whole blocks, into the next blocks of content."""
+        runs = self.take(len(data) // BLOCK)
+        done = 0
+        for start, count in runs:
+            if start != self._stream_end:
+                self._flush()
+                self._stream_start = start
+            self._parts.append(data if len(runs) == 1 else data[done : done + count * BLOCK])
+            self._stream_end = start + count
+            self._buffered += count * BLOCK
+            done += count * BLOCK
+        if self._buffered >= _BUFFER:
+            self._flush()
+            self._stream_start = self._stream_end
+        return runs
+
+    def digest(self) -> bytes:
+        """Wait until all data is written; the SHA-256 of all that was appended."""
+        self._flush()
+        while self._pending:
+            self._pending.popleft().result()
+        return self._digest.digest()
+
+    def _enter(self, group: int) -> None:
+        self.next = self._geometry.content_start(group)
+        self._end = (group + 1) * GROUP_BLOCKS
+
+    def _flush(self) -> None:
+        if not self._parts:
+            return
+        data = b"".join(self._parts)
+        self._parts.clear()
+        self._buffered = 0
+        while len(self._pending) >= _PENDING:
+            self._pending.popleft().result()
+        self._pending.append(self._thread.submit(self._absorb, data, self._stream_start * BLOCK))
+
+    def _absorb(self, data: bytes, offset: int) -> None:
+        self._digest.update(data)
+        write_all(self._fd, data, offset)
+
+
+def write_all(fd: int, data: bytes, offset: int) -> None:
+    """pwrite(2) until everything is written."""
+    left = memoryview(data)
+    while left:
+        written = os.pwrite(fd, left, offset)
+        left, offset = left[written:], offset + written

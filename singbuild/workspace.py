@@ -1,0 +1,178 @@
+"""The one owner of paths outside the image: scratch directory, part file, log, cache.
+
+Whatever a build keeps on disk while it works is locked (flock(2)) by the build.
+A lock goes with its process, even by SIGKILL, so the next build can tell
+left-overs from work in progress and sweeps them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import glob
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TextIO
+
+import platformdirs
+
+from singbuild.errors import HostError, ImageError
+
+PREFIX = "singbuild-"
+KEPT_LOGS = 20
+
+
+def scratch_parent() -> Path:
+    """Return where scratch directories are made: SINGBUILD_TMPDIR, TMPDIR, else /var/tmp."""
+    chosen = os.environ.get("SINGBUILD_TMPDIR") or os.environ.get("TMPDIR") or "/var/tmp"  # noqa: S108
+    return Path(chosen).absolute()
+
+
+def cache_directory() -> Path:
+    """Return where downloads are kept: SINGBUILD_CACHEDIR, else the user's cache directory."""
+    chosen = os.environ.get("SINGBUILD_CACHEDIR")
+    return Path(chosen).absolute() if chosen else platformdirs.user_cache_path("singbuild")
+
+
+def log_directory() -> Path:
+    """Return where the logs of failed builds are kept: the user's state directory."""
+    return platformdirs.user_state_path("singbuild") / "log"
+
+
+@contextlib.contextmanager
+def scratch_directory() -> Iterator[Path]:
+    """Make a private, locked scratch directory for the time of a with-block; sweep dead ones first.
+
+    Raises HostError when it cannot be made.
+    """
+    parent = scratch_parent()
+    sweep_scratch(parent)
+    try:
+        made = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
+    except OSError as error:
+        raise HostError(
+            f"no scratch directory can be made in {parent}",
+            why=str(error.strerror),
+            remedy="Set SINGBUILD_TMPDIR to a directory on a local disk that you may write.",
+        ) from error
+    lock = _locked(made / "lock", os.O_CREAT | os.O_RDWR)
+    try:
+        yield made
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
+
+
+def sweep_scratch(parent: Path) -> None:
+    """Remove our own scratch directories under ``parent`` whose builds are dead."""
+    for found in parent.glob(PREFIX + "*"):
+        with contextlib.suppress(OSError):
+            if found.is_symlink() or found.stat().st_uid != os.geteuid():
+                continue
+            lock = _locked(found / "lock", os.O_RDWR)
+            if lock is not None:
+                shutil.rmtree(found, ignore_errors=True)
+                os.close(lock)
+
+
+@contextlib.contextmanager
+def part_file(target: Path) -> Iterator[Path]:
+    """Make an empty, locked file beside ``target`` to write the image to; sweep dead ones first.
+
+    It is gone after the with-block unless it was renamed. Raises ImageError when
+    the target's directory cannot be written.
+    """
+    for found in target.parent.glob(f".{glob.escape(target.name)}.*.part"):
+        with contextlib.suppress(OSError):
+            dead = _locked(found, os.O_RDWR | os.O_NOFOLLOW)
+            if dead is not None:
+                found.unlink()
+                os.close(dead)
+    try:
+        fd, part = _new_part(target)
+    except OSError as error:
+        raise ImageError(
+            f"the image {target} cannot be written",
+            why=f"{target.parent}: {error.strerror}",
+            remedy="Name a target in a directory that exists and that you may write.",
+        ) from error
+    try:
+        yield part
+    finally:
+        part.unlink(missing_ok=True)
+        os.close(fd)
+
+
+def _new_part(target: Path) -> tuple[int, Path]:
+    while True:
+        fd, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        if os.fstat(fd).st_nlink:  # else another build swept it before it was locked
+            return fd, Path(name)
+        os.close(fd)
+
+
+def rename_into_place(part: Path, target: Path) -> None:
+    """Make the finished file the target, all at once and lasting: rename(2), then fsync(2)."""
+    part.rename(target)
+    directory = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+@dataclass
+class Log:
+    """The log of one build. keep: whether it stays after the with-block."""
+
+    path: Path
+    file: TextIO
+    keep: bool = True
+
+
+@contextlib.contextmanager
+def log_file(image: Path) -> Iterator[Log]:
+    """Open a log for one build, readable by its user only; old ones are pruned."""
+    directory = log_directory()
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for old in sorted(directory.glob("*.log"), key=_age)[:-KEPT_LOGS]:
+            old.unlink(missing_ok=True)
+    except OSError:
+        directory = Path(tempfile.gettempdir())  # a home that cannot be written: a service user's
+    prefix = f"{image.name}-{datetime.now():%Y%m%d-%H%M%S}-"
+    fd, name = tempfile.mkstemp(prefix=prefix, suffix=".log", dir=directory)
+    with os.fdopen(fd, "w") as file:
+        log = Log(Path(name), file)
+        yield log
+    if not log.keep:
+        log.path.unlink()
+
+
+def free_bytes(directory: Path) -> int:
+    """Return the bytes that a process may still write in the file system of ``directory``."""
+    found = os.statvfs(directory)
+    return found.f_bavail * found.f_frsize
+
+
+def _age(path: Path) -> float:
+    return path.stat().st_mtime
+
+
+def _locked(path: Path, flags: int) -> int | None:
+    """Open and lock a file; None when somebody alive holds it."""
+    fd = os.open(path, flags | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(fd)
+        return None
+    return fd
+

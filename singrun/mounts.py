@@ -1,0 +1,166 @@
+"""Mounts as a table of small objects: describe() them, execute() them in order on a Root.
+
+Knows nothing of images or users; the builder's chroot uses it too. Sources are
+paths of the host, targets are resolved inside the root and nowhere else, so a
+symbolic link in a hostile image leads only to places within that image.
+"""
+
+import errno
+import os
+import stat
+
+from singrun import syscalls
+from singrun.errors import RunError
+from singrun.underlay import Root
+
+_CLONE = (
+    syscalls.OPEN_TREE_CLONE
+    | syscalls.OPEN_TREE_CLOEXEC
+    | syscalls.AT_RECURSIVE
+    | syscalls.AT_EMPTY_PATH
+)
+_BY_DESCRIPTOR = syscalls.MOVE_MOUNT_F_EMPTY_PATH | syscalls.MOVE_MOUNT_T_EMPTY_PATH
+
+
+def clone(source: str, dirfd: int = syscalls.AT_FDCWD) -> int:
+    """A detached copy of the tree at ``source``, with what is mounted below it. open_tree(2)."""
+    return syscalls.open_tree(dirfd, source, _CLONE)
+
+
+class Mount:
+    """One row of the table: something to put on ``target``, an absolute path inside the root.
+
+    why: the reason, for describe(). unless_seen: do nothing when the target
+    already shows the source, as a home below /tmp does once /tmp is shared.
+    """
+
+    def __init__(
+        self, target: str, *, why: str = "", read_only: bool = False, unless_seen: bool = False
+    ) -> None:
+        self.target = os.path.normpath("/" + target.lstrip("/"))
+        self.why, self.read_only, self.unless_seen = why, read_only, unless_seen
+        self.tree = -1
+
+    def what(self) -> str:
+        """What is mounted, in a word or two."""
+        raise NotImplementedError
+
+    def describe(self) -> str:
+        """One line for --debug."""
+        mode = " read-only" if self.read_only else ""
+        return f"{self.what()} on {self.target}{mode}" + (f": {self.why}" if self.why else "")
+
+    def create(self) -> int:
+        """A descriptor of the detached tree; OSError as open_tree(2) or fsmount(2) say."""
+        raise NotImplementedError
+
+    def pin(self) -> "Mount":
+        """Take hold of the source now, before the host's paths change their meaning."""
+        if self.tree < 0:
+            try:
+                self.tree = self.create()
+            except OSError as error:
+                raise RunError(f"Cannot mount {self.what()}", why=f"{error.strerror}.") from None
+        return self
+
+    def execute(self, root: Root) -> None:
+        """Attach the tree to its target in ``root``, making the mount point if need be."""
+        self.pin()
+        directory = stat.S_ISDIR(os.fstat(self.tree).st_mode)
+        if self.unless_seen and root.shows(self.target, self.tree):
+            return
+        if self.read_only:
+            flags = syscalls.AT_EMPTY_PATH | syscalls.AT_RECURSIVE
+            syscalls.mount_setattr(self.tree, "", flags, attr_set=syscalls.MOUNT_ATTR_RDONLY)
+        place = root.place(self.target, directory=directory)
+        try:
+            syscalls.move_mount(self.tree, "", place, "", _BY_DESCRIPTOR)
+        except OSError as error:
+            why = f"{error.strerror}."
+            if error.errno == errno.ENOTDIR:
+                why = "One is a directory, the other is not."
+            raise RunError(f"Cannot mount {self.what()} on {self.target}", why=why) from None
+        finally:
+            os.close(place)
+
+    def undo(self) -> None:
+        """Detach what execute() attached, whatever has become of the path."""
+        syscalls.umount2(f"/proc/self/fd/{self.tree}", syscalls.MNT_DETACH)
+        os.close(self.tree)
+        self.tree = -1
+
+
+class Bind(Mount):
+    """A file or directory of the host, with all that is mounted below it."""
+
+    def __init__(
+        self,
+        source: str,
+        target: str,
+        *,
+        why: str = "",
+        read_only: bool = False,
+        unless_seen: bool = False,
+    ) -> None:
+        super().__init__(target, why=why, read_only=read_only, unless_seen=unless_seen)
+        self.source = source
+
+    def what(self) -> str:
+        """The source's path."""
+        return f"bind {self.source}"
+
+    def create(self) -> int:
+        """A clone of the source."""
+        return clone(self.source)
+
+
+class Fresh(Mount):
+    """A new, empty file system: tmpfs, proc … ``options`` are the file system's own."""
+
+    def __init__(self, fstype: str, target: str, *, why: str = "", **options: str) -> None:
+        super().__init__(target, why=why)
+        self.fstype, self.options = fstype, options
+
+    def what(self) -> str:
+        """The file system's name."""
+        return f"new {self.fstype}"
+
+    def create(self) -> int:
+        """An unattached mount of it. fsopen(2), fsconfig(2), fsmount(2)."""
+        context = syscalls.fsopen(self.fstype)
+        try:
+            for key, value in self.options.items():
+                syscalls.fsconfig(context, syscalls.FSCONFIG_SET_STRING, key, value)
+            syscalls.fsconfig(context, syscalls.FSCONFIG_CMD_CREATE, None, None)
+            nodev = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV
+            return syscalls.fsmount(context, nodev)
+        finally:
+            os.close(context)
+
+    def execute(self, root: Root) -> None:
+        """Attach it; mount points may be made in it."""
+        super().execute(root)
+        root.adopt(self.tree)
+
+
+class Link(Mount):
+    """A symbolic link to ``text`` in a directory that a Fresh of this table put there."""
+
+    def __init__(self, text: str, target: str) -> None:
+        super().__init__(target)
+        self.text = text
+
+    def what(self) -> str:
+        """The link's text."""
+        return f"link to {self.text}"
+
+    def pin(self) -> "Mount":
+        """A link has no source to hold."""
+        return self
+
+    def execute(self, root: Root) -> None:
+        """Make the link."""
+        root.link(self.target, self.text)
+
+    def undo(self) -> None:
+        """The link goes with the file system that holds it."""

@@ -1,0 +1,171 @@
+"""One function per system call, under its man page's name. No policy lives here.
+
+Every function takes plain types, returns what the call returns and raises
+OSError(errno, text, path). The builder uses this module too. Calls younger
+than glibc 2.34 go through syscall(2); their numbers are the same on every
+architecture (Linux, include/uapi/asm-generic/unistd.h).
+"""
+
+import ctypes
+import os
+from ctypes import c_char_p, c_int, c_long, c_uint, c_ulong, c_void_p
+
+# mount(2), <linux/mount.h>
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 1, 2, 4, 8
+MS_REMOUNT, MS_BIND, MS_MOVE, MS_REC = 32, 4096, 8192, 16384
+MS_PRIVATE, MS_SLAVE = 1 << 18, 1 << 19
+MS_NOATIME = 1024
+MNT_DETACH = 2
+
+# unshare(2), <linux/sched.h>
+CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC = 0x00020000, 0x04000000, 0x08000000
+CLONE_NEWUSER, CLONE_NEWPID = 0x10000000, 0x20000000
+
+# open_tree(2), move_mount(2), mount_setattr(2), openat2(2)
+AT_FDCWD, AT_EMPTY_PATH, AT_RECURSIVE, AT_SYMLINK_NOFOLLOW = -100, 0x1000, 0x8000, 0x100
+OPEN_TREE_CLONE, OPEN_TREE_CLOEXEC = 1, os.O_CLOEXEC
+MOVE_MOUNT_F_EMPTY_PATH, MOVE_MOUNT_T_EMPTY_PATH = 0x04, 0x40
+MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV = 1, 2, 4
+RESOLVE_IN_ROOT = 0x10
+
+# fsconfig(2), fsopen(2), fsmount(2)
+FSCONFIG_SET_STRING, FSCONFIG_CMD_CREATE, FSOPEN_CLOEXEC, FSMOUNT_CLOEXEC = 1, 6, 1, 1
+
+# prctl(2), signal(2)
+PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 4, 38
+SIG_DFL = 0
+
+_SYS_OPEN_TREE, _SYS_MOVE_MOUNT, _SYS_FSOPEN, _SYS_FSCONFIG, _SYS_FSMOUNT = 428, 429, 430, 431, 432
+_SYS_OPENAT2, _SYS_MOUNT_SETATTR = 437, 442
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class _OpenHow(ctypes.Structure):
+    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
+
+
+class _MountAttr(ctypes.Structure):
+    _fields_ = (
+        ("attr_set", ctypes.c_uint64),
+        ("attr_clr", ctypes.c_uint64),
+        ("propagation", ctypes.c_uint64),
+        ("userns_fd", ctypes.c_uint64),
+    )
+
+
+def _declare(name: str, *argtypes: type) -> "ctypes._NamedFuncPointer":
+    """The C function ``name``; indexing gives an object of its own per declaration."""
+    function = _libc[name]
+    function.argtypes, function.restype = argtypes, c_long if name == "syscall" else c_int
+    return function
+
+
+_unshare = _declare("unshare", c_int)
+_setns = _declare("setns", c_int, c_int)
+_mount = _declare("mount", c_char_p, c_char_p, c_char_p, c_ulong, c_char_p)
+_umount2 = _declare("umount2", c_char_p, c_int)
+_pivot_root = _declare("pivot_root", c_char_p, c_char_p)
+_syncfs = _declare("syncfs", c_int)
+_prctl = _declare("prctl", c_int, c_ulong, c_ulong, c_ulong, c_ulong)
+_signal = _libc["signal"]
+_signal.argtypes, _signal.restype = (c_int, c_void_p), c_void_p
+_open_tree = _declare("syscall", c_long, c_int, c_char_p, c_uint)
+_move_mount = _declare("syscall", c_long, c_int, c_char_p, c_int, c_char_p, c_uint)
+_fsopen = _declare("syscall", c_long, c_char_p, c_uint)
+_fsconfig = _declare("syscall", c_long, c_int, c_uint, c_char_p, c_char_p, c_int)
+_fsmount = _declare("syscall", c_long, c_int, c_uint, c_uint)
+_openat2 = _declare("syscall", c_long, c_int, c_char_p, c_void_p, ctypes.c_size_t)
+_mount_setattr = _declare(
+    "syscall", c_long, c_int, c_char_p, c_uint, c_void_p, ctypes.c_size_t
+)
+
+
+def _checked(result: int, path: str | None = None) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), path)
+    return result
+
+
+def unshare(flags: int) -> None:
+    """Leave the namespaces in ``flags`` (CLONE_NEW…) for new ones. unshare(2)."""
+    _checked(_unshare(flags))
+
+
+def setns(fd: int, nstype: int) -> None:
+    """Join the namespace that ``fd`` refers to. setns(2)."""
+    _checked(_setns(fd, nstype))
+
+
+def mount(source: str, target: str, fstype: str, flags: int = 0, data: str = "") -> None:
+    """Mount ``source`` on ``target``. mount(2)."""
+    words = (os.fsencode(source), os.fsencode(target), os.fsencode(fstype))
+    _checked(_mount(*words, flags, os.fsencode(data)), target)
+
+
+def umount2(target: str, flags: int = 0) -> None:
+    """Unmount ``target``. umount2(2)."""
+    _checked(_umount2(os.fsencode(target), flags), target)
+
+
+def pivot_root(new_root: str, put_old: str) -> None:
+    """Make ``new_root`` the root of this mount namespace. pivot_root(2)."""
+    _checked(_pivot_root(os.fsencode(new_root), os.fsencode(put_old)), new_root)
+
+
+def syncfs(fd: int) -> None:
+    """Write back the file system that ``fd`` is in; EIO or ENOSPC when a write failed. syncfs(2)."""
+    _checked(_syncfs(fd))
+
+
+def prctl(option: int, value: int = 0) -> int:
+    """Change one property of this process. prctl(2)."""
+    return _checked(_prctl(option, value, 0, 0, 0))
+
+
+def open_tree(dirfd: int, path: str, flags: int) -> int:
+    """A descriptor of the mount at ``path``, a detached copy with OPEN_TREE_CLONE. open_tree(2)."""
+    return _checked(_open_tree(_SYS_OPEN_TREE, dirfd, os.fsencode(path), flags), path)
+
+
+def move_mount(from_fd: int, from_path: str, to_fd: int, to_path: str, flags: int) -> None:
+    """Attach or move a mount. move_mount(2)."""
+    words = (from_fd, os.fsencode(from_path), to_fd, os.fsencode(to_path))
+    _checked(_move_mount(_SYS_MOVE_MOUNT, *words, flags), to_path or from_path)
+
+
+def mount_setattr(dirfd: int, path: str, flags: int, *, attr_set: int, attr_clr: int = 0) -> None:
+    """Set and clear attributes (MOUNT_ATTR_…) of a mount. mount_setattr(2)."""
+    attr = _MountAttr(attr_set, attr_clr, 0, 0)
+    size = ctypes.sizeof(attr)
+    args = (dirfd, os.fsencode(path), flags, ctypes.byref(attr), size)
+    _checked(_mount_setattr(_SYS_MOUNT_SETATTR, *args), path)
+
+
+def openat2(dirfd: int, path: str, flags: int, resolve: int) -> int:
+    """Open ``path`` below ``dirfd`` as ``resolve`` (RESOLVE_…) allows. openat2(2)."""
+    how = _OpenHow(flags | os.O_CLOEXEC, 0, resolve)
+    args = (dirfd, os.fsencode(path), ctypes.byref(how), ctypes.sizeof(how))
+    return _checked(_openat2(_SYS_OPENAT2, *args), path)
+
+
+def fsopen(fstype: str) -> int:
+    """A context for a new file system of the type ``fstype``. fsopen(2)."""
+    return _checked(_fsopen(_SYS_FSOPEN, fstype.encode(), FSOPEN_CLOEXEC), fstype)
+
+
+def fsconfig(fd: int, command: int, key: str | None, value: str | None) -> None:
+    """Set an option of the context ``fd``, or create its file system. fsconfig(2)."""
+    words = (key and key.encode(), value and value.encode())
+    _checked(_fsconfig(_SYS_FSCONFIG, fd, command, *words, 0), key)
+
+
+def fsmount(fd: int, attributes: int) -> int:
+    """A descriptor of an unattached mount of the context ``fd``. fsmount(2)."""
+    return _checked(_fsmount(_SYS_FSMOUNT, fd, FSMOUNT_CLOEXEC, attributes))
+
+
+def signal_default(number: int) -> None:
+    """Give signal ``number`` its default disposition. signal(2) with SIG_DFL."""
+    _signal(number, SIG_DFL)

@@ -1,0 +1,160 @@
+"""The root that mounts go into, and mount points that it lacks.
+
+An image is read-only, so a missing mount point is made in an underlay: on the
+deepest directory that exists a tmpfs is mounted, every entry of the directory
+is bound into it (links are made again as links), and beside them the missing
+entry. Nothing is ever written to the image or to a directory of the host.
+"""
+
+import errno
+import os
+import stat
+
+from singrun import syscalls
+from singrun.errors import RunError
+
+
+class Root:
+    """The directory tree at ``path`` of this mount namespace; ``/`` of every target."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._own: set[int] = set()  # st_dev of file systems that we made: ours to write
+        self._underlays: list[int] = []
+        self.fd = os.open(path, os.O_PATH | os.O_DIRECTORY)
+
+    def open(self, target: str, flags: int) -> int:
+        """Open ``target`` as this root's own processes would see it. OSError as openat2(2)."""
+        return syscalls.openat2(self.fd, target.lstrip("/") or ".", flags, syscalls.RESOLVE_IN_ROOT)
+
+    def shows(self, target: str, tree: int) -> bool:
+        """Whether ``target`` is the very directory or file that ``tree`` is."""
+        try:
+            fd = self.open(target, os.O_PATH)
+        except OSError:
+            return False
+        try:
+            return os.path.samestat(os.fstat(fd), os.fstat(tree))
+        finally:
+            os.close(fd)
+
+    def place(self, target: str, *, directory: bool) -> int:
+        """An O_PATH descriptor of the mount point ``target``, which is made if it is missing.
+
+        A link at the end is followed to a directory; a file is mounted on the
+        link itself, so that its goal stays as the image has it.
+        """
+        flags = os.O_PATH | (os.O_DIRECTORY if directory else os.O_NOFOLLOW)
+        try:
+            return self.open(target, flags)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ELOOP):
+                raise _no_place(target, error) from None
+        try:
+            self._make(target, directory)
+            return self.open(target, flags)
+        except OSError as error:
+            raise _no_place(target, error) from None
+
+    def adopt(self, tree: int) -> None:
+        """Let mount points be made in the file system of ``tree``, which this launch made."""
+        self._own.add(os.fstat(tree).st_dev)
+
+    def link(self, target: str, text: str) -> None:
+        """Make a symbolic link in an adopted file system."""
+        parent = self.open(os.path.dirname(target), os.O_PATH | os.O_DIRECTORY)
+        os.symlink(text, os.path.basename(target), dir_fd=parent)
+        os.close(parent)
+
+    def seal(self) -> None:
+        """Make the underlays as read-only as what they stand for."""
+        for top in self._underlays:
+            attributes = syscalls.MOUNT_ATTR_RDONLY
+            syscalls.mount_setattr(top, "", syscalls.AT_EMPTY_PATH, attr_set=attributes)
+
+    def _make(self, target: str, directory: bool) -> None:
+        """Make ``target`` and the directories that lead to it."""
+        parts = target.strip("/").split("/")
+        depth, where = self._deepest(parts)
+        if os.fstat(where).st_dev not in self._own:
+            where = self._underlay(where, parts[:depth], parts[depth])
+        for name in parts[depth:-1]:
+            _fresh_directory(name, where)
+            where = os.open(name, os.O_PATH | os.O_DIRECTORY, dir_fd=where)
+        if directory:
+            _fresh_directory(parts[-1], where)
+        else:
+            _fresh_file(parts[-1], where)
+
+    def _deepest(self, parts: list[str]) -> tuple[int, int]:
+        """How many of ``parts`` lead to an existing directory, and that directory."""
+        for depth in range(len(parts) - 1, 0, -1):
+            try:
+                return depth, self.open("/".join(parts[:depth]), os.O_PATH | os.O_DIRECTORY)
+            except OSError as error:
+                if error.errno not in (errno.ENOENT, errno.ELOOP):
+                    raise
+        return 0, self.open("/", os.O_PATH | os.O_DIRECTORY)
+
+    def _underlay(self, below: int, parts: list[str], missing: str) -> int:
+        """A tmpfs over the directory ``below``, showing all its entries but ``missing``."""
+        if not os.fstatvfs(below).f_flag & os.ST_RDONLY:
+            why = f"/{'/'.join(parts)} is the host's, and singrun creates nothing there."
+            raise RunError(
+                f"There is no {missing} in /{'/'.join(parts)}", why=why, remedy="Create it first."
+            )
+        mode = stat.S_IMODE(os.fstat(below).st_mode)
+        flags = syscalls.MS_NOSUID | syscalls.MS_NODEV
+        syscalls.mount("tmpfs", f"/proc/self/fd/{below}", "tmpfs", flags, f"mode={mode:o}")
+        if not parts:  # the root itself was covered
+            self.fd = os.open(self.path, os.O_PATH | os.O_DIRECTORY)
+        top = self.open("/".join(parts), os.O_PATH | os.O_DIRECTORY)
+        self.adopt(top)
+        self._underlays.append(top)
+        listing = os.open(f"/proc/self/fd/{below}", os.O_RDONLY | os.O_DIRECTORY)
+        with os.scandir(listing) as entries:
+            for entry in entries:
+                if entry.name != missing:
+                    _show(entry, listing, top)
+        os.close(listing)
+        return top
+
+
+def _show(entry: os.DirEntry[str], below: int, top: int) -> None:
+    """Let ``top`` show an entry of the directory ``below``."""
+    name = entry.name
+    if entry.is_symlink():
+        os.symlink(os.readlink(name, dir_fd=below), name, dir_fd=top)
+        return
+    if entry.is_dir(follow_symlinks=False):
+        os.mkdir(name, dir_fd=top)
+    else:
+        _fresh_file(name, top)
+    flags = syscalls.OPEN_TREE_CLONE | syscalls.OPEN_TREE_CLOEXEC
+    flags |= syscalls.AT_RECURSIVE | syscalls.AT_SYMLINK_NOFOLLOW
+    tree = syscalls.open_tree(below, name, flags)
+    syscalls.move_mount(tree, "", top, name, syscalls.MOVE_MOUNT_F_EMPTY_PATH)
+    os.close(tree)
+
+
+def _fresh_directory(name: str, where: int) -> None:
+    _remove_link(name, where)
+    os.mkdir(name, 0o755, dir_fd=where)
+
+
+def _fresh_file(name: str, where: int) -> None:
+    _remove_link(name, where)
+    os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644, dir_fd=where))
+
+
+def _remove_link(name: str, where: int) -> None:
+    """Make way: a link that leads nowhere is no mount point."""
+    try:
+        os.unlink(name, dir_fd=where)
+    except OSError:  # there is none, which is the rule
+        return
+
+
+def _no_place(target: str, error: OSError) -> RunError:
+    why = "Something on the way is a file." if error.errno == errno.ENOTDIR else f"{error.strerror}."
+    return RunError(f"Cannot mount anything on {target} in the image", why=why)
