@@ -6,14 +6,30 @@ building in namespaces of its own, which end with it.
 
 from __future__ import annotations
 
+import os
 import signal
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from singbuild import image, metadata, namespace, preflight, seal, sections, workspace
+from singbuild import (
+    cache,
+    image,
+    lock,
+    metadata,
+    namespace,
+    preflight,
+    quiet,
+    seal,
+    sections,
+    stages,
+    workspace,
+)
 from singbuild.console import Console
-from singbuild.contract import Defaults
+from singbuild.contract import Defaults, Pins
 from singbuild.errors import HostError, RecipeError, RecipeKeyError, SingbuildError
+from singbuild.lock import LockFile
 from singbuild.plan import Plan
 from singbuild.rootfs import Rootfs
 
@@ -23,11 +39,16 @@ WITHOUT_LOG = (0, *(128 + number for number in namespace.ENDING))
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line asks for. free: bytes of room to leave in the image."""
+    """What the command line asks for.
+
+    free: bytes of room to leave in the image; locked: the lock to keep to.
+    """
 
     force: bool = False
     test: bool = True
     free: int = 0
+    use_cache: bool = True
+    locked: LockFile | None = None
 
 
 def build(plan: Plan, target: Path, options: Options, console: Console) -> int:
@@ -90,41 +111,70 @@ class _Work:
         self._phase("resolve")
         plan.source.cache.mkdir(parents=True, exist_ok=True)
         pins = plan.backend.call("singbuild_resolve", source=plan.source)
+        made = self._locked(pins)
+        os.environ["SOURCE_DATE_EPOCH"] = str(made["epoch"])
+        os.umask(0o022)  # the caller's has no say in what the image holds
         self._phase("scratch")
         image.make_scratch(self.work / "scratch.ext3")
         with image.mounted(self.work / "scratch.ext3", self.work / "rootfs") as root:
             rootfs = Rootfs(root, self.console)
-            self._phase("bootstrap")
             arguments = {"source": plan.source, "pins": pins, "rootfs": rootfs}
-            plan.backend.call("singbuild_bootstrap", **arguments)
+            self._fill(rootfs, arguments, made)
             defaults = plan.backend.call("singbuild_defaults", **arguments) or Defaults()
-            self._sections(rootfs)
             self._phase("metadata")
-            metadata.write(rootfs, recipe, defaults)
+            metadata.write(rootfs, recipe, defaults, lock.dumped(made, Path(recipe.path).name))
             sections.check_shell_text(recipe, rootfs)
             if self.options.test and "test" in recipe.sections:
                 self._phase("test")
                 sections.test(recipe, rootfs)
             self._phase("seal")
+            quiet.quieten(rootfs, made["epoch"])
             image.write_back(root)
             sealed = seal.seal(
-                root, self.part, epoch=0, free=self.options.free, on_progress=self._sealing
+                root,
+                self.part,
+                epoch=made["epoch"],
+                free=self.options.free,
+                on_progress=self._sealing,
             )
         self._phase("finish")
         workspace.rename_into_place(self.part, self.target)
         self.console.done(str(self.target), sealed.size)
 
-    def _sections(self, rootfs: Rootfs) -> None:
-        recipe = self.plan.recipe
-        if "setup" in recipe.sections:
-            self._phase("setup")
-            sections.setup(recipe, rootfs, self.work)
-        if "files" in recipe.sections:
-            self._phase("files")
-            sections.files(recipe, rootfs)
-        if "post" in recipe.sections:
-            self._phase("post")
-            sections.post(recipe, rootfs)
+    def _locked(self, pins: Pins) -> lock.Lock:
+        """The lock of what would be built now; refused when it is not what was asked for."""
+        kept = self.options.locked
+        made = lock.make(self.plan, pins, kept.lock if kept else None)
+        if kept:
+            lock.check(kept, made, made)
+        return made
+
+    def _fill(self, rootfs: Rootfs, arguments: dict[str, Any], made: lock.Lock) -> None:
+        """Bring the tree to the state after %post, from the latest cached stage on."""
+        plan, recipe = self.plan, self.plan.recipe
+        steps: dict[str, Callable[[], object]] = {
+            "bootstrap": lambda: plan.backend.call("singbuild_bootstrap", **arguments),
+            "setup": lambda: sections.setup(recipe, rootfs, self.work),
+            "files": lambda: sections.files(recipe, rootfs),
+            "post": lambda: sections.post(recipe, rootfs),
+        }
+        kept = stages.cacheable(plan, made) if self.options.use_cache else {}
+        waiting = [name for name in steps if plan.reason(name)]
+        if hit := self._restored(kept, rootfs):
+            waiting = waiting[waiting.index(hit) + 1 :]
+        for name in waiting:
+            self._phase(name)
+            steps[name]()
+            if name in kept:
+                cache.store(kept[name], rootfs, made["epoch"], self.console)
+
+    def _restored(self, kept: dict[str, cache.Stage], rootfs: Rootfs) -> str:
+        """Fill the tree from the latest stage that is cached, and return its name, or ""."""
+        for name in reversed(kept):
+            if entry := cache.find(kept[name], self.console):
+                cache.restore(entry, rootfs, self.work / "cached")
+                return name
+        return ""
 
     def _phase(self, name: str) -> None:
         self.console.phase(name, self.plan.reason(name))

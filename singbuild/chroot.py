@@ -29,15 +29,21 @@ ENVIRONMENT = {
     "USER": "root",
     "LC_ALL": "C",
     "LANG": "C",
+    "TZ": "UTC0",
     "TERM": "dumb",
+    "PYTHONHASHSEED": "0",
     "DEBIAN_FRONTEND": "noninteractive",
 }
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return what a program in the image sees: nothing of the host's but its proxies."""
-    proxies = {k: v for k, v in os.environ.items() if k.lower().endswith("_proxy")}
-    return ENVIRONMENT | proxies | dict(extra or {})
+    """Return what a program in the image sees: nothing of the host's but its proxies, and the epoch."""
+    passed = {
+        name: value
+        for name, value in os.environ.items()
+        if name.lower().endswith("_proxy") or name == "SOURCE_DATE_EPOCH"
+    }
+    return ENVIRONMENT | passed | dict(extra or {})
 
 
 def call(

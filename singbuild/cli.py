@@ -72,6 +72,8 @@ def recipe_options(function: Any) -> Any:
 @click.option("-F", "--force", is_flag=True, help="Replace an existing image.")
 @click.option("--free", default="0", metavar="SIZE", help="Leave this much room, such as 64M or 2G.")
 @click.option("--notest", is_flag=True, help="Leave out %test.")
+@click.option("--locked", is_flag=True, help="Refuse inputs that differ from RECIPE's lock file.")
+@click.option("--no-cache", is_flag=True, help="Neither use nor keep earlier stages.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON event a line on standard output.")
 @click.option("-q", "--quiet", is_flag=True, help="Print warnings and errors only.")
 def build(
@@ -83,17 +85,25 @@ def build(
     force: bool,
     free: str,
     notest: bool,
+    locked: bool,
+    no_cache: bool,
     as_json: bool,
     quiet: bool,
 ) -> int:
     """Build IMAGE from RECIPE ("-" reads standard input)."""
     # Imported here: --help and a typing error cost no more than they must.
     from singbuild import build as engine
-    from singbuild import console, plan
+    from singbuild import console, lock, plan
     from singbuild import recipe as recipes
 
-    options = engine.Options(force=force, test=not notest, free=size(free))
     _check_recipe_word(recipe)
+    options = engine.Options(
+        force=force,
+        test=not notest,
+        free=size(free),
+        use_cache=not no_cache,
+        locked=lock.read(lock.beside(recipe)) if locked else None,
+    )
     shown = console.choose(sys.stdout, as_json=as_json, quiet=quiet)
     try:
         loaded = recipes.load(
@@ -127,6 +137,30 @@ def show_plan(
         print(loaded.text, end="")
     else:
         print(plan.described(plan.make(loaded, console.Console(sys.stdout))))
+    return 0
+
+
+@commands.command("lock")
+@recipe_options
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Default: beside RECIPE.")
+def write_lock(
+    recipe: str,
+    build_args: tuple[str, ...],
+    build_arg_file: Path | None,
+    values: Path | None,
+    output: Path | None,
+) -> int:
+    """Write down what a build of RECIPE would take now, for ``build --locked``."""
+    from singbuild import console, lock, plan
+    from singbuild import recipe as recipes
+
+    loaded = recipes.load(
+        recipe, build_args=build_args, build_arg_file=build_arg_file, values=values
+    )
+    planned = plan.make(loaded, console.choose(sys.stderr, as_json=False, quiet=False))
+    target = output or lock.beside(recipe)
+    target.write_text(lock.dumped(lock.resolved(planned), Path(recipe).name))
+    print(target)
     return 0
 
 

@@ -40,7 +40,7 @@ class Completed:
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return what a host program sees: the caller's PATH and proxies, the C locale, ``extra``."""
-    kept = ("PATH", "HOME", "TMPDIR", "USER", "LOGNAME")
+    kept = ("PATH", "HOME", "TMPDIR", "USER", "LOGNAME", "SOURCE_DATE_EPOCH")
     passed = {k: v for k, v in os.environ.items() if k in kept or k.lower().endswith("_proxy")}
     path = passed.get("PATH", os.defpath)
     # Debian's ordinary users have no sbin on their PATH; mke2fs and chroot live there.

@@ -167,6 +167,7 @@ class JsonConsole(Console):
     """One JSON object a line on standard output, nothing else."""
 
     def start(self, recipe: str, image: str) -> None:
+        self._record(f"building {image} from {recipe}")
         self._event("start", {"version": EVENTS_VERSION, "recipe": recipe, "image": image})
 
     def phase(self, name: str, reason: str) -> None:

@@ -30,19 +30,20 @@ def make_scratch(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def mounted(image: Path, where: Path) -> Iterator[Path]:
-    """Mount a scratch image read-write at ``where`` for the time of a with-block.
+def mounted(image: Path, where: Path, *, read_only: bool = False) -> Iterator[Path]:
+    """Mount an image at ``where``, which is made, for the time of a with-block.
 
-    Belongs into a private mount namespace. When the block ends well, everything
-    is on the disk: a write that failed late raises HostError.
+    Belongs into a private mount namespace. An error inside the block becomes a
+    HostError that says so when the disk under the image is full.
     """
     where.mkdir()
-    fd = os.open(image, os.O_RDWR | os.O_CLOEXEC)
-    device, device_fd = loop.attach(fd, 0, read_only=False)
+    fd = os.open(image, (os.O_RDONLY if read_only else os.O_RDWR) | os.O_CLOEXEC)
+    device, device_fd = loop.attach(fd, 0, read_only=read_only)
     try:
         # Nothing in the scratch outlives the build, so its order on disk does not matter.
-        options = "data=writeback,barrier=0,errors=remount-ro"
-        syscalls.mount(device, str(where), "ext3", syscalls.MS_NOATIME, options)
+        options = "noload" if read_only else "data=writeback,barrier=0,errors=remount-ro"
+        flags = syscalls.MS_NOATIME | (syscalls.MS_RDONLY if read_only else 0)
+        syscalls.mount(device, str(where), "ext3", flags, options)
     finally:
         os.close(device_fd)
         os.close(fd)

@@ -76,7 +76,8 @@ def inventory(tree: Path, epoch: int) -> list[Node]:
     except OSError as error:
         raise unreadable(error, root) from error
     for node in nodes:
-        check_fits_ext3(node)
+        if node.links > MAX_LINKS or node.mtime < MIN_TIME or node.size > MAX_FILE_BYTES:
+            check_fits_ext3(node)
     return nodes
 
 
@@ -178,23 +179,25 @@ def _is_lost_and_found(name: bytes, status: os.stat_result) -> bool:
 
 def _node(path: bytes, number: int, parent: int, status: os.stat_result, epoch: int) -> Node:
     directory = stat.S_ISDIR(status.st_mode)
-    return Node(
-        path=path,
-        number=number,
-        mode=status.st_mode,
-        uid=status.st_uid,
-        gid=status.st_gid,
-        # Whole seconds: all that tar, cpio and SOURCE_DATE_EPOCH know, so a
-        # tree gives the same image after a passage through any of them.
-        mtime=min(status.st_mtime_ns // 1_000_000_000, epoch),
-        size=0 if directory else status.st_size,
-        device=status.st_rdev,
-        disk_bytes=status.st_blocks * 512,
-        parent=parent,
-        # The root holds lost+found, which the walk leaves out.
-        links=(3 if number == ROOT_INODE else 2) if directory else 1,
-        entries=[] if directory else None,
+    # Whole seconds: all that tar, cpio and SOURCE_DATE_EPOCH know, so a tree
+    # gives the same image after a passage through any of them.
+    seconds = status.st_mtime_ns // 1_000_000_000
+    node = Node(
+        path,
+        number,
+        status.st_mode,
+        status.st_uid,
+        status.st_gid,
+        min(seconds, epoch),
+        0 if directory else status.st_size,
+        status.st_rdev,
+        status.st_blocks * 512,
+        parent,
     )
+    if directory:
+        # The root holds lost+found, which the walk leaves out.
+        node.entries, node.links = [], 3 if number == ROOT_INODE else 2
+    return node
 
 
 def _unescape(field: bytes) -> bytes:

@@ -95,7 +95,7 @@ def _steps(recipe: Recipe, backend: Backend) -> Iterable[Step]:
     yield Step("metadata", "runscript, environment, labels and recipe, in /.singularity.d")
     if section := recipe.sections.get("test"):
         yield Step("test", f"%test at line {section.line}: in the finished image")
-    yield Step("seal", "the tree becomes one file of minimal size")
+    yield Step("seal", "what differs from run to run is taken away; the tree becomes one file")
     yield Step("finish", "the file gets its name, all at once")
 
 

@@ -5,6 +5,7 @@ in recipe_header.py. What a section means, and what is done with it, is for othe
 """
 
 import re
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +33,7 @@ _UNSUPPORTED = {
 }
 _SHELL_TEXT = frozenset({*SCRIPTS, "environment"})
 _HEREDOC = re.compile(r"(?<!<)<<-?\s*\\?(['\"]?)(?P<end>[A-Za-z_]\w*)\1")
+_OPENS, _ENDS = range(2)
 _TAKES_WORD = re.compile(r"[-+]\w*[oO]")
 
 
@@ -140,14 +142,12 @@ def _check_arguments(source: Text, n: int, name: str, words: list[Word]) -> None
                 n,
                 word.column,
                 f"{printable(word.text)} is not an option of the shell",
-                remedy=f"Write %{name} -c PROGRAM to choose the program, or put text on the next line.",
+                remedy=f"Write %{name} -c PROGRAM to choose a program; text begins a line later.",
             )
         before = "" if takes_word else word.text
-    program_missing = before == "-c" or [word.text for word in words].count("-c") > 1
-    if program_missing:
-        raise source.error(
-            n, words[-1].column, "-c takes one program", remedy=f"Write %{name} -c /bin/bash."
-        )
+    if before == "-c" or [word.text for word in words].count("-c") > 1:
+        remedy = f"Write %{name} -c /bin/bash."
+        raise source.error(n, words[-1].column, "-c takes one program", remedy=remedy)
 
 
 def _no_arguments(source: Text, n: int, name: str, words: list[Word]) -> RecipeError:
@@ -162,24 +162,36 @@ def _no_arguments(source: Text, n: int, name: str, words: list[Word]) -> RecipeE
 
 
 def _sections(source: Text, parts: list[_Part]) -> dict[str, Section]:
-    found: dict[str, Section] = {}
+    found: dict[str, list[_Part]] = {}
     for part in parts:
-        arguments = tuple(word.text for word in part.words)
-        lines = tuple(Line(_literal(source.line(n)), source.number(n)) for n in part.lines)
-        before = found.get(part.name)
-        if before and before.arguments != arguments:
-            raise source.error(
-                part.begin,
-                1,
-                f"%{part.name} is given twice, with different arguments",
-                why=f"Its first part is in line {before.line}; the parts are run as one.",
-                remedy="Give both the same arguments.",
-            )
-        if before:
-            found[part.name] = replace(before, parts=(*before.parts, lines))
-        else:
-            found[part.name] = Section(part.name, arguments, (lines,), source.number(part.begin))
-    return found
+        first = found.setdefault(part.name, [part])[0]
+        if part is not first:
+            _check_same_arguments(source, first, part)
+            found[part.name].append(part)
+    return {name: _section(source, name, same) for name, same in found.items()}
+
+
+def _section(source: Text, name: str, parts: list[_Part]) -> Section:
+    return Section(
+        name,
+        arguments=tuple(word.text for word in parts[0].words),
+        parts=tuple(
+            tuple(Line(_literal(source.line(n)), source.number(n)) for n in part.lines)
+            for part in parts
+        ),
+        line=source.number(parts[0].begin),
+    )
+
+
+def _check_same_arguments(source: Text, first: _Part, part: _Part) -> None:
+    if [word.text for word in first.words] != [word.text for word in part.words]:
+        raise source.error(
+            part.begin,
+            1,
+            f"%{part.name} is given twice, with different arguments",
+            why=f"Its first part is in line {source.number(first.begin)}; they are run as one.",
+            remedy="Give both the same arguments.",
+        )
 
 
 def _literal(line: str) -> str:
@@ -189,15 +201,18 @@ def _literal(line: str) -> str:
 
 def _check_heredocs(source: Text, parts: list[_Part]) -> None:
     """Refuse a here-document that a line of its own text, such as ``%files``, would end."""
-    for part in parts:
-        opened = _open_heredoc(source, part) if part.name in _SHELL_TEXT else None
-        if opened and (closed := _closing(source, part.lines.stop, opened[1])):
+    scripts = [part for part in parts if part.name in _SHELL_TEXT]
+    opened = [(part, *found) for part in scripts if (found := _open_heredoc(source, part))]
+    places = _heredoc_places(source) if opened else {}
+    for part, begin, word in opened:
+        later = places[word][bisect_left(places[word], (part.lines.stop, _OPENS)) :]
+        if later and later[0][1] == _ENDS:
             raise source.error(
                 part.lines.stop,
                 1,
                 "this line is inside a here-document, yet begins a section",
-                why=f"<<{opened[1]} in line {source.number(opened[0])} ends in line "
-                f"{source.number(closed)}.",
+                why=f"<<{word} in line {source.number(begin)} ends in line "
+                f"{source.number(later[0][0])}.",
                 remedy="If the line is text, write %% for its %: one is taken away.",
             )
 
@@ -214,15 +229,14 @@ def _open_heredoc(source: Text, part: _Part) -> tuple[int, str] | None:
     return opened
 
 
-def _closing(source: Text, start: int, end_word: str) -> int:
-    """Find the line that ends the here-document; 0 when another one begins with that word."""
-    for n in range(start, len(source.lines) + 1):
-        line = source.line(n)
-        if line.strip() == end_word:
-            return n
-        if any(found["end"] == end_word for found in _HEREDOC.finditer(line)):
-            return 0
-    return 0
+def _heredoc_places(source: Text) -> dict[str, list[tuple[int, int]]]:
+    """Index by word, in order, the lines that could end a here-document and those that open one."""
+    places: dict[str, list[tuple[int, int]]] = {}
+    for n in _numbers(source):
+        places.setdefault(source.line(n).strip(), []).append((n, _ENDS))
+        for found in _HEREDOC.finditer(source.line(n)):
+            places.setdefault(found["end"], []).append((n, _OPENS))
+    return places
 
 
 # ── lines of %files and %labels ──────────────────────────────────────────────

@@ -18,7 +18,9 @@ _NEXT_KEY = re.compile(r"[A-Za-z][A-Za-z0-9_-]*\s*:(\s|$)")
 _STAGE = re.compile(r"(bootstrap|osbuild)\s*:", re.IGNORECASE)
 _COMMENT = re.compile(r"(^|\s)#.*")
 _OLD_NAMES = {"osbuild", "ostype"}
-_EXAMPLE = "Begin it with a line such as Bootstrap: debootstrap; `singbuild backends` lists them all."
+_EXAMPLE = (
+    "Begin it with a line such as Bootstrap: debootstrap; `singbuild backends` lists them all."
+)
 
 
 def is_comment(line: str) -> bool:

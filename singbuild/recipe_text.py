@@ -26,6 +26,7 @@ SECTION = re.compile(r"%(?P<name>[A-Za-z]\S*)(?P<arguments>.*)")
 """A line that begins a section: a percent sign in the first column, then a letter."""
 
 _BLANKS = re.compile(r"\s*")
+_PROTECTING = re.compile(r"[\"'\\]")
 _WORD = re.compile(r"""(?:[^\s"'\\]|\\.|"(?:[^"\\]|\\.)*"|'[^']*')*""")
 _TOO_LARGE = "the file is larger than 16 MiB or 100,000 lines"
 _TEXT_FILE = "Name a recipe: a UTF-8 text file."
@@ -78,12 +79,13 @@ class Text:
 
         n 0: the whole file; column 0: the whole line.
         """
+        path = printable(self.path, keep=4096)
         if not n:
-            return RecipeError(self.path, 0, 0, "", what, why=why, remedy=remedy)
+            return RecipeError(path, 0, 0, "", what, why=why, remedy=remedy)
         shown = self.line(n)
         why = "\n".join(part for part in (self._rendered_from(n), why) if part)
         text = printable(shown, keep=max(160, column + 40))
-        return RecipeError(self.path, self.number(n), column, text, what, why=why, remedy=remedy)
+        return RecipeError(path, self.number(n), column, text, what, why=why, remedy=remedy)
 
     def _rendered_from(self, n: int) -> str:
         if not self.origins:
@@ -105,7 +107,7 @@ class Text:
             end = _end(_WORD, line, at)
             if end < len(line) and not line[end].isspace():
                 raise self._unclosed(n, end + 1)
-            yield Word(shlex.split(line[at:end])[0], at + 1)
+            yield Word(_unprotected(line[at:end]), at + 1)
             at = end
 
     def _unclosed(self, n: int, column: int) -> RecipeError:
@@ -118,15 +120,25 @@ class Text:
         )
 
 
+def _unprotected(word: str) -> str:
+    return shlex.split(word)[0] if _PROTECTING.search(word) else word
+
+
 def _end(pattern: re.Pattern[str], line: str, at: int) -> int:
     found = pattern.match(line, at)
     return found.end() if found else at
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Propose the known word nearest to ``word``, or return ""."""
-    near = nearest(word, list(known)) if len(word) <= 40 else ""
+    """Propose the known word nearest to ``word``, or one that begins alike; "" for none."""
+    names = list(known) if 1 < len(word) <= 40 else []
+    near = nearest(word, names) or next((name for name in names if _begin_alike(word, name)), "")
     return f"Did you mean {near}?" if near else ""
+
+
+def _begin_alike(word: str, name: str) -> bool:
+    short, long = sorted((word.lower(), name.lower()), key=len)
+    return len(short) > 3 and long.startswith(short)
 
 
 def unquoted(value: str) -> str:
@@ -134,6 +146,12 @@ def unquoted(value: str) -> str:
     inner = value[1:-1]
     paired = len(value) > 1 and value[0] == value[-1] and value[0] in "\"'"
     return inner if paired and value[0] not in inner else value
+
+
+def sentence(text: str) -> str:
+    """Make a sentence of what a library says: capital letter, full stop, safe for a terminal."""
+    shown = printable(text.rstrip("."))
+    return f"{shown[:1].upper()}{shown[1:]}." if shown else ""
 
 
 def printable(text: str, keep: int = 160) -> str:

@@ -130,7 +130,8 @@ class CopyItem:
 class Recipe:
     """What a recipe says, checked as far as its text alone can be.
 
-    path: as the user named it. source: the text that was parsed, after rendering.
+    path: as the user named it. source: the text that was parsed, after rendering; its
+    own path says ``(rendered)`` when the template's lines are unknown.
     headers: in the recipe's order. sections: by name, in small letters.
     arguments: the template's values; empty when the text was taken literally.
     """
@@ -162,7 +163,7 @@ class Recipe:
     ) -> RecipeError:
         """Make an error at a header's value, or at ``column``."""
         return RecipeError(
-            self.path,
+            printable(self.source.path, keep=4096),
             header.line,
             column or header.value_column,
             printable(header.text),

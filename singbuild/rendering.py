@@ -1,8 +1,8 @@
 r"""Fills a template with values. Runs as a process of its own, started by template.py.
 
 A template is a program, so it gets bounded processor time and memory, and no
-way to anything but its values (Jinja2's sandbox). This module is the only one
-that loads Jinja2 and YAML, and it never runs a line of the recipe's sections.
+way to anything but its values (Jinja2's sandbox). It loads Jinja2 and YAML, which
+the builder itself need not, and never runs a line of the recipe's sections.
 
 Standard input: a JSON object, the arguments of ``fill``. Standard output: a JSON
 object, the fields of ``Filled``, or ``{"error": CLASS, …its attributes}``.
@@ -11,13 +11,13 @@ object, the fields of ``Filled``, or ``{"error": CLASS, …its attributes}``.
 import json
 import re
 import resource
+import signal
 import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Never, Protocol
+from typing import Any, Never
 
-import yaml
 from jinja2 import StrictUndefined, TemplateSyntaxError, Undefined, UndefinedError, meta
 from jinja2.environment import Environment
 from jinja2.exceptions import TemplateRuntimeError
@@ -26,30 +26,29 @@ from jinja2.lexer import Token, TokenStream
 from jinja2.loaders import FunctionLoader
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from singbuild.errors import RecipeError, SingbuildError, UsageError
-from singbuild.recipe_text import LIMIT, MOST_LINES, Text, did_you_mean, printable, unquoted
+from singbuild.errors import RecipeError, SingbuildError
+from singbuild.recipe_text import LIMIT, MOST_LINES, Text, did_you_mean, printable, sentence
+from singbuild.template_values import (
+    RESERVED,
+    from_file,
+    from_options,
+    from_recipe,
+    from_yaml,
+    without_arguments,
+)
+from singrun import syscalls
 
 SECONDS = 10
 """Processor time that filling one template may take."""
 MEMORY = 1 << 30
 """Address space, in bytes, of the process that fills it."""
-MOST_VALUES = 10_000
-"""How many values one --values file may hold once its aliases are written out."""
-
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_RESERVED = frozenset(
-    """
-    and block break call caller continue cycler dict do elif else endfor endif endraw endset extends
-    false filter for from if import in include is joiner loop macro namespace none not or raw range
-    recursive self set super true varargs kwargs with without False None True
-    """.split()  # noqa: SIM905  a list of 48 quoted words is no easier to read
-)
 _INVALID = "the template is not valid"
 _RAW = "If {{ or {% is meant as text, put {% raw %} before it and {% endraw %} after it."
 _REASONS: dict[type[Exception], str] = {
     MemoryError: "It needs more than 1 GiB of memory.",
     RecursionError: "It is nested too deeply.",
 }
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")
 _MARK = re.compile("\0([0-9]+)\0")
 
 
@@ -66,10 +65,6 @@ class Filled:
     arguments: Mapping[str, Any]
 
 
-class _Fail(Protocol):
-    def __call__(self, what: str, *, why: str = "", remedy: str = "") -> SingbuildError: ...
-
-
 def fill(
     recipe: tuple[str, str],
     build_args: Sequence[str],
@@ -81,228 +76,17 @@ def fill(
     Raises RecipeError for what is wrong in a file, UsageError for a --build-arg.
     """
     source = Text(*recipe)
-    declared = _declared(source)
-    template = Text(source.path, _without_arguments(source))
+    declared = from_recipe(source)
+    template = Text(source.path, without_arguments(source))
     names = _used(template) | declared.keys()
     merged = {
         **declared,
-        **(_from_yaml(Text(*values)) if values else {}),
-        **(_from_file(Text(*build_arg_file), names) if build_arg_file else {}),
-        **_from_command_line(build_args, names),
+        **(from_yaml(Text(*values)) if values else {}),
+        **(from_file(Text(*build_arg_file), names) if build_arg_file else {}),
+        **from_options(build_args, names),
     }
-    return Filled(
-        *_rendered(template, merged), {name: merged[name] for name in sorted(names & merged.keys())}
-    )
-
-
-# ── where values come from ───────────────────────────────────────────────────
-
-
-def _arguments_lines(source: Text) -> Iterator[tuple[int, bool]]:
-    """Yield the line numbers of every %arguments section; True: the line that begins it."""
-    inside = False
-    for n in range(1, len(source.lines) + 1):
-        if begun := source.section(n):
-            inside = begun["name"].lower() == "arguments"
-        if inside:
-            yield n, begun is not None
-
-
-def _without_arguments(source: Text) -> str:
-    """Blank %arguments, so that what comes out is a plain recipe again."""
-    blank = {n for n, _ in _arguments_lines(source)}
-    return "\n".join(
-        "" if n in blank else line for n, line in enumerate(source.text.split("\n"), 1)
-    )
-
-
-def _declared(source: Text) -> dict[str, Any]:
-    return _assignments(source, [n for n, first in _arguments_lines(source) if not first])
-
-
-def _from_file(file: Text, names: set[str]) -> dict[str, Any]:
-    found = _assignments(file, range(1, len(file.lines) + 1))
-    for name in found:
-        n = next(n for n, line in enumerate(file.lines, 1) if line.strip().startswith(name))
-        _check_used(name, names, _failing_at(file, n))
-    return found
-
-
-def _from_command_line(build_args: Sequence[str], names: set[str]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for written in build_args:
-        fail = _failing_option(written)
-        name, value = _assignment(written, fail)
-        _check_text(value, fail)
-        _check_used(name, names, fail)
-        found[name] = value
-    return found
-
-
-def _failing_option(written: str) -> _Fail:
-    def fail(what: str, *, why: str = "", remedy: str = "") -> SingbuildError:
-        return UsageError(f"--build-arg {printable(written)}: {what}", why=why, remedy=remedy)
-
-    return fail
-
-
-def _assignments(file: Text, numbers: Sequence[int]) -> dict[str, Any]:
-    """``NAME=VALUE`` lines; blank lines and lines that begin with ``#`` are skipped."""
-    found: dict[str, Any] = {}
-    for n in numbers:
-        line = file.line(n).strip()
-        if not line or line.startswith("#"):
-            continue
-        fail = _failing_at(file, n)
-        name, value = _assignment(line, fail)
-        if name in found:
-            raise fail(f"{name} is given twice", remedy="Keep one of the lines.")
-        found[name] = unquoted(value.strip())
-    return found
-
-
-def _assignment(written: str, fail: _Fail) -> tuple[str, str]:
-    name, equals, value = written.partition("=")
-    name = name.strip()
-    if not equals:
-        raise fail("this is not NAME=VALUE", remedy=f"Write {printable(name)}=VALUE.")
-    _check_name(name, fail)
-    return name, value
-
-
-def _failing_at(file: Text, n: int, column: int | None = None) -> _Fail:
-    line = file.line(n) if n else ""
-    where = len(line) - len(line.lstrip()) + 1 if column is None else column
-
-    def fail(what: str, *, why: str = "", remedy: str = "") -> SingbuildError:
-        return file.error(n, where, what, why=why, remedy=remedy)
-
-    return fail
-
-
-def _check_name(name: str, fail: _Fail) -> None:
-    if not _NAME.fullmatch(name):
-        raise fail(
-            f"{printable(name) or 'nothing'} is no name for an argument",
-            why="A name has letters, digits and underscores, and no digit first.",
-            remedy="Choose another name, here and in the recipe.",
-        )
-    if name in _RESERVED:
-        raise fail(
-            f"{name} is a word of the template language",
-            remedy="Choose another name, here and in the recipe.",
-        )
-
-
-def _check_used(name: str, names: set[str], fail: _Fail) -> None:
-    if name not in names:
-        listed = ", ".join(sorted(names)) or "none"
-        raise fail(
-            f"the recipe has no argument {name}",
-            why=f"It declares or uses: {listed}.",
-            remedy=did_you_mean(name, names) or "Leave it out, or declare it in %arguments.",
-        )
-
-
-def _check_text(text: str, fail: _Fail) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise fail("the value is not UTF-8 text", remedy="Give it in UTF-8.") from None
-    if "\0" in text:
-        raise fail("the value holds a zero byte", remedy="Leave the zero byte out.")
-
-
-# ── the --values file ────────────────────────────────────────────────────────
-
-
-class _ValuesLoader(yaml.SafeLoader):
-    """YAML where only true, false, null and whole numbers are more than text.
-
-    YAML 1.1 reads ``3.10`` as 3.1, ``12:30`` as 750 and ``no`` as false; versions,
-    times and country codes are what recipes are about.
-    """
-
-    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if str(key.value) in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key.value} is given twice", key.start_mark
-                )
-            seen.add(str(key.value))
-        return super().construct_mapping(node, deep)
-
-
-for _tag, _pattern, _first in (
-    ("bool", r"true|false", "tf"),
-    ("null", r"null|~|", ["n", "~", ""]),
-    ("int", r"0|-?[1-9][0-9]{0,17}", "-0123456789"),
-):
-    _ValuesLoader.add_implicit_resolver(
-        f"tag:yaml.org,2002:{_tag}", re.compile(rf"(?:{_pattern})\Z"), list(_first)
-    )
-
-
-def _from_yaml(file: Text) -> dict[str, Any]:
-    try:
-        found = yaml.load(file.text, Loader=_ValuesLoader)  # noqa: S506  a SafeLoader
-    except yaml.MarkedYAMLError as error:
-        raise _bad_yaml(file, error.problem_mark, error.problem or "") from None
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
-        raise _bad_yaml(file, None, printable(str(error))) from None
-    if not isinstance(found or {}, dict):
-        raise _failing_at(file, 1)(
-            "the values have no names", remedy="Write a mapping: one NAME: VALUE a line."
-        )
-    return {str(name): _value(file, name, value) for name, value in (found or {}).items()}
-
-
-def _bad_yaml(file: Text, mark: yaml.Mark | None, problem: str) -> RecipeError:
-    n = min(mark.line + 1, len(file.lines)) if mark else 0
-    return file.error(
-        n, mark.column + 1 if mark else 0, "this is not the YAML of a values file", why=problem
-    )
-
-
-def _value(file: Text, name: object, value: object) -> Any:  # noqa: ANN401
-    lines = (n for n, line in enumerate(file.lines, 1) if line.startswith(str(name)))
-    fail = _failing_at(file, next(lines, 0), None)
-    _check_name(str(name), fail)
-    return _plain(value, fail, iter(range(MOST_VALUES)), depth=0)
-
-
-def _plain(value: object, fail: _Fail, budget: Iterator[int], depth: int) -> Any:  # noqa: ANN401
-    if depth > 50 or next(budget, None) is None:
-        raise fail(
-            f"the value is deeper than 50 or holds more than {MOST_VALUES:,} values",
-            why="Aliases (*name) count as often as they are used.",
-            remedy="Make the values file smaller.",
-        )
-    match value:
-        case str():
-            _check_text(value, fail)
-            return value
-        case None | bool() | int():
-            return value
-        case list():
-            return [_plain(item, fail, budget, depth + 1) for item in value]
-        case dict():
-            return {
-                _plain_key(key, fail): _plain(item, fail, budget, depth + 1)
-                for key, item in value.items()
-            }
-    raise fail(
-        f"a value is of the kind {type(value).__name__}",
-        remedy="Use text, whole numbers, true, false, null, lists and mappings.",
-    )
-
-
-def _plain_key(key: object, fail: _Fail) -> str:
-    _check_text(str(key), fail)
-    return str(key)
+    used = {name: merged[name] for name in sorted(names & merged.keys())}
+    return Filled(*_rendered(template, merged), used)
 
 
 # ── Jinja2 ───────────────────────────────────────────────────────────────────
@@ -331,7 +115,7 @@ def _printed(value: object) -> object:
             return ""
         case str() | int() | float() | Undefined():
             return value
-    raise TemplateRuntimeError(f"a {type(value).__name__} cannot be put in as it is")
+    raise TemplateRuntimeError(f"a {type(value).__name__} is no text; use a filter or a loop")
 
 
 def _refuse_file(name: str) -> Never:
@@ -358,7 +142,7 @@ def _environment(*extensions: type[Extension]) -> Environment:
 def _used(template: Text) -> set[str]:
     try:
         parsed = _environment().parse(template.text)
-        return meta.find_undeclared_variables(parsed) - _RESERVED
+        return meta.find_undeclared_variables(parsed) - RESERVED
     except Exception as error:  #  whatever a hostile template brings about
         raise _explained(template, error, {}) from None
 
@@ -366,6 +150,7 @@ def _used(template: Text) -> set[str]:
 def _rendered(template: Text, values: Mapping[str, Any]) -> tuple[str, tuple[int, ...]]:
     try:
         text = _text(template, _environment(), values)
+        _check_text(template, text)
     except Exception as error:  #  whatever a hostile template brings about
         raise _explained(template, error, values) from None
     return text, _origins(template, text, values)
@@ -386,6 +171,16 @@ def _text(template: Text, environment: Environment, values: Mapping[str, Any]) -
     return "".join(pieces)
 
 
+def _check_text(template: Text, text: str) -> None:
+    if _NO_TEXT.search(text):
+        raise template.error(
+            0,
+            0,
+            "the template renders to a zero byte or to text that is not UTF-8",
+            remedy="Look for \\x00 and \\u in its tags.",
+        )
+
+
 def _origins(template: Text, text: str, values: Mapping[str, Any]) -> tuple[int, ...]:
     """Find the template's line for each line of ``text`` by rendering again, with marks in it."""
     try:
@@ -394,10 +189,10 @@ def _origins(template: Text, text: str, values: Mapping[str, Any]) -> tuple[int,
         return ()
     if _MARK.sub("", marked) != text:
         return ()
-    origins = [1]
-    for line in marked.removesuffix("\n").split("\n")[1:]:
+    origins: list[int] = []
+    for line in marked.split("\n")[: len(Text("", text).lines)]:
         mark = _MARK.search(line)
-        origins.append(int(mark[1]) if mark else origins[-1])
+        origins.append(int(mark[1]) if mark else origins[-1] if origins else 1)
     return tuple(origins)
 
 
@@ -409,12 +204,12 @@ def _explained(template: Text, error: Exception, values: Mapping[str, Any]) -> S
         case SingbuildError():
             return error
         case TemplateSyntaxError():
-            why = f"Jinja2 says: {printable((error.message or '').rstrip('.'))}."
+            why = sentence(error.message or "")
             n = min(error.lineno, len(template.lines))
             return template.error(n, _tag_column(template.line(n)), _INVALID, why=why, remedy=_RAW)
         case UndefinedError():
             return _undefined(template, error, values)
-    why = _REASONS.get(type(error)) or f"{printable(str(error).rstrip('.'))}."
+    why = _REASONS.get(type(error)) or sentence(str(error) or type(error).__name__)
     n = _failed_line(template, error)
     column = _tag_column(template.line(n)) if n else 0
     return template.error(n, column, "the template cannot be filled", why=why)
@@ -469,7 +264,8 @@ def _limit(what: int, most: int) -> None:
 
 
 def main() -> None:
-    """Read the request, set the limits, answer. See the module's docstring for both."""
+    """Read the request, set the limits, answer, die with the builder. See the module's docstring for both."""
+    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
     request = json.load(sys.stdin)
     for what, most in (
         (resource.RLIMIT_CPU, SECONDS),

@@ -2,9 +2,9 @@
 
 The writer is our own. ``mke2fs -d`` (1.47) cannot be pinned far enough: it
 copies the host's inode times, takes over lost+found, splits hard-linked
-symbolic links, cuts dates after 2038 and needs 21 s for 20,000 files in one
-directory. Writing blocks in order from one reading of the tree is also
-quicker, and needs neither a host program nor a privilege beyond reading.
+symbolic links, cuts dates after 2038 and takes 21 s for 20,000 files in one
+directory. Writing blocks in order from one reading of the tree is quicker,
+and needs no host program and no privilege beyond reading.
 
 What the bytes depend on: names, types, modes, owners, modification times in
 whole seconds (clamped to the epoch), link groups, extended attributes (user,
@@ -12,29 +12,187 @@ trusted, security, ACLs), symbolic links' targets, device numbers and file
 data; then ``epoch`` and ``free``. A block of zeros is a hole, whether the host
 stored it or not.
 
-The digest is the SHA-256 of two others: one of all metadata as ``_Describer``
-spells it out, one of all file data, blocks of zeros left out, as it streams
-into the image. The UUID is the digest's first half. The hash seed, which has
-to be known before the first directory is written, comes from the names alone.
+The digest is the SHA-256 of two others: one of all metadata, as ``contents``
+notes it, one of all file data, blocks of zeros left out, as it streams into
+the image. The UUID is cut from the digest. The hash seed, which has to be
+known before the first directory is written, comes from the names alone.
 """
 
-import errno
 import hashlib
 import os
+import stat
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from singbuild.errors import HostError, ImageError
+from singbuild.contents import Contents
+from singbuild.errors import ImageError
 from singbuild.ext3.geometry import (
     BLOCK,
+    FIRST_INODE,
+    INODE,
+    LOST_INODE,
     Geometry,
     fitted,
     indirect_blocks,
-    spare_inodes,
 )
 from singbuild.inventory import Node, check_epoch, inventory
-from singbuild.filling import Filling
-...
+from singbuild.tables import Used, write_tables
+from singbuild.target import TargetFile, created
+from singbuild.volume import Volume
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Sealed:
+    """A finished image.
+
+    size: bytes. uuid: the file system's. digest: "sha256:…" of the tree's
+    canonical description; equal for equal trees, whatever ``free``.
+    """
+
+    path: Path
+    size: int
+    uuid: str
+    digest: str
+
+
+def seal(
+    tree: Path, target: Path, *, epoch: int, free: int = 0, on_progress: Progress | None = None
+) -> Sealed:
+    """Write the tree under ``tree`` as an image to ``target``, mode 0755, and sync it.
+
+    tree: a directory whose owners and modes are real, as seen from here.
+    target: does not exist, or is an empty file; the caller renames it into
+    place. epoch: seconds since 1970; later modification times become it.
+    free: bytes to leave free, with an inode for each 16 KiB; by default the
+    image is as small as it can be. on_progress: called with bytes of file data
+    read so far, and in all.
+
+    Raises ImageError for what ext3 cannot hold or what cannot be read, naming
+    the path, and HostError when the target's disk is full. Nothing is then
+    left at ``target``.
+    """
+    check_epoch(epoch)
+    check_outside(tree, target)
+    nodes = inventory(tree, epoch)
+    job = _Job(nodes, os.fsencode(tree.resolve()), epoch, -(-free // BLOCK), on_progress)
+    with created(target) as file:
+        size, digest = job.write(file)
+        file.sync(0o755)
+    return Sealed(target, size, str(_identity(digest)), f"sha256:{digest.hex()}")
+
+
+def check_outside(tree: Path, target: Path) -> None:
+    """Refuse to write the image into the tree that it is made of."""
+    if target.resolve().is_relative_to(tree.resolve()):
+        raise ImageError(
+            f"the image {target} would lie inside the tree it is made of",
+            remedy="Give it another place.",
+        )
+
+
+@dataclass
+class _Job:
+    """One seal: the tree, and what the caller asked for. free: blocks."""
+
+    nodes: Sequence[Node]
+    root: bytes
+    epoch: int
+    free: int
+    on_progress: Progress | None
+
+    def write(self, file: TargetFile) -> tuple[int, bytes]:
+        """Fill the file; its size in bytes and the tree's digest.
+
+        How many blocks the data takes is known only once it has been read,
+        since blocks of zeros take none. If the guess led to another geometry
+        than the true number does, all is written again with that one; so the
+        result never depends on the guess.
+        """
+        seed = names_seed(self.nodes)
+        guess = sum(map(guessed_blocks, self.nodes))
+        file.check_room(guess * BLOCK + len(self.nodes) * INODE)
+        geometry = self._fitted(guess)
+        while True:
+            file.truncate(0)
+            with Volume(file, geometry) as volume:
+                contents = Contents(self.root, volume, geometry, seed, self._progress())
+                contents.write(self.nodes, self.epoch)
+                digest = contents.digest()
+            journal = geometry.journal + indirect_blocks(geometry.journal)
+            exact = self._fitted(volume.content - journal)
+            if exact == geometry:
+                break
+            geometry = exact
+        used = self._used(volume.next, geometry)
+        write_tables(
+            file,
+            geometry,
+            used,
+            epoch=self.epoch,
+            uuid=_identity(digest).bytes,
+            hash_seed=seed,
+            journal_map=contents.journal_map,
+        )
+        return used.blocks * BLOCK, digest
+
+    def _used(self, end: int, geometry: Geometry) -> Used:
+        """Everything before ``end`` is; the file system ends there, or after what to leave free."""
+        blocks = geometry.block_after(end, self.free) if self.free else end
+        # A last group may be there for its inodes alone.
+        blocks = max(blocks, geometry.content_start(geometry.groups - 1))
+        directories = [node.number for node in self.nodes if node.entries is not None]
+        return Used(end, blocks, FIRST_INODE - 2 + len(self.nodes), [LOST_INODE, *directories])
+
+    def _fitted(self, content: int) -> Geometry:
+        used = FIRST_INODE - 2 + len(self.nodes)
+        geometry = fitted(content, self.free, used)
+        if geometry is None:
+            raise ImageError(
+                "the tree is too large for an image",
+                why=f"it needs {content * BLOCK} bytes; an ext3 file system ends at 16 TiB",
+                remedy="Leave large data outside the image and bind it at run time.",
+            )
+        return geometry
+
+    def _progress(self) -> Callable[[int], None]:
+        report = self.on_progress
+        if report is None:
+            return lambda _: None
+        total = sum(node.size for node in self.nodes if stat.S_ISREG(node.mode))
+        done = 0
+
+        def add(size: int) -> None:
+            nonlocal done
+            done += size
+            report(done, total)
+
+        return add
+
+
+def guessed_blocks(node: Node) -> int:
+    """About how many blocks the node's content takes, by what the host says."""
+    if node.entries is not None:
+        return 1 + sum(len(name) + 12 for name, _ in node.entries) // BLOCK
+    if not stat.S_ISREG(node.mode):
+        return node.size >= 60
+    # The host's holes are a hint for large files only: some hosts compress.
+    stored = min(node.size, node.disk_bytes) if node.size > 1 << 20 else node.size
+    blocks = -(-stored // BLOCK)
+    return blocks + indirect_blocks(blocks)
+
+
+def names_seed(nodes: Sequence[Node]) -> bytes:
+    """16 bytes from all paths, in the order of the inventory."""
+    return hashlib.sha256(b"\0".join(node.path for node in nodes)).digest()[:16]
+
+
+def _identity(digest: bytes) -> uuid.UUID:
+    """A UUID of version 8, which RFC 9562 leaves to its maker."""
+    value = bytearray(digest[:16])
+    value[6] = value[6] & 0x0F | 0x80
+    value[8] = value[8] & 0x3F | 0x80
+    return uuid.UUID(bytes=bytes(value))

@@ -38,7 +38,7 @@ def setup(recipe: Recipe, rootfs: Rootfs, work: Path) -> None:
     script = work / "setup"
     script.write_text(section.script())
     names = ("SINGBUILD_ROOTFS", "SINGULARITY_ROOTFS", "APPTAINER_ROOTFS")
-    env = {**os.environ, **dict.fromkeys(names, str(rootfs.root))}
+    env = {**os.environ, "LC_ALL": "C.UTF-8", **dict.fromkeys(names, str(rootfs.root))}
 
     def execute(argv: list[str], on_line: Callable[[str], None]) -> command.Completed:
         return command.call(argv, env=env, on_line=on_line)
@@ -84,7 +84,7 @@ def files(recipe: Recipe, rootfs: Rootfs) -> None:
     """Copy what %files names from the host into the image.
 
     Sources are relative to the caller's directory and may hold shell patterns;
-    links are followed, owners become root, modes and times are kept. A destination
+    links are followed, owners become root, modes are kept, times are the build's. A destination
     that ends with a slash or is a directory is copied into. Raises RecipeError.
     """
     for item in recipe.files:
@@ -189,5 +189,5 @@ def _copy(rootfs: Rootfs, source: str, destination: str, *, many: bool) -> None:
     if destination and (destination.endswith("/") or many or target.is_dir()):
         target = rootfs.path(PurePosixPath(destination) / Path(source).absolute().name)
     rootfs.mkdir("/" / target.parent.relative_to(rootfs.root))
-    flags = ["-rLT", "--preserve=mode,timestamps", "--remove-destination"]
+    flags = ["-rLT", "--preserve=mode", "--remove-destination"]
     rootfs.host(["cp", *flags, "--", source, target])

@@ -79,13 +79,14 @@ def _placed(source: Text, answer: dict[str, Any]) -> Text:
 
 
 def _ask(request: dict[str, Any], source: Text) -> dict[str, Any]:
-    done = subprocess.run(
-        # -P: a jinja2.py in the current directory is none of ours.
-        [sys.executable, "-P", "-m", "singbuild.rendering"],
-        input=json.dumps(request).encode(),
-        capture_output=True,
-        check=False,
-    )
+    # -P: a jinja2.py in the current directory is none of ours.
+    argv = [sys.executable, "-P", "-m", "singbuild.rendering"]
+    try:
+        done = subprocess.run(
+            argv, input=json.dumps(request).encode(), capture_output=True, check=False
+        )
+    except OSError as error:
+        raise HostError(f"{sys.executable} cannot be started", why=str(error)) from None
     if done.returncode:
         raise _died(source, done.returncode, done.stderr.decode(errors="replace"))
     answer: dict[str, Any] = json.loads(done.stdout)
@@ -108,7 +109,7 @@ def _died(source: Text, status: int, stderr: str) -> SingbuildError:
             why=f"Its process was ended by {signal.Signals(-status).name}.",
             remedy="Make the template simpler: no deep nesting, no huge values.",
         )
-    return HostError("templates cannot be filled here", why=stderr.strip()[-2000:])
+    return HostError("the process that fills templates failed", why=stderr.strip()[-2000:])
 
 
 def _raised(answer: dict[str, Any]) -> SingbuildError:

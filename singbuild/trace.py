@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 
+_WORDS = re.compile(r"[\w./:-]+")
 LOOKAHEAD = 8  # lines searched when output without a newline has swallowed one
 
 
@@ -42,10 +43,8 @@ class Trace:
     @property
     def failed(self) -> int:
         """The number, from 1, of the line whose command was executed last; 0 before any."""
-        words = set(re.findall(r"[\w./:-]+", self._command))
-        candidates = range(self._start, self._read)
-        best = max(candidates, key=lambda n: (self._likeness(n, words), -n), default=-1)
-        return best + 1
+        candidates = [n for n in range(self._start, self._read) if self._is_code(n)]
+        return max(candidates, key=lambda n: (self._likeness(n), -n), default=-1) + 1
 
     def _echoed(self, line: str) -> int | None:
         """Return the index of the script's line that this output line ends with, or None."""
@@ -58,9 +57,11 @@ class Trace:
                 return index
         return None
 
-    def _likeness(self, index: int, words: set[str]) -> int:
-        """How many words of the traced command stand in this line; -1 for none at all."""
-        text = self._lines[index].strip()
-        if not text or text.startswith("#"):
-            return -1
-        return len(words & set(re.findall(r"[\w./:-]+", text)))
+    def _is_code(self, index: int) -> bool:
+        return not re.match(r"\s*(#|$)", self._lines[index])
+
+    def _likeness(self, index: int) -> tuple[bool, int]:
+        """Whether a line has the traced command's name, and how many of its words."""
+        words = set(_WORDS.findall(self._lines[index]))
+        command = _WORDS.findall(self._command)
+        return bool(words.intersection(command[:1])), len(words.intersection(command))

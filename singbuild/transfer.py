@@ -1,4 +1,4 @@
-"""Brings one URL into a store of files, whole and checked, or says in plain words why not.
+"""Brings one URL into a store of files: whole, checked, resumed where it broke off.
 
 A store is a directory that builds share, also at the same time::
 
@@ -7,7 +7,7 @@ A store is a directory that builds share, also at the same time::
     KEY.part    what has arrived of a file; whoever holds its lock downloads it
 
 Nothing has its final name before it is whole, so a build that is killed leaves at
-most a ``.part``, which the next one resumes.
+most a ``.part``, which the next one takes up.
 """
 
 from __future__ import annotations
@@ -23,12 +23,250 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
-from urllib.parse import urlsplit
 
 import requests
 import urllib3.exceptions
 
-from singbuild import __version__
+from singbuild import __version__, download_errors
 from singbuild.contract import Reporter
-from singbuild.errors import HostError
-from singbuild.refusals import Refusals, TryAgainError, too_large, wrong_digest
+from singbuild.download_errors import TryAgainError, cannot_fetch
+
+ATTEMPTS = 5
+BACK_OFF = 0.5  # seconds before the second attempt; doubles each time
+LONGEST_WAIT = 60.0  # seconds, whatever Retry-After says
+PIECE = 1 << 16  # bytes
+VALIDATORS = {"ETag": "If-None-Match", "Last-Modified": "If-Modified-Since"}
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A file to fetch. sha256: 64 hex digits, "" if unknown; size: bytes, 0 if unknown."""
+
+    url: str
+    sha256: str = ""
+    size: int = 0
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A whole file on the host. sha256: its digest in hex; size: bytes."""
+
+    path: Path
+    sha256: str
+    size: int
+
+
+def digest(path: Path) -> str:
+    """Return a file's SHA-256 in hex. Raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def keep(content: bytes, store: Path, report: Reporter) -> Fetched:
+    """Put content that came by other ways into a store, whole or not at all. Raises OSError."""
+    sha256 = hashlib.sha256(content).hexdigest()
+    store.mkdir(parents=True, exist_ok=True)
+    with locked(store / f"{sha256}.part", report, sha256) as part:
+        part.truncate(0)
+        part.write(content)
+        part.flush()
+        os.fsync(part.fileno())
+        (store / f"{sha256}.part").rename(store / sha256)
+    return Fetched(store / sha256, sha256, len(content))
+
+
+class Transfer:
+    """One http(s) URL on its way into a store.
+
+    limit: the most bytes that it may have.
+    """
+
+    def __init__(
+        self, wanted: Remote, store: Path, report: Reporter, limit: int, session: requests.Session
+    ) -> None:
+        self.wanted, self.store, self.report = wanted, store, report
+        self.limit, self.session = limit, session
+        self.shown = re.sub(r"//[^/@]*@", "//", wanted.url)  # without a password
+        self.label = re.split("[?#]", wanted.url)[0].rsplit("/", 1)[-1] or self.shown
+        self.key = wanted.sha256 or hashlib.sha256(wanted.url.encode()).hexdigest()
+        # What lies in the part so far:
+        self.size = 0
+        self.hash = hashlib.sha256()
+        self.validators: dict[str, str] = {}
+
+    def run(self) -> Fetched:
+        """Return the file, from the store if it is there and still current.
+
+        Raises SourceError, and OSError when the store cannot be written.
+        """
+        if kept := self._kept(self.wanted.sha256):
+            return kept
+        with locked(self.store / f"{self.key}.part", self.report, self.label) as part:
+            # Whoever held the lock before us may have been after the same file.
+            return self._kept(self.wanted.sha256) or self._bring(part)
+
+    def _bring(self, part: BinaryIO) -> Fetched:
+        self._take_up(part)
+        last = self._last()
+        kept = self._kept(last.get("sha256", ""))
+        for attempt in range(1, ATTEMPTS):
+            try:
+                return self._attempt(part, last, kept)
+            except TryAgainError as again:
+                self._pause(again, attempt)
+        try:
+            return self._attempt(part, last, kept)
+        except TryAgainError as again:
+            raise again.error from again.__cause__
+
+    def _take_up(self, part: BinaryIO) -> None:
+        """Go on with what an earlier build left, if the digest will tell whether it fits."""
+        if not self.wanted.sha256:
+            part.truncate(0)
+        part.seek(0)
+        while piece := part.read(PIECE):
+            self.hash.update(piece)
+            self.size += len(piece)
+
+    def _start_over(self, part: BinaryIO) -> None:
+        part.truncate(0)
+        self.size, self.hash, self.validators = 0, hashlib.sha256(), {}
+
+    def _attempt(self, part: BinaryIO, last: dict[str, str], kept: Fetched | None) -> Fetched:
+        """Ask once: for the whole file, for its rest, or whether ``kept`` is still current."""
+        try:
+            with self._ask(last if kept else {}) as answer:
+                if kept and answer.status_code == requests.codes.not_modified:
+                    return kept
+                self._receive(answer, part)
+        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+            raise download_errors.broken(self.shown, error, self.size) from error
+        return self._keep(part)
+
+    def _ask(self, last: dict[str, str]) -> requests.Response:
+        headers = {"User-Agent": f"singbuild/{__version__}", "Accept-Encoding": "identity"}
+        if self.size:
+            headers["Range"] = f"bytes={self.size}-"
+            if unchanged := _strong(self.validators):
+                headers["If-Range"] = unchanged
+        else:
+            headers |= {ask: last[name] for name, ask in VALIDATORS.items() if last.get(name)}
+        timeout = download_errors.TIMEOUT
+        return self.session.get(self.wanted.url, headers=headers, stream=True, timeout=timeout)
+
+    def _receive(self, answer: requests.Response, part: BinaryIO) -> None:
+        """Write an answer's body behind what is there, or in its place if it is the whole file."""
+        if answer.status_code == requests.codes.requested_range_not_satisfiable and self.size:
+            self._start_over(part)
+            raise self._again("the server has no rest of what came before")
+        if not answer.ok:
+            raise download_errors.refused(self.shown, answer)
+        if answer.status_code != requests.codes.partial_content:
+            self._start_over(part)
+        elif not self._continues(answer):
+            self._start_over(part)
+            raise self._again("the file changed between two pieces")
+        self.validators = _validators(answer)
+        length = answer.headers.get("Content-Length", "")
+        self._copy(answer, part, self.size + int(length) if length.isdecimal() else 0)
+
+    def _continues(self, answer: requests.Response) -> bool:
+        """Whether a partial answer begins where the part ends, and is of the same file."""
+        begins = answer.headers.get("Content-Range", "").startswith(f"bytes {self.size}-")
+        return begins and self.validators in ({}, _validators(answer))
+
+    def _copy(self, answer: requests.Response, part: BinaryIO, total: int) -> None:
+        # The bytes as they are sent: some servers call a .gz file "Content-Encoding: gzip".
+        for piece in answer.raw.stream(PIECE, decode_content=False):
+            if max(self.size + len(piece), total) > self.limit:
+                self._start_over(part)
+                raise download_errors.too_large(self.shown, self.limit)
+            part.write(piece)
+            self.hash.update(piece)
+            self.size += len(piece)
+            self.report.progress(self.label, self.size, total)
+
+    def _keep(self, part: BinaryIO) -> Fetched:
+        """Give the whole file its final name."""
+        found, size = self.hash.hexdigest(), self.size
+        if self.wanted.sha256 not in ("", found):
+            self._start_over(part)
+            raise download_errors.wrong_digest(self.shown, self.wanted.sha256, found)
+        part.flush()
+        os.fsync(part.fileno())
+        (self.store / f"{self.key}.part").rename(self.store / found)
+        if not self.wanted.sha256:
+            self._remember(found)
+        return Fetched(self.store / found, found, size)
+
+    def _remember(self, found: str) -> None:
+        scratch = self.store / f"{self.key}.url.part"  # ours alone: the lock is still held
+        scratch.write_text(json.dumps({"sha256": found} | self.validators))
+        scratch.rename(self.store / f"{self.key}.url")
+
+    def _last(self) -> dict[str, str]:
+        """Return what is known of this URL from last time; {} if nothing is, or it is damaged."""
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            last = json.loads((self.store / f"{self.key}.url").read_text())
+            if isinstance(last, dict) and re.fullmatch("[0-9a-f]{64}", str(last.get("sha256"))):
+                return {str(name): str(value) for name, value in last.items()}
+        return {}
+
+    def _kept(self, sha256: str) -> Fetched | None:
+        """Return a file of the store if it is there and whole."""
+        path = self.store / sha256
+        if not sha256 or not path.is_file():
+            return None
+        if digest(path) != sha256:
+            self.report.warn(f"{path}: is damaged and is fetched again")
+            path.unlink(missing_ok=True)
+            return None
+        size = path.stat().st_size
+        self.report.progress(self.label, size, size)
+        return Fetched(path, sha256, size)
+
+    def _again(self, why: str) -> TryAgainError:
+        return TryAgainError(cannot_fetch(self.shown, why))
+
+    def _pause(self, again: TryAgainError, attempt: int) -> None:
+        wait = min(LONGEST_WAIT, max(again.wait, BACK_OFF * 2 ** (attempt - 1)))
+        self.report.line(f"{self.label}: {again.error.why}; trying again in {wait:g} s")
+        time.sleep(wait)
+
+
+def _validators(answer: requests.Response) -> dict[str, str]:
+    return {name: answer.headers[name] for name in VALIDATORS if name in answer.headers}
+
+
+def _strong(validators: dict[str, str]) -> str:
+    """Return what If-Range may carry: a strong ETag, else a date (RFC 9110 section 13.1.5)."""
+    etag = validators.get("ETag", "")
+    return etag if etag and not etag.startswith("W/") else validators.get("Last-Modified", "")
+
+
+@contextlib.contextmanager
+def locked(path: Path, report: Reporter, label: str) -> Iterator[BinaryIO]:
+    """Open a part for one transfer alone, waiting for another that has it; drop it if empty."""
+    while True:
+        with path.open("a+b") as part:
+            try:
+                fcntl.flock(part, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                report.line(f"{label}: waiting for another build that fetches it")
+                fcntl.flock(part, fcntl.LOCK_EX)
+            if not _names(path, part):
+                continue  # the other one was done and renamed it
+            try:
+                yield part
+            finally:
+                if _names(path, part) and part.seek(0, os.SEEK_END) == 0:
+                    path.unlink()
+            return
+
+
+def _names(path: Path, file: BinaryIO) -> bool:
+    """Whether a path still leads to an open file."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False

@@ -5,17 +5,18 @@ while the caller reads on. Nothing here knows what the blocks mean.
 """
 
 import hashlib
-import os
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Self
 
 from singbuild.ext3.geometry import BLOCK, GROUP_BLOCKS, Geometry
+from singbuild.target import TargetFile
 
 Run = tuple[int, int]  # first block, number of blocks
 
-_BUFFER = 1 << 20
+_BUFFER = 256  # blocks; two parts each are within IOV_MAX, 1024
+_ZEROS = bytes(BLOCK)
 _PENDING = 4  # buffers on their way to the disk: bounds memory
 
 
@@ -26,13 +27,13 @@ class Volume:
     content: blocks given out so far.
     """
 
-    def __init__(self, fd: int, geometry: Geometry) -> None:
+    def __init__(self, target: TargetFile, geometry: Geometry) -> None:
         self.content = 0
-        self._fd, self._geometry = fd, geometry
+        self._target, self._geometry = target, geometry
         self._digest = hashlib.sha256()
-        self._parts: list[bytes] = []
+        self._parts: list[bytes] = []  # data and the zeros after it, in turn
         self._buffered = 0
-        self._stream_end = 0
+        self._stream_start = self._stream_end = 0
         self._pending: deque[Future[None]] = deque()
         self._thread = ThreadPoolExecutor(1, "seal")
         self._enter(0)
@@ -67,24 +68,40 @@ class Volume:
 
     def put(self, block: int, data: bytes) -> None:
         """Write whole blocks where they belong, at once."""
-        write_all(self._fd, data, block * BLOCK)
+        self._target.write(data, block * BLOCK)
+
+    def append_short(self, data: bytes, count: int) -> int:
+        """As append for data of up to ``count`` blocks, if those continue the last ones.
+
+        The first block; or 0, and nothing was done.
+        """
+        start = self.next
+        if start != self._stream_end or start + count > self._end:
+            return 0
+        self.content += count
+        self._stream_end = self.next = start + count
+        self._hold(data, count)
+        return start
 
     def append(self, data: bytes) -> list[Run]:
-        """Hash and write file data, whole blocks, into the next blocks of content."""
-        runs = self.take(len(data) // BLOCK)
+        """Hash file data and write it into the next blocks of content; zeros fill the last."""
+        runs = self.take(-(-len(data) // BLOCK))
         done = 0
         for start, count in runs:
             if start != self._stream_end:
                 self._flush()
                 self._stream_start = start
-            self._parts.append(data if len(runs) == 1 else data[done : done + count * BLOCK])
             self._stream_end = start + count
-            self._buffered += count * BLOCK
-            done += count * BLOCK
+            size = count * BLOCK
+            self._hold(data if len(runs) == 1 else data[done : done + size], count)
+            done += size
+        return runs
+
+    def _hold(self, data: bytes, count: int) -> None:
+        self._parts += data, _ZEROS[: count * BLOCK - len(data)]
+        self._buffered += count
         if self._buffered >= _BUFFER:
             self._flush()
-            self._stream_start = self._stream_end
-        return runs
 
     def digest(self) -> bytes:
         """Wait until all data is written; the SHA-256 of all that was appended."""
@@ -100,21 +117,12 @@ class Volume:
     def _flush(self) -> None:
         if not self._parts:
             return
-        data = b"".join(self._parts)
-        self._parts.clear()
-        self._buffered = 0
         while len(self._pending) >= _PENDING:
             self._pending.popleft().result()
-        self._pending.append(self._thread.submit(self._absorb, data, self._stream_start * BLOCK))
+        self._pending.append(self._thread.submit(self._absorb, self._parts, self._stream_start))
+        self._parts, self._buffered = [], 0
+        self._stream_start = self._stream_end
 
-    def _absorb(self, data: bytes, offset: int) -> None:
-        self._digest.update(data)
-        write_all(self._fd, data, offset)
-
-
-def write_all(fd: int, data: bytes, offset: int) -> None:
-    """pwrite(2) until everything is written."""
-    left = memoryview(data)
-    while left:
-        written = os.pwrite(fd, left, offset)
-        left, offset = left[written:], offset + written
+    def _absorb(self, parts: list[bytes], start: int) -> None:
+        self._digest.update(b"".join(parts[::2]))
+        self._target.write_parts(parts, start * BLOCK)

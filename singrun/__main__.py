@@ -5,6 +5,6 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from singrun.cli import main  # noqa: E402  (the path comes first)
+from singrun.cli import main
 
 main()

@@ -18,6 +18,8 @@ class RunError(Exception):
     remedy: what to do now, in the imperative; may be empty.
     """
 
+    status = STATUS
+
     def __init__(self, what: str, *, why: str = "", remedy: str = "") -> None:
         super().__init__(what)
         self.what, self.why, self.remedy = what, why, remedy
@@ -28,7 +30,7 @@ class RunError(Exception):
 
 
 def nearest(word: str, known: list[str]) -> str:
-    """The known word most like ``word``, or "" when none is near."""
+    """Return the known word most like ``word``, or "" when none is near."""
     import difflib  # an error message may take its time
 
     return next(iter(difflib.get_close_matches(word, known, n=1)), "")

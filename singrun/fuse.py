@@ -11,7 +11,7 @@ import os
 
 from singrun import syscalls
 from singrun.errors import RunError
-from singrun.mounts import clone
+from singrun.mounts import IMAGE_ATTRIBUTES, attach, clone, restrict
 
 # The image cannot change, so the kernel may keep what it has learned. The kernel
 # checks permissions; fuse2fs itself must not check against its own user once more.
@@ -60,8 +60,8 @@ class Mounting:
         tree = clone(self._target)
         syscalls.umount2(self._target, syscalls.MNT_DETACH)
         syscalls.unshare(syscalls.CLONE_NEWNS)
-        by_descriptor = syscalls.MOVE_MOUNT_F_EMPTY_PATH
-        syscalls.move_mount(tree, "", syscalls.AT_FDCWD, self._target, by_descriptor)
+        restrict(tree, IMAGE_ATTRIBUTES)  # fuse2fs keeps "ro" to itself
+        attach(tree, self._target)
         os.close(tree)
 
 
@@ -85,7 +85,7 @@ def _is_inheritable(fd: int) -> bool:
 
 
 def _program() -> str:
-    """The path of fuse2fs."""
+    """Return the path of fuse2fs."""
     for directory in f"{os.environ.get('PATH', '')}:{_DIRECTORIES}".split(":"):
         path = f"{directory}/fuse2fs"
         if directory.startswith("/") and os.access(path, os.X_OK):

@@ -33,15 +33,23 @@ class Caller:
         return os.path.normpath(self._entry.pw_dir) if self._entry else ""
 
     def passwd_line(self, home: str) -> bytes:
-        """The caller's line of passwd(5), with ``home``; empty without an entry on the host."""
+        """Return the caller's line of passwd(5), with ``home``; b"" without an entry."""
         entry = self._entry
         if entry is None:
             return b""
-        words = (entry.pw_name, "x", str(self.uid), str(self.gid), entry.pw_gecos, home, entry.pw_shell)
+        words = (
+            entry.pw_name,
+            "x",
+            str(self.uid),
+            str(self.gid),
+            entry.pw_gecos,
+            home,
+            entry.pw_shell,
+        )
         return os.fsencode(":".join(words) + "\n")
 
     def group_lines(self) -> bytes:
-        """A line of group(5) for each group of the caller that has a name on the host."""
+        """Return a line of group(5) for each group of the caller that has a name on the host."""
         member = self._entry.pw_name if self._entry else ""
         lines = []
         for gid in self.groups:

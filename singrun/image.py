@@ -16,7 +16,9 @@ HEADER_SIZE = 31
 _SUPERBLOCK, _SUPERBLOCK_SIZE = 1024, 1024  # <linux/ext3_fs.h>; bytes
 _INCOMPAT_RECOVER = 0x4
 _MAX_LOG_BLOCK_SIZE = 6  # 64 KiB, the largest that ext2fs knows
-_REMEDY = "Give an image built by singbuild, a bare ext3 image, a Singularity 2.x image or a directory."
+_REMEDY = (
+    "Give an image built by singbuild, a bare ext3 image, a Singularity 2.x image or a directory."
+)
 
 
 class Image:
@@ -25,12 +27,14 @@ class Image:
     dirty: the journal holds changes that were never written to their place.
     """
 
-    def __init__(self, path: str, fd: int, kind: str, offset: int = 0, *, dirty: bool = False) -> None:
+    def __init__(
+        self, path: str, fd: int, kind: str, offset: int = 0, *, dirty: bool = False
+    ) -> None:
         self.path, self.fd, self.kind, self.offset, self.dirty = path, fd, kind, offset, dirty
 
 
 def open_image(path: str) -> Image:
-    """The image at ``path``, checked. Raises RunError when it cannot be one."""
+    """Return the image at ``path``, checked. Raises RunError when it cannot be one."""
     fd = _opened(path)
     whole = os.path.abspath(path)
     mode = os.fstat(fd).st_mode
@@ -64,7 +68,7 @@ def _remedy(number: int | None) -> str:
 
 
 def _superblock(fd: int, path: str) -> tuple[int, bytes]:
-    """The file system's offset and its superblock."""
+    """Return the file system's offset and its superblock."""
     head = os.pread(fd, HEADER_SIZE + _SUPERBLOCK + _SUPERBLOCK_SIZE, 0)
     if not head:
         raise RunError(f"{path} is not an image", why="The file is empty.", remedy=_REMEDY)

@@ -13,36 +13,43 @@ from singrun import syscalls
 from singrun.errors import RunError
 from singrun.underlay import Root
 
-_CLONE = (
-    syscalls.OPEN_TREE_CLONE
-    | syscalls.OPEN_TREE_CLOEXEC
-    | syscalls.AT_RECURSIVE
-    | syscalls.AT_EMPTY_PATH
+_CLONE = syscalls.OPEN_TREE_CLONE | syscalls.OPEN_TREE_CLOEXEC | syscalls.AT_RECURSIVE
+IMAGE_ATTRIBUTES = (
+    syscalls.MOUNT_ATTR_RDONLY | syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV
 )
 _BY_DESCRIPTOR = syscalls.MOVE_MOUNT_F_EMPTY_PATH | syscalls.MOVE_MOUNT_T_EMPTY_PATH
 
 
-def clone(source: str, dirfd: int = syscalls.AT_FDCWD) -> int:
-    """A detached copy of the tree at ``source``, with what is mounted below it. open_tree(2)."""
-    return syscalls.open_tree(dirfd, source, _CLONE)
+def restrict(tree: int, attributes: int) -> None:
+    """Set MOUNT_ATTR_… on ``tree`` and on all that is mounted below it. mount_setattr(2)."""
+    flags = syscalls.AT_EMPTY_PATH | syscalls.AT_RECURSIVE
+    syscalls.mount_setattr(tree, "", flags, attr_set=attributes)
+
+
+def attach(tree: int, target: str) -> None:
+    """Attach the detached ``tree`` to the directory ``target`` of this mount namespace."""
+    flags = syscalls.MOVE_MOUNT_F_EMPTY_PATH
+    syscalls.move_mount(tree, "", syscalls.AT_FDCWD, target, flags)
+
+
+def clone(source: str) -> int:
+    """Return a detached copy of ``source`` and all that is mounted below it. open_tree(2)."""
+    return syscalls.open_tree(syscalls.AT_FDCWD, source, _CLONE)
 
 
 class Mount:
     """One row of the table: something to put on ``target``, an absolute path inside the root.
 
-    why: the reason, for describe(). unless_seen: do nothing when the target
-    already shows the source, as a home below /tmp does once /tmp is shared.
+    why: the reason, for describe().
     """
 
-    def __init__(
-        self, target: str, *, why: str = "", read_only: bool = False, unless_seen: bool = False
-    ) -> None:
+    def __init__(self, target: str, *, why: str = "", read_only: bool = False) -> None:
         self.target = os.path.normpath("/" + target.lstrip("/"))
-        self.why, self.read_only, self.unless_seen = why, read_only, unless_seen
+        self.why, self.read_only = why, read_only
         self.tree = -1
 
     def what(self) -> str:
-        """What is mounted, in a word or two."""
+        """Return what is mounted, in a word or two."""
         raise NotImplementedError
 
     def describe(self) -> str:
@@ -51,7 +58,7 @@ class Mount:
         return f"{self.what()} on {self.target}{mode}" + (f": {self.why}" if self.why else "")
 
     def create(self) -> int:
-        """A descriptor of the detached tree; OSError as open_tree(2) or fsmount(2) say."""
+        """Return a descriptor of the detached tree; OSError as open_tree(2) or fsmount(2) say."""
         raise NotImplementedError
 
     def pin(self) -> "Mount":
@@ -67,11 +74,8 @@ class Mount:
         """Attach the tree to its target in ``root``, making the mount point if need be."""
         self.pin()
         directory = stat.S_ISDIR(os.fstat(self.tree).st_mode)
-        if self.unless_seen and root.shows(self.target, self.tree):
-            return
         if self.read_only:
-            flags = syscalls.AT_EMPTY_PATH | syscalls.AT_RECURSIVE
-            syscalls.mount_setattr(self.tree, "", flags, attr_set=syscalls.MOUNT_ATTR_RDONLY)
+            restrict(self.tree, syscalls.MOUNT_ATTR_RDONLY)
         place = root.place(self.target, directory=directory)
         try:
             syscalls.move_mount(self.tree, "", place, "", _BY_DESCRIPTOR)
@@ -93,25 +97,34 @@ class Mount:
 class Bind(Mount):
     """A file or directory of the host, with all that is mounted below it."""
 
-    def __init__(
-        self,
-        source: str,
-        target: str,
-        *,
-        why: str = "",
-        read_only: bool = False,
-        unless_seen: bool = False,
-    ) -> None:
-        super().__init__(target, why=why, read_only=read_only, unless_seen=unless_seen)
+    def __init__(self, source: str, target: str, *, why: str = "", read_only: bool = False) -> None:
+        super().__init__(target, why=why, read_only=read_only)
         self.source = source
 
     def what(self) -> str:
-        """The source's path."""
+        """Return the source's path."""
         return f"bind {self.source}"
 
     def create(self) -> int:
-        """A clone of the source."""
+        """Return a clone of the source."""
         return clone(self.source)
+
+
+class BindUnlessSeen(Bind):
+    """A bind that is left out where the target already shows the source.
+
+    So it is for a home below /tmp once /tmp is shared. unless_there: leave it
+    out as soon as the root has anything of the target's name.
+    """
+
+    unless_there = False
+
+    def execute(self, root: Root) -> None:
+        """Attach it if it is needed."""
+        self.pin()
+        if root.shows(self.target, self.tree) or (self.unless_there and root.has(self.target)):
+            return
+        super().execute(root)
 
 
 class Fresh(Mount):
@@ -122,11 +135,11 @@ class Fresh(Mount):
         self.fstype, self.options = fstype, options
 
     def what(self) -> str:
-        """The file system's name."""
+        """Return the file system's name."""
         return f"new {self.fstype}"
 
     def create(self) -> int:
-        """An unattached mount of it. fsopen(2), fsconfig(2), fsmount(2)."""
+        """Return an unattached mount of it. fsopen(2), fsconfig(2), fsmount(2)."""
         context = syscalls.fsopen(self.fstype)
         try:
             for key, value in self.options.items():
@@ -151,11 +164,11 @@ class Link(Mount):
         self.text = text
 
     def what(self) -> str:
-        """The link's text."""
+        """Return the link's text."""
         return f"link to {self.text}"
 
     def pin(self) -> "Mount":
-        """A link has no source to hold."""
+        """Do nothing: a link has no source to hold."""
         return self
 
     def execute(self, root: Root) -> None:
@@ -163,4 +176,4 @@ class Link(Mount):
         root.link(self.target, self.text)
 
     def undo(self) -> None:
-        """The link goes with the file system that holds it."""
+        """Do nothing: the link goes with the file system that holds it."""

@@ -32,7 +32,7 @@ RESOLVE_IN_ROOT = 0x10
 FSCONFIG_SET_STRING, FSCONFIG_CMD_CREATE, FSOPEN_CLOEXEC, FSMOUNT_CLOEXEC = 1, 6, 1, 1
 
 # prctl(2), signal(2)
-PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 4, 38
+PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38
 SIG_DFL = 0
 
 _SYS_OPEN_TREE, _SYS_MOVE_MOUNT, _SYS_FSOPEN, _SYS_FSCONFIG, _SYS_FSMOUNT = 428, 429, 430, 431, 432
@@ -55,7 +55,7 @@ class _MountAttr(ctypes.Structure):
 
 
 def _declare(name: str, *argtypes: type) -> "ctypes._NamedFuncPointer":
-    """The C function ``name``; indexing gives an object of its own per declaration."""
+    """Return the C function ``name``; indexing gives an object of its own per declaration."""
     function = _libc[name]
     function.argtypes, function.restype = argtypes, c_long if name == "syscall" else c_int
     return function
@@ -76,9 +76,7 @@ _fsopen = _declare("syscall", c_long, c_char_p, c_uint)
 _fsconfig = _declare("syscall", c_long, c_int, c_uint, c_char_p, c_char_p, c_int)
 _fsmount = _declare("syscall", c_long, c_int, c_uint, c_uint)
 _openat2 = _declare("syscall", c_long, c_int, c_char_p, c_void_p, ctypes.c_size_t)
-_mount_setattr = _declare(
-    "syscall", c_long, c_int, c_char_p, c_uint, c_void_p, ctypes.c_size_t
-)
+_mount_setattr = _declare("syscall", c_long, c_int, c_char_p, c_uint, c_void_p, ctypes.c_size_t)
 
 
 def _checked(result: int, path: str | None = None) -> int:
@@ -89,54 +87,54 @@ def _checked(result: int, path: str | None = None) -> int:
 
 
 def unshare(flags: int) -> None:
-    """Leave the namespaces in ``flags`` (CLONE_NEW…) for new ones. unshare(2)."""
+    """Leave the namespaces in ``flags`` (CLONE_NEW…) for new ones (man 2)."""
     _checked(_unshare(flags))
 
 
 def setns(fd: int, nstype: int) -> None:
-    """Join the namespace that ``fd`` refers to. setns(2)."""
+    """Join the namespace that ``fd`` refers to (man 2)."""
     _checked(_setns(fd, nstype))
 
 
 def mount(source: str, target: str, fstype: str, flags: int = 0, data: str = "") -> None:
-    """Mount ``source`` on ``target``. mount(2)."""
+    """Mount ``source`` on ``target`` (man 2)."""
     words = (os.fsencode(source), os.fsencode(target), os.fsencode(fstype))
     _checked(_mount(*words, flags, os.fsencode(data)), target)
 
 
 def umount2(target: str, flags: int = 0) -> None:
-    """Unmount ``target``. umount2(2)."""
+    """Unmount ``target`` (man 2)."""
     _checked(_umount2(os.fsencode(target), flags), target)
 
 
 def pivot_root(new_root: str, put_old: str) -> None:
-    """Make ``new_root`` the root of this mount namespace. pivot_root(2)."""
+    """Make ``new_root`` the root of this mount namespace (man 2)."""
     _checked(_pivot_root(os.fsencode(new_root), os.fsencode(put_old)), new_root)
 
 
 def syncfs(fd: int) -> None:
-    """Write back the file system that ``fd`` is in; EIO or ENOSPC when a write failed. syncfs(2)."""
+    """Write back the file system that ``fd`` is in; EIO, ENOSPC: a write failed (man 2)."""
     _checked(_syncfs(fd))
 
 
 def prctl(option: int, value: int = 0) -> int:
-    """Change one property of this process. prctl(2)."""
+    """Change one property of this process (man 2)."""
     return _checked(_prctl(option, value, 0, 0, 0))
 
 
 def open_tree(dirfd: int, path: str, flags: int) -> int:
-    """A descriptor of the mount at ``path``, a detached copy with OPEN_TREE_CLONE. open_tree(2)."""
+    """Open the mount at ``path``, with OPEN_TREE_CLONE a detached copy of it (man 2)."""
     return _checked(_open_tree(_SYS_OPEN_TREE, dirfd, os.fsencode(path), flags), path)
 
 
 def move_mount(from_fd: int, from_path: str, to_fd: int, to_path: str, flags: int) -> None:
-    """Attach or move a mount. move_mount(2)."""
+    """Attach or move a mount (man 2)."""
     words = (from_fd, os.fsencode(from_path), to_fd, os.fsencode(to_path))
     _checked(_move_mount(_SYS_MOVE_MOUNT, *words, flags), to_path or from_path)
 
 
 def mount_setattr(dirfd: int, path: str, flags: int, *, attr_set: int, attr_clr: int = 0) -> None:
-    """Set and clear attributes (MOUNT_ATTR_…) of a mount. mount_setattr(2)."""
+    """Set and clear attributes (MOUNT_ATTR_…) of a mount (man 2)."""
     attr = _MountAttr(attr_set, attr_clr, 0, 0)
     size = ctypes.sizeof(attr)
     args = (dirfd, os.fsencode(path), flags, ctypes.byref(attr), size)
@@ -144,25 +142,25 @@ def mount_setattr(dirfd: int, path: str, flags: int, *, attr_set: int, attr_clr:
 
 
 def openat2(dirfd: int, path: str, flags: int, resolve: int) -> int:
-    """Open ``path`` below ``dirfd`` as ``resolve`` (RESOLVE_…) allows. openat2(2)."""
+    """Open ``path`` below ``dirfd`` as ``resolve`` (RESOLVE_…) allows (man 2)."""
     how = _OpenHow(flags | os.O_CLOEXEC, 0, resolve)
     args = (dirfd, os.fsencode(path), ctypes.byref(how), ctypes.sizeof(how))
     return _checked(_openat2(_SYS_OPENAT2, *args), path)
 
 
 def fsopen(fstype: str) -> int:
-    """A context for a new file system of the type ``fstype``. fsopen(2)."""
+    """Return a context for a new file system of the type ``fstype`` (man 2)."""
     return _checked(_fsopen(_SYS_FSOPEN, fstype.encode(), FSOPEN_CLOEXEC), fstype)
 
 
 def fsconfig(fd: int, command: int, key: str | None, value: str | None) -> None:
-    """Set an option of the context ``fd``, or create its file system. fsconfig(2)."""
+    """Set an option of the context ``fd``, or create its file system (man 2)."""
     words = (key and key.encode(), value and value.encode())
     _checked(_fsconfig(_SYS_FSCONFIG, fd, command, *words, 0), key)
 
 
 def fsmount(fd: int, attributes: int) -> int:
-    """A descriptor of an unattached mount of the context ``fd``. fsmount(2)."""
+    """Return a descriptor of an unattached mount of the context ``fd`` (man 2)."""
     return _checked(_fsmount(_SYS_FSMOUNT, fd, FSMOUNT_CLOEXEC, attributes))
 
 

@@ -27,6 +27,24 @@ class Root:
         """Open ``target`` as this root's own processes would see it. OSError as openat2(2)."""
         return syscalls.openat2(self.fd, target.lstrip("/") or ".", flags, syscalls.RESOLVE_IN_ROOT)
 
+    def read(self, target: str, limit: int = 1 << 20) -> bytes:
+        """Read the regular file ``target``, at most ``limit`` bytes; b"" if there is none."""
+        try:
+            fd = self.open(target, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+        except OSError:
+            return b""
+        with os.fdopen(fd, "rb", buffering=0) as file:
+            regular = stat.S_ISREG(os.fstat(fd).st_mode)
+            return (file.read(limit) or b"") if regular else b""
+
+    def has(self, target: str) -> bool:
+        """Whether there is anything at ``target``."""
+        try:
+            os.close(self.open(target, os.O_PATH))
+        except OSError:
+            return False
+        return True
+
     def shows(self, target: str, tree: int) -> bool:
         """Whether ``target`` is the very directory or file that ``tree`` is."""
         try:
@@ -39,7 +57,7 @@ class Root:
             os.close(fd)
 
     def place(self, target: str, *, directory: bool) -> int:
-        """An O_PATH descriptor of the mount point ``target``, which is made if it is missing.
+        """Open (O_PATH) the mount point ``target``, which is made if it is missing.
 
         A link at the end is followed to a directory; a file is mounted on the
         link itself, so that its goal stays as the image has it.
@@ -97,7 +115,7 @@ class Root:
         return 0, self.open("/", os.O_PATH | os.O_DIRECTORY)
 
     def _underlay(self, below: int, parts: list[str], missing: str) -> int:
-        """A tmpfs over the directory ``below``, showing all its entries but ``missing``."""
+        """Mount a tmpfs over the directory ``below``, showing all its entries but ``missing``."""
         if not os.fstatvfs(below).f_flag & os.ST_RDONLY:
             why = f"/{'/'.join(parts)} is the host's, and singrun creates nothing there."
             raise RunError(
@@ -156,5 +174,7 @@ def _remove_link(name: str, where: int) -> None:
 
 
 def _no_place(target: str, error: OSError) -> RunError:
-    why = "Something on the way is a file." if error.errno == errno.ENOTDIR else f"{error.strerror}."
+    why = (
+        "Something on the way is a file." if error.errno == errno.ENOTDIR else f"{error.strerror}."
+    )
     return RunError(f"Cannot mount anything on {target} in the image", why=why)

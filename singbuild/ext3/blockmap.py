@@ -1,11 +1,14 @@
 """Which blocks hold a file: twelve direct numbers, then one to three levels of indirect blocks."""
 
+import struct
 from collections.abc import Callable
 
 from singbuild.ext3.geometry import POINTERS
 from singbuild.ext3.records import pack_pointers
 
-_DIRECT = 12
+DIRECT = 12
+_SLOTS = struct.Struct("<15I")
+_NONE = (0,) * 15
 
 
 class BlockMap:
@@ -18,7 +21,7 @@ class BlockMap:
     def __init__(self, take: Callable[[], int], put: Callable[[int, bytes], None]) -> None:
         self.blocks = 0  # in use, indirect ones included
         self._take, self._put = take, put
-        self._slots = [0] * (_DIRECT + 3)
+        self._slots = [0] * (DIRECT + 3)
         self._open: dict[int, tuple[int, list[int]]] = {}  # by level above the data
 
     def add(self, logical: int, physical: int, count: int) -> None:
@@ -35,18 +38,18 @@ class BlockMap:
         for number, table in self._open.values():
             self._put(number, pack_pointers(table))
         self._open.clear()
-        return pack_pointers(self._slots)[: 4 * len(self._slots)]
+        return _SLOTS.pack(*self._slots)
 
     def _place(self, logical: int) -> tuple[list[int], int, int]:
         """The table that names a block, its index there, and where the table's use for it ends."""
-        if logical < _DIRECT:
-            return self._slots, logical, _DIRECT
-        logical -= _DIRECT
+        if logical < DIRECT:
+            return self._slots, logical, DIRECT
+        logical -= DIRECT
         depth = 1
         while logical >= POINTERS**depth:
             logical -= POINTERS**depth
             depth += 1
-        table, index = self._slots, _DIRECT + depth - 1
+        table, index = self._slots, DIRECT + depth - 1
         for level in reversed(range(depth)):
             table = self._below(table, index, level)
             index = logical // POINTERS**level % POINTERS
@@ -61,3 +64,8 @@ class BlockMap:
             self._open[level] = table[index], [0] * POINTERS
             self.blocks += 1
         return self._open[level][1]
+
+
+def direct_map(start: int, count: int) -> bytes:
+    """The i_block of a file of up to twelve blocks in one run."""
+    return _SLOTS.pack(*range(start, start + count), *_NONE[count:])

@@ -111,7 +111,7 @@ def _tree(dots: list[Name], leaves: list[bytes], firsts: list[int]) -> bytes:
 
 
 def _root(dots: list[Name], levels: int, below: list[tuple[int, int]]) -> bytes:
-    """"." and "..", whose length hides the rest from readers that know no hash trees."""
+    """The dots, the second so long that readers without hash trees see no more."""
     (own, number, mode), (parent, above, _) = dots
     hidden = _entry(own, number, mode, 12) + _entry(parent, above, mode, BLOCK - 12)[:12]
     info = struct.pack("<IBBBB", 0, HASH_HALF_MD4, 8, levels, 0)

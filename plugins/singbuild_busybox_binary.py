@@ -1,0 +1,170 @@
+"""Finds a static busybox for an image and checks it, without executing it."""
+
+from __future__ import annotations
+
+import io
+import lzma
+import re
+import tarfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from debian.arfile import ArError
+from debian.debfile import DebError, DebFile
+from elftools.common.exceptions import ELFError
+from elftools.elf.elffile import ELFFile
+
+from singbuild import HostError, Pins, RecipeKeyError, Source, SourceError, command
+from singbuild.download import digest, fetch, keep, locked
+
+PACKAGE = "busybox-static"
+LARGEST = 64 << 20  # bytes of a binary or a package; Debian's have 2 MB and 1 MB
+ON_HOST = ("/bin/busybox", "/bin/busybox.static", "/usr/bin/busybox-static")
+MACHINES = {  # uname -m: e_machine of elf(5)
+    "x86_64": "EM_X86_64",
+    "aarch64": "EM_AARCH64",
+    "armv6l": "EM_ARM",
+    "armv7l": "EM_ARM",
+    "i686": "EM_386",
+    "loongarch64": "EM_LOONGARCH",
+    "mips64": "EM_MIPS",
+    "ppc64le": "EM_PPC64",
+    "riscv64": "EM_RISCV",
+    "s390x": "EM_S390",
+}
+DAMAGE = (
+    *(ArError, DebError, tarfile.TarError, lzma.LZMAError, zlib.error),
+    *(EOFError, KeyError, OSError, ValueError),
+)
+
+
+def find_binary(source: Source) -> Pins:
+    """Return what pins the binary: where it is from, its version and digest, its package if any.
+
+    The store ``source.cache`` then has it under its digest. Raises SourceError, RecipeKeyError.
+    """
+    named = source.keywords.get("MirrorURL", "")
+    path, origin = _named(named, source) if named else _found(source)
+    shown = named or str(path)
+    binary, package = _binary_of(path, shown)
+    version = _check(binary, source.arch, shown)
+    kept = keep(binary, source.cache, source.report)
+    return {"from": origin, **package, "version": version, "sha256": kept.sha256}
+
+
+def _named(named: str, source: Source) -> tuple[Path, str]:
+    """Return the file that the recipe's MirrorURL means, and what kind of place that was."""
+    expected = source.keywords.get("SHA256", "").lower()
+    if expected and not re.fullmatch("[0-9a-f]{64}", expected):
+        raise RecipeKeyError("SHA256", f"SHA256: {expected!r} is not 64 hexadecimal digits")
+    if not re.fullmatch("[a-z0-9][a-z0-9+.-]+", named) or Path(named).exists():
+        got = fetch(named, source.cache, report=source.report, sha256=expected, size_limit=LARGEST)
+        return got.path, "URL" if "://" in named else "file"
+    path = _package(named, source)
+    if expected not in ("", digest(path)):
+        raise SourceError(
+            f"the package {named} has the wrong SHA-256",
+            why=f"expected {expected}\n     got {digest(path)}",
+            remedy="This host's apt has another version of it; give the digest of that one.",
+        )
+    return path, "package"
+
+
+def _found(source: Source) -> tuple[Path, str]:
+    """Return a static busybox of the host, else the one that Debian packages."""
+    if "SHA256" in source.keywords:
+        remedy = "Add MirrorURL: the file that the digest belongs to."
+        raise RecipeKeyError("SHA256", "SHA256 is given without a file", remedy=remedy)
+    for path in map(Path, filter(None, (command.which("busybox"), *ON_HOST))):
+        try:
+            _check(path.read_bytes(), source.arch, str(path))
+        except (OSError, SourceError):  # not there, or a dynamic one: it will not do
+            continue
+        return path, "host"
+    source.report.line(f"no static busybox on this host: taking the package {PACKAGE}")
+    return _package(PACKAGE, source), "package"
+
+
+def _package(name: str, source: Source) -> Path:
+    """Return a Debian package as the host's apt fetches and verifies it."""
+    try:
+        with locked(source.cache / "apt.lock", source.report, name):
+            kept = source.cache / _offered(name)
+            if kept.is_file() and digest(kept) == kept.name:
+                return kept
+            return _downloaded(name, source)
+    except HostError as error:
+        raise SourceError(
+            f"the package {name} cannot be had from this host's apt",
+            why=error.why or error.what,
+            remedy="Run apt-get update, put a static busybox on this host, or give MirrorURL.",
+        ) from error
+
+
+def _offered(name: str) -> str:
+    """Return the digest of the package that apt would download; "?" when it does not say."""
+    offer = command.output(["apt-get", "download", "--print-uris", name])
+    digests = re.findall(r"SHA256:([0-9a-f]{64})$", offer, re.M)
+    return digests[0] if digests else "?"
+
+
+def _downloaded(name: str, source: Source) -> Path:
+    directory = source.cache / "apt"
+    directory.mkdir(exist_ok=True)
+    argv = ["apt-get", "download", "-o", "APT::Sandbox::User=root", name]
+    command.run(argv, cwd=directory, on_line=source.report.line)
+    deb = next(directory.glob("*.deb"))
+    kept = keep(deb.read_bytes(), source.cache, source.report).path
+    deb.unlink()
+    return kept
+
+
+def _binary_of(path: Path, shown: str) -> tuple[bytes, dict[str, str]]:
+    """Return the binary that a file is or holds, and what identifies the package around it."""
+    content = path.read_bytes()
+    if not content.startswith(b"!<arch>\n"):
+        return content, {}
+    try:
+        with DebFile(fileobj=io.BytesIO(content)) as deb:
+            control = deb.debcontrol()
+            package = {"package": control["Package"], "package_version": control["Version"]}
+            binary = next(_members(deb), b"")
+    except DAMAGE as error:
+        raise SourceError(f"{shown}: is a damaged Debian package", why=str(error)) from error
+    if not binary:
+        raise SourceError(f"{shown}: holds no busybox", remedy=f"Try the package {PACKAGE}.")
+    return binary, package | {"package_sha256": digest(path)}
+
+
+def _members(deb: DebFile) -> Iterator[bytes]:
+    """Yield the content of the files that are called busybox."""
+    archive = deb.data.tgz()
+    for member in archive:
+        if member.isfile() and PurePosixPath(member.name).name == "busybox":
+            file = archive.extractfile(member)
+            yield file.read(LARGEST) if file else b""
+
+
+def _check(binary: bytes, arch: str, shown: str) -> str:
+    """Return the version of a static busybox for this machine; refuse everything else."""
+    try:
+        elf = ELFFile(io.BytesIO(binary))
+        machine, segments = elf["e_machine"], list(elf.iter_segments())
+    except (ELFError, ValueError, OverflowError) as error:
+        raise SourceError(f"{shown}: is not a program", why=str(error)) from error
+    if machine != MACHINES.get(arch, machine):
+        why = f"it is for {machine}, and this build is for {arch} ({MACHINES[arch]})"
+        raise SourceError(f"{shown}: is for another machine", why=why)
+    if any(segment["p_type"] == "PT_INTERP" for segment in segments):
+        raise SourceError(
+            f"{shown}: is dynamically linked",
+            why="the libraries that it needs are not in the image",
+            remedy=f"Use a static one, as in the Debian package {PACKAGE}.",
+        )
+    if any(segment["p_offset"] + segment["p_filesz"] > len(binary) for segment in segments):
+        raise SourceError(f"{shown}: is truncated", remedy="Fetch it again.")
+    version = re.search(rb"BusyBox v(\d[\w.]*)", binary)
+    if not version:
+        raise SourceError(f"{shown}: is a program, but not busybox")
+    return version[1].decode()

@@ -1,0 +1,171 @@
+"""The cache of build stages: finished trees, kept as ordinary images under a key of all that went in.
+
+An entry is two files: ``KEY.img``, an image like any other, and ``KEY.json``,
+which says what it is and what it was made of. An entry is complete once
+both are there; they are written beside their names and renamed. A damaged
+image is noticed by its SHA-256 before it is used, and dropped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from singbuild import image, seal, workspace
+from singbuild.console import Console
+from singbuild.errors import SingbuildError
+from singbuild.rootfs import Rootfs
+
+DEFAULT_LIMIT = 20 << 30
+LIMIT_VARIABLE = "SINGBUILD_CACHE_SIZE"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One state of a build that is worth keeping.
+
+    name: the phase after which it is reached; recipe: whose it is, for people;
+    inputs: what went in since the stage before, name to digest; parent: that stage's key.
+    """
+
+    name: str
+    recipe: str
+    inputs: Mapping[str, str]
+    parent: str = ""
+
+    @property
+    def key(self) -> str:
+        """The name of the entry: a digest of all that went in."""
+        facts = json.dumps([self.name, self.parent, dict(self.inputs)], sort_keys=True)
+        return hashlib.sha256(facts.encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A kept stage. size: bytes on the disk; used: when it was last used, seconds since 1970."""
+
+    key: str
+    name: str
+    recipe: str
+    inputs: Mapping[str, str]
+    parent: str
+    sha256: str
+    path: Path
+    size: int
+    used: float
+
+
+def directory() -> Path:
+    """Return where the entries are."""
+    return workspace.cache_directory() / "stages"
+
+
+def entries() -> list[Entry]:
+    """Return all complete entries, the least recently used first."""
+    found = []
+    for note in directory().glob("*.json"):
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+            found.append(_read(note))
+    return sorted(found, key=lambda entry: entry.used)
+
+
+def find(stage: Stage, report: Console) -> Entry | None:
+    """Return the entry of a stage if it is there and sound; say why it hit, or what changed."""
+    note = directory() / f"{stage.key}.json"
+    try:
+        entry = _read(note)
+    except (OSError, ValueError, TypeError, KeyError):
+        report.line(f"cache: {stage.name}: {_why_missed(stage)}")
+        return None
+    if _sha256(entry.path) != entry.sha256:
+        report.warn(f"the cache entry {entry.path} is damaged; it is dropped and made again")
+        drop(entry)
+        return None
+    with contextlib.suppress(OSError):  # a cache that others may only read is still of use
+        os.utime(note)
+    inputs = ", ".join(stage.inputs)
+    report.line(f"cache: {stage.name}: hit {entry.key[:12]}, unchanged: {inputs}")
+    return entry
+
+
+def restore(entry: Entry, rootfs: Rootfs, mount_point: Path) -> None:
+    """Copy an entry's tree into an empty root file system."""
+    with image.mounted(entry.path, mount_point, read_only=True) as tree:
+        rootfs.host(["cp", "-a", "--", f"{tree}/.", rootfs.root])
+    mount_point.rmdir()
+
+
+def store(stage: Stage, rootfs: Rootfs, epoch: int, report: Console) -> None:
+    """Keep a stage. A cache that cannot be written is no reason for a build to fail: it warns."""
+    kept = directory()
+    target = kept / f"{stage.key}.img"
+    try:
+        kept.mkdir(parents=True, exist_ok=True)
+        note = target.with_suffix(".json")
+        with workspace.part_file(target) as part, workspace.part_file(note) as note_part:
+            seal.seal(rootfs.root, part, epoch=epoch)
+            facts = asdict(stage) | {"sha256": _sha256(part)}
+            note_part.write_text(json.dumps(facts, indent=1))
+            # The note first: without its image it is no entry, and takes no room.
+            workspace.rename_into_place(note_part, note)
+            workspace.rename_into_place(part, target)
+        prune(limit())
+    except (OSError, SingbuildError) as error:
+        report.warn(
+            f"the state after {stage.name} is not cached: {error}\n"
+            f"SINGBUILD_CACHEDIR names another directory; --no-cache goes without."
+        )
+
+
+def limit() -> int:
+    """Return how many bytes the cache may take: SINGBUILD_CACHE_SIZE, else 20 GiB."""
+    given = os.environ.get(LIMIT_VARIABLE, "")
+    return int(given) if given.isdecimal() else DEFAULT_LIMIT
+
+
+def prune(most: int) -> list[Entry]:
+    """Drop the least recently used entries until the rest takes at most ``most`` bytes."""
+    kept = entries()
+    total = sum(entry.size for entry in kept)
+    dropped = []
+    for entry in kept:
+        if total <= most:
+            break
+        drop(entry)
+        total -= entry.size
+        dropped.append(entry)
+    return dropped
+
+
+def drop(entry: Entry) -> None:
+    """Remove an entry; a build that has it open goes on undisturbed."""
+    entry.path.with_suffix(".json").unlink(missing_ok=True)
+    entry.path.unlink(missing_ok=True)
+
+
+def _read(note: Path) -> Entry:
+    fields = json.loads(note.read_text())
+    path = note.with_suffix(".img")
+    size = path.stat().st_blocks * 512
+    return Entry(key=note.stem, path=path, size=size, used=note.stat().st_mtime, **fields)
+
+
+def _why_missed(stage: Stage) -> str:
+    """What changed since the latest entry of the same stage of the same recipe."""
+    others = [e for e in entries() if (e.name, e.recipe) == (stage.name, stage.recipe)]
+    if not others:
+        return "not cached yet"
+    latest = others[-1].inputs
+    changed = sorted(k for k in {*latest, *stage.inputs} if latest.get(k) != stage.inputs.get(k))
+    return f"changed: {', '.join(changed) or 'an earlier stage'}"
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+

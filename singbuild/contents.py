@@ -1,0 +1,308 @@
+"""What each inode holds, read from the tree once and written into the volume.
+
+Directories first, so that listing an image reads one stretch of it; then
+everything else in the order of the inventory. Each inode is described in the
+digest as it is written.
+"""
+
+import errno
+import hashlib
+import os
+import stat
+import struct
+from collections.abc import Callable, Iterable, Sequence
+
+from singbuild.errors import ImageError
+from singbuild.ext3 import records
+from singbuild.ext3.attributes import Attribute, attributes, want_attribute
+from singbuild.ext3.blockmap import DIRECT, BlockMap, direct_map
+from singbuild.ext3.directory import directory, lost_and_found
+from singbuild.ext3.geometry import (
+    BLOCK,
+    INODE,
+    JOURNAL_INODE,
+    LOST_INODE,
+    POINTERS,
+    RESIZE_INODE,
+    ROOT_INODE,
+    Geometry,
+)
+from singbuild.filedata import PIECE, blocks_of, changed, data_runs, pieces
+from singbuild.inventory import Node, shown
+from singbuild.volume import Volume
+
+_OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_FAST_LINK = 60  # shorter targets live in the inode
+_AT_ONCE = 256  # inodes between two writes
+_PER_BLOCK = BLOCK // INODE
+# The canonical description: fields of fixed width, and bytes after their
+# number, so that no two trees have the same.
+_NODE_FACT = struct.Struct("<cIIIIqQIQ")
+_FACT = struct.Struct("<cQQ")
+
+Mapped = tuple[bytes, int, int, int]  # i_block, blocks in use, size in bytes, flags
+
+
+class Contents:
+    """Writes a tree's inodes into a volume.
+
+    root: the tree. seed: the directories' hash seed. on_bytes: called with the
+    number of bytes of file data read since the last call.
+    """
+
+    def __init__(
+        self,
+        root: bytes,
+        volume: Volume,
+        geometry: Geometry,
+        seed: bytes,
+        on_bytes: Callable[[int], None],
+    ) -> None:
+        self._root, self._volume, self._geometry, self._seed = root, volume, geometry, seed
+        self._on_bytes = on_bytes
+        self._facts: list[bytes] = []
+        self._digest = hashlib.sha256(b"singbuild tree 1\n")
+        self.journal_map = b""
+
+    def write(self, nodes: Sequence[Node], epoch: int) -> None:
+        """Everything but superblocks, descriptors and bitmaps."""
+        own = self._own_inodes(epoch)
+        listed = {n.number: self._directory(n) for n in nodes if n.entries is not None}
+        own[ROOT_INODE] = self._inode(nodes[0], listed)
+        table = InodeTable(self._volume, self._geometry)
+        table.add([own.get(number, bytes(INODE)) for number in range(1, LOST_INODE + 1)])
+        for start in range(1, len(nodes), _AT_ONCE):
+            some = nodes[start : start + _AT_ONCE]
+            table.add([self._inode(node, listed) for node in some])
+            self._describe()
+            self._on_bytes(sum(node.size for node in some if node.size < PIECE))
+        table.close()
+
+    def digest(self) -> bytes:
+        """Wait until all is written; the SHA-256 of the canonical description and the data."""
+        self._describe()
+        return hashlib.sha256(self._digest.digest() + self._volume.digest()).digest()
+
+    def _describe(self) -> None:
+        self._digest.update(b"".join(self._facts))
+        self._facts.clear()
+
+    def _inode(self, node: Node, listed: dict[int, Mapped]) -> bytes:
+        """Read and write what the node holds; its inode."""
+        self._facts.append(_node_fact(node))
+        try:
+            if stat.S_ISREG(node.mode):
+                mapped, blocks, size, flags, found = self._regular(node)
+            else:
+                mapped, blocks, size, flags = self._special(node, listed)
+                found = self._attributes(self._path(node))
+        except OSError as error:
+            why = error.strerror or str(error)
+            raise ImageError(f"cannot seal {shown(node.path)}", why=why) from error
+        block, inside = self._attribute_block(node, found) if found else (0, b"")
+        return records.inode(
+            node.mode, node.uid, node.gid, node.mtime, size, node.links,
+            blocks + (block > 0), mapped, flags, block, inside,
+        )  # fmt: skip
+
+    def _path(self, node: Node) -> bytes:
+        return self._root + b"/" + node.path
+
+    # Regular files
+
+    def _regular(self, node: Node) -> tuple[bytes, int, int, int, list[Attribute]]:
+        fd = os.open(self._path(node), _OPEN)
+        try:
+            if node.size >= PIECE:
+                mapped = self._data(node, pieces(node, fd))
+                self._on_bytes(node.size)
+            else:
+                data = os.read(fd, node.size + 1)
+                if len(data) != node.size:
+                    raise changed(node)
+                mapped = self._short(data) or self._data(node, [(0, data)])
+            return *mapped, self._attributes(fd)
+        finally:
+            os.close(fd)
+
+    def _short(self, data: bytes) -> Mapped | None:
+        """The quick way for most files: up to twelve blocks, none of them zeros, in one run."""
+        leading = data[::BLOCK]
+        count = len(leading)
+        if not 0 < count <= DIRECT or 0 in leading:
+            return None
+        start = self._volume.append_short(data, count)
+        if not start:
+            return None
+        self._facts.append(_FACT.pack(b"d", 0, count))
+        return direct_map(start, count), count, len(data), 0
+
+    def _data(self, node: Node, parts: Iterable[tuple[int, bytes]]) -> Mapped:
+        """Copy the file's blocks, blocks of zeros left out; note where data lies."""
+        blocks = BlockMap(self._volume.take_one, self._volume.put)
+        start = end = 0
+        for offset, data in parts:
+            for first, count in data_runs(data):
+                logical = offset // BLOCK + first
+                if logical != end:
+                    self._note_data(start, end)
+                    start = logical
+                end = logical + count
+                for physical, length in self._volume.append(blocks_of(data, first, count)):
+                    blocks.add(logical, physical, length)
+                    logical += length
+        self._note_data(start, end)
+        return blocks.close(), blocks.blocks, node.size, 0
+
+    def _note_data(self, start: int, end: int) -> None:
+        if end > start:
+            self._facts.append(_FACT.pack(b"d", start, end - start))
+
+    # Everything else
+
+    def _special(self, node: Node, listed: dict[int, Mapped]) -> Mapped:
+        if node.entries is not None:
+            return listed[node.number]
+        if stat.S_ISLNK(node.mode):
+            return self._symlink(node)
+        if stat.S_ISCHR(node.mode) or stat.S_ISBLK(node.mode):
+            return records.device_map(os.major(node.device), os.minor(node.device)), 0, 0, 0
+        return bytes(60), 0, 0, 0
+
+    def _symlink(self, node: Node) -> Mapped:
+        target = os.readlink(self._path(node))  # noqa: PTH115 - a target is bytes, not a Path
+        self._facts.append(_FACT.pack(b"l", 0, len(target)) + target)
+        if len(target) < _FAST_LINK:
+            return target, 0, len(target), 0
+        block = self._volume.take_one()
+        self._volume.put(block, target.ljust(BLOCK, b"\0"))
+        return direct_map(block, 1), 1, len(target), 0
+
+    def _directory(self, node: Node) -> Mapped:
+        entries = node.entries or []
+        self._facts.append(_FACT.pack(b"n", node.number, len(entries)))
+        for name, child in entries:
+            self._facts.append(_FACT.pack(b"e", child.number, len(name)) + name)
+        names = [(name, child.number, child.mode) for name, child in entries]
+        if node.number == ROOT_INODE:
+            names.append((b"lost+found", LOST_INODE, stat.S_IFDIR))
+        content, flags = directory(node.number, node.parent, names, self._seed)
+        return *self._put_blocks(content), len(content), flags
+
+    def _put_blocks(self, content: bytes) -> tuple[bytes, int]:
+        """Write metadata blocks; their map, and how many blocks they take."""
+        blocks = BlockMap(self._volume.take_one, self._volume.put)
+        done = 0
+        for start, count in self._volume.take(len(content) // BLOCK):
+            self._volume.put(start, content[done * BLOCK : (done + count) * BLOCK])
+            blocks.add(done, start, count)
+            done += count
+        return blocks.close(), blocks.blocks
+
+    # Extended attributes
+
+    def _attributes(self, where: bytes | int) -> list[Attribute]:
+        """Those that belong to the tree, of a path itself or an open file; sorted."""
+        follow = isinstance(where, int)
+        try:
+            names = os.listxattr(where, follow_symlinks=follow)
+        except OSError as error:
+            if error.errno in (errno.ENOTSUP, errno.ENOSYS):
+                return []
+            raise
+        if not names:
+            return []
+        found = sorted(
+            (os.fsencode(name), os.getxattr(where, name, follow_symlinks=follow))
+            for name in names
+            if want_attribute(os.fsencode(name))
+        )
+        for name, value in found:
+            self._facts.append(_FACT.pack(b"x", len(name), len(value)) + name + value)
+        return found
+
+    def _attribute_block(self, node: Node, found: list[Attribute]) -> tuple[int, bytes]:
+        """Write what the inode has no room for; that block's number or 0, and the rest."""
+        try:
+            inside, outside = attributes(found)
+        except ValueError as error:
+            raise ImageError(f"cannot seal {shown(node.path)}", why=str(error)) from error
+        if not outside:
+            return 0, inside
+        block = self._volume.take_one()
+        self._volume.put(block, outside)
+        return block, inside
+
+    # The file system's own files
+
+    def _own_inodes(self, epoch: int) -> dict[int, bytes]:
+        return {
+            RESIZE_INODE: self._resize_inode(epoch),
+            JOURNAL_INODE: self._journal_inode(epoch),
+            LOST_INODE: self._lost_and_found(epoch),
+        }
+
+    def _resize_inode(self, epoch: int) -> bytes:
+        """Descriptor blocks kept free, mapped as indirect blocks: how ext3 grows while mounted."""
+        geometry = self._geometry
+        block = self._volume.take_one()
+        self._volume.put(block, records.resize_pointers(geometry))
+        for reserved in geometry.reserved():
+            self._volume.put(reserved, records.backup_pointers(geometry, reserved))
+        blocks = 1 + geometry.reserved_blocks * (1 + len(geometry.backups))
+        size = (DIRECT + POINTERS + POINTERS**2) * BLOCK
+        mapped = records.pack_pointers([0] * 13 + [block])[:60]
+        return records.inode(0o100600, 0, 0, epoch, size, 1, blocks, mapped)
+
+    def _journal_inode(self, epoch: int) -> bytes:
+        blocks = BlockMap(self._volume.take_one, self._volume.put)
+        runs = self._volume.take(self._geometry.journal)
+        self._volume.put(runs[0][0], records.journal_superblock(self._geometry.journal))
+        logical = 0
+        for start, count in runs:
+            blocks.add(logical, start, count)
+            logical += count
+        self.journal_map = blocks.close()
+        size = self._geometry.journal * BLOCK
+        return records.inode(0o100600, 0, 0, epoch, size, 1, blocks.blocks, self.journal_map)
+
+    def _lost_and_found(self, epoch: int) -> bytes:
+        content = lost_and_found(LOST_INODE, ROOT_INODE)
+        mapped, blocks = self._put_blocks(content)
+        return records.inode(0o040700, 0, 0, epoch, len(content), 2, blocks, mapped)
+
+
+class InodeTable:
+    """The groups' inode tables, filled from inode 1 on."""
+
+    def __init__(self, volume: Volume, geometry: Geometry) -> None:
+        self._volume, self._geometry = volume, geometry
+        self._written = 0
+        self._held: list[bytes] = []
+
+    def add(self, inodes: list[bytes]) -> None:
+        """Take the next inodes, and write those that fill blocks."""
+        self._held += inodes
+        self._write(len(self._held) // _PER_BLOCK * _PER_BLOCK)
+
+    def close(self) -> None:
+        """Write the rest."""
+        self._write(len(self._held))
+
+    def _write(self, count: int) -> None:
+        while count:
+            group, index = divmod(self._written, self._geometry.inodes_per_group)
+            some = min(count, self._geometry.inodes_per_group - index)
+            data = b"".join(self._held[:some])
+            block = self._geometry.tables_start(group) + 2 + index // _PER_BLOCK
+            self._volume.put(block, data.ljust(-(-some // _PER_BLOCK) * BLOCK, b"\0"))
+            del self._held[:some]
+            self._written += some
+            count -= some
+
+
+def _node_fact(node: Node) -> bytes:
+    return _NODE_FACT.pack(
+        b"i", node.number, node.mode, node.uid, node.gid, node.mtime, node.size, node.links,
+        node.device,
+    )  # fmt: skip

@@ -1,0 +1,128 @@
+"""Says in plain words why a download failed, and whether a second attempt may mend it."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+from email.utils import parsedate_to_datetime
+
+import requests
+import urllib3.exceptions
+
+from singbuild.errors import SourceError
+
+TIMEOUT = (15.0, 60.0)  # seconds to connect, and between two pieces of an answer
+TRANSIENT = {408, 425, 429, 500, 502, 503, 504}  # RFC 9110 section 15, RFC 6585 section 4
+
+
+class NotFoundError(SourceError):
+    """The server, or the host, has no such file."""
+
+
+class TryAgainError(Exception):
+    """An attempt that failed and may succeed later.
+
+    error: what to raise if it never does; wait: seconds that the server asks for.
+    """
+
+    def __init__(self, error: SourceError, wait: float = 0.0) -> None:
+        super().__init__(error)
+        self.error, self.wait = error, wait
+
+
+FINAL: tuple[tuple[tuple[type[BaseException], ...], str, str], ...] = (
+    (
+        (requests.exceptions.ProxyError,),
+        "the proxy does not let us through: {said}",
+        "Check the variables http_proxy, https_proxy and no_proxy.",
+    ),
+    (
+        (requests.exceptions.SSLError,),
+        "no secure connection to {server}: {said}",
+        "Check the URL, the server's certificate, and this host's clock and CA certificates.",
+    ),
+    (
+        (socket.gaierror,),
+        "the name {server} cannot be resolved",
+        "Correct the name, or check this host's network and name servers.",
+    ),
+    ((ConnectionRefusedError,), "{server} refuses connections", ""),
+    ((urllib3.exceptions.ConnectTimeoutError,), "{server} does not answer", ""),
+    ((urllib3.exceptions.NewConnectionError,), "{server} cannot be reached: {said}", ""),
+    (
+        (
+            requests.exceptions.InvalidSchema,
+            requests.exceptions.InvalidURL,
+            requests.exceptions.TooManyRedirects,
+        ),
+        "{said}",
+        "Correct the URL.",
+    ),
+)
+"""Failures that no second attempt mends: what tells them, why, what to do now."""
+
+
+def cannot_fetch(url: str, why: str, remedy: str = "") -> SourceError:
+    """Return the error for a file that could not be had."""
+    remedy = remedy or "Try again later, or use another mirror."
+    return SourceError(f"{url}: cannot be fetched", why=why, remedy=remedy)
+
+
+def too_large(url: str, limit: int) -> SourceError:
+    """Return the error for a file of more than ``limit`` bytes."""
+    return SourceError(
+        f"{url}: is larger than the {limit:,} bytes that it may have",
+        remedy="Check that the URL names the right file.",
+    )
+
+
+def wrong_digest(url: str, expected: str, found: str) -> SourceError:
+    """Return the error for a file that is not the one that was asked for."""
+    return SourceError(
+        f"{url}: has the wrong SHA-256",
+        why=f"expected {expected}\n     got {found}",
+        remedy="Find out who changed the file; if it was changed on purpose, give its new digest.",
+    )
+
+
+def refused(url: str, answer: requests.Response) -> SourceError | TryAgainError:
+    """Return the error for an answer with a status of 400 or more."""
+    why = f"the server answers {answer.status_code} {answer.reason}"
+    if answer.status_code in (requests.codes.not_found, requests.codes.gone):
+        return NotFoundError(f"{url}: does not exist", why=why, remedy="Correct the URL.")
+    if answer.status_code in TRANSIENT:
+        return TryAgainError(cannot_fetch(url, why), _retry_after(answer))
+    return cannot_fetch(url, why, "Correct the URL, or get the access that the server asks for.")
+
+
+def broken(url: str, error: Exception, arrived: int) -> SourceError | TryAgainError:
+    """Return the error for an answer that never came, or broke off after ``arrived`` bytes."""
+    causes = _causes(error)
+    server = url.split("/")[2]
+    for kinds, why, remedy in FINAL:
+        if any(isinstance(cause, kinds) for cause in causes):
+            said = getattr(causes[-1], "verify_message", "") or str(causes[-1])
+            return cannot_fetch(url, why.format(server=server, said=said), remedy)
+    if any(isinstance(cause, TimeoutError | urllib3.exceptions.TimeoutError) for cause in causes):
+        return TryAgainError(cannot_fetch(url, f"{server} sent nothing for {TIMEOUT[1]:g} s"))
+    return TryAgainError(cannot_fetch(url, f"the connection broke after {arrived} bytes"))
+
+
+def _causes(error: BaseException | None) -> list[BaseException]:
+    """Return an exception and what caused it, the root cause last."""
+    chain: list[BaseException] = []
+    while error and error not in chain:
+        chain.append(error)
+        error = error.__cause__ or error.__context__
+    return chain
+
+
+def _retry_after(answer: requests.Response) -> float:
+    """Return the seconds that the server asks us to wait (RFC 9110 section 10.2.3)."""
+    asked = answer.headers.get("Retry-After", "")
+    if asked.isdecimal():
+        return float(asked)
+    with contextlib.suppress(ValueError):
+        return parsedate_to_datetime(asked).timestamp() - time.time()
+    return 0.0

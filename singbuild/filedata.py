@@ -1,0 +1,79 @@
+"""A regular file's data as the image stores it: whole blocks, those of zeros left out."""
+
+import errno
+import os
+from collections.abc import Iterator
+
+from singbuild.errors import ImageError
+from singbuild.ext3.geometry import BLOCK
+from singbuild.inventory import Node, shown
+
+PIECE = 1 << 20  # bytes read at a time: what bounds memory
+
+
+def pieces(node: Node, fd: int) -> Iterator[tuple[int, bytes]]:
+    """A file's data as (offset, bytes), ascending; what the host stores as holes is skipped.
+
+    Offsets are multiples of the block size. Raises ImageError if the file no
+    longer has the size that the inventory found.
+    """
+    for start, end in _stored_parts(fd, node.size):
+        for offset in range(start, end, PIECE):
+            length = min(PIECE, end - offset)
+            data = os.pread(fd, length, offset)
+            if len(data) != length:
+                raise changed(node)
+            yield offset, data
+    if os.fstat(fd).st_size != node.size:
+        raise changed(node)
+
+
+def data_runs(data: bytes) -> Iterator[tuple[int, int]]:
+    """Runs (first, count) of the blocks of ``data`` that are not all zeros."""
+    leading = data[::BLOCK]
+    start = 0
+    if 0 in leading:
+        for index, first in enumerate(leading):
+            if not first and _is_zero(data, index):
+                if index > start:
+                    yield start, index - start
+                start = index + 1
+    if len(leading) > start:
+        yield start, len(leading) - start
+
+
+def blocks_of(data: bytes, first: int, count: int) -> bytes:
+    """``count`` blocks of ``data``; the last may be short."""
+    if not first and count * BLOCK >= len(data):
+        return data
+    return data[first * BLOCK : (first + count) * BLOCK]
+
+
+def changed(node: Node) -> ImageError:
+    """Make the error for a file of another size than the inventory found."""
+    return ImageError(
+        f"cannot seal {shown(node.path)}",
+        why=f"it no longer has the {node.size} bytes that it had a moment ago",
+        remedy="End the program that writes there and build again.",
+    )
+
+
+def _stored_parts(fd: int, size: int) -> Iterator[tuple[int, int]]:
+    """Where the host stores something, widened to whole blocks of ours; ascending."""
+    done = 0
+    while done < size:
+        try:
+            start = os.lseek(fd, done, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # only a hole follows
+                return
+            raise
+        end = os.lseek(fd, start, os.SEEK_HOLE)
+        start, end = max(start // BLOCK * BLOCK, done), min(-(-end // BLOCK) * BLOCK, size)
+        yield start, end
+        done = end
+
+
+def _is_zero(data: bytes, index: int) -> bool:
+    block = data[index * BLOCK : (index + 1) * BLOCK]
+    return block.count(0) == len(block)

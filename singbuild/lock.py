@@ -1,0 +1,214 @@
+"""The lock: what exactly went into an image, as YAML; and what has drifted since.
+
+It is written into every image, and beside the recipe by ``singbuild lock``::
+
+    version: 1
+    recipe:    {name: debian.def, sha256: …}
+    arguments: {name: value}                    build arguments
+    backend:   {name: debootstrap, distribution: singbuild, version: …}
+    arch:      x86_64
+    epoch:     1730419200                       later times become this one
+    pins:      {…}                              what the backend's resolve hook said
+    files:     {script.py: sha256:…}            what %files takes
+    tools:     {debootstrap: 1.0.128}           versions of host programs
+    packages:  {netbase: 6.4}                   in the finished image, where known
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from singbuild import __version__, command, sections
+from singbuild.contract import Pins
+from singbuild.errors import HostError, SourceError, UsageError
+from singbuild.plan import Plan
+
+VERSION = 1
+DEFAULT_EPOCH = 1478304000  # 2016-11-05, for sources that know no date of their own
+HEADER = "# What went into {}, exactly. `singbuild --locked` refuses anything else.\n"
+
+Lock = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class LockFile:
+    """A lock as read from a file, with its text, so that errors can name lines."""
+
+    path: Path
+    text: str
+    lock: Lock
+
+
+def beside(recipe: str) -> Path:
+    """Return where the lock of a recipe is: ``debian.def`` has ``debian.lock.yaml``."""
+    return Path(recipe).with_suffix(".lock.yaml")
+
+
+def resolved(plan: Plan) -> Lock:
+    """Resolve a plan's inputs and return its lock. Raises what the backend's hook raises."""
+    plan.source.cache.mkdir(parents=True, exist_ok=True)
+    return make(plan, plan.backend.call("singbuild_resolve", source=plan.source))
+
+
+def make(plan: Plan, pins: Pins, locked: Lock | None = None) -> Lock:
+    """Return the lock of a plan whose inputs are resolved. locked: the one to keep to, if any."""
+    recipe, installed = plan.recipe, plan.backend.installed
+    return {
+        "version": VERSION,
+        "recipe": {"name": Path(recipe.path).name, "sha256": _sha256(recipe.text.encode())},
+        "arguments": {name: _plain(value) for name, value in recipe.arguments.items()},
+        "backend": {
+            "name": installed.name,
+            "distribution": installed.distribution,
+            "version": installed.version,
+        },
+        "singbuild": __version__,
+        "arch": plan.source.arch,
+        "epoch": choose_epoch(pins, locked),
+        "pins": _plain(pins),
+        "files": dict(sorted(_files(plan))),
+        "tools": {p.name: _tool_version(p.name) for p in plan.backend.needs.programs},
+    }
+
+
+def choose_epoch(pins: Pins, locked: Lock | None) -> int:
+    """Return the time that later ones become: SOURCE_DATE_EPOCH, the lock's, the source's, a fixed one.
+
+    Seconds since 1970. Raises UsageError for a SOURCE_DATE_EPOCH that is no number.
+    """
+    given = os.environ.get("SOURCE_DATE_EPOCH")
+    if given is None:
+        return int((locked or {}).get("epoch", pins.get("epoch", DEFAULT_EPOCH)))
+    if not given.isdecimal():
+        raise UsageError(
+            f"SOURCE_DATE_EPOCH is {given!r}",
+            remedy="Set it to seconds since 1970, such as $(git log -1 --format=%ct), or unset it.",
+        )
+    return int(given)
+
+
+def dumped(lock: Lock, name: str) -> str:
+    """Return a lock as the text of its file. name: the recipe's."""
+    return HEADER.format(name) + yaml.safe_dump(dict(lock), sort_keys=False, width=100)
+
+
+def read(path: Path) -> LockFile:
+    """Read a lock. Raises SourceError for a file that is none."""
+    try:
+        text = path.read_text()
+        lock = yaml.safe_load(text)
+    except OSError as error:
+        raise SourceError(
+            f"the lock {path} cannot be read",
+            why=str(error.strerror),
+            remedy="Make one with: singbuild lock RECIPE",
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SourceError(f"the lock {path} is not valid YAML", why=str(error)) from error
+    if not isinstance(lock, dict) or lock.get("version") != VERSION:
+        raise SourceError(
+            f"{path} is not a lock of version {VERSION}",
+            remedy="Make a new one with: singbuild lock RECIPE",
+        )
+    return LockFile(path, text, lock)
+
+
+def check(kept: LockFile, now: Lock, parts: Iterable[str]) -> None:
+    """Refuse any drift between a lock and what a build would take now.
+
+    parts: the keys of the lock to compare. Raises SourceError naming each input
+    that drifted, with its line in the lock file.
+    """
+    drifted = [d for part in parts for d in _differences((part,), kept.lock.get(part), now.get(part))]
+    if drifted:
+        lines = [
+            f"{kept.path}:{_line(kept.text, keys)}: {'.'.join(keys)}: "
+            f"locked {_shown(old)}, now {_shown(new)}"
+            for keys, old, new in drifted
+        ]
+        raise SourceError(
+            f"{len(drifted)} input{'s' * (len(drifted) > 1)} drifted from the lock",
+            why="\n".join(lines),
+            remedy="Restore the input, or accept the change with: singbuild lock RECIPE",
+        )
+
+
+def _differences(
+    keys: tuple[str, ...], old: object, new: object
+) -> Iterator[tuple[tuple[str, ...], object, object]]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted({*old, *new}, key=str):
+            yield from _differences((*keys, str(key)), old.get(key), new.get(key))
+    elif old != new:
+        yield keys, old, new
+
+
+def _shown(value: object) -> str:
+    return "nothing" if value is None else f"{value}"[:200]
+
+
+def _line(text: str, keys: tuple[str, ...]) -> int:
+    """Return the line of a key in YAML text, or of the nearest key above it; from 1."""
+    node, line = yaml.compose(text), 1
+    for key in keys:
+        if not isinstance(node, yaml.MappingNode):
+            break
+        pair = next((pair for pair in node.value if pair[0].value == key), None)
+        if pair is None:
+            break
+        line, node = pair[0].start_mark.line + 1, pair[1]
+    return line
+
+
+def _plain(value: Any) -> Any:
+    """A value as YAML's safe types."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return value
+
+
+def _files(plan: Plan) -> Iterator[tuple[str, str]]:
+    """The digest of every file that %files takes, by its name as the recipe reaches it."""
+    for item in plan.recipe.files:
+        for source in sections.matches(plan.recipe, item):
+            yield source, f"sha256:{tree_digest(Path(source))}"
+
+
+def tree_digest(path: Path) -> str:
+    """Return the SHA-256 of a file or a directory: names, modes and content, links followed."""
+    total = hashlib.sha256()
+    for found in [path, *sorted(path.rglob("*"))] if path.is_dir() else [path]:
+        try:
+            status = found.stat()
+            content = _file_sha256(found) if stat.S_ISREG(status.st_mode) else ""
+        except OSError as error:
+            raise HostError(f"%files: {found}: {error.strerror}") from error
+        name = os.fsencode(found.relative_to(path))
+        total.update(b"%s\0%o\0%s\n" % (name, status.st_mode, content.encode()))
+    return total.hexdigest()
+
+
+def _file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _tool_version(program: str) -> str:
+    """The last word of the first line that the program prints for --version; "" when it has none."""
+    lines: list[str] = []
+    done = command.call([program, "--version"], on_line=lines.append)
+    return lines[0].split()[-1] if lines and lines[0] and not done.status else ""

@@ -1,0 +1,112 @@
+"""The file that becomes an image: made, written, synced; on failure gone again."""
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from singbuild.errors import HostError, ImageError
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+
+
+class TargetFile:
+    """An open file whose errors say which file system is full, and what to do.
+
+    needed: bytes that the image is expected to take on disk.
+    """
+
+    def __init__(self, path: Path, fd: int) -> None:
+        self.path, self.needed = path, 0
+        self._fd = fd
+
+    def check_room(self, needed: int) -> None:
+        """Refuse before the first byte when the file system has less than ``needed`` free."""
+        self.needed = needed
+        if needed > _free(self.path):
+            raise self._failed(errno.ENOSPC)
+
+    def write(self, data: bytes, offset: int) -> None:
+        """pwrite(2) until everything is written."""
+        left = memoryview(data)
+        try:
+            while left:
+                written = os.pwrite(self._fd, left, offset)
+                left, offset = left[written:], offset + written
+        except OSError as error:
+            raise self._failed(error.errno or 0) from error
+
+    def write_parts(self, parts: list[bytes], offset: int) -> None:
+        """pwritev(2) of up to 1024 parts, one after the other."""
+        try:
+            written = os.pwritev(self._fd, parts, offset)
+        except OSError as error:
+            raise self._failed(error.errno or 0) from error
+        if written < sum(map(len, parts)):
+            self.write(b"".join(parts)[written:], offset + written)
+
+    def truncate(self, size: int) -> None:
+        """Set the size; what was never written is a hole."""
+        try:
+            os.ftruncate(self._fd, size)
+        except OSError as error:
+            raise self._failed(error.errno or 0) from error
+
+    def sync(self, mode: int) -> None:
+        """Give it its mode and wait until it is on the disk."""
+        try:
+            os.fchmod(self._fd, mode)
+            os.fsync(self._fd)
+        except OSError as error:
+            raise self._failed(error.errno or 0) from error
+
+    def _failed(self, number: int) -> HostError:
+        where = _mount_point(self.path)
+        if number == errno.EFBIG:
+            why = f"the file system on {where} holds no file as large as this image"
+        elif number in _NO_ROOM:
+            free = _free(self.path)
+            why = f"the file system on {where} is full: {self.needed} bytes needed, {free} free"
+        else:
+            why = os.strerror(number)
+        remedy = f"Free space on {where}, or give the image a place on another file system."
+        return HostError(f"cannot write {self.path}", why=why, remedy=remedy)
+
+
+@contextmanager
+def created(path: Path) -> Iterator[TargetFile]:
+    """A new file at ``path``, or the empty one that is there; removed if the block fails."""
+    fd = _opened(path)
+    try:
+        yield TargetFile(path, fd)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    finally:
+        os.close(fd)
+
+
+def _opened(path: Path) -> int:
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+    try:
+        fd = os.open(path, flags, 0o755)
+    except OSError as error:
+        raise ImageError(f"cannot create {path}", why=error.strerror or "") from error
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode) or status.st_size:
+        os.close(fd)
+        raise ImageError(f"cannot write {path}", why="it exists and is not an empty file")
+    return fd
+
+
+def _free(path: Path) -> int:
+    """Bytes that this user may still write there."""
+    found = os.statvfs(path)
+    return found.f_bavail * found.f_frsize
+
+
+def _mount_point(path: Path) -> Path:
+    resolved = path.resolve()
+    return next(above for above in resolved.parents if above.is_mount())

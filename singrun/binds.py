@@ -1,0 +1,63 @@
+r"""The words of --bind and --home: SRC[:DST[:ro]], commas between, "\\" to protect a colon."""
+
+import os
+
+from singrun.errors import RunError
+
+
+def parse(words: str) -> list[tuple[str, str, bool]]:
+    """(source, target, read only) for each entry of a comma list; source and target absolute."""
+    return [_bind(entry) for entry in _split(words, ",") if entry]
+
+
+def parse_home(word: str) -> tuple[str, str]:
+    """(source or "", target) of [SRC:]DST."""
+    fields = _split(word, ":")
+    if len(fields) > 2:
+        raise RunError(f"Cannot understand --home {word}", remedy="Say --home [SRC:]DST.")
+    *source, target = (_plain(field) for field in fields)
+    return (_source(source[0]) if source else ""), _target(target)
+
+
+def _bind(entry: str) -> tuple[str, str, bool]:
+    fields = [_plain(field) for field in _split(entry, ":")]
+    source, target, mode = (*fields, "", "")[:3]
+    if len(fields) > 3 or mode not in ("", "ro", "rw"):
+        remedy = r"Say --bind SRC[:DST[:ro]]; a colon or comma in a name is written \: or \,."
+        raise RunError(f"Cannot understand --bind {entry}", remedy=remedy)
+    source = _source(source)
+    return source, _target(target or source), mode == "ro"
+
+
+def _source(path: str) -> str:
+    if not path or not os.path.exists(path):
+        remedy = "Name a file or directory of the host."
+        raise RunError(f"Cannot bind {path}", why="There is no such file.", remedy=remedy)
+    return os.path.abspath(path)
+
+
+def _target(path: str) -> str:
+    if not path.startswith("/") or os.path.normpath(path).strip("/") == "":
+        remedy = "Give an absolute path other than /."
+        raise RunError(f"Cannot bind on {path}", why="It is no place in the image.", remedy=remedy)
+    return os.path.normpath(path)
+
+
+def _split(text: str, separator: str) -> list[str]:
+    """Split at each ``separator`` that has no backslash before it; backslashes stay."""
+    fields = [""]
+    escaped = False
+    for letter in text:
+        if letter == separator and not escaped:
+            fields.append("")
+        else:
+            fields[-1] += letter
+        escaped = letter == "\\" and not escaped
+    return fields
+
+
+def _plain(field: str) -> str:
+    """Return the field without the backslashes that protect colons, commas and backslashes."""
+    for letter in "\\:,":
+        field = field.replace("\\" + letter, letter)
+    return field

@@ -1,0 +1,62 @@
+"""What is executed inside: the image's action, or what older images have in its place."""
+
+import errno
+import os
+
+from singrun.environment import Environment
+from singrun.errors import RunError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+_ACTIONS = "/.singularity.d/actions"
+_OLDER = {"exec": "/.exec", "run": "/.run", "shell": "/.shell", "test": "/.test"}
+_NOT_FOUND, _NOT_EXECUTABLE = 127, 126  # POSIX, Shell Command Language, 2.8.2
+
+
+def execute(verb: str, words: list[str], variables: Environment) -> "NoReturn":
+    """Become the action for ``verb``; see docs/image-format.md, "The actions"."""
+    arguments = [os.fsencode(word) for word in words]
+    for path in (f"{_ACTIONS}/{verb}", _OLDER[verb]):
+        _become(path, arguments, variables)
+    if verb == "exec":
+        _become_command(arguments, variables)
+    if verb == "test":
+        raise RunError("The image holds no test", remedy="Build it with a section %test.")
+    if verb == "run":
+        _become("/singularity", arguments, variables)
+    _become("/bin/sh", arguments, variables)
+    raise RunError("Container does not have a valid /bin/sh")
+
+
+def _become(path: str, arguments: list[bytes], variables: Environment) -> None:
+    """Execute ``path`` in place of this process; return if there is no such file."""
+    try:
+        os.execve(path, [os.fsencode(path), *arguments], variables)
+    except OSError as error:
+        if error.errno != errno.ENOENT or os.path.exists(path):
+            raise _cannot(path, error) from None
+
+
+def _become_command(arguments: list[bytes], variables: Environment) -> "NoReturn":
+    """Execute a command by its name, as a shell would, in an image without actions."""
+    try:
+        os.execvpe(arguments[0], arguments, variables)
+    except OSError as error:
+        missing = error.errno in (errno.ENOENT, errno.ENOTDIR)
+        refused = _cannot(os.fsdecode(arguments[0]), error)
+        refused.status = _NOT_FOUND if missing else _NOT_EXECUTABLE
+        raise refused from None
+
+
+def _cannot(path: str, error: OSError) -> RunError:
+    why, remedy = f"{error.strerror}.", ""
+    if error.errno == errno.ENOENT:
+        why = "Container does not have a valid /bin/sh: what its first line names is missing."
+    if error.errno == errno.ENOEXEC:
+        machine = os.uname().machine
+        why = f"It, or the image's /bin/sh, is no program for this machine ({machine})."
+    if error.errno == errno.E2BIG:
+        remedy = "Pass fewer or shorter arguments, or a smaller environment."
+    return RunError(f"Cannot execute {path} in the image", why=why, remedy=remedy)

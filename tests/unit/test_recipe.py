@@ -1,0 +1,334 @@
+"""What a recipe's text means: header, sections, lines, places."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from singbuild.errors import RecipeError
+from singbuild.recipe import CopyItem, Recipe, load, parse
+from singbuild.recipe_text import Text
+
+HEAD = "Bootstrap: busybox\n"
+
+
+def recipe(text: str) -> Recipe:
+    return parse(Text("r.def", text))
+
+
+def refused(text: str) -> RecipeError:
+    with pytest.raises(RecipeError) as caught:
+        recipe(text)
+    return caught.value
+
+
+def values(text: str) -> dict[str, str]:
+    return {header.name: header.value for header in recipe(text).headers}
+
+
+def write(folder: Path, data: bytes) -> str:
+    path = folder / "r.def"
+    path.write_bytes(data)
+    return str(path)
+
+
+# ── header ───────────────────────────────────────────────────────────────────
+
+
+def test_keys_match_in_any_case_and_keep_their_spelling() -> None:
+    made = recipe("  BootStrap :\tdebootstrap  \nOSVERSION: stable\n")
+    assert made.bootstrap == "debootstrap"
+    header = made.header("osversion")
+    assert header is not None
+    assert (header.name, header.value, header.line) == ("OSVERSION", "stable", 2)
+    assert made.header("MirrorURL") is None
+
+
+def test_key_and_value_know_their_columns() -> None:
+    header = recipe("Bootstrap: x\n  From:   debian\n").header("from")
+    assert header is not None
+    assert (header.column, header.value_column) == (3, 11)
+
+
+@pytest.mark.parametrize(
+    ("written", "value"),
+    [
+        ("http://x/y#part", "http://x/y#part"),
+        ("http://x/y # the mirror", "http://x/y"),
+        ("http://x/y\t#the mirror", "http://x/y"),
+        ('"quoted"', '"quoted"'),
+        ("a:b", "a:b"),
+        ("vim \\\n  less", "vim less"),
+        ("vim\\\nless\\\n nano", "vim less nano"),
+        ("vim \\\n# not now: nano \\\n  less", "vim less"),
+        ("vim # not: \\\nFrom: y", "vim"),
+        ("vim \\\n  nano:amd64", "vim nano:amd64"),
+        ("vim \\\nnano:amd64", "vim nano:amd64"),
+    ],
+)
+def test_values(written: str, value: str) -> None:
+    assert values(f"Bootstrap: x\nKey: {written}\n")["Key"] == value
+
+
+def test_include_is_collected_with_its_lines() -> None:
+    header = recipe("Bootstrap: x\nInclude: a b\nOSVersion: y\ninclude: c\n").header("Include")
+    assert header is not None
+    assert header.value == "a b c"
+    assert header.lines == (2, 4)
+
+
+def test_unknown_keys_are_located_and_propose_the_nearest() -> None:
+    made = recipe("Bootstrap: busybox\n  MirorURL: x\n")
+    error = made.unknown(made.headers[1], ["MirrorURL", "SHA256"])
+    assert str(error) == (
+        "r.def:2:3: busybox has no key MirorURL\n"
+        "     2 |   MirorURL: x\n"
+        "       |   ^\n"
+        "It knows: MirrorURL, SHA256.\n"
+        "Did you mean MirrorURL?"
+    )
+
+
+def test_an_error_of_a_header_points_at_its_value() -> None:
+    made = recipe("Bootstrap: busibox\n")
+    assert made.error(made.headers[0], "no such backend").column == 12
+
+
+# ── sections ─────────────────────────────────────────────────────────────────
+
+
+def test_sections_in_any_case_and_appended() -> None:
+    made = recipe(HEAD + "%POST\n one\n%help\nhi\n%Post\n two\n")
+    assert made.sections["post"].body() == " one\n two\n"
+    assert made.sections["post"].line == 2
+    assert set(made.sections) == {"post", "help"}
+
+
+def test_script_lines_are_recipe_lines() -> None:
+    text = HEAD + "# comment\n%post\none\n%help\nhi\n%post\ntwo\n\nthree\n"
+    section = recipe(text).sections["post"]
+    script = section.script().split("\n")
+    assert [script[n - 1] for n in (4, 8, 10)] == ["one", "two", "three"]
+    assert [section.recipe_line(n) for n in (0, 3, 4, 8, 11)] == [0, 0, 4, 8, 0]
+
+
+@pytest.mark.parametrize("shell", ["sh", "bash"])
+def test_a_shell_reports_the_recipes_line(shell: str, tmp_path: Path) -> None:
+    text = HEAD + "%help\nx\n%post\ntrue\n no-such-program\n"
+    script = tmp_path / "script"
+    script.write_text(recipe(text).sections["post"].script())
+    done = subprocess.run([shell, "script"], capture_output=True, text=True, cwd=tmp_path)
+    assert re.match(r"script: (line )?6: no-such-program: ", done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("line", "interpreter", "options"),
+    [
+        ("%post", "", ()),
+        ("%post -u", "", ("-u",)),
+        ("%post -c /bin/bash", "/bin/bash", ()),
+        ("%post -u -c '/bin/my sh' -o pipefail # note", "/bin/my sh", ("-u", "-o", "pipefail")),
+        ("%post -euo pipefail", "", ("-euo", "pipefail")),
+        ("%post\n\n  #!/usr/bin/env python3 ", "/usr/bin/env python3", ()),
+        ("%post -c /bin/bash\n#!/bin/sh", "/bin/bash", ()),
+        ("%post\ntrue\n#!/bin/sh", "", ()),
+    ],
+)
+def test_interpreters(line: str, interpreter: str, options: tuple[str, ...]) -> None:
+    section = recipe(HEAD + line + "\n").sections["post"]
+    assert section.interpreter == interpreter
+    assert section.shell_options == options
+
+
+@pytest.mark.parametrize(
+    ("line", "output"),
+    [
+        ("%runscript\necho $-", "no u\n"),
+        ("%runscript -u\necho $-", "u\n"),
+        ("%runscript -u -f\necho $-", "u f\n"),
+        ("%runscript -c /bin/bash\necho ${BASH_VERSION:+bash}", "bash\n"),
+        ("%runscript\n\n   #!/bin/cat\ntext", "#!/bin/cat\ntext\n"),
+    ],
+)
+def test_executables_run(line: str, output: str, tmp_path: Path) -> None:
+    program = tmp_path / "program"
+    program.write_text(recipe(HEAD + line + "\n").sections["runscript"].executable())
+    program.chmod(0o755)
+    told = subprocess.run([program], capture_output=True, text=True, check=True).stdout
+    flags = {"u": "u" in told, "f": "f" in told}
+    match output:
+        case "no u\n":
+            assert not flags["u"]
+        case "u\n" | "u f\n":
+            assert all(flags[letter] for letter in output.split())
+        case _:
+            assert told == output
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("%%post", "%post"),
+        ("%%%x", "%%x"),
+        ("% done", "% done"),
+        ("%1", "%1"),
+        ("%", "%"),
+        (" %post", " %post"),
+    ],
+)
+def test_text_that_begins_with_a_percent_sign(written: str, meant: str) -> None:
+    section = recipe(f"{HEAD}%post\n{written}\nend\n").sections["post"]
+    assert section.body() == f"{meant}\nend\n"
+
+
+def test_percent_d_in_a_here_document_says_how_to_write_it() -> None:
+    error = refused(HEAD + "%post\ncat <<E\n%d\nE\n")
+    assert error.line == 4
+    assert "%%d" in error.remedy
+
+
+@pytest.mark.parametrize("word", ["<<END", "<<-END", "<< 'END'", '<<"END"', "<<\\END"])
+def test_a_section_name_in_a_here_document(word: str) -> None:
+    error = refused(f"{HEAD}%post\ncat {word}\n%labels\n\tEND\n")
+    assert error.line == 4
+    assert "<<END in line 3 ends in line 5" in error.why
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "cat <<END\nx\nEND\n%help\nEND",
+        "x=$((1<<END))\n%help\nx",
+        "# cat <<END\n%help\nEND",
+        "read x <<<END\n%help\nEND",
+        "x=$((1<<END))\n%test\ncat <<END\nEND",
+    ],
+)
+def test_what_only_looks_like_an_open_here_document(body: str) -> None:
+    assert len(recipe(f"{HEAD}%post\n{body}\n").sections) == 2
+
+
+def test_environment_is_verbatim() -> None:
+    body = "  export A='1'\t\n\n# note\n"
+    assert recipe(f"{HEAD}%environment\n{body}").sections["environment"].body() == body
+
+
+def test_nothing_is_lost_of_a_last_line_without_end() -> None:
+    assert recipe(HEAD + "%post\ntrue").sections["post"].body() == "true\n"
+
+
+def test_every_unsupported_section_is_named_as_such() -> None:
+    names = "pre startscript appinstall applabels appfiles appenv apptest apphelp apprun appstart"
+    for name in names.split():
+        assert "is not supported" in refused(f"{HEAD}%{name} x\n").what
+
+
+# ── %files, %labels ──────────────────────────────────────────────────────────
+
+
+def test_files() -> None:
+    text = '%files\n\n# no\n a.txt\n \'b c\' /d\\ e # why\n "f\\"g" "#h"\n*.py /src/\n%%x\n'
+    assert recipe(HEAD + text).files == (
+        CopyItem("a.txt", "", 5),
+        CopyItem("b c", "/d e", 6),
+        CopyItem('f"g', "#h", 7),
+        CopyItem("*.py", "/src/", 8),
+        CopyItem("%x", "", 9),
+    )
+
+
+def test_labels() -> None:
+    text = "%labels\n# no\n\nMaintainer  Ada Lovelace \nV\t\"1 2\"\nQ 'a' 'b'\nH #1\nE=1 2\n"
+    assert [tuple(label) for label in recipe(HEAD + text).labels] == [
+        ("Maintainer", "Ada Lovelace", 5),
+        ("V", "1 2", 6),
+        ("Q", "'a' 'b'", 7),
+        ("H", "#1", 8),
+        ("E=1", "2", 9),
+    ]
+
+
+# ── bytes ────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_line_ends_and_byte_order_mark(end: bytes, mark: bytes, tmp_path: Path) -> None:
+    data = mark + end.join([b"Bootstrap: busybox", b"%post", b"\ttrue", b""])
+    made = load(write(tmp_path, data))
+    assert made.text == "Bootstrap: busybox\n%post\n\ttrue\n"
+    assert made.bootstrap == "busybox"
+
+
+def test_bad_bytes_are_located_in_characters(tmp_path: Path) -> None:
+    path = write(tmp_path, b"\xef\xbb\xbfA: \xc3\xa9\xff\n")
+    with pytest.raises(RecipeError) as caught:
+        load(path)
+    assert (caught.value.line, caught.value.column) == (1, 5)
+
+
+def test_utf16_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="byte 0xff is not UTF-8 text"):
+        load(write(tmp_path, "\ufeffBootstrap: x\n".encode("utf-16-le")))
+
+
+def test_an_image_in_the_recipes_place_is_recognised(tmp_path: Path) -> None:
+    data = bytearray(b"#!/usr/bin/env singrun\n").ljust(4096, b"\0")
+    data[1080:1082] = b"\x53\xef"
+    with pytest.raises(RecipeError, match="zero byte") as caught:
+        load(write(tmp_path, bytes(data)))
+    assert caught.value.remedy == "This is an image. The order is: singbuild RECIPE IMAGE."
+
+
+def test_an_endless_file_is_not_read_to_its_end() -> None:
+    with pytest.raises(RecipeError, match="zero byte"):
+        load("/dev/zero")
+
+
+def test_control_characters_do_not_reach_the_terminal() -> None:
+    error = refused(HEAD + "\x1b[2J\u202e x\n")
+    assert "\x1b" not in str(error)
+    assert "\u202e" not in str(error)
+
+
+def test_a_long_line_is_cut_in_the_error() -> None:
+    assert len(str(refused(HEAD + "x" * 100_000))) < 1000
+
+
+@pytest.mark.parametrize("path", ["a\0b", "x" * 5000, "", "/dev/null/x"])
+def test_impossible_paths(path: str) -> None:
+    with pytest.raises(RecipeError):
+        load(path)
+
+
+def test_standard_input(tmp_path: Path) -> None:
+    code = "from singbuild.recipe import load; r = load('-'); print(r.path, r.bootstrap)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], input=HEAD, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "<stdin> busybox\n"
+
+
+def test_closed_standard_input() -> None:
+    code = "from singbuild.recipe import load; load('-')"
+    script = f"'{sys.executable}' -c \"{code}\" <&-"
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=False)
+    assert "RecipeError: <stdin>: the file cannot be read" in done.stderr
+
+
+def test_a_pipe_as_path(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    with subprocess.Popen(["sh", "-c", f"echo 'Bootstrap: x' > '{fifo}'"]):
+        assert load(str(fifo)).bootstrap == "x"
+
+
+def test_the_value_is_frozen() -> None:
+    made = recipe(HEAD + "%post\n")
+    with pytest.raises(AttributeError):
+        made.path = "other"  # type: ignore[misc]
+    with pytest.raises(TypeError):
+        made.sections["post"] = made.sections["post"]  # type: ignore[index]

@@ -1,0 +1,113 @@
+"""docs/recipe-format.md is true, letter by letter, and no error is missing from it."""
+
+import ast
+import re
+import shlex
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from singbuild.errors import RecipeError, SingbuildError, UsageError
+from singbuild.recipe import Recipe, load
+
+ROOT = Path(__file__).parents[2]
+DOCUMENT = ROOT / "docs/recipe-format.md"
+BLOCK = re.compile(r"^```(?P<kind>[a-z-]+)(?P<options>.*)\n(?P<text>(?:.*\n)*?)```$", re.MULTILINE)
+FILES = {"recipe": "recipe.def", "values": "values.yaml", "build-arg-file": "build.args"}
+KNOWN_KEYS = ["MirrorURL", "SHA256"]
+MODULES = [*ROOT.glob("singbuild/recipe*.py"), *ROOT.glob("singbuild/template*.py")]
+MODULES.append(ROOT / "singbuild/rendering.py")
+
+
+@dataclass(frozen=True)
+class Example:
+    """Blocks up to and including the one with the expected error ("" when there is none)."""
+
+    blocks: tuple[tuple[str, str, str], ...]
+    error: str
+
+    def __str__(self) -> str:
+        return self.error.partition("\n")[0]
+
+
+def examples() -> list[Example]:
+    found: list[Example] = []
+    blocks: list[tuple[str, str, str]] = []
+    for block in BLOCK.finditer(DOCUMENT.read_text()):
+        if blocks and blocks[-1][0] == "recipe" and block["kind"] != "error":
+            found.append(Example(tuple(blocks), ""))
+            blocks = []
+        if block["kind"] == "error":
+            found.append(Example(tuple(blocks), block["text"].rstrip("\n")))
+            blocks = []
+        else:
+            blocks.append((block["kind"], block["options"], block["text"]))
+    return found
+
+
+def loaded(example: Example) -> Recipe:
+    path, build_args = "recipe.def", []
+    for kind, options, text in example.blocks:
+        if kind == "sh":
+            subprocess.run(["sh", "-c", text], check=False)
+        elif kind == "recipe-path":
+            path = text.strip()
+        else:
+            Path(FILES[kind]).write_text(text)
+            build_args += [word for word in shlex.split(options) if word != "--build-arg"]
+    kinds = {kind for kind, _, _ in example.blocks}
+    recipe = load(
+        path,
+        build_args=build_args,
+        build_arg_file=Path("build.args") if "build-arg-file" in kinds else None,
+        values=Path("values.yaml") if "values" in kinds else None,
+    )
+    if recipe.bootstrap == "busybox":
+        for header in recipe.headers[1:]:
+            if header.name not in KNOWN_KEYS:
+                raise recipe.unknown(header, KNOWN_KEYS)
+    return recipe
+
+
+@pytest.mark.parametrize("example", examples(), ids=str)
+def test_the_documented_error_is_what_comes_out(
+    example: Example, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if not example.error:
+        assert loaded(example).bootstrap
+        return
+    with pytest.raises(SingbuildError) as caught:
+        loaded(example)
+    assert type(caught.value) in (RecipeError, UsageError)
+    assert str(caught.value) == example.error
+
+
+def sentences(path: Path) -> set[str]:
+    """The ``what`` of every error a module makes, as a regular expression."""
+    calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    makers = {"error", "fail", "_whole", "_bad_byte", "RecipeError", "UsageError"}
+    return {
+        pattern(argument)
+        for call in calls
+        if getattr(call.func, "attr", getattr(call.func, "id", "")) in makers
+        for argument in call.args
+        if len(pattern(argument).replace(".*", "")) > 6
+    }
+
+
+def pattern(node: ast.expr) -> str:
+    match node:
+        case ast.Constant(value=str(text)):
+            return re.escape(text)
+        case ast.JoinedStr(values=values):
+            return "".join(pattern(value) for value in values)
+    return ".*"
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: path.name)
+def test_every_error_has_an_example(module: Path) -> None:
+    shown = "\n".join(example.error for example in examples())
+    assert [text for text in sorted(sentences(module)) if not re.search(text, shown)] == []

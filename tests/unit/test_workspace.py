@@ -1,0 +1,96 @@
+"""What a build keeps on disk, and that the next one sweeps what a dead one left."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+import pytest
+
+from singbuild import workspace
+from singbuild.errors import HostError, ImageError
+
+
+@pytest.fixture
+def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SINGBUILD_TMPDIR", str(tmp_path))
+    return tmp_path
+
+
+def test_a_scratch_directory_is_private_and_goes(scratch: Path) -> None:
+    with workspace.scratch_directory() as made:
+        assert made.parent == scratch
+        assert made.stat().st_mode & 0o777 == 0o700
+        (made / "file").touch()
+    assert not list(scratch.iterdir())
+
+
+def test_a_dead_builds_scratch_is_swept_and_a_living_one_is_kept(scratch: Path) -> None:
+    dead = scratch / "singbuild-dead"
+    (dead / "deep").mkdir(parents=True)
+    (dead / "lock").touch()
+    with workspace.scratch_directory() as living, workspace.scratch_directory() as second:
+        assert not dead.exists()
+        assert living.exists()
+        assert second.exists()
+
+
+def test_others_files_are_never_swept(scratch: Path) -> None:
+    (scratch / "singbuild-notes").write_text("mine")
+    (scratch / "singbuild-new").mkdir()
+    (scratch / "singbuild-link").symlink_to("/")
+    with workspace.scratch_directory():
+        pass
+    assert sorted(path.name for path in scratch.iterdir()) == [
+        *("singbuild-link", "singbuild-new", "singbuild-notes"),
+    ]
+
+
+def test_no_place_for_a_scratch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SINGBUILD_TMPDIR", "/no/such/directory")
+    with pytest.raises(HostError, match="no scratch directory"), workspace.scratch_directory():
+        pass
+
+
+def test_a_part_file_goes_unless_renamed(tmp_path: Path) -> None:
+    target = tmp_path / "an [odd] image*.img"
+    with workspace.part_file(target) as part:
+        assert part.parent == tmp_path
+    assert not list(tmp_path.iterdir())
+    with workspace.part_file(target) as part:
+        workspace.rename_into_place(part, target)
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_dead_builds_part_file_is_swept_and_a_living_one_is_kept(tmp_path: Path) -> None:
+    target = tmp_path / "a.img"
+    dead, other = tmp_path / ".a.img.dead.part", tmp_path / ".b.img.dead.part"
+    dead.touch()
+    other.touch()
+    living = os.open(tmp_path / ".a.img.living.part", os.O_CREAT | os.O_RDWR)
+    fcntl.flock(living, fcntl.LOCK_EX)
+    with workspace.part_file(target):
+        pass
+    os.close(living)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".a.img.living.part", other.name]
+
+
+def test_a_target_in_no_directory(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="cannot be written"):  # noqa: SIM117
+        with workspace.part_file(tmp_path / "none" / "a.img"):
+            pass
+
+
+def test_a_log_is_kept_or_not_and_old_ones_are_pruned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    with workspace.log_file(Path("a.img")) as log:
+        log.keep = False
+    assert not log.path.exists()
+    for _ in range(workspace.KEPT_LOGS + 5):
+        with workspace.log_file(Path("a.img")) as log:
+            pass
+    assert log.path.exists()
+    assert len(list(workspace.log_directory().iterdir())) <= workspace.KEPT_LOGS + 1
