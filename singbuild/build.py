@@ -6,10 +6,12 @@ building in namespaces of its own, which end with it.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,12 @@ from singbuild.rootfs import Rootfs
 
 
 WITHOUT_LOG = (0, *(128 + number for number in namespace.ENDING))
+
+KILLED = HostError(
+    "the build was killed",
+    why="Something sent it SIGKILL; often the kernel, out of memory.",
+    remedy="dmesg tells whether it was the kernel. Nothing is left behind.",
+)
 
 
 @dataclass(frozen=True)
@@ -65,14 +73,13 @@ def build(plan: Plan, target: Path, options: Options, console: Console) -> int:
             workspace.log_file(target) as log,
         ):
             console.log = log.file
-            status = namespace.run(_Work(plan, options, console, work, part, target, log.path).run)
+            work_it = _Work(plan, options, console, work, part, target, log.path)
+            status = namespace.run(work_it.run)
+            if status == 128 + signal.SIGKILL:
+                console.error(KILLED, log.path)
+                status = KILLED.status
+            console.log = None
             log.keep = status not in WITHOUT_LOG
-        if status == 128 + signal.SIGKILL:
-            raise HostError(
-                "the build was killed",
-                why="Something sent it SIGKILL; often the kernel, out of memory.",
-                remedy="dmesg tells whether it was the kernel. Nothing is left behind.",
-            )
         return status
     except SingbuildError as error:
         console.error(error, None)
@@ -109,8 +116,8 @@ class _Work:
         plan, recipe = self.plan, self.plan.recipe
         self.console.start(recipe.path, str(self.target))
         self._phase("resolve")
-        plan.source.cache.mkdir(parents=True, exist_ok=True)
-        pins = plan.backend.call("singbuild_resolve", source=plan.source)
+        source = replace(plan.source, cache=self._downloads())
+        pins = plan.backend.call("singbuild_resolve", source=source)
         made = self._locked(pins)
         os.environ["SOURCE_DATE_EPOCH"] = str(made["epoch"])
         os.umask(0o022)  # the caller's has no say in what the image holds
@@ -118,7 +125,7 @@ class _Work:
         image.make_scratch(self.work / "scratch.ext3")
         with image.mounted(self.work / "scratch.ext3", self.work / "rootfs") as root:
             rootfs = Rootfs(root, self.console)
-            arguments = {"source": plan.source, "pins": pins, "rootfs": rootfs}
+            arguments = {"source": source, "pins": pins, "rootfs": rootfs}
             self._fill(rootfs, arguments, made)
             defaults = plan.backend.call("singbuild_defaults", **arguments) or Defaults()
             self._phase("metadata")
@@ -140,6 +147,17 @@ class _Work:
         self._phase("finish")
         workspace.rename_into_place(self.part, self.target)
         self.console.done(str(self.target), sealed.size)
+
+    def _downloads(self) -> Path:
+        """Where the backend keeps downloads: the cache, or the scratch when that cannot be written."""
+        kept = self.plan.source.cache
+        with contextlib.suppress(OSError):
+            kept.mkdir(parents=True, exist_ok=True)
+        if os.access(kept, os.W_OK):
+            return kept
+        self.console.warn(f"{kept} cannot be written; downloads are not kept")
+        (self.work / "downloads").mkdir()
+        return self.work / "downloads"
 
     def _locked(self, pins: Pins) -> lock.Lock:
         """The lock of what would be built now; refused when it is not what was asked for."""
@@ -186,6 +204,11 @@ class _Work:
         """The error as the user should read it."""
         if isinstance(error, RecipeKeyError):
             return _located(self.plan, error)
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            places = (self.plan.source.cache, self.work, self.target.parent)
+            full = min(places, key=workspace.free_bytes)
+            remedy = "Free some space. SINGBUILD_TMPDIR and SINGBUILD_CACHEDIR name other places."
+            return HostError(f"the disk that holds {full} is full", remedy=remedy)
         if isinstance(error, OSError):
             return HostError(f"{error.filename or 'the host'}: {error.strerror or error}")
         return error

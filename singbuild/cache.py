@@ -20,6 +20,7 @@ from singbuild import image, seal, workspace
 from singbuild.console import Console
 from singbuild.errors import SingbuildError
 from singbuild.rootfs import Rootfs
+from singbuild.sizes import parse_size
 
 DEFAULT_LIMIT = 20 << 30
 LIMIT_VARIABLE = "SINGBUILD_CACHE_SIZE"
@@ -123,9 +124,9 @@ def store(stage: Stage, rootfs: Rootfs, epoch: int, report: Console) -> None:
 
 
 def limit() -> int:
-    """Return how many bytes the cache may take: SINGBUILD_CACHE_SIZE, else 20 GiB."""
-    given = os.environ.get(LIMIT_VARIABLE, "")
-    return int(given) if given.isdecimal() else DEFAULT_LIMIT
+    """Return how many bytes the cache may take: SINGBUILD_CACHE_SIZE, else 20 GiB. Raises UsageError."""
+    given = os.environ.get(LIMIT_VARIABLE)
+    return parse_size(given) if given else DEFAULT_LIMIT
 
 
 def prune(most: int) -> list[Entry]:

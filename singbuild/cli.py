@@ -10,7 +10,9 @@ from typing import Any
 import click
 
 from singbuild import __version__, command
+from singbuild.cli_cache import cache_commands
 from singbuild.errors import EXIT_BUG, EXIT_INTERRUPTED, SingbuildError, UsageError, nearest
+from singbuild.sizes import parse_size
 
 STATUSES = """\b
 Exit statuses:
@@ -48,6 +50,9 @@ def commands() -> None:
       ./IMAGE ARGUMENTS            runs its runscript, as you
       singrun exec IMAGE COMMAND   runs a program in it, as you
     """
+
+
+commands.add_command(cache_commands)
 
 
 def recipe_options(function: Any) -> Any:
@@ -100,7 +105,7 @@ def build(
     options = engine.Options(
         force=force,
         test=not notest,
-        free=size(free),
+        free=parse_size(free),
         use_cache=not no_cache,
         locked=lock.read(lock.beside(recipe)) if locked else None,
     )
@@ -185,17 +190,6 @@ def show_backends(name: str | None) -> int:
         there = command.which(program.name) or f"missing: apt-get install {program.package}"
         print(f"  {program.name:14} {there}")
     return 0
-
-
-def size(text: str) -> int:
-    """Return a size in bytes: a number, or one with K, M, G or T (powers of 1024)."""
-    digits, unit = text.strip(), 1
-    if digits[-1:].upper() in ("K", "M", "G", "T"):
-        unit = 1024 ** (1 + "KMGT".index(digits[-1].upper()))
-        digits = digits[:-1]
-    if not digits.isdecimal():
-        raise UsageError(f"{text!r} is no size", remedy="Write it like 500M or 2G.")
-    return int(digits) * unit
 
 
 def _check_recipe_word(recipe: str) -> None:

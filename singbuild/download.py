@@ -26,17 +26,24 @@ WORKERS = 4
 
 
 def fetch(
-    url: str, into: Path, *, report: Reporter, sha256: str = "", size_limit: int = SIZE_LIMIT
+    url: str,
+    into: Path,
+    *,
+    report: Reporter,
+    sha256: str = "",
+    size_limit: int = SIZE_LIMIT,
+    label: str = "",
 ) -> Fetched:
     """Return the file that ``url`` names: http(s), ``file://`` or a path of the host.
 
     A file of the host is checked and left where it is. One from the network is kept in
     the store ``into``: with a ``sha256`` it is fetched once, without one the server is
-    asked each time whether it has changed. Proxies come from the environment.
+    asked each time whether it has changed. size_limit: bytes; label: what progress calls
+    the file, by default its name. Proxies come from the environment.
     Raises NotFoundError, SourceError, and HostError when the store cannot be written.
     """
     with requests.Session() as session:
-        return _fetch(Remote(url, sha256.lower()), into, report, size_limit, session)
+        return _fetch(Remote(url, sha256.lower(), label=label), into, report, size_limit, session)
 
 
 def fetch_all(

@@ -46,11 +46,13 @@ def run(work: Callable[[], int]) -> int:
     sys.stdout.flush()
     sys.stderr.flush()
     syscalls.unshare(syscalls.CLONE_NEWPID)
+    # Held back until each process has its handlers; none may be lost or kill too early.
+    signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     init = os.fork()
     if init == 0:
         os._exit(_init(outer, work))
     os.close(outer)
-    previous = _pass_on(init)
+    previous = _handled(lambda number, _frame: os.kill(init, number))
     try:
         return _shell_status(os.waitpid(init, 0)[1])
     finally:
@@ -80,7 +82,7 @@ def _init(outer: int, work: Callable[[], int]) -> int:
     worker = os.fork()
     if worker == 0:
         os._exit(_worker(work))
-    _pass_on(worker)
+    _handled(lambda number, _frame: os.kill(worker, number))
     while True:
         pid, status = os.wait()
         if pid == worker:
@@ -88,9 +90,8 @@ def _init(outer: int, work: Callable[[], int]) -> int:
 
 
 def _worker(work: Callable[[], int]) -> int:
-    for number in ENDING:
-        signal.signal(number, _raise_terminated)
     try:
+        _handled(_raise_terminated)
         return work()
     except Terminated as ended:
         return 128 + ended.number
@@ -108,13 +109,11 @@ def _raise_terminated(number: int, _frame: FrameType | None) -> None:
     raise Terminated(number)
 
 
-def _pass_on(pid: int) -> dict[signal.Signals, Any]:
-    """Send ending signals on to ``pid``; return the handlers that stood before."""
-
-    def forward(number: int, _frame: FrameType | None) -> None:
-        os.kill(pid, number)
-
-    return {number: signal.signal(number, forward) for number in ENDING}
+def _handled(handler: Callable[[int, FrameType | None], None]) -> dict[signal.Signals, Any]:
+    """Handle the ending signals, and let them come; return the handlers that stood before."""
+    previous = {number: signal.signal(number, handler) for number in ENDING}
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
+    return previous
 
 
 def _shell_status(status: int) -> int:

@@ -7,6 +7,7 @@ the seal clamps them.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import stat
@@ -14,6 +15,7 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
+from singbuild.errors import ImageError
 from singbuild.rootfs import Rootfs
 
 EMPTIED_DIRECTORIES = {
@@ -60,7 +62,8 @@ def quieten(rootfs: Rootfs, epoch: int) -> None:
         where = rootfs.path(name, follow=False)
         if where.is_file() or where.is_symlink():
             where.unlink()
-    _truncate_logs(rootfs.path(LOGS))
+    for found in _entries(rootfs, LOGS):
+        _truncate_logs(found)
     if rootfs.path(MACHINE_ID, follow=False).is_file():
         rootfs.write(MACHINE_ID, "", 0o444)
     _pin_password_dates(rootfs.path(SHADOW), epoch)
@@ -70,9 +73,14 @@ def quieten(rootfs: Rootfs, epoch: int) -> None:
 
 
 def _empty(rootfs: Rootfs, directory: str) -> None:
-    where = rootfs.path(directory)
-    for found in list(where.iterdir()) if where.is_dir() else []:
+    for found in list(_entries(rootfs, directory)):
         _remove(found)
+
+
+def _entries(rootfs: Rootfs, directory: str) -> Iterator[Path]:
+    """What a directory of the image holds; nothing for a link that leads nowhere."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError, ImageError):
+        yield from rootfs.path(directory).iterdir()
 
 
 def _remove(path: Path) -> None:
@@ -82,10 +90,10 @@ def _remove(path: Path) -> None:
         path.unlink()
 
 
-def _truncate_logs(directory: Path) -> None:
+def _truncate_logs(found: Path) -> None:
     """Empty the logs but keep the files: programs expect their owners and modes."""
-    for path in _walk(directory):
-        if path.stat().st_size:
+    for path in _walk(found) if found.is_dir() and not found.is_symlink() else [found]:
+        if stat.S_ISREG(path.lstat().st_mode):
             os.truncate(path, 0)
 
 

@@ -4,11 +4,13 @@ A template is a program, so it gets bounded processor time and memory, and no
 way to anything but its values (Jinja2's sandbox). It loads Jinja2 and YAML, which
 the builder itself need not, and never runs a line of the recipe's sections.
 
-Standard input: a JSON object, the arguments of ``fill``. Standard output: a JSON
-object, the fields of ``Filled``, or ``{"error": CLASS, …its attributes}``.
+Standard input: a JSON object, the arguments of ``fill`` and the builder's process
+id. Standard output: a JSON object, the fields of ``Filled``, or ``{"error": CLASS}``
+and the error's attributes.
 """
 
 import json
+import os
 import re
 import resource
 import signal
@@ -264,9 +266,11 @@ def _limit(what: int, most: int) -> None:
 
 
 def main() -> None:
-    """Read the request, set the limits, answer, die with the builder. See the module's docstring for both."""
-    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
+    """Read the request, set the limits, answer; end when the builder ends."""
     request = json.load(sys.stdin)
+    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != request.pop("builder"):
+        return  # it ended before it could be tied to this process
     for what, most in (
         (resource.RLIMIT_CPU, SECONDS),
         (resource.RLIMIT_AS, MEMORY),

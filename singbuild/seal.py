@@ -26,8 +26,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from singbuild.contents import Contents
 from singbuild.errors import ImageError
+from singbuild.ext3.contents import FAST_LINK, Contents
 from singbuild.ext3.geometry import (
     BLOCK,
     FIRST_INODE,
@@ -37,10 +37,12 @@ from singbuild.ext3.geometry import (
     fitted,
     indirect_blocks,
 )
-from singbuild.inventory import Node, check_epoch, inventory
-from singbuild.tables import Used, write_tables
-from singbuild.target import TargetFile, created
-from singbuild.volume import Volume
+from singbuild.ext3.inventory import Node, check_epoch, inventory
+from singbuild.ext3.tables import Used, write_tables
+from singbuild.ext3.target import TargetFile, created
+from singbuild.ext3.volume import Volume
+
+_SMALL = 48 << 10  # bytes: a file without indirect blocks
 
 Progress = Callable[[int, int], None]
 
@@ -178,10 +180,10 @@ def guessed_blocks(node: Node) -> int:
     if node.entries is not None:
         return 1 + sum(len(name) + 12 for name, _ in node.entries) // BLOCK
     if not stat.S_ISREG(node.mode):
-        return node.size >= 60
-    # The host's holes are a hint for large files only: some hosts compress.
-    stored = min(node.size, node.disk_bytes) if node.size > 1 << 20 else node.size
-    blocks = -(-stored // BLOCK)
+        return node.size >= FAST_LINK
+    if node.size <= _SMALL:
+        return (node.size + BLOCK - 1) // BLOCK
+    blocks = -(-min(node.size, node.disk_bytes) // BLOCK)
     return blocks + indirect_blocks(blocks)
 
 
@@ -191,7 +193,7 @@ def names_seed(nodes: Sequence[Node]) -> bytes:
 
 
 def _identity(digest: bytes) -> uuid.UUID:
-    """A UUID of version 8, which RFC 9562 leaves to its maker."""
+    """Make a UUID of version 8, which RFC 9562 leaves to its maker."""
     value = bytearray(digest[:16])
     value[6] = value[6] & 0x0F | 0x80
     value[8] = value[8] & 0x3F | 0x80

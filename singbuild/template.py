@@ -5,6 +5,7 @@ template can neither hang nor exhaust this one, nor reach into it.
 """
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -52,6 +53,7 @@ def render(
     """
     answer = _ask(
         {
+            "builder": os.getpid(),
             "recipe": (source.path, source.text),
             "build_args": list(build_args),
             "build_arg_file": _named(build_arg_file),

@@ -40,11 +40,15 @@ VALIDATORS = {"ETag": "If-None-Match", "Last-Modified": "If-Modified-Since"}
 
 @dataclass(frozen=True)
 class Remote:
-    """A file to fetch. sha256: 64 hex digits, "" if unknown; size: bytes, 0 if unknown."""
+    """A file to fetch.
+
+    sha256: 64 hex digits, "" if unknown; size: bytes, 0 if unknown; label: for the user.
+    """
 
     url: str
     sha256: str = ""
     size: int = 0
+    label: str = ""
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,8 @@ class Transfer:
         self.wanted, self.store, self.report = wanted, store, report
         self.limit, self.session = limit, session
         self.shown = re.sub(r"//[^/@]*@", "//", wanted.url)  # without a password
-        self.label = re.split("[?#]", wanted.url)[0].rsplit("/", 1)[-1] or self.shown
+        name = re.split("[?#]", wanted.url)[0].rsplit("/", 1)[-1]
+        self.label = wanted.label or name or self.shown
         self.key = wanted.sha256 or hashlib.sha256(wanted.url.encode()).hexdigest()
         # What lies in the part so far:
         self.size = 0

@@ -5,6 +5,7 @@ import sys
 
 from singrun import __version__, binds, errors
 from singrun.enter import enter
+from singrun.environment import SIGINT, restore_signals
 from singrun.errors import RunError, nearest, say
 from singrun.request import Request
 from singrun.strategies import NAMES as STRATEGIES
@@ -70,6 +71,7 @@ _TEXTS = {"help": HELP, "version": f"singrun {__version__}\n"}
 
 def main() -> "NoReturn":
     """Run the command line. Never returns."""
+    restore_signals(SIGINT)
     _occupy_standard_descriptors()
     status = errors.STATUS
     try:
@@ -81,10 +83,11 @@ def main() -> "NoReturn":
     except RunError as error:
         say(str(error))
         status = error.status
-    except KeyboardInterrupt:
-        status = errors.STATUS_INTERRUPTED
     except OSError as error:
         say(f"Cannot start: {error}\n  singrun --debug VERB IMAGE shows what was done before.")
+    except Exception:
+        sys.excepthook(*sys.exc_info())
+        say("This is a bug in singrun; please report it with the lines above.")
     os._exit(status)
 
 

@@ -5,6 +5,7 @@ and then becomes it. When it ends, its mount namespace ends, and with that
 everything that was mounted here.
 """
 
+import errno
 import os
 
 from singrun import environment, init, namespaces, program, sharing, strategies, syscalls
@@ -65,7 +66,7 @@ def enter(request: Request) -> "NoReturn":
     if request.pid:
         init.fork_and_reap()
     os.umask(umask)
-    environment.restore_signals()
+    environment.restore_signals(environment.SIGPIPE, environment.SIGXFSZ)
     program.execute(request.verb, request.arguments, variables)
 
 
@@ -85,9 +86,11 @@ def _stage() -> str:
 def _check_shell(root: Root, image: str) -> None:
     try:
         os.close(root.open("/bin/sh", os.O_PATH))
-    except OSError:
-        why = f"{image} holds no /bin/sh, with which every program is started."
+    except OSError as error:
+        why = f"Every program is started with it; looking for it in {image}: {error.strerror}."
         remedy = "Build the image again with a shell in it."
+        if error.errno != errno.ENOENT:
+            remedy = f"Check it with: e2fsck -fn {image}"
         raise RunError("Container does not have a valid /bin/sh", why=why, remedy=remedy) from None
 
 

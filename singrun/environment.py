@@ -5,7 +5,7 @@ import sys
 
 from singrun import syscalls
 
-_SIGPIPE, _SIGXFSZ = 13, 25
+SIGINT, SIGPIPE, SIGXFSZ = 2, 13, 25
 _SIGIGNORE = 33 - 3  # proc(5), /proc/PID/stat, counted from field 3
 # -e keeps what tells who the user is and how to talk to the terminal, and nothing else.
 _KEPT = (b"HOME", b"USER", b"LOGNAME", b"SHELL", b"TERM", b"TZ", b"LANG", b"LANGUAGE")
@@ -40,16 +40,17 @@ def inner(image: str, verb: str, *, clean: bool) -> Environment:
     return variables
 
 
-def restore_signals() -> None:
-    """Give SIGPIPE and SIGXFSZ back the disposition that the caller had.
+def restore_signals(*numbers: int) -> None:
+    """Give signals back the disposition that the caller had.
 
-    Python ignores both at start-up and keeps no record, so the launcher passes
+    Python ignores SIGPIPE and SIGXFSZ at start-up, the launcher SIGINT, and
+    nobody keeps a record, so the launcher passes
     its own /proc/PID/stat, from field 3 on, as -X stat=…; without it the
     default disposition is taken.
     """
     fields = str(sys._xoptions.get("stat", "")).split()
     ignored = int(fields[_SIGIGNORE]) if len(fields) > _SIGIGNORE else 0
-    for number in (_SIGPIPE, _SIGXFSZ):
+    for number in numbers:
         if not ignored >> (number - 1) & 1:
             syscalls.signal_default(number)
 

@@ -7,7 +7,6 @@ is the contained program's own.
 import os
 
 STATUS = 255
-STATUS_INTERRUPTED = 130
 
 
 class RunError(Exception):

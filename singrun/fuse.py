@@ -42,21 +42,23 @@ def start(image: str, offset: int, *, dirty: bool, target: str) -> "Mounting":
         os.set_inheritable(fd, True)
     os.close(null)
     os.close(writing)
-    return Mounting(child, reading, target)
+    return Mounting(image, child, reading, target)
 
 
 class Mounting:
     """A fuse2fs on its way: its first process ends when the mount is there."""
 
-    def __init__(self, child: int, output: int, target: str) -> None:
-        self._child, self._output, self._target = child, output, target
+    def __init__(self, image: str, child: int, output: int, target: str) -> None:
+        self._image, self._target = image, target
+        self._child, self._output = child, output
 
     def finish(self) -> None:
         """Wait for the mount and take it along into a mount namespace of our own."""
         with os.fdopen(self._output, "rb") as output:
             said = output.read().decode(errors="replace").strip()
         if os.waitpid(self._child, 0)[1]:
-            raise RunError("fuse2fs cannot mount the image", why=said.replace("\n", " "))
+            why, remedy = said.replace("\n", " "), f"Check it with: e2fsck -fn {self._image}"
+            raise RunError(f"fuse2fs cannot mount {self._image}", why=why, remedy=remedy)
         tree = clone(self._target)
         syscalls.umount2(self._target, syscalls.MNT_DETACH)
         syscalls.unshare(syscalls.CLONE_NEWNS)

@@ -5,7 +5,6 @@ paths of the host, targets are resolved inside the root and nowhere else, so a
 symbolic link in a hostile image leads only to places within that image.
 """
 
-import errno
 import os
 import stat
 
@@ -77,15 +76,11 @@ class Mount:
         if self.read_only:
             restrict(self.tree, syscalls.MOUNT_ATTR_RDONLY)
         place = root.place(self.target, directory=directory)
-        try:
-            syscalls.move_mount(self.tree, "", place, "", _BY_DESCRIPTOR)
-        except OSError as error:
-            why = f"{error.strerror}."
-            if error.errno == errno.ENOTDIR:
-                why = "One is a directory, the other is not."
-            raise RunError(f"Cannot mount {self.what()} on {self.target}", why=why) from None
-        finally:
-            os.close(place)
+        if directory != stat.S_ISDIR(os.fstat(place).st_mode):
+            what = f"Cannot mount {self.what()} on {self.target}"
+            raise RunError(what, why="One is a directory, the other is not.")
+        syscalls.move_mount(self.tree, "", place, "", _BY_DESCRIPTOR)
+        os.close(place)
 
     def undo(self) -> None:
         """Detach what execute() attached, whatever has become of the path."""

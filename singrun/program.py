@@ -40,14 +40,22 @@ def _become(path: str, arguments: list[bytes], variables: Environment) -> None:
 
 
 def _become_command(arguments: list[bytes], variables: Environment) -> "NoReturn":
-    """Execute a command by its name, as a shell would, in an image without actions."""
-    try:
-        os.execvpe(arguments[0], arguments, variables)
-    except OSError as error:
-        missing = error.errno in (errno.ENOENT, errno.ENOTDIR)
-        refused = _cannot(os.fsdecode(arguments[0]), error)
-        refused.status = _NOT_FOUND if missing else _NOT_EXECUTABLE
-        raise refused from None
+    """Execute a command by its name, as a shell would, in an image without actions.
+
+    os.execvpe is of no use here: it imports a module, and the host's files are gone.
+    """
+    name = arguments[0]
+    refused = RunError(f"There is no command {os.fsdecode(name)} in the image")
+    refused.status = _NOT_FOUND
+    directories = variables.get(b"PATH", b"").split(b":")
+    for path in [name] if b"/" in name else [directory + b"/" + name for directory in directories]:
+        try:
+            os.execve(path, arguments, variables)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR):
+                refused = _cannot(os.fsdecode(path), error)
+                refused.status = _NOT_EXECUTABLE
+    raise refused
 
 
 def _cannot(path: str, error: OSError) -> RunError:

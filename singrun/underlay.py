@@ -13,6 +13,8 @@ import stat
 from singrun import syscalls
 from singrun.errors import RunError
 
+_MAX_HOPS = 40  # as many links as path_resolution(7) follows
+
 
 class Root:
     """The directory tree at ``path`` of this mount namespace; ``/`` of every target."""
@@ -90,19 +92,25 @@ class Root:
             attributes = syscalls.MOUNT_ATTR_RDONLY
             syscalls.mount_setattr(top, "", syscalls.AT_EMPTY_PATH, attr_set=attributes)
 
-    def _make(self, target: str, directory: bool) -> None:
-        """Make ``target`` and the directories that lead to it."""
-        parts = target.strip("/").split("/")
+    def _make(self, target: str, directory: bool, hops: int = 0) -> None:
+        """Make ``target`` and the directories that lead to it; for a link its goal, in the root."""
+        parts = [part for part in target.split("/") if part]
         depth, where = self._deepest(parts)
+        if goal := _link_text(parts[depth], where):
+            if hops == _MAX_HOPS:
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), target)
+            way = [] if goal.startswith("/") else parts[:depth]
+            return self._make("/".join([*way, goal, *parts[depth + 1 :]]), directory, hops + 1)
         if os.fstat(where).st_dev not in self._own:
             where = self._underlay(where, parts[:depth], parts[depth])
         for name in parts[depth:-1]:
-            _fresh_directory(name, where)
+            os.mkdir(name, dir_fd=where)
             where = os.open(name, os.O_PATH | os.O_DIRECTORY, dir_fd=where)
         if directory:
-            _fresh_directory(parts[-1], where)
+            os.mkdir(parts[-1], dir_fd=where)
         else:
             _fresh_file(parts[-1], where)
+        return None
 
     def _deepest(self, parts: list[str]) -> tuple[int, int]:
         """How many of ``parts`` lead to an existing directory, and that directory."""
@@ -115,7 +123,7 @@ class Root:
         return 0, self.open("/", os.O_PATH | os.O_DIRECTORY)
 
     def _underlay(self, below: int, parts: list[str], missing: str) -> int:
-        """Mount a tmpfs over the directory ``below``, showing all its entries but ``missing``."""
+        """Mount a tmpfs over the directory ``below``, showing all its entries."""
         if not os.fstatvfs(below).f_flag & os.ST_RDONLY:
             why = f"/{'/'.join(parts)} is the host's, and singrun creates nothing there."
             raise RunError(
@@ -130,21 +138,19 @@ class Root:
         self.adopt(top)
         self._underlays.append(top)
         listing = os.open(f"/proc/self/fd/{below}", os.O_RDONLY | os.O_DIRECTORY)
-        with os.scandir(listing) as entries:
-            for entry in entries:
-                if entry.name != missing:
-                    _show(entry, listing, top)
+        for name in os.listdir(listing):
+            _show(name, listing, top)
         os.close(listing)
         return top
 
 
-def _show(entry: os.DirEntry[str], below: int, top: int) -> None:
-    """Let ``top`` show an entry of the directory ``below``."""
-    name = entry.name
-    if entry.is_symlink():
+def _show(name: str, below: int, top: int) -> None:
+    """Let ``top`` show an entry of the directory ``below``, or what is mounted on it."""
+    mode = os.stat(name, dir_fd=below, follow_symlinks=False).st_mode
+    if stat.S_ISLNK(mode):
         os.symlink(os.readlink(name, dir_fd=below), name, dir_fd=top)
         return
-    if entry.is_dir(follow_symlinks=False):
+    if stat.S_ISDIR(mode):
         os.mkdir(name, dir_fd=top)
     else:
         _fresh_file(name, top)
@@ -155,22 +161,16 @@ def _show(entry: os.DirEntry[str], below: int, top: int) -> None:
     os.close(tree)
 
 
-def _fresh_directory(name: str, where: int) -> None:
-    _remove_link(name, where)
-    os.mkdir(name, 0o755, dir_fd=where)
-
-
 def _fresh_file(name: str, where: int) -> None:
-    _remove_link(name, where)
     os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644, dir_fd=where))
 
 
-def _remove_link(name: str, where: int) -> None:
-    """Make way: a link that leads nowhere is no mount point."""
+def _link_text(name: str, where: int) -> str:
+    """Read the symbolic link ``name``; "" if there is none."""
     try:
-        os.unlink(name, dir_fd=where)
-    except OSError:  # there is none, which is the rule
-        return
+        return os.readlink(name, dir_fd=where)
+    except OSError:
+        return ""
 
 
 def _no_place(target: str, error: OSError) -> RunError:

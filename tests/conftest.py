@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,23 +31,37 @@ def own_directories(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(autouse=True)
-def host_left_alone(request: pytest.FixtureRequest) -> Iterator[None]:
+def host_left_alone(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
     """A test that leaves a mount, a loop device or a child process behind has failed."""
-    before = host_state()
+    base = str(tmp_path_factory.getbasetemp())
+    before = host_state(base)
     yield
-    after = host_state()
+    # The kernel takes a killed namespace down a moment after its last process.
+    deadline = time.monotonic() + 10
+    while (after := host_state(base)) != before and time.monotonic() < deadline:
+        time.sleep(0.05)
     assert after == before, f"{request.node.name} left something on the host"
 
 
-def host_state() -> dict[str, list[str]]:
-    """What a test must not change: mounts, attached loop devices, our own child processes."""
-    loops = sorted(str(p.parent.parent) for p in Path("/sys/block").glob("loop*/loop/backing_file"))
+def host_state(base: str) -> dict[str, list[str]]:
+    """What a test must not change: mounts, loop devices on files below ``base``, child processes."""
+    files = [read(path) for path in Path("/sys/block").glob("loop*/loop/backing_file")]
     mounts = sorted(Path("/proc/self/mounts").read_text().splitlines())
+    loops = sorted(file for file in files if file.startswith(base))
     return {"mounts": mounts, "loops": loops, "children": children()}
 
 
 def children() -> list[str]:
     """The commands of this process's children, zombies included."""
-    found = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-    names = [Path(f"/proc/{pid}/comm") for pid in found]
-    return sorted(name.read_text().strip() for name in names if name.exists())
+    found = read(Path(f"/proc/self/task/{os.getpid()}/children")).split()
+    return sorted(read(Path(f"/proc/{pid}/comm")) for pid in found)
+
+
+def read(path: Path) -> str:
+    """The line in a file of the kernel's; "" when what it tells of has just gone."""
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""

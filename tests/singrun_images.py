@@ -14,9 +14,9 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, Unpack
 
 ROOT = Path(__file__).parent.parent
 PYTHON = "/usr/bin/python3"
@@ -29,10 +29,12 @@ ACTIONS = {
     "shell": 'exec "${SINGULARITY_SHELL:-/bin/sh}" "$@"\n',
     "test": 'exec /.singularity.d/test "$@"\n',
 }
+Word = str | bytes | Path
 APPLETS = (
-    "sh cat ls id echo env true false sleep yes head mount stat touch ps test sha256sum "
-    "readlink kill ulimit umask stty pwd tr wc hostname grep dd mkdir ps trap"
-).split()
+    *("sh", "cat", "ls", "id", "echo", "env", "true", "false", "sleep", "yes", "head", "mount"),
+    *("stat", "touch", "ps", "test", "sha256sum", "readlink", "kill", "stty", "pwd", "tr", "wc"),
+    *("grep", "dd", "mkdir", "rm", "ipcs", "hostname", "tty"),
+)
 
 
 def fill(tree: Path) -> Path:
@@ -83,6 +85,16 @@ def ext3(tree: Path, image: Path, *, header: bytes = b"", boot: bytes = b"") -> 
     return image
 
 
+class Options(TypedDict, total=False):
+    """What a test may ask of subprocess.run."""
+
+    input: bytes
+    env: dict[str, str]
+    cwd: Word
+    umask: int
+    preexec_fn: Callable[[], object]
+
+
 class Person:
     """Somebody who calls singrun: root, or a real ordinary user."""
 
@@ -91,7 +103,7 @@ class Person:
         self.name, self.uid, self.gid, self.home = name, entry.pw_uid, entry.pw_gid, entry.pw_dir
         self.launcher, self.options = launcher, list(options)
 
-    def words(self, *words: str | bytes | Path) -> list[str | bytes]:
+    def words(self, *words: Word) -> list[str | bytes]:
         """Return the command line that becomes this person and executes ``words``."""
         become: list[str | bytes] = []
         if self.uid != os.geteuid():
@@ -102,19 +114,20 @@ class Person:
         """Return a plain environment as after a login."""
         return {"HOME": self.home, "USER": self.name, "PATH": "/usr/bin:/bin:/usr/sbin:/sbin"}
 
-    def call(self, *words: str | bytes | Path, **options: Any) -> subprocess.CompletedProcess[bytes]:
+    def call(self, *words: Word, **options: Unpack[Options]) -> subprocess.CompletedProcess[bytes]:
         """Run any command as this person, from its home, with a time limit."""
-        options = {"env": self.environment(), "cwd": self.home, "timeout": 120} | options
-        streams: dict[str, Any] = {} if "stdout" in options else {"capture_output": True}
-        return subprocess.run(self.words(*words), check=False, **streams, **options)
+        options.setdefault("env", self.environment())
+        options.setdefault("cwd", self.home)
+        command = self.words(*words)
+        return subprocess.run(command, check=False, capture_output=True, timeout=120, **options)
 
     def singrun(
-        self, verb: str, *words: str | bytes | Path, **options: Any
+        self, verb: str, *words: Word, **options: Unpack[Options]
     ) -> subprocess.CompletedProcess[bytes]:
         """Run ``singrun VERB`` with this person's options before ``words``."""
         return self.call(self.launcher, verb, *self.options, *words, **options)
 
-    def said(self, verb: str, *words: str | bytes | Path, **options: Any) -> str:
+    def said(self, verb: str, *words: Word, **options: Unpack[Options]) -> str:
         """Return what a launch writes; it must succeed and write nothing on standard error."""
         done = self.singrun(verb, *words, **options)
         assert (done.returncode, done.stderr) == (0, b""), done
@@ -182,3 +195,28 @@ def wait_for_daemons(needle: str, seconds: float = 20) -> None:
     while daemons(needle):
         assert time.monotonic() < until, f"fuse2fs is left behind: {daemons(needle)}"
         time.sleep(0.05)
+
+
+class Bench:
+    """All that a test of the runtime needs: a tree, an image of it, root and an ordinary user."""
+
+    def __init__(self, directory: Path, user: str) -> None:
+        self.directory, self.launcher = directory, installed(directory)
+        self.tree = fill(directory / "tree")
+        self.image = ext3(self.tree, directory / "image.img", boot=LAUNCH_LINE)
+        self.people = {
+            "root, loop": Person("root", self.launcher),
+            "root, fuse2fs": Person("root", self.launcher, ["--mount-with", "fuse2fs"]),
+            "user": Person(user, self.launcher),
+        }
+
+    def variant(self, name: str) -> Path:
+        """Return a fresh copy of the tree, to be changed and made into an image."""
+        return Path(shutil.copytree(self.tree, self.directory / name, symlinks=True))
+
+
+@contextlib.contextmanager
+def bench() -> Iterator[Bench]:
+    """Set all that up, and take it down again."""
+    with shared_directory() as directory, ordinary_user() as user:
+        yield Bench(directory, user)

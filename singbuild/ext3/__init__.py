@@ -1,8 +1,10 @@
-"""The ext3 file system as bytes: pure descriptions, no I/O.
+"""The ext3 writer: a tree on the host becomes a file system in a file.
 
-geometry: where groups, tables and data lie. records: superblock, descriptors,
-inodes, journal. directory: names. attributes: extended attributes. blockmap:
-which blocks hold a file. All of it follows "ext4 Data Structures and
-Algorithms" in the kernel's documentation, restricted to the features of
-docs/image-format.md.
+Bytes only, no I/O: ``geometry`` (where groups, tables and data lie),
+``records`` (superblock, descriptors, inodes, journal), ``blockmap``,
+``attributes``, ``directory``. Reading the tree: ``inventory``, ``filedata``.
+Writing the file: ``target``, ``volume``, ``contents``, ``tables``.
+
+The format is that of "ext4 Data Structures and Algorithms" in the kernel's
+documentation, restricted to the features of docs/image-format.md.
 """

@@ -22,7 +22,7 @@ Attribute = tuple[bytes, bytes]  # name as getxattr(2) knows it, value likewise
 
 
 def want_attribute(name: bytes) -> bool:
-    """True for attributes that belong to the tree.
+    """Tell whether an attribute belongs to the tree.
 
     Not for those that a host's file system or policy shows of itself
     (system.nfs4_acl, btrfs.compression, security.selinux …).
@@ -31,7 +31,7 @@ def want_attribute(name: bytes) -> bool:
 
 
 def attributes(found: Iterable[Attribute]) -> tuple[bytes, bytes]:
-    """What goes into the inode (b"" or ATTRIBUTE_ROOM bytes) and into a block (b"" or BLOCK).
+    """Divide attributes between the inode (b"" or up to ATTRIBUTE_ROOM) and a block (b"" or BLOCK).
 
     Raises ValueError when a value fits neither: ext3 has one block for them.
     """
@@ -60,7 +60,7 @@ def _stored(name: bytes, value: bytes) -> _Entry:
 
 
 def acl_on_disk(value: bytes) -> bytes:
-    """An access control list as ext3 stores it: ids only where the tag needs one."""
+    """Turn an access control list into ext3's form: ids only where the tag needs one."""
     packed = [struct.pack("<I", 1)]
     for tag, permissions, who in struct.iter_unpack("<HHI", value[4:]):
         packed.append(struct.pack("<HH", tag, permissions))

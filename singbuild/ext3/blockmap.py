@@ -8,7 +8,7 @@ from singbuild.ext3.records import pack_pointers
 
 DIRECT = 12
 _SLOTS = struct.Struct("<15I")
-_NONE = (0,) * 15
+_RUNS = [struct.Struct(f"<{count}I{60 - 4 * count}x") for count in range(DIRECT + 1)]
 
 
 class BlockMap:
@@ -24,8 +24,17 @@ class BlockMap:
         self._slots = [0] * (DIRECT + 3)
         self._open: dict[int, tuple[int, list[int]]] = {}  # by level above the data
 
+    def reach(self, logical: int) -> int:
+        """Make the tables for a block of the file; how many blocks from it on they serve.
+
+        Called before those blocks are taken, it makes the order of all blocks
+        depend on the file alone, not on the pieces it is read in.
+        """
+        _, index, limit = self._place(logical)
+        return limit - index
+
     def add(self, logical: int, physical: int, count: int) -> None:
-        """The file's blocks from ``logical`` on are those from ``physical`` on."""
+        """Say that the file's blocks from ``logical`` on are those from ``physical`` on."""
         self.blocks += count
         while count:
             table, index, limit = self._place(logical)
@@ -41,7 +50,7 @@ class BlockMap:
         return _SLOTS.pack(*self._slots)
 
     def _place(self, logical: int) -> tuple[list[int], int, int]:
-        """The table that names a block, its index there, and where the table's use for it ends."""
+        """Find the table that names a block, its index there, and where that table ends."""
         if logical < DIRECT:
             return self._slots, logical, DIRECT
         logical -= DIRECT
@@ -67,5 +76,5 @@ class BlockMap:
 
 
 def direct_map(start: int, count: int) -> bytes:
-    """The i_block of a file of up to twelve blocks in one run."""
-    return _SLOTS.pack(*range(start, start + count), *_NONE[count:])
+    """Make the i_block of a file of up to twelve blocks in one run."""
+    return _RUNS[count].pack(*range(start, start + count))

@@ -16,7 +16,7 @@ _WORD = 0xFFFFFFFF
 
 
 def directory(own: int, parent: int, names: Sequence[Name], seed: bytes) -> tuple[bytes, int]:
-    """A directory's content, in whole blocks, and its inode's flags.
+    """Make a directory's content, in whole blocks, and its inode's flags.
 
     own, parent: inode numbers for "." and "..". seed: 16 bytes, the
     superblock's s_hash_seed. A large directory gets a hash tree as the kernel
@@ -40,7 +40,7 @@ def lost_and_found(own: int, parent: int) -> bytes:
 
 
 def half_md4(name: bytes, seed: bytes) -> int:
-    """The kernel's half MD4 of a name taken as unsigned bytes; the lowest bit is 0."""
+    """Hash a name, taken as unsigned bytes, with the kernel's half MD4; the lowest bit is 0."""
     state = struct.unpack("<4I", seed)
     for start in range(0, len(name), 32):
         state = _compress(state, _words(name[start:]))
@@ -68,7 +68,7 @@ def _entry(name: bytes, number: int, mode: int, length: int) -> bytes:
 
 
 def _closed(packed: list[bytes], used: int) -> bytes:
-    """A block whose last entry reaches to its end."""
+    """Make a block whose last entry reaches to its end."""
     last = packed[-1]
     length = len(last) + BLOCK - used
     packed[-1] = last[:4] + struct.pack("<H", length) + last[6:]
@@ -80,7 +80,7 @@ def _empty() -> bytes:
 
 
 def _first_hashes(hashed: list[tuple[int, bytes, int, int]], leaves: list[bytes]) -> list[int]:
-    """The hash at which each leaf begins, odd where its first continues the leaf before."""
+    """Find the hash at which each leaf begins, odd where it continues the leaf before."""
     firsts, position = [], 0
     for leaf in leaves:
         value = hashed[position][0]
@@ -99,7 +99,7 @@ def _count(block: bytes) -> int:
 
 
 def _tree(dots: list[Name], leaves: list[bytes], firsts: list[int]) -> bytes:
-    """The root, then inner nodes if the root cannot name all leaves, then the leaves."""
+    """Join the root, inner nodes if the root cannot name all leaves, and the leaves."""
     inner = 0 if len(leaves) <= _ROOT_LIMIT else -(-len(leaves) // _NODE_LIMIT)
     below = [(first, 1 + inner + index) for index, first in enumerate(firsts)]
     parts = [below[start : start + _NODE_LIMIT] for start in range(0, len(below), _NODE_LIMIT)]
@@ -111,7 +111,7 @@ def _tree(dots: list[Name], leaves: list[bytes], firsts: list[int]) -> bytes:
 
 
 def _root(dots: list[Name], levels: int, below: list[tuple[int, int]]) -> bytes:
-    """The dots, the second so long that readers without hash trees see no more."""
+    """Make the dots, the second so long that readers without hash trees see no more."""
     (own, number, mode), (parent, above, _) = dots
     hidden = _entry(own, number, mode, 12) + _entry(parent, above, mode, BLOCK - 12)[:12]
     info = struct.pack("<IBBBB", 0, HASH_HALF_MD4, 8, levels, 0)

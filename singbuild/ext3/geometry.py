@@ -71,14 +71,14 @@ class Geometry:
         return range(first, first + self.reserved_blocks)
 
     def tables_start(self, group: int) -> int:
-        """The block of a group's block bitmap; the inode bitmap and table follow."""
+        """Find a group's block bitmap; the inode bitmap and table follow it."""
         start = group * GROUP_BLOCKS
         if group == 0 or group in self.backups:
             start += 1 + self.descriptor_blocks + self.reserved_blocks
         return start
 
     def content_start(self, group: int) -> int:
-        """The first block of a group that is room for content."""
+        """Find the first block of a group that is room for content."""
         return self.tables_start(group) + 2 + self.table_blocks
 
     def room(self) -> int:
@@ -87,7 +87,7 @@ class Geometry:
         return self.groups * (GROUP_BLOCKS - 2 - self.table_blocks) - repeated
 
     def block_after(self, blocks: int, skip: int) -> int:
-        """The block that follows ``skip`` further blocks of content, counted from ``blocks``."""
+        """Find the block that follows ``skip`` blocks of content, counted from ``blocks``."""
         for group in count(blocks // GROUP_BLOCKS):
             first = max(blocks, self.content_start(group))
             left = (group + 1) * GROUP_BLOCKS - first
@@ -98,7 +98,7 @@ class Geometry:
 
 
 def journal_blocks(content: int) -> int:
-    """A journal of 4 MiB, the smallest there is, or 16 MiB in an image of 1 GiB or more.
+    """Choose a journal of 4 MiB, the smallest there is, or of 16 MiB from 1 GiB on.
 
     Images are mostly read; ``--writable`` use fits into these.
     """
@@ -123,7 +123,7 @@ def spare_inodes(free: int) -> int:
 
 
 def fitted(content: int, free: int, inodes: int) -> Geometry | None:
-    """The smallest geometry with room for so many blocks and inodes; None beyond 16 TiB.
+    """Find the smallest geometry with room for so much; None beyond 16 TiB.
 
     content: blocks of files, directories, attributes and indirect blocks, the
     journal left out. free: blocks to leave free. inodes: all, reserved ones

@@ -36,7 +36,7 @@ _ACL_AND_USER_XATTR = 0x000C  # s_default_mount_opts
 _EXTRA_SIZE = 32  # bytes of an inode beyond 128 that fields use; attributes follow
 ATTRIBUTE_ROOM = INODE - 128 - _EXTRA_SIZE
 
-_INODE = struct.Struct("<HHIIIIIHHIII60sIIIIHHHHHHHHIIIIIII96s")
+_INODE = struct.Struct("<HHIIII4xHHII4x60s4xII8xHH4xH2xIIIII8x96s")
 _DESCRIPTOR = struct.Struct("<IIIHHHH12x")
 
 
@@ -76,10 +76,9 @@ def inode(
     # The low 32 bits are signed; two bits say how many times 2^32 to add.
     extra = (mtime + 2**31) >> 32
     return _INODE.pack(
-        mode, uid & 0xFFFF, size & 0xFFFFFFFF, low, low, low, 0, gid & 0xFFFF, links,
-        blocks * (BLOCK // 512), flags, 0, mapped, 0, attribute_block, size >> 32, 0, 0, 0,
-        uid >> 16, gid >> 16, 0, 0, _EXTRA_SIZE, 0, extra, extra, extra, low, extra, 0, 0,
-        attributes,
+        mode, uid & 0xFFFF, size & 0xFFFFFFFF, low, low, low, gid & 0xFFFF, links,
+        blocks * (BLOCK // 512), flags, mapped, attribute_block, size >> 32,
+        uid >> 16, gid >> 16, _EXTRA_SIZE, extra, extra, extra, low, extra, attributes,
     )  # fmt: skip
 
 
@@ -153,7 +152,7 @@ def bitmap(used: int, size: int) -> bytes:
 
 
 def journal_superblock(blocks: int) -> bytes:
-    """The first block of an empty journal (JBD2 superblock version 2, big-endian)."""
+    """Make the first block of an empty journal (JBD2 superblock version 2, big-endian)."""
     fields = (_JOURNAL_MAGIC, 4, 0, BLOCK, blocks, 1, 1, 0, 0)  # 4: superblock, version 2
     return struct.pack(">9I28xI", *fields, 1).ljust(BLOCK, b"\0")
 
@@ -167,7 +166,7 @@ def resize_pointers(geometry: Geometry) -> bytes:
 
 
 def backup_pointers(geometry: Geometry, block: int) -> bytes:
-    """The content of one such block: where the groups with backups keep theirs."""
+    """Make the content of one such block: where the groups with backups keep theirs."""
     return pack_pointers([group * GROUP_BLOCKS + block for group in geometry.backups])
 
 

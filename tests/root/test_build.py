@@ -94,7 +94,7 @@ def test_sections_did_their_work(built: Path) -> None:
     assert cat(built, "/opt/renamed") == "space"
     assert cat(built, "/opt/many/b.txt") == "b"
     assert cat(built, "/opt/tree/deep/link") == "data"
-    assert re.search(r"Mode:\s+0640.*\nUser:\s+0\s+Group:\s+0", debugfs(built, "stat /opt/data.txt"))
+    assert re.search(r"Mode:\s+0640[^$]*?User:\s+0\s+Group:\s+0", debugfs(built, "stat /opt/data.txt"))
 
 
 def test_metadata_is_what_the_format_says(built: Path) -> None:
@@ -164,7 +164,7 @@ def test_a_signal_in_any_phase_leaves_nothing(
 ) -> None:
     monkeypatch.setenv("SLOW", phase)
     delay = 0.2 if phase in ("setup", "post", "test") else 0
-    status = killed_in(phase, number, [recipe(SLOW), "a.img"], tmp_path, delay)
+    status = killed_in(phase, number, ["--no-cache", recipe(SLOW), "a.img"], tmp_path, delay)
     assert status == (-9 if number == signal.SIGKILL else 128 + number)
     if number == signal.SIGKILL:  # what is left is files, and the next build sweeps them
         monkeypatch.setenv("SLOW", "no")
@@ -213,7 +213,12 @@ BAD = {
         6,
         "127.0.0.1:1",
     ),
-    "wrong checksum": ([], f"Bootstrap: busybox\nSHA256: {'0' * 64}\n", 6, "0" * 64),
+    "wrong checksum": (
+        [],
+        f"Bootstrap: busybox\nMirrorURL: /bin/busybox\nSHA256: {'0' * 64}\n",
+        6,
+        "0" * 64,
+    ),
     "target in no directory": (["{}", "none/a.img"], "Bootstrap: busybox\n", 8, "none"),
     "target is a directory": (["{}", "/"], "Bootstrap: busybox\n", 8, "/ is a directory"),
     "missing %files": ([], "Bootstrap: busybox\n%files\n    none.txt\n", 3, "none.txt"),
@@ -282,14 +287,14 @@ def test_too_little_space_is_refused_before_anything_is_written(
 
 
 def test_events_are_json(recipe: Callable[[str], Path], singbuild: Build) -> None:
-    done = singbuild("build", "--json", recipe("Bootstrap: busybox\n%post\n    echo hi\n"), "a.img")
+    text = "Bootstrap: busybox\n%post\n    echo hi\n"
+    done = singbuild("build", "--json", "--no-cache", recipe(text), "a.img")
     events = [json.loads(line) for line in done.stdout.splitlines()]
     phases = [event["name"] for event in events if event["event"] == "phase"]
     assert phases == ["resolve", "scratch", "bootstrap", "post", "metadata", "seal", "finish"]
+    assert events[0]["event"] == "start"
     assert events[-1]["event"] == "done"
-    assert {"event": "line", "text": "hi"}.items() <= events[phases.index("post") + 5].items() or [
-        event for event in events if event.get("text") == "hi"
-    ]
+    assert "hi" in [event.get("text") for event in events]
 
 
 def test_a_template_is_rendered_and_recorded(
@@ -304,17 +309,17 @@ def test_a_template_is_rendered_and_recorded(
 
 
 def test_an_ordinary_user_may_plan_but_is_told_that_building_needs_root(
-    recipe: Callable[[str], Path], singbuild: Build, tmp_path: Path
+    singbuild: Build,
 ) -> None:
-    path = recipe(FULL)
-    as_nobody = {"user": 65534, "group": 65534, "extra_groups": []}
+    as_nobody = {"user": 65534, "group": 65534, "extra_groups": [], "input": FULL}
     if singbuild("--version", **as_nobody).returncode:
         pytest.skip("this checkout cannot be read by an ordinary user")
-    planned = singbuild("plan", path, **as_nobody)
-    assert planned.returncode == 0
+    planned = singbuild("plan", "-", **as_nobody)
+    assert planned.returncode == 0, planned.stderr
     assert "%post at line 10" in planned.stdout
-    done = singbuild(path, "/tmp/singbuild-test-unwanted.img", **as_nobody)
-    assert done.returncode in (3, 5)
+    done = singbuild("-", "/tmp/singbuild-test-unwanted.img", **as_nobody)
+    assert done.returncode == 5
+    assert "needs root" in done.stderr
 
 
 @pytest.mark.parametrize("interpreter", ["%post -c /bin/ash", "%post\n#!/bin/ash"])

@@ -1,7 +1,8 @@
-"""singrun as root by loop, as root by fuse2fs, and as a real ordinary user: inside is as outside."""
+"""singrun as root by loop and by fuse2fs, and as an ordinary user: inside is as outside."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import resource
@@ -99,7 +100,10 @@ def test_the_user_inside_is_the_user_outside(person: Person, image: Path) -> Non
 
 @pytest.mark.parametrize("status", range(256))
 def test_every_exit_status_comes_out(launcher: Path, image: Path, status: int) -> None:
-    assert Person("root", launcher).singrun("exec", image, "sh", "-c", f"exit {status}").returncode == status
+    assert (
+        Person("root", launcher).singrun("exec", image, "sh", "-c", f"exit {status}").returncode
+        == status
+    )
 
 
 @pytest.mark.parametrize("status", [0, 1, 126, 127, 128, 255])
@@ -118,7 +122,9 @@ def test_death_by_a_signal_is_death_by_that_signal(
 def test_a_signal_from_outside_reaches_the_program_itself(person: Person, image: Path) -> None:
     script = "trap 'exit 42' TERM; echo ready; while :; do sleep 0.1; done"
     words = person.words(person.launcher, "exec", *person.options, image, "sh", "-c", script)
-    with subprocess.Popen(words, stdout=subprocess.PIPE, env=person.environment(), cwd="/") as child:
+    with subprocess.Popen(
+        words, stdout=subprocess.PIPE, env=person.environment(), cwd="/"
+    ) as child:
         assert child.stdout
         assert child.stdout.readline() == b"ready\n"
         child.terminate()
@@ -177,7 +183,9 @@ def test_names_of_any_bytes(person: Person, shared: Path, image: Path) -> None:
     os.link(image, odd)
     try:
         script = 'printf "%s|%s" "$1" "$SINGULARITY_NAME"'
-        done = person.singrun("exec", odd, "sh", "-c", script, "sh", NEWLY, env=person.environment())
+        done = person.singrun(
+            "exec", odd, "sh", "-c", script, "sh", NEWLY, env=person.environment()
+        )
         assert done.stdout == NEWLY + b"|" + os.path.basename(odd), done
     finally:
         os.unlink(odd)
@@ -186,9 +194,10 @@ def test_names_of_any_bytes(person: Person, shared: Path, image: Path) -> None:
 @pytest.mark.parametrize("ignored", [False, True])
 def test_signal_dispositions_are_the_callers(person: Person, image: Path, ignored: bool) -> None:
     prefix = "trap '' PIPE XFSZ INT;" if ignored else ""
-    read = "grep -E ^Sig[BIC] /proc/self/status"
+    read = "grep -E ^Sig[BI] /proc/self/status"
     outside = person.call("sh", "-c", f"{prefix} {read}").stdout
-    command = f'{prefix} exec "$0" exec {" ".join(person.options)} "$1" grep -E "^Sig[BIC]" /proc/self/status'
+    options = " ".join(person.options)
+    command = f'{prefix} exec "$0" exec {options} "$1" grep -E "^Sig[BI]" /proc/self/status'
     inside = person.call("sh", "-c", command, person.launcher, image).stdout
     assert inside == outside
 
@@ -205,7 +214,8 @@ def test_umask_and_limits_are_the_callers(person: Person, image: Path) -> None:
         "exec",
         image,
         *("sh", "-c", "umask; ulimit -n; touch /tmp/$$; stat -c %a /tmp/$$; exec rm /tmp/$$"),
-        preexec_fn=lambda: (os.umask(0o027), resource.setrlimit(resource.RLIMIT_NOFILE, limits)),
+        umask=0o027,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, limits),
     )
     assert done.stdout.split()[:3] == [b"0027", b"300", b"640"], done
 
@@ -282,7 +292,9 @@ def test_a_system_directory_of_the_host_does_not_cover_the_images(
 
 
 def test_a_current_directory_that_is_gone(person: Person, image: Path) -> None:
-    command = f'mkdir "$2" && cd "$2" && rmdir "$2" && exec "$0" exec {" ".join(person.options)} "$1" pwd'
+    command = (
+        f'mkdir "$2" && cd "$2" && rmdir "$2" && exec "$0" exec {" ".join(person.options)} "$1" pwd'
+    )
     gone = f"/tmp/singrun-gone-{os.getpid()}"
     done = person.call("sh", "-c", command, person.launcher, image, gone)
     assert done.stdout.decode().strip() == person.home, done
@@ -298,9 +310,9 @@ def test_pwd_chooses_a_directory_or_fails(person: Person, image: Path) -> None:
 def test_the_hosts_network_files_and_directories_are_shared(person: Person, image: Path) -> None:
     for name in ("/etc/hosts", "/etc/resolv.conf"):
         assert person.said("exec", image, "cat", name) == Path(name).read_text()
-    assert person.said("exec", image, "stat", "-c", "%i", "/tmp", "/dev", "/proc", "/sys").split() == [
-        str(os.stat(name).st_ino) for name in ("/tmp", "/dev", "/proc", "/sys")
-    ]
+    assert person.said(
+        "exec", image, "stat", "-c", "%i", "/tmp", "/dev", "/proc", "/sys"
+    ).split() == [str(os.stat(name).st_ino) for name in ("/tmp", "/dev", "/proc", "/sys")]
 
 
 def test_setuid_programs_are_dead(person: Person, shared: Path) -> None:
@@ -345,7 +357,9 @@ def test_many_at_once(person: Person, image: Path) -> None:
 def test_a_kill_at_any_moment_leaves_nothing(person: Person, image: Path) -> None:
     words = person.words(person.launcher, "exec", *person.options, image, "sleep", "60")
     for step in range(40):
-        child = subprocess.Popen(words, env=person.environment(), cwd="/", stderr=subprocess.DEVNULL)
+        child = subprocess.Popen(
+            words, env=person.environment(), cwd="/", stderr=subprocess.DEVNULL
+        )
         time.sleep(step * 0.0015)
         child.kill()
         child.wait()
@@ -357,20 +371,28 @@ def test_interruption_while_starting_leaves_nothing(ordinary: Person, image: Pat
     words = ordinary.words(ordinary.launcher, "exec", image, "sleep", "60")
     for step in range(20):
         child = subprocess.Popen(
-            words, env=ordinary.environment(), cwd="/", start_new_session=True, stderr=subprocess.PIPE
+            words,
+            env=ordinary.environment(),
+            cwd="/",
+            start_new_session=True,
+            stderr=subprocess.PIPE,
         )
         time.sleep(0.005 + step * 0.0015)
-        os.killpg(child.pid, 2)
-        assert b"Traceback" not in child.communicate(timeout=20)[1]
-        assert child.returncode in (-2, 130)
+        for _ in range(10):  # the interpreter's own start is deaf for some milliseconds
+            os.killpg(child.pid, 2)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(0.5)
+                break
+        assert child.communicate(timeout=20)[1] == b""
+        assert child.returncode == -2
     images.wait_for_daemons(str(image))
 
 
 def test_a_dirty_journal_is_not_replayed(person: Person, shared: Path, tree: Path) -> None:
     path = shared / "image-dirty.img"
     images.ext3(tree, path)
-    command = ["debugfs", "-w", "-R", "feature needs_recovery", path]
-    subprocess.run(command, check=True, capture_output=True)
+    command = ["debugfs", "-w", "-R", "feature needs_recovery"]
+    subprocess.run([*command, path], check=True, capture_output=True)
     before = path.read_bytes()
     done = person.singrun("exec", path, "echo", "hi")
     assert (done.returncode, done.stdout) == (0, b"hi\n"), done

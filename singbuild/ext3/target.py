@@ -38,7 +38,7 @@ class TargetFile:
         except OSError as error:
             raise self._failed(error.errno or 0) from error
 
-    def write_parts(self, parts: list[bytes], offset: int) -> None:
+    def write_parts(self, parts: list[bytes | memoryview], offset: int) -> None:
         """pwritev(2) of up to 1024 parts, one after the other."""
         try:
             written = os.pwritev(self._fd, parts, offset)
@@ -77,7 +77,7 @@ class TargetFile:
 
 @contextmanager
 def created(path: Path) -> Iterator[TargetFile]:
-    """A new file at ``path``, or the empty one that is there; removed if the block fails."""
+    """Open a new file at ``path``, or the empty one there; remove it if the block fails."""
     fd = _opened(path)
     try:
         yield TargetFile(path, fd)

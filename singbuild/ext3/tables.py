@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from singbuild.ext3 import records
 from singbuild.ext3.geometry import BLOCK, GROUP_BLOCKS, Geometry
-from singbuild.target import TargetFile
+from singbuild.ext3.target import TargetFile
 
 LAUNCH_LINE = b"#!/usr/bin/env singrun\n"
 

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 
 from singbuild.errors import ImageError
 from singbuild.ext3.geometry import BLOCK
-from singbuild.inventory import Node, shown
+from singbuild.ext3.inventory import Node, shown
 
 PIECE = 1 << 20  # bytes read at a time: what bounds memory
 
 
 def pieces(node: Node, fd: int) -> Iterator[tuple[int, bytes]]:
-    """A file's data as (offset, bytes), ascending; what the host stores as holes is skipped.
+    """Read a file as (offset, bytes), ascending; what the host stores as holes is skipped.
 
     Offsets are multiples of the block size. Raises ImageError if the file no
     longer has the size that the inventory found.
@@ -29,7 +29,7 @@ def pieces(node: Node, fd: int) -> Iterator[tuple[int, bytes]]:
 
 
 def data_runs(data: bytes) -> Iterator[tuple[int, int]]:
-    """Runs (first, count) of the blocks of ``data`` that are not all zeros."""
+    """Find runs (first, count) of the blocks of ``data`` that are not all zeros."""
     leading = data[::BLOCK]
     start = 0
     if 0 in leading:

@@ -11,12 +11,12 @@ from types import TracebackType
 from typing import Self
 
 from singbuild.ext3.geometry import BLOCK, GROUP_BLOCKS, Geometry
-from singbuild.target import TargetFile
+from singbuild.ext3.target import TargetFile
 
 Run = tuple[int, int]  # first block, number of blocks
 
 _BUFFER = 256  # blocks; two parts each are within IOV_MAX, 1024
-_ZEROS = bytes(BLOCK)
+_ZEROS = memoryview(bytes(BLOCK))
 _PENDING = 4  # buffers on their way to the disk: bounds memory
 
 
@@ -31,7 +31,7 @@ class Volume:
         self.content = 0
         self._target, self._geometry = target, geometry
         self._digest = hashlib.sha256()
-        self._parts: list[bytes] = []  # data and the zeros after it, in turn
+        self._parts: list[bytes | memoryview] = []  # data and the zeros after it, in turn
         self._buffered = 0
         self._stream_start = self._stream_end = 0
         self._pending: deque[Future[None]] = deque()
@@ -123,6 +123,6 @@ class Volume:
         self._parts, self._buffered = [], 0
         self._stream_start = self._stream_end
 
-    def _absorb(self, parts: list[bytes], start: int) -> None:
+    def _absorb(self, parts: list[bytes | memoryview], start: int) -> None:
         self._digest.update(b"".join(parts[::2]))
         self._target.write_parts(parts, start * BLOCK)

@@ -16,7 +16,8 @@ from singbuild.errors import ImageError
 from singbuild.ext3 import records
 from singbuild.ext3.attributes import Attribute, attributes, want_attribute
 from singbuild.ext3.blockmap import DIRECT, BlockMap, direct_map
-from singbuild.ext3.directory import directory, lost_and_found
+from singbuild.ext3.directory import Name, directory, lost_and_found
+from singbuild.ext3.filedata import PIECE, blocks_of, changed, data_runs, pieces
 from singbuild.ext3.geometry import (
     BLOCK,
     INODE,
@@ -27,12 +28,11 @@ from singbuild.ext3.geometry import (
     ROOT_INODE,
     Geometry,
 )
-from singbuild.filedata import PIECE, blocks_of, changed, data_runs, pieces
-from singbuild.inventory import Node, shown
-from singbuild.volume import Volume
+from singbuild.ext3.inventory import Node, shown
+from singbuild.ext3.volume import Volume
 
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_FAST_LINK = 60  # shorter targets live in the inode
+FAST_LINK = 60  # shorter targets live in the inode
 _AT_ONCE = 256  # inodes between two writes
 _PER_BLOCK = BLOCK // INODE
 # The canonical description: fields of fixed width, and bytes after their
@@ -126,7 +126,7 @@ class Contents:
             os.close(fd)
 
     def _short(self, data: bytes) -> Mapped | None:
-        """The quick way for most files: up to twelve blocks, none of them zeros, in one run."""
+        """Take most files' quick way: up to twelve blocks, none of them zeros, in one run."""
         leading = data[::BLOCK]
         count = len(leading)
         if not 0 < count <= DIRECT or 0 in leading:
@@ -148,11 +148,19 @@ class Contents:
                     self._note_data(start, end)
                     start = logical
                 end = logical + count
-                for physical, length in self._volume.append(blocks_of(data, first, count)):
-                    blocks.add(logical, physical, length)
-                    logical += length
+                self._append(blocks, logical, blocks_of(data, first, count))
         self._note_data(start, end)
         return blocks.close(), blocks.blocks, node.size, 0
+
+    def _append(self, blocks: BlockMap, logical: int, data: bytes) -> None:
+        """Write data as the file's blocks from ``logical`` on."""
+        done = 0
+        while done < len(data):
+            size = min(blocks.reach(logical) * BLOCK, len(data) - done)
+            for physical, count in self._volume.append(data[done : done + size]):
+                blocks.add(logical, physical, count)
+                logical += count
+            done += size
 
     def _note_data(self, start: int, end: int) -> None:
         if end > start:
@@ -172,7 +180,7 @@ class Contents:
     def _symlink(self, node: Node) -> Mapped:
         target = os.readlink(self._path(node))  # noqa: PTH115 - a target is bytes, not a Path
         self._facts.append(_FACT.pack(b"l", 0, len(target)) + target)
-        if len(target) < _FAST_LINK:
+        if len(target) < FAST_LINK:
             return target, 0, len(target), 0
         block = self._volume.take_one()
         self._volume.put(block, target.ljust(BLOCK, b"\0"))
@@ -180,14 +188,17 @@ class Contents:
 
     def _directory(self, node: Node) -> Mapped:
         entries = node.entries or []
-        self._facts.append(_FACT.pack(b"n", node.number, len(entries)))
-        for name, child in entries:
-            self._facts.append(_FACT.pack(b"e", child.number, len(name)) + name)
         names = [(name, child.number, child.mode) for name, child in entries]
+        self._note_names(node, names)
         if node.number == ROOT_INODE:
             names.append((b"lost+found", LOST_INODE, stat.S_IFDIR))
         content, flags = directory(node.number, node.parent, names, self._seed)
         return *self._put_blocks(content), len(content), flags
+
+    def _note_names(self, node: Node, names: list[Name]) -> None:
+        joined = b"".join(name + b"/" for name, _, _ in names)
+        numbers = b"".join(number.to_bytes(4, "little") for _, number, _ in names)
+        self._facts.append(_FACT.pack(b"n", node.number, len(names)) + numbers + joined)
 
     def _put_blocks(self, content: bytes) -> tuple[bytes, int]:
         """Write metadata blocks; their map, and how many blocks they take."""

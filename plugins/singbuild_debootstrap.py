@@ -1,0 +1,248 @@
+"""Bootstrap: debootstrap. Debian, Ubuntu and their relatives from their archives.
+
+    resolve     signed Release ─▶ Packages index ─▶ the exact list of packages (pins)
+    bootstrap   packages, checked ─▶ a small local archive ─▶ the host's debootstrap
+
+All downloading is done here, once, in parallel and into a cache; debootstrap
+then installs exactly what was pinned, whatever happens to the mirror meanwhile.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from debian.debfile import DebFile
+from singbuild_debootstrap_archive import open_archive
+from singbuild_debootstrap_choice import choose
+from singbuild_debootstrap_packages import select
+
+from singbuild import (
+    HostError,
+    Keyword,
+    Needs,
+    Pins,
+    Program,
+    Rootfs,
+    Source,
+    SourceError,
+    command,
+    hookimpl,
+)
+from singbuild.download import Remote, fetch_all
+
+ARCHIVE = "singbuild-archive"  # inside the image while it is being filled
+STEP = re.compile(r"I: (Extracting|Unpacking|Configuring) \S+\.\.\.")
+FETCHING = re.compile(r"I: (Retrieving|Validating|Found|Checking component) ")
+LEFT_BEHIND = (
+    "var/log/bootstrap.log",
+    "var/log/dpkg.log",
+    "var/log/alternatives.log",
+    "var/log/apt/*",
+    "var/cache/apt/*.bin",
+    "var/cache/apt/archives/*.deb",
+    "var/lib/apt/lists/*",
+)
+
+
+@hookimpl
+def singbuild_needs() -> Needs:
+    """OSVersion is all that a recipe must say; debootstrap itself asks for wget."""
+    return Needs(
+        keywords=(
+            Keyword("OSVersion", "the suite, as bookworm or stable", required=True),
+            Keyword(
+                "MirrorURL",
+                "http(s) or file URL of the archive; without it the one that the host's apt is "
+                "configured with, else debootstrap's own",
+            ),
+            Keyword("Include", "more packages, separated by spaces or commas"),
+            Keyword("Variant", "minbase, buildd, or standard", default="minbase"),
+            Keyword("Components", "parts of the archive, as main contrib", default="main"),
+            Keyword("Keyring", "file of the keys that may sign the archive"),
+        ),
+        programs=(
+            Program("debootstrap", "debootstrap"),
+            Program("gpgv", "gpgv"),
+            Program("wget", "wget"),
+        ),
+        space=500 << 20,
+    )
+
+
+@hookimpl
+def singbuild_resolve(source: Source) -> Pins:
+    """Verify the archive's state and list every package that will be installed."""
+    choice = choose(source)
+    archive = open_archive(choice, source)
+    return {
+        "mirror": choice.mirror,
+        "suite": choice.suite,
+        "codename": archive.codename,
+        "components": list(choice.components),
+        "variant": choice.variant,
+        "architecture": choice.arch,
+        "include": list(choice.include),
+        "release": archive.identity,
+        "packages": select(choice, archive),
+    }
+
+
+@hookimpl
+def singbuild_bootstrap(source: Source, pins: Pins, rootfs: Rootfs) -> bool:
+    """Fetch the pinned packages and let debootstrap install them."""
+    debs = _fetch(pins, source)
+    archive = rootfs.root / ARCHIVE
+    try:
+        _write_archive(archive, pins, debs)
+        _debootstrap(archive, pins, rootfs)
+    finally:
+        shutil.rmtree(archive, ignore_errors=True)
+    _tidy(pins, rootfs)
+    return True
+
+
+def _fetch(pins: Pins, source: Source) -> dict[str, Path]:
+    """Return each package's file."""
+    packages: Mapping[str, Any] = pins["packages"]
+    wanted = [
+        Remote(f"{pins['mirror']}/{_inside(package['file'])}", package["sha256"], package["size"])
+        for package in packages.values()
+    ]
+    label = f"Fetching {len(wanted)} packages"
+    got = fetch_all(wanted, source.cache, report=source.report, label=label)
+    return dict(zip(packages, (fetched.path for fetched in got), strict=True))
+
+
+def _inside(file: str) -> str:
+    """Return a path of the archive; one that leads out of it is hostile."""
+    if file.startswith("/") or ".." in PurePosixPath(file).parts:
+        raise SourceError(f"the archive names a package outside itself: {file}")
+    return file
+
+
+def _write_archive(where: Path, pins: Pins, debs: Mapping[str, Path]) -> None:
+    """Write an archive of the pinned packages alone: a Release file, an index, links to them."""
+    index = "main/binary-{architecture}/Packages".format_map(pins)
+    dists = where / "dists" / pins["suite"]
+    (dists / index).parent.mkdir(parents=True)
+    packages = "".join(_stanza(pins["packages"][name], deb) for name, deb in debs.items())
+    (dists / index).write_text(packages)
+    digest = hashlib.sha256(packages.encode()).hexdigest()
+    (dists / "Release").write_text(
+        f"Suite: {pins['suite']}\nCodename: {pins['codename']}\nComponents: main\n"
+        f"SHA256:\n {digest} {len(packages.encode())} {index}\n"
+    )
+    for deb in debs.values():
+        (where / deb.name).symlink_to(deb)
+
+
+def _stanza(package: Mapping[str, Any], deb: Path) -> str:
+    """Return a package's paragraph of the index: its own, with what the archive says about it."""
+    try:
+        with DebFile(deb) as file:
+            control = file.debcontrol()
+    except Exception as error:
+        # The file is what the archive's index says it is, so the reader is at fault.
+        remedy = "Install the package zstd." if "unzstd" in str(error) else ""
+        raise HostError(
+            f"{package['file']}: cannot be read", why=str(error), remedy=remedy
+        ) from error
+    about = {"Priority": package["priority"], "Filename": deb.name}
+    control.update(about | {"Size": str(package["size"]), "SHA256": package["sha256"]})
+    return control.dump() + "\n"
+
+
+def _debootstrap(archive: Path, pins: Pins, rootfs: Rootfs) -> None:
+    with _nameless(rootfs.root) as target:
+        argv = [
+            "debootstrap",
+            # This archive is our own: its packages have the digests of an index whose
+            # digest is in a Release file whose signature gpgv has verified.
+            "--no-check-gpg",
+            f"--arch={pins['architecture']}",
+            f"--variant={'-' if pins['variant'] == 'standard' else pins['variant']}",
+            "--components=main",
+            f"--include={','.join(pins['packages'])}",
+            pins["suite"],
+            target,
+            "file:.",  # the current directory, whose name debootstrap thus need not quote
+        ]
+        listener = _Listener(rootfs, len(pins["packages"]))
+        done = command.call(argv, env=_environment(), cwd=archive, on_line=listener)
+    if done.status:
+        log = rootfs.root / "debootstrap/debootstrap.log"
+        last = log.read_text(errors="replace").splitlines()[-20:] if log.is_file() else done.tail
+        raise HostError(
+            f"debootstrap failed with status {done.status}",
+            why="\n".join([*listener.complaints, *last]),
+            remedy="The last lines of its log, above, name the package that is at fault.",
+        )
+
+
+def _environment() -> dict[str, str]:
+    """Return what debootstrap, and the packages' scripts in the image, see."""
+    return {
+        "PATH": command.environment()["PATH"],
+        "HOME": "/root",
+        "LC_ALL": "C",
+        "DEBIAN_FRONTEND": "noninteractive",
+    }
+
+
+@contextmanager
+def _nameless(root: Path) -> Iterator[str]:
+    """Yield a path of ``root`` without blanks or quotes, which debootstrap's scripts trip over."""
+    fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/{os.getpid()}/fd/{fd}"
+    finally:
+        os.close(fd)
+
+
+class _Listener:
+    """Turns debootstrap's output into progress, lines and warnings."""
+
+    def __init__(self, rootfs: Rootfs, packages: int) -> None:
+        self.report, self.packages = rootfs.report, packages
+        self.steps: Counter[str] = Counter()
+        self.complaints: list[str] = []
+
+    def __call__(self, line: str) -> None:
+        if step := STEP.match(line):
+            self.steps[step[1]] += 1
+            # A package may be configured again, when a trigger of it is pulled.
+            done = min(self.steps[step[1]], self.packages)
+            self.report.progress(step[1], done, self.packages)
+        elif line.startswith("W: "):
+            self.report.warn(line[3:])
+        elif line.startswith("E: "):
+            self.complaints.append(line[3:])
+        elif not FETCHING.match(line):
+            self.report.line(line.removeprefix("I: "))
+
+
+def _tidy(pins: Pins, rootfs: Rootfs) -> None:
+    """Leave nothing of the host or of this build in the image."""
+    for pattern in LEFT_BEHIND:
+        for path in rootfs.root.glob(pattern):
+            if path.is_file() or path.is_symlink():
+                path.unlink()
+    rootfs.write("/etc/hostname", "localhost\n")
+    rootfs.write("/etc/resolv.conf", "")
+    rootfs.write("/etc/apt/sources.list", _sources(pins))
+
+
+def _sources(pins: Pins) -> str:
+    """Return sources.list as debootstrap writes it; a directory of the host is no mirror inside."""
+    if not pins["mirror"].startswith("http"):
+        return ""
+    words: Sequence[str] = ["deb", pins["mirror"], pins["suite"], *pins["components"]]
+    return " ".join(words) + "\n"

@@ -1,0 +1,220 @@
+"""From a recipe's keywords to what debootstrap shall do: checked words, a mirror, a keyring.
+
+What a suite needs is asked of the host's own debootstrap: of the script that it has for it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from singbuild import HostError, RecipeKeyError, Source, SourceError, command
+
+SCRIPTS = Path("/usr/share/debootstrap/scripts")
+ARCHITECTURES = {  # uname -m: Debian's name, /usr/share/dpkg/cputable
+    "x86_64": "amd64",
+    "aarch64": "arm64",
+    "armv6l": "armel",
+    "armv7l": "armhf",
+    "i686": "i386",
+    "loongarch64": "loong64",
+    "mips64": "mips64el",
+    "ppc64le": "ppc64el",
+}
+# The functions that debootstrap has before it reads a suite's script, cut down to
+# answering what the script asks for.
+ASK = r"""
+doing_variant() { [ "$1" = "$VARIANT" ]; }
+in_path() { command -v "$1" >/dev/null; }
+default_mirror() { echo "mirror $1"; }
+keyring() { echo "keyring $1"; }
+variants() { echo "variants $*"; }
+mirror_style() { :; }
+download_style() { :; }
+finddebs_style() { :; }
+force_md5() { :; }
+info() { :; }
+warning() { :; }
+error() { shift 2; echo "error $(printf "$@")"; exit 0; }
+get_debs() { case $2 in required) echo "$REQUIRED" ;; important) echo "$IMPORTANT" ;; esac; }
+. "$SCRIPT"
+[ "$CODENAME" ] || exit 0
+work_out_debs
+echo required $required
+echo base $base
+echo excluded $EXCLUDE_DEPENDENCY
+"""
+FIELDS = ("REPO_URI", "RELEASE", "CODENAME", "SUITE", "ORIGIN")
+WORD = re.compile("[A-Za-z0-9][A-Za-z0-9.+_-]*")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What shall be installed, in debootstrap's and Debian's words. mirror: no slash at its end."""
+
+    suite: str
+    arch: str
+    components: tuple[str, ...]
+    variant: str
+    include: tuple[str, ...]
+    keyring: Path
+    mirror: str
+
+
+def choose(source: Source) -> Choice:
+    """Return what the recipe asks for, with what the host knows where the recipe is silent.
+
+    Raises RecipeKeyError, HostError, SourceError.
+    """
+    words = source.keywords
+    suite = _suite(words["OSVersion"])
+    arch = ARCHITECTURES.get(source.arch, source.arch)
+    variant = words.get("Variant", "minbase")
+    knows = ask(suite, arch, "standard")
+    known_variants = ["standard" if v == "-" else v for v in knows.get("variants", ["-"])]
+    if variant not in known_variants or variant == "fakechroot":
+        offered = ", ".join(v for v in known_variants if v != "fakechroot")
+        raise RecipeKeyError(
+            "Variant",
+            f"Variant: debootstrap has no {variant!r} of {suite}",
+            remedy=f"Take one of {offered}.",
+        )
+    return Choice(
+        suite=suite,
+        arch=arch,
+        components=_words(words, "Components", "main"),
+        variant=variant,
+        include=_words(words, "Include", ""),
+        keyring=_keyring(words.get("Keyring", ""), knows),
+        mirror=_given(words["MirrorURL"]) if "MirrorURL" in words else _mirror(suite, knows),
+    )
+
+
+def ask(suite: str, arch: str, variant: str, **more: str) -> dict[str, list[str]]:
+    """Return what the suite's script says: mirror, keyring, variants; with CODENAME also packages.
+
+    more: CODENAME, MIRRORS, and the names of the packages of priority REQUIRED and
+    IMPORTANT, which its function work_out_debs looks at. Raises HostError.
+    """
+    special = SCRIPTS / f"{suite}.{variant}"
+    asked = {
+        "SCRIPT": str(special if special.exists() else SCRIPTS / suite),
+        "DEBOOTSTRAP_DIR": str(SCRIPTS.parent),
+        "SUITE": suite,
+        "ARCH": arch,
+        "VARIANT": "-" if variant == "standard" else variant,
+    }
+    lines: list[str] = []
+    env = command.environment(asked | more)
+    command.run(["sh", "-c", ASK], env=env, on_line=lines.append)
+    answers = {head: rest.split() for head, _, rest in (line.partition(" ") for line in lines)}
+    if "error" in answers:
+        raise HostError(f"debootstrap cannot install {suite}", why=" ".join(answers["error"]))
+    return answers
+
+
+def _suite(name: str) -> str:
+    """Return a suite that this host's debootstrap has a script for."""
+    if not SCRIPTS.is_dir():
+        raise HostError(f"debootstrap is not on this host: there is no {SCRIPTS}")
+    known = {
+        p.name for p in SCRIPTS.iterdir() if "." not in p.name and not p.name.endswith("-common")
+    }
+    suite = name.lower()
+    if suite not in known:
+        near = difflib.get_close_matches(suite, sorted(known), n=3, cutoff=0.7)
+        guess = f"Did you mean {' or '.join(near)}? " if near else ""
+        raise RecipeKeyError(
+            "OSVersion",
+            f"OSVersion: this host's debootstrap knows no suite {name!r}",
+            remedy=f"{guess}A newer suite needs a newer debootstrap.",
+        )
+    return suite
+
+
+def _words(keywords: Mapping[str, str], keyword: str, default: str) -> tuple[str, ...]:
+    """Split a list of names; debootstrap would hand them to a shell, so nothing else passes."""
+    words = re.findall(r"[^\s,]+", keywords.get(keyword, default))
+    for word in words:
+        if not WORD.fullmatch(word):
+            raise RecipeKeyError(keyword, f"{keyword}: {word!r} is not a name")
+    return tuple(dict.fromkeys(words))
+
+
+def _keyring(given: str, knows: Mapping[str, list[str]]) -> Path:
+    """Return the file of keys that may sign the archive: the recipe's, else the suite's own."""
+    if not given and "keyring" not in knows:
+        raise RecipeKeyError(
+            "Keyring",
+            "debootstrap knows no keys for this suite",
+            remedy="Add Keyring: the file of the keys that sign its archive.",
+        )
+    path = Path(given or knows["keyring"][0]).absolute()
+    if not path.is_file():
+        if given:
+            raise RecipeKeyError("Keyring", f"Keyring: {given}: no such file")
+        raise HostError(
+            f"the keys that sign this suite are not on this host: {path}",
+            remedy=f"Install the package {path.stem}, or name another file with Keyring.",
+        )
+    if path.read_bytes()[:10] == b"-----BEGIN":
+        raise RecipeKeyError(
+            "Keyring",
+            f"Keyring: {given or path}: is ASCII-armoured, which gpgv cannot read",
+            remedy=f"Convert it: gpg --dearmor < {path} > {path.stem}.gpg",
+        )
+    return path
+
+
+def _given(url: str) -> str:
+    if not re.fullmatch(r"(https?|file)://[^\s\"'`$\\]+", url):
+        raise RecipeKeyError(
+            "MirrorURL",
+            f"MirrorURL: {url!r} is not the URL of an archive",
+            remedy="Give http://, https:// or file:// and the directory that has dists and pool.",
+        )
+    return url.rstrip("/")
+
+
+def _mirror(suite: str, knows: Mapping[str, list[str]]) -> str:
+    """Return the archive that the host's apt takes this distribution from, else debootstrap's own.
+
+    The distribution is the one whose keys sign the suite, as debian in
+    debian-archive-keyring.gpg: "stable" of some vendor's archive is not Debian's.
+    """
+    distribution = Path(knows.get("keyring", [""])[0]).name.split("-")[0]
+    ours = [t for t in _configured() if t["ORIGIN"].lower() == distribution]
+    exact = [t for t in ours if suite in (t["RELEASE"], t["CODENAME"], t["SUITE"])]
+    # Another suite of the same distribution; "bookworm-security" has no script of its own.
+    others = [t for t in ours if (SCRIPTS / t["RELEASE"]).exists()]
+    for target in exact + others:
+        return target["REPO_URI"]
+    return (knows.get("mirror") or [_built_in()])[0].rstrip("/")
+
+
+def _configured() -> Iterable[dict[str, str]]:
+    """Yield what the host's apt is configured with and can be used by others than apt."""
+    if not command.which("apt-get"):
+        return
+    form = "\t".join(f"$({field})" for field in FIELDS)
+    argv = ["apt-get", "indextargets", "--format", form, "Created-By: Packages"]
+    for line in command.output(argv).splitlines():
+        target = dict(zip(FIELDS, line.split("\t"), strict=False))
+        uri = re.sub("^file:/+", "file:///", target.get("REPO_URI", "")).rstrip("/")
+        if uri.startswith(("http://", "https://", "file:///")) and len(target) == len(FIELDS):
+            yield target | {"REPO_URI": uri}
+
+
+def _built_in() -> str:
+    """Return the mirror that debootstrap falls back on."""
+    program = command.which("debootstrap")
+    text = Path(program).read_text(errors="replace") if program else ""
+    found = re.search(r'^DEF_MIRROR="([^"]+)"', text, re.M)
+    if not found:
+        raise SourceError(
+            "no mirror is known for this suite", remedy="Add MirrorURL to the recipe."
+        )
+    return found[1]

@@ -1,0 +1,108 @@
+"""Lists the packages that debootstrap installs, as debootstrap itself works them out.
+
+The suite's script names where to begin; dependencies are followed as its function
+resolve_deps does it: the first alternative, without regard to versions, and names
+that no package has (virtual ones) are left out. The index of a suite is consistent.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from debian.deb822 import Deb822
+from singbuild_debootstrap_archive import Archive
+from singbuild_debootstrap_choice import Choice, ask
+
+from singbuild import RecipeKeyError, SourceError
+
+NAME = re.compile(r"^Package: *(\S+)", re.M)
+PRIORITY = re.compile(r"^Priority: *(required|important)$", re.M)
+
+
+def select(choice: Choice, archive: Archive) -> dict[str, dict[str, Any]]:
+    """Return the packages by name: version, sha256, size in bytes, file, priority.
+
+    Raises RecipeKeyError for one that the recipe includes and the archive lacks, SourceError.
+    """
+    index = _read(archive.indices)
+    begin = _begin(choice, archive, index)
+    include = [*begin["base"], *choice.include]
+    skipped = set(begin["excluded"])
+    names = _with_dependencies(begin["required"], index, skipped)
+    names |= _with_dependencies(include, index, skipped)
+    _check_known(choice, names, index)
+    return {name: _pin(index[name]) for name in sorted(names)}
+
+
+def _read(indices: Iterable[str]) -> dict[str, str]:
+    """Return each package's paragraph: of two, a component's last, an index's first."""
+    found: dict[str, str] = {}
+    for text in indices:
+        one = {m[1]: stanza for stanza in text.split("\n\n") if (m := NAME.search(stanza))}
+        found = one | found
+    return found
+
+
+def _begin(choice: Choice, archive: Archive, index: Mapping[str, str]) -> dict[str, list[str]]:
+    priorities: dict[str, list[str]] = {"required": [], "important": []}
+    for name, stanza in index.items():
+        if priority := PRIORITY.search(stanza):
+            priorities[priority[1]].append(name)
+    return ask(
+        choice.suite,
+        choice.arch,
+        choice.variant,
+        CODENAME=archive.codename,
+        MIRRORS=choice.mirror,
+        REQUIRED=" ".join(priorities["required"]),
+        IMPORTANT=" ".join(priorities["important"]),
+    )
+
+
+def _with_dependencies(
+    begin: Iterable[str], index: Mapping[str, str], skipped: set[str]
+) -> set[str]:
+    names: set[str] = set()
+    waiting = list(begin)
+    while waiting:
+        name = waiting.pop()
+        if name not in names:
+            names.add(name)
+            if name in index:
+                waiting += [d for d in _depends(index[name]) if d in index and d not in skipped]
+    return names
+
+
+def _depends(stanza: str) -> Iterable[str]:
+    fields = Deb822(stanza)
+    for field in ("Pre-Depends", "Depends"):
+        for relation in fields.get(field, "").split(","):
+            if name := re.match(r"\s*([^\s|(:\[]+)", relation):
+                yield name[1]
+
+
+def _check_known(choice: Choice, names: set[str], index: Mapping[str, str]) -> None:
+    for name in choice.include:
+        if name not in index:
+            near = difflib.get_close_matches(name, index, n=3, cutoff=0.8)
+            where = f"{choice.suite} ({', '.join(choice.components)})"
+            remedy = (
+                f"Did you mean {' or '.join(near)}?" if near else "It may be in another component."
+            )
+            raise RecipeKeyError("Include", f"Include: {where} has no {name!r}", remedy=remedy)
+    if missing := sorted(names - index.keys()):
+        raise SourceError(f"{choice.mirror}: lacks packages that {choice.suite} needs: {missing}")
+
+
+def _pin(stanza: str) -> dict[str, Any]:
+    fields = Deb822(stanza)
+    return {
+        "version": fields["Version"],
+        "sha256": fields["SHA256"],
+        "size": int(fields["Size"]),
+        "file": fields["Filename"],
+        "priority": fields.get("Priority", "optional"),
+    }

@@ -1,0 +1,47 @@
+"""``singbuild cache``: what is kept, how much room it takes, and making room."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import click
+
+from singbuild.sizes import parse_size
+
+
+@click.group("cache")
+def cache_commands() -> None:
+    """Look at the cache of build stages, or make room in it."""
+
+
+@cache_commands.command("list")
+def list_entries() -> int:
+    """List the kept stages, the least recently used first. Each is an ordinary image."""
+    from singbuild import cache
+
+    for entry in cache.entries():
+        used = datetime.fromtimestamp(entry.used).strftime("%Y-%m-%d %H:%M")
+        print(f"{used}  {entry.size >> 20:6} MiB  {entry.name:10} {entry.recipe}  {entry.path}")
+    return 0
+
+
+@cache_commands.command("du")
+def disk_usage() -> int:
+    """Print how much room the kept stages take, and how much they may."""
+    from singbuild import cache
+
+    kept = cache.entries()
+    taken = sum(entry.size for entry in kept) >> 20
+    print(f"{len(kept)} entries, {taken} MiB of {cache.limit() >> 20} MiB, in {cache.directory()}")
+    return 0
+
+
+@cache_commands.command("prune")
+@click.option("--size", default=None, metavar="SIZE", help="Keep at most this much, such as 5G.")
+def prune(size: str | None) -> int:
+    """Drop the least recently used stages. Without --size: down to the limit."""
+    from singbuild import cache
+
+    dropped = cache.prune(cache.limit() if size is None else parse_size(size))
+    print(f"dropped {len(dropped)} entries, {sum(entry.size for entry in dropped) >> 20} MiB")
+    return 0

@@ -1,0 +1,162 @@
+"""The file that holds an ext3 file system, read at offsets that are checked first.
+
+Nothing here mounts, writes, or trusts a number that it read. Whatever is
+wrong with the file is a DamagedImage that says where and what.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from functools import lru_cache
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from singbuild.errors import ImageError
+from singbuild.ext3 import read_inode, read_superblock
+from singbuild.ext3.read_inode import Inode
+from singbuild.ext3.read_superblock import DESCRIPTOR, SUPERBLOCK, Superblock
+
+HEADER_2X = b"#!/usr/bin/env run-singularity"
+HEADER_2X_SIZE = 31
+BOOT_BLOCK = 1024
+_TABLE_PIECE = 64  # inodes read at a time
+_KEPT = 128  # pieces of inode tables held in memory: 2 MiB
+_REMEDY = "Give an image built by singbuild, a bare ext3 image or a Singularity 2.x image."
+
+
+class DamagedImage(ImageError):  # noqa: N818 - it is an ImageError, and reads as one
+    """A file that contradicts itself.
+
+    image: the file. where: a path inside it, with its slash, or the words for a
+    place outside all files. reason: what is wrong there.
+    """
+
+    def __init__(self, image: Path, where: str, reason: str) -> None:
+        super().__init__(
+            f"the image {image} is damaged at {where}",
+            why=reason,
+            remedy="Copy or build it again; e2fsck -fn tells what else is wrong.",
+        )
+        self.image, self.where, self.reason = image, where, reason
+
+
+class Disk:
+    """An open image: a context manager.
+
+    path: the file. offset: where the file system begins in it, in bytes. size: of the
+    file. boot: its first 1,024 bytes. short: accept a file that ends too early;
+    reading what is missing is then the error.
+    """
+
+    def __init__(self, path: Path, *, short: bool = False) -> None:
+        self.path = path
+        self._fd = _opened(path)
+        try:
+            self.size = os.fstat(self._fd).st_size
+            self.boot = os.pread(self._fd, BOOT_BLOCK, 0)
+            self.offset = HEADER_2X_SIZE if self.boot.startswith(HEADER_2X) else 0
+            self.superblock = self._superblock()
+            if not short:
+                self._check_whole()
+        except BaseException:
+            os.close(self._fd)
+            raise
+        self._table_piece = lru_cache(_KEPT)(self._read_table_piece)
+        self._table = lru_cache(1024)(self._read_descriptor)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        os.close(self._fd)
+
+    def block(self, number: int, count: int = 1) -> bytes:
+        """Return whole blocks. Raises ValueError when they lie outside the file system or file."""
+        if not self.superblock.first_block < number <= self.superblock.blocks - count:
+            raise ValueError(f"block {number} lies outside the file system")
+        return self._read(number * self.superblock.block, count * self.superblock.block)
+
+    def inode(self, number: int) -> Inode:
+        """Return an inode. Raises ValueError for one that cannot be."""
+        if not 1 <= number <= self.superblock.inodes:
+            raise ValueError(f"there is no inode {number}")
+        group, index = divmod(number - 1, self.superblock.group_inodes)
+        piece = self._table_piece(group, index // _TABLE_PIECE)
+        size = self.superblock.inode_size
+        at = index % _TABLE_PIECE * size
+        return read_inode.inode(number, piece[at : at + size])
+
+    def raw(self, offset: int, size: int) -> bytes:
+        """Return bytes of the file as they are; fewer at its end."""
+        return os.pread(self._fd, size, offset)
+
+    def damaged(self, where: str, reason: object) -> DamagedImage:
+        """Make the error that names this image."""
+        return DamagedImage(self.path, where, str(reason))
+
+    def _read(self, offset: int, size: int) -> bytes:
+        """Read exactly; offset: from the file system's start."""
+        try:
+            data = os.pread(self._fd, size, self.offset + offset)
+        except OSError as error:
+            raise ValueError(
+                f"byte {self.offset + offset} cannot be read: {error.strerror}"
+            ) from error
+        if len(data) != size:
+            raise ValueError(f"the file ends at byte {self.size}, before what belongs here")
+        return data
+
+    def _superblock(self) -> Superblock:
+        data = os.pread(self._fd, SUPERBLOCK, self.offset + SUPERBLOCK)
+        if data[0x38:0x3A] != read_superblock.MAGIC:
+            why = f"There is no ext3 superblock at offset {self.offset + SUPERBLOCK}."
+            raise ImageError(f"{self.path} is not an image", why=why, remedy=_REMEDY)
+        try:
+            return read_superblock.superblock(data)
+        except ValueError as error:
+            raise self.damaged("the superblock", error) from error
+
+    def _check_whole(self) -> None:
+        if self.size - self.offset < self.superblock.size:
+            raise ImageError(
+                f"the image {self.path} is truncated",
+                why=f"its file system has {self.superblock.size} bytes, "
+                f"the file only {self.size - self.offset}",
+                remedy="Copy or build it again.",
+            )
+
+    def _read_descriptor(self, group: int) -> int:
+        """Return the first block of a group's inode table."""
+        block = read_superblock.inode_table(
+            self._read(self.superblock.descriptor_at(group), DESCRIPTOR)
+        )
+        if not self.superblock.first_block < block < self.superblock.blocks:
+            raise ValueError(f"group {group} has its inode table outside the file system")
+        return block
+
+    def _read_table_piece(self, group: int, piece: int) -> bytes:
+        count = min(_TABLE_PIECE, self.superblock.group_inodes - piece * _TABLE_PIECE)
+        start = self._table(group) * self.superblock.block
+        size = self.superblock.inode_size
+        return self._read(start + piece * _TABLE_PIECE * size, count * size)
+
+
+def _opened(path: Path) -> int:
+    try:
+        # O_NONBLOCK keeps a FIFO from holding us; a regular file ignores it.
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    except OSError as error:
+        raise ImageError(
+            f"cannot open the image {path}", why=f"{error.strerror}", remedy="Check the path."
+        ) from error
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise ImageError(f"{path} is not an image", why="it is no regular file", remedy=_REMEDY)
+    return fd

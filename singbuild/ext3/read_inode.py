@@ -1,0 +1,91 @@
+"""What an inode says, checked. The layout is in the kernel's "inodes" page of ext4."""
+
+import struct
+from typing import NamedTuple
+
+_FIXED = struct.Struct("<HHIIIIIHHIII60sIII")
+_TYPES = {0o1: "fifo", 0o2: "character device", 0o4: "directory", 0o6: "block device",
+          0o10: "file", 0o12: "symbolic link", 0o14: "socket"}  # fmt: skip
+_FOREIGN_FLAGS = {
+    0x00000004: "compressed data",
+    0x00000800: "encryption",
+    0x00080000: "extents",
+    0x00200000: "attributes in inodes",
+    0x10000000: "inline data",
+}
+REGULAR, DIRECTORY, SYMLINK = "file", "directory", "symbolic link"
+
+
+class Inode(NamedTuple):
+    """One inode. A tuple, since an image holds many.
+
+    mode: with its type bits. size: bytes. mtime: whole seconds since 1970;
+    nanoseconds: what is beyond. sectors: of 512 bytes, in use.
+    mapped: i_block, 60 bytes. extra: the space for attributes, and its offset in it.
+    """
+
+    number: int
+    mode: int
+    uid: int
+    gid: int
+    size: int
+    mtime: int
+    nanoseconds: int
+    links: int
+    sectors: int
+    mapped: bytes
+    attribute_block: int
+    attributes: bytes
+
+    @property
+    def kind(self) -> str:
+        """REGULAR, DIRECTORY, SYMLINK or the words for another type."""
+        return _TYPES[self.mode >> 12]
+
+    @property
+    def permissions(self) -> int:
+        """The mode without its type."""
+        return self.mode & 0o7777
+
+    @property
+    def device(self) -> tuple[int, int]:
+        """Major and minor number of a device node, (0, 0) for anything else."""
+        if self.mode >> 12 not in (0o2, 0o6):
+            return 0, 0
+        old, new = struct.unpack_from("<II", self.mapped)
+        if old:
+            return old >> 8 & 0xFF, old & 0xFF
+        return new >> 8 & 0xFFF, new & 0xFF | new >> 12 & 0xFFF00
+
+
+def inode(number: int, data: bytes) -> Inode:
+    """Return what the bytes of an inode say. Raises ValueError for one that names nothing sound."""
+    (mode, uid, size, _atime, _ctime, mtime, _dtime, gid, links, sectors, flags, _version,
+     mapped, _generation, attribute_block, high) = _FIXED.unpack_from(data)  # fmt: skip
+    if mode >> 12 not in _TYPES:
+        raise ValueError(f"inode {number} has the unknown type {mode:#o}")
+    if not links:
+        raise ValueError(f"inode {number} is free, yet named")
+    _check_flags(number, flags)
+    uid_high, gid_high = struct.unpack_from("<HH", data, 120)
+    if mode >> 12 == 0o10:
+        size |= high << 32
+    used = 128 + (int.from_bytes(data[128:130], "little") if len(data) > 128 else 0)
+    if used > len(data) or used & 3:
+        raise ValueError(f"inode {number} speaks of {used} bytes in use, more than it has")
+    seconds = mtime - ((mtime & 1 << 31) << 1)
+    nanoseconds = 0
+    if used >= 0x8C:
+        (beyond,) = struct.unpack_from("<I", data, 0x88)
+        seconds += (beyond & 3) << 32
+        nanoseconds = beyond >> 2
+    return Inode(
+        number, mode, uid | uid_high << 16, gid | gid_high << 16, size, seconds, nanoseconds,
+        links, sectors, mapped, attribute_block, data[used:],
+    )  # fmt: skip
+
+
+def _check_flags(number: int, flags: int) -> None:
+    for flag, name in _FOREIGN_FLAGS.items():
+        if flags & flag:
+            raise ValueError(f"inode {number} uses {name}, which ext3 does not have")

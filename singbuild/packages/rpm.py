@@ -1,0 +1,138 @@
+"""RPM's packages: headers in rpm's SQLite database.
+
+The older forms (Berkeley DB up to EL8, ndb of SUSE) are named, not read.
+The header's layout is in rpm's docs/manual/format_header; tags in rpmtag.h.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import struct
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from urllib.parse import quote
+
+from singbuild.errors import ImageError
+from singbuild.packages.package import LARGEST, Found, Package, Tree, line, shown
+
+HOMES = (b"usr/lib/sysimage/rpm", b"var/lib/rpm")
+_FOREIGN = {b"Packages": "Berkeley DB", b"Packages.db": "ndb"}
+_STRING, _STRINGS, _TRANSLATED, _INT32 = 6, 8, 9, 4
+_TAGS = {
+    273: "sha256",
+    1000: "name",
+    1001: "version",
+    1002: "release",
+    1003: "epoch",
+    1011: "vendor",
+    1014: "licence",
+    1015: "packager",
+    1020: "url",
+    1022: "arch",
+    1044: "source",
+    5092: "payload",
+}
+_STEPS = 50_000_000  # of SQLite's machine: minutes; an honest database takes far fewer
+
+
+def found(tree: Tree, distro: str) -> Found:
+    """Return what rpm says is installed, and which databases cannot be read here."""
+    packages: list[Package] = []
+    notes = []
+    for home in HOMES:
+        names = {name for name, _ in tree.names(home)}
+        if b"rpmdb.sqlite" in names:
+            packages = packages or [*_packages(tree, home, distro)]
+            continue
+        for name in sorted(names & _FOREIGN.keys()):
+            notes.append(
+                f"{shown([home + b'/' + name])} is an rpm database in the {_FOREIGN[name]} form, "
+                "which is not read; its packages are missing here"
+            )
+    return Found(tuple(packages), tuple(dict.fromkeys(notes)))
+
+
+def _packages(tree: Tree, home: bytes, distro: str) -> Iterator[Package]:
+    database = home + b"/rpmdb.sqlite"
+    for blob in _headers(tree, database):
+        try:
+            package = _package(_fields(blob), distro, database.decode())
+        except (ValueError, struct.error) as error:
+            raise ImageError(f"{shown([database])} holds a damaged header", why=str(error)) from error
+        # Imported signing keys are kept as packages of this name.
+        if package.name and package.name != "gpg-pubkey":
+            yield package
+
+
+def _headers(tree: Tree, database: bytes) -> Iterator[bytes]:
+    """Yield all headers. SQLite reads files, and the log beside them: so it gets copies."""
+    with tempfile.TemporaryDirectory(prefix="singbuild-rpm-") as directory:
+        copy = Path(directory, "rpmdb.sqlite")
+        for suffix in (b"", b"-wal"):
+            _copy(tree, database + suffix, Path(f"{copy}{suffix.decode()}"))
+        try:
+            with closing(sqlite3.connect(f"file:{quote(str(copy))}", uri=True)) as connection:
+                yield from _rows(connection)
+        except sqlite3.Error as error:
+            raise ImageError(f"{shown([database])} cannot be read", why=str(error)) from error
+
+
+def _rows(connection: sqlite3.Connection) -> Iterator[bytes]:
+    connection.execute("PRAGMA trusted_schema = OFF")
+    connection.set_progress_handler(lambda: 1, _STEPS)
+    for (blob,) in connection.execute("SELECT blob FROM Packages ORDER BY hnum"):
+        if isinstance(blob, bytes):
+            yield blob
+
+
+def _copy(tree: Tree, path: bytes, target: Path) -> None:
+    size = 0
+    with target.open("wb") as file:
+        for chunk in tree.chunks(path) or ():
+            size += len(chunk)
+            if size > LARGEST:
+                raise ImageError(f"{shown([path])} has over {LARGEST} bytes")
+            file.write(chunk)
+
+
+def _fields(blob: bytes) -> dict[str, str]:
+    """Return the tags of a header that matter here. Raises ValueError for what is no header."""
+    count, size = struct.unpack_from(">II", blob)
+    start = 8 + 16 * count
+    if start + size > len(blob):
+        raise ValueError(f"it speaks of {start + size} bytes and has {len(blob)}")
+    store = blob[start : start + size]
+    index = struct.iter_unpack(">IIII", blob[8:start])
+    return {
+        _TAGS[tag]: _value(store, kind, offset) for tag, kind, offset, _ in index if tag in _TAGS
+    }
+
+
+def _value(store: bytes, kind: int, offset: int) -> str:
+    """Return a value as text; of several strings the first, which is the untranslated one."""
+    if kind == _INT32:
+        return str(*struct.unpack_from(">I", store, offset))
+    if kind not in (_STRING, _STRINGS, _TRANSLATED) or offset >= len(store):
+        raise ValueError(f"a value of type {kind} at {offset}")
+    return line(store[offset : store.index(b"\0", offset)].decode(errors="replace"))
+
+
+def _package(fields: dict[str, str], distro: str, database: str) -> Package:
+    version = f"{fields.get('version', '')}-{fields.get('release', '')}"
+    epoch = fields.get("epoch", "0")
+    digests = {"SHA256 of the header": "sha256", "SHA256 of the payload": "payload"}
+    return Package(
+        "rpm",
+        fields.get("name", ""),
+        version if epoch == "0" else f"{epoch}:{version}",
+        fields.get("arch", ""),
+        source=fields.get("source", ""),
+        supplier=fields.get("vendor") or fields.get("packager", ""),
+        licence=fields.get("licence", ""),
+        homepage=fields.get("url", ""),
+        distro=distro,
+        database=database,
+        digests=tuple((what, fields[tag]) for what, tag in digests.items() if tag in fields),
+    )

@@ -1,0 +1,111 @@
+"""The lock: what it holds, and that any drift is named with its line."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+import yaml
+
+from singbuild import lock, plan, recipe
+from singbuild.console import Console
+from singbuild.errors import SourceError, UsageError
+
+TEXT = "Bootstrap: busybox\n%files\n    data.txt /data\n    tree\n%post\n    echo {{ who }}\n"
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SOURCE_DATE_EPOCH", raising=False)
+    (tmp_path / "data.txt").write_text("data")
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / "leaf").write_text("leaf")
+    (tmp_path / "a.def").write_text(TEXT)
+    return tmp_path
+
+
+def make(who: str = "alice", **pins: object) -> lock.Lock:
+    loaded = recipe.load("a.def", build_args=[f"who={who}"])
+    return lock.make(plan.make(loaded, Console(io.StringIO())), {"sha256": "abc", **pins})
+
+
+def kept(here: Path) -> lock.LockFile:
+    path = lock.beside("a.def")
+    path.write_text(lock.dumped(make(), "a.def"))
+    return lock.read(path)
+
+
+def drift(file: lock.LockFile, now: lock.Lock) -> str:
+    with pytest.raises(SourceError) as caught:
+        lock.check(file, now, now)
+    return str(caught.value)
+
+
+def test_a_lock_reads_back_as_it_was_made(here: Path) -> None:
+    assert kept(here).lock == make()
+    lock.check(kept(here), make(), make())
+
+
+def test_what_it_holds(here: Path) -> None:
+    made = make()
+    assert made["recipe"]["name"] == "a.def"
+    assert made["arguments"] == {"who": "alice"}
+    assert made["backend"]["name"] == "busybox"
+    assert list(made["files"]) == ["data.txt", "tree"]
+    assert made["epoch"] == lock.DEFAULT_EPOCH
+
+
+def test_drift_is_named_with_its_line(here: Path) -> None:
+    file = kept(here)
+    line = file.text.splitlines().index("  sha256: abc") + 1
+    said = drift(file, make(sha256="def"))
+    assert f"a.lock.yaml:{line}: pins.sha256: locked abc, now def" in said
+
+
+def test_every_kind_of_input_drifts(here: Path) -> None:
+    file = kept(here)
+    assert "arguments.who: locked alice, now bob" in drift(file, make("bob"))
+    (here / "tree" / "leaf").chmod(0o755)
+    assert "files.tree: locked" in drift(file, make())
+    (here / "data.txt").write_text("other")
+    assert "2 inputs drifted" in drift(file, make())
+    assert "pins.new: locked nothing, now 1" in drift(kept(here), make(new=1))
+
+
+def test_a_lock_of_another_recipe(here: Path) -> None:
+    file = kept(here)
+    (here / "a.def").write_text(TEXT + "    echo more\n")
+    assert "recipe.sha256" in drift(file, make())
+
+
+def test_the_epoch_comes_from_the_user_the_lock_the_source_in_that_order(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert lock.choose_epoch({}, None) == lock.DEFAULT_EPOCH
+    assert lock.choose_epoch({"epoch": 5}, None) == 5
+    assert lock.choose_epoch({"epoch": 5}, {"epoch": 6}) == 6
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "7")
+    assert lock.choose_epoch({"epoch": 5}, {"epoch": 6}) == 7
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "yesterday")
+    with pytest.raises(UsageError, match="yesterday"):
+        lock.choose_epoch({}, None)
+
+
+@pytest.mark.parametrize("text", ["", "- list", "version: 99", "a: [", "\x00", "version: 1\n\tx"])
+def test_a_file_that_is_no_lock(here: Path, text: str) -> None:
+    path = here / "a.lock.yaml"
+    path.write_text(text)
+    with pytest.raises(SourceError):
+        lock.read(path)
+
+
+def test_no_lock_at_all_says_how_to_make_one(here: Path) -> None:
+    with pytest.raises(SourceError, match="cannot be read") as caught:
+        lock.read(here / "none.lock.yaml")
+    assert "singbuild lock" in caught.value.remedy
+
+
+def test_a_lock_is_plain_yaml(here: Path) -> None:
+    assert yaml.safe_load(lock.dumped(make(), "a.def"))["version"] == lock.VERSION

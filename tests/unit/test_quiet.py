@@ -1,0 +1,84 @@
+"""What differs between two honest runs is taken away, and nothing else."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import os
+import py_compile
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from singbuild.console import Console
+from singbuild.quiet import quieten
+from singbuild.rootfs import Rootfs
+
+EPOCH = 1_000_000_000
+
+
+@pytest.fixture
+def rootfs(tmp_path: Path) -> Rootfs:
+    return Rootfs(tmp_path, Console(io.StringIO()))
+
+
+def test_rubbish_goes_and_the_rest_stays(rootfs: Rootfs) -> None:
+    rootfs.write("/tmp/a/b", "x")
+    rootfs.write("/var/lib/apt/lists/partial/x", "x")
+    rootfs.write("/var/cache/ldconfig/aux-cache", "x")
+    rootfs.write("/var/log/dpkg.log", "x", 0o640)
+    rootfs.write("/etc/machine-id", "x")
+    rootfs.write("/var/lib/dpkg/status", "kept")
+    rootfs.write("/opt/tmp/kept", "kept")
+    quieten(rootfs, EPOCH)
+    left = {str(p.relative_to(rootfs.root)): p for p in rootfs.root.rglob("*") if p.is_file()}
+    assert sorted(left) == [
+        *("etc/machine-id", "opt/tmp/kept", "var/lib/dpkg/status", "var/log/dpkg.log"),
+    ]
+    assert left["etc/machine-id"].read_text() == left["var/log/dpkg.log"].read_text() == ""
+    assert left["var/log/dpkg.log"].stat().st_mode & 0o777 == 0o640
+
+
+def test_links_lead_nowhere_outside(rootfs: Rootfs, tmp_path_factory: pytest.TempPathFactory) -> None:
+    outside = tmp_path_factory.mktemp("outside")
+    (outside / "precious").write_text("x")
+    (rootfs.root / "tmp").symlink_to(outside)
+    (rootfs.root / "var").mkdir()
+    (rootfs.root / "var" / "log").symlink_to(outside)
+    rootfs.mkdir("/run")
+    (rootfs.root / "run" / "link").symlink_to(outside)
+    quieten(rootfs, EPOCH)
+    assert (outside / "precious").read_text() == "x"
+    assert not (rootfs.root / "run" / "link").is_symlink()
+
+
+def test_no_password_was_changed_after_the_epoch(rootfs: Rootfs) -> None:
+    rootfs.write("/etc/shadow", "root:*:20000:0:99999:7:::\nold:*:100:::\nodd\n", 0o640)
+    quieten(rootfs, EPOCH)
+    day = EPOCH // 86400
+    assert rootfs.read("/etc/shadow") == b"root:*:%d:0:99999:7:::\nold:*:100:::\nodd\n" % day
+    assert rootfs.path("/etc/shadow").stat().st_mode & 0o777 == 0o640
+
+
+def test_bytecode_stays_valid_when_its_source_is_clamped(rootfs: Rootfs) -> None:
+    rootfs.write("/opt/module.py", "print('hello')\n")
+    source = rootfs.path("/opt/module.py")
+    mode = py_compile.PycInvalidationMode.TIMESTAMP
+    compiled = Path(str(py_compile.compile(str(source), invalidation_mode=mode)))
+    quieten(rootfs, EPOCH)
+    os.utime(source, (EPOCH, EPOCH))  # as the seal does
+    before = compiled.read_bytes()
+    subprocess.run([sys.executable, "-c", "import module"], cwd=source.parent, check=True)
+    assert compiled.read_bytes() == before
+    assert importlib.util.MAGIC_NUMBER == before[:4]
+
+
+def test_files_that_only_look_like_bytecode(rootfs: Rootfs) -> None:
+    rootfs.write("/opt/empty.pyc", b"")
+    rootfs.write("/opt/short.pyc", b"abc")
+    (rootfs.root / "opt" / "link.pyc").symlink_to("/etc/passwd")
+    os.mkfifo(rootfs.root / "opt" / "fifo.pyc")
+    quieten(rootfs, EPOCH)
+    assert rootfs.read("/opt/short.pyc") == b"abc"

@@ -1,0 +1,109 @@
+"""The command line: what belongs to singrun, what to the command, and what is nearly right."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from singrun import binds, cli, syscalls
+from singrun.errors import RunError
+from singrun.request import Request
+
+
+def parsed(*words: str) -> Request:
+    request = cli.parse(list(words))
+    assert isinstance(request, Request)
+    return request
+
+
+def test_options_end_at_the_image() -> None:
+    request = parsed("-d", "exec", "-ce", "--pwd=/x", "i.img", "ls", "-l", "--pwd", "--", "-p")
+    assert (request.verb, request.image) == ("exec", "i.img")
+    assert request.arguments == ["ls", "-l", "--pwd", "--", "-p"]
+    assert (request.debug, request.contain, request.clean_environment) == (True, True, True)
+    assert (request.pid, request.directory) == (False, "/x")
+
+
+def test_a_first_word_with_a_slash_is_run() -> None:
+    request = parsed("./i.img", "--help", "exec")
+    assert (request.verb, request.image, request.arguments) == (
+        "run",
+        "./i.img",
+        ["--help", "exec"],
+    )
+
+
+def test_two_dashes_end_the_options() -> None:
+    assert parsed("exec", "--", "-odd-.img", "ls").image == "-odd-.img"
+
+
+def test_binds_of_every_spelling(tmp_path: Path) -> None:
+    odd = tmp_path / "a,b:c\\d"
+    odd.mkdir()
+    word = str(odd).replace("\\", "\\\\").replace(",", "\\,").replace(":", "\\:")
+    assert binds.parse(f"/etc,/usr:/data,{word}:/odd\\::ro") == [
+        ("/etc", "/etc", False),
+        ("/usr", "/data", False),
+        (str(odd), "/odd:", True),
+    ]
+    request = parsed("run", "-B/etc", "--bind", "/usr:/u", "-cB", "/tmp", "image")
+    assert [target for _, target, _ in request.binds] == ["/etc", "/u", "/tmp"]
+
+
+def test_home_with_and_without_a_source() -> None:
+    assert binds.parse_home("/h") == ("", "/h")
+    assert binds.parse_home("/etc:/h/./x") == ("/etc", "/h/x")
+
+
+@pytest.mark.parametrize("word", ["/etc:rel", "/etc:/", "/etc:/..", "/etc:/a:b", "/a/b/c/d", ":/x"])
+def test_binds_that_mean_nothing(word: str) -> None:
+    with pytest.raises(RunError) as caught:
+        binds.parse(word)
+    assert caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        (("exce", "i"), "Did you mean exec?"),
+        (("shel", "i"), "Did you mean shell?"),
+        (("exec", "--clean-env", "i"), "Did you mean --cleanenv?"),
+        (("exec", "--nohome", "i"), "Did you mean --no-home?"),
+        (("--hlep",), "Did you mean --help?"),
+        (("xyzzy",), "The verbs are exec, run, shell, test."),
+    ],
+)
+def test_near_misses_are_proposed(words: tuple[str, ...], answer: str) -> None:
+    with pytest.raises(RunError, match=answer.replace("?", r"\?")):
+        cli.parse(list(words))
+
+
+def test_every_option_of_the_help_is_understood() -> None:
+    names = [word.strip(",") for word in cli.HELP.split() if word.startswith("--")]
+    assert {"--bind", "--no-home", "--mount-with"} <= set(names)
+    values = {"--bind": "/etc", "--home": "/h", "--pwd": "/", "--mount-with": "loop"}
+    for name in names:
+        words = [name, values[name]] if name in values else [name]
+        assert cli.parse(["run", *words, "image"])
+
+
+def test_system_calls_raise_with_number_text_and_path() -> None:
+    with pytest.raises(OSError, match="No such file or directory") as caught:
+        syscalls.umount2("/no/such", 0)
+    assert (caught.value.errno, caught.value.filename) == (2, "/no/such")
+    with pytest.raises(OSError, match="/no/such"):
+        syscalls.open_tree(syscalls.AT_FDCWD, "/no/such", 0)
+
+
+def test_openat2_keeps_links_inside_the_root(tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/name").write_text("inside")
+    (tmp_path / "link").symlink_to("/../../etc/name")
+    root = os.open(tmp_path, os.O_PATH)
+    fd = syscalls.openat2(root, "link", os.O_RDONLY, syscalls.RESOLVE_IN_ROOT)
+    assert os.read(fd, 100) == b"inside"
+    assert not os.get_inheritable(fd)
+    os.close(fd)
+    os.close(root)
