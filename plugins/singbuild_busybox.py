@@ -63,8 +63,8 @@ def singbuild_bootstrap(source: Source, pins: Pins, rootfs: Rootfs) -> bool:
 
 
 def _pinned(path: Path) -> bytes:
-    if digest(path) != path.name:
-        raise SourceError(f"{path}: was changed since it was checked", remedy="Build again.")
+    if not path.is_file() or digest(path) != path.name:
+        raise SourceError(f"{path}: is gone or was changed", remedy="Build again.")
     return path.read_bytes()
 
 

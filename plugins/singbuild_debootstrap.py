@@ -90,6 +90,7 @@ def singbuild_resolve(source: Source) -> Pins:
         "variant": choice.variant,
         "architecture": choice.arch,
         "include": list(choice.include),
+        "epoch": archive.epoch,
         "release": archive.identity,
         "packages": select(choice, archive),
     }

@@ -10,6 +10,7 @@ import contextlib
 import gzip
 import lzma
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -21,7 +22,12 @@ from singbuild_debootstrap_choice import Choice
 from singbuild import RecipeKeyError, Source, SourceError, command
 from singbuild.download import Fetched, NotFoundError, fetch
 
-UNPACK = {".xz": lzma.decompress, ".gz": gzip.decompress, ".bz2": bz2.decompress, "": bytes}
+UNPACK: dict[str, Callable[[bytes], bytes]] = {
+    ".xz": lzma.decompress,
+    ".gz": gzip.decompress,
+    ".bz2": bz2.decompress,
+    "": bytes,
+}
 RELEASE_LIMIT = 16 << 20  # bytes; Debian's has 150 KB
 INDEX_LIMIT = 256 << 20  # bytes; sid's main has 10 MB compressed
 
@@ -30,11 +36,13 @@ INDEX_LIMIT = 256 << 20  # bytes; sid's main has 10 MB compressed
 class Archive:
     """One state of one suite.
 
-    codename: as bookworm; identity: what tells this state from any other, plain
+    codename: as bookworm; epoch: when the archive got this state, in seconds;
+    identity: what tells this state from any other, plain
     values; indices: the Packages files of the chosen components, in the archive's order.
     """
 
     codename: str
+    epoch: int
     identity: dict[str, str]
     indices: tuple[str, ...]
 
@@ -48,6 +56,7 @@ def open_archive(choice: Choice, source: Source) -> Archive:
     identity = {"sha256": fetched.sha256, "date": release.get("Date", "")}
     return Archive(
         codename=release.get("Codename", choice.suite),
+        epoch=int(_date(release, "Date", url).timestamp()),
         identity=identity | ({"version": release["Version"]} if "Version" in release else {}),
         indices=tuple(
             _index(f"{component}/binary-{choice.arch}/Packages", release, url, source)
@@ -63,7 +72,7 @@ def _signed(url: str, choice: Choice, source: Source) -> tuple[str, Fetched]:
         inline = _get(f"{url}/InRelease", source)
     except NotFoundError:
         return _detached(url, choice, source)
-    text = inline.path.read_text(errors="strict")
+    text = inline.path.read_text(errors="replace")
     _verify([inline.path], url, choice)
     return _signed_text(text, url), inline
 
@@ -80,7 +89,7 @@ def _detached(url: str, choice: Choice, source: Source) -> tuple[str, Fetched]:
             remedy="Correct OSVersion or MirrorURL; old suites move to an archive of their own.",
         ) from error
     _verify([signature.path, release.path], url, choice)
-    return release.path.read_text(), release
+    return release.path.read_text(errors="replace"), release
 
 
 def _get(url: str, source: Source) -> Fetched:
@@ -98,18 +107,10 @@ def _signed_text(text: str, url: str) -> str:
 
 def _verify(files: list[Path], url: str, choice: Choice) -> None:
     """Let gpgv(1) check a signature. A key may have expired since: old suites stay signed by it."""
-    argv = [
-        "gpgv",
-        "--status-fd",
-        "1",
-        "--ignore-time-conflict",
-        "--keyring",
-        choice.keyring,
-        *files,
-    ]
+    words = ["gpgv", "--status-fd", "1", "--ignore-time-conflict", "--keyring"]
     lines: list[str] = []
-    command.call(argv, on_line=lines.append)
-    said = {words[1]: words[2:] for words in map(str.split, lines) if words[:1] == ["[GNUPG:]"]}
+    command.call([*words, choice.keyring, *files], on_line=lines.append)
+    said = {said[1]: said[2:] for said in map(str.split, lines) if said[:1] == ["[GNUPG:]"]}
     if said.keys() & {"GOODSIG", "EXPKEYSIG", "EXPSIG"} and "BADSIG" not in said:
         return
     if "BADSIG" in said:
@@ -140,10 +141,16 @@ def _check_release(release: Release, choice: Choice, source: Source, url: str) -
     if choice.arch not in release.get("Architectures", choice.arch).split():
         has = release["Architectures"]
         raise SourceError(f"{url}: is not for this machine", why=f"it has {has}, not {choice.arch}")
-    if "Valid-Until" in release and parsedate_to_datetime(release["Valid-Until"]) < datetime.now(
-        UTC
-    ):
+    if "Valid-Until" in release and _date(release, "Valid-Until", url) < datetime.now(UTC):
         source.report.warn(f"{url}: was valid until {release['Valid-Until']}; packages may be old")
+
+
+def _date(release: Release, field: str, url: str) -> datetime:
+    try:
+        date = parsedate_to_datetime(release.get(field, ""))
+    except ValueError as error:
+        raise SourceError(f"{url}/Release: its {field} cannot be read", why=str(error)) from error
+    return date if date.tzinfo else date.replace(tzinfo=UTC)
 
 
 def _index(name: str, release: Release, url: str, source: Source) -> str:

@@ -87,7 +87,8 @@ def find(name: str) -> Installed:
     if not wanted:
         near = nearest(name, list(claims))
         raise BackendError(
-            f"no backend named {name!r} is installed" + (f"; did you mean {near!r}?" if near else ""),
+            f"no backend named {name!r} is installed"
+            + (f"; did you mean {near!r}?" if near else ""),
             why=f"Installed: {', '.join(claims) or 'none'}.",
             remedy="Correct the recipe's Bootstrap: line, or install the plugin that has it.",
         )

@@ -35,7 +35,6 @@ from singbuild.lock import LockFile
 from singbuild.plan import Plan
 from singbuild.rootfs import Rootfs
 
-
 WITHOUT_LOG = (0, *(128 + number for number in namespace.ENDING))
 
 KILLED = HostError(
@@ -149,7 +148,7 @@ class _Work:
         self.console.done(str(self.target), sealed.size)
 
     def _downloads(self) -> Path:
-        """Where the backend keeps downloads: the cache, or the scratch when that cannot be written."""
+        """Where the backend keeps downloads: the cache, or the scratch if that is read-only."""
         kept = self.plan.source.cache
         with contextlib.suppress(OSError):
             kept.mkdir(parents=True, exist_ok=True)

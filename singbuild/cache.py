@@ -1,4 +1,4 @@
-"""The cache of build stages: finished trees, kept as ordinary images under a key of all that went in.
+"""The cache of build stages: finished trees, kept as images under a key of all that went in.
 
 An entry is two files: ``KEY.img``, an image like any other, and ``KEY.json``,
 which says what it is and what it was made of. An entry is complete once
@@ -102,7 +102,7 @@ def restore(entry: Entry, rootfs: Rootfs, mount_point: Path) -> None:
 
 
 def store(stage: Stage, rootfs: Rootfs, epoch: int, report: Console) -> None:
-    """Keep a stage. A cache that cannot be written is no reason for a build to fail: it warns."""
+    """Keep a stage. A cache that cannot be written warns; it is no reason to fail."""
     kept = directory()
     target = kept / f"{stage.key}.img"
     try:
@@ -124,7 +124,7 @@ def store(stage: Stage, rootfs: Rootfs, epoch: int, report: Console) -> None:
 
 
 def limit() -> int:
-    """Return how many bytes the cache may take: SINGBUILD_CACHE_SIZE, else 20 GiB. Raises UsageError."""
+    """Return the bytes the cache may take: SINGBUILD_CACHE_SIZE (UsageError), else 20 GiB."""
     given = os.environ.get(LIMIT_VARIABLE)
     return parse_size(given) if given else DEFAULT_LIMIT
 
@@ -169,4 +169,3 @@ def _why_missed(stage: Stage) -> str:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-

@@ -37,7 +37,7 @@ ENVIRONMENT = {
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return what a program in the image sees: nothing of the host's but its proxies, and the epoch."""
+    """Return what a program in the image sees: of the host's, only proxies and the epoch."""
     passed = {
         name: value
         for name, value in os.environ.items()

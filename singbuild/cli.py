@@ -40,10 +40,12 @@ class Commands(click.Group):
         return super().parse_args(context, args)
 
 
-@click.group(cls=Commands, epilog=STATUSES, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=Commands, epilog=STATUSES, context_settings={"help_option_names": ["-h", "--help"]}
+)
 @click.version_option(__version__, prog_name="singbuild")
 def commands() -> None:
-    """Turn a recipe into one file that holds a whole Linux environment.
+    r"""Turn a recipe into one file that holds a whole Linux environment.
 
     \b
       singbuild RECIPE IMAGE       the main job
@@ -58,12 +60,18 @@ commands.add_command(cache_commands)
 def recipe_options(function: Any) -> Any:
     """Add the options that every command that reads a recipe takes."""
     for option in (
-        click.option("--values", type=click.Path(path_type=Path), help="YAML file of template values."),
+        click.option(
+            "--values", type=click.Path(path_type=Path), help="YAML file of template values."
+        ),
         click.option(
             "--build-arg-file", type=click.Path(path_type=Path), help="File of NAME=VALUE lines."
         ),
         click.option(
-            "--build-arg", "build_args", multiple=True, metavar="NAME=VALUE", help="A template value."
+            "--build-arg",
+            "build_args",
+            multiple=True,
+            metavar="NAME=VALUE",
+            help="A template value.",
         ),
         click.argument("recipe"),
     ):
@@ -75,7 +83,9 @@ def recipe_options(function: Any) -> Any:
 @recipe_options
 @click.argument("image", type=click.Path(path_type=Path))
 @click.option("-F", "--force", is_flag=True, help="Replace an existing image.")
-@click.option("--free", default="0", metavar="SIZE", help="Leave this much room, such as 64M or 2G.")
+@click.option(
+    "--free", default="0", metavar="SIZE", help="Leave this much room, such as 64M or 2G."
+)
 @click.option("--notest", is_flag=True, help="Leave out %test.")
 @click.option("--locked", is_flag=True, help="Refuse inputs that differ from RECIPE's lock file.")
 @click.option("--no-cache", is_flag=True, help="Neither use nor keep earlier stages.")

@@ -1,13 +1,13 @@
 """The one door to the host's programs.
 
-A program gets no standard input, the C locale and an explicit environment; its output is passed on line by line and its last lines
-are kept for the error. A program that leaves daemons behind does not make the
-caller wait: output is read until the program itself has ended.
+A program gets no standard input, the C locale and an explicit environment; its
+output is passed on line by line and its last lines are kept for the error. A
+program that leaves daemons behind does not make the caller wait: output is
+read until the program itself has ended.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import selectors
 import shlex

@@ -56,7 +56,15 @@ class RecipeError(SingbuildError):
     status = 3
 
     def __init__(
-        self, path: str, line: int, column: int, text: str, what: str, *, why: str = "", remedy: str = ""
+        self,
+        path: str,
+        line: int,
+        column: int,
+        text: str,
+        what: str,
+        *,
+        why: str = "",
+        remedy: str = "",
     ) -> None:
         place = f"{path}:{line}:{column}" if column else f"{path}:{line}" if line else path
         super().__init__(f"{place}: {what}", why=why, remedy=remedy)
@@ -118,7 +126,11 @@ class ImageError(SingbuildError):
 def nearest(word: str, known: "list[str]") -> str:
     """The known word most like ``word``, or "" when none is near (edit distance over 2)."""
     best = min(known, key=lambda k: _distance(word.lower(), k.lower()), default="")
-    return best if best and _distance(word.lower(), best.lower()) <= max(1, min(2, len(word) // 2)) else ""
+    return (
+        best
+        if best and _distance(word.lower(), best.lower()) <= max(1, min(2, len(word) // 2))
+        else ""
+    )
 
 
 def _distance(a: str, b: str) -> int:

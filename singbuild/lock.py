@@ -80,9 +80,10 @@ def make(plan: Plan, pins: Pins, locked: Lock | None = None) -> Lock:
 
 
 def choose_epoch(pins: Pins, locked: Lock | None) -> int:
-    """Return the time that later ones become: SOURCE_DATE_EPOCH, the lock's, the source's, a fixed one.
+    """Return the time that later ones become, in seconds since 1970.
 
-    Seconds since 1970. Raises UsageError for a SOURCE_DATE_EPOCH that is no number.
+    SOURCE_DATE_EPOCH, else the lock's, else the source's, else a fixed one.
+    Raises UsageError for a SOURCE_DATE_EPOCH that is no number.
     """
     given = os.environ.get("SOURCE_DATE_EPOCH")
     if given is None:
@@ -127,7 +128,9 @@ def check(kept: LockFile, now: Lock, parts: Iterable[str]) -> None:
     parts: the keys of the lock to compare. Raises SourceError naming each input
     that drifted, with its line in the lock file.
     """
-    drifted = [d for part in parts for d in _differences((part,), kept.lock.get(part), now.get(part))]
+    drifted = [
+        d for part in parts for d in _differences((part,), kept.lock.get(part), now.get(part))
+    ]
     if drifted:
         lines = [
             f"{kept.path}:{_line(kept.text, keys)}: {'.'.join(keys)}: "
@@ -208,7 +211,7 @@ def _sha256(data: bytes) -> str:
 
 
 def _tool_version(program: str) -> str:
-    """The last word of the first line that the program prints for --version; "" when it has none."""
+    """The last word of the first line printed for --version; "" when there is none."""
     lines: list[str] = []
     done = command.call([program, "--version"], on_line=lines.append)
     return lines[0].split()[-1] if lines and lines[0] and not done.status else ""

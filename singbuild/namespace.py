@@ -22,7 +22,6 @@ from typing import Any
 from singbuild.errors import EXIT_BUG
 from singrun import syscalls
 
-
 PR_SET_PDEATHSIG = 1  # prctl(2)
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 

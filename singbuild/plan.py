@@ -105,8 +105,5 @@ def described(plan: Plan) -> str:
     lines = [f"{number:2}. {s.name:{width}}  {s.reason}" for number, s in enumerate(plan.steps, 1)]
     given = [f"    {name}: {value}" for name, value in plan.source.keywords.items()]
     programs = ", ".join(p.name for p in plan.backend.needs.programs) or "none"
-    return "\n".join(
-        [f"{plan.recipe.path}: Bootstrap: {plan.backend.name}", *given]
-        + [f"Host programs: {programs}", "", *lines]
-    )
-
+    head = f"{plan.recipe.path}: Bootstrap: {plan.backend.name}"
+    return "\n".join([head, *given, f"Host programs: {programs}", "", *lines])

@@ -1,4 +1,4 @@
-"""Refuses early: everything that can be known to fail is checked before the first byte is written."""
+"""Refuses early: what can be known to fail is checked before the first byte is written."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ class Rootfs:
                 links += 1
                 if links > MAX_LINKS:
                     raise ImageError(f"{inside}: too many levels of symbolic links in the image")
-                target = PurePosixPath(os.readlink(here))
+                target = PurePosixPath(here.readlink())
                 if target.is_absolute():
                     resolved = []
                 waiting += [step for step in reversed(target.parts) if step != "/"]
@@ -98,9 +98,7 @@ class Rootfs:
         env: added to the plain environment; on_line: gets the lines instead of
         the user. Raises HostError when it fails.
         """
-        return command.run(
-            argv, env=command.environment(env), on_line=on_line or self.report.line
-        )
+        return command.run(argv, env=command.environment(env), on_line=on_line or self.report.line)
 
     def run(
         self,

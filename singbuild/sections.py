@@ -1,4 +1,4 @@
-"""Executes the recipe's sections on the tree: %setup on the host, %files, %post, %test in the image.
+"""Executes the recipe's sections: %setup on the host, %files, %post and %test in the image.
 
 A script is executed with ``-e`` (it stops at the first failing command) and
 ``-x`` (it shows what it does). Its line N is the recipe's line N, so that what
@@ -30,7 +30,7 @@ Execute = Callable[[list[str], Callable[[str], None]], command.Completed]
 
 
 def setup(recipe: Recipe, rootfs: Rootfs, work: Path) -> None:
-    """Execute %setup on the host, in the caller's directory, with the tree's path in its environment.
+    """Execute %setup on the host, in the caller's directory, knowing the tree's path.
 
     Raises SectionError.
     """
@@ -94,7 +94,7 @@ def files(recipe: Recipe, rootfs: Rootfs) -> None:
 
 
 def matches(recipe: Recipe, item: CopyItem) -> list[str]:
-    """Return the host paths that a %files line names, sorted. Raises RecipeError when there is none."""
+    """Return the host paths that a %files line names, sorted. Raises RecipeError for none."""
     found = sorted(glob.glob(item.source)) or [item.source] * os.path.lexists(item.source)  # noqa: PTH207
     if not found:
         raise RecipeError(
@@ -137,7 +137,7 @@ def host_names(rootfs: Rootfs) -> Iterator[None]:
 def _contents(where: Path) -> bytes | str | None:
     """A file's bytes, a link's target, or None when there is nothing."""
     if where.is_symlink():
-        return os.readlink(where)
+        return str(where.readlink())
     return where.read_bytes() if where.is_file() else None
 
 

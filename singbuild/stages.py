@@ -33,7 +33,9 @@ def cacheable(plan: Plan, made: lock.Lock) -> dict[str, Stage]:
 
 
 def _bootstrap(plan: Plan, made: lock.Lock) -> Mapping[str, str]:
-    facts = {name: made[name] for name in ("backend", "singbuild", "arch", "epoch", "tools", "pins")}
+    facts = {
+        name: made[name] for name in ("backend", "singbuild", "arch", "epoch", "tools", "pins")
+    }
     return {name: _digest(value) for name, value in facts.items()} | {
         "keywords": _digest(dict(plan.source.keywords))
     }

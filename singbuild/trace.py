@@ -28,7 +28,7 @@ class Trace:
         self._command = ""  # the command traced last
 
     def shown(self, line: str) -> str | None:
-        """Return what of an output line the user should see, None when it only echoes the script."""
+        """Return what of a line the user should see, None when it only echoes the script."""
         echoed = self._echoed(line)
         if echoed is None:
             self._reading = False

@@ -175,4 +175,3 @@ def _locked(path: Path, flags: int) -> int | None:
         os.close(fd)
         return None
     return fd
-

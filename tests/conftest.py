@@ -46,7 +46,7 @@ def host_left_alone(
 
 
 def host_state(base: str) -> dict[str, list[str]]:
-    """What a test must not change: mounts, loop devices on files below ``base``, child processes."""
+    """What a test must not change: mounts, loop devices on files below base, children."""
     files = [read(path) for path in Path("/sys/block").glob("loop*/loop/backing_file")]
     mounts = sorted(Path("/proc/self/mounts").read_text().splitlines())
     loops = sorted(file for file in files if file.startswith(base))

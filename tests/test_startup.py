@@ -45,7 +45,7 @@ def test_a_launch_imports_seven_modules_and_its_own(tree: Path, options: list[st
 
 def test_everything_is_imported_before_anything_is_done(tree: Path) -> None:
     """After the pivot the host's files are gone: no module may be looked for any more."""
-    command = [images.PYTHON, "-IS", "-v", MAIN, "exec", "-d", tree, "true"]
+    command = [images.PYTHON, "-IS", "-v", str(MAIN), "exec", "-d", str(tree), "true"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     after = done.stderr.rpartition("singrun: bind mounts ")[2]
     assert "group" in after
@@ -82,7 +82,7 @@ def test_the_launcher_needs_no_fork(tree: Path) -> None:
     if not shutil.which("strace"):
         pytest.skip("strace is not installed")
     launcher = images.ROOT / "bin/singrun"
-    command = ["strace", "-f", "-e", "trace=process", launcher, "--version"]
+    command = ["strace", "-f", "-e", "trace=process", str(launcher), "--version"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "execve" in done.stderr
     assert not re.search(r"\b(clone3?|v?fork)\(", done.stderr)
@@ -111,8 +111,8 @@ def test_the_launcher_finds_what_pip_installed(tmp_path: Path, editable: bool) -
     source = tmp_path / "source"
     ignored = shutil.ignore_patterns(".git", ".venv", "__pycache__", ".*_cache")
     shutil.copytree(images.ROOT, source, ignore=ignored)
-    install = [prefix / "bin/python", "-m", "pip", "install", "-q", "--no-deps"]
-    subprocess.run([*install, *(["-e"] if editable else []), source], check=True)
+    install = [str(prefix / "bin/python"), "-m", "pip", "install", "-q", "--no-deps"]
+    subprocess.run([*install, *(["-e"] if editable else []), str(source)], check=True)
     launcher = prefix / "bin/singrun"
     assert launcher.read_bytes() == (images.ROOT / "bin/singrun").read_bytes()
     assert os.access(launcher, os.X_OK)

@@ -87,17 +87,20 @@ class Image(Disk):
 
     def listed(self, directory: Entry, parent: int | None = None) -> Iterator[Entry]:
         """Yield a directory's entries, sorted. parent: the inode its ".." has to name."""
-        for name, number, kind in self.names(directory, parent):
-            path = directory.path + b"/" + name if directory.path else name
-            with self._reading(path):
-                if len(path) > MAX_PATH:
-                    raise ValueError(f"its path has over {MAX_PATH} bytes")
-                inode = self.inode(number)
-                if kind and kind != inode.mode >> 12:
-                    raise ValueError(
-                        f"its directory says it is of another type than inode {number}"
-                    )
-            yield Entry(path, inode)
+        for found in self.names(directory, parent):
+            yield self.named(directory, found)
+
+    def named(self, directory: Entry, found: read_directory.Found) -> Entry:
+        """Return the entry of what ``names`` found in a directory."""
+        name, number, kind = found
+        path = directory.path + b"/" + name if directory.path else name
+        with self._reading(path):
+            if len(path) > MAX_PATH:
+                raise ValueError(f"its path has over {MAX_PATH} bytes")
+            inode = self.inode(number)
+            if kind and kind != inode.mode >> 12:
+                raise ValueError(f"its directory says it is of another type than inode {number}")
+        return Entry(path, inode)
 
     def names(
         self, directory: Entry, parent: int | None = None
@@ -212,9 +215,7 @@ class Image(Disk):
         place = bisect_left(names, (name,))
         if place == len(names) or names[place][0] != name:
             return None
-        path = directory.path + b"/" + name if directory.path else name
-        with self._reading(path):
-            return Entry(path, self.inode(names[place][1]))
+        return self.named(directory, names[place])
 
     @contextmanager
     def _reading(self, path: bytes) -> Iterator[None]:

@@ -17,7 +17,7 @@ Run = tuple[int, int]  # first block, number of blocks
 
 _BUFFER = 256  # blocks; two parts each are within IOV_MAX, 1024
 _ZEROS = memoryview(bytes(BLOCK))
-_PENDING = 4  # buffers on their way to the disk: bounds memory
+_PENDING = 2  # buffers on their way to the disk: bounds memory
 
 
 class Volume:

@@ -67,7 +67,9 @@ class Package:
         if self.kind == "rpm" and ":" in version:
             wanted["epoch"], _, version = version.partition(":")
         space = f"{self.distro.partition('-')[0]}/" if self.kind != "pypi" and self.distro else ""
-        pairs = "&".join(f"{key}={_quoted(value)}" for key, value in sorted(wanted.items()) if value)
+        pairs = "&".join(
+            f"{key}={_quoted(value)}" for key, value in sorted(wanted.items()) if value
+        )
         question = f"?{pairs}" if pairs else ""
         return f"pkg:{self.kind}/{space}{_quoted(name)}@{_quoted(version)}{question}"
 

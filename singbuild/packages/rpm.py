@@ -60,7 +60,9 @@ def _packages(tree: Tree, home: bytes, distro: str) -> Iterator[Package]:
         try:
             package = _package(_fields(blob), distro, database.decode())
         except (ValueError, struct.error) as error:
-            raise ImageError(f"{shown([database])} holds a damaged header", why=str(error)) from error
+            raise ImageError(
+                f"{shown([database])} holds a damaged header", why=str(error)
+            ) from error
         # Imported signing keys are kept as packages of this name.
         if package.name and package.name != "gpg-pubkey":
             yield package

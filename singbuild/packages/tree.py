@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
+from pathlib import Path
 
-from singbuild.errors import ImageError
 from singbuild.ext3.read_inode import DIRECTORY, REGULAR
 from singbuild.ext3.reader import Entry, Image
 from singbuild.packages.package import Names
 from singbuild.rootfs import Rootfs
 
-_DIRECTORY_BITS = 0o4
 _PIECE = 1 << 20
+_OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class ImageTree:
@@ -34,7 +34,9 @@ class ImageTree:
         entry = self._image.find(path)
         if entry is None or entry.inode.kind != DIRECTORY:
             return []
-        return [(child.path.rpartition(b"/")[2], kind) for child, kind in self._listed(entry)]
+        below = {child.path for child in self._directories(entry)}
+        prefix = entry.path + b"/" if entry.path else b""
+        return [(name, prefix + name in below) for name, _, _ in self._image.names(entry)]
 
     def walk(self) -> Iterator[tuple[bytes, Names]]:
         """Yield every directory with what it holds. Files' inodes are not read."""
@@ -44,10 +46,67 @@ class ImageTree:
             if entry.inode.number in seen:
                 raise self._image.damaged(entry.shown, "the directory has two names")
             seen.add(entry.inode.number)
-            names: Names = []
-            for name, number, kind in self._image.names(entry):
-                directory = self._is_directory(number, kind)
-                names.append((name, directory))
-                if directory:
-                    waiting.append(self._below(entry, name, number))
-            yield entry.path, names
+            below = self._directories(entry)
+            inner = {child.path.rpartition(b"/")[2] for child in below}
+            yield entry.path, [(name, name in inner) for name, _, _ in self._image.names(entry)]
+            waiting += reversed(below)
+
+    def _directories(self, entry: Entry) -> list[Entry]:
+        """Directories in a directory; a file system without types in its names tells by inode."""
+        top = stat.S_IFDIR >> 12
+        some = (found for found in self._image.names(entry) if found[2] in (0, top))
+        below = (self._image.named(entry, found) for found in some)
+        return [child for child in below if child.inode.kind == DIRECTORY]
+
+
+class DirectoryTree:
+    """The tree under a directory of the host. Links lead inside it, wherever they point."""
+
+    def __init__(self, rootfs: Rootfs) -> None:
+        self._rootfs = rootfs
+
+    def chunks(self, path: bytes) -> Iterator[bytes] | None:
+        """Return a regular file's content in pieces; None when there is no such file."""
+        try:
+            fd = os.open(self._path(path), _OPEN)
+        except OSError:
+            return None
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            return None
+        return _chunks(fd)
+
+    def names(self, path: bytes) -> Names:
+        """Return what a directory holds; nothing when there is no such directory."""
+        try:
+            return _names(os.fsencode(self._path(path)))
+        except OSError:
+            return []
+
+    def walk(self) -> Iterator[tuple[bytes, Names]]:
+        """Yield every directory with what it holds, as far as it can be read."""
+        root = os.fsencode(self._rootfs.root)
+        waiting = [b""]
+        while waiting:
+            path = waiting.pop()
+            try:
+                names = _names(root + b"/" + path)
+            except OSError:
+                continue
+            yield path, names
+            inner = [name for name, directory in names if directory]
+            waiting += [path + b"/" + name if path else name for name in reversed(inner)]
+
+    def _path(self, path: bytes) -> Path:
+        return self._rootfs.path(os.fsdecode(path))
+
+
+def _names(directory: bytes) -> Names:
+    with os.scandir(directory) as found:
+        return sorted((each.name, each.is_dir(follow_symlinks=False)) for each in found)
+
+
+def _chunks(fd: int) -> Iterator[bytes]:
+    with os.fdopen(fd, "rb") as file:
+        while chunk := file.read(_PIECE):
+            yield chunk

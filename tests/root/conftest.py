@@ -46,7 +46,7 @@ def singbuild(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Build:
 
 @pytest.fixture
 def nothing_left(tmp_path: Path) -> Callable[[], None]:
-    """Check that a build left no target, part file or scratch; mounts are counted after each test."""
+    """Check that a build left no target, part file or scratch; mounts are counted elsewhere."""
 
     def check() -> None:
         left = [str(p.relative_to(tmp_path)) for p in (tmp_path / "scratch").rglob("*")]
@@ -58,7 +58,7 @@ def nothing_left(tmp_path: Path) -> Callable[[], None]:
 
 
 def wait_until(is_so: Callable[[], bool], seconds: float = 10) -> None:
-    """Wait for something that happens soon after, such as the end of a killed process's children."""
+    """Wait for something that happens soon, such as the end of a killed process's children."""
     end = time.monotonic() + seconds
     while not is_so() and time.monotonic() < end:
         time.sleep(0.05)

@@ -94,7 +94,9 @@ def test_sections_did_their_work(built: Path) -> None:
     assert cat(built, "/opt/renamed") == "space"
     assert cat(built, "/opt/many/b.txt") == "b"
     assert cat(built, "/opt/tree/deep/link") == "data"
-    assert re.search(r"Mode:\s+0640[^$]*?User:\s+0\s+Group:\s+0", debugfs(built, "stat /opt/data.txt"))
+    assert re.search(
+        r"Mode:\s+0640[^$]*?User:\s+0\s+Group:\s+0", debugfs(built, "stat /opt/data.txt")
+    )
 
 
 def test_metadata_is_what_the_format_says(built: Path) -> None:
@@ -174,7 +176,10 @@ def test_a_signal_in_any_phase_leaves_nothing(
 
 
 def test_the_worker_killed_from_outside_is_reported(
-    recipe: Callable[[str], Path], tmp_path: Path, singbuild: Build, nothing_left: Callable[[], None]
+    recipe: Callable[[str], Path],
+    tmp_path: Path,
+    singbuild: Build,
+    nothing_left: Callable[[], None],
 ) -> None:
     text = "Bootstrap: busybox\n%post\n    kill -9 $PPID\n    sleep 60\n"
     done = singbuild(recipe(text), "a.img")
@@ -248,7 +253,10 @@ def test_bad_input_is_explained(
 
 
 def test_a_disk_that_fills_up(
-    recipe: Callable[[str], Path], singbuild: Build, tmp_path: Path, nothing_left: Callable[[], None]
+    recipe: Callable[[str], Path],
+    singbuild: Build,
+    tmp_path: Path,
+    nothing_left: Callable[[], None],
 ) -> None:
     path = recipe("Bootstrap: busybox\n%post\n    dd if=/dev/zero of=/big bs=1M\n")
     small = tmp_path / "small"
@@ -270,14 +278,17 @@ def test_a_disk_that_fills_up(
 
 
 def test_too_little_space_is_refused_before_anything_is_written(
-    recipe: Callable[[str], Path], tmp_path: Path, nothing_left: Callable[[], None], singbuild: Build
+    recipe: Callable[[str], Path],
+    tmp_path: Path,
+    nothing_left: Callable[[], None],
+    singbuild: Build,
 ) -> None:
+    path = recipe("Bootstrap: busybox\n")
     small = tmp_path / "small"
     small.mkdir()
     script = f'mount -t tmpfs -o size=1m small "{small}" && SINGBUILD_TMPDIR="{small}" "$@"'
     done = subprocess.run(
-        [*("unshare", "-m", "sh", "-c", script, "sh"), *SINGBUILD]
-        + [str(recipe("Bootstrap: busybox\n")), str(tmp_path / "a.img")],
+        ["unshare", "-m", "sh", "-c", script, "sh", *SINGBUILD, path, tmp_path / "a.img"],
         capture_output=True,
         text=True,
     )
@@ -326,7 +337,9 @@ def test_an_ordinary_user_may_plan_but_is_told_that_building_needs_root(
 def test_a_section_names_its_interpreter(
     interpreter: str, recipe: Callable[[str], Path], singbuild: Build, tmp_path: Path
 ) -> None:
-    text = f"Bootstrap: busybox\n{interpreter}\n    readlink -f /proc/$$/exe > /who; echo $0 >> /who\n"
+    text = (
+        f"Bootstrap: busybox\n{interpreter}\n    readlink -f /proc/$$/exe > /who; echo $0 >> /who\n"
+    )
     done = singbuild(recipe(text), "a.img")
     assert done.returncode == 0, done.stderr
     assert cat(tmp_path / "a.img", "/who").startswith("/bin/busybox")

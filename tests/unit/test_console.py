@@ -42,10 +42,8 @@ def test_json_is_one_object_a_line() -> None:
         *("start", "phase", "line", "progress", "warning", "done", "error"),
     ]
     assert events[0]["version"] == console.EVENTS_VERSION
-    assert events[-1] | {"seconds": 0} == {
-        **{"event": "error", "seconds": 0, "status": 5},
-        **{"what": "what", "why": "why", "remedy": "remedy", "log": ""},
-    }
+    told = {"status": 5, "what": "what", "why": "why", "remedy": "remedy", "log": ""}
+    assert told.items() <= events[-1].items()
 
 
 def test_quiet_keeps_warnings(capsys: pytest.CaptureFixture[str]) -> None:

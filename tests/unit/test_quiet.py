@@ -41,7 +41,9 @@ def test_rubbish_goes_and_the_rest_stays(rootfs: Rootfs) -> None:
     assert left["var/log/dpkg.log"].stat().st_mode & 0o777 == 0o640
 
 
-def test_links_lead_nowhere_outside(rootfs: Rootfs, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_links_lead_nowhere_outside(
+    rootfs: Rootfs, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     outside = tmp_path_factory.mktemp("outside")
     (outside / "precious").write_text("x")
     (rootfs.root / "tmp").symlink_to(outside)
@@ -72,7 +74,7 @@ def test_bytecode_stays_valid_when_its_source_is_clamped(rootfs: Rootfs) -> None
     before = compiled.read_bytes()
     subprocess.run([sys.executable, "-c", "import module"], cwd=source.parent, check=True)
     assert compiled.read_bytes() == before
-    assert importlib.util.MAGIC_NUMBER == before[:4]
+    assert before[:4] == importlib.util.MAGIC_NUMBER
 
 
 def test_files_that_only_look_like_bytecode(rootfs: Rootfs) -> None:

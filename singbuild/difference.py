@@ -1,0 +1,181 @@
+"""What differs between two images: packages, and every path with what differs in it.
+
+Both trees are walked side by side, a directory at a time, so memory does not
+grow with them. Nothing is mounted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from pathlib import Path
+
+from singbuild.ext3.boot import recorded_digest
+from singbuild.ext3.inventory import shown
+from singbuild.ext3.read_inode import DIRECTORY, REGULAR, SYMLINK
+from singbuild.ext3.reader import Entry, Image
+from singbuild.packages.databases import packages
+from singbuild.packages.package import Package
+from singbuild.packages.tree import ImageTree
+
+ADDED, REMOVED, CHANGED = "added", "removed", "changed"
+MANIFEST = b".singularity.d/manifest"  # follows from all the rest
+
+Pair = tuple[Entry | None, Entry | None]
+
+
+@dataclass(frozen=True)
+class Detail:
+    """One thing that differs in a path. what: content, mode, owner …; was, now: as text."""
+
+    what: str
+    was: str
+    now: str
+
+
+@dataclass(frozen=True)
+class FileChange:
+    """A path that differs. kind: ADDED, REMOVED or CHANGED; details only for the last."""
+
+    kind: str
+    path: bytes
+    details: tuple[Detail, ...] = ()
+
+    @property
+    def shown(self) -> str:
+        """The path on one line."""
+        return shown(self.path)
+
+
+@dataclass(frozen=True)
+class PackageChange:
+    """A package that differs. was, now: its versions, "" where it is missing."""
+
+    kind: str
+    manager: str
+    name: str
+    arch: str
+    was: str
+    now: str
+
+
+def want_comparison(one: Image, other: Image) -> bool:
+    """Return False when both record one digest and neither was written to since it was built."""
+    digests = {recorded_digest(image.boot) for image in (one, other)}
+    return None in digests or len(digests) > 1 or not (untouched(one) and untouched(other))
+
+
+def untouched(image: Image) -> bool:
+    """Whether the superblock knows of no mount for writing."""
+    block = image.superblock
+    return not (block.dirty or block.mounts or block.mounted) and block.written == block.made
+
+
+def files(one: Image, other: Image, *, times: bool = False) -> Iterator[FileChange]:
+    """Yield every path that differs, each directory's own entries together and sorted.
+
+    times: modification times count too. Raises ImageError for a damaged image.
+    """
+    yield from _Walk(one, other, times).changes()
+
+
+def differing_paths(one: Path, other: Path) -> Iterator[FileChange]:
+    """Yield every path that differs between two images on disk, times included."""
+    with Image(one) as first, Image(other) as second:
+        yield from files(first, second, times=True)
+
+
+def package_changes(one: Image, other: Image) -> list[PackageChange]:
+    """Return the packages that differ, sorted by manager and name."""
+    was, now = (_versions(packages(ImageTree(image))) for image in (one, other))
+    changes = []
+    for key in sorted(was.keys() | now.keys()):
+        before, after = was.get(key, ""), now.get(key, "")
+        if before != after:
+            kind = CHANGED if before and after else ADDED if after else REMOVED
+            changes.append(PackageChange(kind, *key, before, after))
+    return changes
+
+
+def _versions(found: Iterable[Package]) -> dict[tuple[str, str, str], str]:
+    """All versions of each package: of a kernel or a Python module there may be several."""
+    versions: dict[tuple[str, str, str], str] = {}
+    for each in found:
+        key = each.kind, each.name, each.arch
+        version = each.version or "(no version)"
+        versions[key] = f"{versions[key]}, {version}" if key in versions else version
+    return versions
+
+
+@dataclass
+class _Walk:
+    """Two trees on the way. first: the first path of each inode with several, by image."""
+
+    one: Image
+    other: Image
+    times: bool
+    first: tuple[dict[int, bytes], dict[int, bytes]] = field(default_factory=lambda: ({}, {}))
+    seen: tuple[set[int], set[int]] = field(default_factory=lambda: (set(), set()))
+
+    def changes(self) -> Iterator[FileChange]:
+        roots = self.one.root(), self.other.root()
+        yield from self._pair(roots)
+        waiting: list[Pair] = [roots]
+        while waiting:
+            below = []
+            for pair in self._children(waiting.pop()):
+                yield from self._pair(pair)
+                if any(entry and entry.inode.kind == DIRECTORY for entry in pair):
+                    below.append(pair)
+            waiting.extend(reversed(below))
+
+    def _children(self, directories: Pair) -> Iterator[Pair]:
+        """Pair what two directories hold, by name."""
+        ours = iter(self._listed(self.one, self.seen[0], directories[0]))
+        theirs = iter(self._listed(self.other, self.seen[1], directories[1]))
+        one, other = next(ours, None), next(theirs, None)
+        while one or other:
+            if other is None or (one and one.path < other.path):
+                yield one, None
+                one = next(ours, None)
+            elif one is None or other.path < one.path:
+                yield None, other
+                other = next(theirs, None)
+            else:
+                yield one, other
+                one, other = next(ours, None), next(theirs, None)
+
+    def _listed(self, image: Image, seen: set[int], entry: Entry | None) -> Iterable[Entry]:
+        if entry is None or entry.inode.kind != DIRECTORY:
+            return ()
+        if entry.inode.number in seen:
+            raise image.damaged(entry.shown, "the directory has two names")
+        seen.add(entry.inode.number)
+        return image.listed(entry)
+
+    def _pair(self, pair: Pair) -> Iterator[FileChange]:
+        one, other = pair
+        if one and other:
+            details = tuple(self._details(one, other))
+            if details:
+                yield FileChange(CHANGED, one.path, details)
+        elif one or other:
+            entry = one or other
+            assert entry
+            for image_first in self.first if False else ():
+                del image_first
+            yield FileChange(REMOVED if one else ADDED, entry.path)
+
+    def _details(self, one: Entry, other: Entry) -> Iterator[Detail]:
+        a, b = one.inode, other.inode
+        if a.kind != b.kind:
+            yield Detail("type", a.kind, b.kind)
+            return
+        yield from _differing("mode", f"{a.permissions:04o}", f"{b.permissions:04o}")
+        yield from _differing("owner", f"{a.uid}:{a.gid}", f"{b.uid}:{b.gid}")
+        yield from _differing("device", "%d:%d" % a.device, "%d:%d" % b.device)
+        if self.times:
+            yield from _differing("mtime", str(a.mtime), str(b.mtime))
+        yield from self._attributes(one, other)
+        yield from self._content(one, other)

@@ -1,0 +1,223 @@
+"""What an image says of itself, and what its superblock and databases add.
+
+Reads the file, mounts nothing, executes nothing. Knows the names that
+docs/image-format.md gives and those of Singularity 2.x, which had fewer.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from singbuild.errors import SingbuildError
+from singbuild.ext3.boot import LAUNCH_LINE, recorded_digest
+from singbuild.ext3.read_inode import DIRECTORY, REGULAR
+from singbuild.ext3.reader import Image, newest
+from singbuild.packages import package, spdx
+from singbuild.packages.databases import found
+from singbuild.packages.tree import ImageTree
+
+HOME = ".singularity.d"
+_LARGEST = 16 << 20  # bytes of a part
+
+
+@dataclass(frozen=True)
+class Part:
+    """One thing that an image may say of itself.
+
+    says: for people. paths: where it is, ours first, then Singularity 2.x's.
+    section: the recipe's, where there is one.
+    """
+
+    name: str
+    says: str
+    paths: tuple[str, ...]
+    section: str = ""
+
+
+PARTS = {
+    part.name: part
+    for part in (
+        Part("labels", "labels", (f"{HOME}/labels.json",), "%labels"),
+        Part("recipe", "recipe", (f"{HOME}/Singularity",)),
+        Part("lock", "lock", (f"{HOME}/lock.yaml",)),
+        Part("environment", "environment", (f"{HOME}/env", "environment"), "%environment"),
+        Part("runscript", "runscript", (f"{HOME}/runscript", "singularity"), "%runscript"),
+        Part("test", "test", (f"{HOME}/test", ".test"), "%test"),
+        Part("help", "help text", (f"{HOME}/runscript.help",), "%help"),
+    )
+}
+
+
+def part(image: Image, name: str) -> bytes:
+    """Return one part as it stands in the image. name: a key of PARTS.
+
+    Raises SingbuildError when the image does not have it.
+    """
+    wanted = PARTS[name]
+    data = _part(image, wanted)
+    if data is None:
+        hint = f"Its recipe had no {wanted.section} section." if wanted.section else ""
+        old = "Singularity 2.x kept none in its images." if image.offset else hint
+        raise SingbuildError(f"{image.path} holds no {wanted.says}", why=old)
+    return data
+
+
+def bill(image: Image) -> str:
+    """Return the bill of materials of what is installed now: SPDX 2.3, JSON text."""
+    return spdx.bill(ImageTree(image), newest(image))
+
+
+def summary(image: Image) -> dict[str, Any]:
+    """Return all that is known, as plain values; what an image does not have is None."""
+    software = found(ImageTree(image))
+    superblock = image.superblock
+    texts = {name: _text(_part(image, wanted)) for name, wanted in PARTS.items()}
+    lock = _lock(texts["lock"])
+    return {
+        "version": 1,
+        "image": str(image.path),
+        "kind": _kind(image),
+        "offset": image.offset,
+        "size": image.size,
+        "used": (superblock.blocks - superblock.free_blocks) * superblock.block,
+        "uuid": _uuid(superblock.uuid),
+        "digest": recorded_digest(image.boot),
+        "epoch": superblock.made or None,
+        "journal_pending": superblock.dirty,
+        "system": _system(image),
+        "backend": _backend(lock, texts["recipe"]),
+        "labels": _labels(texts["labels"]),
+        **{name: texts[name] for name in PARTS if name != "labels"},
+        "packages": [
+            {"kind": p.kind, "name": p.name, "version": p.version, "arch": p.arch, "purl": p.purl}
+            for p in software.packages
+        ],
+        "notes": list(software.notes),
+    }
+
+
+def described(facts: Mapping[str, Any]) -> str:
+    """Return a summary as lines for people, every value on printable lines."""
+    image = facts["image"]
+    word = image if "/" in image else f"./{image}"
+    lines = [package.line(image)]
+    lines += [f"  {name:10} {package.line(text)}" for name, text in _rows(facts)]
+    for title, text in (("Labels", _label_lines(facts)), ("Recipe", _head(facts["recipe"]))):
+        lines += [f"  {title}", *(f"    {package.line(each)}" for each in text)] if text else []
+    lines += ["  Run", f"    {word} ARGUMENTS" if facts["runscript"] else f"    singrun shell {word}"]
+    lines += [f"    singrun exec {word} COMMAND"]
+    return "\n".join(lines) + "\n"
+
+
+def _rows(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    kinds = Counter(each["kind"] for each in facts["packages"])
+    backend = facts["backend"] or {}
+    yield "Kind", facts["kind"]
+    yield "Size", f"{_mebibytes(facts['size'])}, of which {_mebibytes(facts['used'])} are used"
+    yield "Digest", facts["digest"] or "none recorded"
+    yield "System", facts["system"] or "not told (no os-release)"
+    yield "Backend", " ".join(backend.values()) or "not told"
+    yield "Packages", ", ".join(f"{n} {kind}" for kind, n in kinds.items()) or "none known"
+    for note in facts["notes"]:
+        yield "", note
+    missing = [PARTS[name].says for name in PARTS if not facts[name]]
+    if missing:
+        yield "Without", ", ".join(missing)
+    if facts["journal_pending"]:
+        yield "Journal", "holds changes that are not shown here; e2fsck brings them into place"
+
+
+def _kind(image: Image) -> str:
+    if image.offset:
+        return "Singularity 2.x image (ext3 at offset 31)"
+    if image.boot.startswith(LAUNCH_LINE):
+        return "singbuild image (ext3, executable)"
+    return "bare ext3 file system"
+
+
+def _part(image: Image, wanted: Part) -> bytes | None:
+    for path in wanted.paths:
+        entry = image.find(path)
+        if entry is None:
+            continue
+        if entry.inode.kind == REGULAR:
+            return image.read(entry, _LARGEST)
+        if entry.inode.kind == DIRECTORY:
+            scripts = (each for each in image.listed(entry) if each.inode.kind == REGULAR)
+            return b"".join(_titled(each.path, image.read(each, _LARGEST)) for each in scripts)
+    return None
+
+
+def _titled(path: bytes, text: bytes) -> bytes:
+    end = b"" if text.endswith(b"\n") or not text else b"\n"
+    return b"# /" + path + b"\n" + text + end
+
+
+def _text(data: bytes | None) -> str | None:
+    return None if data is None else data.decode(errors="replace")
+
+
+def _uuid(data: bytes) -> str:
+    digits = data.hex()
+    places = ((0, 8), (8, 12), (12, 16), (16, 20), (20, 32))
+    return "-".join(digits[start:end] for start, end in places)
+
+
+def _labels(text: str | None) -> dict[str, str] | None:
+    """Return the labels; None when there are none, or when they are no JSON object."""
+    try:
+        labels = json.loads(text or "null")
+    except (ValueError, RecursionError):
+        return None
+    return {str(k): str(v) for k, v in labels.items()} if isinstance(labels, dict) else None
+
+
+def _lock(text: str | None) -> dict[str, Any]:
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        lock = yaml.load(text or "", loader)  # noqa: S506 - both are safe loaders
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return {}
+    return lock if isinstance(lock, dict) else {}
+
+
+def _backend(lock: dict[str, Any], recipe: str | None) -> dict[str, str] | None:
+    """Return the backend as the lock names it, else the recipe's Bootstrap word."""
+    known = lock.get("backend")
+    if isinstance(known, dict):
+        return {key: str(known[key]) for key in ("name", "version") if known.get(key)}
+    for each in (recipe or "").splitlines():
+        key, _, value = each.partition(":")
+        if key.strip().lower() == "bootstrap" and value.strip():
+            return {"name": value.strip()}
+    return None
+
+
+def _system(image: Image) -> str | None:
+    tree = ImageTree(image)
+    text = package.read(tree, b"etc/os-release") or package.read(tree, b"usr/lib/os-release") or b""
+    for each in text.decode(errors="replace").splitlines():
+        key, _, value = each.partition("=")
+        if key == "PRETTY_NAME":
+            return package.line(value.strip("\"'"))
+    return None
+
+
+def _label_lines(facts: Mapping[str, Any]) -> list[str]:
+    return [f"{key}: {value}" for key, value in (facts["labels"] or {}).items()]
+
+
+def _head(recipe: str | None) -> list[str]:
+    lines = [each for each in (recipe or "").splitlines() if each.strip()]
+    return [*lines[:5], *(["…"] if len(lines) > 5 else [])]
+
+
+def _mebibytes(size: int) -> str:
+    return f"{size / (1 << 20):.1f} MiB"
+
