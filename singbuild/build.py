@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import signal
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from singbuild import (
+    __version__,
     cache,
     image,
     lock,
@@ -30,7 +33,7 @@ from singbuild import (
 )
 from singbuild.console import Console
 from singbuild.contract import Defaults, Pins
-from singbuild.errors import HostError, RecipeError, RecipeKeyError, SingbuildError
+from singbuild.errors import EXIT_BUG, HostError, RecipeError, RecipeKeyError, SingbuildError
 from singbuild.lock import LockFile
 from singbuild.plan import Plan
 from singbuild.rootfs import Rootfs
@@ -106,6 +109,14 @@ class _Work:
                 told = self._explained(error)
                 self.console.error(told, self.log)
                 return told.status
+            except Exception as error:
+                traceback.print_exc()
+                bug = SingbuildError(
+                    f"this is a bug in singbuild: {type(error).__name__}: {error}",
+                    remedy="Please report it with the lines above.",
+                )
+                self.console.error(bug, self.log)
+                return EXIT_BUG
             except namespace.Terminated:
                 self.console.warn("interrupted; nothing is left behind")
                 raise
@@ -128,7 +139,12 @@ class _Work:
             self._fill(rootfs, arguments, made)
             defaults = plan.backend.call("singbuild_defaults", **arguments) or Defaults()
             self._phase("metadata")
-            metadata.write(rootfs, recipe, defaults, lock.dumped(made, Path(recipe.path).name))
+            made = self._with_packages(rootfs, made)
+            texts = {
+                "lock.yaml": lock.dumped(made, Path(recipe.path).name),
+                "build.json": record(plan, self.options),
+            }
+            metadata.write(rootfs, recipe, defaults, texts)
             sections.check_shell_text(recipe, rootfs)
             if self.options.test and "test" in recipe.sections:
                 self._phase("test")
@@ -164,6 +180,14 @@ class _Work:
         made = lock.make(self.plan, pins, kept.lock if kept else None)
         if kept:
             lock.check(kept, made, made)
+        return made
+
+    def _with_packages(self, rootfs: Rootfs, made: lock.Lock) -> lock.Lock:
+        """The lock of what was built: what %post installed is known only now."""
+        made = {**made, "packages": lock.installed(rootfs)}
+        kept = self.options.locked
+        if kept and "packages" in kept.lock:
+            lock.check(kept, made, ("packages",))
         return made
 
     def _fill(self, rootfs: Rootfs, arguments: dict[str, Any], made: lock.Lock) -> None:
@@ -211,6 +235,13 @@ class _Work:
         if isinstance(error, OSError):
             return HostError(f"{error.filename or 'the host'}: {error.strerror or error}")
         return error
+
+
+def record(plan: Plan, options: Options) -> str:
+    """Return the build record: how the image was made, as JSON; the same for equal builds."""
+    steps = [{"name": step.name, "reason": step.reason} for step in plan.steps]
+    facts = {"singbuild": __version__, "tested": options.test, "free": options.free, "steps": steps}
+    return json.dumps(facts, indent=4) + "\n"
 
 
 def _located(plan: Plan, error: RecipeKeyError) -> RecipeError:

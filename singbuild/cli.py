@@ -11,6 +11,7 @@ import click
 
 from singbuild import __version__, command
 from singbuild.cli_cache import cache_commands
+from singbuild.cli_image import COMMANDS as IMAGE_COMMANDS
 from singbuild.errors import EXIT_BUG, EXIT_INTERRUPTED, SingbuildError, UsageError, nearest
 from singbuild.sizes import parse_size
 
@@ -55,6 +56,8 @@ def commands() -> None:
 
 
 commands.add_command(cache_commands)
+for image_command in IMAGE_COMMANDS:
+    commands.add_command(image_command)
 
 
 def recipe_options(function: Any) -> Any:
@@ -88,6 +91,7 @@ def recipe_options(function: Any) -> Any:
 )
 @click.option("--notest", is_flag=True, help="Leave out %test.")
 @click.option("--locked", is_flag=True, help="Refuse inputs that differ from RECIPE's lock file.")
+@click.option("--check-reproducible", is_flag=True, help="Build twice; refuse what differs.")
 @click.option("--no-cache", is_flag=True, help="Neither use nor keep earlier stages.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON event a line on standard output.")
 @click.option("-q", "--quiet", is_flag=True, help="Print warnings and errors only.")
@@ -101,6 +105,7 @@ def build(
     free: str,
     notest: bool,
     locked: bool,
+    check_reproducible: bool,
     no_cache: bool,
     as_json: bool,
     quiet: bool,
@@ -108,7 +113,7 @@ def build(
     """Build IMAGE from RECIPE ("-" reads standard input)."""
     # Imported here: --help and a typing error cost no more than they must.
     from singbuild import build as engine
-    from singbuild import console, lock, plan
+    from singbuild import console, lock, plan, reproducible
     from singbuild import recipe as recipes
 
     _check_recipe_word(recipe)
@@ -125,6 +130,8 @@ def build(
             recipe, build_args=build_args, build_arg_file=build_arg_file, values=values
         )
         planned = plan.make(loaded, shown)
+        if check_reproducible:
+            return reproducible.check(planned, image, options, shown)
         return engine.build(planned, image, options, shown)
     except SingbuildError as error:
         shown.error(error, None)

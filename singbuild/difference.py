@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import zip_longest
 from pathlib import Path
 
 from singbuild.ext3.boot import recorded_digest
@@ -23,6 +22,8 @@ ADDED, REMOVED, CHANGED = "added", "removed", "changed"
 MANIFEST = b".singularity.d/manifest"  # follows from all the rest
 
 Pair = tuple[Entry | None, Entry | None]
+Piece = tuple[int, bytes]  # offset, data
+_END: Piece = (1 << 63, b"")
 
 
 @dataclass(frozen=True)
@@ -156,26 +157,90 @@ class _Walk:
 
     def _pair(self, pair: Pair) -> Iterator[FileChange]:
         one, other = pair
+        groups = tuple(map(_group, self.first, pair))
         if one and other:
-            details = tuple(self._details(one, other))
-            if details:
+            if details := tuple(self._details(one, other, *groups)):
                 yield FileChange(CHANGED, one.path, details)
-        elif one or other:
-            entry = one or other
-            assert entry
-            for image_first in self.first if False else ():
-                del image_first
+        elif entry := one or other:
             yield FileChange(REMOVED if one else ADDED, entry.path)
 
-    def _details(self, one: Entry, other: Entry) -> Iterator[Detail]:
+    def _details(self, one: Entry, other: Entry, was: bytes, now: bytes) -> Iterator[Detail]:
+        """Compare two entries of one path. was, now: the first path of each one's inode."""
         a, b = one.inode, other.inode
         if a.kind != b.kind:
             yield Detail("type", a.kind, b.kind)
             return
+        if was != now:
+            yield Detail("hard link", shown(was), shown(now))
+        elif was != one.path:
+            return  # compared under its first name
         yield from _differing("mode", f"{a.permissions:04o}", f"{b.permissions:04o}")
         yield from _differing("owner", f"{a.uid}:{a.gid}", f"{b.uid}:{b.gid}")
-        yield from _differing("device", "%d:%d" % a.device, "%d:%d" % b.device)
+        yield from _differing("device", "{}:{}".format(*a.device), "{}:{}".format(*b.device))
         if self.times:
             yield from _differing("mtime", str(a.mtime), str(b.mtime))
         yield from self._attributes(one, other)
         yield from self._content(one, other)
+
+    def _attributes(self, one: Entry, other: Entry) -> Iterator[Detail]:
+        was, now = dict(self.one.attributes(one)), dict(self.other.attributes(other))
+        for name in sorted(was.keys() | now.keys()):
+            shown_name = shown(name)[1:]
+            yield from _differing(
+                f"attribute {shown_name}", _hex(was.get(name)), _hex(now.get(name))
+            )
+
+    def _content(self, one: Entry, other: Entry) -> Iterator[Detail]:
+        if one.inode.kind == SYMLINK:
+            was, now = self.one.target(one), self.other.target(other)
+            yield from _differing("target", shown(was)[1:], shown(now)[1:])
+        elif one.inode.kind == REGULAR and one.path != MANIFEST and not self._same_data(one, other):
+            yield Detail("content", f"{one.inode.size} bytes", f"{other.inode.size} bytes")
+
+    def _same_data(self, one: Entry, other: Entry) -> bool:
+        """Compare data where either has some; what neither stores is zeros in both."""
+        if one.inode.size != other.inode.size:
+            return False
+        return _equal(self.one.data(one), self.other.data(other))
+
+
+def _group(first: dict[int, bytes], entry: Entry | None) -> bytes:
+    """The first path of an entry's inode."""
+    if entry is None or entry.inode.links < 2 or entry.inode.kind == DIRECTORY:
+        return entry.path if entry else b""
+    return first.setdefault(entry.inode.number, entry.path)
+
+
+def _equal(ours: Iterator[Piece], theirs: Iterator[Piece]) -> bool:
+    """Whether two files' stored pieces, ascending, hold the same bytes; gaps are zeros."""
+    one, other = next(ours, _END), next(theirs, _END)
+    while one is not _END or other is not _END:
+        start = min(one[0], other[0])
+        limit = min(p[0] + len(p[1]) if p[0] == start else p[0] for p in (one, other) if p[1])
+        size = limit - start
+        if _part(one, start, size) != _part(other, start, size):
+            return False
+        one, other = _after(one, limit, ours), _after(other, limit, theirs)
+    return True
+
+
+def _part(piece: Piece, start: int, size: int) -> bytes:
+    return piece[1][:size] if piece[0] == start else bytes(size)
+
+
+def _after(piece: Piece, limit: int, rest: Iterator[Piece]) -> Piece:
+    """What of a piece lies after ``limit``, else the next piece."""
+    offset, data = piece
+    if offset >= limit:
+        return piece
+    left = data[limit - offset :]
+    return (limit, left) if left else next(rest, _END)
+
+
+def _differing(what: str, was: str, now: str) -> Iterator[Detail]:
+    if was != now:
+        yield Detail(what, was, now)
+
+
+def _hex(value: bytes | None) -> str:
+    return "none" if value is None else value.hex()

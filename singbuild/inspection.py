@@ -110,7 +110,10 @@ def described(facts: Mapping[str, Any]) -> str:
     lines += [f"  {name:10} {package.line(text)}" for name, text in _rows(facts)]
     for title, text in (("Labels", _label_lines(facts)), ("Recipe", _head(facts["recipe"]))):
         lines += [f"  {title}", *(f"    {package.line(each)}" for each in text)] if text else []
-    lines += ["  Run", f"    {word} ARGUMENTS" if facts["runscript"] else f"    singrun shell {word}"]
+    lines += [
+        "  Run",
+        f"    {word} ARGUMENTS" if facts["runscript"] else f"    singrun shell {word}",
+    ]
     lines += [f"    singrun exec {word} COMMAND"]
     return "\n".join(lines) + "\n"
 
@@ -220,4 +223,3 @@ def _head(recipe: str | None) -> list[str]:
 
 def _mebibytes(size: int) -> str:
     return f"{size / (1 << 20):.1f} MiB"
-

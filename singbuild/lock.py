@@ -11,7 +11,7 @@ It is written into every image, and beside the recipe by ``singbuild lock``::
     pins:      {…}                              what the backend's resolve hook said
     files:     {script.py: sha256:…}            what %files takes
     tools:     {debootstrap: 1.0.128}           versions of host programs
-    packages:  {netbase: 6.4}                   in the finished image, where known
+    packages:  {deb: {netbase: 6.4}}            in the finished image, where known
 """
 
 from __future__ import annotations
@@ -29,7 +29,10 @@ import yaml
 from singbuild import __version__, command, sections
 from singbuild.contract import Pins
 from singbuild.errors import HostError, SourceError, UsageError
+from singbuild.packages import databases
+from singbuild.packages.tree import DirectoryTree
 from singbuild.plan import Plan
+from singbuild.rootfs import Rootfs
 
 VERSION = 1
 DEFAULT_EPOCH = 1478304000  # 2016-11-05, for sources that know no date of their own
@@ -120,6 +123,14 @@ def read(path: Path) -> LockFile:
             remedy="Make a new one with: singbuild lock RECIPE",
         )
     return LockFile(path, text, lock)
+
+
+def installed(rootfs: Rootfs) -> dict[str, dict[str, str]]:
+    """Return the packages of a tree, by kind and name, as far as its databases tell: versions."""
+    found: dict[str, dict[str, str]] = {}
+    for package in databases.packages(DirectoryTree(rootfs)):
+        found.setdefault(package.kind, {})[package.name] = package.version
+    return found
 
 
 def check(kept: LockFile, now: Lock, parts: Iterable[str]) -> None:

@@ -65,10 +65,10 @@ echo "No test code provided in this container" >&2
 BASE = 'export PATH="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"\n'
 
 
-def write(rootfs: Rootfs, recipe: Recipe, defaults: Defaults, lock: str) -> None:
+def write(rootfs: Rootfs, recipe: Recipe, defaults: Defaults, texts: Mapping[str, str]) -> None:
     """Write everything that the format asks for; what the recipe leaves out is left out.
 
-    lock: the text of the lock file.
+    texts: further files of /.singularity.d, name to text.
     """
     for directory in DIRECTORIES:
         rootfs.mkdir(directory)
@@ -94,7 +94,8 @@ def write(rootfs: Rootfs, recipe: Recipe, defaults: Defaults, lock: str) -> None
     labels = dict(defaults.labels) | {label.key: label.value for label in recipe.labels}
     rootfs.write(f"{HOME}/labels.json", json.dumps(labels, indent=4, sort_keys=True) + "\n")
     rootfs.write(f"{HOME}/Singularity", recipe.text)
-    rootfs.write(f"{HOME}/lock.yaml", lock)
+    for name, text in texts.items():
+        rootfs.write(f"{HOME}/{name}", text)
     for link, target in LINKS.items():
         rootfs.symlink(link, f".singularity.d/{target}")
 

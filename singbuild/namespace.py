@@ -44,6 +44,7 @@ def run(work: Callable[[], int]) -> int:
     outer = os.pidfd_open(os.getpid())
     sys.stdout.flush()
     sys.stderr.flush()
+    ours = os.open("/proc/self/ns/pid", os.O_RDONLY)
     syscalls.unshare(syscalls.CLONE_NEWPID)
     # Held back until each process has its handlers; none may be lost or kill too early.
     signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
@@ -55,6 +56,8 @@ def run(work: Callable[[], int]) -> int:
     try:
         return _shell_status(os.waitpid(init, 0)[1])
     finally:
+        syscalls.setns(ours, syscalls.CLONE_NEWPID)  # whatever is forked from here on
+        os.close(ours)
         for number, handler in previous.items():
             signal.signal(number, handler)
 

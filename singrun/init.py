@@ -26,13 +26,10 @@ def fork_into_pid_namespace() -> None:
 def fork_and_reap() -> None:
     """Return in a child that will be the program; process 1 reaps until that one ends."""
     _die_with_parent()
-    dispositions = [(number, _signal.getsignal(number)) for number in (*_KEYBOARD, *_FORWARDED)]
     child = os.fork()
     if child:
         _pass_signals_to(child)
         os._exit(_waited(child))
-    for number, disposition in dispositions:
-        _signal.signal(number, disposition)
 
 
 def _pass_signals_to(child: int) -> None:

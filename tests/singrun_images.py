@@ -166,7 +166,7 @@ def ordinary_user() -> Iterator[str]:
             yield name
             wait_for_daemons(name)
     finally:
-        subprocess.run(["userdel", "-r", name], check=False, capture_output=True)
+        subprocess.run(["userdel", "-r", "-f", name], check=True, capture_output=True)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import pty
@@ -42,7 +43,7 @@ class Terminal:
 
     def expect(self, pattern: str) -> str:
         """Read until ``pattern`` has come; what came after the last match is kept."""
-        until = time.monotonic() + 15
+        until = time.monotonic() + 5
         while not (match := re.search(pattern, self.seen)):
             left = until - time.monotonic()
             assert left > 0, f"no {pattern} in {self.seen!r}"
@@ -52,11 +53,10 @@ class Terminal:
         return match[0]
 
     def status(self) -> int:
-        try:
-            while os.read(self.fd, 4096):
-                pass
-        except OSError:  # EIO: the other side is closed
-            os.close(self.fd)
+        with contextlib.suppress(OSError):  # EIO: the other side is closed
+            while select.select([self.fd], [], [], 15)[0]:
+                os.read(self.fd, 4096)
+        os.close(self.fd)  # hangs up whoever is still there
         return os.waitstatus_to_exitcode(os.waitpid(self.child, 0)[1])
 
 
@@ -81,8 +81,11 @@ def test_prompt_interrupt_stop_resize_and_status(
     time.sleep(0.3)
     terminal.type("\x1a")
     terminal.expect("Stopped")
-    terminal.type("jobs; kill %1\n")
-    terminal.expect("Stopped +sleep 61")
+    terminal.type("jobs; fg\n")
+    terminal.expect("Stopped +sleep 61\r\nsleep 61\r\n")
+    time.sleep(0.3)
+    terminal.type("\x03")
+    terminal.expect(prompt)
     fcntl.ioctl(terminal.fd, termios.TIOCSWINSZ, struct.pack("HHHH", 33, 101, 0, 0))
     terminal.type("stty size\n")
     terminal.expect("33 101\r\n")

@@ -18,9 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import singbuild_debootstrap_choice
-from singbuild_debootstrap import singbuild_needs, singbuild_resolve
-from singbuild_debootstrap_choice import choose
+from singbuild_debootstrap import choice, singbuild_needs, singbuild_resolve
+from singbuild_debootstrap.choice import choose
 
 from singbuild import HostError, RecipeKeyError, SingbuildError, SourceError, command
 from singbuild.download import fetch
@@ -287,7 +286,7 @@ def test_missing_keys_name_the_package_that_has_them(
     (tmp_path / "scripts/nova").write_text(
         "variants minbase\nkeyring /no/nova-archive-keyring.gpg\n"
     )
-    monkeypatch.setattr(singbuild_debootstrap_choice, "SCRIPTS", tmp_path / "scripts")
+    monkeypatch.setattr(choice, "SCRIPTS", tmp_path / "scripts")
     with pytest.raises(HostError, match=r"/no/nova-archive-keyring\.gpg") as caught:
         choose(source(tmp_path, OSVersion="nova"))
     assert "nova-archive-keyring" in caught.value.remedy

@@ -306,8 +306,8 @@ def test_redirects_that_lead_nowhere_are_an_error(
 def test_a_silent_server_times_out(
     server: Server, tmp_path: Path, report: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(download_errors, "TIMEOUT", (1.0, 0.2))
-    server.behaviours = [lambda _: time.sleep(0.6), whole]
+    monkeypatch.setattr(download_errors, "TIMEOUT", (5.0, 0.5))
+    server.behaviours = [lambda _: time.sleep(1.5), whole]
     assert fetch(server.url, tmp_path, report=report).path.read_bytes() == BODY
     assert "sent nothing" in report.lines[0]
 
@@ -427,7 +427,7 @@ def test_many_files_come_in_order_under_one_bar(
 
 
 def test_one_of_many_that_fails_ends_all(server: Server, tmp_path: Path, report: Recorder) -> None:
-    server.behaviours = [whole, status(404)]
+    server.behaviours = [lambda h: (whole if h.path == "/dir/file.bin" else status(404))(h)]
     wanted = [Remote(server.url, SHA256, len(BODY))] + [
         Remote(f"{server.url}{i}", f"{i:064}", 1) for i in range(100)
     ]
@@ -439,7 +439,7 @@ def test_one_of_many_that_fails_ends_all(server: Server, tmp_path: Path, report:
 
 def test_two_builds_fetch_a_file_once(server: Server, tmp_path: Path) -> None:
     def slowly(handler: Handler) -> None:
-        time.sleep(0.5)
+        time.sleep(1.5)
         whole(handler)
 
     server.behaviours = [slowly]
@@ -450,8 +450,10 @@ def test_two_builds_fetch_a_file_once(server: Server, tmp_path: Path) -> None:
         )
         for r in reports
     ]
-    for thread in threads:
-        thread.start()
+    threads[0].start()
+    while not server.requests:
+        time.sleep(0.01)
+    threads[1].start()
     for thread in threads:
         thread.join()
     assert len(server.requests) == 1

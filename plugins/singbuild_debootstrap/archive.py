@@ -17,10 +17,10 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 from debian.deb822 import Deb822, Release
-from singbuild_debootstrap_choice import Choice
 
 from singbuild import RecipeKeyError, Source, SourceError, command
 from singbuild.download import Fetched, NotFoundError, fetch
+from singbuild_debootstrap.choice import Choice
 
 UNPACK: dict[str, Callable[[bytes], bytes]] = {
     ".xz": lzma.decompress,

@@ -20,9 +20,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from debian.debfile import DebFile
-from singbuild_debootstrap_archive import open_archive
-from singbuild_debootstrap_choice import choose
-from singbuild_debootstrap_packages import select
 
 from singbuild import (
     HostError,
@@ -37,6 +34,9 @@ from singbuild import (
     hookimpl,
 )
 from singbuild.download import Remote, fetch_all
+from singbuild_debootstrap.archive import open_archive
+from singbuild_debootstrap.choice import choose
+from singbuild_debootstrap.packages import select
 
 ARCHIVE = "singbuild-archive"  # inside the image while it is being filled
 STEP = re.compile(r"I: (Extracting|Unpacking|Configuring) \S+\.\.\.")

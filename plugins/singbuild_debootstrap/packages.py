@@ -13,10 +13,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from debian.deb822 import Deb822
-from singbuild_debootstrap_archive import Archive
-from singbuild_debootstrap_choice import Choice, ask
 
 from singbuild import RecipeKeyError, SourceError
+from singbuild_debootstrap.archive import Archive
+from singbuild_debootstrap.choice import Choice, ask
 
 NAME = re.compile(r"^Package: *(\S+)", re.M)
 PRIORITY = re.compile(r"^Priority: *(required|important)$", re.M)

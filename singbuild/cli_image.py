@@ -1,0 +1,122 @@
+"""``inspect``, ``diff`` and ``verify``: questions about images, answered from the file."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from singbuild.difference import FileChange, PackageChange
+
+_PARTS = ("labels", "recipe", "lock", "environment", "runscript", "test", "help-text", "sbom")
+_SIGNS = {"added": "+", "removed": "-", "changed": "~"}
+IMAGE = click.Path(path_type=Path)
+
+
+@click.command("inspect")
+@click.argument("image", type=IMAGE)
+@click.option("--json", "part", flag_value="json", help="All of it as one JSON object.")
+@click.option("--labels", "part", flag_value="labels", help="The labels, as JSON.")
+@click.option("--recipe", "part", flag_value="recipe", help="The recipe it was built from.")
+@click.option("--lock", "part", flag_value="lock", help="What exactly went into it.")
+@click.option("--sbom", "part", flag_value="sbom", help="Its packages, as SPDX 2.3 in JSON.")
+@click.option("--environment", "part", flag_value="environment", help="Its environment scripts.")
+@click.option("--runscript", "part", flag_value="runscript", help="What running it executes.")
+@click.option("--test", "part", flag_value="test", help="Its test.")
+@click.option("--help-text", "part", flag_value="help", help="Its %help.")
+def inspect_image(image: Path, part: str | None) -> int:
+    """Say what is inside IMAGE: no root, no mount.
+
+    Without an option: a summary. Reads Singularity 2.x images and bare ext3 too.
+    """
+    from singbuild import inspection
+    from singbuild.ext3.reader import Image
+
+    with Image(image) as opened:
+        if part == "sbom":
+            text = inspection.bill(opened).encode()
+        elif part == "json":
+            text = json.dumps(inspection.summary(opened), indent=2).encode() + b"\n"
+        elif part:
+            text = inspection.part(opened, part)
+        else:
+            text = inspection.described(inspection.summary(opened)).encode()
+    sys.stdout.buffer.write(text)
+    sys.stdout.flush()
+    return 0
+
+
+@click.command("diff")
+@click.argument("one", type=IMAGE)
+@click.argument("other", type=IMAGE)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.option("--packages", "only_packages", is_flag=True, help="Compare packages only.")
+@click.option("--times", is_flag=True, help="Modification times count too.")
+def diff_images(one: Path, other: Path, as_json: bool, only_packages: bool, times: bool) -> int:
+    """Say what differs between two images: packages, and files with what differs in them.
+
+    Ends with 0 when nothing does, with 1 when something does. Two images that record
+    one digest, and were never mounted for writing, are taken as equal without reading
+    their files; `singbuild verify` tells whether a record is still true.
+    """
+    from singbuild import difference
+    from singbuild.ext3.reader import Image
+
+    packages: list[PackageChange] = []
+    files: list[FileChange] = []
+    with Image(one) as first, Image(other) as second:
+        if difference.want_comparison(first, second):
+            packages = difference.package_changes(first, second)
+            files = [] if only_packages else [*difference.files(first, second, times=times)]
+    if as_json:
+        print(json.dumps(_as_json(packages, files), indent=2))
+    else:
+        _print_changes(packages, files)
+    return 1 if packages or files else 0
+
+
+@click.command("verify")
+@click.argument("image", type=IMAGE)
+def verify_image(image: Path) -> int:
+    """Check that IMAGE is still, bit for bit, what the build wrote; name what is not."""
+    from singbuild import verification
+
+    print(f"{image}: sound, {verification.verify(image)}")
+    return 0
+
+
+def _as_json(packages: list[PackageChange], files: list[FileChange]) -> dict[str, Any]:
+    return {
+        "version": 1,
+        "same": not (packages or files),
+        "packages": [asdict(change) for change in packages],
+        "files": [
+            {
+                "kind": change.kind,
+                "path": change.shown,
+                "details": [asdict(detail) for detail in change.details],
+            }
+            for change in files
+        ],
+    }
+
+
+def _print_changes(packages: list[PackageChange], files: list[FileChange]) -> None:
+    for package in packages:
+        versions = " -> ".join(version for version in (package.was, package.now) if version)
+        print(f"{_SIGNS[package.kind]} package {package.name} {versions} ({package.manager})")
+    for file in files:
+        details = ", ".join(f"{d.what} {d.was} -> {d.now}" for d in file.details)
+        print(f"{_SIGNS[file.kind]} {file.shown}{': ' if details else ''}{details}")
+    if packages or files:
+        print(f"{len(packages)} packages and {len(files)} files differ")
+    else:
+        print("no difference")
+
+
+COMMANDS = (inspect_image, diff_images, verify_image)
