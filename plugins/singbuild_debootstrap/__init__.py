@@ -36,7 +36,7 @@ from singbuild import (
 from singbuild.download import Remote, fetch_all
 from singbuild_debootstrap.archive import open_archive
 from singbuild_debootstrap.choice import choose
-from singbuild_debootstrap.packages import select
+from singbuild_debootstrap.packages import remembered
 
 ARCHIVE = "singbuild-archive"  # inside the image while it is being filled
 STEP = re.compile(r"I: (Extracting|Unpacking|Configuring) \S+\.\.\.")
@@ -92,7 +92,7 @@ def singbuild_resolve(source: Source) -> Pins:
         "include": list(choice.include),
         "epoch": archive.epoch,
         "release": archive.identity,
-        "packages": select(choice, archive),
+        "packages": remembered(choice, archive, source.cache),
     }
 
 

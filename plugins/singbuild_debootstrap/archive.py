@@ -37,14 +37,14 @@ class Archive:
     """One state of one suite.
 
     codename: as bookworm; epoch: when the archive got this state, in seconds;
-    identity: what tells this state from any other, plain
-    values; indices: the Packages files of the chosen components, in the archive's order.
+    identity: what tells this state from any other, plain values; read_indices: fetches
+    the Packages files of the chosen components, in the archive's order.
     """
 
     codename: str
     epoch: int
     identity: dict[str, str]
-    indices: tuple[str, ...]
+    read_indices: Callable[[], tuple[str, ...]]
 
 
 def open_archive(choice: Choice, source: Source) -> Archive:
@@ -58,7 +58,7 @@ def open_archive(choice: Choice, source: Source) -> Archive:
         codename=release.get("Codename", choice.suite),
         epoch=int(_date(release, "Date", url).timestamp()),
         identity=identity | ({"version": release["Version"]} if "Version" in release else {}),
-        indices=tuple(
+        read_indices=lambda: tuple(
             _index(f"{component}/binary-{choice.arch}/Packages", release, url, source)
             for component in release["Components"].split()
             if component in choice.components

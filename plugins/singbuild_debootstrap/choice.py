@@ -89,7 +89,7 @@ def choose(source: Source) -> Choice:
         variant=variant,
         include=_words(words, "Include", ""),
         keyring=_keyring(words.get("Keyring", ""), knows),
-        mirror=_given(words["MirrorURL"]) if "MirrorURL" in words else _mirror(suite, knows),
+        mirror=_given(words["MirrorURL"]) if "MirrorURL" in words else _mirror(suite, knows, source.cache),
     )
 
 
@@ -114,6 +114,11 @@ def ask(suite: str, arch: str, variant: str, **more: str) -> dict[str, list[str]
     if "error" in answers:
         raise HostError(f"debootstrap cannot install {suite}", why=" ".join(answers["error"]))
     return answers
+
+
+def script(suite: str) -> str:
+    """Return the text of debootstrap's script for a suite."""
+    return (SCRIPTS / suite).read_text()
 
 
 def _suite(name: str) -> str:
@@ -179,14 +184,14 @@ def _given(url: str) -> str:
     return url.rstrip("/")
 
 
-def _mirror(suite: str, knows: Mapping[str, list[str]]) -> str:
+def _mirror(suite: str, knows: Mapping[str, list[str]], cache: Path) -> str:
     """Return the archive that the host's apt takes this distribution from, else debootstrap's own.
 
     The distribution is the one whose keys sign the suite, as debian in
     debian-archive-keyring.gpg: "stable" of some vendor's archive is not Debian's.
     """
     distribution = Path(knows.get("keyring", [""])[0]).name.split("-")[0]
-    ours = [t for t in _configured() if t["ORIGIN"].lower() == distribution]
+    ours = [t for t in _configured(cache) if t["ORIGIN"].lower() == distribution]
     exact = [t for t in ours if suite in (t["RELEASE"], t["CODENAME"], t["SUITE"])]
     # Another suite of the same distribution; "bookworm-security" has no script of its own.
     others = [t for t in ours if (SCRIPTS / t["RELEASE"]).exists()]
@@ -195,12 +200,17 @@ def _mirror(suite: str, knows: Mapping[str, list[str]]) -> str:
     return (knows.get("mirror") or [_built_in()])[0].rstrip("/")
 
 
-def _configured() -> Iterable[dict[str, str]]:
-    """Yield what the host's apt is configured with and can be used by others than apt."""
+def _configured(cache: Path) -> Iterable[dict[str, str]]:
+    """Yield what the host's apt is configured with and can be used by others than apt.
+
+    cache: where apt may keep its index of packages; hosts that keep none of their own
+    would have it made anew, in a second.
+    """
     if not command.which("apt-get"):
         return
     form = "\t".join(f"$({field})" for field in FIELDS)
-    argv = ["apt-get", "indextargets", "--format", form, "Created-By: Packages"]
+    kept = [f"-oDir::Cache::{name}={cache / name}.bin" for name in ("pkgcache", "srcpkgcache")]
+    argv = ["apt-get", *kept, "indextargets", "--format", form, "Created-By: Packages"]
     for line in command.output(argv).splitlines():
         target = dict(zip(FIELDS, line.split("\t"), strict=False))
         uri = re.sub("^file:/+", "file:///", target.get("REPO_URI", "")).rstrip("/")

@@ -7,27 +7,50 @@ that no package has (virtual ones) are left out. The index of a suite is consist
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import hashlib
+import json
+import os
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import astuple
+from pathlib import Path
 from typing import Any
 
 from debian.deb822 import Deb822
 
-from singbuild import RecipeKeyError, SourceError
+from singbuild import RecipeKeyError, SourceError, __version__
 from singbuild_debootstrap.archive import Archive
-from singbuild_debootstrap.choice import Choice, ask
+from singbuild_debootstrap.choice import Choice, ask, script
+
+Packages = dict[str, dict[str, Any]]
 
 NAME = re.compile(r"^Package: *(\S+)", re.M)
 PRIORITY = re.compile(r"^Priority: *(required|important)$", re.M)
 
 
-def select(choice: Choice, archive: Archive) -> dict[str, dict[str, Any]]:
+def remembered(choice: Choice, archive: Archive, cache: Path) -> Packages:
+    """Return what ``select`` does; the answer for one state of an archive is kept in the cache."""
+    asked = [__version__, *map(str, astuple(choice)), archive.identity, script(choice.suite)]
+    key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
+    kept = cache / f"{key}.packages.json"
+    with contextlib.suppress(OSError, ValueError):
+        packages: Packages = json.loads(kept.read_text())
+        return packages
+    packages = select(choice, archive)
+    part = kept.with_suffix(f".{os.getpid()}.part")
+    part.write_text(json.dumps(packages))
+    part.rename(kept)
+    return packages
+
+
+def select(choice: Choice, archive: Archive) -> Packages:
     """Return the packages by name: version, sha256, size in bytes, file, priority.
 
     Raises RecipeKeyError for one that the recipe includes and the archive lacks, SourceError.
     """
-    index = _read(archive.indices)
+    index = _read(archive.read_indices())
     begin = _begin(choice, archive, index)
     include = [*begin["base"], *choice.include]
     skipped = set(begin["excluded"])

@@ -92,10 +92,10 @@ class Contents:
         self._facts.append(_node_fact(node))
         try:
             if stat.S_ISREG(node.mode):
-                mapped, blocks, size, flags, found = self._regular(node)
+                (mapped, blocks, size, flags), found = self._regular(node)
             else:
                 mapped, blocks, size, flags = self._special(node, listed)
-                found = self._attributes(self._path(node))
+                found = self._attributes(self._path(node), follow=False)
         except OSError as error:
             why = error.strerror or str(error)
             raise ImageError(f"cannot seal {shown(node.path)}", why=why) from error
@@ -110,7 +110,7 @@ class Contents:
 
     # Regular files
 
-    def _regular(self, node: Node) -> tuple[bytes, int, int, int, list[Attribute]]:
+    def _regular(self, node: Node) -> tuple[Mapped, list[Attribute]]:
         fd = os.open(self._path(node), _OPEN)
         try:
             if node.size >= PIECE:
@@ -121,7 +121,7 @@ class Contents:
                 if len(data) != node.size:
                     raise changed(node)
                 mapped = self._short(data) or self._data(node, [(0, data)])
-            return *mapped, self._attributes(fd)
+            return mapped, self._attributes(fd, follow=True)
         finally:
             os.close(fd)
 
@@ -129,13 +129,10 @@ class Contents:
         """Take most files' quick way: up to twelve blocks, none of them zeros, in one run."""
         leading = data[::BLOCK]
         count = len(leading)
-        if not 0 < count <= DIRECT or 0 in leading:
+        if count > DIRECT or 0 in leading or not data:
             return None
         start = self._volume.append_short(data, count)
-        if not start:
-            return None
-        self._facts.append(_FACT.pack(b"d", 0, count))
-        return direct_map(start, count), count, len(data), 0
+        return (direct_map(start, count), count, len(data), 0) if start else None
 
     def _data(self, node: Node, parts: Iterable[tuple[int, bytes]]) -> Mapped:
         """Copy the file's blocks, blocks of zeros left out; note where data lies."""
@@ -149,7 +146,8 @@ class Contents:
                     start = logical
                 end = logical + count
                 self._append(blocks, logical, blocks_of(data, first, count))
-        self._note_data(start, end)
+        if start or end * BLOCK < node.size:  # else it is all data, which goes without saying
+            self._note_data(start, end)
         return blocks.close(), blocks.blocks, node.size, 0
 
     def _append(self, blocks: BlockMap, logical: int, data: bytes) -> None:
@@ -163,8 +161,7 @@ class Contents:
             done += size
 
     def _note_data(self, start: int, end: int) -> None:
-        if end > start:
-            self._facts.append(_FACT.pack(b"d", start, end - start))
+        self._facts.append(_FACT.pack(b"d", start, end - start))
 
     # Everything else
 
@@ -212,9 +209,8 @@ class Contents:
 
     # Extended attributes
 
-    def _attributes(self, where: bytes | int) -> list[Attribute]:
-        """Those that belong to the tree, of a path itself or an open file; sorted."""
-        follow = isinstance(where, int)
+    def _attributes(self, where: bytes | int, *, follow: bool) -> list[Attribute]:
+        """Those that belong to the tree, sorted. follow: as listxattr wants for an open file."""
         try:
             names = os.listxattr(where, follow_symlinks=follow)
         except OSError as error:

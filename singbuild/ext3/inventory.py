@@ -144,22 +144,24 @@ def _walk(root: bytes, epoch: int) -> Iterator[Node]:
     while waiting:
         directory = waiting.pop()
         below = []
+        prefix = directory.path + b"/" if directory.path else b""
+        names: list[tuple[bytes, Node]] = []
         for name, status in _listed(root, directory):
-            node = linked.get((status.st_dev, status.st_ino)) if status.st_nlink > 1 else None
-            if node is not None and node.entries is None:
-                node.links += 1
-                directory.entries.append((name, node))  # type: ignore[union-attr]
+            several = status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode)
+            if several and (known := linked.get((status.st_dev, status.st_ino))):
+                known.links += 1
+                names.append((name, known))
                 continue
-            path = directory.path + b"/" + name if directory.path else name
-            node = _node(path, number, directory.number, status, epoch)
+            node = _node(prefix + name, number, directory.number, status, epoch)
             number += 1
-            directory.entries.append((name, node))  # type: ignore[union-attr]
-            if node.entries is not None:
-                directory.links += 1
-                below.append(node)
-            elif status.st_nlink > 1:
+            names.append((name, node))
+            if several:
                 linked[status.st_dev, status.st_ino] = node
+            elif node.entries is not None:
+                below.append(node)
             yield node
+        directory.entries = names
+        directory.links += len(below)
         waiting.extend(reversed(below))
 
 

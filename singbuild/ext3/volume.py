@@ -78,8 +78,8 @@ class Volume:
         start = self.next
         if start != self._stream_end or start + count > self._end:
             return 0
-        self.content += count
         self._stream_end = self.next = start + count
+        self.content += count
         self._hold(data, count)
         return start
 

@@ -80,7 +80,9 @@ def reference(text: str) -> str:
     """Return the identifier of a licence outside SPDX's list, readable where it can be."""
     readable = re.sub(r"[^A-Za-z0-9.-]+", "-", text)[:40].strip("-")
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-    return f"LicenseRef-{readable}" if readable == text else f"LicenseRef-{readable}-{digest}"
+    if readable == text and text:
+        return f"LicenseRef-{text}"
+    return f"LicenseRef-{readable}-{digest}" if readable else f"LicenseRef-{digest}"
 
 
 def debian(licences: Iterable[str]) -> str:

@@ -1,0 +1,537 @@
+"""Unpacks tar streams into a directory, and never anywhere else.
+
+Every name is resolved by the kernel below the root (openat2(2)), link targets
+included; the last component is never followed, and what is there is removed before
+something is written in its place, so no file that has another name is written through.
+Layers of a container image are applied in order, their whiteouts understood
+(OCI image specification, "layer.md").
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import stat
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self
+
+from singbuild.contract import Reporter
+from singbuild.errors import HostError, SourceError
+from singbuild.tarstream import Member, TarStream
+from singrun import syscalls
+
+# openat2(2), <linux/openat2.h>
+_NO_MAGICLINKS, _NO_SYMLINKS, _BENEATH = 0x02, 0x04, 0x08
+
+WHITEOUT, OPAQUE, AUFS = b".wh.", b".wh..wh..opq", b".wh..wh."
+LONGEST_PATH = 4095  # bytes: PATH_MAX without its zero
+OPEN_DIRECTORIES = 256
+HOST_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE)
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one tree may take at most, so that a small archive cannot fill a machine.
+
+    entries: SINGBUILD_UNPACK_ENTRIES; bytes: of all files, holes included, SINGBUILD_UNPACK_BYTES.
+    """
+
+    entries: int = 2_000_000
+    bytes: int = 200 << 30
+
+    @classmethod
+    def from_environment(cls) -> Self:
+        """Return the limits with what the environment says instead. Raises HostError."""
+        return cls(
+            setting("SINGBUILD_UNPACK_ENTRIES", cls.entries),
+            setting("SINGBUILD_UNPACK_BYTES", cls.bytes),
+        )
+
+
+def setting(name: str, default: int) -> int:
+    """Return a whole number from the environment. Raises HostError for anything else."""
+    text = os.environ.get(name) or str(default)
+    if not text.isdecimal():
+        raise HostError(f"{name} is {text!r}", remedy="Set it to a whole number, or unset it.")
+    return int(text)
+
+
+class _Directory(NamedTuple):
+    """An open directory. path: from the root, without links; gives_group: it is setgid."""
+
+    fd: int
+    path: bytes
+    gives_group: bool
+
+
+class Unpacker:
+    """Applies archives to one tree, one after the other; a context manager.
+
+    root: an existing directory that nobody else changes meanwhile. whiteouts: the
+    archives are layers of an image. What this process has no right to make
+    (devices, foreign owners, some attributes) is left out with one warning for each
+    kind; ``owners`` then has the owners that were asked for, by path.
+    """
+
+    def __init__(
+        self, root: Path, report: Reporter, *, limits: Limits | None = None, whiteouts: bool = False
+    ) -> None:
+        self.report, self.whiteouts = report, whiteouts
+        self.limits = limits or Limits.from_environment()
+        self.owners: dict[bytes, tuple[int, int]] = {}
+        self._root = os.open(root, _DIRECTORY | os.O_CLOEXEC)
+        self._place = os.path.realpath(os.fsencode(root)).rstrip(b"/") + b"/"
+        self._umask = _umask()
+        self._ids = os.geteuid(), os.getegid()
+        self._open: dict[bytes, _Directory] = {}
+        self._times: dict[bytes, Member] = {}  # of directories: set when nothing more comes
+        self._written: set[bytes] | None = None  # by the current layer; None for the first
+        self._entries = self._bytes = 0
+        self._refused: dict[str, tuple[int, str]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if kind is None:
+                self._set_directories()
+                self._tell_refused()
+        finally:
+            self._forget()
+            os.close(self._root)
+
+    def apply(self, chunks: Iterable[bytes]) -> None:
+        """Unpack one archive over what is there.
+
+        chunks: the archive, uncompressed, in pieces of any size; all are taken.
+        Raises SourceError naming the entry, and OSError when the disk is full.
+        """
+        archive = TarStream(chunks)
+        for member in archive:
+            self._count(member)
+            if len(self._open) > OPEN_DIRECTORIES:
+                self._forget()
+            try:
+                self._member(member, archive)
+            except OSError as error:
+                if error.errno in HOST_FAULTS:
+                    raise
+                raise _refused(member, error.strerror or str(error)) from error
+        self._forget()
+        self._written = set()
+
+    def _count(self, member: Member) -> None:
+        self._entries += 1
+        self._bytes += member.real_size
+        if self._entries > self.limits.entries:
+            raise _refused(
+                member,
+                f"it is entry number {self._entries:,}; the limit is {self.limits.entries:,}",
+                "If you trust the source, set SINGBUILD_UNPACK_ENTRIES to a larger number.",
+            )
+        if self._bytes > self.limits.bytes:
+            raise _refused(
+                member,
+                f"with it the files have {self._bytes:,} bytes; the limit is {self.limits.bytes:,}",
+                "If you trust the source, set SINGBUILD_UNPACK_BYTES to a larger number.",
+            )
+
+    def _member(self, member: Member, archive: TarStream) -> None:
+        above, name = _split(member)
+        if self.whiteouts and name.startswith(WHITEOUT):
+            self._whiteout(member, above, name)
+            return
+        if not name:
+            if member.kind == b"5":
+                self._times[b""] = member
+            return
+        make = self._MAKERS.get(member.kind)
+        if make is None:
+            raise _refused(member, f"its type {member.kind!r} is unknown")
+        into = self._directory(above)
+        path = into.path + b"/" + name if into.path else name
+        if len(path) > LONGEST_PATH:
+            raise _refused(member, f"its path is longer than {LONGEST_PATH} bytes")
+        if self._written is not None:
+            self._written.add(path)
+        make(self, member, archive, into, name, path)
+
+    def _file(
+        self, member: Member, archive: TarStream, into: _Directory, name: bytes, path: bytes
+    ) -> None:
+        try:
+            fd = os.open(name, _NEW, member.mode & 0o777, dir_fd=into.fd)
+        except FileExistsError:
+            self._remove(into, name)
+            fd = os.open(name, _NEW, member.mode & 0o777, dir_fd=into.fd)
+        try:
+            if member.segments is None:
+                for piece in archive.data():
+                    _write(fd, piece)
+            else:
+                _write_sparse(fd, member, archive)
+            if (member.uid, member.gid) != self._ids or into.gives_group:
+                self._own(fd, member, path)
+            if member.mode & (0o7000 | self._umask):
+                os.fchmod(fd, member.mode)
+            if member.xattrs:
+                self._attributes(fd, member)
+            os.utime(fd, ns=(member.mtime, member.mtime))
+        finally:
+            os.close(fd)
+
+    def _make_directory(
+        self, member: Member, _archive: TarStream, into: _Directory, name: bytes, path: bytes
+    ) -> None:
+        try:
+            os.mkdir(name, 0o755, dir_fd=into.fd)
+        except FileExistsError:
+            if not stat.S_ISDIR(_kind(into, name)):
+                self._remove(into, name)
+                os.mkdir(name, 0o755, dir_fd=into.fd)
+        self._times[path] = member
+
+    def _symlink(
+        self, member: Member, _archive: TarStream, into: _Directory, name: bytes, path: bytes
+    ) -> None:
+        self._made(into, name, lambda: os.symlink(member.link, name, dir_fd=into.fd))
+        self._dress(member, into, name, path)
+
+    def _hard_link(
+        self, member: Member, _archive: TarStream, into: _Directory, name: bytes, path: bytes
+    ) -> None:
+        target = member.link.strip(b"/")
+        above, last = _parted(target)
+        if b".." in target.split(b"/") or not last:
+            raise _refused(member, f"it is a link to {shown(member.link)}, outside the tree")
+        try:
+            origin = self._directory(above, make=False)
+            if _same(origin, last, into, name):
+                return
+            self._made(
+                into,
+                name,
+                lambda: os.link(
+                    last, name, src_dir_fd=origin.fd, dst_dir_fd=into.fd, follow_symlinks=False
+                ),
+            )
+        except FileNotFoundError:
+            raise _refused(member, f"it is a link to {shown(member.link)}, which is not there") from None
+        if path in self.owners or origin.path + b"/" + last in self.owners:
+            self.owners[path] = member.uid, member.gid
+
+    def _node(
+        self, member: Member, _archive: TarStream, into: _Directory, name: bytes, path: bytes
+    ) -> None:
+        kind = {b"3": stat.S_IFCHR, b"4": stat.S_IFBLK, b"6": stat.S_IFIFO}[member.kind]
+        device = os.makedev(*member.device)
+        mode = kind | member.mode
+        try:
+            self._made(into, name, lambda: os.mknod(name, mode, device, dir_fd=into.fd))
+        except PermissionError:
+            self._leave_out("device nodes are left out", path)
+            return
+        self._dress(member, into, name, path)
+        if member.mode & (0o7000 | self._umask):
+            os.chmod(name, member.mode, dir_fd=into.fd)
+
+    _MAKERS: dict[
+        bytes, Callable[[Unpacker, Member, TarStream, _Directory, bytes, bytes], None]
+    ] = {
+        b"0": _file,
+        b"1": _hard_link,
+        b"2": _symlink,
+        b"3": _node,
+        b"4": _node,
+        b"5": _make_directory,
+        b"6": _node,
+    }
+
+    def _made(self, into: _Directory, name: bytes, make: Callable[[], None]) -> None:
+        """Make an entry in the place of whatever is there."""
+        try:
+            make()
+        except FileExistsError:
+            self._remove(into, name)
+            make()
+
+    def _dress(self, member: Member, into: _Directory, name: bytes, path: bytes) -> None:
+        """Give owner, attributes and time to what cannot be opened: a link, a device, a fifo."""
+        if (member.uid, member.gid) != self._ids or into.gives_group:
+            try:
+                os.chown(name, member.uid, member.gid, dir_fd=into.fd, follow_symlinks=False)
+            except OSError as error:
+                self._disown(error, member, path)
+        if member.xattrs:
+            self._attributes(b"/proc/self/fd/%d/%s" % (into.fd, name), member)
+        times = (member.mtime, member.mtime)
+        os.utime(name, ns=times, dir_fd=into.fd, follow_symlinks=False)
+
+    def _own(self, fd: int, member: Member, path: bytes) -> None:
+        try:
+            os.fchown(fd, member.uid, member.gid)
+        except OSError as error:
+            self._disown(error, member, path)
+
+    def _disown(self, error: OSError, member: Member, path: bytes) -> None:
+        """Remember an owner that this process may not give."""
+        if error.errno not in (errno.EPERM, errno.EINVAL):
+            raise error
+        self.owners[path] = member.uid, member.gid
+        self._leave_out("entries keep this user as their owner", path)
+
+    def _attributes(self, where: int | bytes, member: Member) -> None:
+        for name, value in member.xattrs.items():
+            # Of the machine that made the archive: its SELinux policy, its overlay mounts.
+            if name == "security.selinux" or re.match(r"(trusted|user)\.overlay\.", name):
+                continue
+            try:
+                if isinstance(where, int):
+                    os.setxattr(where, name, value)
+                else:
+                    os.setxattr(where, name, value, follow_symlinks=False)
+            except OSError as error:
+                if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EACCES, errno.EINVAL):
+                    raise
+                self._leave_out(f"the attribute {name} is left out", member.name)
+
+    def _leave_out(self, what: str, path: bytes) -> None:
+        count, first = self._refused.get(what, (0, shown(path)))
+        self._refused[what] = count + 1, first
+
+    def _tell_refused(self) -> None:
+        for what, (count, first) in self._refused.items():
+            more = f" and {count - 1:,} more" if count > 1 else ""
+            self.report.warn(f"{what}, without root's rights: {first}{more}")
+
+    def _set_directories(self) -> None:
+        """Give directories what later entries would have changed; the deepest first."""
+        for path in sorted(self._times, reverse=True):
+            member = self._times[path]
+            try:
+                fd = self._opened(path or b".", _BENEATH | _NO_SYMLINKS)
+            except OSError as error:
+                if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                    continue  # it was replaced or taken away later
+                raise
+            try:
+                self._own(fd, member, path)
+                os.fchmod(fd, member.mode)
+                for name in os.listxattr(fd):
+                    if name.startswith(("user.", "trusted.", "security.capability")):
+                        os.removexattr(fd, name)
+                self._attributes(fd, member)
+                os.utime(fd, ns=(member.mtime, member.mtime))
+            finally:
+                os.close(fd)
+
+    def _whiteout(self, member: Member, above: bytes, name: bytes) -> None:
+        """Take away what lower layers have under a name, or in a whole directory."""
+        if name.startswith(AUFS) and name != OPAQUE:
+            return  # notes of aufs to itself
+        hidden = name.removeprefix(WHITEOUT)
+        if name != OPAQUE and hidden in (b"", b".", b".."):
+            raise _refused(member, "it would take away what is outside its directory")
+        if self._written is None:
+            return
+        try:
+            where = self._directory(above, make=False)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        if name == OPAQUE:
+            self._clear(where.path)
+        elif (where.path + b"/" + hidden if where.path else hidden) not in self._written:
+            self._remove(where, hidden)
+
+    def _clear(self, top: bytes) -> None:
+        """Empty a directory of all that this layer did not put there, whatever came first."""
+        assert self._written is not None
+        waiting = [top]
+        while waiting:
+            where = self._directory(waiting.pop(), make=False)
+            for name in os.listdir(where.fd):
+                inside = os.fsencode(name)
+                path = where.path + b"/" + inside if where.path else inside
+                if path not in self._written:
+                    self._remove(where, inside)
+                    where = self._directory(where.path, make=False)
+                elif stat.S_ISDIR(_kind(where, inside)):
+                    waiting.append(path)
+
+    def _directory(self, path: bytes, *, make: bool = True) -> _Directory:
+        """Open a directory of the tree; links on the way lead to where they lead inside it.
+
+        make: what is missing on the way is made.
+        """
+        known = self._open.get(path)
+        if known:
+            return known
+        real = path
+        try:
+            fd = self._opened(path or b".", _BENEATH | _NO_SYMLINKS)
+        except FileNotFoundError:
+            if not make:
+                raise
+            return self._made_parents(path)
+        except OSError as error:
+            if error.errno != errno.ELOOP:
+                raise
+            fd = self._opened(path, syscalls.RESOLVE_IN_ROOT | _NO_MAGICLINKS)
+            real = (os.readlink(b"/proc/self/fd/%d" % fd) + b"/").removeprefix(self._place)[:-1]
+        found = _Directory(fd, real, bool(os.fstat(fd).st_mode & stat.S_ISGID))
+        self._open[path] = found
+        self._touch(real)
+        return found
+
+    def _made_parents(self, path: bytes) -> _Directory:
+        """Open a directory that archives forgot to name, mode 0755."""
+        above, here = b"", self._directory(b"")
+        for name in path.split(b"/"):
+            above = above + b"/" + name if above else name
+            try:
+                here = self._directory(above, make=False)
+            except FileNotFoundError:
+                os.mkdir(name, 0o755, dir_fd=here.fd)
+                here = self._directory(above, make=False)
+            if len(self._open) > OPEN_DIRECTORIES:
+                self._forget()
+                here = self._directory(above, make=False)
+        return here
+
+    def _touch(self, path: bytes) -> None:
+        """Count a directory, and all above it, among what the current layer has."""
+        while self._written is not None and path not in self._written:
+            self._written.add(path)
+            path = _parted(path)[0]
+
+    def _opened(self, path: bytes, resolve: int) -> int:
+        try:
+            return syscalls.openat2(self._root, os.fsdecode(path), _DIRECTORY, resolve)
+        except OSError as error:
+            if error.errno != errno.ENOSYS:
+                raise
+            raise HostError(
+                "archives cannot be unpacked safely here",
+                why="this kernel has no openat2(2)",
+                remedy="Use Linux 5.6 or later.",
+            ) from error
+
+    def _remove(self, where: _Directory, name: bytes) -> None:
+        """Remove an entry with all below it; it may be gone already."""
+        try:
+            kind = _kind(where, name)
+        except FileNotFoundError:
+            return
+        if stat.S_ISDIR(kind):
+            _remove_tree(where.fd, name)
+        else:
+            os.unlink(name, dir_fd=where.fd)
+        if stat.S_ISDIR(kind) or stat.S_ISLNK(kind):
+            # Open directories may have been below it. The one in hand is not, and stays open.
+            self._forget(keep=where)
+
+    def _forget(self, keep: _Directory | None = None) -> None:
+        for directory in self._open.values():
+            if directory is not keep:
+                os.close(directory.fd)
+        self._open = {keep.path: keep} if keep else {}
+
+
+def shown(path: bytes) -> str:
+    """Write a path inside the tree for a message: on one line, whatever bytes it has."""
+    text = path.decode(errors="backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _split(member: Member) -> tuple[bytes, bytes]:
+    """Return the directory and the name of a member, both below the root."""
+    name = member.name
+    if name.startswith((b"/", b"./")) or name.endswith(b"/") or b"//" in name or b"/." in name:
+        parts = [part for part in name.split(b"/") if part not in (b"", b".")]
+        name = b"/".join(parts)
+        if b".." in parts:
+            raise _refused(member, "its name leads out of where it stands")
+    elif name in (b".", b".."):
+        if name == b"..":
+            raise _refused(member, "its name leads out of where it stands")
+        name = b""
+    elif name.startswith(b"../"):
+        raise _refused(member, "its name leads out of where it stands")
+    return _parted(name)
+
+
+def _parted(path: bytes) -> tuple[bytes, bytes]:
+    above, _, name = path.rpartition(b"/")
+    return above, name
+
+
+def _kind(where: _Directory, name: bytes) -> int:
+    return os.lstat(name, dir_fd=where.fd).st_mode
+
+
+def _same(one: _Directory, first: bytes, other: _Directory, second: bytes) -> bool:
+    """Whether two names are one entry of one directory."""
+    return first == second and os.path.samestat(os.fstat(one.fd), os.fstat(other.fd))
+
+
+def _refused(member: Member, why: str, remedy: str = "") -> SourceError:
+    remedy = remedy or "Find out who made the archive; nothing of it was kept."
+    return SourceError(f"{shown(member.name)}: cannot be unpacked", why=why, remedy=remedy)
+
+
+def _write(fd: int, data: memoryview) -> None:
+    while (written := os.write(fd, data)) < len(data):
+        data = data[written:]
+
+
+def _write_sparse(fd: int, member: Member, archive: TarStream) -> None:
+    """Write the data of each segment to its place; what is between stays a hole."""
+    os.ftruncate(fd, member.real_size)
+    segments = iter(member.segments or ())
+    at, left = 0, 0
+    for piece in archive.data():
+        while piece:
+            while not left:
+                at, left = next(segments)
+            part = piece[:left]
+            os.lseek(fd, at, os.SEEK_SET)
+            _write(fd, part)
+            at, left, piece = at + len(part), left - len(part), piece[len(part) :]
+
+
+def _remove_tree(above: int, top: bytes) -> None:
+    """Remove a directory below an open one, however deep; no link is followed."""
+    waiting, emptied = [top], []
+    while waiting:
+        path = waiting.pop()
+        emptied.append(path)
+        fd = os.open(path, _DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
+        try:
+            with os.scandir(fd) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(path + b"/" + os.fsencode(entry.name))
+                    else:
+                        os.unlink(entry.name, dir_fd=fd)
+        finally:
+            os.close(fd)
+    for path in reversed(emptied):
+        os.rmdir(path, dir_fd=above)
+
+
+def _umask() -> int:
+    """Return this process's umask without setting it, which other threads would notice: proc(5)."""
+    found = re.search(r"^Umask:\s*([0-7]+)$", Path("/proc/self/status").read_text(), re.MULTILINE)
+    return int(found[1], 8) if found else 0o777
