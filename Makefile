@@ -7,7 +7,7 @@ VENV   := .venv
 DEMO   := .demo
 BIN    := $(VENV)/bin
 TOOLS  := e2fsprogs coreutils debian-archive-keyring debootstrap busybox-static
-NEEDED := $(TOOLS) fuse2fs file util-linux python3-venv
+NEEDED := $(TOOLS) fuse2fs file util-linux python3-venv faketime
 
 .PHONY: demo test check unit format packages clean
 

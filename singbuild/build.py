@@ -126,7 +126,9 @@ class _Work:
         plan, recipe = self.plan, self.plan.recipe
         self.console.start(recipe.path, str(self.target))
         self._phase("resolve")
-        source = replace(plan.source, cache=self._downloads())
+        kept = self.options.locked
+        pinned = kept.lock.get("pins") if kept else None
+        source = replace(plan.source, cache=self._downloads(), locked=pinned or {})
         pins = plan.backend.call("singbuild_resolve", source=source)
         made = self._locked(pins)
         os.environ["SOURCE_DATE_EPOCH"] = str(made["epoch"])

@@ -74,12 +74,16 @@ class Source:
     cache: a directory of the backend's own, kept from build to build and shared
     by builds that run at the same time.
     report: how to tell the user what happens.
+    bootstrap: the recipe's ``Bootstrap:`` word, for a plugin that goes by several.
+    locked: the pins to keep to, from a lock; empty without one.
     """
 
     keywords: Mapping[str, str]
     arch: str
     cache: Path
     report: Reporter
+    bootstrap: str = ""
+    locked: Pins = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,19 @@ import requests
 from singbuild.contract import Reporter
 from singbuild.download_errors import NotFoundError, too_large, wrong_digest
 from singbuild.errors import HostError, SourceError
-from singbuild.transfer import Fetched, Remote, Transfer, digest, keep, locked
+from singbuild.transfer import Fetched, Remote, Transfer, digest, is_offline, keep, locked
 
-__all__ = ["Fetched", "NotFoundError", "Remote", "digest", "fetch", "fetch_all", "keep", "locked"]
+__all__ = [
+    "Fetched",
+    "NotFoundError",
+    "Remote",
+    "digest",
+    "fetch",
+    "fetch_all",
+    "is_offline",
+    "keep",
+    "locked",
+]
 
 SIZE_LIMIT = 64 << 30  # bytes
 WORKERS = 4
@@ -33,17 +43,22 @@ def fetch(
     sha256: str = "",
     size_limit: int = SIZE_LIMIT,
     label: str = "",
+    session: requests.Session | None = None,
 ) -> Fetched:
     """Return the file that ``url`` names: http(s), ``file://`` or a path of the host.
 
     A file of the host is checked and left where it is. One from the network is kept in
     the store ``into``: with a ``sha256`` it is fetched once, without one the server is
     asked each time whether it has changed. size_limit: bytes; label: what progress calls
-    the file, by default its name. Proxies come from the environment.
+    the file, by default its name; session: one with the credentials and certificates that
+    it takes. Proxies come from the environment. With SINGBUILD_OFFLINE=1 only the store is asked.
     Raises NotFoundError, SourceError, and HostError when the store cannot be written.
     """
-    with requests.Session() as session:
-        return _fetch(Remote(url, sha256.lower(), label=label), into, report, size_limit, session)
+    wanted = Remote(url, sha256.lower(), label=label)
+    if session:
+        return _fetch(wanted, into, report, size_limit, session)
+    with requests.Session() as own:
+        return _fetch(wanted, into, report, size_limit, own)
 
 
 def fetch_all(

@@ -48,6 +48,7 @@ def make(recipe: Recipe, report: Reporter) -> Plan:
         arch=os.uname().machine,
         cache=workspace.cache_directory() / backend.name,
         report=report,
+        bootstrap=backend.name,
     )
     return Plan(recipe, backend, source, tuple(_steps(recipe, backend)))
 

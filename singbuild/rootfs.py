@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from singbuild import chroot, command
 from singbuild.contract import Reporter
 from singbuild.errors import HostError, ImageError
+from singbuild.untar import Unpacker
 
 MAX_LINKS = 40  # as the kernel: path_resolution(7)
 
@@ -85,6 +86,16 @@ class Rootfs:
         self.mkdir("/" / where.parent.relative_to(self.root))
         remove(where)
         where.symlink_to(target)
+
+    def unpack(self, archives: Iterable[Iterable[bytes]], *, whiteouts: bool = False) -> None:
+        """Unpack tar archives over what is there, one after the other; nothing leaves the image.
+
+        archives: each uncompressed, in pieces of any size; whiteouts: they are an image's
+        layers. Raises SourceError naming the entry, and OSError when the disk is full.
+        """
+        with Unpacker(self.root, self.report, whiteouts=whiteouts) as unpacker:
+            for archive in archives:
+                unpacker.apply(archive)
 
     def host(
         self,

@@ -161,6 +161,8 @@ class TarStream:
             numbers = [_decimal(word) for word in records[b"GNU.sparse.map"].split(b",")]
         else:
             return
+        if len(numbers) % 2:
+            raise SourceError("the archive is damaged", why="a sparse file's map makes no sense")
         member.segments = list(zip(numbers[::2], numbers[1::2], strict=True))
         member.real_size = _decimal(size or b"0")
 
@@ -189,7 +191,7 @@ class TarStream:
             piece = self._view[self._at : end].tobytes()
             self._at = end
             return piece
-        pieces = []
+        pieces: list[bytes] = []
         while count:
             try:
                 some = self._some(count)
@@ -270,7 +272,7 @@ def _nanoseconds(text: bytes) -> int:
 
 
 def _records(body: bytes) -> dict[bytes, bytes]:
-    """Read pax records, ``LENGTH KEY=VALUE\\n``; sparse 0.0's repeated keys become one map."""
+    r"""Read pax records, ``LENGTH KEY=VALUE\n``; sparse 0.0's repeated keys become one map."""
     records: dict[bytes, bytes] = {}
     holes: list[bytes] = []
     at = 0

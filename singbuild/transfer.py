@@ -35,6 +35,7 @@ ATTEMPTS = 5
 BACK_OFF = 0.5  # seconds before the second attempt; doubles each time
 LONGEST_WAIT = 60.0  # seconds, whatever Retry-After says
 PIECE = 1 << 16  # bytes
+OFFLINE = "SINGBUILD_OFFLINE"
 VALIDATORS = {"ETag": "If-None-Match", "Last-Modified": "If-Modified-Since"}
 
 
@@ -58,6 +59,11 @@ class Fetched:
     path: Path
     sha256: str
     size: int
+
+
+def is_offline() -> bool:
+    """Whether the user wants nothing from the network: SINGBUILD_OFFLINE=1."""
+    return os.environ.get(OFFLINE, "0") not in ("", "0")
 
 
 def digest(path: Path) -> str:
@@ -106,6 +112,8 @@ class Transfer:
         """
         if kept := self._kept(self.wanted.sha256):
             return kept
+        if is_offline():
+            return self._kept_offline()
         with locked(self.store / f"{self.key}.part", self.report, self.label) as part:
             # Whoever held the lock before us may have been after the same file.
             return self._kept(self.wanted.sha256) or self._bring(part)
@@ -229,6 +237,17 @@ class Transfer:
         size = path.stat().st_size
         self.report.progress(self.label, size, size)
         return Fetched(path, sha256, size)
+
+    def _kept_offline(self) -> Fetched:
+        """Return what this URL led to last time. Raises SourceError if that is not known."""
+        last = "" if self.wanted.sha256 else self._last().get("sha256", "")
+        if kept := self._kept(last):
+            return kept
+        raise cannot_fetch(
+            self.shown,
+            f"{OFFLINE} is set, and the file is not in {self.store}",
+            f"Build once without {OFFLINE}, or unset it.",
+        )
 
     def _again(self, why: str) -> TryAgainError:
         return TryAgainError(cannot_fetch(self.shown, why))

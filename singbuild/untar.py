@@ -1,8 +1,8 @@
 """Unpacks tar streams into a directory, and never anywhere else.
 
-Every name is resolved by the kernel below the root (openat2(2)), link targets
-included; the last component is never followed, and what is there is removed before
-something is written in its place, so no file that has another name is written through.
+``confined`` finds the directory of every entry, and of every link's target; the last
+component is never followed, and what is there is removed before something is written in its
+place, so no file that has another name is written through.
 Layers of a container image are applied in order, their whiteouts understood
 (OCI image specification, "layer.md").
 """
@@ -17,21 +17,16 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import ClassVar, Self
 
+from singbuild.confined import Directory, Tree
 from singbuild.contract import Reporter
 from singbuild.errors import HostError, SourceError
 from singbuild.tarstream import Member, TarStream
-from singrun import syscalls
-
-# openat2(2), <linux/openat2.h>
-_NO_MAGICLINKS, _NO_SYMLINKS, _BENEATH = 0x02, 0x04, 0x08
 
 WHITEOUT, OPAQUE, AUFS = b".wh.", b".wh..wh..opq", b".wh..wh."
 LONGEST_PATH = 4095  # bytes: PATH_MAX without its zero
-OPEN_DIRECTORIES = 256
 HOST_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE)
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -39,18 +34,19 @@ _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 class Limits:
     """What one tree may take at most, so that a small archive cannot fill a machine.
 
-    entries: SINGBUILD_UNPACK_ENTRIES; bytes: of all files, holes included, SINGBUILD_UNPACK_BYTES.
+    entries: SINGBUILD_UNPACK_ENTRIES; size: bytes of all files, holes included,
+    SINGBUILD_UNPACK_BYTES.
     """
 
     entries: int = 2_000_000
-    bytes: int = 200 << 30
+    size: int = 200 << 30
 
     @classmethod
     def from_environment(cls) -> Self:
         """Return the limits with what the environment says instead. Raises HostError."""
         return cls(
             setting("SINGBUILD_UNPACK_ENTRIES", cls.entries),
-            setting("SINGBUILD_UNPACK_BYTES", cls.bytes),
+            setting("SINGBUILD_UNPACK_BYTES", cls.size),
         )
 
 
@@ -62,12 +58,7 @@ def setting(name: str, default: int) -> int:
     return int(text)
 
 
-class _Directory(NamedTuple):
-    """An open directory. path: from the root, without links; gives_group: it is setgid."""
-
-    fd: int
-    path: bytes
-    gives_group: bool
+_Maker = Callable[["Unpacker", Member, TarStream, Directory, bytes, bytes], None]
 
 
 class Unpacker:
@@ -85,14 +76,12 @@ class Unpacker:
         self.report, self.whiteouts = report, whiteouts
         self.limits = limits or Limits.from_environment()
         self.owners: dict[bytes, tuple[int, int]] = {}
-        self._root = os.open(root, _DIRECTORY | os.O_CLOEXEC)
-        self._place = os.path.realpath(os.fsencode(root)).rstrip(b"/") + b"/"
+        self._tree = Tree(root, self._touch)
         self._umask = _umask()
         self._ids = os.geteuid(), os.getegid()
-        self._open: dict[bytes, _Directory] = {}
         self._times: dict[bytes, Member] = {}  # of directories: set when nothing more comes
         self._written: set[bytes] | None = None  # by the current layer; None for the first
-        self._entries = self._bytes = 0
+        self._entries = self._size = 0
         self._refused: dict[str, tuple[int, str]] = {}
 
     def __enter__(self) -> Self:
@@ -109,8 +98,7 @@ class Unpacker:
                 self._set_directories()
                 self._tell_refused()
         finally:
-            self._forget()
-            os.close(self._root)
+            self._tree.close()
 
     def apply(self, chunks: Iterable[bytes]) -> None:
         """Unpack one archive over what is there.
@@ -121,30 +109,31 @@ class Unpacker:
         archive = TarStream(chunks)
         for member in archive:
             self._count(member)
-            if len(self._open) > OPEN_DIRECTORIES:
-                self._forget()
+            self._tree.spare()
             try:
                 self._member(member, archive)
             except OSError as error:
                 if error.errno in HOST_FAULTS:
                     raise
                 raise _refused(member, error.strerror or str(error)) from error
-        self._forget()
+            except (ValueError, OverflowError) as error:  # a zero byte in a name, a huge number
+                raise _refused(member, str(error)) from error
+        self._tree.forget()
         self._written = set()
 
     def _count(self, member: Member) -> None:
         self._entries += 1
-        self._bytes += member.real_size
+        self._size += member.real_size
         if self._entries > self.limits.entries:
             raise _refused(
                 member,
                 f"it is entry number {self._entries:,}; the limit is {self.limits.entries:,}",
                 "If you trust the source, set SINGBUILD_UNPACK_ENTRIES to a larger number.",
             )
-        if self._bytes > self.limits.bytes:
+        if self._size > self.limits.size:
             raise _refused(
                 member,
-                f"with it the files have {self._bytes:,} bytes; the limit is {self.limits.bytes:,}",
+                f"with it the files have {self._size:,} bytes; the limit is {self.limits.size:,}",
                 "If you trust the source, set SINGBUILD_UNPACK_BYTES to a larger number.",
             )
 
@@ -154,14 +143,15 @@ class Unpacker:
             self._whiteout(member, above, name)
             return
         if not name:
-            if member.kind == b"5":
-                self._times[b""] = member
+            if member.kind != b"5":
+                raise _refused(member, "it has no name")
+            self._times[b""] = member
             return
         make = self._MAKERS.get(member.kind)
         if make is None:
             raise _refused(member, f"its type {member.kind!r} is unknown")
-        into = self._directory(above)
-        path = into.path + b"/" + name if into.path else name
+        into = self._tree.directory(above)
+        path = into.inside(name)
         if len(path) > LONGEST_PATH:
             raise _refused(member, f"its path is longer than {LONGEST_PATH} bytes")
         if self._written is not None:
@@ -169,7 +159,7 @@ class Unpacker:
         make(self, member, archive, into, name, path)
 
     def _file(
-        self, member: Member, archive: TarStream, into: _Directory, name: bytes, path: bytes
+        self, member: Member, archive: TarStream, into: Directory, name: bytes, path: bytes
     ) -> None:
         try:
             fd = os.open(name, _NEW, member.mode & 0o777, dir_fd=into.fd)
@@ -193,47 +183,47 @@ class Unpacker:
             os.close(fd)
 
     def _make_directory(
-        self, member: Member, _archive: TarStream, into: _Directory, name: bytes, path: bytes
+        self, member: Member, _archive: TarStream, into: Directory, name: bytes, path: bytes
     ) -> None:
         try:
             os.mkdir(name, 0o755, dir_fd=into.fd)
         except FileExistsError:
-            if not stat.S_ISDIR(_kind(into, name)):
+            if not stat.S_ISDIR(into.kind(name)):
                 self._remove(into, name)
                 os.mkdir(name, 0o755, dir_fd=into.fd)
         self._times[path] = member
 
     def _symlink(
-        self, member: Member, _archive: TarStream, into: _Directory, name: bytes, path: bytes
+        self, member: Member, _archive: TarStream, into: Directory, name: bytes, path: bytes
     ) -> None:
         self._made(into, name, lambda: os.symlink(member.link, name, dir_fd=into.fd))
         self._dress(member, into, name, path)
 
     def _hard_link(
-        self, member: Member, _archive: TarStream, into: _Directory, name: bytes, path: bytes
+        self, member: Member, _archive: TarStream, into: Directory, name: bytes, path: bytes
     ) -> None:
         target = member.link.strip(b"/")
         above, last = _parted(target)
         if b".." in target.split(b"/") or not last:
             raise _refused(member, f"it is a link to {shown(member.link)}, outside the tree")
         try:
-            origin = self._directory(above, make=False)
+            origin = self._tree.directory(above, make=False)
             if _same(origin, last, into, name):
                 return
-            self._made(
-                into,
-                name,
-                lambda: os.link(
-                    last, name, src_dir_fd=origin.fd, dst_dir_fd=into.fd, follow_symlinks=False
-                ),
-            )
+            try:
+                _link(origin, last, into, name)
+            except FileExistsError:
+                self._remove(into, name)
+                origin = self._tree.directory(above, make=False)
+                _link(origin, last, into, name)
         except FileNotFoundError:
-            raise _refused(member, f"it is a link to {shown(member.link)}, which is not there") from None
-        if path in self.owners or origin.path + b"/" + last in self.owners:
+            why = f"it is a link to {shown(member.link)}, which is not there"
+            raise _refused(member, why) from None
+        if path in self.owners or origin.inside(last) in self.owners:
             self.owners[path] = member.uid, member.gid
 
     def _node(
-        self, member: Member, _archive: TarStream, into: _Directory, name: bytes, path: bytes
+        self, member: Member, _archive: TarStream, into: Directory, name: bytes, path: bytes
     ) -> None:
         kind = {b"3": stat.S_IFCHR, b"4": stat.S_IFBLK, b"6": stat.S_IFIFO}[member.kind]
         device = os.makedev(*member.device)
@@ -247,9 +237,7 @@ class Unpacker:
         if member.mode & (0o7000 | self._umask):
             os.chmod(name, member.mode, dir_fd=into.fd)
 
-    _MAKERS: dict[
-        bytes, Callable[[Unpacker, Member, TarStream, _Directory, bytes, bytes], None]
-    ] = {
+    _MAKERS: ClassVar[dict[bytes, _Maker]] = {
         b"0": _file,
         b"1": _hard_link,
         b"2": _symlink,
@@ -259,7 +247,11 @@ class Unpacker:
         b"6": _node,
     }
 
-    def _made(self, into: _Directory, name: bytes, make: Callable[[], None]) -> None:
+    def _remove(self, where: Directory, name: bytes) -> None:
+        if self._tree.remove(where, name):
+            self._times.pop(where.inside(name), None)
+
+    def _made(self, into: Directory, name: bytes, make: Callable[[], None]) -> None:
         """Make an entry in the place of whatever is there."""
         try:
             make()
@@ -267,7 +259,7 @@ class Unpacker:
             self._remove(into, name)
             make()
 
-    def _dress(self, member: Member, into: _Directory, name: bytes, path: bytes) -> None:
+    def _dress(self, member: Member, into: Directory, name: bytes, path: bytes) -> None:
         """Give owner, attributes and time to what cannot be opened: a link, a device, a fifo."""
         if (member.uid, member.gid) != self._ids or into.gives_group:
             try:
@@ -321,7 +313,7 @@ class Unpacker:
         for path in sorted(self._times, reverse=True):
             member = self._times[path]
             try:
-                fd = self._opened(path or b".", _BENEATH | _NO_SYMLINKS)
+                fd = self._tree.exactly(path)
             except OSError as error:
                 if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
                     continue  # it was replaced or taken away later
@@ -347,12 +339,12 @@ class Unpacker:
         if self._written is None:
             return
         try:
-            where = self._directory(above, make=False)
+            where = self._tree.directory(above, make=False)
         except (FileNotFoundError, NotADirectoryError):
             return
         if name == OPAQUE:
             self._clear(where.path)
-        elif (where.path + b"/" + hidden if where.path else hidden) not in self._written:
+        elif where.inside(hidden) not in self._written:
             self._remove(where, hidden)
 
     def _clear(self, top: bytes) -> None:
@@ -360,93 +352,19 @@ class Unpacker:
         assert self._written is not None
         waiting = [top]
         while waiting:
-            where = self._directory(waiting.pop(), make=False)
-            for name in os.listdir(where.fd):
-                inside = os.fsencode(name)
-                path = where.path + b"/" + inside if where.path else inside
+            where = self._tree.directory(waiting.pop(), make=False)
+            for inside in _names(where):
+                path = where.inside(inside)
                 if path not in self._written:
                     self._remove(where, inside)
-                    where = self._directory(where.path, make=False)
-                elif stat.S_ISDIR(_kind(where, inside)):
+                elif stat.S_ISDIR(where.kind(inside)):
                     waiting.append(path)
-
-    def _directory(self, path: bytes, *, make: bool = True) -> _Directory:
-        """Open a directory of the tree; links on the way lead to where they lead inside it.
-
-        make: what is missing on the way is made.
-        """
-        known = self._open.get(path)
-        if known:
-            return known
-        real = path
-        try:
-            fd = self._opened(path or b".", _BENEATH | _NO_SYMLINKS)
-        except FileNotFoundError:
-            if not make:
-                raise
-            return self._made_parents(path)
-        except OSError as error:
-            if error.errno != errno.ELOOP:
-                raise
-            fd = self._opened(path, syscalls.RESOLVE_IN_ROOT | _NO_MAGICLINKS)
-            real = (os.readlink(b"/proc/self/fd/%d" % fd) + b"/").removeprefix(self._place)[:-1]
-        found = _Directory(fd, real, bool(os.fstat(fd).st_mode & stat.S_ISGID))
-        self._open[path] = found
-        self._touch(real)
-        return found
-
-    def _made_parents(self, path: bytes) -> _Directory:
-        """Open a directory that archives forgot to name, mode 0755."""
-        above, here = b"", self._directory(b"")
-        for name in path.split(b"/"):
-            above = above + b"/" + name if above else name
-            try:
-                here = self._directory(above, make=False)
-            except FileNotFoundError:
-                os.mkdir(name, 0o755, dir_fd=here.fd)
-                here = self._directory(above, make=False)
-            if len(self._open) > OPEN_DIRECTORIES:
-                self._forget()
-                here = self._directory(above, make=False)
-        return here
 
     def _touch(self, path: bytes) -> None:
         """Count a directory, and all above it, among what the current layer has."""
         while self._written is not None and path not in self._written:
             self._written.add(path)
             path = _parted(path)[0]
-
-    def _opened(self, path: bytes, resolve: int) -> int:
-        try:
-            return syscalls.openat2(self._root, os.fsdecode(path), _DIRECTORY, resolve)
-        except OSError as error:
-            if error.errno != errno.ENOSYS:
-                raise
-            raise HostError(
-                "archives cannot be unpacked safely here",
-                why="this kernel has no openat2(2)",
-                remedy="Use Linux 5.6 or later.",
-            ) from error
-
-    def _remove(self, where: _Directory, name: bytes) -> None:
-        """Remove an entry with all below it; it may be gone already."""
-        try:
-            kind = _kind(where, name)
-        except FileNotFoundError:
-            return
-        if stat.S_ISDIR(kind):
-            _remove_tree(where.fd, name)
-        else:
-            os.unlink(name, dir_fd=where.fd)
-        if stat.S_ISDIR(kind) or stat.S_ISLNK(kind):
-            # Open directories may have been below it. The one in hand is not, and stays open.
-            self._forget(keep=where)
-
-    def _forget(self, keep: _Directory | None = None) -> None:
-        for directory in self._open.values():
-            if directory is not keep:
-                os.close(directory.fd)
-        self._open = {keep.path: keep} if keep else {}
 
 
 def shown(path: bytes) -> str:
@@ -477,11 +395,16 @@ def _parted(path: bytes) -> tuple[bytes, bytes]:
     return above, name
 
 
-def _kind(where: _Directory, name: bytes) -> int:
-    return os.lstat(name, dir_fd=where.fd).st_mode
+def _names(where: Directory) -> list[bytes]:
+    with os.scandir(where.fd) as entries:
+        return [os.fsencode(entry.name) for entry in entries]
 
 
-def _same(one: _Directory, first: bytes, other: _Directory, second: bytes) -> bool:
+def _link(origin: Directory, first: bytes, into: Directory, second: bytes) -> None:
+    os.link(first, second, src_dir_fd=origin.fd, dst_dir_fd=into.fd, follow_symlinks=False)
+
+
+def _same(one: Directory, first: bytes, other: Directory, second: bytes) -> bool:
     """Whether two names are one entry of one directory."""
     return first == second and os.path.samestat(os.fstat(one.fd), os.fstat(other.fd))
 
@@ -509,26 +432,6 @@ def _write_sparse(fd: int, member: Member, archive: TarStream) -> None:
             os.lseek(fd, at, os.SEEK_SET)
             _write(fd, part)
             at, left, piece = at + len(part), left - len(part), piece[len(part) :]
-
-
-def _remove_tree(above: int, top: bytes) -> None:
-    """Remove a directory below an open one, however deep; no link is followed."""
-    waiting, emptied = [top], []
-    while waiting:
-        path = waiting.pop()
-        emptied.append(path)
-        fd = os.open(path, _DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
-        try:
-            with os.scandir(fd) as entries:
-                for entry in entries:
-                    if entry.is_dir(follow_symlinks=False):
-                        waiting.append(path + b"/" + os.fsencode(entry.name))
-                    else:
-                        os.unlink(entry.name, dir_fd=fd)
-        finally:
-            os.close(fd)
-    for path in reversed(emptied):
-        os.rmdir(path, dir_fd=above)
 
 
 def _umask() -> int:

@@ -1,0 +1,60 @@
+"""Bootstrap: docker, docker-daemon, docker-archive, oci, oci-archive. Container images.
+
+    source    the header names a place ─▶ the image there, pinned by digests
+    layers    its layers, read while they arrive ─▶ inflated and verified ─▶ the tree
+    config    its configuration ─▶ environment, runscript, labels
+
+Five backends by one name each; ``Source.bootstrap`` says which one a recipe means.
+"""
+
+from __future__ import annotations
+
+from singbuild import Defaults, Keyword, Needs, Pins, Rootfs, Source, hookimpl
+from singbuild_docker import config
+from singbuild_docker.layers import archives
+from singbuild_docker.source import config_of, is_yes, layers_of, locate, pinned
+
+
+@hookimpl
+def singbuild_needs() -> Needs:
+    """From is all that a recipe must say; no host program is needed."""
+    return Needs(
+        keywords=(
+            Keyword(
+                "From",
+                "the image: a name as ubuntu:22.04 or name@sha256:…; for the backends of "
+                "archives and layouts PATH or PATH:TAG",
+                required=True,
+            ),
+            Keyword("Registry", "HOST or HOST:PORT of the registry when From names none"),
+            Keyword("Namespace", "put before a name that has no slash"),
+            Keyword("IncludeCmd", "whether CMD is part of the runscript", default="yes"),
+            Keyword(
+                "Insecure", "take plain http and any certificate from the registry", default="no"
+            ),
+        ),
+        space=64 << 20,
+    )
+
+
+@hookimpl
+def singbuild_resolve(source: Source) -> Pins:
+    """Read manifest and configuration; no layer is fetched."""
+    is_yes(source.keywords, "IncludeCmd")
+    return pinned(locate(source).image_for(source.arch), source.arch)
+
+
+@hookimpl
+def singbuild_bootstrap(source: Source, pins: Pins, rootfs: Rootfs) -> bool:
+    """Apply the pinned layers, the lowest first, while they arrive."""
+    layers = layers_of(pins)
+    with locate(source).opened(layers) as read, archives(layers, read) as unpacked:
+        rootfs.unpack(unpacked, whiteouts=True)
+    return True
+
+
+@hookimpl
+def singbuild_defaults(source: Source, pins: Pins, rootfs: Rootfs) -> Defaults:
+    """Turn ENV, ENTRYPOINT, CMD, LABEL, USER and WORKDIR into what an image has for them."""
+    with_cmd = is_yes(source.keywords, "IncludeCmd")
+    return config.defaults(config_of(pins, source), rootfs.report, with_cmd=with_cmd)

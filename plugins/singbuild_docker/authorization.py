@@ -1,0 +1,142 @@
+"""Proves to a registry who we are, when it asks and to itself alone.
+
+Sources: distribution specification, "Token Authentication Specification" and "OAuth2 Token
+Authentication"; RFC 9110 section 11.6.1.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+import threading
+from typing import Any
+from urllib.parse import urlsplit
+
+import requests
+from requests.auth import AuthBase
+
+from singbuild import SourceError
+from singbuild_docker import credentials
+from singbuild_docker.connection import TIMEOUT
+from singbuild_docker.credentials import Credentials
+from singbuild_docker.reference import Reference, is_loopback
+
+_PARAMETER = re.compile(r'([a-zA-Z_]+)="([^"]*)"')
+
+
+class Authorization(AuthBase):
+    """Answers the challenges of one registry for one image; shared by all threads.
+
+    session: for requests to the token server; insecure: it may be asked by plain http.
+    """
+
+    def __init__(self, image: Reference, session: requests.Session, *, insecure: bool) -> None:
+        self.image, self.session, self.insecure = image, session, insecure
+        self._lock = threading.Lock()
+        self._header = ""
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        """Add what the registry asked for before; get ready for it to ask again."""
+        if self._header:
+            request.headers["Authorization"] = self._header
+        request.hooks.setdefault("response", []).append(self._answered)
+        return request
+
+    def _answered(self, answer: requests.Response, **how: Any) -> requests.Response:
+        """Repeat a request that the registry refused, once, with what it asks for."""
+        if urlsplit(answer.request.url or "").netloc != self.image.server:
+            return answer  # it sent us elsewhere, and nobody there may know who we are
+        if answer.status_code == requests.codes.unauthorized:
+            again = answer.request.copy()
+            again.headers["Authorization"] = self._renewed(
+                str(answer.request.headers.get("Authorization", "")), answer
+            )
+            answer.close()
+            answer = answer.connection.send(again, **how)
+        if answer.status_code in (requests.codes.unauthorized, requests.codes.forbidden):
+            raise self._denied(answer)
+        return answer
+
+    def _renewed(self, used: str, answer: requests.Response) -> str:
+        """Return a header that is not the one refused; one thread asks, all use it."""
+        with self._lock:
+            if self._header in ("", used):
+                self._header = self._made(answer)
+            return self._header
+
+    def _made(self, answer: requests.Response) -> str:
+        challenge = answer.headers.get("WWW-Authenticate", "")
+        known = credentials.find(self.image.registry)
+        if re.match("bearer ", challenge, re.IGNORECASE):
+            return f"Bearer {self._token(dict(_PARAMETER.findall(challenge)), known)}"
+        if re.match("basic", challenge, re.IGNORECASE) and known and known.username:
+            return _basic(known)
+        raise self._denied(answer)
+
+    def _token(self, challenge: dict[str, str], known: Credentials | None) -> str:
+        realm = challenge.get("realm", "")
+        self._check_realm(realm)
+        asked = {
+            "service": challenge.get("service", ""),
+            "scope": f"repository:{self.image.repository}:pull",
+        }
+        try:
+            with self._ask(realm, asked, known) as answer:
+                if not answer.ok:
+                    raise self._denied(answer)
+                told = answer.json()
+                token = told.get("token") or told.get("access_token")
+        except (requests.RequestException, ValueError, AttributeError) as error:
+            raise SourceError(
+                f"{self.image.registry}: its token server {realm} gives no token",
+                why=str(error),
+                remedy="Try again later.",
+            ) from error
+        if not isinstance(token, str) or not token.isascii() or not token.isprintable():
+            raise SourceError(f"{self.image.registry}: its token server {realm} gives no token")
+        return token
+
+    def _ask(
+        self, realm: str, asked: dict[str, str], known: Credentials | None
+    ) -> requests.Response:
+        if known and known.identity:
+            form = {"grant_type": "refresh_token", "refresh_token": known.identity}
+            form |= {"client_id": "singbuild"} | asked
+            return self.session.post(realm, data=form, timeout=TIMEOUT, allow_redirects=False)
+        who = {"Authorization": _basic(known)} if known else {}
+        return self.session.get(realm, params=asked, headers=who, timeout=TIMEOUT)
+
+    def _check_realm(self, realm: str) -> None:
+        """Refuse to send a password over an open line, or to no place at all."""
+        parts = urlsplit(realm)
+        plain = self.insecure or is_loopback(parts.netloc)
+        if parts.scheme != "https" and not (parts.scheme == "http" and plain):
+            raise SourceError(
+                f"{self.image.registry}: names {realm!r} as its token server",
+                why="Tokens are asked for by https only.",
+                remedy="Write 'Insecure: yes' in the header if you trust this network.",
+            )
+
+    def _denied(self, answer: requests.Response) -> SourceError:
+        known = credentials.find(self.image.registry)
+        who = (known.username or "the stored token") if known else "nobody: no credentials found"
+        return SourceError(
+            f"{self.image}: the registry does not let us have it",
+            why=f"it answers {answer.status_code} {answer.reason}{_said(answer)}; asked as {who}",
+            remedy="Check the name. If it is right, log in (docker login, podman login), or set "
+            "SINGBUILD_DOCKER_USERNAME and SINGBUILD_DOCKER_PASSWORD.",
+        )
+
+
+def _basic(known: Credentials) -> str:
+    pair = f"{known.username}:{known.password}".encode()
+    return "Basic " + base64.b64encode(pair).decode()
+
+
+def _said(answer: requests.Response) -> str:
+    """Return a registry's own words: distribution specification, "Error Codes"."""
+    try:
+        message = str(answer.json()["errors"][0]["message"])
+    except (requests.RequestException, ValueError, LookupError, TypeError):
+        return ""
+    return f" ({message[:200]})" if message.isprintable() else ""

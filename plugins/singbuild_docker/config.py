@@ -1,0 +1,81 @@
+"""What an image's configuration says becomes environment, runscript and labels.
+
+Source: OCI image specification, "config.md". Every value is data: it is quoted, never evaluated.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from singbuild import Defaults
+from singbuild.contract import Reporter
+
+RECORDED = {"User": "singbuild.docker.user", "WorkingDir": "singbuild.docker.workdir"}
+_NAME = re.compile("[A-Za-z_][A-Za-z0-9_]*")
+
+
+def defaults(config: Mapping[str, Any], report: Reporter, *, with_cmd: bool) -> Defaults:
+    """Return what a configuration says of its image. with_cmd: CMD counts too."""
+    said = config.get("config")
+    told: Mapping[str, Any] = said if isinstance(said, dict) else {}
+    command = _words(told.get("Cmd")) if with_cmd else []
+    return Defaults(
+        environment=_environment(_words(told.get("Env")), report),
+        runscript=runscript(_words(told.get("Entrypoint")), command),
+        labels=_labels(told, report),
+    )
+
+
+def runscript(entrypoint: Sequence[str], command: Sequence[str]) -> str:
+    """Return a script that does what `docker run IMAGE ARGUMENTS` does; "" if it would do nothing.
+
+    The arguments stand in the place of CMD, behind ENTRYPOINT.
+    """
+    if not entrypoint and not command:
+        return ""
+    lines = ["#!/bin/sh"]
+    if command:
+        lines += ["if [ $# -eq 0 ]; then", f"    set -- {shlex.join(command)}", "fi"]
+    lines.append(f'exec {shlex.join(entrypoint)} "$@"' if entrypoint else 'exec "$@"')
+    return "\n".join(lines) + "\n"
+
+
+def created(config: Mapping[str, Any]) -> int | None:
+    """Return when the image was made, in seconds since 1970, if it says so (RFC 3339)."""
+    try:
+        made = datetime.fromisoformat(str(config.get("created")))
+        seconds = int(made.timestamp())
+    except (ValueError, OverflowError):
+        return None
+    return seconds if seconds > 0 and made.tzinfo else None
+
+
+def _environment(lines: Sequence[str], report: Reporter) -> dict[str, str]:
+    variables = dict(line.split("=", 1) for line in lines if "=" in line)
+    for name in [name for name in variables if not _NAME.fullmatch(name)]:
+        report.warn(f"the image's variable {name!r} is left out: a shell cannot have that name")
+        del variables[name]
+    return variables
+
+
+def _labels(told: Mapping[str, Any], report: Reporter) -> dict[str, str]:
+    """Return the image's labels, and what has no other place: USER and WORKDIR."""
+    given = told.get("Labels")
+    labels = {str(k): str(v) for k, v in given.items()} if isinstance(given, dict) else {}
+    for key, label in RECORDED.items():
+        if isinstance(told.get(key), str) and told[key]:
+            labels[label] = told[key]
+    if user := labels.get(RECORDED["User"]):
+        report.line(f"The image names the user {user}; programs in it run as whoever starts them.")
+    return labels
+
+
+def _words(value: object) -> list[str]:
+    """Return a list of strings; anything else counts as none."""
+    words = value if isinstance(value, list) else []
+    # A zero byte ends a string in C; neither an argument nor a variable can have one.
+    return [word for word in words if isinstance(word, str) and "\0" not in word]

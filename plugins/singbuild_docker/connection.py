@@ -1,0 +1,115 @@
+"""HTTP sessions with one registry: which certificates count, when plain http will do.
+
+Private authorities come from REQUESTS_CA_BUNDLE, or from Docker's ``certs.d/HOST`` directories
+(containers-certs.d(5)); proxies from the environment, but never for this machine itself.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import requests
+import urllib3
+from requests.adapters import HTTPAdapter
+
+from singbuild import SourceError, __version__
+from singbuild_docker.reference import is_loopback
+
+TIMEOUT = (15.0, 60.0)  # seconds to connect, and between two pieces of an answer
+
+
+def open_session(server: str, *, insecure: bool) -> requests.Session:
+    """Return a session for a registry and the hosts it sends us to.
+
+    insecure: take any certificate of ``server``. Raises SourceError for a broken certs.d.
+    """
+    session = requests.Session()
+    session.headers["User-Agent"] = f"singbuild/{__version__}"
+    adapter = _Adapter(_context(server, insecure=insecure), server, insecure=insecure)
+    session.mount(f"https://{server}/", adapter)
+    session.mount(f"http://{server}/", adapter)
+    return session
+
+
+def choose_scheme(server: str, *, insecure: bool) -> str:
+    """Return "https", or "http" for a server that only speaks that and is allowed to."""
+    if not (insecure or is_loopback(server)):
+        return "https"
+    with open_session(server, insecure=insecure) as session:
+        try:
+            session.get(f"https://{server}/v2/", timeout=TIMEOUT, allow_redirects=False).close()
+        except requests.exceptions.SSLError as error:
+            # A server with a certificate that we do not trust is no plain one.
+            return "https" if "certificate" in str(error).lower() else "http"
+        except requests.RequestException:
+            return "http"
+    return "https"
+
+
+class _Adapter(HTTPAdapter):
+    """Speaks TLS as a registry's certs.d says, and reaches this machine without a proxy."""
+
+    def __init__(self, context: ssl.SSLContext | None, server: str, *, insecure: bool) -> None:
+        self._context, self._insecure = context, insecure
+        self._direct = is_loopback(server)
+        super().__init__()
+
+    def init_poolmanager(self, *words: Any, **more: Any) -> Any:
+        """Hand the certificates to the pool of direct connections."""
+        return super().init_poolmanager(*words, ssl_context=self._context, **more)
+
+    def proxy_manager_for(self, proxy: str, **more: Any) -> Any:
+        """Hand them to the connections through a proxy."""
+        return super().proxy_manager_for(proxy, ssl_context=self._context, **more)
+
+    def send(
+        self,
+        request: requests.PreparedRequest,
+        stream: bool = False,
+        timeout: Any = None,
+        verify: bool | str = True,
+        cert: Any = None,
+        proxies: Mapping[str, str] | None = None,
+    ) -> requests.Response:
+        """Send; requests lets REQUESTS_CA_BUNDLE undo a session's ``verify``, so it is set here."""
+        if self._insecure:
+            verify = False
+            urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
+        through = {} if self._direct else proxies
+        return super().send(request, stream, timeout, verify, cert, through)
+
+
+def _context(server: str, *, insecure: bool) -> ssl.SSLContext | None:
+    """Return TLS settings from certs.d, or None when the usual ones do."""
+    directories = [place / server for place in _places() if (place / server).is_dir()]
+    if not directories and not insecure:
+        return None
+    context = ssl.create_default_context()
+    if insecure:
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    for directory in directories:
+        try:
+            _load(context, directory)
+        except OSError as error:
+            raise SourceError(
+                f"{directory}: holds a certificate that cannot be used",
+                why=str(error),
+                remedy="It should have *.crt (authorities), and *.cert with *.key (ours), in PEM.",
+            ) from error
+    return context
+
+
+def _load(context: ssl.SSLContext, directory: Path) -> None:
+    for authority in sorted(directory.glob("*.crt")):
+        context.load_verify_locations(authority)
+    for own in sorted(directory.glob("*.cert")):
+        context.load_cert_chain(own, own.with_suffix(".key"))
+
+
+def _places() -> Iterator[Path]:
+    home = Path.home()
+    yield from (Path("/etc/docker/certs.d"), Path("/etc/containers/certs.d"))
+    yield from (home / ".docker/certs.d", home / ".config/containers/certs.d")

@@ -1,0 +1,77 @@
+"""What every place of images gives: an image's description, and its layers' bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from singbuild.contract import Reporter
+from singbuild.download import digest, keep
+from singbuild_docker.manifest import Layer
+
+Read = Callable[[Layer], Iterator[bytes]]
+"""Returns a layer's bytes as they are stored, in pieces; checked by whoever reads them."""
+
+
+@dataclass(frozen=True)
+class Image:
+    """One image. name: for people; digest: of its manifest, or of what stands for one;
+    config_digest, config: its configuration, which the store has; layers: the lowest first.
+    """  # noqa: D205 - fields
+
+    name: str
+    digest: str
+    config_digest: str
+    config: Mapping[str, Any]
+    layers: tuple[Layer, ...]
+
+
+class Origin(Protocol):
+    """A place that has one image."""
+
+    def image_for(self, arch: str) -> Image:
+        """Return its image for a machine (`uname -m`). Raises SourceError."""
+
+    def opened(self, layers: Sequence[Layer]) -> AbstractContextManager[Read]:
+        """Make layers readable for the time of a with-block. Raises SourceError."""
+
+
+@dataclass(frozen=True)
+class Store:
+    """The files that builds share: blobs under their SHA-256, and where tags led last."""
+
+    path: Path
+    report: Reporter
+
+    def keep(self, content: bytes) -> str:
+        """Keep a document; return its digest."""
+        return f"sha256:{keep(content, self.path, self.report).sha256}"
+
+    def has(self, wanted: str) -> bool:
+        """Whether a blob is there, whole: SHA-256 in hexadecimal."""
+        path = self.path / wanted
+        return path.is_file() and digest(path) == wanted
+
+    def remember(self, name: str, sha256: str) -> None:
+        """Note where a tag leads now."""
+        (self.path / "tags").mkdir(exist_ok=True)
+        place = self._tag(name)
+        part = place.with_suffix(f".{sha256[:8]}.part")
+        part.write_text(sha256)
+        part.rename(place)
+
+    def recall(self, name: str) -> str:
+        """Return where a tag led last, "" if nobody knows."""
+        try:
+            found = self._tag(name).read_text()
+        except OSError:
+            return ""
+        return found if re.fullmatch("[0-9a-f]{64}", found) else ""
+
+    def _tag(self, name: str) -> Path:
+        return self.path / "tags" / hashlib.sha256(name.encode()).hexdigest()

@@ -1,0 +1,126 @@
+"""Unpacks gzip and zstd as they arrive, with a bound on what comes out.
+
+isal inflates twice as fast as zlib and has the same interface; both let other threads work.
+Sources: RFC 1952 section 2.2 (a file may have many members), RFC 8878 section 3.1 (frames).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Iterator
+
+from isal import isal_zlib
+
+from singbuild import HostError, SourceError
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+OUTPUT = 1 << 20  # bytes of one piece
+GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+_SKIPPABLE = (b"\x2a\x4d\x18",)  # bytes 1 to 3 of a frame without content
+_GZIP_HEADER = 31  # "wbits" for a gzip header and the largest window
+# isal's stubs take the exception for an instance.
+_DAMAGED: tuple[type[Exception], ...] = (isal_zlib.error, zstd.ZstdError)  # type: ignore[assignment]
+RATIO = 200  # bytes out for each byte in
+RATIO_FROM = 1 << 30  # bytes out: small layers of zeros are harmless
+
+
+def inflated(pieces: Iterable[bytes], packing: str) -> Iterator[bytes]:
+    """Yield what was packed; packing: gzip, zstd, plain, or "" to find out.
+
+    Raises SourceError for what is damaged, of another kind than it says, or a bomb.
+    """
+    source = iter(pieces)
+    first = b""
+    while len(first) < len(ZSTD) and (piece := next(source, b"")):
+        first += piece
+    found = _packing(first)
+    if packing not in ("", found):
+        why = f"It should be {packing}, and is {found}."
+        raise SourceError("it is not what its type says", why=why)
+    if found == "plain":
+        yield first
+        yield from source
+        return
+    feed = _Feed(first, source)
+    try:
+        yield from _bounded(feed, _gunzip(feed) if found == "gzip" else _unzstd(feed))
+    except _DAMAGED as error:
+        raise SourceError(f"its {found} data are damaged", why=str(error)) from error
+
+
+def _packing(first: bytes) -> str:
+    if first.startswith(GZIP):
+        return "gzip"
+    return "zstd" if first.startswith(ZSTD) or first[1:4] in _SKIPPABLE else "plain"
+
+
+class _Feed:
+    """Input, and how much of it was taken."""
+
+    def __init__(self, first: bytes, source: Iterator[bytes]) -> None:
+        self.rest, self.source = first, source
+        self.taken = len(first)
+
+    def more(self) -> bytes:
+        """Return what a stream left over, else the next piece, b"" at the end."""
+        piece, self.rest = self.rest, b""
+        while not piece:
+            try:
+                piece = next(self.source)
+            except StopIteration:
+                return b""
+            self.taken += len(piece)
+        return piece
+
+
+def _gunzip(feed: _Feed) -> Iterator[bytes]:
+    while piece := feed.more():
+        member = isal_zlib.decompressobj(_GZIP_HEADER)
+        while not member.eof:
+            if not piece and not (piece := feed.more()):
+                raise SourceError("its gzip data are cut off")
+            yield member.decompress(piece, OUTPUT)
+            piece = member.unconsumed_tail
+        feed.rest = member.unused_data
+        if not feed.rest.strip(b"\0"):
+            feed.rest = b""  # gzip allows zeros behind the last member
+
+
+def _unzstd(feed: _Feed) -> Iterator[bytes]:
+    while piece := feed.more():
+        frame = zstd.ZstdDecompressor()
+        yield frame.decompress(piece, OUTPUT)
+        while not frame.eof:
+            piece = feed.more() if frame.needs_input else b""
+            if frame.needs_input and not piece:
+                raise SourceError("its zstd data are cut off")
+            yield frame.decompress(piece, OUTPUT)
+        feed.rest = frame.unused_data
+
+
+def _most() -> int:
+    given = os.environ.get("SINGBUILD_UNPACK_RATIO") or str(RATIO)
+    if not given.isdecimal():
+        remedy = "Set it to a whole number, or unset it."
+        raise HostError(f"SINGBUILD_UNPACK_RATIO is {given!r}", remedy=remedy)
+    return int(given)
+
+
+def _bounded(feed: _Feed, pieces: Iterator[bytes]) -> Iterator[bytes]:
+    most = _most()
+    out = 0
+    for piece in pieces:
+        out += len(piece)
+        if out > RATIO_FROM and out > most * feed.taken:
+            raise SourceError(
+                f"it grows to more than {most} times its size",
+                why=f"{feed.taken:,} bytes have become {out:,}.",
+                remedy="If you trust the image, set SINGBUILD_UNPACK_RATIO to a larger number.",
+            )
+        if piece:
+            yield piece

@@ -1,0 +1,99 @@
+"""Layers become archives: read, inflated and verified in one thread, unpacked in another.
+
+    Read ─▶ sha256 = digest ─▶ inflate ─▶ sha256 = diff id ─▶ a few pieces wait ─▶ Rootfs.unpack
+
+The digest of a layer that a download has checked already is not computed again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+
+from singbuild import SingbuildError, SourceError
+from singbuild_docker.image import Read
+from singbuild_docker.inflate import inflated
+from singbuild_docker.manifest import Layer
+
+WAITING = 24  # pieces of at most a mebibyte
+
+_Piece = bytes | BaseException | None
+
+
+@contextmanager
+def archives(layers: Sequence[Layer], read: Read) -> Iterator[Iterator[Iterator[bytes]]]:
+    """Yield the layers' archives, the lowest first; each must be taken whole before the next.
+
+    What is wrong with a layer is raised by its archive, at its end at the latest.
+    """
+    pieces: queue.Queue[_Piece] = queue.Queue(WAITING)
+    ended = threading.Event()
+    worker = threading.Thread(target=_work, args=(layers, read, pieces, ended), daemon=True)
+    worker.start()
+    try:
+        yield (_named(layer, _taken(pieces)) for layer in layers)
+    finally:
+        ended.set()
+        with suppress(queue.Empty):  # it may be waiting for room
+            while True:
+                pieces.get_nowait()
+
+
+class _EndedError(Exception):
+    """Nobody takes the pieces any more."""
+
+
+def _work(
+    layers: Sequence[Layer], read: Read, pieces: queue.Queue[_Piece], ended: threading.Event
+) -> None:
+    def put(piece: _Piece) -> None:
+        pieces.put(piece)
+        if ended.is_set():
+            raise _EndedError
+
+    with suppress(_EndedError):
+        try:
+            for layer in layers:
+                for piece in verified(layer, read):
+                    put(piece)
+                put(None)
+        except Exception as error:
+            put(error)
+
+
+def verified(layer: Layer, read: Read) -> Iterator[bytes]:
+    """Yield a layer's archive. Raises SourceError, at the end, if it is not what it should be."""
+    total = hashlib.sha256()
+    for piece in inflated(read(layer), layer.packing):
+        total.update(piece)
+        yield piece
+    check_digest(total.hexdigest(), layer.diff_id, "its archive")
+
+
+def check_digest(found: str, wanted: str, what: str) -> None:
+    """Refuse what does not have its digest."""
+    if f"sha256:{found}" != wanted:
+        raise SourceError(
+            f"{what} has the wrong SHA-256",
+            why=f"expected {wanted}\n     got sha256:{found}",
+            remedy="Find out who made the image, and have it repaired.",
+        )
+
+
+def _taken(pieces: queue.Queue[_Piece]) -> Iterator[bytes]:
+    while (piece := pieces.get()) is not None:
+        if isinstance(piece, BaseException):
+            raise piece
+        yield piece
+
+
+def _named(layer: Layer, archive: Iterator[bytes]) -> Iterator[bytes]:
+    """Say which layer is at fault."""
+    try:
+        yield from archive
+    except SingbuildError as error:
+        error.what = f"layer {layer.digest or layer.diff_id}: {error.what}"
+        raise

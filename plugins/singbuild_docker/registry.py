@@ -1,0 +1,141 @@
+"""An image in a registry: Docker's and OCI's distribution protocol, version 2.
+
+Manifests and layers land in the shared store, under their digests; what is there is not
+fetched again. Source: github.com/opencontainers/distribution-spec, "Pull".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import requests
+
+from singbuild import SourceError
+from singbuild.contract import Reporter
+from singbuild.download import Fetched, NotFoundError, fetch, is_offline
+from singbuild_docker import manifest
+from singbuild_docker.arriving import Arriving
+from singbuild_docker.authorization import Authorization
+from singbuild_docker.connection import choose_scheme, open_session
+from singbuild_docker.image import Image, Read, Store
+from singbuild_docker.manifest import Layer
+from singbuild_docker.reference import Reference, is_loopback
+
+ACCEPT = ", ".join((*manifest.INDEXES, *manifest.MANIFESTS))
+DEEPEST = 3  # indexes in indexes
+
+
+class Registry:
+    """One image's place in a registry.
+
+    insecure: plain http and unknown certificates are taken; plain http always is on this
+    machine itself. pinned: the digest of the manifest to keep to, whatever the tag says now.
+    """
+
+    def __init__(self, image: Reference, store: Store, *, insecure: bool, pinned: str = "") -> None:
+        self.image, self.store, self.insecure = image, store, insecure
+        self.wanted = pinned or image.wanted
+        self._auth: Authorization | None = None
+        self._base = ""
+
+    def image_for(self, arch: str) -> Image:
+        """Return what the reference names, for one kind of machine. Raises SourceError."""
+        whose = str(self.image)
+        content = self._manifest(self.wanted)
+        found = manifest.document(content.path.read_bytes(), whose)
+        for _ in range(DEEPEST):
+            if not manifest.is_index(found, whose):
+                break
+            chosen = manifest.choose(found, arch, whose)
+            content = self._manifest(chosen.digest)
+            _check_size(content, chosen.size, f"{whose}: {chosen.digest}")
+            found = manifest.document(content.path.read_bytes(), whose)
+        else:
+            raise SourceError(f"{whose}: its index leads to no image", remedy="Choose another.")
+        about = manifest.config_of(found, whose)
+        blob = self._blob(about.digest, about.size, self.store.report)
+        config = manifest.document(blob.path.read_bytes(), whose)
+        manifest.check_machine(config, arch, whose)
+        layers = manifest.layers(found, config, whose)
+        return Image(whose, f"sha256:{content.sha256}", about.digest, config, layers)
+
+    @contextmanager
+    def opened(self, layers: Sequence[Layer]) -> Iterator[Read]:
+        """Fetch layers, several at a time, for the time of a with-block; yield how to read one."""
+        self._connect()
+
+        def bring(layer: Layer, report: Reporter) -> Fetched:
+            return self._blob(layer.digest, layer.size, report)
+
+        with Arriving(layers, self.store, bring) as arriving:
+            yield arriving.read
+
+    def _connect(self) -> str:
+        """Return where the repository is; find out how to speak to it, once."""
+        if not self._base:
+            server = self.image.server
+            scheme = "https" if is_offline() else choose_scheme(server, insecure=self.insecure)
+            self._base = f"{scheme}://{server}/v2/{self.image.repository}"
+            tokens = open_session(server, insecure=self.insecure)
+            plain = self.insecure or is_loopback(server)
+            self._auth = Authorization(self.image, tokens, insecure=plain)
+        return self._base
+
+    def _session(self) -> requests.Session:
+        session = open_session(self.image.server, insecure=self.insecure)
+        session.headers["Accept"] = ACCEPT
+        session.auth = self._auth
+        return session
+
+    def _manifest(self, wanted: str) -> Fetched:
+        """Fetch a manifest by tag or digest, and remember where the tag led, for offline builds."""
+        name, _, sha256 = wanted.rpartition(":")
+        tag = wanted if name != "sha256" else ""
+        if tag and is_offline():
+            sha256 = self.store.recall(f"{self.image.registry}/{self.image.repository}:{tag}")
+        url = f"{self._connect()}/manifests/{wanted}"
+        try:
+            got = self._fetch(url, sha256 if not tag or is_offline() else "", manifest.LARGEST)
+        except NotFoundError as error:
+            raise SourceError(
+                f"{self.image}: the registry has no such image",
+                why=error.why,
+                remedy="Check the name and the tag.",
+            ) from error
+        if tag:
+            name = f"{self.image.registry}/{self.image.repository}:{tag}"
+            self.store.remember(name, got.sha256)
+        return got
+
+    def _blob(self, digest: str, size: int, report: Reporter) -> Fetched:
+        url = f"{self._connect()}/blobs/{digest}"
+        try:
+            got = self._fetch(url, digest.removeprefix("sha256:"), size, report)
+        except NotFoundError as error:
+            raise SourceError(
+                f"{self.image}: the registry has lost {digest}, which is a part of it",
+                why=error.why,
+                remedy="Build again: a new image may just have replaced it. Else push it again.",
+            ) from error
+        _check_size(got, size, f"{self.image}: {digest}")
+        return got
+
+    def _fetch(self, url: str, sha256: str, limit: int, report: Reporter | None = None) -> Fetched:
+        with self._session() as session:
+            return fetch(
+                url,
+                self.store.path,
+                report=report or self.store.report,
+                sha256=sha256,
+                size_limit=limit,
+                session=session,
+            )
+
+
+def _check_size(got: Fetched, told: int, what: str) -> None:
+    if got.size != told:
+        raise SourceError(
+            f"{what}: has {got.size} bytes, not the {told} that the manifest tells",
+            remedy="Find out who made the image, and have it repaired.",
+        )

@@ -1,0 +1,90 @@
+"""Finds the place that a recipe's header names, and pins the image that is there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from singbuild import Pins, RecipeKeyError, Source, SourceError
+from singbuild.download import digest
+from singbuild_docker import config as configuration
+from singbuild_docker import manifest
+from singbuild_docker.archive import DockerArchive, OciLayout, split_path
+from singbuild_docker.image import Image, Origin, Store
+from singbuild_docker.manifest import Layer
+from singbuild_docker.reference import DIGEST, Reference, named
+from singbuild_docker.registry import Registry
+
+YES, NO = ("yes", "true", "1"), ("no", "false", "0", "")
+
+
+def locate(source: Source) -> Origin:
+    """Return the place of an image. Raises RecipeKeyError for a name that makes no sense."""
+    store = Store(source.cache, source.report)
+    if source.bootstrap == "docker":
+        insecure = _plain(source.keywords) or is_yes(source.keywords, "Insecure")
+        image = named(source.keywords)
+        return Registry(image, store, insecure=insecure, pinned=_pinned(source, image))
+    if source.bootstrap == "docker-daemon":
+        # 0.2 s to import, and only this place of images needs it.
+        from singbuild_docker.engine import Engine
+
+        return Engine(source.keywords["From"].strip(), store)
+    path, tag = split_path(source.keywords["From"])
+    kind = DockerArchive if source.bootstrap == "docker-archive" else OciLayout
+    return kind(path, tag, store)
+
+
+def pinned(image: Image, arch: str) -> Pins:
+    """Return what names an image exactly."""
+    pins: dict[str, Any] = {
+        "image": image.name,
+        "digest": image.digest,
+        "platform": f"linux/{manifest.platform(arch)[0]}",
+        "config": image.config_digest,
+        "layers": [
+            {
+                "digest": layer.digest,
+                "size": layer.size,
+                "packing": layer.packing,
+                "diff_id": layer.diff_id,
+            }
+            for layer in image.layers
+        ],
+    }
+    epoch = configuration.created(image.config)
+    return pins if epoch is None else pins | {"epoch": epoch}
+
+
+def layers_of(pins: Pins) -> list[Layer]:
+    """Return the layers that were pinned."""
+    return [Layer(**layer) for layer in pins["layers"]]
+
+
+def config_of(pins: Pins, source: Source) -> Mapping[str, Any]:
+    """Return the configuration that was pinned, from the store."""
+    path = source.cache / pins["config"].removeprefix("sha256:")
+    if not path.is_file() or digest(path) != path.name:
+        raise SourceError(f"{path}: is gone or was changed", remedy="Build again.")
+    found: Mapping[str, Any] = json.loads(path.read_bytes())
+    return found
+
+
+def is_yes(keywords: Mapping[str, str], keyword: str) -> bool:
+    """Return whether a keyword says yes. Raises RecipeKeyError for neither yes nor no."""
+    value = keywords.get(keyword, "").strip().lower()
+    if value not in YES + NO:
+        raise RecipeKeyError(keyword, f"{value!r} is neither yes nor no", remedy="Write yes or no.")
+    return value in YES
+
+
+def _plain(keywords: Mapping[str, str]) -> bool:
+    return keywords.get("Registry", "").startswith("http://")
+
+
+def _pinned(source: Source, image: Reference) -> str:
+    """Return the digest that a lock names for an image, "" if it names none."""
+    found = str(source.locked.get("digest"))
+    same = source.locked.get("image") == str(image)
+    return found if same and DIGEST.fullmatch(found) else ""

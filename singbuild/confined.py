@@ -1,0 +1,171 @@
+"""Opens, makes and removes what is in one directory tree, and never anything outside it.
+
+Every path is resolved by the kernel below the root (openat2(2)): links on the way lead to where
+they lead inside the tree, ``..`` and absolute ones too. Nobody else may change the tree meanwhile.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from singbuild.errors import HostError
+from singrun import syscalls
+
+# openat2(2), <linux/openat2.h>
+_NO_MAGICLINKS, _NO_SYMLINKS, _BENEATH = 0x02, 0x04, 0x08
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+OPEN_DIRECTORIES = 256
+
+
+class Directory(NamedTuple):
+    """An open directory. path: from the root, without links; gives_group: it is setgid."""
+
+    fd: int
+    path: bytes
+    gives_group: bool
+
+    def inside(self, name: bytes) -> bytes:
+        """Return the path of an entry."""
+        return self.path + b"/" + name if self.path else name
+
+    def kind(self, name: bytes) -> int:
+        """Return the mode of an entry, links not followed. Raises FileNotFoundError."""
+        return os.lstat(name, dir_fd=self.fd).st_mode
+
+
+class Tree:
+    """The tree below one directory.
+
+    on_open: is told the path of every directory that is opened and was not known.
+    """
+
+    def __init__(self, root: Path, on_open: Callable[[bytes], None]) -> None:
+        self._root = os.open(root, _DIRECTORY)
+        self._place = os.path.realpath(os.fsencode(root)).rstrip(b"/") + b"/"
+        self._on_open = on_open
+        self._open: dict[bytes, Directory] = {}
+
+    def close(self) -> None:
+        """Close everything."""
+        self.forget()
+        os.close(self._root)
+
+    def directory(self, path: bytes, *, make: bool = True) -> Directory:
+        """Return a directory, open until ``remove``, ``spare`` or ``forget`` is called.
+
+        path: without ``.`` and ``..``, b"" for the root; make: what is missing on the way is
+        made, mode 0755. Raises OSError.
+        """
+        known = self._open.get(path)
+        if known:
+            return known
+        real = path
+        try:
+            fd = self.exactly(path)
+        except FileNotFoundError:
+            if not make:
+                raise
+            return self._made_parents(path)
+        except OSError as error:
+            if error.errno != errno.ELOOP:
+                raise
+            fd = self._opened(path, syscalls.RESOLVE_IN_ROOT | _NO_MAGICLINKS)
+            place = Path(f"/proc/self/fd/{fd}").readlink()
+            real = (os.fsencode(place) + b"/").removeprefix(self._place)[:-1]
+        found = Directory(fd, real, bool(os.fstat(fd).st_mode & stat.S_ISGID))
+        self._open[path] = found
+        self._on_open(real)
+        return found
+
+    def exactly(self, path: bytes) -> int:
+        """Open a directory that no link leads to; the caller closes it. Raises OSError."""
+        return self._opened(path or b".", _BENEATH | _NO_SYMLINKS)
+
+    def remove(self, where: Directory, name: bytes) -> bool:
+        """Remove an entry with all below it; return whether it was a directory.
+
+        It may be gone already. Of the open directories only ``where`` stays open.
+        """
+        try:
+            kind = where.kind(name)
+        except FileNotFoundError:
+            return False
+        if stat.S_ISDIR(kind):
+            _remove_tree(where.fd, name)
+        else:
+            os.unlink(name, dir_fd=where.fd)
+        if stat.S_ISDIR(kind) or stat.S_ISLNK(kind):
+            self.forget(keep=where)  # others may have been below it, or behind it
+        return stat.S_ISDIR(kind)
+
+    def spare(self) -> None:
+        """Close directories when there are many; to be called when none is in use."""
+        if len(self._open) > OPEN_DIRECTORIES:
+            self.forget()
+
+    def forget(self, keep: Directory | None = None) -> None:
+        """Close all directories but one."""
+        for directory in self._open.values():
+            if directory is not keep:
+                os.close(directory.fd)
+        self._open = {keep.path: keep} if keep else {}
+
+    def _made_parents(self, path: bytes) -> Directory:
+        above, here = b"", self.directory(b"")
+        for name in path.split(b"/"):
+            above = above + b"/" + name if above else name
+            try:
+                here = self.directory(above, make=False)
+            except FileNotFoundError:
+                self._make_missing(here, name)
+                here = self.directory(above, make=False)
+            if len(self._open) > OPEN_DIRECTORIES:
+                self.forget()
+                here = self.directory(above, make=False)
+        return here
+
+    def _make_missing(self, where: Directory, name: bytes) -> None:
+        """Make a directory, or the one that a link of this name leads to."""
+        try:
+            os.mkdir(name, 0o755, dir_fd=where.fd)
+        except FileExistsError:
+            target = os.fsencode(os.readlink(name, dir_fd=where.fd))
+            above = b"" if target.startswith(b"/") else b"/" + where.path + b"/"
+            self.directory(os.path.normpath(b"/" + above + target).strip(b"/"))
+
+    def _opened(self, path: bytes, resolve: int) -> int:
+        try:
+            return syscalls.openat2(self._root, os.fsdecode(path), _DIRECTORY, resolve)
+        except OSError as error:
+            if error.errno != errno.ENOSYS:
+                raise
+            raise HostError(
+                "archives cannot be unpacked safely here",
+                why="this kernel has no openat2(2)",
+                remedy="Use Linux 5.6 or later.",
+            ) from error
+
+
+def _remove_tree(above: int, top: bytes) -> None:
+    """Remove a directory below an open one, however deep; no link is followed."""
+    waiting, emptied = [top], []
+    while waiting:
+        path = waiting.pop()
+        emptied.append(path)
+        fd = os.open(path, _DIRECTORY | os.O_NOFOLLOW, dir_fd=above)
+        try:
+            with os.scandir(fd) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(path + b"/" + os.fsencode(entry.name))
+                    else:
+                        os.unlink(entry.name, dir_fd=fd)
+        finally:
+            os.close(fd)
+    for path in reversed(emptied):
+        os.rmdir(path, dir_fd=above)

@@ -1,0 +1,55 @@
+"""The hook specifications are a manual: complete, uniform, and kept by every backend."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+
+import pytest
+
+from singbuild import backends, contract, hookspecs
+
+HOOKS = {
+    name: hook for name, hook in vars(hookspecs).items() if name.startswith("singbuild_")
+}
+BUILT_IN = [each.name for each in backends.installed() if each.distribution == "singbuild"]
+HEADINGS = ("When:", "Assume:", "Return:", "Raise:", "Since:")
+
+
+@pytest.mark.parametrize("name", HOOKS)
+def test_a_hook_answers_the_same_questions_in_the_same_order(name: str) -> None:
+    text = inspect.getdoc(HOOKS[name]) or ""
+    places = [text.find(f"\n{heading}") for heading in HEADINGS]
+    assert -1 not in places
+    assert places == sorted(places)
+    assert int(text[text.rindex("Since:") + 6 :].strip(" .")) <= contract.API_VERSION
+
+
+def test_hooks_stand_in_the_order_in_which_a_build_calls_them() -> None:
+    assert list(HOOKS) == [
+        *("singbuild_needs", "singbuild_resolve", "singbuild_bootstrap", "singbuild_defaults"),
+    ]
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_a_built_in_backend_loads_and_says_what_it_needs(name: str) -> None:
+    backend = backends.load(name)
+    assert backend.name == name
+    assert all(keyword.help for keyword in backend.needs.keywords)
+    assert all(program.package for program in backend.needs.programs)
+
+
+def test_built_ins_come_in_by_the_public_door_alone() -> None:
+    assert {"busybox", "debootstrap"} <= set(BUILT_IN)
+    shown = subprocess.check_output([sys.executable, "-m", "singbuild", "backends"], text=True)
+    for name in BUILT_IN:
+        assert f"{name:20} singbuild " in shown
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_one_backend_is_described_for_people(name: str) -> None:
+    argv = [sys.executable, "-m", "singbuild", "backends", name]
+    shown = subprocess.check_output(argv, text=True)
+    for keyword in backends.load(name).needs.keywords:
+        assert keyword.name in shown
