@@ -67,6 +67,7 @@ def build(plan: Plan, target: Path, options: Options, console: Console) -> int:
     The target is the old file or the new one, never half of one.
     """
     target = target.absolute()
+    privileged = os.geteuid() == 0
     try:
         preflight.check(plan, target, force=options.force)
         with (
@@ -75,7 +76,7 @@ def build(plan: Plan, target: Path, options: Options, console: Console) -> int:
             workspace.log_file(target) as log,
         ):
             console.log = log.file
-            work_it = _Work(plan, options, console, work, part, target, log.path)
+            work_it = _Work(plan, options, console, work, part, target, log.path, privileged)
             status = namespace.run(work_it.run)
             if status == 128 + signal.SIGKILL:
                 console.error(KILLED, log.path)
@@ -99,6 +100,7 @@ class _Work:
     part: Path
     target: Path
     log: Path
+    privileged: bool
 
     def run(self) -> int:
         """Build; return the exit status."""
@@ -134,8 +136,7 @@ class _Work:
         os.environ["SOURCE_DATE_EPOCH"] = str(made["epoch"])
         os.umask(0o022)  # the caller's has no say in what the image holds
         self._phase("scratch")
-        image.make_scratch(self.work / "scratch.ext3")
-        with image.mounted(self.work / "scratch.ext3", self.work / "rootfs") as root:
+        with image.scratch(self.work, privileged=self.privileged) as root:
             rootfs = Rootfs(root, self.console)
             arguments = {"source": source, "pins": pins, "rootfs": rootfs}
             self._fill(rootfs, arguments, made)
@@ -201,7 +202,7 @@ class _Work:
             "files": lambda: sections.files(recipe, rootfs),
             "post": lambda: sections.post(recipe, rootfs),
         }
-        kept = stages.cacheable(plan, made) if self.options.use_cache else {}
+        kept = stages.cacheable(plan, made) if self.options.use_cache and self.privileged else {}
         waiting = [name for name in steps if plan.reason(name)]
         if hit := self._restored(kept, rootfs):
             waiting = waiting[waiting.index(hit) + 1 :]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from singbuild import command
 from singrun import syscalls
-from singrun.syscalls import MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY
+from singrun.syscalls import MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, MS_REC
 
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 LINKS = {
@@ -70,7 +70,7 @@ def furnished(root: Path) -> Iterator[None]:
             _mount_point(root / name)
         quiet = MS_NOSUID | MS_NODEV | MS_NOEXEC
         stack.enter_context(_mounted("proc", root / "proc", "proc", quiet))
-        stack.enter_context(_mounted("sysfs", root / "sys", "sysfs", quiet | MS_RDONLY))
+        stack.enter_context(_sysfs(root / "sys", quiet | MS_RDONLY))
         stack.enter_context(_mounted("tmpfs", root / "dev", "tmpfs", MS_NOSUID, "mode=0755"))
         for name in DEVICES:
             (root / "dev" / name).touch()
@@ -83,6 +83,17 @@ def furnished(root: Path) -> Iterator[None]:
         )
         for name, target in LINKS.items():
             (root / "dev" / name).symlink_to(target)
+        yield
+
+
+@contextlib.contextmanager
+def _sysfs(where: Path, flags: int) -> Iterator[None]:
+    """Mount a sysfs, or bind the host's: only the owner of the network may have another."""
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(_mounted("sysfs", where, "sysfs", flags))
+        except PermissionError:
+            stack.enter_context(_mounted("/sys", where, "", MS_BIND | MS_REC))
         yield
 
 

@@ -64,23 +64,27 @@ class Tree:
         known = self._open.get(path)
         if known:
             return known
-        real = path
         try:
-            fd = self.exactly(path)
+            fd, real = self._found(path)
         except FileNotFoundError:
             if not make:
                 raise
             return self._made_parents(path)
-        except OSError as error:
-            if error.errno != errno.ELOOP:
-                raise
-            fd = self._opened(path, syscalls.RESOLVE_IN_ROOT | _NO_MAGICLINKS)
-            place = Path(f"/proc/self/fd/{fd}").readlink()
-            real = (os.fsencode(place) + b"/").removeprefix(self._place)[:-1]
         found = Directory(fd, real, bool(os.fstat(fd).st_mode & stat.S_ISGID))
         self._open[path] = found
         self._on_open(real)
         return found
+
+    def _found(self, path: bytes) -> tuple[int, bytes]:
+        """Open a directory; return also where it really is."""
+        try:
+            return self.exactly(path), path
+        except OSError as error:
+            if error.errno != errno.ELOOP:
+                raise
+        fd = self._opened(path, syscalls.RESOLVE_IN_ROOT | _NO_MAGICLINKS)
+        place = os.fsencode(Path(f"/proc/self/fd/{fd}").readlink())
+        return fd, (place + b"/").removeprefix(self._place)[:-1]
 
     def exactly(self, path: bytes) -> int:
         """Open a directory that no link leads to; the caller closes it. Raises OSError."""

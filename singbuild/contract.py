@@ -43,12 +43,14 @@ class Program:
 class Needs:
     """What a backend needs before anything is created.
 
-    space: bytes that the scratch will need at least.
+    space: bytes that the scratch will need at least; root: it makes devices or
+    files of several owners, which only root can.
     """
 
     keywords: tuple[Keyword, ...] = ()
     programs: tuple[Program, ...] = ()
     space: int = 16 << 20
+    root: bool = False
 
 
 class Reporter(Protocol):

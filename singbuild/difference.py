@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from singbuild.ext3.boot import recorded_digest
-from singbuild.ext3.inventory import shown
+from singbuild.ext3.inventory import MANIFEST, shown
 from singbuild.ext3.read_inode import DIRECTORY, REGULAR, SYMLINK
 from singbuild.ext3.reader import Entry, Image
 from singbuild.packages.databases import packages
@@ -19,7 +19,6 @@ from singbuild.packages.package import Package
 from singbuild.packages.tree import ImageTree
 
 ADDED, REMOVED, CHANGED = "added", "removed", "changed"
-MANIFEST = b".singularity.d/manifest"  # follows from all the rest
 
 Pair = tuple[Entry | None, Entry | None]
 Piece = tuple[int, bytes]  # offset, data
@@ -194,6 +193,7 @@ class _Walk:
         if one.inode.kind == SYMLINK:
             was, now = self.one.target(one), self.other.target(other)
             yield from _differing("target", shown(was)[1:], shown(now)[1:])
+        # The manifest follows from all the rest.
         elif one.inode.kind == REGULAR and one.path != MANIFEST and not self._same_data(one, other):
             yield Detail("content", f"{one.inode.size} bytes", f"{other.inode.size} bytes")
 

@@ -16,6 +16,21 @@ INODES = 4_000_000
 FULL = 2 << 20  # bytes: a file system with less left than this is called full
 
 
+@contextlib.contextmanager
+def scratch(work: Path, *, privileged: bool) -> Iterator[Path]:
+    """Give an empty root directory for the time of a with-block, below ``work``.
+
+    privileged: on a fresh ext3 image; else a directory, which only its owner can enter.
+    """
+    if privileged:
+        make_scratch(work / "scratch.ext3")
+        with mounted(work / "scratch.ext3", work / "rootfs") as root:
+            yield root
+    else:
+        (work / "rootfs").mkdir(mode=0o755)
+        yield work / "rootfs"
+
+
 def make_scratch(path: Path) -> None:
     """Make a sparse ext3 image, as large as the disk under it has room, at most 256 GiB.
 

@@ -46,6 +46,7 @@ PARTS = {
         Part("labels", "labels", (f"{HOME}/labels.json",), "%labels"),
         Part("recipe", "recipe", (f"{HOME}/Singularity",)),
         Part("lock", "lock", (f"{HOME}/lock.yaml",)),
+        Part("record", "build record", (f"{HOME}/build.json",)),
         Part("environment", "environment", (f"{HOME}/env", "environment"), "%environment"),
         Part("runscript", "runscript", (f"{HOME}/runscript", "singularity"), "%runscript"),
         Part("test", "test", (f"{HOME}/test", ".test"), "%test"),

@@ -96,6 +96,7 @@ def write(rootfs: Rootfs, recipe: Recipe, defaults: Defaults, texts: Mapping[str
     rootfs.write(f"{HOME}/Singularity", recipe.text)
     for name, text in texts.items():
         rootfs.write(f"{HOME}/{name}", text)
+    rootfs.write(f"{HOME}/manifest", "")  # the seal fills it
     for link, target in LINKS.items():
         rootfs.symlink(link, f".singularity.d/{target}")
 

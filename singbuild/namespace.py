@@ -5,17 +5,21 @@
 When outer dies, the kernel kills init; when init ends, the kernel kills every
 process of the namespace; when the last process is gone, so are the mount
 namespace, its mounts, and the loop devices under them. So a build leaves no
-process, mount or loop device even when it is ended by SIGKILL.
+process, mount or loop device even when it is ended by SIGKILL. For a caller who
+is not root, one more process stands between outer and init, and makes the user
+namespace.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
 import sys
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -38,28 +42,84 @@ def run(work: Callable[[], int]) -> int:
     """Execute ``work`` in namespaces of its own and return the status it returns.
 
     A worker that dies of a signal gives 128 + its number. SIGINT, SIGTERM and SIGHUP
-    are passed on and raise ``Terminated`` in it, once. Needs CAP_SYS_ADMIN.
-    Raises OSError when the kernel refuses the namespaces.
+    are passed on and raise ``Terminated`` in it, once. For a caller who is not root,
+    all of it happens in a user namespace in which the caller is. Raises OSError when
+    the kernel refuses the namespaces.
     """
-    outer = os.pidfd_open(os.getpid())
     sys.stdout.flush()
     sys.stderr.flush()
+    if os.geteuid() == 0:
+        return _contained(work)
+    outer = os.pidfd_open(os.getpid())
+    status = _forked(lambda: _in_user_namespace(outer, lambda: _contained(work)))
+    os.close(outer)
+    return status
+
+
+def refusal() -> str:
+    """Return why this host gives the caller no user namespace, "" when it does."""
+
+    def attempt() -> int:
+        try:
+            return _in_user_namespace(None, lambda: 0)
+        except OSError as error:
+            return error.errno or 1
+
+    status = _forked(attempt)
+    return os.strerror(status) if status else ""
+
+
+def _in_user_namespace(outer: int | None, work: Callable[[], int]) -> int:
+    """Become root of a new user namespace that knows the caller alone: user_namespaces(7)."""
+    uid, gid = os.geteuid(), os.getegid()
+    syscalls.unshare(syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWNS)
+    if outer is not None:
+        _die_with(outer)
+    Path("/proc/self/setgroups").write_text("deny")
+    Path("/proc/self/uid_map").write_text(f"0 {uid} 1")
+    Path("/proc/self/gid_map").write_text(f"0 {gid} 1")
+    return work()
+
+
+def _contained(work: Callable[[], int]) -> int:
+    """Execute ``work`` in process and mount namespaces. The caller's own stay as they are."""
+    outer = os.pidfd_open(os.getpid())
     ours = os.open("/proc/self/ns/pid", os.O_RDONLY)
     syscalls.unshare(syscalls.CLONE_NEWPID)
+    try:
+        return _forked(lambda: _init(outer, work))
+    finally:
+        with contextlib.suppress(PermissionError):  # in a user namespace nobody forks after us
+            syscalls.setns(ours, syscalls.CLONE_NEWPID)
+        os.close(ours)
+        os.close(outer)
+
+
+def _forked(child: Callable[[], int]) -> int:
+    """Execute ``child`` in a process of its own, pass ending signals on, return its status."""
     # Held back until each process has its handlers; none may be lost or kill too early.
     signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
-    init = os.fork()
-    if init == 0:
-        os._exit(_init(outer, work))
-    os.close(outer)
-    previous = _handled(lambda number, _frame: os.kill(init, number))
+    pid = os.fork()
+    if pid == 0:
+        status = EXIT_BUG
+        try:
+            status = child()
+        except BaseException:
+            traceback.print_exc()
+        os._exit(status)
+    previous = _handled(lambda number, _frame: os.kill(pid, number))
     try:
-        return _shell_status(os.waitpid(init, 0)[1])
+        return _shell_status(os.waitpid(pid, 0)[1])
     finally:
-        syscalls.setns(ours, syscalls.CLONE_NEWPID)  # whatever is forked from here on
-        os.close(ours)
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def _die_with(process: int) -> None:
+    """End by SIGKILL when the process that forked us ends. process: its pidfd."""
+    syscalls.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if select.select([process], [], [], 0)[0]:
+        os._exit(128 + signal.SIGKILL)  # it ended before the line above
 
 
 def end_others() -> None:
@@ -74,9 +134,7 @@ def end_others() -> None:
 
 def _init(outer: int, work: Callable[[], int]) -> int:
     """Be PID 1: fork the worker, reap whatever ends, return the worker's status."""
-    syscalls.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if select.select([outer], [], [], 0)[0]:
-        return 128 + signal.SIGKILL  # outer died before the line above
+    _die_with(outer)
     os.close(outer)
     syscalls.unshare(syscalls.CLONE_NEWNS)
     syscalls.mount("none", "/", "", syscalls.MS_REC | syscalls.MS_PRIVATE, "")

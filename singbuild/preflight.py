@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from singbuild import command, sections, workspace
+from singbuild import command, namespace, sections, workspace
 from singbuild.contract import Program
 from singbuild.errors import HostError, ImageError
 from singbuild.plan import Plan
 
+CAP_SYS_ADMIN = 21  # capabilities(7)
 ENGINE_PROGRAMS = (
     Program("mke2fs", "e2fsprogs"),
     Program("chroot", "coreutils"),
@@ -20,7 +21,7 @@ ENGINE_PROGRAMS = (
 def check(plan: Plan, target: Path, *, force: bool) -> None:
     """Check all that a build needs. Raises HostError, ImageError or RecipeError."""
     check_target(target, force=force)
-    check_privilege()
+    check_privilege(plan)
     check_programs((*ENGINE_PROGRAMS, *plan.backend.needs.programs))
     for directory in (workspace.scratch_parent(), target.parent):
         check_space(directory, plan.backend.needs.space)
@@ -47,13 +48,33 @@ def check_target(target: Path, *, force: bool) -> None:
         )
 
 
-def check_privilege() -> None:
-    """Refuse a caller who can neither mount nor chroot."""
-    if os.geteuid() != 0:
+def check_privilege(plan: Plan) -> None:
+    """Refuse a caller who can neither be root nor play it in a user namespace."""
+    if os.geteuid() == 0:
+        check_root()
+    elif plan.backend.needs.root:
         raise HostError(
-            "building an image needs root",
-            why="The recipe's sections run in a chroot, on a mounted scratch image.",
+            f"building with Bootstrap: {plan.backend.name} needs root",
+            why="It makes devices and files of several owners.",
             remedy="Run it with sudo. Images run without root: singrun exec IMAGE COMMAND.",
+        )
+    elif reason := namespace.refusal():
+        raise HostError(
+            "this host gives you no user namespace, which building without root needs",
+            why=reason,
+            remedy="Run it with sudo, or ask for: sysctl user.max_user_namespaces=10000 "
+            "(Ubuntu: also kernel.apparmor_restrict_unprivileged_userns=0).",
+        )
+
+
+def check_root() -> None:
+    """Refuse a root that may not mount, as in most containers."""
+    capabilities = Path("/proc/self/status").read_text().partition("CapEff:\t")[2].split()[0]
+    if not int(capabilities, 16) >> CAP_SYS_ADMIN & 1:
+        raise HostError(
+            "root may not mount anything here",
+            why="The capability CAP_SYS_ADMIN is missing; most containers take it away.",
+            remedy="Build outside the container, or give it the capability.",
         )
     if not Path("/dev/loop-control").exists():
         raise HostError(

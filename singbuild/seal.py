@@ -12,10 +12,12 @@ trusted, security, ACLs), symbolic links' targets, device numbers and file
 data; then ``epoch`` and ``free``. A block of zeros is a hole, whether the host
 stored it or not.
 
-The digest is the SHA-256 of two others: one of all metadata, as ``contents``
-notes it, one of all file data, blocks of zeros left out, as it streams into
-the image. The UUID is cut from the digest. The hash seed, which has to be
-known before the first directory is written, comes from the names alone.
+Each inode has a digest, of its metadata as ``contents`` notes it and of its
+data, blocks of zeros left out; the tree's digest is that of all of these. It
+stands in the boot block, the inodes' own ones in a manifest inside the image,
+so that ``verification`` can name what changed. The UUID is cut from the digest.
+The hash seed, which has to be known before the first directory is written,
+comes from the names alone.
 """
 
 import hashlib
@@ -84,7 +86,7 @@ def seal(
     with created(target) as file:
         size, digest = job.write(file)
         file.sync(0o755)
-    return Sealed(target, size, str(_identity(digest)), f"sha256:{digest.hex()}")
+    return Sealed(target, size, str(identity(digest)), f"sha256:{digest.hex()}")
 
 
 def check_outside(tree: Path, target: Path) -> None:
@@ -123,31 +125,32 @@ class _Job:
             with Volume(file, geometry) as volume:
                 contents = Contents(self.root, volume, geometry, seed, self._progress())
                 contents.write(self.nodes, self.epoch)
-                digest = contents.digest()
+                digests = contents.digests()
+                contents.put_manifest(digests)
             journal = geometry.journal + indirect_blocks(geometry.journal)
             exact = self._fitted(volume.content - journal)
             if exact == geometry:
                 break
             geometry = exact
-        used = self._used(volume.next, geometry)
+        digest = tree_digest(digests)
+        used = in_use(self.nodes, volume.next, self._end(geometry, volume.next))
         write_tables(
             file,
             geometry,
             used,
             epoch=self.epoch,
-            uuid=_identity(digest).bytes,
+            uuid=identity(digest).bytes,
             hash_seed=seed,
             journal_map=contents.journal_map,
+            digest=digest,
         )
         return used.blocks * BLOCK, digest
 
-    def _used(self, end: int, geometry: Geometry) -> Used:
-        """Everything before ``end`` is; the file system ends there, or after what to leave free."""
-        blocks = geometry.block_after(end, self.free) if self.free else end
+    def _end(self, geometry: Geometry, used: int) -> int:
+        """Return where the file system ends: after what is used, or what is to be left free."""
+        blocks = geometry.block_after(used, self.free) if self.free else used
         # A last group may be there for its inodes alone.
-        blocks = max(blocks, geometry.content_start(geometry.groups - 1))
-        directories = [node.number for node in self.nodes if node.entries is not None]
-        return Used(end, blocks, FIRST_INODE - 2 + len(self.nodes), [LOST_INODE, *directories])
+        return max(blocks, geometry.content_start(geometry.groups - 1))
 
     def _fitted(self, content: int) -> Geometry:
         used = FIRST_INODE - 2 + len(self.nodes)
@@ -175,6 +178,12 @@ class _Job:
         return add
 
 
+def in_use(nodes: Sequence[Node], end: int, blocks: int) -> Used:
+    """Return what a file system of so many blocks uses, with content up to block ``end``."""
+    directories = [node.number for node in nodes if node.entries is not None]
+    return Used(end, blocks, FIRST_INODE - 2 + len(nodes), [LOST_INODE, *directories])
+
+
 def guessed_blocks(node: Node) -> int:
     """About how many blocks the node's content takes, by what the host says."""
     if node.entries is not None:
@@ -187,12 +196,17 @@ def guessed_blocks(node: Node) -> int:
     return blocks + indirect_blocks(blocks)
 
 
+def tree_digest(digests: Sequence[bytes]) -> bytes:
+    """Return the digest of a tree. digests: of its inodes, in the inventory's order."""
+    return hashlib.sha256(b"singbuild tree 2\n" + b"".join(digests)).digest()
+
+
 def names_seed(nodes: Sequence[Node]) -> bytes:
     """16 bytes from all paths, in the order of the inventory."""
     return hashlib.sha256(b"\0".join(node.path for node in nodes)).digest()[:16]
 
 
-def _identity(digest: bytes) -> uuid.UUID:
+def identity(digest: bytes) -> uuid.UUID:
     """Make a UUID of version 8, which RFC 9562 leaves to its maker."""
     value = bytearray(digest[:16])
     value[6] = value[6] & 0x0F | 0x80

@@ -231,9 +231,9 @@ def _parsed(header: bytes) -> Member:
         name,
         kind,
         _number(mode) & 0o7777,
-        _number(uid),
-        _number(gid),
-        _size(size),
+        _natural(uid),
+        _natural(gid),
+        _natural(size),
         _number(mtime) * 1_000_000_000,
         link.split(b"\0", 1)[0],
         (_number(major), _number(minor)) if kind in b"34" else (0, 0),
@@ -251,11 +251,11 @@ def _number(text: bytes) -> int:
     return value - (1 << (8 * len(text) - 1)) if text[0] & 0x40 else value
 
 
-def _size(text: bytes) -> int:
-    size = _number(text)
-    if size < 0:
-        raise SourceError("the archive is damaged", why="a member has a negative size")
-    return size
+def _natural(text: bytes) -> int:
+    number = _number(text)
+    if number < 0:
+        raise SourceError("the archive is damaged", why=f"{number} where a size or an owner is due")
+    return number
 
 
 def _decimal(text: bytes) -> int:
@@ -313,7 +313,7 @@ def _apply(member: Member, records: dict[bytes, bytes]) -> None:
 def _map(text: bytes) -> list[Segment]:
     """Read pairs of 12-byte numbers up to the first empty one."""
     pairs = (text[at : at + 24] for at in range(0, len(text), 24))
-    return [(_size(pair[:12]), _size(pair[12:])) for pair in pairs if pair.strip(b"\0")]
+    return [(_natural(pair[:12]), _natural(pair[12:])) for pair in pairs if pair.strip(b"\0")]
 
 
 def _check_segments(member: Member, stored: int) -> None:

@@ -200,14 +200,14 @@ def _bad_yaml(file: Text, error: Exception) -> RecipeError:
     return file.error(0, 0, what, why=sentence(why or type(error).__name__))
 
 
-def _value(file: Text, name: object, value: object) -> Any:  # noqa: ANN401
+def _value(file: Text, name: object, value: object) -> Any:
     lines = (n for n, line in enumerate(file.lines, 1) if line.startswith(str(name)))
     fail = _failing_at(file, next(lines, 0))
     _check_name(str(name), fail)
     return _plain(value, fail, iter(range(MOST_VALUES)), depth=0)
 
 
-def _plain(value: object, fail: _Fail, budget: Iterator[int], depth: int) -> Any:  # noqa: ANN401
+def _plain(value: object, fail: _Fail, budget: Iterator[int], depth: int) -> Any:
     if depth > 50 or next(budget, None) is None:
         raise fail(
             f"the value is deeper than 50 or holds more than {MOST_VALUES:,} values",

@@ -64,9 +64,18 @@ def scratch_directory() -> Iterator[Path]:
     try:
         yield made
     finally:
-        shutil.rmtree(made, ignore_errors=True)
+        remove_tree(made)
         if lock is not None:
             os.close(lock)
+
+
+def remove_tree(directory: Path) -> None:
+    """Remove a directory of the caller's, also where a section closed it to its owner."""
+    for parent, names, _ in os.walk(directory):
+        for name in names if os.geteuid() else ():
+            if not os.path.islink(os.path.join(parent, name)):  # noqa: PTH114, PTH118
+                os.chmod(os.path.join(parent, name), 0o700)  # noqa: PTH101, PTH118
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 def sweep_scratch(parent: Path) -> None:
@@ -77,7 +86,7 @@ def sweep_scratch(parent: Path) -> None:
                 continue
             lock = _locked(found / "lock", os.O_RDWR)
             if lock is not None:
-                shutil.rmtree(found, ignore_errors=True)
+                remove_tree(found)
                 os.close(lock)
 
 

@@ -46,10 +46,15 @@ def host_left_alone(
 
 
 def host_state(base: str) -> dict[str, list[str]]:
-    """What a test must not change: mounts, loop devices on files below base, children."""
+    """What a test must not change: mounts and loop devices of ours, and children.
+
+    base: pytest's directory. What others mount and attach meanwhile is not ours.
+    """
+    ours = (base, "/var/tmp/sing")
     files = [read(path) for path in Path("/sys/block").glob("loop*/loop/backing_file")]
-    mounts = sorted(Path("/proc/self/mounts").read_text().splitlines())
-    loops = sorted(file for file in files if file.startswith(base))
+    loops = sorted(file for file in files if file.startswith(ours))
+    lines = Path("/proc/self/mounts").read_text().splitlines()
+    mounts = sorted(line for line in lines if line.split()[1].startswith(ours))
     return {"mounts": mounts, "loops": loops, "children": children()}
 
 

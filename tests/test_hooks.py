@@ -10,9 +10,7 @@ import pytest
 
 from singbuild import backends, contract, hookspecs
 
-HOOKS = {
-    name: hook for name, hook in vars(hookspecs).items() if name.startswith("singbuild_")
-}
+HOOKS = {name: hook for name, hook in vars(hookspecs).items() if name.startswith("singbuild_")}
 BUILT_IN = [each.name for each in backends.installed() if each.distribution == "singbuild"]
 HEADINGS = ("When:", "Assume:", "Return:", "Raise:", "Since:")
 

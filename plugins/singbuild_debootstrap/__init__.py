@@ -74,6 +74,7 @@ def singbuild_needs() -> Needs:
             Program("wget", "wget"),
         ),
         space=500 << 20,
+        root=True,
     )
 
 

@@ -21,7 +21,7 @@ DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _REPOSITORY = re.compile(rf"{_PART}(?:/{_PART})*")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
-_HOST = re.compile(r"(?:[A-Za-z0-9.-]+|\[[0-9a-fA-F:]+\])(?::[0-9]+)?")
+_HOST = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9a-fA-F:]+\])(?::[0-9]+)?")
 
 
 @dataclass(frozen=True)
@@ -56,14 +56,14 @@ def named(keywords: Mapping[str, str]) -> Reference:
     if at and not DIGEST.fullmatch(digest):
         raise _wrong(text, f"{digest!r} is no digest", "Write it as sha256: and 64 digits.")
     registry, rest = _registry(rest, keywords.get("Registry", ""))
-    repository, tag = _tag(rest)
+    repository, colon, tag = _parted(rest)
     if "/" not in repository and keywords.get("Namespace"):
         repository = f"{keywords['Namespace'].strip('/')}/{repository}"
     if registry == DOCKER and "/" not in repository:
         repository = f"{DOCKER_NAMESPACE}/{repository}"
     if not _REPOSITORY.fullmatch(repository):
         raise _wrong(text, f"{repository!r} is no repository", "Names have small letters only.")
-    if tag and not _TAG.fullmatch(tag):
+    if colon and not _TAG.fullmatch(tag):
         raise _wrong(text, f"{tag!r} is no tag", "Tags have letters, digits, _ . and -.")
     return Reference(registry, repository, tag or ("" if digest else "latest"), digest)
 
@@ -93,9 +93,10 @@ def _normal(registry: str, keyword: str) -> str:
     return DOCKER if registry in (f"index.{DOCKER}", DOCKER_SERVER) else registry
 
 
-def _tag(name: str) -> tuple[str, str]:
-    repository, _, tag = name.rpartition(":")
-    return (repository, tag) if repository else (tag, "")
+def _parted(name: str) -> tuple[str, str, str]:
+    """Split the tag from a name; a digest's colon is gone by now."""
+    repository, colon, tag = name.rpartition(":")
+    return (repository, colon, tag) if colon else (tag, "", "")
 
 
 def _wrong(text: str, why: str, remedy: str) -> RecipeKeyError:

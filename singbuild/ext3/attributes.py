@@ -36,7 +36,9 @@ def attributes(found: Iterable[Attribute]) -> tuple[bytes, bytes]:
     Raises ValueError when a value fits neither: ext3 has one block for them.
     """
     entries = sorted(_stored(name, value) for name, value in found)
-    inside, outside, room = [], [], ATTRIBUTE_ROOM - 8  # magic, end of the list
+    inside: list[_Entry] = []
+    outside: list[_Entry] = []
+    room = ATTRIBUTE_ROOM - 8  # magic, end of the list
     for entry in entries:
         size = _size(entry)
         (inside if size <= room else outside).append(entry)

@@ -1,12 +1,11 @@
 """What each inode holds, read from the tree once and written into the volume.
 
 Directories first, so that listing an image reads one stretch of it; then
-everything else in the order of the inventory. Each inode is described in the
-digest as it is written.
+everything else in the order of the inventory. Each inode is described as it is
+written; the digest is made of the descriptions and the data.
 """
 
 import errno
-import hashlib
 import os
 import stat
 import struct
@@ -28,8 +27,8 @@ from singbuild.ext3.geometry import (
     ROOT_INODE,
     Geometry,
 )
-from singbuild.ext3.inventory import Node, shown
-from singbuild.ext3.volume import Volume
+from singbuild.ext3.inventory import MANIFEST, MANIFEST_ENTRY, Node, shown
+from singbuild.ext3.volume import Run, Volume
 
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 FAST_LINK = 60  # shorter targets live in the inode
@@ -60,8 +59,9 @@ class Contents:
     ) -> None:
         self._root, self._volume, self._geometry, self._seed = root, volume, geometry, seed
         self._on_bytes = on_bytes
-        self._facts: list[bytes] = []
-        self._digest = hashlib.sha256(b"singbuild tree 1\n")
+        self._facts: list[bytes] = []  # of the inode at hand
+        self._names: dict[int, bytes] = {}  # by directory
+        self._manifest: list[Run] = []
         self.journal_map = b""
 
     def write(self, nodes: Sequence[Node], epoch: int) -> None:
@@ -74,31 +74,36 @@ class Contents:
         for start in range(1, len(nodes), _AT_ONCE):
             some = nodes[start : start + _AT_ONCE]
             table.add([self._inode(node, listed) for node in some])
-            self._describe()
             self._on_bytes(sum(node.size for node in some if node.size < PIECE))
         table.close()
 
-    def digest(self) -> bytes:
-        """Wait until all is written; the SHA-256 of the canonical description and the data."""
-        self._describe()
-        return hashlib.sha256(self._digest.digest() + self._volume.digest()).digest()
+    def digests(self) -> list[bytes]:
+        """Wait until all data is written; the SHA-256 of each inode, in the inventory's order."""
+        self._volume.finish()
+        return self._volume.digests
 
-    def _describe(self) -> None:
-        self._digest.update(b"".join(self._facts))
-        self._facts.clear()
+    def put_manifest(self, digests: Sequence[bytes]) -> None:
+        """Fill the file that the tree has for it, if it has."""
+        content = b"".join(digest[:MANIFEST_ENTRY] for digest in digests)
+        for start, count in self._manifest:
+            part, content = content[: count * BLOCK], content[count * BLOCK :]
+            self._volume.put(start, part.ljust(count * BLOCK, b"\0"))
 
     def _inode(self, node: Node, listed: dict[int, Mapped]) -> bytes:
         """Read and write what the node holds; its inode."""
-        self._facts.append(_node_fact(node))
+        self._facts = [_node_fact(node), self._names.pop(node.number, b"")]
         try:
-            if stat.S_ISREG(node.mode):
+            if stat.S_ISREG(node.mode) and node.path != MANIFEST:
                 (mapped, blocks, size, flags), found = self._regular(node)
             else:
                 mapped, blocks, size, flags = self._special(node, listed)
-                found = self._attributes(self._path(node), follow=False)
+                found = self._attributes(node)
         except OSError as error:
             why = error.strerror or str(error)
             raise ImageError(f"cannot seal {shown(node.path)}", why=why) from error
+        for name, value in found:
+            self._facts.append(_FACT.pack(b"x", len(name), len(value)) + name + value)
+        self._volume.end(b"".join(self._facts))
         block, inside = self._attribute_block(node, found) if found else (0, b"")
         return records.inode(
             node.mode, node.uid, node.gid, node.mtime, size, node.links,
@@ -121,7 +126,7 @@ class Contents:
                 if len(data) != node.size:
                     raise changed(node)
                 mapped = self._short(data) or self._data(node, [(0, data)])
-            return mapped, self._attributes(fd, follow=True)
+            return mapped, _attributes(fd, follow=True)
         finally:
             os.close(fd)
 
@@ -135,7 +140,7 @@ class Contents:
         return (direct_map(start, count), count, len(data), 0) if start else None
 
     def _data(self, node: Node, parts: Iterable[tuple[int, bytes]]) -> Mapped:
-        """Copy the file's blocks, blocks of zeros left out; note where data lies."""
+        """Copy a file's blocks, blocks of zeros left out; note where data lies."""
         blocks = BlockMap(self._volume.take_one, self._volume.put)
         start = end = 0
         for offset, data in parts:
@@ -168,14 +173,23 @@ class Contents:
     def _special(self, node: Node, listed: dict[int, Mapped]) -> Mapped:
         if node.entries is not None:
             return listed[node.number]
+        if stat.S_ISREG(node.mode):
+            return self._reserved(node)
         if stat.S_ISLNK(node.mode):
-            return self._symlink(node)
+            return self._symlink(self._target(node))
         if stat.S_ISCHR(node.mode) or stat.S_ISBLK(node.mode):
             return records.device_map(os.major(node.device), os.minor(node.device)), 0, 0, 0
         return bytes(60), 0, 0, 0
 
-    def _symlink(self, node: Node) -> Mapped:
-        target = os.readlink(self._path(node))  # noqa: PTH115 - a target is bytes, not a Path
+    def _reserved(self, node: Node) -> Mapped:
+        """Leave the manifest's blocks free until its content is known."""
+        self._manifest = self._volume.take(-(-node.size // BLOCK))
+        return *self._map(self._manifest), node.size, 0
+
+    def _target(self, node: Node) -> bytes:
+        return os.readlink(self._path(node))  # noqa: PTH115 - a target is bytes, not a Path
+
+    def _symlink(self, target: bytes) -> Mapped:
         self._facts.append(_FACT.pack(b"l", 0, len(target)) + target)
         if len(target) < FAST_LINK:
             return target, 0, len(target), 0
@@ -195,38 +209,30 @@ class Contents:
     def _note_names(self, node: Node, names: list[Name]) -> None:
         joined = b"".join(name + b"/" for name, _, _ in names)
         numbers = b"".join(number.to_bytes(4, "little") for _, number, _ in names)
-        self._facts.append(_FACT.pack(b"n", node.number, len(names)) + numbers + joined)
+        self._names[node.number] = _FACT.pack(b"n", node.number, len(names)) + numbers + joined
 
     def _put_blocks(self, content: bytes) -> tuple[bytes, int]:
         """Write metadata blocks; their map, and how many blocks they take."""
+        runs = self._volume.take(len(content) // BLOCK)
+        done = 0
+        for start, count in runs:
+            self._volume.put(start, content[done * BLOCK : (done + count) * BLOCK])
+            done += count
+        return self._map(runs)
+
+    def _map(self, runs: Iterable[Run]) -> tuple[bytes, int]:
+        """Map blocks in their order; the map, and how many blocks that takes."""
         blocks = BlockMap(self._volume.take_one, self._volume.put)
         done = 0
-        for start, count in self._volume.take(len(content) // BLOCK):
-            self._volume.put(start, content[done * BLOCK : (done + count) * BLOCK])
+        for start, count in runs:
             blocks.add(done, start, count)
             done += count
         return blocks.close(), blocks.blocks
 
     # Extended attributes
 
-    def _attributes(self, where: bytes | int, *, follow: bool) -> list[Attribute]:
-        """Those that belong to the tree, sorted. follow: as listxattr wants for an open file."""
-        try:
-            names = os.listxattr(where, follow_symlinks=follow)
-        except OSError as error:
-            if error.errno in (errno.ENOTSUP, errno.ENOSYS):
-                return []
-            raise
-        if not names:
-            return []
-        found = sorted(
-            (os.fsencode(name), os.getxattr(where, name, follow_symlinks=follow))
-            for name in names
-            if want_attribute(os.fsencode(name))
-        )
-        for name, value in found:
-            self._facts.append(_FACT.pack(b"x", len(name), len(value)) + name + value)
-        return found
+    def _attributes(self, node: Node) -> list[Attribute]:
+        return _attributes(self._path(node), follow=False)
 
     def _attribute_block(self, node: Node, found: list[Attribute]) -> tuple[int, bytes]:
         """Write what the inode has no room for; that block's number or 0, and the rest."""
@@ -262,16 +268,11 @@ class Contents:
         return records.inode(0o100600, 0, 0, epoch, size, 1, blocks, mapped)
 
     def _journal_inode(self, epoch: int) -> bytes:
-        blocks = BlockMap(self._volume.take_one, self._volume.put)
         runs = self._volume.take(self._geometry.journal)
         self._volume.put(runs[0][0], records.journal_superblock(self._geometry.journal))
-        logical = 0
-        for start, count in runs:
-            blocks.add(logical, start, count)
-            logical += count
-        self.journal_map = blocks.close()
+        self.journal_map, blocks = self._map(runs)
         size = self._geometry.journal * BLOCK
-        return records.inode(0o100600, 0, 0, epoch, size, 1, blocks.blocks, self.journal_map)
+        return records.inode(0o100600, 0, 0, epoch, size, 1, blocks, self.journal_map)
 
     def _lost_and_found(self, epoch: int) -> bytes:
         content = lost_and_found(LOST_INODE, ROOT_INODE)
@@ -306,6 +307,23 @@ class InodeTable:
             del self._held[:some]
             self._written += some
             count -= some
+
+
+def _attributes(where: bytes | int, *, follow: bool) -> list[Attribute]:
+    """Those that belong to the tree, sorted. follow: as listxattr wants for an open file."""
+    try:
+        names = os.listxattr(where, follow_symlinks=follow)
+    except OSError as error:
+        if error.errno in (errno.ENOTSUP, errno.ENOSYS):
+            return []
+        raise
+    if not names:
+        return []
+    return sorted(
+        (os.fsencode(name), os.getxattr(where, name, follow_symlinks=follow))
+        for name in names
+        if want_attribute(os.fsencode(name))
+    )
 
 
 def _node_fact(node: Node) -> bytes:

@@ -1,7 +1,7 @@
 """Directories as blocks of names, hashed from a size at which the search would be felt."""
 
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from singbuild.ext3.geometry import BLOCK
 from singbuild.ext3.records import HASH_HALF_MD4, INDEXED
@@ -41,7 +41,7 @@ def lost_and_found(own: int, parent: int) -> bytes:
 
 def half_md4(name: bytes, seed: bytes) -> int:
     """Hash a name, taken as unsigned bytes, with the kernel's half MD4; the lowest bit is 0."""
-    state = struct.unpack("<4I", seed)
+    state: tuple[int, ...] = struct.unpack("<4I", seed)
     for start in range(0, len(name), 32):
         state = _compress(state, _words(name[start:]))
     return state[1] & ~1
@@ -148,7 +148,8 @@ def _compress(state: tuple[int, ...], words: list[int]) -> tuple[int, ...]:
     return tuple(old + new & _WORD for old, new in zip(state, (a, b, c, d), strict=True))
 
 
-_ROUNDS = (
+_Round = tuple[Callable[[int, int, int], int], int, tuple[int, ...], tuple[int, ...]]
+_ROUNDS: tuple[_Round, ...] = (
     (lambda x, y, z: z ^ (x & (y ^ z)), 0, (3, 7, 11, 19), (0, 1, 2, 3, 4, 5, 6, 7)),
     (lambda x, y, z: (x & y) + ((x ^ y) & z), 0x5A827999, (3, 5, 9, 13), (1, 3, 5, 7, 0, 2, 4, 6)),
     (lambda x, y, z: x ^ y ^ z, 0x6ED9EBA1, (3, 9, 11, 15), (3, 7, 2, 6, 1, 5, 0, 4)),

@@ -15,12 +15,12 @@ from typing import Self
 
 from singbuild.errors import ImageError
 from singbuild.ext3 import read_inode, read_superblock
+from singbuild.ext3.boot import BOOT_BLOCK, LAUNCH_LINE
 from singbuild.ext3.read_inode import Inode
 from singbuild.ext3.read_superblock import DESCRIPTOR, SUPERBLOCK, Superblock
 
 HEADER_2X = b"#!/usr/bin/env run-singularity"
 HEADER_2X_SIZE = 31
-BOOT_BLOCK = 1024
 _TABLE_PIECE = 64  # inodes read at a time
 _KEPT = 128  # pieces of inode tables held in memory: 2 MiB
 _REMEDY = "Give an image built by singbuild, a bare ext3 image or a Singularity 2.x image."
@@ -115,6 +115,8 @@ class Disk:
 
     def _superblock(self) -> Superblock:
         data = os.pread(self._fd, SUPERBLOCK, self.offset + SUPERBLOCK)
+        if self.boot.startswith(LAUNCH_LINE) and data[0x38:0x3A] != read_superblock.MAGIC:
+            raise self.damaged("the superblock", "there is none, though the launch line is ours")
         if data[0x38:0x3A] != read_superblock.MAGIC:
             why = f"There is no ext3 superblock at offset {self.offset + SUPERBLOCK}."
             raise ImageError(f"{self.path} is not an image", why=why, remedy=_REMEDY)

@@ -21,6 +21,9 @@ from singbuild.ext3.geometry import FIRST_INODE, MAX_FILE_BYTES, MAX_LINKS, ROOT
 from singbuild.ext3.records import MAX_TIME, MIN_TIME
 
 LOST_AND_FOUND = b"lost+found"
+HOME = b".singularity.d"
+MANIFEST = HOME + b"/manifest"  # docs/image-format.md, "The digest and the manifest"
+MANIFEST_ENTRY = 16  # bytes for each inode of the tree
 _KINDS = (
     stat.S_IFREG,
     stat.S_IFDIR,
@@ -78,10 +81,20 @@ def inventory(tree: Path, epoch: int) -> list[Node]:
             nodes = list(_walk(root, epoch))
     except OSError as error:
         raise unreadable(error, root) from error
+    reserve_manifest(nodes)
     for node in nodes:
         if node.links > MAX_LINKS or node.mtime < MIN_TIME or node.size > MAX_FILE_BYTES:
             check_fits_ext3(node)
     return nodes
+
+
+def reserve_manifest(nodes: list[Node]) -> None:
+    """Give the file that the seal fills, where the tree has one, the size that it will have."""
+    names = {name: node for name, node in nodes[0].entries or [] if name == HOME}
+    inside = names[HOME].entries or [] if names else []
+    for _, node in inside:
+        if node.path == MANIFEST and stat.S_ISREG(node.mode):
+            node.size = node.disk_bytes = MANIFEST_ENTRY * len(nodes)
 
 
 def unreadable(error: OSError, root: bytes) -> ImageError:

@@ -9,10 +9,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from singbuild.ext3 import records
+from singbuild.ext3.boot import boot_block
 from singbuild.ext3.geometry import BLOCK, GROUP_BLOCKS, Geometry
 from singbuild.ext3.target import TargetFile
-
-LAUNCH_LINE = b"#!/usr/bin/env singrun\n"
 
 
 @dataclass(frozen=True)
@@ -37,6 +36,7 @@ def write_tables(
     uuid: bytes,
     hash_seed: bytes,
     journal_map: bytes,
+    digest: bytes,
 ) -> None:
     """Make the file a file system, and the file system executable."""
     file.truncate(used.blocks * BLOCK)
@@ -46,13 +46,14 @@ def write_tables(
         used.blocks, sum(free), inodes - used.inodes, epoch, uuid, hash_seed, journal_map
     )
     per_group = geometry.inodes_per_group
-    directories = Counter((number - 1) // per_group for number in used.directories)
+    counted = Counter((number - 1) // per_group for number in used.directories)
+    directories = [counted[group] for group in range(geometry.groups)]
     packed = records.descriptors(geometry, free, used.inodes, directories)
     for group in (*geometry.backups, 0):
         start = group * GROUP_BLOCKS * BLOCK
         file.write(packed, start + BLOCK)
         file.write(records.superblock(geometry, totals, group), start + (0 if group else 1024))
-    file.write(LAUNCH_LINE, 0)
+    file.write(boot_block(digest), 0)
 
 
 def _write_bitmaps(file: TargetFile, geometry: Geometry, used: Used, group: int) -> int:

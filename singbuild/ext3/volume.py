@@ -25,12 +25,15 @@ class Volume:
 
     next: the next block of content; all content before it is in use.
     content: blocks given out so far.
+    digests: what ``end`` was called for, in order, once ``finish`` was called.
     """
 
     def __init__(self, target: TargetFile, geometry: Geometry) -> None:
-        self.content = 0
+        self.content = self.next = self._end = 0
         self._target, self._geometry = target, geometry
-        self._digest = hashlib.sha256()
+        self.digests: list[bytes] = []
+        self._open = hashlib.sha256()  # of data whose inode has not ended
+        self._ends: list[tuple[int, bytes]] = []  # how many parts lie before it, and facts
         self._parts: list[bytes | memoryview] = []  # data and the zeros after it, in turn
         self._buffered = 0
         self._stream_start = self._stream_end = 0
@@ -97,32 +100,49 @@ class Volume:
             done += size
         return runs
 
+    def end(self, facts: bytes) -> None:
+        """Say that an inode ends, with all data appended since the last; facts: all else of it."""
+        self._ends.append((len(self._parts), facts))
+
     def _hold(self, data: bytes, count: int) -> None:
         self._parts += data, _ZEROS[: count * BLOCK - len(data)]
         self._buffered += count
         if self._buffered >= _BUFFER:
             self._flush()
 
-    def digest(self) -> bytes:
-        """Wait until all data is written; the SHA-256 of all that was appended."""
+    def finish(self) -> None:
+        """Wait until all data is hashed and written."""
         self._flush()
         while self._pending:
             self._pending.popleft().result()
-        return self._digest.digest()
 
     def _enter(self, group: int) -> None:
         self.next = self._geometry.content_start(group)
         self._end = (group + 1) * GROUP_BLOCKS
 
     def _flush(self) -> None:
-        if not self._parts:
+        if not self._parts and not self._ends:
             return
         while len(self._pending) >= _PENDING:
             self._pending.popleft().result()
-        self._pending.append(self._thread.submit(self._absorb, self._parts, self._stream_start))
-        self._parts, self._buffered = [], 0
+        work = self._parts, self._ends, self._stream_start
+        self._pending.append(self._thread.submit(self._absorb, *work))
+        self._parts, self._ends, self._buffered = [], [], 0
         self._stream_start = self._stream_end
 
-    def _absorb(self, parts: list[bytes | memoryview], start: int) -> None:
-        self._digest.update(b"".join(parts[::2]))
-        self._target.write_parts(parts, start * BLOCK)
+    def _absorb(
+        self, parts: list[bytes | memoryview], ends: list[tuple[int, bytes]], start: int
+    ) -> None:
+        hashed = 0
+        for end, facts in ends:
+            for data in parts[hashed : end - 2 : 2] if end > hashed else ():
+                self._open.update(data)
+            data = parts[end - 2] if end > hashed else b""
+            # The length makes clear where the data ends.
+            self._open.update(b"".join((data, facts, len(facts).to_bytes(8, "little"))))
+            self.digests.append(self._open.digest())
+            self._open, hashed = hashlib.sha256(), end
+        for data in parts[hashed::2]:
+            self._open.update(data)
+        if parts:
+            self._target.write_parts(parts, start * BLOCK)

@@ -319,20 +319,6 @@ def test_a_template_is_rendered_and_recorded(
     assert cat(tmp_path / "a.img", "/who") == "alice 3\n"
 
 
-def test_an_ordinary_user_may_plan_but_is_told_that_building_needs_root(
-    singbuild: Build,
-) -> None:
-    as_nobody = {"user": 65534, "group": 65534, "extra_groups": [], "input": FULL}
-    if singbuild("--version", **as_nobody).returncode:
-        pytest.skip("this checkout cannot be read by an ordinary user")
-    planned = singbuild("plan", "-", **as_nobody)
-    assert planned.returncode == 0, planned.stderr
-    assert "%post at line 10" in planned.stdout
-    done = singbuild("-", "/tmp/singbuild-test-unwanted.img", **as_nobody)
-    assert done.returncode == 5
-    assert "needs root" in done.stderr
-
-
 @pytest.mark.parametrize("interpreter", ["%post -c /bin/ash", "%post\n#!/bin/ash"])
 def test_a_section_names_its_interpreter(
     interpreter: str, recipe: Callable[[str], Path], singbuild: Build, tmp_path: Path

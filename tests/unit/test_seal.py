@@ -69,8 +69,8 @@ def test_an_image_is_a_script_and_an_ext3_file_system_with_the_published_feature
 ) -> None:
     (tree / "hello").write_text("hello\n")
     sealed = seal(tree, image, epoch=EPOCH)
-    line = b"#!/usr/bin/env singrun\n"
-    assert image.read_bytes()[:1024] == line.ljust(1024, b"\0")
+    lines = f"#!/usr/bin/env singrun\n# content {sealed.digest}\n".encode()
+    assert image.read_bytes()[:1024] == lines.ljust(1024, b"\0")
     assert sealed.size == image.stat().st_size == image.stat().st_size // 4096 * 4096
     shown = debugfs(image, "show_super_stats -h")
     wanted = "has_journal ext_attr resize_inode dir_index filetype sparse_super large_file"

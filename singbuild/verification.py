@@ -1,0 +1,203 @@
+"""Is an image still, bit for bit, what the build wrote? If not: the first path that is not.
+
+Two questions. Does each inode's content have the digest that was recorded? The
+manifest inside the image answers for each path, the boot block for all of them.
+And do all other bytes, from the superblock to the last bitmap, follow from
+that content? The seal's own writer answers, by writing the image again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from singbuild.difference import untouched
+from singbuild.errors import ImageError
+from singbuild.ext3.boot import BOOT_BLOCK, recorded_digest
+from singbuild.ext3.geometry import (
+    BLOCK,
+    FIRST_INODE,
+    GROUP_BLOCKS,
+    INODE,
+    JOURNAL_INODE,
+    LOST_INODE,
+    RESIZE_INODE,
+    ROOT_INODE,
+    Geometry,
+)
+from singbuild.ext3.inventory import MANIFEST, MANIFEST_ENTRY, Node, shown
+from singbuild.ext3.read_inode import REGULAR
+from singbuild.ext3.reader import Image
+from singbuild.ext3.resealed import Compared, Ignored, ImageContents, image_nodes
+from singbuild.ext3.tables import write_tables
+from singbuild.ext3.volume import Volume
+from singbuild.seal import identity, in_use, names_seed, tree_digest
+
+_OWN = {
+    ROOT_INODE: "/",
+    RESIZE_INODE: "the inode of the blocks reserved for growth",
+    JOURNAL_INODE: "the journal's inode",
+    LOST_INODE: "/lost+found",
+}
+_JOURNALS = (1024, 4096)  # blocks; geometry.journal_blocks
+# For an image that no seal has laid out: room for anything, and nothing is written.
+_ANY = Geometry(1 << 17, 1 << 15, _JOURNALS[0])
+
+
+def verify(path: Path) -> str:
+    """Return what was found sound, in words.
+
+    Raises ImageError, naming the first path or place that is not as built, or
+    saying that the image records nothing to hold it against.
+    """
+    with Image(path, short=True) as image:
+        nodes = image_nodes(image)
+        manifest = _manifest(image)
+        if recorded_digest(image.boot) is None and manifest is None:
+            raise ImageError(
+                f"{path} records no digest",
+                why="It was not built by singbuild, or by a version that recorded none.",
+                remedy="Build it again from its recipe: singbuild inspect --recipe",
+            )
+        digest = _Verification(image, nodes).run(manifest)
+    return f"{len(nodes)} files and directories as built, content {digest}"
+
+
+class _Verification:
+    """One image and its inodes."""
+
+    def __init__(self, image: Image, nodes: Sequence[Node]) -> None:
+        self._image, self._nodes = image, nodes
+
+    def run(self, manifest: Sequence[bytes] | None) -> str:
+        geometry = self._geometry()
+        seed = names_seed(self._nodes)
+        target = Compared(self._image) if geometry else Ignored(self._image)
+        shape = geometry or _ANY
+        with Volume(target, shape) as volume:
+            contents = ImageContents(self._image, volume, shape, seed)
+            contents.write(self._nodes, self._image.superblock.made)
+            digests = contents.digests()
+            contents.put_manifest(digests)
+        digest = tree_digest(digests)
+        self._check_content(digests, manifest, f"sha256:{digest.hex()}")
+        if geometry is None or not isinstance(target, Compared):
+            where = "the superblock or the journal's inode"
+            raise self._error(where, "the file system has another shape than was built")
+        self._compare_tables(target, geometry, contents, digest, seed, volume.next)
+        return f"sha256:{digest.hex()}"
+
+    def _geometry(self) -> Geometry | None:
+        """Return the geometry, if it and the inodes' numbers are as a seal gives them."""
+        block = self._image.superblock
+        try:
+            journal = self._image.inode(JOURNAL_INODE).size // BLOCK
+        except ValueError:
+            return None
+        numbers = [ROOT_INODE, *range(FIRST_INODE, FIRST_INODE + len(self._nodes) - 1)]
+        sealed = (
+            (block.block, block.inode_size, block.group_blocks) == (BLOCK, INODE, GROUP_BLOCKS)
+            and block.group_inodes % 16 == 0
+            and journal in _JOURNALS
+            and numbers == [node.number for node in self._nodes]
+            and numbers[-1] <= block.inodes
+        )
+        return Geometry(block.groups, block.group_inodes, journal) if sealed else None
+
+    def _check_content(
+        self, digests: Sequence[bytes], manifest: Sequence[bytes] | None, digest: str
+    ) -> None:
+        """Refuse content that is not the recorded one, by the first path that differs."""
+        record = recorded_digest(self._image.boot)
+        if digest == record:
+            return
+        if manifest is None:
+            reason = f"it is {digest}, recorded was {record}; no manifest tells which path differs"
+            raise self._error("its content", reason)
+        for node, found in zip(self._nodes, digests, strict=True):
+            place = max(node.number - FIRST_INODE + 1, 0)
+            if place >= len(manifest) or manifest[place] != found[:MANIFEST_ENTRY]:
+                reason = "its content or its metadata is not what was built"
+                raise self._error(shown(node.path), reason)
+        raise self._error("the boot block", "the digest there is not that of the content")
+
+    def _compare_tables(
+        self,
+        target: Compared,
+        geometry: Geometry,
+        contents: ImageContents,
+        digest: bytes,
+        seed: bytes,
+        end: int,
+    ) -> None:
+        """Refuse any byte that does not follow from the content."""
+        block = self._image.superblock
+        last = geometry.content_start(geometry.groups - 1)
+        if block.blocks < max(end, last):
+            raise self._error("the superblock", "it speaks of fewer blocks than are in use")
+        write_tables(
+            target,
+            geometry,
+            in_use(self._nodes, end, block.blocks),
+            epoch=block.made,
+            uuid=identity(digest).bytes,
+            hash_seed=seed,
+            journal_map=contents.journal_map,
+            digest=digest,
+        )
+        target.compare_rest()
+        if target.differing:
+            offset = min(target.differing)
+            reason = f"byte {offset} of the file is not what was built"
+            raise self._error(self._place(geometry, contents, offset), reason)
+
+    def _place(self, geometry: Geometry, contents: ImageContents, offset: int) -> str:
+        """Say what lies at an offset of the file."""
+        if offset < BOOT_BLOCK:
+            return "the boot block"
+        if offset >= min(self._image.size, self._image.superblock.size):
+            return "its end"
+        block = offset // BLOCK
+        group = block // GROUP_BLOCKS
+        tables = geometry.tables_start(group)
+        if block < tables:
+            return f"the superblock or the group descriptors in group {group}"
+        if block < tables + 2:
+            return f"the {('block', 'inode')[block - tables]} bitmap of group {group}"
+        if block < geometry.content_start(group):
+            at = (offset - (tables + 2) * BLOCK) // INODE
+            return self._inode_name(group * geometry.inodes_per_group + at + 1)
+        return contents.owner(block)
+
+    def _inode_name(self, number: int) -> str:
+        index = number - FIRST_INODE + 1
+        if number < FIRST_INODE:
+            return _OWN.get(number, f"the reserved inode {number}")
+        if index < len(self._nodes):
+            return shown(self._nodes[index].path)
+        return f"the free inode {number}"
+
+    def _error(self, where: str, reason: str) -> ImageError:
+        """Make the error: damage, or a change by somebody who mounted the image for writing."""
+        if untouched(self._image):
+            return self._image.damaged(where, reason)
+        when = max(self._image.superblock.mounted, self._image.superblock.written)
+        date = datetime.fromtimestamp(min(when, 2**34), UTC).date()
+        return ImageError(
+            f"the image {self._image.path} was changed since it was built, first at {where}",
+            why=f"{reason}; the file system was last written to on {date}",
+            remedy="singbuild diff tells all that changed against another copy.",
+        )
+
+
+def _manifest(image: Image) -> list[bytes] | None:
+    """Return the recorded digests, cut to 16 bytes each; None when there is no readable manifest."""
+    entry = image.find(MANIFEST, follow=False)
+    if entry is None or entry.inode.kind != REGULAR:
+        return None
+    try:
+        data = image.read(entry, MANIFEST_ENTRY * image.superblock.inodes)
+    except ImageError:
+        return None  # what is in its place is told when all is compared
+    return [data[at : at + MANIFEST_ENTRY] for at in range(0, len(data), MANIFEST_ENTRY)]

@@ -1,0 +1,378 @@
+"""Archives unpacked into a directory: every kind of entry, every way to write a name, no escape."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import stat
+import subprocess
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from singbuild import SourceError
+from singbuild.untar import Limits, Unpacker
+from tests.backend_alone import Recorder
+from tests.docker_images import (
+    archive,
+    directory,
+    entry,
+    file,
+    hardlink,
+    opaque,
+    symlink,
+    whiteout,
+)
+
+ME = {"uid": os.getuid(), "gid": os.getgid()}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    (tmp_path / "secret").write_text("untouched")
+    made = tmp_path / "root"
+    made.mkdir()
+    return made
+
+
+def pieces(content: bytes, size: int = 1 << 16) -> Iterator[bytes]:
+    for at in range(0, len(content), size):
+        yield content[at : at + size]
+
+
+def unpack(root: Path, *archives: bytes, size: int = 1 << 16, limits: Limits | None = None) -> None:
+    with Unpacker(root, Recorder(), limits=limits, whiteouts=True) as unpacker:
+        for each in archives:
+            unpacker.apply(pieces(each, size))
+
+
+def tree(root: Path) -> list[str]:
+    return sorted(str(path.relative_to(root)) for path in root.rglob("*"))
+
+
+@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+@pytest.mark.parametrize("size", [1, 7, 512, 1000, 1 << 20])
+def test_pieces_may_have_any_size(root: Path, form: int, size: int) -> None:
+    data = os.urandom(1500)
+    made = archive(directory("d"), file("d/a", data), file("d/empty", b""), file("b"), form=form)
+    unpack(root, made, size=size)
+    assert (root / "d/a").read_bytes() == data
+    assert (root / "d/empty").read_bytes() == b""
+    assert tree(root) == ["b", "d", "d/a", "d/empty"]
+
+
+def test_names_links_modes_and_times_are_exact(root: Path) -> None:
+    odd = "d/" + "ü" * 60 + "/" + "x" * 120 + "/back\\slash \n"
+    made = archive(
+        directory("./d/", mode=0o750, mtime=-300_000_000),
+        file(odd, mode=0o604, mtime=1_600_000_000.25, pax_headers={"mtime": "1600000000.25"}),
+        hardlink("h", "./" + odd),
+        symlink("s", "../../" + "y" * 200, mtime=7),
+    )
+    unpack(root, made)
+    assert (root / odd).stat().st_mtime == 1_600_000_000.25
+    assert stat.S_IMODE((root / odd).stat().st_mode) == 0o604
+    assert (root / "d").stat().st_mtime == -300_000_000
+    assert stat.S_IMODE((root / "d").stat().st_mode) == 0o750
+    assert os.path.samestat((root / "h").stat(), (root / odd).stat())
+    assert os.readlink(root / "s") == "../../" + "y" * 200
+    assert (root / "s").lstat().st_mtime == 7
+
+
+def test_names_need_not_be_utf_8(root: Path) -> None:
+    made = archive(file("a\udcff\udcfe"))
+    unpack(root, made)
+    assert os.listdir(os.fsencode(root)) == [b"a\xff\xfe"]
+
+
+def test_a_mode_is_exact_whatever_the_umask(root: Path) -> None:
+    old = os.umask(0o077)
+    try:
+        unpack(root, archive(file("a", mode=0o666), directory("d", mode=0o777)))
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE((root / "a").stat().st_mode) == 0o666
+    assert stat.S_IMODE((root / "d").stat().st_mode) == 0o777
+
+
+@pytest.mark.parametrize("form", ["gnu --sparse", "pax --sparse-version=0.0"])
+@pytest.mark.parametrize("holes", [1, 40])
+def test_sparse_files_as_gnu_tar_writes_them(root: Path, form: str, holes: int) -> None:
+    check_sparse(root, form.split()[0], ["--sparse", *form.split()[1:]], holes)
+
+
+@pytest.mark.parametrize("version", ["0.1", "1.0"])
+@pytest.mark.parametrize("holes", [1, 40])
+def test_sparse_files_in_pax_archives(root: Path, version: str, holes: int) -> None:
+    check_sparse(root, "pax", ["--sparse", f"--sparse-version={version}"], holes)
+
+
+def check_sparse(root: Path, form: str, options: list[str], holes: int) -> None:
+    source = root.parent / "sparse"
+    with source.open("wb") as out:
+        for number in range(holes):
+            out.seek((2 * number + 1) << 20)
+            out.write(b"data %d" % number)
+        out.truncate((2 * holes + 1) << 20)
+    argv = ["tar", "-C", root.parent, f"--format={form}", *options, "-cf", "-", "sparse"]
+    made = subprocess.run(argv, capture_output=True, check=True).stdout
+    assert len(made) < 1 << 20
+    unpack(root, made)
+    assert (root / "sparse").read_bytes() == source.read_bytes()
+    assert (root / "sparse").stat().st_blocks < 2000
+
+
+def test_a_name_is_unlinked_before_it_is_written(root: Path) -> None:
+    lower = archive(file("a", b"old"), hardlink("b", "a"))
+    unpack(root, lower, archive(file("b", b"new")))
+    assert (root / "a").read_bytes() == b"old"
+    assert (root / "b").read_bytes() == b"new"
+
+
+def test_a_hard_link_may_lead_to_a_lower_layer(root: Path) -> None:
+    unpack(root, archive(file("a", b"x")), archive(hardlink("d/b", "/a")), archive(whiteout("a")))
+    assert (root / "d/b").read_bytes() == b"x"
+    assert tree(root) == ["d", "d/b"]
+
+
+def test_a_hard_link_to_itself_changes_nothing(root: Path) -> None:
+    unpack(root, archive(file("a", b"x"), hardlink("a", "a")))
+    assert (root / "a").read_bytes() == b"x"
+
+
+KINDS = {
+    "file": (file("x", b"1"),),
+    "directory": (directory("x"), file("x/deep/er", b"2")),
+    "link": (symlink("x", "t"),),
+    "hard link": (hardlink("x", "t/keep"),),
+    "fifo": (entry("x", tarfile.FIFOTYPE),),
+}
+
+
+@pytest.mark.parametrize("above", KINDS)
+@pytest.mark.parametrize("below", KINDS)
+def test_a_layer_may_change_the_type_of_an_entry(root: Path, below: str, above: str) -> None:
+    unpack(root, archive(file("t/keep", b"k"), *KINDS[below]), archive(*KINDS[above]))
+    assert (root / "t/keep").read_bytes() == b"k"
+    alone = root.parent / "alone"
+    alone.mkdir()
+    unpack(alone, archive(file("t/keep", b"k"), *KINDS[above]))
+    extra = {"x/deep", "x/deep/er"} if below == above == "directory" else set()
+    assert set(tree(root)) - extra == set(tree(alone)) - extra
+    assert stat.S_IFMT((root / "x").lstat().st_mode) == stat.S_IFMT((alone / "x").lstat().st_mode)
+
+
+def test_whiteouts_hide_lower_layers_only(root: Path) -> None:
+    lower = archive(file("a"), file("d/b"), file("d/c"), directory("e"), file("e/f"))
+    upper = archive(
+        file("a", b"new"), whiteout("a"), whiteout("d/b"), whiteout("e"), whiteout("no/such")
+    )
+    unpack(root, lower, upper)
+    assert tree(root) == ["a", "d", "d/c"]
+    assert (root / "a").read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("place", [0, 1, 4])
+def test_an_opaque_directory_hides_what_is_below_wherever_it_stands(root: Path, place: int) -> None:
+    lower = archive(file("d/old"), file("d/sub/old"), file("d/gone/old"), file("other"))
+    upper = [directory("d"), file("d/new"), file("d/sub/new"), file("d/sub/deep/new")]
+    upper.insert(place, opaque("d"))
+    unpack(root, lower, archive(*upper))
+    expected = ["d", "d/new", "d/sub", "d/sub/deep", "d/sub/deep/new", "d/sub/new", "other"]
+    assert tree(root) == expected
+
+
+def test_a_whiteout_follows_the_links_above_it_inside(root: Path) -> None:
+    lower = archive(file("real/a"), file("real/b"), symlink("link", "/real"))
+    unpack(root, lower, archive(whiteout("link/a")))
+    assert tree(root) == ["link", "real", "real/b"]
+
+
+def test_aufs_keeps_its_notes_to_itself(root: Path) -> None:
+    unpack(root, archive(file(".wh..wh.plnk/1.2"), file(".wh..wh.aufs"), file("a")))
+    assert "a" in tree(root)
+    assert ".wh..wh.aufs" not in tree(root)
+
+
+def test_times_of_directories_survive_later_entries(root: Path) -> None:
+    lower = archive(directory("d", mtime=1000), file("d/a"), directory("d/e", mtime=2000))
+    unpack(root, lower, archive(file("d/b"), whiteout("d/a"), file("d/e/f")))
+    assert (root / "d").stat().st_mtime == 1000
+    assert (root / "d/e").stat().st_mtime == 2000
+
+
+def test_a_link_that_leads_nowhere_yet_gets_its_directory(root: Path) -> None:
+    unpack(
+        root, archive(symlink("var/run", "/run/x"), file("var/run/pid"), symlink("o", "../../n"))
+    )
+    assert (root / "run/x/pid").is_file()
+    unpack(root, archive(file("o/f")))
+    assert (root / "n/f").is_file()
+
+
+@pytest.mark.parametrize(
+    "link",
+    ["..", "../..", "/", "{tmp}", "../../../../../../..{tmp}", "d/../..{tmp}", "//..//{tmp}"],
+)
+def test_no_link_leads_out_of_the_tree(root: Path, link: str) -> None:
+    target = link.format(tmp=root.parent)
+    hostile = archive(
+        directory("d"), symlink("out", target), file("out/secret", b"evil"), whiteout("out/x")
+    )
+    unpack(root, archive(file("base")), hostile, archive(whiteout("out/secret")))
+    assert (root.parent / "secret").read_text() == "untouched"
+    assert sorted(os.listdir(root.parent)) == ["root", "secret"]
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        [file("../secret", b"evil")],
+        [file("a/../../secret", b"evil")],
+        [file("..", b"evil")],
+        [file("a/..", b"evil")],
+        [directory("../d")],
+        [hardlink("h", "../secret")],
+        [hardlink("h", "a/../../secret")],
+        [hardlink("h", "{secret}")],
+        [hardlink("h", "no/such")],
+        [hardlink("h", "")],
+        [symlink("out", ".."), hardlink("h", "out/secret")],
+        [symlink("a", "a"), file("a/b")],
+        [file("a"), file("a/b")],
+        [file("x" * 300)],
+        [file("/".join(["y" * 200] * 25))],
+        [symlink("s", "")],
+        [entry("odd", b"Z")],
+        [whiteout("..")],
+        [whiteout(".")],
+        [file(".wh.")],
+        [file("a", uid=-5)],
+        [file("a", pax_headers={"mtime": "9" * 19})],
+        [file("a", pax_headers={"path": "a\0b"})],
+        [file("a", pax_headers={"uid": "9" * 18})],
+    ],
+)
+def test_what_would_lead_out_or_makes_no_sense_is_refused(
+    root: Path, hostile: list[object]
+) -> None:
+    entries = []
+    for info, data in hostile:  # type: ignore[misc,attr-defined]
+        info.linkname = info.linkname.format(secret=root.parent / "secret")
+        entries.append((info, data))
+    before = os.stat(root.parent / "secret")
+    with pytest.raises(SourceError) as caught:
+        unpack(root, archive(file("base")), archive(*entries))
+    assert "cannot be unpacked" in str(caught.value) or "damaged" in str(caught.value)
+    assert (root.parent / "secret").read_text() == "untouched"
+    assert os.stat(root.parent / "secret").st_nlink == before.st_nlink
+    assert sorted(os.listdir(root.parent)) == ["root", "secret"]
+
+
+def test_absolute_names_are_names_inside(root: Path) -> None:
+    unpack(root, archive(file("/etc/passwd"), file("//x///y"), hardlink("/h", "/etc/passwd")))
+    assert tree(root) == ["etc", "etc/passwd", "h", "x", "x/y"]
+
+
+def test_a_directory_replaced_by_a_link_is_not_followed_for_its_times(root: Path) -> None:
+    victim = root.parent / "victim"
+    (victim / "b").mkdir(parents=True)
+    before = (victim / "b").stat()
+    lower = archive(directory("a"), directory("a/b", mode=0o700, mtime=5))
+    unpack(root, lower, archive(symlink("a", str(victim))))
+    after = (victim / "b").stat()
+    assert (after.st_mode, after.st_mtime) == (before.st_mode, before.st_mtime)
+
+
+def test_too_many_entries_are_refused_by_name(root: Path) -> None:
+    made = archive(*(file(f"f{n}") for n in range(20)))
+    with pytest.raises(SourceError, match="f10.*\n.*entry number 11.*\n.*SINGBUILD_UNPACK_ENTRIES"):
+        unpack(root, made, limits=Limits(entries=10))
+
+
+def test_files_too_large_are_refused_before_they_are_written(root: Path) -> None:
+    with pytest.raises(SourceError, match="big.*\n.*\n.*SINGBUILD_UNPACK_BYTES"):
+        unpack(root, archive(file("big", bytes(5000))), limits=Limits(size=4999))
+    assert tree(root) == []
+
+
+def test_very_deep_trees_can_be_made_and_taken_away(root: Path) -> None:
+    deep = "/".join("d" * 1 for _ in range(1500))
+    old = archive(file(f"{deep}/f"))
+    unpack(root, old, archive(whiteout("d"), file("a")))
+    assert tree(root) == ["a"]
+
+
+def test_many_directories_do_not_use_up_the_descriptors(root: Path) -> None:
+    unpack(root, archive(*(file(f"d{n}/e/f") for n in range(700))))
+    assert len(os.listdir(root)) == 700
+    assert len(os.listdir("/proc/self/fd")) < 200
+
+
+@pytest.mark.parametrize("cut", [1, 100, 511, 513, 700, 1030])
+def test_an_archive_that_is_cut_off_is_noticed(root: Path, cut: int) -> None:
+    made = archive(file("a", bytes(600)), file("b", b"y"))
+    with pytest.raises(SourceError, match="cut off|damaged"):
+        unpack(root, made[:cut])
+
+
+def test_an_archive_may_end_without_zeros(root: Path) -> None:
+    unpack(root, archive(file("a", bytes(512)))[:1024])
+    assert tree(root) == ["a"]
+
+
+def test_a_wrong_checksum_is_noticed(root: Path) -> None:
+    made = bytearray(archive(file("a")))
+    made[0] ^= 1
+    with pytest.raises(SourceError, match="checksum"):
+        unpack(root, bytes(made))
+
+
+def test_everything_is_taken_even_behind_the_end(root: Path) -> None:
+    seen = []
+    content = archive(file("a")) + b"behind" * 1000
+    with Unpacker(root, Recorder()) as unpacker:
+        unpacker.apply(piece for piece in pieces(content, 100) if seen.append(piece) is None)
+    assert b"".join(seen) == content
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.binary(max_size=2000), st.integers(0, 3000))
+def test_damage_anywhere_is_an_error_or_harmless(noise: bytes, place: int) -> None:
+    content = bytearray(archive(directory("d"), file("d/a", b"x" * 700), symlink("s", "d")))
+    content[place : place + len(noise)] = noise
+    base = Path(os.environ["SINGBUILD_TMPDIR"]) / "noise"
+    shutil.rmtree(base, ignore_errors=True)
+    (base / "root").mkdir(parents=True)
+    try:
+        unpack(base / "root", bytes(content))
+    except SourceError:
+        pass
+    assert os.listdir(base) == ["root"]
+    shutil.rmtree(base)
+
+
+def test_without_whiteouts_their_names_are_names(root: Path) -> None:
+    with Unpacker(root, Recorder()) as unpacker:
+        unpacker.apply([archive(file(".wh.a"))])
+    assert tree(root) == [".wh.a"]
+
+
+def test_what_tarfile_writes_tarfile_reads_back(root: Path) -> None:
+    names = ["a", "d/" + "n" * 130, "e/" + "m" * 99 + "/" + "k" * 90]
+    for form in (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
+        content = (
+            archive(*(file(name, name.encode()) for name in names[: 2 + form % 2]), form=form)
+            if form != tarfile.USTAR_FORMAT
+            else archive(file(names[0]), file(names[2]), form=form)
+        )
+        expected = sorted(tarfile.open(fileobj=io.BytesIO(content)).getnames())
+        where = root / str(form)
+        where.mkdir()
+        unpack(where, content)
+        assert [name for name in tree(where) if (where / name).is_file()] == expected
