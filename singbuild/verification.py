@@ -192,7 +192,7 @@ class _Verification:
 
 
 def _manifest(image: Image) -> list[bytes] | None:
-    """Return the recorded digests, cut to 16 bytes each; None when there is no readable manifest."""
+    """Return the recorded digests, 16 bytes of each; None when there is no readable manifest."""
     entry = image.find(MANIFEST, follow=False)
     if entry is None or entry.inode.kind != REGULAR:
         return None

@@ -36,11 +36,7 @@ class User:
         os.chown(directory, entry.pw_uid, entry.pw_gid)
         names = ("SINGBUILD_TMPDIR", "SINGBUILD_CACHEDIR", "XDG_STATE_HOME", "HOME")
         self.env = {"PATH": os.environ["PATH"]} | dict.fromkeys(names, str(directory))
-        self.identity = {
-            "user": entry.pw_uid,
-            "group": entry.pw_gid,
-            "extra_groups": [entry.pw_gid],
-        }
+        self.uid, self.gid = entry.pw_uid, entry.pw_gid
 
     def start(self, *words: str) -> subprocess.Popen[str]:
         """Start singbuild as this user; the recipe "-" comes from standard input."""
@@ -52,7 +48,9 @@ class User:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            **self.identity,
+            user=self.uid,
+            group=self.gid,
+            extra_groups=[self.gid],
         )
 
     def left(self) -> list[str]:
