@@ -7,19 +7,14 @@ building in namespaces of its own, which end with it.
 from __future__ import annotations
 
 import contextlib
-import errno
-import json
 import os
 import signal
 import traceback
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from singbuild import (
-    __version__,
-    cache,
+    faults,
     image,
     lock,
     metadata,
@@ -33,18 +28,12 @@ from singbuild import (
 )
 from singbuild.console import Console
 from singbuild.contract import Defaults, Pins
-from singbuild.errors import EXIT_BUG, HostError, RecipeError, RecipeKeyError, SingbuildError
+from singbuild.errors import EXIT_BUG, SingbuildError
 from singbuild.lock import LockFile
-from singbuild.plan import Plan
+from singbuild.plan import Plan, recorded
 from singbuild.rootfs import Rootfs
 
 WITHOUT_LOG = (0, *(128 + number for number in namespace.ENDING))
-
-KILLED = HostError(
-    "the build was killed",
-    why="Something sent it SIGKILL; often the kernel, out of memory.",
-    remedy="dmesg tells whether it was the kernel. Nothing is left behind.",
-)
 
 
 @dataclass(frozen=True)
@@ -79,8 +68,8 @@ def build(plan: Plan, target: Path, options: Options, console: Console) -> int:
             work_it = _Work(plan, options, console, work, part, target, log.path, privileged)
             status = namespace.run(work_it.run)
             if status == 128 + signal.SIGKILL:
-                console.error(KILLED, log.path)
-                status = KILLED.status
+                console.error(faults.KILLED, log.path)
+                status = faults.KILLED.status
             console.log = None
             log.keep = status not in WITHOUT_LOG
         return status
@@ -108,16 +97,12 @@ class _Work:
             try:
                 self._build()
             except (SingbuildError, OSError) as error:
-                told = self._explained(error)
+                told = faults.explained(error, self.plan, (self.work, self.target.parent))
                 self.console.error(told, self.log)
                 return told.status
             except Exception as error:
                 traceback.print_exc()
-                bug = SingbuildError(
-                    f"this is a bug in singbuild: {type(error).__name__}: {error}",
-                    remedy="Please report it with the lines above.",
-                )
-                self.console.error(bug, self.log)
+                self.console.error(faults.bug(error), self.log)
                 return EXIT_BUG
             except namespace.Terminated:
                 self.console.warn("interrupted; nothing is left behind")
@@ -139,13 +124,14 @@ class _Work:
         with image.scratch(self.work, privileged=self.privileged) as root:
             rootfs = Rootfs(root, self.console)
             arguments = {"source": source, "pins": pins, "rootfs": rootfs}
-            self._fill(rootfs, arguments, made)
+            keep = self.options.use_cache and self.privileged
+            stages.fill(rootfs, plan, arguments, made, self.work, self.console, keep=keep)
             defaults = plan.backend.call("singbuild_defaults", **arguments) or Defaults()
             self._phase("metadata")
             made = self._with_packages(rootfs, made)
             texts = {
                 "lock.yaml": lock.dumped(made, Path(recipe.path).name),
-                "build.json": record(plan, self.options),
+                "build.json": recorded(plan, tested=self.options.test, free=self.options.free),
             }
             metadata.write(rootfs, recipe, defaults, texts)
             sections.check_shell_text(recipe, rootfs)
@@ -193,62 +179,8 @@ class _Work:
             lock.check(kept, made, ("packages",))
         return made
 
-    def _fill(self, rootfs: Rootfs, arguments: dict[str, Any], made: lock.Lock) -> None:
-        """Bring the tree to the state after %post, from the latest cached stage on."""
-        plan, recipe = self.plan, self.plan.recipe
-        steps: dict[str, Callable[[], object]] = {
-            "bootstrap": lambda: plan.backend.call("singbuild_bootstrap", **arguments),
-            "setup": lambda: sections.setup(recipe, rootfs, self.work),
-            "files": lambda: sections.files(recipe, rootfs),
-            "post": lambda: sections.post(recipe, rootfs),
-        }
-        kept = stages.cacheable(plan, made) if self.options.use_cache and self.privileged else {}
-        waiting = [name for name in steps if plan.reason(name)]
-        if hit := self._restored(kept, rootfs):
-            waiting = waiting[waiting.index(hit) + 1 :]
-        for name in waiting:
-            self._phase(name)
-            steps[name]()
-            if name in kept:
-                cache.store(kept[name], rootfs, made["epoch"], self.console)
-
-    def _restored(self, kept: dict[str, cache.Stage], rootfs: Rootfs) -> str:
-        """Fill the tree from the latest stage that is cached, and return its name, or ""."""
-        for name in reversed(kept):
-            if entry := cache.find(kept[name], self.console):
-                cache.restore(entry, rootfs, self.work / "cached")
-                return name
-        return ""
-
     def _phase(self, name: str) -> None:
         self.console.phase(name, self.plan.reason(name))
 
     def _sealing(self, done: int, total: int) -> None:
         self.console.progress("bytes", done, total)
-
-    def _explained(self, error: SingbuildError | OSError) -> SingbuildError:
-        """The error as the user should read it."""
-        if isinstance(error, RecipeKeyError):
-            return _located(self.plan, error)
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            places = (self.plan.source.cache, self.work, self.target.parent)
-            full = min(places, key=workspace.free_bytes)
-            remedy = "Free some space. SINGBUILD_TMPDIR and SINGBUILD_CACHEDIR name other places."
-            return HostError(f"the disk that holds {full} is full", remedy=remedy)
-        if isinstance(error, OSError):
-            return HostError(f"{error.filename or 'the host'}: {error.strerror or error}")
-        return error
-
-
-def record(plan: Plan, options: Options) -> str:
-    """Return the build record: how the image was made, as JSON; the same for equal builds."""
-    steps = [{"name": step.name, "reason": step.reason} for step in plan.steps]
-    facts = {"singbuild": __version__, "tested": options.test, "free": options.free, "steps": steps}
-    return json.dumps(facts, indent=4) + "\n"
-
-
-def _located(plan: Plan, error: RecipeKeyError) -> RecipeError:
-    """A backend's complaint about a value, with the recipe's line."""
-    header = plan.recipe.header(error.keyword) or plan.recipe.header("Bootstrap")
-    assert header
-    return plan.recipe.error(header, error.what, why=error.why, remedy=error.remedy)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from singbuild import backends, workspace
+from singbuild import __version__, backends, workspace
 from singbuild.backends import Backend
 from singbuild.contract import Reporter, Source
 from singbuild.errors import RecipeError
@@ -98,6 +99,13 @@ def _steps(recipe: Recipe, backend: Backend) -> Iterable[Step]:
         yield Step("test", f"%test at line {section.line}: in the finished image")
     yield Step("seal", "what differs from run to run is taken away; the tree becomes one file")
     yield Step("finish", "the file gets its name, all at once")
+
+
+def recorded(plan: Plan, *, tested: bool, free: int) -> str:
+    """Return how an image was made, as JSON; the same for equal builds. free: bytes."""
+    steps = [{"name": step.name, "reason": step.reason} for step in plan.steps]
+    facts = {"singbuild": __version__, "tested": tested, "free": free, "steps": steps}
+    return json.dumps(facts, indent=4) + "\n"
 
 
 def described(plan: Plan) -> str:

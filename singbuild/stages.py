@@ -1,15 +1,60 @@
-"""Which states of a build are worth keeping, and what went into each."""
+"""Brings the tree to the state after %post, stage by stage, from the latest one that is cached."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
-from singbuild import lock
+from singbuild import cache, lock, sections
 from singbuild.cache import Stage
+from singbuild.console import Console
 from singbuild.plan import Plan
 from singbuild.recipe import Section
+from singbuild.rootfs import Rootfs
+
+
+def fill(
+    rootfs: Rootfs,
+    plan: Plan,
+    arguments: dict[str, Any],
+    made: lock.Lock,
+    work: Path,
+    console: Console,
+    *,
+    keep: bool,
+) -> None:
+    """Do the bootstrap, %setup, %files and %post of a plan on an empty tree.
+
+    arguments: of the backend's hooks; work: the scratch directory; keep: use and fill
+    the cache. Raises what the backend and the sections raise.
+    """
+    steps: dict[str, Callable[[], object]] = {
+        "bootstrap": lambda: plan.backend.call("singbuild_bootstrap", **arguments),
+        "setup": lambda: sections.setup(plan.recipe, rootfs, work),
+        "files": lambda: sections.files(plan.recipe, rootfs),
+        "post": lambda: sections.post(plan.recipe, rootfs),
+    }
+    kept = cacheable(plan, made) if keep else {}
+    waiting = [name for name in steps if plan.reason(name)]
+    if hit := _restored(kept, rootfs, work, console):
+        waiting = waiting[waiting.index(hit) + 1 :]
+    for name in waiting:
+        console.phase(name, plan.reason(name))
+        steps[name]()
+        if name in kept:
+            cache.store(kept[name], rootfs, made["epoch"], console)
+
+
+def _restored(kept: dict[str, Stage], rootfs: Rootfs, work: Path, console: Console) -> str:
+    """Fill the tree from the latest stage that is cached, and return its name, or ""."""
+    for name in reversed(kept):
+        if entry := cache.find(kept[name], console):
+            cache.restore(entry, rootfs, work / "cached")
+            return name
+    return ""
 
 
 def cacheable(plan: Plan, made: lock.Lock) -> dict[str, Stage]:

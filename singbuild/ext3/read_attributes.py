@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from singbuild.ext3.attributes import Attribute
 
-_MAGIC = struct.pack("<I", 0xEA020000)
+MAGIC = struct.pack("<I", 0xEA020000)
 _ENTRY = struct.Struct("<BBHIII")
 _PREFIXES = {1: b"user.", 4: b"trusted.", 6: b"security.", 7: b"system."}
 _ACLS = {2: b"system.posix_acl_access", 3: b"system.posix_acl_default"}
@@ -18,14 +18,14 @@ _WITH_ID = (0x02, 0x08)  # ACL_USER, ACL_GROUP
 
 def in_inode(rest: bytes) -> Iterator[Attribute]:
     """Yield what the end of an inode holds. rest: from the end of its fields on."""
-    if rest[:4] == _MAGIC:
+    if rest[:4] == MAGIC:
         # Offsets of values count from the first entry.
         yield from _entries(rest[4:], 0)
 
 
 def in_block(block: bytes) -> Iterator[Attribute]:
     """Yield what an attribute block holds."""
-    if block[:4] != _MAGIC:
+    if block[:4] != MAGIC:
         raise ValueError("its attribute block is none")
     yield from _entries(block, 32)
 

@@ -3,7 +3,8 @@
 import struct
 from typing import NamedTuple
 
-_FIXED = struct.Struct("<HHIIIIIHHIII60sIII")
+_FIXED = struct.Struct("<HHI8xI4xHHII4x60s4xII8xHH4x")  # 128 bytes
+_LATER = struct.Struct("<H6xI")  # of larger inodes: size of the fields in use, mtime's extra bits
 _TYPES = {0o1: "fifo", 0o2: "character device", 0o4: "directory", 0o6: "block device",
           0o10: "file", 0o12: "symbolic link", 0o14: "socket"}  # fmt: skip
 _FOREIGN_FLAGS = {
@@ -13,6 +14,7 @@ _FOREIGN_FLAGS = {
     0x00200000: "attributes in inodes",
     0x10000000: "inline data",
 }
+_ANY_FOREIGN = sum(_FOREIGN_FLAGS)
 REGULAR, DIRECTORY, SYMLINK = "file", "directory", "symbolic link"
 
 
@@ -60,32 +62,27 @@ class Inode(NamedTuple):
 
 def inode(number: int, data: bytes) -> Inode:
     """Return what the bytes of an inode say. Raises ValueError for one that names nothing sound."""
-    (mode, uid, size, _atime, _ctime, mtime, _dtime, gid, links, sectors, flags, _version,
-     mapped, _generation, attribute_block, high) = _FIXED.unpack_from(data)  # fmt: skip
+    (mode, uid, size, mtime, gid, links, sectors, flags, mapped, attribute_block, high,
+     uid_high, gid_high) = _FIXED.unpack_from(data)  # fmt: skip
     if mode >> 12 not in _TYPES:
         raise ValueError(f"inode {number} has the unknown type {mode:#o}")
     if not links:
         raise ValueError(f"inode {number} is free, yet named")
-    _check_flags(number, flags)
-    uid_high, gid_high = struct.unpack_from("<HH", data, 120)
+    if flags & _ANY_FOREIGN:
+        raise ValueError(f"inode {number} uses {_foreign(flags)}, which ext3 does not have")
     if mode >> 12 == 0o10:
         size |= high << 32
-    used = 128 + (int.from_bytes(data[128:130], "little") if len(data) > 128 else 0)
-    if used > len(data) or used & 3:
-        raise ValueError(f"inode {number} speaks of {used} bytes in use, more than it has")
-    seconds = mtime - ((mtime & 1 << 31) << 1)
-    nanoseconds = 0
-    if used >= 0x8C:
-        (beyond,) = struct.unpack_from("<I", data, 0x88)
-        seconds += (beyond & 3) << 32
-        nanoseconds = beyond >> 2
+    used, beyond = _LATER.unpack_from(data, 128) if len(data) > 128 else (0, 0)
+    if used > len(data) - 128 or used & 3:
+        raise ValueError(f"inode {number} speaks of {128 + used} bytes in use, more than it has")
+    if used < 12:
+        beyond = 0  # the field lies in what is not used
+    seconds = mtime - ((mtime & 1 << 31) << 1) + ((beyond & 3) << 32)
     return Inode(
-        number, mode, uid | uid_high << 16, gid | gid_high << 16, size, seconds, nanoseconds,
-        links, sectors, mapped, attribute_block, data[used:],
+        number, mode, uid | uid_high << 16, gid | gid_high << 16, size, seconds, beyond >> 2,
+        links, sectors, mapped, attribute_block, data[128 + used :],
     )  # fmt: skip
 
 
-def _check_flags(number: int, flags: int) -> None:
-    for flag, name in _FOREIGN_FLAGS.items():
-        if flags & flag:
-            raise ValueError(f"inode {number} uses {name}, which ext3 does not have")
+def _foreign(flags: int) -> str:
+    return ", ".join(name for flag, name in _FOREIGN_FLAGS.items() if flags & flag)

@@ -197,7 +197,7 @@ class Image(Disk):
     def attributes(self, entry: Entry) -> tuple[Attribute, ...]:
         """Return extended attributes and ACLs as getxattr(2) gives them, sorted by name."""
         inode = entry.inode
-        if not inode.attribute_block and not inode.attributes.strip(b"\0"):
+        if not inode.attribute_block and inode.attributes[:4] != read_attributes.MAGIC:
             return ()
         with self._reading(entry.path):
             found = dict(read_attributes.in_inode(inode.attributes))

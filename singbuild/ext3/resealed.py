@@ -28,6 +28,7 @@ class ImageContents(Contents):
     def __init__(self, image: Image, volume: Volume, geometry: Geometry, seed: bytes) -> None:
         super().__init__(b"", volume, geometry, seed, lambda _: None)
         self._image = image
+        self._read: Entry | None = None  # the last one
         self._starts = [(0, "the journal or another file of the file system itself")]
 
     def owner(self, block: int) -> str:
@@ -59,7 +60,9 @@ class ImageContents(Contents):
         return [pair for pair in found if want_attribute(pair[0])]
 
     def _entry(self, node: Node) -> Entry:
-        return Entry(node.path, self._image.inode(node.number))
+        if self._read is None or self._read.inode.number != node.number:
+            self._read = Entry(node.path, self._image.inode(node.number))
+        return self._read
 
 
 class Compared(TargetFile):

@@ -339,3 +339,20 @@ def test_free_room_is_left(recipe: Callable[[str], Path], singbuild: Build, tmp_
     assert free
     assert int(free[1]) * 4096 >= 64 << 20
     subprocess.run(["e2fsck", "-fn", tmp_path / "b.img"], check=True, capture_output=True)
+
+
+def test_sigkill_while_sealing_keeps_the_old_target_whole(
+    recipe: Callable[[str], Path], singbuild: Build, tmp_path: Path
+) -> None:
+    target = tmp_path / "a.img"
+    assert singbuild(recipe("Bootstrap: busybox\n"), target).returncode == 0
+    before = target.read_bytes()
+    large = tmp_path / "large.def"
+    large.write_text("Bootstrap: busybox\n%post\n    dd if=/dev/urandom of=/big bs=1M count=300\n")
+    words: list[str | Path] = ["--no-cache", "--force", large, target]
+    for delay in (0, 0.1, 0.2, 0.4):
+        assert killed_in("seal", signal.SIGKILL, words, tmp_path, delay) == -signal.SIGKILL
+        assert target.read_bytes() == before
+    wait_until(lambda: singbuild("--force", large, target).returncode == 0, 60)
+    assert [path.name for path in tmp_path.iterdir() if path.suffix == ".part"] == []
+    subprocess.run(["e2fsck", "-fn", target], check=True, capture_output=True)

@@ -154,6 +154,35 @@ def test_drift_from_the_lock_is_refused_before_anything_is_built(
     assert not (tmp_path / "b.img").exists()
 
 
+@pytest.mark.network
+def test_a_package_version_that_the_mirror_no_longer_has(
+    recipe: Callable[[str], Path], singbuild: Build, tmp_path: Path
+) -> None:
+    path = recipe("Bootstrap: debootstrap\nOSVersion: bookworm\n")
+    assert singbuild("lock", path).returncode == 0
+    file = tmp_path / "recipe.lock.yaml"
+    lines = file.read_text().splitlines()
+    at = next(n for n, line in enumerate(lines) if line.strip() == "bash:") + 1
+    assert "version:" in lines[at]
+    lines[at] = "      version: 1.0-gone"
+    file.write_text("\n".join(lines))
+    done = singbuild("--locked", path, "a.img")
+    assert done.returncode == 6
+    assert f"recipe.lock.yaml:{at + 1}: pins.packages.bash.version: locked 1.0-gone" in done.stderr
+    assert not (tmp_path / "a.img").exists()
+
+
+def test_a_lock_of_another_recipe(
+    recipe: Callable[[str], Path], singbuild: Build, tmp_path: Path
+) -> None:
+    other = tmp_path / "other.def"
+    other.write_text("Bootstrap: busybox\n%post\n    true\n")
+    singbuild("lock", "-o", "recipe.lock.yaml", other)
+    done = singbuild("--locked", recipe("Bootstrap: busybox\n"), "a.img")
+    assert done.returncode == 6
+    assert "recipe.name: locked other.def, now recipe.def" in done.stderr
+
+
 def test_what_post_installs_is_compared_with_the_lock_of_the_image(
     recipe: Callable[[str], Path], singbuild: Build, tmp_path: Path
 ) -> None:

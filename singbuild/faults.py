@@ -1,0 +1,50 @@
+"""What went wrong in a build, as the user should read it."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterable
+from pathlib import Path
+
+from singbuild import workspace
+from singbuild.errors import HostError, RecipeError, RecipeKeyError, SingbuildError
+from singbuild.plan import BOOTSTRAP_KEY, Plan
+
+KILLED = HostError(
+    "the build was killed",
+    why="Something sent it SIGKILL; often the kernel, out of memory.",
+    remedy="dmesg tells whether it was the kernel. Nothing is left behind.",
+)
+
+
+def explained(
+    error: SingbuildError | OSError, plan: Plan, places: Iterable[Path]
+) -> SingbuildError:
+    """Return the error with its place in the recipe, or what the host's answer means.
+
+    places: the directories that the build writes to, besides the cache.
+    """
+    if isinstance(error, RecipeKeyError):
+        return _located(plan, error)
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        full = min((plan.source.cache, *places), key=workspace.free_bytes)
+        remedy = "Free some space. SINGBUILD_TMPDIR and SINGBUILD_CACHEDIR name other places."
+        return HostError(f"the disk that holds {full} is full", remedy=remedy)
+    if isinstance(error, OSError):
+        return HostError(f"{error.filename or 'the host'}: {error.strerror or error}")
+    return error
+
+
+def bug(error: Exception) -> SingbuildError:
+    """Return what to say of an error that nobody thought of."""
+    return SingbuildError(
+        f"this is a bug in singbuild: {type(error).__name__}: {error}",
+        remedy="Please report it with the lines above.",
+    )
+
+
+def _located(plan: Plan, error: RecipeKeyError) -> RecipeError:
+    """A backend's complaint about a value, with the recipe's line."""
+    header = plan.recipe.header(error.keyword) or plan.recipe.header(BOOTSTRAP_KEY)
+    assert header
+    return plan.recipe.error(header, error.what, why=error.why, remedy=error.remedy)
