@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import traceback
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from singbuild import (
+    cache,
     faults,
     image,
     lock,
@@ -27,7 +29,7 @@ from singbuild import (
     workspace,
 )
 from singbuild.console import Console
-from singbuild.contract import Defaults, Pins
+from singbuild.contract import Defaults, Pins, Source
 from singbuild.errors import EXIT_BUG, SingbuildError
 from singbuild.lock import LockFile
 from singbuild.plan import Plan, recorded
@@ -48,6 +50,11 @@ class Options:
     free: int = 0
     use_cache: bool = True
     locked: LockFile | None = None
+
+    @property
+    def finish(self) -> dict[str, str]:
+        """What has a say in the finished image beyond the recipe."""
+        return {"tested": str(self.test), "free": str(self.free)}
 
 
 def build(plan: Plan, target: Path, options: Options, console: Console) -> int:
@@ -110,22 +117,41 @@ class _Work:
         return 0
 
     def _build(self) -> None:
-        plan, recipe = self.plan, self.plan.recipe
-        self.console.start(recipe.path, str(self.target))
+        plan = self.plan
+        self.console.start(plan.recipe.path, str(self.target))
         self._phase("resolve")
-        kept = self.options.locked
-        pinned = kept.lock.get("pins") if kept else None
+        asked = self.options.locked
+        pinned = asked.lock.get("pins") if asked else None
         source = replace(plan.source, cache=self._downloads(), locked=pinned or {})
         pins = plan.backend.call("singbuild_resolve", source=source)
         made = self._locked(pins)
         os.environ["SOURCE_DATE_EPOCH"] = str(made["epoch"])
         os.umask(0o022)  # the caller's has no say in what the image holds
+        keep = self.options.use_cache and self.privileged
+        kept = stages.cacheable(plan, made, self.options.finish) if keep else {}
+        if not self._taken_from_cache(kept):
+            self._make(source, pins, made, kept)
+        self._phase("finish")
+        workspace.rename_into_place(self.part, self.target)
+        self.console.done(str(self.target), self.target.stat().st_size)
+
+    def _taken_from_cache(self, kept: dict[str, cache.Stage]) -> bool:
+        """Whether the very image was built before; then the part file holds it."""
+        entry = cache.find(kept["image"], self.console) if "image" in kept else None
+        if entry:
+            shutil.copy(entry.path, self.part)
+        return entry is not None
+
+    def _make(
+        self, source: Source, pins: Pins, made: lock.Lock, kept: dict[str, cache.Stage]
+    ) -> None:
+        """Fill a scratch, complete it, and seal it into the part file."""
+        plan, recipe = self.plan, self.plan.recipe
         self._phase("scratch")
         with image.scratch(self.work, privileged=self.privileged) as root:
             rootfs = Rootfs(root, self.console)
             arguments = {"source": source, "pins": pins, "rootfs": rootfs}
-            keep = self.options.use_cache and self.privileged
-            stages.fill(rootfs, plan, arguments, made, self.work, self.console, keep=keep)
+            stages.fill(rootfs, plan, arguments, made, self.work, self.console, kept)
             defaults = plan.backend.call("singbuild_defaults", **arguments) or Defaults()
             self._phase("metadata")
             made = self._with_packages(rootfs, made)
@@ -141,16 +167,10 @@ class _Work:
             self._phase("seal")
             quiet.quieten(rootfs, made["epoch"])
             image.write_back(root)
-            sealed = seal.seal(
-                root,
-                self.part,
-                epoch=made["epoch"],
-                free=self.options.free,
-                on_progress=self._sealing,
-            )
-        self._phase("finish")
-        workspace.rename_into_place(self.part, self.target)
-        self.console.done(str(self.target), sealed.size)
+            epoch, free = made["epoch"], self.options.free
+            seal.seal(root, self.part, epoch=epoch, free=free, on_progress=self._sealing)
+        if "image" in kept:
+            cache.store_image(kept["image"], self.part, self.console)
 
     def _downloads(self) -> Path:
         """Where the backend keeps downloads: the cache, or the scratch if that is read-only."""

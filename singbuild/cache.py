@@ -12,7 +12,8 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+import shutil
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -103,13 +104,22 @@ def restore(entry: Entry, rootfs: Rootfs, mount_point: Path) -> None:
 
 def store(stage: Stage, rootfs: Rootfs, epoch: int, report: Console) -> None:
     """Keep a stage. A cache that cannot be written warns; it is no reason to fail."""
+    _store(stage, lambda part: seal.seal(rootfs.root, part, epoch=epoch), report)
+
+
+def store_image(stage: Stage, finished: Path, report: Console) -> None:
+    """Keep a finished image, likewise."""
+    _store(stage, lambda part: shutil.copy(finished, part), report)
+
+
+def _store(stage: Stage, write: Callable[[Path], object], report: Console) -> None:
     kept = directory()
     target = kept / f"{stage.key}.img"
     try:
         kept.mkdir(parents=True, exist_ok=True)
         note = target.with_suffix(".json")
         with workspace.part_file(target) as part, workspace.part_file(note) as note_part:
-            seal.seal(rootfs.root, part, epoch=epoch)
+            write(part)
             facts = asdict(stage) | {"sha256": _sha256(part)}
             note_part.write_text(json.dumps(facts, indent=1))
             # The note first: without its image it is no entry, and takes no room.

@@ -23,13 +23,12 @@ def fill(
     made: lock.Lock,
     work: Path,
     console: Console,
-    *,
-    keep: bool,
+    kept: Mapping[str, Stage],
 ) -> None:
     """Do the bootstrap, %setup, %files and %post of a plan on an empty tree.
 
-    arguments: of the backend's hooks; work: the scratch directory; keep: use and fill
-    the cache. Raises what the backend and the sections raise.
+    arguments: of the backend's hooks; work: the scratch directory; kept: the stages to
+    take from the cache or to keep there, by name. Raises what the backend and the sections raise.
     """
     steps: dict[str, Callable[[], object]] = {
         "bootstrap": lambda: plan.backend.call("singbuild_bootstrap", **arguments),
@@ -37,7 +36,6 @@ def fill(
         "files": lambda: sections.files(plan.recipe, rootfs),
         "post": lambda: sections.post(plan.recipe, rootfs),
     }
-    kept = cacheable(plan, made) if keep else {}
     waiting = [name for name in steps if plan.reason(name)]
     if hit := _restored(kept, rootfs, work, console):
         waiting = waiting[waiting.index(hit) + 1 :]
@@ -48,18 +46,19 @@ def fill(
             cache.store(kept[name], rootfs, made["epoch"], console)
 
 
-def _restored(kept: dict[str, Stage], rootfs: Rootfs, work: Path, console: Console) -> str:
+def _restored(kept: Mapping[str, Stage], rootfs: Rootfs, work: Path, console: Console) -> str:
     """Fill the tree from the latest stage that is cached, and return its name, or ""."""
-    for name in reversed(kept):
+    for name in [name for name in reversed([*kept]) if name != "image"]:
         if entry := cache.find(kept[name], console):
             cache.restore(entry, rootfs, work / "cached")
             return name
     return ""
 
 
-def cacheable(plan: Plan, made: lock.Lock) -> dict[str, Stage]:
+def cacheable(plan: Plan, made: lock.Lock, finish: Mapping[str, str]) -> dict[str, Stage]:
     """Return the stages of a build in order, each under the key of the one before.
 
+    The last one, "image", is the finished image. finish: what else has a say in it.
     With %setup, only the bootstrap is kept: what a script on the host reads cannot be known.
     """
     inputs = {"bootstrap": _bootstrap(plan, made)}
@@ -69,6 +68,9 @@ def cacheable(plan: Plan, made: lock.Lock) -> dict[str, Stage]:
             inputs["files"] = _files(plan, made)
         if "post" in sections:
             inputs["post"] = {"%post": _script(sections["post"])}
+        inputs["image"] = {"recipe": _digest([Path(plan.recipe.path).name, plan.recipe.text])} | {
+            name: _digest(value) for name, value in (*finish.items(), *made.items())
+        }
     stages: dict[str, Stage] = {}
     parent = ""
     for name, given in inputs.items():

@@ -149,7 +149,7 @@ class _Verification:
         target.compare_rest()
         if target.differing:
             offset = min(target.differing)
-            reason = f"byte {offset} of the file is not what was built"
+            reason = f"all content is as built, but byte {offset} of the file is not"
             raise self._error(self._place(geometry, contents, offset), reason)
 
     def _place(self, geometry: Geometry, contents: ImageContents, offset: int) -> str:

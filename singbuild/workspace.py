@@ -128,13 +128,18 @@ def _new_part(target: Path) -> tuple[int, Path]:
 
 
 def rename_into_place(part: Path, target: Path) -> None:
-    """Make the finished file the target, all at once and lasting: rename(2), then fsync(2)."""
+    """Make the finished file the target, all at once and lasting: rename(2) between fsync(2)."""
+    _sync(part)
     part.rename(target)
-    directory = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
+    _sync(target.parent)
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(directory)
+        os.fsync(fd)
     finally:
-        os.close(directory)
+        os.close(fd)
 
 
 @dataclass

@@ -38,9 +38,9 @@ def test_a_second_build_takes_the_last_stage_and_gives_the_same_image(
     path = recipe(TEXT)
     first = singbuild(path, "a.img")
     assert "cache: post: not cached yet" in first.stdout
-    assert sorted(images(cached)) == ["bootstrap", "files", "post"]
+    assert sorted(images(cached)) == ["bootstrap", "files", "image", "post"]
     second = singbuild(path, "b.img")
-    assert "cache: post: hit" in second.stdout
+    assert "cache: image: hit" in second.stdout
     assert "+ echo one" not in second.stdout
     plain = singbuild("--no-cache", path, "c.img")
     assert "+ echo one" in plain.stdout
@@ -93,7 +93,7 @@ def test_a_damaged_entry_is_noticed_dropped_and_made_again(
 ) -> None:
     path = recipe(TEXT)
     singbuild(path, "a.img")
-    entry = images(cached)["post"]
+    entry = images(cached)["image"]
     if damage == "flip":
         with entry.open("r+b") as file:
             file.seek(5000)
@@ -108,7 +108,7 @@ def test_a_damaged_entry_is_noticed_dropped_and_made_again(
     assert done.returncode == 0
     assert ("is damaged" in done.stderr) == (damage in ("flip", "truncate"))
     assert (tmp_path / "a.img").read_bytes() == (tmp_path / "b.img").read_bytes()
-    assert "cache: post: hit" in singbuild(path, "c.img").stdout
+    assert "cache: image: hit" in singbuild(path, "c.img").stdout
 
 
 def test_with_setup_only_the_bootstrap_is_kept(
@@ -128,7 +128,7 @@ def test_builds_at_the_same_time_share_it(
     assert [process.wait() for process in running] == [0] * 4
     assert len({(tmp_path / f"{n}.img").read_bytes() for n in range(4)}) == 1
     assert not list(cached.glob(".*"))
-    assert "cache: post: hit" in singbuild(path, "b.img").stdout
+    assert "cache: image: hit" in singbuild(path, "b.img").stdout
 
 
 def test_the_least_recently_used_go_first(
@@ -140,7 +140,7 @@ def test_the_least_recently_used_go_first(
     os.utime(oldest, (1, 1))
     done = singbuild("cache", "prune", "--size", str(sum(sizes) - 1))
     assert done.returncode == 0, done.stderr
-    assert sorted(images(cached)) == ["bootstrap", "files"]
+    assert sorted(images(cached)) == ["bootstrap", "files", "image"]
     listed = singbuild("cache", "list").stdout
     assert "bootstrap" in listed
     assert "recipe.def" in listed
@@ -151,9 +151,9 @@ def test_the_least_recently_used_go_first(
 def test_a_limit_holds_during_builds(
     cached: Path, recipe: Callable[[str], Path], singbuild: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("SINGBUILD_CACHE_SIZE", "10M")
+    monkeypatch.setenv("SINGBUILD_CACHE_SIZE", "16M")
     assert singbuild(recipe(TEXT), "a.img").returncode == 0
-    assert sum(path.stat().st_blocks * 512 for path in images(cached).values()) <= 10 << 20
+    assert sum(path.stat().st_blocks * 512 for path in images(cached).values()) <= 16 << 20
 
 
 def test_a_cache_that_cannot_be_written_only_warns(
