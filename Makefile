@@ -7,7 +7,7 @@ VENV   := .venv
 DEMO   := .demo
 BIN    := $(VENV)/bin
 TOOLS  := e2fsprogs coreutils debian-archive-keyring debootstrap busybox-static
-NEEDED := $(TOOLS) fuse2fs file util-linux python3-venv faketime
+NEEDED := $(TOOLS) fuse2fs file util-linux python3-venv faketime dnf rpm createrepo-c gnupg
 
 .PHONY: demo test check unit format packages clean
 

@@ -191,14 +191,11 @@ class TarStream:
             piece = self._view[self._at : end].tobytes()
             self._at = end
             return piece
+        if at_end and not self._is_more():
+            return b""
         pieces: list[bytes] = []
         while count:
-            try:
-                some = self._some(count)
-            except SourceError:
-                if at_end and not pieces:
-                    return b""
-                raise
+            some = self._some(count)
             pieces.append(some.tobytes())
             count -= len(some)
         return b"".join(pieces)
@@ -207,14 +204,19 @@ class TarStream:
         while count:
             count -= len(self._some(count))
 
+    def _is_more(self) -> bool:
+        """Whether there is a byte left to take; waits for it."""
+        while self._at == len(self._view):
+            chunk = next(self._chunks, None)
+            if chunk is None:
+                return False
+            self._view, self._at = memoryview(chunk), 0
+        return True
+
     def _some(self, most: int) -> memoryview:
         """Take at least one byte and at most ``most``, as they lie."""
-        while self._at == len(self._view):
-            try:
-                self._view = memoryview(next(self._chunks))
-            except StopIteration:
-                raise SourceError("the archive is cut off") from None
-            self._at = 0
+        if not self._is_more():
+            raise SourceError("the archive is cut off")
         piece = self._view[self._at : self._at + most]
         self._at += len(piece)
         return piece

@@ -32,7 +32,8 @@ def genuine(where: Path, extra: str = "") -> Iterator[str]:
         port = free.getsockname()[1]
     config = where / "registry.yml"
     config.write_text(
-        f"version: 0.1\nlog: {{level: error}}\nstorage:\n  filesystem: {{rootdirectory: {where}/data}}\n"
+        f"version: 0.1\nlog: {{level: error}}\n"
+        f"storage: {{filesystem: {{rootdirectory: {where}/data}}}}\n"
         f"http:\n  addr: 127.0.0.1:{port}\n{extra}"
     )
     with subprocess.Popen(

@@ -32,8 +32,8 @@ SPECS = {
 %{summary}
 %install
 mkdir -p %{buildroot}/etc
-echo root:x:0:0:root:/root:/bin/sh > %{buildroot}/etc/passwd
-echo root:x:0: > %{buildroot}/etc/group
+printf 'root:x:0:0:root:/root:/bin/sh\nlp:x:4:7:lp:/:/bin/false\n' > %{buildroot}/etc/passwd
+printf 'root:x:0:\nlp:x:7:\n' > %{buildroot}/etc/group
 %files
 /etc/passwd
 /etc/group
@@ -108,7 +108,7 @@ echo plain > %{buildroot}/etc/hello.conf
 %attr(755,root,root) /usr/bin/hello
 %attr(4755,root,root) /usr/bin/elevated
 %caps(cap_net_raw=ep) /usr/bin/capable
-%attr(640,7,8) %config /etc/hello.conf
+%attr(640,lp,lp) %config /etc/hello.conf
 %post
 echo gone > /dev/null
 cat /etc/redhat-release /proc/self/comm > /etc/hello.made
@@ -148,7 +148,14 @@ GROUPS = """\
 <comps><group><id>tools</id><name>Tools</name><uservisible>true</uservisible>
 <packagelist><packagereq type="mandatory">hello</packagereq></packagelist></group></comps>
 """
-KEY = "Key-Type: RSA\nKey-Length: 2048\nName-Real: {0}\nName-Email: {0}@localhost\n%no-protection\n%commit\n"
+KEY = """\
+Key-Type: RSA
+Key-Length: 2048
+Name-Real: {0}
+Name-Email: {0}@localhost
+%no-protection
+%commit
+"""
 
 
 def have_programs() -> bool:
@@ -198,10 +205,12 @@ class Maker:
 
 def rpm_itself() -> str:
     """The spec of a package that holds the host's own rpm, with all that it loads."""
-    program = shutil.which("rpm") or ""
-    loaded = subprocess.check_output(["ldd", program], text=True).split()
-    rc = [str(p) for p in Path("/usr/lib/rpm").iterdir() if p.name in ("macros", "rpmrc")]
-    return RPM.replace("FILES", " ".join([program, *(x for x in loaded if x[0] == "/"), *rc]))
+    programs = ["/usr/bin/rpm", "/usr/bin/rpmkeys"]
+    loaded = subprocess.check_output(["ldd", programs[0]], text=True).split()
+    settings = [f"/usr/lib/rpm/{name}" for name in ("macros", "rpmpopt-*", "rpmrc")]
+    return RPM.replace(
+        "FILES", " ".join([*programs, *(x for x in loaded if x[0] == "/"), *settings])
+    )
 
 
 def make(base: Path) -> Path:
@@ -223,7 +232,7 @@ def index(www: Path) -> None:
     """Index the packages in a directory."""
     groups = www / "comps.xml"
     groups.write_text(GROUPS)
-    argv = ["createrepo_c", "--quiet", "--no-database", "--groupfile", groups, www]
+    argv = ["createrepo_c", "--quiet", "--no-database", "--groupfile", str(groups), str(www)]
     subprocess.run(argv, check=True, capture_output=True)
 
 

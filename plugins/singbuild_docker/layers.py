@@ -33,8 +33,12 @@ def archives(layers: Sequence[Layer], read: Read) -> Iterator[Iterator[Iterator[
     ended = threading.Event()
     worker = threading.Thread(target=_work, args=(layers, read, pieces, ended), daemon=True)
     worker.start()
+    current = [""]
     try:
-        yield (_named(layer, _taken(pieces)) for layer in layers)
+        yield _each(layers, pieces, current)
+    except SingbuildError as error:
+        error.what = f"layer {current[0]}: {error.what}"
+        raise
     finally:
         ended.set()
         with suppress(queue.Empty):  # it may be waiting for room
@@ -90,10 +94,10 @@ def _taken(pieces: queue.Queue[_Piece]) -> Iterator[bytes]:
         yield piece
 
 
-def _named(layer: Layer, archive: Iterator[bytes]) -> Iterator[bytes]:
-    """Say which layer is at fault."""
-    try:
-        yield from archive
-    except SingbuildError as error:
-        error.what = f"layer {layer.digest or layer.diff_id}: {error.what}"
-        raise
+def _each(
+    layers: Sequence[Layer], pieces: queue.Queue[_Piece], current: list[str]
+) -> Iterator[Iterator[bytes]]:
+    """Yield the archives, and note in ``current`` which layer is at hand."""
+    for layer in layers:
+        current[0] = layer.digest or layer.diff_id
+        yield _taken(pieces)

@@ -20,7 +20,7 @@ from singbuild_docker.authorization import Authorization
 from singbuild_docker.connection import choose_scheme, open_session
 from singbuild_docker.image import Image, Read, Store
 from singbuild_docker.manifest import Layer
-from singbuild_docker.reference import Reference, is_loopback
+from singbuild_docker.reference import Reference
 
 ACCEPT = ", ".join((*manifest.INDEXES, *manifest.MANIFESTS))
 DEEPEST = 3  # indexes in indexes
@@ -78,8 +78,7 @@ class Registry:
             scheme = "https" if is_offline() else choose_scheme(server, insecure=self.insecure)
             self._base = f"{scheme}://{server}/v2/{self.image.repository}"
             tokens = open_session(server, insecure=self.insecure)
-            plain = self.insecure or is_loopback(server)
-            self._auth = Authorization(self.image, tokens, insecure=plain)
+            self._auth = Authorization(self.image, tokens, insecure=self.insecure)
         return self._base
 
     def _session(self) -> requests.Session:

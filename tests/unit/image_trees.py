@@ -31,8 +31,8 @@ def specs(draw: st.DrawFn) -> Spec:
     regular = kind == stat.S_IFREG
     return Spec(
         kind,
-        # Owners always read: the tests run without privileges too.
-        mode=draw(st.integers(0, 0o777)) | (0o700 if kind == stat.S_IFDIR else 0o400),
+        # Owners may always read and write: the tests run without privileges too.
+        mode=draw(st.integers(0, 0o777)) | (0o700 if kind == stat.S_IFDIR else 0o600),
         owner=(os.geteuid(), os.getegid()),
         mtime=draw(st.sampled_from([0, 1, EPOCH - 1, EPOCH + 0.5, 2**31, 2**32 + 7, 1e9 + 0.25])),
         parts=draw(parts) if regular else (),

@@ -12,7 +12,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -267,7 +266,7 @@ def test_retry_after_is_honoured(server: Faulty, store: Path, tmp_path: Path) ->
 
 
 def test_a_layer_that_breaks_off_is_resumed(server: Faulty, store: Path, tmp_path: Path) -> None:
-    server.behaviours[IMAGE.layers[0]] = [breaks_after(100_000), breaks_after(0), proper]
+    server.behaviours[IMAGE.layers[0]] = [breaks_after(100_000), proper]
     assert built(source(store, f"{server.name}/x"), tmp_path) == FILES
     ranges = [headers.get("range", "") for headers in server.asked(IMAGE.layers[0])]
     assert ranges[0] == ""
@@ -520,18 +519,18 @@ def test_a_token_that_runs_out_is_renewed(server: Faulty, store: Path, tmp_path:
         given.append(f"T{len(given)}")
         handler.answer(200, json.dumps({"access_token": given[-1]}).encode())
 
-    def once(handler: Handler) -> None:
-        used = server.asked("/v2/x/")
+    def short(handler: Handler) -> None:
+        # The token of the manifest has run out when the layers are fetched.
         token = handler.headers.get("Authorization", "")
-        if token and sum(headers.get("authorization") == token for headers in used) == 1:
+        if token and (token == "Bearer T0") == ("/manifests/" in handler.path):
             proper(handler)
         else:
             realm = f'Bearer realm="http://{server.name}/token",service="s"'
             handler.answer(401, WWW_Authenticate=realm)
 
-    server.behaviours = {"/token": [tokens], "/v2/x/": [once]}
+    server.behaviours = {"/token": [tokens], "/v2/x/": [short]}
     assert built(source(store, f"{server.name}/x"), tmp_path) == FILES
-    assert len(given) >= 4
+    assert len(given) > 1
 
 
 def test_a_password_is_not_sent_to_a_token_server_over_an_open_line(

@@ -72,7 +72,7 @@ def test_the_summary_tells_all_and_lets_no_label_reach_the_terminal(image: Path)
     text = said("inspect", image)
     for wanted in ("singbuild image", "Debian 12", "debootstrap 0.1.0", "1 deb", "author: Jane"):
         assert wanted in text
-    assert "Without    test, help text" in text
+    assert "Without    build record, test, help text" in text
     assert f"{image} ARGUMENTS" in text
     assert "\x1b" not in text
 

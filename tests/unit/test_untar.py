@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import shutil
@@ -291,12 +292,14 @@ def test_a_directory_replaced_by_a_link_is_not_followed_for_its_times(root: Path
 
 def test_too_many_entries_are_refused_by_name(root: Path) -> None:
     made = archive(*(file(f"f{n}") for n in range(20)))
-    with pytest.raises(SourceError, match="f10.*\n.*entry number 11.*\n.*SINGBUILD_UNPACK_ENTRIES"):
+    with pytest.raises(
+        SourceError, match=r"f10.*\n.*entry number 11.*\n.*SINGBUILD_UNPACK_ENTRIES"
+    ):
         unpack(root, made, limits=Limits(entries=10))
 
 
 def test_files_too_large_are_refused_before_they_are_written(root: Path) -> None:
-    with pytest.raises(SourceError, match="big.*\n.*\n.*SINGBUILD_UNPACK_BYTES"):
+    with pytest.raises(SourceError, match=r"big.*\n.*\n.*SINGBUILD_UNPACK_BYTES"):
         unpack(root, archive(file("big", bytes(5000))), limits=Limits(size=4999))
     assert tree(root) == []
 
@@ -317,7 +320,7 @@ def test_many_directories_do_not_use_up_the_descriptors(root: Path) -> None:
 @pytest.mark.parametrize("cut", [1, 100, 511, 513, 700, 1030])
 def test_an_archive_that_is_cut_off_is_noticed(root: Path, cut: int) -> None:
     made = archive(file("a", bytes(600)), file("b", b"y"))
-    with pytest.raises(SourceError, match="cut off|damaged"):
+    with pytest.raises(SourceError, match=r"cut off|damaged"):
         unpack(root, made[:cut])
 
 
@@ -349,10 +352,8 @@ def test_damage_anywhere_is_an_error_or_harmless(noise: bytes, place: int) -> No
     base = Path(os.environ["SINGBUILD_TMPDIR"]) / "noise"
     shutil.rmtree(base, ignore_errors=True)
     (base / "root").mkdir(parents=True)
-    try:
+    with contextlib.suppress(SourceError):
         unpack(base / "root", bytes(content))
-    except SourceError:
-        pass
     assert os.listdir(base) == ["root"]
     shutil.rmtree(base)
 
@@ -363,16 +364,23 @@ def test_without_whiteouts_their_names_are_names(root: Path) -> None:
     assert tree(root) == [".wh.a"]
 
 
-def test_what_tarfile_writes_tarfile_reads_back(root: Path) -> None:
-    names = ["a", "d/" + "n" * 130, "e/" + "m" * 99 + "/" + "k" * 90]
-    for form in (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
-        content = (
-            archive(*(file(name, name.encode()) for name in names[: 2 + form % 2]), form=form)
-            if form != tarfile.USTAR_FORMAT
-            else archive(file(names[0]), file(names[2]), form=form)
-        )
-        expected = sorted(tarfile.open(fileobj=io.BytesIO(content)).getnames())
-        where = root / str(form)
-        where.mkdir()
-        unpack(where, content)
-        assert [name for name in tree(where) if (where / name).is_file()] == expected
+@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_long_names_are_read_as_tarfile_reads_them(root: Path, form: int) -> None:
+    long = "e/" + "m" * 99 + "/" + "k" * 90
+    content = archive(file("a"), file(long), file("d/b"), form=form)
+    with tarfile.open(fileobj=io.BytesIO(content)) as tar:
+        expected = sorted(tar.getnames())
+    unpack(root, content)
+    assert [name for name in tree(root) if (root / name).is_file()] == expected
+
+
+def test_an_error_of_the_source_is_never_taken_for_the_end(root: Path) -> None:
+    content = archive(file("a"), file("b"))
+
+    def breaks(after: int) -> Iterator[bytes]:
+        yield content[:after]
+        raise SourceError("the line is dead")
+
+    for after in range(0, len(content) + 1, 512):
+        with pytest.raises(SourceError, match="the line is dead"), Unpacker(root, Recorder()) as u:
+            u.apply(breaks(after))

@@ -1,0 +1,137 @@
+"""Bootstrap: yum, or dnf. Enterprise Linux, Fedora and their relatives from their repositories.
+
+    resolve     repomd.xml ─▶ indices, keys ─▶ the host's dnf solves ─▶ exact packages (pins)
+    bootstrap   packages, checked ─▶ signatures, checked ─▶ local repositories ─▶ the host's dnf
+
+All downloading is done here, once, in parallel and into a cache; dnf sees only
+directories of this host and installs what was pinned, whatever mirrors do meanwhile.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from singbuild import Defaults, Keyword, Needs, Pins, Program, Rootfs, Source, command, hookimpl
+from singbuild.download import Remote, fetch, fetch_all
+from singbuild_yum.choice import choose
+from singbuild_yum.database import check_installed, write_database
+from singbuild_yum.dnf import install, program
+from singbuild_yum.layout import Layout
+from singbuild_yum.packages import remembered
+from singbuild_yum.repository import Repository, inside, open_repository, reopen
+from singbuild_yum.signatures import check_signatures
+
+WORK = "singbuild-yum"  # inside the image while it is being filled
+KEY_LIMIT = 1 << 20  # bytes
+LEFT_BEHIND = ("var/log/dnf*.log*", "var/log/hawkey.log*", "var/cache/dnf/*", "var/lib/dnf/*")
+
+
+@hookimpl
+def singbuild_needs() -> Needs:
+    """The host's dnf, else its yum; rpm's own tools check signatures."""
+    return Needs(
+        keywords=(
+            Keyword("OSVersion", "the release, as 7 or 9", required=True),
+            Keyword(
+                "MirrorURL",
+                "http(s) or file URL of the repository that has repodata; %{OSVERSION} and "
+                "%{BASEARCH} are filled in, $releasever and $basearch too",
+                required=True,
+            ),
+            Keyword("UpdateURL", "the repository of its updates, likewise"),
+            Keyword("Repositories", "further ones, as epel=URL extras=URL"),
+            Keyword("Include", "more packages, files and @groups, separated by blanks or commas"),
+            Keyword("Excludes", "packages that must not be installed, patterns too"),
+            Keyword("GPGKey", "URLs or paths of the keys that sign the packages"),
+            Keyword("GPGCheck", "no: install without a look at signatures", default="yes"),
+            Keyword("SetOpt", "options of dnf, as install_weak_deps=0 tsflags=nodocs"),
+            Keyword("Releasever", "what $releasever stands for, if it is not OSVersion"),
+        ),
+        programs=(
+            Program(program(), "dnf"),
+            Program("rpmkeys", "rpm"),
+            Program("unshare", "util-linux"),
+        ),
+        space=500 << 20,
+        root=True,
+    )
+
+
+@hookimpl
+def singbuild_resolve(source: Source) -> Pins:
+    """Read the repositories' state and list every package that will be installed."""
+    choice = choose(source)
+    keys = {
+        url: fetch(url, source.cache, report=source.report, size_limit=KEY_LIMIT)
+        for url in choice.keys
+    }
+    if any(url.startswith("http://") for url in keys) and not source.locked:
+        source.report.warn(
+            "a GPGKey came over http, where anybody on the way may have replaced it; "
+            "the lock has its SHA-256, compare it"
+        )
+    repositories = [open_repository(n, url, source) for n, url in choice.repositories.items()]
+    return {
+        "repositories": {each.name: each.identity for each in repositories},
+        "releasever": choice.releasever,
+        "basearch": choice.basearch,
+        "include": list(choice.include),
+        "excludes": list(choice.excludes),
+        "setopt": list(choice.options),
+        "gpgcheck": choice.gpgcheck,
+        "keys": {url: key.sha256 for url, key in keys.items()},
+        "epoch": max(each.epoch for each in repositories),
+        "packages": remembered(choice, repositories, source),
+    }
+
+
+@hookimpl
+def singbuild_bootstrap(source: Source, pins: Pins, rootfs: Rootfs) -> bool:
+    """Fetch the pinned packages, check who signed them, and let dnf install them."""
+    repositories = [reopen(name, about, source) for name, about in pins["repositories"].items()]
+    files = _fetch(pins, repositories, source)
+    keys = [source.cache / sha256 for sha256 in pins["keys"].values()]
+    layout = Layout(rootfs.root / WORK, own_database="rpm" in _names(pins))
+    try:
+        layout.write(repositories, pins, files, keys)
+        if pins["gpgcheck"]:
+            check_signatures(layout, pins["packages"])
+        install(layout, pins, rootfs)
+        check_installed(layout, pins, rootfs)
+        if layout.own_database:
+            write_database(layout, pins, rootfs)
+    finally:
+        shutil.rmtree(layout.where, ignore_errors=True)
+    _tidy(rootfs)
+    return True
+
+
+@hookimpl
+def singbuild_defaults(pins: Pins) -> Defaults:
+    """Tell the image's users when nobody looked at signatures."""
+    return Defaults(labels={} if pins["gpgcheck"] else {"GPGCheck": "no"})
+
+
+def _names(pins: Pins) -> set[str]:
+    return {package["name"] for package in pins["packages"].values()}
+
+
+def _fetch(pins: Pins, repositories: list[Repository], source: Source) -> dict[str, Path]:
+    """Return each package's file, by what it is pinned as."""
+    urls = {each.name: each.url for each in repositories}
+    packages = pins["packages"]
+    wanted = [
+        Remote(f"{urls[p['repository']]}/{inside(p['file'])}", p["sha256"], p["size"])
+        for p in packages.values()
+    ]
+    label = f"Fetching {len(wanted)} packages"
+    got = fetch_all(wanted, source.cache, report=source.report, label=label)
+    return dict(zip(packages, (fetched.path for fetched in got), strict=True))
+
+
+def _tidy(rootfs: Rootfs) -> None:
+    """Leave nothing of the host's dnf in the image: logs, caches, its history with times in it."""
+    for pattern in LEFT_BEHIND:
+        for path in rootfs.root.glob(pattern):
+            command.run(["rm", "-rf", "--", path])

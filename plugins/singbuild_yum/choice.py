@@ -1,0 +1,142 @@
+"""From a recipe's keywords to what dnf shall do: checked words, URLs filled in."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from singbuild import RecipeKeyError, Source
+
+BASEARCH = {"i386": "i386", "i486": "i386", "i586": "i386", "i686": "i386", "armv7l": "armhfp"}
+BASE = ("/etc/redhat-release", "/bin/sh", "coreutils")
+"""What every image gets: a release, a shell, the commands that %post takes for granted."""
+
+SPEC = re.compile(r"(@\^?|/)?[A-Za-z0-9_][\w.+:*?\[\]~^/-]*", re.ASCII)
+NAME = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
+OPTION = re.compile(r"([\w*-]+\.)?(?P<name>\w+)=\S*", re.ASCII)
+OURS = {
+    *("gpgcheck", "localpkg_gpgcheck", "gpgkey", "plugins", "pluginpath", "reposdir", "varsdir"),
+    *("installroot", "cachedir", "persistdir", "logdir", "baseurl", "mirrorlist", "metalink"),
+}
+"""Options that a recipe sets by keywords, or that keep the host out."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What shall be installed. repositories: name to URL, no slash at its end; keys: URLs."""
+
+    repositories: Mapping[str, str]
+    releasever: str
+    basearch: str
+    include: tuple[str, ...]
+    excludes: tuple[str, ...]
+    options: tuple[str, ...]
+    gpgcheck: bool
+    keys: tuple[str, ...]
+
+
+def choose(source: Source) -> Choice:
+    """Return what the recipe asks for. Raises RecipeKeyError."""
+    words = source.keywords
+    basearch = BASEARCH.get(source.arch, source.arch)
+    for keyword in ("OSVersion", "Releasever"):
+        if not NAME.fullmatch(words.get(keyword, "7")):
+            raise RecipeKeyError(keyword, f"{keyword}: {words[keyword]!r} is not a release")
+    releasever = words.get("Releasever", words["OSVersion"])
+    known = {
+        "%{osversion}": words["OSVersion"],
+        "%osversion": words["OSVersion"],
+        "%{basearch}": basearch,
+        "$releasever": releasever,
+        "$basearch": basearch,
+    }
+    gpgcheck = _is_yes(words.get("GPGCheck", "yes"))
+    return Choice(
+        repositories=_repositories(words, known),
+        releasever=releasever,
+        basearch=basearch,
+        include=_specs(words, "Include"),
+        excludes=_specs(words, "Excludes"),
+        options=_options(words.get("SetOpt", "")),
+        gpgcheck=gpgcheck,
+        keys=_keys(words, known) if gpgcheck else (),
+    )
+
+
+def _repositories(words: Mapping[str, str], known: Mapping[str, str]) -> dict[str, str]:
+    found = {"base": _url("MirrorURL", words["MirrorURL"], known)}
+    if "UpdateURL" in words:
+        found["updates"] = _url("UpdateURL", words["UpdateURL"], known)
+    for word in _split(words, "Repositories"):
+        name, _, url = word.partition("=")
+        if not NAME.fullmatch(name) or name in found or name == "main":
+            why = "is there already" if name in found else "is not a name"
+            raise RecipeKeyError(
+                "Repositories", f"Repositories: {name!r} {why}", remedy="Write epel=URL extras=URL."
+            )
+        found[name] = _url("Repositories", url, known)
+    return found
+
+
+def _url(keyword: str, text: str, known: Mapping[str, str]) -> str:
+    url = _filled(text, known)
+    if not re.fullmatch(r"(https?|file)://[^\s\"'`\\$%{}]+", url):
+        raise RecipeKeyError(
+            keyword,
+            f"{keyword}: {url!r} is not the URL of a repository",
+            remedy="Give http://, https:// or file:// and the directory that has repodata. "
+            "%{OSVERSION} and %{BASEARCH} are filled in.",
+        )
+    return url.rstrip("/")
+
+
+def _filled(text: str, known: Mapping[str, str]) -> str:
+    names = "|".join(map(re.escape, known))
+    return re.sub(names, lambda match: known[match[0].lower()], text, flags=re.I)
+
+
+def _keys(words: Mapping[str, str], known: Mapping[str, str]) -> tuple[str, ...]:
+    if "GPGKey" not in words:
+        raise RecipeKeyError(
+            "GPGKey",
+            "the recipe names no key to check the packages' signatures with",
+            remedy="Add GPGKey: URL or path of the key. GPGCheck: no installs what nobody checked.",
+        )
+    return tuple(_filled(word, known) for word in _split(words, "GPGKey"))
+
+
+def _specs(words: Mapping[str, str], keyword: str) -> tuple[str, ...]:
+    """Split a list of packages; options, URLs and files of the host are none."""
+    specs = _split(words, keyword)
+    for spec in specs:
+        if not SPEC.fullmatch(spec) or "://" in spec or spec.endswith(".rpm"):
+            raise RecipeKeyError(
+                keyword,
+                f"{keyword}: {spec!r} is not a package of a repository",
+                remedy="Write names, /files that packages have, or @groups.",
+            )
+    return specs
+
+
+def _options(text: str) -> tuple[str, ...]:
+    for word in text.split():
+        match = OPTION.fullmatch(word)
+        if not match or match["name"] in OURS:
+            raise RecipeKeyError(
+                "SetOpt",
+                f"SetOpt: {word!r} " + ("is not for a recipe to set" if match else "is no option"),
+                remedy="Write NAME=VALUE; whether signatures are checked says GPGCheck.",
+            )
+    return tuple(text.split())
+
+
+def _is_yes(word: str) -> bool:
+    known = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
+    if word.lower() not in known:
+        raise RecipeKeyError("GPGCheck", f"GPGCheck: {word!r} is neither yes nor no")
+    return known[word.lower()]
+
+
+def _split(words: Mapping[str, str], keyword: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(re.findall(r"[^\s,]+", words.get(keyword, ""))))

@@ -1,0 +1,53 @@
+"""Checks what rpm says is installed, and lets the image's own rpm write it down."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from singbuild import HostError, Rootfs, command
+from singbuild_yum.layout import Layout
+
+FORM = r"%{NAME}-%|EPOCH?{%{EPOCH}:}|%{VERSION}-%{RELEASE}.%{ARCH}\n"
+KEYS = "gpg-pubkey-"
+
+
+def check_installed(layout: Layout, pins: Mapping[str, Any], rootfs: Rootfs) -> None:
+    """Refuse a tree that has other packages than the pinned ones. Raises HostError."""
+    argv = ["rpm", "--root", str(rootfs.root), "--dbpath", layout.database]
+    _compare(command.output([*argv, "-qa", "--qf", FORM]).splitlines(), pins)
+
+
+def write_database(layout: Layout, pins: Mapping[str, Any], rootfs: Rootfs) -> None:
+    """Let the image's rpm register the packages, in the form and place that it knows.
+
+    The host's may be another by years: rpm of EL 8 and before cannot read what today's writes.
+    """
+    home = _said(rootfs, "--eval", "%{_dbpath}")[0]
+    rootfs.mkdir(home)
+    for key in layout.keys:
+        _said(rootfs, "--import", _inside(layout, str(key)))
+    files = [_inside(layout, str(layout.package(pin))) for pin in pins["packages"].values()]
+    rootfs.run(["rpm", "-i", "--justdb", "--nodeps", "--noscripts", "--notriggers", "--nosignature",
+                "--ignoresize", "--replacefiles", *files])  # fmt: skip
+    _compare(_said(rootfs, "-qa", "--qf", FORM), pins)
+
+
+def _said(rootfs: Rootfs, *words: str) -> list[str]:
+    lines: list[str] = []
+    rootfs.run(["rpm", *words], on_line=lines.append)
+    return lines
+
+
+def _inside(layout: Layout, path: str) -> str:
+    return path.removeprefix(str(layout.where.parent))
+
+
+def _compare(lines: list[str], pins: Mapping[str, Any]) -> None:
+    found = {line for line in lines if not line.startswith(KEYS)}
+    if found != pins["packages"].keys():
+        raise HostError(
+            "rpm's database does not have the packages that were pinned",
+            why=f"differing: {', '.join(sorted(found ^ pins['packages'].keys()))}",
+            remedy="Build again; if it stays so, report it with the log.",
+        )

@@ -1,0 +1,123 @@
+"""The one place that executes dnf: to solve, and to install."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from singbuild import RecipeKeyError, Rootfs, SourceError, command
+from singbuild_yum.choice import BASE
+from singbuild_yum.layout import Layout
+
+NO_MATCH = re.compile(r"(?:No match for argument|Unable to find a match|Argument): *(\S+)")
+NO_GROUP = re.compile(r"Module or Group '([^']+)' ")
+STEP = re.compile(r"\s*(Installing|Verifying)\s*:.*\s(\d+)/(\d+)\s*")
+# Scriptlets run in a chroot and expect what any system has. All this goes with the process.
+MOUNTED = """
+root=$1; shift
+mount -t proc proc "$root/proc"
+mount -t sysfs -o ro sysfs "$root/sys"
+mount -t tmpfs -o mode=0755 tmpfs "$root/dev"
+for name in null zero full random urandom tty; do
+    : > "$root/dev/$name"
+    mount --bind "/dev/$name" "$root/dev/$name"
+done
+ln -s /proc/self/fd "$root/dev/fd"
+exec "$@"
+"""
+
+
+def program() -> str:
+    """Return the name of the host's dnf; its yum, where that is dnf's other name."""
+    return "yum" if command.which("yum") and not command.which("dnf") else "dnf"
+
+
+def solve(layout: Layout, choice: Mapping[str, Any], root: Path, known: Iterable[str]) -> list[str]:
+    """Return the words of the table that dnf prints before it would install.
+
+    known: names of packages, to guess what was meant. Raises RecipeKeyError, SourceError.
+    """
+    argv = [*_argv(layout, choice, root), "--assumeno", "install", *BASE, *choice["include"]]
+    if os.geteuid():
+        argv = ["unshare", "--map-root-user", *argv]  # dnf insists, though nothing is installed
+    done: list[str] = []
+    status = command.call(argv, env=_environment(layout), on_line=done.append).status
+    if status and "Operation aborted." not in done:
+        raise _explained(done, choice, known)
+    text = "\n".join(done)
+    return re.split(r"^(?:Skipping|Transaction Summary)", text, flags=re.M)[0].split()
+
+
+def install(layout: Layout, pins: Mapping[str, Any], rootfs: Rootfs) -> None:
+    """Install the pinned packages, their scriptlets in a furnished image. Raises SourceError."""
+    for directory, mode in (("/proc", 0o555), ("/sys", 0o555), ("/dev", 0o755)):
+        rootfs.mkdir(directory, mode)
+    lines: list[str] = []
+
+    def show(line: str) -> None:
+        lines.append(line)
+        if step := STEP.fullmatch(line):
+            rootfs.report.progress(step[1], int(step[2]), int(step[3]))
+        elif line.strip() and set(line) > {"="}:
+            rootfs.report.line(line)
+
+    dnf = [*_argv(layout, pins, rootfs.root), "--assumeyes", "install", *BASE, *pins["include"]]
+    argv: Sequence[command.Word]
+    argv = ["unshare", "--mount", "sh", "-ec", MOUNTED, "sh", rootfs.root, *dnf]
+    done = command.call(argv, env=_environment(layout), on_line=show)
+    if done.status:
+        raise _explained(lines, pins, ())
+    # dnf ends with 0 when a scriptlet other than %pre fails.
+    for line in lines:
+        if "scriptlet failed" in line:
+            rootfs.report.warn(line.strip())
+
+
+def _argv(layout: Layout, choice: Mapping[str, Any], root: Path) -> list[command.Word]:
+    return [
+        program(),
+        "--config",
+        layout.config,
+        "--installroot",
+        root,
+        f"--releasever={choice['releasever']}",
+        "--noplugins",
+        *(f"--setopt={option}" for option in choice["setopt"]),
+    ]
+
+
+def _environment(layout: Layout) -> dict[str, str]:
+    return command.environment({"HOME": str(layout.home)})
+
+
+def _explained(
+    lines: list[str], choice: Mapping[str, Any], known: Iterable[str]
+) -> RecipeKeyError | SourceError:
+    """What dnf complains about, in the recipe's words where it is the recipe's."""
+    for line in lines:
+        found = NO_MATCH.search(line) or NO_GROUP.search(line)
+        spec = found[1] if found else ""
+        wanted = next(
+            (word for word in choice["include"] if word.lstrip("@") == spec.lstrip("@")), ""
+        )
+        if wanted:
+            near = difflib.get_close_matches(wanted, list(known), n=3, cutoff=0.8)
+            remedy = f"Did you mean {' or '.join(near)}?" if near else "It may be in another one."
+            return RecipeKeyError(
+                "Include", f"Include: the repositories have no {wanted!r}", remedy=remedy
+            )
+        if spec in BASE:
+            return SourceError(
+                f"the repositories have no {spec}, which every image gets",
+                remedy="MirrorURL must name the repository of a distribution's base.",
+            )
+    first = next((n for n, line in enumerate(lines) if line.startswith("Error:")), -20)
+    return SourceError(
+        "dnf cannot install these packages",
+        why="\n".join(lines[first:][:40]),
+        remedy="Correct Include, Excludes or SetOpt, or add a repository that has what is missing.",
+    )

@@ -1,0 +1,81 @@
+"""Lists the packages that dnf would install, as dnf itself works them out."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from singbuild import Source, SourceError, __version__, command
+from singbuild.download import locked
+from singbuild_yum.choice import Choice
+from singbuild_yum.dnf import program, solve
+from singbuild_yum.layout import Layout
+from singbuild_yum.repository import Repository, inside, packages
+
+Packages = dict[str, dict[str, Any]]
+
+
+def remembered(choice: Choice, repositories: Sequence[Repository], source: Source) -> Packages:
+    """Return what ``_solved`` does; the answer for one state of repositories is kept.
+
+    Raises RecipeKeyError, SourceError, HostError.
+    """
+    states = [repository.identity for repository in repositories]
+    asked = [__version__, asdict(choice), states, command.output([program(), "--version"])]
+    key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
+    kept = source.cache / f"{key}.packages.json"
+    with contextlib.suppress(OSError, ValueError):
+        found: Packages = json.loads(kept.read_text())
+        return found
+    found = _alone(choice, repositories, source, key)
+    part = kept.with_suffix(f".{os.getpid()}.part")
+    part.write_text(json.dumps(found))
+    part.rename(kept)
+    return found
+
+
+def _alone(
+    choice: Choice, repositories: Sequence[Repository], source: Source, key: str
+) -> Packages:
+    """Solve in a directory of the cache; what a killed build left of it goes first."""
+    where = source.cache / f"{key}.solving"
+    with locked(source.cache / f"{key}.part", source.report, "the list of packages"):
+        shutil.rmtree(where, ignore_errors=True)
+        try:
+            return _solved(choice, repositories, Layout(where))
+        finally:
+            shutil.rmtree(where, ignore_errors=True)
+
+
+def _solved(choice: Choice, repositories: Sequence[Repository], layout: Layout) -> Packages:
+    """Return the packages by NEVRA: name, version, arch, repository, file, sha256, size in bytes.
+
+    dnf tells them by name, arch, version and repository. Its table breaks lines as it
+    likes, so every four words in a row are looked up.
+    """
+    # Nothing is installed here, so nothing needs a signature yet.
+    wishes = {**asdict(choice), "setopt": choice.options, "gpgcheck": False}
+    layout.write(repositories, wishes, {}, ())
+    index = {
+        (p["name"], p["arch"], p["version"], p["repository"]): p
+        for repository in repositories
+        for p in packages(repository)
+    }
+    words = solve(layout, wishes, layout.where / "root", {key[0] for key in index})
+    rows = zip(words, words[1:], words[2:], words[3:], strict=False)
+    chosen = [index[row] for row in rows if row in index]
+    if not chosen:
+        raise SourceError("dnf names no package that the repositories have", why=" ".join(words))
+    for package in chosen:
+        inside(package["file"])
+    return {f"{p['name']}-{p['version']}.{p['arch']}": p for p in sorted(chosen, key=_nevra)}
+
+
+def _nevra(package: dict[str, Any]) -> tuple[str, ...]:
+    return package["name"], package["version"], package["arch"]
