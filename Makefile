@@ -7,9 +7,10 @@ VENV   := .venv
 DEMO   := .demo
 BIN    := $(VENV)/bin
 TOOLS  := e2fsprogs coreutils debian-archive-keyring debootstrap busybox-static
-NEEDED := $(TOOLS) fuse2fs file util-linux python3-venv faketime dnf rpm createrepo-c gnupg
+NEEDED := $(TOOLS) fuse2fs file util-linux python3-venv faketime dnf rpm createrepo-c gnupg \
+          docker-registry skopeo umoci podman apache2-utils openssl
 
-.PHONY: demo test check unit format packages clean
+.PHONY: singrun.pyz demo test check unit format packages clean
 
 demo: $(VENV)/.installed ## build recipes/busybox.def and run the image
 	@$(MAKE) --no-print-directory $(DEMO)/busybox.img
@@ -62,5 +63,8 @@ $(VENV)/.tested: $(VENV)/.installed
 	$(BIN)/pip install -q -e '.[test]'
 	@touch $@
 
+singrun.pyz: ## the runtime as one file, for nodes without an installation
+	$(PYTHON) -m singrun.bundle $@
+
 clean:
-	rm -rf $(VENV) $(DEMO) dist
+	rm -rf $(VENV) $(DEMO) dist singrun.pyz

@@ -5,7 +5,16 @@ The names below are what a plugin may use; everything else may change.
 
 __version__ = "0.1.0"
 
-from singbuild.contract import API_VERSION, Defaults, Keyword, Needs, Pins, Program, Source
+from singbuild.contract import (
+    API_VERSION,
+    Defaults,
+    Keyword,
+    Needs,
+    Pins,
+    Program,
+    Reporter,
+    Source,
+)
 from singbuild.errors import HostError, RecipeKeyError, SingbuildError, SourceError
 from singbuild.hookspecs import hookimpl
 from singbuild.rootfs import Rootfs
@@ -19,6 +28,7 @@ __all__ = [
     "Pins",
     "Program",
     "RecipeKeyError",
+    "Reporter",
     "Rootfs",
     "SingbuildError",
     "Source",

@@ -6,18 +6,27 @@ imports nobody's code; a broken plugin hurts only those who ask for it.
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
+import warnings
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
+from types import FrameType, ModuleType
 from typing import Any
 
 import pluggy
+import yaml
 
 from singbuild import hookspecs
-from singbuild.contract import Needs
+from singbuild.contract import API_VERSION, Defaults, Keyword, Needs, Program
 from singbuild.errors import BackendError, SingbuildError, nearest
 
 GROUP = "singbuild.bootstrap"
+REQUIRED = ("singbuild_needs", "singbuild_resolve", "singbuild_bootstrap")
+PATIENCE = 60.0  # seconds for a plugin's import; docker-py takes 0.2
 
 
 @dataclass(frozen=True)
@@ -32,11 +41,16 @@ class Installed:
 
 @dataclass(frozen=True)
 class Backend:
-    """A loaded backend. hooks: its pluggy hooks; needs: what ``singbuild_needs`` said."""
+    """A loaded backend.
+
+    needs: what ``singbuild_needs`` said; hooks: its pluggy hooks; deprecations: what its
+    author should know, for the user to pass on.
+    """
 
     installed: Installed
     needs: Needs
     hooks: Any
+    deprecations: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -46,10 +60,12 @@ class Backend:
     def call(self, hook: str, **arguments: object) -> Any:
         """Call a hook; what is not one of our errors becomes a BackendError naming the plugin."""
         try:
-            return getattr(self.hooks, hook)(**arguments)
+            answer = getattr(self.hooks, hook)(**arguments)
+            _check_answer(hook, answer)
+            return answer
         except (SingbuildError, OSError):
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise BackendError(
                 f"backend {self.name!r} failed in {hook}: {type(error).__name__}: {error}",
                 remedy=f"This is a bug in {self.installed.distribution} "
@@ -60,7 +76,7 @@ class Backend:
 def installed() -> list[Installed]:
     """Return every backend that an installed distribution announces, sorted by name."""
     found = [
-        Installed(entry.name, entry.dist.name, entry.dist.version, entry)
+        Installed(entry.name, entry.dist.name or "?", entry.dist.version or "?", entry)
         for entry in entry_points(group=GROUP)
         if entry.dist is not None
     ]
@@ -95,23 +111,94 @@ def find(name: str) -> Installed:
     return wanted[0]
 
 
-def load(name: str) -> Backend:
-    """Import one backend and check it against the hook specifications. Raises BackendError."""
+def load(name: str, specifications: ModuleType | type = hookspecs) -> Backend:
+    """Import one backend and check it against the hook specifications.
+
+    Raises BackendError, naming the plugin and its distribution, for whatever is wrong with it.
+    """
     chosen = find(name)
     manager = pluggy.PluginManager("singbuild")
-    manager.add_hookspecs(hookspecs)
+    manager.add_hookspecs(specifications)
     try:
-        manager.register(chosen.entry.load(), name)
+        plugin = _imported(chosen)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", DeprecationWarning)
+            manager.register(plugin, name)
         manager.check_pending()
+        _check_contract(plugin, manager)
         needs = manager.hook.singbuild_needs()
-    except Exception as error:
+        _check_needs(needs)
+    except BackendError:
+        raise
+    except (Exception, SystemExit) as error:
         raise BackendError(
             f"backend {name!r} cannot be loaded: {type(error).__name__}: {error}",
             remedy=f"It comes from {chosen.distribution} {chosen.version}; report it there.",
         ) from error
-    if not isinstance(needs, Needs):
+    old = tuple(
+        f"backend {name!r} ({chosen.distribution} {chosen.version}): {each.message}"
+        for each in caught
+        if issubclass(each.category, DeprecationWarning)
+    )
+    return Backend(chosen, needs, manager.hook, old)
+
+
+def _imported(chosen: Installed) -> object:
+    """Import a plugin; one that takes longer than PATIENCE is given up."""
+    seconds = float(os.environ.get("SINGBUILD_PLUGIN_TIMEOUT") or PATIENCE)
+
+    def give_up(_number: int, _frame: FrameType | None) -> None:
         raise BackendError(
-            f"backend {name!r} does not keep the contract: singbuild_needs returned {needs!r}",
-            remedy=f"It comes from {chosen.distribution} {chosen.version}; report it there.",
+            f"backend {chosen.name!r} does not come back from its import after {seconds:g} s",
+            remedy=f"It comes from {chosen.distribution} {chosen.version}; report it there. "
+            "SINGBUILD_PLUGIN_TIMEOUT gives it more seconds.",
         )
-    return Backend(chosen, needs, manager.hook)
+
+    if threading.current_thread() is not threading.main_thread():
+        return chosen.entry.load()  # only the main thread gets signals
+    previous = signal.signal(signal.SIGALRM, give_up)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        return chosen.entry.load()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+
+
+def _check_contract(plugin: object, manager: pluggy.PluginManager) -> None:
+    """Refuse a plugin of a later contract, or without the hooks that every build calls."""
+    wanted = getattr(plugin, "singbuild_contract", API_VERSION)
+    if wanted != API_VERSION and not (isinstance(wanted, int) and wanted < API_VERSION):
+        raise TypeError(f"it needs version {wanted} of the contract, this is {API_VERSION}")
+    missing = [name for name in REQUIRED if not getattr(manager.hook, name).get_hookimpls()]
+    if missing:
+        raise TypeError(f"it has no {' and no '.join(missing)} marked with @hookimpl")
+
+
+def _check_needs(needs: object) -> None:
+    if not isinstance(needs, Needs):
+        raise TypeError(f"singbuild_needs returned {needs!r}, not Needs")
+    for each, kind in [(k, Keyword) for k in needs.keywords] + [
+        (p, Program) for p in needs.programs
+    ]:
+        if not isinstance(each, kind):
+            raise TypeError(f"Needs holds {each!r}, not a {kind.__name__}")
+    if not isinstance(needs.space, int):
+        raise TypeError(f"Needs.space is {needs.space!r}, not a number of bytes")
+
+
+def _check_answer(hook: str, answer: object) -> None:
+    """Refuse an answer of another kind than the hook's specification says."""
+    if hook == "singbuild_resolve":
+        if not isinstance(answer, Mapping):
+            raise TypeError(f"it returned {answer!r}, not pins under string keys")
+        yaml.safe_dump(_plain(answer))
+    if hook == "singbuild_defaults" and not isinstance(answer, Defaults | None):
+        raise TypeError(f"it returned {answer!r}, not Defaults")
+
+
+def _plain(value: object) -> object:
+    """Pins as YAML sees them; what it cannot say is left for it to refuse."""
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return [*map(_plain, value)] if isinstance(value, list | tuple) else value

@@ -46,13 +46,13 @@ class Commands(click.Group):
 )
 @click.version_option(__version__, prog_name="singbuild")
 def commands() -> None:
-    r"""Turn a recipe into one file that holds a whole Linux environment.
+    """Turn a recipe into one file that holds a whole Linux environment.
 
     \b
       singbuild RECIPE IMAGE       the main job
       ./IMAGE ARGUMENTS            runs its runscript, as you
       singrun exec IMAGE COMMAND   runs a program in it, as you
-    """
+    """  # noqa: D301 - click wants the character itself
 
 
 commands.add_command(cache_commands)
@@ -206,6 +206,18 @@ def show_backends(name: str | None) -> int:
     for program in backend.needs.programs:
         there = command.which(program.name) or f"missing: apt-get install {program.package}"
         print(f"  {program.name:14} {there}")
+    return 0
+
+
+@commands.command("new-backend")
+@click.argument("name")
+@click.argument("directory", required=False, type=click.Path(path_type=Path))
+def new_backend(name: str, directory: Path | None) -> int:
+    """Write the distribution of a backend NAME: it installs, works, and passes its tests."""
+    from singbuild import scaffold
+
+    where = scaffold.new_backend(name, directory)
+    print(f"{where}\nNext: pip install -e '{where}[test]' && pytest {where}")
     return 0
 
 

@@ -44,6 +44,8 @@ def make(recipe: Recipe, report: Reporter) -> Plan:
     Raises BackendError for the backend, RecipeError for a keyword.
     """
     backend = backends.load(recipe.bootstrap)
+    for text in backend.deprecations:
+        report.warn(text)
     source = Source(
         keywords=_keywords(recipe, backend),
         arch=os.uname().machine,

@@ -22,6 +22,7 @@ from typing import ClassVar, Self
 from singbuild.confined import Directory, Tree
 from singbuild.contract import Reporter
 from singbuild.errors import HostError, SourceError
+from singbuild.ownership import Ownership, shown
 from singbuild.tarstream import Member, TarStream
 
 WHITEOUT, OPAQUE, AUFS = b".wh.", b".wh..wh..opq", b".wh..wh."
@@ -67,7 +68,7 @@ class Unpacker:
     root: an existing directory that nobody else changes meanwhile. whiteouts: the
     archives are layers of an image. What this process has no right to make
     (devices, foreign owners, some attributes) is left out with one warning for each
-    kind; ``owners`` then has the owners that were asked for, by path.
+    kind; ``ownership.owners`` then has the owners that were asked for, by path.
     """
 
     def __init__(
@@ -75,14 +76,12 @@ class Unpacker:
     ) -> None:
         self.report, self.whiteouts = report, whiteouts
         self.limits = limits or Limits.from_environment()
-        self.owners: dict[bytes, tuple[int, int]] = {}
+        self.ownership = Ownership(report)
         self._tree = Tree(root, self._touch)
         self._umask = _umask()
-        self._ids = os.geteuid(), os.getegid()
         self._times: dict[bytes, Member] = {}  # of directories: set when nothing more comes
         self._written: set[bytes] | None = None  # by the current layer; None for the first
         self._entries = self._size = 0
-        self._refused: dict[str, tuple[int, str]] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -96,7 +95,7 @@ class Unpacker:
         try:
             if kind is None:
                 self._set_directories()
-                self._tell_refused()
+                self.ownership.tell()
         finally:
             self._tree.close()
 
@@ -172,12 +171,12 @@ class Unpacker:
                     _write(fd, piece)
             else:
                 _write_sparse(fd, member, archive)
-            if (member.uid, member.gid) != self._ids or into.gives_group:
-                self._own(fd, member, path)
+            if self.ownership.is_foreign(member, into):
+                self.ownership.own(fd, member, path)
             if member.mode & (0o7000 | self._umask):
                 os.fchmod(fd, member.mode)
             if member.xattrs:
-                self._attributes(fd, member)
+                self.ownership.attribute(fd, member)
             os.utime(fd, ns=(member.mtime, member.mtime))
         finally:
             os.close(fd)
@@ -197,7 +196,7 @@ class Unpacker:
         self, member: Member, _archive: TarStream, into: Directory, name: bytes, path: bytes
     ) -> None:
         self._made(into, name, lambda: os.symlink(member.link, name, dir_fd=into.fd))
-        self._dress(member, into, name, path)
+        self.ownership.dress(member, into, name, path)
 
     def _hard_link(
         self, member: Member, _archive: TarStream, into: Directory, name: bytes, path: bytes
@@ -219,8 +218,8 @@ class Unpacker:
         except FileNotFoundError:
             why = f"it is a link to {shown(member.link)}, which is not there"
             raise _refused(member, why) from None
-        if path in self.owners or origin.inside(last) in self.owners:
-            self.owners[path] = member.uid, member.gid
+        if path in self.ownership.owners or origin.inside(last) in self.ownership.owners:
+            self.ownership.owners[path] = member.uid, member.gid
 
     def _node(
         self, member: Member, _archive: TarStream, into: Directory, name: bytes, path: bytes
@@ -231,9 +230,9 @@ class Unpacker:
         try:
             self._made(into, name, lambda: os.mknod(name, mode, device, dir_fd=into.fd))
         except PermissionError:
-            self._leave_out("device nodes are left out", path)
+            self.ownership.leave_out("device nodes are left out", path)
             return
-        self._dress(member, into, name, path)
+        self.ownership.dress(member, into, name, path)
         if member.mode & (0o7000 | self._umask):
             os.chmod(name, member.mode, dir_fd=into.fd)
 
@@ -259,55 +258,6 @@ class Unpacker:
             self._remove(into, name)
             make()
 
-    def _dress(self, member: Member, into: Directory, name: bytes, path: bytes) -> None:
-        """Give owner, attributes and time to what cannot be opened: a link, a device, a fifo."""
-        if (member.uid, member.gid) != self._ids or into.gives_group:
-            try:
-                os.chown(name, member.uid, member.gid, dir_fd=into.fd, follow_symlinks=False)
-            except OSError as error:
-                self._disown(error, member, path)
-        if member.xattrs:
-            self._attributes(b"/proc/self/fd/%d/%s" % (into.fd, name), member)
-        times = (member.mtime, member.mtime)
-        os.utime(name, ns=times, dir_fd=into.fd, follow_symlinks=False)
-
-    def _own(self, fd: int, member: Member, path: bytes) -> None:
-        try:
-            os.fchown(fd, member.uid, member.gid)
-        except OSError as error:
-            self._disown(error, member, path)
-
-    def _disown(self, error: OSError, member: Member, path: bytes) -> None:
-        """Remember an owner that this process may not give."""
-        if error.errno not in (errno.EPERM, errno.EINVAL):
-            raise error
-        self.owners[path] = member.uid, member.gid
-        self._leave_out("entries keep this user as their owner", path)
-
-    def _attributes(self, where: int | bytes, member: Member) -> None:
-        for name, value in member.xattrs.items():
-            # Of the machine that made the archive: its SELinux policy, its overlay mounts.
-            if name == "security.selinux" or re.match(r"(trusted|user)\.overlay\.", name):
-                continue
-            try:
-                if isinstance(where, int):
-                    os.setxattr(where, name, value)
-                else:
-                    os.setxattr(where, name, value, follow_symlinks=False)
-            except OSError as error:
-                if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EACCES, errno.EINVAL):
-                    raise
-                self._leave_out(f"the attribute {name} is left out", member.name)
-
-    def _leave_out(self, what: str, path: bytes) -> None:
-        count, first = self._refused.get(what, (0, shown(path)))
-        self._refused[what] = count + 1, first
-
-    def _tell_refused(self) -> None:
-        for what, (count, first) in self._refused.items():
-            more = f" and {count - 1:,} more" if count > 1 else ""
-            self.report.warn(f"{what}, without root's rights: {first}{more}")
-
     def _set_directories(self) -> None:
         """Give directories what later entries would have changed; the deepest first."""
         for path in sorted(self._times, reverse=True):
@@ -319,12 +269,12 @@ class Unpacker:
                     continue  # it was replaced or taken away later
                 raise
             try:
-                self._own(fd, member, path)
+                self.ownership.own(fd, member, path)
                 os.fchmod(fd, member.mode)
                 for name in os.listxattr(fd):
                     if name.startswith(("user.", "trusted.", "security.capability")):
                         os.removexattr(fd, name)
-                self._attributes(fd, member)
+                self.ownership.attribute(fd, member)
                 os.utime(fd, ns=(member.mtime, member.mtime))
             finally:
                 os.close(fd)
@@ -365,12 +315,6 @@ class Unpacker:
         while self._written is not None and path not in self._written:
             self._written.add(path)
             path = _parted(path)[0]
-
-
-def shown(path: bytes) -> str:
-    """Write a path inside the tree for a message: on one line, whatever bytes it has."""
-    text = path.decode(errors="backslashreplace")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _split(member: Member) -> tuple[bytes, bytes]:

@@ -7,26 +7,26 @@ from singrun.errors import RunError
 
 def parse(words: str) -> list[tuple[str, str, bool]]:
     """(source, target, read only) for each entry of a comma list; source and target absolute."""
-    return [_bind(entry) for entry in _split(words, ",") if entry]
+    return [_bind(entry) for entry in split(words, ",") if entry]
 
 
 def parse_home(word: str) -> tuple[str, str]:
     """(source or "", target) of [SRC:]DST."""
-    fields = _split(word, ":")
+    fields = split(word, ":")
     if len(fields) > 2:
         raise RunError(f"Cannot understand --home {word}", remedy="Say --home [SRC:]DST.")
-    *source, target = (_plain(field) for field in fields)
-    return (_source(source[0]) if source else ""), _target(target)
+    *source, place = (_plain(field) for field in fields)
+    return (_source(source[0]) if source else ""), target(place)
 
 
 def _bind(entry: str) -> tuple[str, str, bool]:
-    fields = [_plain(field) for field in _split(entry, ":")]
-    source, target, mode = (*fields, "", "")[:3]
+    fields = [_plain(field) for field in split(entry, ":")]
+    source, place, mode = (*fields, "", "")[:3]
     if len(fields) > 3 or mode not in ("", "ro", "rw"):
         remedy = r"Say --bind SRC[:DST[:ro]]; a colon or comma in a name is written \: or \,."
         raise RunError(f"Cannot understand --bind {entry}", remedy=remedy)
     source = _source(source)
-    return source, _target(target or source), mode == "ro"
+    return source, target(place or source), mode == "ro"
 
 
 def _source(path: str) -> str:
@@ -36,14 +36,15 @@ def _source(path: str) -> str:
     return os.path.abspath(path)
 
 
-def _target(path: str) -> str:
+def target(path: str) -> str:
+    """Return an absolute path inside the image."""
     if not path.startswith("/") or os.path.normpath(path).strip("/") == "":
         remedy = "Give an absolute path other than /."
         raise RunError(f"Cannot bind on {path}", why="It is no place in the image.", remedy=remedy)
     return os.path.normpath(path)
 
 
-def _split(text: str, separator: str) -> list[str]:
+def split(text: str, separator: str) -> list[str]:
     """Split at each ``separator`` that has no backslash before it; backslashes stay."""
     fields = [""]
     escaped = False

@@ -5,104 +5,87 @@ and then becomes it. When it ends, its mount namespace ends, and with that
 everything that was mounted here.
 """
 
-import errno
 import os
 
-from singrun import environment, init, namespaces, program, sharing, strategies, syscalls
-from singrun.errors import RunError, say
+from singrun import (
+    assembly,
+    config,
+    environment,
+    init,
+    namespaces,
+    program,
+    sharing,
+    strategies,
+    variables,
+)
+from singrun.errors import say
 from singrun.identity import Caller, forbid_new_privileges
 from singrun.image import open_image
-from singrun.mounts import Bind, Mount
+from singrun.overlay import Layers
 from singrun.request import Request
-from singrun.underlay import Root
 from singrun.workplace import Directory
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import NoReturn
 
-
-def enter(request: Request) -> "NoReturn":
-    """Launch. Returns never: either the program runs, or RunError says why not."""
+def enter(request: Request) -> str:
+    """Launch. Returns only what --plan prints; else the program runs, or RunError says why not."""
     umask = os.umask(0o022)
-    image = open_image(request.image)
-    caller = Caller()
+    site = config.read()
+    config.check_allowed(site, request)
+    image = open_image(request.image, writable=request.writable)
+    layers = Layers(request, site)
+    caller = Caller(as_caller=request.as_caller)
     directory = Directory()
-    variables = environment.inner(image.path, request.verb, clean=request.clean_environment)
+    given = environment.inherited()
+    winning = variables.winners(given, request)
+    table = sharing.Table(request, caller, site, directory.physical)
+    if request.plan:
+        from singrun import plan
 
+        return plan.text(request, image, caller, table, site)
+    sharing.make_workdir(table, request)
+
+    # Out of the host's namespaces. A FUSE daemon starts here, in a namespace that it shall not
+    # share with its mount, and works while we go on.
     proc = os.open("/proc/self", os.O_PATH | os.O_DIRECTORY)
-    privileged = namespaces.leave_host(caller, proc)
-    if request.ipc:
-        syscalls.unshare(syscalls.CLONE_NEWIPC)
-    if request.pid:
-        init.fork_into_pid_namespace()
-        proc = os.open("/proc/self", os.O_PATH | os.O_DIRECTORY)
-    table = [mount.pin() for mount in sharing.table(request, caller, directory.physical)]
-
-    stage = _stage()
-    strategies.mount(
+    privileged = namespaces.leave_host(caller, proc, slave=site.on["mount slave"])
+    stage = assembly.make_stage()
+    mounting = strategies.start(
         image,
         f"{stage}/image",
         privileged=privileged,
         forced=request.mount_with,
+        site=site,
         debug=request.debug,
     )
-    root = Root(f"{stage}/image")
-    _check_shell(root, image.path)
+    for mount in table.rows:
+        mount.pin()
+    tree = mounting.finish()
+    layers.mount(stage, privileged=privileged, site=site)
+    if outside := init.stand_by(request, image, mounting.life, tree):
+        proc = os.open("/proc/self", os.O_PATH | os.O_DIRECTORY)
+    namespaces.unshare_for(request, daemon=mounting.life >= 0 or layers.have_daemon)
+
+    # The image and what is laid over it become a root, and the table of mounts goes into it.
+    inside = assembly.assemble(stage, tree, layers, lasting=image.writable, privileged=privileged)
+    assembly.check_programs(inside, image.path, request.shell)
     home = sharing.home(request, caller)
-    for mount in [*table, *_identity(stage, root, caller, home)]:
+    rows = [*table.rows, *assembly.identity(stage, inside, caller, home, site)]
+    for mount in [*rows, *variables.mounts(winning, inside, stage)]:
         if request.debug:
             say(mount.describe())
-        mount.execute(root)
-    root.seal()
+        mount.execute(inside)
+    inside.seal()
 
-    namespaces.pivot(root)
+    # In, and from here on the caller again: with his ids, directory, umask and signals.
+    namespaces.pivot(inside)
     forbid_new_privileges()
-    if not privileged:
-        namespaces.become(caller, proc)
-    variables[b"PWD"] = os.fsencode(directory.enter(request.directory, home))
+    namespaces.become(caller, proc, privileged=privileged)
+    words = environment.inner(given, image.path, request, caller)
+    words[b"PWD"] = os.fsencode(directory.enter(request.directory, home))
     if request.home:
-        variables[b"HOME"] = os.fsencode(home)
-    if request.pid:
-        init.fork_and_reap()
+        words[b"HOME"] = os.fsencode(home)
+    if outside:
+        outside.enter(own_pids=request.pid)
     os.umask(umask)
     environment.restore_signals(environment.SIGPIPE, environment.SIGXFSZ)
-    program.execute(request.verb, request.arguments, variables)
-
-
-def _stage() -> str:
-    """Return a private tmpfs with a directory ``image``, where the root is put together.
-
-    It hangs on /proc/PID/task. When this process is killed, the kernel takes that directory
-    away, and everything mounted on it in any namespace (d_invalidate, Linux 3.18): no moment
-    is left in which a kill leaves fuse2fs behind, sitting in a namespace that holds its mount.
-    """
-    stage = f"/proc/{os.readlink('/proc/self')}/task"
-    syscalls.mount("tmpfs", stage, "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV, "mode=0755")
-    os.mkdir(f"{stage}/image")
-    return stage
-
-
-def _check_shell(root: Root, image: str) -> None:
-    try:
-        os.close(root.open("/bin/sh", os.O_PATH))
-    except OSError as error:
-        why = f"Every program is started with it; looking for it in {image}: {error.strerror}."
-        remedy = "Build the image again with a shell in it."
-        if error.errno != errno.ENOENT:
-            remedy = f"Check it with: e2fsck -fn {image}"
-        raise RunError("Container does not have a valid /bin/sh", why=why, remedy=remedy) from None
-
-
-def _identity(stage: str, root: Root, caller: Caller, home: str) -> list[Mount]:
-    """Return mounts of the image's passwd and group with the caller's lines before them."""
-    table: list[Mount] = []
-    for path, lines in (
-        ("/etc/passwd", caller.passwd_line(home)),
-        ("/etc/group", caller.group_lines()),
-    ):
-        source = f"{stage}/{path.rpartition('/')[2]}"
-        with open(source, "wb") as file:
-            file.write(lines + root.read(path))
-        table.append(Bind(source, path, why="the same user inside"))
-    return table
+    return program.execute(request, words, winning)

@@ -4,12 +4,18 @@ import os
 import sys
 
 from singrun import syscalls
+from singrun.identity import Caller
+from singrun.request import Request
 
 SIGINT, SIGPIPE, SIGXFSZ = 2, 13, 25
 _SIGIGNORE = 33 - 3  # proc(5), /proc/PID/stat, counted from field 3
 # -e keeps what tells who the user is and how to talk to the terminal, and nothing else.
 _KEPT = (b"HOME", b"USER", b"LOGNAME", b"SHELL", b"TERM", b"TZ", b"LANG", b"LANGUAGE")
 _CLEAN_PATH = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+# What starts with these is set inside under the rest of its name, and wins over the image's own.
+# Lowest first: where two spellings of one name are set, the later wins.
+PREFIXES = (b"SINGULARITYENV_", b"APPTAINERENV_", b"SINGRUNENV_")
 
 Environment = dict[bytes, bytes]
 
@@ -26,17 +32,23 @@ def inherited() -> Environment:
     return {name: value for name, equals, value in pairs if name and equals}
 
 
-def inner(image: str, verb: str, *, clean: bool) -> Environment:
+def inner(given: Environment, image: str, request: Request, caller: Caller) -> Environment:
     """Return the caller's environment, and what docs/image-format.md adds to it."""
-    variables = inherited()
-    if clean:
+    variables = {name: value for name, value in given.items() if not name.startswith(PREFIXES)}
+    if request.clean_environment:
         variables = {name: value for name, value in variables.items() if _is_kept(name)}
         variables[b"PATH"] = _CLEAN_PATH
     path = os.fsencode(image)
     name = path.rpartition(b"/")[2]
     variables |= {b"SINGULARITY_CONTAINER": path, b"SINGULARITY_NAME": name}
-    if verb == "shell":
+    if request.verb == "shell":
         variables[b"PS1"] = b"Singularity." + name + b"> "
+    if request.shell:
+        variables[b"SINGULARITY_SHELL"] = os.fsencode(request.shell)
+    if caller.behind_sudo:
+        user = os.fsencode(caller.name)
+        variables |= {b"HOME": os.fsencode(caller.home), b"USER": user, b"LOGNAME": user}
+        variables[b"SHELL"] = os.fsencode(caller.shell)
     return variables
 
 

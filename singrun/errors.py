@@ -1,6 +1,6 @@
 """What can go wrong, in the user's words.
 
-singrun has one kind of error and one status for it: 255. Every other status
+All errors of singrun's own have one status: 255. Every other status
 is the contained program's own.
 """
 
@@ -26,6 +26,10 @@ class RunError(Exception):
     def __str__(self) -> str:
         parts = (self.what, self.why, self.remedy)
         return "\n".join("  " * (i > 0) + part for i, part in enumerate(parts) if part)
+
+
+class UnavailableError(RunError):
+    """What this host lacks; another way to the same end may be had."""
 
 
 def nearest(word: str, known: list[str]) -> str:

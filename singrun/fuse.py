@@ -1,4 +1,4 @@
-"""fuse2fs: an ext3 image mounted by an ordinary process, for users without privilege.
+"""fuse2fs and squashfuse: an image mounted by an ordinary process, for users without privilege.
 
 The daemon must outlive no container and must never hold its own mount: a
 daemon in the namespace that holds its mount never ends. So it is started in
@@ -10,61 +10,94 @@ import errno
 import os
 
 from singrun import syscalls
-from singrun.errors import RunError
-from singrun.mounts import IMAGE_ATTRIBUTES, attach, clone, restrict
+from singrun.errors import RunError, UnavailableError
+from singrun.image import SQUASHFS, Image
+from singrun.mounts import clone, image_attributes, restrict
 
-# The image cannot change, so the kernel may keep what it has learned. The kernel
-# checks permissions; fuse2fs itself must not check against its own user once more.
-_OPTIONS = (
-    "ro,no_default_opts,fakeroot,default_permissions,allow_other,use_ino,kernel_cache,"
-    "attr_timeout=86400,entry_timeout=86400,negative_timeout=86400"
-)
-_DIRECTORIES = "/usr/bin:/usr/sbin:/bin:/sbin:/usr/local/bin"
-_PACKAGE = "Install the package fuse2fs (Debian) or e2fsprogs-fuse (others)."
+FUSE2FS, SQUASHFUSE = "fuse2fs", "squashfuse"
+# The kernel checks permissions; fuse2fs itself must not check against its own user once more.
+_EXT3 = "no_default_opts,fakeroot,default_permissions,allow_other,use_ino,kernel_cache"
+# An image that cannot change: the kernel may keep what it has learned of it, for a day.
+_LASTING = "attr_timeout=86400,entry_timeout=86400,negative_timeout=86400"
+_SQUASHFS = "ro,default_permissions,allow_other,timeout=86400"
+DIRECTORIES = "/usr/bin:/usr/sbin:/bin:/sbin:/usr/local/bin"
+_PACKAGES = {
+    FUSE2FS: "Install the package fuse2fs (Debian) or e2fsprogs-fuse (others).",
+    SQUASHFUSE: "Install the package squashfuse.",
+}
 
 
-def start(image: str, offset: int, *, dirty: bool, target: str) -> "Mounting":
-    """Start fuse2fs on the directory ``target``; it mounts while we go on.
+def program_for(image: Image) -> str:
+    """Return the name of the program that mounts this kind of image."""
+    return SQUASHFUSE if image.kind == SQUASHFS else FUSE2FS
 
-    dirty: read without the journal, which a read-only mount must not replay.
-    """
-    program = _program()
-    _check_device()
-    options = f"{_OPTIONS},offset={offset}" + (",norecovery" if dirty else "")
+
+def start(image: Image, target: str) -> "Mounting":
+    """Start the daemon on the directory ``target``; it mounts while we go on."""
+    program = _program(program_for(image))
+    check_device()
     reading, writing = os.pipe()
-    inherited = _withhold_descriptors()
+    life, living = os.pipe()
+    withheld = _withhold_descriptors()
+    os.set_inheritable(living, True)
+    os.set_inheritable(image.fd, True)  # the daemon keeps the image's lock; see locks.py
     null = os.open(os.devnull, os.O_RDWR)
     actions = [(os.POSIX_SPAWN_DUP2, null, 0), *((os.POSIX_SPAWN_DUP2, writing, n) for n in (1, 2))]
-    arguments = [program, image, target, "-o", options]
-    environment = {"PATH": _DIRECTORIES, "LC_ALL": "C"}
+    arguments = [program, image.path, target, "-o", _options(image)]
+    environment = {"PATH": DIRECTORIES, "LC_ALL": "C"}
     child = os.posix_spawn(program, arguments, environment, file_actions=actions, setsid=True)
-    for fd in inherited:
+    os.set_inheritable(image.fd, False)
+    for fd in withheld:
         os.set_inheritable(fd, True)
-    os.close(null)
-    os.close(writing)
-    return Mounting(image, child, reading, target)
+    for fd in (null, writing, living):
+        os.close(fd)
+    return Mounting(image, child, reading, life, target)
 
 
 class Mounting:
-    """A fuse2fs on its way: its first process ends when the mount is there."""
+    """A daemon on its way: its first process ends when the mount is there.
 
-    def __init__(self, image: str, child: int, output: int, target: str) -> None:
+    life: reads end of file when the daemon has ended, and all is on disk.
+    """
+
+    def __init__(self, image: Image, child: int, output: int, life: int, target: str) -> None:
+        self.life = life
         self._image, self._target = image, target
         self._child, self._output = child, output
 
-    def finish(self) -> None:
-        """Wait for the mount and take it along into a mount namespace of our own."""
+    def finish(self) -> int:
+        """Wait for the mount and take it out of this mount namespace, as a detached tree.
+
+        The caller has to leave this namespace, which is the daemon's.
+        """
         with os.fdopen(self._output, "rb") as output:
             said = output.read().decode(errors="replace").strip()
         if os.waitpid(self._child, 0)[1]:
-            why, remedy = said.replace("\n", " "), f"Check it with: e2fsck -fn {self._image}"
-            raise RunError(f"fuse2fs cannot mount {self._image}", why=why, remedy=remedy)
-        tree = clone(self._target)
-        syscalls.umount2(self._target, syscalls.MNT_DETACH)
-        syscalls.unshare(syscalls.CLONE_NEWNS)
-        restrict(tree, IMAGE_ATTRIBUTES)  # fuse2fs keeps "ro" to itself
-        attach(tree, self._target)
-        os.close(tree)
+            raise self._refused(said)
+        try:
+            tree = clone(self._target)
+            syscalls.umount2(self._target, syscalls.MNT_DETACH)
+        except OSError:  # EINVAL: nothing is mounted there; ENOTCONN: it died at once
+            raise self._refused(said or "It ended at once.") from None
+        # fuse2fs keeps "ro" to itself, so the kernel is told as well.
+        restrict(tree, image_attributes(writable=self._image.writable))
+        return tree
+
+    def _refused(self, said: str) -> RunError:
+        name, path = program_for(self._image), self._image.path
+        check = f"Check it with: e2fsck -fn {path}"
+        remedy = check if name == FUSE2FS else "Copy or build it again."
+        return RunError(f"{name} cannot mount {path}", why=said.replace("\n", " "), remedy=remedy)
+
+
+def _options(image: Image) -> str:
+    """dirty: read without the journal, which a read-only mount must not replay."""
+    if image.kind == SQUASHFS:
+        return _SQUASHFS
+    offset = f",offset={image.offset}" if image.offset else ""
+    if image.writable:
+        return f"rw,{_EXT3}{offset}"
+    return f"ro,{_EXT3},{_LASTING}{offset}" + (",norecovery" if image.dirty else "")
 
 
 def _withhold_descriptors() -> list[int]:
@@ -86,17 +119,22 @@ def _is_inheritable(fd: int) -> bool:
         return False
 
 
-def _program() -> str:
-    """Return the path of fuse2fs."""
-    for directory in f"{os.environ.get('PATH', '')}:{_DIRECTORIES}".split(":"):
-        path = f"{directory}/fuse2fs"
-        if directory.startswith("/") and os.access(path, os.X_OK):
-            return path
-    why = "An ordinary user's images are mounted by fuse2fs, which is not on this host."
-    raise RunError("fuse2fs is not installed", why=why, remedy=_PACKAGE)
+def found(name: str) -> str:
+    """Return the path of a host program, "" if there is none."""
+    names = (
+        f"{where}/{name}" for where in f"{os.environ.get('PATH', '')}:{DIRECTORIES}".split(":")
+    )
+    return next((path for path in names if path[0] == "/" and os.access(path, os.X_OK)), "")
 
 
-def _check_device() -> None:
+def _program(name: str) -> str:
+    if path := (name == SQUASHFUSE and found("squashfuse_ll")) or found(name):  # _ll is quicker
+        return path
+    why = "It mounts such images for ordinary users, and is not on this host."
+    raise UnavailableError(f"{name} is not installed", why=why, remedy=_PACKAGES[name])
+
+
+def check_device() -> None:
     """Refuse when /dev/fuse cannot be opened, in words better than fuse2fs has."""
     try:
         os.close(os.open("/dev/fuse", os.O_RDWR))
@@ -104,4 +142,6 @@ def _check_device() -> None:
         remedy = "Ask the administrator to make it readable and writable for all (mode 0666)."
         if error.errno in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
             remedy = "Ask the administrator to load the kernel module fuse (modprobe fuse)."
-        raise RunError("Cannot open /dev/fuse", why=f"{error.strerror}.", remedy=remedy) from None
+        raise UnavailableError(
+            "Cannot open /dev/fuse", why=f"{error.strerror}.", remedy=remedy
+        ) from None

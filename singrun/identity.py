@@ -8,56 +8,95 @@ import os
 import pwd
 
 from singrun import syscalls
+from singrun.errors import RunError
 
 
 class Caller:
     """The calling user: ids, name and home as the host knows them.
 
-    A user without a passwd entry has no name, and a home only by $HOME.
+    as_caller: whoever called sudo, instead of the root that it made of him.
+    A user without a passwd entry is given one, with what the environment says.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, as_caller: bool = False) -> None:
         self.uid, self.gid = os.geteuid(), os.getegid()
-        self.groups = sorted({self.gid, *os.getgroups()})
+        self.behind_sudo = as_caller and self.uid == 0
+        if as_caller:
+            self.uid, self.gid = _sudo_ids()
         try:
             self._entry: pwd.struct_passwd | None = pwd.getpwuid(self.uid)
         except KeyError:
             self._entry = None
+        self.groups = sorted({self.gid, *self._supplementary()})
+
+    @property
+    def has_root(self) -> bool:
+        """Whether singrun itself runs as root."""
+        return self.behind_sudo or self.uid == 0
+
+    @property
+    def name(self) -> str:
+        """The login name; without an entry $USER, if that is nobody else's, or one with the uid."""
+        return self._entry.pw_name if self._entry else _spare_name(self.uid)
+
+    @property
+    def shell(self) -> str:
+        """The login shell."""
+        return self._entry.pw_shell if self._entry else os.environ.get("SHELL", "/bin/sh")
+
+    def _supplementary(self) -> list[int]:
+        if self.behind_sudo and self._entry:
+            return os.getgrouplist(self._entry.pw_name, self.gid)
+        return [] if self.behind_sudo else os.getgroups()
 
     @property
     def home(self) -> str:
         """The home directory: $HOME if it is absolute, else the passwd entry's, else ""."""
-        wish = os.environ.get("HOME", "")
+        wish = "" if self.behind_sudo else os.environ.get("HOME", "")
         if wish.startswith("/"):
             return os.path.normpath(wish)
         return os.path.normpath(self._entry.pw_dir) if self._entry else ""
 
     def passwd_line(self, home: str) -> bytes:
-        """Return the caller's line of passwd(5), with ``home``; b"" without an entry."""
-        entry = self._entry
-        if entry is None:
-            return b""
-        words = (
-            entry.pw_name,
-            "x",
-            str(self.uid),
-            str(self.gid),
-            entry.pw_gecos,
-            home,
-            entry.pw_shell,
-        )
-        return os.fsencode(":".join(words) + "\n")
+        """Return the caller's line of passwd(5), with ``home``."""
+        gecos = self._entry.pw_gecos if self._entry else ""
+        words = (self.name, "x", str(self.uid), str(self.gid), gecos, home or "/", self.shell)
+        return os.fsencode(":".join(_field(word) for word in words) + "\n")
 
     def group_lines(self) -> bytes:
         """Return a line of group(5) for each group of the caller that has a name on the host."""
-        member = self._entry.pw_name if self._entry else ""
         lines = []
         for gid in self.groups:
             try:
-                lines.append(f"{grp.getgrgid(gid).gr_name}:x:{gid}:{member}\n")
+                lines.append(f"{grp.getgrgid(gid).gr_name}:x:{gid}:{self.name}\n")
             except KeyError:
                 continue
         return os.fsencode("".join(lines))
+
+
+def _sudo_ids() -> tuple[int, int]:
+    """Return the ids that sudo(8) says it was called with."""
+    words = os.environ.get("SUDO_UID", ""), os.environ.get("SUDO_GID", "")
+    if os.geteuid() == 0 and all(word.isdecimal() for word in words):
+        return int(words[0]), int(words[1])
+    why = "SUDO_UID and SUDO_GID tell who called, and they are not set for root."
+    raise RunError("Cannot run --as-caller", why=why, remedy="Say: sudo singrun … --as-caller")
+
+
+def _spare_name(uid: int) -> str:
+    name = os.environ.get("USER", "")
+    if not name.isascii() or not name.replace("-", "").replace("_", "").isalnum():
+        return f"user{uid}"
+    try:
+        pwd.getpwnam(name)
+    except KeyError:
+        return name
+    return f"user{uid}"
+
+
+def _field(word: str) -> str:
+    """Return a word that cannot end a field or a line of passwd(5)."""
+    return word.replace(":", " ").replace("\n", " ")
 
 
 def map_ids(proc: int, *, inside: tuple[int, int], outside: tuple[int, int]) -> None:

@@ -8,55 +8,113 @@ import fcntl
 import os
 import stat
 
+from singrun import locks
 from singrun.errors import RunError
 
-EXT3, SANDBOX = "ext3", "sandbox"
+EXT3, SQUASHFS, SANDBOX = "ext3", "squashfs", "sandbox"
 HEADER_LINE = b"#!/usr/bin/env run-singularity"
 HEADER_SIZE = 31
 _SUPERBLOCK, _SUPERBLOCK_SIZE = 1024, 1024  # <linux/ext3_fs.h>; bytes
 _INCOMPAT_RECOVER = 0x4
 _MAX_LOG_BLOCK_SIZE = 6  # 64 KiB, the largest that ext2fs knows
+_SQUASHFS_HEAD = 96  # bytes; Linux, fs/squashfs/squashfs_fs.h
 _REMEDY = (
-    "Give an image built by singbuild, a bare ext3 image, a Singularity 2.x image or a directory."
+    "Give an image built by singbuild, a bare ext3 image, a Singularity 2.x image, a squashfs"
+    " image or a directory."
 )
 
 
 class Image:
-    """An opened image: ``kind`` EXT3 or SANDBOX, the file system ``offset`` bytes into the file.
+    """An opened image: ``kind`` EXT3, SQUASHFS or SANDBOX, its file system ``offset`` bytes in.
 
-    dirty: the journal holds changes that were never written to their place.
+    writable: opened for writing. dirty: the journal holds changes that were
+    never written to their place. stamp: words that tell this file, as it is
+    now, from every other and from itself before; "" for a directory.
     """
 
-    def __init__(
-        self, path: str, fd: int, kind: str, offset: int = 0, *, dirty: bool = False
-    ) -> None:
-        self.path, self.fd, self.kind, self.offset, self.dirty = path, fd, kind, offset, dirty
+    def __init__(self, path: str, fd: int, kind: str, *, writable: bool) -> None:
+        self.path, self.fd, self.kind, self.writable = path, fd, kind, writable
+        self.offset, self.dirty, self.stamp = 0, False, ""
 
 
-def open_image(path: str) -> Image:
-    """Return the image at ``path``, checked. Raises RunError when it cannot be one."""
-    fd = _opened(path)
+def open_image(path: str, *, writable: bool = False) -> Image:
+    """Return the image at ``path``, checked and locked. Raises RunError when it cannot be one."""
+    fd = _opened(path, writable=writable)
     whole = os.path.abspath(path)
-    mode = os.fstat(fd).st_mode
-    if stat.S_ISDIR(mode):
-        return Image(whole, fd, SANDBOX)
-    if not stat.S_ISREG(mode):
+    status = os.fstat(fd)
+    if stat.S_ISDIR(status.st_mode):
+        return Image(whole, fd, SANDBOX, writable=writable)
+    if not stat.S_ISREG(status.st_mode):
         raise RunError(f"{path} is not an image", why="It is no regular file.", remedy=_REMEDY)
-    offset, superblock = _superblock(fd, path)
-    _check_length(superblock, os.fstat(fd).st_size - offset, path)
-    dirty = bool(int.from_bytes(superblock[96:100], "little") & _INCOMPAT_RECOVER)
-    return Image(whole, fd, EXT3, offset, dirty=dirty)
+    locks.take(fd, path, exclusive=writable)
+    head = os.pread(fd, HEADER_SIZE + _SUPERBLOCK + _SUPERBLOCK_SIZE, 0)
+    if not head:
+        raise RunError(f"{path} is not an image", why="The file is empty.", remedy=_REMEDY)
+    if head.startswith(b"hsqs"):
+        image = _squashfs(whole, fd, head, writable=writable)
+    else:
+        image = _ext3(whole, fd, head, writable=writable)
+    return image
 
 
-def _opened(path: str) -> int:
+def _squashfs(path: str, fd: int, head: bytes, *, writable: bool) -> Image:
+    if writable:
+        remedy = "Lay a directory over it: --overlay DIR."
+        raise RunError(f"{path} cannot be written", why="It is a squashfs.", remedy=remedy)
+    _check_length(int.from_bytes(head[40:48], "little"), os.fstat(fd).st_size, path)
+    image = Image(path, fd, SQUASHFS, writable=False)
+    image.stamp = stamp(fd, head[8:12] + head[40:48] + head[64:72])  # time, length, inode table
+    return image
+
+
+def _ext3(path: str, fd: int, head: bytes, *, writable: bool) -> Image:
+    image = Image(path, fd, EXT3, writable=writable)
+    image.offset = HEADER_SIZE if head.startswith(HEADER_LINE) else 0
+    superblock = head[image.offset + _SUPERBLOCK :][:_SUPERBLOCK_SIZE]
+    if superblock[56:58] != b"\x53\xef":
+        why = f"No ext3 superblock at offset {image.offset + _SUPERBLOCK}, and no squashfs."
+        raise RunError(f"{path} is not an image", why=why, remedy=_REMEDY)
+    have = os.fstat(fd).st_size - image.offset
+    need = _ext3_length(superblock, path)
+    _check_length(need if len(superblock) == _SUPERBLOCK_SIZE else max(need, have + 1), have, path)
+    image.dirty = bool(int.from_bytes(superblock[96:100], "little") & _INCOMPAT_RECOVER)
+    image.stamp = stamp(fd, superblock[104:120] + superblock[48:52])  # s_uuid, s_wtime
+    return image
+
+
+def stamp(fd: int, words: bytes) -> str:
+    """Name the file ``fd`` as it is now: where it lies, its size and times, and ``words`` of it."""
+    status = os.fstat(fd)
+    times = f"{status.st_mtime_ns:x}-{status.st_ctime_ns:x}"
+    return f"{status.st_dev:x}-{status.st_ino:x}-{status.st_size:x}-{times}-{words.hex()}"
+
+
+def is_clean(image: Image) -> bool:
+    """Whether an ext3 was unmounted in order. <linux/ext3_fs.h>, s_state and s_feature_incompat."""
+    superblock = os.pread(image.fd, _SUPERBLOCK_SIZE, image.offset + _SUPERBLOCK)
+    return bool(superblock[58] & 1) and not superblock[96] & _INCOMPAT_RECOVER
+
+
+def _opened(path: str, *, writable: bool) -> int:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+        if writable and not stat.S_ISDIR(os.fstat(fd).st_mode):
+            os.close(fd)
+            fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_NOCTTY)
+        elif writable and not os.access(path, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
-        raise RunError(
-            f"Cannot open the image {path}", why=f"{error.strerror}.", remedy=_remedy(error.errno)
-        ) from None
+        raise _unopened(path, error, writable=writable) from None
     fcntl.fcntl(fd, fcntl.F_SETFL, 0)  # O_NONBLOCK kept a FIFO from holding us
     return fd
+
+
+def _unopened(path: str, error: OSError, *, writable: bool) -> RunError:
+    why = f"{error.strerror}."
+    if writable and error.errno != errno.ENOENT:
+        remedy = "Ask its owner for write permission, or lay a directory over it: --overlay DIR."
+        return RunError(f"Cannot open {path} for writing", why=why, remedy=remedy)
+    return RunError(f"Cannot open the image {path}", why=why, remedy=_remedy(error.errno))
 
 
 def _remedy(number: int | None) -> str:
@@ -67,25 +125,17 @@ def _remedy(number: int | None) -> str:
     return _REMEDY
 
 
-def _superblock(fd: int, path: str) -> tuple[int, bytes]:
-    """Return the file system's offset and its superblock."""
-    head = os.pread(fd, HEADER_SIZE + _SUPERBLOCK + _SUPERBLOCK_SIZE, 0)
-    if not head:
-        raise RunError(f"{path} is not an image", why="The file is empty.", remedy=_REMEDY)
-    offset = HEADER_SIZE if head.startswith(HEADER_LINE) else 0
-    superblock = head[offset + _SUPERBLOCK :][:_SUPERBLOCK_SIZE]
-    if superblock[56:58] != b"\x53\xef":
-        why = f"No ext3 superblock at offset {offset + _SUPERBLOCK}."
-        raise RunError(f"{path} is not an image", why=why, remedy=_REMEDY)
-    return offset, superblock
-
-
-def _check_length(superblock: bytes, have: int, path: str) -> None:
-    """Refuse a superblock that speaks of more bytes than the ``have`` that there are."""
+def _ext3_length(superblock: bytes, path: str) -> int:
+    """Return how many bytes the file system says that it has."""
     shift = int.from_bytes(superblock[24:28], "little")
     need = int.from_bytes(superblock[4:8], "little") << (10 + min(shift, _MAX_LOG_BLOCK_SIZE))
     if shift > _MAX_LOG_BLOCK_SIZE or not need:
-        raise RunError(f"{path} is not an image", why="Its superblock is damaged.", remedy=_REMEDY)
-    if len(superblock) < _SUPERBLOCK_SIZE or need > have:
+        why, remedy = "Its superblock is damaged.", "Build it again, or try: e2fsck -f IMAGE"
+        raise RunError(f"{path} is not an image", why=why, remedy=remedy)
+    return need
+
+
+def _check_length(need: int, have: int, path: str) -> None:
+    if need > have:
         why = f"The file system holds {need} bytes, the file only {max(have, 0)}."
         raise RunError(f"The image {path} is truncated", why=why, remedy="Copy or build it again.")

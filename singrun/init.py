@@ -1,35 +1,86 @@
-"""The first process of a PID namespace, for --pid. pid_namespaces(7).
+"""Launches in which somebody must stand by: --pid, and writing by way of a FUSE daemon.
 
-Here the program cannot simply take this process' place: somebody must be
-process 1 and reap orphans, and somebody outside must wait for it.
+In a PID namespace somebody must be process 1 and reap orphans, and somebody
+outside must wait for it. pid_namespaces(7). A FUSE daemon writes its last
+blocks after the program's end, and only then the image is whole.
 """
 
 import _signal  # type: ignore[import-not-found]  # built in, already loaded; signal itself is dear
 import os
 
 from singrun import syscalls
+from singrun.errors import say
+from singrun.image import Image, is_clean
+from singrun.request import Request
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import NoReturn
 
 _KEYBOARD = (_signal.SIGINT, _signal.SIGQUIT)  # the terminal sends these to the program itself
 _FORWARDED = (_signal.SIGTERM, _signal.SIGHUP, _signal.SIGUSR1, _signal.SIGUSR2, _signal.SIGALRM)
+_WORD = 4  # bytes of a wait status
 
 
-def fork_into_pid_namespace() -> None:
-    """Return as process 1 of a new PID namespace; the caller's process waits and ends alike."""
-    syscalls.unshare(syscalls.CLONE_NEWPID)
-    child = os.fork()
-    if child:
-        _pass_signals_to(child)
-        os._exit(_waited(child))
-    _die_with_parent()
+def stand_by(request: Request, image: Image, life: int, tree: int) -> "Outside | None":
+    """Where it is needed, return in a child, while the process that the caller sees waits.
+
+    life: fuse.Mounting.life. tree: the image's mount, which who waits must not hold.
+    """
+    writes = image.writable and life >= 0
+    if not request.pid and not writes:
+        return None
+
+    def afterwards() -> None:
+        if writes:
+            os.read(life, 1)  # end of file: the daemon has written all and ended
+            _warn_unless_clean(image)
+
+    outside = Outside()
+    outside.fork(own_pids=request.pid, tree=tree, afterwards=afterwards)
+    return outside
 
 
-def fork_and_reap() -> None:
-    """Return in a child that will be the program; process 1 reaps until that one ends."""
-    _die_with_parent()
-    child = os.fork()
-    if child:
-        _pass_signals_to(child)
-        os._exit(_waited(child))
+class Outside:
+    """The process that the caller sees waits in here, and ends as the program did."""
+
+    def __init__(self) -> None:
+        self._reading, self._writing = os.pipe()
+
+    def fork(self, *, own_pids: bool, tree: int, afterwards: "Callable[[], None]") -> None:
+        """Return in a child, with own_pids as process 1 of a new PID namespace.
+
+        afterwards: what the waiting process does when the program has ended.
+        """
+        if own_pids:
+            syscalls.unshare(syscalls.CLONE_NEWPID)
+        child = os.fork()
+        if child:
+            os.close(self._writing)
+            os.close(tree)
+            _pass_signals_to(child)
+            status = _waited(child)
+            inner = os.read(self._reading, _WORD)
+            afterwards()
+            _end_as(int.from_bytes(inner, "little") if inner else status)
+        os.close(self._reading)
+        die_with_parent()
+
+    def enter(self, *, own_pids: bool) -> None:
+        """Return as what will be the program; in a PID namespace process 1 stays and reaps."""
+        die_with_parent()
+        child = os.fork() if own_pids else 0
+        if child:
+            _pass_signals_to(child)
+            os.write(self._writing, _waited(child).to_bytes(_WORD, "little"))
+            os._exit(0)
+
+
+def _warn_unless_clean(image: Image) -> None:
+    if not is_clean(image):
+        say(f"{image.path} was not written completely.")
+        say(f"Check it with: e2fsck -f {image.path}")
 
 
 def _pass_signals_to(child: int) -> None:
@@ -41,14 +92,24 @@ def _pass_signals_to(child: int) -> None:
 
 
 def _waited(child: int) -> int:
-    """Reap until ``child`` ends; its exit status, 128 + N for death by signal N."""
+    """Reap until ``child`` ends; its wait status."""
     while True:
         ended, status = os.wait()
         if ended == child:
-            code = os.waitstatus_to_exitcode(status)
-            return code if code >= 0 else 128 - code
+            return status
 
 
-def _die_with_parent() -> None:
-    """Be killed when the process that waits for us is. prctl(2)."""
+def _end_as(status: int) -> "NoReturn":
+    """End with the exit status, or by the signal, that ``status`` tells of. wait(2)."""
+    code = os.waitstatus_to_exitcode(status)
+    if code < 0:
+        syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)  # the program has left its core already
+        if -code != _signal.SIGKILL:
+            _signal.signal(-code, _signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
+    os._exit(code if code >= 0 else 128 - code)
+
+
+def die_with_parent() -> None:
+    """Be killed when the process that waits is. prctl(2); a change of ids takes this back."""
     syscalls.prctl(syscalls.PR_SET_PDEATHSIG, _signal.SIGKILL)

@@ -13,10 +13,13 @@ from singrun.errors import RunError
 from singrun.underlay import Root
 
 _CLONE = syscalls.OPEN_TREE_CLONE | syscalls.OPEN_TREE_CLOEXEC | syscalls.AT_RECURSIVE
-IMAGE_ATTRIBUTES = (
-    syscalls.MOUNT_ATTR_RDONLY | syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV
-)
 _BY_DESCRIPTOR = syscalls.MOVE_MOUNT_F_EMPTY_PATH | syscalls.MOVE_MOUNT_T_EMPTY_PATH
+
+
+def image_attributes(*, writable: bool) -> int:
+    """Return the MOUNT_ATTR_… of an image: never setuid programs, never devices."""
+    attributes = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV
+    return attributes if writable else attributes | syscalls.MOUNT_ATTR_RDONLY
 
 
 def restrict(tree: int, attributes: int) -> None:
@@ -39,8 +42,11 @@ def clone(source: str) -> int:
 class Mount:
     """One row of the table: something to put on ``target``, an absolute path inside the root.
 
-    why: the reason, for describe().
+    why: the reason, for describe(). trace: whether the mount point, where it
+    is missing, may be left behind in an image that is being written.
     """
+
+    trace = True
 
     def __init__(self, target: str, *, why: str = "", read_only: bool = False) -> None:
         self.target = os.path.normpath("/" + target.lstrip("/"))
@@ -71,11 +77,12 @@ class Mount:
 
     def execute(self, root: Root) -> None:
         """Attach the tree to its target in ``root``, making the mount point if need be."""
-        self.pin()
+        if self.tree < 0:
+            self.pin()
         directory = stat.S_ISDIR(os.fstat(self.tree).st_mode)
         if self.read_only:
             restrict(self.tree, syscalls.MOUNT_ATTR_RDONLY)
-        place = root.place(self.target, directory=directory)
+        place = root.place(self.target, directory=directory, trace=self.trace)
         if directory != stat.S_ISDIR(os.fstat(place).st_mode):
             what = f"Cannot mount {self.what()} on {self.target}"
             raise RunError(what, why="One is a directory, the other is not.")
@@ -145,8 +152,13 @@ class Fresh(Mount):
         finally:
             os.close(context)
 
+    def pin(self) -> "Mount":
+        """Do nothing: what is new has no source to hold, and belongs to the final namespaces."""
+        return self
+
     def execute(self, root: Root) -> None:
         """Attach it; mount points may be made in it."""
+        super().pin()
         super().execute(root)
         root.adopt(self.tree)
 

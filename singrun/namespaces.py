@@ -6,17 +6,18 @@ import os
 from singrun import syscalls
 from singrun.errors import RunError
 from singrun.identity import Caller, map_ids
+from singrun.request import Request
 from singrun.underlay import Root
 
 
-def leave_host(caller: Caller, proc: int) -> bool:
+def leave_host(caller: Caller, proc: int, *, slave: bool) -> bool:
     """Enter a private mount namespace; with the host's privilege if we have it.
 
     Returns whether it is so. Otherwise the caller is root of a new user
     namespace. proc: a descriptor of /proc/self. Nothing that is mounted from
-    here on reaches the host; what the host mounts later still reaches us.
+    here on reaches the host; slave: what the host mounts later still reaches us.
     """
-    privileged = caller.uid == 0 and _unshared_mounts()
+    privileged = os.geteuid() == 0 and _unshared_mounts()
     if not privileged:
         try:
             syscalls.unshare(syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWNS)
@@ -24,16 +25,41 @@ def leave_host(caller: Caller, proc: int) -> bool:
         except OSError as error:
             raise _refused(error) from None
     try:
-        syscalls.mount("", "/", "", syscalls.MS_REC | syscalls.MS_SLAVE)
+        propagation = syscalls.MS_SLAVE if slave else syscalls.MS_PRIVATE
+        syscalls.mount("", "/", "", syscalls.MS_REC | propagation)
     except OSError as error:
         raise _refused(error) from None
     return privileged
 
 
-def become(caller: Caller, proc: int) -> None:
-    """From root of the user namespace back to the caller's own ids, in a second one inside it."""
-    syscalls.unshare(syscalls.CLONE_NEWUSER)
-    map_ids(proc, inside=(caller.uid, caller.gid), outside=(0, 0))
+def unshare_for(request: Request, *, daemon: bool) -> None:
+    """Enter the other namespaces that are asked for, and leave the mounts to a FUSE ``daemon``."""
+    flags = syscalls.CLONE_NEWNS if daemon else 0
+    flags |= syscalls.CLONE_NEWIPC if request.ipc else 0
+    flags |= syscalls.CLONE_NEWUTS if request.uts else 0
+    if flags:
+        syscalls.unshare(flags)
+    if request.hostname:
+        _name_host(request.hostname)
+
+
+def _name_host(name: str) -> None:
+    try:
+        syscalls.sethostname(name)
+    except OSError as error:
+        what = f"Cannot name the host {name}"
+        raise RunError(what, why=f"{error.strerror}.", remedy="Use 64 letters at most.") from None
+
+
+def become(caller: Caller, proc: int, *, privileged: bool) -> None:
+    """From root to the caller's own ids; without privilege in a second user namespace inside."""
+    if not privileged:
+        syscalls.unshare(syscalls.CLONE_NEWUSER)
+        map_ids(proc, inside=(caller.uid, caller.gid), outside=(0, 0))
+    elif caller.behind_sudo:
+        os.setgroups(caller.groups)
+        os.setresgid(caller.gid, caller.gid, caller.gid)
+        os.setresuid(caller.uid, caller.uid, caller.uid)
 
 
 def pivot(root: Root) -> None:

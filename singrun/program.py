@@ -3,8 +3,11 @@
 import errno
 import os
 
+from singrun import why
 from singrun.environment import Environment
 from singrun.errors import RunError
+from singrun.request import Request
+from singrun.variables import Winner
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,8 +18,14 @@ _OLDER = {"exec": "/.exec", "run": "/.run", "shell": "/.shell", "test": "/.test"
 _NOT_FOUND, _NOT_EXECUTABLE = 127, 126  # POSIX, Shell Command Language, 2.8.2
 
 
-def execute(verb: str, words: list[str], variables: Environment) -> "NoReturn":
-    """Become the action for ``verb``; see docs/image-format.md, "The actions"."""
+def execute(request: Request, variables: Environment, winning: list[Winner]) -> "NoReturn":
+    """Become the action for the verb; see docs/image-format.md, "The actions"."""
+    if request.why:
+        _become("/bin/sh", why.arguments(request.why, winning), variables)
+    verb, words = request.verb, request.arguments
+    if verb == "env":
+        verb, words = "exec", ["env"]
+    variables |= {each.name: each.value for each in winning}
     arguments = [os.fsencode(word) for word in words]
     for path in (f"{_ACTIONS}/{verb}", _OLDER[verb]):
         _become(path, arguments, variables)

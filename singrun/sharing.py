@@ -2,39 +2,135 @@
 
 import os
 
+from singrun import binds
+from singrun.config import Site
+from singrun.errors import RunError
 from singrun.identity import Caller
 from singrun.mounts import Bind, BindUnlessSeen, Fresh, Link, Mount
 from singrun.request import Request
 
-_FILES = ("/etc/resolv.conf", "/etc/hosts", "/etc/localtime")
-_TEMPORARY = ("/tmp", "/var/tmp")  # noqa: S108  the very directories are meant
+_TEMPORARY = {"/tmp": "tmp", "/var/tmp": "var_tmp"}  # noqa: S108  the very directories are meant
 _SHARED_MEMORY = "/dev/shm"  # noqa: S108  likewise
+_ALWAYS = ("/etc/localtime", "/etc/hosts")  # the site's binds that --contain keeps
 _DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 _SYSTEM = ("bin", "boot", "etc", "lib", "lib32", "lib64", "libx32", "sbin", "usr", "var")
+_SITE_BINDS, _ENVIRONMENT_BINDS = "bind-paths", ("SINGRUN_BIND", "SINGULARITY_BINDPATH")
+NAMES = ["proc", "sys", "dev", "tmp", "home", "cwd", "hostfs", _SITE_BINDS]
 
 
-def table(request: Request, caller: Caller, directory: str) -> list[Mount]:
-    """Return the mounts in the order in which they are done.
+class Table:
+    """The mounts, in the order in which they are done; each under its name for --no-mount."""
 
-    directory: the caller's current directory, "" if it has none.
-    """
-    kernel: list[Mount] = [Bind("/dev", "/dev", why="devices")]
-    if request.contain:
-        kernel = _contained_devices()
-    kernel.append(Fresh("proc", "/proc") if request.pid else Bind("/proc", "/proc"))
-    kernel.append(Bind("/sys", "/sys"))
-    files = [Bind(f, f, why="the host's network and time") for f in _FILES if os.path.isfile(f)]
-    wished = [Bind(s, t, why="--bind", read_only=ro) for s, t, ro in request.binds]
-    if request.contain:
-        directory = ""
-    return [
-        *kernel,
-        *files,
-        *_temporary(request.contain),
-        *_home(request, caller),
-        *_current(directory),
-        *wished,
-    ]
+    def __init__(self, request: Request, caller: Caller, site: Site, directory: str) -> None:
+        self._request, self._caller, self._site = request, caller, site
+        self.rows: list[Mount] = []
+        groups = {
+            "dev": self._devices,
+            "proc": self._processes,
+            "sys": self._system,
+            "hostfs": self._host_file_systems,
+            _SITE_BINDS: self._site_binds,
+            "tmp": self._temporary,
+            "home": self._home,
+            "cwd": lambda: self._current(directory),
+            "": self._wished,
+        }
+        for name, rows in groups.items():
+            if name not in request.no_mount:
+                self.rows += [row for row in rows() if row.target not in request.no_mount]
+
+    def _devices(self) -> list[Mount]:
+        how = self._site.word["mount dev"].lower()
+        if how in ("no", "n", "0"):
+            return []
+        if self._request.contain or how == "minimal":
+            return _few_devices("--contain" if self._request.contain else "mount dev = minimal")
+        return [Bind("/dev", "/dev", why="devices")]
+
+    def _processes(self) -> list[Mount]:
+        if not self._site.on["mount proc"]:
+            return []
+        fresh = Fresh("proc", "/proc", why="--pid")
+        return [fresh if self._request.pid else Bind("/proc", "/proc", why="processes")]
+
+    def _system(self) -> list[Mount]:
+        return [Bind("/sys", "/sys", why="the kernel")] if self._site.on["mount sys"] else []
+
+    def _host_file_systems(self) -> list[Mount]:
+        """Return binds of all the host has mounted, besides what is the system's own."""
+        if not self._site.on["mount hostfs"] or self._request.contain:
+            return []
+        with open("/proc/self/mountinfo", errors="surrogateescape") as file:
+            places = [line.split()[4].encode().decode("unicode_escape") for line in file]
+        own = ("proc", "sys", "dev", "run", *_SYSTEM, "tmp")
+        wanted = [p for p in places if p != "/" and p.split("/")[1] not in own]
+        return [BindUnlessSeen(place, place, why="mount hostfs = yes") for place in wanted]
+
+    def _site_binds(self) -> list[Mount]:
+        """Return the site's bind path and resolv.conf; what the host lacks is left out."""
+        words = [w for w in self._site.binds if not self._request.contain or w in _ALWAYS]
+        if self._site.on["config resolv_conf"]:
+            words.append("/etc/resolv.conf")
+        rows: list[Mount] = []
+        for source, target, read_only in (each for word in words for each in _present(word)):
+            rows.append(Bind(source, target, why="the site's", read_only=read_only))
+        return rows
+
+    def _temporary(self) -> list[Mount]:
+        names = [name for name in _TEMPORARY if os.path.isdir(name)]
+        if not self._site.on["mount tmp"]:
+            return []
+        if not self._request.contain:
+            return [Bind(name, name, why="temporary files") for name in names]
+        return [self._private(_TEMPORARY[name], name, "1777") for name in names]
+
+    def _private(self, name: str, target: str, mode: str) -> Mount:
+        """Return a new directory for ``target``: in --workdir if that was given, else in memory."""
+        if not self._request.workdir:
+            return Fresh("tmpfs", target, why="nothing of the host", mode=mode)
+        source = f"{self._request.workdir}/{name}"
+        return Bind(source, target, why="--workdir")
+
+    def _home(self) -> list[Mount]:
+        """Return the caller's home; one that is another's (daemon has /usr/sbin) is not shared."""
+        request, caller = self._request, self._caller
+        if request.no_home:
+            return []
+        if request.home:
+            return [Bind(request.home[0] or caller.home, request.home[1], why="--home")]
+        path = caller.home
+        if path in ("", "/") or not self._site.on["mount home"]:
+            return []
+        if not os.path.isdir(path) or os.stat(path).st_uid != caller.uid:
+            return []
+        if request.contain:
+            return [self._private("home", path, "0700")]
+        return [BindUnlessSeen(path, path, why="home"), *_magic_cookie()]
+
+    def _current(self, directory: str) -> list[Mount]:
+        """Return the current directory; below a system directory only if the image has none."""
+        if self._request.contain or not self._site.on["user bind control"]:
+            return []
+        top, _, below = directory.lstrip("/").partition("/")
+        if not top or (top in _SYSTEM and not below):
+            return []
+        bind = BindUnlessSeen(".", directory, why="current directory")
+        bind.unless_there = top in _SYSTEM
+        return [bind]
+
+    def _wished(self) -> list[Mount]:
+        """Return what options and variables ask for; these may lie over all else."""
+        request = self._request
+        wished = [(*bind, "--bind") for bind in request.binds]
+        for name in _ENVIRONMENT_BINDS:
+            wished += [(*bind, name) for bind in binds.parse(os.environ.get(name, ""))]
+        if (wished or request.scratch) and not self._site.on["user bind control"]:
+            raise RunError("Cannot bind", why=f"{self._site.path} says: user bind control = no.")
+        rows: list[Mount] = [Bind(s, t, why=why, read_only=ro) for s, t, ro, why in wished]
+        for target in request.scratch:
+            name = "scratch/" + target.strip("/").replace("/", "_")
+            rows.append(self._private(name, target, "1777"))
+        return rows
 
 
 def home(request: Request, caller: Caller) -> str:
@@ -42,46 +138,36 @@ def home(request: Request, caller: Caller) -> str:
     return request.home[1] if request.home else caller.home
 
 
-def _temporary(contain: bool) -> list[Mount]:
-    names = [name for name in _TEMPORARY if os.path.isdir(name)]
-    if contain:
-        return [Fresh("tmpfs", name, why="--contain", mode="1777") for name in names]
-    return [Bind(name, name, why="temporary files") for name in names]
+def make_workdir(table: Table, request: Request) -> None:
+    """Make the directories below --workdir that the table binds."""
+    if request.workdir and not os.path.isdir(request.workdir):
+        remedy = "Make it first, or name a directory that there is."
+        raise RunError(f"There is no directory {request.workdir}", why="--workdir", remedy=remedy)
+    for row in table.rows:
+        if isinstance(row, Bind) and row.why == "--workdir":
+            os.makedirs(row.source, 0o700, exist_ok=True)
 
 
-def _home(request: Request, caller: Caller) -> list[Mount]:
-    """Return the caller's home; one that is another's (daemon has /usr/sbin) is not shared.
-
-    Ids are as this user namespace shows them, so "mine" is geteuid(2).
-    """
-    if request.no_home:
+def _present(word: str) -> list[tuple[str, str, bool]]:
+    if not os.path.exists(word.split(":")[0]):
         return []
-    if request.home:
-        return [Bind(request.home[0] or caller.home, request.home[1], why="--home")]
-    path = caller.home
-    if path in ("", "/") or not os.path.isdir(path) or os.stat(path).st_uid != os.geteuid():
+    return binds.parse(word)
+
+
+def _magic_cookie() -> list[Mount]:
+    """Return the file that lets X11 programs in, where a login keeps it out of the home."""
+    path = os.environ.get("XAUTHORITY", "")
+    if not path.startswith("/run/") or not os.path.isfile(path):
         return []
-    if request.contain:
-        return [Fresh("tmpfs", path, why="--contain", mode="0700")]
-    return [BindUnlessSeen(path, path, why="home")]
+    return [BindUnlessSeen(path, path, why="$XAUTHORITY")]
 
 
-def _current(directory: str) -> list[Mount]:
-    """Return the current directory; below a system directory only if the image has none such."""
-    top, _, below = directory.lstrip("/").partition("/")
-    if not top or (top in _SYSTEM and not below):
-        return []
-    bind = BindUnlessSeen(".", directory, why="current directory")
-    bind.unless_there = top in _SYSTEM
-    return [bind]
-
-
-def _contained_devices() -> list[Mount]:
+def _few_devices(why: str) -> list[Mount]:
     """Return a /dev with what every program may expect, and the caller's terminals."""
     names = [*_DEVICES, "ptmx", "pts"]
     links = {"fd": "/proc/self/fd", "stdin": "fd/0", "stdout": "fd/1", "stderr": "fd/2"}
     return [
-        Fresh("tmpfs", "/dev", why="--contain", mode="0755"),
+        Fresh("tmpfs", "/dev", why=why, mode="0755"),
         *(Bind(f"/dev/{n}", f"/dev/{n}") for n in names if os.path.exists(f"/dev/{n}")),
         Fresh("tmpfs", _SHARED_MEMORY, mode="1777"),
         *(Link(text, f"/dev/{name}") for name, text in links.items()),

@@ -1,74 +1,165 @@
-"""How an image becomes a directory: loop, fuse2fs, or a bind of what is one already."""
+"""How an image becomes a directory: loop, FUSE, unpacked, or a bind of what is one already."""
 
 import errno
 import os
 
-from singrun import fuse, loop, syscalls
-from singrun.errors import RunError, say
+from singrun import fuse, loop, syscalls, unpacked
+from singrun.config import Site
+from singrun.errors import RunError, UnavailableError, say
+from singrun.fuse import FUSE2FS, SQUASHFUSE
 from singrun.image import SANDBOX, Image
-from singrun.mounts import IMAGE_ATTRIBUTES, attach, clone, restrict
+from singrun.mounts import clone, image_attributes, restrict
 
-LOOP, FUSE2FS, BIND = "loop", "fuse2fs", "bind"
-NAMES = [LOOP, FUSE2FS]
+LOOP, UNPACK, BIND = "loop", "unpack", "bind"
+NAMES = [LOOP, FUSE2FS, SQUASHFUSE, UNPACK]
 _NO_DEVICE = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENXIO, errno.ENODEV)
 
 
-def mount(image: Image, target: str, *, privileged: bool, forced: str, debug: bool) -> None:
-    """Mount ``image`` read-only, nosuid and nodev on the directory ``target``.
+class Mounted:
+    """An image that is mounted already, as a detached tree. life: see fuse.Mounting."""
+
+    life = -1
+
+    def __init__(self, tree: int) -> None:
+        self._tree = tree
+
+    def finish(self) -> int:
+        """Return the tree."""
+        return self._tree
+
+
+Mounting = fuse.Mounting | Mounted
+
+
+def start(
+    image: Image, target: str, *, privileged: bool, forced: str, site: Site, debug: bool
+) -> Mounting:
+    """Begin to mount ``image``, by way of the directory ``target`` where one is needed.
 
     privileged: whether we hold the host's privilege. forced: a name of NAMES, or "".
     """
-    name = _chosen(image, privileged=privileged, forced=forced)
-    if image.dirty:
+    if image.dirty and not image.writable:
         say(f"{image.path} was not unmounted cleanly; reading it without its journal.")
         say(f"Repair it with: e2fsck -f {image.path}")
-    if debug:
-        say(f"{name} mounts {image.path}, offset {image.offset}")
-    {LOOP: _mount_loop, FUSE2FS: _mount_fuse, BIND: _mount_bind}[name](image, target)
+    refusals = []
+    for name in candidates(image, privileged=privileged, forced=forced, site=site):
+        if debug:
+            say(f"{name} mounts {image.path}, offset {image.offset}")
+        try:
+            return _begin(name, image, target, site)
+        except UnavailableError as error:
+            refusals.append((name, error))
+    raise _none_left(image, refusals)
 
 
-def _chosen(image: Image, *, privileged: bool, forced: str) -> str:
+def candidates(image: Image, *, privileged: bool, forced: str, site: Site) -> list[str]:
+    """Return the names of the strategies to try, in this order."""
     if image.kind == SANDBOX:
-        return BIND
-    if forced == LOOP and not privileged:
-        why = "Only root may use loop devices."
-        raise RunError("Cannot mount with loop", why=why, remedy="Leave --mount-with out.")
+        return [BIND]
+    fuse_name = fuse.program_for(image)
     if forced:
-        return forced
-    return LOOP if privileged and os.path.exists("/dev/loop-control") else FUSE2FS
+        _check_forced(forced, image, privileged=privileged)
+        return [forced]
+    if image.writable:
+        return [LOOP, fuse_name] if privileged else [fuse_name]
+    if privileged:
+        return [LOOP, fuse_name, UNPACK]
+    return [UNPACK] if _is_unpacked(image, site) else [fuse_name, UNPACK]
 
 
-def _mount_loop(image: Image, target: str) -> None:
+def _is_unpacked(image: Image, site: Site) -> bool:
+    return os.path.isdir(f"{site.cache}/{image.stamp}")
+
+
+def _begin(name: str, image: Image, target: str, site: Site) -> Mounting:
+    if name == BIND:
+        return Mounted(_restricted(clone(image.path), image))
+    if name == LOOP:
+        return Mounted(_mount_loop(image))
+    if name == UNPACK:
+        return Mounted(_restricted(_unpacked(image, site), image))
+    return fuse.start(image, target)
+
+
+def _restricted(tree: int, image: Image) -> int:
+    restrict(tree, image_attributes(writable=image.writable))
+    return tree
+
+
+def _check_forced(name: str, image: Image, *, privileged: bool) -> None:
+    why = ""
+    if name == LOOP and not privileged:
+        why = "Only root may use loop devices."
+    elif name in (FUSE2FS, SQUASHFUSE) and name != fuse.program_for(image):
+        why = f"It holds {image.kind}, which {fuse.program_for(image)} mounts."
+    elif name == UNPACK and image.writable:
+        why = "What is written into an unpacked copy does not reach the image."
+    if why:
+        remedy = "Leave --mount-with out."
+        raise RunError(f"Cannot mount {image.path} with {name}", why=why, remedy=remedy)
+
+
+def _none_left(image: Image, refusals: list[tuple[str, UnavailableError]]) -> RunError:
+    """Say in one error why none of the strategies can be had on this host."""
+    if len(refusals) == 1:
+        return refusals[0][1]
+    why = "; ".join(f"{name}: {error.what.rstrip('.')}" for name, error in refusals) + "."
+    remedy = " Or: ".join(error.remedy for _, error in refusals if error.remedy)
+    return RunError(f"Cannot mount the {image.kind} image {image.path}", why=why, remedy=remedy)
+
+
+def _unpacked(image: Image, site: Site) -> int:
+    """Return the image's tree in the cache, which is filled if need be."""
+    place = unpacked.lookup(image, site)
+    if place < 0:
+        from singrun import unpacking  # takes seconds anyway
+
+        place = unpacking.fill(image, site)
+    return clone(f"/proc/self/fd/{place}/tree")  # place keeps its lock until the program starts
+
+
+def _mount_loop(image: Image) -> int:
     """By the kernel. The superblock may ask for a panic on errors: errors= overrides that."""
-    options = "errors=remount-ro" + (",noload" if image.dirty else "")
     try:
-        device, fd = loop.attach(image.fd, image.offset, read_only=True)
+        device, fd = loop.attach(image.fd, image.offset, read_only=not image.writable)
     except OSError as error:
         raise _no_loop(error) from None
-    flags = syscalls.MS_RDONLY | syscalls.MS_NOSUID | syscalls.MS_NODEV
+    options: dict[str, str | None] = {} if image.writable else {"ro": None}
+    if image.kind == "ext3":
+        options["errors"] = "remount-ro"
+    if image.dirty and not image.writable:
+        options["noload"] = None
     try:
-        syscalls.mount(device, target, "ext3", flags, options)
+        return _loop_tree(image, device, options)
     except OSError as error:
-        remedy = f"Check it with: e2fsck -fn {image.path}"
-        why = f"The kernel says: {error.strerror}."
-        raise RunError(f"Cannot mount {image.path}", why=why, remedy=remedy) from None
+        raise _not_mounted(image, error) from None
     finally:
         os.close(fd)
 
 
-def _no_loop(error: OSError) -> RunError:
+def _not_mounted(image: Image, error: OSError) -> RunError:
+    what, why = f"Cannot mount {image.path}", f"The kernel says: {error.strerror}."
+    if error.errno == errno.ENODEV:
+        remedy = f"Load the kernel module {image.kind}, or use --mount-with unpack."
+        return UnavailableError(what, why=f"The kernel has no {image.kind}.", remedy=remedy)
+    return RunError(what, why=why, remedy=f"Check it with: e2fsck -fn {image.path}")
+
+
+def _loop_tree(image: Image, device: str, options: dict[str, str | None]) -> int:
+    context = syscalls.fsopen(image.kind)
+    try:
+        syscalls.fsconfig(context, syscalls.FSCONFIG_SET_STRING, "source", device)
+        for key, value in options.items():
+            kind = syscalls.FSCONFIG_SET_FLAG if value is None else syscalls.FSCONFIG_SET_STRING
+            syscalls.fsconfig(context, kind, key, value)
+        syscalls.fsconfig(context, syscalls.FSCONFIG_CMD_CREATE, None, None)
+        return syscalls.fsmount(context, image_attributes(writable=image.writable))
+    finally:
+        os.close(context)
+
+
+def _no_loop(error: OSError) -> UnavailableError:
     remedy = "Free loop devices, or use --mount-with fuse2fs."
     if error.errno in _NO_DEVICE:
         remedy = "Give this host loop devices (modprobe loop), or use --mount-with fuse2fs."
-    return RunError("Cannot get a loop device", why=f"{error.strerror}.", remedy=remedy)
-
-
-def _mount_fuse(image: Image, target: str) -> None:
-    fuse.start(image.path, image.offset, dirty=image.dirty, target=target).finish()
-
-
-def _mount_bind(image: Image, target: str) -> None:
-    tree = clone(image.path)  # its descriptor belongs to the host's mount namespace
-    restrict(tree, IMAGE_ATTRIBUTES)
-    attach(tree, target)
-    os.close(tree)
+    return UnavailableError("Cannot get a loop device", why=f"{error.strerror}.", remedy=remedy)

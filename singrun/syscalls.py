@@ -6,9 +6,9 @@ than glibc 2.34 go through syscall(2); their numbers are the same on every
 architecture (Linux, include/uapi/asm-generic/unistd.h).
 """
 
-import ctypes
+import _ctypes
 import os
-from ctypes import c_char_p, c_int, c_long, c_uint, c_ulong, c_void_p
+import sys
 
 # mount(2), <linux/mount.h>
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 1, 2, 4, 8
@@ -29,59 +29,82 @@ MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV = 1, 2, 4
 RESOLVE_IN_ROOT = 0x10
 
 # fsconfig(2), fsopen(2), fsmount(2)
-FSCONFIG_SET_STRING, FSCONFIG_CMD_CREATE, FSOPEN_CLOEXEC, FSMOUNT_CLOEXEC = 1, 6, 1, 1
+FSCONFIG_SET_FLAG, FSCONFIG_SET_STRING, FSCONFIG_CMD_CREATE = 0, 1, 6
+FSOPEN_CLOEXEC, FSMOUNT_CLOEXEC = 1, 1
 
 # prctl(2), signal(2)
-PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 1, 4, 38
 SIG_DFL = 0
 
 _SYS_OPEN_TREE, _SYS_MOVE_MOUNT, _SYS_FSOPEN, _SYS_FSCONFIG, _SYS_FSMOUNT = 428, 429, 430, 431, 432
 _SYS_OPENAT2, _SYS_MOUNT_SETATTR = 437, 442
 
-_libc = ctypes.CDLL(None, use_errno=True)
+
+# ctypes itself spends 4 ms at import, a quarter of a launch, on a trampoline for callbacks, of
+# which there are none here. These few lines of it are all we need; the letters are struct(3)'s.
+class _Int(_ctypes._SimpleCData):  # type: ignore[type-arg]
+    _type_ = "i"
 
 
-class _OpenHow(ctypes.Structure):
-    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
+class _UInt(_ctypes._SimpleCData):  # type: ignore[type-arg]
+    _type_ = "I"
 
 
-class _MountAttr(ctypes.Structure):
-    _fields_ = (
-        ("attr_set", ctypes.c_uint64),
-        ("attr_clr", ctypes.c_uint64),
-        ("propagation", ctypes.c_uint64),
-        ("userns_fd", ctypes.c_uint64),
-    )
+class _Long(_ctypes._SimpleCData):  # type: ignore[type-arg]
+    _type_ = "l"
 
 
-def _declare(name: str, *argtypes: type) -> "ctypes._NamedFuncPointer":
-    """Return the C function ``name``; indexing gives an object of its own per declaration."""
-    function = _libc[name]
-    function.argtypes, function.restype = argtypes, c_long if name == "syscall" else c_int
+class _ULong(_ctypes._SimpleCData):  # type: ignore[type-arg]
+    _type_ = "L"
+
+
+class _Bytes(_ctypes._SimpleCData):  # type: ignore[type-arg]
+    _type_ = "z"
+
+
+class _Function(_ctypes.CFuncPtr):
+    _flags_ = _ctypes.FUNCFLAG_CDECL | _ctypes.FUNCFLAG_USE_ERRNO
+    _restype_ = _Long
+
+
+class _Libc:
+    # The C library that Python itself runs on. dlopen(3): no name means the whole program.
+    _handle = _ctypes.dlopen(None, 0)  # type: ignore[arg-type]
+
+
+def _declare(name: str, *argtypes: type) -> _Function:
+    """Return the C function ``name``; every call gives an object of its own."""
+    function = _Function((name, _Libc))  # type: ignore[arg-type]
+    function.argtypes, function.restype = argtypes, _Long if name == "syscall" else _Int
     return function
 
 
-_unshare = _declare("unshare", c_int)
-_setns = _declare("setns", c_int, c_int)
-_mount = _declare("mount", c_char_p, c_char_p, c_char_p, c_ulong, c_char_p)
-_umount2 = _declare("umount2", c_char_p, c_int)
-_pivot_root = _declare("pivot_root", c_char_p, c_char_p)
-_syncfs = _declare("syncfs", c_int)
-_prctl = _declare("prctl", c_int, c_ulong, c_ulong, c_ulong, c_ulong)
-_signal = _libc["signal"]
-_signal.argtypes, _signal.restype = (c_int, c_void_p), c_void_p
-_open_tree = _declare("syscall", c_long, c_int, c_char_p, c_uint)
-_move_mount = _declare("syscall", c_long, c_int, c_char_p, c_int, c_char_p, c_uint)
-_fsopen = _declare("syscall", c_long, c_char_p, c_uint)
-_fsconfig = _declare("syscall", c_long, c_int, c_uint, c_char_p, c_char_p, c_int)
-_fsmount = _declare("syscall", c_long, c_int, c_uint, c_uint)
-_openat2 = _declare("syscall", c_long, c_int, c_char_p, c_void_p, ctypes.c_size_t)
-_mount_setattr = _declare("syscall", c_long, c_int, c_char_p, c_uint, c_void_p, ctypes.c_size_t)
+def _u64(*values: int) -> bytes:
+    """Return a structure of 64-bit numbers."""
+    return b"".join(value.to_bytes(8, sys.byteorder) for value in values)
+
+
+_unshare = _declare("unshare", _Int)
+_setns = _declare("setns", _Int, _Int)
+_mount = _declare("mount", _Bytes, _Bytes, _Bytes, _ULong, _Bytes)
+_umount2 = _declare("umount2", _Bytes, _Int)
+_pivot_root = _declare("pivot_root", _Bytes, _Bytes)
+_syncfs = _declare("syncfs", _Int)
+_prctl = _declare("prctl", _Int, _ULong, _ULong, _ULong, _ULong)
+_signal = _declare("signal", _Int, _ULong)
+_sethostname = _declare("sethostname", _Bytes, _ULong)
+_open_tree = _declare("syscall", _Long, _Int, _Bytes, _UInt)
+_move_mount = _declare("syscall", _Long, _Int, _Bytes, _Int, _Bytes, _UInt)
+_fsopen = _declare("syscall", _Long, _Bytes, _UInt)
+_fsconfig = _declare("syscall", _Long, _Int, _UInt, _Bytes, _Bytes, _Int)
+_fsmount = _declare("syscall", _Long, _Int, _UInt, _UInt)
+_openat2 = _declare("syscall", _Long, _Int, _Bytes, _Bytes, _ULong)
+_mount_setattr = _declare("syscall", _Long, _Int, _Bytes, _UInt, _Bytes, _ULong)
 
 
 def _checked(result: int, path: str | None = None) -> int:
     if result < 0:
-        number = ctypes.get_errno()
+        number = _ctypes.get_errno()
         raise OSError(number, os.strerror(number), path)
     return result
 
@@ -135,16 +158,15 @@ def move_mount(from_fd: int, from_path: str, to_fd: int, to_path: str, flags: in
 
 def mount_setattr(dirfd: int, path: str, flags: int, *, attr_set: int, attr_clr: int = 0) -> None:
     """Set and clear attributes (MOUNT_ATTR_…) of a mount (man 2)."""
-    attr = _MountAttr(attr_set, attr_clr, 0, 0)
-    size = ctypes.sizeof(attr)
-    args = (dirfd, os.fsencode(path), flags, ctypes.byref(attr), size)
+    attr = _u64(attr_set, attr_clr, 0, 0)  # struct mount_attr
+    args = (dirfd, os.fsencode(path), flags, attr, len(attr))
     _checked(_mount_setattr(_SYS_MOUNT_SETATTR, *args), path)
 
 
 def openat2(dirfd: int, path: str, flags: int, resolve: int) -> int:
     """Open ``path`` below ``dirfd`` as ``resolve`` (RESOLVE_…) allows (man 2)."""
-    how = _OpenHow(flags | os.O_CLOEXEC, 0, resolve)
-    args = (dirfd, os.fsencode(path), ctypes.byref(how), ctypes.sizeof(how))
+    how = _u64(flags | os.O_CLOEXEC, 0, resolve)  # struct open_how
+    args = (dirfd, os.fsencode(path), how, len(how))
     return _checked(_openat2(_SYS_OPENAT2, *args), path)
 
 
@@ -167,3 +189,9 @@ def fsmount(fd: int, attributes: int) -> int:
 def signal_default(number: int) -> None:
     """Give signal ``number`` its default disposition. signal(2) with SIG_DFL."""
     _signal(number, SIG_DFL)
+
+
+def sethostname(name: str) -> None:
+    """Name the host of this UTS namespace (man 2)."""
+    data = os.fsencode(name)
+    _checked(_sethostname(data, len(data)))

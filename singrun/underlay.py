@@ -21,7 +21,7 @@ class Root:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._own: set[int] = set()  # st_dev of file systems that we made: ours to write
+        self._own: dict[int, bool] = {}  # mounts that are ours to write; whether they outlive us
         self._underlays: list[int] = []
         self.fd = os.open(path, os.O_PATH | os.O_DIRECTORY)
 
@@ -47,6 +47,17 @@ class Root:
             return False
         return True
 
+    def is_written(self, target: str) -> bool:
+        """Whether there is a ``target``, in a mount where what is written stays."""
+        try:
+            fd = self.open(target, os.O_PATH)
+        except OSError:
+            return False
+        try:
+            return self._own.get(_mount_id(fd), False)
+        finally:
+            os.close(fd)
+
     def shows(self, target: str, tree: int) -> bool:
         """Whether ``target`` is the very directory or file that ``tree`` is."""
         try:
@@ -58,11 +69,12 @@ class Root:
         finally:
             os.close(fd)
 
-    def place(self, target: str, *, directory: bool) -> int:
+    def place(self, target: str, *, directory: bool, trace: bool = True) -> int:
         """Open (O_PATH) the mount point ``target``, which is made if it is missing.
 
         A link at the end is followed to a directory; a file is mounted on the
-        link itself, so that its goal stays as the image has it.
+        link itself, so that its goal stays as the image has it. trace: whether
+        it may stay behind in an image that is being written.
         """
         flags = os.O_PATH | (os.O_DIRECTORY if directory else os.O_NOFOLLOW)
         try:
@@ -71,14 +83,14 @@ class Root:
             if error.errno not in (errno.ENOENT, errno.ELOOP):
                 raise _no_place(target, error) from None
         try:
-            self._make(target, directory)
+            self._make(target, directory, trace)
             return self.open(target, flags)
         except OSError as error:
             raise _no_place(target, error) from None
 
-    def adopt(self, tree: int) -> None:
-        """Let mount points be made in the file system of ``tree``, which this launch made."""
-        self._own.add(os.fstat(tree).st_dev)
+    def adopt(self, tree: int, *, lasting: bool = False) -> None:
+        """Let mount points be made in the mount ``tree``: ours, or an image being written."""
+        self._own[_mount_id(tree)] = lasting
 
     def link(self, target: str, text: str) -> None:
         """Make a symbolic link in an adopted file system."""
@@ -92,7 +104,7 @@ class Root:
             attributes = syscalls.MOUNT_ATTR_RDONLY
             syscalls.mount_setattr(top, "", syscalls.AT_EMPTY_PATH, attr_set=attributes)
 
-    def _make(self, target: str, directory: bool, hops: int = 0) -> None:
+    def _make(self, target: str, directory: bool, trace: bool, hops: int = 0) -> None:
         """Make ``target`` and the directories that lead to it; for a link its goal, in the root."""
         parts = [part for part in target.split("/") if part]
         depth, where = self._deepest(parts)
@@ -100,16 +112,16 @@ class Root:
             if hops == _MAX_HOPS:
                 raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), target)
             way = [] if goal.startswith("/") else parts[:depth]
-            return self._make("/".join([*way, goal, *parts[depth + 1 :]]), directory, hops + 1)
-        if os.fstat(where).st_dev not in self._own:
-            where = self._underlay(where, parts[:depth], parts[depth])
-        for name in parts[depth:-1]:
-            os.mkdir(name, dir_fd=where)
-            where = os.open(name, os.O_PATH | os.O_DIRECTORY, dir_fd=where)
-        if directory:
-            os.mkdir(parts[-1], dir_fd=where)
-        else:
-            _fresh_file(parts[-1], where)
+            way += [goal, *parts[depth + 1 :]]
+            return self._make("/".join(way), directory, trace, hops + 1)
+        lasting = self._own.get(_mount_id(where))
+        if lasting is None or (lasting and not trace):
+            where = self._underlay(where, parts[:depth], parts[depth], lasting=bool(lasting))
+        try:
+            _make_entry(where, parts[depth:], directory=directory)
+        except PermissionError:  # an image that is written, and a directory that is another's
+            where = self._underlay(where, parts[:depth], parts[depth], lasting=True)
+            _make_entry(where, parts[depth:], directory=directory)
         return None
 
     def _deepest(self, parts: list[str]) -> tuple[int, int]:
@@ -122,9 +134,9 @@ class Root:
                     raise
         return 0, self.open("/", os.O_PATH | os.O_DIRECTORY)
 
-    def _underlay(self, below: int, parts: list[str], missing: str) -> int:
+    def _underlay(self, below: int, parts: list[str], missing: str, *, lasting: bool) -> int:
         """Mount a tmpfs over the directory ``below``, showing all its entries."""
-        if not os.fstatvfs(below).f_flag & os.ST_RDONLY:
+        if not lasting and not os.fstatvfs(below).f_flag & os.ST_RDONLY:
             why = f"/{'/'.join(parts)} is the host's, and singrun creates nothing there."
             raise RunError(
                 f"There is no {missing} in /{'/'.join(parts)}", why=why, remedy="Create it first."
@@ -144,6 +156,12 @@ class Root:
         return top
 
 
+def _mount_id(fd: int) -> int:
+    """Which mount ``fd`` is in. proc(5), /proc/PID/fdinfo; st_dev would be the host disk's."""
+    with open(f"/proc/self/fdinfo/{fd}", "rb") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith(b"mnt_id:"))
+
+
 def _show(name: str, below: int, top: int) -> None:
     """Let ``top`` show an entry of the directory ``below``, or what is mounted on it."""
     mode = os.stat(name, dir_fd=below, follow_symlinks=False).st_mode
@@ -159,6 +177,17 @@ def _show(name: str, below: int, top: int) -> None:
     tree = syscalls.open_tree(below, name, flags)
     syscalls.move_mount(tree, "", top, name, syscalls.MOVE_MOUNT_F_EMPTY_PATH)
     os.close(tree)
+
+
+def _make_entry(where: int, parts: list[str], *, directory: bool) -> None:
+    """Make the directories ``parts`` below ``where``; the last of them is perhaps a file."""
+    for name in parts[:-1]:
+        os.mkdir(name, dir_fd=where)
+        where = os.open(name, os.O_PATH | os.O_DIRECTORY, dir_fd=where)
+    if directory:
+        os.mkdir(parts[-1], dir_fd=where)
+    else:
+        _fresh_file(parts[-1], where)
 
 
 def _fresh_file(name: str, where: int) -> None:

@@ -7,7 +7,7 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,11 @@ MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 INDEX = "application/vnd.oci.image.index.v1+json"
 CONFIG = "application/vnd.oci.image.config.v1+json"
 LAYER = "application/vnd.oci.image.layer.v1.tar"
-PACK = {"": bytes, "+gzip": gzip.compress, "+zstd": zstd.compress}
+PACK: dict[str, Callable[[bytes], bytes]] = {
+    "": bytes,
+    "+gzip": gzip.compress,
+    "+zstd": zstd.compress,
+}
 Entry = tuple[tarfile.TarInfo, bytes]
 
 

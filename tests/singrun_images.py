@@ -33,7 +33,7 @@ Word = str | bytes | Path
 APPLETS = (
     *("sh", "cat", "ls", "id", "echo", "env", "true", "false", "sleep", "yes", "head", "mount"),
     *("stat", "touch", "ps", "test", "sha256sum", "readlink", "kill", "stty", "pwd", "tr", "wc"),
-    *("grep", "dd", "mkdir", "rm", "ipcs", "hostname", "tty"),
+    *("grep", "dd", "mkdir", "rm", "ipcs", "hostname", "tty", "date", "whoami"),
 )
 
 
@@ -102,6 +102,7 @@ class Person:
         entry = pwd.getpwnam(name)
         self.name, self.uid, self.gid, self.home = name, entry.pw_uid, entry.pw_gid, entry.pw_dir
         self.launcher, self.options = launcher, list(options)
+        self.variables: dict[str, str] = {}
 
     def words(self, *words: Word) -> list[str | bytes]:
         """Return the command line that becomes this person and executes ``words``."""
@@ -112,7 +113,8 @@ class Person:
 
     def environment(self) -> dict[str, str]:
         """Return a plain environment as after a login."""
-        return {"HOME": self.home, "USER": self.name, "PATH": "/usr/bin:/bin:/usr/sbin:/sbin"}
+        plain = {"HOME": self.home, "USER": self.name, "PATH": "/usr/bin:/bin:/usr/sbin:/sbin"}
+        return plain | self.variables
 
     def call(self, *words: Word, **options: Unpack[Options]) -> subprocess.CompletedProcess[bytes]:
         """Run any command as this person, from its home, with a time limit."""
@@ -146,8 +148,16 @@ def shared_directory() -> Iterator[Path]:
 
 
 def installed(directory: Path) -> Path:
-    """Copy the runtime where every user may read it, as a source checkout; its launcher."""
+    """Copy the runtime where every user may read it, as a source checkout; its launcher.
+
+    With SINGRUN_TEST_PYZ set it is the single file that ``make singrun.pyz`` makes.
+    """
     (directory / "bin").mkdir()
+    if os.environ.get("SINGRUN_TEST_PYZ"):
+        single = directory / "bin/singrun"
+        command: list[Word] = [PYTHON, "-m", "singrun.bundle", single]
+        subprocess.run(command, check=True, cwd=ROOT)
+        return single
     shutil.copy(ROOT / "bin/singrun", directory / "bin/singrun")
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "singrun", directory / "singrun", ignore=ignored)
@@ -160,12 +170,16 @@ def installed(directory: Path) -> Path:
 def ordinary_user() -> Iterator[str]:
     """Create a throw-away user with a home below /home and a second group; its name."""
     name = f"singrun{os.getpid()}"
+    cache = Path()
     subprocess.run(["useradd", "-m", "-s", "/bin/sh", "-G", "audio", name], check=True)
     try:
+        cache = Path(f"/var/tmp/singrun-{pwd.getpwnam(name).pw_uid}")
         with _open_to_all(Path("/dev/fuse")):
             yield name
             wait_for_daemons(name)
     finally:
+        if cache.name:
+            shutil.rmtree(cache, ignore_errors=True)
         subprocess.run(["userdel", "-r", "-f", name], check=True, capture_output=True)
 
 
@@ -186,7 +200,9 @@ def daemons(needle: str) -> list[str]:
         ["ps", "-eo", "stat=,user:64=,args="], capture_output=True, text=True, check=True
     )
     lines = listing.stdout.splitlines()
-    return [line for line in lines if needle in line and "fuse2fs" in line and line[0] != "Z"]
+    names = ("fuse2fs", "squashfuse")
+    ours = (line for line in lines if needle in line and any(name in line for name in names))
+    return [line for line in ours if line[0] != "Z"]
 
 
 def wait_for_daemons(needle: str, seconds: float = 20) -> None:
@@ -208,6 +224,7 @@ class Bench:
             "root, loop": Person("root", self.launcher),
             "root, fuse2fs": Person("root", self.launcher, ["--mount-with", "fuse2fs"]),
             "user": Person(user, self.launcher),
+            "user, unpack": Person(user, self.launcher, ["--mount-with", "unpack"]),
         }
 
     def variant(self, name: str) -> Path:

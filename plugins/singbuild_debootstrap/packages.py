@@ -39,6 +39,7 @@ def remembered(choice: Choice, archive: Archive, cache: Path) -> Packages:
         packages: Packages = json.loads(kept.read_text())
         return packages
     packages = select(choice, archive)
+    cache.mkdir(parents=True, exist_ok=True)
     part = kept.with_suffix(f".{os.getpid()}.part")
     part.write_text(json.dumps(packages))
     part.rename(kept)

@@ -18,8 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
 
-from singbuild import SourceError
-from singbuild.contract import Reporter
+from singbuild import Reporter, SourceError
 from singbuild.download import Fetched
 from singbuild_docker.image import Store
 from singbuild_docker.manifest import Layer

@@ -11,8 +11,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from singbuild import Defaults
-from singbuild.contract import Reporter
+from singbuild import Defaults, Reporter
 
 RECORDED = {"User": "singbuild.docker.user", "WorkingDir": "singbuild.docker.workdir"}
 _NAME = re.compile("[A-Za-z_][A-Za-z0-9_]*")

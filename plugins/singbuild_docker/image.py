@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from singbuild.contract import Reporter
+from singbuild import Reporter
 from singbuild.download import digest, keep
 from singbuild_docker.manifest import Layer
 

@@ -11,8 +11,7 @@ from contextlib import contextmanager
 
 import requests
 
-from singbuild import SourceError
-from singbuild.contract import Reporter
+from singbuild import Reporter, SourceError
 from singbuild.download import Fetched, NotFoundError, fetch, is_offline
 from singbuild_docker import manifest
 from singbuild_docker.arriving import Arriving

@@ -256,7 +256,7 @@ report = Recorder()
 with Unpacker(Path(sys.argv[1]), report, whiteouts=True) as unpacker:
     for path in sys.argv[2:]:
         unpacker.apply([Path(path).read_bytes()])
-print(json.dumps([report.warnings, sorted(map(bytes.decode, unpacker.owners))]))
+print(json.dumps([report.warnings, sorted(map(bytes.decode, unpacker.ownership.owners))]))
 """
 
 
@@ -320,10 +320,10 @@ def test_the_recipe_builds_and_greets(
     done = singbuild(made, "a.img")
     assert done.returncode == 0, done.stderr
     launcher = Path(sys.executable).parent / "singrun"
-    argv = [launcher, "run", tmp_path / "a.img", "Ada"]
+    argv = [str(launcher), "run", str(tmp_path / "a.img"), "Ada"]
     out = subprocess.run(argv, capture_output=True, text=True)
     assert out.stdout.startswith("Hello Ada: this is Python 3."), out.stderr
-    argv = [launcher, "exec", tmp_path / "a.img", "sh", "-c", "echo $LANG"]
+    argv = [str(launcher), "exec", str(tmp_path / "a.img"), "sh", "-c", "echo $LANG"]
     assert subprocess.run(argv, capture_output=True, text=True).stdout == "C.UTF-8\n"
     assert singbuild("--force", made, "b.img").returncode == 0
     assert (tmp_path / "a.img").read_bytes() == (tmp_path / "b.img").read_bytes()

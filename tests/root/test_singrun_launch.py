@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import random
 import resource
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -48,10 +50,11 @@ def launcher(shared: Path) -> Path:
     return images.installed(shared)
 
 
-@pytest.fixture(params=["root, loop", "root, fuse2fs", "user"])
+@pytest.fixture(params=["root, loop", "root, fuse2fs", "user", "user, unpack"])
 def person(request: pytest.FixtureRequest, launcher: Path, user: str) -> Iterator[Person]:
-    options = ["--mount-with", "fuse2fs"] if request.param == "root, fuse2fs" else []
-    yield Person(user if request.param == "user" else "root", launcher, options)
+    name, _, how = request.param.partition(", ")
+    options = ["--mount-with", how] if how in ("fuse2fs", "unpack") else []
+    yield Person(user if name == "user" else "root", launcher, options)
     images.wait_for_daemons("image")
 
 
@@ -386,6 +389,57 @@ def test_interruption_while_starting_leaves_nothing(ordinary: Person, image: Pat
         assert child.communicate(timeout=20)[1] == b""
         assert child.returncode == -2
     images.wait_for_daemons(str(image))
+
+
+@pytest.mark.parametrize("options", [[], ["-p"], ["-w"]])
+def test_hundreds_of_launches_killed_at_random_moments_leave_nothing(
+    person: Person, shared: Path, image: Path, options: list[str]
+) -> None:
+    """With all persons and options over a thousand launches; a third of them are let go on."""
+    if "unpack" in person.options and "-w" in options:
+        pytest.skip("an unpacked copy is not written to")
+    copy = shared / "image-killed.img"
+    shutil.copy(image, copy)
+    os.chown(copy, person.uid, person.gid)
+    words = person.words(person.launcher, "exec", *options, *person.options, copy, "sleep", "0.05")
+    before = leftovers()
+    chance = random.Random(4)
+    for _ in range(42):
+        started = [
+            subprocess.Popen(words, env=person.environment(), cwd="/", stderr=subprocess.DEVNULL)
+            for _ in range(1 if "-w" in options else 3)
+        ]
+        time.sleep(chance.random() * 0.08)
+        for child in started[: 1 if "-w" in options else 2]:
+            child.kill()
+        for child in started:
+            child.wait()
+    images.wait_for_daemons(str(copy))
+    until = time.monotonic() + 20
+    while leftovers() != before:
+        assert time.monotonic() < until, (leftovers(), before)
+        time.sleep(0.05)
+    if "-w" in options:
+        subprocess.run(["e2fsck", "-fy", copy], check=False, capture_output=True)
+        assert person.said("exec", "-w", *person.options, copy, "echo", "x") == "x\n"
+
+
+def leftovers() -> tuple[int, int, int, list[str]]:
+    """Mounts, loop devices, processes of ours and files in the places for temporary ones."""
+    mounts = len(Path("/proc/self/mounts").read_text().splitlines())
+    loops = len([*Path("/sys/block").glob("loop*/loop/backing_file")])
+    listing = subprocess.run(
+        ["ps", "-eo", "stat=,args="], capture_output=True, text=True, check=True
+    )
+    ours = [row for row in listing.stdout.splitlines() if "image-killed" in row and row[0] != "Z"]
+    files = [name for where in ("/tmp", "/var/tmp") for name in os.listdir(where)]
+    return mounts, loops, len(ours), [n for n in files if n.startswith(("singrun.", "fuse"))]
+
+
+def test_a_huge_environment(person: Person, image: Path) -> None:
+    given = person.environment() | {f"HUGE_{n}": "x" * 1000 for n in range(1500)}
+    script = 'echo "${#HUGE_1499}"; tr "\\0" "\\n" </proc/$$/environ | grep -c ^HUGE_'
+    assert person.said("exec", image, "sh", "-c", script, env=given) == "1000\n1500\n"
 
 
 def test_a_dirty_journal_is_not_replayed(person: Person, shared: Path, tree: Path) -> None:

@@ -8,10 +8,13 @@ import os
 import pty
 import re
 import select
+import shutil
 import struct
+import subprocess
 import termios
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -92,3 +95,111 @@ def test_prompt_interrupt_stop_resize_and_status(
     terminal.type("exit 23\n")
     assert terminal.status() == 23
     images.wait_for_daemons(str(bench.image))
+
+
+def test_twenty_shells_in_a_row_keep_job_control(bench: Bench) -> None:
+    prompt = re.escape(f"Singularity.{bench.image.name}> ")
+    people = [bench.people[name] for name in ("user", "user, unpack", "root, loop")]
+    for round_ in range(20):
+        person = people[round_ % 3]
+        terminal = Terminal(person, "shell", *person.options, str(bench.image))
+        terminal.expect(prompt)
+        terminal.type("sleep 60\n")
+        terminal.expect("sleep 60\r\n")
+        time.sleep(0.1)
+        terminal.type("\x1a")
+        terminal.expect("Stopped")
+        terminal.type("fg\n")
+        terminal.expect("sleep 60\r\n")
+        time.sleep(0.1)
+        terminal.type("\x03")
+        terminal.expect(prompt)
+        fcntl.ioctl(terminal.fd, termios.TIOCSWINSZ, struct.pack("HHHH", 20 + round_, 90, 0, 0))
+        terminal.type("stty size; exit $((round=5))\n")
+        terminal.expect(f"{20 + round_} 90\r\n")
+        assert terminal.status() == 5
+    images.wait_for_daemons(str(bench.image))
+
+
+def test_a_writing_shell_has_job_control_too(bench: Bench) -> None:
+    person = bench.people["user"]
+    image = bench.directory / "own.img"
+    shutil.copy(bench.image, image)
+    os.chown(image, person.uid, person.gid)
+    terminal = Terminal(person, "shell", "-w", str(image))
+    prompt = re.escape("Singularity.own.img> ")
+    terminal.expect(prompt)
+    terminal.type("sleep 60\n")
+    terminal.expect("sleep 60\r\n")
+    time.sleep(0.2)
+    terminal.type("\x1a")
+    terminal.expect("Stopped")
+    terminal.type("fg\n")
+    terminal.expect("sleep 60\r\n")
+    time.sleep(0.2)
+    terminal.type("\x03")
+    terminal.expect(prompt)
+    terminal.type(": >/new; exit 6\n")
+    assert terminal.status() == 6
+    assert person.said("exec", image, "ls", "/new") == "/new\n"
+    images.wait_for_daemons(str(image))
+
+
+@pytest.mark.skipif(not shutil.which("Xvfb"), reason="Xvfb is not installed")
+@pytest.mark.skipif(not shutil.which("xclock"), reason="xclock is not installed")
+def test_a_client_of_x11_draws_its_window(bench: Bench, tmp_path: Path) -> None:
+    """The host's xclock with its libraries; the screen is compared before and after."""
+    tree = bench.variant("x11")
+    copy_program(Path(shutil.which("xclock") or ""), tree, "bin/xclock")
+    user = bench.people["user"]
+    number, started = start_display(tmp_path)
+    try:
+        given = user.environment() | {"DISPLAY": f":{number}"}
+        before = screenshot(number)
+        words = user.words(
+            user.launcher, "exec", tree, "xclock", "-bg", "red", "-geometry", "200x200"
+        )
+        with subprocess.Popen(words, env=given, cwd="/", stderr=subprocess.PIPE) as clock:
+            until = time.monotonic() + 15
+            while difference(before, screenshot(number)) < 10_000:
+                assert clock.poll() is None, clock.communicate()
+                assert time.monotonic() < until, "no window was drawn"
+                time.sleep(0.1)
+            clock.terminate()
+    finally:
+        started.terminate()
+        started.wait()
+
+
+def copy_program(program: Path, tree: Path, name: str) -> None:
+    """Copy a program of the host and the libraries that it needs."""
+    shutil.copy(program, tree / name)
+    listing = subprocess.run(["ldd", program], capture_output=True, text=True, check=True).stdout
+    for word in listing.split():
+        if word.startswith("/"):
+            target = tree / word.lstrip("/")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(word, target)
+
+
+def start_display(directory: Path) -> tuple[int, subprocess.Popen[bytes]]:
+    """An X server on a free display; its number."""
+    reading, writing = os.pipe()
+    command = ["Xvfb", "-displayfd", str(writing), "-screen", "0", "400x300x24", "-nolisten", "tcp"]
+    log = (directory / "xvfb.log").open("wb")
+    started = subprocess.Popen(command, pass_fds=[writing], stderr=log)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        number = int(pipe.readline())
+    return number, started
+
+
+def difference(before: bytes, after: bytes) -> int:
+    return sum(a != b for a, b in zip(before, after, strict=True))
+
+
+def screenshot(number: int) -> bytes:
+    done = subprocess.run(
+        ["xwd", "-root", "-silent", "-display", f":{number}"], capture_output=True, check=True
+    )
+    return done.stdout

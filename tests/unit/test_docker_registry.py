@@ -44,7 +44,7 @@ from tests.docker_registry import (
     status,
 )
 
-OWNER = {"uid": os.getuid(), "gid": os.getgid()}
+OWNER: dict[str, Any] = {"uid": os.getuid(), "gid": os.getgid()}
 NOISE = os.urandom(400_000)
 LOWER = archive(file("a", b"A", **OWNER), file("gone", **OWNER), file("noise", NOISE, **OWNER))
 UPPER = archive(whiteout("gone"), file("b", b"B", **OWNER))

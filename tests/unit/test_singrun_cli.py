@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
 
-from singrun import binds, cli, syscalls
+from singrun import binds, cli, manual, syscalls
 from singrun.errors import RunError
 from singrun.request import Request
 
@@ -72,7 +73,7 @@ def test_binds_that_mean_nothing(word: str) -> None:
         (("exec", "--clean-env", "i"), "Did you mean --cleanenv?"),
         (("exec", "--nohome", "i"), "Did you mean --no-home?"),
         (("--hlep",), "Did you mean --help?"),
-        (("xyzzy",), "The verbs are exec, run, shell, test."),
+        (("xyzzy",), "The verbs are exec, run, shell, test, env, doctor."),
     ],
 )
 def test_near_misses_are_proposed(words: tuple[str, ...], answer: str) -> None:
@@ -81,10 +82,24 @@ def test_near_misses_are_proposed(words: tuple[str, ...], answer: str) -> None:
 
 
 def test_every_option_of_the_help_is_understood() -> None:
-    names = [word.strip(",") for word in cli.HELP.split() if word.startswith("--")]
+    names = re.findall(r"--[a-z]+(?:-[a-z]+)*", manual.HELP)
     assert {"--bind", "--no-home", "--mount-with"} <= set(names)
-    values = {"--bind": "/etc", "--home": "/h", "--pwd": "/", "--mount-with": "loop"}
-    for name in names:
+    values = {
+        "--bind": "/etc",
+        "--home": "/h",
+        "--pwd": "/",
+        "--mount-with": "loop",
+        "--no-mount": "tmp",
+        "--scratch": "/s",
+        "--workdir": "/w",
+        "--overlay": "/o",
+        "--env": "A=b",
+        "--env-file": "/dev/null",
+        "--hostname": "h",
+        "--shell": "/bin/sh",
+        "--why": "PATH",
+    }
+    for name in set(names) - {"--json"}:
         words = [name, values[name]] if name in values else [name]
         assert cli.parse(["run", *words, "image"])
 

@@ -1,0 +1,87 @@
+"""Gives unpacked entries owners, attributes and times; remembers what it had no right to give."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+
+from singbuild.confined import Directory
+from singbuild.contract import Reporter
+from singbuild.tarstream import Member
+
+# What this process may not give, or what the file system below cannot hold.
+_NOT_GIVEN = (errno.EPERM, errno.ENOTSUP, errno.EACCES, errno.EINVAL)
+
+
+class Ownership:
+    """Owners and attributes of one tree. owners: those asked for and not given, by path."""
+
+    def __init__(self, report: Reporter) -> None:
+        self.report = report
+        self.owners: dict[bytes, tuple[int, int]] = {}
+        self._ids = os.geteuid(), os.getegid()
+        self._refused: dict[str, tuple[int, str]] = {}
+
+    def is_foreign(self, member: Member, into: Directory) -> bool:
+        """Whether a new entry of a directory has not got the right owner already."""
+        return (member.uid, member.gid) != self._ids or into.gives_group
+
+    def dress(self, member: Member, into: Directory, name: bytes, path: bytes) -> None:
+        """Give owner, attributes and time to what cannot be opened: a link, a device, a fifo."""
+        if self.is_foreign(member, into):
+            try:
+                os.chown(name, member.uid, member.gid, dir_fd=into.fd, follow_symlinks=False)
+            except OSError as error:
+                self._disown(error, member, path)
+        if member.xattrs:
+            self.attribute(b"/proc/self/fd/%d/%s" % (into.fd, name), member)
+        times = (member.mtime, member.mtime)
+        os.utime(name, ns=times, dir_fd=into.fd, follow_symlinks=False)
+
+    def own(self, fd: int, member: Member, path: bytes) -> None:
+        """Give an open entry its owner."""
+        try:
+            os.fchown(fd, member.uid, member.gid)
+        except OSError as error:
+            self._disown(error, member, path)
+
+    def _disown(self, error: OSError, member: Member, path: bytes) -> None:
+        """Remember an owner that this process may not give."""
+        if error.errno not in (errno.EPERM, errno.EINVAL):
+            raise error
+        self.owners[path] = member.uid, member.gid
+        self.leave_out("entries keep this user as their owner", path)
+
+    def attribute(self, where: int | bytes, member: Member) -> None:
+        """Give an entry its extended attributes: open, or by a path whose end is not followed."""
+        for name, value in member.xattrs.items():
+            # Of the machine that made the archive: its SELinux policy, its overlay mounts.
+            if name == "security.selinux" or re.match(r"(trusted|user)\.overlay\.", name):
+                continue
+            try:
+                if isinstance(where, int):
+                    os.setxattr(where, name, value)
+                else:
+                    os.setxattr(where, name, value, follow_symlinks=False)
+            except OSError as error:
+                if error.errno not in _NOT_GIVEN:
+                    raise
+                self.leave_out(f"the attribute {name} is left out", member.name)
+
+    def leave_out(self, what: str, path: bytes) -> None:
+        """Note that something was left out, to be told at the end."""
+        count, first = self._refused.get(what, (0, shown(path)))
+        self._refused[what] = count + 1, first
+
+    def tell(self) -> None:
+        """Warn of what was left out, once for each kind."""
+        for what, (count, first) in self._refused.items():
+            more = f" and {count - 1:,} more" if count > 1 else ""
+            self.report.warn(f"{what}, without root's rights: {first}{more}")
+
+
+def shown(path: bytes) -> str:
+    """Write a path inside the tree for a message: on one line, whatever bytes it has."""
+    text = path.decode(errors="backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

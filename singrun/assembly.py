@@ -1,0 +1,67 @@
+"""The root that the program will see: the image, layers over it, and files made for this launch."""
+
+import errno
+import os
+
+from singrun import syscalls
+from singrun.config import Site
+from singrun.errors import RunError
+from singrun.identity import Caller
+from singrun.mounts import Bind, Mount, attach
+from singrun.overlay import Layers
+from singrun.underlay import Root
+
+
+def make_stage() -> str:
+    """Return a private tmpfs with a directory ``image``, where the root is put together.
+
+    It hangs on /proc/PID/task. When this process is killed, the kernel takes that directory
+    away, and everything mounted on it in any namespace (d_invalidate, Linux 3.18): no moment
+    is left in which a kill leaves a FUSE daemon behind, sitting in a namespace that holds its
+    mount.
+    """
+    stage = f"/proc/{os.readlink('/proc/self')}/task"
+    syscalls.mount("tmpfs", stage, "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV, "mode=0755")
+    os.mkdir(f"{stage}/image")
+    return stage
+
+
+def assemble(stage: str, tree: int, layers: Layers, *, lasting: bool, privileged: bool) -> Root:
+    """Attach the image's detached ``tree`` and the layers; lasting: the image is being written."""
+    attach(tree, f"{stage}/image")
+    os.close(tree)
+    path = f"{stage}/image"
+    if layers.wanted:
+        path = layers.lay_over(path, stage, privileged=privileged)
+    inside = Root(path)
+    if lasting or layers.writable:
+        inside.adopt(inside.fd, lasting=lasting or layers.lasting)
+    return inside
+
+
+def check_programs(inside: Root, image: str, shell: str) -> None:
+    """Refuse an image without /bin/sh, and one without the ``shell`` that --shell names."""
+    try:
+        os.close(inside.open("/bin/sh", os.O_PATH))
+    except OSError as error:
+        why = f"Every program is started with it; looking for it in {image}: {error.strerror}."
+        remedy = "Build the image again with a shell in it."
+        if error.errno != errno.ENOENT:
+            remedy = f"Check it with: e2fsck -fn {image}"
+        raise RunError("Container does not have a valid /bin/sh", why=why, remedy=remedy) from None
+    if shell and not (shell.startswith("/") and inside.has(shell)):
+        why, remedy = "It must be the path of a program in the image.", "Leave --shell out."
+        raise RunError(f"There is no shell {shell} in {image}", why=why, remedy=remedy)
+
+
+def identity(stage: str, inside: Root, caller: Caller, home: str, site: Site) -> list[Mount]:
+    """Return mounts of the image's passwd and group with the caller's lines before them."""
+    table: list[Mount] = []
+    for name, lines in (("passwd", caller.passwd_line(home)), ("group", caller.group_lines())):
+        path = f"/etc/{name}"
+        if not site.on[f"config {name}"] or (caller.uid == 0 and inside.is_written(path)):
+            continue  # root adds users to an image that he writes
+        with open(f"{stage}/{name}", "wb") as file:
+            file.write(lines + inside.read(path))
+        table.append(Bind(file.name, path, why="the same user inside"))
+    return table

@@ -1,0 +1,112 @@
+"""The site's file: one directive a line, ``name = value``, as in Singularity 2.x.
+
+Nothing here is a limit: singrun has no privilege, so whoever may read it may
+copy and change it. docs/runtime.md says which directive does what.
+"""
+
+import os
+
+from singrun.errors import RunError, nearest, say
+from singrun.request import Request
+
+PATH = "/etc/singrun.conf"
+_SWITCHES = {
+    "allow pid ns": True,
+    "allow ipc ns": True,
+    "allow user ns": True,
+    "user bind control": True,
+    "enable overlay": True,
+    "config passwd": True,
+    "config group": True,
+    "config resolv_conf": True,
+    "mount proc": True,
+    "mount sys": True,
+    "mount home": True,
+    "mount tmp": True,
+    "mount hostfs": False,
+    "mount slave": True,
+}
+_WORDS = {"mount dev": "yes", "mount with": "", "cache directory": "", "cache size": "20G"}
+# Read, and without effect: there is no setuid program and no session directory.
+_IDLE = ("allow setuid", "container dir", "sessiondir prefix", "max loop devices")
+_YES, _NO = ("yes", "y", "1", "try"), ("no", "n", "0")
+_BINDS = ["/etc/localtime", "/etc/hosts"]
+
+
+class Site:
+    """What the site wishes. ``on`` switches, ``word`` values, ``binds``: the words of bind path.
+
+    path: of the file, "" if there is none. cache: the directory of unpacked images.
+    """
+
+    def __init__(self) -> None:
+        self.on, self.word, self.binds = dict(_SWITCHES), dict(_WORDS), list(_BINDS)
+        self.path = self.cache = ""
+
+
+def read() -> Site:
+    """Return the defaults, changed by the site's file and by the caller's variables."""
+    site = Site()
+    _read_file(site)
+    wish = os.environ.get("SINGRUN_CACHEDIR") or site.word["cache directory"]
+    site.cache = wish or f"/var/tmp/singrun-{os.geteuid()}"  # noqa: S108  checked before use
+    return site
+
+
+def check_allowed(site: Site, request: Request) -> None:
+    """Refuse what the site's file says no to."""
+    for directive, wanted in (
+        ("allow pid ns", request.pid),
+        ("allow ipc ns", request.ipc),
+        ("allow user ns", os.geteuid() != 0),
+    ):
+        if wanted and not site.on[directive]:
+            what, remedy = f"{site.path} says: {directive} = no", "Ask the administrator."
+            raise RunError(what, remedy=remedy)
+
+
+def _read_file(site: Site) -> None:
+    path = os.environ.get("SINGRUN_CONFIG") or PATH
+    try:
+        with open(path, errors="surrogateescape") as file:
+            lines = file.read(1 << 20).splitlines()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        remedy = "Ask the administrator to make it readable for all."
+        raise RunError(f"Cannot read {path}", why=f"{error.strerror}.", remedy=remedy) from None
+    site.path = path
+    _take(site, lines)
+
+
+def _take(site: Site, lines: list[str]) -> None:
+    binds: list[str] = []
+    for number, line in enumerate(lines, 1):
+        name, equals, value = (word.strip() for word in line.partition("="))
+        name = " ".join(name.split()).lower()
+        if not name or name.startswith("#"):
+            continue
+        where = f"{site.path}, line {number}"
+        if name == "bind path" and equals:
+            binds += [value] if value else []
+        elif name in site.on and equals:
+            site.on[name] = _switch(value, where)
+        elif name in site.word and equals:
+            site.word[name] = value
+        elif name not in _IDLE:
+            _report(where, name)
+    if any(line.lower().split("=")[0].split() == ["bind", "path"] for line in lines):
+        site.binds = binds
+
+
+def _switch(value: str, where: str) -> bool:
+    if value.lower() in (*_YES, *_NO):
+        return value.lower() in _YES
+    raise RunError(f"{where}: cannot understand {value!r}", remedy="Say yes or no.")
+
+
+def _report(where: str, name: str) -> None:
+    guess = nearest(name, [*_SWITCHES, *_WORDS, *_IDLE, "bind path"])
+    say(
+        f"{where}: there is no directive {name!r}" + (f"; did you mean {guess!r}?" if guess else "")
+    )

@@ -1,0 +1,224 @@
+"""singrun doctor: what this host can do for an ordinary user, and what would help.
+
+It tries what a launch does, in a child process, instead of guessing from version numbers.
+"""
+
+import json as json_module
+import os
+
+from singrun import config, fuse, syscalls, unpacked
+from singrun.errors import RunError
+from singrun.identity import Caller, map_ids
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_SYSCTLS = {
+    "user/max_user_namespaces": ("0", "sysctl user.max_user_namespaces=65536"),
+    "kernel/unprivileged_userns_clone": ("0", "sysctl kernel.unprivileged_userns_clone=1"),
+    "kernel/apparmor_restrict_unprivileged_userns": (
+        "1",
+        "an AppArmor profile for singrun with the rule userns, or"
+        " sysctl kernel.apparmor_restrict_unprivileged_userns=0",
+    ),
+}
+# Types of file systems that other hosts share: a cache there is slow, and locks may be missing.
+_NETWORK = ("nfs", "nfs4", "lustre", "gpfs", "cifs", "smb3", "ceph", "beegfs", "fuse.sshfs", "afs")
+
+
+class Finding:
+    """One line of the report: ``good``, what was found, and the remedy where it is not."""
+
+    def __init__(self, topic: str, found: str, remedy: str = "", *, needed: bool = False) -> None:
+        self.topic, self.found, self.remedy, self.needed = topic, found, remedy, needed
+        self.good = not remedy
+
+    def line(self) -> str:
+        """Return it for people."""
+        mark = "ok" if self.good else "MISSING" if self.needed else "no"
+        remedy = f"\n          -> {self.remedy}" if self.remedy else ""
+        return f"{mark:8}  {self.topic}: {self.found}{remedy}"
+
+
+def report(*, json: bool) -> str:
+    """Return the findings, as text or as a JSON object with a list of them."""
+    findings = [
+        _user_namespaces(),
+        *_sysctls(),
+        _overlay(),
+        _fuse_device(),
+        *(_program(*each) for each in _PROGRAMS),
+        _loop(),
+        _subordinate_ids(),
+        _cgroups(),
+        _cache(),
+        _site(),
+    ]
+    if json:
+        rows = [{**vars(each)} for each in findings]
+        return json_module.dumps({"findings": rows}, indent=2) + "\n"
+    ways = ", ".join(_ways(findings)) or "none"
+    return "\n".join(
+        [*(each.line() for each in findings), "", f"Images are mounted by: {ways}", ""]
+    )
+
+
+_PROGRAMS = (
+    ("fuse2fs", "mounts ext3 images for ordinary users", "fuse2fs"),
+    ("squashfuse", "mounts squashfs images for ordinary users", "squashfuse"),
+    ("debugfs", "unpacks ext3 images", "e2fsprogs"),
+    ("unsquashfs", "unpacks squashfs images", "squashfs-tools"),
+)
+
+
+def _ways(findings: list[Finding]) -> list[str]:
+    """Return the strategies that an ordinary user has for ext3 images here."""
+    good = {each.topic for each in findings if each.good}
+    if "user namespaces" not in good:
+        return []
+    ways = ["fuse2fs"] if {"/dev/fuse", "fuse2fs"} <= good else []
+    return ways + (["unpack"] if {"debugfs", "cache directory"} <= good else [])
+
+
+def _tried(action: "Callable[[], None]") -> str:
+    """Do ``action`` in a child process; "" if it went well, else what the kernel said."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            action()
+        except OSError as error:
+            os.write(writing, (error.strerror or "failed").encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        said = pipe.read().decode()
+    os.waitpid(child, 0)
+    return said
+
+
+def _enter_namespaces() -> None:
+    ids = os.geteuid(), os.getegid()
+    proc = os.open("/proc/self", os.O_PATH | os.O_DIRECTORY)
+    syscalls.unshare(syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWNS)
+    map_ids(proc, inside=(0, 0), outside=ids)
+    syscalls.mount("", "/", "", syscalls.MS_REC | syscalls.MS_SLAVE)
+
+
+def _user_namespaces() -> Finding:
+    topic, said = "user namespaces", _tried(_enter_namespaces)
+    if not said:
+        return Finding(topic, "can be created")
+    remedy = "Ask the administrator to allow them; the lines on sysctl below tell how."
+    return Finding(topic, said, remedy, needed=True)
+
+
+def _sysctls() -> list[Finding]:
+    findings = []
+    for name, (bad, remedy) in _SYSCTLS.items():
+        value = _read(f"/proc/sys/{name}")
+        if value:
+            help_text = f"Ask the administrator for: {remedy}" if value == bad else ""
+            findings.append(Finding(f"sysctl {name.replace('/', '.')}", value, help_text))
+    return findings
+
+
+def _lay_over() -> None:
+    _enter_namespaces()
+    stage = f"/proc/{os.getpid()}/task"
+    syscalls.mount("tmpfs", stage, "tmpfs")
+    for name in ("lower", "upper", "work", "root"):
+        os.mkdir(f"{stage}/{name}")
+    options = f"lowerdir={stage}/lower,upperdir={stage}/upper,workdir={stage}/work,userxattr"
+    syscalls.mount("overlay", f"{stage}/root", "overlay", 0, options)
+
+
+def _overlay() -> Finding:
+    said = _tried(_lay_over)
+    remedy = "Use Linux 5.11 or later with the module overlay (modprobe overlay)." if said else ""
+    return Finding("overlay", said or "for --overlay and --writable-tmpfs", remedy)
+
+
+def _fuse_device() -> Finding:
+    try:
+        fuse.check_device()
+    except RunError as error:
+        return Finding("/dev/fuse", error.why, error.remedy)
+    return Finding("/dev/fuse", "can be opened")
+
+
+def _program(name: str, use: str, package: str) -> Finding:
+    path = fuse.found(name)
+    remedy = "" if path else f"Install the package {package}."
+    return Finding(name, f"{path or 'not installed'} ({use})", remedy)
+
+
+def _loop() -> Finding:
+    if os.geteuid():
+        return Finding("loop devices", "for root only")
+    there = os.path.exists("/dev/loop-control")
+    return Finding("loop devices", "yes" if there else "none", "" if there else "modprobe loop")
+
+
+def _subordinate_ids() -> Finding:
+    topic, name, uid = "subordinate ids", Caller().name, str(os.geteuid())
+    for line in (_read("/etc/subuid") or "").splitlines():
+        fields = line.split(":")
+        if fields[0] in (name, uid) and fuse.found("newuidmap"):
+            return Finding(topic, f"{fields[-1]} (only for building)")
+    remedy = "Ask the administrator for: usermod --add-subuids 100000-165535 --add-subgids … USER"
+    return Finding(topic, "none, or no newuidmap (only for building)", remedy)
+
+
+def _cgroups() -> Finding:
+    version = 2 if os.path.exists("/sys/fs/cgroup/cgroup.controllers") else 1
+    return Finding("cgroups", f"version {version}; singrun stays in the caller's")
+
+
+def _cache() -> Finding:
+    path = config.read().cache
+    there = path
+    while not os.path.exists(there):
+        there = os.path.dirname(there) or "/"
+    kind = _file_system(there)
+    found = f"{path} on {kind}"
+    local = "Name a directory on a local disk: SINGRUN_CACHEDIR=/local/directory"
+    try:
+        if there == path:
+            unpacked.check_private(path)
+    except RunError as error:
+        return Finding("cache directory", f"{found}: {error.why}", error.remedy)
+    if kind in _NETWORK:
+        return Finding("cache directory", f"{found}, which is a network file system", local)
+    if not os.access(there, os.W_OK):
+        return Finding("cache directory", f"{found}, which cannot be written", local)
+    return Finding("cache directory", found)
+
+
+def _file_system(path: str) -> str:
+    """Return the type of the file system that ``path`` lies on. proc(5), mountinfo."""
+    best, kind = "", "unknown"
+    real = os.path.realpath(path)
+    with open("/proc/self/mountinfo", errors="surrogateescape") as file:
+        for line in file:
+            left, _, right = line.partition(" - ")
+            place = left.split()[4]
+            inside = real == place or real.startswith(place.rstrip("/") + "/")
+            if inside and len(place) >= len(best):
+                best, kind = place, right.split()[0]
+    return kind
+
+
+def _site() -> Finding:
+    path = config.read().path
+    return Finding("site's file", path or f"none (it would be {config.PATH})")
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path) as file:
+            return file.read().strip()
+    except OSError:
+        return ""

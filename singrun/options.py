@@ -1,0 +1,171 @@
+"""The options of a launch: their names, and what each does to a Request."""
+
+import os
+
+from singrun import binds, overlay, sharing, strategies, variables
+from singrun.errors import RunError, nearest
+from singrun.request import Request
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+REMEDY = "See: singrun --help"
+TEXTS = ["help", "version"]
+_SHORT = {
+    "B": "bind",
+    "C": "containall",
+    "H": "home",
+    "S": "scratch",
+    "W": "workdir",
+    "c": "contain",
+    "d": "debug",
+    "e": "cleanenv",
+    "h": "help",
+    "i": "ipc",
+    "o": "overlay",
+    "p": "pid",
+    "s": "shell",
+    "w": "writable",
+}
+_FLAGS = {
+    "no-home": ["no_home"],
+    "contain": ["contain"],
+    "containall": ["contain", "pid", "ipc", "clean_environment"],
+    "cleanenv": ["clean_environment"],
+    "pid": ["pid"],
+    "ipc": ["ipc"],
+    "uts": ["uts"],
+    "writable": ["writable"],
+    "writable-tmpfs": ["writable_tmpfs"],
+    "as-caller": ["as_caller"],
+    "plan": ["plan"],
+    "debug": ["debug"],
+}
+
+
+def take(words: list[str], request: Request) -> list[str] | str:
+    """Apply the leading options; return the words after them, or the name of a text asked for."""
+    rest = list(words)
+    while rest and rest[0].startswith("-") and rest[0] != "-":
+        word = rest.pop(0)
+        if word == "--":
+            break
+        for name, value in _in_word(word):
+            if name in TEXTS:
+                return name
+            if name in _FLAGS and value is None:
+                for attribute in _FLAGS[name]:
+                    setattr(request, attribute, True)
+            elif name in _VALUES:
+                _set_value(request, name, rest.pop(0) if value is None and rest else value)
+            else:
+                raise _no_option(word, name)
+    return rest
+
+
+def _in_word(word: str) -> list[tuple[str, str | None]]:
+    """Return the options in one word: --name, --name=value, -ce, -B/data."""
+    if word.startswith("--"):
+        name, equals, value = word[2:].partition("=")
+        return [(name, value if equals else None)]
+    found: list[tuple[str, str | None]] = []
+    for i, letter in enumerate(word[1:], 2):
+        name = _SHORT.get(letter, letter)
+        if name in _VALUES:
+            return [*found, (name, word[i:] or None)]
+        found.append((name, None))
+    return found
+
+
+def _set_value(request: Request, name: str, value: str | None) -> None:
+    if not value:
+        raise RunError(f"Option --{name} needs a value", remedy=REMEDY)
+    _VALUES[name](request, value)
+
+
+def _bind(request: Request, value: str) -> None:
+    request.binds += binds.parse(value)
+
+
+def _home(request: Request, value: str) -> None:
+    request.home = binds.parse_home(value)
+
+
+def _overlay(request: Request, value: str) -> None:
+    request.overlays.append(overlay.parse(value))
+
+
+def _scratch(request: Request, value: str) -> None:
+    request.scratch += [binds.target(word) for word in binds.split(value, ",")]
+
+
+def _no_mount(request: Request, value: str) -> None:
+    for word in value.split(","):
+        if word not in sharing.NAMES and not word.startswith("/"):
+            known = ", ".join(sharing.NAMES)
+            raise RunError(f"Cannot understand --no-mount {word}", remedy=f"Say a path or {known}.")
+        request.no_mount.append(word)
+
+
+def _env(request: Request, value: str) -> None:
+    request.variables.append((*variables.split(value, "--env"), "--env"))
+
+
+def _env_file(request: Request, value: str) -> None:
+    place = sum(layer != "--env" for _, _, layer in request.variables)
+    request.variables[place:place] = variables.read_file(value)
+
+
+def _mount_with(request: Request, value: str) -> None:
+    if value not in strategies.NAMES:
+        known = " or ".join(strategies.NAMES)
+        raise RunError(f"Cannot mount with {value}", remedy=f"Say --mount-with {known}.")
+    request.mount_with = value
+
+
+def _hostname(request: Request, value: str) -> None:
+    request.uts, request.hostname = True, value
+
+
+def _workdir(request: Request, value: str) -> None:
+    request.workdir = os.path.abspath(value)
+
+
+def _pwd(request: Request, value: str) -> None:
+    request.directory = value
+
+
+def _shell(request: Request, value: str) -> None:
+    request.shell = value
+
+
+def _why(request: Request, value: str) -> None:
+    if not variables.is_identifier(os.fsencode(value)):
+        raise RunError(f"Cannot ask --why {value}", why="It is no name of a variable.")
+    request.why = value
+
+
+_VALUES: "dict[str, Callable[[Request, str], None]]" = {
+    "bind": _bind,
+    "home": _home,
+    "overlay": _overlay,
+    "scratch": _scratch,
+    "workdir": _workdir,
+    "no-mount": _no_mount,
+    "env": _env,
+    "env-file": _env_file,
+    "mount-with": _mount_with,
+    "hostname": _hostname,
+    "pwd": _pwd,
+    "shell": _shell,
+    "why": _why,
+}
+
+
+def _no_option(word: str, name: str) -> RunError:
+    if name in _FLAGS:
+        return RunError(f"Option --{name} takes no value", remedy=REMEDY)
+    guess = nearest(name, [*_FLAGS, *_VALUES, *TEXTS])
+    why = f"Did you mean --{guess}?" if guess else ""
+    return RunError(f"There is no option {word}", why=why, remedy=REMEDY)

@@ -1,0 +1,23 @@
+"""What a launch would do, in words, for --plan."""
+
+from singrun import strategies
+from singrun.config import Site
+from singrun.identity import Caller
+from singrun.image import Image
+from singrun.request import Request
+from singrun.sharing import Table
+
+
+def text(request: Request, image: Image, caller: Caller, table: Table, site: Site) -> str:
+    """Return a line for the image, then one for every mount, in order."""
+    ways = strategies.candidates(
+        image, privileged=caller.has_root, forced=request.mount_with, site=site
+    )
+    mode = "to be written" if image.writable else "read-only"
+    first = f"{' or '.join(ways)} of {image.path} on /: the {image.kind} image, {mode}"
+    layers = [f"overlay of {path} on /" + " read-only" * ro for path, ro in request.overlays]
+    if request.writable_tmpfs:
+        layers.append("overlay of a new tmpfs on /: --writable-tmpfs")
+    rows = [row.describe() for row in table.rows]
+    own = [f"new file on {name}: the same user inside" for name in ("/etc/passwd", "/etc/group")]
+    return "\n".join([first, *layers, *rows, *own, ""])

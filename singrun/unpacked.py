@@ -1,0 +1,61 @@
+"""The cache of unpacked images: found here, filled by unpacking.py.
+
+    CACHE/                      0700, the user's own: Site.cache
+        STAMP/                  one image as it was: see Image.stamp
+            tree/               its files
+            size                how many bytes they take
+        STAMP.new/              being unpacked, by whoever holds the lock on it
+
+A directory gets its final name when it is complete. Its time of change is the
+time of its last use. Who starts a program from a tree holds a shared lock on
+STAMP until the tree is mounted; unpacking.py takes away no tree that is
+locked or mounted anywhere.
+"""
+
+import errno
+import fcntl
+import os
+import stat
+
+from singrun.config import Site
+from singrun.errors import RunError
+from singrun.image import Image
+
+
+def lookup(image: Image, site: Site) -> int:
+    """Return a locked descriptor of the image's directory in the cache, -1 if it is not there."""
+    if not image.stamp:
+        return -1
+    path = f"{site.cache}/{image.stamp}"
+    try:
+        check_private(site.cache)
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return -1
+    fcntl.flock(fd, fcntl.LOCK_SH)
+    if not _is_still(path, fd):
+        os.close(fd)
+        return -1
+    os.utime(fd)
+    return fd
+
+
+def check_private(path: str) -> None:
+    """Refuse a cache that another user could fill. OSError ENOENT if there is none."""
+    status = os.lstat(path)
+    if stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid():
+        if status.st_mode & 0o022:
+            os.chmod(path, 0o700)
+        return
+    remedy = "Remove it, or name another one: SINGRUN_CACHEDIR=/some/local/directory"
+    raise RunError(f"Cannot use the cache {path}", why="It is not your directory.", remedy=remedy)
+
+
+def _is_still(path: str, fd: int) -> bool:
+    """Whether nobody took it away between open and lock."""
+    try:
+        return os.path.samestat(os.lstat(path), os.fstat(fd))
+    except OSError as error:
+        if error.errno != errno.ENOENT:
+            raise
+        return False

@@ -1,0 +1,102 @@
+"""Variables that win over the image's own, and how they get past its scripts.
+
+The image's env/*.sh run after us, in the image's shell. So what must win is
+written as one more such script, which runs last; values are quoted, so they
+are data to that shell as well.
+"""
+
+from singrun.environment import PREFIXES, Environment
+from singrun.errors import RunError
+from singrun.mounts import Bind
+from singrun.request import Request
+from singrun.underlay import Root
+
+_DIRECTORY = "/.singularity.d/env"
+_SCRIPT = f"{_DIRECTORY}/zzz-singrun.sh"  # the last in every locale's order
+_OLDER = "/environment"  # Singularity 2.x: read by /.exec and its like
+
+
+class Winner:
+    """A variable that wins over the image's; ``layer`` says who set it."""
+
+    def __init__(self, name: bytes, value: bytes, layer: str) -> None:
+        self.name, self.value, self.layer = name, value, layer
+
+
+def winners(given: Environment, request: Request) -> list[Winner]:
+    """Return them, lowest first. given: the caller's environment."""
+    found = [
+        Winner(name.removeprefix(prefix), value, name.decode(errors="surrogateescape"))
+        for prefix in PREFIXES
+        for name, value in given.items()
+        if name.startswith(prefix) and name != prefix
+    ]
+    for name, value, layer in request.variables:
+        found.append(Winner(_bytes(name), _bytes(value), layer))
+    return found
+
+
+def read_file(path: str) -> list[tuple[str, str, str]]:
+    """(name, value, layer) for each line NAME=VALUE of an --env-file.
+
+    Blank lines and lines with # first are left out, so is the word export; one
+    pair of quotes around the value is taken off, and nothing else is evaluated.
+    """
+    try:
+        with open(path, errors="surrogateescape") as file:
+            lines = file.read().splitlines()
+    except OSError as error:
+        raise RunError(f"Cannot read --env-file {path}", why=f"{error.strerror}.") from None
+    found = []
+    for number, line in enumerate(lines, 1):
+        words = line.strip().removeprefix("export ").lstrip()
+        if words and not words.startswith("#"):
+            name, value = split(words, f"{path}, line {number}")
+            found.append((name, _unquoted(value), f"--env-file {path}, line {number}"))
+    return found
+
+
+def split(word: str, where: str) -> tuple[str, str]:
+    """Return the name and the value of NAME=VALUE."""
+    name, equals, value = word.partition("=")
+    if not equals or not name.strip() or name != name.strip():
+        raise RunError(f"{where}: cannot understand {word!r}", remedy="Say NAME=VALUE.")
+    return name, value
+
+
+def is_identifier(name: bytes) -> bool:
+    """Whether a shell can set it: POSIX, 3.216 Name. Others reach the program by themselves."""
+    text = name.decode("latin-1")
+    return text.isascii() and text.isidentifier()
+
+
+def mounts(winning: list[Winner], root: Root, stage: str) -> list[Bind]:
+    """Return the bind that puts the script into the image, or over its own /environment."""
+    script = b"".join(_line(each) for each in winning if is_identifier(each.name))
+    if not script:
+        return []
+    target = _SCRIPT
+    if not root.has(_DIRECTORY):
+        if not root.has(_OLDER):
+            return []  # nothing in the image sets variables
+        target, script = _OLDER, root.read(_OLDER) + b"\n" + script
+    with open(f"{stage}/environment", "wb") as file:
+        file.write(script)
+    bind = Bind(file.name, target, why="variables that win over the image's")
+    bind.trace = False
+    return [bind]
+
+
+def _line(each: Winner) -> bytes:
+    quoted = each.value.replace(b"'", b"'\\''")
+    return b"export " + each.name + b"='" + quoted + b"'\n"
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _unquoted(value: str) -> str:
+    value = value.strip()
+    quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
+    return value[1:-1] if quoted else value
