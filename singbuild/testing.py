@@ -394,6 +394,7 @@ class BackendConformance:
     def test_it_builds_without_root_or_says_that_it_cannot(self, header: str, needs: Needs) -> None:
         """As declared: ``Needs.root``."""
         with engine_of(None if os.geteuid() else NOBODY) as engine:
+            _skip_unless_reachable(engine)
             done = engine.build(self.recipe(engine, header))
             if needs.root:
                 assert (done.status, engine.left()) == (5, [])
@@ -406,6 +407,14 @@ def _without(header: str, key: str) -> str:
     """Return header lines but those of a key."""
     lines = header.splitlines()
     return "\n".join(x for x in lines if x.partition(":")[0].strip().lower() != key.lower())
+
+
+def _skip_unless_reachable(engine: Engine) -> None:
+    """Skip where Python, as of a virtual environment in a home, is closed to other users."""
+    try:
+        engine.run("--version")
+    except PermissionError as error:
+        pytest.skip(f"an ordinary user cannot execute {error.filename}")
 
 
 def _skip_unless_able(needs: Needs) -> None:

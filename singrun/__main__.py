@@ -1,10 +1,17 @@
 """Where the launcher starts Python; -I leaves the package's directory out of sys.path."""
 
+import gc
 import os
 import sys
 
-sys.path.insert(0, os.path.dirname(__file__) + "/..")  # not normalised: links may lead here
+gc.disable()  # we live for milliseconds; to look for garbage costs one of them
+directory = os.path.dirname(__file__)
+sys.path.insert(0, directory + "/..")  # not normalised: links may lead here
 
-from singrun.cli import main
+from singrun.together import install  # noqa: E402  the path comes first
+
+install(directory)
+
+from singrun.cli import main  # noqa: E402  from now on they come together
 
 main()

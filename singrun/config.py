@@ -26,7 +26,7 @@ _SWITCHES = {
     "mount hostfs": False,
     "mount slave": True,
 }
-_WORDS = {"mount dev": "yes", "mount with": "", "cache directory": "", "cache size": "20G"}
+_WORDS = {"mount dev": "yes", "cache directory": "", "cache size": "20G"}
 # Read, and without effect: there is no setuid program and no session directory.
 _IDLE = ("allow setuid", "container dir", "sessiondir prefix", "max loop devices")
 _YES, _NO = ("yes", "y", "1", "try"), ("no", "n", "0")

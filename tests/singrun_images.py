@@ -85,6 +85,17 @@ def ext3(tree: Path, image: Path, *, header: bytes = b"", boot: bytes = b"") -> 
     return image
 
 
+def copy_program(program: Path, tree: Path, name: str) -> None:
+    """Copy a program of the host and the libraries that it needs."""
+    shutil.copy(program, tree / name)
+    listing = subprocess.run(["ldd", program], capture_output=True, text=True, check=True).stdout
+    for word in listing.split():
+        if word.startswith("/"):
+            target = tree / word.lstrip("/")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(word, target)
+
+
 class Options(TypedDict, total=False):
     """What a test may ask of subprocess.run."""
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from singbuild import backends, contract, hookspecs
+from singbuild import Rootfs, backends, contract, hookspecs
 
 HOOKS = {name: hook for name, hook in vars(hookspecs).items() if name.startswith("singbuild_")}
 BUILT_IN = [each.name for each in backends.installed() if each.distribution == "singbuild"]
@@ -51,3 +54,27 @@ def test_one_backend_is_described_for_people(name: str) -> None:
     shown = subprocess.check_output(argv, text=True)
     for keyword in backends.load(name).needs.keywords:
         assert keyword.name in shown
+
+
+PAGE = (Path(__file__).parent.parent / "docs/writing-a-backend.md").read_text()
+
+
+def test_the_page_for_authors_has_every_hook_with_its_exact_arguments() -> None:
+    found = dict(re.findall(r"^### `(singbuild_\w+)\((.*?)\)`$", PAGE, re.M))
+    exact = {name: ", ".join(inspect.signature(hook).parameters) for name, hook in HOOKS.items()}
+    assert list(found.items()) == list(exact.items())
+
+
+def test_the_page_for_authors_names_every_value_that_passes() -> None:
+    for kind in (contract.Source, contract.Needs, contract.Defaults):
+        for field in dataclasses.fields(kind):
+            assert field.name in PAGE, f"{kind.__name__}.{field.name}"
+    public = [name for name, each in vars(Rootfs).items() if callable(each) and name[0] != "_"]
+    assert [name for name in public if f"{name}(" not in PAGE] == []
+
+
+def test_the_pages_examples_are_python() -> None:
+    blocks = re.findall(r"^```python\n(.*?)^```", PAGE, re.M | re.S)
+    assert len(blocks) > 3
+    for block in blocks:
+        compile(block, "docs/writing-a-backend.md", "exec")

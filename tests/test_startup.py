@@ -16,7 +16,8 @@ import singbuild
 import singrun
 from tests import singrun_images as images
 
-ALLOWED = "os, sys, ctypes, fcntl, pwd, grp, errno"
+# Of ctypes only its core; gc and marshal are part of the interpreter, and cost nothing.
+ALLOWED = "os, sys, _ctypes, fcntl, pwd, grp, errno, gc, marshal"
 MAIN = images.ROOT / "singrun/__main__.py"
 
 
@@ -35,12 +36,59 @@ def imported(*words: str | Path) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("options", [[], ["-p", "-i"], ["-c", "-e"], ["-B", "/etc:/data:ro"]])
-def test_a_launch_imports_seven_modules_and_its_own(tree: Path, options: list[str]) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        ["-p", "-i"],
+        ["-c", "-e", "--hostname", "x"],
+        ["-B", "/etc:/data:ro", "-S", "/scratch"],
+        ["--writable-tmpfs", "--env", "A=b"],
+        ["-w"],
+    ],
+)
+def test_a_launch_imports_few_modules_and_its_own(tree: Path, options: list[str]) -> None:
     allowed = imported("-c", f"import {ALLOWED}")
     launched = imported(MAIN, "exec", *options, tree, "true")
     assert "singrun.enter" in launched
     assert {name for name in launched - allowed if name.split(".")[0] != "singrun"} == set()
+
+
+def test_an_image_launch_imports_no_more(tree: Path) -> None:
+    """By loop and, once it is unpacked, from the cache."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    image = images.ext3(tree, tree.parent / "image.img")
+    allowed = imported("-c", f"import {ALLOWED}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SINGRUN_CACHEDIR", str(tree.parent / "cache"))
+        for way in ("loop", "fuse2fs", "unpack"):
+            words = ("exec", "--mount-with", way, image, "true")
+            subprocess.run([images.PYTHON, "-IS", MAIN, *words], check=True)
+            launched = imported(MAIN, *words)
+            assert not {n for n in launched - allowed if n.split(".")[0] != "singrun"}, way
+
+
+def test_the_modules_come_together_and_a_changed_source_is_noticed(tmp_path: Path) -> None:
+    launcher = images.installed(tmp_path)
+    assert says_version(launcher)  # writes the one file
+    (code,) = (tmp_path / "singrun/__pycache__").glob("*.code")
+    loaded = subprocess.run(
+        [images.PYTHON, "-IS", "-v", str(tmp_path / "singrun/__main__.py"), "--version"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stderr
+    assert re.search("import 'singrun.cli' # <singrun.together", loaded)
+    cli = tmp_path / "singrun/cli.py"
+    cli.write_text(cli.read_text().replace('f"singrun {__version__}', 'f"changed {__version__}'))
+    for _ in range(2):
+        done = subprocess.run([launcher, "--version"], capture_output=True, text=True, check=True)
+        assert done.stdout.startswith("changed ")
+    code.write_bytes(b"garbage")
+    cli.write_text(cli.read_text().replace("changed", "mended"))
+    done = subprocess.run([launcher, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("mended ")
 
 
 def test_everything_is_imported_before_anything_is_done(tree: Path) -> None:

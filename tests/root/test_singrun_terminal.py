@@ -150,7 +150,7 @@ def test_a_writing_shell_has_job_control_too(bench: Bench) -> None:
 def test_a_client_of_x11_draws_its_window(bench: Bench, tmp_path: Path) -> None:
     """The host's xclock with its libraries; the screen is compared before and after."""
     tree = bench.variant("x11")
-    copy_program(Path(shutil.which("xclock") or ""), tree, "bin/xclock")
+    images.copy_program(Path(shutil.which("xclock") or ""), tree, "bin/xclock")
     user = bench.people["user"]
     number, started = start_display(tmp_path)
     try:
@@ -169,17 +169,6 @@ def test_a_client_of_x11_draws_its_window(bench: Bench, tmp_path: Path) -> None:
     finally:
         started.terminate()
         started.wait()
-
-
-def copy_program(program: Path, tree: Path, name: str) -> None:
-    """Copy a program of the host and the libraries that it needs."""
-    shutil.copy(program, tree / name)
-    listing = subprocess.run(["ldd", program], capture_output=True, text=True, check=True).stdout
-    for word in listing.split():
-        if word.startswith("/"):
-            target = tree / word.lstrip("/")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(word, target)
 
 
 def start_display(directory: Path) -> tuple[int, subprocess.Popen[bytes]]:

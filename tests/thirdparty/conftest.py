@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,10 +51,15 @@ class Elsewhere:
 
 
 @pytest.fixture(scope="session")
-def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Elsewhere:
-    """A virtual environment with our wheel and pytest in it, and nothing of this checkout."""
-    base = tmp_path_factory.mktemp("elsewhere")
-    subprocess.run([sys.executable, "-m", "venv", base / "venv"], check=True)
-    made = Elsewhere(base / "venv/bin", base)
-    made.install(made.wheel(REPOSITORY), "pytest", "pytest-timeout")
-    return made
+def elsewhere() -> Iterator[Elsewhere]:
+    """A virtual environment with our wheel and pytest in it, and nothing of this checkout.
+
+    It is not below pytest's directory, which no other user may enter.
+    """
+    with tempfile.TemporaryDirectory(prefix="singbuild-elsewhere-") as directory:
+        base = Path(directory)
+        base.chmod(0o755)
+        subprocess.run([sys.executable, "-m", "venv", base / "venv"], check=True)
+        made = Elsewhere(base / "venv/bin", base)
+        made.install(made.wheel(REPOSITORY), "pytest", "pytest-timeout")
+        yield made
