@@ -7,7 +7,9 @@ __version__ = "0.1.0"
 
 from singbuild.contract import (
     API_VERSION,
+    Build,
     Defaults,
+    Finished,
     Keyword,
     Needs,
     Pins,
@@ -21,7 +23,9 @@ from singbuild.rootfs import Rootfs
 
 __all__ = [
     "API_VERSION",
+    "Build",
     "Defaults",
+    "Finished",
     "HostError",
     "Keyword",
     "Needs",

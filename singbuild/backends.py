@@ -73,11 +73,11 @@ class Backend:
             ) from error
 
 
-def installed() -> list[Installed]:
-    """Return every backend that an installed distribution announces, sorted by name."""
+def installed(group: str = GROUP) -> list[Installed]:
+    """Return every plugin of a group that a distribution announces, sorted by name."""
     found = [
         Installed(entry.name, entry.dist.name or "?", entry.dist.version or "?", entry)
-        for entry in entry_points(group=GROUP)
+        for entry in entry_points(group=group)
         if entry.dist is not None
     ]
     # One distribution can be seen twice, installed and on the path of a checkout.
@@ -120,7 +120,7 @@ def load(name: str, specifications: ModuleType | type = hookspecs) -> Backend:
     manager = pluggy.PluginManager("singbuild")
     manager.add_hookspecs(specifications)
     try:
-        plugin = _imported(chosen)
+        plugin = imported(chosen)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", DeprecationWarning)
             manager.register(plugin, name)
@@ -143,13 +143,13 @@ def load(name: str, specifications: ModuleType | type = hookspecs) -> Backend:
     return Backend(chosen, needs, manager.hook, old)
 
 
-def _imported(chosen: Installed) -> object:
-    """Import a plugin; one that takes longer than PATIENCE is given up."""
+def imported(chosen: Installed, kind: str = "backend") -> object:
+    """Import a plugin; one that takes longer than PATIENCE is given up with a BackendError."""
     seconds = float(os.environ.get("SINGBUILD_PLUGIN_TIMEOUT") or PATIENCE)
 
     def give_up(_number: int, _frame: FrameType | None) -> None:
         raise BackendError(
-            f"backend {chosen.name!r} does not come back from its import after {seconds:g} s",
+            f"{kind} {chosen.name!r} does not come back from its import after {seconds:g} s",
             remedy=f"It comes from {chosen.distribution} {chosen.version}; report it there. "
             "SINGBUILD_PLUGIN_TIMEOUT gives it more seconds.",
         )

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from singbuild import (
     cache,
+    extensions,
     faults,
     image,
     lock,
@@ -66,6 +67,10 @@ def build(plan: Plan, target: Path, options: Options, console: Console) -> int:
     privileged = os.geteuid() == 0
     try:
         preflight.check(plan, target, force=options.force)
+        site = extensions.load(console)
+        asked = extensions.described(plan, target, locked=options.locked is not None)
+        site.check(asked)
+        site.started(asked)
         with (
             workspace.scratch_directory() as work,
             workspace.part_file(target) as part,
@@ -79,6 +84,7 @@ def build(plan: Plan, target: Path, options: Options, console: Console) -> int:
                 status = faults.KILLED.status
             console.log = None
             log.keep = status not in WITHOUT_LOG
+        site.finished(asked, status, console.seconds)
         return status
     except SingbuildError as error:
         console.error(error, None)

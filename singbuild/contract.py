@@ -53,6 +53,34 @@ class Needs:
     root: bool = False
 
 
+@dataclass(frozen=True)
+class Build:
+    """One build, as an extension sees it.
+
+    recipe: the path as the user named it; text: what it says, after rendering; bootstrap: its
+    ``Bootstrap:`` word; keywords: the header's values under the backend's own spelling;
+    sections: their text, by name in small letters; image: the target; locked: whether
+    the build keeps to a lock.
+    """
+
+    recipe: str
+    text: str
+    bootstrap: str
+    keywords: Mapping[str, str]
+    sections: Mapping[str, str]
+    image: Path
+    locked: bool = False
+
+
+@dataclass(frozen=True)
+class Finished:
+    """How a build ended. status: the exit status; seconds: it took; size: bytes, 0 for no image."""
+
+    status: int
+    seconds: float
+    size: int
+
+
 class Reporter(Protocol):
     """How a backend tells the user what it is doing."""
 

@@ -1,0 +1,101 @@
+"""Loads site extensions and calls them; a broken one is named and never stops a build."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pluggy
+
+from singbuild import extension_hookspecs
+from singbuild.backends import Installed, imported, installed
+from singbuild.contract import Build, Finished, Reporter
+from singbuild.errors import RecipeError
+from singbuild.plan import Plan
+
+GROUP = "singbuild.extension"
+
+
+@dataclass(frozen=True)
+class Extensions:
+    """The extensions that could be loaded. hooks: each one's own pluggy hooks."""
+
+    hooks: Mapping[Installed, Any]
+    report: Reporter
+
+    def check(self, build: Build) -> None:
+        """Refuse a recipe that the site objects to. Raises RecipeError with all objections."""
+        said = [
+            f"{text} ({who.distribution})"
+            for who, answers in self._called("singbuild_check_recipe", build=build)
+            for answer in answers
+            for text in ([answer] if isinstance(answer, str) else answer)
+        ]
+        if said:
+            raise RecipeError(
+                build.recipe,
+                0,
+                0,
+                "",
+                "this site does not build such a recipe",
+                why="\n".join(said),
+                remedy="Change the recipe, or ask who runs this site.",
+            )
+
+    def started(self, build: Build) -> None:
+        """Tell that a build begins."""
+        self._called("singbuild_build_started", build=build)
+
+    def finished(self, build: Build, status: int, seconds: float) -> None:
+        """Tell how a build ended."""
+        size = build.image.stat().st_size if status == 0 else 0
+        ended = Finished(status, round(seconds, 3), size)
+        self._called("singbuild_build_finished", build=build, finished=ended)
+
+    def _called(self, hook: str, **arguments: object) -> list[tuple[Installed, list[Any]]]:
+        """Call a hook of each extension; return their answers."""
+        answers = []
+        for who, hooks in self.hooks.items():
+            try:
+                given = getattr(hooks, hook)(**arguments)
+                answers.append(
+                    (who, [each if isinstance(each, str) else [*each] for each in given])
+                )
+            except (Exception, SystemExit) as error:
+                self.report.warn(_blame(who, f"failed in {hook}", error))
+        return answers
+
+
+def load(report: Reporter) -> Extensions:
+    """Import every extension that is installed; warn of those that cannot be."""
+    loaded: dict[Installed, Any] = {}
+    for who in installed(GROUP):
+        manager = pluggy.PluginManager("singbuild")
+        manager.add_hookspecs(extension_hookspecs)
+        try:
+            manager.register(imported(who, "extension"), who.name)
+            manager.check_pending()
+            loaded[who] = manager.hook
+        except (Exception, SystemExit) as error:
+            report.warn(_blame(who, "cannot be loaded", error))
+    return Extensions(loaded, report)
+
+
+def described(plan: Plan, image: Path, *, locked: bool) -> Build:
+    """Return a build as extensions see it."""
+    return Build(
+        recipe=plan.recipe.path,
+        text=plan.recipe.text,
+        bootstrap=plan.backend.name,
+        keywords=plan.source.keywords,
+        sections={name: section.body() for name, section in plan.recipe.sections.items()},
+        image=image,
+        locked=locked,
+    )
+
+
+def _blame(who: Installed, what: str, error: BaseException) -> str:
+    place = f"extension {who.name!r} ({who.distribution} {who.version})"
+    return f"{place} {what}: {type(error).__name__}: {error}"
