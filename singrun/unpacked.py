@@ -43,12 +43,14 @@ def lookup(image: Image, site: Site) -> int:
 def check_private(path: str) -> None:
     """Refuse a cache that another user could fill. OSError ENOENT if there is none."""
     status = os.lstat(path)
-    if stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid():
-        if status.st_mode & 0o022:
-            os.chmod(path, 0o700)
-        return
-    remedy = "Remove it, or name another one: SINGRUN_CACHEDIR=/some/local/directory"
-    raise RunError(f"Cannot use the cache {path}", why="It is not your directory.", remedy=remedy)
+    why = ""
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
+        why = "It is not your directory."
+    elif status.st_mode & 0o022:
+        why = "Others may write to it."
+    if why:
+        remedy = "Name a directory of your own: SINGRUN_CACHEDIR=/some/local/directory"
+        raise RunError(f"Cannot use the cache {path}", why=why, remedy=remedy)
 
 
 def _is_still(path: str, fd: int) -> bool:

@@ -205,6 +205,14 @@ def _open_to_all(device: Path) -> Iterator[None]:
         device.chmod(before)
 
 
+def read(path: Path) -> str:
+    """Read a file of the kernel's; "" when what it tells of has just gone."""
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
+
+
 def daemons(needle: str) -> list[str]:
     """Return the living processes whose command line or user name holds ``needle``."""
     listing = subprocess.run(

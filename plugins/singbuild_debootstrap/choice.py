@@ -89,7 +89,9 @@ def choose(source: Source) -> Choice:
         variant=variant,
         include=_words(words, "Include", ""),
         keyring=_keyring(words.get("Keyring", ""), knows),
-        mirror=_given(words["MirrorURL"]) if "MirrorURL" in words else _mirror(suite, knows, source.cache),
+        mirror=_given(words["MirrorURL"])
+        if "MirrorURL" in words
+        else _mirror(suite, knows, source.cache),
     )
 
 

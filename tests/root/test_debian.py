@@ -56,7 +56,7 @@ def test_the_image_is_a_clean_ext3_file_system(debian: Path, tmp_path: Path) -> 
 
 
 def test_programs_of_the_image_run(person: Person, debian: Path) -> None:
-    assert 'VERSION_CODENAME=bookworm' in person.said("exec", debian, "cat", "/etc/os-release")
+    assert "VERSION_CODENAME=bookworm" in person.said("exec", debian, "cat", "/etc/os-release")
     assert person.said("exec", debian, "sh", input=b"echo $((6*7))\n") == "42\n"
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-collect_ignore = ["singbuild-tarball"]  # its tests run where it is installed
+collect_ignore_glob = ["singbuild-*"]  # their tests run where they are installed
 REPOSITORY = Path(__file__).parent.parent.parent
 
 

@@ -1,0 +1,143 @@
+"""Site extensions: a policy, a web hook, and broken ones that stop nobody."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from singbuild.testing import Engine
+from tests.thirdparty.conftest import REPOSITORY
+
+pytestmark = [pytest.mark.root, pytest.mark.network]
+
+
+@pytest.fixture(scope="module")
+def sites(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Each example installed in a directory of its own, for PYTHONPATH."""
+    made = {}
+    for name in ("policy", "notify"):
+        where = tmp_path_factory.mktemp(name)
+        project = REPOSITORY / f"tests/thirdparty/singbuild-site-{name}"
+        wheels = where / "wheels"
+        pip = [sys.executable, "-m", "pip"]
+        subprocess.run([*pip, "wheel", "-q", "--no-deps", "-w", wheels, project], check=True)
+        argv = [*pip, "install", "-q", "--no-deps", "--target", where, *wheels.iterdir()]
+        subprocess.run(argv, check=True)
+        made[name] = str(where)
+    return made
+
+
+def with_env(engine: Engine, **env: str) -> Engine:
+    return Engine(engine.place, env=env)
+
+
+def test_a_policy_names_all_that_it_objects_to(
+    sites: dict[str, str], singbuild_engine: Engine
+) -> None:
+    engine = with_env(singbuild_engine, PYTHONPATH=sites["policy"], SITE_HOSTS="mirror.example")
+    recipe = engine.recipe("Bootstrap: busybox\nMirrorURL: http://elsewhere.example/busybox\n")
+    done = engine.build(recipe)
+    assert (done.status, engine.left()) == (3, [])
+    for says in (
+        "The base is not pinned",
+        "There is no %test",
+        "elsewhere.example is not a mirror",
+    ):
+        assert says in done.error
+    assert "(singbuild-site-policy)" in done.error
+
+
+def test_a_recipe_that_keeps_to_the_policy_builds(
+    sites: dict[str, str], singbuild_engine: Engine
+) -> None:
+    engine = with_env(singbuild_engine, PYTHONPATH=sites["policy"])
+    recipe = engine.recipe("Bootstrap: busybox\n%test\n    true\n")
+    assert engine.run("lock", recipe).returncode == 0
+    assert engine.build(recipe, "--locked").status == 0
+
+
+class Hook(BaseHTTPRequestHandler):
+    got: list[dict[str, Any]]
+
+    def do_POST(self) -> None:
+        size = int(self.headers["Content-Length"])
+        type(self).got.append(json.loads(self.rfile.read(size)))
+        self.send_response(204)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name there
+        return
+
+
+@pytest.fixture
+def hook() -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    Hook.got = []
+    with HTTPServer(("127.0.0.1", 0), Hook) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/", Hook.got
+        server.shutdown()
+        thread.join()
+
+
+def test_a_web_hook_is_told_of_finished_builds(
+    sites: dict[str, str], singbuild_engine: Engine, hook: tuple[str, list[dict[str, Any]]]
+) -> None:
+    url, got = hook
+    engine = with_env(singbuild_engine, PYTHONPATH=sites["notify"], SITE_NOTIFY=url)
+    assert engine.build(engine.recipe("Bootstrap: busybox\n")).status == 0
+    assert engine.build(engine.recipe("Bootstrap: busybox\n%post\n    false\n"), "-F").status == 7
+    assert [each["status"] for each in got] == [0, 7]
+    assert got[0]["bytes"] == (engine.place / "a.img").stat().st_size
+    assert got[0]["image"] == str(engine.place / "a.img")
+
+
+def test_a_web_hook_that_is_down_is_a_warning(
+    sites: dict[str, str], singbuild_engine: Engine
+) -> None:
+    env = {"PYTHONPATH": sites["notify"], "SITE_NOTIFY": "http://127.0.0.1:9/"}
+    done = with_env(singbuild_engine, **env).build(singbuild_engine.recipe("Bootstrap: busybox\n"))
+    assert done.status == 0
+    warnings = [e["text"] for e in done.events if e["event"] == "warning"]
+    assert any("'site-notify' (singbuild-site-notify 1.0) failed in" in text for text in warnings)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("raise RuntimeError('not today')", "RuntimeError: not today"),
+        ("import sys; sys.exit(9)", "SystemExit: 9"),
+        ("import time; time.sleep(60)", "does not come back from its import after 0.5 s"),
+        (
+            "from singbuild import hookimpl\n@hookimpl\ndef singbuild_check_recipe(tree): pass",
+            "tree",
+        ),
+        (
+            "from singbuild import hookimpl\n@hookimpl\ndef singbuild_check_recipe(): return 7",
+            "failed in singbuild_check_recipe: TypeError",
+        ),
+    ],
+)
+def test_a_broken_extension_is_named_and_stops_nobody(
+    text: str, says: str, singbuild_engine: Engine, tmp_path: Path
+) -> None:
+    (tmp_path / "bad_extension.py").write_text(text)
+    about = tmp_path / "bad_extension-1.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: bad-extension\nVersion: 1\n")
+    (about / "entry_points.txt").write_text("[singbuild.extension]\nbad = bad_extension\n")
+    env = {"PYTHONPATH": str(tmp_path), "SINGBUILD_PLUGIN_TIMEOUT": "0.5"}
+    done = with_env(singbuild_engine, **env).build(singbuild_engine.recipe("Bootstrap: busybox\n"))
+    assert done.status == 0, done.error
+    warnings = [e["text"] for e in done.events if e["event"] == "warning"]
+    assert len(warnings) == 1
+    assert "extension 'bad' (bad-extension 1)" in warnings[0]
+    assert says in warnings[0]
