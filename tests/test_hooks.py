@@ -11,16 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from singbuild import Rootfs, backends, contract, hookspecs
+from singbuild import Rootfs, backends, contract, extension_hookspecs, hookspecs
 
 HOOKS = {name: hook for name, hook in vars(hookspecs).items() if name.startswith("singbuild_")}
+SITE = {n: h for n, h in vars(extension_hookspecs).items() if n.startswith("singbuild_")}
 BUILT_IN = [each.name for each in backends.installed() if each.distribution == "singbuild"]
 HEADINGS = ("When:", "Assume:", "Return:", "Raise:", "Since:")
 
 
-@pytest.mark.parametrize("name", HOOKS)
+@pytest.mark.parametrize("name", HOOKS | SITE)
 def test_a_hook_answers_the_same_questions_in_the_same_order(name: str) -> None:
-    text = inspect.getdoc(HOOKS[name]) or ""
+    text = inspect.getdoc((HOOKS | SITE)[name]) or ""
     places = [text.find(f"\n{heading}") for heading in HEADINGS]
     assert -1 not in places
     assert places == sorted(places)
@@ -61,12 +62,20 @@ PAGE = (Path(__file__).parent.parent / "docs/writing-a-backend.md").read_text()
 
 def test_the_page_for_authors_has_every_hook_with_its_exact_arguments() -> None:
     found = dict(re.findall(r"^### `(singbuild_\w+)\((.*?)\)`$", PAGE, re.M))
-    exact = {name: ", ".join(inspect.signature(hook).parameters) for name, hook in HOOKS.items()}
+    exact = {
+        name: ", ".join(inspect.signature(hook).parameters) for name, hook in (HOOKS | SITE).items()
+    }
     assert list(found.items()) == list(exact.items())
 
 
 def test_the_page_for_authors_names_every_value_that_passes() -> None:
-    for kind in (contract.Source, contract.Needs, contract.Defaults):
+    for kind in (
+        contract.Source,
+        contract.Needs,
+        contract.Defaults,
+        contract.Build,
+        contract.Finished,
+    ):
         for field in dataclasses.fields(kind):
             assert field.name in PAGE, f"{kind.__name__}.{field.name}"
     public = [name for name, each in vars(Rootfs).items() if callable(each) and name[0] != "_"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 import yaml
 
 from tests import rpm_repository
-from tests.root.conftest import SINGBUILD, Build
+from tests.root.conftest import SINGBUILD, Build, killed_in
 
 pytestmark = [
     pytest.mark.root,
@@ -325,3 +326,45 @@ def test_an_ordinary_user_may_resolve(made: Path, tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
     done = subprocess.run(argv, user=65534, group=65534, capture_output=True, text=True)
     assert done.stdout == "6\n", done.stderr
+
+
+HOSTILE = """
+mount -t tmpfs none /etc/dnf
+mkdir /etc/dnf/vars /etc/dnf/repos.d
+printf '[main]\\nplugins=1\\nexcludepkgs=*\\ninstallonly_limit=nonsense\\n' > /etc/dnf/dnf.conf
+echo 99 > /etc/dnf/vars/releasever
+printf '[stranger]\\nbaseurl=http://127.0.0.1:9/\\nenabled=1\\n' > /etc/dnf/repos.d/stranger.repo
+mkdir "$1"
+printf '%%_dbpath /nowhere\\n%%_install_langs none\\n' > "$1/.rpmmacros"
+HOME=$1; export HOME
+shift
+exec "$@"
+"""
+
+
+@pytest.mark.skipif(not Path("/etc/dnf").is_dir(), reason="dnf keeps its configuration elsewhere")
+def test_nothing_of_the_hosts_configuration_leaks_in(
+    write: Write, singbuild: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, hostile = write(GOOD), tmp_path / "home"
+    assert singbuild(plain, "a.img").returncode == 0
+    # Another cache: what dnf chose before must not be remembered.
+    monkeypatch.setenv("SINGBUILD_CACHEDIR", str(tmp_path / "cache"))
+    argv = ["unshare", "--mount", "sh", "-ec", HOSTILE, "sh", str(hostile)]
+    argv += [*SINGBUILD, str(plain), "b.img"]
+    done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "b.img").read_bytes() == (tmp_path / "a.img").read_bytes()
+
+
+def test_a_killed_build_leaves_nothing_that_the_next_one_keeps(
+    write: Write, singbuild: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SINGBUILD_CACHEDIR", str(tmp_path / "cache"))
+    recipe = write("Include: hello\n")
+    for phase in ("resolve", "bootstrap"):
+        assert killed_in(phase, signal.SIGKILL, [recipe, "a.img"], tmp_path, 0.6) == -signal.SIGKILL
+    done = singbuild(recipe, "a.img")
+    assert done.returncode == 0, done.stderr
+    left = [p.name for p in (tmp_path / "cache/yum").iterdir() if p.suffix in (".solving", ".part")]
+    assert (left, [*(tmp_path / "scratch").iterdir()]) == ([], [])

@@ -38,9 +38,6 @@ class TestDebootstrap(BackendConformance):
 class TestOci(BackendConformance):
     name = "oci"
     bad = ("From: /no/such/layout", "From: relative/none:tag")
-    test_it_says_what_it_does = pytest.mark.xfail(reason="a local layout is unpacked in silence")(
-        BackendConformance.test_it_says_what_it_does
-    )
 
     @pytest.fixture
     def header(self, singbuild_engine: Engine) -> str:
@@ -54,6 +51,10 @@ class TestOci(BackendConformance):
         where = singbuild_engine.place / "layout"
         docker_images.write_layout(where, {"one": made})
         return f"From: {where}:one"
+
+    @pytest.mark.xfail(reason="an OCI layout on this host is unpacked in silence")
+    def test_it_says_what_it_does(self, engine: Engine, header: str) -> None:
+        super().test_it_says_what_it_does(engine, header)
 
 
 @pytest.fixture(scope="module")

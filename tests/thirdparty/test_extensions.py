@@ -27,7 +27,7 @@ def sites(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         where = tmp_path_factory.mktemp(name)
         project = REPOSITORY / f"tests/thirdparty/singbuild-site-{name}"
         wheels = where / "wheels"
-        pip = [sys.executable, "-m", "pip"]
+        pip: list[str | Path] = [sys.executable, "-m", "pip"]
         subprocess.run([*pip, "wheel", "-q", "--no-deps", "-w", wheels, project], check=True)
         argv = [*pip, "install", "-q", "--no-deps", "--target", where, *wheels.iterdir()]
         subprocess.run(argv, check=True)

@@ -1,0 +1,128 @@
+"""Keywords of yum, and the recipes that use them."""
+
+from __future__ import annotations
+
+import gzip
+import io
+from pathlib import Path
+
+import pytest
+from singbuild_yum.choice import BASE, choose
+from singbuild_yum.repository import Repository, inside, packages
+
+from singbuild import RecipeKeyError, Source, SourceError, plan, recipe
+from singbuild.console import Console
+from tests.backend_alone import source
+
+RECIPES = Path(__file__).parent.parent.parent / "recipes"
+GIVEN = {"OSVersion": "7", "MirrorURL": "http://m.example/%{OSVERSION}/%{BASEARCH}/", "GPGKey": "k"}
+
+
+def chosen(**words: str) -> Source:
+    return source(Path(), arch="x86_64", **(GIVEN | words))
+
+
+@pytest.mark.parametrize(
+    ("name", "urls"),
+    [
+        ("centos7", ["http://m.example/7/os/x86_64", "http://m.example/7/updates/x86_64"]),
+        (
+            "rocky",
+            ["http://m.example/9/BaseOS/x86_64/os", "http://m.example/9/AppStream/x86_64/os"],
+        ),
+    ],
+)
+def test_the_recipes_are_sound_as_far_as_no_mirror_is_asked(name: str, urls: list[str]) -> None:
+    loaded = recipe.load(str(RECIPES / f"{name}.def"), build_args=("mirror=http://m.example",))
+    made = plan.make(loaded, Console(io.StringIO()))
+    given = source(Path(), arch="x86_64", **made.source.keywords)
+    choice = choose(given)
+    assert list(choice.repositories.values()) == urls
+    assert choice.gpgcheck
+    assert choice.keys[0].startswith("http://m.example/")
+    assert "RPM-GPG-KEY" in choice.keys[0]
+
+
+@pytest.mark.parametrize("word", ["%{OSVERSION}", "%OSVERSION", "%{osversion}", "$releasever"])
+def test_the_release_is_filled_in_as_in_singularity(word: str) -> None:
+    url = f"http://m.example/{word}/$basearch"
+    assert choose(chosen(MirrorURL=url)).repositories == {"base": "http://m.example/7/x86_64"}
+
+
+def test_releasever_is_another_word_for_dnf_alone() -> None:
+    choice = choose(chosen(Releasever="7.9", UpdateURL="http://m.example/$releasever"))
+    assert choice.releasever == "7.9"
+    assert choice.repositories["base"] == "http://m.example/7/x86_64"
+    assert choice.repositories["updates"] == "http://m.example/7.9"
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value"),
+    [
+        ("MirrorURL", "ftp://m.example"),
+        ("MirrorURL", "http://m.example/$nothing"),
+        ("MirrorURL", "http://m.example/%{NOTHING}"),
+        ("Include", "http://m.example/evil.rpm"),
+        ("Include", "/root/evil.rpm"),
+        ("Include", "-x"),
+        ("Excludes", "a;b"),
+        ("SetOpt", "plugins"),
+        ("SetOpt", "plugins=1"),
+        ("SetOpt", "base.gpgkey=file:///k"),
+        ("Repositories", "main=http://m.example"),
+        ("Repositories", "a=http://m.example a=http://n.example"),
+        ("OSVersion", "7 --nogpgcheck"),
+        ("GPGCheck", "maybe"),
+    ],
+)
+def test_what_is_no_value_is_refused_under_its_keyword(keyword: str, value: str) -> None:
+    with pytest.raises(RecipeKeyError) as caught:
+        choose(chosen(**{keyword: value}))
+    assert caught.value.keyword == keyword
+
+
+def test_names_files_groups_and_patterns_may_be_included() -> None:
+    words = "vim-enhanced,@core /usr/bin/gcc @^minimal python3*"
+    assert choose(chosen(Include=words)).include == tuple(words.replace(",", " ").split())
+    assert "/bin/sh" in BASE
+
+
+@pytest.mark.parametrize("path", ["../evil", "/etc/passwd", "a/../../b", "", "a\nb"])
+def test_a_path_out_of_the_repository_is_refused(path: str) -> None:
+    with pytest.raises(SourceError, match="outside itself"):
+        inside(path)
+
+
+PACKAGE = """<metadata xmlns="http://linux.duke.edu/metadata/common"><package type="rpm">
+<name>bash</name><arch>x86_64</arch><version epoch="{epoch}" ver="5" rel="1"/>
+<checksum type="{kind}" pkgid="YES">{sum}</checksum><size package="7"/>
+<location href="b/bash.rpm"/></package></metadata>"""
+
+
+def repository(where: Path, text: str, packed: bool = True) -> Repository:
+    where.write_bytes(gzip.compress(text.encode()) if packed else text.encode())
+    return Repository("base", "http://m.example", "", 0, {"p.xml.gz": where}, "p.xml.gz")
+
+
+@pytest.mark.parametrize(("epoch", "version"), [("0", "5-1"), ("2", "2:5-1")])
+def test_a_package_of_the_index(epoch: str, version: str, tmp_path: Path) -> None:
+    text = PACKAGE.format(epoch=epoch, kind="sha256", sum="a" * 64)
+    (package,) = packages(repository(tmp_path / "p", text))
+    assert package["version"] == version
+    assert (package["file"], package["size"], package["sha256"]) == ("b/bash.rpm", 7, "a" * 64)
+
+
+@pytest.mark.parametrize(
+    ("text", "packed"),
+    [
+        (PACKAGE.format(epoch="0", kind="md5", sum="a" * 32), True),
+        (PACKAGE.format(epoch="0", kind="sha256", sum="../x"), True),
+        (PACKAGE[:100], True),
+        ("<metadata/>", False),
+    ],
+)
+def test_an_index_that_cannot_be_trusted_is_refused(
+    text: str, packed: bool, tmp_path: Path
+) -> None:
+    with pytest.raises(SourceError, match="cannot be understood"):
+        list(packages(repository(tmp_path / "p", text, packed)))
