@@ -6,6 +6,8 @@ imports nobody's code; a broken plugin hurts only those who ask for it.
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
 import os
 import signal
 import threading
@@ -14,6 +16,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
 
@@ -202,3 +205,20 @@ def _plain(value: object) -> object:
     if isinstance(value, Mapping):
         return {key: _plain(inner) for key, inner in value.items()}
     return [*map(_plain, value)] if isinstance(value, list | tuple) else value
+
+
+def code_digest(*modules: str) -> str:
+    """Return the SHA-256 of the source of modules and packages, as installed.
+
+    A plugin that is being worked on keeps its version; what it made before is not to
+    be taken from the cache.
+    """
+    total = hashlib.sha256()
+    for name in modules:
+        spec = importlib.util.find_spec(name)
+        if spec and spec.origin:
+            origin = Path(spec.origin)
+            package = spec.submodule_search_locations
+            for file in sorted(origin.parent.rglob("*.py")) if package else [origin]:
+                total.update(file.read_bytes())
+    return total.hexdigest()

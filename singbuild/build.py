@@ -55,7 +55,8 @@ class Options:
     @property
     def finish(self) -> dict[str, str]:
         """What has a say in the finished image beyond the recipe."""
-        return {"tested": str(self.test), "free": str(self.free)}
+        packages = self.locked.lock.get("packages") if self.locked else None
+        return {"tested": str(self.test), "free": str(self.free), "locked": str(packages)}
 
 
 def build(plan: Plan, target: Path, options: Options, console: Console) -> int:
@@ -63,7 +64,8 @@ def build(plan: Plan, target: Path, options: Options, console: Console) -> int:
 
     The target is the old file or the new one, never half of one.
     """
-    target = target.absolute()
+    # A link that names the target stays; what it names is replaced.
+    target = target.resolve() if os.path.lexists(target) else target.absolute()
     privileged = os.geteuid() == 0
     try:
         preflight.check(plan, target, force=options.force)
@@ -86,9 +88,10 @@ def build(plan: Plan, target: Path, options: Options, console: Console) -> int:
             log.keep = status not in WITHOUT_LOG
         site.finished(asked, status, console.seconds)
         return status
-    except SingbuildError as error:
-        console.error(error, None)
-        return error.status
+    except (SingbuildError, OSError) as error:
+        told = faults.explained(error, plan, ())
+        console.error(told, None)
+        return told.status
 
 
 @dataclass(frozen=True)
@@ -138,14 +141,18 @@ class _Work:
         if not self._taken_from_cache(kept):
             self._make(source, pins, made, kept)
         self._phase("finish")
-        workspace.rename_into_place(self.part, self.target)
+        workspace.rename_into_place(self.part, self.target, replace=self.options.force)
         self.console.done(str(self.target), self.target.stat().st_size)
 
     def _taken_from_cache(self, kept: dict[str, cache.Stage]) -> bool:
         """Whether the very image was built before; then the part file holds it."""
         entry = cache.find(kept["image"], self.console) if "image" in kept else None
-        if entry:
-            shutil.copy(entry.path, self.part)
+        try:
+            if entry:
+                shutil.copy(entry.path, self.part)
+        except OSError as error:  # another build made room meanwhile
+            self.console.warn(f"the cached image cannot be read: {error}")
+            return False
         return entry is not None
 
     def _make(

@@ -116,7 +116,8 @@ def _store(stage: Stage, write: Callable[[Path], object], report: Console) -> No
     kept = directory()
     target = kept / f"{stage.key}.img"
     try:
-        kept.mkdir(parents=True, exist_ok=True)
+        kept.mkdir(parents=True, exist_ok=True, mode=0o700)
+        kept.chmod(0o700)  # a stage may hold what a later one takes away
         note = target.with_suffix(".json")
         with workspace.part_file(target) as part, workspace.part_file(note) as note_part:
             write(part)
@@ -141,6 +142,7 @@ def limit() -> int:
 
 def prune(most: int) -> list[Entry]:
     """Drop the least recently used entries until the rest takes at most ``most`` bytes."""
+    workspace.sweep_parts(directory(), ".*.part")
     kept = entries()
     total = sum(entry.size for entry in kept)
     dropped = []
@@ -155,8 +157,9 @@ def prune(most: int) -> list[Entry]:
 
 def drop(entry: Entry) -> None:
     """Remove an entry; a build that has it open goes on undisturbed."""
-    entry.path.with_suffix(".json").unlink(missing_ok=True)
-    entry.path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        entry.path.with_suffix(".json").unlink(missing_ok=True)
+        entry.path.unlink(missing_ok=True)
 
 
 def _read(note: Path) -> Entry:
@@ -177,5 +180,9 @@ def _why_missed(stage: Stage) -> str:
 
 
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """A file's digest; "" for one that cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return ""

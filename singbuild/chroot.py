@@ -59,7 +59,8 @@ def call(
     127 means that it is not there.
     """
     with furnished(root):
-        return command.call(["chroot", root, *argv], env=environment(env), on_line=on_line)
+        words = ["chroot", str(root), *argv]
+        return command.call(words, env=environment(env), on_line=on_line, own_session=True)
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import traceback
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,20 @@ import click
 from singbuild import __version__, command
 from singbuild.cli_cache import cache_commands
 from singbuild.cli_image import COMMANDS as IMAGE_COMMANDS
-from singbuild.errors import EXIT_BUG, EXIT_INTERRUPTED, SingbuildError, UsageError, nearest
+from singbuild.errors import (
+    EXIT_BUG,
+    EXIT_INTERRUPTED,
+    HostError,
+    SingbuildError,
+    UsageError,
+    nearest,
+)
 from singbuild.sizes import parse_size
 
 STATUSES = """\b
 Exit statuses:
   0    the image is built
+  1    two builds differ (--check-reproducible), two images differ (diff)
   2    the command line is wrong
   3    the recipe is wrong: file, line and column are named
   4    no such backend, or a broken one
@@ -232,6 +241,9 @@ def _check_recipe_word(recipe: str) -> None:
 
 def main() -> None:
     """Execute the command line; the only place that ends the process."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names need not be text
     try:
         status = commands.main(prog_name="singbuild", standalone_mode=False)
     except click.exceptions.Abort:
@@ -242,6 +254,10 @@ def main() -> None:
     except SingbuildError as error:
         print(f"singbuild: error: {error}", file=sys.stderr)
         sys.exit(error.status)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"singbuild: error: {where}{error.strerror or error}", file=sys.stderr)
+        sys.exit(HostError.status)
     except Exception:
         traceback.print_exc()
         print("singbuild: this is a bug; please report it with the lines above", file=sys.stderr)

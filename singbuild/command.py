@@ -22,6 +22,8 @@ from singbuild.errors import HostError
 
 Word = str | os.PathLike[str]
 TAIL_LINES = 20
+LONGEST_LINE = 1 << 16  # bytes that are kept of a line
+LAST_BYTES = 1 << 20  # bytes that are read once the program has ended
 
 
 @dataclass(frozen=True)
@@ -60,12 +62,13 @@ def call(
     cwd: Path | None = None,
     on_line: Callable[[str], None] | None = None,
     package: str = "",
+    own_session: bool = False,
 ) -> Completed:
     """Execute a program and return how it ended, whatever its status.
 
     env: the complete environment (default: ``environment()``); on_line: gets
     each line of stdout and stderr, as they come, without the newline; package: the
-    Debian package that has the program.
+    Debian package that has the program; own_session: keep it from the caller's terminal.
     Raises HostError when the program does not exist or cannot be executed.
     """
     words = tuple(os.fspath(word) for word in argv)
@@ -81,6 +84,7 @@ def call(
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
+        start_new_session=own_session,
     )
     tail: deque[str] = deque(maxlen=TAIL_LINES)
     try:
@@ -139,17 +143,21 @@ def _lines(process: subprocess.Popen[bytes]) -> Iterator[str]:
             selector.register(pipe.fileno(), selectors.EVENT_READ)
             selector.register(ended, selectors.EVENT_READ)
             rest = b""
-            running = True
-            while running:
+            left = LAST_BYTES  # to read after the end: a daemon may go on for ever
+            while left > 0:
                 ready = {key.fd for key, _ in selector.select()}
-                running = ended not in ready
-                while chunk := _read(pipe.fileno()):
-                    *whole, rest = (rest + chunk).split(b"\n")
-                    yield from (_text(line) for line in whole)
-                if chunk == b"" and running:  # closed: only the end is left to wait for
-                    selector.unregister(pipe.fileno())
+                chunk = _read(pipe.fileno())
+                if chunk == b"" and ended not in ready:
+                    selector.unregister(pipe.fileno())  # closed: only the end is left to wait for
                     selector.select()
-                    running = False
+                if not chunk and (chunk == b"" or ended in ready):
+                    break
+                if ended in ready:
+                    left -= len(chunk or b"")
+                *whole, rest = (rest + (chunk or b"")).split(b"\n")
+                yield from map(_text, whole)
+                # A progress bar, or no text at all: only the last state of the line is of use.
+                rest = rest[rest.rfind(b"\r", 0, -1) + 1 :][-LONGEST_LINE:]
             if rest:
                 yield _text(rest)
         finally:

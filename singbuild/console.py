@@ -17,6 +17,7 @@ JSON events, version 1, each with ``event`` and ``seconds`` since the start::
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -101,11 +102,22 @@ class Console:
 
     def _show(self, text: str) -> None:
         if not self._quiet:
+            self._print(text)
+
+    def _print(self, text: str) -> None:
+        """Print; when nobody reads any more, as behind ``| head``, go on without."""
+        try:
             print(text, file=self._out, flush=True)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._out.fileno())
 
     def _record(self, text: str) -> None:
         if self.log:
-            print(f"{self.seconds:8.2f} {text}", file=self.log, flush=True)
+            try:
+                print(f"{self.seconds:8.2f} {text}", file=self.log, flush=True)
+            except OSError as error:
+                self.log = None
+                self.warn(f"the log cannot be written any further: {error.strerror}")
 
 
 class LiveConsole(Console):
@@ -195,7 +207,7 @@ class JsonConsole(Console):
 
     def _event(self, name: str, fields: Mapping[str, Any]) -> None:
         event = {"event": name, "seconds": round(self.seconds, 3)} | dict(fields)
-        print(json.dumps(event), file=self._out, flush=True)
+        self._print(json.dumps(event))
 
 
 def choose(out: TextIO, *, as_json: bool, quiet: bool) -> Console:

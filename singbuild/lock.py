@@ -36,6 +36,7 @@ from singbuild.rootfs import Rootfs
 
 VERSION = 1
 DEFAULT_EPOCH = 1478304000  # 2016-11-05, for sources that know no date of their own
+LAST_EPOCH = 2**33  # the year 2242; ext3 ends some time after
 HEADER = "# What went into {}, exactly. `singbuild --locked` refuses anything else.\n"
 
 Lock = Mapping[str, Any]
@@ -51,8 +52,21 @@ class LockFile:
 
 
 def beside(recipe: str) -> Path:
-    """Return where the lock of a recipe is: ``debian.def`` has ``debian.lock.yaml``."""
-    return Path(recipe).with_suffix(".lock.yaml")
+    """Return where the lock of a recipe is: ``debian.def`` has ``debian.lock.yaml``.
+
+    Raises UsageError for a recipe from standard input, which is nowhere.
+    """
+    if recipe == "-":
+        raise UsageError(
+            "a recipe from standard input has no lock beside it",
+            remedy="Write the recipe to a file; lock --output names a place for its lock.",
+        )
+    return Path(f"{recipe.removesuffix('.def')}.lock.yaml")
+
+
+def shown_name(path: str) -> str:
+    """Return a file's name as text on one line, whatever bytes it has."""
+    return ascii(Path(path).name)[1:-1]
 
 
 def resolved(plan: Plan) -> Lock:
@@ -66,7 +80,10 @@ def make(plan: Plan, pins: Pins, locked: Lock | None = None) -> Lock:
     recipe, installed = plan.recipe, plan.backend.installed
     return {
         "version": VERSION,
-        "recipe": {"name": Path(recipe.path).name, "sha256": _sha256(recipe.text.encode())},
+        "recipe": {
+            "name": shown_name(recipe.path),
+            "sha256": _sha256(recipe.text.encode()),
+        },
         "arguments": {name: _plain(value) for name, value in recipe.arguments.items()},
         "backend": {
             "name": installed.name,
@@ -91,7 +108,7 @@ def choose_epoch(pins: Pins, locked: Lock | None) -> int:
     given = os.environ.get("SOURCE_DATE_EPOCH")
     if given is None:
         return int((locked or {}).get("epoch", pins.get("epoch", DEFAULT_EPOCH)))
-    if not given.isdecimal():
+    if not given.isdecimal() or int(given) > LAST_EPOCH:
         raise UsageError(
             f"SOURCE_DATE_EPOCH is {given!r}",
             remedy="Set it to seconds since 1970, such as $(git log -1 --format=%ct), or unset it.",
@@ -101,7 +118,7 @@ def choose_epoch(pins: Pins, locked: Lock | None) -> int:
 
 def dumped(lock: Lock, name: str) -> str:
     """Return a lock as the text of its file. name: the recipe's."""
-    return HEADER.format(name) + yaml.safe_dump(dict(lock), sort_keys=False, width=100)
+    return HEADER.format(shown_name(name)) + yaml.safe_dump(dict(lock), sort_keys=False, width=100)
 
 
 def read(path: Path) -> LockFile:
@@ -201,7 +218,7 @@ def _files(plan: Plan) -> Iterator[tuple[str, str]]:
 def tree_digest(path: Path) -> str:
     """Return the SHA-256 of a file or a directory: names, modes and content, links followed."""
     total = hashlib.sha256()
-    for found in [path, *sorted(path.rglob("*"))] if path.is_dir() else [path]:
+    for found in _below(path):
         try:
             status = found.stat()
             content = _file_sha256(found) if stat.S_ISREG(status.st_mode) else ""
@@ -210,6 +227,20 @@ def tree_digest(path: Path) -> str:
         name = os.fsencode(found.relative_to(path))
         total.update(b"%s\0%o\0%s\n" % (name, status.st_mode, content.encode()))
     return total.hexdigest()
+
+
+def _below(path: Path) -> Iterator[Path]:
+    """Yield a path and all below it, sorted; a directory reached again, by a link, only once."""
+    yield path
+    seen: set[tuple[int, int]] = set()
+    for parent, directories, names in os.walk(path, followlinks=True):
+        found = Path(parent).stat()
+        if (found.st_dev, found.st_ino) in seen:
+            directories.clear()
+            continue
+        seen.add((found.st_dev, found.st_ino))
+        directories.sort()
+        yield from (Path(parent, name) for name in sorted([*directories, *names]))
 
 
 def _file_sha256(path: Path) -> str:

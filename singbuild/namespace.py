@@ -61,12 +61,26 @@ def refusal() -> str:
 
     def attempt() -> int:
         try:
-            return _in_user_namespace(None, lambda: 0)
+            return _in_user_namespace(None, _mounts_refused)
         except OSError as error:
             return error.errno or 1
 
     status = _forked(attempt)
     return os.strerror(status) if status else ""
+
+
+def _mounts_refused() -> int:
+    """Return the errno with which a process namespace gets no /proc of its own, 0 when it does."""
+
+    def attempt() -> int:
+        try:
+            syscalls.mount("proc", "/proc", "proc", syscalls.MS_NOSUID | syscalls.MS_NODEV, "")
+        except OSError as error:
+            return error.errno or 1
+        return 0
+
+    syscalls.unshare(syscalls.CLONE_NEWPID)
+    return _forked(attempt)
 
 
 def _in_user_namespace(outer: int | None, work: Callable[[], int]) -> int:

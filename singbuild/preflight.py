@@ -32,7 +32,9 @@ def check_target(target: Path, *, force: bool) -> None:
     """Refuse a target that exists (unless forced), is no file, or is in no directory."""
     if target.is_dir():
         raise ImageError(f"{target} is a directory", remedy="Name a file for the image.")
-    if target.exists() and not force:
+    if target.exists() and not target.is_file():
+        raise ImageError(f"{target} is no regular file", remedy="Name a file for the image.")
+    if os.path.lexists(target) and not force:
         raise ImageError(
             f"{target} exists", remedy="Name another target, or replace this one with --force."
         )

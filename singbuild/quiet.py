@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import stat
 import struct
 from collections.abc import Iterator
 from pathlib import Path
 
+from singbuild import workspace
 from singbuild.errors import ImageError
 from singbuild.rootfs import Rootfs
 
@@ -78,14 +78,16 @@ def _empty(rootfs: Rootfs, directory: str) -> None:
 
 
 def _entries(rootfs: Rootfs, directory: str) -> Iterator[Path]:
-    """What a directory of the image holds; nothing for a link that leads nowhere."""
+    """What a directory of the image holds; nothing when a link leads to another one."""
     with contextlib.suppress(FileNotFoundError, NotADirectoryError, ImageError):
-        yield from rootfs.path(directory).iterdir()
+        where = rootfs.path(directory)
+        if where == rootfs.root / directory.lstrip("/"):
+            yield from where.iterdir()
 
 
 def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
+        workspace.remove_tree(path)
     else:
         path.unlink()
 
@@ -93,7 +95,10 @@ def _remove(path: Path) -> None:
 def _truncate_logs(found: Path) -> None:
     """Empty the logs but keep the files: programs expect their owners and modes."""
     for path in _walk(found) if found.is_dir() and not found.is_symlink() else [found]:
-        if stat.S_ISREG(path.lstat().st_mode):
+        status = path.lstat()
+        if stat.S_ISREG(status.st_mode) and status.st_nlink > 1:
+            path.unlink()  # its other name is no log
+        elif stat.S_ISREG(status.st_mode):
             os.truncate(path, 0)
 
 
@@ -109,12 +114,15 @@ def _pin_password_dates(path: Path, epoch: int) -> None:
 
 
 def _walk(directory: Path) -> Iterator[Path]:
-    """Every regular file below a directory, without following links."""
-    for parent, _, names in os.walk(directory):
-        for name in names:
-            path = Path(parent, name)
-            if stat.S_ISREG(path.lstat().st_mode):
-                yield path
+    """Every regular file below a directory, without following links; however deep it is."""
+    waiting = [str(directory)]
+    while waiting:
+        with contextlib.suppress(OSError), os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(entry.path)
+                elif entry.is_file(follow_symlinks=False):
+                    yield Path(entry.path)
 
 
 def _pin_bytecode(path: Path, epoch: int) -> None:

@@ -113,32 +113,37 @@ def matches(recipe: Recipe, item: CopyItem) -> list[str]:
 def host_names(rootfs: Rootfs) -> Iterator[None]:
     """Give the image the host's resolv.conf and hosts for the time of a with-block.
 
-    What the image had is put back, unless a section wrote a file of its own.
+    What the image had is put back, with what a section appended; a file that a section
+    wrote anew stays.
     """
-    before: list[tuple[str, Path, bytes | str | None, bytes]] = []
-    for name in RESOLVER_FILES:
-        where = rootfs.path(name, follow=False)
-        with contextlib.suppress(FileNotFoundError):
-            borrowed = Path(name).read_bytes()
-            before.append((name, where, _contents(where), borrowed))
-            rootfs.write(name, borrowed)
+    with contextlib.ExitStack() as stack:
+        for name in RESOLVER_FILES:
+            if Path(name).is_file():
+                stack.enter_context(_lent(rootfs, name, Path(name).read_bytes()))
+        yield
+
+
+@contextlib.contextmanager
+def _lent(rootfs: Rootfs, name: str, borrowed: bytes) -> Iterator[None]:
+    where = rootfs.path(name, follow=False)
+    aside = where.with_name(f".{where.name}.singbuild")
+    if os.path.lexists(where):
+        where.rename(aside)
+    rootfs.write(name, borrowed)
     try:
         yield
     finally:
-        for name, where, original, borrowed in before:
-            if _contents(where) == borrowed:
-                remove(where)
-                if isinstance(original, str):
-                    rootfs.symlink(name, original)
-                elif original is not None:
-                    rootfs.write(name, original)
-
-
-def _contents(where: Path) -> bytes | str | None:
-    """A file's bytes, a link's target, or None when there is nothing."""
-    if where.is_symlink():
-        return str(where.readlink())
-    return where.read_bytes() if where.is_file() else None
+        now = where.read_bytes() if where.is_file() and not where.is_symlink() else None
+        had = os.path.lexists(aside)
+        if now is None or not now.startswith(borrowed):
+            remove(aside)  # a section wrote or removed it
+        else:
+            remove(where)
+            if had:
+                aside.rename(where)
+            if added := now.removeprefix(borrowed):
+                before = rootfs.read(name) if rootfs.exists(name) else b""
+                rootfs.write(name, before + added)
 
 
 def _inside(recipe: Recipe, section: Section, rootfs: Rootfs, prefix: list[str]) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from singbuild import cache, lock, sections
+from singbuild import backends, cache, lock, sections
 from singbuild.cache import Stage
 from singbuild.console import Console
 from singbuild.plan import Plan
@@ -84,7 +84,8 @@ def _bootstrap(plan: Plan, made: lock.Lock) -> Mapping[str, str]:
         name: made[name] for name in ("backend", "singbuild", "arch", "epoch", "tools", "pins")
     }
     return {name: _digest(value) for name, value in facts.items()} | {
-        "keywords": _digest(dict(plan.source.keywords))
+        "keywords": _digest(dict(plan.source.keywords)),
+        "code": backends.code_digest("singbuild", plan.backend.installed.entry.module),
     }
 
 

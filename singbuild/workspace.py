@@ -11,7 +11,7 @@ import contextlib
 import fcntl
 import glob
 import os
-import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,9 +21,10 @@ from typing import TextIO
 
 import platformdirs
 
+from singbuild import command
 from singbuild.errors import HostError, ImageError
 
-PREFIX = "singbuild-"
+PREFIX = "singbuild-scratch-"
 KEPT_LOGS = 20
 
 
@@ -60,6 +61,7 @@ def scratch_directory() -> Iterator[Path]:
             why=str(error.strerror),
             remedy="Set SINGBUILD_TMPDIR to a directory on a local disk that you may write.",
         ) from error
+    _forget_parent(made)
     lock = _locked(made / "lock", os.O_CREAT | os.O_RDWR)
     try:
         yield made
@@ -69,20 +71,28 @@ def scratch_directory() -> Iterator[Path]:
             os.close(lock)
 
 
+def _forget_parent(made: Path) -> None:
+    """Take away what a shared directory hands down: its group and its access control lists."""
+    os.chown(made, -1, os.getegid())
+    for name in ("system.posix_acl_access", "system.posix_acl_default"):
+        with contextlib.suppress(OSError):
+            os.removexattr(made, name)
+    made.chmod(0o700)
+
+
 def remove_tree(directory: Path) -> None:
-    """Remove a directory of the caller's, also where a section closed it to its owner."""
-    for parent, names, _ in os.walk(directory):
-        for name in names if os.geteuid() else ():
-            if not os.path.islink(os.path.join(parent, name)):  # noqa: PTH114, PTH118
-                os.chmod(os.path.join(parent, name), 0o700)  # noqa: PTH101, PTH118
-    shutil.rmtree(directory, ignore_errors=True)
+    """Remove a directory of the caller's, however deep, and also what is closed to its owner."""
+    if os.geteuid():
+        command.call(["chmod", "-R", "u+rwX", "--", directory])
+    command.call(["rm", "-rf", "--", directory])
 
 
 def sweep_scratch(parent: Path) -> None:
     """Remove our own scratch directories under ``parent`` whose builds are dead."""
     for found in parent.glob(PREFIX + "*"):
         with contextlib.suppress(OSError):
-            if found.is_symlink() or found.stat().st_uid != os.geteuid():
+            found_mode = found.lstat()
+            if found_mode.st_uid != os.geteuid() or found_mode.st_mode != stat.S_IFDIR | 0o700:
                 continue
             lock = _locked(found / "lock", os.O_RDWR)
             if lock is not None:
@@ -97,12 +107,7 @@ def part_file(target: Path) -> Iterator[Path]:
     It is gone after the with-block unless it was renamed. Raises ImageError when
     the target's directory cannot be written.
     """
-    for found in target.parent.glob(f".{glob.escape(target.name)}.*.part"):
-        with contextlib.suppress(OSError):
-            dead = _locked(found, os.O_RDWR | os.O_NOFOLLOW)
-            if dead is not None:
-                found.unlink()
-                os.close(dead)
+    sweep_parts(target.parent, f".{glob.escape(target.name)}.*.part")
     try:
         fd, part = _new_part(target)
     except OSError as error:
@@ -118,20 +123,51 @@ def part_file(target: Path) -> Iterator[Path]:
         os.close(fd)
 
 
+def sweep_parts(directory: Path, pattern: str) -> None:
+    """Remove the part files in a directory, by glob pattern, whose writers are dead."""
+    for found in directory.glob(pattern):
+        with contextlib.suppress(OSError):
+            dead = _locked(found, os.O_RDWR | os.O_NOFOLLOW)
+            if dead is not None:
+                found.unlink()
+                os.close(dead)
+
+
 def _new_part(target: Path) -> tuple[int, Path]:
     while True:
         fd, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
-        fcntl.flock(fd, fcntl.LOCK_EX)
+        with contextlib.suppress(OSError):  # some file systems of clusters know no locks
+            fcntl.flock(fd, fcntl.LOCK_EX)
         if os.fstat(fd).st_nlink:  # else another build swept it before it was locked
             return fd, Path(name)
         os.close(fd)
 
 
-def rename_into_place(part: Path, target: Path) -> None:
-    """Make the finished file the target, all at once and lasting: rename(2) between fsync(2)."""
+def rename_into_place(part: Path, target: Path, *, replace: bool = True) -> None:
+    """Make the finished file the target, all at once and lasting: rename(2) between fsync(2).
+
+    replace: whether a target that is there may go. Raises ImageError when it may not.
+    """
     _sync(part)
-    part.rename(target)
+    if replace:
+        part.rename(target)
+    else:
+        _link_into_place(part, target)
     _sync(target.parent)
+
+
+def _link_into_place(part: Path, target: Path) -> None:
+    try:
+        target.hardlink_to(part)
+    except FileExistsError as error:
+        raise ImageError(
+            f"{target} appeared while the image was built",
+            remedy="Name another target, or replace this one with --force.",
+        ) from error
+    except OSError:  # a file system without hard links
+        part.rename(target)
+    else:
+        part.unlink()
 
 
 def _sync(path: Path) -> None:
@@ -157,17 +193,22 @@ def log_file(image: Path) -> Iterator[Log]:
     directory = log_directory()
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        for old in sorted(directory.glob("*.log"), key=_age)[:-KEPT_LOGS]:
-            old.unlink(missing_ok=True)
+        _prune_logs(directory)
     except OSError:
         directory = Path(tempfile.gettempdir())  # a home that cannot be written: a service user's
-    prefix = f"{image.name}-{datetime.now():%Y%m%d-%H%M%S}-"
+    prefix = f"{image.name[:100]}-{datetime.now():%Y%m%d-%H%M%S}-"
     fd, name = tempfile.mkstemp(prefix=prefix, suffix=".log", dir=directory)
-    with os.fdopen(fd, "w") as file:
+    with os.fdopen(fd, "w", encoding="utf-8", errors="backslashreplace") as file:
         log = Log(Path(name), file)
         yield log
     if not log.keep:
-        log.path.unlink()
+        log.path.unlink(missing_ok=True)
+
+
+def _prune_logs(directory: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):  # another build prunes at the same time
+        for old in sorted(directory.glob("*.log"), key=_age)[:-KEPT_LOGS]:
+            old.unlink(missing_ok=True)
 
 
 def free_bytes(directory: Path) -> int:

@@ -27,8 +27,9 @@ def test_a_scratch_directory_is_private_and_goes(scratch: Path) -> None:
 
 
 def test_a_dead_builds_scratch_is_swept_and_a_living_one_is_kept(scratch: Path) -> None:
-    dead = scratch / "singbuild-dead"
-    (dead / "deep").mkdir(parents=True)
+    dead = scratch / "singbuild-scratch-dead"
+    dead.mkdir(mode=0o700)
+    (dead / "deep").mkdir()
     (dead / "lock").touch()
     with workspace.scratch_directory() as living, workspace.scratch_directory() as second:
         assert not dead.exists()
@@ -37,14 +38,16 @@ def test_a_dead_builds_scratch_is_swept_and_a_living_one_is_kept(scratch: Path) 
 
 
 def test_others_files_are_never_swept(scratch: Path) -> None:
-    (scratch / "singbuild-notes").write_text("mine")
-    (scratch / "singbuild-new").mkdir()
-    (scratch / "singbuild-link").symlink_to("/")
+    (scratch / "singbuild-scratch-notes").write_text("mine")
+    (scratch / "singbuild-scratch-new").mkdir(mode=0o700)
+    (scratch / "singbuild-scratch-link").symlink_to("/")
+    for name in ("singbuild-mysite", "singbuild-scratch-open"):
+        (scratch / name).mkdir(mode=0o755)
+        (scratch / name / "lock").touch()
+    before = sorted(scratch.iterdir())
     with workspace.scratch_directory():
         pass
-    assert sorted(path.name for path in scratch.iterdir()) == [
-        *("singbuild-link", "singbuild-new", "singbuild-notes"),
-    ]
+    assert sorted(scratch.iterdir()) == before
 
 
 def test_no_place_for_a_scratch(monkeypatch: pytest.MonkeyPatch) -> None:
