@@ -7,6 +7,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -158,10 +159,10 @@ def test_packages_come_from_the_cache_the_second_time(
 
 def strangers(place: Path) -> None:
     """Let somebody else sign a package."""
-    maker = rpm_repository.Maker(place.parents[5] / "stranger")
-    maker.base.mkdir()
-    maker.key("stranger")
-    maker.sign([place / "hello-7-1.x86_64.rpm"], "stranger")
+    with tempfile.TemporaryDirectory(prefix="stranger-") as directory:
+        maker = rpm_repository.Maker(Path(directory))
+        maker.key("stranger")
+        maker.sign([place / "hello-7-1.x86_64.rpm"], "stranger")
 
 
 def unsigned(place: Path) -> None:
