@@ -126,6 +126,7 @@ class OciLayout:
         with opened_files(self.path, self.store.path) as files:
 
             def read(layer: Layer) -> Iterator[bytes]:
+                self.store.report.line(f"Unpacking layer: {layer.digest}")
                 with files.open(_place(layer.digest)) as file:
                     yield from _checked(layer, file)
 
@@ -179,6 +180,7 @@ class DockerArchive:
             places = {layer.diff_id: str(name) for layer, name in zip(layers, names, strict=True)}
 
             def read(layer: Layer) -> Iterator[bytes]:
+                self.store.report.line(f"Unpacking layer: {layer.diff_id}")
                 with files.open(places[layer.diff_id]) as file:
                     yield from _pieces(file)
 
