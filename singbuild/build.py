@@ -137,6 +137,8 @@ class _Work:
         os.environ["SOURCE_DATE_EPOCH"] = str(made["epoch"])
         os.umask(0o022)  # the caller's has no say in what the image holds
         keep = self.options.use_cache and self.privileged
+        if self.options.use_cache and not self.privileged:
+            self.console.line("cache: stages are kept by root's builds only")
         kept = stages.cacheable(plan, made, self.options.finish) if keep else {}
         if not self._taken_from_cache(kept):
             self._make(source, pins, made, kept)
