@@ -13,6 +13,7 @@ import selectors
 import shlex
 import shutil
 import subprocess
+import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -124,6 +125,18 @@ def output(argv: Sequence[Word], *, package: str = "") -> str:
     lines: list[str] = []
     run(argv, on_line=lines.append, package=package)
     return "\n".join(lines)
+
+
+def version(program: str) -> str:
+    """Return what a program prints for --version; "" when it knows no such option.
+
+    It gets a home of its own: dnf makes an rpm database wherever the caller's macros say.
+    """
+    lines: list[str] = []
+    with tempfile.TemporaryDirectory() as home:
+        env = environment({"HOME": home})
+        done = call([program, "--version"], env=env, on_line=lines.append)
+    return "" if done.status else "\n".join(lines)
 
 
 def _not_found(program: str, package: str) -> HostError:

@@ -254,6 +254,5 @@ def _sha256(data: bytes) -> str:
 
 def _tool_version(program: str) -> str:
     """The last word of the first line printed for --version; "" when there is none."""
-    lines: list[str] = []
-    done = command.call([program, "--version"], on_line=lines.append)
-    return lines[0].split()[-1] if lines and lines[0] and not done.status else ""
+    lines = command.version(program).splitlines()
+    return lines[0].split()[-1] if lines and lines[0].strip() else ""

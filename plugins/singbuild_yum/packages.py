@@ -27,7 +27,7 @@ def remembered(choice: Choice, repositories: Sequence[Repository], source: Sourc
     Raises RecipeKeyError, SourceError, HostError.
     """
     states = [repository.identity for repository in repositories]
-    asked = [__version__, asdict(choice), states, command.output([program(), "--version"])]
+    asked = [__version__, asdict(choice), states, command.version(program())]
     key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
     kept = source.cache / f"{key}.packages.json"
     with contextlib.suppress(OSError, ValueError):

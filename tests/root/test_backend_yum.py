@@ -336,7 +336,7 @@ printf '[main]\\nplugins=1\\nexcludepkgs=*\\ninstallonly_limit=nonsense\\n' > /e
 echo 99 > /etc/dnf/vars/releasever
 printf '[stranger]\\nbaseurl=http://127.0.0.1:9/\\nenabled=1\\n' > /etc/dnf/repos.d/stranger.repo
 mkdir "$1"
-printf '%%_dbpath /nowhere\\n%%_install_langs none\\n' > "$1/.rpmmacros"
+printf "%%_dbpath $1/database\\n%%_install_langs none\\n" > "$1/.rpmmacros"
 HOME=$1; export HOME
 shift
 exec "$@"
@@ -356,6 +356,7 @@ def test_nothing_of_the_hosts_configuration_leaks_in(
     done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "b.img").read_bytes() == (tmp_path / "a.img").read_bytes()
+    assert not (hostile / "database").exists()  # nobody asked the host's rpm as this user
 
 
 def test_a_killed_build_leaves_nothing_that_the_next_one_keeps(

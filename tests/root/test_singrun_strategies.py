@@ -89,7 +89,7 @@ def test_a_host_with_neither_fuse_nor_debugfs_says_what_would_help(bench: Bench)
     script = "mount -t tmpfs none /mnt; touch /mnt/f"
     for name in ("fuse2fs", "debugfs"):
         script += f"; mount --bind /mnt/f {shutil.which(name)}"
-    environment = {"SINGRUN_CACHEDIR": "/nowhere", "PATH": os.environ["PATH"]}
+    environment = {"SINGRUN_CACHEDIR": "/proc/nowhere", "PATH": os.environ["PATH"]}
     unshared = ["unshare", "-m", "sh", "-c", f"{script}; {command}"]
     done = subprocess.run(unshared, check=False, capture_output=True, env=environment)
     assert done.returncode == 255
