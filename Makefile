@@ -8,7 +8,8 @@ DEMO   := .demo
 BIN    := $(VENV)/bin
 TOOLS  := e2fsprogs coreutils debian-archive-keyring debootstrap busybox-static
 NEEDED := $(TOOLS) fuse2fs file util-linux python3-venv faketime dnf rpm createrepo-c gnupg \
-          docker-registry skopeo umoci podman apache2-utils openssl
+          docker-registry skopeo umoci podman apache2-utils openssl squashfuse squashfs-tools xvfb \
+          x11-apps strace gcc procps
 
 .PHONY: singrun.pyz demo test check unit format packages clean
 
