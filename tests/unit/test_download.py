@@ -17,27 +17,10 @@ import pytest
 
 from singbuild import HostError, SourceError, download_errors, transfer
 from singbuild.download import NotFoundError, Remote, fetch, fetch_all
+from singbuild.testing_engine import Recorder
 
 BODY = os.urandom(300_000)
 SHA256 = hashlib.sha256(BODY).hexdigest()
-
-
-class Recorder:
-    """A Reporter that remembers."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-        self.warnings: list[str] = []
-        self.steps: list[tuple[str, int, int]] = []
-
-    def line(self, text: str) -> None:
-        self.lines.append(text)
-
-    def warn(self, text: str) -> None:
-        self.warnings.append(text)
-
-    def progress(self, label: str, done: int, total: int) -> None:
-        self.steps.append((label, done, total))
 
 
 class Server(ThreadingHTTPServer):
