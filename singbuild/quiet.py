@@ -18,11 +18,12 @@ from singbuild import workspace
 from singbuild.errors import ImageError
 from singbuild.rootfs import Rootfs
 
+INDICES = "/var/lib/apt/lists"
 EMPTIED_DIRECTORIES = {
     "/tmp": "temporary files",  # noqa: S108 (inside the image)
     "/var/tmp": "temporary files",  # noqa: S108
     "/run": "what a running system would write",
-    "/var/lib/apt/lists": "package indices, which change by the day",
+    INDICES: "package indices, which change by the day",
     "/var/cache/apt": "package files and an index with times in it",
     "/var/cache/dnf": "package files and indices",
     "/var/cache/yum": "package files and indices",
@@ -54,10 +55,14 @@ MACHINE_ID = "/etc/machine-id"
 PYC_HEADER = struct.Struct("<4sIII")  # magic, flags, mtime of the source, its size: PEP 552
 
 
-def quieten(rootfs: Rootfs, epoch: int) -> None:
-    """Make the tree as another honest run would have left it. epoch: as the seal gets it."""
+def quieten(rootfs: Rootfs, epoch: int, *, indices: bool = False) -> None:
+    """Make the tree as another honest run would have left it. epoch: as the seal gets it.
+
+    indices: keep apt's package indices, in an image that is there to be added to.
+    """
     for directory in EMPTIED_DIRECTORIES:
-        _empty(rootfs, directory)
+        if directory != INDICES or not indices:
+            _empty(rootfs, directory)
     for name in REMOVED:
         where = rootfs.path(name, follow=False)
         if where.is_file() or where.is_symlink():
@@ -67,9 +72,8 @@ def quieten(rootfs: Rootfs, epoch: int) -> None:
     if rootfs.path(MACHINE_ID, follow=False).is_file():
         rootfs.write(MACHINE_ID, "", 0o444)
     _pin_password_dates(rootfs.path(SHADOW), epoch)
-    for path in _walk(rootfs.root):
-        if path.suffix == ".pyc":
-            _pin_bytecode(path, epoch)
+    for path in _walk(rootfs.root, ".pyc"):
+        _pin_bytecode(path, epoch)
 
 
 def _empty(rootfs: Rootfs, directory: str) -> None:
@@ -113,15 +117,18 @@ def _pin_password_dates(path: Path, epoch: int) -> None:
     path.write_bytes(b"".join(b":".join(fields) + b"\n" for fields in lines))
 
 
-def _walk(directory: Path) -> Iterator[Path]:
-    """Every regular file below a directory, without following links; however deep it is."""
+def _walk(directory: Path, suffix: str = "") -> Iterator[Path]:
+    """Every regular file below a directory, without following links; however deep it is.
+
+    suffix: what its name ends in.
+    """
     waiting = [str(directory)]
     while waiting:
         with contextlib.suppress(OSError), os.scandir(waiting.pop()) as entries:
             for entry in entries:
                 if entry.is_dir(follow_symlinks=False):
                     waiting.append(entry.path)
-                elif entry.is_file(follow_symlinks=False):
+                elif entry.name.endswith(suffix) and entry.is_file(follow_symlinks=False):
                     yield Path(entry.path)
 
 

@@ -24,7 +24,7 @@ import hashlib
 import os
 import stat
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,13 +33,15 @@ from singbuild.ext3.contents import FAST_LINK, Contents
 from singbuild.ext3.geometry import (
     BLOCK,
     FIRST_INODE,
+    GROUP_BLOCKS,
     INODE,
     LOST_INODE,
     Geometry,
     fitted,
     indirect_blocks,
+    sized,
 )
-from singbuild.ext3.inventory import Node, check_epoch, inventory
+from singbuild.ext3.inventory import Node, Owner, check_epoch, inventory
 from singbuild.ext3.tables import Used, write_tables
 from singbuild.ext3.target import TargetFile, created
 from singbuild.ext3.volume import Volume
@@ -47,6 +49,18 @@ from singbuild.ext3.volume import Volume
 _SMALL = 48 << 10  # bytes: a file without indirect blocks
 
 Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What an image keeps while its content changes.
+
+    size: bytes of the file system; 0 for as few as its content takes.
+    header: what stands before the file system.
+    """
+
+    size: int = 0
+    header: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -64,7 +78,14 @@ class Sealed:
 
 
 def seal(
-    tree: Path, target: Path, *, epoch: int, free: int = 0, on_progress: Progress | None = None
+    tree: Path,
+    target: Path,
+    *,
+    epoch: int,
+    free: int = 0,
+    shape: Shape = Shape(),
+    owners: Mapping[bytes, Owner] | None = None,
+    on_progress: Progress | None = None,
 ) -> Sealed:
     """Write the tree under ``tree`` as an image to ``target``, mode 0755, and sync it.
 
@@ -72,20 +93,23 @@ def seal(
     target: does not exist, or is an empty file; the caller renames it into
     place. epoch: seconds since 1970; later modification times become it.
     free: bytes to leave free, with an inode for each 16 KiB; by default the
-    image is as small as it can be. on_progress: called with bytes of file data
-    read so far, and in all.
+    image is as small as it can be. shape: what it shall be, whatever is in it. owners:
+    of entries to which the host could not give them, by path. on_progress: called with
+    bytes of file data read so far, and in all.
 
     Raises ImageError for what ext3 cannot hold or what cannot be read, naming
-    the path, and HostError when the target's disk is full. Nothing is then
-    left at ``target``.
+    the path, or what does not fit into the size, and HostError when the target's disk
+    is full. Nothing is then left at ``target``.
     """
     check_epoch(epoch)
     check_outside(tree, target)
-    nodes = inventory(tree, epoch)
-    job = _Job(nodes, os.fsencode(tree.resolve()), epoch, -(-free // BLOCK), on_progress)
-    with created(target) as file:
-        size, digest = job.write(file)
+    nodes = inventory(tree, epoch, owners)
+    root, free_blocks = os.fsencode(tree.resolve()), -(-free // BLOCK)
+    job = _Job(nodes, root, epoch, free_blocks, shape.size // BLOCK, on_progress)
+    with created(target, shape.header) as file:
+        written, digest = job.write(file)
         file.sync(0o755)
+    size = len(shape.header) + written
     return Sealed(target, size, str(identity(digest)), f"sha256:{digest.hex()}")
 
 
@@ -100,12 +124,13 @@ def check_outside(tree: Path, target: Path) -> None:
 
 @dataclass
 class _Job:
-    """One seal: the tree, and what the caller asked for. free: blocks."""
+    """One seal: the tree, and what the caller asked for. free, size: blocks."""
 
     nodes: Sequence[Node]
     root: bytes
     epoch: int
     free: int
+    size: int
     on_progress: Progress | None
 
     def write(self, file: TargetFile) -> tuple[int, bytes]:
@@ -127,6 +152,9 @@ class _Job:
                 contents.write(self.nodes, self.epoch)
                 digests = contents.digests()
                 contents.put_manifest(digests)
+            if self.size:
+                self._check_fits(volume.next)
+                break
             journal = geometry.journal + indirect_blocks(geometry.journal)
             exact = self._fitted(volume.content - journal)
             if exact == geometry:
@@ -148,12 +176,17 @@ class _Job:
 
     def _end(self, geometry: Geometry, used: int) -> int:
         """Return where the file system ends: after what is used, or what is to be left free."""
+        if self.size:
+            return min(self.size, geometry.groups * GROUP_BLOCKS)
         blocks = geometry.block_after(used, self.free) if self.free else used
         # A last group may be there for its inodes alone.
         return max(blocks, geometry.content_start(geometry.groups - 1))
 
     def _fitted(self, content: int) -> Geometry:
         used = FIRST_INODE - 2 + len(self.nodes)
+        if self.size:
+            self._check_fits(content)
+            return sized(self.size, used)
         geometry = fitted(content, self.free, used)
         if geometry is None:
             raise ImageError(
@@ -162,6 +195,16 @@ class _Job:
                 remedy="Leave large data outside the image and bind it at run time.",
             )
         return geometry
+
+    def _check_fits(self, blocks: int) -> None:
+        """Refuse content that takes more than the size asked for."""
+        if blocks > self.size:
+            raise ImageError(
+                "the image is full",
+                why=f"Its {self.size * BLOCK >> 20} MiB are too few for what it shall hold: "
+                f"{blocks * BLOCK >> 20} MiB.",
+                remedy="Make it larger first: singbuild expand --size MiB IMAGE",
+            )
 
     def _progress(self) -> Callable[[int], None]:
         report = self.on_progress
@@ -186,14 +229,15 @@ def in_use(nodes: Sequence[Node], end: int, blocks: int) -> Used:
 
 def guessed_blocks(node: Node) -> int:
     """About how many blocks the node's content takes, by what the host says."""
-    if node.entries is not None:
-        return 1 + sum(len(name) + 12 for name, _ in node.entries) // BLOCK
-    if not stat.S_ISREG(node.mode):
-        return node.size >= FAST_LINK
-    if node.size <= _SMALL:
-        return (node.size + BLOCK - 1) // BLOCK
-    blocks = -(-min(node.size, node.disk_bytes) // BLOCK)
-    return blocks + indirect_blocks(blocks)
+    size = node.size
+    if stat.S_ISREG(node.mode):
+        if size <= _SMALL:
+            return -(-size // BLOCK)
+        blocks = -(-min(size, node.disk_bytes) // BLOCK)
+        return blocks + indirect_blocks(blocks)
+    if node.entries is None:
+        return size >= FAST_LINK
+    return 1 + sum([len(name) + 12 for name, _ in node.entries]) // BLOCK
 
 
 def tree_digest(digests: Sequence[bytes]) -> bytes:

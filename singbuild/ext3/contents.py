@@ -10,13 +10,15 @@ import os
 import stat
 import struct
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 
 from singbuild.errors import ImageError
 from singbuild.ext3 import records
 from singbuild.ext3.attributes import Attribute, attributes, want_attribute
 from singbuild.ext3.blockmap import DIRECT, BlockMap, direct_map
+from singbuild.ext3.description import closed, fact, node_fact
 from singbuild.ext3.directory import Name, directory, lost_and_found
-from singbuild.ext3.filedata import PIECE, blocks_of, changed, data_runs, pieces
+from singbuild.ext3.filedata import PIECE, Files, blocks_of, changed, data_runs, pieces
 from singbuild.ext3.geometry import (
     BLOCK,
     INODE,
@@ -28,16 +30,12 @@ from singbuild.ext3.geometry import (
     Geometry,
 )
 from singbuild.ext3.inventory import MANIFEST, MANIFEST_ENTRY, Node, shown
+from singbuild.ext3.short_files import Short, read_ahead
 from singbuild.ext3.volume import Run, Volume
 
-_OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 FAST_LINK = 60  # shorter targets live in the inode
-_AT_ONCE = 256  # inodes between two writes
+_REGULAR = stat.S_IFREG >> 12
 _PER_BLOCK = BLOCK // INODE
-# The canonical description: fields of fixed width, and bytes after their
-# number, so that no two trees have the same.
-_NODE_FACT = struct.Struct("<cIIIIqQIQ")
-_FACT = struct.Struct("<cQQ")
 
 Mapped = tuple[bytes, int, int, int]  # i_block, blocks in use, size in bytes, flags
 
@@ -58,7 +56,7 @@ class Contents:
         on_bytes: Callable[[int], None],
     ) -> None:
         self._root, self._volume, self._geometry, self._seed = root, volume, geometry, seed
-        self._on_bytes = on_bytes
+        self._files, self._on_bytes = Files(root), on_bytes
         self._facts: list[bytes] = []  # of the inode at hand
         self._names: dict[int, bytes] = {}  # by directory
         self._manifest: list[Run] = []
@@ -66,16 +64,20 @@ class Contents:
 
     def write(self, nodes: Sequence[Node], epoch: int) -> None:
         """Everything but superblocks, descriptors and bitmaps."""
-        own = self._own_inodes(epoch)
-        listed = {n.number: self._directory(n) for n in nodes if n.entries is not None}
-        own[ROOT_INODE] = self._inode(nodes[0], listed)
-        table = InodeTable(self._volume, self._geometry)
-        table.add([own.get(number, bytes(INODE)) for number in range(1, LOST_INODE + 1)])
-        for start in range(1, len(nodes), _AT_ONCE):
-            some = nodes[start : start + _AT_ONCE]
-            table.add([self._inode(node, listed) for node in some])
-            self._on_bytes(sum(node.size for node in some if node.size < PIECE))
-        table.close()
+        with self._read_ahead(nodes[1:]) as inodes:
+            own = self._own_inodes(epoch)
+            listed = {n.number: self._directory(n) for n in nodes if n.entries is not None}
+            own[ROOT_INODE] = self._any(nodes[0], listed)
+            table = InodeTable(self._volume, self._geometry)
+            table.add([own.get(number, bytes(INODE)) for number in range(1, LOST_INODE + 1)])
+            with self._files:
+                for some in inodes:
+                    table.add([self._short(*each) or self._any(each[0], listed) for each in some])
+                    self._on_bytes(sum([node.size for node, _, _ in some if node.size < PIECE]))
+            table.close()
+
+    def _read_ahead(self, nodes: Sequence[Node]) -> AbstractContextManager[Iterable[list[Short]]]:
+        return read_ahead(self._root, nodes)
 
     def digests(self) -> list[bytes]:
         """Wait until all data is written; the SHA-256 of each inode, in the inventory's order."""
@@ -88,12 +90,26 @@ class Contents:
         for start, count in self._manifest:
             part, content = content[: count * BLOCK], content[count * BLOCK :]
             self._volume.put(start, part.ljust(count * BLOCK, b"\0"))
+        self._volume.finish()
 
-    def _inode(self, node: Node, listed: dict[int, Mapped]) -> bytes:
-        """Read and write what the node holds; its inode."""
-        self._facts = [_node_fact(node), self._names.pop(node.number, b"")]
+    def _short(self, node: Node, data: bytes | memoryview, digest: bytes) -> bytes:
+        """Go most files' quick way; the inode, or b"" with nothing done."""
+        if not digest:
+            return b""
+        count = -(-node.size // BLOCK)
+        start = self._volume.append_short(data, count, digest)
+        if not start:
+            return b""
+        mapped = direct_map(start, count)
+        return records.inode(
+            node.mode, node.uid, node.gid, node.mtime, node.size, node.links, count, mapped
+        )
+
+    def _any(self, node: Node, listed: dict[int, Mapped]) -> bytes:
+        """Read and write what any node holds; its inode."""
+        self._facts = [node_fact(node)]
         try:
-            if stat.S_ISREG(node.mode) and node.path != MANIFEST:
+            if node.mode >> 12 == _REGULAR and node.path != MANIFEST:
                 (mapped, blocks, size, flags), found = self._regular(node)
             else:
                 mapped, blocks, size, flags = self._special(node, listed)
@@ -101,13 +117,16 @@ class Contents:
         except OSError as error:
             why = error.strerror or str(error)
             raise ImageError(f"cannot seal {shown(node.path)}", why=why) from error
-        for name, value in found:
-            self._facts.append(_FACT.pack(b"x", len(name), len(value)) + name + value)
-        self._volume.end(b"".join(self._facts))
-        block, inside = self._attribute_block(node, found) if found else (0, b"")
+        block, inside = 0, b""
+        if found:
+            for name, value in found:
+                self._facts.append(fact(b"x", len(name), len(value)) + name + value)
+            block, inside = self._attribute_block(node, found)
+            blocks += block > 0
+        self._volume.end(closed(b"".join(self._facts)))
         return records.inode(
             node.mode, node.uid, node.gid, node.mtime, size, node.links,
-            blocks + (block > 0), mapped, flags, block, inside,
+            blocks, mapped, flags, block, inside,
         )  # fmt: skip
 
     def _path(self, node: Node) -> bytes:
@@ -116,7 +135,7 @@ class Contents:
     # Regular files
 
     def _regular(self, node: Node) -> tuple[Mapped, list[Attribute]]:
-        fd = os.open(self._path(node), _OPEN)
+        fd = self._files.opened(node)
         try:
             if node.size >= PIECE:
                 mapped = self._data(node, pieces(node, fd))
@@ -125,19 +144,10 @@ class Contents:
                 data = os.read(fd, node.size + 1)
                 if len(data) != node.size:
                     raise changed(node)
-                mapped = self._short(data) or self._data(node, [(0, data)])
-            return mapped, _attributes(fd, follow=True)
+                mapped = self._data(node, [(0, data)])
+            return mapped, _attributes(fd)
         finally:
             os.close(fd)
-
-    def _short(self, data: bytes) -> Mapped | None:
-        """Take most files' quick way: up to twelve blocks, none of them zeros, in one run."""
-        leading = data[::BLOCK]
-        count = len(leading)
-        if count > DIRECT or 0 in leading or not data:
-            return None
-        start = self._volume.append_short(data, count)
-        return (direct_map(start, count), count, len(data), 0) if start else None
 
     def _data(self, node: Node, parts: Iterable[tuple[int, bytes]]) -> Mapped:
         """Copy a file's blocks, blocks of zeros left out; note where data lies."""
@@ -166,12 +176,13 @@ class Contents:
             done += size
 
     def _note_data(self, start: int, end: int) -> None:
-        self._facts.append(_FACT.pack(b"d", start, end - start))
+        self._facts.append(fact(b"d", start, end - start))
 
     # Everything else
 
     def _special(self, node: Node, listed: dict[int, Mapped]) -> Mapped:
         if node.entries is not None:
+            self._facts.append(self._names.pop(node.number))
             return listed[node.number]
         if stat.S_ISREG(node.mode):
             return self._reserved(node)
@@ -190,7 +201,7 @@ class Contents:
         return os.readlink(self._path(node))  # noqa: PTH115 - a target is bytes, not a Path
 
     def _symlink(self, target: bytes) -> Mapped:
-        self._facts.append(_FACT.pack(b"l", 0, len(target)) + target)
+        self._facts.append(fact(b"l", 0, len(target)) + target)
         if len(target) < FAST_LINK:
             return target, 0, len(target), 0
         block = self._volume.take_one()
@@ -207,9 +218,9 @@ class Contents:
         return *self._put_blocks(content), len(content), flags
 
     def _note_names(self, node: Node, names: list[Name]) -> None:
-        joined = b"".join(name + b"/" for name, _, _ in names)
-        numbers = b"".join(number.to_bytes(4, "little") for _, number, _ in names)
-        self._names[node.number] = _FACT.pack(b"n", node.number, len(names)) + numbers + joined
+        joined = b"/".join([*(name for name, _, _ in names), b""])
+        numbers = struct.pack(f"<{len(names)}I", *(number for _, number, _ in names))
+        self._names[node.number] = fact(b"n", node.number, len(names)) + numbers + joined
 
     def _put_blocks(self, content: bytes) -> tuple[bytes, int]:
         """Write metadata blocks; their map, and how many blocks they take."""
@@ -232,7 +243,7 @@ class Contents:
     # Extended attributes
 
     def _attributes(self, node: Node) -> list[Attribute]:
-        return _attributes(self._path(node), follow=False)
+        return _attributes(self._path(node))
 
     def _attribute_block(self, node: Node, found: list[Attribute]) -> tuple[int, bytes]:
         """Write what the inode has no room for; that block's number or 0, and the rest."""
@@ -309,10 +320,11 @@ class InodeTable:
             count -= some
 
 
-def _attributes(where: bytes | int, *, follow: bool) -> list[Attribute]:
-    """Those that belong to the tree, sorted. follow: as listxattr wants for an open file."""
+def _attributes(where: bytes | int) -> list[Attribute]:
+    """Those that belong to the tree, sorted. where: an open file, or a path not to be followed."""
+    follow = isinstance(where, int)  # listxattr insists on it for an open file
     try:
-        names = os.listxattr(where, follow_symlinks=follow)
+        names = os.listxattr(where) if follow else os.listxattr(where, follow_symlinks=False)
     except OSError as error:
         if error.errno in (errno.ENOTSUP, errno.ENOSYS):
             return []
@@ -324,10 +336,3 @@ def _attributes(where: bytes | int, *, follow: bool) -> list[Attribute]:
         for name in names
         if want_attribute(os.fsencode(name))
     )
-
-
-def _node_fact(node: Node) -> bytes:
-    return _NODE_FACT.pack(
-        b"i", node.number, node.mode, node.uid, node.gid, node.mtime, node.size, node.links,
-        node.device,
-    )  # fmt: skip

@@ -13,6 +13,7 @@ _LINEAR_BLOCKS = 4
 _ROOT_LIMIT = (BLOCK - 32) // 8
 _NODE_LIMIT = (BLOCK - 8) // 8
 _WORD = 0xFFFFFFFF
+_HEAD = struct.Struct("<IHBB").pack  # inode, length of the entry, length of the name, kind
 
 
 def directory(own: int, parent: int, names: Sequence[Name], seed: bytes) -> tuple[bytes, int]:
@@ -56,15 +57,11 @@ def _blocks(names: Iterable[Name]) -> Iterator[bytes]:
         if used + length > BLOCK:
             yield _closed(packed, used)
             packed, used = [], 0
-        packed.append(_entry(name, number, mode, length))
+        head = _HEAD(number, length, len(name), _KINDS[mode >> 12])
+        packed.append(head + name.ljust(length - 8, b"\0"))
         used += length
     if packed:
         yield _closed(packed, used)
-
-
-def _entry(name: bytes, number: int, mode: int, length: int) -> bytes:
-    kind = _KINDS[mode >> 12]
-    return struct.pack("<IHBB", number, length, len(name), kind) + name.ljust(length - 8, b"\0")
 
 
 def _closed(packed: list[bytes], used: int) -> bytes:
@@ -76,7 +73,7 @@ def _closed(packed: list[bytes], used: int) -> bytes:
 
 
 def _empty() -> bytes:
-    return struct.pack("<IHBB", 0, BLOCK, 0, 0).ljust(BLOCK, b"\0")
+    return _HEAD(0, BLOCK, 0, 0).ljust(BLOCK, b"\0")
 
 
 def _first_hashes(hashed: list[tuple[int, bytes, int, int]], leaves: list[bytes]) -> list[int]:
@@ -113,7 +110,8 @@ def _tree(dots: list[Name], leaves: list[bytes], firsts: list[int]) -> bytes:
 def _root(dots: list[Name], levels: int, below: list[tuple[int, int]]) -> bytes:
     """Make the dots, the second so long that readers without hash trees see no more."""
     (own, number, mode), (parent, above, _) = dots
-    hidden = _entry(own, number, mode, 12) + _entry(parent, above, mode, BLOCK - 12)[:12]
+    hidden = _HEAD(number, 12, len(own), _KINDS[mode >> 12]) + own.ljust(4, b"\0")
+    hidden += _HEAD(above, BLOCK - 12, len(parent), _KINDS[mode >> 12]) + parent.ljust(4, b"\0")
     info = struct.pack("<IBBBB", 0, HASH_HALF_MD4, 8, levels, 0)
     return hidden + info + _index(below, _ROOT_LIMIT)
 

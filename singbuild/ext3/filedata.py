@@ -3,12 +3,53 @@
 import errno
 import os
 from collections.abc import Iterator
+from types import TracebackType
+from typing import Self
 
 from singbuild.errors import ImageError
 from singbuild.ext3.geometry import BLOCK
 from singbuild.ext3.inventory import Node, shown
 
 PIECE = 1 << 20  # bytes read at a time: what bounds memory
+_OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_ENTER = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Files:
+    """Opens the files of a tree; a context manager.
+
+    Those of one directory follow each other: that one stays open, and saves the kernel the
+    way to it.
+    """
+
+    def __init__(self, root: bytes) -> None:
+        self._root = root
+        self._number, self._fd, self._start = 0, -1, 0  # the open directory; where names start
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._leave()
+
+    def opened(self, node: Node) -> int:
+        """Open a file for reading; the caller closes it."""
+        if node.parent != self._number:
+            self._leave()
+            above, slash, _ = node.path.rpartition(b"/")
+            self._fd = os.open(self._root + b"/" + above, _ENTER)
+            self._number, self._start = node.parent, len(above + slash)
+        return os.open(node.path[self._start :], _OPEN, dir_fd=self._fd)
+
+    def _leave(self) -> None:
+        if self._number:
+            os.close(self._fd)
+            self._number = 0
 
 
 def pieces(node: Node, fd: int) -> Iterator[tuple[int, bytes]]:

@@ -140,6 +140,21 @@ def fitted(content: int, free: int, inodes: int) -> Geometry | None:
     raise AssertionError  # the groups grow until one of the two holds
 
 
+def sized(blocks: int, inodes: int) -> Geometry:
+    """Return the geometry of a file system of so many blocks, with an inode for each four.
+
+    inodes: in use, reserved ones included. A last group too small for its own tables
+    is left out, as mke2fs does.
+    """
+    groups = -(-blocks // GROUP_BLOCKS)
+    while True:
+        per_group = -(-max(inodes, spare_inodes(blocks)) // groups)
+        geometry = Geometry(groups, -(-per_group // 16) * 16, journal_blocks(blocks))
+        if groups == 1 or geometry.content_start(groups - 1) < blocks:
+            return geometry
+        groups -= 1
+
+
 def _growing(blocks: int, inodes: int, journal: int) -> Iterator[Geometry]:
     for groups in count(-(-blocks // GROUP_BLOCKS)):
         per_group = -(-inodes // groups)

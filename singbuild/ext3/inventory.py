@@ -10,7 +10,7 @@ import gc
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from operator import itemgetter
@@ -66,11 +66,25 @@ def shown(path: bytes) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def inventory(tree: Path, epoch: int) -> list[Node]:
+@dataclass(frozen=True)
+class Owner:
+    """What an entry shall be, where the host's file could not be made so.
+
+    mode: the type and permissions of a device that an empty file stands for, else 0.
+    """
+
+    uid: int
+    gid: int
+    mode: int = 0
+    device: int = 0
+
+
+def inventory(tree: Path, epoch: int, owners: Mapping[bytes, Owner] | None = None) -> list[Node]:
     """Every inode of ``tree``, the root first, numbered as the image will number them.
 
     Directories come before what they hold. The order depends on names alone.
-    The root's ``lost+found`` is left out: it belongs to the file system.
+    The root's ``lost+found`` is left out: it belongs to the file system. owners: what
+    the host could not give, by path.
     Raises ImageError for what ext3 cannot hold, a mount left inside the tree,
     or what cannot be read.
     """
@@ -81,11 +95,22 @@ def inventory(tree: Path, epoch: int) -> list[Node]:
             nodes = list(_walk(root, epoch))
     except OSError as error:
         raise unreadable(error, root) from error
+    if owners:
+        _give(nodes, owners)
     reserve_manifest(nodes)
     for node in nodes:
         if node.links > MAX_LINKS or node.mtime < MIN_TIME or node.size > MAX_FILE_BYTES:
             check_fits_ext3(node)
     return nodes
+
+
+def _give(nodes: list[Node], owners: Mapping[bytes, Owner]) -> None:
+    """Give each inode, under the first of its names, what was recorded for that."""
+    for node in nodes:
+        if owner := owners.get(node.path):
+            node.uid, node.gid = owner.uid, owner.gid
+            if owner.mode and stat.S_ISREG(node.mode):
+                node.mode, node.device, node.size = owner.mode, owner.device, 0
 
 
 def reserve_manifest(nodes: list[Node]) -> None:
@@ -218,7 +243,7 @@ def _node(path: bytes, number: int, parent: int, status: os.stat_result, epoch: 
         status.st_mode,
         status.st_uid,
         status.st_gid,
-        min(seconds, epoch),
+        seconds if seconds < epoch else epoch,
         0 if directory else status.st_size,
         status.st_rdev,
         status.st_blocks * 512,

@@ -7,6 +7,8 @@ it is written again, in memory, and held against the file.
 import os
 import stat
 from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 from singbuild.ext3.attributes import Attribute, want_attribute
 from singbuild.ext3.contents import Contents, Mapped
@@ -15,6 +17,7 @@ from singbuild.ext3.filedata import PIECE
 from singbuild.ext3.geometry import ROOT_INODE, Geometry
 from singbuild.ext3.inventory import Node, shown
 from singbuild.ext3.reader import Entry, Image
+from singbuild.ext3.short_files import Short
 from singbuild.ext3.target import TargetFile
 from singbuild.ext3.volume import Volume
 
@@ -37,20 +40,23 @@ class ImageContents(Contents):
             return "the free space"
         return self._starts[bisect_right(self._starts, (block, "\U0010ffff")) - 1][1]
 
-    def _inode(self, node: Node, listed: dict[int, Mapped]) -> bytes:
+    def _any(self, node: Node, listed: dict[int, Mapped]) -> bytes:
         self._starts.append((self._volume.next, shown(node.path)))
-        return super()._inode(node, listed)
+        return super()._any(node, listed)
 
     def _directory(self, node: Node) -> Mapped:
         self._starts.append((self._volume.next, shown(node.path)))
         return super()._directory(node)
+
+    def _read_ahead(self, nodes: Sequence[Node]) -> AbstractContextManager[Iterable[list[Short]]]:
+        return nullcontext([[(node, memoryview(b""), b"") for node in nodes]])
 
     def _regular(self, node: Node) -> tuple[Mapped, list[Attribute]]:
         entry = self._entry(node)
         if node.size >= PIECE:
             return self._data(node, self._image.data(entry)), self._attributes(node)
         data = self._image.read(entry)
-        return self._short(data) or self._data(node, [(0, data)]), self._attributes(node)
+        return self._data(node, [(0, data)]), self._attributes(node)
 
     def _target(self, node: Node) -> bytes:
         return self._image.target(self._entry(node))

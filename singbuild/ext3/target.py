@@ -15,12 +15,13 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 class TargetFile:
     """An open file whose errors say which file system is full, and what to do.
 
-    needed: bytes that the image is expected to take on disk.
+    needed: bytes that the image is expected to take on disk. header: what stands
+    before the file system; all offsets and sizes are counted from its end.
     """
 
-    def __init__(self, path: Path, fd: int) -> None:
+    def __init__(self, path: Path, fd: int, header: bytes = b"") -> None:
         self.path, self.needed = path, 0
-        self._fd = fd
+        self._fd, self._header = fd, header
 
     def check_room(self, needed: int) -> None:
         """Refuse before the first byte when the file system has less than ``needed`` free."""
@@ -31,6 +32,7 @@ class TargetFile:
     def write(self, data: bytes, offset: int) -> None:
         """pwrite(2) until everything is written."""
         left = memoryview(data)
+        offset += len(self._header)
         try:
             while left:
                 written = os.pwrite(self._fd, left, offset)
@@ -41,7 +43,7 @@ class TargetFile:
     def write_parts(self, parts: list[bytes | memoryview], offset: int) -> None:
         """pwritev(2) of up to 1024 parts, one after the other."""
         try:
-            written = os.pwritev(self._fd, parts, offset)
+            written = os.pwritev(self._fd, parts, offset + len(self._header))
         except OSError as error:
             raise self._failed(error.errno or 0) from error
         if written < sum(map(len, parts)):
@@ -50,7 +52,8 @@ class TargetFile:
     def truncate(self, size: int) -> None:
         """Set the size; what was never written is a hole."""
         try:
-            os.ftruncate(self._fd, size)
+            os.ftruncate(self._fd, len(self._header) + size)
+            os.pwrite(self._fd, self._header, 0)
         except OSError as error:
             raise self._failed(error.errno or 0) from error
 
@@ -76,11 +79,11 @@ class TargetFile:
 
 
 @contextmanager
-def created(path: Path) -> Iterator[TargetFile]:
+def created(path: Path, header: bytes = b"") -> Iterator[TargetFile]:
     """Open a new file at ``path``, or the empty one there; remove it if the block fails."""
     fd = _opened(path)
     try:
-        yield TargetFile(path, fd)
+        yield TargetFile(path, fd, header)
     except BaseException:
         path.unlink(missing_ok=True)
         raise

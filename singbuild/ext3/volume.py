@@ -1,12 +1,14 @@
 """The file of an image while it is filled: blocks given out in ascending order.
 
-File data streams through ``append``; a second thread hashes and writes it
-while the caller reads on. Nothing here knows what the blocks mean.
+File data streams through ``append``; one thread hashes it and another writes
+it, in large batches, while the caller reads on. Nothing here knows what the
+blocks mean.
 """
 
 import hashlib
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
+from operator import itemgetter
 from types import TracebackType
 from typing import Self
 
@@ -14,14 +16,16 @@ from singbuild.ext3.geometry import BLOCK, GROUP_BLOCKS, Geometry
 from singbuild.ext3.target import TargetFile
 
 Run = tuple[int, int]  # first block, number of blocks
+Parts = list[bytes | memoryview]  # data and the zeros after it, in turn
 
-_BUFFER = 256  # blocks; two parts each are within IOV_MAX, 1024
+_BUFFER = 256  # blocks
+_AT_ONCE = 1024  # parts: writev(2), IOV_MAX
 _ZEROS = memoryview(bytes(BLOCK))
-_PENDING = 2  # buffers on their way to the disk: bounds memory
+_PENDING = 4  # batches on their way to the disk: bounds memory
 
 
 class Volume:
-    """A context manager; leaving it waits for the second thread.
+    """A context manager; leaving it waits for both threads.
 
     next: the next block of content; all content before it is in use.
     content: blocks given out so far.
@@ -32,13 +36,16 @@ class Volume:
         self.content = self.next = self._end = 0
         self._target, self._geometry = target, geometry
         self.digests: list[bytes] = []
-        self._open = hashlib.sha256()  # of data whose inode has not ended
-        self._ends: list[tuple[int, bytes]] = []  # how many parts lie before it, and facts
-        self._parts: list[bytes | memoryview] = []  # data and the zeros after it, in turn
-        self._buffered = 0
-        self._stream_start = self._stream_end = 0
-        self._pending: deque[Future[None]] = deque()
-        self._thread = ThreadPoolExecutor(1, "seal")
+        self._streaming = False  # whether the inode at hand has data
+        self._open = hashlib.sha256()  # of streamed data whose inode has not ended
+        self._stream: list[bytes | tuple[int, bytes]] = []  # data; an inode's place, and facts
+        self._batch: list[tuple[int, Parts]] = []  # where each run of blocks starts
+        self._parts: Parts = []  # of the last run of data
+        self._parts_end = 0
+        self._buffered = 0  # blocks
+        self._pending: deque[tuple[Future[None], Future[None]]] = deque()
+        self._hashing = ThreadPoolExecutor(1, "hash")
+        self._writing = ThreadPoolExecutor(1, "write")
         self._enter(0)
 
     def __enter__(self) -> Self:
@@ -50,7 +57,8 @@ class Volume:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._thread.shutdown(cancel_futures=True)
+        self._hashing.shutdown(cancel_futures=True)
+        self._writing.shutdown(cancel_futures=True)
 
     def take(self, count: int) -> list[Run]:
         """Give out blocks. They read as zeros until something is put there."""
@@ -70,20 +78,22 @@ class Volume:
         return self.take(1)[0][0]
 
     def put(self, block: int, data: bytes) -> None:
-        """Write whole blocks where they belong, at once."""
-        self._target.write(data, block * BLOCK)
+        """Write whole blocks where they belong."""
+        self._batch.append((block, [data]))
+        self._count(len(data) // BLOCK)
 
-    def append_short(self, data: bytes, count: int) -> int:
-        """As append for data of up to ``count`` blocks, if those continue the last ones.
+    def append_short(self, data: bytes | memoryview, count: int, digest: bytes) -> int:
+        """As append and end for an inode of ``count`` blocks, if those are in one run.
 
-        The first block; or 0, and nothing was done.
+        digest: of all of it. The first block; or 0, and nothing was done.
         """
         start = self.next
-        if start != self._stream_end or start + count > self._end:
+        if start + count > self._end:
             return 0
-        self._stream_end = self.next = start + count
+        self.next += count
         self.content += count
-        self._hold(data, count)
+        self.digests.append(digest)
+        self._hold(start, data, count)
         return start
 
     def append(self, data: bytes) -> list[Run]:
@@ -91,22 +101,33 @@ class Volume:
         runs = self.take(-(-len(data) // BLOCK))
         done = 0
         for start, count in runs:
-            if start != self._stream_end:
-                self._flush()
-                self._stream_start = start
-            self._stream_end = start + count
             size = count * BLOCK
-            self._hold(data if len(runs) == 1 else data[done : done + size], count)
+            piece = data if len(runs) == 1 else data[done : done + size]
+            self._stream.append(piece)
+            self._hold(start, piece, count)
             done += size
+        self._streaming = True
         return runs
 
     def end(self, facts: bytes) -> None:
         """Say that an inode ends, with all data appended since the last; facts: all else of it."""
-        self._ends.append((len(self._parts), facts))
+        if self._streaming:
+            self._stream.append((len(self.digests), facts))
+            self.digests.append(b"")
+            self._streaming = False
+        else:
+            self.digests.append(hashlib.sha256(facts).digest())
 
-    def _hold(self, data: bytes, count: int) -> None:
+    def _hold(self, start: int, data: bytes | memoryview, count: int) -> None:
+        if start != self._parts_end:
+            self._parts = []
+            self._batch.append((start, self._parts))
+        self._parts_end = start + count
         self._parts += data, _ZEROS[: count * BLOCK - len(data)]
-        self._buffered += count
+        self._count(count)
+
+    def _count(self, blocks: int) -> None:
+        self._buffered += blocks
         if self._buffered >= _BUFFER:
             self._flush()
 
@@ -114,35 +135,46 @@ class Volume:
         """Wait until all data is hashed and written."""
         self._flush()
         while self._pending:
-            self._pending.popleft().result()
+            self._wait()
+
+    def _wait(self) -> None:
+        for future in self._pending.popleft():
+            future.result()
 
     def _enter(self, group: int) -> None:
         self.next = self._geometry.content_start(group)
         self._end = (group + 1) * GROUP_BLOCKS
 
     def _flush(self) -> None:
-        if not self._parts and not self._ends:
-            return
         while len(self._pending) >= _PENDING:
-            self._pending.popleft().result()
-        work = self._parts, self._ends, self._stream_start
-        self._pending.append(self._thread.submit(self._absorb, *work))
-        self._parts, self._ends, self._buffered = [], [], 0
-        self._stream_start = self._stream_end
+            self._wait()
+        hashed = self._hashing.submit(self._hash, self._stream)
+        written = self._writing.submit(self._write, self._batch)
+        self._pending.append((hashed, written))
+        self._batch, self._stream = [], []
+        self._parts_end = self._buffered = 0
 
-    def _absorb(
-        self, parts: list[bytes | memoryview], ends: list[tuple[int, bytes]], start: int
-    ) -> None:
-        hashed = 0
-        for end, facts in ends:
-            for data in parts[hashed : end - 2 : 2] if end > hashed else ():
-                self._open.update(data)
-            data = parts[end - 2] if end > hashed else b""
-            # The length makes clear where the data ends.
-            self._open.update(b"".join((data, facts, len(facts).to_bytes(8, "little"))))
-            self.digests.append(self._open.digest())
-            self._open, hashed = hashlib.sha256(), end
-        for data in parts[hashed::2]:
-            self._open.update(data)
-        if parts:
-            self._target.write_parts(parts, start * BLOCK)
+    def _hash(self, stream: list[bytes | tuple[int, bytes]]) -> None:
+        for each in stream:
+            if isinstance(each, tuple):
+                place, facts = each
+                self._open.update(facts)
+                self.digests[place] = self._open.digest()
+                self._open = hashlib.sha256()
+            else:
+                self._open.update(each)
+
+    def _write(self, batch: list[tuple[int, Parts]]) -> None:
+        """Write runs of blocks, those that follow each other at once."""
+        whole: Parts = []
+        first = end = 0
+        for start, parts in sorted(batch, key=itemgetter(0)):
+            if whole and (start != end or len(whole) + len(parts) > _AT_ONCE):
+                self._target.write_parts(whole, first * BLOCK)
+                whole = []
+            if not whole:
+                first = end = start
+            whole += parts
+            end += sum(map(len, parts)) // BLOCK
+        if whole:
+            self._target.write_parts(whole, first * BLOCK)

@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from time import monotonic, sleep
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from singbuild.errors import ImageError
+from singbuild.errors import HostError, ImageError
 from singbuild.ext3.directory import half_md4
 from singbuild.ext3.geometry import GROUP_BLOCKS, MAX_FILE_BYTES, Geometry, fitted
 from singbuild.ext3.inventory import shown
@@ -243,7 +245,7 @@ def test_a_file_named_lost_and_found_is_refused(tree: Path, image: Path) -> None
 
 def test_a_file_that_changes_while_it_is_sealed_is_named(tree: Path, image: Path) -> None:
     (tree / "a").write_bytes(b"x" * (2 << 20))
-    (tree / "log").write_text("one\n")
+    (tree / "log").write_text("one\n" * (1 << 19))  # a short one is read ahead
 
     def grow(done: int, total: int) -> None:
         with (tree / "log").open("a") as file:
@@ -280,6 +282,56 @@ def test_interruption_leaves_nothing(tree: Path, image: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         seal(tree, image, epoch=EPOCH, on_progress=interrupt)
     assert not image.exists()
+
+
+def children() -> list[int]:
+    """The processes that read short files for this one."""
+    return [int(pid) for pid in Path("/proc/thread-self/children").read_text().split()]
+
+
+def many_short_files(tree: Path) -> None:
+    for number in range(2000):
+        (tree / f"short{number}").write_bytes(b"x" * 40_000)
+
+
+def test_the_end_of_the_process_that_reads_ahead_is_told(tree: Path, image: Path) -> None:
+    many_short_files(tree)
+
+    def end(done: int, total: int) -> None:
+        for child in children():
+            os.kill(child, signal.SIGKILL)
+
+    with pytest.raises(HostError, match="reads the files"):
+        seal(tree, image, epoch=EPOCH, on_progress=end)
+    assert not image.exists()
+    assert not children()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_the_process_that_reads_ahead_ends_with_the_seal(
+    tree: Path, image: Path, number: signal.Signals
+) -> None:
+    many_short_files(tree)
+    stands = (
+        "import pathlib, sys, time; from singbuild.seal import seal\n"
+        "def stand(*_): print(flush=True); time.sleep(100)\n"
+        "seal(*map(pathlib.Path, sys.argv[1:]), epoch=1, on_progress=stand)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", stands, tree, image],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    ) as sealing:
+        assert sealing.stdout
+        sealing.stdout.readline()
+        (child,) = Path(f"/proc/{sealing.pid}/task/{sealing.pid}/children").read_text().split()
+        os.killpg(sealing.pid, number) if number == signal.SIGINT else sealing.kill()
+    until = monotonic() + 20
+    while Path(f"/proc/{child}/root").exists():  # a zombie that waits for init has none
+        assert monotonic() < until
+        sleep(0.01)
+    assert image.exists() == (number == signal.SIGKILL)
 
 
 @pytest.mark.parametrize("epoch", [-1, 2**40])
