@@ -77,8 +77,8 @@ class Faulty(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+    def __init__(self, port: int) -> None:
+        super().__init__(("127.0.0.1", port), Handler)
         self.name = f"127.0.0.1:{self.server_address[1]}"
         self.tags: dict[str, bytes] = {}
         self.blobs: dict[str, bytes] = {}
@@ -92,6 +92,11 @@ class Faulty(ThreadingHTTPServer):
     def asked(self, part: str) -> list[dict[str, str]]:
         """The headers of the requests for paths with a part."""
         return [headers for path, headers in self.requests if part in path]
+
+    def vanish(self) -> None:
+        """Refuse connections from now on."""
+        self.shutdown()
+        self.server_close()
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Clients that hang up are part of the tests."""
@@ -165,8 +170,8 @@ def sends(body: bytes) -> Behaviour:
 
 
 @contextmanager
-def faulty() -> Iterator[Faulty]:
-    with Faulty() as server:
+def faulty(port: int = 0) -> Iterator[Faulty]:
+    with Faulty(port) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
         thread.start()
         yield server

@@ -34,6 +34,7 @@ def singbuild_needs() -> Needs:
             ),
         ),
         space=64 << 20,
+        foreign=True,
     )
 
 

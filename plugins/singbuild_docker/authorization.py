@@ -19,19 +19,21 @@ from singbuild import SourceError
 from singbuild_docker import credentials
 from singbuild_docker.connection import TIMEOUT
 from singbuild_docker.credentials import Credentials
-from singbuild_docker.reference import Reference, is_loopback
+from singbuild_docker.mirrors import Place
+from singbuild_docker.reference import is_loopback
 
 _PARAMETER = re.compile(r'([a-zA-Z_]+)="([^"]*)"')
+_NO_RIGHT = 'error="insufficient_scope"'  # RFC 6750 section 3.1
 
 
 class Authorization(AuthBase):
     """Answers the challenges of one registry for one image; shared by all threads.
 
-    session: for requests to the token server; insecure: it may be asked by plain http.
+    session: for requests to the token server, by plain http too where the place is insecure.
     """
 
-    def __init__(self, image: Reference, session: requests.Session, *, insecure: bool) -> None:
-        self.image, self.session, self.insecure = image, session, insecure
+    def __init__(self, place: Place, session: requests.Session) -> None:
+        self.place, self.image, self.session = place, place.image, session
         self._lock = threading.Lock()
         self._header = ""
 
@@ -66,7 +68,7 @@ class Authorization(AuthBase):
 
     def _made(self, answer: requests.Response) -> str:
         challenge = answer.headers.get("WWW-Authenticate", "")
-        known = credentials.find(self.image.registry)
+        known = self._known()
         if re.match("bearer ", challenge, re.IGNORECASE):
             return f"Bearer {self._token(dict(_PARAMETER.findall(challenge)), known)}"
         if re.match("basic", challenge, re.IGNORECASE) and known and known.username:
@@ -109,7 +111,7 @@ class Authorization(AuthBase):
     def _check_realm(self, realm: str) -> None:
         """Refuse to send a password over an open line, or to no place at all."""
         parts = urlsplit(realm)
-        plain = self.insecure or is_loopback(parts.netloc)
+        plain = self.place.insecure or is_loopback(parts.netloc)
         if parts.scheme != "https" and not (parts.scheme == "http" and plain):
             raise SourceError(
                 f"{self.image.registry}: names {realm!r} as its token server",
@@ -117,14 +119,26 @@ class Authorization(AuthBase):
                 remedy="Write 'Insecure: yes' in the header if you trust this network.",
             )
 
+    def _known(self) -> Credentials | None:
+        # What the environment has is for the registry that the user names, not for a mirror of it.
+        return credentials.find(self.image, environment=not self.place.is_mirror)
+
     def _denied(self, answer: requests.Response) -> SourceError:
-        known = credentials.find(self.image.registry)
+        known = self._known()
         who = (known.username or "the stored token") if known else "nobody: no credentials found"
+        remedy = (
+            "Check the name. If it is right, log in (docker login, podman login), or set "
+            "SINGBUILD_DOCKER_USERNAME and SINGBUILD_DOCKER_PASSWORD."
+        )
+        if known and _NO_RIGHT in answer.headers.get("WWW-Authenticate", ""):
+            who += ", who has no right to pull it"
+            remedy = "Check the name. If it is right, ask its owner for that right."
+        server = urlsplit(answer.url).netloc
         return SourceError(
             f"{self.image}: the registry does not let us have it",
-            why=f"it answers {answer.status_code} {answer.reason}{_said(answer)}; asked as {who}",
-            remedy="Check the name. If it is right, log in (docker login, podman login), or set "
-            "SINGBUILD_DOCKER_USERNAME and SINGBUILD_DOCKER_PASSWORD.",
+            why=f"{server} answers {answer.status_code} {answer.reason}{_said(answer)}; "
+            f"asked as {who}",
+            remedy=remedy,
         )
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from singbuild import Defaults, Reporter
 
 RECORDED = {"User": "singbuild.docker.user", "WorkingDir": "singbuild.docker.workdir"}
+OURS = ["/.singularity.d/actions/run"]
 _NAME = re.compile("[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -22,9 +23,11 @@ def defaults(config: Mapping[str, Any], report: Reporter, *, with_cmd: bool) -> 
     said = config.get("config")
     told: Mapping[str, Any] = said if isinstance(said, dict) else {}
     command = _words(told.get("Cmd")) if with_cmd else []
+    entrypoint = _words(told.get("Entrypoint"))
     return Defaults(
         environment=_environment(_words(told.get("Env")), report),
-        runscript=runscript(_words(told.get("Entrypoint")), command),
+        # An image of ours that went through a registry brings its runscript with it.
+        runscript="" if entrypoint == OURS else runscript(entrypoint, command),
         labels=_labels(told, report),
     )
 

@@ -1,7 +1,8 @@
 """HTTP sessions with one registry: which certificates count, when plain http will do.
 
 Private authorities come from REQUESTS_CA_BUNDLE, or from Docker's ``certs.d/HOST`` directories
-(containers-certs.d(5)); proxies from the environment, but never for this machine itself.
+(containers-certs.d(5)), and count for the hosts that the registry names, too; our own certificate
+is for the registry alone. Proxies come from the environment, but never for this machine itself.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import ssl
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import requests
 import urllib3
@@ -24,13 +26,14 @@ TIMEOUT = (15.0, 60.0)  # seconds to connect, and between two pieces of an answe
 def open_session(server: str, *, insecure: bool) -> requests.Session:
     """Return a session for a registry and the hosts it sends us to.
 
-    insecure: take any certificate of ``server``. Raises SourceError for a broken certs.d.
+    insecure: take any certificate of theirs. Raises SourceError for a broken certs.d.
     """
-    session = requests.Session()
+    session = _Session()
     session.headers["User-Agent"] = f"singbuild/{__version__}"
-    adapter = _Adapter(_context(server, insecure=insecure), server, insecure=insecure)
-    session.mount(f"https://{server}/", adapter)
-    session.mount(f"http://{server}/", adapter)
+    session.mount("http://", _Adapter(None, insecure=insecure))
+    for whose, with_ours in (("https://", False), (f"https://{server}/", True)):
+        context = _context(server, insecure=insecure, with_ours=with_ours)
+        session.mount(whose, _Adapter(context, insecure=insecure))
     return session
 
 
@@ -52,12 +55,27 @@ def choose_scheme(server: str, *, insecure: bool) -> str:
     return "http" if plain else "https"
 
 
+class _Session(requests.Session):
+    """Says nobody's name by itself; requests would send what ~/.netrc has, to any host."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.auth = lambda request: request
+
+    def rebuild_auth(
+        self, prepared_request: requests.PreparedRequest, response: requests.Response
+    ) -> None:
+        """Forget who we are on the way to another host (RFC 9110 section 15.4)."""
+        before, after = urlsplit(response.request.url), urlsplit(prepared_request.url)
+        if before[:2] != after[:2]:  # scheme, host and port
+            prepared_request.headers.pop("Authorization", None)
+
+
 class _Adapter(HTTPAdapter):
     """Speaks TLS as a registry's certs.d says, and reaches this machine without a proxy."""
 
-    def __init__(self, context: ssl.SSLContext | None, server: str, *, insecure: bool) -> None:
+    def __init__(self, context: ssl.SSLContext | None, *, insecure: bool) -> None:
         self._context, self._insecure = context, insecure
-        self._direct = is_loopback(server)
         super().__init__()
 
     def init_poolmanager(self, *words: Any, **more: Any) -> Any:
@@ -81,11 +99,11 @@ class _Adapter(HTTPAdapter):
         if self._insecure:
             verify = False
             urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
-        through = {} if self._direct else proxies
+        through = {} if is_loopback(urlsplit(request.url or "").netloc) else proxies
         return super().send(request, stream, timeout, verify, cert, through)
 
 
-def _context(server: str, *, insecure: bool) -> ssl.SSLContext | None:
+def _context(server: str, *, insecure: bool, with_ours: bool) -> ssl.SSLContext | None:
     """Return TLS settings from certs.d, or None when the usual ones do."""
     directories = [place / server for place in _places() if (place / server).is_dir()]
     if not directories and not insecure:
@@ -95,7 +113,7 @@ def _context(server: str, *, insecure: bool) -> ssl.SSLContext | None:
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     for directory in directories:
         try:
-            _load(context, directory)
+            _load(context, directory, with_ours=with_ours)
         except OSError as error:
             raise SourceError(
                 f"{directory}: holds a certificate that cannot be used",
@@ -105,10 +123,10 @@ def _context(server: str, *, insecure: bool) -> ssl.SSLContext | None:
     return context
 
 
-def _load(context: ssl.SSLContext, directory: Path) -> None:
+def _load(context: ssl.SSLContext, directory: Path, *, with_ours: bool) -> None:
     for authority in sorted(directory.glob("*.crt")):
         context.load_verify_locations(authority)
-    for own in sorted(directory.glob("*.cert")):
+    for own in sorted(directory.glob("*.cert")) if with_ours else ():
         context.load_cert_chain(own, own.with_suffix(".key"))
 
 

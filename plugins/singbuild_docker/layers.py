@@ -1,4 +1,4 @@
-"""Layers become archives: read, inflated and verified in one thread, unpacked in another.
+"""Layers become archives: read and inflated in one thread, hashed and unpacked in two others.
 
     Read ─▶ sha256 = digest ─▶ inflate ─▶ sha256 = diff id ─▶ a few pieces wait ─▶ Rootfs.unpack
 
@@ -11,6 +11,7 @@ import hashlib
 import queue
 import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 
 from singbuild import SingbuildError, SourceError
@@ -71,9 +72,12 @@ def _work(
 def verified(layer: Layer, read: Read) -> Iterator[bytes]:
     """Yield a layer's archive. Raises SourceError, at the end, if it is not what it should be."""
     total = hashlib.sha256()
-    for piece in inflated(read(layer), layer.packing):
-        total.update(piece)
-        yield piece
+    with ThreadPoolExecutor(1, "diff id") as hashing:
+        last: Future[None] = hashing.submit(total.update, b"")
+        for piece in inflated(read(layer), layer.packing):
+            last.result()
+            last = hashing.submit(total.update, piece)
+            yield piece
     check_digest(total.hexdigest(), layer.diff_id, "its archive")
 
 

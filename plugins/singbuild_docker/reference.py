@@ -68,9 +68,14 @@ def named(keywords: Mapping[str, str]) -> Reference:
     return Reference(registry, repository, tag or ("" if digest else "latest"), digest)
 
 
+def host_of(server: str) -> str:
+    """Return a server's name or address without the port."""
+    return re.sub(r":[0-9]+$", "", server).strip("[]")
+
+
 def is_loopback(server: str) -> bool:
     """Whether a host, with or without port, is this machine itself."""
-    host = re.sub(r":[0-9]+$", "", server).strip("[]")
+    host = host_of(server)
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

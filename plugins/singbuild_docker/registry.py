@@ -6,8 +6,10 @@ fetched again. Source: github.com/opencontainers/distribution-spec, "Pull".
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import requests
 
@@ -19,6 +21,7 @@ from singbuild_docker.authorization import Authorization
 from singbuild_docker.connection import choose_scheme, open_session
 from singbuild_docker.image import Image, Read, Store
 from singbuild_docker.manifest import Layer
+from singbuild_docker.mirrors import Place, places
 from singbuild_docker.reference import Reference
 
 ACCEPT = ", ".join((*manifest.INDEXES, *manifest.MANIFESTS))
@@ -26,17 +29,17 @@ DEEPEST = 3  # indexes in indexes
 
 
 class Registry:
-    """One image's place in a registry.
+    """One image's place in a registry, and in the mirrors that this host has for it.
 
     insecure: plain http and unknown certificates are taken; plain http always is on this
     machine itself. pinned: the digest of the manifest to keep to, whatever the tag says now.
     """
 
     def __init__(self, image: Reference, store: Store, *, insecure: bool, pinned: str = "") -> None:
-        self.image, self.store, self.insecure = image, store, insecure
+        self.image, self.store = image, store
         self.wanted = pinned or image.wanted
-        self._auth: Authorization | None = None
-        self._base = ""
+        found = places(image, insecure=insecure)
+        self._sites = [_Site(each) for each in (found[-1:] if is_offline() else found)]
 
     def image_for(self, arch: str) -> Image:
         """Return what the reference names, for one kind of machine. Raises SourceError."""
@@ -62,7 +65,6 @@ class Registry:
     @contextmanager
     def opened(self, layers: Sequence[Layer]) -> Iterator[Read]:
         """Fetch layers, several at a time, for the time of a with-block; yield how to read one."""
-        self._connect()
 
         def bring(layer: Layer, report: Reporter) -> Fetched:
             return self._blob(layer.digest, layer.size, report)
@@ -70,31 +72,15 @@ class Registry:
         with Arriving(layers, self.store, bring) as arriving:
             yield arriving.read
 
-    def _connect(self) -> str:
-        """Return where the repository is; find out how to speak to it, once."""
-        if not self._base:
-            server = self.image.server
-            scheme = "https" if is_offline() else choose_scheme(server, insecure=self.insecure)
-            self._base = f"{scheme}://{server}/v2/{self.image.repository}"
-            tokens = open_session(server, insecure=self.insecure)
-            self._auth = Authorization(self.image, tokens, insecure=self.insecure)
-        return self._base
-
-    def _session(self) -> requests.Session:
-        session = open_session(self.image.server, insecure=self.insecure)
-        session.headers["Accept"] = ACCEPT
-        session.auth = self._auth
-        return session
-
     def _manifest(self, wanted: str) -> Fetched:
         """Fetch a manifest by tag or digest, and remember where the tag led, for offline builds."""
         name, _, sha256 = wanted.rpartition(":")
         tag = wanted if name != "sha256" else ""
         if tag and is_offline():
             sha256 = self.store.recall(f"{self.image.registry}/{self.image.repository}:{tag}")
-        url = f"{self._connect()}/manifests/{wanted}"
+        known = sha256 if not tag or is_offline() else ""
         try:
-            got = self._fetch(url, sha256 if not tag or is_offline() else "", manifest.LARGEST)
+            got = self._fetch(f"manifests/{wanted}", known, manifest.LARGEST, self.store.report)
         except NotFoundError as error:
             raise SourceError(
                 f"{self.image}: the registry has no such image",
@@ -107,9 +93,8 @@ class Registry:
         return got
 
     def _blob(self, digest: str, size: int, report: Reporter) -> Fetched:
-        url = f"{self._connect()}/blobs/{digest}"
         try:
-            got = self._fetch(url, digest.removeprefix("sha256:"), size, report)
+            got = self._fetch(f"blobs/{digest}", digest.removeprefix("sha256:"), size, report)
         except NotFoundError as error:
             raise SourceError(
                 f"{self.image}: the registry has lost {digest}, which is a part of it",
@@ -119,16 +104,48 @@ class Registry:
         _check_size(got, size, f"{self.image}: {digest}")
         return got
 
-    def _fetch(self, url: str, sha256: str, limit: int, report: Reporter | None = None) -> Fetched:
+    def _fetch(self, path: str, sha256: str, limit: int, report: Reporter) -> Fetched:
+        """Fetch from the first place that has it; one that fails is not asked again."""
+        *mirrors, registry = self._sites
+        for site in mirrors:
+            try:
+                return site.fetch(path, self.store.path, sha256, limit, report)
+            except SourceError as error:
+                report.warn(f"a mirror fails, the next place is asked: {error.what}")
+                if not isinstance(error, NotFoundError):
+                    self._sites = [each for each in self._sites if each is not site]
+        return registry.fetch(path, self.store.path, sha256, limit, report)
+
+
+class _Site:
+    """One place, and how to speak to it; shared by all threads."""
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        self._lock = threading.Lock()
+        self._auth: Authorization | None = None
+        self._base = ""
+
+    def fetch(self, path: str, into: Path, sha256: str, limit: int, report: Reporter) -> Fetched:
+        """Fetch what lies below the repository there. Raises what download.fetch does."""
+        url = f"{self._connect()}/{path}"
         with self._session() as session:
-            return fetch(
-                url,
-                self.store.path,
-                report=report or self.store.report,
-                sha256=sha256,
-                size_limit=limit,
-                session=session,
-            )
+            session.headers["Accept"] = ACCEPT
+            session.auth = self._auth
+            return fetch(url, into, report=report, sha256=sha256, size_limit=limit, session=session)
+
+    def _connect(self) -> str:
+        """Return where the repository is; find out how to speak to it, once."""
+        with self._lock:
+            if not self._base:
+                server, insecure = self.place.image.server, self.place.insecure
+                scheme = "https" if is_offline() else choose_scheme(server, insecure=insecure)
+                self._base = f"{scheme}://{server}/v2/{self.place.image.repository}"
+                self._auth = Authorization(self.place, self._session())
+        return self._base
+
+    def _session(self) -> requests.Session:
+        return open_session(self.place.image.server, insecure=self.place.insecure)
 
 
 def _check_size(got: Fetched, told: int, what: str) -> None:

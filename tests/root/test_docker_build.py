@@ -6,14 +6,12 @@ import hashlib
 import json
 import os
 import shutil
-import socket
 import stat
 import subprocess
 import sys
 import tarfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ import singbuild_docker as backend
 
 from singbuild import Rootfs, SourceError
 from tests import backend_alone
+from tests.container_engines import needs
 from tests.docker_images import (
     archive,
     directory,
@@ -125,11 +124,6 @@ def layout(tmp_path: Path) -> Path:
     return write_layout(tmp_path / "layout", {"one": IMAGE})
 
 
-def needs(program: str) -> None:
-    if not shutil.which(program):
-        pytest.skip(f"{program} is not installed")
-
-
 def unpacked(kind: str, where: str, tmp_path: Path) -> Facts:
     """Resolve and unpack with one of the backends."""
     store, root = tmp_path / "store", tmp_path / f"root-{kind}-{time.monotonic_ns()}"
@@ -199,52 +193,6 @@ def test_a_layout_that_lies_is_refused(layout: Path, tmp_path: Path) -> None:
     blob.write_bytes(good + b"\0")
     with pytest.raises(SourceError, match=f"{IMAGE.layers[0]}.*bytes, not the"):
         unpacked("oci", str(layout), tmp_path)
-
-
-@contextmanager
-def podman(where: Path) -> Iterator[str]:
-    """Run Podman's Docker socket with a storage of its own; yield the command that uses it."""
-    needs("podman")
-    place = f"--root {where}/storage --runroot {where}/run --storage-driver vfs"
-    address = f"unix://{where}/engine.sock"
-    argv = ["podman", *place.split(), "system", "service", "--time=0", address]
-    with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as service:
-        try:
-            for _ in range(200):
-                with socket.socket(socket.AF_UNIX) as probe:
-                    if probe.connect_ex(f"{where}/engine.sock") == 0:
-                        break
-                time.sleep(0.05)
-            yield f"podman {place}"
-        finally:
-            service.terminate()
-
-
-def test_an_image_that_only_an_engine_has(
-    layout: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    wanted = unpacked("oci", f"{layout}:one", layout.parent)
-    where = Path(str(tmp_path_factory.mktemp("e")))
-    skopeo(f"oci:{layout}:one", f"docker-archive:{where}/docker.tar:ada/tool:1")
-    with podman(where) as command:
-        subprocess.run([*command.split(), "load", "-i", f"{where}/docker.tar"], check=True)
-        monkeypatch.setenv("DOCKER_HOST", f"unix://{where}/engine.sock")
-        found = unpacked("docker-daemon", "ada/tool:1", where)
-        with pytest.raises(SourceError, match="the engine has no such image"):
-            unpacked("docker-daemon", "ada/other", where)
-    # What engines keep of times ends with the second, and begins in 1970.
-    assert found.keys() == wanted.keys()
-    assert {name: fact[:2] + fact[4:] for name, fact in found.items() if name != "."} == {
-        name: fact[:2] + fact[4:] for name, fact in wanted.items() if name != "."
-    }
-
-
-def test_no_engine_is_said_with_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
-    with pytest.raises(SourceError) as caught:
-        unpacked("docker-daemon", "x", tmp_path)
-    assert "none.sock" in str(caught.value)
-    assert "podman system service" in caught.value.remedy
 
 
 AS_USER = """
@@ -329,6 +277,7 @@ def test_the_recipe_builds_and_greets(
     assert (tmp_path / "a.img").read_bytes() == (tmp_path / "b.img").read_bytes()
 
 
+@pytest.mark.root_itself("it mounts the disk; for users: test_places.py")
 def test_a_full_disk_is_said_and_leaves_nothing(
     recipe: Callable[[str], Path], tmp_path: Path, python_image: str
 ) -> None:
@@ -336,7 +285,8 @@ def test_a_full_disk_is_said_and_leaves_nothing(
     small = tmp_path / "small"
     small.mkdir()
     script = (
-        f"mount -t tmpfs -o size=68m none {small} && mkdir {small}/cache && "
+        f"truncate -s 80M disk && mke2fs -q -t ext4 -O ^has_journal -m 0 disk && "
+        f"mount -o loop disk {small} && mkdir {small}/cache && "
         f"exec env SINGBUILD_TMPDIR={small} {sys.executable} -m singbuild --no-cache {made} a.img"
     )
     argv = ["unshare", "-m", "sh", "-c", script]
