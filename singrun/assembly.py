@@ -35,7 +35,7 @@ def assemble(stage: str, tree: int, layers: Layers, *, lasting: bool, privileged
         path = layers.lay_over(path, stage, privileged=privileged)
     inside = Root(path)
     if lasting or layers.writable:
-        inside.adopt(inside.fd, lasting=lasting or layers.lasting)
+        inside.adopt(inside.fd, "/", lasting=lasting or layers.lasting)
     return inside
 
 

@@ -3,10 +3,10 @@
 import os
 import sys
 
-from singrun import __version__, errors, options
+from singrun import __version__, errors, instances, options
 from singrun.enter import enter
 from singrun.environment import SIGINT, restore_signals
-from singrun.errors import RunError, nearest, say
+from singrun.errors import RunError, UsageError, nearest, say
 from singrun.options import REMEDY
 from singrun.request import Request
 
@@ -14,8 +14,19 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
-_VERBS = ["exec", "run", "shell", "test", "env"]
-_DOCTOR = "doctor"
+_VERBS = ["exec", "run", "shell", "test", "env", "mount", "start", "warm"]
+_TOLD = ["doctor", "instances", "stop"]  # those that take no image and print what they find
+_BUILDER = [
+    "create",
+    "bootstrap",
+    "pull",
+    "copy",
+    "import",
+    "export",
+    "expand",
+    "shrink",
+    "inspect",
+]
 
 
 def main() -> "NoReturn":
@@ -25,7 +36,7 @@ def main() -> "NoReturn":
     status = errors.STATUS
     try:
         request = parse(sys.argv[1:])
-        os.write(1, (request if isinstance(request, str) else enter(request)).encode())
+        os.write(1, (request if isinstance(request, str) else _launched(request)).encode())
         status = 0
     except RunError as error:
         say(str(error))
@@ -43,51 +54,86 @@ def parse(words: list[str]) -> Request | str:
     request = Request()
     rest = options.take(words, request)
     if isinstance(rest, str):
-        return _text(rest)
+        return _text(rest, "")
     if rest and "/" in rest[0]:
         request.verb, request.image, request.arguments = "run", rest[0], rest[1:]
         return request
     if not rest:
-        raise RunError("What shall be run?", why="No verb was given.", remedy=REMEDY)
-    if rest[0] == _DOCTOR:
-        return _examined(rest[1:])
+        raise UsageError("What shall be run?", why="No verb was given.", remedy=REMEDY)
+    if rest[0] in _TOLD:
+        return _told(*rest)
     request.verb = _verb(rest[0])
     rest = options.take(rest[1:], request)
     if isinstance(rest, str):
-        return _text(rest)
+        return _text(rest, request.verb)
     if not rest:
-        raise RunError(f"No image was given to {request.verb}", remedy=REMEDY)
+        raise UsageError(f"No image was given to {request.verb}", remedy=REMEDY)
     request.image, request.arguments = rest[0], rest[1:]
     if request.verb == "exec" and not request.arguments:
-        raise RunError("No command was given to exec", remedy=REMEDY)
+        raise UsageError("No command was given to exec", remedy=REMEDY)
+    if request.verb == "mount" and not request.arguments:
+        raise UsageError(f"No directory was given to mount {request.image} at", remedy=REMEDY)
     return request
 
 
-def _text(name: str) -> str:
+def _launched(request: Request) -> str:
+    if request.verb not in ("mount", "start", "warm") and not request.no_join:
+        instances.join(request)
+    if ":" in request.image:
+        from singrun import pulled
+
+        if pulled.is_source(request.image):
+            request.image = pulled.fetched(request.image, anew=request.fetch)
+    if request.verb == "mount":
+        from singrun import showing  # only who asks pays for it
+
+        showing.show(request)
+    if request.verb == "warm":
+        from singrun import warming
+
+        return warming.warm(request)
+    if request.verb == "start":
+        instances.check_name(request)
+    return enter(request)
+
+
+def _text(name: str, verb: str) -> str:
     """Return what --help or --version prints."""
     if name == "version":
         return f"singrun {__version__}\n"
-    from singrun.manual import HELP  # only who asks pays for it
+    from singrun import manual  # only who asks pays for it
 
-    return HELP
+    return manual.text(verb) if verb else manual.overview()
 
 
-def _examined(words: list[str]) -> str:
-    from singrun import doctor  # it imports what a launch must not
+def _told(verb: str, *words: str) -> str:
+    if words in (("--help",), ("-h",)):
+        return _text("help", verb)
+    if verb == "instances":
+        return instances.listing([*words])
+    if verb == "stop":
+        return instances.stop([*words])
+    from singrun import doctor, mpi_check  # they import what a launch must not
 
-    if words not in ([], ["--json"]):
-        raise RunError(f"Cannot understand {words[0]}", remedy="Say singrun doctor [--json].")
-    return doctor.report(json=bool(words))
+    json, images = "--json" in words, [word for word in words if word != "--json"]
+    if len(images) == 2 and images[0] == "--mpi":
+        return mpi_check.report(images[1], as_json=json)
+    if images:
+        remedy = "Say singrun doctor [--json] [--mpi IMAGE]."
+        raise UsageError(f"Cannot understand {images[0]}", remedy=remedy)
+    return doctor.report(json=json)
 
 
 def _verb(word: str) -> str:
     if word in _VERBS:
         return word
-    known = [*_VERBS, _DOCTOR]
-    guess = nearest(word, known)
+    known = [*_VERBS, *_TOLD]
+    guess = nearest(word, [*known, *_BUILDER])
     why = f"Did you mean {guess}?" if guess else f"The verbs are {', '.join(known)}."
+    if guess in _BUILDER:
+        why = f"Did you mean singbuild {guess}?"
     remedy = f"An image here is run as: singrun ./{word}" if os.path.exists(word) else REMEDY
-    raise RunError(f"There is no verb {word}", why=why, remedy=remedy)
+    raise UsageError(f"There is no verb {word}", why=why, remedy=remedy)
 
 
 def _occupy_standard_descriptors() -> None:

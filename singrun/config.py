@@ -26,9 +26,18 @@ _SWITCHES = {
     "mount hostfs": False,
     "mount slave": True,
 }
-_WORDS = {"mount dev": "yes", "cache directory": "", "cache size": "20G"}
+_WORDS = {
+    "mount dev": "yes",
+    "cache directory": "",
+    "cache size": "20G",
+    "linker cache": "/etc/ld.so.cache",
+}
 # Read, and without effect: there is no setuid program and no session directory.
 _IDLE = ("allow setuid", "container dir", "sessiondir prefix", "max loop devices")
+# What --nv, --rocm and --fabric bring in, besides what driver_lists.py names.
+_LISTS = [
+    f"{k} {t}" for k in ("nv", "rocm", "fabric") for t in ("library", "program", "device", "file")
+]
 _YES, _NO = ("yes", "y", "1", "try"), ("no", "n", "0")
 _BINDS = ["/etc/localtime", "/etc/hosts"]
 
@@ -37,10 +46,12 @@ class Site:
     """What the site wishes. ``on`` switches, ``word`` values, ``binds``: the words of bind path.
 
     path: of the file, "" if there is none. cache: the directory of unpacked images.
+    lists: the values of repeatable directives, in order.
     """
 
     def __init__(self) -> None:
         self.on, self.word, self.binds = dict(_SWITCHES), dict(_WORDS), list(_BINDS)
+        self.lists: dict[str, list[str]] = {}
         self.path = self.cache = ""
 
 
@@ -93,6 +104,8 @@ def _take(site: Site, lines: list[str]) -> None:
             site.on[name] = _switch(value, where)
         elif name in site.word and equals:
             site.word[name] = value
+        elif name in _LISTS and equals:
+            site.lists.setdefault(name, []).append(value)
         elif name not in _IDLE:
             _report(where, name)
     if any(line.lower().split("=")[0].split() == ["bind", "path"] for line in lines):
@@ -106,7 +119,7 @@ def _switch(value: str, where: str) -> bool:
 
 
 def _report(where: str, name: str) -> None:
-    guess = nearest(name, [*_SWITCHES, *_WORDS, *_IDLE, "bind path"])
+    guess = nearest(name, [*_SWITCHES, *_WORDS, *_LISTS, *_IDLE, "bind path"])
     say(
         f"{where}: there is no directive {name!r}" + (f"; did you mean {guess!r}?" if guess else "")
     )

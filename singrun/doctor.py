@@ -67,17 +67,19 @@ def report(*, json: bool) -> str:
 _PROGRAMS = (
     ("fuse2fs", "mounts ext3 images for ordinary users", "fuse2fs"),
     ("squashfuse", "mounts squashfs images for ordinary users", "squashfuse"),
+    ("fuse-overlayfs", "writes to overlays that are images", "fuse-overlayfs"),
     ("debugfs", "unpacks ext3 images", "e2fsprogs"),
     ("unsquashfs", "unpacks squashfs images", "squashfs-tools"),
 )
 
 
 def _ways(findings: list[Finding]) -> list[str]:
-    """Return the strategies that an ordinary user has for ext3 images here."""
+    """Return the strategies that the caller has for ext3 images here."""
     good = {each.topic for each in findings if each.good}
+    ways = ["loop"] if not os.geteuid() and "loop devices" in good else []
     if "user namespaces" not in good:
-        return []
-    ways = ["fuse2fs"] if {"/dev/fuse", "fuse2fs"} <= good else []
+        return ways
+    ways += ["fuse2fs"] if {"/dev/fuse", "fuse2fs"} <= good else []
     return ways + (["unpack"] if {"debugfs", "cache directory"} <= good else [])
 
 

@@ -10,38 +10,47 @@ import os
 from singrun import (
     assembly,
     config,
-    environment,
     init,
+    joining,
     namespaces,
-    program,
     sharing,
     strategies,
     variables,
 )
 from singrun.errors import say
-from singrun.identity import Caller, forbid_new_privileges
 from singrun.image import open_image
+from singrun.origin import Origin
 from singrun.overlay import Layers
 from singrun.request import Request
-from singrun.workplace import Directory
 
 
 def enter(request: Request) -> str:
     """Launch. Returns only what --plan prints; else the program runs, or RunError says why not."""
-    umask = os.umask(0o022)
+    shared = joining.wanted(request)
+    origin = Origin(request)
     site = config.read()
     config.check_allowed(site, request)
     image = open_image(request.image, writable=request.writable)
+    caller = origin.caller
+    table = sharing.Table(request, caller, site, origin.directory.physical)
+
+    # Where other ranks of a job step have set up the same already, their namespaces will do.
+    ranks = None
+    if shared and not request.plan:
+        ranks = joining.Set(request, image, caller, table, origin.winning)
+        if ranks.enter():
+            origin.execute(image.path)
     layers = Layers(request, site)
-    caller = Caller(as_caller=request.as_caller)
-    directory = Directory()
-    given = environment.inherited()
-    winning = variables.winners(given, request)
-    table = sharing.Table(request, caller, site, directory.physical)
+    hardware = None
+    if origin.behind:
+        from singrun import drivers
+
+        hardware = drivers.Drivers(request, site)
     if request.plan:
         from singrun import plan
 
-        return plan.text(request, image, caller, table, site)
+        text = plan.text(request, image, caller, table, site)
+        return text + (hardware.plan() if hardware else "")
     sharing.make_workdir(table, request)
 
     # Out of the host's namespaces. A FUSE daemon starts here, in a namespace that it shall not
@@ -59,18 +68,19 @@ def enter(request: Request) -> str:
     )
     for mount in table.rows:
         mount.pin()
-    tree = mounting.finish()
-    layers.mount(stage, privileged=privileged, site=site)
-    if outside := init.stand_by(request, image, mounting.life, tree):
+    tree = layers.mount(stage, mounting.finish(), privileged=privileged, site=site)
+    own = [(image, mounting.life)] if image.writable and mounting.life >= 0 else []
+    if outside := init.stand_by(request, image, [*own, *layers.written], tree):
         proc = os.open("/proc/self", os.O_PATH | os.O_DIRECTORY)
     namespaces.unshare_for(request, daemon=mounting.life >= 0 or layers.have_daemon)
 
     # The image and what is laid over it become a root, and the table of mounts goes into it.
     inside = assembly.assemble(stage, tree, layers, lasting=image.writable, privileged=privileged)
     assembly.check_programs(inside, image.path, request.shell)
-    home = sharing.home(request, caller)
-    rows = [*table.rows, *assembly.identity(stage, inside, caller, home, site)]
-    for mount in [*rows, *variables.mounts(winning, inside, stage)]:
+    files = ranks.mark(stage, proc) if ranks else stage
+    rows = [*table.rows, *assembly.identity(files, inside, caller, origin.home, site)]
+    rows += hardware.rows(inside, image.path) if hardware else []
+    for mount in [*rows, *variables.mounts(origin.winning, inside, files, origin.behind)]:
         if request.debug:
             say(mount.describe())
         mount.execute(inside)
@@ -78,14 +88,7 @@ def enter(request: Request) -> str:
 
     # In, and from here on the caller again: with his ids, directory, umask and signals.
     namespaces.pivot(inside)
-    forbid_new_privileges()
     namespaces.become(caller, proc, privileged=privileged)
-    words = environment.inner(given, image.path, request, caller)
-    words[b"PWD"] = os.fsencode(directory.enter(request.directory, home))
-    if request.home:
-        words[b"HOME"] = os.fsencode(home)
-    if outside:
-        outside.enter(own_pids=request.pid)
-    os.umask(umask)
-    environment.restore_signals(environment.SIGPIPE, environment.SIGXFSZ)
-    return program.execute(request, words, winning)
+    if ranks:
+        joining.show()
+    return origin.execute(image.path, outside)

@@ -13,6 +13,10 @@ _SIGIGNORE = 33 - 3  # proc(5), /proc/PID/stat, counted from field 3
 _KEPT = (b"HOME", b"USER", b"LOGNAME", b"SHELL", b"TERM", b"TZ", b"LANG", b"LANGUAGE")
 _CLEAN_PATH = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
+# In user namespaces of their own the ranks may not read each other's memory (ptrace(2)). Open MPI
+# 4 then warns, and at times hangs (show_help.c); told beforehand, it copies by shared memory.
+_VADER = b"OMPI_MCA_btl_vader_single_copy_mechanism"
+
 # What starts with these is set inside under the rest of its name, and wins over the image's own.
 # Lowest first: where two spellings of one name are set, the later wins.
 PREFIXES = (b"SINGULARITYENV_", b"APPTAINERENV_", b"SINGRUNENV_")
@@ -45,6 +49,9 @@ def inner(given: Environment, image: str, request: Request, caller: Caller) -> E
         variables[b"PS1"] = b"Singularity." + name + b"> "
     if request.shell:
         variables[b"SINGULARITY_SHELL"] = os.fsencode(request.shell)
+    alone = request.no_join or request.pid or request.writable
+    if alone and b"PMIX_RANK" in given and not caller.has_root:
+        variables.setdefault(_VADER, b"none")
     if caller.behind_sudo:
         user = os.fsencode(caller.name)
         variables |= {b"HOME": os.fsencode(caller.home), b"USER": user, b"LOGNAME": user}

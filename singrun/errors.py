@@ -1,7 +1,7 @@
 """What can go wrong, in the user's words.
 
-All errors of singrun's own have one status: 255. Every other status
-is the contained program's own.
+All errors of singrun's own have the status 255, but for a command line that
+is wrong, which has 1. Every other status is the contained program's own.
 """
 
 import os
@@ -26,6 +26,12 @@ class RunError(Exception):
     def __str__(self) -> str:
         parts = (self.what, self.why, self.remedy)
         return "\n".join("  " * (i > 0) + part for i, part in enumerate(parts) if part)
+
+
+class UsageError(RunError):
+    """singrun was called wrongly: an unknown verb or option, a missing word."""
+
+    status = 1
 
 
 class UnavailableError(RunError):

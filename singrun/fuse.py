@@ -1,4 +1,4 @@
-"""fuse2fs and squashfuse: an image mounted by an ordinary process, for users without privilege.
+"""fuse2fs, squashfuse, fuse-overlayfs: mounts by ordinary processes, for users without privilege.
 
 The daemon must outlive no container and must never hold its own mount: a
 daemon in the namespace that holds its mount never ends. So it is started in
@@ -14,16 +14,18 @@ from singrun.errors import RunError, UnavailableError
 from singrun.image import SQUASHFS, Image
 from singrun.mounts import clone, image_attributes, restrict
 
-FUSE2FS, SQUASHFUSE = "fuse2fs", "squashfuse"
+FUSE2FS, SQUASHFUSE, FUSE_OVERLAYFS = "fuse2fs", "squashfuse", "fuse-overlayfs"
 # The kernel checks permissions; fuse2fs itself must not check against its own user once more.
 _EXT3 = "no_default_opts,fakeroot,default_permissions,allow_other,use_ino,kernel_cache"
 # An image that cannot change: the kernel may keep what it has learned of it, for a day.
 _LASTING = "attr_timeout=86400,entry_timeout=86400,negative_timeout=86400"
 _SQUASHFS = "ro,default_permissions,allow_other,timeout=86400"
+_OVERLAY = "noacl,allow_other"  # fuse2fs, which may lie below, knows no ACLs
 DIRECTORIES = "/usr/bin:/usr/sbin:/bin:/sbin:/usr/local/bin"
 _PACKAGES = {
     FUSE2FS: "Install the package fuse2fs (Debian) or e2fsprogs-fuse (others).",
     SQUASHFUSE: "Install the package squashfuse.",
+    FUSE_OVERLAYFS: "Install the package fuse-overlayfs.",
 }
 
 
@@ -34,24 +36,26 @@ def program_for(image: Image) -> str:
 
 def start(image: Image, target: str) -> "Mounting":
     """Start the daemon on the directory ``target``; it mounts while we go on."""
-    program = _program(program_for(image))
-    check_device()
-    reading, writing = os.pipe()
-    life, living = os.pipe()
-    withheld = _withhold_descriptors()
-    os.set_inheritable(living, True)
-    os.set_inheritable(image.fd, True)  # the daemon keeps the image's lock; see locks.py
-    null = os.open(os.devnull, os.O_RDWR)
-    actions = [(os.POSIX_SPAWN_DUP2, null, 0), *((os.POSIX_SPAWN_DUP2, writing, n) for n in (1, 2))]
-    arguments = [program, image.path, target, "-o", _options(image)]
-    environment = {"PATH": DIRECTORIES, "LC_ALL": "C"}
-    child = os.posix_spawn(program, arguments, environment, file_actions=actions, setsid=True)
-    os.set_inheritable(image.fd, False)
-    for fd in withheld:
-        os.set_inheritable(fd, True)
-    for fd in (null, writing, living):
-        os.close(fd)
-    return Mounting(image, child, reading, life, target)
+    name = program_for(image)
+    check = f"Check it with: e2fsck -fn {image.path}"
+    remedy = check if name == FUSE2FS else "Copy or build it again."
+    mounting = Mounting(image.path, target, remedy, writable=image.writable)
+    # The daemon keeps the image's lock; see locks.py.
+    mounting.spawn(name, [image.path, target, "-o", _options(image)], image.fd)
+    return mounting
+
+
+def start_overlay(lower: list[str], upper: str, target: str) -> "Mounting":
+    """Start fuse-overlayfs on ``target``: ``lower``, topmost first; over them ``upper``, if not "".
+
+    It opens the layers' directories before it mounts, and needs their paths no longer then.
+    """
+    layers = f"lowerdir={':'.join(lower)},{_OVERLAY}"
+    if upper:
+        layers += f",upperdir={upper}/upper,workdir={upper}/work"
+    mounting = Mounting("an overlay", target, "", writable=bool(upper))
+    mounting.spawn(FUSE_OVERLAYFS, ["-o", layers, target])
+    return mounting
 
 
 class Mounting:
@@ -60,10 +64,30 @@ class Mounting:
     life: reads end of file when the daemon has ended, and all is on disk.
     """
 
-    def __init__(self, image: Image, child: int, output: int, life: int, target: str) -> None:
-        self.life = life
-        self._image, self._target = image, target
-        self._child, self._output = child, output
+    def __init__(self, what: str, target: str, remedy: str, *, writable: bool) -> None:
+        self._what, self._target, self._remedy, self._writable = what, target, remedy, writable
+
+    def spawn(self, name: str, arguments: list[str], *kept: int) -> None:
+        """Start the program; of the descriptors that it would inherit it gets ``kept`` only."""
+        program = _program(name)
+        check_device()
+        self._name = name
+        self._output, writing = os.pipe()
+        self.life, living = os.pipe()
+        withheld = _withhold_descriptors()
+        for fd in (living, *kept):
+            os.set_inheritable(fd, True)
+        null = os.open(os.devnull, os.O_RDWR)
+        dup2 = os.POSIX_SPAWN_DUP2
+        actions = [(dup2, null, 0), *((dup2, writing, n) for n in (1, 2))]
+        words, environment = [program, *arguments], {"PATH": DIRECTORIES, "LC_ALL": "C"}
+        self._child = os.posix_spawn(program, words, environment, file_actions=actions, setsid=True)
+        for fd in kept:
+            os.set_inheritable(fd, False)
+        for fd in withheld:
+            os.set_inheritable(fd, True)
+        for fd in (null, writing, living):
+            os.close(fd)
 
     def finish(self) -> int:
         """Wait for the mount and take it out of this mount namespace, as a detached tree.
@@ -80,14 +104,12 @@ class Mounting:
         except OSError:  # EINVAL: nothing is mounted there; ENOTCONN: it died at once
             raise self._refused(said or "It ended at once.") from None
         # fuse2fs keeps "ro" to itself, so the kernel is told as well.
-        restrict(tree, image_attributes(writable=self._image.writable))
+        restrict(tree, image_attributes(writable=self._writable))
         return tree
 
     def _refused(self, said: str) -> RunError:
-        name, path = program_for(self._image), self._image.path
-        check = f"Check it with: e2fsck -fn {path}"
-        remedy = check if name == FUSE2FS else "Copy or build it again."
-        return RunError(f"{name} cannot mount {path}", why=said.replace("\n", " "), remedy=remedy)
+        what = f"{self._name} cannot mount {self._what}"
+        return RunError(what, why=said.replace("\n", " "), remedy=self._remedy)
 
 
 def _options(image: Image) -> str:
@@ -130,7 +152,7 @@ def found(name: str) -> str:
 def _program(name: str) -> str:
     if path := (name == SQUASHFUSE and found("squashfuse_ll")) or found(name):  # _ll is quicker
         return path
-    why = "It mounts such images for ordinary users, and is not on this host."
+    why = "It mounts for ordinary users, and is not on this host."
     raise UnavailableError(f"{name} is not installed", why=why, remedy=_PACKAGES[name])
 
 

@@ -18,24 +18,34 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import NoReturn
 
+    from singrun.holding import Holder
+
 _KEYBOARD = (_signal.SIGINT, _signal.SIGQUIT)  # the terminal sends these to the program itself
 _FORWARDED = (_signal.SIGTERM, _signal.SIGHUP, _signal.SIGUSR1, _signal.SIGUSR2, _signal.SIGALRM)
 _WORD = 4  # bytes of a wait status
 
 
-def stand_by(request: Request, image: Image, life: int, tree: int) -> "Outside | None":
+def stand_by(
+    request: Request, image: Image, written: list[tuple[Image, int]], tree: int
+) -> "Outside | Holder | None":
     """Where it is needed, return in a child, while the process that the caller sees waits.
 
-    life: fuse.Mounting.life. tree: the image's mount, which who waits must not hold.
+    written: images that a daemon writes, with fuse.Mounting.life of each. tree:
+    what is mounted, which who waits must not hold.
     """
-    writes = image.writable and life >= 0
-    if not request.pid and not writes:
+    if request.verb == "start":
+        from singrun.holding import Holder
+
+        holder = Holder(request, image)
+        holder.fork(tree)
+        return holder
+    if not request.pid and not written:
         return None
 
     def afterwards() -> None:
-        if writes:
+        for one, life in written:
             os.read(life, 1)  # end of file: the daemon has written all and ended
-            _warn_unless_clean(image)
+            _warn_unless_clean(one)
 
     outside = Outside()
     outside.fork(own_pids=request.pid, tree=tree, afterwards=afterwards)
@@ -48,7 +58,9 @@ class Outside:
     def __init__(self) -> None:
         self._reading, self._writing = os.pipe()
 
-    def fork(self, *, own_pids: bool, tree: int, afterwards: "Callable[[], None]") -> None:
+    def fork(
+        self, *, own_pids: bool, tree: int = -1, afterwards: "Callable[[], None] | None" = None
+    ) -> None:
         """Return in a child, with own_pids as process 1 of a new PID namespace.
 
         afterwards: what the waiting process does when the program has ended.
@@ -58,11 +70,13 @@ class Outside:
         child = os.fork()
         if child:
             os.close(self._writing)
-            os.close(tree)
+            if tree >= 0:
+                os.close(tree)
             _pass_signals_to(child)
             status = _waited(child)
             inner = os.read(self._reading, _WORD)
-            afterwards()
+            if afterwards:
+                afterwards()
             _end_as(int.from_bytes(inner, "little") if inner else status)
         os.close(self._reading)
         die_with_parent()

@@ -1,50 +1,175 @@
-"""What --help prints."""
+"""What --help prints: an overview, or one verb's usage, options and examples."""
 
-HELP = """\
-Usage: singrun [-d] VERB [OPTIONS] IMAGE [ARGUMENTS]
-       singrun ./IMAGE [ARGUMENTS]            the same as: singrun run ./IMAGE
+import textwrap
 
-Runs programs in an image as the calling user. IMAGE is a file that singbuild
-made, a bare ext3, a Singularity 2.x or a squashfs image, or a directory.
+from singrun.options import FLAGS, SHORT, VALUES
 
-Verbs:
-  exec IMAGE COMMAND...   run a command
-  run IMAGE [ARG...]      run the image's runscript
-  shell IMAGE [ARG...]    start a shell
-  test IMAGE [ARG...]     run the image's test
-  env IMAGE               print the variables; --why NAME: which layer set NAME
-  doctor                  what this host can do, and what would help; --json
-
-Options (before IMAGE; what follows IMAGE belongs to the command):
-  -B, --bind SRC[:DST[:ro]]  show a file or directory of the host; repeatable, commas
-  -H, --home [SRC:]DST       another home directory
-      --no-home              do not share the home directory
-      --no-mount NAME        leave out proc, sys, dev, tmp, home, cwd, hostfs,
-                             bind-paths or a path such as /etc/hosts; commas
-  -S, --scratch DIR          an empty directory of its own; repeatable, commas
-  -W, --workdir DIR          keep --scratch, and --contain's home and /tmp, in DIR
-      --pwd DIR              start in DIR inside the image
-  -w, --writable             write to the image itself
-      --writable-tmpfs       write to memory, gone afterwards
-  -o, --overlay PATH[:ro]    write to a directory or ext3 image laid over the image
-  -c, --contain              empty home and /tmp, a minimal /dev, no current directory
-  -C, --containall           --contain --pid --ipc --cleanenv
-  -e, --cleanenv             pass no more of the environment than names user and terminal
-      --env NAME=VALUE       set a variable; repeatable
-      --env-file FILE        set those in FILE, lines of NAME=VALUE; repeatable
-  -p, --pid                  a PID namespace of its own
-  -i, --ipc                  an IPC namespace of its own
-      --uts                  a host name of its own
-      --hostname NAME        that host name
-  -s, --shell PATH           the shell to start (verb shell)
-      --as-caller            through sudo: as the user who called sudo
-      --mount-with HOW       loop, fuse2fs, squashfuse or unpack, not what fits best
-      --plan                 print every mount with its reason, and do nothing
-  -d, --debug                say on standard error what is done
-  -h, --help                 this text
-      --version              the version
-
+VERBS = {  # usage, what it does, examples
+    "exec": (
+        "IMAGE COMMAND...",
+        "Run a command in an image.",
+        (
+            "singrun exec debian.img cat /etc/os-release",
+            "singrun exec -B /data debian.img ls /data",
+        ),
+    ),
+    "run": (
+        "IMAGE [ARG...]",
+        "Run the image's runscript with these arguments. So does: ./IMAGE [ARG...]",
+        ("singrun run service_lookup.img ^http", "./service_lookup.img ^http"),
+    ),
+    "shell": (
+        "IMAGE [ARG...]",
+        "Start a shell in an image; the arguments are the shell's.",
+        ("singrun shell debian.img", "singrun shell --contain debian.img -c 'ls ~'"),
+    ),
+    "test": ("IMAGE [ARG...]", "Run the image's test.", ("singrun test debian.img",)),
+    "env": (
+        "IMAGE",
+        "Print the variables that a program in the image sees.",
+        ("singrun env debian.img", "singrun env --why PATH debian.img"),
+    ),
+    "mount": (
+        "IMAGE DIRECTORY [COMMAND...]",
+        "Show the image at a directory, to one command or shell and for as long as it runs.",
+        ("singrun mount debian.img /mnt", "singrun mount -w my.img ~/mnt cp file ~/mnt/srv/"),
+    ),
+    "start": (
+        "IMAGE [NAME]",
+        "Start an instance: namespaces that later commands enter, by IMAGE or instance://NAME.",
+        ("singrun start debian.img", "singrun exec debian.img ps", "singrun stop debian.img"),
+    ),
+    "stop": (
+        "IMAGE|NAME...",
+        "End an instance and all that runs in it.",
+        ("singrun stop debian.img", "singrun stop instance://web"),
+    ),
+    "instances": (
+        "",
+        "List your instances; as JSON with --json.",
+        ("singrun start debian.img web", "singrun instances"),
+    ),
+    "warm": (
+        "IMAGE",
+        "Unpack an image into your cache now, so that later starts find it there.",
+        ("singrun warm debian.img", "runuser -u $SLURM_JOB_USER singrun warm /images/debian.img"),
+    ),
+    "doctor": (
+        "[--mpi IMAGE]",
+        "Say what this host can do, and what would help; as JSON with --json. For an IMAGE: "
+        "whether the host's mpirun and Slurm go with the image's MPI.",
+        ("singrun doctor", "singrun doctor --mpi mpi.img"),
+    ),
+}
+OPTIONS = {  # the value's name, "" for none; what it does
+    "bind": ("SRC[:DST[:ro]]", "show a file or directory of the host; repeatable, commas"),
+    "home": ("[SRC:]DST", "another home directory: SRC, else DST if there is one, else one's own"),
+    "no-home": ("", "do not share the home directory"),
+    "no-mount": (
+        "NAME",
+        "leave out proc, sys, dev, tmp, home, cwd, hostfs, bind-paths or a path such as "
+        "/etc/hosts; commas",
+    ),
+    "scratch": ("DIR", "an empty directory of its own; repeatable, commas"),
+    "workdir": ("DIR", "keep --scratch, and --contain's home and /tmp, in DIR"),
+    "pwd": ("DIR", "start in DIR inside the image"),
+    "writable": ("", "write to the image itself"),
+    "writable-tmpfs": ("", "write to memory, gone afterwards"),
+    "overlay": ("PATH[:ro]", "write to a directory or ext3 image laid over the image"),
+    "contain": ("", "empty home and /tmp, a minimal /dev, no current directory"),
+    "containall": ("", "--contain --pid --ipc --cleanenv"),
+    "cleanenv": ("", "pass no more of the environment than names user and terminal"),
+    "env": ("NAME=VALUE", "set a variable; repeatable"),
+    "env-file": ("FILE", "set those in FILE, lines of NAME=VALUE; repeatable"),
+    "pid": ("", "a PID namespace of its own"),
+    "ipc": ("", "an IPC namespace of its own"),
+    "uts": ("", "a host name of its own"),
+    "hostname": ("NAME", "that host name"),
+    "shell": ("PATH", "the shell to start"),
+    "why": ("NAME", "which layer set this variable"),
+    "nv": ("", "bring in the host's NVIDIA driver: libraries, devices, programs"),
+    "rocm": ("", "bring in the host's AMD driver"),
+    "fabric": ("", "bring in the host's libraries and devices of the fast network"),
+    "join": ("", "share one mount with other launches of the same; job steps do so anyway"),
+    "no-join": ("", "share with nobody, in a job step or by way of a started instance"),
+    "as-caller": ("", "through sudo: as the user who called sudo"),
+    "mount-with": ("HOW", "loop, fuse2fs, squashfuse or unpack, not what fits best"),
+    "fetch": ("", "get an image of a registry (docker://NAME) anew, even if it is kept"),
+    "plan": ("", "print every mount with its reason, and do nothing"),
+    "debug": ("", "say on standard error what is done"),
+}
+ONLY = {"shell": ("shell",), "why": ("env",)}  # options of one verb
+MOUNT_TAKES = ("writable", "mount-with", "debug")
+STATUS = """\
 Exit status: the command's own; 128+N when signal N killed it, as the shell
-shows it; 127 command not found, 126 not executable; 255 when singrun itself
-could not start it, with the reason on standard error.
+shows it; 127 command not found, 126 not executable; 1 when singrun was called
+wrongly; 255 when it could not start the command, with the reason on standard
+error.
 """
+_INDENT, _WIDTH = 29, 88
+
+
+def overview() -> str:
+    """Return what ``singrun --help`` prints."""
+    lines = [textwrap.wrap(what, _WIDTH - 13) for _, what, _ in VERBS.values()]
+    shown = dict(zip(VERBS, (f"\n{'':13}".join(each) for each in lines), strict=True))
+    verbs = "".join(f"  {name:11}{what}\n" for name, what in shown.items())
+    return (
+        "Usage: singrun [-d] VERB [OPTIONS] IMAGE [ARGUMENTS]\n"
+        "       singrun ./IMAGE [ARGUMENTS]    the same as: singrun run ./IMAGE\n\n"
+        "Runs programs in an image as the calling user. IMAGE is a file that singbuild\n"
+        "made, a bare ext3, a Singularity 2.x or a squashfs image, a directory, or an\n"
+        "image of a registry or an archive: docker://NAME, oci:DIR, docker-archive:FILE.\n\n"
+        f"Verbs (singrun VERB --help tells more of each):\n{verbs}\n"
+        "Options (before IMAGE; what follows IMAGE belongs to the command):\n"
+        f"{_options([*OPTIONS])}{_line('-h, --help', 'this text')}"
+        f"{_line('    --version', 'the version')}\n{STATUS}"
+    )
+
+
+def text(verb: str) -> str:
+    """Return what ``singrun VERB --help`` prints."""
+    usage, what, examples = VERBS[verb]
+    shown = [
+        f"Usage: singrun {verb} [OPTIONS] {usage}".rstrip(),
+        "",
+        textwrap.fill(what, _WIDTH),
+        "",
+    ]
+    if names := options_of(verb):
+        shown += ["Options:", _options(names)]
+    shown += ["Examples:", *(f"  {each}" for each in examples), "", STATUS]
+    return "\n".join(shown)
+
+
+def options_of(verb: str) -> list[str]:
+    """Return the names of the options that a verb takes."""
+    if verb in ("doctor", "stop", "instances"):
+        return []
+    if verb == "mount":
+        return [*MOUNT_TAKES]
+    if verb == "warm":
+        return ["fetch"]
+    return [name for name in OPTIONS if verb in ONLY.get(name, (verb,))]
+
+
+def spelled(name: str) -> str:
+    """Return an option with its short form and its value's name."""
+    letter = next((short for short, long in SHORT.items() if long == name), "")
+    value = OPTIONS[name][0]
+    return (f"-{letter}, " if letter else "    ") + f"--{name}" + (f" {value}" if value else "")
+
+
+def _options(names: list[str]) -> str:
+    assert {*OPTIONS} == {*FLAGS, *VALUES}, "every option has its help"
+    return "".join(_line(spelled(name), OPTIONS[name][1]) for name in names)
+
+
+def _line(option: str, what: str) -> str:
+    lines, line = [], f"  {option:{_INDENT - 4}}  "
+    for word in what.split():
+        if len(line) + len(word) > _WIDTH:
+            lines.append(line.rstrip())
+            line = " " * _INDENT
+        line += f"{word} "
+    return "\n".join([*lines, line.rstrip()]) + "\n"

@@ -160,7 +160,7 @@ class Fresh(Mount):
         """Attach it; mount points may be made in it."""
         super().pin()
         super().execute(root)
-        root.adopt(self.tree)
+        root.adopt(self.tree, self.target)
 
 
 class Link(Mount):

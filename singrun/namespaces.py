@@ -1,13 +1,76 @@
 """Leaving the host's namespaces, and becoming the caller again inside."""
 
 import errno
+import fcntl
 import os
+import sys
 
 from singrun import syscalls
 from singrun.errors import RunError
 from singrun.identity import Caller, map_ids
 from singrun.request import Request
 from singrun.underlay import Root
+
+_NS_GET_USERNS, _NS_GET_PARENT, _NS_GET_OWNER_UID = 0xB701, 0xB702, 0xB704  # ioctl_ns(2)
+
+
+class Others:
+    """The namespaces of a program that singrun started for this user, held open.
+
+    OSError if process ``pid`` has ended, or is another user's.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self._pid, self._held = pid, [os.open("/proc/self/ns/user", os.O_RDONLY)]
+        try:
+            self._mounts, self._user = self._opened("mnt"), self._opened("user")
+            self._owner = self._kept(fcntl.ioctl(self._mounts, _NS_GET_USERNS))
+        except OSError:
+            self.close()
+            raise
+
+    def are_ours(self) -> bool:
+        """Whether leave_host() and become() made them, here and for us, and nobody within them."""
+        own = self._held[0]
+        if _is_same(self._owner, own):
+            return _is_same(self._user, own)
+        above = self._kept(fcntl.ioctl(self._user, _NS_GET_PARENT))
+        host = self._kept(fcntl.ioctl(self._owner, _NS_GET_PARENT))
+        uid = fcntl.ioctl(self._owner, _NS_GET_OWNER_UID, bytes(4))
+        caller = os.geteuid().to_bytes(4, sys.byteorder)
+        return _is_same(above, self._owner) and _is_same(host, own) and uid == caller
+
+    def enter_owner(self, *names: str) -> None:
+        """Enter those of ``names`` in /proc/PID/ns that are not the host's; be master of mounts."""
+        found = [(self._opened(name), f"/proc/self/ns/{name}") for name in names]
+        more = [fd for fd, ours in found if not os.path.samestat(os.fstat(fd), os.stat(ours))]
+        if not _is_same(self._owner, self._held[0]):
+            syscalls.setns(self._owner, syscalls.CLONE_NEWUSER)
+        for fd in more:
+            syscalls.setns(fd, 0)
+
+    def enter_mounts(self) -> None:
+        """See what the other sees, as the same user, and let go of it."""
+        syscalls.setns(self._mounts, syscalls.CLONE_NEWNS)
+        if not _is_same(self._owner, self._user):
+            syscalls.setns(self._user, syscalls.CLONE_NEWUSER)
+        self.close()
+
+    def close(self) -> None:
+        """Let go of them."""
+        while self._held:
+            os.close(self._held.pop())
+
+    def _opened(self, name: str) -> int:
+        return self._kept(os.open(f"/proc/{self._pid}/ns/{name}", os.O_RDONLY))
+
+    def _kept(self, fd: int) -> int:
+        self._held.append(fd)
+        return fd
+
+
+def _is_same(one: int, other: int) -> bool:
+    return os.path.samestat(os.fstat(one), os.fstat(other))
 
 
 def leave_host(caller: Caller, proc: int, *, slave: bool) -> bool:
@@ -63,10 +126,19 @@ def become(caller: Caller, proc: int, *, privileged: bool) -> None:
 
 
 def pivot(root: Root) -> None:
-    """Make ``root`` the root, and let go of the host's. pivot_root(2), NOTES."""
+    """Make ``root`` the root, and let go of the host's. pivot_root(2), NOTES.
+
+    A node that runs from its initramfs cannot let go of it: there ``root`` is moved over it.
+    """
     os.fchdir(root.fd)
-    syscalls.pivot_root(".", ".")
-    syscalls.umount2(".", syscalls.MNT_DETACH)
+    try:
+        syscalls.pivot_root(".", ".")
+        syscalls.umount2(".", syscalls.MNT_DETACH)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        syscalls.mount(".", "/", "", syscalls.MS_MOVE)
+        os.chroot(".")
     os.chdir("/")
 
 

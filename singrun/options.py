@@ -3,7 +3,7 @@
 import os
 
 from singrun import binds, overlay, sharing, strategies, variables
-from singrun.errors import RunError, nearest
+from singrun.errors import RunError, UsageError, nearest
 from singrun.request import Request
 
 TYPE_CHECKING = False
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 REMEDY = "See: singrun --help"
 TEXTS = ["help", "version"]
-_SHORT = {
+SHORT = {
     "B": "bind",
     "C": "containall",
     "H": "home",
@@ -28,7 +28,7 @@ _SHORT = {
     "s": "shell",
     "w": "writable",
 }
-_FLAGS = {
+FLAGS = {
     "no-home": ["no_home"],
     "contain": ["contain"],
     "containall": ["contain", "pid", "ipc", "clean_environment"],
@@ -38,7 +38,13 @@ _FLAGS = {
     "uts": ["uts"],
     "writable": ["writable"],
     "writable-tmpfs": ["writable_tmpfs"],
+    "nv": ["nv"],
+    "rocm": ["rocm"],
+    "fabric": ["fabric"],
+    "join": ["join"],
+    "no-join": ["no_join"],
     "as-caller": ["as_caller"],
+    "fetch": ["fetch"],
     "plan": ["plan"],
     "debug": ["debug"],
 }
@@ -54,10 +60,10 @@ def take(words: list[str], request: Request) -> list[str] | str:
         for name, value in _in_word(word):
             if name in TEXTS:
                 return name
-            if name in _FLAGS and value is None:
-                for attribute in _FLAGS[name]:
+            if name in FLAGS and value is None:
+                for attribute in FLAGS[name]:
                     setattr(request, attribute, True)
-            elif name in _VALUES:
+            elif name in VALUES:
                 _set_value(request, name, rest.pop(0) if value is None and rest else value)
             else:
                 raise _no_option(word, name)
@@ -71,8 +77,8 @@ def _in_word(word: str) -> list[tuple[str, str | None]]:
         return [(name, value if equals else None)]
     found: list[tuple[str, str | None]] = []
     for i, letter in enumerate(word[1:], 2):
-        name = _SHORT.get(letter, letter)
-        if name in _VALUES:
+        name = SHORT.get(letter, letter)
+        if name in VALUES:
             return [*found, (name, word[i:] or None)]
         found.append((name, None))
     return found
@@ -80,8 +86,8 @@ def _in_word(word: str) -> list[tuple[str, str | None]]:
 
 def _set_value(request: Request, name: str, value: str | None) -> None:
     if not value:
-        raise RunError(f"Option --{name} needs a value", remedy=REMEDY)
-    _VALUES[name](request, value)
+        raise UsageError(f"Option --{name} needs a value", remedy=REMEDY)
+    VALUES[name](request, value)
 
 
 def _bind(request: Request, value: str) -> None:
@@ -146,7 +152,7 @@ def _why(request: Request, value: str) -> None:
     request.why = value
 
 
-_VALUES: "dict[str, Callable[[Request, str], None]]" = {
+VALUES: "dict[str, Callable[[Request, str], None]]" = {
     "bind": _bind,
     "home": _home,
     "overlay": _overlay,
@@ -163,9 +169,9 @@ _VALUES: "dict[str, Callable[[Request, str], None]]" = {
 }
 
 
-def _no_option(word: str, name: str) -> RunError:
-    if name in _FLAGS:
-        return RunError(f"Option --{name} takes no value", remedy=REMEDY)
-    guess = nearest(name, [*_FLAGS, *_VALUES, *TEXTS])
+def _no_option(word: str, name: str) -> UsageError:
+    if name in FLAGS:
+        return UsageError(f"Option --{name} takes no value", remedy=REMEDY)
+    guess = nearest(name, [*FLAGS, *VALUES, *TEXTS])
     why = f"Did you mean --{guess}?" if guess else ""
-    return RunError(f"There is no option {word}", why=why, remedy=REMEDY)
+    return UsageError(f"There is no option {word}", why=why, remedy=REMEDY)

@@ -7,9 +7,9 @@ kernel's. One without ``upper`` can be laid over as it is, read-only.
 import errno
 import os
 
-from singrun import strategies, syscalls
+from singrun import fuse, strategies, syscalls
 from singrun.config import Site
-from singrun.errors import RunError
+from singrun.errors import RunError, UnavailableError
 from singrun.image import SANDBOX, Image, open_image
 from singrun.mounts import attach
 from singrun.request import Request
@@ -35,6 +35,7 @@ class Layers:
         self.lasting = self.writable and not self._tmpfs
         self.have_daemon = False
         self.wanted = bool(self._images) or self._tmpfs
+        self.written: list[tuple[Image, int]] = []
         self._trees: list[int] = []
         _check_sense(request, self._images)
         if self.wanted and not site.on["enable overlay"]:
@@ -42,21 +43,57 @@ class Layers:
             why = f"{site.path} says: enable overlay = no."
             raise RunError("Cannot use an overlay", why=why, remedy=remedy)
 
-    def mount(self, stage: str, *, privileged: bool, site: Site) -> None:
-        """Mount the images of layers, as detached trees."""
+    def mount(self, stage: str, tree: int, *, privileged: bool, site: Site) -> int:
+        """Mount the images of layers, as detached trees.
+
+        Return what takes the place of the image's ``tree``: it, until lay_over() is called,
+        or what fuse-overlayfs makes of it.
+        """
         for number, image in enumerate(self._images):
             target = f"{stage}/layer{number}"
             os.mkdir(target)
-            if image.writable and image.kind != SANDBOX and not privileged:
-                raise _no_image_to_write(image)
             mounting = strategies.start(
                 image, target, privileged=privileged, forced="", site=site, debug=False
             )
             self._trees.append(mounting.finish())
             self.have_daemon |= mounting.life >= 0
+            if image.writable and mounting.life >= 0:
+                self.written.append((image, mounting.life))
+        return self._laid_by_fuse(stage, tree) if self._want_fuse(privileged) else tree
+
+    def _want_fuse(self, privileged: bool) -> bool:
+        """Whether fuse-overlayfs has to do it, or has perhaps written what is read now.
+
+        The kernel writes to no FUSE file system. fuse-overlayfs does, but cannot make the
+        kernel's whiteouts there; what it makes in their place only it understands.
+        """
+        if privileged or all(image.kind == SANDBOX for image in self._images):
+            return False
+        return bool(self.written) or bool(fuse.found(fuse.FUSE_OVERLAYFS))
+
+    def _laid_by_fuse(self, stage: str, tree: int) -> int:
+        """Lay them over the image in this mount namespace, which keeps none of the mounts."""
+        place, target = f"{stage}/image", f"{stage}/root"
+        attach(tree, place)
+        os.close(tree)
+        lower, upper = self._attached(place, stage)
+        os.mkdir(target)
+        try:
+            laid = fuse.start_overlay(lower, upper, target).finish()
+        except UnavailableError as error:
+            raise _no_image_to_write(self._images, error) from None
+        for path in (place, *(f"{stage}/layer{n}" for n in range(len(self._images)))):
+            syscalls.umount2(path, syscalls.MNT_DETACH)
+        self.wanted, self.have_daemon = False, True
+        return laid
 
     def lay_over(self, root: str, stage: str, *, privileged: bool) -> str:
         """Lay them over the directory ``root``; return the directory that shows all."""
+        lower, upper = self._attached(root, stage)
+        return _overlay(lower, upper, f"{stage}/root", privileged=privileged)
+
+    def _attached(self, root: str, stage: str) -> tuple[list[str], str]:
+        """Attach the trees below ``stage``; (what is read, topmost first; what is written)."""
         lower, upper = [root], ""
         for number, (image, tree) in enumerate(zip(self._images, self._trees, strict=True)):
             place = f"{stage}/layer{number}"
@@ -68,8 +105,9 @@ class Layers:
                 lower.append(f"{place}/upper" if os.path.isdir(f"{place}/upper") else place)
         if self._tmpfs:
             upper = f"{stage}/written"
-            os.mkdir(upper)
-        return _overlay(lower[::-1], upper, f"{stage}/root", privileged=privileged)
+        for name in ("upper", "work") if upper else ():
+            os.makedirs(f"{upper}/{name}", exist_ok=True)
+        return lower[::-1], upper
 
 
 def _overlay(lower: list[str], upper: str, target: str, *, privileged: bool) -> str:
@@ -79,8 +117,6 @@ def _overlay(lower: list[str], upper: str, target: str, *, privileged: bool) -> 
     flags = syscalls.MS_NOSUID | syscalls.MS_NODEV
     try:
         if upper:
-            for name in ("upper", "work"):
-                os.makedirs(f"{upper}/{name}", exist_ok=True)
             options += f",upperdir={upper}/upper,workdir={upper}/work"
         else:
             flags |= syscalls.MS_RDONLY
@@ -116,7 +152,8 @@ def _check_sense(request: Request, images: list[Image]) -> None:
         raise RunError(f"Two writable layers: {' and '.join(writable)}", remedy=remedy)
 
 
-def _no_image_to_write(image: Image) -> RunError:
-    why = "For ordinary users a FUSE daemon would mount it, and overlayfs writes to none of those."
-    remedy = f"Use a directory instead, or say --overlay {image.path}:ro to read it."
-    return RunError(f"Cannot write to the overlay {image.path}", why=why, remedy=remedy)
+def _no_image_to_write(images: list[Image], error: UnavailableError) -> RunError:
+    path = next(image.path for image in images if image.writable)
+    why = f"An ordinary user needs fuse-overlayfs for that, and: {error.what}."
+    remedy = f"{error.remedy} Or use a directory instead, or say --overlay {path}:ro to read it."
+    return RunError(f"Cannot write to the overlay {path}", why=why, remedy=remedy)

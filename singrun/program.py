@@ -25,6 +25,8 @@ def execute(request: Request, variables: Environment, winning: list[Winner]) -> 
     verb, words = request.verb, request.arguments
     if verb == "env":
         verb, words = "exec", ["env"]
+    if verb == "shell" and not words and os.isatty(0):
+        os.write(2, b"Singularity: Invoking an interactive shell within container...\n\n")
     variables |= {each.name: each.value for each in winning}
     arguments = [os.fsencode(word) for word in words]
     for path in (f"{_ACTIONS}/{verb}", _OLDER[verb]):

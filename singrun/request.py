@@ -20,7 +20,9 @@ class Request:
         self.no_mount: list[str] = []
         self.home: tuple[str, str] | None = None
         self.no_home = self.contain = self.clean_environment = False
-        self.pid = self.ipc = self.uts = self.debug = self.plan = False
+        self.pid = self.ipc = self.uts = self.debug = self.plan = self.fetch = False
+        self.nv = self.rocm = self.fabric = False
+        self.join = self.no_join = False
         self.writable = self.writable_tmpfs = self.as_caller = False
         self.directory = self.mount_with = self.workdir = self.hostname = self.shell = ""
         self.why = ""

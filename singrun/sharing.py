@@ -15,6 +15,8 @@ _ALWAYS = ("/etc/localtime", "/etc/hosts")  # the site's binds that --contain ke
 _DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 _SYSTEM = ("bin", "boot", "etc", "lib", "lib32", "lib64", "libx32", "sbin", "usr", "var")
 _SITE_BINDS, _ENVIRONMENT_BINDS = "bind-paths", ("SINGRUN_BIND", "SINGULARITY_BINDPATH")
+# Where a resource manager has temporary files, and its process manager meets the ranks of MPI.
+_SESSIONS = ("TMPDIR", "PMIX_SERVER_TMPDIR", "PMIX_SYSTEM_TMPDIR")
 NAMES = ["proc", "sys", "dev", "tmp", "home", "cwd", "hostfs", _SITE_BINDS]
 
 
@@ -57,14 +59,15 @@ class Table:
         return [Bind("/sys", "/sys", why="the kernel")] if self._site.on["mount sys"] else []
 
     def _host_file_systems(self) -> list[Mount]:
-        """Return binds of all the host has mounted, besides what is the system's own."""
+        """Return binds of all the host has mounted and lets us see, besides the system's own."""
         if not self._site.on["mount hostfs"] or self._request.contain:
             return []
         with open("/proc/self/mountinfo", errors="surrogateescape") as file:
             places = [line.split()[4].encode().decode("unicode_escape") for line in file]
         own = ("proc", "sys", "dev", "run", *_SYSTEM, "tmp")
         wanted = [p for p in places if p != "/" and p.split("/")[1] not in own]
-        return [BindUnlessSeen(place, place, why="mount hostfs = yes") for place in wanted]
+        seen = filter(os.path.exists, wanted)  # another mount may lie over it
+        return [BindUnlessSeen(place, place, why="mount hostfs = yes") for place in seen]
 
     def _site_binds(self) -> list[Mount]:
         """Return the site's bind path and resolv.conf; what the host lacks is left out."""
@@ -81,7 +84,13 @@ class Table:
         if not self._site.on["mount tmp"]:
             return []
         if not self._request.contain:
-            return [Bind(name, name, why="temporary files") for name in names]
+            shared: list[Mount] = [Bind(name, name, why="temporary files") for name in names]
+            for name in _SESSIONS:
+                path = os.path.normpath(os.environ.get(name, ""))
+                known = (*names, *(row.target for row in shared))
+                if os.path.isabs(path) and os.path.isdir(path) and not _is_below(path, known):
+                    shared += _as_on_host(path, path, f"${name}")
+            return shared
         return [self._private(_TEMPORARY[name], name, "1777") for name in names]
 
     def _private(self, name: str, target: str, mode: str) -> Mount:
@@ -97,7 +106,10 @@ class Table:
         if request.no_home:
             return []
         if request.home:
-            return [Bind(request.home[0] or caller.home, request.home[1], why="--home")]
+            source, target = request.home
+            if not source:  # a directory of the host is meant, if there is one of that name
+                source = target if os.path.isdir(target) else caller.home
+            return [Bind(source, target, why="--home")]
         path = caller.home
         if path in ("", "/") or not self._site.on["mount home"]:
             return []
@@ -111,12 +123,7 @@ class Table:
         """Return the current directory; below a system directory only if the image has none."""
         if self._request.contain or not self._site.on["user bind control"]:
             return []
-        top, _, below = directory.lstrip("/").partition("/")
-        if not top or (top in _SYSTEM and not below):
-            return []
-        bind = BindUnlessSeen(".", directory, why="current directory")
-        bind.unless_there = top in _SYSTEM
-        return [bind]
+        return _as_on_host(".", directory, "current directory")
 
     def _wished(self) -> list[Mount]:
         """Return what options and variables ask for; these may lie over all else."""
@@ -152,6 +159,20 @@ def _present(word: str) -> list[tuple[str, str, bool]]:
     if not os.path.exists(word.split(":")[0]):
         return []
     return binds.parse(word)
+
+
+def _is_below(path: str, places: tuple[str, ...]) -> bool:
+    return any(f"{path}/".startswith(f"{place}/") for place in places)
+
+
+def _as_on_host(source: str, place: str, why: str) -> list[Mount]:
+    """Bind a directory on its own name; below a system directory only if the image has none."""
+    top, _, below = place.lstrip("/").partition("/")
+    if not top or (top in _SYSTEM and not below):
+        return []
+    bind = BindUnlessSeen(source, place, why=why)
+    bind.unless_there = top in _SYSTEM
+    return [bind]
 
 
 def _magic_cookie() -> list[Mount]:

@@ -32,6 +32,10 @@ RESOLVE_IN_ROOT = 0x10
 FSCONFIG_SET_FLAG, FSCONFIG_SET_STRING, FSCONFIG_CMD_CREATE = 0, 1, 6
 FSOPEN_CLOEXEC, FSMOUNT_CLOEXEC = 1, 1
 
+# socket(2), unix(7)
+AF_UNIX, SOCK_STREAM, SOCK_CLOEXEC = 1, 1, os.O_CLOEXEC
+SOL_SOCKET, SO_PEERCRED = 1, 21 if os.uname().machine.startswith("ppc") else 17
+
 # prctl(2), signal(2)
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 1, 4, 38
 SIG_DFL = 0
@@ -60,6 +64,9 @@ class _ULong(_ctypes._SimpleCData):  # type: ignore[type-arg]
 
 class _Bytes(_ctypes._SimpleCData):  # type: ignore[type-arg]
     _type_ = "z"
+
+
+_One, _Three = _UInt * 1, _UInt * 3
 
 
 class _Function(_ctypes.CFuncPtr):
@@ -93,6 +100,12 @@ _syncfs = _declare("syncfs", _Int)
 _prctl = _declare("prctl", _Int, _ULong, _ULong, _ULong, _ULong)
 _signal = _declare("signal", _Int, _ULong)
 _sethostname = _declare("sethostname", _Bytes, _ULong)
+_socket = _declare("socket", _Int, _Int, _Int)
+_bind = _declare("bind", _Int, _Bytes, _UInt)
+_connect = _declare("connect", _Int, _Bytes, _UInt)
+_listen = _declare("listen", _Int, _Int)
+_accept4 = _declare("accept4", _Int, _Bytes, _Bytes, _Int)
+_getsockopt = _declare("getsockopt", _Int, _Int, _Int, _Three, _One)
 _open_tree = _declare("syscall", _Long, _Int, _Bytes, _UInt)
 _move_mount = _declare("syscall", _Long, _Int, _Bytes, _Int, _Bytes, _UInt)
 _fsopen = _declare("syscall", _Long, _Bytes, _UInt)
@@ -195,3 +208,42 @@ def sethostname(name: str) -> None:
     """Name the host of this UTS namespace (man 2)."""
     data = os.fsencode(name)
     _checked(_sethostname(data, len(data)))
+
+
+def socket() -> int:
+    """Return a new Unix stream socket (man 2, unix(7))."""
+    return _checked(_socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0))
+
+
+def bind(fd: int, name: str) -> None:
+    """Give the socket ``fd`` the abstract ``name``; EADDRINUSE: another has it (man 2)."""
+    address = _abstract(name)
+    _checked(_bind(fd, address, len(address)))
+
+
+def connect(fd: int, name: str) -> None:
+    """Connect ``fd`` to whoever listens at the abstract ``name`` (man 2)."""
+    address = _abstract(name)
+    _checked(_connect(fd, address, len(address)))
+
+
+def listen(fd: int, backlog: int) -> None:
+    """Let others connect to ``fd`` (man 2)."""
+    _checked(_listen(fd, backlog))
+
+
+def accept(fd: int) -> int:
+    """Return the next connection to ``fd`` (man 2)."""
+    return _checked(_accept4(fd, None, None, SOCK_CLOEXEC))
+
+
+def peer(fd: int) -> tuple[int, int]:
+    """Return pid and uid of who listens at the other end of ``fd``. unix(7), SO_PEERCRED."""
+    ucred, size = _Three(), _One(3 * 4)  # pid, uid, gid; bytes
+    _checked(_getsockopt(fd, SOL_SOCKET, SO_PEERCRED, ucred, size))
+    return ucred[0], ucred[1]
+
+
+def _abstract(name: str) -> bytes:
+    """Return a struct sockaddr_un for a name in no directory."""
+    return AF_UNIX.to_bytes(2, sys.byteorder) + b"\0" + name.encode()

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 _RARE = ("__init__", "__main__", "together", "bundle", "doctor", "manual", "plan", "unpacking")
+_DRIVERS = ("drivers", "driver_lists", "elf", "linker", "mpi_check")
+_VERBS = ("holding", "warming", "showing", "pulled")
 
 Codes = dict[str, "tuple[int, int, CodeType]"]  # by file name: its time in ns, its size, its code
 
@@ -47,11 +49,12 @@ def _write(directory: str, path: str) -> None:
         return
     codes: Codes = {}
     for name in os.listdir(directory):
-        if name.endswith(".py") and name.removesuffix(".py") not in _RARE:
+        if name.endswith(".py") and name.removesuffix(".py") not in _RARE + _DRIVERS + _VERBS:
             state = _state(f"{directory}/{name}")
             with open(f"{directory}/{name}", "rb") as source:
-                code = compile(source.read(), f"{directory}/{name}", "exec", dont_inherit=True)
-            codes[name] = (*state, code)
+                text = source.read()
+            code = compile(text, f"{directory}/{name}", "exec", dont_inherit=True, optimize=2)
+            codes[name] = (*state, code)  # without docstrings
     new = f"{path}.{os.getpid()}"
     with open(new, "wb") as file:
         file.write(dumps(codes))

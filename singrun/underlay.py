@@ -22,6 +22,7 @@ class Root:
     def __init__(self, path: str) -> None:
         self.path = path
         self._own: dict[int, bool] = {}  # mounts that are ours to write; whether they outlive us
+        self._below: dict[str, bool] = {}  # where such are, besides the root; whether an underlay
         self._underlays: list[int] = []
         self.fd = os.open(path, os.O_PATH | os.O_DIRECTORY)
 
@@ -49,12 +50,16 @@ class Root:
 
     def is_written(self, target: str) -> bool:
         """Whether there is a ``target``, in a mount where what is written stays."""
+        return self._own.get(self._mount_of(target), False)
+
+    def _mount_of(self, target: str) -> int:
+        """Which mount ``target`` is in, -1 if there is no such file."""
         try:
             fd = self.open(target, os.O_PATH)
         except OSError:
-            return False
+            return -1
         try:
-            return self._own.get(_mount_id(fd), False)
+            return _mount_id(fd)
         finally:
             os.close(fd)
 
@@ -88,9 +93,11 @@ class Root:
         except OSError as error:
             raise _no_place(target, error) from None
 
-    def adopt(self, tree: int, *, lasting: bool = False) -> None:
-        """Let mount points be made in the mount ``tree``: ours, or an image being written."""
+    def adopt(self, tree: int, target: str, *, lasting: bool = False) -> None:
+        """Let mount points be made in the mount ``tree`` on ``target``: ours, or an image's."""
         self._own[_mount_id(tree)] = lasting
+        if target != "/":
+            self._below[target] = False
 
     def link(self, target: str, text: str) -> None:
         """Make a symbolic link in an adopted file system."""
@@ -141,19 +148,35 @@ class Root:
             raise RunError(
                 f"There is no {missing} in /{'/'.join(parts)}", why=why, remedy="Create it first."
             )
+        place = "/" + "/".join(parts)
+        shown_again = self._own_below(place)
         mode = stat.S_IMODE(os.fstat(below).st_mode)
         flags = syscalls.MS_NOSUID | syscalls.MS_NODEV
         syscalls.mount("tmpfs", f"/proc/self/fd/{below}", "tmpfs", flags, f"mode={mode:o}")
         if not parts:  # the root itself was covered
             self.fd = os.open(self.path, os.O_PATH | os.O_DIRECTORY)
         top = self.open("/".join(parts), os.O_PATH | os.O_DIRECTORY)
-        self.adopt(top)
+        self.adopt(top, place)
         self._underlays.append(top)
         listing = os.open(f"/proc/self/fd/{below}", os.O_RDONLY | os.O_DIRECTORY)
         for name in os.listdir(listing):
             _show(name, listing, top)
         os.close(listing)
+        for target in shown_again:
+            self._adopt_again(target)
+        self._below[place] = True
         return top
+
+    def _own_below(self, place: str) -> list[str]:
+        """Where mounts of our own are seen below ``place``: nothing lies over them."""
+        names = [t for t in self._below if t.startswith(place.rstrip("/") + "/") and t != place]
+        return [name for name in names if self._mount_of(name) in self._own]
+
+    def _adopt_again(self, target: str) -> None:
+        """Adopt the copy of our own mount on ``target`` that a new underlay shows."""
+        copy = self.open(target, os.O_PATH | os.O_DIRECTORY)
+        self._own[_mount_id(copy)] = False
+        self._underlays += [copy] if self._below[target] else []
 
 
 def _mount_id(fd: int) -> int:

@@ -70,9 +70,15 @@ def is_identifier(name: bytes) -> bool:
     return text.isascii() and text.isidentifier()
 
 
-def mounts(winning: list[Winner], root: Root, stage: str) -> list[Bind]:
-    """Return the bind that puts the script into the image, or over its own /environment."""
+def mounts(
+    winning: list[Winner], root: Root, stage: str, behind: Environment | None = None
+) -> list[Bind]:
+    """Return the bind that puts the script into the image, or over its own /environment.
+
+    behind: by variable a directory that comes behind all others in it.
+    """
     script = b"".join(_line(each) for each in winning if is_identifier(each.name))
+    script += b"".join(_append(*each) for each in (behind or {}).items())
     if not script:
         return []
     target = _SCRIPT
@@ -90,6 +96,18 @@ def mounts(winning: list[Winner], root: Root, stage: str) -> list[Bind]:
 def _line(each: Winner) -> bytes:
     quoted = each.value.replace(b"'", b"'\\''")
     return b"export " + each.name + b"='" + quoted + b"'\n"
+
+
+def _append(name: bytes, directory: bytes) -> bytes:
+    """Return a line that appends ``directory`` to the path in ``name``, if it is not there."""
+    return b'case ":$%b:" in *:%b:*) ;; *) export %b="${%b:+$%b:}%b" ;; esac\n' % (
+        name,
+        directory,
+        name,
+        name,
+        name,
+        directory,
+    )
 
 
 def _bytes(text: str) -> bytes:

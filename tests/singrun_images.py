@@ -150,7 +150,7 @@ class Person:
 @contextlib.contextmanager
 def shared_directory() -> Iterator[Path]:
     """Make a directory that every user may read; pytest's own are closed to others."""
-    path = Path(tempfile.mkdtemp(prefix="singrun-tests-", dir="/var/tmp"))
+    path = Path(tempfile.mkdtemp(prefix=f"tests-{os.getpid()}-", dir="/var/tmp"))
     path.chmod(0o755)
     try:
         yield path
@@ -178,9 +178,15 @@ def installed(directory: Path) -> Path:
 
 
 @contextlib.contextmanager
-def ordinary_user() -> Iterator[str]:
-    """Create a throw-away user with a home below /home and a second group; its name."""
-    name = f"singrun{os.getpid()}"
+def ordinary_user(prefix: str = "singrun") -> Iterator[str]:
+    """Create a throw-away user with a home below /home and a second group; its name.
+
+    Where no user can be made, since the tests are not root's, it is who runs them.
+    """
+    if os.geteuid():
+        yield pwd.getpwuid(os.geteuid()).pw_name
+        return
+    name = f"{prefix}{os.getpid()}"
     cache = Path()
     subprocess.run(["useradd", "-m", "-s", "/bin/sh", "-G", "audio", name], check=True)
     try:
@@ -192,6 +198,21 @@ def ordinary_user() -> Iterator[str]:
         if cache.name:
             shutil.rmtree(cache, ignore_errors=True)
         subprocess.run(["userdel", "-r", "-f", name], check=True, capture_output=True)
+
+
+def subordinate_ids(name: str, kind: str) -> list[range]:
+    """What useradd lent a user. kind: "uid" or "gid"."""
+    lines = Path(f"/etc/sub{kind}").read_text().splitlines()
+    numbers = [map(int, x.split(":")[1:]) for x in lines if x.startswith(f"{name}:")]
+    return [range(first, first + count) for first, count in numbers]
+
+
+def without_subordinate_ids(name: str) -> None:
+    """Take away what useradd lent a user: the lines in /etc/subuid and /etc/subgid."""
+    for kind in ("uid", "gid"):
+        for ids in subordinate_ids(name, kind):
+            words = [f"--del-sub{kind}s", f"{ids[0]}-{ids[-1]}", name]
+            subprocess.run(["usermod", *words], check=True)
 
 
 @contextlib.contextmanager
@@ -219,7 +240,7 @@ def daemons(needle: str) -> list[str]:
         ["ps", "-eo", "stat=,user:64=,args="], capture_output=True, text=True, check=True
     )
     lines = listing.stdout.splitlines()
-    names = ("fuse2fs", "squashfuse")
+    names = ("fuse2fs", "squashfuse", "fuse-overlayfs")
     ours = (line for line in lines if needle in line and any(name in line for name in names))
     return [line for line in ours if line[0] != "Z"]
 

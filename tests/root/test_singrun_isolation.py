@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -70,6 +71,19 @@ def test_underlays_are_as_read_only_as_the_image(person: Person, bench: Bench, d
     assert said.count("Read-only file system") == 4, said
 
 
+def test_an_underlay_shows_those_below_it(person: Person, bench: Bench, data: Path) -> None:
+    tree = bench.directory / "host-over-ours"
+    tree.mkdir(exist_ok=True)
+    binds = ",".join(f"{escaped(data)}:{t}" for t in ("/etc/one", "/two", "/etc/three", "/two2"))
+    script = "ls /etc/one /two /etc/three; for d in / /etc; do touch $d/x 2>&1; done"
+    said = person.singrun("exec", "-B", binds, bench.image, "sh", "-c", script).stdout.decode()
+    assert (said.count("file\n"), said.count("Read-only file system")) == (3, 2), said
+    over = f"{escaped(tree)}:/tmp,{escaped(data)}:/two,{escaped(data)}:/tmp/new"
+    done = person.singrun("exec", "-c", "-B", over, bench.image, "ls")
+    assert (done.returncode, b"There is no new in /tmp" in done.stderr) == (255, True), done
+    assert not [*tree.iterdir()]
+
+
 def test_a_read_only_bind_and_a_file(person: Person, bench: Bench, data: Path) -> None:
     binds = (
         f"{escaped(data)}:/data:ro,{escaped(data)}/file:/etc/hosts,{escaped(data)}/file:/one/file"
@@ -101,7 +115,9 @@ def test_binds_that_cannot_be(person: Person, bench: Bench, data: Path) -> None:
 def test_contain_shares_neither_home_nor_tmp_nor_devices(
     person: Person, bench: Bench, data: Path
 ) -> None:
-    script = "pwd; ls /dev; ls -A ~ /tmp /var/tmp; echo x >~/x; echo x >/tmp/x; echo x >/dev/null"
+    name = f"x-{os.getpid()}"
+    script = f"echo x >~/{name}; echo x >/tmp/{name}; echo x >/dev/null"
+    script = f"pwd; ls /dev; ls -A ~ /tmp /var/tmp; {script}"
     done = person.singrun("exec", "-c", bench.image, "sh", "-c", script, cwd=data)
     assert (done.returncode, done.stderr) == (0, b"")
     first, *rest = done.stdout.decode().split()
@@ -112,8 +128,8 @@ def test_contain_shares_neither_home_nor_tmp_nor_devices(
         "/tmp:",
         "/var/tmp:",
     }
-    assert not Path(person.home, "x").exists()
-    assert not Path("/tmp/x").exists()
+    assert not Path(person.home, name).exists()
+    assert not Path("/tmp", name).exists()
 
 
 def test_home_elsewhere_and_no_home(person: Person, bench: Bench, data: Path) -> None:
@@ -349,21 +365,35 @@ def test_a_host_without_user_namespaces(bench: Bench) -> None:
     assert b"user.max_user_namespaces" in said
 
 
+def test_a_host_that_runs_from_its_initramfs(person: Person, bench: Bench) -> None:
+    """No pivot_root(2) leaves such a root; nor is it seen inside."""
+    inside = "echo $FROM_IMAGE; pwd; ls /; ls /tmp/../../..; : >/new"
+    words = person.words(person.launcher, "exec", *person.options, bench.image, "sh", "-c", inside)
+    command: list[str | bytes] = [sys.executable, "-m", "tests.initramfs", *words]
+    done = subprocess.run(
+        command, cwd=images.ROOT, env=person.environment(), capture_output=True, check=False
+    )
+    assert done.stdout.startswith(b"yes it is\n/\n"), done
+    assert b"usr" not in done.stdout.split()  # the host's root has it, the image has not
+    assert done.stdout.split().count(b"lost+found") == 2
+    assert b"Read-only file system" in done.stderr
+
+
 def test_usage_errors(bench: Bench) -> None:
     person = bench.people["root, loop"]
-    for words, needle in {
-        ("exce", "x"): b"Did you mean exec?",
-        ("exec", "--bnd", "x"): b"Did you mean --bind?",
-        ("exec", "-Z"): b"-Z",
-        ("exec",): b"No image",
-        ("exec", str(bench.image)): b"No command",
-        (): b"What shall be run?",
-        ("exec", "--contain=1"): b"takes no value",
-        ("exec", "-B"): b"needs a value",
-        ("exec", "--mount-with", "magic", "x"): b"loop or fuse2fs or squashfuse or unpack",
-    }.items():
+    for words, status, needle in (
+        (("exce", "x"), 1, b"Did you mean exec?"),
+        (("exec", "--bnd", "x"), 1, b"Did you mean --bind?"),
+        (("exec", "-Z"), 1, b"-Z"),
+        (("exec",), 1, b"No image"),
+        (("exec", str(bench.image)), 1, b"No command"),
+        ((), 1, b"What shall be run?"),
+        (("exec", "--contain=1"), 1, b"takes no value"),
+        (("exec", "-B"), 1, b"needs a value"),
+        (("exec", "--mount-with", "magic", "x"), 255, b"loop or fuse2fs or squashfuse or unpack"),
+    ):
         done = person.call(bench.launcher, *words)
-        assert (done.returncode, done.stdout) == (255, b""), words
+        assert (done.returncode, done.stdout) == (status, b""), words
         assert needle in done.stderr, done
     help_text = person.call(bench.launcher, "--help")
     assert (help_text.returncode, help_text.stderr) == (0, b"")

@@ -313,3 +313,16 @@ def test_truncated_squashfs(person: Person, bench: Bench) -> None:
         done = person.singrun("exec", path, "true")
         assert done.returncode == 255, (name, done)
         assert len(done.stderr.splitlines()) > 1, (name, done)
+
+
+def test_a_warm_image_is_unpacked_before_it_is_run(bench: Bench) -> None:
+    user = bench.people["user"]
+    image = shutil.copy(bench.image, bench.directory / "cold.img")
+    place = Path(user.said("warm", image).strip())
+    assert (place / "tree/bin/busybox").exists()
+    assert place.stat().st_uid == user.uid
+    assert user.said("warm", image).strip() == str(place)
+    done = user.singrun("exec", "--debug", image, "true")
+    assert b"unpack mounts" in done.stderr
+    done = user.singrun("warm", bench.tree)
+    assert (done.returncode, b"directory already" in done.stderr) == (255, True)

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
-import pty
 import re
-import select
 import shutil
-import struct
 import subprocess
 import termios
 import time
@@ -20,6 +15,7 @@ import pytest
 
 from tests import singrun_images as images
 from tests.singrun_images import Bench, Person
+from tests.terminal import Terminal
 
 pytestmark = pytest.mark.root
 
@@ -30,37 +26,11 @@ def bench() -> Iterator[Bench]:
         yield made
 
 
-class Terminal:
-    """A child on a terminal of its own, to type at and to read from."""
-
-    def __init__(self, person: Person, *words: str) -> None:
-        self.child, self.fd = pty.fork()
-        if not self.child:
-            os.chdir("/")
-            command = person.words(person.launcher, *words)
-            os.execvpe(command[0], command, person.environment() | {"TERM": "dumb"})
-        self.seen = ""
-
-    def type(self, text: str) -> None:
-        os.write(self.fd, text.encode())
-
-    def expect(self, pattern: str) -> str:
-        """Read until ``pattern`` has come; what came after the last match is kept."""
-        until = time.monotonic() + 5
-        while not (match := re.search(pattern, self.seen)):
-            left = until - time.monotonic()
-            assert left > 0, f"no {pattern} in {self.seen!r}"
-            if select.select([self.fd], [], [], left)[0]:
-                self.seen += os.read(self.fd, 4096).decode(errors="replace")
-        self.seen = self.seen[match.end() :]
-        return match[0]
-
-    def status(self) -> int:
-        with contextlib.suppress(OSError):  # EIO: the other side is closed
-            while select.select([self.fd], [], [], 15)[0]:
-                os.read(self.fd, 4096)
-        os.close(self.fd)  # hangs up whoever is still there
-        return os.waitstatus_to_exitcode(os.waitpid(self.child, 0)[1])
+def terminal_of(person: Person, *words: str) -> Terminal:
+    """Singrun, called by a person at a terminal."""
+    command = person.words(person.launcher, *words)
+    variables = person.environment() | {"TERM": "dumb"}
+    return Terminal(lambda: os.execvpe(command[0], command, variables))
 
 
 @pytest.mark.parametrize("name", ["root, loop", "user"])
@@ -68,7 +38,7 @@ class Terminal:
 def test_prompt_interrupt_stop_resize_and_status(
     bench: Bench, name: str, options: list[str]
 ) -> None:
-    terminal = Terminal(bench.people[name], "shell", *options, str(bench.image))
+    terminal = terminal_of(bench.people[name], "shell", *options, str(bench.image))
     prompt = re.escape(f"Singularity.{bench.image.name}> ")
     terminal.expect(prompt)
     terminal.type("tty; echo to-$((6 * 7))\n")
@@ -89,9 +59,9 @@ def test_prompt_interrupt_stop_resize_and_status(
     time.sleep(0.3)
     terminal.type("\x03")
     terminal.expect(prompt)
-    fcntl.ioctl(terminal.fd, termios.TIOCSWINSZ, struct.pack("HHHH", 33, 101, 0, 0))
+    termios.tcsetwinsize(terminal.fd, (34, 102))
     terminal.type("stty size\n")
-    terminal.expect("33 101\r\n")
+    terminal.expect("34 102\r\n")
     terminal.type("exit 23\n")
     assert terminal.status() == 23
     images.wait_for_daemons(str(bench.image))
@@ -102,7 +72,7 @@ def test_twenty_shells_in_a_row_keep_job_control(bench: Bench) -> None:
     people = [bench.people[name] for name in ("user", "user, unpack", "root, loop")]
     for round_ in range(20):
         person = people[round_ % 3]
-        terminal = Terminal(person, "shell", *person.options, str(bench.image))
+        terminal = terminal_of(person, "shell", *person.options, str(bench.image))
         terminal.expect(prompt)
         terminal.type("sh -c 'echo up-$((1+1)); exec sleep 60'\n")
         terminal.expect("up-2")
@@ -113,7 +83,7 @@ def test_twenty_shells_in_a_row_keep_job_control(bench: Bench) -> None:
         time.sleep(0.3)
         terminal.type("\x03")
         terminal.expect(prompt)
-        fcntl.ioctl(terminal.fd, termios.TIOCSWINSZ, struct.pack("HHHH", 20 + round_, 90, 0, 0))
+        termios.tcsetwinsize(terminal.fd, (20 + round_, 90))
         terminal.type("stty size; exit $((round=5))\n")
         terminal.expect(f"{20 + round_} 90\r\n")
         assert terminal.status() == 5
@@ -125,7 +95,7 @@ def test_a_writing_shell_has_job_control_too(bench: Bench) -> None:
     image = bench.directory / "own.img"
     shutil.copy(bench.image, image)
     os.chown(image, person.uid, person.gid)
-    terminal = Terminal(person, "shell", "-w", str(image))
+    terminal = terminal_of(person, "shell", "-w", str(image))
     prompt = re.escape("Singularity.own.img> ")
     terminal.expect(prompt)
     terminal.type("sleep 60\n")

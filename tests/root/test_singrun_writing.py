@@ -177,22 +177,66 @@ def test_layers_lie_in_the_order_given(person: Person, own: Path) -> None:
     assert (own / "upper/upper/three").exists()
 
 
-def test_an_image_laid_over(person: Person, own: Path) -> None:
-    layer = own / "layer.img"
-    with layer.open("wb") as file:
+@pytest.fixture
+def layer(person: Person, own: Path) -> Path:
+    """An empty ext3 image of the person's own."""
+    path = own / "layer.img"
+    with path.open("wb") as file:
         file.truncate(8 << 20)
-    subprocess.run(["mke2fs", "-q", "-t", "ext3", layer], check=True)
-    os.chown(layer, person.uid, person.gid)
-    done = person.singrun("exec", "-o", layer, own / "image.img", "sh", "-c", "echo x >/etc/new")
-    if person.uid:
-        assert done.returncode == 255
-        assert b"Use a directory instead" in done.stderr
-        root = Person("root", person.launcher)
-        done = root.singrun("exec", "-o", layer, own / "image.img", "sh", "-c", "echo x >/etc/new")
-    assert (done.returncode, done.stderr) == (0, b"")
+    subprocess.run(["mke2fs", "-q", "-t", "ext3", path], check=True)
+    os.chown(path, person.uid, person.gid)
+    return path
+
+
+def test_an_image_laid_over(person: Person, own: Path, layer: Path) -> None:
+    """By the kernel for root, by fuse-overlayfs for a user."""
+    script = "echo x >/etc/new; rm /bin/cat; mkdir /d; cd /d && echo y >deep; exit 3"
+    done = person.singrun("exec", "-o", layer, own / "image.img", "sh", "-c", script)
+    assert (done.returncode, done.stderr) == (3, b""), done
+    check(layer)  # all is written when singrun returns
+    script = "read x </etc/new; read y </d/deep; echo $x$y; [ -e /bin/cat ] || echo gone"
+    for word in (f"{layer}:ro", str(layer)):
+        said = person.said("exec", "-o", word, own / "image.img", "sh", "-c", script)
+        assert said == "xy\ngone\n"
+    assert person.singrun("exec", own / "image.img", "ls", "/etc/new").returncode == 1
+    images.wait_for_daemons(str(own))
+
+
+def test_a_killed_writer_of_a_layer_leaves_it_whole(person: Person, own: Path, layer: Path) -> None:
+    script = "i=0; while :; do i=$((i+1)); echo $i >/file-$i; [ $i != 20 ] || echo up; done"
+    command = ("exec", "-o", layer, own / "image.img", "sh", "-c", script)
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        person.words(person.launcher, *command), stdout=pipe, env=person.environment(), cwd="/"
+    ) as child:
+        assert child.stdout
+        child.stdout.readline()
+        child.kill()
+    images.wait_for_daemons(str(own))
+    person.said("exec", "-o", layer, own / "image.img", "ls", "/file-19")
     check(layer)
-    said = person.said("exec", "-o", f"{layer}:ro", own / "image.img", "cat", "/etc/new")
-    assert said == "x\n"
+    done = person.singrun("exec", "-o", layer, "-p", own / "image.img", "sh", "-c", "exit 4")
+    assert done.returncode == 4
+    images.wait_for_daemons(str(own))
+
+
+def test_a_host_without_fuse_overlayfs_says_what_would_help(bench: Bench) -> None:
+    user = bench.people["user"]
+    layer = Path(user.home) / "layer.img"
+    shutil.copy(bench.image, layer)
+    os.chown(layer, user.uid, user.gid)
+    words = user.words(user.launcher, "exec", "-o", layer, bench.image, "true")
+    hide = f"mount --bind {bench.directory / 'nothing'} $(command -v fuse-overlayfs)"
+    (bench.directory / "nothing").touch()
+    unshared = ["unshare", "-m", "sh", "-c", f'{hide}; exec "$@"', "sh"]
+    done = subprocess.run(
+        [*unshared, *words], env=user.environment(), cwd="/", capture_output=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (255, b"")
+    assert b"Install the package fuse-overlayfs" in done.stderr
+    assert b"use a directory instead" in done.stderr
+    images.wait_for_daemons(str(layer))
+    layer.unlink()
 
 
 def test_mount_points_appear_in_what_is_written_and_files_of_ours_do_not(

@@ -1,0 +1,6 @@
+# Login nodes: short things only, on a disk that many share.
+bind path = /etc/localtime
+bind path = /etc/hosts
+bind path = /etc/nsswitch.conf
+cache directory =
+cache size = 5G

@@ -1,0 +1,170 @@
+"""--nv, --rocm, --fabric: the host's drivers in an image, if the image can bear them.
+
+A driver's libraries must be those of the running kernel, so they come from the
+host; the C library stays the image's, so what they need of it is compared
+first. The loader would say the same, but only once the program runs.
+"""
+
+import glob
+import os
+
+from singrun import elf
+from singrun.config import Site
+from singrun.driver_lists import COMPLETE, KINDS, REMEDIES, listed
+from singrun.elf import Library
+from singrun.errors import RunError
+from singrun.fuse import found
+from singrun.linker import Host, Inside
+from singrun.mounts import Bind, BindUnlessSeen, Fresh, Mount
+from singrun.request import Request
+from singrun.underlay import Root
+
+_LIBRARIES, _PROGRAMS = "/.singularity.d/libs", "/.singularity.d/bin"
+# Directories that come behind the image's own in these variables.
+BEHIND = {b"LD_LIBRARY_PATH": _LIBRARIES.encode(), b"PATH": _PROGRAMS.encode()}
+_C_LIBRARY = "libc.so.6"
+_OF_C_LIBRARY = (_C_LIBRARY, "libm.so.6", "libdl.so.2", "libpthread.so.0", "librt.so.1", "ld-")
+
+
+class Drivers:
+    """What the request asks for, found on the host; RunError says what this host lacks."""
+
+    def __init__(self, request: Request, site: Site) -> None:
+        self._site, self._host = site, Host(site.word["linker cache"])
+        self._kinds = [kind for kind in KINDS if getattr(request, kind)]
+        self._devices = {kind: self._found_devices(kind) for kind in self._kinds}
+        self._libraries = {kind: self._found_libraries(kind) for kind in self._kinds}
+
+    def plan(self) -> str:
+        """Return a line for each kind, for --plan."""
+        return "".join(
+            f"{len(self._libraries[kind])} libraries of the host on {_LIBRARIES}, devices"
+            f" {' '.join(self._devices[kind])}: --{kind}\n"
+            for kind in self._kinds
+        )
+
+    def rows(self, root: Root, image: str) -> list[Mount]:
+        """Return the mounts for the image's ``root``. RunError where it cannot bear them."""
+        fresh = [Fresh("tmpfs", place, mode="0755") for place in (_LIBRARIES, _PROGRAMS)]
+        rows: list[Mount] = [*fresh]
+        for kind in self._kinds:
+            fit = _Fit(kind, self._host, root, image)
+            taken = fit.all_of(self._libraries[kind])
+            why = f"--{kind}"
+            rows += [Bind(path, f"{_LIBRARIES}/{name}", why=why) for name, path in taken.items()]
+            programs = self._found_programs(kind)
+            rows += [Bind(p, f"{_PROGRAMS}/{os.path.basename(p)}", why=why) for p in programs]
+            files = [path for w in listed(self._site, kind, "file") for path in glob.glob(w)]
+            rows += [BindUnlessSeen(p, p, why=why) for p in (*self._devices[kind], *files)]
+        for row in rows:
+            row.trace = False
+        return list({row.target: row for row in rows}.values())
+
+    def _found_devices(self, kind: str) -> list[str]:
+        words = listed(self._site, kind, "device")
+        devices = sorted(path for word in words for path in glob.glob(word))
+        if words and not devices:
+            what = f"There is no device {' or '.join(words)}, which --{kind} needs"
+            raise RunError(what, remedy=REMEDIES[kind])
+        return devices
+
+    def _found_libraries(self, kind: str) -> dict[str, list[str]]:
+        """By name, the files that the host has under it: of several machines, perhaps."""
+        words, libraries = listed(self._site, kind, "library"), dict[str, list[str]]()
+        for word in words:
+            for path in glob.glob(word) if "/" in word else ():
+                libraries.setdefault(os.path.basename(path), []).append(path)
+            for name in () if "/" in word else self._host.names(word):
+                libraries.setdefault(name, self._host.paths(name))
+            if not libraries:
+                what = f"The host has no {word}, which --{kind} needs"
+                why = f"{self._site.word['linker cache']} does not list it (ldconfig -p)."
+                raise RunError(what, why=why, remedy=REMEDIES[kind])
+        return libraries
+
+    def _found_programs(self, kind: str) -> list[str]:
+        words = listed(self._site, kind, "program")
+        return [path for word in words if (path := word if "/" in word else found(word))]
+
+
+class _Fit:
+    """Compares the host's libraries with an image's, for the option ``kind``."""
+
+    def __init__(self, kind: str, host: Host, root: Root, image: str) -> None:
+        self._kind, self._host, self._image = kind, host, image
+        self._inside = Inside(root)
+        self._known: dict[str, Library | None] = {}
+        own = self._of_image(_C_LIBRARY)
+        if not own:
+            why = f"It has no {_C_LIBRARY}, so its programs are static or use another C library."
+            raise self._refused(f"Cannot use --{kind} with {image}", why)
+        self._c_library = own
+
+    def all_of(self, wanted: dict[str, list[str]]) -> dict[str, str]:
+        """Return the file for each name, and for each that these need and the image has not."""
+        taken: dict[str, str] = {}
+        waiting = list(wanted.items())
+        while waiting:
+            name, paths = waiting.pop()
+            taken[name], library = self._for_machine(paths)
+            for needed in {*library.needed, *library.wanted} - {*taken, *wanted}:
+                own = self._of_image(needed)
+                if own:
+                    self._check_versions(taken[name], needed, library, own)
+                elif needed.startswith(_OF_C_LIBRARY):
+                    raise self._refused(taken[name], f"It needs {needed}, which the image has not.")
+                elif self._kind in COMPLETE and (more := self._host.paths(needed)):
+                    waiting.append((needed, more))
+        return dict(sorted(taken.items()))
+
+    def _for_machine(self, paths: list[str]) -> tuple[str, Library]:
+        """Return the first file that is for the image's machine."""
+        libraries = [(path, self._of_host(path)) for path in paths]
+        for path, library in libraries:
+            if library.machine == self._c_library.machine:
+                return path, library
+        path, library = libraries[0]
+        why = f"It is for {library.machine}, the image for {self._c_library.machine}."
+        raise self._refused(path, why)
+
+    def _check_versions(self, path: str, name: str, library: Library, own: Library) -> None:
+        missing = [each for each in library.wanted.get(name, ()) if each not in own.given]
+        if missing:
+            family = missing[-1].partition("_")[0] + "_"
+            newest = max((v for v in own.given if v.startswith(family)), key=_order, default="none")
+            why = f"It needs {max(missing, key=_order)} of {name}; the image's has up to {newest}."
+            raise self._refused(path, why)
+
+    def _of_image(self, name: str) -> Library | None:
+        if name not in self._known:
+            fd = self._inside.open(name)
+            try:
+                self._known[name] = elf.read(fd) if fd >= 0 else None
+            except (elf.ElfError, OSError) as error:
+                what = f"Cannot use --{self._kind} with {self._image}"
+                raise self._refused(what, f"Its {name} cannot be read: {error}.") from None
+            finally:
+                if fd >= 0:
+                    os.close(fd)
+        return self._known[name]
+
+    def _of_host(self, path: str) -> Library:
+        try:
+            with open(path, "rb") as file:
+                return elf.read(file.fileno())
+        except (elf.ElfError, OSError) as error:
+            raise self._refused(path, f"The host's file cannot be read: {error}.") from None
+
+    def _refused(self, what: str, why: str) -> RunError:
+        """Return the error; what: a sentence, or the path of a library of the host."""
+        if what.startswith("/"):
+            what = f"Cannot bring {what} into {self._image} (--{self._kind})"
+        remedy = "Build the image from a distribution as new as the host's"
+        remedy += f", or leave --{self._kind} out."
+        return RunError(what, why=why, remedy=remedy)
+
+
+def _order(version: str) -> list[int]:
+    """Return what sorts GLIBC_2.4 before GLIBC_2.34; names without numbers come first."""
+    words = version.rpartition("_")[2].split(".")
+    return [int(word) for word in words] if all(word.isdecimal() for word in words) else []

@@ -1,0 +1,104 @@
+"""What a started instance consists of: one process that holds its namespaces.
+
+It is process 1 of them, so its end is the end of all that runs in there; orphans are reaped by
+the kernel, as it ignores SIGCHLD (wait(2), NOTES). It answers to two names, of the instance and
+of the image, by telling what it is; rendezvous.py. Nothing is written down.
+"""
+
+import _signal  # type: ignore[import-not-found]  # built in; signal itself is dear
+import contextlib
+import os
+import select
+import time
+
+from singrun import rendezvous, syscalls
+from singrun.errors import RunError
+from singrun.image import Image
+from singrun.request import Request
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+_GRACE, _PAUSE = 5.0, 0.02  # seconds
+_LAST = 1 << 30  # no descriptor is higher
+
+
+class Holder:
+    """The process to be: namespaces are prepared as for a program, and then it stays in them."""
+
+    def __init__(self, request: Request, image: Image) -> None:
+        name = request.arguments[0]
+        self._named = rendezvous.take(rendezvous.name("instance", name))
+        if self._named < 0:
+            remedy = f"Stop it (singrun stop {name}), or name another: singrun start IMAGE NAME"
+            raise RunError(f"There is an instance {name} already", remedy=remedy)
+        self._of_image = rendezvous.take(rendezvous.of_image(os.fstat(image.fd)))
+        home = request.home[1] if request.home else ""
+        words = (name, image.path, home, str(int(time.time())))
+        self._said = "\0".join(words).encode("utf-8", "surrogateescape")
+        self._null = os.open(os.devnull, os.O_RDWR)
+        self._reading, self._writing = os.pipe()
+
+    def fork(self, tree: int) -> None:
+        """Return in what will hold; the caller's process ends when the instance is there."""
+        syscalls.unshare(syscalls.CLONE_NEWPID)
+        child = os.fork()
+        if child:
+            for fd in (self._writing, self._named, self._of_image, tree):
+                if fd >= 0:
+                    os.close(fd)
+            if os.read(self._reading, 1):
+                os._exit(0)
+            os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) & 255)
+        syscalls.prctl(syscalls.PR_SET_PDEATHSIG, _signal.SIGKILL)
+
+    def enter(self, *, own_pids: bool) -> "NoReturn":
+        """Hold, until the end. own_pids: always so."""
+        assert own_pids
+        os.setsid()
+        os.chdir("/")
+        for number in (_signal.SIGCHLD, _signal.SIGINT, _signal.SIGHUP, _signal.SIGPIPE):
+            _signal.signal(number, _signal.SIG_IGN)
+        _signal.signal(_signal.SIGTERM, _end)
+        poller = select.poll()
+        names = [fd for fd in (self._named, self._of_image) if fd >= 0]
+        for fd in names:
+            rendezvous.let_in(fd)
+            poller.register(fd, select.POLLIN)
+        _keep_only(self._null, {*names, self._writing})
+        syscalls.prctl(syscalls.PR_SET_PDEATHSIG, 0)
+        os.write(self._writing, b"!")
+        os.close(self._writing)
+        while True:
+            for fd, _ in poller.poll():
+                self._tell(fd)
+
+    def _tell(self, fd: int) -> None:
+        connection = syscalls.accept(fd)
+        with contextlib.suppress(OSError):  # whoever asked has gone
+            os.write(connection, self._said)
+        os.close(connection)
+
+
+def _keep_only(null: int, kept: set[int]) -> None:
+    """Close what the caller had open, which others may wait to see closed."""
+    for fd in range(3):
+        os.dup2(null, fd)
+    before = 3
+    for fd in [*sorted(kept), _LAST]:
+        os.closerange(before, fd)
+        before = fd + 1
+
+
+def _end(_number: int, _frame: object) -> "NoReturn":
+    """Ask all that runs in here to end, wait a little, and end; the kernel ends the rest."""
+    try:
+        os.kill(-1, _signal.SIGTERM)
+        until = time.monotonic() + _GRACE
+        while time.monotonic() < until:
+            os.kill(-1, 0)
+            time.sleep(_PAUSE)
+    except ProcessLookupError:
+        pass  # nobody else is here
+    os._exit(0)

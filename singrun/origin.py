@@ -1,0 +1,51 @@
+"""What the caller brings along and finds again inside: user, directory, umask, variables, signals.
+
+Taken before anything is done on the host; given back when nothing else is left to do.
+"""
+
+import os
+
+from singrun import environment, program, sharing, variables
+from singrun.identity import Caller, forbid_new_privileges
+from singrun.init import Outside
+from singrun.request import Request
+from singrun.workplace import Directory
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+    from singrun.holding import Holder
+
+
+class Origin:
+    """Who calls, from where, and with what. behind: see variables.mounts()."""
+
+    def __init__(self, request: Request) -> None:
+        self._umask = os.umask(0o022)
+        self.caller = Caller(as_caller=request.as_caller)
+        self.directory = Directory()
+        self._given = environment.inherited()
+        self.winning = variables.winners(self._given, request)
+        self._request, self.home = request, sharing.home(request, self.caller)
+        self.behind: environment.Environment = {}
+        if request.nv or request.rocm or request.fabric:
+            from singrun import drivers
+
+            self.behind = drivers.BEHIND
+
+    def execute(self, image: str, outside: "Outside | Holder | None" = None) -> "NoReturn":
+        """Become the program, in the namespaces that are entered, as the caller."""
+        request = self._request
+        forbid_new_privileges()
+        words = environment.inner(self._given, image, request, self.caller)
+        words[b"PWD"] = os.fsencode(self.directory.enter(request.directory, self.home))
+        if request.home:
+            words[b"HOME"] = os.fsencode(self.home)
+        for name, directory in self.behind.items():  # the image's scripts may overwrite it
+            words[name] = b":".join(filter(None, (words.get(name), directory)))
+        if outside:
+            outside.enter(own_pids=request.pid)
+        os.umask(self._umask)
+        environment.restore_signals(environment.SIGPIPE, environment.SIGXFSZ)
+        program.execute(request, words, self.winning)

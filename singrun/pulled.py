@@ -1,0 +1,85 @@
+"""Images that are not files: docker://NAME and its kin, which singbuild turns into files once.
+
+The file is kept in the caller's cache, in a directory named by the words that asked for it,
+so that the second start finds it by one look. An archive or layout that has changed since is
+another image.
+"""
+
+import os
+import sys
+
+from singrun.errors import RunError, UsageError
+
+PATHS = ("docker-archive", "oci", "oci-archive")
+SCHEMES = ("docker", "docker-daemon", *PATHS)
+_LONGEST = 255  # NAME_MAX
+
+
+def is_source(word: str) -> bool:
+    """Tell whether a word names an image by its origin, and no file has that name."""
+    scheme, colon, _ = word.partition(":")
+    return bool(colon) and scheme in SCHEMES and not os.path.exists(word)
+
+
+def fetched(word: str, *, anew: bool) -> str:
+    """Return the path of the image's file, built now if it is not there. anew: in any case.
+
+    RunError says why it cannot be had; what singbuild says of it goes to standard error.
+    """
+    scheme, _, name = word.partition(":")
+    name = name.removeprefix("//")
+    if not name:
+        raise UsageError(f"{word} names no image", remedy="Say: docker://ubuntu:latest")
+    key = f"{scheme}:{name}"
+    if scheme in PATHS:
+        key = f"{scheme}:{os.path.abspath(name)}@{_stamp(name)}"
+    key = key.replace("%", "%25").replace("/", "%2F")
+    if len(os.fsencode(key)) > _LONGEST:
+        raise RunError(f"The name {word} is too long", remedy="Build a file: singbuild pull")
+    path = f"{_cache()}/pulled/{key}/{os.path.basename(name.rstrip('/')) or 'image'}"
+    if anew or not os.path.exists(path):
+        _build(f"{scheme}:{name}", path, anew=anew)
+    return path
+
+
+def _stamp(name: str) -> str:
+    """Return what changes when an archive or a layout does. name: PATH or PATH:TAG."""
+    path = name if os.path.exists(name) else name.rpartition(":")[0]
+    try:
+        status = os.stat(f"{path}/index.json" if os.path.isdir(path) else path)
+    except OSError as error:
+        why = f"{error.strerror}."
+        raise RunError(f"Cannot open {name}", why=why, remedy="Check the spelling.") from None
+    return f"{status.st_mtime_ns}-{status.st_size}"
+
+
+def _cache() -> str:
+    """Return singbuild's cache directory; it finds its own in the same way."""
+    if given := os.environ.get("SINGBUILD_CACHEDIR"):
+        return os.path.abspath(given)
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    return f"{base if base.startswith('/') else os.path.expanduser('~/.cache')}/singbuild"
+
+
+def _build(source: str, path: str, *, anew: bool) -> None:
+    program = _builder()
+    null = os.open(os.devnull, os.O_RDWR)
+    actions = [(os.POSIX_SPAWN_DUP2, null, 0), (os.POSIX_SPAWN_DUP2, 2, 1)]
+    words = [program, "pull", "--force" if anew else "--once", source, path]
+    child = os.posix_spawn(program, words, os.environ, file_actions=actions)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    os.close(null)
+    if status:
+        why = f"singbuild ended with status {status}; what it said stands above."
+        raise RunError(f"Cannot get {source}", why=why)
+
+
+def _builder() -> str:
+    """Return the path of the singbuild beside this singrun, or on the PATH."""
+    beside = sys._xoptions.get("here", "")
+    directories = [str(beside), *os.environ.get("PATH", os.defpath).split(":")]
+    for path in (f"{directory}/singbuild" for directory in directories if directory):
+        if path[0] == "/" and os.access(path, os.X_OK):
+            return path
+    why = "It turns images of registries into files, and is neither beside singrun nor on the PATH."
+    raise RunError("singbuild is not installed", why=why, remedy="Install it, or bring a file.")

@@ -1,0 +1,22 @@
+"""``warm``: an image is unpacked before it is needed, by a job's prologue for instance."""
+
+import os
+
+from singrun import config, namespaces, unpacking
+from singrun.errors import RunError
+from singrun.identity import Caller
+from singrun.image import SANDBOX, open_image
+from singrun.request import Request
+
+
+def warm(request: Request) -> str:
+    """Fill the caller's cache of unpacked images, and return the line to print."""
+    site = config.read()
+    config.check_allowed(site, request)
+    image = open_image(request.image)
+    if image.kind == SANDBOX:
+        raise RunError(f"{request.image} is a directory already", remedy="Run it as it is.")
+    proc = os.open("/proc/self", os.O_PATH | os.O_DIRECTORY)
+    namespaces.leave_host(Caller(), proc, slave=site.on["mount slave"])
+    unpacking.fill(image, site)
+    return f"{site.cache}/{image.stamp}\n"
