@@ -41,6 +41,8 @@ from singbuild_debootstrap.packages import remembered
 ARCHIVE = "singbuild-archive"  # inside the image while it is being filled
 STEP = re.compile(r"I: (Extracting|Unpacking|Configuring) \S+\.\.\.")
 FETCHING = re.compile(r"I: (Retrieving|Validating|Found|Checking component) ")
+# It may not in a user namespace or a container, and goes on without.
+UNMOUNTED = re.compile(r"W: Failure trying to run: chroot \S+ mount |W: See \S*/debootstrap.log ")
 LEFT_BEHIND = (
     "var/log/bootstrap.log",
     "var/log/dpkg.log",
@@ -163,7 +165,7 @@ def _stanza(package: Mapping[str, Any], deb: Path) -> str:
 
 
 def _debootstrap(archive: Path, pins: Pins, rootfs: Rootfs) -> None:
-    with _nameless(rootfs.root) as target:
+    with rootfs.devices(), _nameless(rootfs.root) as target:
         argv = [
             "debootstrap",
             # This archive is our own: its packages have the digests of an index whose
@@ -196,6 +198,8 @@ def _environment() -> dict[str, str]:
         "HOME": "/root",
         "LC_ALL": "C",
         "DEBIAN_FRONTEND": "noninteractive",
+        # It has debootstrap take the devices that are there, and not try to make one.
+        "container": "lxc",
     }
 
 
@@ -223,6 +227,8 @@ class _Listener:
             # A package may be configured again, when a trigger of it is pulled.
             done = min(self.steps[step[1]], self.packages)
             self.report.progress(step[1], done, self.packages)
+        elif UNMOUNTED.match(line):
+            self.report.line(line[3:])
         elif line.startswith("W: "):
             self.report.warn(line[3:])
         elif line.startswith("E: "):

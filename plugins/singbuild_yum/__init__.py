@@ -16,7 +16,7 @@ from singbuild import Defaults, Keyword, Needs, Pins, Program, Rootfs, Source, c
 from singbuild.download import Remote, fetch, fetch_all
 from singbuild_yum.choice import choose
 from singbuild_yum.database import check_installed, write_database
-from singbuild_yum.dnf import install, program
+from singbuild_yum.dnf import checked_version, install, program
 from singbuild_yum.layout import Layout
 from singbuild_yum.packages import remembered
 from singbuild_yum.repository import Repository, inside, open_repository, reopen
@@ -29,7 +29,7 @@ LEFT_BEHIND = ("var/log/dnf*.log*", "var/log/hawkey.log*", "var/cache/dnf/*", "v
 
 @hookimpl
 def singbuild_needs() -> Needs:
-    """The host's dnf, else its yum; rpm's own tools check signatures."""
+    """The host's dnf 4, whatever it is called; rpm's own tools check signatures."""
     return Needs(
         keywords=(
             Keyword("OSVersion", "the release, as 7 or 9", required=True),
@@ -62,6 +62,7 @@ def singbuild_needs() -> Needs:
 def singbuild_resolve(source: Source) -> Pins:
     """Read the repositories' state and list every package that will be installed."""
     choice = choose(source)
+    version = checked_version()
     keys = {
         url: fetch(url, source.cache, report=source.report, size_limit=KEY_LIMIT)
         for url in choice.keys
@@ -82,7 +83,7 @@ def singbuild_resolve(source: Source) -> Pins:
         "gpgcheck": choice.gpgcheck,
         "keys": {url: key.sha256 for url, key in keys.items()},
         "epoch": max(each.epoch for each in repositories),
-        "packages": remembered(choice, repositories, source),
+        "packages": remembered(choice, repositories, source, version),
     }
 
 

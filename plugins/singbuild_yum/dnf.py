@@ -5,35 +5,40 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from singbuild import RecipeKeyError, Rootfs, SourceError, command
+from singbuild import HostError, RecipeKeyError, Rootfs, SourceError, command
 from singbuild_yum.choice import BASE
 from singbuild_yum.layout import Layout
+
+NAMES = ("dnf-3", "dnf", "yum")
+"""What dnf 4 is called. The first is its own everywhere; the others may be another program's."""
 
 NO_MATCH = re.compile(r"(?:No match for argument|Unable to find a match|Argument): *(\S+)")
 NO_GROUP = re.compile(r"Module or Group '([^']+)' ")
 STEP = re.compile(r"\s*(Installing|Verifying)\s*:.*\s(\d+)/(\d+)\s*")
-# Scriptlets run in a chroot and expect what any system has. All this goes with the process.
-MOUNTED = """
-root=$1; shift
-mount -t proc proc "$root/proc"
-mount -t sysfs -o ro sysfs "$root/sys"
-mount -t tmpfs -o mode=0755 tmpfs "$root/dev"
-for name in null zero full random urandom tty; do
-    : > "$root/dev/$name"
-    mount --bind "/dev/$name" "$root/dev/$name"
-done
-ln -s /proc/self/fd "$root/dev/fd"
-exec "$@"
-"""
 
 
 def program() -> str:
-    """Return the name of the host's dnf; its yum, where that is dnf's other name."""
-    return "yum" if command.which("yum") and not command.which("dnf") else "dnf"
+    """Return the name of the host's dnf: first dnf 4 beside a dnf 5; "dnf" where there is none."""
+    return next(filter(command.which, NAMES), "dnf")
+
+
+def checked_version() -> str:
+    """Return what dnf says of its version. Raises HostError: it is not dnf 4."""
+    said = command.version(program())
+    found = re.search(r"\b(\d+)\.\d", said)
+    if not found or found[1] != "4":
+        first = said.partition("\n")[0] or "nothing"
+        raise HostError(
+            f"this host's {program()} is not dnf 4",
+            why=f"{program()} --version says: {first}. "
+            "Other versions take other options and tell otherwise what they will install.",
+            remedy="Install dnf 4 (apt-get install dnf); it may stay beside the other as dnf-3.",
+        )
+    return said
 
 
 def solve(layout: Layout, choice: Mapping[str, Any], root: Path, known: Iterable[str]) -> list[str]:
@@ -65,10 +70,9 @@ def install(layout: Layout, pins: Mapping[str, Any], rootfs: Rootfs) -> None:
         elif line.strip() and set(line) > {"="}:
             rootfs.report.line(line)
 
-    dnf = [*_argv(layout, pins, rootfs.root), "--assumeyes", "install", *BASE, *pins["include"]]
-    argv: Sequence[command.Word]
-    argv = ["unshare", "--mount", "sh", "-ec", MOUNTED, "sh", rootfs.root, *dnf]
-    done = command.call(argv, env=_environment(layout), on_line=show)
+    argv = [*_argv(layout, pins, rootfs.root), "--assumeyes", "install", *BASE, *pins["include"]]
+    with rootfs.furnished():
+        done = command.call(argv, env=_environment(layout), on_line=show)
     if done.status:
         raise _explained(lines, pins, ())
     # dnf ends with 0 when a scriptlet other than %pre fails.

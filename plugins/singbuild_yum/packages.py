@@ -11,23 +11,26 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from singbuild import Source, SourceError, __version__, command
+from singbuild import Source, SourceError, __version__
 from singbuild.download import locked
 from singbuild_yum.choice import Choice
-from singbuild_yum.dnf import program, solve
+from singbuild_yum.dnf import solve
 from singbuild_yum.layout import Layout
 from singbuild_yum.repository import Repository, inside, packages
 
 Packages = dict[str, dict[str, Any]]
 
 
-def remembered(choice: Choice, repositories: Sequence[Repository], source: Source) -> Packages:
-    """Return what ``_solved`` does; the answer for one state of repositories is kept.
+def remembered(
+    choice: Choice, repositories: Sequence[Repository], source: Source, version: str
+) -> Packages:
+    """Return what ``_solved`` does; the answer is kept.
 
+    It holds for one state of the repositories and one version of dnf.
     Raises RecipeKeyError, SourceError, HostError.
     """
     states = [repository.identity for repository in repositories]
-    asked = [__version__, asdict(choice), states, command.version(program())]
+    asked = [__version__, asdict(choice), states, version]
     key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
     kept = source.cache / f"{key}.packages.json"
     with contextlib.suppress(OSError, ValueError):

@@ -364,8 +364,9 @@ def test_a_killed_build_leaves_nothing_that_the_next_one_keeps(
 ) -> None:
     monkeypatch.setenv("SINGBUILD_CACHEDIR", str(tmp_path / "cache"))
     recipe = write("Include: hello\n")
-    for phase in ("resolve", "bootstrap"):
-        assert killed_in(phase, signal.SIGKILL, [recipe, "a.img"], tmp_path, 0.6) == -signal.SIGKILL
+    for phase, delay in (("resolve", 0.6), ("bootstrap", 0.1)):
+        status = killed_in(phase, signal.SIGKILL, [recipe, "a.img"], tmp_path, delay)
+        assert status == -signal.SIGKILL
     done = singbuild(recipe, "a.img")
     assert done.returncode == 0, done.stderr
     left = [p.name for p in (tmp_path / "cache/yum").iterdir() if p.suffix in (".solving", ".part")]

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import gzip
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from singbuild_yum import singbuild_resolve
 from singbuild_yum.choice import BASE, choose
+from singbuild_yum.dnf import checked_version, program
 from singbuild_yum.repository import Repository, inside, packages
 
-from singbuild import RecipeKeyError, Source, SourceError, plan, recipe
+from singbuild import HostError, RecipeKeyError, Source, SourceError, plan, recipe
 from singbuild.console import Console
 from tests.backend_alone import source
 
@@ -126,3 +129,35 @@ def test_an_index_that_cannot_be_trusted_is_refused(
 ) -> None:
     with pytest.raises(SourceError, match="cannot be understood"):
         list(packages(repository(tmp_path / "p", text, packed)))
+
+
+def put_program(directory: Path, name: str, version: str) -> None:
+    """A program of the host that tells its version, and can nothing else."""
+    place = directory / name
+    place.write_text(f"#!/bin/sh\nprintf '%s\\n' '{version}'\n")
+    place.chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("name", "version"), [("dnf", "dnf5 version 5.2.6.2"), ("yum", "3.4.3"), ("dnf", "")]
+)
+def test_another_dnf_is_refused_before_anything_is_fetched(
+    name: str, version: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_program(tmp_path, name, version)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    given = replace(chosen(MirrorURL="http://127.0.0.1:9/"), cache=tmp_path / "cache")
+    with pytest.raises(HostError) as caught:
+        singbuild_resolve(given)
+    assert f"{name} is not dnf 4" in caught.value.what
+    assert f"says: {version or 'nothing'}." in caught.value.why
+    assert "apt-get install dnf" in caught.value.remedy
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_dnf_4_is_found_beside_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put_program(tmp_path, "dnf", "dnf5 version 5.2.6.2")
+    put_program(tmp_path, "yum", "dnf5 version 5.2.6.2")
+    put_program(tmp_path, "dnf-3", "4.21.1")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert (program(), checked_version()) == ("dnf-3", "4.21.1")
