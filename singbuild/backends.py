@@ -13,7 +13,7 @@ import signal
 import threading
 import warnings
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -98,11 +98,7 @@ def find(name: str) -> Installed:
         claims[each.name].append(each)
     wanted = claims.get(name, [])
     if len(wanted) > 1:
-        owners = " and ".join(f"{each.distribution} {each.version}" for each in wanted)
-        raise BackendError(
-            f"the backend name {name!r} is claimed by {owners}",
-            remedy="Uninstall one of them.",
-        )
+        raise BackendError(claimed("backend", wanted), remedy="Uninstall one of them.")
     if not wanted:
         near = nearest(name, list(claims))
         raise BackendError(
@@ -112,6 +108,12 @@ def find(name: str) -> Installed:
             remedy="Correct the recipe's Bootstrap: line, or install the plugin that has it.",
         )
     return wanted[0]
+
+
+def claimed(kind: str, claims: Sequence[Installed]) -> str:
+    """Say whose distributions claim one name."""
+    owners = " and ".join(f"{each.distribution} {each.version}" for each in claims)
+    return f"the {kind} name {claims[0].name!r} is claimed by {owners}"
 
 
 def load(name: str, specifications: ModuleType | type = hookspecs) -> Backend:

@@ -13,18 +13,26 @@ import signal
 import traceback
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from singbuild import (
     cache,
+    capabilities,
+    chroot,
     extensions,
+    failed,
     faults,
     image,
     lock,
     metadata,
     namespace,
+    places,
     preflight,
+    privilege,
     quiet,
     seal,
+    seccomp,
+    secrets,
     sections,
     stages,
     workspace,
@@ -32,31 +40,13 @@ from singbuild import (
 from singbuild.console import Console
 from singbuild.contract import Defaults, Pins, Source
 from singbuild.errors import EXIT_BUG, SingbuildError
-from singbuild.lock import LockFile
+from singbuild.options import Options
 from singbuild.plan import Plan, recorded
+from singbuild.privilege import Choice, Mode
+from singbuild.recorder import Recorder
 from singbuild.rootfs import Rootfs
 
 WITHOUT_LOG = (0, *(128 + number for number in namespace.ENDING))
-
-
-@dataclass(frozen=True)
-class Options:
-    """What the command line asks for.
-
-    free: bytes of room to leave in the image; locked: the lock to keep to.
-    """
-
-    force: bool = False
-    test: bool = True
-    free: int = 0
-    use_cache: bool = True
-    locked: LockFile | None = None
-
-    @property
-    def finish(self) -> dict[str, str]:
-        """What has a say in the finished image beyond the recipe."""
-        packages = self.locked.lock.get("packages") if self.locked else None
-        return {"tested": str(self.test), "free": str(self.free), "locked": str(packages)}
 
 
 def build(plan: Plan, target: Path, options: Options, console: Console) -> int:
@@ -66,9 +56,9 @@ def build(plan: Plan, target: Path, options: Options, console: Console) -> int:
     """
     # A link that names the target stays; what it names is replaced.
     target = target.resolve() if os.path.lexists(target) else target.absolute()
-    privileged = os.geteuid() == 0
     try:
-        preflight.check(plan, target, force=options.force)
+        choice = privilege.choose(options.privilege)
+        preflight.check(plan, target, choice, force=options.force)
         site = extensions.load(console)
         asked = extensions.described(plan, target, locked=options.locked is not None)
         site.check(asked)
@@ -79,8 +69,8 @@ def build(plan: Plan, target: Path, options: Options, console: Console) -> int:
             workspace.log_file(target) as log,
         ):
             console.log = log.file
-            work_it = _Work(plan, options, console, work, part, target, log.path, privileged)
-            status = namespace.run(work_it.run)
+            work_it = _Work(plan, options, console, work, part, target, log.path, choice)
+            status = namespace.run(work_it.run, choice.ids, work_it.recorder(), work_it.without())
             if status == 128 + signal.SIGKILL:
                 console.error(faults.KILLED, log.path)
                 status = faults.KILLED.status
@@ -105,7 +95,31 @@ class _Work:
     part: Path
     target: Path
     log: Path
-    privileged: bool
+    choice: Choice
+
+    @property
+    def _journal(self) -> Path:
+        return self.work / "owners"
+
+    def recorder(self) -> Recorder | None:
+        """Return what records the owners and devices that this host cannot give, if it may."""
+        if self.choice.mode is Mode.ROOT or not seccomp.is_known():
+            return None
+        if self.choice.mode is Mode.CHROOT and image.holds_devices(self.work):
+            return None
+        return Recorder(self._journal, owners=self._has_one_owner)
+
+    def without(self) -> list[int]:
+        """Return the capabilities that the build must do without, as the host may."""
+        if self.choice.mode is not Mode.CHROOT:
+            return []
+        devices = [] if image.holds_devices(self.work) else [capabilities.MKNOD]
+        return [capabilities.SYS_ADMIN, *devices]
+
+    @property
+    def _has_one_owner(self) -> bool:
+        """Whether all files are the caller's here, whatever a program asks for."""
+        return self.choice.mode is Mode.ONE_ID or chroot.has_one_id()
 
     def run(self) -> int:
         """Build; return the exit status."""
@@ -127,7 +141,16 @@ class _Work:
 
     def _build(self) -> None:
         plan = self.plan
-        self.console.start(plan.recipe.path, str(self.target))
+        steps = [each.name for each in plan.steps if self.options.test or each.name != "test"]
+        self.console.start(plan.recipe.path, str(self.target), steps)
+        self.console.line(f"privilege: {self.choice.mode}: {self.choice.reason}")
+        if self.choice.mode is Mode.CHROOT:
+            inside = "in %post and %test"
+            self.console.warn(f"nothing may be mounted here: /proc and /sys are empty {inside}")
+            if not capabilities.has(capabilities.MKNOD):
+                self.console.warn(
+                    f"no device works here: /dev/null is a file {inside}, others lack"
+                )
         self._phase("resolve")
         asked = self.options.locked
         pinned = asked.lock.get("pins") if asked else None
@@ -136,14 +159,17 @@ class _Work:
         made = self._locked(pins)
         os.environ["SOURCE_DATE_EPOCH"] = str(made["epoch"])
         os.umask(0o022)  # the caller's has no say in what the image holds
-        keep = self.options.use_cache and self.privileged
-        if self.options.use_cache and not self.privileged:
-            self.console.line("cache: stages are kept by root's builds only")
-        kept = stages.cacheable(plan, made, self.options.finish) if keep else {}
+        # What a failed build left may be in a resumed one: it is nobody else's stage.
+        keep = self.options.use_cache and not self.options.resume
+        given, finish = self.options.given.secrets, self.options.finish
+        kept = stages.cacheable(plan, made, finish, given) if keep else {}
+        if self._has_one_owner:  # what had to be guessed there is nobody else's
+            kept = {n: replace(s, inputs={**s.inputs, "privilege": ""}) for n, s in kept.items()}
         if not self._taken_from_cache(kept):
             self._make(source, pins, made, kept)
         self._phase("finish")
         workspace.rename_into_place(self.part, self.target, replace=self.options.force)
+        failed.forget(plan)
         self.console.done(str(self.target), self.target.stat().st_size)
 
     def _taken_from_cache(self, kept: dict[str, cache.Stage]) -> bool:
@@ -161,40 +187,69 @@ class _Work:
         self, source: Source, pins: Pins, made: lock.Lock, kept: dict[str, cache.Stage]
     ) -> None:
         """Fill a scratch, complete it, and seal it into the part file."""
-        plan, recipe = self.plan, self.plan.recipe
+        plan, given = self.plan, self.options.given
         self._phase("scratch")
-        with image.scratch(self.work, privileged=self.privileged) as root:
-            rootfs = Rootfs(root, self.console)
+        with image.scratch(self.work, privileged=self.choice.mode is Mode.ROOT) as root:
+            rootfs = Rootfs(root, self.console, self._journal if self._journal.exists() else None)
             arguments = {"source": source, "pins": pins, "rootfs": rootfs}
-            stages.fill(rootfs, plan, arguments, made, self.work, self.console, kept)
-            defaults = plan.backend.call("singbuild_defaults", **arguments) or Defaults()
-            self._phase("metadata")
-            made = self._with_packages(rootfs, made)
-            texts = {
-                "lock.yaml": lock.dumped(made, Path(recipe.path).name),
-                "build.json": recorded(plan, tested=self.options.test, free=self.options.free),
-            }
-            metadata.write(rootfs, recipe, defaults, texts)
-            sections.check_shell_text(recipe, rootfs)
-            if self.options.test and "test" in recipe.sections:
-                self._phase("test")
-                sections.test(recipe, rootfs)
+            with failed.kept(plan, made, given, rootfs, self.console, wanted=self.options.keep):
+                self._fill(rootfs, arguments, made, kept)
             self._phase("seal")
-            quiet.quieten(rootfs, made["epoch"])
-            image.write_back(root)
-            epoch, free = made["epoch"], self.options.free
-            seal.seal(root, self.part, epoch=epoch, free=free, on_progress=self._sealing)
+            quiet.quieten(rootfs, made["epoch"], indices=self.options.shape.size > 0)
+            secrets.check_absent(root, given.secrets)
+            with image.written_back(root):
+                seal.seal(
+                    root,
+                    self.part,
+                    epoch=made["epoch"],
+                    free=self.options.free,
+                    shape=self.options.shape,
+                    owners=rootfs.wished(),
+                    on_progress=self._sealing,
+                )
         if "image" in kept:
             cache.store_image(kept["image"], self.part, self.console)
+
+    def _fill(
+        self,
+        rootfs: Rootfs,
+        arguments: dict[str, Any],
+        made: lock.Lock,
+        kept: dict[str, cache.Stage],
+    ) -> None:
+        """Do all steps that work on the tree."""
+        plan, recipe, options, begin = self.plan, self.plan.recipe, self.options, ""
+        if options.resume:
+            begin = failed.taken_up(plan, made, options.given, rootfs)
+        if options.onto:
+            rootfs.unpack_image(options.onto)
+        stages.fill(
+            rootfs, plan, arguments, made, self.work, self.console, kept, options.given, begin
+        )
+        defaults = plan.backend.call("singbuild_defaults", **arguments) or Defaults()
+        self._phase("metadata")
+        made = self._with_packages(rootfs, made)
+        texts = {
+            "lock.yaml": lock.dumped(made, Path(recipe.path).name),
+            "build.json": recorded(
+                plan, tested=options.test, free=options.free, resumed=options.resume
+            ),
+        }
+        metadata.write(rootfs, recipe, defaults, texts)
+        sections.check_shell_text(recipe, rootfs)
+        if options.test and "test" in recipe.sections:
+            self._phase("test")
+            sections.test(recipe, rootfs, options.given)
 
     def _downloads(self) -> Path:
         """Where the backend keeps downloads: the cache, or the scratch if that is read-only."""
         kept = self.plan.source.cache
         with contextlib.suppress(OSError):
             kept.mkdir(parents=True, exist_ok=True)
+        if trouble := places.cache_trouble(kept.parent, self.plan.backend.needs.space):
+            self.console.warn(trouble)
         if os.access(kept, os.W_OK):
             return kept
-        self.console.warn(f"{kept} cannot be written; downloads are not kept")
         (self.work / "downloads").mkdir()
         return self.work / "downloads"
 

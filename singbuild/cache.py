@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from singbuild import image, seal, workspace
+from singbuild import seal, workspace
 from singbuild.console import Console
 from singbuild.errors import SingbuildError
 from singbuild.rootfs import Rootfs
@@ -82,7 +82,7 @@ def find(stage: Stage, report: Console) -> Entry | None:
     try:
         entry = _read(note)
     except (OSError, ValueError, TypeError, KeyError):
-        report.line(f"cache: {stage.name}: {_why_missed(stage)}")
+        report.cache(stage.name, _why_missed(stage), hit=False)
         return None
     if _sha256(entry.path) != entry.sha256:
         report.warn(f"the cache entry {entry.path} is damaged; it is dropped and made again")
@@ -91,20 +91,26 @@ def find(stage: Stage, report: Console) -> Entry | None:
     with contextlib.suppress(OSError):  # a cache that others may only read is still of use
         os.utime(note)
     inputs = ", ".join(stage.inputs)
-    report.line(f"cache: {stage.name}: hit {entry.key[:12]}, unchanged: {inputs}")
+    report.cache(stage.name, f"hit {entry.key[:12]}, unchanged: {inputs}", hit=True)
     return entry
 
 
-def restore(entry: Entry, rootfs: Rootfs, mount_point: Path) -> None:
-    """Copy an entry's tree into an empty root file system."""
-    with image.mounted(entry.path, mount_point, read_only=True) as tree:
-        rootfs.host(["cp", "-a", "--", f"{tree}/.", rootfs.root])
-    mount_point.rmdir()
+def entry(key: str) -> Entry | None:
+    """Return the sound entry of a key, if there is one."""
+    try:
+        found = _read(directory() / f"{key}.json")
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    return found if _sha256(found.path) == found.sha256 else None
 
 
-def store(stage: Stage, rootfs: Rootfs, epoch: int, report: Console) -> None:
-    """Keep a stage. A cache that cannot be written warns; it is no reason to fail."""
-    _store(stage, lambda part: seal.seal(rootfs.root, part, epoch=epoch), report)
+def store(stage: Stage, rootfs: Rootfs, epoch: int, report: Console) -> bool:
+    """Keep a stage, and tell whether. A cache that cannot be written warns and fails nothing."""
+
+    def write(part: Path) -> object:
+        return seal.seal(rootfs.root, part, epoch=epoch, owners=rootfs.wished())
+
+    return _store(stage, write, report)
 
 
 def store_image(stage: Stage, finished: Path, report: Console) -> None:
@@ -112,7 +118,7 @@ def store_image(stage: Stage, finished: Path, report: Console) -> None:
     _store(stage, lambda part: shutil.copy(finished, part), report)
 
 
-def _store(stage: Stage, write: Callable[[Path], object], report: Console) -> None:
+def _store(stage: Stage, write: Callable[[Path], object], report: Console) -> bool:
     kept = directory()
     target = kept / f"{stage.key}.img"
     try:
@@ -132,6 +138,8 @@ def _store(stage: Stage, write: Callable[[Path], object], report: Console) -> No
             f"the state after {stage.name} is not cached: {error}\n"
             f"SINGBUILD_CACHEDIR names another directory; --no-cache goes without."
         )
+        return False
+    return True
 
 
 def limit() -> int:
@@ -174,9 +182,13 @@ def _why_missed(stage: Stage) -> str:
     others = [e for e in entries() if (e.name, e.recipe) == (stage.name, stage.recipe)]
     if not others:
         return "not cached yet"
-    latest = others[-1].inputs
-    changed = sorted(k for k in {*latest, *stage.inputs} if latest.get(k) != stage.inputs.get(k))
-    return f"changed: {', '.join(changed) or 'an earlier stage'}"
+    differing = changed(others[-1].inputs, stage.inputs)
+    return f"changed: {', '.join(differing) or 'an earlier stage'}"
+
+
+def changed(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """Return the names of the inputs that differ."""
+    return sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
 
 
 def _sha256(path: Path) -> str:

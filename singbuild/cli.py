@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Any
 
 import click
 
 from singbuild import __version__, command
+from singbuild.cli_build import COMMANDS as BUILD_COMMANDS
 from singbuild.cli_cache import cache_commands
+from singbuild.cli_change import COMMANDS as CHANGE_COMMANDS
+from singbuild.cli_doctor import doctor
 from singbuild.cli_image import COMMANDS as IMAGE_COMMANDS
 from singbuild.errors import (
     EXIT_BUG,
@@ -19,9 +22,7 @@ from singbuild.errors import (
     HostError,
     SingbuildError,
     UsageError,
-    nearest,
 )
-from singbuild.sizes import parse_size
 
 STATUSES = """\b
 Exit statuses:
@@ -49,6 +50,15 @@ class Commands(click.Group):
             args = ["build", *args]
         return super().parse_args(context, args)
 
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands with a whole sentence each; click itself would cut them."""
+        rows = [
+            (name, self.commands[name].get_short_help_str(limit=200))
+            for name in self.list_commands(context)
+        ]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
 
 @click.group(
     cls=Commands, epilog=STATUSES, context_settings={"help_option_names": ["-h", "--help"]}
@@ -65,134 +75,9 @@ def commands() -> None:
 
 
 commands.add_command(cache_commands)
-for image_command in IMAGE_COMMANDS:
-    commands.add_command(image_command)
-
-
-def recipe_options(function: Any) -> Any:
-    """Add the options that every command that reads a recipe takes."""
-    for option in (
-        click.option(
-            "--values", type=click.Path(path_type=Path), help="YAML file of template values."
-        ),
-        click.option(
-            "--build-arg-file", type=click.Path(path_type=Path), help="File of NAME=VALUE lines."
-        ),
-        click.option(
-            "--build-arg",
-            "build_args",
-            multiple=True,
-            metavar="NAME=VALUE",
-            help="A template value.",
-        ),
-        click.argument("recipe"),
-    ):
-        function = option(function)
-    return function
-
-
-@commands.command()
-@recipe_options
-@click.argument("image", type=click.Path(path_type=Path))
-@click.option("-F", "--force", is_flag=True, help="Replace an existing image.")
-@click.option(
-    "--free", default="0", metavar="SIZE", help="Leave this much room, such as 64M or 2G."
-)
-@click.option("--notest", is_flag=True, help="Leave out %test.")
-@click.option("--locked", is_flag=True, help="Refuse inputs that differ from RECIPE's lock file.")
-@click.option("--check-reproducible", is_flag=True, help="Build twice; refuse what differs.")
-@click.option("--no-cache", is_flag=True, help="Neither use nor keep earlier stages.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON event a line on standard output.")
-@click.option("-q", "--quiet", is_flag=True, help="Print warnings and errors only.")
-def build(
-    recipe: str,
-    image: Path,
-    build_args: tuple[str, ...],
-    build_arg_file: Path | None,
-    values: Path | None,
-    force: bool,
-    free: str,
-    notest: bool,
-    locked: bool,
-    check_reproducible: bool,
-    no_cache: bool,
-    as_json: bool,
-    quiet: bool,
-) -> int:
-    """Build IMAGE from RECIPE ("-" reads standard input)."""
-    # Imported here: --help and a typing error cost no more than they must.
-    from singbuild import build as engine
-    from singbuild import console, lock, plan, reproducible
-    from singbuild import recipe as recipes
-
-    _check_recipe_word(recipe)
-    options = engine.Options(
-        force=force,
-        test=not notest,
-        free=parse_size(free),
-        use_cache=not no_cache,
-        locked=lock.read(lock.beside(recipe)) if locked else None,
-    )
-    shown = console.choose(sys.stdout, as_json=as_json, quiet=quiet)
-    try:
-        loaded = recipes.load(
-            recipe, build_args=build_args, build_arg_file=build_arg_file, values=values
-        )
-        planned = plan.make(loaded, shown)
-        if check_reproducible:
-            return reproducible.check(planned, image, options, shown)
-        return engine.build(planned, image, options, shown)
-    except SingbuildError as error:
-        shown.error(error, None)
-        return error.status
-
-
-@commands.command("plan")
-@recipe_options
-@click.option("--rendered", is_flag=True, help="Print the recipe as templates made it, no plan.")
-def show_plan(
-    recipe: str,
-    build_args: tuple[str, ...],
-    build_arg_file: Path | None,
-    values: Path | None,
-    rendered: bool,
-) -> int:
-    """Print what a build would do, and why. Needs no privilege, writes nothing."""
-    from singbuild import console, plan
-    from singbuild import recipe as recipes
-
-    loaded = recipes.load(
-        recipe, build_args=build_args, build_arg_file=build_arg_file, values=values
-    )
-    if rendered:
-        print(loaded.text, end="")
-    else:
-        print(plan.described(plan.make(loaded, console.Console(sys.stdout))))
-    return 0
-
-
-@commands.command("lock")
-@recipe_options
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Default: beside RECIPE.")
-def write_lock(
-    recipe: str,
-    build_args: tuple[str, ...],
-    build_arg_file: Path | None,
-    values: Path | None,
-    output: Path | None,
-) -> int:
-    """Write down what a build of RECIPE would take now, for ``build --locked``."""
-    from singbuild import console, lock, plan
-    from singbuild import recipe as recipes
-
-    loaded = recipes.load(
-        recipe, build_args=build_args, build_arg_file=build_arg_file, values=values
-    )
-    planned = plan.make(loaded, console.choose(sys.stderr, as_json=False, quiet=False))
-    target = output or lock.beside(recipe)
-    target.write_text(lock.dumped(lock.resolved(planned), Path(recipe).name))
-    print(target)
-    return 0
+commands.add_command(doctor)
+for each_command in (*BUILD_COMMANDS, *IMAGE_COMMANDS, *CHANGE_COMMANDS):
+    commands.add_command(each_command)
 
 
 @commands.command("backends")
@@ -230,13 +115,9 @@ def new_backend(name: str, directory: Path | None) -> int:
     return 0
 
 
-def _check_recipe_word(recipe: str) -> None:
-    """A word that is no file but nearly a command was meant as the command."""
-    near = nearest(recipe, list(commands.commands))
-    if recipe != "-" and not Path(recipe).exists() and near:
-        raise UsageError(
-            f"there is no recipe {recipe!r}", remedy=f"Did you mean the command: singbuild {near}?"
-        )
+def _usage_status() -> int:
+    """Return the status for a wrong command line; `singularity` ends with another."""
+    return 1 if os.environ.get("SINGBUILD_USAGE_STATUS") == "1" else UsageError.status
 
 
 def main() -> None:
@@ -250,10 +131,10 @@ def main() -> None:
         sys.exit(EXIT_INTERRUPTED)
     except click.ClickException as error:
         error.show()
-        sys.exit(2)
+        sys.exit(_usage_status())
     except SingbuildError as error:
         print(f"singbuild: error: {error}", file=sys.stderr)
-        sys.exit(error.status)
+        sys.exit(_usage_status() if isinstance(error, UsageError) else error.status)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         print(f"singbuild: error: {where}{error.strerror or error}", file=sys.stderr)

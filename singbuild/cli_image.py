@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from singbuild.cli_build import arch_option, offline_option
+
 if TYPE_CHECKING:
     from singbuild.difference import FileChange, PackageChange
 
@@ -18,7 +20,7 @@ _SIGNS = {"added": "+", "removed": "-", "changed": "~"}
 IMAGE = click.Path(path_type=Path)
 
 
-@click.command("inspect")
+@click.command("inspect", epilog="\b\nExample:\n  singbuild inspect --recipe debian.img\n")
 @click.argument("image", type=IMAGE)
 @click.option("--json", "part", flag_value="json", help="All of it as one JSON object.")
 @click.option("--labels", "part", flag_value="labels", help="The labels, as JSON.")
@@ -119,4 +121,35 @@ def _print_changes(packages: list[PackageChange], files: list[FileChange]) -> No
         print("no difference")
 
 
-COMMANDS = (inspect_image, diff_images, verify_image)
+@click.command(
+    "pull",
+    epilog="""\b
+Examples:
+  singbuild pull docker://python:3-slim
+  singbuild pull oci:layout:latest my.img
+""",
+)
+@click.argument("source")
+@click.argument("image", type=IMAGE, required=False)
+@click.option("-F", "--force", is_flag=True, help="Replace an existing image.")
+@arch_option
+@click.option("--once", is_flag=True, help="Leave an existing image as it is; wait for its maker.")
+@offline_option
+def pull_image(source: str, image: Path | None, force: bool, arch: str, once: bool) -> int:
+    """Make an image of one in a registry, an engine, a layout or an archive.
+
+    SOURCE is docker://NAME, docker-daemon:NAME, docker-archive:FILE, oci:DIRECTORY or
+    oci-archive:FILE. `singrun exec SOURCE COMMAND` does the same, into the cache.
+    """
+    from singbuild import console, pull
+    from singbuild.errors import SingbuildError
+
+    try:
+        target = image or pull.default_target(source)
+        return pull.pull(source, target, force=force or once, once=once, arch=arch)
+    except SingbuildError as error:
+        console.Console(sys.stdout).error(error, None)
+        return error.status
+
+
+COMMANDS = (pull_image, inspect_image, diff_images, verify_image)

@@ -8,12 +8,15 @@ read until the program itself has ended.
 
 from __future__ import annotations
 
+import fcntl
 import os
+import pty
 import selectors
 import shlex
 import shutil
 import subprocess
 import tempfile
+import termios
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -101,6 +104,26 @@ def call(
     return Completed(words, status if status >= 0 else 128 - status, tuple(tail))
 
 
+def interactive(argv: Sequence[Word], *, env: Mapping[str, str]) -> None:
+    """Execute a program on a terminal of its own that is shown on ours, until it ends.
+
+    So it has its own job control, and Ctrl-C is its own. Standard input and output must be
+    a terminal. env: the complete environment. Raises HostError as ``call`` does.
+    """
+    words = [os.fspath(word) for word in argv]
+    found = shutil.which(words[0], path=env.get("PATH", os.defpath))
+    if found is None:
+        raise _not_found(words[0], "")
+
+    def read(terminal: int) -> bytes:
+        size = fcntl.ioctl(0, termios.TIOCGWINSZ, bytes(8))
+        fcntl.ioctl(terminal, termios.TIOCSWINSZ, size)  # it follows when ours changes
+        return os.read(terminal, 1 << 12)
+
+    variables = [f"{name}={value}" for name, value in env.items()]
+    pty.spawn(["/usr/bin/env", "-i", *variables, found, *words[1:]], read)
+
+
 def run(
     argv: Sequence[Word],
     *,
@@ -136,7 +159,9 @@ def version(program: str) -> str:
     with tempfile.TemporaryDirectory() as home:
         env = environment({"HOME": home})
         done = call([program, "--version"], env=env, on_line=lines.append)
-    return "" if done.status else "\n".join(lines)
+    if done.status:  # dnf tells, and then fails where it may not write its log
+        lines = [line for line in lines if line[:1].isdigit()]
+    return "\n".join(lines)
 
 
 def _not_found(program: str, package: str) -> HostError:

@@ -2,25 +2,18 @@
 
 Three forms of one thing: live on a terminal (rich), plain lines in a pipe, one
 JSON object a line with ``--json``. Everything also goes to the log.
-
-JSON events, version 1, each with ``event`` and ``seconds`` since the start::
-
-    {"event": "start",    "version": 1, "recipe": "…", "image": "…"}
-    {"event": "phase",    "name": "post", "reason": "…"}
-    {"event": "line",     "text": "…"}
-    {"event": "warning",  "text": "…"}
-    {"event": "progress", "label": "…", "done": 12, "total": 88}
-    {"event": "error",    "status": 7, "what": "…", "why": "…", "remedy": "…", "log": "…"}
-    {"event": "done",     "image": "…", "bytes": 4210688}
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import sys
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
@@ -29,25 +22,36 @@ from rich.console import Console as Terminal
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from singbuild.errors import SingbuildError
+from singbuild import events
+from singbuild.errors import SingbuildError, UsageError
+from singbuild.events import Event
 
-EVENTS_VERSION = 1
+HEARTBEAT = 60.0  # seconds; many a CI service ends a job that says nothing for some minutes
+HEARTBEAT_VARIABLE = "SINGBUILD_HEARTBEAT"
 
 
 class Console:
     """Plain lines, and the base of the other forms.
 
-    quiet: show only warnings and errors; log: set it to an open text file, and the
-    file gets everything. A Console is a context manager, so that a live display
-    ends with it.
+    quiet: show only warnings and errors; heartbeat: seconds of silence after which a line
+    says that the build is alive. log: set it to an open text file, and the
+    file gets everything. hide: what all text passes through before anybody sees it; watchers: get
+    each event too. A Console is a context manager: inside, hearts beat and displays live.
     """
 
-    def __init__(self, out: TextIO, *, quiet: bool = False) -> None:
+    def __init__(self, out: TextIO, *, quiet: bool = False, heartbeat: float = HEARTBEAT) -> None:
         self.log: TextIO | None = None
-        self._out, self._quiet = out, quiet
-        self._began = time.monotonic()
+        self.hide: Callable[[str], str] = str
+        self.watchers: list[Callable[[Event], None]] = []
+        self._out, self._quiet, self._heartbeat = out, quiet, heartbeat
+        self._began = self._last = time.monotonic()
+        self._phase = ""
+        self._lock = threading.RLock()
+        self._ended = threading.Event()
 
     def __enter__(self) -> Self:
+        self._ended.clear()
+        threading.Thread(target=self._beat, daemon=True).start()
         return self
 
     def __exit__(
@@ -56,53 +60,105 @@ class Console:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        return
+        self._ended.set()
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave the terminal to somebody else for the time of a with-block."""
+        self.__exit__(None, None, None)
+        try:
+            yield
+        finally:
+            self.__enter__()
 
     @property
     def seconds(self) -> float:
         """Seconds since the start."""
         return time.monotonic() - self._began
 
-    def start(self, recipe: str, image: str) -> None:
-        """Say what is built from what."""
-        self._record(f"building {image} from {recipe}")
-        self._show(f"Building {image} from {recipe}")
+    def start(self, recipe: str, image: str, steps: Sequence[str] = ()) -> None:
+        """Say what is built from what. steps: the phases to come, by name."""
+        self._tell("start", version=events.VERSION, recipe=recipe, image=image, steps=[*steps])
 
     def phase(self, name: str, reason: str) -> None:
         """Begin a phase of the plan."""
-        self._record(f"== {name}: {reason}")
-        self._show(f"[{self.seconds:6.1f}s] {name}: {reason}")
+        self._phase = name
+        self._tell("phase", name=name, reason=reason)
 
     def line(self, text: str) -> None:
         """Show one line of what the phase prints."""
-        self._record(text)
-        self._show(f"    {text}")
+        self._tell("line", text=text)
+
+    def cache(self, stage: str, why: str, *, hit: bool) -> None:
+        """Say whether a stage of an earlier build is taken, and why."""
+        self._tell("cache", stage=stage, hit=hit, why=why)
 
     def warn(self, text: str) -> None:
         """Show a warning, even when quiet."""
-        self._record(f"warning: {text}")
-        print(f"singbuild: warning: {text}", file=sys.stderr, flush=True)
+        self._tell("warning", text=text)
 
     def progress(self, label: str, done: int, total: int) -> None:
         """Show how far the phase is; plain lines only say when it is complete."""
-        if total and done == total:
-            self._record(f"{label}: {total}")
+        self._tell("progress", label=label, done=done, total=total)
 
     def error(self, error: SingbuildError, log: Path | None) -> None:
         """Show an error: what, why, what to do, and where the log is."""
-        self._record(f"error: {error}")
-        print(f"singbuild: error: {error}", file=sys.stderr)
-        if log:
-            print(f"The full log: {log}", file=sys.stderr)
-        sys.stderr.flush()
+        told = {"what": error.what, "why": error.why, "remedy": error.remedy, "text": str(error)}
+        self._tell("error", status=error.status, **told, log=str(log) if log else "")
 
     def done(self, image: str, size: int) -> None:
         """Say what came out. size: bytes."""
-        self._show(f"[{self.seconds:6.1f}s] {image}: {size / (1 << 20):.1f} MiB")
+        self._tell("done", image=image, bytes=size)
 
-    def _show(self, text: str) -> None:
-        if not self._quiet:
+    def _tell(self, event_name: str, /, **fields: Any) -> None:
+        with self._lock:
+            told = {name: self._told(value) for name, value in fields.items()}
+            event = Event(event_name, self.seconds, told)
+            if event.logged:
+                self._record(event.logged)
+            for watcher in self.watchers:
+                watcher(event)
+            self._show(event)
+            self._last = time.monotonic()
+
+    def _told(self, value: Any) -> Any:
+        """A field's value as it may be shown."""
+        if isinstance(value, list):
+            return [self._told(each) for each in value]
+        return events.printable(self.hide(value)) if isinstance(value, str) else value
+
+    def _beat(self) -> None:
+        """Break every long silence, until the build ends."""
+        while not self._ended.wait(self._last + self._heartbeat - time.monotonic()):
+            if time.monotonic() >= self._last + self._heartbeat:
+                self._tell("heartbeat", phase=self._phase)
+
+    def _show(self, event: Event) -> None:
+        if event.name == "error":
+            print(f"singbuild: error: {event['text']}", file=sys.stderr)
+            if event["log"]:
+                print(f"The full log: {event['log']}", file=sys.stderr)
+            sys.stderr.flush()
+        elif event.name == "warning":
+            print(f"singbuild: warning: {event['text']}", file=sys.stderr, flush=True)
+        elif not self._quiet and (text := self._plain(event)):
             self._print(text)
+
+    def _plain(self, event: Event) -> str:
+        """Return an event as a line; "" for one that is not shown."""
+        match event.name:
+            case "start":
+                return f"Building {event['image']} from {event['recipe']}"
+            case "phase":
+                return f"[{event.seconds:6.1f}s] {event['name']}: {event['reason']}"
+            case "line" | "cache":
+                return f"    {event.logged}"
+            case "heartbeat":
+                return f"[{event.seconds:6.1f}s] {event['phase']}: still at work"
+            case "done":
+                size = event["bytes"] / (1 << 20)
+                return f"[{event.seconds:6.1f}s] {event['image']}: {size:.1f} MiB"
+        return ""
 
     def _print(self, text: str) -> None:
         """Print; when nobody reads any more, as behind ``| head``, go on without."""
@@ -150,68 +206,53 @@ class LiveConsole(Console):
     ) -> None:
         self._progress.stop()
 
-    def phase(self, name: str, reason: str) -> None:
-        super().phase(name, reason)
-        self._progress.reset(
-            self._task, description=name, total=None, count="", visible=True, start=True
-        )
+    def _show(self, event: Event) -> None:
+        if event.name == "error":
+            self._progress.stop()
+            super()._show(event)
+        elif event.name == "warning":
+            self._scroll(Text(event.logged, style="yellow"))
+        elif event.name == "progress":
+            self._advance(event["label"], event["done"], event["total"])
+        elif not self._quiet and (text := self._plain(event)):
+            # Text, not markup: what a build prints may hold square brackets.
+            self._scroll(Text(text))
+        if event.name == "phase":
+            self._progress.reset(
+                self._task, description=self._phase, total=None, count="", visible=True, start=True
+            )
 
-    def progress(self, label: str, done: int, total: int) -> None:
-        super().progress(label, done, total)
+    def _scroll(self, text: Text) -> None:
+        self._progress.console.print(text)
+
+    def _advance(self, label: str, done: int, total: int) -> None:
         count = f"{label} {done}/{total}" if total else f"{label} {done}"
         self._progress.update(self._task, completed=done, total=total or None, count=count)
-
-    def warn(self, text: str) -> None:
-        self._record(f"warning: {text}")
-        self._progress.console.print(Text(f"warning: {text}", style="yellow"))
-
-    def error(self, error: SingbuildError, log: Path | None) -> None:
-        self._progress.stop()
-        super().error(error, log)
-
-    def _show(self, text: str) -> None:
-        if not self._quiet:
-            # Text, not markup: what a build prints may hold square brackets.
-            self._progress.console.print(Text(text))
 
 
 class JsonConsole(Console):
     """One JSON object a line on standard output, nothing else."""
 
-    def start(self, recipe: str, image: str) -> None:
-        self._record(f"building {image} from {recipe}")
-        self._event("start", {"version": EVENTS_VERSION, "recipe": recipe, "image": image})
-
-    def phase(self, name: str, reason: str) -> None:
-        self._record(f"== {name}: {reason}")
-        self._event("phase", {"name": name, "reason": reason})
-
-    def line(self, text: str) -> None:
-        self._record(text)
-        self._event("line", {"text": text})
-
-    def warn(self, text: str) -> None:
-        self._record(f"warning: {text}")
-        self._event("warning", {"text": text})
-
-    def progress(self, label: str, done: int, total: int) -> None:
-        self._event("progress", {"label": label, "done": done, "total": total})
-
-    def error(self, error: SingbuildError, log: Path | None) -> None:
-        self._record(f"error: {error}")
-        fields = {"status": error.status, "what": error.what, "why": error.why}
-        self._event("error", fields | {"remedy": error.remedy, "log": str(log) if log else ""})
-
-    def done(self, image: str, size: int) -> None:
-        self._event("done", {"image": image, "bytes": size})
-
-    def _event(self, name: str, fields: Mapping[str, Any]) -> None:
-        event = {"event": name, "seconds": round(self.seconds, 3)} | dict(fields)
-        self._print(json.dumps(event))
+    def _show(self, event: Event) -> None:
+        head = {"event": event.name, "seconds": round(event.seconds, 3)}
+        self._print(json.dumps(head | dict(event.fields)))
 
 
 def choose(out: TextIO, *, as_json: bool, quiet: bool) -> Console:
-    """Return the form that suits where the output goes."""
+    """Return the form that suits where the output goes. Raises UsageError as ``heartbeat``."""
     if as_json:
-        return JsonConsole(out)
-    return LiveConsole(out, quiet=quiet) if out.isatty() else Console(out, quiet=quiet)
+        return JsonConsole(out, heartbeat=heartbeat())
+    if out.isatty():
+        return LiveConsole(out, quiet=quiet)
+    return Console(out, quiet=quiet, heartbeat=heartbeat())
+
+
+def heartbeat() -> float:
+    """Return the seconds of silence that are too many. Raises UsageError for what is no number."""
+    given = os.environ.get(HEARTBEAT_VARIABLE, str(HEARTBEAT))
+    if not re.fullmatch(r"\d{1,6}(\.\d+)?", given) or not float(given):
+        raise UsageError(
+            f"{HEARTBEAT_VARIABLE} is {given!r}",
+            remedy="Set it to seconds, such as 60, or unset it.",
+        )
+    return float(given)

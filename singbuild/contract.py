@@ -44,13 +44,15 @@ class Needs:
     """What a backend needs before anything is created.
 
     space: bytes that the scratch will need at least; root: it makes devices or
-    files of several owners, which only root can.
+    files of several owners; an ordinary user gets those only where the host helps;
+    foreign: it fills a tree for another kind of machine too, executing nothing of it.
     """
 
     keywords: tuple[Keyword, ...] = ()
     programs: tuple[Program, ...] = ()
     space: int = 16 << 20
     root: bool = False
+    foreign: bool = False
 
 
 @dataclass(frozen=True)

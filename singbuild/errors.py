@@ -112,9 +112,16 @@ class SourceError(SingbuildError):
 
 
 class SectionError(SingbuildError):
-    """A command of a recipe's section failed."""
+    """A command of a recipe's section failed.
+
+    section: its name; "" when no command failed, but what the section left cannot be taken.
+    """
 
     status = 7
+
+    def __init__(self, what: str, *, section: str = "", why: str = "", remedy: str = "") -> None:
+        super().__init__(what, why=why, remedy=remedy)
+        self.section = section
 
 
 class ImageError(SingbuildError):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import pluggy
 
 from singbuild import extension_hookspecs
-from singbuild.backends import Installed, imported, installed
+from singbuild.backends import Installed, claimed, imported, installed
 from singbuild.contract import Build, Finished, Reporter
 from singbuild.errors import RecipeError
 from singbuild.plan import Plan
@@ -69,9 +70,17 @@ class Extensions:
 
 
 def load(report: Reporter) -> Extensions:
-    """Import every extension that is installed; warn of those that cannot be."""
+    """Import every extension that is installed; warn of those that cannot be.
+
+    Those that claim one name are all called: no package silences a site's policy by its name.
+    """
     loaded: dict[Installed, Any] = {}
-    for who in installed(GROUP):
+    everyone = installed(GROUP)
+    for _name, group in groupby(everyone, lambda who: who.name):
+        claims = list(group)
+        if len(claims) > 1:
+            report.warn(f"{claimed('extension', claims)}; each is called. Uninstall one of them")
+    for who in everyone:
         manager = pluggy.PluginManager("singbuild")
         manager.add_hookspecs(extension_hookspecs)
         try:

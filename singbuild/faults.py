@@ -26,8 +26,13 @@ def explained(
     """
     if isinstance(error, RecipeKeyError):
         return _located(plan, error)
+    return plain(error, (plan.source.cache, *places))
+
+
+def plain(error: SingbuildError | OSError, places: Iterable[Path]) -> SingbuildError:
+    """Return the error, or what the host's answer means. places: the directories written to."""
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        full = min((plan.source.cache, *places), key=workspace.free_bytes)
+        full = min(places, key=workspace.free_bytes)
         remedy = "Free some space. SINGBUILD_TMPDIR and SINGBUILD_CACHEDIR name other places."
         return HostError(f"the disk that holds {full} is full", remedy=remedy)
     if isinstance(error, OSError):

@@ -69,6 +69,11 @@ def part(image: Image, name: str) -> bytes:
     return data
 
 
+def labels(image: Image) -> dict[str, str] | None:
+    """Return an image's labels; None when there are none, or when they are no JSON object."""
+    return _labels(_text(_part(image, PARTS["labels"])))
+
+
 def bill(image: Image) -> str:
     """Return the bill of materials of what is installed now: SPDX 2.3, JSON text."""
     return spdx.bill(ImageTree(image), newest(image))

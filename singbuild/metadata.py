@@ -68,7 +68,8 @@ BASE = 'export PATH="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bi
 def write(rootfs: Rootfs, recipe: Recipe, defaults: Defaults, texts: Mapping[str, str]) -> None:
     """Write everything that the format asks for; what the recipe leaves out is left out.
 
-    texts: further files of /.singularity.d, name to text.
+    What the tree says of itself already, as one that comes from an image does, stays
+    where the recipe says nothing. texts: further files of /.singularity.d, name to text.
     """
     for directory in DIRECTORIES:
         rootfs.mkdir(directory)
@@ -83,22 +84,40 @@ def write(rootfs: Rootfs, recipe: Recipe, defaults: Defaults, texts: Mapping[str
     for name, text in ACTIONS.items():
         rootfs.write(f"{HOME}/actions/{name}", text, 0o755)
     rootfs.write(f"{HOME}/env/01-base.sh", BASE)
-    rootfs.write(f"{HOME}/env/10-source.sh", exports(defaults.environment))
-    rootfs.write(f"{HOME}/env/90-environment.sh", _body(recipe.sections.get("environment")))
+    for name, text in (
+        ("10-source.sh", exports(defaults.environment)),
+        ("90-environment.sh", _body(recipe.sections.get("environment"))),
+    ):
+        if text or not rootfs.exists(f"{HOME}/env/{name}"):
+            rootfs.write(f"{HOME}/env/{name}", text)
     if runscript := _program(recipe.sections.get("runscript")) or defaults.runscript:
         rootfs.write(f"{HOME}/runscript", runscript, 0o755)
     if test := _program(recipe.sections.get("test"), "/bin/sh -e"):
         rootfs.write(f"{HOME}/test", test, 0o755)
     if text := _body(recipe.sections.get("help")):
         rootfs.write(f"{HOME}/runscript.help", text)
-    labels = dict(defaults.labels) | {label.key: label.value for label in recipe.labels}
+    labels = (
+        _labels(rootfs) | dict(defaults.labels) | {each.key: each.value for each in recipe.labels}
+    )
     rootfs.write(f"{HOME}/labels.json", json.dumps(labels, indent=4, sort_keys=True) + "\n")
-    rootfs.write(f"{HOME}/Singularity", recipe.text)
+    if recipe.text.strip() or not rootfs.exists(f"{HOME}/Singularity"):
+        rootfs.write(f"{HOME}/Singularity", recipe.text)
     for name, text in texts.items():
         rootfs.write(f"{HOME}/{name}", text)
     rootfs.write(f"{HOME}/manifest", "")  # the seal fills it
     for link, target in LINKS.items():
         rootfs.symlink(link, f".singularity.d/{target}")
+
+
+def _labels(rootfs: Rootfs) -> dict[str, str]:
+    """Return the labels that the tree has already; none where they cannot be read."""
+    if not rootfs.exists(f"{HOME}/labels.json"):
+        return {}
+    try:
+        found = json.loads(rootfs.read(f"{HOME}/labels.json"))
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def exports(variables: Mapping[str, str]) -> str:

@@ -7,26 +7,35 @@ process of the namespace; when the last process is gone, so are the mount
 namespace, its mounts, and the loop devices under them. So a build leaves no
 process, mount or loop device even when it is ended by SIGKILL. For a caller who
 is not root, one more process stands between outer and init, and makes the user
-namespace.
+namespace: of one id, the caller's, or with subordinate ones besides. With those, files
+may belong to others than the caller; so when outer dies, the worker is asked to end,
+and takes them away itself.
+
+Where no namespaces may be had, init adopts what the worker leaves behind, ends it with the
+worker, and is asked to end when outer dies. Only who kills all of them at once leaves
+something: the scratch, for the next build to sweep.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import select
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
+from singbuild import capabilities, subordinate
 from singbuild.errors import EXIT_BUG
+from singbuild.subordinate import Ranges
 from singrun import syscalls
 
-PR_SET_PDEATHSIG = 1  # prctl(2)
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER, PR_GET_CHILD_SUBREAPER = 1, 36, 37  # prctl(2)
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -38,32 +47,78 @@ class Terminated(BaseException):
         self.number = number
 
 
-def run(work: Callable[[], int]) -> int:
+class Answers(Protocol):
+    """Whoever answers system calls of the worker: ``recorder.py``."""
+
+    def listened(self) -> None:
+        """Have the calls of this process and its children answered; called in the worker."""
+
+    def serve(self) -> None:
+        """Answer in a thread; called in init."""
+
+
+def run(
+    work: Callable[[], int],
+    ids: Ranges | None = None,
+    answers: Answers | None = None,
+    without: Sequence[int] = (),
+) -> int:
     """Execute ``work`` in namespaces of its own and return the status it returns.
 
-    A worker that dies of a signal gives 128 + its number. SIGINT, SIGTERM and SIGHUP
-    are passed on and raise ``Terminated`` in it, once. For a caller who is not root,
-    all of it happens in a user namespace in which the caller is. Raises OSError when
-    the kernel refuses the namespaces.
+    ids: the caller's subordinate ones, to be had in it; answers: to its system calls. A
+    worker that dies of a signal gives 128 + its number. SIGINT, SIGTERM and SIGHUP are passed
+    on and raise ``Terminated`` in it, once. For a caller who is not root, all of it happens in
+    a user namespace in which the caller is. Raises OSError when the kernel refuses the namespaces.
+
+    without: capabilities that the work is not to have; with any, it gets no namespaces at all.
     """
     sys.stdout.flush()
     sys.stderr.flush()
-    if os.geteuid() == 0:
-        return _contained(work)
+    if os.geteuid() == 0 and ids is None and not without:
+        return _contained(work, answers)
     outer = os.pidfd_open(os.getpid())
-    status = _forked(lambda: _in_user_namespace(outer, lambda: _contained(work)))
-    os.close(outer)
-    return status
+    try:
+        if without:
+            return _forked(lambda: _adopting(outer, work, answers, without))
+        return _in_user_namespace(outer, ids, lambda: _contained(work, answers))
+    finally:
+        os.close(outer)
 
 
-def refusal() -> str:
-    """Return why this host gives the caller no user namespace, "" when it does."""
+def as_owner(ids: Ranges, work: Callable[[], int]) -> int:
+    """Execute ``work`` where the caller's subordinate ids are its own, and nothing else differs."""
+    return _in_user_namespace(None, ids, work)
+
+
+def refusal(ids: Ranges | None = None) -> str:
+    """Return why this host gives the caller no user namespace, "" when it does.
+
+    ids: to be had in it. Raises HostError when newuidmap refuses them.
+    """
 
     def attempt() -> int:
         try:
-            return _in_user_namespace(None, _mounts_refused)
+            syscalls.unshare(syscalls.CLONE_NEWUSER)
         except OSError as error:
             return error.errno or 1
+        return 0
+
+    status = _forked(attempt)
+    if not status:
+        status = _in_user_namespace(None, ids, _mounts_refused)
+    return os.strerror(status) if status else ""
+
+
+def mounts_refused() -> str:
+    """Return why root gets no mounts of its own here, "" when it does."""
+
+    def attempt() -> int:
+        try:
+            syscalls.unshare(syscalls.CLONE_NEWNS)
+            syscalls.mount("none", "/", "", syscalls.MS_REC | syscalls.MS_PRIVATE, "")
+        except OSError as error:
+            return error.errno or 1
+        return _mounts_refused()
 
     status = _forked(attempt)
     return os.strerror(status) if status else ""
@@ -79,29 +134,58 @@ def _mounts_refused() -> int:
             return error.errno or 1
         return 0
 
-    syscalls.unshare(syscalls.CLONE_NEWPID)
+    try:
+        syscalls.unshare(syscalls.CLONE_NEWPID)
+    except OSError as error:
+        return error.errno or 1
     return _forked(attempt)
 
 
-def _in_user_namespace(outer: int | None, work: Callable[[], int]) -> int:
-    """Become root of a new user namespace that knows the caller alone: user_namespaces(7)."""
+def _in_user_namespace(outer: int | None, ids: Ranges | None, work: Callable[[], int]) -> int:
+    """Execute ``work`` as root of a new user namespace (user_namespaces(7)), in a process.
+
+    outer: the pidfd of a process to end with. Returns the status of ``work``.
+    """
     uid, gid = os.geteuid(), os.getegid()
-    syscalls.unshare(syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWNS)
-    if outer is not None:
-        _die_with(outer)
-    Path("/proc/self/setgroups").write_text("deny")
-    Path("/proc/self/uid_map").write_text(f"0 {uid} 1")
-    Path("/proc/self/gid_map").write_text(f"0 {gid} 1")
-    return work()
+    there, ready = os.pipe()
+    wait, go = os.pipe()
+
+    def child() -> int:
+        os.close(go)
+        syscalls.unshare(syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWNS)
+        if outer is not None:
+            _die_with(outer, signal.SIGTERM if ids else signal.SIGKILL)
+        if ids:
+            os.write(ready, b"x")
+            if not os.read(wait, 1):
+                return EXIT_BUG  # whoever lends the ids has said why not
+            os.setgroups([])
+        else:
+            Path("/proc/self/setgroups").write_text("deny")
+            Path("/proc/self/uid_map").write_text(f"0 {uid} 1")
+            Path("/proc/self/gid_map").write_text(f"0 {gid} 1")
+        return work()
+
+    def lend(pid: int) -> None:
+        os.close(ready)
+        if ids and os.read(there, 1):
+            subordinate.lend(pid, ids)
+            os.write(go, b"x")
+
+    try:
+        return _forked(child, lend)
+    finally:
+        for fd in (there, wait, go):
+            os.close(fd)
 
 
-def _contained(work: Callable[[], int]) -> int:
+def _contained(work: Callable[[], int], answers: Answers | None) -> int:
     """Execute ``work`` in process and mount namespaces. The caller's own stay as they are."""
     outer = os.pidfd_open(os.getpid())
     ours = os.open("/proc/self/ns/pid", os.O_RDONLY)
     syscalls.unshare(syscalls.CLONE_NEWPID)
     try:
-        return _forked(lambda: _init(outer, work))
+        return _forked(lambda: _init(outer, work, answers))
     finally:
         with contextlib.suppress(PermissionError):  # in a user namespace nobody forks after us
             syscalls.setns(ours, syscalls.CLONE_NEWPID)
@@ -109,8 +193,11 @@ def _contained(work: Callable[[], int]) -> int:
         os.close(outer)
 
 
-def _forked(child: Callable[[], int]) -> int:
-    """Execute ``child`` in a process of its own, pass ending signals on, return its status."""
+def _forked(child: Callable[[], int], meanwhile: Callable[[int], None] | None = None) -> int:
+    """Execute ``child`` in a process of its own, pass ending signals on, return its status.
+
+    meanwhile: what to do with it while it runs, by its id; if that fails, the child is killed.
+    """
     # Held back until each process has its handlers; none may be lost or kill too early.
     signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     pid = os.fork()
@@ -123,21 +210,30 @@ def _forked(child: Callable[[], int]) -> int:
         os._exit(status)
     previous = _handled(lambda number, _frame: os.kill(pid, number))
     try:
+        if meanwhile:
+            meanwhile(pid)
         return _shell_status(os.waitpid(pid, 0)[1])
+    except BaseException:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
 
 
-def _die_with(process: int) -> None:
-    """End by SIGKILL when the process that forked us ends. process: its pidfd."""
-    syscalls.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+def _die_with(process: int, number: int = signal.SIGKILL) -> None:
+    """Get a signal when the process that forked us ends. process: its pidfd."""
+    syscalls.prctl(PR_SET_PDEATHSIG, number)
     if select.select([process], [], [], 0)[0]:
         os._exit(128 + signal.SIGKILL)  # it ended before the line above
 
 
 def end_others() -> None:
-    """Kill every process of the namespace but init and the caller: daemons that a section left."""
+    """Kill every process of the build but init and the caller: daemons that a section left."""
+    if _adopts():
+        _end_children()
+        return
     if os.getpid() == 1 or os.getppid() != 1:
         return  # not in a namespace of our own: there are others here that are not ours
     try:
@@ -146,7 +242,7 @@ def end_others() -> None:
         return
 
 
-def _init(outer: int, work: Callable[[], int]) -> int:
+def _init(outer: int, work: Callable[[], int], answers: Answers | None) -> int:
     """Be PID 1: fork the worker, reap whatever ends, return the worker's status."""
     _die_with(outer)
     os.close(outer)
@@ -155,7 +251,14 @@ def _init(outer: int, work: Callable[[], int]) -> int:
     syscalls.mount("proc", "/proc", "proc", syscalls.MS_NOSUID | syscalls.MS_NODEV, "")
     worker = os.fork()
     if worker == 0:
-        os._exit(_worker(work))
+        os._exit(_worker(work, answers))
+    return _waited(worker, answers)
+
+
+def _waited(worker: int, answers: Answers | None) -> int:
+    """Serve the worker, pass signals on to it, and reap whatever ends until it does."""
+    if answers:
+        answers.serve()
     _handled(lambda number, _frame: os.kill(worker, number))
     while True:
         pid, status = os.wait()
@@ -163,9 +266,57 @@ def _init(outer: int, work: Callable[[], int]) -> int:
             return _shell_status(status)
 
 
-def _worker(work: Callable[[], int]) -> int:
+def _adopting(
+    outer: int, work: Callable[[], int], answers: Answers | None, without: Sequence[int]
+) -> int:
+    """Be init without a namespace: end what the worker leaves, return the worker's status."""
+    syscalls.prctl(PR_SET_CHILD_SUBREAPER, 1)
+    _die_with(outer, signal.SIGTERM)
+    os.close(outer)
+    for capability in without:
+        capabilities.drop(capability)
+    init = os.pidfd_open(os.getpid())
+    worker = os.fork()
+    if worker == 0:
+        syscalls.prctl(PR_SET_CHILD_SUBREAPER, 1)
+        _die_with(init, signal.SIGTERM)
+        if answers:  # seccomp(2) asks for it where CAP_SYS_ADMIN is missing
+            syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
+        os._exit(_worker(work, answers))
+    status = _waited(worker, answers)
+    for number in ENDING:
+        signal.signal(number, signal.SIG_IGN)
+    _end_children()
+    return status
+
+
+def _adopts() -> bool:
+    """Whether the orphans among this process's descendants become its children."""
+    answer = ctypes.c_int()
+    syscalls.prctl(PR_GET_CHILD_SUBREAPER, ctypes.addressof(answer))
+    return bool(answer.value)
+
+
+def _end_children() -> None:
+    """Kill all descendants of a process that adopts: whoever is killed leaves its children to us.
+
+    Only children are killed: nobody else can have got their ids.
+    """
+    while children := [
+        int(pid)
+        for thread in Path("/proc/self/task").iterdir()
+        for pid in (thread / "children").read_text().split()
+    ]:
+        for pid in children:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+
+
+def _worker(work: Callable[[], int], answers: Answers | None) -> int:
     try:
         _handled(_raise_terminated)
+        if answers:
+            answers.listened()
         return work()
     except Terminated as ended:
         return 128 + ended.number

@@ -8,6 +8,7 @@ import re
 
 from singbuild.confined import Directory
 from singbuild.contract import Reporter
+from singbuild.ext3.inventory import Owner
 from singbuild.tarstream import Member
 
 # What this process may not give, or what the file system below cannot hold.
@@ -15,11 +16,15 @@ _NOT_GIVEN = (errno.EPERM, errno.ENOTSUP, errno.EACCES, errno.EINVAL)
 
 
 class Ownership:
-    """Owners and attributes of one tree. owners: those asked for and not given, by path."""
+    """Owners and attributes of one tree.
 
-    def __init__(self, report: Reporter) -> None:
+    owners: those asked for and not given, by path. kept: somebody will give them later.
+    """
+
+    def __init__(self, report: Reporter, owners: dict[bytes, Owner] | None = None) -> None:
         self.report = report
-        self.owners: dict[bytes, tuple[int, int]] = {}
+        self.kept = owners is not None
+        self.owners: dict[bytes, Owner] = {} if owners is None else owners
         self._ids = os.geteuid(), os.getegid()
         self._refused: dict[str, tuple[int, str]] = {}
 
@@ -50,8 +55,9 @@ class Ownership:
         """Remember an owner that this process may not give."""
         if error.errno not in (errno.EPERM, errno.EINVAL):
             raise error
-        self.owners[path] = member.uid, member.gid
-        self.leave_out("entries keep this user as their owner", path)
+        self.owners[path] = Owner(member.uid, member.gid)
+        if not self.kept:
+            self.leave_out("entries keep this user as their owner", path)
 
     def attribute(self, where: int | bytes, member: Member) -> None:
         """Give an entry its extended attributes: open, or by a path whose end is not followed."""

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from singbuild import __version__, backends, workspace
 from singbuild.backends import Backend
 from singbuild.contract import Reporter, Source
-from singbuild.errors import RecipeError
+from singbuild.errors import RecipeError, UsageError
 from singbuild.recipe import Recipe
 
 BOOTSTRAP_KEY = "Bootstrap"
+# Go's names, as container images have them: `uname -m`'s.
+MACHINES = {"amd64": "x86_64", "arm64": "aarch64", "arm": "armv7l", "386": "i686"}
 
 
 @dataclass(frozen=True)
@@ -38,22 +40,35 @@ class Plan:
         return next((step.reason for step in self.steps if step.name == name), "")
 
 
-def make(recipe: Recipe, report: Reporter) -> Plan:
+def make(recipe: Recipe, report: Reporter, arch: str = "") -> Plan:
     """Plan the build of a recipe; needs no privilege and writes nothing.
 
-    Raises BackendError for the backend, RecipeError for a keyword.
+    arch: the machine to build for, as `uname -m` or Go calls it; "" for this one.
+    Raises BackendError for the backend, RecipeError for a keyword, UsageError for the machine.
     """
     backend = backends.load(recipe.bootstrap)
     for text in backend.deprecations:
         report.warn(text)
     source = Source(
         keywords=_keywords(recipe, backend),
-        arch=os.uname().machine,
+        arch=_machine(arch, backend),
         cache=workspace.cache_directory() / backend.name,
         report=report,
         bootstrap=backend.name,
     )
     return Plan(recipe, backend, source, tuple(_steps(recipe, backend)))
+
+
+def _machine(asked: str, backend: Backend) -> str:
+    here = os.uname().machine
+    wanted = MACHINES.get(asked, asked) or here
+    if wanted != here and not backend.needs.foreign:
+        raise UsageError(
+            f"--arch {asked}: Bootstrap: {backend.name} builds for the machine that it is on",
+            why=f"This one is {here}, and programs of the new tree are executed.",
+            remedy="Build on such a machine, or bring it in with Bootstrap: docker.",
+        )
+    return wanted
 
 
 def _keywords(recipe: Recipe, backend: Backend) -> dict[str, str]:
@@ -103,10 +118,12 @@ def _steps(recipe: Recipe, backend: Backend) -> Iterable[Step]:
     yield Step("finish", "the file gets its name, all at once")
 
 
-def recorded(plan: Plan, *, tested: bool, free: int) -> str:
+def recorded(plan: Plan, *, tested: bool, free: int, resumed: bool = False) -> str:
     """Return how an image was made, as JSON; the same for equal builds. free: bytes."""
     steps = [{"name": step.name, "reason": step.reason} for step in plan.steps]
     facts = {"singbuild": __version__, "tested": tested, "free": free, "steps": steps}
+    if resumed:
+        facts["resumed"] = True
     return json.dumps(facts, indent=4) + "\n"
 
 

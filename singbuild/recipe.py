@@ -43,26 +43,28 @@ def load(
     build_args: Sequence[str] = (),
     build_arg_file: Path | None = None,
     values: Path | None = None,
+    implied: tuple[Header, ...] = (),
 ) -> Recipe:
     """Read the recipe ``path`` ("-": standard input), fill its template, parse it.
 
+    implied: the header of a recipe that has none.
     The text is a template when it has %arguments or when any value is given
     (see ``template.render``), else it is taken literally. Raises RecipeError for
     what is wrong in a file and UsageError for what is wrong in ``build_args``.
     """
     source = read(path)
     if not (template.is_template(source) or build_args or build_arg_file or values):
-        return parse(source)
+        return parse(source, implied)
     filled = template.render(
         source, build_args=build_args, build_arg_file=build_arg_file, values=values
     )
-    return replace(parse(filled.text), path=source.path, arguments=filled.arguments)
+    return replace(parse(filled.text, implied), path=source.path, arguments=filled.arguments)
 
 
-def parse(source: Text) -> Recipe:
-    """Parse a recipe's text, taken literally."""
+def parse(source: Text, implied: tuple[Header, ...] = ()) -> Recipe:
+    """Parse a recipe's text, taken literally. implied: the header of one that has none."""
     end = next((n for n in _numbers(source) if source.section(n)), len(source.lines) + 1)
-    headers = parse_header(source, end)
+    headers = parse_header(source, end, implied)
     parts = list(_parts(source, end))
     _check_heredocs(source, parts)
     return Recipe(

@@ -43,8 +43,11 @@ def multi_stage(source: Text, n: int, remedy: str = "") -> RecipeError:
     )
 
 
-def parse_header(source: Text, end: int) -> tuple[Header, ...]:
-    """Read the lines before line ``end``, where the first section begins. Raises RecipeError."""
+def parse_header(source: Text, end: int, implied: tuple[Header, ...] = ()) -> tuple[Header, ...]:
+    """Read the lines before line ``end``, where the first section begins. Raises RecipeError.
+
+    implied: stands for a header that the recipe has not got.
+    """
     found: dict[str, Header] = {}
     n = 1
     while n < end:
@@ -53,7 +56,7 @@ def parse_header(source: Text, end: int) -> tuple[Header, ...]:
             found[header.name.lower()] = _merged(source, n, found.get(header.name.lower()), header)
             n = last
         n += 1
-    headers = tuple(found.values())
+    headers = tuple(found.values()) or implied
     _check_bootstrap(source, headers, end)
     return headers
 

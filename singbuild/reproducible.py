@@ -7,22 +7,24 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from singbuild import build, difference, preflight, workspace
+from singbuild import build, difference, preflight, privilege, workspace
 from singbuild.console import Console
 from singbuild.errors import SingbuildError
+from singbuild.options import Options
 from singbuild.plan import Plan
 
 SHOWN = 200  # paths
 
 
-def check(plan: Plan, target: Path, options: build.Options, console: Console) -> int:
+def check(plan: Plan, target: Path, options: Options, console: Console) -> int:
     """Build an image twice; it becomes the target only when the two are equal.
 
     Returns the exit status: a build's own, 1 when the two differ.
     """
     options = replace(options, use_cache=False)
     try:
-        preflight.check(plan, target.absolute(), force=options.force)
+        choice = privilege.choose(options.privilege)
+        preflight.check(plan, target.absolute(), choice, force=options.force)
         with workspace.scratch_directory() as work:
             pair = work / "first.img", work / "second.img"
             for image in pair:

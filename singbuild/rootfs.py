@@ -6,16 +6,29 @@ too, so an image whose ``/etc`` is a link to ``/`` never makes us touch the host
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from singbuild import chroot, command
+from singbuild import chroot, command, export, recorder
 from singbuild.contract import Reporter
 from singbuild.errors import HostError, ImageError
+from singbuild.ext3.inventory import Owner
+from singbuild.ext3.reader import Image
 from singbuild.untar import Unpacker
 
+DEVICES = {  # the kernel's Documentation/admin-guide/devices.txt
+    "null": (1, 3),
+    "zero": (1, 5),
+    "full": (1, 7),
+    "random": (1, 8),
+    "urandom": (1, 9),
+    "tty": (5, 0),
+    "console": (5, 1),
+    "ptmx": (5, 2),
+}
 MAX_LINKS = 40  # as the kernel: path_resolution(7)
 
 
@@ -23,12 +36,15 @@ class Rootfs:
     """A root file system under construction.
 
     root: its directory on the host, for host programs that fill a directory;
-    report: where output goes.
+    report: where output goes; owners: of entries to which the host could not give
+    them, by path, for the seal; journal: where programs' wishes for owners are recorded.
     """
 
-    def __init__(self, root: Path, report: Reporter) -> None:
+    def __init__(self, root: Path, report: Reporter, journal: Path | None = None) -> None:
+        self._journal = journal
         self.root = root
         self.report = report
+        self.owners: dict[bytes, Owner] = {}
 
     def path(self, inside: str | os.PathLike[str], *, follow: bool = True) -> Path:
         """Return the host path of ``inside``, every link on the way resolved inside the image.
@@ -87,15 +103,59 @@ class Rootfs:
         remove(where)
         where.symlink_to(target)
 
+    @contextlib.contextmanager
+    def devices(self) -> Iterator[None]:
+        """Make /dev/null and its kin in the image, in working order for the time of a with-block.
+
+        Where this process may make none, they are recorded for the image, and lent by the host.
+        """
+        self.mkdir("/dev")
+        with contextlib.ExitStack() as stack:
+            for name, number in DEVICES.items():
+                where, mode = self.root / "dev" / name, stat.S_IFCHR | 0o666
+                device = os.makedev(*number)
+                try:
+                    os.mknod(where, mode, device)
+                except PermissionError:
+                    where.touch()
+                    self.owners[b"dev/" + name.encode()] = Owner(0, 0, mode, device)
+                where.chmod(0o666)
+                if name in chroot.DEVICES and not where.is_char_device():
+                    stack.enter_context(chroot.bound(name, where))
+            yield
+
+    @contextlib.contextmanager
+    def furnished(self) -> Iterator[None]:
+        """Give the image /proc, /sys and a /dev of its own for the time of a with-block.
+
+        For host programs that execute others in the image. Where nothing may be mounted, /proc
+        and /sys are empty; whatever the image has in /dev is out of sight.
+        """
+        with chroot.furnished(self.root):
+            yield
+
+    def wished(self) -> dict[bytes, Owner]:
+        """Return all owners and devices that the host could not give, by path, as of now."""
+        noted = recorder.owners(self.root, self._journal) if self._journal else {}
+        return noted | self.owners
+
     def unpack(self, archives: Iterable[Iterable[bytes]], *, whiteouts: bool = False) -> None:
         """Unpack tar archives over what is there, one after the other; nothing leaves the image.
 
         archives: each uncompressed, in pieces of any size; whiteouts: they are an image's
         layers. Raises SourceError naming the entry, and OSError when the disk is full.
         """
-        with Unpacker(self.root, self.report, whiteouts=whiteouts) as unpacker:
+        with Unpacker(self.root, self.report, whiteouts=whiteouts, owners=self.owners) as unpacker:
             for archive in archives:
                 unpacker.apply(archive)
+
+    def unpack_image(self, path: Path) -> None:
+        """Unpack the tree of an ext3 image over what is there: owners, attributes and all.
+
+        Raises ImageError for what is no image or a damaged one.
+        """
+        with Image(path) as image:
+            self.unpack([export.archive(image)])
 
     def host(
         self,

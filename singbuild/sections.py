@@ -11,25 +11,42 @@ import contextlib
 import glob
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from singbuild import chroot, command, namespace
+from singbuild import chroot, command, namespace, secrets
 from singbuild.contract import Reporter
 from singbuild.errors import RecipeError, SectionError
 from singbuild.metadata import HOME
 from singbuild.recipe import CopyItem, Recipe, Section
 from singbuild.rootfs import Rootfs, remove
+from singbuild.secrets import Secret
 from singbuild.trace import Trace
 
 SHELLS = ("sh", "ash", "bash", "dash", "ksh", "mksh", "zsh")
 INSIDE = "/.singbuild.script"
+CANNOT_EXECUTE = 126  # chroot(1): the program is there, and is none for this machine
 RESOLVER_FILES = ("/etc/resolv.conf", "/etc/hosts")
 
 Execute = Callable[[list[str], Callable[[str], None]], command.Completed]
+Interactive = Callable[[Mapping[str, str]], None]
+"""Executes a shell on the caller's terminal, with some more variables."""
 
 
-def setup(recipe: Recipe, rootfs: Rootfs, work: Path) -> None:
+@dataclass(frozen=True)
+class Given:
+    """What the caller gives to the sections.
+
+    secrets: readable in %post; rescue: called when a section failed, before anything of it is
+    taken away, with what executes a shell where and as the section was executed.
+    """
+
+    secrets: tuple[Secret, ...] = ()
+    rescue: Callable[[SectionError, Interactive], None] | None = None
+
+
+def setup(recipe: Recipe, rootfs: Rootfs, work: Path, given: Given) -> None:
     """Execute %setup on the host, in the caller's directory, knowing the tree's path.
 
     Raises SectionError.
@@ -43,19 +60,26 @@ def setup(recipe: Recipe, rootfs: Rootfs, work: Path) -> None:
     def execute(argv: list[str], on_line: Callable[[str], None]) -> command.Completed:
         return command.call(argv, env=env, on_line=on_line)
 
-    _execute(recipe, section, str(script), execute, rootfs.report)
+    def interactive(more: Mapping[str, str]) -> None:
+        command.interactive(["/bin/sh"], env={**env, **more})
+
+    with _rescued(given, interactive):
+        _execute(recipe, section, str(script), execute, rootfs.report)
 
 
-def post(recipe: Recipe, rootfs: Rootfs) -> None:
-    """Execute %post in the image, with the host's name resolution. Raises SectionError."""
-    with host_names(rootfs):
-        _inside(recipe, recipe.sections["post"], rootfs, [])
+def post(recipe: Recipe, rootfs: Rootfs, given: Given) -> None:
+    """Execute %post in the image, with the host's name resolution and the secrets given.
+
+    Raises SectionError.
+    """
+    with host_names(rootfs), secrets.readable(rootfs, given.secrets):
+        _inside(recipe, recipe.sections["post"], rootfs, [], given)
 
 
-def test(recipe: Recipe, rootfs: Rootfs) -> None:
+def test(recipe: Recipe, rootfs: Rootfs, given: Given) -> None:
     """Execute %test in the finished image, in the environment that its users will get."""
     with host_names(rootfs):
-        _inside(recipe, recipe.sections["test"], rootfs, [f"{HOME}/actions/exec"])
+        _inside(recipe, recipe.sections["test"], rootfs, [f"{HOME}/actions/exec"], given)
 
 
 def check_shell_text(recipe: Recipe, rootfs: Rootfs) -> None:
@@ -69,7 +93,7 @@ def check_shell_text(recipe: Recipe, rootfs: Rootfs) -> None:
     rootfs.write(INSIDE, section.script())
     done = chroot.call(rootfs.root, ["/bin/sh", "-n", INSIDE])
     remove(rootfs.path(INSIDE, follow=False))
-    if done.status:
+    if done.status not in (0, CANNOT_EXECUTE):  # the image may be for another machine
         raise RecipeError(
             recipe.path,
             section.line,
@@ -146,17 +170,35 @@ def _lent(rootfs: Rootfs, name: str, borrowed: bytes) -> Iterator[None]:
                 rootfs.write(name, before + added)
 
 
-def _inside(recipe: Recipe, section: Section, rootfs: Rootfs, prefix: list[str]) -> None:
+def _inside(
+    recipe: Recipe, section: Section, rootfs: Rootfs, prefix: list[str], given: Given
+) -> None:
     rootfs.write(INSIDE, section.script(), 0o755)
 
     def execute(argv: list[str], on_line: Callable[[str], None]) -> command.Completed:
         return chroot.call(rootfs.root, [*prefix, *argv], on_line=on_line)
 
+    def interactive(more: Mapping[str, str]) -> None:
+        shell = "/bin/bash" if rootfs.exists("/bin/bash") else "/bin/sh"
+        chroot.interactive(rootfs.root, [*prefix, shell], env=more)
+
     try:
-        _execute(recipe, section, INSIDE, execute, rootfs.report)
+        with _rescued(given, interactive):
+            _execute(recipe, section, INSIDE, execute, rootfs.report)
     finally:
         namespace.end_others()
         remove(rootfs.path(INSIDE, follow=False))
+
+
+@contextlib.contextmanager
+def _rescued(given: Given, interactive: Interactive) -> Iterator[None]:
+    """Call for rescue when a section fails inside the with-block; it has failed all the same."""
+    try:
+        yield
+    except SectionError as error:
+        if given.rescue:
+            given.rescue(error, interactive)
+        raise
 
 
 def _execute(
@@ -179,6 +221,7 @@ def _execute(
         line = section.recipe_line(trace.failed) or section.line
         raise SectionError(
             f"{recipe.path}:{line}: %{section.name} failed with status {done.status}",
+            section=section.name,
             why="\n".join([f"  {line:4} | {written(recipe, line)}", *told]),
         )
 

@@ -11,17 +11,18 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import stat
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, Self
 
+from singbuild import workspace
 from singbuild.confined import Directory, Tree
 from singbuild.contract import Reporter
 from singbuild.errors import HostError, SourceError
+from singbuild.ext3.inventory import Owner
 from singbuild.ownership import Ownership, shown
 from singbuild.tarstream import Member, TarStream
 
@@ -69,16 +70,23 @@ class Unpacker:
     archives are layers of an image. What this process has no right to make
     (devices, foreign owners, some attributes) is left out with one warning for each
     kind; ``ownership.owners`` then has the owners that were asked for, by path.
+    owners: takes those for the seal, and devices, for which empty files are made.
     """
 
     def __init__(
-        self, root: Path, report: Reporter, *, limits: Limits | None = None, whiteouts: bool = False
+        self,
+        root: Path,
+        report: Reporter,
+        *,
+        limits: Limits | None = None,
+        whiteouts: bool = False,
+        owners: dict[bytes, Owner] | None = None,
     ) -> None:
         self.report, self.whiteouts = report, whiteouts
         self.limits = limits or Limits.from_environment()
-        self.ownership = Ownership(report)
+        self.ownership = Ownership(report, owners)
         self._tree = Tree(root, self._touch)
-        self._umask = _umask()
+        self._umask = workspace.umask()
         self._times: dict[bytes, Member] = {}  # of directories: set when nothing more comes
         self._written: set[bytes] | None = None  # by the current layer; None for the first
         self._entries = self._size = 0
@@ -155,6 +163,7 @@ class Unpacker:
             raise _refused(member, f"its path is longer than {LONGEST_PATH} bytes")
         if self._written is not None:
             self._written.add(path)
+        self.ownership.owners.pop(path, None)
         make(self, member, archive, into, name, path)
 
     def _file(
@@ -218,8 +227,8 @@ class Unpacker:
         except FileNotFoundError:
             why = f"it is a link to {shown(member.link)}, which is not there"
             raise _refused(member, why) from None
-        if path in self.ownership.owners or origin.inside(last) in self.ownership.owners:
-            self.ownership.owners[path] = member.uid, member.gid
+        if owner := self.ownership.owners.get(origin.inside(last)):
+            self.ownership.owners[path] = replace(owner, uid=member.uid, gid=member.gid)
 
     def _node(
         self, member: Member, _archive: TarStream, into: Directory, name: bytes, path: bytes
@@ -230,7 +239,12 @@ class Unpacker:
         try:
             self._made(into, name, lambda: os.mknod(name, mode, device, dir_fd=into.fd))
         except PermissionError:
-            self.ownership.leave_out("device nodes are left out", path)
+            if self.ownership.kept:
+                self._made(into, name, lambda: os.close(os.open(name, _NEW, 0o600, dir_fd=into.fd)))
+                self.ownership.owners[path] = Owner(member.uid, member.gid, mode, device)
+                os.utime(name, ns=(member.mtime, member.mtime), dir_fd=into.fd)
+            else:
+                self.ownership.leave_out("device nodes are left out", path)
             return
         self.ownership.dress(member, into, name, path)
         if member.mode & (0o7000 | self._umask):
@@ -376,9 +390,3 @@ def _write_sparse(fd: int, member: Member, archive: TarStream) -> None:
             os.lseek(fd, at, os.SEEK_SET)
             _write(fd, part)
             at, left, piece = at + len(part), left - len(part), piece[len(part) :]
-
-
-def _umask() -> int:
-    """Return this process's umask without setting it, which other threads would notice: proc(5)."""
-    found = re.search(r"^Umask:\s*([0-7]+)$", Path("/proc/self/status").read_text(), re.MULTILINE)
-    return int(found[1], 8) if found else 0o777

@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import glob
 import os
+import re
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from typing import TextIO
 
 import platformdirs
 
-from singbuild import command
+from singbuild import command, namespace, subordinate
 from singbuild.errors import HostError, ImageError
 
 PREFIX = "singbuild-scratch-"
@@ -47,28 +48,45 @@ def log_directory() -> Path:
 
 @contextlib.contextmanager
 def scratch_directory() -> Iterator[Path]:
-    """Make a private, locked scratch directory for the time of a with-block; sweep dead ones first.
+    """Make a private, locked scratch directory for the time of a with-block; sweep dead ones.
 
+    Before, for their room; and after, since a build killed a moment ago ends process by process.
     Raises HostError when it cannot be made.
     """
     parent = scratch_parent()
     sweep_scratch(parent)
     try:
-        made = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
+        lock, made = _new_scratch(parent)
     except OSError as error:
         raise HostError(
             f"no scratch directory can be made in {parent}",
             why=str(error.strerror),
             remedy="Set SINGBUILD_TMPDIR to a directory on a local disk that you may write.",
         ) from error
-    _forget_parent(made)
-    lock = _locked(made / "lock", os.O_CREAT | os.O_RDWR)
     try:
         yield made
     finally:
         remove_tree(made)
-        if lock is not None:
-            os.close(lock)
+        os.close(lock)
+        sweep_scratch(parent)
+
+
+def _new_scratch(parent: Path) -> tuple[int, Path]:
+    """Make a private directory; its lock, and where it is."""
+    while True:
+        made = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
+        _forget_parent(made)
+        lock = os.open(made / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        if _is_kept(lock):
+            return lock, made
+        os.close(lock)
+
+
+def _is_kept(fd: int) -> bool:
+    """Lock a new file; False: another build swept it before."""
+    with contextlib.suppress(OSError):  # some file systems of clusters know no locks
+        fcntl.flock(fd, fcntl.LOCK_EX)
+    return os.fstat(fd).st_nlink > 0
 
 
 def _forget_parent(made: Path) -> None:
@@ -81,10 +99,15 @@ def _forget_parent(made: Path) -> None:
 
 
 def remove_tree(directory: Path) -> None:
-    """Remove a directory of the caller's, however deep, and also what is closed to its owner."""
+    """Remove a directory of the caller's, however deep, and also what is closed to its owner.
+
+    What belongs to the caller's subordinate ids goes as well.
+    """
     if os.geteuid():
         command.call(["chmod", "-R", "u+rwX", "--", directory])
     command.call(["rm", "-rf", "--", directory])
+    if directory.exists() and os.geteuid() and (ids := subordinate.ranges()):
+        namespace.as_owner(ids, lambda: command.call(["rm", "-rf", "--", directory]).status)
 
 
 def sweep_scratch(parent: Path) -> None:
@@ -102,12 +125,13 @@ def sweep_scratch(parent: Path) -> None:
 
 @contextlib.contextmanager
 def part_file(target: Path) -> Iterator[Path]:
-    """Make an empty, locked file beside ``target`` to write the image to; sweep dead ones first.
+    """Make an empty, locked file beside ``target`` to write the image to; sweep dead ones.
 
     It is gone after the with-block unless it was renamed. Raises ImageError when
     the target's directory cannot be written.
     """
-    sweep_parts(target.parent, f".{glob.escape(target.name)}.*.part")
+    pattern = f".{glob.escape(target.name)}.*.part"
+    sweep_parts(target.parent, pattern)
     try:
         fd, part = _new_part(target)
     except OSError as error:
@@ -121,6 +145,7 @@ def part_file(target: Path) -> Iterator[Path]:
     finally:
         part.unlink(missing_ok=True)
         os.close(fd)
+        sweep_parts(target.parent, pattern)
 
 
 def sweep_parts(directory: Path, pattern: str) -> None:
@@ -136,9 +161,7 @@ def sweep_parts(directory: Path, pattern: str) -> None:
 def _new_part(target: Path) -> tuple[int, Path]:
     while True:
         fd, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
-        with contextlib.suppress(OSError):  # some file systems of clusters know no locks
-            fcntl.flock(fd, fcntl.LOCK_EX)
-        if os.fstat(fd).st_nlink:  # else another build swept it before it was locked
+        if _is_kept(fd):
             return fd, Path(name)
         os.close(fd)
 
@@ -209,6 +232,15 @@ def _prune_logs(directory: Path) -> None:
     with contextlib.suppress(FileNotFoundError):  # another build prunes at the same time
         for old in sorted(directory.glob("*.log"), key=_age)[:-KEPT_LOGS]:
             old.unlink(missing_ok=True)
+
+
+def umask() -> int:
+    """Return this process's umask without setting it, which other threads would notice: proc(5).
+
+    It is 0o777 where the kernel, before Linux 4.7, does not tell.
+    """
+    found = re.search(r"^Umask:\s*([0-7]+)$", Path("/proc/self/status").read_text(), re.MULTILINE)
+    return int(found[1], 8) if found else 0o777
 
 
 def free_bytes(directory: Path) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,12 +11,28 @@ from pathlib import Path
 import pytest
 
 
+def pytest_configure() -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started with & by a script
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if os.geteuid() == 0:
         return
     for item in items:
-        if item.get_closest_marker("root"):
-            item.add_marker(pytest.mark.skip(reason="needs root"))
+        if reason := why_not(item):
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def why_not(item: pytest.Item) -> str:
+    """Why an ordinary user cannot run a test, "" when nothing is known against it.
+
+    tests/root/test_build_in_every_mode.py runs also such of root's tests as only build.
+    """
+    if itself := item.get_closest_marker("root_itself"):
+        return f"needs root itself: {itself.args[0]}"
+    only_builds = "SINGBUILD_TEST_BY_USER" in os.environ
+    return "needs root" if item.get_closest_marker("root") and not only_builds else ""
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -50,7 +67,7 @@ def host_state(base: str) -> dict[str, list[str]]:
 
     base: pytest's directory. What others mount and attach meanwhile is not ours.
     """
-    ours = (base, "/var/tmp/sing")
+    ours = (base, "/var/tmp/sing", f"/var/tmp/tests-{os.getpid()}-")
     files = [read(path) for path in Path("/sys/block").glob("loop*/loop/backing_file")]
     loops = sorted(file for file in files if file.startswith(ours))
     lines = Path("/proc/self/mounts").read_text().splitlines()

@@ -74,8 +74,9 @@ def test_the_runtime_imports_nothing_of_the_builder() -> None:
         assert not {n for n in imports(path, lazy=True) if n.startswith("singbuild")}
 
 
-def test_the_builder_imports_only_the_system_calls_of_the_runtime() -> None:
-    allowed = {"singrun.syscalls", "singrun.loop", "singrun.mounts"}
+def test_the_builder_imports_only_the_system_calls_and_the_locks_of_the_runtime() -> None:
+    names = ("syscalls", "loop", "mounts", "locks", "errors")
+    allowed = {f"singrun.{name}" for name in names}
     for path in ROOT.glob("singbuild/*.py"):
         assert {n for n in imports(path, lazy=True) if n.startswith("singrun")} <= allowed
 

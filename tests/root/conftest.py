@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pwd
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-SINGBUILD = (sys.executable, "-m", "singbuild")
+from tests import rpm_repository, slurm_cluster
+from tests import singrun_images as images
+
+# Words that execute it with fewer rights, in tests/root/test_build_in_every_mode.py.
+THROUGH = os.environ.get("SINGBUILD_TEST_THROUGH", "").split()
+SINGBUILD = (*THROUGH, sys.executable, "-m", "singbuild")
 Build = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
@@ -55,6 +62,105 @@ def nothing_left(tmp_path: Path) -> Callable[[], None]:
         assert not (tmp_path / "a.img").exists()
 
     return check
+
+
+class MpiBench:
+    """An ordinary user, the image of recipes/mpi.def, and a Slurm."""
+
+    def __init__(self, directory: Path, user: str) -> None:
+        self.directory, self.image = directory, directory / "mpi.img"
+        self.launcher = images.installed(directory)
+        self.user = images.Person(user, self.launcher)
+        build = [*SINGBUILD, "-q", "recipes/mpi.def", str(self.image)]
+        subprocess.run(build, cwd=images.ROOT, check=True)
+
+
+@pytest.fixture(scope="session")
+def mpi(own_directories: Path) -> Iterator[MpiBench]:
+    """Build recipes/mpi.def, once for all tests."""
+    with images.shared_directory() as directory, images.ordinary_user("mpi") as name:
+        yield MpiBench(directory, name)
+
+
+@pytest.fixture(scope="session")
+def slurm(mpi: MpiBench) -> Iterator[slurm_cluster.Cluster]:
+    """Start a Slurm of two nodes, once for all tests."""
+    directory = mpi.directory / "slurm"
+    directory.mkdir()
+    with slurm_cluster.cluster(directory) as cluster:
+        mpi.user.variables |= cluster.variables
+        yield cluster
+
+
+class User:
+    """A real ordinary user with a directory of its own that holds scratch, cache and images."""
+
+    def __init__(self, name: str, directory: Path) -> None:
+        self.name = name
+        entry = pwd.getpwnam(name)
+        self.directory = directory
+        os.chown(directory, entry.pw_uid, entry.pw_gid)
+        names = ("SINGBUILD_TMPDIR", "SINGBUILD_CACHEDIR", "XDG_STATE_HOME", "HOME")
+        self.env = {"PATH": os.environ["PATH"]} | dict.fromkeys(names, str(directory))
+        self.uid, self.gid = entry.pw_uid, entry.pw_gid
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        """Start singbuild as this user; the recipe "-" comes from standard input."""
+        return subprocess.Popen(
+            [*SINGBUILD, *words],
+            cwd=self.directory,
+            env=self.env,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            **self._become(),
+        )
+
+    def _become(self) -> dict[str, Any]:
+        """What makes a child of root's this user; a user who runs the tests is it already."""
+        if os.geteuid():
+            return {}
+        return {"user": self.uid, "group": self.gid, "extra_groups": [self.gid]}
+
+    def left(self) -> list[str]:
+        """What lies in the scratch and beside the target."""
+        found = [*self.directory.glob("singbuild-*"), *self.directory.glob(".a.img.*")]
+        return [path.name for path in found]
+
+
+@contextlib.contextmanager
+def building_user(name: str) -> Iterator[User]:
+    """Give an account a directory, for the time of a with-block; skip where it cannot build."""
+    with images.shared_directory() as directory:
+        found = User(name, directory)
+        if found.start("--version").wait():
+            pytest.skip("an ordinary user cannot read this checkout or its Python")
+        yield found
+
+
+@pytest.fixture(scope="module")
+def account() -> Iterator[str]:
+    """The name of an ordinary user who is there for the tests of one file."""
+    with images.ordinary_user() as name:
+        yield name
+
+
+@pytest.fixture
+def user(account: str) -> Iterator[User]:
+    """An ordinary user who builds."""
+    with building_user(account) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A recipe of packages from a repository of ours."""
+    if not rpm_repository.have_programs():
+        pytest.skip("needs dnf and rpm's tools")
+    with rpm_repository.served(rpm_repository.make(tmp_path_factory.mktemp("rpms"))) as mirror:
+        head = f"Bootstrap: yum\nOSVersion: 7\nMirrorURL: {mirror}\n"
+        yield f"{head}GPGKey: {mirror}/RPM-GPG-KEY-site\nInclude: hello rpm\n"
 
 
 def wait_until(is_so: Callable[[], bool], seconds: float = 10) -> None:

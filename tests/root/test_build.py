@@ -75,9 +75,13 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory / "full.img"
 
 
-def test_the_image_is_a_clean_ext3_file_system(built: Path, tmp_path: Path) -> None:
+def test_the_image_is_a_clean_ext3_file_system(built: Path) -> None:
     subprocess.run(["e2fsck", "-fn", built], check=True, capture_output=True)
     assert "ext3 filesystem" in subprocess.check_output(["file", built], text=True)
+
+
+@pytest.mark.root_itself("it mounts the image")
+def test_the_kernel_mounts_the_image(built: Path, tmp_path: Path) -> None:
     mount = f'mount -o loop,ro "{built}" "{tmp_path}" && cat "{tmp_path}/from-post"'
     seen = subprocess.check_output(["unshare", "-m", "sh", "-c", mount], text=True)
     assert seen == "in post\n"
@@ -252,7 +256,17 @@ def test_bad_input_is_explained(
     nothing_left()
 
 
+@pytest.mark.root_itself("it mounts the disk; for users: test_places.py")
+@pytest.mark.parametrize(
+    "mount",
+    [
+        "mount -t tmpfs -o size=64m small",
+        "truncate -s 64M disk && mke2fs -q -t ext4 -m 0 disk && mount -o loop disk",
+    ],
+    ids=["memory", "disk"],
+)
 def test_a_disk_that_fills_up(
+    mount: str,
     recipe: Callable[[str], Path],
     singbuild: Build,
     tmp_path: Path,
@@ -262,14 +276,15 @@ def test_a_disk_that_fills_up(
     small = tmp_path / "small"
     small.mkdir()
     script = (
-        f'mount -t tmpfs -o size=64m small "{small}" && export SINGBUILD_TMPDIR="{small}" && '
-        f'"$@"; status=$?; find "{small}" -mindepth 1; exit $status'
+        f'{mount} "{small}" && export SINGBUILD_TMPDIR="{small}" && "$@"; status=$?; '
+        f'rm -rf "{small}/lost+found"; find "{small}" -mindepth 1; exit $status'
     )
     done = subprocess.run(
         ["unshare", "-m", "sh", "-c", script, "sh", *SINGBUILD, path, tmp_path / "a.img"],
         capture_output=True,
         text=True,
         env=os.environ,
+        cwd=tmp_path,
     )
     assert done.returncode == 5, done.stderr
     assert "full" in done.stderr
@@ -277,6 +292,33 @@ def test_a_disk_that_fills_up(
     nothing_left()
 
 
+@pytest.mark.root_itself("only root's scratch is a file system of its own")
+def test_a_scratch_in_memory_is_a_tmpfs_and_gives_the_same_image(
+    recipe: Callable[[str], Path], singbuild: Build, tmp_path: Path
+) -> None:
+    script = "chmod 4755 /etc/passwd; ln /etc/passwd /etc/two; mkfifo /etc/fifo; mknod /etc/d c 1 3"
+    path = recipe(f"Bootstrap: busybox\n%post\n    {script}\n    echo on $(stat -f -c %T /)\n")
+    on_disk = singbuild("--no-cache", path, "a.img")
+    memory = tmp_path / "memory"
+    memory.mkdir()
+    mount = f'mount -t tmpfs -o nodev,nosuid,noexec none "{memory}"'
+    build = f'{mount} && SINGBUILD_TMPDIR="{memory}" "$@" && ls -A "{memory}"'
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", build, "sh", *SINGBUILD, "--no-cache", path, "b.img"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    kernel = [int(number) for number in os.uname().release.split(".")[:2]]
+    if kernel >= [6, 6]:
+        assert "on tmpfs" in done.stdout
+    assert "MiB" in done.stdout.splitlines()[-1]  # ls showed nothing
+    assert on_disk.returncode == 0
+    assert (tmp_path / "a.img").read_bytes() == (tmp_path / "b.img").read_bytes()
+
+
+@pytest.mark.root_itself("it mounts the disk; for users: test_places.py")
 def test_too_little_space_is_refused_before_anything_is_written(
     recipe: Callable[[str], Path],
     tmp_path: Path,
@@ -350,7 +392,7 @@ def test_sigkill_while_sealing_keeps_the_old_target_whole(
     large = tmp_path / "large.def"
     large.write_text("Bootstrap: busybox\n%post\n    dd if=/dev/urandom of=/big bs=1M count=300\n")
     words: list[str | Path] = ["--no-cache", "--force", large, target]
-    for delay in (0, 0.1, 0.2, 0.4):
+    for delay in (0, 0.05, 0.1, 0.2):
         assert killed_in("seal", signal.SIGKILL, words, tmp_path, delay) == -signal.SIGKILL
         assert target.read_bytes() == before
     wait_until(lambda: singbuild("--force", large, target).returncode == 0, 60)

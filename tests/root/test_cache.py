@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.root.conftest import SINGBUILD, Build, killed_in, wait_until
+from tests.singrun_images import ROOT
 
 pytestmark = pytest.mark.root
 
@@ -54,6 +57,10 @@ def test_a_second_build_takes_the_last_stage_and_gives_the_same_image(
         ("file", "bootstrap", "changed: data.txt"),
         ("destination", "bootstrap", "changed: %files"),
         ("environment", "post", "unchanged: %post"),
+        ("interpreter", "files", "changed: %post"),
+        ("argument", "files", "changed: %post"),
+        ("mode", "bootstrap", "changed: data.txt"),
+        ("epoch", "none", "changed: epoch"),
     ],
 )
 def test_a_change_takes_the_latest_stage_that_it_does_not_touch(
@@ -64,27 +71,42 @@ def test_a_change_takes_the_latest_stage_that_it_does_not_touch(
     recipe: Callable[[str], Path],
     singbuild: Build,
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    singbuild(recipe(TEXT), "a.img")
+    text = TEXT + "    echo {{ word }}\n"
+    singbuild("--build-arg=word=one", recipe(text), "a.img")
     if change == "file":
         (tmp_path / "data.txt").write_text("other")
+    if change == "mode":
+        (tmp_path / "data.txt").chmod(0o755)
+    if change == "epoch":
+        monkeypatch.setenv("SOURCE_DATE_EPOCH", "86400")
     changed = {
-        "post": TEXT + "    echo two > /two\n",
-        "destination": TEXT.replace("/data", "/elsewhere"),
-        "environment": TEXT + "%environment\n    A=1\n",
-    }.get(change, TEXT)
-    done = singbuild(recipe(changed), "b.img")
-    assert done.returncode == 0
-    assert f"cache: {hits}: hit" in done.stdout
+        "post": text + "    echo two > /two\n",
+        "destination": text.replace("/data", "/elsewhere"),
+        "environment": text + "%environment\n    A=1\n",
+        "interpreter": text.replace("%post", "%post -c /bin/ash"),
+    }.get(change, text)
+    word = "two" if change == "argument" else "one"
+    done = singbuild(f"--build-arg=word={word}", recipe(changed), "b.img")
+    assert done.returncode == 0, done.stderr
+    found = re.findall(r"cache: (\w+): hit", done.stdout)
+    assert found == ([] if hits == "none" else [hits])
     assert says in done.stdout
+    plain = singbuild("--no-cache", f"--build-arg=word={word}", recipe(changed), "c.img")
+    assert plain.returncode == 0
+    assert (tmp_path / "b.img").read_bytes() == (tmp_path / "c.img").read_bytes()
 
 
 def test_entries_are_ordinary_images(
     cached: Path, recipe: Callable[[str], Path], singbuild: Build
 ) -> None:
     singbuild(recipe(TEXT), "a.img")
+    launcher = [sys.executable, "-m", "singrun", "exec"]
     for image in images(cached).values():
         subprocess.run(["e2fsck", "-fn", image], check=True, capture_output=True)
+        said = subprocess.check_output([*launcher, image, "/bin/busybox", "echo", "hi"], cwd=ROOT)
+        assert said == b"hi\n"
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "note", "no image"])
@@ -156,6 +178,7 @@ def test_a_limit_holds_during_builds(
     assert sum(path.stat().st_blocks * 512 for path in images(cached).values()) <= 16 << 20
 
 
+@pytest.mark.root_itself("it mounts the disk; for users: test_places.py")
 def test_a_cache_that_cannot_be_written_only_warns(
     cached: Path, recipe: Callable[[str], Path], singbuild: Build, tmp_path: Path
 ) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from spdx_tools.spdx.parser.parse_anything import parse_file
+from spdx_tools.spdx.validation.document_validator import validate_full_spdx_document
 
 from tests import singrun_images as images
 from tests.root.conftest import SINGBUILD
@@ -53,6 +56,19 @@ def test_the_image_is_a_clean_ext3_file_system(debian: Path, tmp_path: Path) -> 
     mount = f'mount -o loop,ro "{debian}" "{tmp_path}" && cat "{tmp_path}/etc/debian_version"'
     seen = subprocess.check_output(["unshare", "-m", "sh", "-c", mount], text=True)
     assert seen.startswith("12.")
+
+
+def test_its_bill_of_materials_is_valid_and_complete(debian: Path, tmp_path: Path) -> None:
+    bill = subprocess.check_output([*SINGBUILD, "inspect", "--sbom", debian])
+    (tmp_path / "bill.spdx.json").write_bytes(bill)
+    parsed = parse_file(str(tmp_path / "bill.spdx.json"))
+    assert validate_full_spdx_document(parsed) == []
+    query = ["dpkg-query", "-W", "-f", "${Package} ${Version}\\n"]
+    argv = [sys.executable, "-m", "singrun", "exec", str(debian), *query]
+    installed = subprocess.check_output(argv, text=True, cwd=ROOT).splitlines()
+    listed = {f"{package.name} {package.version}" for package in parsed.packages}
+    assert {*installed} <= listed
+    assert len(installed) > 50
 
 
 def test_programs_of_the_image_run(person: Person, debian: Path) -> None:

@@ -110,6 +110,16 @@ def test_a_web_hook_that_is_down_is_a_warning(
     assert any("'site-notify' (singbuild-site-notify 1.0) failed in" in text for text in warnings)
 
 
+def install(place: Path, distribution: str, name: str, text: str) -> None:
+    """Put an extension on a path, as pip does."""
+    module = distribution.replace("-", "_")
+    (place / f"{module}.py").write_text(text)
+    about = place / f"{module}-1.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1\n")
+    (about / "entry_points.txt").write_text(f"[singbuild.extension]\n{name} = {module}\n")
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
@@ -129,11 +139,7 @@ def test_a_web_hook_that_is_down_is_a_warning(
 def test_a_broken_extension_is_named_and_stops_nobody(
     text: str, says: str, singbuild_engine: Engine, tmp_path: Path
 ) -> None:
-    (tmp_path / "bad_extension.py").write_text(text)
-    about = tmp_path / "bad_extension-1.dist-info"
-    about.mkdir()
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: bad-extension\nVersion: 1\n")
-    (about / "entry_points.txt").write_text("[singbuild.extension]\nbad = bad_extension\n")
+    install(tmp_path, "bad-extension", "bad", text)
     env = {"PYTHONPATH": str(tmp_path), "SINGBUILD_PLUGIN_TIMEOUT": "0.5"}
     done = with_env(singbuild_engine, **env).build(singbuild_engine.recipe("Bootstrap: busybox\n"))
     assert done.status == 0, done.error
@@ -141,3 +147,28 @@ def test_a_broken_extension_is_named_and_stops_nobody(
     assert len(warnings) == 1
     assert "extension 'bad' (bad-extension 1)" in warnings[0]
     assert says in warnings[0]
+
+
+OBJECTION = """
+from singbuild import hookimpl
+@hookimpl
+def singbuild_check_recipe(build):
+    return [] if "%test" in build.text else "WHO wants a test"
+"""
+
+
+def test_two_that_claim_one_name_are_named_and_neither_is_silenced(
+    singbuild_engine: Engine, tmp_path: Path
+) -> None:
+    install(tmp_path, "the-site", "policy", OBJECTION.replace("WHO", "the site"))
+    install(tmp_path, "a-stranger", "policy", OBJECTION.replace("WHO", "a stranger"))
+    engine = with_env(singbuild_engine, PYTHONPATH=str(tmp_path))
+    refused = engine.build(engine.recipe("Bootstrap: busybox\n"))
+    assert refused.status == 3
+    assert "the site wants a test (the-site)" in refused.error
+    assert "a stranger wants a test (a-stranger)" in refused.error
+    done = engine.build(engine.recipe("Bootstrap: busybox\n%test\n    true\n"))
+    assert done.status == 0, done.error
+    warnings = [e["text"] for e in done.events if e["event"] == "warning"]
+    assert len(warnings) == 1
+    assert "extension name 'policy' is claimed by a-stranger 1 and the-site 1" in warnings[0]

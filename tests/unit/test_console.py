@@ -7,11 +7,12 @@ import io
 import json
 import os
 import pty
+import threading
 
 import pytest
 
-from singbuild import console
-from singbuild.errors import HostError
+from singbuild import console, events
+from singbuild.errors import HostError, UsageError
 
 
 def tell(shown: console.Console) -> None:
@@ -38,13 +39,13 @@ def test_json_is_one_object_a_line() -> None:
     shown = console.choose(out, as_json=True, quiet=False)
     tell(shown)
     shown.error(HostError("what", why="why", remedy="remedy"), None)
-    events = [json.loads(line) for line in out.getvalue().splitlines()]
-    assert [event["event"] for event in events] == [
+    told = [json.loads(line) for line in out.getvalue().splitlines()]
+    assert [event["event"] for event in told] == [
         *("start", "phase", "line", "progress", "warning", "done", "error"),
     ]
-    assert events[0]["version"] == console.EVENTS_VERSION
-    told = {"status": 5, "what": "what", "why": "why", "remedy": "remedy", "log": ""}
-    assert told.items() <= events[-1].items()
+    assert told[0]["version"] == events.VERSION
+    said = {"status": 5, "what": "what", "why": "why", "remedy": "remedy", "log": ""}
+    assert said.items() <= told[-1].items()
 
 
 def test_quiet_keeps_warnings(capsys: pytest.CaptureFixture[str]) -> None:
@@ -73,3 +74,54 @@ def test_a_terminal_shows_the_phase_and_markup_as_text() -> None:
     assert "[bold]not markup[/bold]" in seen
     assert "post" in seen
     assert "\x1b[?25h" in seen  # the cursor is back
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_long_silence_is_broken(as_json: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SINGBUILD_HEARTBEAT", "0.01")
+    out = Watched("heartbeat" if as_json else "post: still at work")
+    with console.choose(out, as_json=as_json, quiet=False) as shown:
+        shown.phase("post", "")
+        assert out.seen.wait(30)
+
+
+class Watched(io.StringIO):
+    """Where something is printed sooner or later. seen: whether it was."""
+
+    def __init__(self, awaited: str) -> None:
+        super().__init__()
+        self.awaited, self.seen = awaited, threading.Event()
+
+    def write(self, text: str) -> int:
+        if self.awaited in text:
+            self.seen.set()
+        return super().write(text)
+
+
+@pytest.mark.parametrize("given", ["", "0", "-1", "soon", "nan"])
+def test_a_heartbeat_that_is_no_number(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SINGBUILD_HEARTBEAT", given)
+    with pytest.raises(UsageError, match="SINGBUILD_HEARTBEAT"):
+        console.choose(io.StringIO(), as_json=True, quiet=False)
+
+
+HOSTILE = "\x1b[31mred\x1b[0m \x1b]0;title\x07\a\b\r\x9b1m\x00 tab\tend"
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_no_control_character_gets_through(
+    as_json: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = io.StringIO()
+    shown = console.choose(out, as_json=as_json, quiet=False)
+    shown.log = io.StringIO()
+    shown.line(HOSTILE)
+    shown.warn(HOSTILE)
+    shown.error(HostError(HOSTILE), None)
+    told = out.getvalue()
+    if as_json:
+        told = "".join(json.loads(line)["text"] for line in told.splitlines())
+    said = told + capsys.readouterr().err + shown.log.getvalue()
+    assert said.count("red") == 6
+    assert "title" not in said
+    assert [each for each in said if not each.isprintable() and each not in "\n\t"] == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,32 @@ def test_a_dead_builds_scratch_is_swept_and_a_living_one_is_kept(scratch: Path) 
         assert not dead.exists()
         assert living.exists()
         assert second.exists()
+
+
+def test_nobody_sweeps_what_is_just_being_made(scratch: Path) -> None:
+    def build() -> None:
+        for _ in range(50):
+            with workspace.scratch_directory() as made:
+                (made / "rootfs").mkdir()
+
+    with ThreadPoolExecutor(4) as builds:
+        for each in [builds.submit(build) for _ in range(4)]:
+            each.result()
+    assert not list(scratch.iterdir())
+
+
+def test_what_dies_only_meanwhile_is_swept_at_the_end(scratch: Path) -> None:
+    dying, part = scratch / "singbuild-scratch-dying", scratch / ".a.img.dying.part"
+    dying.mkdir(mode=0o700)
+    locks = [os.open(file, os.O_CREAT | os.O_RDWR) for file in (dying / "lock", part)]
+    for lock in locks:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    with workspace.scratch_directory(), workspace.part_file(scratch / "a.img"):
+        assert dying.exists()
+        assert part.exists()
+        for lock in locks:
+            os.close(lock)
+    assert not list(scratch.iterdir())
 
 
 def test_others_files_are_never_swept(scratch: Path) -> None:

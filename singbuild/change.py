@@ -1,0 +1,250 @@
+"""Changes a finished image: its tree is unpacked, worked on, and sealed in its place.
+
+    image ─▶ held ─▶ tree in a scratch ─▶ work on it ─▶ sealed part file ─▶ renamed into place
+
+No byte of the old file is touched, so a change that fails or is killed leaves the old
+image, and nothing else. It needs no privilege: what the host may not give to the tree
+(owners, devices) is recorded and given to the image. A Singularity 2.x image keeps
+its header.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import signal
+import stat
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from singbuild import (
+    build,
+    capabilities,
+    faults,
+    image,
+    namespace,
+    plan,
+    preflight,
+    privilege,
+    seal,
+    workspace,
+)
+from singbuild.console import Console
+from singbuild.console_2x import Console2x
+from singbuild.errors import EXIT_BUG, ImageError, SingbuildError
+from singbuild.ext3.disk import HEADER_2X_SIZE
+from singbuild.ext3.inventory import Owner
+from singbuild.ext3.reader import Image
+from singbuild.options import Options
+from singbuild.privilege import Mode
+from singbuild.recipe import Recipe
+from singbuild.rootfs import Rootfs
+from singbuild.seal import Shape
+from singrun import locks
+from singrun.errors import RunError
+
+Work = Callable[[Rootfs], None]
+
+
+def nothing(_rootfs: Rootfs) -> None:
+    """Change nothing: for who only wants another size."""
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One change. privileged: whether we are root who may mount."""
+
+    target: Path
+    scratch: Path
+    part: Path
+    shape: Shape
+    free: int
+    privileged: bool
+
+
+def create(path: Path, size: int, *, force: bool) -> None:
+    """Make an empty image of ``size`` bytes at ``path``. Raises ImageError, HostError."""
+    target = path.resolve() if os.path.lexists(path) else path.absolute()
+    preflight.check_target(target, force=force)
+    epoch = _now()
+    with (
+        contextlib.ExitStack() as stack,
+        workspace.scratch_directory() as scratch,
+        workspace.part_file(target) as part,
+    ):
+        if target.exists():
+            stack.enter_context(held(target))
+        (scratch / "empty").mkdir(mode=0o755)
+        owners = {b"": Owner(0, 0)}
+        seal.seal(scratch / "empty", part, epoch=epoch, shape=Shape(size), owners=owners)
+        workspace.rename_into_place(part, target, replace=force)
+
+
+def bootstrap(path: Path, recipe: Recipe, *, test: bool = True, quiet: bool = False) -> int:
+    """Fill an existing image in place by a recipe; return the exit status.
+
+    The recipe's backend works on top of what the image holds, if it holds anything.
+    """
+    with held(path) as target:
+        with Image(target) as opened:
+            check_clean(opened)
+            shape = shape_of(opened)
+            empty = len(list(opened.listed(opened.root()))) == 0
+        console = Console2x(sys.stdout, recipe.bootstrap, quiet=quiet)
+        onto = None if empty or recipe.bootstrap == "localimage" else target
+        options = Options(force=True, test=test, use_cache=empty, shape=shape, onto=onto)
+        replaced = target.stat()
+        status = build.build(plan.make(recipe, console), target, options, console)
+        _take_over(replaced, target)
+        return status
+
+
+def change(
+    path: Path,
+    work: Work,
+    console: Console,
+    *,
+    size: Callable[[Image], int] | None = None,
+    free: int = 0,
+) -> int:
+    """Do ``work`` on the tree of the image at ``path``; return the exit status.
+
+    size: says how many bytes the file system shall have, 0 for as few as it can with
+    ``free`` bytes left; by default it keeps its size. Errors are told on the console.
+    """
+    try:
+        choice = privilege.choose()
+        preflight.check_programs(preflight.ENGINE_PROGRAMS)
+        with (
+            held(path) as target,
+            workspace.scratch_directory() as scratch,
+            workspace.part_file(target) as part,
+        ):
+            with Image(target) as opened:
+                check_clean(opened)
+                shape = shape_of(opened)
+                wanted = size(opened) if size else shape.size
+            shape = Shape(wanted, shape.header)
+            job = _Job(target, scratch, part, shape, free, privileged=choice.mode is Mode.ROOT)
+            status = namespace.run(
+                lambda: _told(console, lambda: _changed(job, work, console)),
+                without=[capabilities.SYS_ADMIN] if choice.mode is Mode.CHROOT else [],
+            )
+            if status == 128 + signal.SIGKILL:
+                console.error(faults.KILLED, None)
+                status = faults.KILLED.status
+            if status == 0:
+                _take_over(target.stat(), part)
+                workspace.rename_into_place(part, target)
+            return status
+    except (SingbuildError, OSError) as error:
+        told = faults.plain(error, (workspace.scratch_parent(), path.parent))
+        console.error(told, None)
+        return told.status
+
+
+def _now() -> int:
+    return int(os.environ.get("SOURCE_DATE_EPOCH") or time.time())
+
+
+def _told(console: Console, work: Callable[[], None]) -> int:
+    """Do the work; tell what went wrong, and return the exit status."""
+    with console:
+        try:
+            work()
+        except (SingbuildError, OSError) as error:
+            told = faults.plain(error, (workspace.scratch_parent(),))
+            console.error(told, None)
+            return told.status
+        except Exception as error:
+            traceback.print_exc()
+            console.error(faults.bug(error), None)
+            return EXIT_BUG
+    return 0
+
+
+def _changed(job: _Job, work: Work, console: Console) -> None:
+    with image.scratch(job.scratch, privileged=job.privileged) as root:
+        rootfs = Rootfs(root, console)
+        rootfs.unpack_image(job.target)
+        work(rootfs)
+        with image.written_back(root):
+            seal.seal(
+                root, job.part, epoch=_now(), free=job.free, shape=job.shape, owners=rootfs.owners
+            )
+
+
+@contextlib.contextmanager
+def held(path: Path) -> Iterator[Path]:
+    """Hold an image for writing for the time of a with-block: nobody else reads or writes it.
+
+    Gives the file that the name stands for, links resolved. Raises ImageError when it is not
+    the caller's to write, or is in use, naming who has it.
+    """
+    target = path.resolve()
+    while True:
+        fd = _opened(target)
+        try:
+            locks.take(fd, str(path), exclusive=True)
+            if _is_at(target, fd):
+                yield target
+                return
+        except RunError as error:
+            raise ImageError(error.what, why=error.why, remedy=error.remedy) from error
+        finally:
+            os.close(fd)
+
+
+def _is_at(target: Path, fd: int) -> bool:
+    """Whether a name still stands for an open file: who held it before may have replaced it."""
+    try:
+        return os.path.samestat(os.fstat(fd), target.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _opened(path: Path) -> int:
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        remedy = "Ask its owner for the right to write it, or work on a copy."
+        if error.errno == errno.ENOENT:
+            remedy = f"Check the spelling, or make it first: singbuild create {path}"
+        raise ImageError(
+            f"cannot open the image {path} for writing", why=f"{error.strerror}.", remedy=remedy
+        ) from error
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise ImageError(f"{path} is no image file", remedy="Name a file that is an image.")
+    fcntl.fcntl(fd, fcntl.F_SETFL, 0)
+    return fd
+
+
+def shape_of(opened: Image) -> Shape:
+    """Return what an image has to keep."""
+    exact = opened.superblock.free_blocks == 0
+    header = opened.boot[:HEADER_2X_SIZE] if opened.offset else b""
+    return Shape(0 if exact else opened.superblock.size, header)
+
+
+def _take_over(replaced: os.stat_result, new: Path) -> None:
+    """Give a new file the mode of the one that it replaces, and the owner, if we may."""
+    with contextlib.suppress(PermissionError):
+        os.chown(new, replaced.st_uid if os.geteuid() == 0 else -1, replaced.st_gid)
+    new.chmod(stat.S_IMODE(replaced.st_mode))
+
+
+def check_clean(opened: Image) -> None:
+    """Refuse an image whose journal is not empty: nobody but the kernel reads that."""
+    if opened.superblock.dirty:
+        raise ImageError(
+            f"{opened.path} was not unmounted cleanly",
+            why="Its journal holds changes that are not in their place yet.",
+            remedy=f"Repair it first: e2fsck -fy {opened.path}",
+        )

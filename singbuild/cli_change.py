@@ -1,0 +1,269 @@
+"""``create``, ``bootstrap``, ``copy``, ``import``, ``expand``, ``shrink``: images that change."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from singbuild.errors import SingbuildError, UsageError
+
+if TYPE_CHECKING:
+    from singbuild.ext3.reader import Image
+    from singbuild.recipe import Header
+
+IMAGE = click.Path(path_type=Path)
+MEBIBYTE = 1 << 20
+SIZE = click.IntRange(min=1)
+
+
+@click.command(
+    "create",
+    epilog="""\b
+Examples:
+  singbuild create /tmp/Debian.img
+  singbuild create --size 2048 --force /tmp/Centos-7.img
+""",
+)
+@click.argument("image", type=IMAGE)
+@click.option("-s", "--size", type=SIZE, default=768, help="Its size in MiB.", show_default=True)
+@click.option("-F", "--force", is_flag=True, help="Replace an existing image.")
+@click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
+def create(image: Path, size: int, force: bool, quiet: bool) -> int:
+    """Make an empty image of a fixed size, for bootstrap or import to fill.
+
+    The file is sparse: what is not used takes no room on the disk.
+    """
+    from singbuild import change
+
+    say = (lambda _: None) if quiet else print
+    say(f"Creating a new image with a maximum size of {size}MiB...")
+    say("Executing image create helper")
+    say("Formatting image with ext3 file system")
+    change.create(image, size * MEBIBYTE, force=force)
+    say("Done.")
+    return 0
+
+
+@click.command(
+    "bootstrap",
+    epilog="""\b
+Examples:
+  singbuild bootstrap /tmp/Debian.img debian.def
+  singbuild bootstrap /tmp/Debian.img
+""",
+)
+@click.argument("image", type=IMAGE)
+@click.argument("recipe", required=False)
+@click.option("--values", type=click.Path(path_type=Path), help="YAML file of template values.")
+@click.option("--build-arg", "build_args", multiple=True, metavar="NAME=VALUE", help="A value.")
+@click.option("--notest", is_flag=True, help="Leave out %test.")
+@click.option("-q", "--quiet", is_flag=True, help="Print warnings and errors only.")
+def bootstrap(
+    image: Path,
+    recipe: str | None,
+    values: Path | None,
+    build_args: tuple[str, ...],
+    notest: bool,
+    quiet: bool,
+) -> int:
+    """Fill an existing image by RECIPE, in place; it keeps its size.
+
+    A recipe without a Bootstrap: line works on what the image holds. Without RECIPE
+    only what the image says of itself is renewed. What fails leaves the image as it was.
+    """
+    from singbuild import change, console, recipe_text
+    from singbuild import recipe as recipes
+
+    implied = _of_image(image)
+    try:
+        if recipe is None:
+            loaded = recipes.parse(recipe_text.Text(str(image), ""), implied)
+        else:
+            loaded = recipes.load(recipe, build_args=build_args, values=values, implied=implied)
+        return change.bootstrap(image, loaded, test=not notest, quiet=quiet)
+    except SingbuildError as error:
+        console.Console(sys.stdout).error(error, None)
+        return error.status
+
+
+@click.command(
+    "copy",
+    context_settings={"ignore_unknown_options": True},
+    epilog="""\b
+Examples:
+  singbuild copy /tmp/Centos-7.img script.py /usr/bin/
+  singbuild copy /tmp/Centos-7.img -a data/ /srv
+""",
+)
+@click.argument("image", type=IMAGE)
+@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[OPTION]... SOURCE... DEST")
+def copy(image: Path, words: tuple[str, ...]) -> int:
+    """Copy files into an image, with cp's options.
+
+    Links in the image are never followed out of it. An ordinary user's copies belong
+    to root in the image.
+    """
+    from singbuild import change, console, incoming
+
+    options, names = _parted(words)
+    incoming.check_options(options)
+    if len(names) < 2:
+        raise UsageError("copy needs something to copy, and where to", remedy=copy.epilog or "")
+    *sources, destination = names
+    shown = console.Console(sys.stdout)
+    as_root = os.geteuid() == 0  # known only here: in the namespace everybody is
+    return change.change(
+        image,
+        lambda rootfs: incoming.copy(rootfs, options, sources, destination, as_root=as_root),
+        shown,
+    )
+
+
+@click.command(
+    "import",
+    epilog="""\b
+Examples:
+  singbuild import /tmp/Debian.img debian.tar.gz
+  docker export CONTAINER | singbuild import /tmp/Debian.img
+  singbuild import /tmp/Debian.img docker://ubuntu:latest
+""",
+)
+@click.argument("image", type=IMAGE)
+@click.argument("source", default="-", metavar="[FILE|-|docker://NAME]")
+def import_(image: Path, source: str) -> int:
+    """Unpack a tar archive, or the layers of a Docker image, over what an image holds.
+
+    The archive may be compressed with gzip, bzip2, xz or zstd; without FILE it comes from
+    standard input. Owners, attributes and holes are kept, for an ordinary user as well.
+    """
+    from singbuild import change, console, incoming, recipe_text
+    from singbuild import recipe as recipes
+
+    if source.startswith("docker://"):
+        text = f"Bootstrap: docker\nFrom: {source.removeprefix('docker://')}\n"
+        return change.bootstrap(image, recipes.parse(recipe_text.Text(source, text)))
+    if source == "-" and sys.stdin.isatty():
+        raise UsageError(
+            "there is no archive on standard input",
+            remedy=f"Name one: singbuild import {image} FILE",
+        )
+    return change.change(
+        image,
+        lambda rootfs: rootfs.unpack([incoming.archive(source)]),
+        console.Console(sys.stdout),
+    )
+
+
+@click.command(
+    "export",
+    epilog="""\b
+Examples:
+  singbuild export /tmp/Debian.img | tar -tv
+  singbuild export --format oci -f debian.oci.tar /tmp/Debian.img
+  singbuild export --format docker-archive --name debian:mine /tmp/Debian.img | docker load
+""",
+)
+@click.argument("image", type=IMAGE)
+@click.option("-f", "--file", type=IMAGE, help="Write to this file, not to standard output.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["tar", "oci", "docker-archive"]),
+    default="tar",
+    help="tar: the tree. The others: a container image of one layer, in one file.",
+    show_default=True,
+)
+@click.option("--name", metavar="NAME:TAG", help="The container image's; by default the file's.")
+def export_(image: Path, file: Path | None, form: str, name: str | None) -> int:
+    """Write what an image holds as a tar archive: no root, no mount.
+
+    Owners, attributes, links and holes are kept; `import` takes it back. docker load
+    and podman load take both formats of container images.
+    """
+    from singbuild import change, export, export_layer, workspace
+    from singbuild.ext3.reader import Image as Opened
+
+    if name and form == "tar":
+        raise UsageError("a tar archive has no name", remedy="Add --format docker-archive or oci.")
+    name = export_layer.checked_name(name or export_layer.default_name(image))
+    with Opened(image) as opened:
+        change.check_clean(opened)
+        if form == "tar":
+            pieces = export.archive(opened)
+        else:
+            pieces = export_layer.archive(opened, form, name)
+        if file is None:
+            if sys.stdout.isatty():
+                raise UsageError(
+                    "an archive is nothing for a terminal",
+                    remedy=f"Name a file: singbuild export -f FILE {image}",
+                )
+            for piece in pieces:
+                sys.stdout.buffer.write(piece)
+            sys.stdout.flush()
+            return 0
+        with workspace.part_file(file) as part:
+            with part.open("wb") as out:
+                out.writelines(pieces)
+            part.chmod(0o600 | 0o666 & ~workspace.umask())
+            workspace.rename_into_place(part, file)
+    return 0
+
+
+@click.command("expand", epilog="\b\nExample:\n  singbuild expand --size 1024 /tmp/Debian.img\n")
+@click.argument("image", type=IMAGE)
+@click.option("-s", "--size", type=SIZE, default=512, help="MiB to add.", show_default=True)
+def expand(image: Path, size: int) -> int:
+    """Make an image's file system larger."""
+    from singbuild import change, console
+
+    def larger(opened: Image) -> int:
+        return opened.superblock.size + size * MEBIBYTE
+
+    return change.change(image, change.nothing, console.Console(sys.stdout), size=larger)
+
+
+@click.command("shrink", epilog="\b\nExample:\n  singbuild shrink --free 64M /tmp/Debian.img\n")
+@click.argument("image", type=IMAGE)
+@click.option("--free", default="0", metavar="SIZE", help="Leave this much room, such as 64M.")
+def shrink(image: Path, free: str) -> int:
+    """Make an image as small as what is in it."""
+    from singbuild import change, console
+    from singbuild.sizes import parse_size
+
+    left = parse_size(free)
+    return change.change(
+        image, change.nothing, console.Console(sys.stdout), size=lambda _: 0, free=left
+    )
+
+
+def _of_image(image: Path) -> tuple[Header, ...]:
+    """Return the header of a recipe that has none: what the image holds stays."""
+    from singbuild.recipe import Header
+
+    origin = str(image.absolute())
+    return (
+        Header("Bootstrap", "localimage", 0, 0, 0, "", ()),
+        Header("From", origin, 0, 0, 0, "", ()),
+    )
+
+
+def _parted(words: tuple[str, ...]) -> tuple[list[str], list[str]]:
+    """Return cp's options and the names; "--" ends the options."""
+    options: list[str] = []
+    names: list[str] = []
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        if word == "--":
+            names += rest
+            break
+        (options if word.startswith("-") and word != "-" else names).append(word)
+    return options, names
+
+
+COMMANDS = (create, bootstrap, copy, import_, export_, expand, shrink)

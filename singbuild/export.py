@@ -1,0 +1,120 @@
+"""An image's tree as a tar archive, read from the file: no root, no mount.
+
+The archive is in the POSIX.1-2001 (pax) format: owners as numbers, extended attributes as
+SCHILY.xattr, holes as GNU.sparse 1.0, hard links after the name that has the data. Equal
+trees give equal bytes.
+"""
+
+from __future__ import annotations
+
+import stat
+import tarfile
+from collections.abc import Iterator
+
+from singbuild.ext3.read_inode import DIRECTORY, REGULAR, SYMLINK
+from singbuild.ext3.reader import Entry, Image
+
+_BLOCK = tarfile.BLOCKSIZE
+_TYPES = {
+    stat.S_IFREG: tarfile.REGTYPE,
+    stat.S_IFDIR: tarfile.DIRTYPE,
+    stat.S_IFLNK: tarfile.SYMTYPE,
+    stat.S_IFCHR: tarfile.CHRTYPE,
+    stat.S_IFBLK: tarfile.BLKTYPE,
+    stat.S_IFIFO: tarfile.FIFOTYPE,
+}
+
+Segment = tuple[int, int]  # offset, length; bytes
+
+
+def archive(image: Image) -> Iterator[bytes]:
+    """Yield the tree of an image as one uncompressed tar archive, in pieces of any size.
+
+    Sockets are left out: no tar format knows them. Raises DamagedImage.
+    """
+    first: dict[int, bytes] = {}  # of inodes with several names
+    for entry in image.walk():
+        info = _header(image, entry)
+        if info is None:
+            continue
+        if entry.inode.kind != DIRECTORY and entry.inode.links > 1:
+            if known := first.get(entry.inode.number):
+                info.type, info.linkname, info.pax_headers = tarfile.LNKTYPE, _text(known), {}
+                yield _packed(info)
+                continue
+            first[entry.inode.number] = entry.path
+        if entry.inode.kind == REGULAR:
+            yield from _file(image, entry, info)
+        else:
+            yield _packed(info)
+    yield bytes(2 * _BLOCK)
+
+
+def _header(image: Image, entry: Entry) -> tarfile.TarInfo | None:
+    inode = entry.inode
+    kind = _TYPES.get(stat.S_IFMT(inode.mode))
+    if kind is None:
+        return None
+    info = tarfile.TarInfo(_text(entry.path) or ".")
+    info.type, info.mode = kind, stat.S_IMODE(inode.mode)
+    info.uid, info.gid, info.mtime = inode.uid, inode.gid, inode.mtime
+    if inode.kind == SYMLINK:
+        info.linkname = _text(image.target(entry))
+    if kind in (tarfile.CHRTYPE, tarfile.BLKTYPE):
+        info.devmajor, info.devminor = inode.device
+    attributes = image.attributes(entry)
+    info.pax_headers = {f"SCHILY.xattr.{_text(name)}": _text(value) for name, value in attributes}
+    return info
+
+
+def _file(image: Image, entry: Entry, info: tarfile.TarInfo) -> Iterator[bytes]:
+    size = entry.inode.size
+    segments = _segments(image, entry)
+    stored = sum(length for _, length in segments)
+    if stored == size:
+        info.size = size
+        yield _packed(info)
+    else:
+        table = _table(segments)
+        info.size = len(table) + stored
+        info.pax_headers = {
+            **info.pax_headers,
+            "GNU.sparse.major": "1",
+            "GNU.sparse.minor": "0",
+            "GNU.sparse.name": info.name,
+            "GNU.sparse.realsize": str(size),
+        }
+        yield _packed(info)
+        yield table
+    for _, data in image.data(entry):
+        yield data
+    yield bytes(-stored % _BLOCK)
+
+
+def _segments(image: Image, entry: Entry) -> list[Segment]:
+    """Return where a file has data."""
+    block, size, at = image.superblock.block, entry.inode.size, 0
+    found: list[Segment] = []
+    for start, count in image.runs(entry):
+        length = min(count * block, size - at)
+        if start and found and sum(found[-1]) == at:
+            found[-1] = (found[-1][0], found[-1][1] + length)
+        elif start:
+            found.append((at, length))
+        at += length
+    return found
+
+
+def _table(segments: list[Segment]) -> bytes:
+    """Return the map of a sparse file: GNU tar, "Storing Sparse Files", PAX 1.0."""
+    numbers = [len(segments), *(number for segment in segments for number in segment)]
+    text = "".join(f"{number}\n" for number in numbers).encode()
+    return text.ljust(-(-len(text) // _BLOCK) * _BLOCK, b"\0")
+
+
+def _packed(info: tarfile.TarInfo) -> bytes:
+    return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "surrogateescape")

@@ -1,0 +1,178 @@
+"""An image as a container image of one layer, in a file that podman, docker and skopeo take.
+
+The tree is read twice, once to learn the layer's size and digest, so that the file can be
+written straight to a pipe. Equal images give equal bytes. Sources: OCI image specification,
+"image-layout.md" and "config.md"; Docker's "Image Specification v1.2", "Combined Image JSON".
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shlex
+import struct
+import tarfile
+from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from singbuild import export
+from singbuild.errors import UsageError
+from singbuild.ext3.reader import Image, newest
+from singbuild.inspection import HOME, labels
+
+RUN = f"/{HOME}/actions/run"
+PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+# elf(5): e_machine; Go's names, which both formats use.
+MACHINES = {3: "386", 21: "ppc64le", 22: "s390x", 40: "arm", 62: "amd64", 183: "arm64"}
+MACHINES |= {243: "riscv64", 258: "loong64"}
+_NAME = re.compile(r"[a-z0-9]+([._-]+[a-z0-9]+)*(:[0-9]+)?(/[a-z0-9]+([._-]+[a-z0-9]+)*)*")
+_TAG = re.compile(r"\w[\w.-]{0,127}", re.ASCII)
+_OCI = "application/vnd.oci.image"
+_BLOCK = tarfile.BLOCKSIZE
+
+File = tuple[str, int, Iterable[bytes]]  # name in the archive, bytes, content
+
+
+def archive(image: Image, form: str, name: str) -> Iterator[bytes]:
+    """Yield an archive of the image. form: a key of FORMS; name: as NAME:TAG.
+
+    Sockets are left out: no layer knows them. Raises DamagedImage.
+    """
+    total, size = hashlib.sha256(), 0
+    for piece in export.archive(image):
+        total.update(piece)
+        size += len(piece)
+    config = _json(_configuration(image, f"sha256:{total.hexdigest()}"))
+    layer = (total.hexdigest(), size, export.archive(image))
+    for file in FORMS[form](config, layer, name):
+        yield from _member(file)
+    yield bytes(2 * _BLOCK)
+
+
+def checked_name(name: str) -> str:
+    """Return NAME:TAG, with the tag that it has or "latest". Raises UsageError."""
+    repository, colon, tag = name.rpartition(":")
+    if not colon or "/" in tag:
+        repository, tag = name, "latest"
+    if not _NAME.fullmatch(repository) or not _TAG.fullmatch(tag):
+        raise UsageError(
+            f"{name!r} cannot be a container image's name",
+            remedy="Write --name NAME:TAG: small letters, digits and . _ - in NAME, parted by /.",
+        )
+    return f"{repository}:{tag}"
+
+
+def default_name(image: Path) -> str:
+    """Return a name after the file's: My Tools.img is my-tools:latest."""
+    words = re.findall("[a-z0-9]+", image.name.removesuffix(".img").lower())
+    return f"{'-'.join(words) or 'image'}:latest"
+
+
+def _oci(config: bytes, layer: File, name: str) -> Iterator[File]:
+    digest, size, content = layer
+    manifest = _json(
+        {
+            "schemaVersion": 2,
+            "mediaType": f"{_OCI}.manifest.v1+json",
+            "config": _described("config.v1+json", _sha256(config), len(config)),
+            "layers": [_described("layer.v1.tar", digest, size)],
+        }
+    )
+    entry = _described("manifest.v1+json", _sha256(manifest), len(manifest))
+    entry["annotations"] = {"org.opencontainers.image.ref.name": name}
+    index = {"schemaVersion": 2, "mediaType": f"{_OCI}.index.v1+json", "manifests": [entry]}
+    yield _file("oci-layout", _json({"imageLayoutVersion": "1.0.0"}))
+    yield _file("index.json", _json(index))
+    # Debian 12's dockerd knows no layouts, and reads what an archive of its own says.
+    yield _docker_manifest(f"blobs/sha256/{_sha256(config)}", f"blobs/sha256/{digest}", name)
+    for text in (manifest, config):
+        yield _file(f"blobs/sha256/{_sha256(text)}", text)
+    yield f"blobs/sha256/{digest}", size, content
+
+
+def _docker(config: bytes, layer: File, name: str) -> Iterator[File]:
+    digest, size, content = layer
+    place = f"{_sha256(config)}.json"
+    yield _docker_manifest(place, f"{digest}.tar", name)
+    yield _file(place, config)
+    yield f"{digest}.tar", size, content
+
+
+def _docker_manifest(config: str, layer: str, name: str) -> File:
+    about = {"Config": config, "RepoTags": [name], "Layers": [layer]}
+    return _file("manifest.json", _json([about]))
+
+
+FORMS: dict[str, Callable[[bytes, File, str], Iterator[File]]] = {
+    "oci": _oci,
+    "docker-archive": _docker,
+}
+
+
+def _configuration(image: Image, diff_id: str) -> dict[str, Any]:
+    run = image.find(RUN)
+    made = datetime.fromtimestamp(newest(image), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return {
+        "created": made,
+        "architecture": _machine(image),
+        "os": "linux",
+        "config": {
+            "Env": _environment(image),
+            "WorkingDir": "/",
+            "Labels": labels(image) or {},
+            # What ./image.img does, with the same arguments.
+            **({"Entrypoint": [RUN]} if run else {"Cmd": ["/bin/sh"]}),
+        },
+        "rootfs": {"type": "layers", "diff_ids": [diff_id]},
+        "history": [{"created": made, "created_by": "singbuild export"}],
+    }
+
+
+def _environment(image: Image) -> list[str]:
+    """Return the variables that the image has from its source; its scripts set the others."""
+    entry = image.find(f"{HOME}/env/10-source.sh")
+    try:
+        words = shlex.split(image.read(entry).decode()) if entry else []
+    except ValueError:  # somebody's own text by now: the entry point executes it
+        words = []
+    found = [word for word in words if word != "export" and "=" in word]
+    return found if any(word.startswith("PATH=") for word in found) else [PATH, *found]
+
+
+def _machine(image: Image) -> str:
+    """Return the kind of machine that the image's shell is for; this one if that is not told."""
+    shell = image.find("bin/sh")
+    header = next(image.stream(shell), b"")[:20] if shell else b""
+    number = struct.unpack(">H" if header[5:6] == b"\2" else "<H", header[18:20].ljust(2, b"\0"))[0]
+    host = os.uname().machine
+    known = MACHINES.get(number) if header.startswith(b"\x7fELF") else None
+    return known or {"x86_64": "amd64", "aarch64": "arm64"}.get(host, host)
+
+
+def _member(file: File) -> Iterator[bytes]:
+    name, size, content = file
+    info = tarfile.TarInfo(name)
+    info.size, info.mode = size, 0o644
+    yield info.tobuf(tarfile.PAX_FORMAT)
+    yield from content
+    yield bytes(-size % _BLOCK)
+
+
+def _file(name: str, content: bytes) -> File:
+    return name, len(content), [content]
+
+
+def _described(kind: str, digest: str, size: int) -> dict[str, Any]:
+    return {"mediaType": f"{_OCI}.{kind}", "digest": f"sha256:{digest}", "size": size}
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value, sort_keys=True).encode()
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

@@ -1,0 +1,107 @@
+"""What becomes of a build whose section failed: a shell in it, or its tree kept for --resume.
+
+The tree is kept in the cache, as an image like any stage, but under a key of its recipe's
+path alone: there is one for each recipe, and what it was made of is compared when it is
+taken up again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from singbuild import cache, lock, secrets, stages
+from singbuild.cache import Stage
+from singbuild.console import Console
+from singbuild.errors import SectionError, UsageError
+from singbuild.plan import Plan
+from singbuild.rootfs import Rootfs
+from singbuild.sections import Given, Interactive
+
+NAME = "failed "
+
+
+@dataclass(frozen=True)
+class Left(Stage):
+    """A tree as a section left it that failed. recipe: its absolute path; name: with the section's.
+
+    inputs: what went in before that section.
+    """
+
+    @property
+    def key(self) -> str:
+        """The name of the entry, the same for every failure of a recipe."""
+        name = f"{NAME}{self.recipe}".encode(errors="backslashreplace")
+        return hashlib.sha256(name).hexdigest()[:32]
+
+
+@dataclass(frozen=True)
+class Shell:
+    """Opens a shell in a failed build. console: whose terminal it gets."""
+
+    console: Console
+
+    def __call__(self, error: SectionError, execute: Interactive) -> None:
+        """Tell what failed, and execute a shell in the place and the environment of the section."""
+        self.console.warn(
+            f"{error.what}\nThis is a shell in the failed build; it goes on to fail when you leave."
+        )
+        with self.console.paused():
+            execute({"TERM": os.environ.get("TERM", "dumb"), "PS1": f"%{error.section}> "})
+
+
+@contextlib.contextmanager
+def kept(
+    plan: Plan, made: lock.Lock, given: Given, rootfs: Rootfs, console: Console, *, wanted: bool
+) -> Iterator[None]:
+    """Keep the tree, if wanted, when a section fails inside the with-block; say how to go on."""
+    try:
+        yield
+    except SectionError as error:
+        if not (wanted and error.section):
+            raise
+        secrets.check_absent(rootfs.root, given.secrets)
+        facts = stages.before(plan, made, given.secrets, error.section)
+        left = Left(NAME + error.section, _identity(plan), facts)
+        if cache.store(left, rootfs, made["epoch"], console):
+            error.remedy = "The tree is kept. Mend the section, then go on there with --resume."
+        raise
+
+
+def taken_up(plan: Plan, made: lock.Lock, given: Given, rootfs: Rootfs) -> str:
+    """Fill an empty tree with what the last failed build left; return the section that failed.
+
+    Raises UsageError when there is none, or what went in before that section has changed.
+    """
+    entry = cache.entry(Left("", _identity(plan), {}).key)
+    if entry is None:
+        raise UsageError(
+            f"there is no failed build of {plan.recipe.path} to resume",
+            why="A build leaves its tree when a section fails under --on-error=keep.",
+            remedy="Build without --resume.",
+        )
+    section = entry.name.removeprefix(NAME)
+    facts = stages.before(plan, made, given.secrets, section)
+    changed = cache.changed(entry.inputs, facts)
+    if changed:
+        raise UsageError(
+            f"the failed build of {plan.recipe.path} cannot be resumed at %{section}",
+            why=f"What went in before has changed: {', '.join(changed)}.",
+            remedy="Build without --resume.",
+        )
+    rootfs.unpack_image(entry.path)
+    return section
+
+
+def forget(plan: Plan) -> None:
+    """Drop what a failed build left, once another succeeded."""
+    if entry := cache.entry(Left("", _identity(plan), {}).key):
+        cache.drop(entry)
+
+
+def _identity(plan: Plan) -> str:
+    return str(Path(plan.recipe.path).absolute())

@@ -1,0 +1,45 @@
+"""What a caller of the engine asks for beyond the recipe, as one frozen value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from singbuild.lock import LockFile
+from singbuild.privilege import Mode
+from singbuild.seal import Shape
+from singbuild.sections import Given
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line asks for.
+
+    free: bytes of room to leave in the image; locked: the lock to keep to; shape: what
+    an existing image keeps that is filled in place; onto: the image whose tree is filled;
+    given: to the sections; privilege: the mode, None for the best that works; keep: the
+    tree when a section fails; resume: what was kept.
+    """
+
+    force: bool = False
+    test: bool = True
+    free: int = 0
+    use_cache: bool = True
+    locked: LockFile | None = None
+    shape: Shape = field(default_factory=Shape)
+    onto: Path | None = None
+    given: Given = field(default_factory=Given)
+    privilege: Mode | None = None
+    keep: bool = False
+    resume: bool = False
+
+    @property
+    def finish(self) -> dict[str, str]:
+        """What has a say in the finished image beyond the recipe."""
+        packages = self.locked.lock.get("packages") if self.locked else None
+        return {
+            "tested": str(self.test),
+            "free": str(self.free),
+            "shape": str(self.shape),
+            "locked": str(packages),
+        }

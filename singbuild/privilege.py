@@ -1,0 +1,140 @@
+"""How a build gets to be root in the image: what this host allows, and why.
+
+Four ways, the best first. Which one a build takes makes no difference to its image.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from singbuild import capabilities, namespace, subordinate
+from singbuild.errors import HostError
+from singbuild.subordinate import Missing, Ranges
+
+NAMESPACES = (
+    "sysctl user.max_user_namespaces=10000; on Debian 10 also kernel.unprivileged_userns_clone=1; "
+    "on Ubuntu also kernel.apparmor_restrict_unprivileged_userns=0, or an AppArmor profile"
+)
+
+RESTRICTED = Path("/proc/sys/kernel/apparmor_restrict_unprivileged_userns")
+
+
+class Mode(StrEnum):
+    """root: real root; subuid: a user with subordinate ids; one-id: a user without.
+
+    chroot: root without mounts and namespaces, as in most containers.
+    """
+
+    ROOT = "root"
+    SUBUID = "subuid"
+    ONE_ID = "one-id"
+    CHROOT = "chroot"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The mode of a build. reason: why this one; ids: the subordinate ones, if it has any."""
+
+    mode: Mode
+    reason: str
+    ids: Ranges | None = None
+
+
+def choose(forced: Mode | None = None) -> Choice:
+    """Return the best mode that works here, or the one that is forced.
+
+    Raises HostError, naming what is missing and how to get it.
+    """
+    if forced:
+        if lacks := PROBES[forced]():
+            raise _refused(f"the privilege mode {forced} does not work here", lacks)
+        return _choice(forced, "it was asked for")
+    if os.geteuid() == 0:
+        if not (lacks := PROBES[Mode.ROOT]()):
+            return _choice(Mode.ROOT, "you are root and may mount")
+        if alone := PROBES[Mode.CHROOT]():
+            raise _refused(alone[0].what, alone)
+        return _choice(Mode.CHROOT, lacks[0].what)
+    if not (lacks := PROBES[Mode.SUBUID]()):
+        return _choice(Mode.SUBUID, "you are not root, and have subordinate ids")
+    if alone := PROBES[Mode.ONE_ID]():
+        raise _refused("this host gives you no user namespace", alone)
+    return _choice(Mode.ONE_ID, f"you are not root, and {lacks[0].what}")
+
+
+def _choice(mode: Mode, reason: str) -> Choice:
+    return Choice(mode, reason, subordinate.ranges() if mode is Mode.SUBUID else None)
+
+
+def _refused(what: str, lacks: list[Missing]) -> HostError:
+    why = "\n".join(each.what for each in lacks if each.what != what)
+    return HostError(what, why=why, remedy="\n".join(each.remedy for each in lacks))
+
+
+def _root() -> list[Missing]:
+    """What is missing for a build by real root, as in most containers."""
+    if os.geteuid():
+        return [Missing("you are not root", "Run it with sudo.")]
+    found = []
+    remedy = "Build outside the container, or give it the capability CAP_SYS_ADMIN."
+    if not capabilities.has(capabilities.SYS_ADMIN):
+        what = "root may not mount anything here: the capability CAP_SYS_ADMIN is missing"
+        found.append(Missing(what, remedy))
+    elif reason := namespace.mounts_refused():
+        found.append(Missing(f"root may not mount anything here: {reason}", remedy))
+    if not Path("/dev/loop-control").exists():
+        what = "this host has no loop devices: /dev/loop-control does not exist"
+        found.append(Missing(what, "modprobe loop, or give the container access to loop devices."))
+    return found
+
+
+def _subuid() -> list[Missing]:
+    return subordinate.missing() or _namespace(subordinate.ranges())
+
+
+def _one_id() -> list[Missing]:
+    return _namespace(None)
+
+
+def _chroot() -> list[Missing]:
+    if os.geteuid():
+        return [Missing("you are not root", "Run it with sudo, or in a container as its root.")]
+    if not capabilities.has(capabilities.SYS_CHROOT):
+        what = "root may not change its root directory: the capability CAP_SYS_CHROOT is missing"
+        return [Missing(what, "Give the container this capability.")]
+    return []
+
+
+def _namespace(ids: Ranges | None) -> list[Missing]:
+    try:
+        reason = namespace.refusal(ids)
+    except HostError as error:
+        return [Missing(error.what, error.why)]
+    what = f"this host gives you no user namespace: {reason}"
+    remedy = f"Run it with sudo, or ask for: {NAMESPACES}\n{_profile()}"
+    return [Missing(what, remedy.rstrip())] if reason else []
+
+
+def _profile() -> str:
+    """Return the AppArmor profile that lets this Python make user namespaces, where one counts."""
+    if not RESTRICTED.exists():
+        return ""
+    return f"""/etc/apparmor.d/singbuild, to be loaded with apparmor_parser -r:
+abi <abi/4.0>,
+include <tunables/global>
+profile singbuild {os.path.realpath(sys.executable)} flags=(unconfined) {{
+  userns,
+}}"""
+
+
+PROBES: dict[Mode, Callable[[], list[Missing]]] = {
+    Mode.ROOT: _root,
+    Mode.SUBUID: _subuid,
+    Mode.ONE_ID: _one_id,
+    Mode.CHROOT: _chroot,
+}

@@ -1,0 +1,74 @@
+"""``pull``: an image of a registry, an engine or an archive becomes a file."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sys
+from pathlib import Path
+from typing import TextIO
+
+from singbuild import build, plan, recipe
+from singbuild.console import Console
+from singbuild.errors import UsageError
+from singbuild.events import Event
+from singbuild.options import Options
+from singbuild.recipe_text import Text
+
+SCHEMES = ("docker", "docker-daemon", "docker-archive", "oci", "oci-archive")
+
+
+class LayersConsole(Console):
+    """Shows an image's name and its layers, as Singularity 2.x did."""
+
+    def __init__(self, out: TextIO, name: str) -> None:
+        super().__init__(out)
+        self._name = name
+
+    def _plain(self, event: Event) -> str:
+        """Name the image, show what is said of layers; the rest is the same for every image."""
+        if event.name == "start":
+            return self._name
+        return str(event["text"]) if event.name == "line" and " layer: " in event["text"] else ""
+
+
+def pull(source: str, target: Path, *, force: bool, once: bool, arch: str = "") -> int:
+    """Build the image that ``source`` names, as SCHEME://NAME; return the exit status.
+
+    once: leave a target that is there as it is, and wait for who is just making it; arch: the
+    machine that it is for, "" for this one.
+    """
+    scheme, _, name = source.partition(":")
+    name = name.removeprefix("//")
+    if scheme not in SCHEMES or not name:
+        raise UsageError(
+            f"{source} is no place of an image",
+            remedy=f"Say docker://ubuntu:latest, or one of {', '.join(SCHEMES)} and its name.",
+        )
+    if once:
+        target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = os.open(target.parent / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(lock, fcntl.LOCK_EX)  # until this process ends
+        if target.exists():
+            return 0
+    shown = _shown(name) if scheme == "docker" else name
+    console = LayersConsole(sys.stdout, shown)
+    loaded = recipe.parse(Text(source, f"Bootstrap: {scheme}\nFrom: {name}\n"))
+    options = Options(force=force, test=False, use_cache=False)
+    return build.build(plan.make(loaded, console, arch), target, options, console)
+
+
+def default_target(source: str) -> Path:
+    """Return the file for an image when none is named: docker://python:3 gives python.img."""
+    name = source.partition(":")[2].rstrip("/").rpartition("/")[2]
+    return Path(name.partition("@")[0].partition(":")[0] + ".img")
+
+
+def _shown(name: str) -> str:
+    """Return a name without its registry, as its owner's page has it: library/ubuntu:latest."""
+    first, slash, rest = name.partition("/")
+    if slash and (set(first) & {".", ":"} or first == "localhost"):
+        name = rest
+    elif not slash:
+        name = f"library/{name}"
+    return name if set(name.rpartition("/")[2]) & {":", "@"} else f"{name}:latest"

@@ -1,0 +1,261 @@
+"""Remembers the owners that programs give, where the host has only one owner to give.
+
+    program ── chown(2) ──▶ kernel ── question ──▶ recorder (in init) ── note ──▶ journal
+                                                      └── "it is done" ──▶ program
+
+The journal names inodes and not paths, so a file keeps its owner when it is renamed, and a
+new file in its place has none. What stat(2) says to programs stays as it is: root's.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import stat
+import threading
+import traceback
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from singbuild import seccomp
+from singbuild.ext3.inventory import Owner
+from singbuild.seccomp import Question
+
+CHOWNS = ("chown", "fchown", "lchown", "fchownat")
+NODES = ("mknod", "mknodat")
+IGNORED = ("setuid", "setgid", "setreuid", "setregid", "setgroups", "setresuid", "setresgid",
+           "setfsuid", "setfsgid", "capset")  # fmt: skip
+AT_FDCWD, AT_SYMLINK_NOFOLLOW, AT_EMPTY_PATH = -100, 0x100, 0x1000
+PATH_MAX = 4096
+SAME = -1  # an owner that is left as it was
+
+
+class Recorder:
+    """Answers the calls of one process and its children.
+
+    journal: where it writes what they asked for; owners: whether owners are asked for in vain
+    too, and not only devices.
+
+    ``listened`` is called in that process, ``serve`` in another one, of which no thread else
+    uses the current directory.
+    """
+
+    def __init__(self, journal: Path, *, owners: bool) -> None:
+        self._file = journal.open("ab", buffering=0)
+        self._ours, self._theirs = socket.socketpair()
+        self._root = -1
+        self._asked: Sequence[str] = (*CHOWNS, *NODES) if owners else NODES
+        self._ignored: Sequence[str] = IGNORED if owners else ()
+
+    def listened(self) -> None:
+        """Have the calls of this process, and of all that it forks, answered."""
+        listener = seccomp.install(self._asked, self._ignored)
+        socket.send_fds(self._theirs, [b"x"], [listener])
+        os.close(listener)
+
+    def serve(self) -> None:
+        """Answer, in a thread that ends with this process."""
+        threading.Thread(target=self._served, daemon=True).start()
+
+    def _served(self) -> None:
+        self._root = os.open("/", os.O_PATH | os.O_DIRECTORY)
+        os.umask(0)
+        listener = socket.recv_fds(self._ours, 1, 1)[1][0]
+        while True:
+            question = seccomp.receive(listener)
+            if question is None:
+                continue
+            try:
+                result = self._answer(listener, question)
+            except OSError as error:
+                result = error.errno or errno.EIO
+            except Exception:
+                traceback.print_exc()
+                result = errno.EIO
+            seccomp.answer(listener, question, result)
+
+    def _answer(self, listener: int, question: Question) -> int | None:
+        """Do what a call asks for, as far as it goes; return as ``seccomp.answer`` takes it."""
+        call, args = question.call, question.args
+        if call in NODES:
+            at, (path, mode, device) = _at(call == "mknodat", args, 3)
+            if stat.S_IFMT(mode) not in (stat.S_IFCHR, stat.S_IFBLK):
+                return None
+            return self._node(listener, question, at, path, mode & 0xFFFF, device & 0xFFFFFFFF)
+        at, (path, uid, gid) = _at(call == "fchownat", args, 3)
+        flags = args[4] if call == "fchownat" else 0
+        if call.removesuffix("16") == "lchown":
+            flags = AT_SYMLINK_NOFOLLOW
+        own = call.startswith("fchown") and call != "fchownat"
+        name = b"" if own else _text(question.pid, path)
+        if own:
+            at = _signed(path)
+        elif not name and not flags & AT_EMPTY_PATH:
+            return errno.ENOENT
+        bits = 16 if call.endswith("16") else 32
+        with _Place(self, question, at) as place:
+            if not seccomp.is_waiting(listener, question):
+                return errno.ESRCH
+            last = os.O_NOFOLLOW if flags & AT_SYMLINK_NOFOLLOW else 0
+            fd = place.opened(name, os.O_PATH | last)
+            try:
+                seccomp.chown_nothing(fd)
+                self._note(fd, f"{_signed(uid, bits)} {_signed(gid, bits)}")
+            finally:
+                os.close(fd)
+        return 0
+
+    def _node(
+        self, listener: int, question: Question, at: int, path: int, mode: int, device: int
+    ) -> int:
+        """Make an empty file in a device's place, and note what it stands for."""
+        name = _text(question.pid, path)
+        mask = int(_status(question.pid, "Umask"), 8)
+        with _Place(self, question, at) as place:
+            if not seccomp.is_waiting(listener, question):
+                return errno.ESRCH
+            flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW
+            fd = place.opened(name, flags, mode & 0o7777 & ~mask)
+            try:
+                self._note(fd, f"{SAME} {SAME} {stat.S_IFMT(mode)} {device}")
+            finally:
+                os.close(fd)
+        return 0
+
+    def _note(self, fd: int, what: str) -> None:
+        status = os.fstat(fd)
+        line = f"{status.st_ino} {_handle(fd, b'').hex()} {what}\n"
+        self._file.write(line.encode())
+
+    def into(self, root: int) -> None:
+        """Take another root directory, or with our own, come back."""
+        os.fchdir(root)
+        os.chroot(".")
+
+    @property
+    def root(self) -> int:
+        """The root directory that is our own."""
+        return self._root
+
+
+class _Place:
+    """Where a thread resolves its paths: its root, and a directory of its own."""
+
+    def __init__(self, recorder: Recorder, question: Question, at: int) -> None:
+        self._recorder = recorder
+        home = f"/proc/{question.pid}"
+        self._root = os.open(f"{home}/root", os.O_PATH)
+        where = "cwd" if at == AT_FDCWD else f"fd/{at}"
+        try:
+            self._start = os.open(f"{home}/{where}", os.O_PATH)
+        except FileNotFoundError:
+            os.close(self._root)
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF)) from None
+
+    def __enter__(self) -> _Place:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._root)
+        os.close(self._start)
+
+    def opened(self, name: bytes, flags: int, mode: int = 0) -> int:
+        """Open what a name stands for there; "" is the directory or file itself."""
+        if not name:
+            return os.dup(self._start)
+        self._recorder.into(self._root)
+        try:
+            return os.open(name, flags | os.O_CLOEXEC, mode, dir_fd=self._start)
+        finally:
+            self._recorder.into(self._recorder.root)
+
+
+def _at(given: bool, args: tuple[int, ...], count: int) -> tuple[int, tuple[int, ...]]:
+    """Part a call's arguments into the directory and ``count`` more."""
+    return (_signed(args[0]), args[1 : 1 + count]) if given else (AT_FDCWD, args[:count])
+
+
+def _signed(value: int, bits: int = 32) -> int:
+    value &= (1 << bits) - 1
+    return value - (1 << bits) if value >> (bits - 1) and (bits == 32 or value == 0xFFFF) else value
+
+
+def _text(pid: int, address: int) -> bytes:
+    """Read a path from a process's memory: proc(5). Raises OSError."""
+    fd = os.open(f"/proc/{pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        text, end, _ = os.pread(fd, PATH_MAX, address).partition(b"\0")
+    finally:
+        os.close(fd)
+    if not end:
+        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+    return text
+
+
+def _status(pid: int, name: str) -> str:
+    return Path(f"/proc/{pid}/status").read_text().partition(f"\n{name}:\t")[2].split()[0]
+
+
+def _handle(fd: int, name: bytes) -> bytes:
+    """An inode's handle; where the file system has none, its number has to do."""
+    try:
+        return seccomp.handle(fd, name)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EPERM, errno.ENOSYS):  # some containers
+            raise
+        return b"\0"
+
+
+def owners(tree: Path, journal: Path) -> dict[bytes, Owner]:
+    """Return what the journal says of a tree's entries, by path, for the seal."""
+    noted = _noted(journal)
+    numbers = {int(key.split()[0]) for key in noted}
+    found = {}
+    for path, name, status, directory in _walk(tree):
+        if status.st_ino not in numbers:
+            continue
+        key = f"{status.st_ino} {_handle(directory, name).hex()}"
+        if key in noted:
+            uid, gid, kind, device = noted[key]
+            found[path] = Owner(
+                status.st_uid if uid == SAME else uid,
+                status.st_gid if gid == SAME else gid,
+                kind | stat.S_IMODE(status.st_mode) if kind else 0,
+                device,
+            )
+    return found
+
+
+def _noted(journal: Path) -> dict[str, list[int]]:
+    """Return owner, group, type and device number of every inode in the journal."""
+    noted: dict[str, list[int]] = {}
+    for line in journal.read_text().splitlines():
+        number, handle, *facts = line.split()
+        uid, gid, *device = map(int, facts)
+        known = noted.setdefault(f"{number} {handle}", [SAME, SAME, 0, 0])
+        known[0] = known[0] if uid == SAME else uid & 0xFFFFFFFF
+        known[1] = known[1] if gid == SAME else gid & 0xFFFFFFFF
+        known[2:] = device or known[2:]
+    return noted
+
+
+def _walk(tree: Path) -> Iterator[tuple[bytes, bytes, os.stat_result, int]]:
+    """Every entry of a tree: path, name, status, and its directory, open meanwhile."""
+    top = os.open(tree, os.O_RDONLY | os.O_DIRECTORY)
+    yield b"", b".", os.fstat(top), top
+    os.close(top)
+    waiting = [b""]
+    while waiting:
+        above = waiting.pop()
+        fd = os.open(os.fsencode(tree) + b"/" + above, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            for text in os.listdir(fd):  # noqa: PTH208 - by descriptor
+                name = os.fsencode(text)
+                path = above + b"/" + name if above else name
+                status = os.lstat(name, dir_fd=fd)
+                if stat.S_ISDIR(status.st_mode):
+                    waiting.append(path)
+                yield path, name, status, fd
+        finally:
+            os.close(fd)

@@ -1,0 +1,198 @@
+"""Secrets of a build: readable in %post, hidden in what is shown, never in the image.
+
+docs/ci.md, "Secrets", says what is promised. Values stay in memory; on a disk they are only
+where nothing may be mounted, and only while %post executes.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import os
+import re
+import stat
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from singbuild.errors import SectionError, UsageError
+from singbuild.ext3.filedata import pieces
+from singbuild.ext3.inventory import MANIFEST, Node, inventory, shown
+from singbuild.rootfs import Rootfs
+from singrun import syscalls
+from singrun.syscalls import MNT_DETACH, MS_NODEV, MS_NOEXEC, MS_NOSUID
+
+DIRECTORY = "/run/secrets"
+SEARCHED = 8  # bytes; the image of a shorter one may hold its value by chance
+MASK = "***"
+_WORDS = re.compile(r"id=([\w-][\w.-]*),(src|env)=(.+)", re.ASCII | re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Secret:
+    """One secret. name: of its file in /run/secrets; value: the file's content."""
+
+    name: str
+    value: bytes = field(repr=False)
+
+    @property
+    def core(self) -> bytes:
+        """The value without the newlines that editors put at the end."""
+        return self.value.rstrip(b"\r\n")
+
+
+def read(given: Iterable[str]) -> tuple[Secret, ...]:
+    """Read secrets as ``--secret`` names them: ``id=NAME,src=FILE`` or ``id=NAME,env=VARIABLE``.
+
+    Raises UsageError for another form, a name that comes twice, or a value that is not there.
+    """
+    found: dict[str, Secret] = {}
+    for words in given:
+        match = _WORDS.fullmatch(words)
+        if match is None or match[1] in found:
+            why = f"There are two of the name {match[1]}." if match else ""
+            remedy = "Say --secret id=NAME,src=FILE or --secret id=NAME,env=VARIABLE."
+            raise UsageError(f"--secret {words}: is no secret", why=why, remedy=remedy)
+        secret = Secret(match[1], _value(words, match[2], match[3]))
+        if not secret.core:
+            raise UsageError(f"--secret {words}: is empty")
+        found[secret.name] = secret
+    return tuple(found.values())
+
+
+def _value(words: str, kind: str, where: str) -> bytes:
+    if kind == "env":
+        value = os.environb.get(os.fsencode(where))
+        if value is None:
+            raise UsageError(f"--secret {words}: the variable {where} is not set")
+        return value
+    try:
+        return Path(where).read_bytes()
+    except OSError as error:
+        raise UsageError(f"--secret {words}: {where}: {error.strerror}") from error
+
+
+@contextlib.contextmanager
+def readable(rootfs: Rootfs, secrets: Sequence[Secret]) -> Iterator[None]:
+    """Give the tree a file for each secret, mode 0400, for the time of a with-block.
+
+    They are on a file system in memory of their own; where none may be mounted, in the tree.
+    """
+    if not secrets:
+        yield
+        return
+    made = [name for name in ("/run", DIRECTORY) if not rootfs.exists(name)]
+    rootfs.mkdir(DIRECTORY, 0o700)
+    directory = rootfs.path(DIRECTORY)
+    mounted = _mounted(directory, sum(len(secret.value) for secret in secrets))
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for secret in secrets:
+            _write(fd, secret)
+        yield
+    finally:
+        # By the open directory: a section may have put anything where it was.
+        for secret in secrets:
+            with contextlib.suppress(OSError):
+                os.unlink(secret.name, dir_fd=fd)
+        if mounted:
+            syscalls.umount2(f"/proc/self/fd/{fd}", MNT_DETACH)
+        os.close(fd)
+        for name in reversed(made):
+            with contextlib.suppress(OSError):
+                rootfs.path(name, follow=False).rmdir()
+
+
+def _mounted(directory: Path, size: int) -> bool:
+    """Whether a file system in memory could be mounted there."""
+    data = f"mode=0700,size={size + (1 << 20)}"
+    try:
+        syscalls.mount("tmpfs", str(directory), "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, data)
+    except OSError:
+        return False
+    return True
+
+
+def _write(directory: int, secret: Secret) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(secret.name, dir_fd=directory)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    with open(os.open(secret.name, flags, 0o400, dir_fd=directory), "wb") as file:  # noqa: PTH123
+        file.write(secret.value)
+
+
+def masked(secrets: Sequence[Secret]) -> Callable[[str], str]:
+    """Return what writes ``***`` for a secret in text: whole, a line of it, quoted or in base64."""
+    forms = {form for secret in secrets for form in _spellings(secret)}
+    if not forms:
+        return str
+    longest_first = sorted(forms, key=len, reverse=True)
+    pattern = re.compile("|".join(map(re.escape, longest_first)))
+    return lambda text: pattern.sub(MASK, text)
+
+
+def _spellings(secret: Secret) -> Iterator[str]:
+    lines = [line for line in secret.core.splitlines() if len(line) >= SEARCHED]
+    for value in (secret.core, *lines, *_encoded(secret)):
+        text = value.decode(errors="replace")
+        yield text
+        for quoted in ("'\"'\"'", "'\\''"):  # as shells trace it
+            yield text.replace("'", quoted)
+
+
+def check_absent(root: Path, secrets: Sequence[Secret]) -> None:
+    """Refuse a tree that holds the value of a secret, or its base64, anywhere.
+
+    Content, names, links' targets and extended attributes are searched, each once. A secret of
+    fewer than 8 bytes is not looked for. Raises SectionError naming the path.
+    """
+    needles = {
+        needle: secret.name
+        for secret in secrets
+        if len(secret.core) >= SEARCHED
+        for needle in (secret.core, *_encoded(secret))
+    }
+    if not needles:
+        return
+    for node in inventory(root, 0):
+        for data in _told(os.fsencode(root), node, max(map(len, needles))):
+            for needle, name in needles.items():
+                if needle in data:
+                    raise SectionError(
+                        f"the secret {name!r} is in the image: {shown(node.path)}",
+                        why="Who gets the image would get the secret.",
+                        remedy="Remove it at the end of %post, or let no program write it there.",
+                    )
+
+
+def _told(root: bytes, node: Node, longest: int) -> Iterator[bytes]:
+    """All that an inode tells, in pieces that overlap by the longest needle."""
+    path = root + b"/" + node.path
+    yield os.path.basename(node.path)  # noqa: PTH119 - bytes
+    if stat.S_ISLNK(node.mode):
+        yield os.readlink(path)  # noqa: PTH115 - bytes
+    with contextlib.suppress(OSError):  # a file system without any
+        for name in os.listxattr(path, follow_symlinks=False):
+            yield os.getxattr(path, name, follow_symlinks=False)
+    if stat.S_ISREG(node.mode) and node.path != MANIFEST:  # which the seal has yet to fill
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            end, tail = 0, b""
+            for offset, data in pieces(node, fd):
+                joined = tail + data if tail and offset == end else data
+                yield joined
+                end, tail = offset + len(data), joined[-longest:] if len(data) < node.size else b""
+        finally:
+            os.close(fd)
+
+
+def _encoded(secret: Secret) -> Iterator[bytes]:
+    """The characters of a secret's base64 that do not depend on what stands around it."""
+    if len(secret.core) < SEARCHED:
+        return
+    for before in range(3):
+        whole = base64.b64encode(bytes(before) + secret.core).rstrip(b"=")
+        first, bits = -(-before * 8 // 6), (before + len(secret.core)) * 8
+        text = whole[first : bits // 6]
+        yield text
+        yield text.translate(bytes.maketrans(b"+/", b"-_"))

@@ -1,0 +1,50 @@
+"""A pseudo-terminal with a program on it, to type at and to read from."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pty
+import re
+import select
+import termios
+import time
+from collections.abc import Callable
+
+PATIENCE = 60  # seconds; a loaded machine is slow
+
+
+class Terminal:
+    """A child on a terminal of its own. become: executes the program, in the child."""
+
+    def __init__(self, become: Callable[[], object]) -> None:
+        self.child, self.fd = pty.fork()
+        if not self.child:
+            try:
+                become()
+            finally:
+                os._exit(127)
+        termios.tcsetwinsize(self.fd, (33, 101))
+        self.seen = ""
+
+    def type(self, text: str) -> None:
+        os.write(self.fd, text.encode())
+
+    def expect(self, pattern: str) -> str:
+        """Read until the pattern has come; what came after the match is kept."""
+        until = time.monotonic() + PATIENCE
+        while not (match := re.search(pattern, self.seen)):
+            left = until - time.monotonic()
+            assert left > 0, f"no {pattern} in {self.seen!r}"
+            if select.select([self.fd], [], [], left)[0]:
+                self.seen += os.read(self.fd, 4096).decode(errors="replace")
+        self.seen = self.seen[match.end() :]
+        return match[0]
+
+    def status(self) -> int:
+        """Read what is left, hang up, and return how the child ended; see ``seen``."""
+        with contextlib.suppress(OSError):  # EIO: the other side is closed
+            while select.select([self.fd], [], [], 15)[0] and (piece := os.read(self.fd, 4096)):
+                self.seen += piece.decode(errors="replace")
+        os.close(self.fd)
+        return os.waitstatus_to_exitcode(os.waitpid(self.child, 0)[1])
