@@ -7,11 +7,12 @@ VENV   := .venv
 DEMO   := .demo
 BIN    := $(VENV)/bin
 TOOLS  := e2fsprogs coreutils debian-archive-keyring debootstrap busybox-static
-NEEDED := $(TOOLS) fuse2fs file util-linux python3-venv faketime dnf rpm createrepo-c gnupg \
-          docker-registry skopeo umoci podman apache2-utils openssl squashfuse squashfs-tools xvfb \
-          x11-apps strace gcc procps
+CLUSTER := openmpi-bin libopenmpi-dev python3-mpi4py mpich libmpich-dev slurm-wlm slurmctld slurmd munge
+NEEDED := $(TOOLS) $(CLUSTER) fuse2fs uidmap libcap2-bin file util-linux python3-venv faketime dnf rpm createrepo-c gnupg \
+          docker-registry docker.io buildah skopeo umoci podman apache2-utils openssl squashfuse \
+          squashfs-tools xvfb x11-apps strace gcc procps mandoc slapd nslcd libnss-ldapd fuse-overlayfs
 
-.PHONY: singrun.pyz demo test check unit format packages clean
+.PHONY: singrun.pyz man demo test check unit format packages clean
 
 demo: $(VENV)/.installed ## build recipes/busybox.def and run the image
 	@$(MAKE) --no-print-directory $(DEMO)/busybox.img
@@ -63,6 +64,9 @@ $(VENV)/.installed: $(VENV)/bin/python pyproject.toml
 $(VENV)/.tested: $(VENV)/.installed
 	$(BIN)/pip install -q -e '.[test]'
 	@touch $@
+
+man: $(VENV)/.installed ## man pages of the three commands, where man finds them by the PATH
+	$(BIN)/python -m singbuild.manpages $(VENV)/share/man/man1
 
 singrun.pyz: ## the runtime as one file, for nodes without an installation
 	$(PYTHON) -m singrun.bundle $@
