@@ -163,7 +163,8 @@ class Console:
     def _print(self, text: str) -> None:
         """Print; when nobody reads any more, as behind ``| head``, go on without."""
         try:
-            print(text, file=self._out, flush=True)
+            self._out.write(f"{text}\n")  # at once: an interruption never splits a line
+            self._out.flush()
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), self._out.fileno())
 

@@ -50,7 +50,10 @@ def fill(image: Image, site: Site) -> int:
         if lock < 0:
             continue
         try:
-            _fill_locked(image, cache, limit=size_in_bytes(site))
+            if os.path.lexists(f"{cache}/{image.stamp}"):  # since we looked
+                _remove(f"{cache}/{image.stamp}.new")
+            else:
+                _fill_locked(image, cache, limit=size_in_bytes(site))
         finally:
             os.close(lock)
     return done

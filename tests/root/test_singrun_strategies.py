@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from singrun.image import open_image
 from tests import singrun_images as images
 from tests.singrun_images import Bench, Person
 
@@ -178,6 +179,29 @@ def test_many_at_once_unpack_once(person: Person, bench: Bench, cache: Path) -> 
     assert len(said) == 1  # one inode: they all see the same tree
     assert said != {b""}
     assert len(entries(cache)) == 1
+
+
+def test_one_that_comes_late_takes_what_another_unpacked(
+    person: Person, bench: Bench, cache: Path
+) -> None:
+    """Held where it has looked for the tree in vain and not yet begun its own."""
+    image = fresh(bench, f"late-{person.name}.img")
+    words = ("exec", "--mount-with", "unpack", image, "stat", "-c", "%i", "/bin/busybox")
+    new = cache / f"{open_image(str(image)).stamp}.new"
+    held = ("-e", "trace=mkdir", "-e", "inject=mkdir:delay_enter=4s", "-P", new)
+    trace = cache / "late.trace"
+    late = subprocess.Popen(
+        person.words("strace", "-f", "-qq", "-o", trace, *held, person.launcher, *words),
+        stdout=subprocess.PIPE,
+        env=person.environment(),
+        cwd="/",
+        text=True,
+    )
+    first = person.said(*words)
+    assert late.communicate(timeout=100)[0] == first
+    assert f'mkdir("{new}"' in trace.read_text()
+    trace.unlink()
+    assert [path.name for path in entries(cache)] == [new.stem]
 
 
 def test_a_killed_unpacking_leaves_nothing_that_counts(

@@ -34,6 +34,26 @@ def test_a_pipe_gets_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == "singbuild: warning: careful\n"
 
 
+class Pieces(io.StringIO):
+    """Keeps what it is given, piece by piece: an interruption can come between two."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pieces: list[str] = []
+
+    def write(self, text: str, /) -> int:
+        self.pieces.append(text)
+        return len(text)
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_a_line_is_written_at_once(*, as_json: bool) -> None:
+    out = Pieces()
+    tell(console.choose(out, as_json=as_json, quiet=False))
+    assert out.pieces
+    assert all(piece.endswith("\n") and len(piece) > 1 for piece in out.pieces)
+
+
 def test_json_is_one_object_a_line() -> None:
     out = io.StringIO()
     shown = console.choose(out, as_json=True, quiet=False)
