@@ -17,11 +17,14 @@ ENGINE_PROGRAMS = (
     Program("cp", "coreutils"),
 )
 
+_ALSO_EXECUTED = {"x86_64": "i686", "aarch64": "armv7l"}
+
 
 def check(plan: Plan, target: Path, choice: Choice, *, force: bool) -> None:
     """Check all that a build needs. Raises HostError, ImageError or RecipeError."""
     check_target(target, force=force)
     check_privilege(plan, choice)
+    check_machine(plan)
     check_programs((*ENGINE_PROGRAMS, *plan.backend.needs.programs))
     places.check_scratch(workspace.scratch_parent(), plan.backend.needs.space, choice)
     places.check_space(target.parent, plan.backend.needs.space, "name a target elsewhere.")
@@ -59,6 +62,18 @@ def check_privilege(plan: Plan, choice: Choice) -> None:
             why="It makes devices and files of several owners.",
             remedy="\n".join(["Run it with sudo, or:", *(each.remedy for each in lacks)]),
         )
+
+
+def check_machine(plan: Plan) -> None:
+    """Warn of sections that are executed in an image for another machine."""
+    here, wanted = os.uname().machine, plan.source.arch
+    if wanted not in (here, _ALSO_EXECUTED.get(here)):
+        for name in ("post", "test"):
+            if name in plan.recipe.sections:
+                plan.source.report.warn(
+                    f"%{name} is executed in an image for {wanted}: this machine, {here}, needs "
+                    "an emulator for it, such as that of the package qemu-user-static"
+                )
 
 
 def check_programs(programs: tuple[Program, ...]) -> None:

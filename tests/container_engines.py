@@ -6,13 +6,17 @@ import resource
 import shutil
 import socket
 import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from tests.singrun_images import ROOT
 
 
 @dataclass(frozen=True)
@@ -30,14 +34,14 @@ class Tool:
         return done.stdout
 
     def runs(self, *words: str, keep: str = "") -> str:
-        """Run a container without a network, and within this machine's limits.
+        """Run a container without a network. keep: its name, if it shall stay."""
+        return self("run", f"--name={keep}" if keep else "--rm", "--network=none", *limits(), *words)
 
-        keep: the name of the container that stays, "" for none.
-        """
-        files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-        limits = (f"--ulimit=nofile={files}:{files}", "--ulimit=nproc=1000:1000")
-        end = f"--name={keep}" if keep else "--rm"
-        return self("run", end, "--network=none", *limits, *words)
+
+def limits() -> tuple[str, ...]:
+    """Options that keep a container within this machine's limits: engines ask for more."""
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    return f"--ulimit=nofile={files}:{files}", "--ulimit=nproc=1000:1000"
 
 
 def needs(program: str) -> None:
@@ -49,16 +53,45 @@ def storage(where: Path) -> tuple[str, ...]:
     return (f"--root={where}/storage", f"--runroot={where}/run", "--storage-driver=vfs")
 
 
-@contextmanager
-def podman(where: Path) -> Iterator[Tool]:
-    """Run Podman's Docker socket. where: a short path, as sockets have it."""
+def _podman(where: Path) -> Tool:
     needs("podman")
     # crun refuses some hosts' cgroups.
     runtime = [f"--runtime={shutil.which('runc')}"] if shutil.which("runc") else []
-    tool = Tool(
-        ("podman", *storage(where), *runtime, "--cgroup-manager=cgroupfs"),
-        f"unix://{where}/engine.sock",
-    )
+    words = ("podman", *storage(where), *runtime, "--cgroup-manager=cgroupfs")
+    return Tool(words, f"unix://{where}/engine.sock")
+
+
+@contextmanager
+def container_of_this_host() -> Iterator[Callable[..., list[str]]]:
+    """An unprivileged container of this host's programs and settings, with its network.
+
+    Call it with options of ``podman run`` for the words that execute others in it.
+    """
+    with tempfile.TemporaryDirectory(prefix="c-", dir="/tmp") as name:
+        root = Path(name, "root")
+        for directory in ("usr", "root", "home", "tmp", "var/tmp", "proc", "sys", "dev", "run", "out"):
+            (root / directory).mkdir(parents=True)
+        for link in ("bin", "sbin", "lib", "lib64"):
+            (root / link).symlink_to(f"usr/{link}")
+        subprocess.run(["cp", "-a", "/etc", root], check=True)
+        (root / "tmp").chmod(0o1777)
+        (root / "var/tmp").chmod(0o1777)
+        places = sorted({"/usr", str(ROOT), sys.prefix})
+        shared = [f"--volume={place}:{place}:ro" for place in places]
+        settings = [f"--env=PYTHONPATH={ROOT}", "--env=PATH=/usr/sbin:/usr/bin"]
+        init = ("--init", f"--init-path={shutil.which('docker-init')}")
+        words = [*_podman(Path(name)).words, "run", "--rm", "--network=host", *init, *limits()]
+
+        def within(*options: str) -> list[str]:
+            return [*words, *shared, *settings, *options, "--rootfs", str(root)]
+
+        yield within
+
+
+@contextmanager
+def podman(where: Path) -> Iterator[Tool]:
+    """Run Podman's Docker socket. where: a short path, as sockets have it."""
+    tool = _podman(where)
     argv = [*tool.words, "system", "service", "--time=0", tool.address]
     with _running(argv, Path(f"{where}/engine.sock")):
         yield tool

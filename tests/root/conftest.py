@@ -19,9 +19,7 @@ import pytest
 from tests import rpm_repository, slurm_cluster
 from tests import singrun_images as images
 
-# Words that execute it with fewer rights, in tests/root/test_build_in_every_mode.py.
-THROUGH = os.environ.get("SINGBUILD_TEST_THROUGH", "").split()
-SINGBUILD = (*THROUGH, sys.executable, "-m", "singbuild")
+SINGBUILD = (sys.executable, "-m", "singbuild")
 Build = Callable[..., "subprocess.CompletedProcess[str]"]
 
 

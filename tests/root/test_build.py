@@ -390,7 +390,8 @@ def test_sigkill_while_sealing_keeps_the_old_target_whole(
     assert singbuild(recipe("Bootstrap: busybox\n"), target).returncode == 0
     before = target.read_bytes()
     large = tmp_path / "large.def"
-    large.write_text("Bootstrap: busybox\n%post\n    dd if=/dev/urandom of=/big bs=1M count=300\n")
+    big = "head -c 300M /dev/urandom >$SINGBUILD_ROOTFS/big"
+    large.write_text(f"Bootstrap: busybox\n%setup\n    {big}\n")
     words: list[str | Path] = ["--no-cache", "--force", large, target]
     for delay in (0, 0.05, 0.1, 0.2):
         assert killed_in("seal", signal.SIGKILL, words, tmp_path, delay) == -signal.SIGKILL

@@ -77,6 +77,7 @@ def test_its_programs_cannot_be_executed_and_that_is_said(
     text = recipe(f"Bootstrap: docker\nFrom: {name}\n%post\n    true\n")
     done = singbuild("build", "--arch", "arm64", text, "a.img")
     assert done.returncode == 7, done.stderr
+    assert "warning: %post is executed in an image for aarch64: this machine, x86_64" in done.stderr
     assert "Exec format error" in done.stderr
     nothing_left()
 
