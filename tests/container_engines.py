@@ -35,7 +35,8 @@ class Tool:
 
     def runs(self, *words: str, keep: str = "") -> str:
         """Run a container without a network. keep: its name, if it shall stay."""
-        return self("run", f"--name={keep}" if keep else "--rm", "--network=none", *limits(), *words)
+        end = f"--name={keep}" if keep else "--rm"
+        return self("run", end, "--network=none", *limits(), *words)
 
 
 def limits() -> tuple[str, ...]:
@@ -69,8 +70,8 @@ def container_of_this_host() -> Iterator[Callable[..., list[str]]]:
     """
     with tempfile.TemporaryDirectory(prefix="c-", dir="/tmp") as name:
         root = Path(name, "root")
-        for directory in ("usr", "root", "home", "tmp", "var/tmp", "proc", "sys", "dev", "run", "out"):
-            (root / directory).mkdir(parents=True)
+        for place in ("usr", "root", "home", "proc", "sys", "dev", "run", "out", "tmp", "var/tmp"):
+            (root / place).mkdir(parents=True)
         for link in ("bin", "sbin", "lib", "lib64"):
             (root / link).symlink_to(f"usr/{link}")
         subprocess.run(["cp", "-a", "/etc", root], check=True)
