@@ -15,7 +15,7 @@ import socket
 import stat
 import threading
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from singbuild import seccomp
@@ -224,6 +224,22 @@ def owners(tree: Path, journal: Path) -> dict[bytes, Owner]:
                 kind | stat.S_IMODE(status.st_mode) if kind else 0,
                 device,
             )
+    return found
+
+
+def without_group(tree: Path, owners: Mapping[bytes, Owner]) -> list[bytes]:
+    """Paths of what may lack its directory's group, since that is set-group-id, and recorded."""
+    giving, found = set(), []
+    for path, _, status, _ in _walk(tree):
+        if path.rpartition(b"/")[0] in giving and path not in owners:
+            found.append(path)
+        if (
+            stat.S_ISDIR(status.st_mode)
+            and status.st_mode & stat.S_ISGID
+            and path in owners
+            and owners[path].gid != status.st_gid
+        ):
+            giving.add(path)
     return found
 
 

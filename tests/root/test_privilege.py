@@ -64,6 +64,29 @@ def test_owners_and_devices_are_roots_own(user: User, mode: str, owners_of_root:
     assert built(user, OWNERS.format(last="true"), "--privilege", mode) == owners_of_root
 
 
+SHARED = """\
+Bootstrap: busybox
+%post
+    mkdir -p /shared/below /other && chown 0:50 /shared /shared/below && chmod 2775 /shared
+    touch /shared/given && chown 0:50 /shared/given
+    touch /other/file {more}
+"""
+
+
+def test_a_group_that_only_the_directory_gives_is_told_of(user: User, tmp_path: Path) -> None:
+    argv = ["--no-cache", "--privilege", "one-id", "-", "a.img"]
+    said = user.start(*argv).communicate(SHARED.format(more="/shared/one /shared/two"))[1]
+    assert "/shared/one and 1 more did not get the group of the set-group-id directory" in said
+    (user.directory / "a.img").unlink()
+    process = user.start(*argv)
+    said = process.communicate(SHARED.format(more=""))[1]
+    assert process.returncode == 0, said
+    assert "group" not in said
+    assert (user.directory / "a.img").read_bytes() == by_root(
+        SHARED.format(more=""), tmp_path / "root.img"
+    )
+
+
 def test_file_capabilities_are_roots_own(user: User, tmp_path: Path) -> None:
     text = """Bootstrap: busybox
 %setup
