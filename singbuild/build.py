@@ -11,7 +11,6 @@ import os
 import shutil
 import signal
 import traceback
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,6 @@ from singbuild import (
     preflight,
     privilege,
     quiet,
-    recorder,
     seal,
     seccomp,
     secrets,
@@ -42,7 +40,6 @@ from singbuild import (
 from singbuild.console import Console
 from singbuild.contract import Defaults, Pins, Source
 from singbuild.errors import EXIT_BUG, SingbuildError
-from singbuild.ext3.inventory import Owner, shown
 from singbuild.options import Options
 from singbuild.plan import Plan, recorded
 from singbuild.privilege import Choice, Mode
@@ -200,9 +197,6 @@ class _Work:
             self._phase("seal")
             quiet.quieten(rootfs, made["epoch"], indices=self.options.shape.size > 0)
             secrets.check_absent(root, given.secrets)
-            owners = rootfs.wished()
-            if self._has_one_owner:
-                self._tell_groups(root, owners)
             with image.written_back(root):
                 seal.seal(
                     root,
@@ -210,19 +204,11 @@ class _Work:
                     epoch=made["epoch"],
                     free=self.options.free,
                     shape=self.options.shape,
-                    owners=owners,
+                    owners=rootfs.wished(),
                     on_progress=self._sealing,
                 )
         if "image" in kept:
             cache.store_image(kept["image"], self.part, self.console)
-
-    def _tell_groups(self, root: Path, owners: Mapping[bytes, Owner]) -> None:
-        if found := recorder.without_group(root, owners):
-            more = f" and {len(found) - 1:,} more" if len(found) > 1 else ""
-            self.console.warn(
-                f"{shown(found[0])}{more} did not get the group of the set-group-id directory: "
-                "give it with chown in %post"
-            )
 
     def _fill(
         self,

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from singbuild import chroot, command, export, recorder
 from singbuild.contract import Reporter
 from singbuild.errors import HostError, ImageError
-from singbuild.ext3.inventory import Owner
+from singbuild.ext3.inventory import Owner, shown
 from singbuild.ext3.reader import Image
 from singbuild.untar import Unpacker
 
@@ -135,9 +135,20 @@ class Rootfs:
             yield
 
     def wished(self) -> dict[bytes, Owner]:
-        """Return all owners and devices that the host could not give, by path, as of now."""
-        noted = recorder.owners(self.root, self._journal) if self._journal else {}
-        return noted | self.owners
+        """Return all owners and devices that the host could not give, by path, as of now.
+
+        Warns of entries of which it is not known what they should have got.
+        """
+        if not self._journal:
+            return self.owners
+        wished = recorder.owners(self.root, self._journal) | self.owners
+        if lacking := recorder.without_group(self.root, wished):
+            more = f" and {len(lacking) - 1:,} more" if len(lacking) > 1 else ""
+            self.report.warn(
+                f"{shown(lacking[0])}{more} did not get the group of the set-group-id directory: "
+                "give it with chown in %post"
+            )
+        return wished
 
     def unpack(self, archives: Iterable[Iterable[bytes]], *, whiteouts: bool = False) -> None:
         """Unpack tar archives over what is there, one after the other; nothing leaves the image.
