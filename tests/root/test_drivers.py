@@ -69,7 +69,7 @@ class Driver:
         self.site.write_text(f"linker cache = {self.cache}\n" + "".join(lists))
 
     def installed(self) -> None:
-        """Let ldconfig find the libraries, and nothing else of this host but the C library."""
+        """Let ldconfig find the libraries, and what lies in its own directories."""
         places = [self.libraries, *sorted(self.libraries.glob("*/"))]
         (self.directory / "ld.so.conf").write_text("".join(f"{place}\n" for place in places))
         files = ("-C", self.cache, "-f", self.directory / "ld.so.conf")
@@ -81,7 +81,9 @@ class Driver:
 def bench() -> Iterator[Bench]:
     with images.bench() as bench:
         tree = bench.variant("glibc")
-        images.copy_program(compiled(bench.directory / "probe", PROBE), tree, "bin/probe")
+        # With all of the C library that this host's own drivers, if it has some, may want.
+        probe = compiled(bench.directory / "probe", PROBE, "-Wl,--no-as-needed", "-lm")
+        images.copy_program(probe, tree, "bin/probe")
         library(tree / "opt/own/libnvidia-ml.so.1", "7")
         (tree / ".singularity.d/env/90-environment.sh").write_text(
             "export LD_LIBRARY_PATH=/opt/own\n"
