@@ -2,8 +2,8 @@
 
 Opening, reading and hashing one takes as long as all else that is done for it, and two
 threads would hand the interpreter to and fro for longer than that. The process sends what
-it read through a pipe, whose size bounds how far ahead it gets. When the writer dies, by
-whatever signal, the pipe breaks and the process ends too.
+it read through a pipe, and holds no more than some mebibytes that the pipe does not take.
+When the writer dies, by whatever signal, the pipe breaks and the process ends too.
 """
 
 import fcntl
@@ -12,6 +12,7 @@ import hashlib
 import os
 import signal
 import stat
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import BinaryIO, NoReturn
@@ -26,7 +27,8 @@ from singbuild.ext3.inventory import MANIFEST, Node
 _SHORT = DIRECT * BLOCK  # bytes
 _REGULAR = stat.S_IFREG >> 12
 _AT_ONCE = 256  # inodes
-_SHARE = 3  # the writer reads one in so many parts itself
+_SHARE = 6  # the writer reads one in so many parts itself
+_AHEAD = 32 << 20  # bytes read before the writer takes them, while it packs the directories
 _PIPE = 1 << 20  # bytes, what an ordinary user may ask for: pipe(7), /proc/sys/fs/pipe-max-size
 _DIGEST = hashlib.sha256().digest_size
 
@@ -118,6 +120,7 @@ def _serve(root: bytes, nodes: Sequence[Node], pipe: int) -> NoReturn:
     """Be the process: one byte for each inode, the short ones' digests, then their data."""
     try:
         gc.disable()
+        waiting: deque[memoryview] = deque()
         with suppress(OSError):  # a smaller pipe does too
             fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE)
         with Files(root) as files:
@@ -126,11 +129,26 @@ def _serve(root: bytes, nodes: Sequence[Node], pipe: int) -> NoReturn:
                     read = [_short(files, node) for node in some]
                     kinds = bytes([bool(digest) for _, digest in read])
                     digests, data = [digest for _, digest in read], [data for data, _ in read]
-                    left = memoryview(b"".join([kinds, *digests, *data]))
-                    while left:
-                        left = left[os.write(pipe, left) :]
+                    waiting.append(memoryview(b"".join([kinds, *digests, *data])))
+                    _send(waiting, pipe, _AHEAD)
+            _send(waiting, pipe, 0)
     finally:
         os._exit(0)
+
+
+def _send(waiting: deque[memoryview], pipe: int, most: int) -> None:
+    """Send what the pipe takes, and wait until no more than ``most`` bytes are left."""
+    left = sum(map(len, waiting))
+    while waiting:
+        os.set_blocking(pipe, left > most)
+        try:
+            sent = os.write(pipe, waiting[0])
+        except BlockingIOError:
+            return
+        left -= sent
+        waiting[0] = waiting[0][sent:]
+        if not waiting[0]:
+            waiting.popleft()
 
 
 def _short(files: Files, node: Node) -> tuple[bytes, bytes]:
