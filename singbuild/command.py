@@ -15,7 +15,6 @@ import selectors
 import shlex
 import shutil
 import subprocess
-import tempfile
 import termios
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -153,15 +152,14 @@ def output(argv: Sequence[Word], *, package: str = "") -> str:
 def version(program: str) -> str:
     """Return what a program prints for --version; "" when it knows no such option.
 
-    It gets a home of its own: dnf makes an rpm database wherever the caller's macros say.
+    It gets a home in which nothing can be made: dnf would make an rpm database.
     """
     lines: list[str] = []
-    with tempfile.TemporaryDirectory() as home:
-        env = environment({"HOME": home})
-        done = call([program, "--version"], env=env, on_line=lines.append)
+    env = environment({"HOME": "/dev/null"})
+    done = call([program, "--version"], env=env, on_line=lines.append)
     if done.status:  # dnf tells, and then fails where it may not write its log
         lines = [line for line in lines if line[:1].isdigit()]
-    return "\n".join(lines)
+    return "\n".join(line for line in lines if not line.startswith("error: "))
 
 
 def _not_found(program: str, package: str) -> HostError:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import sqlite3
 import struct
-import tempfile
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
 
+from singbuild import workspace
 from singbuild.errors import ImageError
 from singbuild.packages.package import LARGEST, Found, Package, Tree, line, shown
 
@@ -70,8 +70,8 @@ def _packages(tree: Tree, home: bytes, distro: str) -> Iterator[Package]:
 
 def _headers(tree: Tree, database: bytes) -> Iterator[bytes]:
     """Yield all headers. SQLite reads files, and the log beside them: so it gets copies."""
-    with tempfile.TemporaryDirectory(prefix="singbuild-rpm-") as directory:
-        copy = Path(directory, "rpmdb.sqlite")
+    with workspace.scratch_directory() as directory:
+        copy = directory / "rpmdb.sqlite"
         for suffix in (b"", b"-wal"):
             _copy(tree, database + suffix, Path(f"{copy}{suffix.decode()}"))
         try:
