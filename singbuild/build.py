@@ -58,7 +58,7 @@ def build(plan: Plan, target: Path, options: Options, console: Console) -> int:
     target = target.resolve() if os.path.lexists(target) else target.absolute()
     try:
         choice = privilege.choose(options.privilege)
-        preflight.check(plan, target, choice, force=options.force)
+        preflight.check(plan, target, choice, force=options.force, test=options.test)
         site = extensions.load(console)
         asked = extensions.described(plan, target, locked=options.locked is not None)
         site.check(asked)
@@ -204,7 +204,7 @@ class _Work:
                     epoch=made["epoch"],
                     free=self.options.free,
                     shape=self.options.shape,
-                    owners=rootfs.wished(),
+                    owners=rootfs.wished(tell=True),
                     on_progress=self._sealing,
                 )
         if "image" in kept:

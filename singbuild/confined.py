@@ -115,7 +115,7 @@ class Tree:
     def forget(self, keep: Directory | None = None) -> None:
         """Close all directories but one."""
         for directory in self._open.values():
-            if directory is not keep:
+            if not keep or directory.fd != keep.fd:
                 os.close(directory.fd)
         self._open = {keep.path: keep} if keep else {}
 

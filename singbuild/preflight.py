@@ -17,14 +17,14 @@ ENGINE_PROGRAMS = (
     Program("cp", "coreutils"),
 )
 
-_ALSO_EXECUTED = {"x86_64": "i686", "aarch64": "armv7l"}
+_ALSO_EXECUTED = {"x86_64": ("i386", "i586", "i686"), "aarch64": ("armv6l", "armv7l")}
 
 
-def check(plan: Plan, target: Path, choice: Choice, *, force: bool) -> None:
+def check(plan: Plan, target: Path, choice: Choice, *, force: bool, test: bool) -> None:
     """Check all that a build needs. Raises HostError, ImageError or RecipeError."""
     check_target(target, force=force)
     check_privilege(plan, choice)
-    check_machine(plan)
+    check_machine(plan, ("post", "test") if test else ("post",))
     check_programs((*ENGINE_PROGRAMS, *plan.backend.needs.programs))
     places.check_scratch(workspace.scratch_parent(), plan.backend.needs.space, choice)
     places.check_space(target.parent, plan.backend.needs.space, "name a target elsewhere.")
@@ -64,11 +64,11 @@ def check_privilege(plan: Plan, choice: Choice) -> None:
         )
 
 
-def check_machine(plan: Plan) -> None:
+def check_machine(plan: Plan, executed: tuple[str, ...]) -> None:
     """Warn of sections that are executed in an image for another machine."""
     here, wanted = os.uname().machine, plan.source.arch
-    if wanted not in (here, _ALSO_EXECUTED.get(here)):
-        for name in ("post", "test"):
+    if wanted not in (here, *_ALSO_EXECUTED.get(here, ())):
+        for name in executed:
             if name in plan.recipe.sections:
                 plan.source.report.warn(
                     f"%{name} is executed in an image for {wanted}: this machine, {here}, needs "

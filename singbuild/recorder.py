@@ -229,16 +229,16 @@ def owners(tree: Path, journal: Path) -> dict[bytes, Owner]:
 
 def without_group(tree: Path, owners: Mapping[bytes, Owner]) -> list[bytes]:
     """Paths of what may lack its directory's group, since that is set-group-id, and recorded."""
-    giving, found = set(), []
+    giving: set[bytes] = set()
+    found: list[bytes] = []
+    if not any(owner.gid for owner in owners.values()):
+        return found
     for path, _, status, _ in _walk(tree):
-        if path.rpartition(b"/")[0] in giving and path not in owners:
+        lacks = path.rpartition(b"/")[0] in giving and path not in owners
+        if lacks:
             found.append(path)
-        if (
-            stat.S_ISDIR(status.st_mode)
-            and status.st_mode & stat.S_ISGID
-            and path in owners
-            and owners[path].gid != status.st_gid
-        ):
+        gives = lacks or (path in owners and owners[path].gid != status.st_gid)
+        if gives and stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISGID:
             giving.add(path)
     return found
 

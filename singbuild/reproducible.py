@@ -24,7 +24,7 @@ def check(plan: Plan, target: Path, options: Options, console: Console) -> int:
     options = replace(options, use_cache=False)
     try:
         choice = privilege.choose(options.privilege)
-        preflight.check(plan, target.absolute(), choice, force=options.force)
+        preflight.check(plan, target.absolute(), choice, force=options.force, test=options.test)
         with workspace.scratch_directory() as work:
             pair = work / "first.img", work / "second.img"
             for image in pair:

@@ -134,18 +134,18 @@ class Rootfs:
         with chroot.furnished(self.root):
             yield
 
-    def wished(self) -> dict[bytes, Owner]:
+    def wished(self, *, tell: bool = False) -> dict[bytes, Owner]:
         """Return all owners and devices that the host could not give, by path, as of now.
 
-        Warns of entries of which it is not known what they should have got.
+        tell: warn of entries of which it is not known what they should have got.
         """
         if not self._journal:
             return self.owners
         wished = recorder.owners(self.root, self._journal) | self.owners
-        if lacking := recorder.without_group(self.root, wished):
+        if tell and (lacking := recorder.without_group(self.root, wished)):
             more = f" and {len(lacking) - 1:,} more" if len(lacking) > 1 else ""
             self.report.warn(
-                f"{shown(lacking[0])}{more} did not get the group of the set-group-id directory: "
+                f"{shown(lacking[0])}{more} may lack the group of the set-group-id directory: "
                 "give it with chown in %post"
             )
         return wished

@@ -158,6 +158,9 @@ class Unpacker:
         if make is None:
             raise _refused(member, f"its type {member.kind!r} is unknown")
         into = self._tree.directory(above)
+        if (later := self._times.get(into.path)) and later.mode & stat.S_ISGID:
+            # Where owners are recorded, that this one is not the directory's, too.
+            into = into._replace(gives_group=True)
         path = into.inside(name)
         if len(path) > LONGEST_PATH:
             raise _refused(member, f"its path is longer than {LONGEST_PATH} bytes")

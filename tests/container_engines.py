@@ -68,6 +68,7 @@ def container_of_this_host() -> Iterator[Callable[..., list[str]]]:
 
     Call it with options of ``podman run`` for the words that execute others in it.
     """
+    needs("docker-init")
     with tempfile.TemporaryDirectory(prefix="c-", dir="/tmp") as name:
         root = Path(name, "root")
         for place in ("usr", "root", "home", "proc", "sys", "dev", "run", "out", "tmp", "var/tmp"):

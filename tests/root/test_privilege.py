@@ -73,10 +73,13 @@ Bootstrap: busybox
 """
 
 
+MADE_THERE = "/shared/one /shared/two; mkdir /shared/three; touch /shared/three/four"
+
+
 def test_a_group_that_only_the_directory_gives_is_told_of(user: User, tmp_path: Path) -> None:
     argv = ["--no-cache", "--privilege", "one-id", "-", "a.img"]
-    said = user.start(*argv).communicate(SHARED.format(more="/shared/one /shared/two"))[1]
-    assert "/shared/one and 1 more did not get the group of the set-group-id directory" in said
+    said = user.start(*argv).communicate(SHARED.format(more=MADE_THERE))[1]
+    assert "/shared/one and 3 more may lack the group of the set-group-id directory" in said
     (user.directory / "a.img").unlink()
     process = user.start(*argv)
     said = process.communicate(SHARED.format(more=""))[1]

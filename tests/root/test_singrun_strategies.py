@@ -15,6 +15,7 @@ import pytest
 
 from singrun.image import open_image
 from tests import singrun_images as images
+from tests.root.conftest import wait_until
 from tests.singrun_images import Bench, Person
 
 pytestmark = pytest.mark.root
@@ -188,18 +189,20 @@ def test_one_that_comes_late_takes_what_another_unpacked(
     image = fresh(bench, f"late-{person.name}.img")
     words = ("exec", "--mount-with", "unpack", image, "stat", "-c", "%i", "/bin/busybox")
     new = cache / f"{open_image(str(image)).stamp}.new"
-    held = ("-e", "trace=mkdir", "-e", "inject=mkdir:delay_enter=4s", "-P", new)
+    calls = "?mkdir,?mkdirat"
+    held = ("-e", f"trace={calls}", "-e", f"inject={calls}:delay_enter=8s", "-P", new)
     trace = cache / "late.trace"
-    late = subprocess.Popen(
+    with subprocess.Popen(
         person.words("strace", "-f", "-qq", "-o", trace, *held, person.launcher, *words),
         stdout=subprocess.PIPE,
         env=person.environment(),
         cwd="/",
         text=True,
-    )
-    first = person.said(*words)
-    assert late.communicate(timeout=100)[0] == first
-    assert f'mkdir("{new}"' in trace.read_text()
+    ) as late:
+        wait_until(lambda: trace.exists() and f'"{new}"' in trace.read_text())
+        first = person.said(*words)
+        assert (cache / new.stem).exists()
+        assert late.communicate(timeout=100)[0] == first
     trace.unlink()
     assert [path.name for path in entries(cache)] == [new.stem]
 

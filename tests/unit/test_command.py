@@ -78,7 +78,8 @@ def test_a_file_that_cannot_be_executed(tmp_path: Path) -> None:
 def test_a_program_that_is_asked_for_its_version_makes_nothing_at_home(tmp_path: Path) -> None:
     program = tmp_path / "tool"
     program.write_text(
-        '#!/bin/sh\nmkdir "$HOME/.db" 2>/dev/null || echo "error: no database" >&2\necho tool 1.2\n'
+        '#!/bin/sh\nmkdir "$HOME/.db" 2>/dev/null && echo made || echo "error: no database" >&2\n'
+        "echo tool 1.2\n"
     )
     program.chmod(0o755)
     assert command.version(str(program)) == "tool 1.2"
