@@ -121,8 +121,10 @@ def _serve(root: bytes, nodes: Sequence[Node], pipe: int) -> NoReturn:
     try:
         gc.disable()
         waiting: deque[memoryview] = deque()
-        with suppress(OSError):  # a smaller pipe does too
+        ahead = 0
+        with suppress(OSError):  # a smaller pipe would run dry between two parts
             fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE)
+            ahead = _AHEAD
         with Files(root) as files:
             for index, some in enumerate(_parts(nodes)):
                 if index % _SHARE:
@@ -130,7 +132,7 @@ def _serve(root: bytes, nodes: Sequence[Node], pipe: int) -> NoReturn:
                     kinds = bytes([bool(digest) for _, digest in read])
                     digests, data = [digest for _, digest in read], [data for data, _ in read]
                     waiting.append(memoryview(b"".join([kinds, *digests, *data])))
-                    _send(waiting, pipe, _AHEAD)
+                    _send(waiting, pipe, ahead)
             _send(waiting, pipe, 0)
     finally:
         os._exit(0)
