@@ -60,7 +60,7 @@ def test_the_one_file_comes_to_every_node(bench: Bench, tmp_path: Path) -> None:
 
 @pytest.mark.network
 def test_prologue_and_epilogue(mpi: MpiBench, slurm: Cluster, tmp_path: Path) -> None:
-    job = {"SLURM_JOB_UID": str(mpi.user.uid), "SLURM_JOB_ID": "1", "SLURMD_NODENAME": "n1"}
+    job = {"SLURM_JOB_UID": str(mpi.user.uid), "SLURM_JOB_ID": "99999", "SLURMD_NODENAME": "n1"}
     given = os.environ | slurm.variables | job | {"SINGRUN_SITE_CACHE": str(tmp_path)}
     cache = tmp_path / f"singrun-{mpi.user.uid}"
     subprocess.run(["sh", SITE / "prolog.sh"], env=given, check=True)
