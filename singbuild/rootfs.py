@@ -140,7 +140,7 @@ class Rootfs:
         tell: warn of entries of which it is not known what they should have got.
         """
         if not self._journal:
-            return self.owners
+            return dict(self.owners)
         wished = recorder.owners(self.root, self._journal) | self.owners
         if tell and (lacking := recorder.without_group(self.root, wished)):
             more = f" and {len(lacking) - 1:,} more" if len(lacking) > 1 else ""

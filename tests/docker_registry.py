@@ -165,6 +165,21 @@ def breaks_after(count: int) -> Behaviour:
     return behave
 
 
+def stalls_after(count: int) -> Behaviour:
+    """Send so many bytes of it and fall silent."""
+
+    def behave(handler: Handler) -> None:
+        content = handler.content or b""
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(content)))
+        handler.end_headers()
+        handler.wfile.write(content[:count])
+        handler.wfile.flush()
+        time.sleep(30)
+
+    return behave
+
+
 def sends(body: bytes) -> Behaviour:
     return lambda handler: handler.answer(200, body)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.docker_images import Entry, archive, file, hardlink, image, symlink
-from tests.docker_registry import Faulty, Handler, breaks_after, faulty, status
+from tests.docker_registry import Faulty, Handler, breaks_after, faulty, stalls_after, status
 from tests.root.conftest import SINGBUILD, Build, wait_until
 
 pytestmark = pytest.mark.root
@@ -47,17 +47,6 @@ def check_untouched(target: Path) -> None:
     assert not [*(target.parent / "scratch").iterdir()]
 
 
-def stalls(handler: Handler) -> None:
-    """Send a part of it and fall silent."""
-    content = handler.content or b""
-    handler.send_response(200)
-    handler.send_header("Content-Length", str(len(content)))
-    handler.end_headers()
-    handler.wfile.write(content[:300_000])
-    handler.wfile.flush()
-    time.sleep(30)
-
-
 @pytest.mark.parametrize(
     ("number", "status"),
     [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)],
@@ -70,7 +59,7 @@ def test_a_signal_while_fetching_leaves_the_target_and_what_came(
     singbuild: Build,
     recipe: Callable[[str], Path],
 ) -> None:
-    server.behaviours[IMAGE.layers[0]] = [stalls]
+    server.behaviours[IMAGE.layers[0]] = [stalls_after(300_000)]
     made = recipe(f"Bootstrap: docker\nFrom: {server.name}/x\n")
     argv = [*SINGBUILD, "--force", str(made), "a.img"]
     process = subprocess.Popen(argv, cwd=target.parent, stdout=-1, stderr=-1)

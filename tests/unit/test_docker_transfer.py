@@ -15,11 +15,11 @@ import pytest
 from singbuild import transfer
 from tests.docker_registry import (
     Faulty,
-    Handler,
     breaks_after,
     faulty,
     proper,
     sends,
+    stalls_after,
     status,
 )
 from tests.docker_source import (
@@ -160,16 +160,7 @@ t.built(t.source(Path(sys.argv[1]), sys.argv[2]), Path(sys.argv[3]))
 def test_ctrl_c_ends_at_once_and_leaves_what_can_be_resumed(
     server: Faulty, store: Path, tmp_path: Path
 ) -> None:
-    def stalls(handler: Handler) -> None:
-        content = handler.content or b""
-        handler.send_response(200)
-        handler.send_header("Content-Length", str(len(content)))
-        handler.end_headers()
-        handler.wfile.write(content[:200_000])
-        handler.wfile.flush()
-        time.sleep(20)
-
-    server.behaviours[IMAGE.layers[0]] = [stalls]
+    server.behaviours[IMAGE.layers[0]] = [stalls_after(200_000)]
     part = store / f"{IMAGE.layers[0].removeprefix('sha256:')}.part"
     argv = [sys.executable, "-c", FETCH, str(store), f"{server.name}/x", str(tmp_path)]
     process = subprocess.Popen(argv, stderr=subprocess.PIPE)
