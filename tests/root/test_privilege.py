@@ -90,6 +90,16 @@ def test_a_group_that_only_the_directory_gives_is_told_of(user: User, tmp_path: 
     )
 
 
+def test_a_kept_stage_knows_which_groups_were_given(user: User) -> None:
+    text = SHARED.format(more="/shared/own; chown 0:0 /shared/own")
+    for name, more in (("a.img", ""), ("b.img", "%runscript\n    true\n")):
+        process = user.start("--privilege", "one-id", "-", name)
+        out, said = process.communicate(text + more)
+        assert process.returncode == 0, said
+        assert "may lack the group" not in said
+    assert "cache: post: hit" in out
+
+
 def test_file_capabilities_are_roots_own(user: User, tmp_path: Path) -> None:
     text = """Bootstrap: busybox
 %setup
