@@ -25,7 +25,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def why_not(item: pytest.Item) -> str:
     """Why who runs the tests cannot run one, "" when nothing is known against it.
 
-    tests/root/test_build_in_every_mode.py has others run such of root's tests as only build.
+    tests/host/privilege/test_build_in_every_mode.py has others run such of root's tests as only build.
     """
     only_builds = "SINGBUILD_TEST_ONLY_BUILDS" in os.environ
     if os.geteuid() == 0 and not only_builds:

@@ -17,7 +17,7 @@ import singbuild_busybox_binary
 from singbuild_busybox import singbuild_needs, singbuild_resolve
 
 from singbuild import RecipeKeyError, SourceError
-from tests.backend_alone import Recorder, source
+from tests.bench.backend_alone import Recorder, source
 
 HOST = Path("/bin/busybox")
 SHA256 = hashlib.sha256(HOST.read_bytes()).hexdigest()

@@ -23,7 +23,7 @@ from singbuild_debootstrap.choice import choose
 
 from singbuild import HostError, RecipeKeyError, SingbuildError, SourceError, command
 from singbuild.download import fetch
-from tests.backend_alone import Recorder, source
+from tests.bench.backend_alone import Recorder, source
 
 KEYS = Path("/usr/share/keyrings")
 INDEX = "main/binary-amd64/Packages.xz"

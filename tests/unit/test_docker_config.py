@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from singbuild_docker.config import created, defaults, runscript
 
-from tests.backend_alone import Recorder
+from tests.bench.backend_alone import Recorder
 
 SHOW = [sys.executable, "-c", "import json, sys; print(json.dumps(sys.argv[1:]))"]
 NASTY = ["it's", 'say "x"', "two\nlines", "$HOME `id` $(id)", "", "-n", "*", "\\", "ünï", "a=b;c"]

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.container_engines import needs
-from tests.docker_registry import (
+from tests.bench.container_engines import needs
+from tests.bench.docker_registry import (
     Behaviour,
     Faulty,
     Handler,
@@ -19,7 +19,7 @@ from tests.docker_registry import (
     proper,
     status,
 )
-from tests.docker_source import (
+from tests.bench.docker_source import (
     FILES,
     IMAGE,
     basic,

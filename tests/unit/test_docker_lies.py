@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.docker_images import (
+from tests.bench.docker_images import (
     INDEX,
     archive,
     described,
@@ -17,11 +17,11 @@ from tests.docker_images import (
     image,
     sha256,
 )
-from tests.docker_registry import (
+from tests.bench.docker_registry import (
     Faulty,
     sends,
 )
-from tests.docker_source import (
+from tests.bench.docker_source import (
     IMAGE,
     LOWER,
     OWNER,

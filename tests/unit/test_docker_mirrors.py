@@ -18,8 +18,8 @@ from singbuild_docker.mirrors import places
 from singbuild_docker.reference import DOCKER, named
 
 from singbuild import SourceError
-from tests.docker_registry import Faulty, faulty, genuine, push, sends, status
-from tests.docker_source import (
+from tests.bench.docker_registry import Faulty, faulty, genuine, push, sends, status
+from tests.bench.docker_source import (
     FILES,
     IMAGE,
     basic,

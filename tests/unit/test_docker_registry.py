@@ -12,7 +12,7 @@ import pytest
 import singbuild_docker as backend
 
 from singbuild import Rootfs
-from tests.docker_images import (
+from tests.bench.docker_images import (
     INDEX,
     archive,
     described,
@@ -21,7 +21,7 @@ from tests.docker_images import (
     index,
     sha256,
 )
-from tests.docker_registry import (
+from tests.bench.docker_registry import (
     Faulty,
     Handler,
     genuine,
@@ -29,7 +29,7 @@ from tests.docker_registry import (
     push,
     put_manifest,
 )
-from tests.docker_source import (
+from tests.bench.docker_source import (
     FILES,
     IMAGE,
     LOWER,
@@ -77,7 +77,7 @@ def test_layers_may_be_packed_in_three_ways(
 def test_layers_may_have_many_members_or_frames(
     server: Faulty, store: Path, tmp_path: Path
 ) -> None:
-    from tests.docker_images import PACK
+    from tests.bench.docker_images import PACK
 
     for packing in ("+gzip", "+zstd"):
         pack = PACK[packing]

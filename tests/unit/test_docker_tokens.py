@@ -18,9 +18,9 @@ import pytest
 import requests
 from singbuild_docker.source import layers_of, locate, pinned
 
-from tests.docker_registry import genuine, push
-from tests.docker_source import FILES, IMAGE, built, fails, quick, source, store
-from tests.docker_tokens import Certificate, TokenServer, authority, signed, token_server
+from tests.bench.docker_registry import genuine, push
+from tests.bench.docker_source import FILES, IMAGE, built, fails, quick, source, store
+from tests.bench.docker_tokens import Certificate, TokenServer, authority, signed, token_server
 
 __all__ = ["quick", "store"]
 Login = Callable[[str, str], None]

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from singbuild import transfer
-from tests.docker_registry import (
+from tests.bench.docker_registry import (
     Faulty,
     breaks_after,
     faulty,
@@ -22,7 +22,7 @@ from tests.docker_registry import (
     stalls_after,
     status,
 )
-from tests.docker_source import (
+from tests.bench.docker_source import (
     FILES,
     IMAGE,
     built,
@@ -152,7 +152,7 @@ def test_this_machine_is_reached_without_a_proxy(
 FETCH = """
 import sys
 from pathlib import Path
-from tests import docker_source as t
+from tests.bench import docker_source as t
 t.built(t.source(Path(sys.argv[1]), sys.argv[2]), Path(sys.argv[3]))
 """
 

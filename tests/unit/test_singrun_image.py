@@ -10,7 +10,7 @@ import pytest
 
 from singrun import image
 from singrun.errors import RunError
-from tests.singrun_images import HEADER_2X, LAUNCH_LINE
+from tests.bench.singrun_images import HEADER_2X, LAUNCH_LINE
 
 
 @pytest.fixture(scope="module")

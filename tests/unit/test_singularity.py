@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from singrun import manual, options
-from tests.singrun_images import ROOT
+from tests.bench.singrun_images import ROOT
 
 CHANGING = ("create", "bootstrap", "copy", "import", "export", "pull", "expand", "shrink")
 DISPATCHER = ROOT / "bin/singularity"

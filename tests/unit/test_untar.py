@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from singbuild import SourceError
 from singbuild.untar import Limits, Unpacker
-from tests.backend_alone import Recorder
-from tests.docker_images import (
+from tests.bench.backend_alone import Recorder
+from tests.bench.docker_images import (
     Entry,
     archive,
     directory,

@@ -15,7 +15,7 @@ from singbuild_yum.repository import Repository, inside, packages
 
 from singbuild import HostError, RecipeKeyError, Source, SourceError, plan, recipe
 from singbuild.console import Console
-from tests.backend_alone import source
+from tests.bench.backend_alone import source
 
 RECIPES = Path(__file__).parent.parent.parent / "recipes"
 GIVEN = {"OSVersion": "7", "MirrorURL": "http://m.example/%{OSVERSION}/%{BASEARCH}/", "GPGKey": "k"}

@@ -1,0 +1,78 @@
+"""The built-in backends pass what any backend must: ``singbuild.testing``."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from singbuild.testing import BackendConformance, Engine
+from tests.bench import docker_images, rpm_repository
+
+pytestmark = pytest.mark.root
+
+
+class TestBusybox(BackendConformance):
+    name = "busybox"
+    bad = ("MirrorURL: /no/such/file", "MirrorURL: gopher://127.0.0.1/", "SHA256: 12")
+
+
+@pytest.mark.network
+class TestDebootstrap(BackendConformance):
+    name = "debootstrap"
+    bad = (
+        "OSVersion: bookwrm",
+        "MirrorURL: http://127.0.0.1:9/debian",
+        "Variant: huge",
+        "Include: -y",
+        "Keyring: /no/such/file",
+    )
+
+    @pytest.fixture
+    def header(self) -> str:
+        return "OSVersion: bookworm"
+
+
+class TestOci(BackendConformance):
+    name = "oci"
+    bad = ("From: /no/such/layout", "From: relative/none:tag")
+
+    @pytest.fixture
+    def header(self, singbuild_engine: Engine) -> str:
+        busybox = Path(shutil.which("busybox") or "/bin/busybox").read_bytes()
+        entries = [
+            docker_images.directory("bin"),
+            docker_images.file("bin/busybox", busybox, mode=0o755),
+        ]
+        entries += [docker_images.symlink(f"bin/{n}", "busybox") for n in ("sh", "sleep", "chroot")]
+        made = docker_images.image(docker_images.archive(*entries))
+        where = singbuild_engine.place / "layout"
+        docker_images.write_layout(where, {"one": made})
+        return f"From: {where}:one"
+
+
+@pytest.fixture(scope="module")
+def mirror(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with rpm_repository.served(rpm_repository.make(tmp_path_factory.mktemp("rpms"))) as url:
+        yield url
+
+
+@pytest.mark.skipif(not rpm_repository.have_programs(), reason="needs dnf and rpm's tools")
+class TestYum(BackendConformance):
+    name = "yum"
+    bad = (
+        "MirrorURL: http://127.0.0.1:9/",
+        "MirrorURL: relative",
+        "GPGCheck: perhaps",
+        "GPGKey: /no/such/key",
+        "Include: no-such-package",
+        "SetOpt: plugins=1",
+        "Repositories: nameless",
+    )
+
+    @pytest.fixture
+    def header(self, mirror: str) -> str:
+        key = f"{mirror}/RPM-GPG-KEY-site"
+        return f"OSVersion: 7\nMirrorURL: {mirror}\nGPGKey: {key}\nInclude: hello rpm"

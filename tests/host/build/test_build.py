@@ -1,0 +1,401 @@
+"""`singbuild recipe image`, whole: what comes out, and what is left when it fails."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.host.conftest import SINGBUILD, Build, killed_in, wait_until
+
+pytestmark = pytest.mark.root
+
+FULL = """\
+Bootstrap: busybox
+
+%setup
+    echo "from setup" > "$SINGBUILD_ROOTFS/from-setup"
+%files
+    data.txt /opt/
+    "with space.txt" /opt/renamed
+    many/*.txt /opt/many
+    tree /opt/tree
+%post
+    echo "in post" > /from-post
+    cat /etc/resolv.conf > /resolver-seen
+    (sleep 1000; touch /daemon-was-here) &
+%environment
+    export GREETING="hello there"
+%labels
+    Author Somebody "Quoted" Else
+    Version 1.0
+%runscript
+    echo "$GREETING: $# arguments:" "$@"
+%test
+    test "$GREETING" = "hello there"
+    test -f /from-post
+%help
+    Two lines
+    of help.
+"""
+
+
+def write_inputs(directory: Path) -> None:
+    (directory / "data.txt").write_text("data")
+    (directory / "data.txt").chmod(0o640)
+    (directory / "with space.txt").write_text("space")
+    (directory / "many").mkdir()
+    for name in "ab":
+        (directory / "many" / f"{name}.txt").write_text(name)
+    (directory / "tree" / "deep").mkdir(parents=True)
+    (directory / "tree" / "deep" / "link").symlink_to(directory / "data.txt")
+
+
+def debugfs(image: Path, command: str) -> str:
+    done = subprocess.run(["debugfs", "-R", command, image], capture_output=True, text=True)
+    return done.stdout
+
+
+def cat(image: Path, path: str) -> str:
+    return debugfs(image, f'cat "{path}"')
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("built")
+    write_inputs(directory)
+    (directory / "full.def").write_text(FULL)
+    subprocess.run([*SINGBUILD, "full.def", "full.img"], cwd=directory, check=True)
+    return directory / "full.img"
+
+
+def test_the_image_is_a_clean_ext3_file_system(built: Path) -> None:
+    subprocess.run(["e2fsck", "-fn", built], check=True, capture_output=True)
+    assert "ext3 filesystem" in subprocess.check_output(["file", built], text=True)
+
+
+@pytest.mark.root_itself("it mounts the image")
+def test_the_kernel_mounts_the_image(built: Path, tmp_path: Path) -> None:
+    mount = f'mount -o loop,ro "{built}" "{tmp_path}" && cat "{tmp_path}/from-post"'
+    seen = subprocess.check_output(["unshare", "-m", "sh", "-c", mount], text=True)
+    assert seen == "in post\n"
+
+
+def test_the_image_is_an_executable_script(built: Path) -> None:
+    assert built.read_bytes()[:24].startswith(b"#!/usr/bin/env singrun\n")
+    assert built.stat().st_mode & 0o777 == 0o755
+
+
+def test_sections_did_their_work(built: Path) -> None:
+    assert cat(built, "/from-setup") == "from setup\n"
+    assert cat(built, "/opt/data.txt") == "data"
+    assert cat(built, "/opt/renamed") == "space"
+    assert cat(built, "/opt/many/b.txt") == "b"
+    assert cat(built, "/opt/tree/deep/link") == "data"
+    assert re.search(
+        r"Mode:\s+0640[^$]*?User:\s+0\s+Group:\s+0", debugfs(built, "stat /opt/data.txt")
+    )
+
+
+def test_metadata_is_what_the_format_says(built: Path) -> None:
+    assert json.loads(cat(built, "/.singularity.d/labels.json")) == {
+        "Author": 'Somebody "Quoted" Else',
+        "Version": "1.0",
+    }
+    assert cat(built, "/.singularity.d/Singularity") == FULL
+    assert cat(built, "/.singularity.d/runscript.help") == "    Two lines\n    of help.\n"
+    for link, target in (("/singularity", "runscript"), ("/.exec", "actions/exec")):
+        assert f'Fast link dest: ".singularity.d/{target}"' in debugfs(built, f"stat {link}")
+
+
+def test_the_hosts_name_resolution_was_only_lent(built: Path) -> None:
+    assert cat(built, "/resolver-seen") == Path("/etc/resolv.conf").read_text()
+    assert cat(built, "/etc/resolv.conf") == ""
+
+
+def test_nothing_of_the_build_stays_inside(built: Path) -> None:
+    listed = debugfs(built, "ls -l /") + debugfs(built, "ls -l /dev")
+    assert "singbuild" not in listed
+    assert "daemon" not in listed
+    assert "null" not in listed
+
+
+@pytest.mark.parametrize("section", ["post", "test", "setup"])
+def test_the_third_command_of_five_fails(
+    section: str,
+    recipe: Callable[[str], Path],
+    singbuild: Build,
+    nothing_left: Callable[[], None],
+    tmp_path: Path,
+) -> None:
+    text = f"Bootstrap: busybox\n\n%{section}\n    true\n    echo second\n    ls /no-such-file\n"
+    done = singbuild(recipe(text + "    echo never\n    true\n"), "a.img")
+    assert done.returncode == 7
+    assert f"recipe.def:6: %{section} failed with status" in done.stderr
+    assert "     6 |     ls /no-such-file" in done.stderr
+    log = Path(re.search(r"The full log: (.*)", done.stderr)[1])  # type: ignore[index]
+    assert "second" in log.read_text()
+    assert "never" not in log.read_text()
+    nothing_left()
+    log.unlink()
+
+
+SLOW = """\
+Bootstrap: busybox
+%setup
+    if [ "$SLOW" = setup ]; then sleep 60; fi
+%post
+    sleep 1
+%test
+    sleep 1
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+@pytest.mark.parametrize("phase", ["resolve", "scratch", "bootstrap", "setup", "post", "test"])
+def test_a_signal_in_any_phase_leaves_nothing(
+    number: signal.Signals,
+    phase: str,
+    recipe: Callable[[str], Path],
+    singbuild: Build,
+    nothing_left: Callable[[], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SLOW", phase)
+    delay = 0.2 if phase in ("setup", "post", "test") else 0
+    status = killed_in(phase, number, ["--no-cache", recipe(SLOW), "a.img"], tmp_path, delay)
+    assert status == (-9 if number == signal.SIGKILL else 128 + number)
+    if number == signal.SIGKILL:  # what is left is files, and the next build sweeps them
+        monkeypatch.setenv("SLOW", "no")
+        failing = recipe("Bootstrap: busybox\n%post\n    false\n", "failing.def")  # type: ignore[call-arg]
+        wait_until(lambda: singbuild(failing, "a.img").returncode == 7)
+    nothing_left()
+
+
+def test_the_worker_killed_from_outside_is_reported(
+    recipe: Callable[[str], Path],
+    tmp_path: Path,
+    singbuild: Build,
+    nothing_left: Callable[[], None],
+) -> None:
+    text = "Bootstrap: busybox\n%post\n    kill -9 $PPID\n    sleep 60\n"
+    done = singbuild(recipe(text), "a.img")
+    assert done.returncode == 5
+    assert "the build was killed" in done.stderr
+    nothing_left()
+
+
+def test_an_existing_target_is_refused_and_replaced_only_by_a_whole_one(
+    recipe: Callable[[str], Path], singbuild: Build, tmp_path: Path
+) -> None:
+    target = tmp_path / "a.img"
+    target.write_text("precious")
+    good = recipe("Bootstrap: busybox\n")
+    refused = singbuild(good, "a.img")
+    assert refused.returncode == 8
+    assert "--force" in refused.stderr
+    bad = recipe("Bootstrap: busybox\n%post\n    false\n", "bad.def")  # type: ignore[call-arg]
+    assert singbuild("--force", bad, "a.img").returncode == 7
+    assert target.read_text() == "precious"
+    assert singbuild("--force", good, "a.img").returncode == 0
+    subprocess.run(["e2fsck", "-fn", target], check=True, capture_output=True)
+
+
+BAD = {
+    "no recipe": (["nothing.def", "a.img"], None, 3, "nothing.def"),
+    "a directory": ([".", "a.img"], None, 3, "directory"),
+    "unknown key": ([], "Bootstrap: busybox\nMirorURL: x\n", 3, "Did you mean MirrorURL?"),
+    "unknown section": ([], "Bootstrap: busybox\n%postt\n", 3, "Did you mean %post?"),
+    "no BootStrap": ([], "MirrorURL: x\n", 3, "Bootstrap"),
+    "unknown backend": ([], "Bootstrap: busibox\n", 4, "did you mean 'busybox'?"),
+    "missing keyword": ([], "Bootstrap: debootstrap\n", 3, "needs the keyword OSVersion"),
+    "unreachable mirror": (
+        [],
+        "Bootstrap: busybox\nMirrorURL: http://127.0.0.1:1/busybox\n",
+        6,
+        "127.0.0.1:1",
+    ),
+    "wrong checksum": (
+        [],
+        f"Bootstrap: busybox\nMirrorURL: /bin/busybox\nSHA256: {'0' * 64}\n",
+        6,
+        "0" * 64,
+    ),
+    "target in no directory": (["{}", "none/a.img"], "Bootstrap: busybox\n", 8, "none"),
+    "target is a directory": (["{}", "/"], "Bootstrap: busybox\n", 8, "/ is a directory"),
+    "missing %files": ([], "Bootstrap: busybox\n%files\n    none.txt\n", 3, "none.txt"),
+    "bad %environment": ([], "Bootstrap: busybox\n%environment\n    if\n", 3, "%environment"),
+    "bad size": (["--free", "much", "{}", "a.img"], "Bootstrap: busybox\n", 2, "'much' is no size"),
+    "a word like a command": (["bild", "a.img"], None, 2, "singbuild build"),
+    "no image named": (["{}"], "Bootstrap: busybox\n", 2, "IMAGE"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_explained(
+    case: str,
+    recipe: Callable[[str], Path],
+    singbuild: Build,
+    nothing_left: Callable[[], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    words, text, status, said = BAD[case]
+    path = str(recipe(text)) if text else ""
+    done = singbuild(*[word.replace("{}", path) for word in words or [path, "a.img"]])
+    assert (done.returncode, "Traceback" in done.stderr) == (status, False), done.stderr
+    assert said in done.stderr
+    nothing_left()
+
+
+@pytest.mark.root_itself("it mounts the disk; for users: test_places.py")
+@pytest.mark.parametrize(
+    "mount",
+    [
+        "mount -t tmpfs -o size=64m small",
+        "truncate -s 64M disk && mke2fs -q -t ext4 -m 0 disk && mount -o loop disk",
+    ],
+    ids=["memory", "disk"],
+)
+def test_a_disk_that_fills_up(
+    mount: str,
+    recipe: Callable[[str], Path],
+    singbuild: Build,
+    tmp_path: Path,
+    nothing_left: Callable[[], None],
+) -> None:
+    path = recipe("Bootstrap: busybox\n%post\n    dd if=/dev/zero of=/big bs=1M\n")
+    small = tmp_path / "small"
+    small.mkdir()
+    script = (
+        f'{mount} "{small}" && export SINGBUILD_TMPDIR="{small}" && "$@"; status=$?; '
+        f'rm -rf "{small}/lost+found"; find "{small}" -mindepth 1; exit $status'
+    )
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", script, "sh", *SINGBUILD, path, tmp_path / "a.img"],
+        capture_output=True,
+        text=True,
+        env=os.environ,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 5, done.stderr
+    assert "full" in done.stderr
+    assert "singbuild-" not in done.stdout.splitlines()[-1]
+    nothing_left()
+
+
+@pytest.mark.root_itself("only root's scratch is a file system of its own")
+def test_a_scratch_in_memory_is_a_tmpfs_and_gives_the_same_image(
+    recipe: Callable[[str], Path], singbuild: Build, tmp_path: Path
+) -> None:
+    script = "chmod 4755 /etc/passwd; ln /etc/passwd /etc/two; mkfifo /etc/fifo; mknod /etc/d c 1 3"
+    path = recipe(f"Bootstrap: busybox\n%post\n    {script}\n    echo on $(stat -f -c %T /)\n")
+    on_disk = singbuild("--no-cache", path, "a.img")
+    memory = tmp_path / "memory"
+    memory.mkdir()
+    mount = f'mount -t tmpfs -o nodev,nosuid,noexec none "{memory}"'
+    build = f'{mount} && SINGBUILD_TMPDIR="{memory}" "$@" && ls -A "{memory}"'
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", build, "sh", *SINGBUILD, "--no-cache", path, "b.img"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    kernel = [int(number) for number in os.uname().release.split(".")[:2]]
+    if kernel >= [6, 6]:
+        assert "on tmpfs" in done.stdout
+    assert "MiB" in done.stdout.splitlines()[-1]  # ls showed nothing
+    assert on_disk.returncode == 0
+    assert (tmp_path / "a.img").read_bytes() == (tmp_path / "b.img").read_bytes()
+
+
+@pytest.mark.root_itself("it mounts the disk; for users: test_places.py")
+def test_too_little_space_is_refused_before_anything_is_written(
+    recipe: Callable[[str], Path],
+    tmp_path: Path,
+    nothing_left: Callable[[], None],
+    singbuild: Build,
+) -> None:
+    path = recipe("Bootstrap: busybox\n")
+    small = tmp_path / "small"
+    small.mkdir()
+    script = f'mount -t tmpfs -o size=1m small "{small}" && SINGBUILD_TMPDIR="{small}" "$@"'
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", script, "sh", *SINGBUILD, path, tmp_path / "a.img"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 5
+    assert "MiB left" in done.stderr
+    nothing_left()
+
+
+def test_events_are_json(recipe: Callable[[str], Path], singbuild: Build) -> None:
+    text = "Bootstrap: busybox\n%post\n    echo hi\n"
+    done = singbuild("build", "--json", "--no-cache", recipe(text), "a.img")
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    phases = [event["name"] for event in events if event["event"] == "phase"]
+    assert phases == ["resolve", "scratch", "bootstrap", "post", "metadata", "seal", "finish"]
+    assert events[0]["event"] == "start"
+    assert events[-1]["event"] == "done"
+    assert "hi" in [event.get("text") for event in events]
+
+
+def test_a_template_is_rendered_and_recorded(
+    recipe: Callable[[str], Path], singbuild: Build, tmp_path: Path
+) -> None:
+    text = (
+        "Bootstrap: busybox\n%arguments\n    name=nobody\n"
+        '%post\n    word=abc\n    echo "{{ name }} ${#word}" > /who\n'
+    )
+    assert singbuild("--build-arg", "name=alice", recipe(text), "a.img").returncode == 0
+    assert cat(tmp_path / "a.img", "/who") == "alice 3\n"
+
+
+@pytest.mark.parametrize("interpreter", ["%post -c /bin/ash", "%post\n#!/bin/ash"])
+def test_a_section_names_its_interpreter(
+    interpreter: str, recipe: Callable[[str], Path], singbuild: Build, tmp_path: Path
+) -> None:
+    text = (
+        f"Bootstrap: busybox\n{interpreter}\n    readlink -f /proc/$$/exe > /who; echo $0 >> /who\n"
+    )
+    done = singbuild(recipe(text), "a.img")
+    assert done.returncode == 0, done.stderr
+    assert cat(tmp_path / "a.img", "/who").startswith("/bin/busybox")
+
+
+def test_free_room_is_left(recipe: Callable[[str], Path], singbuild: Build, tmp_path: Path) -> None:
+    path = recipe("Bootstrap: busybox\n")
+    assert singbuild(path, "a.img").returncode == 0
+    assert singbuild("--free", "64M", path, "b.img").returncode == 0
+    free = re.search(r"Free blocks:\s+(\d+)", debugfs(tmp_path / "b.img", "stats"))
+    assert free
+    assert int(free[1]) * 4096 >= 64 << 20
+    subprocess.run(["e2fsck", "-fn", tmp_path / "b.img"], check=True, capture_output=True)
+
+
+def test_sigkill_while_sealing_keeps_the_old_target_whole(
+    recipe: Callable[[str], Path], singbuild: Build, tmp_path: Path
+) -> None:
+    target = tmp_path / "a.img"
+    assert singbuild(recipe("Bootstrap: busybox\n"), target).returncode == 0
+    before = target.read_bytes()
+    large = tmp_path / "large.def"
+    big = "head -c 300M /dev/urandom >$SINGBUILD_ROOTFS/big"
+    large.write_text(f"Bootstrap: busybox\n%setup\n    {big}\n")
+    words: list[str | Path] = ["--no-cache", "--force", large, target]
+    for delay in (0, 0.05, 0.1, 0.2):
+        assert killed_in("seal", signal.SIGKILL, words, tmp_path, delay) == -signal.SIGKILL
+        assert target.read_bytes() == before
+    wait_until(lambda: singbuild("--force", large, target).returncode == 0, 60)
+    assert [path.name for path in tmp_path.iterdir() if path.suffix == ".part"] == []
+    subprocess.run(["e2fsck", "-fn", target], check=True, capture_output=True)

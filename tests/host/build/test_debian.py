@@ -1,0 +1,120 @@
+"""The main job on a real Debian: recipes/debian.def, built once, run as root and as a user."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from spdx_tools.spdx.parser.parse_anything import parse_file
+from spdx_tools.spdx.validation.document_validator import validate_full_spdx_document
+
+from tests.bench import singrun_images as images
+from tests.host.conftest import SINGBUILD
+from tests.bench.singrun_images import ROOT, Person
+
+pytestmark = [pytest.mark.root, pytest.mark.network]
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Path]:
+    with images.shared_directory() as directory:
+        yield directory
+
+
+@pytest.fixture(scope="module")
+def debian(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    image = shared / "debian.img"
+    argv = [*SINGBUILD, "-q", "recipes/debian.def", str(image)]
+    subprocess.run(argv, cwd=ROOT, check=True)
+    return image
+
+
+@pytest.fixture(scope="module")
+def user() -> Iterator[str]:
+    with images.ordinary_user() as name:
+        yield name
+
+
+@pytest.fixture(scope="module")
+def launcher(shared: Path) -> Path:
+    return images.installed(shared)
+
+
+@pytest.fixture(params=["root", "user"])
+def person(request: pytest.FixtureRequest, launcher: Path, user: str) -> Iterator[Person]:
+    yield Person(user if request.param == "user" else "root", launcher)
+    images.wait_for_daemons("debian.img")
+
+
+def test_the_image_is_a_clean_ext3_file_system(debian: Path, tmp_path: Path) -> None:
+    subprocess.run(["e2fsck", "-fn", debian], check=True, capture_output=True)
+    assert "ext3 filesystem" in subprocess.check_output(["file", debian], text=True)
+    mount = f'mount -o loop,ro "{debian}" "{tmp_path}" && cat "{tmp_path}/etc/debian_version"'
+    seen = subprocess.check_output(["unshare", "-m", "sh", "-c", mount], text=True)
+    assert seen.startswith("12.")
+
+
+def test_its_bill_of_materials_is_valid_and_complete(debian: Path, tmp_path: Path) -> None:
+    bill = subprocess.check_output([*SINGBUILD, "inspect", "--sbom", debian])
+    (tmp_path / "bill.spdx.json").write_bytes(bill)
+    parsed = parse_file(str(tmp_path / "bill.spdx.json"))
+    assert validate_full_spdx_document(parsed) == []
+    query = ["dpkg-query", "-W", "-f", "${Package} ${Version}\\n"]
+    argv = [sys.executable, "-m", "singrun", "exec", str(debian), *query]
+    installed = subprocess.check_output(argv, text=True, cwd=ROOT).splitlines()
+    listed = {f"{package.name} {package.version}" for package in parsed.packages}
+    assert {*installed} <= listed
+    assert len(installed) > 50
+
+
+def test_programs_of_the_image_run(person: Person, debian: Path) -> None:
+    assert "VERSION_CODENAME=bookworm" in person.said("exec", debian, "cat", "/etc/os-release")
+    assert person.said("exec", debian, "sh", input=b"echo $((6*7))\n") == "42\n"
+
+
+def test_inside_user_is_outside_user(person: Person, debian: Path) -> None:
+    inside = person.said("exec", debian, "id", "-un"), person.said("exec", debian, "id", "-u")
+    assert inside == (f"{person.name}\n", f"{person.uid}\n")
+    assert person.said("exec", debian, "id", "-g") == f"{person.gid}\n"
+    assert person.said("exec", debian, "sh", "-c", "cd; pwd") == f"{person.home}\n"
+
+
+def test_id_is_the_same_inside_for_who_has_one_group(debian: Path, launcher: Path) -> None:
+    root = Person("root", launcher)
+    outside = root.call("id").stdout.decode()
+    assert root.said("exec", debian, "id") == outside
+
+
+def test_the_image_is_a_command(person: Person, debian: Path) -> None:
+    environment = person.environment()
+    environment["PATH"] = f"{person.launcher.parent}:{environment['PATH']}"
+    done = person.call(debian, "^ftp", "^smtp", env=environment)
+    assert done.returncode == 0
+    assert b"ftp-data\t" in done.stdout
+    assert b"smtp\t" in done.stdout
+    assert b"http" not in done.stdout
+
+
+def test_the_recipes_words_are_in_the_image(person: Person, debian: Path) -> None:
+    labels = json.loads(person.said("exec", debian, "cat", "/.singularity.d/labels.json"))
+    assert labels
+    assert person.said("exec", debian, "cat", "/.singularity.d/runscript.help").strip()
+    recipe = (ROOT / "recipes/debian.def").read_text()
+    assert person.said("exec", debian, "cat", "/.singularity.d/Singularity") == recipe
+    assert person.singrun("test", debian).returncode == 0
+
+
+def test_a_fault_is_the_shells(person: Person, debian: Path) -> None:
+    done = person.singrun("exec", debian, "python")
+    assert done.returncode == 127
+    assert b"python: not found" in done.stderr
+
+
+def test_nothing_of_the_hosts_or_of_the_day_is_inside(person: Person, debian: Path) -> None:
+    script = "cat /var/log/dpkg.log; ls -A /var/lib/apt/lists /var/cache/apt; cat /etc/hostname"
+    said = person.said("exec", debian, "sh", "-c", script)
+    assert said.split() == ["/var/cache/apt:", "/var/lib/apt/lists:", "localhost"]

@@ -1,0 +1,89 @@
+"""docs/ci.md tells of every event that a build prints, of all its fields, and of no other."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from singbuild import cli, errors, events
+from tests.host.conftest import Build
+from tests.bench.singrun_images import ROOT
+
+pytestmark = pytest.mark.root
+
+DOCUMENT = (ROOT / "docs/ci.md").read_text()
+RECIPE = "Bootstrap: busybox\n%post\n    echo said\n    {last}\n%test\n    true\n"
+
+
+def documented() -> dict[str, set[str]]:
+    """The fields of each event in the document's table."""
+    rows = re.findall(r"^\| `(\w+)` \| (`.*?`) \|", DOCUMENT, re.M)
+    return {name: {*re.findall(r"`(\w+)`", fields)} for name, fields in rows}
+
+
+def printed(stdout: str) -> Iterator[Mapping[str, Any]]:
+    yield from (json.loads(line) for line in stdout.splitlines())
+
+
+def test_every_event_is_documented_with_its_fields_and_every_documented_one_comes(
+    recipe: Callable[[str], Path],
+    singbuild: Build,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SINGBUILD_CACHEDIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("SINGBUILD_HEARTBEAT", "0.1")
+    good, bad = recipe(RECIPE.format(last="sleep 1")), tmp_path / "bad.def"
+    bad.write_text(RECIPE.format(last="false"))
+    built = [singbuild("build", "--json", good, name) for name in ("a.img", "b.img")]
+    failed = singbuild("build", "--json", bad, "c.img")
+    monkeypatch.setenv("SINGBUILD_CACHEDIR", str(good))  # not a directory: a warning
+    built.append(singbuild("build", "--json", good, "d.img"))
+    assert [done.returncode for done in (*built, failed)] == [0, 0, 0, 7]
+    seen: dict[str, set[str]] = {}
+    for done in (*built, failed):
+        assert done.stderr == ""
+        for event in printed(done.stdout):
+            fields = {*event} - {"event", "seconds"}
+            assert fields == seen.setdefault(event["event"], fields)
+    assert seen == documented()
+
+
+def test_a_stream_begins_with_its_version_and_ends_with_how_it_ended(
+    recipe: Callable[[str], Path], singbuild: Build
+) -> None:
+    path = recipe(RECIPE.format(last="false"))
+    told = [*printed(singbuild("build", "--json", path, "a.img").stdout)]
+    assert (told[0]["event"], told[0]["version"]) == ("start", events.VERSION)
+    assert f"This is version {events.VERSION}." in DOCUMENT
+    assert {e["name"] for e in told if e["event"] == "phase"} < {*told[0]["steps"]}
+    assert (told[-1]["event"], told[-1]["status"]) == ("error", 7)
+    refused = [*printed(singbuild("build", "--json", "none.def", "a.img").stdout)]
+    assert [(e["event"], e["status"]) for e in refused] == [("error", 3)]
+
+
+def test_help_and_the_document_give_every_status_one_meaning() -> None:
+    rows = re.findall(r"^\| (\d+) \| (.*?) \|$", DOCUMENT, re.M)
+    helped = re.findall(r"^  (\d+) +(.*)$", cli.STATUSES, re.M)
+    assert [(number, text.replace("`", "")) for number, text in rows] == helped
+    kinds = [kind.status for kind in errors.SingbuildError.__subclasses__()]
+    reserved = {0, errors.SingbuildError.status, errors.EXIT_BUG, errors.EXIT_INTERRUPTED}
+    assert {int(number) for number, _ in rows} == {*kinds, *reserved}
+    assert f"{errors.EXIT_TERMINATED} SIGTERM" in helped[-1][1]
+
+
+def test_a_pipe_gets_no_control_characters(
+    recipe: Callable[[str], Path], singbuild: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SINGBUILD_HEARTBEAT", "0.1")
+    coloured = r"printf '\033[1mbold\033[0m\a\n'"
+    text = f"Bootstrap: busybox\n%post\n    {coloured}\n    sleep 1\n    false\n"
+    done = singbuild("--no-cache", recipe(text), "a.img")
+    assert "    bold" in done.stdout
+    assert "post: still at work" in done.stdout
+    assert [c for c in done.stdout + done.stderr if not c.isprintable() and c not in "\n\t"] == []

@@ -1,0 +1,217 @@
+"""The same recipe gives the same file, whoever builds it, where, and on which day."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.host.conftest import SINGBUILD, Build
+from tests.bench.singrun_images import ROOT
+
+pytestmark = pytest.mark.root
+
+LIBFAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1"
+# Every program of the image sees another day. /tmp is emptied before the seal.
+CHROOT = """#!/bin/sh
+[ -d "$1/tmp" ] || mkdir -m 1777 "$1/tmp"
+cp {library} "$1/tmp/faketime.so"
+export LD_PRELOAD=/tmp/faketime.so FAKETIME=+{days}d
+exec /usr/sbin/chroot "$@"
+"""
+HOSTS = (
+    {"umask": 0o022, "TZ": "UTC", "LANG": "C.UTF-8", "days": 0},
+    {"umask": 0o077, "TZ": "Asia/Kathmandu", "LANG": "tr_TR.UTF-8", "days": 400},
+)
+
+
+def build(recipe: str, image: Path, host: dict[str, object], *words: str) -> str:
+    """Build as on another host, in a directory of its own; return the image's SHA-256."""
+    directory = image.parent
+    programs = directory / "bin"
+    programs.mkdir()
+    if host["days"]:
+        (programs / "chroot").write_text(CHROOT.format(library=LIBFAKETIME, days=host["days"]))
+        (programs / "chroot").chmod(0o755)
+    env = os.environ | {"TZ": str(host["TZ"]), "LANG": str(host["LANG"])}
+    env |= {"PATH": f"{programs}:{env['PATH']}", "SINGBUILD_TMPDIR": str(directory)}
+    if host["days"]:  # singbuild itself is less far away, or no mirror's certificate would do
+        env |= {"LD_PRELOAD": LIBFAKETIME, "FAKETIME": "+5d"}
+    subprocess.run(
+        [*SINGBUILD, "-q", *words, recipe, str(image)],
+        cwd=directory,
+        env=env,
+        umask=int(str(host["umask"])),
+        check=True,
+    )
+    return hashlib.sha256(image.read_bytes()).hexdigest()
+
+
+def twice(recipe: str, tmp_path: Path, *words: str) -> None:
+    digests = []
+    for number, host in enumerate(HOSTS):
+        directory = tmp_path / f"host {number}"
+        directory.mkdir()
+        (directory / "source").symlink_to(tmp_path / "source")
+        digests.append(build(recipe, directory / "a.img", host, *words))
+    if digests[0] != digests[1]:
+        pair = [str(tmp_path / f"host {n}" / "a.img") for n in (0, 1)]
+        done = subprocess.run([*SINGBUILD, "diff", *pair], capture_output=True, text=True)
+        pytest.fail(done.stdout)
+
+
+def recipes() -> list[object]:
+    """All recipes of the repository; those that need a mirror are marked."""
+    return [
+        pytest.param(path, marks=[pytest.mark.network] if "debootstrap" in path.read_text() else [])
+        for path in sorted((ROOT / "recipes").glob("*.def"))
+        if "Bootstrap: debootstrap" in path.read_text() or "Bootstrap: busybox" in path.read_text()
+    ]
+
+
+@pytest.mark.parametrize("recipe", recipes(), ids=lambda path: path.stem)
+def test_every_recipe_gives_one_image_with_its_lock(recipe: Path, tmp_path: Path) -> None:
+    copy = tmp_path / recipe.name
+    copy.write_bytes(recipe.read_bytes())
+    subprocess.run([*SINGBUILD, "lock", str(copy)], check=True, stdout=subprocess.DEVNULL)
+    twice(str(copy), tmp_path, "--no-cache", "--locked")
+
+
+COMPILES = """\
+Bootstrap: debootstrap
+OSVersion: bookworm
+Include: gcc libc6-dev python3-pip python3-dev python3-setuptools python3-wheel
+%files
+    source /opt/source
+%post
+    gcc -O2 -g -o /usr/local/bin/hello /opt/source/hello.c
+    pip install --break-system-packages --no-index --no-build-isolation /opt/source
+    python3 -c "import greeting, json, _greeting"
+    useradd -m somebody
+%test
+    hello | grep -q hello
+    python3 -c "import greeting; greeting.hello()"
+"""
+C_MODULE = """\
+#include <Python.h>
+static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_greeting", NULL, -1, NULL};
+PyMODINIT_FUNC PyInit__greeting(void) { return PyModule_Create(&module); }
+"""
+SETUP = """\
+from setuptools import Extension, setup
+setup(name="greeting", version="1.0", py_modules=["greeting"],
+      ext_modules=[Extension("_greeting", ["_greeting.c"])])
+"""
+
+
+@pytest.mark.network
+def test_pip_and_a_compiler_in_post(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "hello.c").write_text(
+        '#include <stdio.h>\nint main(void) { puts("hello from " __FILE__); return 0; }\n'
+    )
+    (source / "greeting.py").write_text("def hello():\n    print({'a', 'b', 'c'} and 'hello')\n")
+    (source / "_greeting.c").write_text(C_MODULE)
+    (source / "setup.py").write_text(SETUP)
+    recipe = tmp_path / "compiles.def"
+    recipe.write_text(COMPILES)
+    twice(str(recipe), tmp_path, "--no-cache")
+
+
+def test_a_check_builds_twice_and_lists_what_differs(
+    recipe: Callable[[str], Path], singbuild: Build, tmp_path: Path
+) -> None:
+    honest = recipe("Bootstrap: busybox\n%post\n    date > /tmp/now\n")
+    done = singbuild("--check-reproducible", honest, "a.img")
+    assert done.returncode == 0, done.stderr
+    assert "is reproducible" in done.stdout
+    subprocess.run(["e2fsck", "-fn", tmp_path / "a.img"], check=True, capture_output=True)
+    random = recipe("Bootstrap: busybox\n%post\n    head -c 9 /dev/urandom > /random\n")
+    done = singbuild("--check-reproducible", random, "b.img")
+    assert done.returncode == 1
+    assert "changed: /random (content" in done.stdout
+    assert "differ in 1 path" in done.stderr
+    assert not (tmp_path / "b.img").exists()
+
+
+def test_drift_from_the_lock_is_refused_before_anything_is_built(
+    recipe: Callable[[str], Path], singbuild: Build, tmp_path: Path
+) -> None:
+    (tmp_path / "data.txt").write_text("data")
+    path = recipe("Bootstrap: busybox\n%files\n    data.txt /data\n")
+    missing = singbuild("--locked", path, "a.img")
+    assert (missing.returncode, "singbuild lock" in missing.stderr) == (6, True)
+    assert singbuild("lock", path).stdout == f"{tmp_path / 'recipe.lock.yaml'}\n"
+    assert singbuild("--locked", path, "a.img").returncode == 0
+    (tmp_path / "data.txt").write_text("other")
+    drifted = singbuild("--locked", path, "b.img")
+    assert drifted.returncode == 6
+    assert "recipe.lock.yaml:" in drifted.stderr
+    assert "files.data.txt: locked sha256:" in drifted.stderr
+    assert not (tmp_path / "b.img").exists()
+
+
+@pytest.mark.network
+def test_a_package_version_that_the_mirror_no_longer_has(
+    recipe: Callable[[str], Path], singbuild: Build, tmp_path: Path
+) -> None:
+    path = recipe("Bootstrap: debootstrap\nOSVersion: bookworm\n")
+    assert singbuild("lock", path).returncode == 0
+    file = tmp_path / "recipe.lock.yaml"
+    lines = file.read_text().splitlines()
+    at = next(n for n, line in enumerate(lines) if line.strip() == "bash:") + 1
+    assert "version:" in lines[at]
+    lines[at] = "      version: 1.0-gone"
+    file.write_text("\n".join(lines))
+    done = singbuild("--locked", path, "a.img")
+    assert done.returncode == 6
+    assert f"recipe.lock.yaml:{at + 1}: pins.packages.bash.version: locked 1.0-gone" in done.stderr
+    assert not (tmp_path / "a.img").exists()
+
+
+def test_a_lock_of_another_recipe(
+    recipe: Callable[[str], Path], singbuild: Build, tmp_path: Path
+) -> None:
+    other = tmp_path / "other.def"
+    other.write_text("Bootstrap: busybox\n%post\n    true\n")
+    singbuild("lock", "-o", "recipe.lock.yaml", other)
+    done = singbuild("--locked", recipe("Bootstrap: busybox\n"), "a.img")
+    assert done.returncode == 6
+    assert "recipe.name: locked other.def, now recipe.def" in done.stderr
+
+
+def test_what_post_installs_is_compared_with_the_lock_of_the_image(
+    recipe: Callable[[str], Path], singbuild: Build, tmp_path: Path
+) -> None:
+    status = "Package: thing\\nStatus: install ok installed\\nVersion: 1\\nArchitecture: all\\n"
+    text = (
+        "Bootstrap: busybox\n%post\n    mkdir -p /var/lib/dpkg\n"
+        f"    printf '{status}' > /var/lib/dpkg/status\n"
+    )
+    path = recipe(text)
+    assert singbuild(path, "a.img").returncode == 0
+    lock = singbuild("inspect", "--lock", "a.img").stdout
+    assert "thing: '1'" in lock
+    (tmp_path / "recipe.lock.yaml").write_text(lock)
+    assert singbuild("--locked", path, "b.img").returncode == 0
+    (tmp_path / "recipe.lock.yaml").write_text(lock.replace("thing: '1'", "thing: '0'"))
+    drifted = singbuild("--locked", path, "c.img")
+    assert drifted.returncode == 6
+    assert "packages.deb.thing: locked 0, now 1" in drifted.stderr
+    assert not (tmp_path / "c.img").exists()
+
+
+def test_the_users_epoch_reaches_sections_and_the_image(
+    recipe: Callable[[str], Path], singbuild: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "86400")
+    path = recipe('Bootstrap: busybox\n%post\n    echo "$SOURCE_DATE_EPOCH" > /epoch\n')
+    assert singbuild(path, "a.img").returncode == 0
+    script = "mkdir m; mount -o loop,ro a.img m; cd m; cat epoch; stat -c %Y epoch bin/busybox"
+    seen = subprocess.check_output(["unshare", "-m", "sh", "-c", script], cwd=tmp_path, text=True)
+    assert seen.split() == ["86400"] * 3

@@ -1,0 +1,145 @@
+"""Images handed to container engines: what skopeo, Podman and docker make of what is exported."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+
+from tests.bench import container_engines
+from tests.host.conftest import Build
+
+pytestmark = pytest.mark.root
+RECIPE = """\
+Bootstrap: busybox
+%environment
+    export GREETING="hello there"
+%post
+    mkdir -p /srv
+    echo data > /srv/file
+    chown 5:6 /srv/file; chmod 4755 /srv/file; ln /srv/file /srv/other
+%runscript
+    echo "$GREETING $#: $1"
+%labels
+    Title Exported
+"""
+Engine = Callable[[Path], AbstractContextManager[container_engines.Tool]]
+
+
+@pytest.fixture
+def image(singbuild: Build, recipe: Callable[[str], Path], tmp_path: Path) -> Path:
+    done = singbuild(recipe(RECIPE), "My_Tools.img")
+    assert done.returncode == 0, done.stderr
+    return tmp_path / "My_Tools.img"
+
+
+@pytest.mark.usefixtures("image")
+@pytest.mark.parametrize("form", ["oci", "docker-archive"])
+def test_skopeo_sees_what_the_image_is(form: str, singbuild: Build, tmp_path: Path) -> None:
+    container_engines.needs("skopeo")
+    assert singbuild("export", "--format", form, "-f", "a.tar", "My_Tools.img").returncode == 0
+    kind = "oci-archive" if form == "oci" else form
+    argv = ["skopeo", "inspect", "--config", f"{kind}:{tmp_path}/a.tar"]
+    about = json.loads(subprocess.check_output(argv))
+    machine = {"x86_64": "amd64", "aarch64": "arm64"}
+    here = subprocess.check_output(["uname", "-m"], text=True).strip()
+    assert about["architecture"] == machine.get(here, here)
+    assert about["config"]["Labels"] == {"Title": "Exported"}
+    assert about["config"]["Entrypoint"] == ["/.singularity.d/actions/run"]
+    copied = ["skopeo", "--insecure-policy", "copy", argv[-1], f"dir:{tmp_path}/copy"]
+    subprocess.run(copied, check=True, capture_output=True)
+    # Equal images give equal bytes; a pipe gets the same.
+    piped = subprocess.run(
+        [sys.executable, "-m", "singbuild", "export", "--format", form, "My_Tools.img"],
+        cwd=tmp_path,
+        capture_output=True,
+    )
+    assert piped.stdout == (tmp_path / "a.tar").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("engine", "form"),
+    [
+        (container_engines.dockerd, "docker-archive"),
+        (container_engines.dockerd, "oci"),
+        (container_engines.podman, "docker-archive"),
+        (container_engines.podman, "oci"),
+    ],
+)
+@pytest.mark.usefixtures("image")
+def test_an_engine_loads_and_runs_it(
+    engine: Engine, form: str, singbuild: Build, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    where = tmp_path_factory.mktemp("e")
+    words = ("--format", form, "--name", "ada/tools:1.0", "-f", str(where / "a.tar"))
+    assert singbuild("export", *words, "My_Tools.img").returncode == 0
+    with engine(where) as tool:
+        assert "ada/tools:1.0" in tool("load", "-i", where / "a.tar")
+        assert tool.runs("ada/tools:1.0", "a b", "c") == "hello there 2: a b\n"
+        script = "stat -c '%a %u %g %h %n' /srv/*; cat /srv/file"
+        shown = tool.runs("--entrypoint=/bin/sh", "ada/tools:1.0", "-c", script)
+        assert shown == "4755 5 6 2 /srv/file\n4755 5 6 2 /srv/other\ndata\n"
+
+
+@pytest.mark.usefixtures("image")
+def test_an_image_comes_back_as_it_went(
+    singbuild: Build, recipe: Callable[[str], Path], tmp_path: Path
+) -> None:
+    assert singbuild("export", "--format", "oci", "-f", "a.tar", "My_Tools.img").returncode == 0
+    back = recipe(f"Bootstrap: oci-archive\nFrom: {tmp_path}/a.tar\n")
+    done = singbuild(back, "b.img")
+    assert done.returncode == 0, done.stderr
+    launcher = Path(sys.executable).parent / "singrun"
+    out = subprocess.check_output([launcher, "run", tmp_path / "b.img", "x"], text=True)
+    assert out == "hello there 1: x\n"
+    compared = singbuild("diff", "--json", "My_Tools.img", "b.img")
+    files = {each["path"] for each in json.loads(compared.stdout)["files"]}
+    assert all(name.startswith("/.singularity.d/") for name in files), files
+    assert "/.singularity.d/runscript" not in files
+
+
+def test_the_name_is_the_files_unless_one_is_given(
+    image: Path, singbuild: Build, tmp_path: Path
+) -> None:
+    shutil.copy(image, tmp_path / "b.img")
+    for words, name in (
+        (("My_Tools.img",), "my-tools:latest"),
+        (("--name", "host.example:5000/a/b", "b.img"), "host.example:5000/a/b:latest"),
+    ):
+        done = singbuild("export", "--format", "docker-archive", "-f", "a.tar", *words)
+        assert done.returncode == 0, done.stderr
+        with tarfile.open(tmp_path / "a.tar") as tar:
+            manifest = tar.extractfile("manifest.json")
+            assert manifest
+            assert json.load(manifest)[0]["RepoTags"] == [name]
+    for name in ("Upper", "a:b:c", "a b", "a:", "../a", "-a"):
+        done = singbuild("export", "--format", "oci", f"--name={name}", "-f", "c.tar", "b.img")
+        assert done.returncode == 2
+        assert "cannot be a container image's name" in done.stderr
+    done = singbuild("export", "--name", "a:1", "-f", "c.tar", "b.img")
+    assert done.returncode == 2
+    assert not (tmp_path / "c.tar").exists()
+
+
+def test_an_image_without_our_scripts_becomes_one_with_a_shell(
+    singbuild: Build, tmp_path: Path
+) -> None:
+    """A bare ext3, of nobody's making and with no shell to tell its machine by."""
+    (tmp_path / "tree").mkdir()
+    bare = tmp_path / "bare.img"
+    subprocess.run(["truncate", "-s", "4M", bare], check=True)
+    subprocess.run(["mke2fs", "-q", "-t", "ext3", "-d", tmp_path / "tree", bare], check=True)
+    done = singbuild("export", "--format", "docker-archive", "-f", "a.tar", "bare.img")
+    assert done.returncode == 0, done.stderr
+    with tarfile.open(tmp_path / "a.tar") as tar:
+        name = next(each for each in tar.getnames() if each.endswith(".json") and "man" not in each)
+        config = tar.extractfile(name)
+        assert config
+        assert json.load(config)["config"]["Cmd"] == ["/bin/sh"]

@@ -1,0 +1,122 @@
+"""An ordinary user builds what needs only one owner, and gets the file that root gets."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.bench import singrun_images as images
+from tests.host.conftest import SINGBUILD, User
+from tests.host.privilege.test_privilege import MODES
+from tests.bench.singrun_images import ROOT
+
+pytestmark = pytest.mark.root
+
+HARD_TO_DELETE = """\
+Bootstrap: busybox
+%post
+    mkdir -p /opt/closed/deep && touch /opt/closed/deep/file
+    chmod 0 /opt/closed/deep && chmod 0500 /opt/closed
+    cp /bin/busybox /opt/elevated && chown 1:1 /opt/elevated && chmod 6755 /opt/elevated
+    {last}
+"""
+
+
+def test_the_users_image_is_roots_image(user: User, tmp_path: Path) -> None:
+    text = (ROOT / "recipes/busybox.def").read_text()
+    process = user.start("-", "a.img")
+    said = process.communicate(text)[1]
+    assert process.returncode == 0, said
+    argv = [*SINGBUILD, "-q", "-", str(tmp_path / "root.img")]
+    subprocess.run(argv, input=text, text=True, check=True)
+    assert (user.directory / "a.img").read_bytes() == (tmp_path / "root.img").read_bytes()
+
+
+def test_a_user_has_a_cache_and_it_changes_no_byte(user: User, tmp_path: Path) -> None:
+    text = HARD_TO_DELETE.format(last="true")
+    images = []
+    for name, more in (("a.img", ""), ("b.img", ""), ("c.img", "%environment\n    A=1\n")):
+        (user.directory / "recipe.def").write_text(text + more)
+        process = user.start("recipe.def", name)
+        out, said = process.communicate()
+        assert process.returncode == 0, said
+        images.append((user.directory / name).read_bytes())
+        assert ("cache: image: hit" in out) == (name == "b.img")
+        assert ("cache: post: hit" in out) == (name == "c.img")
+    assert images[0] == images[1]
+    recipe = tmp_path / "recipe.def"
+    recipe.write_text(text + "%environment\n    A=1\n")
+    subprocess.run([*SINGBUILD, "-q", "--no-cache", recipe, tmp_path / "c.img"], check=True)
+    assert images[2] == (tmp_path / "c.img").read_bytes()
+    assert not user.left()
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("last", ["true", "false"])
+def test_nothing_is_left_that_the_user_cannot_delete(user: User, last: str, mode: str) -> None:
+    process = user.start("--privilege", mode, "-", "a.img")
+    said = process.communicate(HARD_TO_DELETE.format(last=last))[1]
+    assert process.returncode == (7 if last == "false" else 0), said
+    assert not user.left()
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_signal_ends_it_and_the_next_build_sweeps(
+    user: User, number: signal.Signals, mode: str
+) -> None:
+    process = user.start("--privilege", mode, "-", "a.img")
+    assert process.stdin
+    process.stdin.write(HARD_TO_DELETE.format(last="sleep 60"))
+    process.stdin.close()
+    assert process.stdout
+    next(line for line in process.stdout if "+ sleep 60" in line)
+    process.send_signal(number)
+    assert process.wait() == (-9 if number == signal.SIGKILL else 128 + number)
+    process.stdout.close()
+    if number == signal.SIGKILL:
+        time.sleep(0.5)  # the kernel is still ending its children
+        second = user.start("-", "a.img")
+        said = second.communicate("Bootstrap: busybox\n%post\n    false\n")[1]
+        assert second.returncode == 7, said
+    assert not user.left()
+
+
+SETUID = """\
+Bootstrap: busybox
+%post
+    cp /bin/busybox /elevated && chmod 4755 /elevated
+    sleep 60
+"""
+
+
+@pytest.mark.parametrize("mode", ["root", "chroot", *MODES])
+def test_a_setuid_file_of_a_build_is_seen_by_nobody_else(mode: str, account: str) -> None:
+    with images.shared_directory() as directory:
+        directory.chmod(0o755)
+        builder = User(account if mode in MODES else "root", directory)
+        process = builder.start("--privilege", mode, "-", "a.img")
+        assert process.stdin
+        process.stdin.write(SETUID)
+        process.stdin.close()
+        assert process.stdout
+        next(line for line in process.stdout if "+ sleep 60" in line)
+        find = ["find", str(directory), "-perm", "/6000", "-o", "-name", "rootfs"]
+        seen = subprocess.run(find, user=65534, group=65534, extra_groups=[], capture_output=True)
+        process.terminate()
+        process.stdout.close()
+        assert process.wait() == 143
+        assert seen.stdout == b""
+        assert b"singbuild-scratch-" in seen.stderr  # it is there, and closed
+        assert not builder.left()
+
+
+def test_anybody_may_plan(user: User) -> None:
+    process = user.start("plan", "-")
+    shown, said = process.communicate((ROOT / "recipes/debian.def").read_text())
+    assert process.returncode == 0, said
+    assert "%post at line 14" in shown

@@ -1,0 +1,51 @@
+"""Whole builds from a private repository: TLS of a private authority, and a token server."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.bench.docker_images import archive, file, image, symlink
+from tests.bench.docker_registry import genuine, push
+from tests.bench.docker_source import quick
+from tests.host.conftest import Build
+from tests.unit.test_docker_tokens import Login, Site, login, shared, site
+
+pytestmark = pytest.mark.root
+__all__ = ["login", "quick", "shared", "site"]
+BUSYBOX = Path("/bin/busybox")
+
+
+def test_a_private_image_is_pulled_and_runs(
+    site: Site, login: Login, singbuild: Build, tmp_path: Path
+) -> None:
+    shell = file("bin/busybox", BUSYBOX.read_bytes(), mode=0o755)
+    links = [symlink(f"bin/{name}", "busybox") for name in ("sh", "cat")]
+    made = image(archive(shell, *links), archive(file("text", b"here\n")))
+    (tmp_path / "data").symlink_to(site.ca.parent / "data")
+    with genuine(tmp_path) as name:
+        push(made, name, "busy/box", "1")
+    site.tokens.rights["busy/box"] = ("ada",)
+    words = ("pull", f"docker://{site.name}/busy/box:1", "a.img")
+    for user, password, said in (
+        ("ada", "wrong", "incorrect username or password"),
+        ("bob", "bob", "who has no right to pull it"),
+    ):
+        login(user, password)
+        done = singbuild(*words)
+        assert done.returncode == 6
+        assert said in done.stderr
+        assert not (tmp_path / "a.img").exists()
+    login("ada", "secret")
+    done = singbuild(*words)
+    assert done.returncode == 0, done.stderr
+    made_of = (tmp_path / "a.img").read_bytes()
+    assert not any(token.encode() in made_of for token in site.tokens.given)
+    assert site.tokens.users[0].removeprefix("Basic ").encode() not in made_of
+    launcher = Path(sys.executable).parent / "singrun"
+    argv = [str(launcher), "exec", str(tmp_path / "a.img"), "cat", "/text"]
+    done = subprocess.run(argv, capture_output=True, text=True)
+    assert done.stdout == "here\n", done.stderr

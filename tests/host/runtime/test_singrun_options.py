@@ -1,0 +1,402 @@
+"""The switches of isolation and sharing, the environment's layers, identity and the site's file."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.bench import singrun_images as images
+from tests.bench.singrun_images import Bench, Person
+
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture(scope="module")
+def bench() -> Iterator[Bench]:
+    with images.bench() as made:
+        yield made
+
+
+@pytest.fixture(params=["root, loop", "user", "user, unpack"])
+def person(request: pytest.FixtureRequest, bench: Bench) -> Iterator[Person]:
+    yield bench.people[request.param]
+    images.wait_for_daemons(str(bench.directory))
+
+
+@pytest.fixture
+def own(person: Person, bench: Bench) -> Iterator[Path]:
+    path = bench.directory / f"own-{person.name}"
+    path.mkdir()
+    os.chown(path, person.uid, person.gid)
+    yield path
+    shutil.rmtree(path)
+
+
+def test_a_host_name_of_its_own(person: Person, bench: Bench) -> None:
+    assert person.said("exec", "--hostname", "node-7", bench.image, "hostname") == "node-7\n"
+    host = os.uname().nodename
+    assert person.said("exec", "--uts", bench.image, "hostname") == f"{host}\n"
+    namespaces = [
+        person.said("exec", *options, bench.image, "readlink", "/proc/self/ns/uts").strip()
+        for options in ([], ["--uts"])
+    ]
+    assert namespaces[0] == os.readlink("/proc/self/ns/uts") != namespaces[1]
+    assert os.uname().nodename == host
+    done = person.singrun("exec", "--hostname", "x" * 65, bench.image, "true")
+    assert (done.returncode, b"64 letters" in done.stderr) == (255, True)
+
+
+def test_containall_keeps_processes_ipc_environment_and_files_apart(
+    person: Person, bench: Bench
+) -> None:
+    script = "echo $SECRET; echo $$; readlink /proc/self/ns/ipc; ls -A ~ /tmp"
+    given = person.environment() | {"SECRET": "x"}
+    said = person.said("exec", "-C", bench.image, "sh", "-c", script, env=given).splitlines()
+    assert said[0] == ""
+    assert int(said[1]) < 20
+    assert said[2] != os.readlink("/proc/self/ns/ipc")
+    assert said[3:] == [f"{person.home}:", "", "/tmp:"]
+
+
+def test_a_fuse_daemon_is_not_seen_in_a_pid_namespace(person: Person, bench: Bench) -> None:
+    script = "cat /proc/[0-9]*/comm"
+    said = person.said("exec", "-p", bench.image, "sh", "-c", script)
+    assert "fuse2fs" not in said
+    assert "cat" in said
+
+
+def test_scratch_directories_are_empty_writable_and_gone(person: Person, bench: Bench) -> None:
+    script = "ls -A /a/b /scr; echo x >/scr/x; echo x >/a/b/x; cat /scr/x"
+    for _ in range(2):
+        said = person.said("exec", "-S", "/scr,/a/b", bench.image, "sh", "-c", script)
+        assert said == "/a/b:\n\n/scr:\nx\n"
+
+
+def test_a_workdir_keeps_scratch_home_and_tmp(person: Person, bench: Bench, own: Path) -> None:
+    script = "echo x >/scr/kept; echo x >~/home; echo x >/tmp/tmp; echo x >/var/tmp/var"
+    options = ("-c", "-S", "/scr", "-W", own)
+    person.said("exec", *options, bench.image, "sh", "-c", script)
+    assert {str(path.relative_to(own)) for path in own.rglob("*") if path.is_file()} == {
+        "scratch/scr/kept",
+        "home/home",
+        "tmp/tmp",
+        "var_tmp/var",
+    }
+    done = person.singrun("exec", "-c", "-W", own / "none", bench.image, "true")
+    assert (done.returncode, b"Make it first" in done.stderr) == (255, True)
+
+
+def test_no_mount_leaves_out_what_it_names(person: Person, bench: Bench) -> None:
+    Path(person.home, "seen").touch()
+    script = "ls -A ~ /tmp /sys 2>/dev/null; cat /etc/hosts; ls /proc"
+    options = ("--no-mount", "home,tmp,sys,/etc/hosts", "--no-mount=proc,cwd")
+    said = person.singrun("exec", *options, bench.image, "sh", "-c", script).stdout.decode()
+    assert "seen" not in said
+    assert said.split("/tmp:\n")[1].strip() in ("", "/sys:")
+    Path(person.home, "seen").unlink()
+    done = person.singrun("exec", "--no-mount", "hom", bench.image, "true")
+    assert (done.returncode, b"bind-paths" in done.stderr) == (255, True)
+    assert person.singrun("exec", "--no-mount", "dev", bench.image, "ls", "/dev").stdout == b""
+
+
+def test_binds_by_variable(person: Person, bench: Bench, own: Path) -> None:
+    (own / "file").write_text("bound")
+    for name in ("SINGRUN_BIND", "SINGULARITY_BINDPATH"):
+        given = person.environment() | {name: f"{own}:/data:ro,/etc:/more"}
+        assert person.said("exec", bench.image, "cat", "/data/file", env=given) == "bound"
+
+
+def test_a_bind_over_a_symbolic_link(person: Person, bench: Bench, own: Path) -> None:
+    tree = bench.directory / "links"
+    if not tree.exists():
+        bench.variant("links")
+        (tree / "etc/real").mkdir()
+        (tree / "etc/real/old").touch()
+        (tree / "linked").symlink_to("etc/real")
+        (tree / "etc/file-link").symlink_to("real/old")
+        images.ext3(tree, bench.directory / "links.img")
+    (own / "new").write_text("new")
+    options = ("-B", f"{own}:/linked", "-B", f"{own}/new:/etc/file-link")
+    script = "ls /etc/real; cat /etc/file-link"
+    said = person.said("exec", *options, bench.directory / "links.img", "sh", "-c", script)
+    assert said == "new\nnew"
+
+
+@pytest.mark.parametrize("kind", ["link", "dangling", "missing"])
+def test_localtime_and_hosts_as_links_or_missing(person: Person, bench: Bench, kind: str) -> None:
+    tree = bench.directory / f"files-{kind}"
+    if not tree.exists():
+        bench.variant(f"files-{kind}")
+        for name in ("localtime", "hosts", "resolv.conf"):
+            (tree / "etc" / name).unlink()
+            if kind != "missing":
+                goal = "../usr/share/goal" if kind == "link" else "/nowhere/at/all"
+                (tree / "etc" / name).symlink_to(goal)
+        if kind == "link":
+            (tree / "usr/share").mkdir(parents=True)
+            (tree / "usr/share/goal").touch()
+        images.ext3(tree, tree.with_suffix(".img"))
+    said = person.said("exec", tree.with_suffix(".img"), "cat", "/etc/hosts")
+    assert said == Path("/etc/hosts").read_text()
+    given = person.environment() | {"TZ": "UTC-3"}
+    hour = subprocess.run(["date", "+%z"], env={"TZ": "UTC-3"}, capture_output=True, check=True)
+    said = person.said("exec", tree.with_suffix(".img"), "date", "+%z", env=given)
+    assert said == hour.stdout.decode()
+
+
+def test_the_layers_of_the_environment(person: Person, bench: Bench, own: Path) -> None:
+    (own / "file").write_text("# comment\n\nFROM_IMAGE=file\nexport QUOTED='a b'\nRAW=$HOME`x`\n")
+    given = person.environment() | {"FROM_IMAGE": "host", "ONLY": "host"}
+    script = 'echo "$FROM_IMAGE|$ONLY"'
+    levels: list[tuple[dict[str, str], list[str], str]] = [
+        ({}, [], "yes it is"),
+        ({"SINGULARITYENV_FROM_IMAGE": "low"}, [], "low"),
+        ({"APPTAINERENV_FROM_IMAGE": "middle"}, [], "middle"),
+        ({"SINGRUNENV_FROM_IMAGE": "it's $(id) \\ `x`"}, [], "it's $(id) \\ `x`"),
+        ({}, ["--env-file", str(own / "file")], "file"),
+        ({}, ["--env", "FROM_IMAGE=a=b c"], "a=b c"),
+    ]
+    options: list[str] = []
+    for more, words, wanted in levels:
+        given |= more
+        options = [*words, *options]
+        said = person.said("exec", *options, bench.image, "sh", "-c", script, env=given)
+        assert said == f"{wanted}|host\n"
+    said = person.said("exec", *options, bench.image, "env", env=given)
+    assert "QUOTED=a b\n" in said
+    assert "RAW=$HOME`x`\n" in said
+    assert "ENV_FROM_IMAGE" not in said
+    for words in (["--env", "NOVALUE"], ["--env-file", "/no/such"], ["--env", "=x"]):
+        assert person.singrun("exec", *words, bench.image, "true").returncode == 255
+
+
+def test_the_path_can_be_set_and_odd_values_survive(person: Person, bench: Bench) -> None:
+    value = "line one\nline 'two' \"three\" $X \\\\ \t end"
+    script = 'printf "%s" "$ODD|$PATH"'
+    options = ("--env", f"ODD={value}", "--env", "PATH=/bin:/mine")
+    assert person.said("exec", *options, bench.image, "sh", "-c", script) == f"{value}|/bin:/mine"
+
+
+def test_variables_in_images_of_2016(person: Person, bench: Bench) -> None:
+    tree = bench.directory / "older"
+    if not tree.exists():
+        bench.variant("older")
+        shutil.rmtree(tree / ".singularity.d")
+        (tree / "environment").write_text("export A=image B=image\n")
+        images.write_script(tree / ".exec", '#!/bin/sh\n. /environment\nexec "$@"\n')
+        images.ext3(tree, tree.with_suffix(".img"))
+    script = 'echo "$A $B"'
+    image = tree.with_suffix(".img")
+    assert person.said("exec", "--env", "A=mine", image, "sh", "-c", script) == "mine image\n"
+
+
+def test_env_says_who_set_a_variable(person: Person, bench: Bench) -> None:
+    given = person.environment() | {"FROM_IMAGE": "outside", "SINGRUNENV_FROM_IMAGE": "prefixed"}
+    options = ("--why", "FROM_IMAGE", "--env", "FROM_IMAGE=top")
+    said = person.said("env", *options, bench.image, env=given).splitlines()
+    assert said == [
+        "host or singrun: FROM_IMAGE=outside",
+        "image, /.singularity.d/env/90-environment.sh: FROM_IMAGE=yes it is",
+        "SINGRUNENV_FROM_IMAGE: FROM_IMAGE=prefixed",
+        "--env: FROM_IMAGE=top",
+        "set by: --env",
+    ]
+    assert person.said("env", "--why", "NOTHING", bench.image) == "set by: nobody\n"
+    assert "FROM_IMAGE=yes it is\n" in person.said("env", bench.image)
+    done = person.singrun("env", "--why", "A;reboot", bench.image)
+    assert done.returncode == 255
+
+
+def test_plan_tells_every_mount_and_does_nothing(person: Person, bench: Bench, own: Path) -> None:
+    options = ("--plan", "-B", f"{own}:/data:ro", "-S", "/scr", "-W", own, "-c")
+    said = person.said("exec", *options, bench.image, "touch", own / "done")
+    assert said.splitlines()[0].endswith(f"{bench.image} on /: the ext3 image, read-only")
+    assert f"bind {own} on /data read-only: --bind\n" in said
+    assert f"bind {own}/scratch/scr on /scr: --workdir\n" in said
+    assert list(own.iterdir()) == []
+
+
+def test_a_shell_of_ones_choice(person: Person, bench: Bench) -> None:
+    said = person.said("shell", "-s", "/bin/busybox", bench.image, "echo", "chosen")
+    assert said == "chosen\n"
+    done = person.singrun("shell", "--shell", "/bin/zsh", bench.image)
+    assert (done.returncode, b"/bin/zsh" in done.stderr) == (255, True)
+
+
+def test_through_sudo_as_the_caller(bench: Bench) -> None:
+    root, user = bench.people["root, loop"], bench.people["user"]
+    given = {"SUDO_UID": str(user.uid), "SUDO_GID": str(user.gid), "HOME": "/root", "USER": "root"}
+    given["PATH"] = "/usr/bin:/bin"
+    script = "id -u; id -un; cd; pwd; echo $USER; touch ~/mine; grep CapEff /proc/self/status"
+    options = ("--as-caller", bench.image, "sh", "-c", script)
+    said = root.said("exec", *options, env=given, cwd="/").splitlines()
+    assert said[:4] == [str(user.uid), user.name, user.home, user.name]
+    assert said[4].split()[1] == "0" * 16
+    mine = Path(user.home, "mine")
+    assert mine.owner() == user.name
+    mine.unlink()
+    groups = root.said("exec", "--as-caller", bench.image, "id", "-G", env=given, cwd="/").split()
+    outside = user.call("id", "-G").stdout.decode().split()
+    assert set(groups) == set(outside)
+    done = root.singrun("exec", "--as-caller", bench.image, "true")
+    assert (done.returncode, b"SUDO_UID" in done.stderr) == (255, True)
+
+
+def test_a_user_without_a_passwd_entry_has_a_name_inside(bench: Bench) -> None:
+    become = ["setpriv", "--reuid", "54321", "--regid", "54321", "--clear-groups"]
+    for given, name in (({}, "user54321"), ({"USER": "joe"}, "joe"), ({"USER": "root"}, None)):
+        environment = {"PATH": "/usr/bin:/bin", "HOME": "/tmp"} | given
+        words = [*become, str(bench.launcher), "exec", str(bench.image), "id"]
+        done = subprocess.run(
+            words, env=environment, cwd="/", capture_output=True, text=True, check=False
+        )
+        assert done.stdout.startswith(f"uid=54321({name or 'user54321'}) gid=54321"), done
+    shutil.rmtree("/var/tmp/singrun-54321", ignore_errors=True)
+    images.wait_for_daemons(str(bench.directory))
+
+
+@pytest.mark.parametrize(
+    ("lines", "options", "inside", "wanted"),
+    [
+        ("mount home = no", [], "ls -A /home", "other\n"),
+        ("mount tmp = no", [], "ls -A /tmp | wc -l", "0\n"),
+        ("mount proc = no\nmount sys=no", [], "ls -A /proc /sys", "/proc:\n\n/sys:\n"),
+        ("mount dev = minimal", [], "ls /dev | grep -c loop", "0\n"),
+        ("config passwd = no", [], "grep -c singrun /etc/passwd", "0\n"),
+        ("config group = no", [], "grep -c singrun /etc/group", "0\n"),
+        ("config resolv_conf = no", [], "wc -c </etc/resolv.conf", "0\n"),
+        ("mount dev = no", [], "ls -A /dev | wc -l", "0\n"),
+        ("bind path = /etc/debian_version:/etc/bound", [], "ls /etc/bound", "/etc/bound\n"),
+        ("# nothing\n\nbind path =\n", [], "wc -c </etc/hosts", "0\n"),
+        ("container dir = /x\nallow setuid = yes", [], "echo fine", "fine\n"),
+    ],
+)
+def test_the_sites_file(
+    bench: Bench, lines: str, options: list[str], inside: str, wanted: str
+) -> None:
+    user = bench.people["user"]
+    site = bench.directory / "singrun.conf"
+    site.write_text(lines)
+    given = user.environment() | {"SINGRUN_CONFIG": str(site)}
+    done = user.singrun("exec", *options, bench.image, "sh", "-c", inside, env=given, cwd="/")
+    assert done.stdout.decode() == wanted, done
+    assert done.stderr == b""
+
+
+def test_file_systems_of_the_host_by_the_sites_wish(bench: Bench) -> None:
+    """In a mount namespace of the test's own, in which the host has more of them, one hidden."""
+    user = bench.people["user"]
+    site = bench.directory / "singrun.conf"
+    for value, wanted in (("yes", "hosted\n"), ("no", "")):
+        site.write_text(f"mount hostfs = {value}\n")
+        given = user.environment() | {"SINGRUN_CONFIG": str(site)}
+        words = user.words(user.launcher, "exec", bench.image, "ls", "/srv/deep")
+        mount = "mount -t tmpfs none"
+        script = (
+            f"{mount} /srv; mkdir /srv/hidden; {mount} /srv/hidden; {mount} /srv;"
+            f" mkdir /srv/deep; {mount} /srv/deep; touch /srv/deep/hosted"
+        )
+        unshared = ["unshare", "-m", "sh", "-c", f'{script}; exec "$@"']
+        command: list[str | bytes] = [*unshared, "sh", *words]
+        done = subprocess.run(command, env=given, cwd="/", capture_output=True, check=False)
+        assert (done.returncode == 0, done.stdout.decode()) == (value == "yes", wanted), done
+
+
+def test_mounts_that_the_host_makes_later_appear_unless_the_site_says_no(bench: Bench) -> None:
+    """The test's own mount namespace, whose mounts are shared, stands for the host's."""
+    user = bench.people["user"]
+    site = bench.directory / "singrun.conf"
+    later = bench.directory / "later"
+    later.mkdir()
+    launch = (user.launcher, "exec", "-B", later, bench.image, "sh", "-c", "echo up; read x; ls $0")
+    command = " ".join(f"'{os.fsdecode(word)}'" for word in user.words(*launch, later))
+    script = (
+        "mount --make-rshared /; mkfifo go; exec 3<>go;"
+        f" {command} <&3 | {{ read up; mount -t tmpfs none {later}; touch {later}/seen;"
+        " echo >&3; cat; }"
+    )
+    for value, wanted in (("yes", b"seen\n"), ("no", b"")):
+        site.write_text(f"mount slave = {value}\n")
+        given = user.environment() | {"SINGRUN_CONFIG": str(site)}
+        unshared = ["unshare", "-m", "sh", "-c", script]
+        done = subprocess.run(
+            unshared, env=given, cwd=bench.directory, capture_output=True, check=False, timeout=60
+        )
+        (bench.directory / "go").unlink()
+        assert (done.stdout, done.stderr) == (wanted, b""), (value, done)
+
+
+def test_the_sites_cache_directory_is_used(bench: Bench) -> None:
+    user = bench.people["user"]
+    site, cache = bench.directory / "singrun.conf", bench.directory / "site-cache"
+    cache.mkdir()
+    os.chown(cache, user.uid, user.gid)
+    site.write_text(f"cache directory = {cache}\ncache size = 1G\n")
+    given = user.environment() | {"SINGRUN_CONFIG": str(site)}
+    user.said("exec", "--mount-with", "unpack", bench.image, "true", env=given)
+    assert len([*cache.iterdir()]) == 1
+    site.write_text(f"cache directory = {cache}\ncache size = much\n")
+    fresh = shutil.copy(bench.image, bench.directory / "fresh.img")
+    done = user.singrun("exec", "--mount-with", "unpack", fresh, "true", env=given)
+    assert (done.returncode, b"Say for instance 20G" in done.stderr) == (255, True)
+
+
+def test_what_the_sites_file_refuses_and_reports(bench: Bench) -> None:
+    user = bench.people["user"]
+    site = bench.directory / "singrun.conf"
+    given = user.environment() | {"SINGRUN_CONFIG": str(site)}
+    for lines, options, word in (
+        ("allow pid ns = no", ["-p"], b"allow pid ns = no"),
+        ("allow ipc ns = no", ["-i"], b"allow ipc ns = no"),
+        ("user bind control = no", ["-B", "/etc:/data"], b"user bind control = no"),
+        ("enable overlay = no", ["--writable-tmpfs"], b"enable overlay = no"),
+        ("allow user ns = no", [], b"allow user ns = no"),
+        ("mount home = perhaps", [], b"line 1"),
+    ):
+        site.write_text(lines)
+        done = user.singrun("exec", *options, bench.image, "true", env=given)
+        assert (done.returncode, word in done.stderr) == (255, True), done
+    site.write_text("\nmuont home = no\n")
+    done = user.singrun("exec", bench.image, "true", env=given)
+    assert done.returncode == 0
+    assert b"singrun.conf, line 2: there is no directive 'muont home'; did you mean" in done.stderr
+
+
+def test_the_doctor(person: Person, bench: Bench) -> None:
+    text = person.call(bench.launcher, "doctor")
+    assert (text.returncode, text.stderr) == (0, b"")
+    assert b"user namespaces: can be created" in text.stdout
+    ways = b"fuse2fs, unpack" if person.uid else b"loop, fuse2fs, unpack"
+    assert text.stdout.strip().endswith(b"mounted by: " + ways)
+    found = json.loads(person.call(bench.launcher, "doctor", "--json").stdout)["findings"]
+    topics = {each["topic"]: each for each in found}
+    assert topics["/dev/fuse"]["good"] is True
+    assert {"overlay", "subordinate ids", "cgroups", "cache directory", "loop devices"} <= set(
+        topics
+    )
+    if person.uid:  # nothing is closed to root
+        given = person.environment() | {"SINGRUN_CACHEDIR": "/etc/nowhere"}
+        done = person.call(bench.launcher, "doctor", env=given)
+        assert re.search(rb"cache directory: .*\n +-> .*SINGRUN_CACHEDIR", done.stdout)
+    assert person.call(bench.launcher, "doctor", "--xml").returncode == 1
+
+
+def test_the_doctor_names_what_is_missing(bench: Bench) -> None:
+    user = bench.people["user"]
+    fuse = Path("/dev/fuse")
+    mode = fuse.stat().st_mode & 0o777
+    fuse.chmod(0o600)
+    try:
+        said = user.call(bench.launcher, "doctor").stdout
+    finally:
+        fuse.chmod(mode)
+    assert b"/dev/fuse: Permission denied" in said
+    assert b"mode 0666" in said
+    assert said.strip().endswith(b"Images are mounted by: unpack")

@@ -1,0 +1,163 @@
+"""A shell inside under a pseudo-terminal behaves as one outside."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import termios
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.bench import singrun_images as images
+from tests.bench.singrun_images import Bench, Person
+from tests.bench.terminal import Terminal
+
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture(scope="module")
+def bench() -> Iterator[Bench]:
+    with images.bench() as made:
+        yield made
+
+
+def terminal_of(person: Person, *words: str) -> Terminal:
+    """Singrun, called by a person at a terminal."""
+    command = person.words(person.launcher, *words)
+    variables = person.environment() | {"TERM": "dumb"}
+    return Terminal(lambda: os.execvpe(command[0], command, variables))
+
+
+@pytest.mark.parametrize("name", ["root, loop", "user"])
+@pytest.mark.parametrize("options", [[], ["-p"], ["-c"]])
+def test_prompt_interrupt_stop_resize_and_status(
+    bench: Bench, name: str, options: list[str]
+) -> None:
+    terminal = terminal_of(bench.people[name], "shell", *options, str(bench.image))
+    prompt = re.escape(f"Singularity.{bench.image.name}> ")
+    terminal.expect(prompt)
+    terminal.type("tty; echo to-$((6 * 7))\n")
+    assert "not a tty" not in terminal.expect(r"(?s).*to-42\r\n")
+    terminal.expect(prompt)
+    terminal.type("sleep 60\n")
+    terminal.expect("sleep 60\r\n")
+    time.sleep(0.3)
+    terminal.type("\x03")
+    terminal.expect(prompt)
+    terminal.type("sleep 61\n")
+    terminal.expect("sleep 61\r\n")
+    time.sleep(0.3)
+    terminal.type("\x1a")
+    terminal.expect("Stopped")
+    terminal.type("jobs; fg\n")
+    terminal.expect("Stopped +sleep 61\r\nsleep 61\r\n")
+    time.sleep(0.3)
+    terminal.type("\x03")
+    terminal.expect(prompt)
+    termios.tcsetwinsize(terminal.fd, (34, 102))
+    terminal.type("stty size\n")
+    terminal.expect("34 102\r\n")
+    terminal.type("exit 23\n")
+    assert terminal.status() == 23
+    images.wait_for_daemons(str(bench.image))
+
+
+def test_twenty_shells_in_a_row_keep_job_control(bench: Bench) -> None:
+    prompt = re.escape(f"Singularity.{bench.image.name}> ")
+    people = [bench.people[name] for name in ("user", "user, unpack", "root, loop")]
+    for round_ in range(20):
+        person = people[round_ % 3]
+        terminal = terminal_of(person, "shell", *person.options, str(bench.image))
+        terminal.expect(prompt)
+        terminal.type("sh -c 'echo up-$((1+1)); exec sleep 60'\n")
+        terminal.expect("up-2")
+        terminal.type("\x1a")
+        terminal.expect("Stopped")
+        terminal.type("fg\n")
+        terminal.expect("exec sleep 60.*\r\n")
+        time.sleep(0.3)
+        terminal.type("\x03")
+        terminal.expect(prompt)
+        termios.tcsetwinsize(terminal.fd, (20 + round_, 90))
+        terminal.type("stty size; exit $((round=5))\n")
+        terminal.expect(f"{20 + round_} 90\r\n")
+        assert terminal.status() == 5
+    images.wait_for_daemons(str(bench.image))
+
+
+def test_a_writing_shell_has_job_control_too(bench: Bench) -> None:
+    person = bench.people["user"]
+    image = bench.directory / "own.img"
+    shutil.copy(bench.image, image)
+    os.chown(image, person.uid, person.gid)
+    terminal = terminal_of(person, "shell", "-w", str(image))
+    prompt = re.escape("Singularity.own.img> ")
+    terminal.expect(prompt)
+    terminal.type("sleep 60\n")
+    terminal.expect("sleep 60\r\n")
+    time.sleep(0.2)
+    terminal.type("\x1a")
+    terminal.expect("Stopped")
+    terminal.type("fg\n")
+    terminal.expect("sleep 60\r\n")
+    time.sleep(0.2)
+    terminal.type("\x03")
+    terminal.expect(prompt)
+    terminal.type(": >/new; exit 6\n")
+    assert terminal.status() == 6
+    assert person.said("exec", image, "ls", "/new") == "/new\n"
+    images.wait_for_daemons(str(image))
+
+
+@pytest.mark.skipif(not shutil.which("Xvfb"), reason="Xvfb is not installed")
+@pytest.mark.skipif(not shutil.which("xclock"), reason="xclock is not installed")
+def test_a_client_of_x11_draws_its_window(bench: Bench, tmp_path: Path) -> None:
+    """The host's xclock with its libraries; the screen is compared before and after."""
+    tree = bench.variant("x11")
+    images.copy_program(Path(shutil.which("xclock") or ""), tree, "bin/xclock")
+    user = bench.people["user"]
+    number, started = start_display(tmp_path)
+    try:
+        given = user.environment() | {"DISPLAY": f":{number}"}
+        before = screenshot(number)
+        words = user.words(
+            user.launcher, "exec", tree, "xclock", "-bg", "red", "-geometry", "200x200"
+        )
+        with subprocess.Popen(words, env=given, cwd="/", stderr=subprocess.PIPE) as clock:
+            until = time.monotonic() + 15
+            while difference(before, screenshot(number)) < 10_000:
+                assert clock.poll() is None, clock.communicate()
+                assert time.monotonic() < until, "no window was drawn"
+                time.sleep(0.1)
+            clock.terminate()
+    finally:
+        started.terminate()
+        started.wait()
+
+
+def start_display(directory: Path) -> tuple[int, subprocess.Popen[bytes]]:
+    """An X server on a free display; its number."""
+    reading, writing = os.pipe()
+    command = ["Xvfb", "-displayfd", str(writing), "-screen", "0", "400x300x24", "-nolisten", "tcp"]
+    log = (directory / "xvfb.log").open("wb")
+    started = subprocess.Popen(command, pass_fds=[writing], stderr=log)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        number = int(pipe.readline())
+    return number, started
+
+
+def difference(before: bytes, after: bytes) -> int:
+    return sum(a != b for a, b in zip(before, after, strict=True))
+
+
+def screenshot(number: int) -> bytes:
+    done = subprocess.run(
+        ["xwd", "-root", "-silent", "-display", f":{number}"], capture_output=True, check=True
+    )
+    return done.stdout

@@ -1,0 +1,294 @@
+"""Writing: to the image itself, to layers over it, and who may do so at the same time."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.bench import singrun_images as images
+from tests.bench.singrun_images import Bench, Person
+
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture(scope="module")
+def bench() -> Iterator[Bench]:
+    with images.bench() as made:
+        yield made
+
+
+@pytest.fixture(params=["root, loop", "root, fuse2fs", "user"])
+def person(request: pytest.FixtureRequest, bench: Bench) -> Iterator[Person]:
+    yield bench.people[request.param]
+    images.wait_for_daemons(str(bench.directory))
+
+
+@pytest.fixture
+def own(person: Person, bench: Bench) -> Iterator[Path]:
+    """A directory of the person's own with a copy of the image in it."""
+    path = bench.directory / f"own-{person.name}"
+    path.mkdir()
+    shutil.copy(bench.image, path / "image.img")
+    (path / "upper").mkdir()
+    for each in (path, path / "image.img", path / "upper"):
+        os.chown(each, person.uid, person.gid)
+    yield path
+    shutil.rmtree(path)
+
+
+def check(image: Path, offset: int = 0) -> None:
+    """The file system is whole, and was unmounted in order."""
+    device = f"{image}?offset={offset}" if offset else str(image)
+    done = subprocess.run(["e2fsck", "-fn", device], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    header = subprocess.run(["dumpe2fs", "-h", device], capture_output=True, text=True, check=True)
+    assert re.search(r"Filesystem state: +clean$", header.stdout, re.MULTILINE)
+    assert "needs_recovery" not in header.stdout
+
+
+def test_what_is_written_is_in_the_image_when_singrun_returns(person: Person, own: Path) -> None:
+    image = own / "image.img"
+    script = "echo text >/new; mkdir /etc/d; rm /bin/cat; dd if=/dev/zero of=/big bs=1M count=2"
+    done = person.singrun("exec", "-w", image, "sh", "-c", f"{script} 2>/dev/null; exit 7")
+    assert done.returncode == 7, done
+    check(image)
+    said = person.said("exec", image, "sh", "-c", "read x </new; echo $x; ls -d /etc/d; ls /bin")
+    assert said.startswith("text\n/etc/d\n")
+    assert "cat" not in said.split()
+    assert person.singrun("exec", image, "sh", "-c", ": >/new").returncode == 1
+
+
+def test_a_killed_writer_leaves_a_whole_image(person: Person, own: Path) -> None:
+    image = own / "image.img"
+    script = "i=0; while :; do i=$((i+1)); echo $i >/file-$i; [ $i != 20 ] || echo up; done"
+    for _ in range(3):
+        words = person.words(
+            person.launcher, "exec", "-w", *person.options, image, "sh", "-c", script
+        )
+        pipe = subprocess.PIPE
+        with subprocess.Popen(words, stdout=pipe, env=person.environment(), cwd="/") as child:
+            assert child.stdout
+            child.stdout.readline()
+            child.kill()
+    images.wait_for_daemons(str(image))
+    person.said("exec", "-w", image, "true")  # waits for the lock, replays the journal
+    check(image)
+
+
+def test_a_writer_killed_inside_dies_of_that_signal(person: Person, own: Path) -> None:
+    done = person.singrun("exec", "-w", own / "image.img", "sh", "-c", ": >/new; kill -9 $$")
+    assert done.returncode == -9
+    check(own / "image.img")
+
+
+def test_an_image_of_2x_is_written_behind_its_header(person: Person, own: Path) -> None:
+    image = own / "header.img"
+    image.write_bytes(images.HEADER_2X + (own / "image.img").read_bytes())
+    os.chown(image, person.uid, person.gid)
+    person.said("exec", "-w", image, "touch", "/new")
+    assert image.read_bytes().startswith(images.HEADER_2X)
+    check(image, offset=len(images.HEADER_2X))
+    assert person.said("exec", image, "ls", "/new") == "/new\n"
+
+
+def test_a_directory_is_written_by_who_may(person: Person, bench: Bench, own: Path) -> None:
+    tree = own / "tree"
+    shutil.copytree(bench.tree, tree, symlinks=True)
+    subprocess.run(["chown", "-R", f"{person.uid}:{person.gid}", tree], check=True)
+    person.said("exec", "-w", tree, "touch", "/new")
+    assert (tree / "new").stat().st_uid == person.uid
+    if person.uid:
+        done = person.singrun("exec", "-w", bench.tree, "touch", "/new")
+        assert done.returncode == 255
+        assert b"write permission" in done.stderr
+
+
+def test_reading_never_changes_a_byte(person: Person, own: Path) -> None:
+    image = own / "image.img"
+    os.utime(image, (1, 1))
+    before = hashlib.sha256(image.read_bytes()).digest(), image.stat().st_mtime_ns
+    for options in ([], ["--writable-tmpfs"], ["-o", str(own / "upper")]):
+        person.said("exec", *options, image, "sh", "-c", "cat /bin/busybox >/dev/null; ls -R /etc")
+    assert (hashlib.sha256(image.read_bytes()).digest(), image.stat().st_mtime_ns) == before
+
+
+@pytest.mark.parametrize("first", [[], ["-w"]])
+def test_a_busy_image_says_who_has_it(person: Person, own: Path, first: list[str]) -> None:
+    image = own / "image.img"
+    words = person.words(
+        person.launcher, "exec", *first, *person.options, image, "sh", "-c", "echo up; read x"
+    )
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        words, stdin=pipe, stdout=pipe, env=person.environment(), cwd="/"
+    ) as child:
+        assert child.stdout
+        child.stdout.readline()
+        second = [] if first else ["-w"]
+        done = person.singrun("exec", *second, image, "true")
+        assert done.returncode == 255
+        year = time.strftime("%Y-")
+        wanted = f"on {os.uname().nodename} by process {child.pid} of {person.name} since {year}"
+        assert wanted in done.stderr.decode(), done
+        if not first:
+            assert person.said("exec", image, "echo", "x") == "x\n"  # readers share
+        child.communicate(b"\n")
+    assert person.said("exec", "-w", image, "echo", "x") == "x\n"
+
+
+def test_what_is_written_to_memory_is_gone(person: Person, bench: Bench, own: Path) -> None:
+    for image in (own / "image.img", bench.tree):
+        script = ": >/tmp/../new && rm /bin/cat && ls /new"
+        done = person.singrun("exec", "--writable-tmpfs", image, "sh", "-c", script)
+        if image != bench.tree or not person.uid:  # root's directory stays root's
+            assert done.stdout == b"/new\n", done
+    assert not (bench.tree / "new").exists()
+    assert person.singrun("exec", own / "image.img", "ls", "/new").returncode == 1
+
+
+def test_a_directory_laid_over_keeps_what_was_written(person: Person, own: Path) -> None:
+    image, upper = own / "image.img", own / "upper"
+    person.said("exec", "-o", upper, image, "sh", "-c", "echo kept >/etc/new; rm /bin/cat")
+    script = "read x </etc/new; echo $x; [ -e /bin/cat ] || echo gone"
+    assert person.said("exec", "--overlay", upper, image, "sh", "-c", script) == "kept\ngone\n"
+    assert person.said("exec", "-o", f"{upper}:ro", image, "sh", "-c", script) == "kept\ngone\n"
+    done = person.singrun("exec", "-o", f"{upper}:ro", image, "touch", "/x")
+    assert b"Read-only file system" in done.stderr
+    assert person.singrun("exec", image, "ls", "/etc/new").returncode == 1
+
+
+def test_layers_lie_in_the_order_given(person: Person, own: Path) -> None:
+    for name in ("one", "two"):
+        (own / name).mkdir()
+        (own / name / "which").write_text(name)
+        (own / name / name).touch()
+    options = ("-o", f"{own}/one:ro", "-o", f"{own}/two:ro", "-o", own / "upper")
+    script = "read x </which; echo $x; ls -d /one /two; : >/three"
+    said = person.said("exec", *options, own / "image.img", "sh", "-c", script)
+    assert said.split() == ["two", "/one", "/two"] or said == "two/one\n/two\n"
+    assert (own / "upper/upper/three").exists()
+
+
+@pytest.fixture
+def layer(person: Person, own: Path) -> Path:
+    """An empty ext3 image of the person's own."""
+    path = own / "layer.img"
+    with path.open("wb") as file:
+        file.truncate(8 << 20)
+    subprocess.run(["mke2fs", "-q", "-t", "ext3", path], check=True)
+    os.chown(path, person.uid, person.gid)
+    return path
+
+
+def test_an_image_laid_over(person: Person, own: Path, layer: Path) -> None:
+    """By the kernel for root, by fuse-overlayfs for a user."""
+    script = "echo x >/etc/new; rm /bin/cat; mkdir /d; cd /d && echo y >deep; exit 3"
+    done = person.singrun("exec", "-o", layer, own / "image.img", "sh", "-c", script)
+    assert (done.returncode, done.stderr) == (3, b""), done
+    check(layer)  # all is written when singrun returns
+    script = "read x </etc/new; read y </d/deep; echo $x$y; [ -e /bin/cat ] || echo gone"
+    for word in (f"{layer}:ro", str(layer)):
+        said = person.said("exec", "-o", word, own / "image.img", "sh", "-c", script)
+        assert said == "xy\ngone\n"
+    assert person.singrun("exec", own / "image.img", "ls", "/etc/new").returncode == 1
+    images.wait_for_daemons(str(own))
+
+
+def test_a_killed_writer_of_a_layer_leaves_it_whole(person: Person, own: Path, layer: Path) -> None:
+    script = "i=0; while :; do i=$((i+1)); echo $i >/file-$i; [ $i != 20 ] || echo up; done"
+    command = ("exec", "-o", layer, own / "image.img", "sh", "-c", script)
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        person.words(person.launcher, *command), stdout=pipe, env=person.environment(), cwd="/"
+    ) as child:
+        assert child.stdout
+        child.stdout.readline()
+        child.kill()
+    images.wait_for_daemons(str(own))
+    person.said("exec", "-o", layer, own / "image.img", "ls", "/file-19")
+    check(layer)
+    done = person.singrun("exec", "-o", layer, "-p", own / "image.img", "sh", "-c", "exit 4")
+    assert done.returncode == 4
+    images.wait_for_daemons(str(own))
+
+
+def test_a_host_without_fuse_overlayfs_says_what_would_help(bench: Bench) -> None:
+    user = bench.people["user"]
+    layer = Path(user.home) / "layer.img"
+    shutil.copy(bench.image, layer)
+    os.chown(layer, user.uid, user.gid)
+    words = user.words(user.launcher, "exec", "-o", layer, bench.image, "true")
+    hide = f"mount --bind {bench.directory / 'nothing'} $(command -v fuse-overlayfs)"
+    (bench.directory / "nothing").touch()
+    unshared = ["unshare", "-m", "sh", "-c", f'{hide}; exec "$@"', "sh"]
+    done = subprocess.run(
+        [*unshared, *words], env=user.environment(), cwd="/", capture_output=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (255, b"")
+    assert b"Install the package fuse-overlayfs" in done.stderr
+    assert b"use a directory instead" in done.stderr
+    images.wait_for_daemons(str(layer))
+    layer.unlink()
+
+
+def test_mount_points_appear_in_what_is_written_and_files_of_ours_do_not(
+    person: Person, own: Path
+) -> None:
+    options = ("-o", own / "upper", "-B", "/etc:/made/deep", "--env", "A=b")
+    said = person.said("exec", *options, own / "image.img", "sh", "-c", 'ls /made; echo "$A"')
+    assert said == "deep\nb\n"
+    assert (own / "upper/upper/made/deep").is_dir()
+    assert not (own / "upper/upper/.singularity.d").exists()
+
+
+def test_a_place_for_mounts_in_a_directory_of_the_host_is_never_made(
+    person: Person, own: Path
+) -> None:
+    """Although it lies in the same file system as the overlay that we may write to."""
+    options = ("-o", own / "upper", "-B", f"{own}:/data", "-B", "/etc:/data/upper/no/such")
+    done = person.singrun("exec", *options, own / "image.img", "true")
+    assert done.returncode == 255
+    assert b"creates nothing" in done.stderr
+    assert not (own / "upper/no").exists()
+
+
+def test_root_adds_users_to_the_image_that_he_writes(person: Person, own: Path) -> None:
+    if person.uid:
+        pytest.skip("users see themselves in passwd")
+    script = "echo new:x:77:77::/:/bin/sh >>/etc/passwd.new; cat /etc/passwd >>/etc/passwd.new"
+    image = own / "image.img"
+    swap = f"{script}; /bin/busybox mv /etc/passwd.new /etc/passwd"
+    person.said("exec", "-w", image, "sh", "-c", swap)
+    assert "new:x:77:77" in person.said("exec", image, "cat", "/etc/passwd")
+
+
+def test_what_cannot_be_written(person: Person, bench: Bench, own: Path) -> None:
+    subprocess.run(["mksquashfs", bench.tree, own / "i.sqfs", "-quiet", "-no-progress"], check=True)
+    image, upper = str(own / "image.img"), str(own / "upper")
+    for words, needle in {
+        ("-w", str(own / "i.sqfs")): b"--overlay DIR",
+        ("-w", "--mount-with", "unpack", image): b"does not reach the image",
+        ("-w", "--writable-tmpfs", image): b"Leave one of them out",
+        ("-w", "-o", upper, image): b"Leave one of them out",
+        ("-o", upper, "--writable-tmpfs", image): b"Two writable layers",
+        ("-o", upper, "-o", f"{own}", image): b"Two writable layers",
+        ("-o", "/no/such", image): b"No such file",
+        ("-o", "/etc/passwd:ro", image): b"not an image",
+        ("-w", "/no/such.img"): b"No such file",
+    }.items():
+        done = person.call(person.launcher, "exec", *words, "true")
+        assert (done.returncode, done.stdout) == (255, b""), (words, done)
+        assert needle in done.stderr, (words, done)
+    if person.uid:
+        done = person.singrun("exec", "-w", bench.image, "true")
+        assert done.returncode == 255
+        assert b"write permission" in done.stderr
+    check(own / "image.img")

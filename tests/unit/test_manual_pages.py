@@ -1,0 +1,85 @@
+"""Man pages and completion, which come of what the commands say of themselves."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from singbuild import manpages
+from singrun import manual
+from tests.bench.singrun_images import ROOT
+
+COMPLETES = """\
+. "$1"; shift
+COMP_WORDS=("$@")
+COMP_CWORD=$(($# - 1))
+_singbuild_complete "$1" "${@: -1}"
+printf '%s\\n' "${COMPREPLY[@]}"
+"""
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("man")
+    subprocess.run([sys.executable, "-m", "singbuild.manpages", directory], check=True)
+    return directory
+
+
+@pytest.mark.parametrize("name", manpages.COMMANDS)
+def test_a_page_is_well_formed_and_whole(name: str, pages: Path) -> None:
+    page = pages / f"{name}.1"
+    overview = manpages.said(name, "--help")
+    verbs = manpages.verbs(overview)
+    assert {"singrun": "exec", "singbuild": "build", "singularity": "create"}[name] in verbs
+    if not shutil.which("mandoc"):
+        pytest.skip("mandoc is not installed")
+    done = subprocess.run(["mandoc", "-T", "lint", page], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "")
+    shown = subprocess.check_output(["mandoc", "-T", "utf8", page], text=True)
+    plain = subprocess.check_output(["col", "-bx"], input=shown, text=True)
+    for verb in verbs:
+        for line in manpages.said(name, verb, "--help").splitlines():
+            assert line.strip() in plain, (verb, line)
+
+
+def test_the_runtimes_page_has_every_verb() -> None:
+    assert manpages.verbs(manual.overview()) == [*manual.VERBS]
+
+
+def offered(*words: str) -> list[str]:
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    script = [str(ROOT / "share/completion.bash"), *words]
+    said = subprocess.check_output(
+        ["bash", "-c", COMPLETES, "bash", *script], text=True, env=os.environ | {"PATH": path}
+    )
+    return said.split()
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        (["singrun", "ex"], ["exec"]),
+        (["singrun", "exec", "--writ"], ["--writable", "--writable-tmpfs"]),
+        (["singrun", "--debug", "st"], ["start", "stop"]),
+        (["singrun", "exec", "image"], []),  # files are bash's own
+        (["singbuild", "boot"], ["bootstrap"]),
+        (["singbuild", "create", "--si"], ["--size"]),
+        (["singularity", "boo"], ["bootstrap"]),
+        (["singularity", "create", "--fo"], ["--force"]),
+        (["singularity", "xyzzy"], []),
+    ],
+)
+def test_bash_completes(words: list[str], answer: list[str]) -> None:
+    assert offered(*words) == answer
+
+
+def test_bash_loads_it_without_a_word() -> None:
+    words = ["bash", "-euc", f". {ROOT}/share/completion.bash; complete -p singrun"]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert "_singbuild_complete singrun" in done.stdout
+    assert done.stderr == ""

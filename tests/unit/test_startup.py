@@ -1,0 +1,169 @@
+"""The runtime's start-up is its performance: what it imports, and how it is found."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import singbuild
+import singrun
+from tests.bench import singrun_images as images
+
+# Of ctypes only its core; gc and marshal are part of the interpreter, and cost nothing.
+ALLOWED = "os, sys, _ctypes, fcntl, pwd, grp, errno, gc, marshal"
+MAIN = images.ROOT / "singrun/__main__.py"
+
+
+@pytest.fixture(scope="module")
+def tree() -> Iterator[Path]:
+    with images.shared_directory() as directory:
+        yield images.fill(directory / "tree")
+
+
+def imported(*words: str | Path) -> set[str]:
+    """Names of the modules that an interpreter of the runtime's kind imports."""
+    command = [images.PYTHON, "-IS", "-X", "importtime", *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    found = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if "|" in line}
+    assert "encodings" in found
+    return found
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        ["-p", "-i"],
+        ["-c", "-e", "--hostname", "x"],
+        ["-B", "/etc:/data:ro", "-S", "/scratch"],
+        ["--writable-tmpfs", "--env", "A=b"],
+        ["-w"],
+    ],
+)
+def test_a_launch_imports_few_modules_and_its_own(tree: Path, options: list[str]) -> None:
+    allowed = imported("-c", f"import {ALLOWED}")
+    launched = imported(MAIN, "exec", *options, tree, "true")
+    assert "singrun.enter" in launched
+    assert {name for name in launched - allowed if name.split(".")[0] != "singrun"} == set()
+
+
+def test_an_image_launch_imports_no_more(tree: Path) -> None:
+    """By loop and, once it is unpacked, from the cache."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    image = images.ext3(tree, tree.parent / "image.img")
+    allowed = imported("-c", f"import {ALLOWED}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SINGRUN_CACHEDIR", str(tree.parent / "cache"))
+        for way in ("loop", "fuse2fs", "unpack"):
+            words = ("exec", "--mount-with", way, image, "true")
+            subprocess.run([images.PYTHON, "-IS", MAIN, *words], check=True)
+            launched = imported(MAIN, *words)
+            assert not {n for n in launched - allowed if n.split(".")[0] != "singrun"}, way
+
+
+def test_the_modules_come_together_and_a_changed_source_is_noticed(tmp_path: Path) -> None:
+    launcher = images.installed(tmp_path)
+    assert says_version(launcher)  # writes the one file
+    (code,) = (tmp_path / "singrun/__pycache__").glob("*.code")
+    loaded = subprocess.run(
+        [images.PYTHON, "-IS", "-v", str(tmp_path / "singrun/__main__.py"), "--version"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stderr
+    assert re.search("import 'singrun.cli' # <singrun.together", loaded)
+    cli = tmp_path / "singrun/cli.py"
+    cli.write_text(cli.read_text().replace('f"singrun {__version__}', 'f"changed {__version__}'))
+    for _ in range(2):
+        done = subprocess.run([launcher, "--version"], capture_output=True, text=True, check=True)
+        assert done.stdout.startswith("changed ")
+    code.write_bytes(b"garbage")
+    cli.write_text(cli.read_text().replace("changed", "mended"))
+    done = subprocess.run([launcher, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("mended ")
+
+
+def test_everything_is_imported_before_anything_is_done(tree: Path) -> None:
+    """After the pivot the host's files are gone: no module may be looked for any more."""
+    command = [images.PYTHON, "-IS", "-v", str(MAIN), "exec", "-d", str(tree), "true"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    after = done.stderr.rpartition("singrun: bind mounts ")[2]
+    assert "group" in after
+    assert not re.search(r"^import '", after, re.MULTILINE)
+
+
+def test_runtime_and_builder_have_one_version() -> None:
+    assert singrun.__version__ == singbuild.__version__
+
+
+def says_version(launcher: Path, **environment: str) -> bool:
+    done = subprocess.run(
+        [launcher, "--version"],
+        env={"PATH": "/usr/bin:/bin"} | environment,
+        cwd="/",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr == ""
+    return done.returncode == 0 and done.stdout == f"singrun {singrun.__version__}\n"
+
+
+def test_the_launcher_finds_a_source_checkout_also_through_links(tmp_path: Path) -> None:
+    assert says_version(images.ROOT / "bin/singrun")
+    (tmp_path / "one").symlink_to(images.ROOT / "bin/singrun")
+    (tmp_path / "two").symlink_to("one")
+    assert says_version(tmp_path / "two")
+    (tmp_path / "bin dir").symlink_to(images.ROOT / "bin")
+    assert says_version(tmp_path / "bin dir/singrun")
+
+
+def test_the_launcher_needs_no_fork(tree: Path) -> None:
+    if not shutil.which("strace"):
+        pytest.skip("strace is not installed")
+    launcher = images.ROOT / "bin/singrun"
+    command = ["strace", "-f", "-e", "trace=process", str(launcher), "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "execve" in done.stderr
+    assert not re.search(r"\b(clone3?|v?fork)\(", done.stderr)
+
+
+def test_a_launcher_without_its_package_says_so(tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    launcher = Path(shutil.copy(images.ROOT / "bin/singrun", tmp_path / "bin/singrun"))
+    done = subprocess.run([launcher], capture_output=True, text=True, check=False)
+    assert done.returncode == 255
+    assert str(tmp_path) in done.stderr
+
+
+def test_the_users_python_settings_do_not_reach_the_runtime(tmp_path: Path) -> None:
+    (tmp_path / "os.py").write_text("raise SystemExit('not the real os')\n")
+    (tmp_path / "singrun.py").write_text("raise SystemExit('not the real singrun')\n")
+    launcher = images.ROOT / "bin/singrun"
+    assert says_version(launcher, PYTHONPATH=str(tmp_path), PYTHONSTARTUP=str(tmp_path / "os.py"))
+
+
+@pytest.mark.network
+@pytest.mark.parametrize("editable", [False, True])
+def test_the_launcher_finds_what_pip_installed(tmp_path: Path, editable: bool) -> None:
+    prefix = tmp_path / "prefix"
+    subprocess.run([sys.executable, "-m", "venv", prefix], check=True)
+    source = tmp_path / "source"
+    ignored = shutil.ignore_patterns(".git", ".venv", "__pycache__", ".*_cache")
+    shutil.copytree(images.ROOT, source, ignore=ignored)
+    install = [str(prefix / "bin/python"), "-m", "pip", "install", "-q", "--no-deps"]
+    subprocess.run([*install, *(["-e"] if editable else []), str(source)], check=True)
+    launcher = prefix / "bin/singrun"
+    assert launcher.read_bytes() == (images.ROOT / "bin/singrun").read_bytes()
+    assert os.access(launcher, os.X_OK)
+    assert says_version(launcher)
+    (tmp_path / "link").symlink_to(launcher)
+    assert says_version(tmp_path / "link")
