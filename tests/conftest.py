@@ -10,10 +10,20 @@ from pathlib import Path
 
 import pytest
 
+from tests.bench import host
 
-def pytest_configure() -> None:
+OWN_VAR_TMP = pytest.StashKey["Path | None"]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started with & by a script
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    config.stash[OWN_VAR_TMP] = None if os.geteuid() else host.own_mount_namespace()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if directory := config.stash.get(OWN_VAR_TMP, None):
+        host.give_back(directory)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -25,7 +35,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def why_not(item: pytest.Item) -> str:
     """Why who runs the tests cannot run one, "" when nothing is known against it.
 
-    tests/host/privilege/test_build_in_every_mode.py has others run such of root's tests as only build.
+    test_build_in_every_mode.py has others run such of root's tests as only build.
     """
     only_builds = "SINGBUILD_TEST_ONLY_BUILDS" in os.environ
     if os.geteuid() == 0 and not only_builds:
@@ -53,37 +63,11 @@ def host_left_alone(
 ) -> Iterator[None]:
     """A test that leaves a mount, a loop device or a child process behind has failed."""
     base = str(tmp_path_factory.getbasetemp())
-    before = host_state(base)
+    before = host.host_state(base)
     yield
     # The kernel takes a killed namespace down a moment after its last process.
-    deadline = time.monotonic() + 10
-    while (after := host_state(base)) != before and time.monotonic() < deadline:
+    deadline = time.monotonic() + 10 * host.PATIENCE
+    while (left := host.host_state(base).new_since(before)) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert after == before, f"{request.node.name} left something on the host"
-
-
-def host_state(base: str) -> dict[str, list[str]]:
-    """What a test must not change: mounts and loop devices of ours, and children.
-
-    base: pytest's directory. What others mount and attach meanwhile is not ours.
-    """
-    ours = (base, "/var/tmp/sing", f"/var/tmp/tests-{os.getpid()}-")
-    files = [read(path) for path in Path("/sys/block").glob("loop*/loop/backing_file")]
-    loops = sorted(file for file in files if file.startswith(ours))
-    lines = Path("/proc/self/mounts").read_text().splitlines()
-    mounts = sorted(line for line in lines if line.split()[1].startswith(ours))
-    return {"mounts": mounts, "loops": loops, "children": children()}
-
-
-def children() -> list[str]:
-    """The commands of this process's children, zombies included."""
-    found = read(Path(f"/proc/self/task/{os.getpid()}/children")).split()
-    return sorted(read(Path(f"/proc/{pid}/comm")) for pid in found)
-
-
-def read(path: Path) -> str:
-    """The line in a file of the kernel's; "" when what it tells of has just gone."""
-    try:
-        return path.read_text().strip()
-    except OSError:
-        return ""
+    left.end()  # so that it is charged to this test alone
+    assert not left, f"{request.node.name} left something on the host: {left}"

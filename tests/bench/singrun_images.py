@@ -12,11 +12,12 @@ import os
 import pwd
 import shutil
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypedDict, Unpack
+
+from tests.bench.host import PATIENCE, accounts, shared_directory
 
 ROOT = Path(__file__).parents[2]
 PYTHON = "/usr/bin/python3"
@@ -147,17 +148,6 @@ class Person:
         return str(done.stdout.decode(errors="surrogateescape"))
 
 
-@contextlib.contextmanager
-def shared_directory() -> Iterator[Path]:
-    """Make a directory that every user may read; pytest's own are closed to others."""
-    path = Path(tempfile.mkdtemp(prefix=f"tests-{os.getpid()}-", dir="/var/tmp"))
-    path.chmod(0o755)
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path)
-
-
 def installed(directory: Path) -> Path:
     """Copy the runtime where every user may read it, as a source checkout; its launcher.
 
@@ -188,16 +178,17 @@ def ordinary_user(prefix: str = "singrun") -> Iterator[str]:
         return
     name = f"{prefix}{os.getpid()}"
     cache = Path()
-    subprocess.run(["useradd", "-m", "-s", "/bin/sh", "-G", "audio", name], check=True)
+    with accounts():
+        subprocess.run(["useradd", "-m", "-s", "/bin/sh", "-G", "audio", name], check=True)
     try:
         cache = Path(f"/var/tmp/singrun-{pwd.getpwnam(name).pw_uid}")
-        with _open_to_all(Path("/dev/fuse")):
-            yield name
-            wait_for_daemons(name)
+        yield name
+        wait_for_daemons(name)
     finally:
         if cache.name:
             shutil.rmtree(cache, ignore_errors=True)
-        subprocess.run(["userdel", "-r", "-f", name], check=True, capture_output=True)
+        with accounts():
+            subprocess.run(["userdel", "-r", "-f", name], check=True, capture_output=True)
 
 
 def subordinate_ids(name: str, kind: str) -> list[range]:
@@ -212,18 +203,8 @@ def without_subordinate_ids(name: str) -> None:
     for kind in ("uid", "gid"):
         for ids in subordinate_ids(name, kind):
             words = [f"--del-sub{kind}s", f"{ids[0]}-{ids[-1]}", name]
-            subprocess.run(["usermod", *words], check=True)
-
-
-@contextlib.contextmanager
-def _open_to_all(device: Path) -> Iterator[None]:
-    """Give /dev/fuse the mode that it has on an ordinary host."""
-    before = device.stat().st_mode & 0o7777
-    device.chmod(0o666)
-    try:
-        yield
-    finally:
-        device.chmod(before)
+            with accounts():
+                subprocess.run(["usermod", *words], check=True)
 
 
 def read(path: Path) -> str:
@@ -247,7 +228,7 @@ def daemons(needle: str) -> list[str]:
 
 def wait_for_daemons(needle: str, seconds: float = 20) -> None:
     """Wait until fuse2fs has ended; it takes a moment after the program does."""
-    until = time.monotonic() + seconds
+    until = time.monotonic() + seconds * PATIENCE
     while daemons(needle):
         assert time.monotonic() < until, f"fuse2fs is left behind: {daemons(needle)}"
         time.sleep(0.05)

@@ -18,6 +18,7 @@ import pytest
 
 from tests.bench import rpm_repository, slurm_cluster
 from tests.bench import singrun_images as images
+from tests.bench.host import shared_directory
 
 SINGBUILD = (sys.executable, "-m", "singbuild")
 Build = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -76,7 +77,7 @@ class MpiBench:
 @pytest.fixture(scope="session")
 def mpi(own_directories: Path) -> Iterator[MpiBench]:
     """Build recipes/mpi.def, once for all tests."""
-    with images.shared_directory() as directory, images.ordinary_user("mpi") as name:
+    with shared_directory() as directory, images.ordinary_user("mpi") as name:
         yield MpiBench(directory, name)
 
 
@@ -130,7 +131,7 @@ class User:
 @contextlib.contextmanager
 def building_user(name: str) -> Iterator[User]:
     """Give an account a directory, for the time of a with-block; skip where it cannot build."""
-    with images.shared_directory() as directory:
+    with shared_directory() as directory:
         found = User(name, directory)
         if found.start("--version").wait():
             pytest.skip("an ordinary user cannot read this checkout or its Python")
@@ -159,14 +160,6 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with rpm_repository.served(rpm_repository.make(tmp_path_factory.mktemp("rpms"))) as mirror:
         head = f"Bootstrap: yum\nOSVersion: 7\nMirrorURL: {mirror}\n"
         yield f"{head}GPGKey: {mirror}/RPM-GPG-KEY-site\nInclude: hello rpm\n"
-
-
-def wait_until(is_so: Callable[[], bool], seconds: float = 10) -> None:
-    """Wait for something that happens soon, such as the end of a killed process's children."""
-    end = time.monotonic() + seconds
-    while not is_so() and time.monotonic() < end:
-        time.sleep(0.05)
-    assert is_so()
 
 
 def killed_in(

@@ -20,8 +20,8 @@ from singbuild.ext3.disk import DamagedImage
 from singbuild.ext3.inventory import inventory
 from singbuild.ext3.reader import Image
 from singbuild.seal import seal
-from tests.bench.seal_trees import Tree, build, snapshot
 from tests.bench.image_trees import EPOCH, image_snapshot, mke2fs, sample_tree, trees
+from tests.bench.seal_trees import Tree, build, snapshot
 
 needs_mke2fs = pytest.mark.skipif(not shutil.which("debugfs"), reason="needs e2fsprogs")
 SOME = settings(deadline=None, max_examples=30, suppress_health_check=list(HealthCheck))

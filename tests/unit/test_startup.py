@@ -15,6 +15,7 @@ import pytest
 import singbuild
 import singrun
 from tests.bench import singrun_images as images
+from tests.bench.host import shared_directory
 
 # Of ctypes only its core; gc and marshal are part of the interpreter, and cost nothing.
 ALLOWED = "os, sys, _ctypes, fcntl, pwd, grp, errno, gc, marshal"
@@ -23,7 +24,7 @@ MAIN = images.ROOT / "singrun/__main__.py"
 
 @pytest.fixture(scope="module")
 def tree() -> Iterator[Path]:
-    with images.shared_directory() as directory:
+    with shared_directory() as directory:
         yield images.fill(directory / "tree")
 
 

@@ -20,8 +20,8 @@ from singbuild.ext3.disk import DamagedImage
 from singbuild.ext3.reader import Image
 from singbuild.seal import seal
 from singbuild.verification import verify
-from tests.bench.seal_trees import Tree, build
 from tests.bench.image_trees import EPOCH, sample_tree, trees
+from tests.bench.seal_trees import Tree, build
 
 SOME = settings(deadline=None, max_examples=25, suppress_health_check=list(HealthCheck))
 

@@ -17,8 +17,9 @@ import pytest
 import yaml
 
 from tests.bench import singrun_images as images
-from tests.host.conftest import User
+from tests.bench.host import shared_directory
 from tests.bench.singrun_images import ROOT
+from tests.host.conftest import User
 
 pytestmark = pytest.mark.root
 
@@ -98,7 +99,7 @@ def jenkins(workspace: Path) -> Pipeline:
 @pytest.fixture(params=[github, gitlab, jenkins], ids=lambda each: each.__name__)
 def place(request: pytest.FixtureRequest) -> Iterator[tuple[Pipeline, User]]:
     """A workspace with the recipe and its lock; GitHub's hosted runners are ordinary users."""
-    with images.ordinary_user() as name, images.shared_directory() as directory:
+    with images.ordinary_user() as name, shared_directory() as directory:
         user = User(name if request.param is github else "root", directory)
         (directory / "tool.def").write_text(RECIPE)
         if user.start("lock", "tool.def").wait():

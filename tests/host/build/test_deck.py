@@ -15,6 +15,7 @@ from singbuild_docker.reference import DOCKER
 
 from tests.bench import docker_images, docker_registry, rpm_repository
 from tests.bench import singrun_images as images
+from tests.bench.host import shared_directory
 from tests.bench.singrun_images import ROOT, Person
 
 pytestmark = [pytest.mark.root, pytest.mark.network]
@@ -75,7 +76,7 @@ class Desk:
 
 @pytest.fixture(scope="module")
 def desk() -> Iterator[Desk]:
-    with images.shared_directory() as directory, images.ordinary_user() as user:
+    with shared_directory() as directory, images.ordinary_user() as user:
         (directory / "bin").mkdir()
         install(directory)
         for name in ("root", user):

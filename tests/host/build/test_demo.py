@@ -9,6 +9,7 @@ import subprocess
 import pytest
 
 from tests.bench import singrun_images as images
+from tests.bench.host import shared_directory
 
 pytestmark = [pytest.mark.root, pytest.mark.network]
 HIDDEN = ("fuse2fs", "squashfuse", "squashfuse_ll", "newuidmap")
@@ -16,7 +17,7 @@ HIDDEN = ("fuse2fs", "squashfuse", "squashfuse_ll", "newuidmap")
 
 def test_make_demo_as_a_user_without_fuse2fs_and_without_fuse() -> None:
     """In a mount namespace of the test's own, in which the programs and the device are hidden."""
-    with images.shared_directory() as directory, images.ordinary_user() as name:
+    with shared_directory() as directory, images.ordinary_user() as name:
         person = images.Person(name, directory)
         copy = directory / "checkout"
         ignored = shutil.ignore_patterns(".git", ".venv", ".demo", "__pycache__", ".*_cache")

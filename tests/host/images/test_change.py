@@ -20,8 +20,9 @@ from singbuild.ext3.disk import HEADER_2X
 from singbuild.ext3.reader import Image
 from tests.bench import docker_images
 from tests.bench import singrun_images as images
-from tests.host.conftest import SINGBUILD, Build
+from tests.bench.host import shared_directory
 from tests.bench.singrun_images import ROOT, Person
+from tests.host.conftest import SINGBUILD, Build
 
 pytestmark = pytest.mark.root
 EPOCH = "1700000000"
@@ -168,7 +169,7 @@ def user() -> Iterator[str]:
 @pytest.fixture
 def everybodys() -> Iterator[Path]:
     """A directory of everybody's, with singbuild as everybody may execute it."""
-    with images.shared_directory() as directory:
+    with shared_directory() as directory:
         subprocess.run(["/usr/bin/python3", "-m", "venv", directory / "venv"], check=True)
         pip = directory / "venv/bin/pip"
         ignored = shutil.ignore_patterns(".*", "__pycache__", "tests")

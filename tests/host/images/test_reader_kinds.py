@@ -10,9 +10,16 @@ from hypothesis import given
 
 from singbuild.seal import seal
 from tests.bench import seal_trees
-from tests.bench.seal_trees import EPOCH, Spec, Tree, build, snapshot
-from tests.host.images.test_seal_kernel import CAPABILITY, MEMORY, SOME, every_kind, trees, workplace
 from tests.bench.image_trees import image_snapshot, mke2fs
+from tests.bench.seal_trees import EPOCH, Spec, Tree, build, snapshot
+from tests.host.images.test_seal_kernel import (
+    CAPABILITY,
+    MEMORY,
+    SOME,
+    every_kind,
+    trees,
+    workplace,
+)
 
 NOBODY = 0xFFFFFFFF
 pytestmark = pytest.mark.root

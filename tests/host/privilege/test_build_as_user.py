@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench import singrun_images as images
+from tests.bench.host import shared_directory
+from tests.bench.singrun_images import ROOT
 from tests.host.conftest import SINGBUILD, User
 from tests.host.privilege.test_privilege import MODES
-from tests.bench.singrun_images import ROOT
 
 pytestmark = pytest.mark.root
 
@@ -96,7 +96,7 @@ Bootstrap: busybox
 
 @pytest.mark.parametrize("mode", ["root", "chroot", *MODES])
 def test_a_setuid_file_of_a_build_is_seen_by_nobody_else(mode: str, account: str) -> None:
-    with images.shared_directory() as directory:
+    with shared_directory() as directory:
         directory.chmod(0o755)
         builder = User(account if mode in MODES else "root", directory)
         process = builder.start("--privilege", mode, "-", "a.img")

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.bench import singrun_images as images
-from tests.host.conftest import SINGBUILD, User, wait_until
+from tests.bench.host import shared_directory, wait_until
 from tests.bench.singrun_images import ROOT
+from tests.host.conftest import SINGBUILD, User
 
 pytestmark = pytest.mark.root
 
@@ -198,7 +199,7 @@ def test_the_doctor_knows_what_works_here(user: User) -> None:
 
 
 def test_the_doctor_says_what_is_missing() -> None:
-    with images.shared_directory() as directory:
+    with shared_directory() as directory:
         out, said = User("nobody", directory).start("doctor").communicate()
     assert "subuid   does not work\n" in out, said
     assert "/etc/subuid lends you no 65536 ids" in out
@@ -207,7 +208,7 @@ def test_the_doctor_says_what_is_missing() -> None:
 
 
 def test_whoever_has_no_subordinate_ids_is_told_the_line_to_ask_for() -> None:
-    with images.shared_directory() as directory:
+    with shared_directory() as directory:
         nobody = User("nobody", directory)
         process = nobody.start("--privilege", "subuid", "-", "a.img")
         said = process.communicate("Bootstrap: busybox\n")[1]

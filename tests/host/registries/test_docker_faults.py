@@ -13,7 +13,8 @@ import pytest
 
 from tests.bench.docker_images import Entry, archive, file, hardlink, image, symlink
 from tests.bench.docker_registry import Faulty, Handler, breaks_after, faulty, stalls_after, status
-from tests.host.conftest import SINGBUILD, Build, wait_until
+from tests.bench.host import wait_until
+from tests.host.conftest import SINGBUILD, Build
 
 pytestmark = pytest.mark.root
 BUSYBOX = Path("/bin/busybox")

@@ -9,7 +9,15 @@ from pathlib import Path
 import pytest
 
 from tests.bench.container_engines import Tool, buildah, dockerd, needs
-from tests.bench.docker_images import archive, directory, file, hardlink, image, symlink, write_layout
+from tests.bench.docker_images import (
+    archive,
+    directory,
+    file,
+    hardlink,
+    image,
+    symlink,
+    write_layout,
+)
 from tests.host.registries.test_docker_build import Facts, facts, skopeo, unpacked
 
 pytestmark = pytest.mark.root

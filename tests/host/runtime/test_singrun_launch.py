@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.bench import singrun_images as images
+from tests.bench.host import shared_directory
 from tests.bench.singrun_images import Person
 
 pytestmark = pytest.mark.root
@@ -25,7 +26,7 @@ NEWLY = b"spaces and\nnewline \xff\xfe"  # no UTF-8
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[Path]:
-    with images.shared_directory() as directory:
+    with shared_directory() as directory:
         yield directory
 
 
@@ -428,7 +429,7 @@ def test_hundreds_of_launches_killed_at_random_moments_leave_nothing(
     words = person.words(person.launcher, "exec", *options, *person.options, copy, "sleep", "0.05")
     chance = random.Random(4)
     # An earlier user of the same number may have left files; those are not ours.
-    before = files(person)
+    before = leftovers(person, copy)
     at_once = 1 if "-w" in options else 9
     for _ in range(42 if "-w" in options else 14):
         started = [
@@ -444,7 +445,7 @@ def test_hundreds_of_launches_killed_at_random_moments_leave_nothing(
             child.wait()
     images.wait_for_daemons(str(copy))
     until = time.monotonic() + 20
-    while left := leftovers(person) - before:
+    while left := leftovers(person, copy) - before:
         assert time.monotonic() < until, left
         time.sleep(0.05)
     if "-w" in options:
@@ -452,22 +453,22 @@ def test_hundreds_of_launches_killed_at_random_moments_leave_nothing(
         assert person.said("exec", "-w", *person.options, copy, "echo", "x") == "x\n"
 
 
-def leftovers(person: Person) -> set[str]:
+def leftovers(person: Person, image: Path) -> set[str]:
     """Mounts, loop devices and processes of ours, and files in the places for temporary ones.
 
     An ordinary user is the test's own, so whatever is his is ours.
     """
     rows = Path("/proc/self/mounts").read_text().splitlines()
-    own = f"/var/tmp/tests-{os.getpid()}-"
+    own = str(image.parent)
     mounts = [row for row in rows if own in row or "/task " in row or "fuse" in row]
     loops = [images.read(path) for path in Path("/sys/block").glob("loop*/loop/backing_file")]
     listing = subprocess.run(
         ["ps", "-eo", "stat=,user:64=,args="], capture_output=True, text=True, check=True
     )
-    needles = ["image-killed", *([person.name] if person.uid else [])]
+    needles = [str(image), *([person.name] if person.uid else [])]
     alive = [row for row in listing.stdout.splitlines() if row[0] != "Z"]
     ours = [row for row in alive if any(needle in row for needle in needles)]
-    loops = [loop for loop in loops if "image-killed" in loop]
+    loops = [loop for loop in loops if str(image) in loop]
     return {*mounts, *loops, *ours, *files(person)}
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.bench import file_operations
 from tests.bench import singrun_images as images
-from tests.host.conftest import wait_until
+from tests.bench.host import wait_until
 from tests.bench.singrun_images import Bench, Person
 
 pytestmark = pytest.mark.root

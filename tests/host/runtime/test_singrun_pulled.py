@@ -11,8 +11,9 @@ import pytest
 
 from tests.bench import docker_images, docker_registry
 from tests.bench import singrun_images as images
-from tests.host.images.test_change import everybodys
+from tests.bench.host import shared_directory
 from tests.bench.singrun_images import Person
+from tests.host.images.test_change import everybodys
 
 pytestmark = [pytest.mark.root, pytest.mark.network]
 __all__ = ["everybodys"]
@@ -104,7 +105,7 @@ def test_what_cannot_be_had_is_said(person: Person, server: str) -> None:
 
 
 def test_a_runtime_alone_says_what_it_lacks(tmp_path: Path) -> None:
-    with images.shared_directory() as directory:
+    with shared_directory() as directory:
         launcher = images.installed(directory)
         environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
         done = subprocess.run(

@@ -18,7 +18,10 @@ pytestmark = pytest.mark.root
 def test_the_tests_of_launches_once_more_against_the_single_file() -> None:
     chosen = "(user or loop) and not unpack and not exit_status and not killed and not moment"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", chosen]
-    files = ["tests/host/runtime/test_singrun_launch.py", "tests/host/runtime/test_singrun_options.py"]
+    files = [
+        "tests/host/runtime/test_singrun_launch.py",
+        "tests/host/runtime/test_singrun_options.py",
+    ]
     done = subprocess.run(
         [*command, *files],
         cwd=images.ROOT,

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.bench import singrun_images as images
+from tests.bench.host import shared_directory
 from tests.host.conftest import Build
 
 pytestmark = pytest.mark.root
@@ -25,7 +26,7 @@ def test_the_users_shell_else_bash_else_sh(
 ) -> None:
     done = singbuild(recipe(RECIPE), "a.img")
     assert done.returncode == 0, done.stderr
-    with images.shared_directory() as directory, images.ordinary_user() as name:
+    with shared_directory() as directory, images.ordinary_user() as name:
         launcher = images.installed(directory)
         people = [images.Person(who, launcher) for who in ("root", name)]
         image = directory / "a.img"

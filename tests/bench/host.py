@@ -1,0 +1,159 @@
+"""What a run of the tests has of the host for itself, and what a test left on it.
+
+Root's runs take a mount namespace of their own: other people's mounts are not seen in it, /var/tmp
+(where singrun and singbuild go by default) is a directory of the run's, and /dev/fuse has the mode
+that it has on an ordinary host. Accounts are the host's; one lock keeps two runs from
+editing /etc/passwd at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from singrun import syscalls
+
+PATIENCE = float(os.environ.get("SINGBUILD_TEST_PATIENCE", "1"))
+"""The factor that stretches every time limit of the tests, on hosts that are slow or busy."""
+
+ACCOUNTS_LOCK = Path("/run/lock/singbuild-tests-accounts")
+
+
+def wait_until(is_so: Callable[[], bool], seconds: float = 30) -> None:
+    """Wait for something that happens soon, such as the end of a killed process's children."""
+    end = time.monotonic() + seconds * PATIENCE
+    while not is_so() and time.monotonic() < end:
+        time.sleep(0.02)
+    assert is_so()
+
+
+def own_mount_namespace() -> Path | None:
+    """Give this process a mount namespace, a /var/tmp and a /dev/fuse of its own; its /var/tmp.
+
+    Returns None where mounts are not allowed: an ordinary user, or root in a plain container.
+    """
+    try:
+        syscalls.unshare(syscalls.CLONE_NEWNS)
+        syscalls.mount("none", "/", "", syscalls.MS_REC | syscalls.MS_PRIVATE)
+    except OSError:
+        return None
+    directory = Path(tempfile.mkdtemp(prefix="singbuild-tests-", dir="/var/tmp"))
+    directory.chmod(0o1777)
+    if Path("/dev/fuse").exists():
+        fuse = directory / "fuse"
+        os.mknod(fuse, 0o20666, Path("/dev/fuse").stat().st_rdev)
+        fuse.chmod(0o666)
+        try:
+            syscalls.mount(str(fuse), "/dev/fuse", "", syscalls.MS_BIND)
+        except OSError:
+            fuse.unlink()
+    syscalls.mount(str(directory), "/var/tmp", "", syscalls.MS_BIND)
+    return directory
+
+
+def give_back(directory: Path) -> None:
+    """Remove what own_mount_namespace made; the namespace ends with this process."""
+    syscalls.umount2("/var/tmp", syscalls.MNT_DETACH)
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def accounts() -> Iterator[None]:
+    """Lock the host's accounts, for the time of a with-block."""
+    with ACCOUNTS_LOCK.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@dataclass(frozen=True)
+class HostState:
+    """Mounts, loop devices and child processes, those of this run alone.
+
+    mounts: lines of /proc/self/mounts below the run's directories. loops: device -> its file.
+    children: (pid, start time in ticks since boot) -> name; proc(5), stat, fields 2 and 22.
+    """
+
+    mounts: frozenset[str]
+    loops: dict[str, str]
+    children: dict[tuple[int, int], str]
+
+    def new_since(self, before: HostState) -> HostState:
+        """Return what is here and was not before."""
+        return HostState(
+            self.mounts - before.mounts,
+            {device: file for device, file in self.loops.items() if device not in before.loops},
+            {key: name for key, name in self.children.items() if key not in before.children},
+        )
+
+    def __bool__(self) -> bool:
+        return bool(self.mounts or self.loops or self.children)
+
+    def end(self) -> None:
+        """End the processes, unmount and detach, so that the next test starts clean."""
+        for pid, _ in self.children:
+            with contextlib.suppress(ProcessLookupError, ChildProcessError):
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+        for line in sorted(self.mounts, key=len, reverse=True):
+            with contextlib.suppress(OSError):
+                place = line.split()[1].encode().decode("unicode_escape")
+                syscalls.umount2(place, syscalls.MNT_DETACH)
+        for device in self.loops:
+            subprocess.run(["losetup", "--detach", f"/dev/{device}"], check=False)
+
+
+def host_state(base: str) -> HostState:
+    """Look at the host. base: pytest's directory; beside it only shared_directory's are ours."""
+    ours = (base, *OWN_DIRECTORIES)
+    lines = Path("/proc/self/mounts").read_text().splitlines()
+    loops = {
+        path.parts[3]: file
+        for path in Path("/sys/block").glob("loop*/loop/backing_file")
+        if (file := _read(path)).startswith(ours)
+    }
+    mounts = frozenset(line for line in lines if line.split()[1].startswith(ours))
+    return HostState(mounts, loops, _children())
+
+
+OWN_DIRECTORIES: list[str] = []
+"""Directories of this run outside pytest's own."""
+
+
+@contextlib.contextmanager
+def shared_directory() -> Iterator[Path]:
+    """Make a directory that every user may read; pytest's own are closed to others."""
+    path = Path(tempfile.mkdtemp(prefix="tests-", dir="/var/tmp"))
+    path.chmod(0o755)
+    OWN_DIRECTORIES.append(str(path))
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path)
+        OWN_DIRECTORIES.remove(str(path))
+
+
+def _children() -> dict[tuple[int, int], str]:
+    """The children of this process, zombies included."""
+    found = {}
+    for pid in map(int, _read(Path(f"/proc/self/task/{os.getpid()}/children")).split()):
+        name, _, fields = _read(Path(f"/proc/{pid}/stat")).rpartition(")")
+        if fields:
+            found[pid, int(fields.split()[19])] = name.partition("(")[2]
+    return found
+
+
+def _read(path: Path) -> str:
+    """The line in a file of the kernel's; "" when what it tells of has just gone."""
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""
