@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.bench import host
+from tests.bench import host, rpm_repository, slurm_cluster
+from tests.bench import singrun_images as images
+from tests.bench.builds import SINGBUILD, Build, User, building_user
+from tests.bench.host import shared_directory
+from tests.bench.mpi_bench import MpiBench
 
 OWN_VAR_TMP = pytest.StashKey["Path | None"]()
 
@@ -71,3 +77,83 @@ def host_left_alone(
         time.sleep(0.05)
     left.end()  # so that it is charged to this test alone
     assert not left, f"{request.node.name} left something on the host: {left}"
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Callable[[str], Path]:
+    """Write a recipe and return its path."""
+
+    def write(text: str, name: str = "recipe.def") -> Path:
+        path = tmp_path / name
+        path.write_text(text)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def singbuild(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Build:
+    """Run the real command in ``tmp_path``; its scratch is ``tmp_path/scratch``."""
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setenv("SINGBUILD_TMPDIR", str(scratch))
+
+    def run(*words: str | Path, **more: Any) -> subprocess.CompletedProcess[str]:
+        argv = [*SINGBUILD, *map(str, words)]
+        return subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, **more)
+
+    return run
+
+
+@pytest.fixture
+def nothing_left(tmp_path: Path) -> Callable[[], None]:
+    """Check that a build left no target, part file or scratch; mounts are counted elsewhere."""
+
+    def check() -> None:
+        left = [str(p.relative_to(tmp_path)) for p in (tmp_path / "scratch").rglob("*")]
+        parts = [p.name for p in tmp_path.iterdir() if p.suffix == ".part"]
+        assert (left, parts) == ([], [])
+        assert not (tmp_path / "a.img").exists()
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def mpi(own_directories: Path) -> Iterator[MpiBench]:
+    """Build recipes/mpi.def, once for all tests."""
+    with shared_directory() as directory, images.ordinary_user("mpi") as name:
+        yield MpiBench(directory, name)
+
+
+@pytest.fixture(scope="session")
+def slurm(mpi: MpiBench) -> Iterator[slurm_cluster.Cluster]:
+    """Start a Slurm of two nodes, once for all tests."""
+    directory = mpi.directory / "slurm"
+    directory.mkdir()
+    with slurm_cluster.cluster(directory) as cluster:
+        mpi.user.variables |= cluster.variables
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def account() -> Iterator[str]:
+    """The name of an ordinary user who is there for the tests of one file."""
+    with images.ordinary_user() as name:
+        yield name
+
+
+@pytest.fixture
+def user(account: str) -> Iterator[User]:
+    """An ordinary user who builds."""
+    with building_user(account) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A recipe of packages from a repository of ours."""
+    if not rpm_repository.have_programs():
+        pytest.skip("needs dnf and rpm's tools")
+    with rpm_repository.served(rpm_repository.make(tmp_path_factory.mktemp("rpms"))) as mirror:
+        head = f"Bootstrap: yum\nOSVersion: 7\nMirrorURL: {mirror}\n"
+        yield f"{head}GPGKey: {mirror}/RPM-GPG-KEY-site\nInclude: hello rpm\n"

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from tests.bench import rpm_repository
-from tests.host.conftest import SINGBUILD, Build, killed_in
+from tests.bench.builds import SINGBUILD, Build, killed_in
 
 pytestmark = [
     pytest.mark.root,

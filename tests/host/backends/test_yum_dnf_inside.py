@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from tests.bench import rpm_repository
+from tests.bench.builds import SINGBUILD, Build
 from tests.bench.rpm_repository import Maker
-from tests.host.conftest import SINGBUILD, Build
 
 pytestmark = [
     pytest.mark.root,

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.bench import rpm_repository
+from tests.bench.builds import Build
 from tests.bench.rpm_repository import Maker
-from tests.host.conftest import Build
 
 pytestmark = [
     pytest.mark.root,

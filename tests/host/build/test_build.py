@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.bench.builds import SINGBUILD, Build, killed_in
 from tests.bench.host import wait_until
-from tests.host.conftest import SINGBUILD, Build, killed_in
 
 pytestmark = pytest.mark.root
 

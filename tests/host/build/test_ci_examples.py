@@ -17,9 +17,9 @@ import pytest
 import yaml
 
 from tests.bench import singrun_images as images
+from tests.bench.builds import User
 from tests.bench.host import shared_directory
 from tests.bench.singrun_images import ROOT
-from tests.host.conftest import User
 
 pytestmark = pytest.mark.root
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.bench.builds import SINGBUILD, Build
 from tests.bench.singrun_images import ROOT
 from tests.host.build.test_build import debugfs
-from tests.host.conftest import SINGBUILD, Build
 
 pytestmark = pytest.mark.root
 

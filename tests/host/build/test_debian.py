@@ -13,9 +13,9 @@ from spdx_tools.spdx.parser.parse_anything import parse_file
 from spdx_tools.spdx.validation.document_validator import validate_full_spdx_document
 
 from tests.bench import singrun_images as images
+from tests.bench.builds import SINGBUILD
 from tests.bench.host import shared_directory
 from tests.bench.singrun_images import ROOT, Person
-from tests.host.conftest import SINGBUILD
 
 pytestmark = [pytest.mark.root, pytest.mark.network]
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from singbuild import cli, errors, events
+from tests.bench.builds import Build
 from tests.bench.singrun_images import ROOT
-from tests.host.conftest import Build
 
 pytestmark = pytest.mark.root
 

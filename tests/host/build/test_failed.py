@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.bench.builds import SINGBUILD, Build, User
 from tests.bench.terminal import Terminal
 from tests.host.build.test_build import cat
-from tests.host.conftest import SINGBUILD, Build, User
 
 pytestmark = pytest.mark.root
 

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from tests.host.conftest import Build, killed_in
+from tests.bench.builds import Build, killed_in
 
 pytestmark = pytest.mark.root
 

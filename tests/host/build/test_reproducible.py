@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.bench.builds import SINGBUILD, Build
 from tests.bench.singrun_images import ROOT
-from tests.host.conftest import SINGBUILD, Build
 
 pytestmark = pytest.mark.root
 

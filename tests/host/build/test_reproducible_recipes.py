@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from tests.bench import docker_images, docker_registry, rpm_repository
+from tests.bench.builds import SINGBUILD
 from tests.bench.singrun_images import ROOT
 from tests.host.build.test_reproducible import twice
-from tests.host.conftest import SINGBUILD
 
 pytestmark = pytest.mark.root
 needs_rpm = pytest.mark.skipif(

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.bench.builds import Build, User, killed_in
 from tests.bench.singrun_images import ROOT
 from tests.host.build.test_build import debugfs
-from tests.host.conftest import Build, User, killed_in
 
 pytestmark = pytest.mark.root
 

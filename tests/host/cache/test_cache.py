@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.bench.builds import SINGBUILD, Build, killed_in
 from tests.bench.host import wait_until
 from tests.bench.singrun_images import ROOT
-from tests.host.conftest import SINGBUILD, Build, killed_in
 
 pytestmark = pytest.mark.root
 

@@ -20,9 +20,9 @@ from singbuild.ext3.disk import HEADER_2X
 from singbuild.ext3.reader import Image
 from tests.bench import docker_images
 from tests.bench import singrun_images as images
+from tests.bench.builds import SINGBUILD, Build
 from tests.bench.host import shared_directory
 from tests.bench.singrun_images import ROOT, Person
-from tests.host.conftest import SINGBUILD, Build
 
 pytestmark = pytest.mark.root
 EPOCH = "1700000000"

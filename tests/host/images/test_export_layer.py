@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.bench import container_engines
-from tests.host.conftest import Build
+from tests.bench.builds import Build
 
 pytestmark = pytest.mark.root
 RECIPE = """\

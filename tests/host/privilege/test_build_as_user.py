@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.bench.builds import SINGBUILD, User
 from tests.bench.host import shared_directory
 from tests.bench.singrun_images import ROOT
-from tests.host.conftest import SINGBUILD, User
 from tests.host.privilege.test_privilege import MODES
 
 pytestmark = pytest.mark.root

@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
+from tests.bench.builds import building_user
 from tests.bench.container_engines import container_of_this_host
 from tests.bench.singrun_images import ROOT, ordinary_user, without_subordinate_ids
-from tests.host.conftest import building_user
 
 pytestmark = pytest.mark.root
 

@@ -10,8 +10,8 @@ import pytest
 
 from singbuild import recorder
 from tests.bench import singrun_images as images
+from tests.bench.builds import User, building_user
 from tests.host.build.test_failed import failing, terminal_of
-from tests.host.conftest import User, building_user
 from tests.host.privilege.test_privilege import MODES
 
 pytestmark = [pytest.mark.root, pytest.mark.root_itself("it has one user build in each mode")]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.host.conftest import SINGBUILD, User
+from tests.bench.builds import SINGBUILD, User
 from tests.host.privilege.test_privilege import MODES, OWNERS, by_root
 
 pytestmark = [pytest.mark.root, pytest.mark.root_itself("it mounts")]

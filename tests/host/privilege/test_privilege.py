@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.bench import singrun_images as images
+from tests.bench.builds import SINGBUILD, User
 from tests.bench.host import shared_directory, wait_until
 from tests.bench.singrun_images import ROOT
-from tests.host.conftest import SINGBUILD, User
 
 pytestmark = pytest.mark.root
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.bench import container_engines
+from tests.bench.builds import SINGBUILD, Build
 from tests.bench.host import wait_until
 from tests.bench.singrun_images import ROOT
-from tests.host.conftest import SINGBUILD, Build
 from tests.host.privilege.test_privilege import OWNERS, lacking
 
 pytestmark = pytest.mark.root

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.bench.builds import Build
 from tests.bench.docker_images import INDEX, Made, archive, file, image, index, symlink
 from tests.bench.docker_registry import genuine, push, put_manifest
-from tests.host.conftest import Build
 
 pytestmark = [
     pytest.mark.root,

@@ -21,6 +21,7 @@ import singbuild_docker as backend
 
 from singbuild import Rootfs, SourceError
 from tests.bench import backend_alone
+from tests.bench.builds import Build
 from tests.bench.container_engines import needs
 from tests.bench.docker_images import (
     archive,
@@ -35,7 +36,6 @@ from tests.bench.docker_images import (
     write_layout,
 )
 from tests.bench.docker_registry import genuine, push
-from tests.host.conftest import Build
 
 pytestmark = pytest.mark.root
 REPOSITORY = Path(__file__).parents[3]

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.bench.builds import SINGBUILD, Build
 from tests.bench.docker_images import Entry, archive, file, hardlink, image, symlink
 from tests.bench.docker_registry import Faulty, Handler, breaks_after, faulty, stalls_after, status
 from tests.bench.host import wait_until
-from tests.host.conftest import SINGBUILD, Build
 
 pytestmark = pytest.mark.root
 BUSYBOX = Path("/bin/busybox")

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.bench.builds import Build
 from tests.bench.docker_images import archive, file, image, symlink
 from tests.bench.docker_registry import genuine, push
 from tests.bench.docker_source import quick
-from tests.host.conftest import Build
 from tests.unit.test_docker_tokens import Login, Site, login, shared, site
 
 pytestmark = pytest.mark.root

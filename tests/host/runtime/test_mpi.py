@@ -11,8 +11,8 @@ import pytest
 
 from singrun.mpi_check import findings_for
 from tests.bench import singrun_images as images
+from tests.bench.mpi_bench import MpiBench
 from tests.bench.slurm_cluster import Cluster
-from tests.host.conftest import MpiBench
 
 pytestmark = [pytest.mark.root, pytest.mark.network]
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.bench import singrun_images as images
+from tests.bench.builds import Build
 from tests.bench.host import shared_directory
-from tests.host.conftest import Build
 
 pytestmark = pytest.mark.root
 RECIPE = """\

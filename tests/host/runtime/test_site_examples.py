@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.bench import singrun_images as images
+from tests.bench.mpi_bench import MpiBench
 from tests.bench.singrun_images import ROOT, Bench
 from tests.bench.slurm_cluster import Cluster
-from tests.host.conftest import MpiBench
 
 pytestmark = pytest.mark.root
 

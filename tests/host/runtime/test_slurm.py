@@ -13,8 +13,8 @@ import pytest
 
 from tests.bench import singrun_images as images
 from tests.bench.host import wait_until
+from tests.bench.mpi_bench import MpiBench
 from tests.bench.slurm_cluster import HAVE_CGROUPS, NODES, Cluster
-from tests.host.conftest import MpiBench
 from tests.host.runtime.test_singrun_terminal import terminal_of
 
 pytestmark = [pytest.mark.root, pytest.mark.network]
