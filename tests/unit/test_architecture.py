@@ -70,14 +70,14 @@ def test_a_module_imports_only_what_stands_before_it_in_the_published_order(pack
 
 
 def test_the_runtime_imports_nothing_of_the_builder() -> None:
-    for path in ROOT.glob("singrun/*.py"):
+    for path in ROOT.glob("singrun/**/*.py"):
         assert not {n for n in imports(path, lazy=True) if n.startswith("singbuild")}
 
 
 def test_the_builder_imports_only_the_system_calls_and_the_locks_of_the_runtime() -> None:
     names = ("syscalls", "loop", "mounts", "locks", "errors")
     allowed = {f"singrun.{name}" for name in names}
-    for path in ROOT.glob("singbuild/*.py"):
+    for path in ROOT.glob("singbuild/**/*.py"):
         assert {n for n in imports(path, lazy=True) if n.startswith("singrun")} <= allowed
 
 
