@@ -21,7 +21,6 @@ from singbuild import (
     chroot,
     extensions,
     failed,
-    faults,
     image,
     lock,
     metadata,
@@ -37,7 +36,8 @@ from singbuild import (
     stages,
     workspace,
 )
-from singbuild.console import Console
+from singbuild.console import faults
+from singbuild.console.display import Console
 from singbuild.contract import Defaults, Pins, Source
 from singbuild.errors import EXIT_BUG, SingbuildError
 from singbuild.options import Options

@@ -18,10 +18,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from singbuild import seal, workspace
-from singbuild.console import Console
+from singbuild.console.display import Console
+from singbuild.console.sizes import parse_size
 from singbuild.errors import SingbuildError
 from singbuild.rootfs import Rootfs
-from singbuild.sizes import parse_size
 
 DEFAULT_LIMIT = 20 << 30
 LIMIT_VARIABLE = "SINGBUILD_CACHE_SIZE"

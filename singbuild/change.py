@@ -26,7 +26,6 @@ from pathlib import Path
 from singbuild import (
     build,
     capabilities,
-    faults,
     image,
     namespace,
     plan,
@@ -35,8 +34,9 @@ from singbuild import (
     seal,
     workspace,
 )
-from singbuild.console import Console
-from singbuild.console_2x import Console2x
+from singbuild.console import faults
+from singbuild.console.display import Console
+from singbuild.console.singularity_2x import Console2x
 from singbuild.errors import EXIT_BUG, ImageError, SingbuildError
 from singbuild.ext3.disk import HEADER_2X_SIZE
 from singbuild.ext3.inventory import Owner

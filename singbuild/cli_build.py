@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
+from singbuild.console.sizes import parse_size
 from singbuild.errors import SingbuildError, UsageError, nearest
-from singbuild.sizes import parse_size
 
 
 def recipe_options(function: Any) -> Any:
@@ -112,13 +112,14 @@ def build(
     """Build IMAGE from RECIPE ("-" reads standard input)."""
     # Imported here: --help and a typing error cost no more than they must.
     from singbuild import build as engine
-    from singbuild import console, failed, lock, options, plan, reproducible, secrets, sections
+    from singbuild import failed, lock, options, plan, reproducible, secrets, sections
     from singbuild import recipe as recipes
-    from singbuild.junit import Report
+    from singbuild.console import display
+    from singbuild.console.junit import Report
     from singbuild.privilege import Mode
 
     _check_recipe_word(recipe)
-    shown = console.choose(sys.stdout, as_json=as_json, quiet=quiet)
+    shown = display.choose(sys.stdout, as_json=as_json, quiet=quiet)
     try:
         if resume and (locked or check_reproducible):
             raise UsageError(
@@ -166,8 +167,9 @@ def show_plan(
     rendered: bool,
 ) -> int:
     """Print what a build would do, and why. Needs no privilege, writes nothing."""
-    from singbuild import console, plan
+    from singbuild import plan
     from singbuild import recipe as recipes
+    from singbuild.console import display
 
     loaded = recipes.load(
         recipe, build_args=build_args, build_arg_file=build_arg_file, values=values
@@ -175,7 +177,7 @@ def show_plan(
     if rendered:
         print(loaded.text, end="")
     else:
-        print(plan.described(plan.make(loaded, console.Console(sys.stdout), arch)))
+        print(plan.described(plan.make(loaded, display.Console(sys.stdout), arch)))
     return 0
 
 
@@ -192,13 +194,14 @@ def write_lock(
     output: Path | None,
 ) -> int:
     """Write down what a build of RECIPE would take now, for ``build --locked``."""
-    from singbuild import console, lock, plan
+    from singbuild import lock, plan
     from singbuild import recipe as recipes
+    from singbuild.console import display
 
     loaded = recipes.load(
         recipe, build_args=build_args, build_arg_file=build_arg_file, values=values
     )
-    planned = plan.make(loaded, console.choose(sys.stderr, as_json=False, quiet=False), arch)
+    planned = plan.make(loaded, display.choose(sys.stderr, as_json=False, quiet=False), arch)
     target = output or lock.beside(recipe)
     target.write_text(lock.dumped(lock.resolved(planned), Path(recipe).name))
     print(target)

@@ -6,7 +6,7 @@ from datetime import datetime
 
 import click
 
-from singbuild.sizes import parse_size
+from singbuild.console.sizes import parse_size
 
 
 @click.group("cache")

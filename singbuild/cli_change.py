@@ -75,8 +75,9 @@ def bootstrap(
     A recipe without a Bootstrap: line works on what the image holds. Without RECIPE
     only what the image says of itself is renewed. What fails leaves the image as it was.
     """
-    from singbuild import change, console, recipe_text
+    from singbuild import change, recipe_text
     from singbuild import recipe as recipes
+    from singbuild.console import display
 
     implied = _of_image(image)
     try:
@@ -86,7 +87,7 @@ def bootstrap(
             loaded = recipes.load(recipe, build_args=build_args, values=values, implied=implied)
         return change.bootstrap(image, loaded, test=not notest, quiet=quiet)
     except SingbuildError as error:
-        console.Console(sys.stdout).error(error, None)
+        display.Console(sys.stdout).error(error, None)
         return error.status
 
 
@@ -107,14 +108,15 @@ def copy(image: Path, words: tuple[str, ...]) -> int:
     Links in the image are never followed out of it. An ordinary user's copies belong
     to root in the image.
     """
-    from singbuild import change, console, incoming
+    from singbuild import change, incoming
+    from singbuild.console import display
 
     options, names = _parted(words)
     incoming.check_options(options)
     if len(names) < 2:
         raise UsageError("copy needs something to copy, and where to", remedy=copy.epilog or "")
     *sources, destination = names
-    shown = console.Console(sys.stdout)
+    shown = display.Console(sys.stdout)
     as_root = os.geteuid() == 0  # known only here: in the namespace everybody is
     return change.change(
         image,
@@ -140,8 +142,9 @@ def import_(image: Path, source: str) -> int:
     The archive may be compressed with gzip, bzip2, xz or zstd; without FILE it comes from
     standard input. Owners, attributes and holes are kept, for an ordinary user as well.
     """
-    from singbuild import change, console, incoming, recipe_text
+    from singbuild import change, incoming, recipe_text
     from singbuild import recipe as recipes
+    from singbuild.console import display
 
     if source.startswith("docker://"):
         text = f"Bootstrap: docker\nFrom: {source.removeprefix('docker://')}\n"
@@ -154,7 +157,7 @@ def import_(image: Path, source: str) -> int:
     return change.change(
         image,
         lambda rootfs: rootfs.unpack([incoming.archive(source)]),
-        console.Console(sys.stdout),
+        display.Console(sys.stdout),
     )
 
 
@@ -219,12 +222,13 @@ def export_(image: Path, file: Path | None, form: str, name: str | None) -> int:
 @click.option("-s", "--size", type=SIZE, default=512, help="MiB to add.", show_default=True)
 def expand(image: Path, size: int) -> int:
     """Make an image's file system larger."""
-    from singbuild import change, console
+    from singbuild import change
+    from singbuild.console import display
 
     def larger(opened: Image) -> int:
         return opened.superblock.size + size * MEBIBYTE
 
-    return change.change(image, change.nothing, console.Console(sys.stdout), size=larger)
+    return change.change(image, change.nothing, display.Console(sys.stdout), size=larger)
 
 
 @click.command("shrink", epilog="\b\nExample:\n  singbuild shrink --free 64M /tmp/Debian.img\n")
@@ -232,12 +236,13 @@ def expand(image: Path, size: int) -> int:
 @click.option("--free", default="0", metavar="SIZE", help="Leave this much room, such as 64M.")
 def shrink(image: Path, free: str) -> int:
     """Make an image as small as what is in it."""
-    from singbuild import change, console
-    from singbuild.sizes import parse_size
+    from singbuild import change
+    from singbuild.console import display
+    from singbuild.console.sizes import parse_size
 
     left = parse_size(free)
     return change.change(
-        image, change.nothing, console.Console(sys.stdout), size=lambda _: 0, free=left
+        image, change.nothing, display.Console(sys.stdout), size=lambda _: 0, free=left
     )
 
 

@@ -141,14 +141,15 @@ def pull_image(source: str, image: Path | None, force: bool, arch: str, once: bo
     SOURCE is docker://NAME, docker-daemon:NAME, docker-archive:FILE, oci:DIRECTORY or
     oci-archive:FILE. `singrun exec SOURCE COMMAND` does the same, into the cache.
     """
-    from singbuild import console, pull
+    from singbuild import pull
+    from singbuild.console import display
     from singbuild.errors import SingbuildError
 
     try:
         target = image or pull.default_target(source)
         return pull.pull(source, target, force=force or once, once=once, arch=arch)
     except SingbuildError as error:
-        console.Console(sys.stdout).error(error, None)
+        display.Console(sys.stdout).error(error, None)
         return error.status
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from singbuild import cache, lock, secrets, stages
 from singbuild.cache import Stage
-from singbuild.console import Console
+from singbuild.console.display import Console
 from singbuild.errors import SectionError, UsageError
 from singbuild.plan import Plan
 from singbuild.rootfs import Rootfs

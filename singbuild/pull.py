@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TextIO
 
 from singbuild import build, plan, recipe
-from singbuild.console import Console
+from singbuild.console.display import Console
+from singbuild.console.events import Event
 from singbuild.errors import UsageError
-from singbuild.events import Event
 from singbuild.options import Options
 from singbuild.recipe_text import Text
 

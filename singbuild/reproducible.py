@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from singbuild import build, difference, preflight, privilege, workspace
-from singbuild.console import Console
+from singbuild.console.display import Console
 from singbuild.errors import SingbuildError
 from singbuild.options import Options
 from singbuild.plan import Plan

@@ -10,7 +10,7 @@ from typing import Any
 
 from singbuild import backends, cache, lock, secrets, sections
 from singbuild.cache import Stage
-from singbuild.console import Console
+from singbuild.console.display import Console
 from singbuild.plan import Plan
 from singbuild.recipe import Section
 from singbuild.rootfs import Rootfs

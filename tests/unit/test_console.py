@@ -11,11 +11,11 @@ import threading
 
 import pytest
 
-from singbuild import console, events
+from singbuild.console import display, events
 from singbuild.errors import HostError, UsageError
 
 
-def tell(shown: console.Console) -> None:
+def tell(shown: display.Console) -> None:
     with shown:
         shown.start("a.def", "a.img")
         shown.phase("post", "%post at line 3")
@@ -27,7 +27,7 @@ def tell(shown: console.Console) -> None:
 
 def test_a_pipe_gets_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
     out = io.StringIO()
-    tell(console.choose(out, as_json=False, quiet=False))
+    tell(display.choose(out, as_json=False, quiet=False))
     assert "\x1b" not in out.getvalue()
     assert "    [bold]not markup[/bold]\n" in out.getvalue()
     assert "post: %post at line 3" in out.getvalue()
@@ -49,14 +49,14 @@ class Pieces(io.StringIO):
 @pytest.mark.parametrize("as_json", [True, False])
 def test_a_line_is_written_at_once(*, as_json: bool) -> None:
     out = Pieces()
-    tell(console.choose(out, as_json=as_json, quiet=False))
+    tell(display.choose(out, as_json=as_json, quiet=False))
     assert out.pieces
     assert all(piece.endswith("\n") and len(piece) > 1 for piece in out.pieces)
 
 
 def test_json_is_one_object_a_line() -> None:
     out = io.StringIO()
-    shown = console.choose(out, as_json=True, quiet=False)
+    shown = display.choose(out, as_json=True, quiet=False)
     tell(shown)
     shown.error(HostError("what", why="why", remedy="remedy"), None)
     told = [json.loads(line) for line in out.getvalue().splitlines()]
@@ -70,13 +70,13 @@ def test_json_is_one_object_a_line() -> None:
 
 def test_quiet_keeps_warnings(capsys: pytest.CaptureFixture[str]) -> None:
     out = io.StringIO()
-    tell(console.choose(out, as_json=False, quiet=True))
+    tell(display.choose(out, as_json=False, quiet=True))
     assert out.getvalue() == ""
     assert "careful" in capsys.readouterr().err
 
 
 def test_the_log_gets_everything() -> None:
-    shown = console.choose(io.StringIO(), as_json=True, quiet=False)
+    shown = display.choose(io.StringIO(), as_json=True, quiet=False)
     shown.log = io.StringIO()
     tell(shown)
     for text in ("building a.img from a.def", "== post", "not markup", "warning: careful"):
@@ -86,7 +86,7 @@ def test_the_log_gets_everything() -> None:
 def test_a_terminal_shows_the_phase_and_markup_as_text() -> None:
     controller, terminal = pty.openpty()
     with os.fdopen(terminal, "w") as out:
-        tell(console.choose(out, as_json=False, quiet=False))
+        tell(display.choose(out, as_json=False, quiet=False))
     seen = ""
     with contextlib.suppress(OSError), os.fdopen(controller, "rb", buffering=0) as screen:
         while piece := screen.read(1 << 16):  # EIO at the end: pty(7)
@@ -100,7 +100,7 @@ def test_a_terminal_shows_the_phase_and_markup_as_text() -> None:
 def test_a_long_silence_is_broken(as_json: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SINGBUILD_HEARTBEAT", "0.01")
     out = Watched("heartbeat" if as_json else "post: still at work")
-    with console.choose(out, as_json=as_json, quiet=False) as shown:
+    with display.choose(out, as_json=as_json, quiet=False) as shown:
         shown.phase("post", "")
         assert out.seen.wait(30)
 
@@ -122,7 +122,7 @@ class Watched(io.StringIO):
 def test_a_heartbeat_that_is_no_number(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SINGBUILD_HEARTBEAT", given)
     with pytest.raises(UsageError, match="SINGBUILD_HEARTBEAT"):
-        console.choose(io.StringIO(), as_json=True, quiet=False)
+        display.choose(io.StringIO(), as_json=True, quiet=False)
 
 
 HOSTILE = "\x1b[31mred\x1b[0m \x1b]0;title\x07\a\b\r\x9b1m\x00 tab\tend"
@@ -133,7 +133,7 @@ def test_no_control_character_gets_through(
     as_json: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = io.StringIO()
-    shown = console.choose(out, as_json=as_json, quiet=False)
+    shown = display.choose(out, as_json=as_json, quiet=False)
     shown.log = io.StringIO()
     shown.line(HOSTILE)
     shown.warn(HOSTILE)

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from singbuild import lock, plan, recipe
-from singbuild.console import Console
+from singbuild.console.display import Console
 from singbuild.errors import SourceError, UsageError
 
 TEXT = "Bootstrap: busybox\n%files\n    data.txt /data\n    tree\n%post\n    echo {{ who }}\n"

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from spdx_tools.spdx.parser.parse_anything import parse_file
 from spdx_tools.spdx.validation.document_validator import validate_full_spdx_document
 
-from singbuild.console import Console
+from singbuild.console.display import Console
 from singbuild.errors import ImageError
 from singbuild.ext3.reader import Image
 from singbuild.packages import spdx

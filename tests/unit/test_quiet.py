@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from singbuild.console import Console
+from singbuild.console.display import Console
 from singbuild.quiet import quieten
 from singbuild.rootfs import Rootfs
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from singbuild.console import Console
+from singbuild.console.display import Console
 from singbuild.errors import ImageError
 from singbuild.rootfs import Rootfs
 

@@ -14,7 +14,7 @@ from singbuild_yum.dnf import checked_version, program
 from singbuild_yum.repository import Repository, inside, packages
 
 from singbuild import HostError, RecipeKeyError, Source, SourceError, plan, recipe
-from singbuild.console import Console
+from singbuild.console.display import Console
 from tests.bench.backend_alone import source
 
 RECIPES = Path(__file__).parent.parent.parent / "recipes"

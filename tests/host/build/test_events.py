@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from singbuild import cli, errors, events
+from singbuild import cli, errors
+from singbuild.console import events
 from tests.bench.builds import Build
 from tests.bench.singrun_images import ROOT
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TextIO
 
-from singbuild.console import Console
-from singbuild.events import Event
+from singbuild.console.display import Console
+from singbuild.console.events import Event
 
 
 class Console2x(Console):

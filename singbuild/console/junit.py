@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from xml.etree import ElementTree
 
+from singbuild.console.events import Event
 from singbuild.errors import SectionError, UsageError
-from singbuild.events import Event
 
 CASES = {
     "bootstrap": "bootstrap",

@@ -22,9 +22,9 @@ from rich.console import Console as Terminal
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from singbuild import events
+from singbuild.console import events
+from singbuild.console.events import Event
 from singbuild.errors import SingbuildError, UsageError
-from singbuild.events import Event
 
 HEARTBEAT = 60.0  # seconds; many a CI service ends a job that says nothing for some minutes
 HEARTBEAT_VARIABLE = "SINGBUILD_HEARTBEAT"
