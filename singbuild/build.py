@@ -29,7 +29,6 @@ from singbuild import (
     preflight,
     privilege,
     quiet,
-    seal,
     seccomp,
     secrets,
     sections,
@@ -40,6 +39,7 @@ from singbuild.console import faults
 from singbuild.console.display import Console
 from singbuild.contract import Defaults, Pins, Source
 from singbuild.errors import EXIT_BUG, SingbuildError
+from singbuild.ext3.writer import seal
 from singbuild.options import Options
 from singbuild.plan import Plan, recorded
 from singbuild.privilege import Choice, Mode

@@ -17,10 +17,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from singbuild import seal, workspace
+from singbuild import workspace
 from singbuild.console.display import Console
 from singbuild.console.sizes import parse_size
 from singbuild.errors import SingbuildError
+from singbuild.ext3.writer import seal
 from singbuild.rootfs import Rootfs
 
 DEFAULT_LIMIT = 20 << 30

@@ -23,29 +23,20 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from singbuild import (
-    build,
-    capabilities,
-    image,
-    namespace,
-    plan,
-    preflight,
-    privilege,
-    seal,
-    workspace,
-)
+from singbuild import build, capabilities, image, namespace, plan, preflight, privilege, workspace
 from singbuild.console import faults
 from singbuild.console.display import Console
 from singbuild.console.singularity_2x import Console2x
 from singbuild.errors import EXIT_BUG, ImageError, SingbuildError
-from singbuild.ext3.disk import HEADER_2X_SIZE
-from singbuild.ext3.inventory import Owner
-from singbuild.ext3.reader import Image
+from singbuild.ext3.reader.disk import HEADER_2X_SIZE
+from singbuild.ext3.reader.image import Image
+from singbuild.ext3.writer import seal
+from singbuild.ext3.writer.inventory import Owner
+from singbuild.ext3.writer.seal import Shape
 from singbuild.options import Options
 from singbuild.privilege import Mode
 from singbuild.recipe import Recipe
 from singbuild.rootfs import Rootfs
-from singbuild.seal import Shape
 from singrun import locks
 from singrun.errors import RunError
 

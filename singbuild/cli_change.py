@@ -12,7 +12,7 @@ import click
 from singbuild.errors import SingbuildError, UsageError
 
 if TYPE_CHECKING:
-    from singbuild.ext3.reader import Image
+    from singbuild.ext3.reader.image import Image
     from singbuild.recipe import Header
 
 IMAGE = click.Path(path_type=Path)
@@ -188,7 +188,7 @@ def export_(image: Path, file: Path | None, form: str, name: str | None) -> int:
     and podman load take both formats of container images.
     """
     from singbuild import change, export, export_layer, workspace
-    from singbuild.ext3.reader import Image as Opened
+    from singbuild.ext3.reader.image import Image as Opened
 
     if name and form == "tar":
         raise UsageError("a tar archive has no name", remedy="Add --format docker-archive or oci.")

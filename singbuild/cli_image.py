@@ -37,7 +37,7 @@ def inspect_image(image: Path, part: str | None) -> int:
     Without an option: a summary. Reads Singularity 2.x images and bare ext3 too.
     """
     from singbuild import inspection
-    from singbuild.ext3.reader import Image
+    from singbuild.ext3.reader.image import Image
 
     with Image(image) as opened:
         if part == "sbom":
@@ -67,7 +67,7 @@ def diff_images(one: Path, other: Path, as_json: bool, only_packages: bool, time
     their files; `singbuild verify` tells whether a record is still true.
     """
     from singbuild import difference
-    from singbuild.ext3.reader import Image
+    from singbuild.ext3.reader.image import Image
 
     packages: list[PackageChange] = []
     files: list[FileChange] = []

@@ -11,8 +11,8 @@ import stat
 import tarfile
 from collections.abc import Iterator
 
-from singbuild.ext3.read_inode import DIRECTORY, REGULAR, SYMLINK
-from singbuild.ext3.reader import Entry, Image
+from singbuild.ext3.reader.image import Entry, Image
+from singbuild.ext3.reader.inode import DIRECTORY, REGULAR, SYMLINK
 
 _BLOCK = tarfile.BLOCKSIZE
 _TYPES = {

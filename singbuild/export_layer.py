@@ -21,7 +21,7 @@ from typing import Any
 
 from singbuild import export
 from singbuild.errors import UsageError
-from singbuild.ext3.reader import Image, newest
+from singbuild.ext3.reader.image import Image, newest
 from singbuild.inspection import HOME, labels
 
 RUN = f"/{HOME}/actions/run"

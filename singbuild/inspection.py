@@ -16,8 +16,8 @@ import yaml
 
 from singbuild.errors import SingbuildError
 from singbuild.ext3.boot import LAUNCH_LINE, recorded_digest
-from singbuild.ext3.read_inode import DIRECTORY, REGULAR
-from singbuild.ext3.reader import Image, newest
+from singbuild.ext3.reader.image import Image, newest
+from singbuild.ext3.reader.inode import DIRECTORY, REGULAR
 from singbuild.packages import package, spdx
 from singbuild.packages.databases import found
 from singbuild.packages.tree import ImageTree

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from singbuild.ext3.writer.seal import Shape
 from singbuild.lock import LockFile
 from singbuild.privilege import Mode
-from singbuild.seal import Shape
 from singbuild.sections import Given
 
 

@@ -8,7 +8,7 @@ import re
 
 from singbuild.confined import Directory
 from singbuild.contract import Reporter
-from singbuild.ext3.inventory import Owner
+from singbuild.ext3.writer.inventory import Owner
 from singbuild.tarstream import Member
 
 # What this process may not give, or what the file system below cannot hold.

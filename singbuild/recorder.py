@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from singbuild import seccomp
-from singbuild.ext3.inventory import Owner
+from singbuild.ext3.writer.inventory import Owner
 from singbuild.seccomp import Question
 
 CHOWNS = ("chown", "fchown", "lchown", "fchownat")

@@ -15,8 +15,8 @@ from pathlib import Path, PurePosixPath
 from singbuild import chroot, command, export, recorder
 from singbuild.contract import Reporter
 from singbuild.errors import HostError, ImageError
-from singbuild.ext3.inventory import Owner, shown
-from singbuild.ext3.reader import Image
+from singbuild.ext3.reader.image import Image
+from singbuild.ext3.writer.inventory import Owner, shown
 from singbuild.untar import Unpacker
 
 DEVICES = {  # the kernel's Documentation/admin-guide/devices.txt

@@ -22,7 +22,7 @@ from singbuild import workspace
 from singbuild.confined import Directory, Tree
 from singbuild.contract import Reporter
 from singbuild.errors import HostError, SourceError
-from singbuild.ext3.inventory import Owner
+from singbuild.ext3.writer.inventory import Owner
 from singbuild.ownership import Ownership, shown
 from singbuild.tarstream import Member, TarStream
 

@@ -26,13 +26,13 @@ from singbuild.ext3.geometry import (
     ROOT_INODE,
     Geometry,
 )
-from singbuild.ext3.inventory import MANIFEST, MANIFEST_ENTRY, Node, shown
-from singbuild.ext3.read_inode import REGULAR
-from singbuild.ext3.reader import Image
+from singbuild.ext3.reader.image import Image
+from singbuild.ext3.reader.inode import REGULAR
 from singbuild.ext3.resealed import Compared, Ignored, ImageContents, image_nodes
-from singbuild.ext3.tables import write_tables
-from singbuild.ext3.volume import Volume
-from singbuild.seal import identity, in_use, names_seed, tree_digest
+from singbuild.ext3.writer.inventory import MANIFEST, MANIFEST_ENTRY, Node, shown
+from singbuild.ext3.writer.seal import identity, in_use, names_seed, tree_digest
+from singbuild.ext3.writer.tables import write_tables
+from singbuild.ext3.writer.volume import Volume
 
 _OWN = {
     ROOT_INODE: "/",

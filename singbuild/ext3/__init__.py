@@ -1,9 +1,8 @@
-"""The ext3 writer: a tree on the host becomes a file system in a file.
+"""The ext3 file system of an image: ``writer`` makes it of a tree, ``reader`` makes a tree of it.
 
-Bytes only, no I/O: ``geometry`` (where groups, tables and data lie),
-``records`` (superblock, descriptors, inodes, journal), ``blockmap``,
-``attributes``, ``directory``. Reading the tree: ``inventory``, ``filedata``.
-Writing the file: ``target``, ``volume``, ``contents``, ``tables``.
+What both know of the format: ``geometry`` (where groups, tables and data lie),
+``records`` (superblock, descriptors, inodes, journal), ``attributes``, and
+``boot`` (the launch line in the first block). They compute bytes, without I/O.
 
 The format is that of "ext4 Data Structures and Algorithms" in the kernel's
 documentation, restricted to the features of docs/image-format.md.

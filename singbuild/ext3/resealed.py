@@ -11,15 +11,15 @@ from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 from singbuild.ext3.attributes import Attribute, want_attribute
-from singbuild.ext3.contents import Contents, Mapped
-from singbuild.ext3.disk import Disk
-from singbuild.ext3.filedata import PIECE
 from singbuild.ext3.geometry import ROOT_INODE, Geometry
-from singbuild.ext3.inventory import Node, shown
-from singbuild.ext3.reader import Entry, Image
-from singbuild.ext3.short_files import Short
-from singbuild.ext3.target import TargetFile
-from singbuild.ext3.volume import Volume
+from singbuild.ext3.reader.disk import Disk
+from singbuild.ext3.reader.image import Entry, Image
+from singbuild.ext3.writer.contents import Contents, Mapped
+from singbuild.ext3.writer.filedata import PIECE
+from singbuild.ext3.writer.inventory import Node, shown
+from singbuild.ext3.writer.short_files import Short
+from singbuild.ext3.writer.target import TargetFile
+from singbuild.ext3.writer.volume import Volume
 
 _SCAN = 4 << 20  # bytes looked at at a time
 _NOTED = 1000  # places that differ; the first one is what matters

@@ -7,8 +7,8 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from singbuild.ext3.read_inode import DIRECTORY, REGULAR
-from singbuild.ext3.reader import Entry, Image
+from singbuild.ext3.reader.image import Entry, Image
+from singbuild.ext3.reader.inode import DIRECTORY, REGULAR
 from singbuild.packages.package import Names
 from singbuild.rootfs import Rootfs
 

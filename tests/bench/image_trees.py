@@ -11,7 +11,7 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
-from singbuild.ext3.reader import Entry, Image
+from singbuild.ext3.reader.image import Entry, Image
 from tests.bench.seal_trees import Facts, Spec, Tree
 
 EPOCH = 1_700_000_000

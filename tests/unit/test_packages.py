@@ -20,14 +20,14 @@ from spdx_tools.spdx.validation.document_validator import validate_full_spdx_doc
 
 from singbuild.console.display import Console
 from singbuild.errors import ImageError
-from singbuild.ext3.reader import Image
+from singbuild.ext3.reader.image import Image
+from singbuild.ext3.writer.seal import seal
 from singbuild.packages import spdx
 from singbuild.packages.databases import found, packages
 from singbuild.packages.licences import declared
 from singbuild.packages.package import Package, Tree
 from singbuild.packages.tree import DirectoryTree, ImageTree
 from singbuild.rootfs import Rootfs
-from singbuild.seal import seal
 
 EPOCH = 1_700_000_000
 

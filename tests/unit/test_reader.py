@@ -16,10 +16,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from singbuild.errors import ImageError
-from singbuild.ext3.disk import DamagedImage
-from singbuild.ext3.inventory import inventory
-from singbuild.ext3.reader import Image
-from singbuild.seal import seal
+from singbuild.ext3.reader.disk import DamagedImage
+from singbuild.ext3.reader.image import Image
+from singbuild.ext3.writer.inventory import inventory
+from singbuild.ext3.writer.seal import seal
 from tests.bench.image_trees import EPOCH, image_snapshot, mke2fs, sample_tree, trees
 from tests.bench.seal_trees import Tree, build, snapshot
 

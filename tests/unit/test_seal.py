@@ -18,10 +18,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from singbuild.errors import HostError, ImageError
-from singbuild.ext3.directory import half_md4
 from singbuild.ext3.geometry import GROUP_BLOCKS, MAX_FILE_BYTES, Geometry, fitted
-from singbuild.ext3.inventory import shown
-from singbuild.seal import seal
+from singbuild.ext3.writer.directory import half_md4
+from singbuild.ext3.writer.inventory import shown
+from singbuild.ext3.writer.seal import seal
 
 EPOCH = 1_700_000_000
 needs_e2fsprogs = pytest.mark.skipif(not shutil.which("debugfs"), reason="needs e2fsprogs")
@@ -178,7 +178,7 @@ def test_memory_does_not_grow_with_a_file(tree: Path, tmp_path: Path) -> None:
     for size in (20, 200):
         (tree / "file").write_bytes(os.urandom(1 << 20) * size)
         code = (
-            "from pathlib import Path; from singbuild.seal import seal;"
+            "from pathlib import Path; from singbuild.ext3.writer.seal import seal;"
             f"seal(Path({str(tree)!r}), Path({str(tmp_path / str(size))!r}), epoch=0);"
             "print(Path('/proc/self/status').read_text())"
         )
@@ -314,7 +314,7 @@ def test_the_process_that_reads_ahead_ends_with_the_seal(
 ) -> None:
     many_short_files(tree)
     stands = (
-        "import pathlib, sys, time; from singbuild.seal import seal\n"
+        "import pathlib, sys, time; from singbuild.ext3.writer.seal import seal\n"
         "def stand(*_): print(flush=True); time.sleep(100)\n"
         "seal(*map(pathlib.Path, sys.argv[1:]), epoch=1, on_progress=stand)"
     )

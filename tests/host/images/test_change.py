@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from singbuild.ext3.disk import HEADER_2X
-from singbuild.ext3.reader import Image
+from singbuild.ext3.reader.disk import HEADER_2X
+from singbuild.ext3.reader.image import Image
 from tests.bench import docker_images
 from tests.bench import singrun_images as images
 from tests.bench.builds import SINGBUILD, Build

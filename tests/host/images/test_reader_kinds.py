@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 
-from singbuild.seal import seal
+from singbuild.ext3.writer.seal import seal
 from tests.bench import seal_trees
 from tests.bench.image_trees import image_snapshot, mke2fs
 from tests.bench.seal_trees import EPOCH, Spec, Tree, build, snapshot

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from singbuild.errors import ImageError
-from singbuild.seal import seal
+from singbuild.ext3.writer.seal import seal
 from tests.bench import seal_trees
 from tests.bench.seal_trees import EPOCH, Spec, Tree, acl, build, snapshot
 
@@ -201,7 +201,7 @@ def test_an_image_mounted_and_sealed_again_is_the_same_image(tmp_path: Path) -> 
     sealed = seal(tree, tmp_path / "a.img", epoch=EPOCH)
     script = f"""{sys.executable} -c '
 from pathlib import Path
-from singbuild.seal import seal
+from singbuild.ext3.writer.seal import seal
 print(seal(Path("{tmp_path}/mount"), Path("{tmp_path}/b.img"), epoch={EPOCH}).digest)'"""
     assert in_mount(tmp_path / "a.img", tmp_path, "ro", script).decode().strip() == sealed.digest
     assert (tmp_path / "a.img").read_bytes() == (tmp_path / "b.img").read_bytes()
@@ -250,7 +250,7 @@ def sealed_elsewhere(tree: Path, number: int, environment: dict[str, str]) -> by
     with workplace(MEMORY) as place:
         place.chmod(0o777)
         code = (
-            "import os; from pathlib import Path; from singbuild.seal import seal;"
+            "import os; from pathlib import Path; from singbuild.ext3.writer.seal import seal;"
             f"os.setuid({65534 if number == 2 else 0});"
             f"seal(Path('{tree}'), Path('{place}/a.img'), epoch={EPOCH})"
         )
@@ -349,7 +349,7 @@ def test_a_mount_left_in_the_tree_is_named(tmp_path: Path) -> None:
     mount = ["mount", "-t", "tmpfs", "none", str(tree / "a b")]
     code = (
         f"import subprocess; subprocess.run({mount!r}, check=True);"
-        "from pathlib import Path; from singbuild.seal import seal;"
+        "from pathlib import Path; from singbuild.ext3.writer.seal import seal;"
         f"seal(Path('{tree}'), Path('{tmp_path}/image'), epoch=0)"
     )
     done = subprocess.run(
@@ -370,7 +370,7 @@ def test_a_full_disk_is_told_with_numbers_and_leaves_nothing(tmp_path: Path, siz
     small = tmp_path / "small"
     small.mkdir()
     code = (
-        "from pathlib import Path; from singbuild.seal import seal\n"
+        "from pathlib import Path; from singbuild.ext3.writer.seal import seal\n"
         "from singbuild.errors import HostError\n"
         f"try: seal(Path('{tree}'), Path('{small}/image'), epoch=0)\n"
         "except HostError as error: print(error)\n"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from singbuild.errors import ImageError
-from singbuild.seal import seal
+from singbuild.ext3.writer.seal import seal
 from singbuild.verification import verify
 from tests.bench.image_trees import sample_tree
 from tests.bench.seal_trees import EPOCH

@@ -15,10 +15,6 @@ from contextlib import AbstractContextManager
 from singbuild.errors import ImageError
 from singbuild.ext3 import records
 from singbuild.ext3.attributes import Attribute, attributes, want_attribute
-from singbuild.ext3.blockmap import DIRECT, BlockMap, direct_map
-from singbuild.ext3.description import closed, fact, node_fact
-from singbuild.ext3.directory import Name, directory, lost_and_found
-from singbuild.ext3.filedata import PIECE, Files, blocks_of, changed, data_runs, pieces
 from singbuild.ext3.geometry import (
     BLOCK,
     INODE,
@@ -29,9 +25,13 @@ from singbuild.ext3.geometry import (
     ROOT_INODE,
     Geometry,
 )
-from singbuild.ext3.inventory import MANIFEST, MANIFEST_ENTRY, Node, shown
-from singbuild.ext3.short_files import Short, read_ahead
-from singbuild.ext3.volume import Run, Volume
+from singbuild.ext3.writer.blockmap import DIRECT, BlockMap, direct_map
+from singbuild.ext3.writer.description import closed, fact, node_fact
+from singbuild.ext3.writer.directory import Name, directory, lost_and_found
+from singbuild.ext3.writer.filedata import PIECE, Files, blocks_of, changed, data_runs, pieces
+from singbuild.ext3.writer.inventory import MANIFEST, MANIFEST_ENTRY, Node, shown
+from singbuild.ext3.writer.short_files import Short, read_ahead
+from singbuild.ext3.writer.volume import Run, Volume
 
 FAST_LINK = 60  # shorter targets live in the inode
 _REGULAR = stat.S_IFREG >> 12

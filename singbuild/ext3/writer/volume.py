@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from singbuild.ext3.geometry import BLOCK, GROUP_BLOCKS, Geometry
-from singbuild.ext3.target import TargetFile
+from singbuild.ext3.writer.target import TargetFile
 
 Run = tuple[int, int]  # first block, number of blocks
 Parts = list[bytes | memoryview]  # data and the zeros after it, in turn

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from singbuild.ext3 import records
 from singbuild.ext3.boot import boot_block
 from singbuild.ext3.geometry import BLOCK, GROUP_BLOCKS, Geometry
-from singbuild.ext3.target import TargetFile
+from singbuild.ext3.writer.target import TargetFile
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,11 @@ from types import TracebackType
 from typing import Self
 
 from singbuild.errors import ImageError
-from singbuild.ext3 import read_inode, read_superblock
 from singbuild.ext3.boot import BOOT_BLOCK, LAUNCH_LINE
-from singbuild.ext3.read_inode import Inode
-from singbuild.ext3.read_superblock import DESCRIPTOR, SUPERBLOCK, Superblock
+from singbuild.ext3.reader import inode as read_inode
+from singbuild.ext3.reader import superblock
+from singbuild.ext3.reader.inode import Inode
+from singbuild.ext3.reader.superblock import DESCRIPTOR, SUPERBLOCK, Superblock
 
 HEADER_2X = b"#!/usr/bin/env run-singularity"
 HEADER_2X_SIZE = 31
@@ -115,13 +116,13 @@ class Disk:
 
     def _superblock(self) -> Superblock:
         data = os.pread(self._fd, SUPERBLOCK, self.offset + SUPERBLOCK)
-        if self.boot.startswith(LAUNCH_LINE) and data[0x38:0x3A] != read_superblock.MAGIC:
+        if self.boot.startswith(LAUNCH_LINE) and data[0x38:0x3A] != superblock.MAGIC:
             raise self.damaged("the superblock", "there is none, though the launch line is ours")
-        if data[0x38:0x3A] != read_superblock.MAGIC:
+        if data[0x38:0x3A] != superblock.MAGIC:
             why = f"There is no ext3 superblock at offset {self.offset + SUPERBLOCK}."
             raise ImageError(f"{self.path} is not an image", why=why, remedy=_REMEDY)
         try:
-            return read_superblock.superblock(data)
+            return superblock.superblock(data)
         except ValueError as error:
             raise self.damaged("the superblock", error) from error
 
@@ -136,9 +137,7 @@ class Disk:
 
     def _read_descriptor(self, group: int) -> int:
         """Return the first block of a group's inode table."""
-        block = read_superblock.inode_table(
-            self._read(self.superblock.descriptor_at(group), DESCRIPTOR)
-        )
+        block = superblock.inode_table(self._read(self.superblock.descriptor_at(group), DESCRIPTOR))
         if not self.superblock.first_block < block < self.superblock.blocks:
             raise ValueError(f"group {group} has its inode table outside the file system")
         return block

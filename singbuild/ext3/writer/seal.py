@@ -29,7 +29,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from singbuild.errors import ImageError
-from singbuild.ext3.contents import FAST_LINK, Contents
 from singbuild.ext3.geometry import (
     BLOCK,
     FIRST_INODE,
@@ -41,10 +40,11 @@ from singbuild.ext3.geometry import (
     indirect_blocks,
     sized,
 )
-from singbuild.ext3.inventory import Node, Owner, check_epoch, inventory
-from singbuild.ext3.tables import Used, write_tables
-from singbuild.ext3.target import TargetFile, created
-from singbuild.ext3.volume import Volume
+from singbuild.ext3.writer.contents import FAST_LINK, Contents
+from singbuild.ext3.writer.inventory import Node, Owner, check_epoch, inventory
+from singbuild.ext3.writer.tables import Used, write_tables
+from singbuild.ext3.writer.target import TargetFile, created
+from singbuild.ext3.writer.volume import Volume
 
 _SMALL = 48 << 10  # bytes: a file without indirect blocks
 

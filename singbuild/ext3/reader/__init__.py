@@ -1,0 +1,1 @@
+"""An ext3 image read without mounting it: its bytes become the tree they hold."""
