@@ -19,7 +19,6 @@ from singbuild import (
     cache,
     capabilities,
     chroot,
-    extensions,
     failed,
     image,
     lock,
@@ -35,6 +34,7 @@ from singbuild import (
     stages,
     workspace,
 )
+from singbuild.backends import extensions
 from singbuild.console import faults
 from singbuild.console.display import Console
 from singbuild.contract import Defaults, Pins, Source

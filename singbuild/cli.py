@@ -84,13 +84,13 @@ for each_command in (*BUILD_COMMANDS, *IMAGE_COMMANDS, *CHANGE_COMMANDS):
 @click.argument("name", required=False)
 def show_backends(name: str | None) -> int:
     """List the backends that are installed, or print one's keywords and host programs."""
-    from singbuild import backends
+    from singbuild.backends import loading
 
     if name is None:
-        for each in backends.installed():
+        for each in loading.installed():
             print(f"{each.name:20} {each.distribution} {each.version}")
         return 0
-    backend = backends.load(name)
+    backend = loading.load(name)
     print(f"{name}, from {backend.installed.distribution} {backend.installed.version}\n\nKeywords:")
     for keyword in backend.needs.keywords:
         must = " (required)" if keyword.required else ""
@@ -108,7 +108,7 @@ def show_backends(name: str | None) -> int:
 @click.argument("directory", required=False, type=click.Path(path_type=Path))
 def new_backend(name: str, directory: Path | None) -> int:
     """Write the distribution of a backend NAME: it installs, works, and passes its tests."""
-    from singbuild import scaffold
+    from singbuild.backends import scaffold
 
     where = scaffold.new_backend(name, directory)
     print(f"{where}\nNext: pip install -e '{where}[test]' && pytest {where}")

@@ -7,8 +7,9 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from singbuild import __version__, backends, workspace
-from singbuild.backends import Backend
+from singbuild import __version__, workspace
+from singbuild.backends import loading
+from singbuild.backends.loading import Backend
 from singbuild.contract import Reporter, Source
 from singbuild.errors import RecipeError, UsageError
 from singbuild.recipe import Recipe
@@ -46,7 +47,7 @@ def make(recipe: Recipe, report: Reporter, arch: str = "") -> Plan:
     arch: the machine to build for, as `uname -m` or Go calls it; "" for this one.
     Raises BackendError for the backend, RecipeError for a keyword, UsageError for the machine.
     """
-    backend = backends.load(recipe.bootstrap)
+    backend = loading.load(recipe.bootstrap)
     for text in backend.deprecations:
         report.warn(text)
     source = Source(

@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from singbuild import backends, cache, lock, secrets, sections
+from singbuild import cache, lock, secrets, sections
+from singbuild.backends import loading
 from singbuild.cache import Stage
 from singbuild.console.display import Console
 from singbuild.plan import Plan
@@ -123,7 +124,7 @@ def _bootstrap(plan: Plan, made: lock.Lock) -> dict[str, str]:
     }
     return {name: _digest(value) for name, value in facts.items()} | {
         "keywords": _digest(dict(plan.source.keywords)),
-        "code": backends.code_digest("singbuild", plan.backend.installed.entry.module),
+        "code": loading.code_digest("singbuild", plan.backend.installed.entry.module),
     }
 
 

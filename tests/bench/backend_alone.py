@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from singbuild import Rootfs, SingbuildError, Source
-from singbuild.testing_engine import Recorder as Recorder  # the tests of backends take it from here
+from singbuild.testing.engine import Recorder as Recorder  # the tests of backends take it from here
 
 REPOSITORY = Path(__file__).parents[2]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from singbuild import scaffold
+from singbuild.backends import scaffold
 from singbuild.errors import HostError, UsageError
 from tests.thirdparty.conftest import Elsewhere
 

@@ -17,7 +17,7 @@ import pytest
 
 from singbuild import HostError, SourceError, download_errors, transfer
 from singbuild.download import NotFoundError, Remote, fetch, fetch_all
-from singbuild.testing_engine import Recorder
+from singbuild.testing.engine import Recorder
 
 BODY = os.urandom(300_000)
 SHA256 = hashlib.sha256(BODY).hexdigest()

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from singbuild import Rootfs, backends, contract, extension_hookspecs, hookspecs
+from singbuild import Rootfs, contract, hookspecs
+from singbuild.backends import extension_hookspecs, loading
 
 HOOKS = {name: hook for name, hook in vars(hookspecs).items() if name.startswith("singbuild_")}
 SITE = {n: h for n, h in vars(extension_hookspecs).items() if n.startswith("singbuild_")}
-BUILT_IN = [each.name for each in backends.installed() if each.distribution == "singbuild"]
+BUILT_IN = [each.name for each in loading.installed() if each.distribution == "singbuild"]
 HEADINGS = ("When:", "Assume:", "Return:", "Raise:", "Since:")
 
 
@@ -36,7 +37,7 @@ def test_hooks_stand_in_the_order_in_which_a_build_calls_them() -> None:
 
 @pytest.mark.parametrize("name", BUILT_IN)
 def test_a_built_in_backend_loads_and_says_what_it_needs(name: str) -> None:
-    backend = backends.load(name)
+    backend = loading.load(name)
     assert backend.name == name
     assert all(keyword.help for keyword in backend.needs.keywords)
     assert all(program.package for program in backend.needs.programs)
@@ -53,7 +54,7 @@ def test_built_ins_come_in_by_the_public_door_alone() -> None:
 def test_one_backend_is_described_for_people(name: str) -> None:
     argv = [sys.executable, "-m", "singbuild", "backends", name]
     shown = subprocess.check_output(argv, text=True)
-    for keyword in backends.load(name).needs.keywords:
+    for keyword in loading.load(name).needs.keywords:
         assert keyword.name in shown
 
 

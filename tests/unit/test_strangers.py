@@ -11,7 +11,8 @@ from pathlib import Path
 import pluggy
 import pytest
 
-from singbuild import backends, contract
+from singbuild import contract
+from singbuild.backends import loading
 
 Install = Callable[..., None]
 HEAD = """
@@ -172,9 +173,9 @@ def test_what_a_deprecated_argument_looks_like(install: Install) -> None:
     """An old plugin works on, and its user is told whom to tell."""
     install("yesterday", HEAD.replace("singbuild_resolve()", "singbuild_resolve(source)"))
     install("today", HEAD.replace("singbuild_resolve()", "singbuild_resolve(inputs)"))
-    old = backends.load("yesterday", NextContract)
+    old = loading.load("yesterday", NextContract)
     assert old.call("singbuild_resolve", source=1, inputs=2) == {"version": 1}
     assert old.deprecations == (
         "backend 'yesterday' (stranger-yesterday 4.2): source is now inputs; see version 2",
     )
-    assert backends.load("today", NextContract).deprecations == ()
+    assert loading.load("today", NextContract).deprecations == ()

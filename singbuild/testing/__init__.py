@@ -27,11 +27,12 @@ from typing import ClassVar
 
 import pytest
 
-from singbuild import backends, command
+from singbuild import command
+from singbuild.backends import loading
 from singbuild.contract import Needs
 from singbuild.namespace import refusal
 from singbuild.rootfs import Rootfs
-from singbuild.testing_engine import Ended, Engine, RecordedRootfs, Recorder, engine_of, source
+from singbuild.testing.engine import Ended, Engine, RecordedRootfs, Recorder, engine_of, source
 
 __all__ = [
     "BackendConformance",
@@ -89,7 +90,7 @@ class BackendConformance:
     @pytest.fixture
     def needs(self) -> Needs:
         """What the backend says it needs."""
-        return backends.load(self.name).needs
+        return loading.load(self.name).needs
 
     @pytest.fixture
     def engine(self, singbuild_engine: Engine, needs: Needs) -> Engine:
@@ -111,7 +112,7 @@ class BackendConformance:
 
     def test_it_is_listed_and_described(self, singbuild_engine: Engine, needs: Needs) -> None:
         """``singbuild backends`` knows it, with its distribution and version."""
-        about = backends.find(self.name)
+        about = loading.find(self.name)
         listed = singbuild_engine.run("backends").stdout.splitlines()
         assert [self.name, about.distribution, about.version] in [line.split() for line in listed]
         described = singbuild_engine.run("backends", self.name).stdout

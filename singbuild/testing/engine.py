@@ -1,4 +1,4 @@
-"""The real command and the trees that backends are tested with: the parts of ``testing.py``."""
+"""The real command and the trees that ``singbuild.testing`` tests backends with."""
 
 from __future__ import annotations
 

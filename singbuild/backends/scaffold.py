@@ -6,7 +6,8 @@ import re
 from importlib import resources
 from pathlib import Path
 
-from singbuild import __version__, backends
+from singbuild import __version__
+from singbuild.backends import loading
 from singbuild.errors import HostError, UsageError
 
 FILES = {
@@ -55,7 +56,7 @@ def check_name(name: str) -> None:
             f"{name!r} cannot be a backend's name",
             remedy="Use lower-case letters, digits and single hyphens, as in my-site.",
         )
-    for each in backends.installed():
+    for each in loading.installed():
         if each.name == name:
             raise UsageError(
                 f"the name {name!r} is taken by {each.distribution} {each.version}",
@@ -66,7 +67,7 @@ def check_name(name: str) -> None:
 def _filled(template: str, words: dict[str, str]) -> str:
     import jinja2  # nothing else of the command line's way here needs it
 
-    text = (resources.files("singbuild") / "new_backend" / template).read_text()
+    text = (resources.files("singbuild.backends") / "new_backend" / template).read_text()
     environment = jinja2.Environment(
         keep_trailing_newline=True,
         undefined=jinja2.StrictUndefined,
