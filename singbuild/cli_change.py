@@ -187,8 +187,9 @@ def export_(image: Path, file: Path | None, form: str, name: str | None) -> int:
     Owners, attributes, links and holes are kept; `import` takes it back. docker load
     and podman load take both formats of container images.
     """
-    from singbuild import change, export, export_layer, workspace
+    from singbuild import change, export_layer, workspace
     from singbuild.ext3.reader.image import Image as Opened
+    from singbuild.tar import write
 
     if name and form == "tar":
         raise UsageError("a tar archive has no name", remedy="Add --format docker-archive or oci.")
@@ -196,7 +197,7 @@ def export_(image: Path, file: Path | None, form: str, name: str | None) -> int:
     with Opened(image) as opened:
         change.check_clean(opened)
         if form == "tar":
-            pieces = export.archive(opened)
+            pieces = write.archive(opened)
         else:
             pieces = export_layer.archive(opened, form, name)
         if file is None:

@@ -19,10 +19,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from singbuild import export
 from singbuild.errors import UsageError
 from singbuild.ext3.reader.image import Image, newest
 from singbuild.inspection import HOME, labels
+from singbuild.tar import write
 
 RUN = f"/{HOME}/actions/run"
 PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -43,11 +43,11 @@ def archive(image: Image, form: str, name: str) -> Iterator[bytes]:
     Sockets are left out: no layer knows them. Raises DamagedImage.
     """
     total, size = hashlib.sha256(), 0
-    for piece in export.archive(image):
+    for piece in write.archive(image):
         total.update(piece)
         size += len(piece)
     config = _json(_configuration(image, f"sha256:{total.hexdigest()}"))
-    layer = (total.hexdigest(), size, export.archive(image))
+    layer = (total.hexdigest(), size, write.archive(image))
     for file in FORMS[form](config, layer, name):
         yield from _member(file)
     yield bytes(2 * _BLOCK)

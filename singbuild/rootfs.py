@@ -12,12 +12,13 @@ import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from singbuild import chroot, command, export, recorder
+from singbuild import chroot, command, recorder
 from singbuild.contract import Reporter
 from singbuild.errors import HostError, ImageError
 from singbuild.ext3.reader.image import Image
 from singbuild.ext3.writer.inventory import Owner, shown
-from singbuild.untar import Unpacker
+from singbuild.tar.extract import Unpacker
+from singbuild.tar.write import archive
 
 DEVICES = {  # the kernel's Documentation/admin-guide/devices.txt
     "null": (1, 3),
@@ -166,7 +167,7 @@ class Rootfs:
         Raises ImageError for what is no image or a damaged one.
         """
         with Image(path) as image:
-            self.unpack([export.archive(image)])
+            self.unpack([archive(image)])
 
     def host(
         self,

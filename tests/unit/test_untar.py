@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from singbuild import SourceError
-from singbuild.untar import Limits, Unpacker
+from singbuild.tar.extract import Limits, Unpacker
 from tests.bench.backend_alone import Recorder
 from tests.bench.docker_images import (
     Entry,

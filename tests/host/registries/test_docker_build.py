@@ -198,7 +198,7 @@ def test_a_layout_that_lies_is_refused(layout: Path, tmp_path: Path) -> None:
 AS_USER = """
 import json, sys
 from pathlib import Path
-from singbuild.untar import Unpacker
+from singbuild.tar.extract import Unpacker
 from tests.bench.backend_alone import Recorder
 report = Recorder()
 with Unpacker(Path(sys.argv[1]), report, whiteouts=True) as unpacker:

@@ -6,10 +6,10 @@ import errno
 import os
 import re
 
-from singbuild.confined import Directory
 from singbuild.contract import Reporter
 from singbuild.ext3.writer.inventory import Owner
-from singbuild.tarstream import Member
+from singbuild.tar.beneath import Directory
+from singbuild.tar.read import Member
 
 # What this process may not give, or what the file system below cannot hold.
 _NOT_GIVEN = (errno.EPERM, errno.ENOTSUP, errno.EACCES, errno.EINVAL)

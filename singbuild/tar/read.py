@@ -3,7 +3,7 @@
 Knows the formats that occur in layers and exports: v7, ustar, GNU (long names, base-256
 numbers, sparse files) and pax. Sources: POSIX.1-2017 pax(1), "ustar Interchange Format";
 the GNU tar manual, "Basic Tar Format" and "Storing Sparse Files".
-Touches no file system; ``untar`` does.
+Touches no file system; ``extract`` does.
 """
 
 from __future__ import annotations

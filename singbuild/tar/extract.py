@@ -1,6 +1,6 @@
 """Unpacks tar streams into a directory, and never anywhere else.
 
-``confined`` finds the directory of every entry, and of every link's target; the last
+``beneath`` finds the directory of every entry, and of every link's target; the last
 component is never followed, and what is there is removed before something is written in its
 place, so no file that has another name is written through.
 Layers of a container image are applied in order, their whiteouts understood
@@ -19,12 +19,12 @@ from types import TracebackType
 from typing import ClassVar, Self
 
 from singbuild import workspace
-from singbuild.confined import Directory, Tree
 from singbuild.contract import Reporter
 from singbuild.errors import HostError, SourceError
 from singbuild.ext3.writer.inventory import Owner
-from singbuild.ownership import Ownership, shown
-from singbuild.tarstream import Member, TarStream
+from singbuild.tar.beneath import Directory, Tree
+from singbuild.tar.owners import Ownership, shown
+from singbuild.tar.read import Member, TarStream
 
 WHITEOUT, OPAQUE, AUFS = b".wh.", b".wh..wh..opq", b".wh..wh."
 LONGEST_PATH = 4095  # bytes: PATH_MAX without its zero
