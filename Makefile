@@ -12,7 +12,7 @@ NEEDED := $(TOOLS) $(CLUSTER) fuse2fs uidmap libcap2-bin file util-linux python3
           docker-registry docker.io buildah skopeo umoci podman apache2-utils openssl squashfuse \
           squashfs-tools xvfb x11-apps strace gcc procps mandoc slapd nslcd libnss-ldapd fuse-overlayfs
 
-.PHONY: singrun.pyz man demo test check unit format packages clean
+.PHONY: singrun.pyz man demo test coverage check unit format packages clean
 
 demo: $(VENV)/.installed ## build recipes/busybox.def and run the image
 	@$(MAKE) --no-print-directory $(DEMO)/busybox.img
@@ -32,6 +32,9 @@ test: packages $(VENV)/.tested ## install what the tests need, check, and run th
 
 unit: $(VENV)/.tested ## the quick tests, without root
 	$(BIN)/pytest -m "not root and not network"
+
+coverage: packages $(VENV)/.tested ## which lines the tests execute, in all processes
+	$(BIN)/python -m tests.bench.line_coverage -m "not long" -n 3 --dist loadgroup
 
 check: $(VENV)/.tested ## ruff and mypy, as CI runs them
 	$(BIN)/ruff check .
