@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import hashlib
 import io
@@ -20,7 +21,7 @@ CONFIG = "application/vnd.oci.image.config.v1+json"
 LAYER = "application/vnd.oci.image.layer.v1.tar"
 PACK: dict[str, Callable[[bytes], bytes]] = {
     "": bytes,
-    "+gzip": gzip.compress,
+    "+gzip": functools.partial(gzip.compress, mtime=0),
     "+zstd": zstd.compress,
 }
 Entry = tuple[tarfile.TarInfo, bytes]

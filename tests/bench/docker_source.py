@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import random
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
@@ -31,7 +32,7 @@ from tests.bench.docker_registry import (
 )
 
 OWNER: dict[str, Any] = {"uid": os.getuid(), "gid": os.getgid()}
-NOISE = os.urandom(400_000)
+NOISE = random.Random(1).randbytes(400_000)  # alike in all workers, whose names hold digests
 LOWER = archive(file("a", b"A", **OWNER), file("gone", **OWNER), file("noise", NOISE, **OWNER))
 UPPER = archive(whiteout("gone"), file("b", b"B", **OWNER))
 IMAGE = image(LOWER, UPPER, config={"Env": ["A=1"], "Entrypoint": ["/a"]})
