@@ -17,18 +17,14 @@ from typing import Any
 
 from singbuild import (
     cache,
-    capabilities,
     chroot,
     failed,
     image,
     lock,
     metadata,
-    namespace,
     places,
     preflight,
-    privilege,
     quiet,
-    seccomp,
     secrets,
     sections,
     stages,
@@ -42,8 +38,9 @@ from singbuild.errors import EXIT_BUG, SingbuildError
 from singbuild.ext3.writer import seal
 from singbuild.options import Options
 from singbuild.plan import Plan, recorded
-from singbuild.privilege import Choice, Mode
-from singbuild.recorder import Recorder
+from singbuild.privilege import capabilities, modes, namespace, seccomp
+from singbuild.privilege.modes import Choice, Mode
+from singbuild.privilege.recorder import Recorder
 from singbuild.rootfs import Rootfs
 
 WITHOUT_LOG = (0, *(128 + number for number in namespace.ENDING))
@@ -57,7 +54,7 @@ def build(plan: Plan, target: Path, options: Options, console: Console) -> int:
     # A link that names the target stays; what it names is replaced.
     target = target.resolve() if os.path.lexists(target) else target.absolute()
     try:
-        choice = privilege.choose(options.privilege)
+        choice = modes.choose(options.privilege)
         preflight.check(plan, target, choice, force=options.force, test=options.test)
         site = extensions.load(console)
         asked = extensions.described(plan, target, locked=options.locked is not None)

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from singbuild import build, capabilities, image, namespace, plan, preflight, privilege, workspace
+from singbuild import build, image, plan, preflight, workspace
 from singbuild.console import faults
 from singbuild.console.display import Console
 from singbuild.console.singularity_2x import Console2x
@@ -34,7 +34,8 @@ from singbuild.ext3.writer import seal
 from singbuild.ext3.writer.inventory import Owner
 from singbuild.ext3.writer.seal import Shape
 from singbuild.options import Options
-from singbuild.privilege import Mode
+from singbuild.privilege import capabilities, modes, namespace
+from singbuild.privilege.modes import Mode
 from singbuild.recipe import Recipe
 from singbuild.rootfs import Rootfs
 from singrun import locks
@@ -110,7 +111,7 @@ def change(
     ``free`` bytes left; by default it keeps its size. Errors are told on the console.
     """
     try:
-        choice = privilege.choose()
+        choice = modes.choose()
         preflight.check_programs(preflight.ENGINE_PROGRAMS)
         with (
             held(path) as target,

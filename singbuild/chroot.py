@@ -14,7 +14,8 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from singbuild import capabilities, command
+from singbuild import command
+from singbuild.privilege import capabilities
 from singrun import syscalls
 from singrun.syscalls import MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, MS_REC
 

@@ -116,7 +116,7 @@ def build(
     from singbuild import recipe as recipes
     from singbuild.console import display
     from singbuild.console.junit import Report
-    from singbuild.privilege import Mode
+    from singbuild.privilege.modes import Mode
 
     _check_recipe_word(recipe)
     shown = display.choose(sys.stdout, as_json=as_json, quiet=quiet)

@@ -14,12 +14,12 @@ def doctor(as_json: bool) -> int:
 
     Ends with 0 when a build can work, else with 5.
     """
-    from singbuild import privilege
     from singbuild.errors import HostError
+    from singbuild.privilege.modes import PROBES, choose
 
-    found = {mode: probe() for mode, probe in privilege.PROBES.items()}
+    found = {mode: probe() for mode, probe in PROBES.items()}
     try:
-        choice = privilege.choose()
+        choice = choose()
     except HostError:
         choice = None
     if as_json:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from singbuild.ext3.writer.seal import Shape
 from singbuild.lock import LockFile
-from singbuild.privilege import Mode
+from singbuild.privilege.modes import Mode
 from singbuild.sections import Given
 
 

@@ -10,9 +10,10 @@ import re
 import tempfile
 from pathlib import Path
 
-from singbuild import chroot, namespace, workspace
+from singbuild import chroot, workspace
 from singbuild.errors import HostError
-from singbuild.privilege import Choice, Mode
+from singbuild.privilege import namespace
+from singbuild.privilege.modes import Choice, Mode
 
 SCRATCH = "Set SINGBUILD_TMPDIR to a directory on a local disk that you may write."
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from singbuild import command, places, seccomp, sections, subordinate, workspace
+from singbuild import command, places, sections, workspace
 from singbuild.contract import Program
 from singbuild.errors import HostError, ImageError
 from singbuild.plan import Plan
-from singbuild.privilege import Choice, Mode
+from singbuild.privilege import seccomp, subordinate
+from singbuild.privilege.modes import Choice, Mode
 
 ENGINE_PROGRAMS = (
     Program("mke2fs", "e2fsprogs"),

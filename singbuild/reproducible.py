@@ -7,11 +7,12 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from singbuild import build, difference, preflight, privilege, workspace
+from singbuild import build, difference, preflight, workspace
 from singbuild.console.display import Console
 from singbuild.errors import SingbuildError
 from singbuild.options import Options
 from singbuild.plan import Plan
+from singbuild.privilege import modes
 
 SHOWN = 200  # paths
 
@@ -23,7 +24,7 @@ def check(plan: Plan, target: Path, options: Options, console: Console) -> int:
     """
     options = replace(options, use_cache=False)
     try:
-        choice = privilege.choose(options.privilege)
+        choice = modes.choose(options.privilege)
         preflight.check(plan, target.absolute(), choice, force=options.force, test=options.test)
         with workspace.scratch_directory() as work:
             pair = work / "first.img", work / "second.img"

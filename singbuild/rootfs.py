@@ -12,11 +12,12 @@ import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from singbuild import chroot, command, recorder
+from singbuild import chroot, command
 from singbuild.contract import Reporter
 from singbuild.errors import HostError, ImageError
 from singbuild.ext3.reader.image import Image
 from singbuild.ext3.writer.inventory import Owner, shown
+from singbuild.privilege import recorder
 from singbuild.tar.extract import Unpacker
 from singbuild.tar.write import archive
 

@@ -15,10 +15,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from singbuild import chroot, command, namespace, secrets
+from singbuild import chroot, command, secrets
 from singbuild.contract import Reporter
 from singbuild.errors import RecipeError, SectionError
 from singbuild.metadata import HOME
+from singbuild.privilege import namespace
 from singbuild.recipe import CopyItem, Recipe, Section
 from singbuild.rootfs import Rootfs, remove
 from singbuild.secrets import Secret

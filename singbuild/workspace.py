@@ -22,8 +22,9 @@ from typing import TextIO
 
 import platformdirs
 
-from singbuild import command, namespace, subordinate
+from singbuild import command
 from singbuild.errors import HostError, ImageError
+from singbuild.privilege import namespace, subordinate
 
 PREFIX = "singbuild-scratch-"
 KEPT_LOGS = 20

@@ -30,7 +30,7 @@ import pytest
 from singbuild import command
 from singbuild.backends import loading
 from singbuild.contract import Needs
-from singbuild.namespace import refusal
+from singbuild.privilege.namespace import refusal
 from singbuild.rootfs import Rootfs
 from singbuild.testing.engine import Ended, Engine, RecordedRootfs, Recorder, engine_of, source
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from singbuild import recorder
+from singbuild.privilege import recorder
 from tests.bench import singrun_images as images
 from tests.bench.builds import User, building_user
 from tests.host.build.test_failed import failing, terminal_of

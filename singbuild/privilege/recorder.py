@@ -18,9 +18,9 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from singbuild import seccomp
 from singbuild.ext3.writer.inventory import Owner
-from singbuild.seccomp import Question
+from singbuild.privilege import seccomp
+from singbuild.privilege.seccomp import Question
 
 CHOWNS = ("chown", "fchown", "lchown", "fchownat")
 NODES = ("mknod", "mknodat")

@@ -30,9 +30,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
-from singbuild import capabilities, subordinate
 from singbuild.errors import EXIT_BUG
-from singbuild.subordinate import Ranges
+from singbuild.privilege import capabilities, subordinate
+from singbuild.privilege.subordinate import Ranges
 from singrun import syscalls
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER, PR_GET_CHILD_SUBREAPER = 1, 36, 37  # prctl(2)

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from singbuild import capabilities, namespace, subordinate
 from singbuild.errors import HostError
-from singbuild.subordinate import Missing, Ranges
+from singbuild.privilege import capabilities, namespace, subordinate
+from singbuild.privilege.subordinate import Missing, Ranges
 
 NAMESPACES = (
     "sysctl user.max_user_namespaces=10000; on Debian 10 also kernel.unprivileged_userns_clone=1; "
