@@ -60,6 +60,17 @@ class Fetched:
     sha256: str
     size: int
 
+    def read(self) -> bytes:
+        """Return the content, of which the digest is checked again. Raises SourceError, OSError.
+
+        Others may have written to a file of the host, or of a store, since it was fetched.
+        """
+        with self.path.open("rb") as file:
+            content = file.read(self.size + 1)
+        if hashlib.sha256(content).hexdigest() != self.sha256:
+            raise cannot_fetch(str(self.path), "it changed while it was in use", "Build again.")
+        return content
+
 
 def is_offline() -> bool:
     """Whether the user wants nothing from the network: SINGBUILD_OFFLINE=1."""

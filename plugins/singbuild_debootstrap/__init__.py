@@ -69,10 +69,17 @@ def singbuild_needs() -> Needs:
             Keyword("Variant", "minbase, buildd, or standard", default="minbase"),
             Keyword("Components", "parts of the archive, as main contrib", default="main"),
             Keyword("Keyring", "file of the keys that may sign the archive"),
+            Keyword(
+                "AllowExpired",
+                "yes: take an archive whose Valid-Until is past, or whose key has expired since: "
+                "a snapshot, or a suite that is signed no more",
+                default="no",
+            ),
         ),
         programs=(
             Program("debootstrap", "debootstrap"),
             Program("gpgv", "gpgv"),
+            Program("prlimit", "util-linux"),
             Program("wget", "wget"),
         ),
         space=500 << 20,

@@ -8,28 +8,29 @@ from __future__ import annotations
 import bz2
 import contextlib
 import gzip
+import io
 import lzma
 import re
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from pathlib import Path
+from typing import IO, Any
 
-from debian.deb822 import Deb822, Release
-
-from singbuild import RecipeKeyError, Source, SourceError, command
+from singbuild import RecipeKeyError, Source, SourceError
 from singbuild.download import Fetched, NotFoundError, fetch
 from singbuild_debootstrap.choice import Choice
+from singbuild_debootstrap.signature import LARGEST, detached_text, inline_text
 
-UNPACK: dict[str, Callable[[bytes], bytes]] = {
-    ".xz": lzma.decompress,
-    ".gz": gzip.decompress,
-    ".bz2": bz2.decompress,
-    "": bytes,
+UNPACK: Mapping[str, Callable[[IO[bytes]], Any]] = {
+    ".xz": lzma.open,
+    ".gz": gzip.open,
+    ".bz2": bz2.open,
+    "": contextlib.closing,
 }
-RELEASE_LIMIT = 16 << 20  # bytes; Debian's has 150 KB
-INDEX_LIMIT = 256 << 20  # bytes; sid's main has 10 MB compressed
+FIELD = re.compile(r"[!-9;-~]+")  # deb822(5)
+INDEX_LIMIT = 512 << 20  # bytes, unpacked; sid's main has 60 MB
 
 
 @dataclass(frozen=True)
@@ -47,17 +48,25 @@ class Archive:
     read_indices: Callable[[], tuple[str, ...]]
 
 
+Release = Mapping[str, str]
+"""The fields of a Release file; those of several lines with their line ends."""
+
+
 def open_archive(choice: Choice, source: Source) -> Archive:
     """Fetch and verify what the mirror says of itself. Raises SourceError, RecipeKeyError."""
     url = f"{choice.mirror}/dists/{choice.suite}"
-    text, fetched = _signed(url, choice, source)
-    release = Release(text)
-    _check_release(release, choice, source, url)
-    identity = {"sha256": fetched.sha256, "date": release.get("Date", "")}
+    text, sha256 = _signed(url, choice, source)
+    release = read_release(text, url)
+    date = release.get("Date", "")
+    identity = {"sha256": sha256, "date": date}
+    identity |= {"version": release["Version"]} if "Version" in release else {}
+    _check_release(release, choice, url)
+    if not choice.allow_expired and source.locked.get("release") != identity:
+        _check_current(release, url)
     return Archive(
         codename=release.get("Codename", choice.suite),
-        epoch=int(_date(release, "Date", url).timestamp()),
-        identity=identity | ({"version": release["Version"]} if "Version" in release else {}),
+        epoch=int(_date(date, "Date", url).timestamp()),
+        identity=identity,
         read_indices=lambda: tuple(
             _index(f"{component}/binary-{choice.arch}/Packages", release, url, source)
             for component in release["Components"].split()
@@ -66,18 +75,17 @@ def open_archive(choice: Choice, source: Source) -> Archive:
     )
 
 
-def _signed(url: str, choice: Choice, source: Source) -> tuple[str, Fetched]:
-    """Return the text of the Release file, its signature verified, and the file."""
+def _signed(url: str, choice: Choice, source: Source) -> tuple[bytes, str]:
+    """Return the verified text of the Release file, and the digest of the file."""
     try:
         inline = _get(f"{url}/InRelease", source)
     except NotFoundError:
         return _detached(url, choice, source)
-    text = inline.path.read_text(errors="replace")
-    _verify([inline.path], url, choice)
-    return _signed_text(text, url), inline
+    text = inline_text(inline.read(), url, choice.keyring, old_keys=choice.allow_expired)
+    return text, inline.sha256
 
 
-def _detached(url: str, choice: Choice, source: Source) -> tuple[str, Fetched]:
+def _detached(url: str, choice: Choice, source: Source) -> tuple[bytes, str]:
     """Return the same from the older form: Release, and Release.gpg beside it."""
     try:
         release = _get(f"{url}/Release", source)
@@ -88,47 +96,32 @@ def _detached(url: str, choice: Choice, source: Source) -> tuple[str, Fetched]:
             why=f"{error.what}: {error.why}",
             remedy="Correct OSVersion or MirrorURL; old suites move to an archive of their own.",
         ) from error
-    _verify([signature.path, release.path], url, choice)
-    return release.path.read_text(errors="replace"), release
+    text = detached_text(
+        release.read(), signature.read(), url, choice.keyring, old_keys=choice.allow_expired
+    )
+    return text, release.sha256
 
 
 def _get(url: str, source: Source) -> Fetched:
-    return fetch(url, source.cache, report=source.report, size_limit=RELEASE_LIMIT)
+    return fetch(url, source.cache, report=source.report, size_limit=LARGEST)
 
 
-def _signed_text(text: str, url: str) -> str:
-    """Return the signed part of an InRelease file, which must be all that is in it."""
-    begin, end = "-----BEGIN PGP SIGNED MESSAGE-----\n", "-----END PGP SIGNATURE-----"
-    if not text.startswith(begin) or not text.rstrip().endswith(end) or text.count(begin) != 1:
-        raise SourceError(f"{url}/InRelease: holds more than one signed text")
-    _, lines, _ = Deb822.split_gpg_and_payload(line.encode() for line in text.splitlines())
-    return "\n".join(line.decode() for line in lines)
+def read_release(text: bytes, url: str) -> Release:
+    """Read the fields of a Release file. Raises SourceError for what has none."""
+    fields: dict[str, str] = {}
+    name = ""
+    for line in text.decode(errors="replace").rstrip("\n").split("\n"):
+        if line.startswith((" ", "\t")) and name:
+            fields[name] += f"\n{line.strip()}"
+            continue
+        name, colon, value = line.partition(":")
+        if not colon or not FIELD.fullmatch(name) or name in fields:
+            raise SourceError(f"{url}: has a Release file that makes no sense", why=repr(line[:80]))
+        fields[name] = value.strip()
+    return fields
 
 
-def _verify(files: list[Path], url: str, choice: Choice) -> None:
-    """Let gpgv(1) check a signature. A key may have expired since: old suites stay signed by it."""
-    words = ["gpgv", "--status-fd", "1", "--ignore-time-conflict", "--keyring"]
-    lines: list[str] = []
-    command.call([*words, choice.keyring, *files], on_line=lines.append)
-    said = {said[1]: said[2:] for said in map(str.split, lines) if said[:1] == ["[GNUPG:]"]}
-    if said.keys() & {"GOODSIG", "EXPKEYSIG", "EXPSIG"} and "BADSIG" not in said:
-        return
-    if "BADSIG" in said:
-        why = "the signature does not fit the text: somebody changed one of them"
-    elif "NO_PUBKEY" in said:
-        why = f"it is signed with the key {said['NO_PUBKEY'][0]}, which is not in {choice.keyring}"
-    else:
-        why = (
-            "\n".join(line for line in lines if line.startswith("gpgv:")) or "there is no signature"
-        )
-    raise SourceError(
-        f"{url}: its signature cannot be verified",
-        why=why,
-        remedy="Use a mirror that you trust, or name the file of its keys with Keyring.",
-    )
-
-
-def _check_release(release: Release, choice: Choice, source: Source, url: str) -> None:
+def _check_release(release: Release, choice: Choice, url: str) -> None:
     """Refuse a Release file that is signed, but not what was asked for."""
     names = [release.get(field, "") for field in ("Suite", "Codename")]
     if choice.suite not in names:
@@ -141,26 +134,50 @@ def _check_release(release: Release, choice: Choice, source: Source, url: str) -
     if choice.arch not in release.get("Architectures", choice.arch).split():
         has = release["Architectures"]
         raise SourceError(f"{url}: is not for this machine", why=f"it has {has}, not {choice.arch}")
-    if "Valid-Until" in release and _date(release, "Valid-Until", url) < datetime.now(UTC):
-        source.report.warn(f"{url}: was valid until {release['Valid-Until']}; packages may be old")
 
 
-def _date(release: Release, field: str, url: str) -> datetime:
+def _check_current(release: Release, url: str) -> None:
+    """Refuse a Release file that its archive has taken back by now; a mirror may be held back."""
+    until = release.get("Valid-Until", "")
+    if until and _date(until, "Valid-Until", url) < datetime.now(UTC):
+        raise SourceError(
+            f"{url}: was valid until {until}",
+            why="Updates that its archive has published since may be missing.",
+            remedy="Use a mirror that is kept up to date; for a snapshot or an old suite, "
+            "write AllowExpired: yes.",
+        )
+
+
+def _date(text: str, field: str, url: str) -> datetime:
     try:
-        date = parsedate_to_datetime(release.get(field, ""))
-    except ValueError as error:
+        date = parsedate_to_datetime(text)
+        date = date if date.tzinfo else date.replace(tzinfo=UTC)
+        date.timestamp()
+    except (ValueError, TypeError, OverflowError) as error:
         raise SourceError(f"{url}/Release: its {field} cannot be read", why=str(error)) from error
-    return date if date.tzinfo else date.replace(tzinfo=UTC)
+    return date
 
 
 def _index(name: str, release: Release, url: str, source: Source) -> str:
     """Return an index, fetched in the smallest form that the archive has."""
-    known = {entry["name"]: entry for entry in release.get("SHA256", [])}
+    entries = (entry.split() for entry in release.get("SHA256", "").split("\n"))
+    known = {entry[2]: entry[0] for entry in entries if len(entry) == 3}
     for suffix, unpack in UNPACK.items():
-        if entry := known.get(name + suffix):
-            fetched = _by_hash(name + suffix, entry["sha256"], release, url, source)
-            return unpack(fetched.path.read_bytes()).decode(errors="replace")
+        if sha256 := known.get(name + suffix):
+            fetched = _by_hash(name + suffix, sha256, release, url, source)
+            return _unpacked(fetched, unpack, f"{url}/{name}{suffix}")
     raise SourceError(f"{url}/Release: gives no SHA-256 for {name}")
+
+
+def _unpacked(fetched: Fetched, unpack: Callable[[IO[bytes]], IO[bytes]], what: str) -> str:
+    try:
+        with unpack(io.BytesIO(fetched.read())) as file:
+            content = file.read(INDEX_LIMIT + 1)
+    except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
+        raise SourceError(f"{what}: cannot be unpacked", why=str(error)) from error
+    if len(content) > INDEX_LIMIT:
+        raise SourceError(f"{what}: has over {INDEX_LIMIT:,} bytes, unpacked")
+    return content.decode(errors="replace")
 
 
 def _by_hash(name: str, sha256: str, release: Release, url: str, source: Source) -> Fetched:

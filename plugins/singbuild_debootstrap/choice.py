@@ -53,7 +53,10 @@ WORD = re.compile("[A-Za-z0-9][A-Za-z0-9.+_-]*")
 
 @dataclass(frozen=True)
 class Choice:
-    """What shall be installed, in debootstrap's and Debian's words. mirror: no slash at its end."""
+    """What shall be installed, in debootstrap's and Debian's words. mirror: no slash at its end.
+
+    allow_expired: take what was valid, or signed by a key that was, until some time ago.
+    """
 
     suite: str
     arch: str
@@ -62,6 +65,7 @@ class Choice:
     include: tuple[str, ...]
     keyring: Path
     mirror: str
+    allow_expired: bool = False
 
 
 def choose(source: Source) -> Choice:
@@ -92,6 +96,7 @@ def choose(source: Source) -> Choice:
         mirror=_given(words["MirrorURL"])
         if "MirrorURL" in words
         else _mirror(suite, knows, source.cache),
+        allow_expired=_is_yes(words, "AllowExpired"),
     )
 
 
@@ -149,6 +154,13 @@ def _words(keywords: Mapping[str, str], keyword: str, default: str) -> tuple[str
         if not WORD.fullmatch(word):
             raise RecipeKeyError(keyword, f"{keyword}: {word!r} is not a name")
     return tuple(dict.fromkeys(words))
+
+
+def _is_yes(words: Mapping[str, str], keyword: str) -> bool:
+    value = words.get(keyword, "no").lower()
+    if value not in ("yes", "no"):
+        raise RecipeKeyError(keyword, f"{keyword}: {value!r} is neither yes nor no")
+    return value == "yes"
 
 
 def _keyring(given: str, knows: Mapping[str, list[str]]) -> Path:

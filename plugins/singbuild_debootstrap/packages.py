@@ -37,13 +37,25 @@ def remembered(choice: Choice, archive: Archive, cache: Path) -> Packages:
     kept = cache / f"{key}.packages.json"
     with contextlib.suppress(OSError, ValueError):
         packages: Packages = json.loads(kept.read_text())
-        return packages
+        if are_pins(packages):
+            return packages
     packages = select(choice, archive)
     cache.mkdir(parents=True, exist_ok=True)
     part = kept.with_suffix(f".{os.getpid()}.part")
     part.write_text(json.dumps(packages))
     part.rename(kept)
     return packages
+
+
+def are_pins(found: object) -> bool:
+    """Whether a value from a file has the form of ``Packages``; such a file may be damaged."""
+    pins = list(found.values()) if isinstance(found, dict) else [None]
+    return all(
+        isinstance(pin, dict)
+        and isinstance(pin.get("size"), int)
+        and all(isinstance(pin.get(key), str) for key in ("version", "sha256", "file", "priority"))
+        for pin in pins
+    )
 
 
 def select(choice: Choice, archive: Archive) -> Packages:
@@ -58,7 +70,12 @@ def select(choice: Choice, archive: Archive) -> Packages:
     names = _with_dependencies(begin["required"], index, skipped)
     names |= _with_dependencies(include, index, skipped)
     _check_known(choice, names, index)
-    return {name: _pin(index[name]) for name in sorted(names)}
+    try:
+        return {name: _pin(index[name]) for name in sorted(names)}
+    except (KeyError, ValueError) as error:
+        raise SourceError(
+            f"{choice.mirror}: has an index that makes no sense", why=f"{error!r}"
+        ) from error
 
 
 def _read(indices: Iterable[str]) -> dict[str, str]:
