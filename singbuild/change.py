@@ -36,7 +36,7 @@ from singbuild.ext3.writer.seal import Shape
 from singbuild.options import Options
 from singbuild.privilege import capabilities, modes, namespace
 from singbuild.privilege.modes import Mode
-from singbuild.recipe import Recipe
+from singbuild.recipe.grammar import Recipe
 from singbuild.rootfs import Rootfs
 from singrun import locks
 from singrun.errors import RunError

@@ -113,10 +113,10 @@ def build(
     # Imported here: --help and a typing error cost no more than they must.
     from singbuild import build as engine
     from singbuild import failed, lock, options, plan, reproducible, secrets, sections
-    from singbuild import recipe as recipes
     from singbuild.console import display
     from singbuild.console.junit import Report
     from singbuild.privilege.modes import Mode
+    from singbuild.recipe import grammar
 
     _check_recipe_word(recipe)
     shown = display.choose(sys.stdout, as_json=as_json, quiet=quiet)
@@ -143,7 +143,7 @@ def build(
             resume=resume,
             privilege=Mode(privilege) if privilege else None,
         )
-        loaded = recipes.load(
+        loaded = grammar.load(
             recipe, build_args=build_args, build_arg_file=build_arg_file, values=values
         )
         planned = plan.make(loaded, shown, arch)
@@ -168,10 +168,10 @@ def show_plan(
 ) -> int:
     """Print what a build would do, and why. Needs no privilege, writes nothing."""
     from singbuild import plan
-    from singbuild import recipe as recipes
     from singbuild.console import display
+    from singbuild.recipe import grammar
 
-    loaded = recipes.load(
+    loaded = grammar.load(
         recipe, build_args=build_args, build_arg_file=build_arg_file, values=values
     )
     if rendered:
@@ -195,10 +195,10 @@ def write_lock(
 ) -> int:
     """Write down what a build of RECIPE would take now, for ``build --locked``."""
     from singbuild import lock, plan
-    from singbuild import recipe as recipes
     from singbuild.console import display
+    from singbuild.recipe import grammar
 
-    loaded = recipes.load(
+    loaded = grammar.load(
         recipe, build_args=build_args, build_arg_file=build_arg_file, values=values
     )
     planned = plan.make(loaded, display.choose(sys.stderr, as_json=False, quiet=False), arch)

@@ -13,7 +13,7 @@ from singbuild.errors import SingbuildError, UsageError
 
 if TYPE_CHECKING:
     from singbuild.ext3.reader.image import Image
-    from singbuild.recipe import Header
+    from singbuild.recipe.grammar import Header
 
 IMAGE = click.Path(path_type=Path)
 MEBIBYTE = 1 << 20
@@ -75,16 +75,17 @@ def bootstrap(
     A recipe without a Bootstrap: line works on what the image holds. Without RECIPE
     only what the image says of itself is renewed. What fails leaves the image as it was.
     """
-    from singbuild import change, recipe_text
-    from singbuild import recipe as recipes
+    from singbuild import change
     from singbuild.console import display
+    from singbuild.recipe import grammar
+    from singbuild.recipe.text import Text
 
     implied = _of_image(image)
     try:
         if recipe is None:
-            loaded = recipes.parse(recipe_text.Text(str(image), ""), implied)
+            loaded = grammar.parse(Text(str(image), ""), implied)
         else:
-            loaded = recipes.load(recipe, build_args=build_args, values=values, implied=implied)
+            loaded = grammar.load(recipe, build_args=build_args, values=values, implied=implied)
         return change.bootstrap(image, loaded, test=not notest, quiet=quiet)
     except SingbuildError as error:
         display.Console(sys.stdout).error(error, None)
@@ -142,13 +143,14 @@ def import_(image: Path, source: str) -> int:
     The archive may be compressed with gzip, bzip2, xz or zstd; without FILE it comes from
     standard input. Owners, attributes and holes are kept, for an ordinary user as well.
     """
-    from singbuild import change, incoming, recipe_text
-    from singbuild import recipe as recipes
+    from singbuild import change, incoming
     from singbuild.console import display
+    from singbuild.recipe import grammar
+    from singbuild.recipe.text import Text
 
     if source.startswith("docker://"):
         text = f"Bootstrap: docker\nFrom: {source.removeprefix('docker://')}\n"
-        return change.bootstrap(image, recipes.parse(recipe_text.Text(source, text)))
+        return change.bootstrap(image, grammar.parse(Text(source, text)))
     if source == "-" and sys.stdin.isatty():
         raise UsageError(
             "there is no archive on standard input",
@@ -249,7 +251,7 @@ def shrink(image: Path, free: str) -> int:
 
 def _of_image(image: Path) -> tuple[Header, ...]:
     """Return the header of a recipe that has none: what the image holds stays."""
-    from singbuild.recipe import Header
+    from singbuild.recipe.grammar import Header
 
     origin = str(image.absolute())
     return (

@@ -10,7 +10,7 @@ import shlex
 from collections.abc import Mapping
 
 from singbuild.contract import Defaults
-from singbuild.recipe import Recipe, Section
+from singbuild.recipe.grammar import Recipe, Section
 from singbuild.rootfs import Rootfs
 
 HOME = "/.singularity.d"

@@ -12,7 +12,7 @@ from singbuild.backends import loading
 from singbuild.backends.loading import Backend
 from singbuild.contract import Reporter, Source
 from singbuild.errors import RecipeError, UsageError
-from singbuild.recipe import Recipe
+from singbuild.recipe.grammar import Recipe
 
 BOOTSTRAP_KEY = "Bootstrap"
 # Go's names, as container images have them: `uname -m`'s.

@@ -8,12 +8,13 @@ import sys
 from pathlib import Path
 from typing import TextIO
 
-from singbuild import build, plan, recipe
+from singbuild import build, plan
 from singbuild.console.display import Console
 from singbuild.console.events import Event
 from singbuild.errors import UsageError
 from singbuild.options import Options
-from singbuild.recipe_text import Text
+from singbuild.recipe import grammar
+from singbuild.recipe.text import Text
 
 SCHEMES = ("docker", "docker-daemon", "docker-archive", "oci", "oci-archive")
 
@@ -53,7 +54,7 @@ def pull(source: str, target: Path, *, force: bool, once: bool, arch: str = "") 
             return 0
     shown = _shown(name) if scheme == "docker" else name
     console = LayersConsole(sys.stdout, shown)
-    loaded = recipe.parse(Text(source, f"Bootstrap: {scheme}\nFrom: {name}\n"))
+    loaded = grammar.parse(Text(source, f"Bootstrap: {scheme}\nFrom: {name}\n"))
     options = Options(force=force, test=False, use_cache=False)
     return build.build(plan.make(loaded, console, arch), target, options, console)
 

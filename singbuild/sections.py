@@ -20,7 +20,7 @@ from singbuild.contract import Reporter
 from singbuild.errors import RecipeError, SectionError
 from singbuild.metadata import HOME
 from singbuild.privilege import namespace
-from singbuild.recipe import CopyItem, Recipe, Section
+from singbuild.recipe.grammar import CopyItem, Recipe, Section
 from singbuild.rootfs import Rootfs, remove
 from singbuild.secrets import Secret
 from singbuild.trace import Trace

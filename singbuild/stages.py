@@ -13,7 +13,7 @@ from singbuild.backends import loading
 from singbuild.cache import Stage
 from singbuild.console.display import Console
 from singbuild.plan import Plan
-from singbuild.recipe import Section
+from singbuild.recipe.grammar import Section
 from singbuild.rootfs import Rootfs
 from singbuild.secrets import Secret
 from singbuild.sections import Given

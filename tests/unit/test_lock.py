@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from singbuild import lock, plan, recipe
+from singbuild import lock, plan
 from singbuild.console.display import Console
 from singbuild.errors import SourceError, UsageError
+from singbuild.recipe import grammar
 
 TEXT = "Bootstrap: busybox\n%files\n    data.txt /data\n    tree\n%post\n    echo {{ who }}\n"
 
@@ -27,7 +28,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def make(who: str = "alice", **pins: object) -> lock.Lock:
-    loaded = recipe.load("a.def", build_args=[f"who={who}"])
+    loaded = grammar.load("a.def", build_args=[f"who={who}"])
     return lock.make(plan.make(loaded, Console(io.StringIO())), {"sha256": "abc", **pins})
 
 

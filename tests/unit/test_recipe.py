@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from singbuild.errors import RecipeError
-from singbuild.recipe import CopyItem, Recipe, load, parse
-from singbuild.recipe_text import Text
+from singbuild.recipe.grammar import CopyItem, Recipe, load, parse
+from singbuild.recipe.text import Text
 
 HEAD = "Bootstrap: busybox\n"
 
@@ -305,7 +305,7 @@ def test_impossible_paths(path: str) -> None:
 
 
 def test_standard_input(tmp_path: Path) -> None:
-    code = "from singbuild.recipe import load; r = load('-'); print(r.path, r.bootstrap)"
+    code = "from singbuild.recipe.grammar import load; r = load('-'); print(r.path, r.bootstrap)"
     done = subprocess.run(
         [sys.executable, "-c", code], input=HEAD, capture_output=True, text=True, check=True
     )
@@ -313,7 +313,7 @@ def test_standard_input(tmp_path: Path) -> None:
 
 
 def test_closed_standard_input() -> None:
-    code = "from singbuild.recipe import load; load('-')"
+    code = "from singbuild.recipe.grammar import load; load('-')"
     script = f"'{sys.executable}' -c \"{code}\" <&-"
     done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=False)
     assert "RecipeError: <stdin>: the file cannot be read" in done.stderr

@@ -10,15 +10,14 @@ from pathlib import Path
 import pytest
 
 from singbuild.errors import RecipeError, SingbuildError, UsageError
-from singbuild.recipe import Recipe, load
+from singbuild.recipe.grammar import Recipe, load
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = ROOT / "docs/recipe-format.md"
 BLOCK = re.compile(r"^```(?P<kind>[a-z-]+)(?P<options>.*)\n(?P<text>(?:.*\n)*?)```$", re.MULTILINE)
 FILES = {"recipe": "recipe.def", "values": "values.yaml", "build-arg-file": "build.args"}
 KNOWN_KEYS = ["MirrorURL", "SHA256"]
-MODULES = [*ROOT.glob("singbuild/recipe*.py"), *ROOT.glob("singbuild/template*.py")]
-MODULES.append(ROOT / "singbuild/rendering.py")
+MODULES = sorted(ROOT.glob("singbuild/recipe/*.py"))
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from singbuild.errors import RecipeError
-from singbuild.recipe import SECTIONS, Recipe, load, parse
-from singbuild.recipe_text import Text, printable
+from singbuild.recipe.grammar import SECTIONS, Recipe, load, parse
+from singbuild.recipe.text import Text, printable
 
 PIECES = [
     *(

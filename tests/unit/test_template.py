@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from singbuild.errors import HostError, RecipeError, UsageError
-from singbuild.recipe import Recipe, load
+from singbuild.recipe.grammar import Recipe, load
 
 HEAD = "Bootstrap: busybox\n"
 LOOP = (
@@ -318,7 +318,7 @@ def appeared(pid: int) -> int:
     end = time.monotonic() + 20
     while time.monotonic() < end:
         for child in children(pid):
-            if b"singbuild.rendering" in Path(f"/proc/{child}/cmdline").read_bytes():
+            if b"singbuild.recipe.rendering" in Path(f"/proc/{child}/cmdline").read_bytes():
                 return child
         time.sleep(0.05)
     raise TimeoutError
@@ -338,7 +338,7 @@ def test_a_process_that_is_killed_is_told() -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_no_process_is_left_when_the_builder_ends(number: signal.Signals) -> None:
     Path("r.def").write_text(LOOP)
-    code = "from singbuild.recipe import load; load('r.def')"
+    code = "from singbuild.recipe.grammar import load; load('r.def')"
     with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL) as builder:
         child = appeared(builder.pid)
         builder.send_signal(number)

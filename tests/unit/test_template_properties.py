@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from singbuild.errors import RecipeError, UsageError
-from singbuild.recipe_text import Text
-from singbuild.rendering import Filled, fill
-from singbuild.template_values import from_yaml
+from singbuild.recipe.rendering import Filled, fill
+from singbuild.recipe.text import Text
+from singbuild.recipe.values import from_yaml
 
 PIECES = [
     *("{{", "}}", "{%", "%}", "{%-", "-%}", "{#", "#}", "${#a}", "\n", " ", "a", "b.c", "'", '"'),

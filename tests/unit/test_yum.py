@@ -13,8 +13,9 @@ from singbuild_yum.choice import BASE, choose
 from singbuild_yum.dnf import checked_version, program
 from singbuild_yum.repository import Repository, inside, packages
 
-from singbuild import HostError, RecipeKeyError, Source, SourceError, plan, recipe
+from singbuild import HostError, RecipeKeyError, Source, SourceError, plan
 from singbuild.console.display import Console
+from singbuild.recipe import grammar
 from tests.bench.backend_alone import source
 
 RECIPES = Path(__file__).parent.parent.parent / "recipes"
@@ -36,7 +37,7 @@ def chosen(**words: str) -> Source:
     ],
 )
 def test_the_recipes_are_sound_as_far_as_no_mirror_is_asked(name: str, urls: list[str]) -> None:
-    loaded = recipe.load(str(RECIPES / f"{name}.def"), build_args=("mirror=http://m.example",))
+    loaded = grammar.load(str(RECIPES / f"{name}.def"), build_args=("mirror=http://m.example",))
     made = plan.make(loaded, Console(io.StringIO()))
     given = source(Path(), arch="x86_64", **made.source.keywords)
     choice = choose(given)

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from singbuild.errors import RecipeError
-from singbuild.recipe_text import Text, did_you_mean, printable
+from singbuild.recipe.text import Text, did_you_mean, printable
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import Any
 
 from singbuild.errors import HostError, RecipeError, SingbuildError, UsageError
-from singbuild.recipe_text import Text, read
+from singbuild.recipe.text import Text, read
 
 Arguments = Mapping[str, Any]
 """Values by name, as plain data: text, whole numbers, true, false, null, lists, mappings."""
@@ -82,7 +82,7 @@ def _placed(source: Text, answer: dict[str, Any]) -> Text:
 
 def _ask(request: dict[str, Any], source: Text) -> dict[str, Any]:
     # -P: a jinja2.py in the current directory is none of ours.
-    argv = [sys.executable, "-P", "-m", "singbuild.rendering"]
+    argv = [sys.executable, "-P", "-m", "singbuild.recipe.rendering"]
     try:
         done = subprocess.run(
             argv, input=json.dumps(request).encode(), capture_output=True, check=False

@@ -29,8 +29,8 @@ from jinja2.loaders import FunctionLoader
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from singbuild.errors import RecipeError, SingbuildError
-from singbuild.recipe_text import LIMIT, MOST_LINES, Text, did_you_mean, printable, sentence
-from singbuild.template_values import (
+from singbuild.recipe.text import LIMIT, MOST_LINES, Text, did_you_mean, printable, sentence
+from singbuild.recipe.values import (
     RESERVED,
     from_file,
     from_options,

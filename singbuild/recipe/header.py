@@ -7,8 +7,8 @@ import re
 from dataclasses import replace
 
 from singbuild.errors import RecipeError
-from singbuild.recipe_text import Text, did_you_mean, printable
-from singbuild.recipe_value import Header
+from singbuild.recipe.recipe import Header
+from singbuild.recipe.text import Text, did_you_mean, printable
 
 REPEATABLE = frozenset({"include"})
 """Header keys that may be given several times; their values are joined by a blank."""

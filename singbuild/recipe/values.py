@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import yaml
 
 from singbuild.errors import RecipeError, SingbuildError, UsageError
-from singbuild.recipe_text import Text, did_you_mean, printable, sentence, unquoted
+from singbuild.recipe.text import Text, did_you_mean, printable, sentence, unquoted
 
 MOST_VALUES = 10_000
 """How many values one --values file may hold once its aliases are written out."""

@@ -1,7 +1,7 @@
 """From a recipe's file to its frozen value.
 
 ``load`` is the way in. This module has the grammar of the sections; the header's is
-in recipe_header.py. What a section means, and what is done with it, is for others.
+in header.py. What a section means, and what is done with it, is for others.
 """
 
 import re
@@ -12,11 +12,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
-from singbuild import template
 from singbuild.errors import RecipeError
-from singbuild.recipe_header import is_comment, is_stage, multi_stage, parse_header
-from singbuild.recipe_text import Text, Word, did_you_mean, printable, read, unquoted
-from singbuild.recipe_value import CopyItem, Header, Label, Line, Recipe, Section
+from singbuild.recipe import template
+from singbuild.recipe.header import is_comment, is_stage, multi_stage, parse_header
+from singbuild.recipe.recipe import CopyItem, Header, Label, Line, Recipe, Section
+from singbuild.recipe.text import Text, Word, did_you_mean, printable, read, unquoted
 
 __all__ = ["CopyItem", "Header", "Label", "Line", "Recipe", "Section", "load", "parse"]
 
