@@ -37,7 +37,7 @@ def create(image: Path, size: int, force: bool, quiet: bool) -> int:
 
     The file is sparse: what is not used takes no room on the disk.
     """
-    from singbuild import change
+    from singbuild.images import change
 
     say = (lambda _: None) if quiet else print
     say(f"Creating a new image with a maximum size of {size}MiB...")
@@ -75,8 +75,8 @@ def bootstrap(
     A recipe without a Bootstrap: line works on what the image holds. Without RECIPE
     only what the image says of itself is renewed. What fails leaves the image as it was.
     """
-    from singbuild import change
     from singbuild.console import display
+    from singbuild.images import change
     from singbuild.recipe import grammar
     from singbuild.recipe.text import Text
 
@@ -109,8 +109,8 @@ def copy(image: Path, words: tuple[str, ...]) -> int:
     Links in the image are never followed out of it. An ordinary user's copies belong
     to root in the image.
     """
-    from singbuild import change, incoming
     from singbuild.console import display
+    from singbuild.images import change, incoming
 
     options, names = _parted(words)
     incoming.check_options(options)
@@ -143,8 +143,8 @@ def import_(image: Path, source: str) -> int:
     The archive may be compressed with gzip, bzip2, xz or zstd; without FILE it comes from
     standard input. Owners, attributes and holes are kept, for an ordinary user as well.
     """
-    from singbuild import change, incoming
     from singbuild.console import display
+    from singbuild.images import change, incoming
     from singbuild.recipe import grammar
     from singbuild.recipe.text import Text
 
@@ -189,19 +189,17 @@ def export_(image: Path, file: Path | None, form: str, name: str | None) -> int:
     Owners, attributes, links and holes are kept; `import` takes it back. docker load
     and podman load take both formats of container images.
     """
-    from singbuild import change, export_layer, workspace
+    from singbuild import workspace
     from singbuild.ext3.reader.image import Image as Opened
+    from singbuild.images import change, containers
     from singbuild.tar import write
 
     if name and form == "tar":
         raise UsageError("a tar archive has no name", remedy="Add --format docker-archive or oci.")
-    name = export_layer.checked_name(name or export_layer.default_name(image))
+    name = containers.checked_name(name or containers.default_name(image))
     with Opened(image) as opened:
         change.check_clean(opened)
-        if form == "tar":
-            pieces = write.archive(opened)
-        else:
-            pieces = export_layer.archive(opened, form, name)
+        pieces = write.archive(opened) if form == "tar" else containers.archive(opened, form, name)
         if file is None:
             if sys.stdout.isatty():
                 raise UsageError(
@@ -225,8 +223,8 @@ def export_(image: Path, file: Path | None, form: str, name: str | None) -> int:
 @click.option("-s", "--size", type=SIZE, default=512, help="MiB to add.", show_default=True)
 def expand(image: Path, size: int) -> int:
     """Make an image's file system larger."""
-    from singbuild import change
     from singbuild.console import display
+    from singbuild.images import change
 
     def larger(opened: Image) -> int:
         return opened.superblock.size + size * MEBIBYTE
@@ -239,9 +237,9 @@ def expand(image: Path, size: int) -> int:
 @click.option("--free", default="0", metavar="SIZE", help="Leave this much room, such as 64M.")
 def shrink(image: Path, free: str) -> int:
     """Make an image as small as what is in it."""
-    from singbuild import change
     from singbuild.console import display
     from singbuild.console.sizes import parse_size
+    from singbuild.images import change
 
     left = parse_size(free)
     return change.change(

@@ -13,7 +13,7 @@ import click
 from singbuild.cli_build import arch_option, offline_option
 
 if TYPE_CHECKING:
-    from singbuild.difference import FileChange, PackageChange
+    from singbuild.images.difference import FileChange, PackageChange
 
 _PARTS = ("labels", "recipe", "lock", "environment", "runscript", "test", "help-text", "sbom")
 _SIGNS = {"added": "+", "removed": "-", "changed": "~"}
@@ -36,8 +36,8 @@ def inspect_image(image: Path, part: str | None) -> int:
 
     Without an option: a summary. Reads Singularity 2.x images and bare ext3 too.
     """
-    from singbuild import inspection
     from singbuild.ext3.reader.image import Image
+    from singbuild.images import inspection
 
     with Image(image) as opened:
         if part == "sbom":
@@ -66,8 +66,8 @@ def diff_images(one: Path, other: Path, as_json: bool, only_packages: bool, time
     one digest, and were never mounted for writing, are taken as equal without reading
     their files; `singbuild verify` tells whether a record is still true.
     """
-    from singbuild import difference
     from singbuild.ext3.reader.image import Image
+    from singbuild.images import difference
 
     packages: list[PackageChange] = []
     files: list[FileChange] = []
@@ -86,7 +86,7 @@ def diff_images(one: Path, other: Path, as_json: bool, only_packages: bool, time
 @click.argument("image", type=IMAGE)
 def verify_image(image: Path) -> int:
     """Check that IMAGE is still, bit for bit, what the build wrote; name what is not."""
-    from singbuild import verification
+    from singbuild.images import verification
 
     print(f"{image}: sound, {verification.verify(image)}")
     return 0
@@ -141,9 +141,9 @@ def pull_image(source: str, image: Path | None, force: bool, arch: str, once: bo
     SOURCE is docker://NAME, docker-daemon:NAME, docker-archive:FILE, oci:DIRECTORY or
     oci-archive:FILE. `singrun exec SOURCE COMMAND` does the same, into the cache.
     """
-    from singbuild import pull
     from singbuild.console import display
     from singbuild.errors import SingbuildError
+    from singbuild.images import pull
 
     try:
         target = image or pull.default_target(source)

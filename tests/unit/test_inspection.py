@@ -17,9 +17,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from singbuild.cli import commands
-from singbuild.difference import differing_paths
 from singbuild.errors import ImageError, SingbuildError
 from singbuild.ext3.writer.seal import seal
+from singbuild.images.difference import differing_paths
 
 EPOCH = 1_700_000_000
 HEADER_2X = b"#!/usr/bin/env run-singularity\n"

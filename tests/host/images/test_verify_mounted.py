@@ -10,7 +10,7 @@ import pytest
 
 from singbuild.errors import ImageError
 from singbuild.ext3.writer.seal import seal
-from singbuild.verification import verify
+from singbuild.images.verification import verify
 from tests.bench.image_trees import sample_tree
 from tests.bench.seal_trees import EPOCH
 from tests.host.images.test_seal_kernel import in_mount

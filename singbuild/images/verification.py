@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from singbuild.difference import untouched
 from singbuild.errors import ImageError
 from singbuild.ext3.boot import BOOT_BLOCK, recorded_digest
 from singbuild.ext3.geometry import (
@@ -28,11 +27,12 @@ from singbuild.ext3.geometry import (
 )
 from singbuild.ext3.reader.image import Image
 from singbuild.ext3.reader.inode import REGULAR
-from singbuild.ext3.resealed import Compared, Ignored, ImageContents, image_nodes
 from singbuild.ext3.writer.inventory import MANIFEST, MANIFEST_ENTRY, Node, shown
 from singbuild.ext3.writer.seal import identity, in_use, names_seed, tree_digest
 from singbuild.ext3.writer.tables import write_tables
 from singbuild.ext3.writer.volume import Volume
+from singbuild.images.difference import untouched
+from singbuild.images.resealed import Compared, Ignored, ImageContents, image_nodes
 
 _OWN = {
     ROOT_INODE: "/",

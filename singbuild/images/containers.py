@@ -21,7 +21,7 @@ from typing import Any
 
 from singbuild.errors import UsageError
 from singbuild.ext3.reader.image import Image, newest
-from singbuild.inspection import HOME, labels
+from singbuild.images.inspection import HOME, labels
 from singbuild.tar import write
 
 RUN = f"/{HOME}/actions/run"

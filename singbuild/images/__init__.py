@@ -1,0 +1,1 @@
+"""Finished images: looked into, compared, verified, changed, exported, built twice."""
