@@ -19,7 +19,7 @@ from singbuild.contract import (
 )
 from singbuild.errors import HostError, RecipeKeyError, SingbuildError, SourceError
 from singbuild.hookspecs import hookimpl
-from singbuild.rootfs import Rootfs
+from singbuild.tree.rootfs import Rootfs
 
 __all__ = [
     "API_VERSION",

@@ -15,21 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from singbuild import (
-    cache,
-    chroot,
-    failed,
-    image,
-    lock,
-    metadata,
-    places,
-    preflight,
-    quiet,
-    secrets,
-    sections,
-    stages,
-    workspace,
-)
+from singbuild import cache, failed, lock, places, preflight, stages, workspace
 from singbuild.backends import extensions
 from singbuild.console import faults
 from singbuild.console.display import Console
@@ -41,7 +27,8 @@ from singbuild.plan import Plan, recorded
 from singbuild.privilege import capabilities, modes, namespace, seccomp
 from singbuild.privilege.modes import Choice, Mode
 from singbuild.privilege.recorder import Recorder
-from singbuild.rootfs import Rootfs
+from singbuild.tree import chroot, metadata, normalise, scratch, secrets, sections
+from singbuild.tree.rootfs import Rootfs
 
 WITHOUT_LOG = (0, *(128 + number for number in namespace.ENDING))
 
@@ -102,7 +89,7 @@ class _Work:
         """Return what records the owners and devices that this host cannot give, if it may."""
         if self.choice.mode is Mode.ROOT or not seccomp.is_known():
             return None
-        if self.choice.mode is Mode.CHROOT and image.holds_devices(self.work):
+        if self.choice.mode is Mode.CHROOT and scratch.holds_devices(self.work):
             return None
         return Recorder(self._journal, owners=self._has_one_owner)
 
@@ -110,7 +97,7 @@ class _Work:
         """Return the capabilities that the build must do without, as the host may."""
         if self.choice.mode is not Mode.CHROOT:
             return []
-        devices = [] if image.holds_devices(self.work) else [capabilities.MKNOD]
+        devices = [] if scratch.holds_devices(self.work) else [capabilities.MKNOD]
         return [capabilities.SYS_ADMIN, *devices]
 
     @property
@@ -186,15 +173,15 @@ class _Work:
         """Fill a scratch, complete it, and seal it into the part file."""
         plan, given = self.plan, self.options.given
         self._phase("scratch")
-        with image.scratch(self.work, privileged=self.choice.mode is Mode.ROOT) as root:
+        with scratch.scratch(self.work, privileged=self.choice.mode is Mode.ROOT) as root:
             rootfs = Rootfs(root, self.console, self._journal if self._journal.exists() else None)
             arguments = {"source": source, "pins": pins, "rootfs": rootfs}
             with failed.kept(plan, made, given, rootfs, self.console, wanted=self.options.keep):
                 self._fill(rootfs, arguments, made, kept)
             self._phase("seal")
-            quiet.quieten(rootfs, made["epoch"], indices=self.options.shape.size > 0)
+            normalise.quieten(rootfs, made["epoch"], indices=self.options.shape.size > 0)
             secrets.check_absent(root, given.secrets)
-            with image.written_back(root):
+            with scratch.written_back(root):
                 seal.seal(
                     root,
                     self.part,

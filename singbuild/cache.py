@@ -22,7 +22,7 @@ from singbuild.console.display import Console
 from singbuild.console.sizes import parse_size
 from singbuild.errors import SingbuildError
 from singbuild.ext3.writer import seal
-from singbuild.rootfs import Rootfs
+from singbuild.tree.rootfs import Rootfs
 
 DEFAULT_LIMIT = 20 << 30
 LIMIT_VARIABLE = "SINGBUILD_CACHE_SIZE"

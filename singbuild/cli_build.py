@@ -112,12 +112,13 @@ def build(
     """Build IMAGE from RECIPE ("-" reads standard input)."""
     # Imported here: --help and a typing error cost no more than they must.
     from singbuild import build as engine
-    from singbuild import failed, lock, options, plan, secrets, sections
+    from singbuild import failed, lock, options, plan
     from singbuild.console import display
     from singbuild.console.junit import Report
     from singbuild.images import reproducible
     from singbuild.privilege.modes import Mode
     from singbuild.recipe import grammar
+    from singbuild.tree import secrets, sections
 
     _check_recipe_word(recipe)
     shown = display.choose(sys.stdout, as_json=as_json, quiet=quiet)

@@ -14,13 +14,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from singbuild import cache, lock, secrets, stages
+from singbuild import cache, lock, stages
 from singbuild.cache import Stage
 from singbuild.console.display import Console
 from singbuild.errors import SectionError, UsageError
 from singbuild.plan import Plan
-from singbuild.rootfs import Rootfs
-from singbuild.sections import Given, Interactive
+from singbuild.tree import secrets
+from singbuild.tree.rootfs import Rootfs
+from singbuild.tree.sections import Given, Interactive
 
 NAME = "failed "
 

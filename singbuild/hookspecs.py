@@ -19,7 +19,7 @@ import pluggy
 
 if TYPE_CHECKING:
     from singbuild.contract import Defaults, Needs, Pins, Source
-    from singbuild.rootfs import Rootfs
+    from singbuild.tree.rootfs import Rootfs
 
 hookspec = pluggy.HookspecMarker("singbuild")
 hookimpl = pluggy.HookimplMarker("singbuild")

@@ -26,13 +26,14 @@ from typing import Any
 
 import yaml
 
-from singbuild import __version__, command, sections
+from singbuild import __version__, command
 from singbuild.contract import Pins
 from singbuild.errors import HostError, SourceError, UsageError
 from singbuild.packages import databases
 from singbuild.packages.tree import DirectoryTree
 from singbuild.plan import Plan
-from singbuild.rootfs import Rootfs
+from singbuild.tree import sections
+from singbuild.tree.rootfs import Rootfs
 
 VERSION = 1
 DEFAULT_EPOCH = 1478304000  # 2016-11-05, for sources that know no date of their own

@@ -8,7 +8,7 @@ from pathlib import Path
 from singbuild.ext3.writer.seal import Shape
 from singbuild.lock import LockFile
 from singbuild.privilege.modes import Mode
-from singbuild.sections import Given
+from singbuild.tree.sections import Given
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,11 @@ import re
 import tempfile
 from pathlib import Path
 
-from singbuild import chroot, workspace
+from singbuild import workspace
 from singbuild.errors import HostError
 from singbuild.privilege import namespace
 from singbuild.privilege.modes import Choice, Mode
+from singbuild.tree import chroot
 
 SCRATCH = "Set SINGBUILD_TMPDIR to a directory on a local disk that you may write."
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from singbuild import command, places, sections, workspace
+from singbuild import command, places, workspace
 from singbuild.contract import Program
 from singbuild.errors import HostError, ImageError
 from singbuild.plan import Plan
 from singbuild.privilege import seccomp, subordinate
 from singbuild.privilege.modes import Choice, Mode
+from singbuild.tree import sections
 
 ENGINE_PROGRAMS = (
     Program("mke2fs", "e2fsprogs"),

@@ -8,15 +8,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from singbuild import cache, lock, secrets, sections
+from singbuild import cache, lock
 from singbuild.backends import loading
 from singbuild.cache import Stage
 from singbuild.console.display import Console
 from singbuild.plan import Plan
 from singbuild.recipe.grammar import Section
-from singbuild.rootfs import Rootfs
-from singbuild.secrets import Secret
-from singbuild.sections import Given
+from singbuild.tree import secrets, sections
+from singbuild.tree.rootfs import Rootfs
+from singbuild.tree.secrets import Secret
+from singbuild.tree.sections import Given
 
 STEPS = ("bootstrap", "setup", "files", "post", "test")
 SAID = ("environment", "runscript", "labels", "help")  # what is written into the tree before %test

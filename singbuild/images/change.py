@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from singbuild import build, image, plan, preflight, workspace
+from singbuild import build, plan, preflight, workspace
 from singbuild.console import faults
 from singbuild.console.display import Console
 from singbuild.console.singularity_2x import Console2x
@@ -37,7 +37,8 @@ from singbuild.options import Options
 from singbuild.privilege import capabilities, modes, namespace
 from singbuild.privilege.modes import Mode
 from singbuild.recipe.grammar import Recipe
-from singbuild.rootfs import Rootfs
+from singbuild.tree.rootfs import Rootfs
+from singbuild.tree.scratch import scratch, written_back
 from singrun import locks
 from singrun.errors import RunError
 
@@ -162,11 +163,11 @@ def _told(console: Console, work: Callable[[], None]) -> int:
 
 
 def _changed(job: _Job, work: Work, console: Console) -> None:
-    with image.scratch(job.scratch, privileged=job.privileged) as root:
+    with scratch(job.scratch, privileged=job.privileged) as root:
         rootfs = Rootfs(root, console)
         rootfs.unpack_image(job.target)
         work(rootfs)
-        with image.written_back(root):
+        with written_back(root):
             seal.seal(
                 root, job.part, epoch=_now(), free=job.free, shape=job.shape, owners=rootfs.owners
             )

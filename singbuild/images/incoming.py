@@ -15,7 +15,7 @@ from typing import Any
 
 from singbuild import command
 from singbuild.errors import ImageError, SourceError, UsageError
-from singbuild.rootfs import Rootfs
+from singbuild.tree.rootfs import Rootfs
 
 if sys.version_info >= (3, 14):
     from compression import zstd

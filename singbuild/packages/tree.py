@@ -10,7 +10,7 @@ from pathlib import Path
 from singbuild.ext3.reader.image import Entry, Image
 from singbuild.ext3.reader.inode import DIRECTORY, REGULAR
 from singbuild.packages.package import Names
-from singbuild.rootfs import Rootfs
+from singbuild.tree.rootfs import Rootfs
 
 _PIECE = 1 << 20
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC

@@ -31,8 +31,8 @@ from singbuild import command
 from singbuild.backends import loading
 from singbuild.contract import Needs
 from singbuild.privilege.namespace import refusal
-from singbuild.rootfs import Rootfs
 from singbuild.testing.engine import Ended, Engine, RecordedRootfs, Recorder, engine_of, source
+from singbuild.tree.rootfs import Rootfs
 
 __all__ = [
     "BackendConformance",

@@ -20,7 +20,7 @@ import yaml
 
 from singbuild import command
 from singbuild.contract import Source
-from singbuild.rootfs import Rootfs
+from singbuild.tree.rootfs import Rootfs
 
 Event = Mapping[str, Any]
 

@@ -97,7 +97,7 @@ def test_the_day_it_was_made(text: str | None, seconds: int | None) -> None:
 
 
 def test_environment_files_keep_values_as_data(tmp_path: Path) -> None:
-    from singbuild.metadata import exports
+    from singbuild.tree.metadata import exports
 
     script = tmp_path / "10-source.sh"
     script.write_text(exports({f"V{n}": word for n, word in enumerate(NASTY)}))

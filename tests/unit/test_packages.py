@@ -27,7 +27,7 @@ from singbuild.packages.databases import found, packages
 from singbuild.packages.licences import declared
 from singbuild.packages.package import Package, Tree
 from singbuild.packages.tree import DirectoryTree, ImageTree
-from singbuild.rootfs import Rootfs
+from singbuild.tree.rootfs import Rootfs
 
 EPOCH = 1_700_000_000
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from singbuild.console.display import Console
-from singbuild.quiet import quieten
-from singbuild.rootfs import Rootfs
+from singbuild.tree.normalise import quieten
+from singbuild.tree.rootfs import Rootfs
 
 EPOCH = 1_000_000_000
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from singbuild.console.display import Console
 from singbuild.errors import ImageError
-from singbuild.rootfs import Rootfs
+from singbuild.tree.rootfs import Rootfs
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from singbuild import secrets
 from singbuild.errors import SectionError
-from singbuild.secrets import Secret
+from singbuild.tree import secrets
+from singbuild.tree.secrets import Secret
 
 VALUE = b"correct horse battery"
 SECRET = (Secret("token", VALUE + b"\n"),)

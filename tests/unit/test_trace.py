@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from singbuild.trace import Trace
+from singbuild.tree.trace import Trace
 
 SHELLS = [[name] for name in ("dash", "bash") if shutil.which(name)] + (
     [["busybox", "sh"]] if shutil.which("busybox") else []

@@ -174,7 +174,7 @@ import io, os, sys
 from pathlib import Path
 from singbuild import secrets
 from singbuild.console import Console
-from singbuild.rootfs import Rootfs
+from singbuild.tree.rootfs import Rootfs
 root = Path(sys.argv[1])
 given = secrets.read(["id=token,env=TOKEN"])
 with secrets.readable(Rootfs(root, Console(io.StringIO())), given):

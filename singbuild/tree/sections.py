@@ -15,15 +15,16 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from singbuild import chroot, command, secrets
+from singbuild import command
 from singbuild.contract import Reporter
 from singbuild.errors import RecipeError, SectionError
-from singbuild.metadata import HOME
 from singbuild.privilege import namespace
 from singbuild.recipe.grammar import CopyItem, Recipe, Section
-from singbuild.rootfs import Rootfs, remove
-from singbuild.secrets import Secret
-from singbuild.trace import Trace
+from singbuild.tree import chroot, secrets
+from singbuild.tree.metadata import HOME
+from singbuild.tree.rootfs import Rootfs, remove
+from singbuild.tree.secrets import Secret
+from singbuild.tree.trace import Trace
 
 SHELLS = ("sh", "ash", "bash", "dash", "ksh", "mksh", "zsh")
 INSIDE = "/.singbuild.script"

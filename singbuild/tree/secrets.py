@@ -18,7 +18,7 @@ from pathlib import Path
 from singbuild.errors import SectionError, UsageError
 from singbuild.ext3.writer.filedata import pieces
 from singbuild.ext3.writer.inventory import MANIFEST, Node, inventory, shown
-from singbuild.rootfs import Rootfs
+from singbuild.tree.rootfs import Rootfs
 from singrun import syscalls
 from singrun.syscalls import MNT_DETACH, MS_NODEV, MS_NOEXEC, MS_NOSUID
 

@@ -12,7 +12,7 @@ import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from singbuild import chroot, command
+from singbuild import command
 from singbuild.contract import Reporter
 from singbuild.errors import HostError, ImageError
 from singbuild.ext3.reader.image import Image
@@ -20,6 +20,7 @@ from singbuild.ext3.writer.inventory import Owner, shown
 from singbuild.privilege import recorder
 from singbuild.tar.extract import Unpacker
 from singbuild.tar.write import archive
+from singbuild.tree import chroot
 
 DEVICES = {  # the kernel's Documentation/admin-guide/devices.txt
     "null": (1, 3),

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from singbuild import workspace
 from singbuild.errors import ImageError
-from singbuild.rootfs import Rootfs
+from singbuild.tree.rootfs import Rootfs
 
 INDICES = "/var/lib/apt/lists"
 EMPTIED_DIRECTORIES = {

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from singbuild.contract import Defaults
 from singbuild.recipe.grammar import Recipe, Section
-from singbuild.rootfs import Rootfs
+from singbuild.tree.rootfs import Rootfs
 
 HOME = "/.singularity.d"
 LAUNCH_LINE = b"#!/usr/bin/env singrun\n"
