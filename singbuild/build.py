@@ -15,15 +15,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from singbuild import cache, failed, lock, places, preflight, stages, workspace
+from singbuild import cache, failed, stages, workspace
 from singbuild.backends import extensions
 from singbuild.console import faults
 from singbuild.console.display import Console
 from singbuild.contract import Defaults, Pins, Source
 from singbuild.errors import EXIT_BUG, SingbuildError
 from singbuild.ext3.writer import seal
-from singbuild.options import Options
-from singbuild.plan import Plan, recorded
+from singbuild.plan import lock, places, preflight
+from singbuild.plan.options import Options
+from singbuild.plan.plan import Plan, recorded
 from singbuild.privilege import capabilities, modes, namespace, seccomp
 from singbuild.privilege.modes import Choice, Mode
 from singbuild.privilege.recorder import Recorder

@@ -112,10 +112,11 @@ def build(
     """Build IMAGE from RECIPE ("-" reads standard input)."""
     # Imported here: --help and a typing error cost no more than they must.
     from singbuild import build as engine
-    from singbuild import failed, lock, options, plan
+    from singbuild import failed
     from singbuild.console import display
     from singbuild.console.junit import Report
     from singbuild.images import reproducible
+    from singbuild.plan import lock, options, plan
     from singbuild.privilege.modes import Mode
     from singbuild.recipe import grammar
     from singbuild.tree import secrets, sections
@@ -169,8 +170,8 @@ def show_plan(
     rendered: bool,
 ) -> int:
     """Print what a build would do, and why. Needs no privilege, writes nothing."""
-    from singbuild import plan
     from singbuild.console import display
+    from singbuild.plan import plan
     from singbuild.recipe import grammar
 
     loaded = grammar.load(
@@ -196,8 +197,8 @@ def write_lock(
     output: Path | None,
 ) -> int:
     """Write down what a build of RECIPE would take now, for ``build --locked``."""
-    from singbuild import lock, plan
     from singbuild.console import display
+    from singbuild.plan import lock, plan
     from singbuild.recipe import grammar
 
     loaded = grammar.load(

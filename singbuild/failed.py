@@ -14,11 +14,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from singbuild import cache, lock, stages
+from singbuild import cache, stages
 from singbuild.cache import Stage
 from singbuild.console.display import Console
 from singbuild.errors import SectionError, UsageError
-from singbuild.plan import Plan
+from singbuild.plan import lock
+from singbuild.plan.plan import Plan
 from singbuild.tree import secrets
 from singbuild.tree.rootfs import Rootfs
 from singbuild.tree.sections import Given, Interactive

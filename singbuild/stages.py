@@ -8,11 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from singbuild import cache, lock
+from singbuild import cache
 from singbuild.backends import loading
 from singbuild.cache import Stage
 from singbuild.console.display import Console
-from singbuild.plan import Plan
+from singbuild.plan import lock
+from singbuild.plan.plan import Plan
 from singbuild.recipe.grammar import Section
 from singbuild.tree import secrets, sections
 from singbuild.tree.rootfs import Rootfs

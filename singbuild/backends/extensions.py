@@ -14,7 +14,7 @@ from singbuild.backends import extension_hookspecs
 from singbuild.backends.loading import Installed, claimed, imported, installed
 from singbuild.contract import Build, Finished, Reporter
 from singbuild.errors import RecipeError
-from singbuild.plan import Plan
+from singbuild.plan.plan import Plan
 
 GROUP = "singbuild.extension"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from singbuild import workspace
 from singbuild.errors import HostError, RecipeError, RecipeKeyError, SingbuildError
-from singbuild.plan import BOOTSTRAP_KEY, Plan
+from singbuild.plan.plan import BOOTSTRAP_KEY, Plan
 
 KILLED = HostError(
     "the build was killed",

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from singbuild import build, plan, preflight, workspace
+from singbuild import build, workspace
 from singbuild.console import faults
 from singbuild.console.display import Console
 from singbuild.console.singularity_2x import Console2x
@@ -33,7 +33,8 @@ from singbuild.ext3.reader.image import Image
 from singbuild.ext3.writer import seal
 from singbuild.ext3.writer.inventory import Owner
 from singbuild.ext3.writer.seal import Shape
-from singbuild.options import Options
+from singbuild.plan import plan, preflight
+from singbuild.plan.options import Options
 from singbuild.privilege import capabilities, modes, namespace
 from singbuild.privilege.modes import Mode
 from singbuild.recipe.grammar import Recipe

@@ -8,11 +8,12 @@ import sys
 from pathlib import Path
 from typing import TextIO
 
-from singbuild import build, plan
+from singbuild import build
 from singbuild.console.display import Console
 from singbuild.console.events import Event
 from singbuild.errors import UsageError
-from singbuild.options import Options
+from singbuild.plan import plan
+from singbuild.plan.options import Options
 from singbuild.recipe import grammar
 from singbuild.recipe.text import Text
 

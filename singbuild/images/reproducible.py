@@ -7,12 +7,13 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from singbuild import build, preflight, workspace
+from singbuild import build, workspace
 from singbuild.console.display import Console
 from singbuild.errors import SingbuildError
 from singbuild.images import difference
-from singbuild.options import Options
-from singbuild.plan import Plan
+from singbuild.plan import preflight
+from singbuild.plan.options import Options
+from singbuild.plan.plan import Plan
 from singbuild.privilege import modes
 
 SHOWN = 200  # paths

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from singbuild import lock, plan
 from singbuild.console.display import Console
 from singbuild.errors import SourceError, UsageError
+from singbuild.plan import lock, plan
 from singbuild.recipe import grammar
 
 TEXT = "Bootstrap: busybox\n%files\n    data.txt /data\n    tree\n%post\n    echo {{ who }}\n"

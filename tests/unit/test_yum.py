@@ -13,8 +13,9 @@ from singbuild_yum.choice import BASE, choose
 from singbuild_yum.dnf import checked_version, program
 from singbuild_yum.repository import Repository, inside, packages
 
-from singbuild import HostError, RecipeKeyError, Source, SourceError, plan
+from singbuild import HostError, RecipeKeyError, Source, SourceError
 from singbuild.console.display import Console
+from singbuild.plan import plan
 from singbuild.recipe import grammar
 from tests.bench.backend_alone import source
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from singbuild.ext3.writer.seal import Shape
-from singbuild.lock import LockFile
+from singbuild.plan.lock import LockFile
 from singbuild.privilege.modes import Mode
 from singbuild.tree.sections import Given
 

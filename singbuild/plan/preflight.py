@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from singbuild import command, places, workspace
+from singbuild import command, workspace
 from singbuild.contract import Program
 from singbuild.errors import HostError, ImageError
-from singbuild.plan import Plan
+from singbuild.plan import places
+from singbuild.plan.plan import Plan
 from singbuild.privilege import seccomp, subordinate
 from singbuild.privilege.modes import Choice, Mode
 from singbuild.tree import sections

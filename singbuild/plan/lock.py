@@ -31,7 +31,7 @@ from singbuild.contract import Pins
 from singbuild.errors import HostError, SourceError, UsageError
 from singbuild.packages import databases
 from singbuild.packages.tree import DirectoryTree
-from singbuild.plan import Plan
+from singbuild.plan.plan import Plan
 from singbuild.tree import sections
 from singbuild.tree.rootfs import Rootfs
 
