@@ -15,8 +15,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from singbuild import cache, failed, stages, workspace
+from singbuild import workspace
 from singbuild.backends import extensions
+from singbuild.cache import resume, stages, store
 from singbuild.console import faults
 from singbuild.console.display import Console
 from singbuild.contract import Defaults, Pins, Source
@@ -154,12 +155,12 @@ class _Work:
             self._make(source, pins, made, kept)
         self._phase("finish")
         workspace.rename_into_place(self.part, self.target, replace=self.options.force)
-        failed.forget(plan)
+        resume.forget(plan)
         self.console.done(str(self.target), self.target.stat().st_size)
 
-    def _taken_from_cache(self, kept: dict[str, cache.Stage]) -> bool:
+    def _taken_from_cache(self, kept: dict[str, store.Stage]) -> bool:
         """Whether the very image was built before; then the part file holds it."""
-        entry = cache.find(kept["image"], self.console) if "image" in kept else None
+        entry = store.find(kept["image"], self.console) if "image" in kept else None
         try:
             if entry:
                 shutil.copy(entry.path, self.part)
@@ -169,7 +170,7 @@ class _Work:
         return entry is not None
 
     def _make(
-        self, source: Source, pins: Pins, made: lock.Lock, kept: dict[str, cache.Stage]
+        self, source: Source, pins: Pins, made: lock.Lock, kept: dict[str, store.Stage]
     ) -> None:
         """Fill a scratch, complete it, and seal it into the part file."""
         plan, given = self.plan, self.options.given
@@ -177,7 +178,7 @@ class _Work:
         with scratch.scratch(self.work, privileged=self.choice.mode is Mode.ROOT) as root:
             rootfs = Rootfs(root, self.console, self._journal if self._journal.exists() else None)
             arguments = {"source": source, "pins": pins, "rootfs": rootfs}
-            with failed.kept(plan, made, given, rootfs, self.console, wanted=self.options.keep):
+            with resume.kept(plan, made, given, rootfs, self.console, wanted=self.options.keep):
                 self._fill(rootfs, arguments, made, kept)
             self._phase("seal")
             normalise.quieten(rootfs, made["epoch"], indices=self.options.shape.size > 0)
@@ -193,19 +194,19 @@ class _Work:
                     on_progress=self._sealing,
                 )
         if "image" in kept:
-            cache.store_image(kept["image"], self.part, self.console)
+            store.store_image(kept["image"], self.part, self.console)
 
     def _fill(
         self,
         rootfs: Rootfs,
         arguments: dict[str, Any],
         made: lock.Lock,
-        kept: dict[str, cache.Stage],
+        kept: dict[str, store.Stage],
     ) -> None:
         """Do all steps that work on the tree."""
         plan, recipe, options, begin = self.plan, self.plan.recipe, self.options, ""
         if options.resume:
-            begin = failed.taken_up(plan, made, options.given, rootfs)
+            begin = resume.taken_up(plan, made, options.given, rootfs)
         if options.onto:
             rootfs.unpack_image(options.onto)
         stages.fill(

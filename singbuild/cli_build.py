@@ -112,7 +112,7 @@ def build(
     """Build IMAGE from RECIPE ("-" reads standard input)."""
     # Imported here: --help and a typing error cost no more than they must.
     from singbuild import build as engine
-    from singbuild import failed
+    from singbuild.cache.resume import Shell
     from singbuild.console import display
     from singbuild.console.junit import Report
     from singbuild.images import reproducible
@@ -141,7 +141,7 @@ def build(
             free=parse_size(free),
             use_cache=not no_cache,
             locked=lock.read(lock.beside(recipe)) if locked else None,
-            given=sections.Given(given, failed.Shell(shown) if on_error == "shell" else None),
+            given=sections.Given(given, Shell(shown) if on_error == "shell" else None),
             keep=on_error == "keep",
             resume=resume,
             privilege=Mode(privilege) if privilege else None,

@@ -17,9 +17,9 @@ def cache_commands() -> None:
 @cache_commands.command("list")
 def list_entries() -> int:
     """List the kept stages, the least recently used first. Each is an ordinary image."""
-    from singbuild import cache
+    from singbuild.cache import store
 
-    for entry in cache.entries():
+    for entry in store.entries():
         used = datetime.fromtimestamp(entry.used).strftime("%Y-%m-%d %H:%M")
         print(f"{used}  {entry.size >> 20:6} MiB  {entry.name:10} {entry.recipe}  {entry.path}")
     return 0
@@ -28,11 +28,11 @@ def list_entries() -> int:
 @cache_commands.command("du")
 def disk_usage() -> int:
     """Print how much room the kept stages take, and how much they may."""
-    from singbuild import cache
+    from singbuild.cache import store
 
-    kept = cache.entries()
+    kept = store.entries()
     taken = sum(entry.size for entry in kept) >> 20
-    print(f"{len(kept)} entries, {taken} MiB of {cache.limit() >> 20} MiB, in {cache.directory()}")
+    print(f"{len(kept)} entries, {taken} MiB of {store.limit() >> 20} MiB, in {store.directory()}")
     return 0
 
 
@@ -40,8 +40,8 @@ def disk_usage() -> int:
 @click.option("--size", default=None, metavar="SIZE", help="Keep at most this much, such as 5G.")
 def prune(size: str | None) -> int:
     """Drop the least recently used stages. Without --size: down to the limit."""
-    from singbuild import cache
+    from singbuild.cache import store
 
-    dropped = cache.prune(cache.limit() if size is None else parse_size(size))
+    dropped = store.prune(store.limit() if size is None else parse_size(size))
     print(f"dropped {len(dropped)} entries, {sum(entry.size for entry in dropped) >> 20} MiB")
     return 0

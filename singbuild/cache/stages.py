@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from singbuild import cache
 from singbuild.backends import loading
-from singbuild.cache import Stage
+from singbuild.cache import store
+from singbuild.cache.store import Stage
 from singbuild.console.display import Console
 from singbuild.plan import lock
 from singbuild.plan.plan import Plan
@@ -58,13 +58,13 @@ def fill(
         steps[name]()
         if name in kept:
             secrets.check_absent(rootfs.root, given.secrets if name == "post" else ())
-            cache.store(kept[name], rootfs, made["epoch"], console)
+            store.store(kept[name], rootfs, made["epoch"], console)
 
 
 def _restored(kept: Mapping[str, Stage], rootfs: Rootfs, console: Console) -> str:
     """Fill the tree from the latest stage that is cached, and return its name, or ""."""
     for name in [name for name in reversed([*kept]) if name != "image"]:
-        if entry := cache.find(kept[name], console):
+        if entry := store.find(kept[name], console):
             rootfs.unpack_image(entry.path)
             return name
     return ""

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from singbuild import cache, stages
-from singbuild.cache import Stage
+from singbuild.cache import stages, store
+from singbuild.cache.store import Stage
 from singbuild.console.display import Console
 from singbuild.errors import SectionError, UsageError
 from singbuild.plan import lock
@@ -69,7 +69,7 @@ def kept(
         secrets.check_absent(rootfs.root, given.secrets)
         facts = stages.before(plan, made, given.secrets, error.section)
         left = Left(NAME + error.section, _identity(plan), facts)
-        if cache.store(left, rootfs, made["epoch"], console):
+        if store.store(left, rootfs, made["epoch"], console):
             error.remedy = "The tree is kept. Mend the section, then go on there with --resume."
         raise
 
@@ -79,7 +79,7 @@ def taken_up(plan: Plan, made: lock.Lock, given: Given, rootfs: Rootfs) -> str:
 
     Raises UsageError when there is none, or what went in before that section has changed.
     """
-    entry = cache.entry(Left("", _identity(plan), {}).key)
+    entry = store.entry(Left("", _identity(plan), {}).key)
     if entry is None:
         raise UsageError(
             f"there is no failed build of {plan.recipe.path} to resume",
@@ -88,7 +88,7 @@ def taken_up(plan: Plan, made: lock.Lock, given: Given, rootfs: Rootfs) -> str:
         )
     section = entry.name.removeprefix(NAME)
     facts = stages.before(plan, made, given.secrets, section)
-    changed = cache.changed(entry.inputs, facts)
+    changed = store.changed(entry.inputs, facts)
     if changed:
         raise UsageError(
             f"the failed build of {plan.recipe.path} cannot be resumed at %{section}",
@@ -101,8 +101,8 @@ def taken_up(plan: Plan, made: lock.Lock, given: Given, rootfs: Rootfs) -> str:
 
 def forget(plan: Plan) -> None:
     """Drop what a failed build left, once another succeeded."""
-    if entry := cache.entry(Left("", _identity(plan), {}).key):
-        cache.drop(entry)
+    if entry := store.entry(Left("", _identity(plan), {}).key):
+        store.drop(entry)
 
 
 def _identity(plan: Plan) -> str:

@@ -1,0 +1,1 @@
+"""What is kept between builds: stages of recipes, and the tree of a build that failed."""
