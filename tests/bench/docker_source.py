@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 import singbuild_docker as backend
 
-from singbuild import Rootfs, SingbuildError, Source, transfer
+from singbuild import Rootfs, SingbuildError, Source
+from singbuild.download import transfer
 from tests.bench import backend_alone
 from tests.bench.docker_images import (
     archive,

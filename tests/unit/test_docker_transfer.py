@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from singbuild import transfer
+from singbuild.download import transfer
 from tests.bench.docker_registry import (
     Faulty,
     breaks_after,

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from singbuild import HostError, SourceError, download_errors, transfer
-from singbuild.download import NotFoundError, Remote, fetch, fetch_all
+from singbuild import HostError, SourceError
+from singbuild.download import NotFoundError, Remote, errors, fetch, fetch_all, transfer
 from singbuild.testing.engine import Recorder
 
 BODY = os.urandom(300_000)
@@ -289,7 +289,7 @@ def test_redirects_that_lead_nowhere_are_an_error(
 def test_a_silent_server_times_out(
     server: Server, tmp_path: Path, report: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(download_errors, "TIMEOUT", (5.0, 0.5))
+    monkeypatch.setattr(errors, "TIMEOUT", (5.0, 0.5))
     server.behaviours = [lambda _: time.sleep(1.5), whole]
     assert fetch(server.url, tmp_path, report=report).path.read_bytes() == BODY
     assert "sent nothing" in report.lines[0]

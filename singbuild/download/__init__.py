@@ -15,9 +15,9 @@ from urllib.parse import unquote, urlsplit
 import requests
 
 from singbuild.contract import Reporter
-from singbuild.download_errors import NotFoundError, too_large, wrong_digest
+from singbuild.download.errors import NotFoundError, too_large, wrong_digest
+from singbuild.download.transfer import Fetched, Remote, Transfer, digest, is_offline, keep, locked
 from singbuild.errors import HostError, SourceError
-from singbuild.transfer import Fetched, Remote, Transfer, digest, is_offline, keep, locked
 
 __all__ = [
     "Fetched",

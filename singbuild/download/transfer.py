@@ -27,9 +27,10 @@ from typing import BinaryIO
 import requests
 import urllib3.exceptions
 
-from singbuild import __version__, download_errors
+from singbuild import __version__
 from singbuild.contract import Reporter
-from singbuild.download_errors import TryAgainError, cannot_fetch
+from singbuild.download import errors
+from singbuild.download.errors import TryAgainError, cannot_fetch
 
 ATTEMPTS = 5
 BACK_OFF = 0.5  # seconds before the second attempt; doubles each time
@@ -164,7 +165,7 @@ class Transfer:
                     return kept
                 self._receive(answer, part)
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-            raise download_errors.broken(self.shown, error, self.size) from error
+            raise errors.broken(self.shown, error, self.size) from error
         return self._keep(part)
 
     def _ask(self, last: dict[str, str]) -> requests.Response:
@@ -175,7 +176,7 @@ class Transfer:
                 headers["If-Range"] = unchanged
         else:
             headers |= {ask: last[name] for name, ask in VALIDATORS.items() if last.get(name)}
-        timeout = download_errors.TIMEOUT
+        timeout = errors.TIMEOUT
         return self.session.get(self.wanted.url, headers=headers, stream=True, timeout=timeout)
 
     def _receive(self, answer: requests.Response, part: BinaryIO) -> None:
@@ -184,7 +185,7 @@ class Transfer:
             self._start_over(part)
             raise self._again("the server has no rest of what came before")
         if not answer.ok:
-            raise download_errors.refused(self.shown, answer)
+            raise errors.refused(self.shown, answer)
         if answer.status_code != requests.codes.partial_content:
             self._start_over(part)
         elif not self._continues(answer):
@@ -204,7 +205,7 @@ class Transfer:
         for piece in answer.raw.stream(PIECE, decode_content=False):
             if max(self.size + len(piece), total) > self.limit:
                 self._start_over(part)
-                raise download_errors.too_large(self.shown, self.limit)
+                raise errors.too_large(self.shown, self.limit)
             part.write(piece)
             self.hash.update(piece)
             self.size += len(piece)
@@ -215,7 +216,7 @@ class Transfer:
         found, size = self.hash.hexdigest(), self.size
         if self.wanted.sha256 not in ("", found):
             self._start_over(part)
-            raise download_errors.wrong_digest(self.shown, self.wanted.sha256, found)
+            raise errors.wrong_digest(self.shown, self.wanted.sha256, found)
         part.flush()
         os.fsync(part.fileno())
         (self.store / f"{self.key}.part").rename(self.store / found)
