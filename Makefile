@@ -69,7 +69,7 @@ $(VENV)/.tested: $(VENV)/.installed
 	@touch $@
 
 man: $(VENV)/.installed ## man pages of the three commands, where man finds them by the PATH
-	$(BIN)/python -m singbuild.manpages $(VENV)/share/man/man1
+	$(BIN)/python -m singbuild.cli.manpages $(VENV)/share/man/man1
 
 singrun.pyz: ## the runtime as one file, for nodes without an installation
 	$(PYTHON) -m singrun.bundle $@

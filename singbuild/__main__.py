@@ -1,5 +1,5 @@
 """``python -m singbuild``."""
 
-from singbuild.cli import main
+from singbuild.cli.main import main
 
 main()

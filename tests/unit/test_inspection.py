@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from singbuild.cli import commands
+from singbuild.cli.main import commands
 from singbuild.errors import ImageError, SingbuildError
 from singbuild.ext3.writer.seal import seal
 from singbuild.images.difference import differing_paths

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from singbuild import manpages
+from singbuild.cli import manpages
 from singrun import manual
 from tests.bench.singrun_images import ROOT
 
@@ -26,7 +26,7 @@ printf '%s\\n' "${COMPREPLY[@]}"
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("man")
-    subprocess.run([sys.executable, "-m", "singbuild.manpages", directory], check=True)
+    subprocess.run([sys.executable, "-m", "singbuild.cli.manpages", directory], check=True)
     return directory
 
 

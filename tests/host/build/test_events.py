@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from singbuild import cli, errors
+from singbuild import errors
+from singbuild.cli import main
 from singbuild.console import events
 from tests.bench.builds import Build
 from tests.bench.singrun_images import ROOT
@@ -70,7 +71,7 @@ def test_a_stream_begins_with_its_version_and_ends_with_how_it_ended(
 
 def test_help_and_the_document_give_every_status_one_meaning() -> None:
     rows = re.findall(r"^\| (\d+) \| (.*?) \|$", DOCUMENT, re.M)
-    helped = re.findall(r"^  (\d+) +(.*)$", cli.STATUSES, re.M)
+    helped = re.findall(r"^  (\d+) +(.*)$", main.STATUSES, re.M)
     assert [(number, text.replace("`", "")) for number, text in rows] == helped
     kinds = [kind.status for kind in errors.SingbuildError.__subclasses__()]
     reserved = {0, errors.SingbuildError.status, errors.EXIT_BUG, errors.EXIT_INTERRUPTED}

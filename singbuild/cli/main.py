@@ -11,11 +11,11 @@ from pathlib import Path
 import click
 
 from singbuild import __version__, command
-from singbuild.cli_build import COMMANDS as BUILD_COMMANDS
-from singbuild.cli_cache import cache_commands
-from singbuild.cli_change import COMMANDS as CHANGE_COMMANDS
-from singbuild.cli_doctor import doctor
-from singbuild.cli_image import COMMANDS as IMAGE_COMMANDS
+from singbuild.cli.build import COMMANDS as BUILD_COMMANDS
+from singbuild.cli.cache import cache_commands
+from singbuild.cli.change import COMMANDS as CHANGE_COMMANDS
+from singbuild.cli.doctor import doctor
+from singbuild.cli.image import COMMANDS as IMAGE_COMMANDS
 from singbuild.errors import (
     EXIT_BUG,
     EXIT_INTERRUPTED,

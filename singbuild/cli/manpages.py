@@ -1,4 +1,4 @@
-"""Writes the man pages, of what the commands themselves say: python -m singbuild.manpages DIR.
+"""Writes the man pages, of what the commands themselves say: python -m singbuild.cli.manpages DIR.
 
 Knows nothing of the commands but that they have --help, and list in it what they can.
 """

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from singbuild.cli_build import arch_option, offline_option
+from singbuild.cli.build import arch_option, offline_option
 
 if TYPE_CHECKING:
     from singbuild.images.difference import FileChange, PackageChange
