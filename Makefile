@@ -6,13 +6,19 @@ PYTHON ?= $(shell /usr/bin/python3 -c 'import sys; sys.exit(sys.version_info < (
 VENV   := .venv
 DEMO   := .demo
 BIN    := $(VENV)/bin
-TOOLS  := e2fsprogs coreutils debian-archive-keyring debootstrap busybox-static
-CLUSTER := openmpi-bin libopenmpi-dev python3-mpi4py mpich libmpich-dev slurm-wlm slurmctld slurmd munge
-NEEDED := $(TOOLS) $(CLUSTER) fuse2fs uidmap libcap2-bin file util-linux python3-venv faketime dnf rpm createrepo-c gnupg \
-          docker-registry docker.io buildah skopeo umoci podman apache2-utils openssl squashfuse \
-          squashfs-tools xvfb x11-apps strace gcc procps mandoc slapd nslcd libnss-ldapd fuse-overlayfs
+# A worker more than cores: while one waits for a process or a disk, another computes.
+PYTEST := $(BIN)/pytest -n $(shell expr $$(nproc) + 1) --dist loadgroup
 
-.PHONY: singrun.pyz man demo test coverage check unit format packages clean
+# What the builder and the runtime use, and what the tests look at images with.
+TOOLS := e2fsprogs coreutils debian-archive-keyring debootstrap busybox-static fuse2fs uidmap squashfuse \
+         squashfs-tools fuse-overlayfs dnf rpm createrepo-c gnupg libcap2-bin util-linux python3-venv \
+         apache2-utils apt-utils bzip2 file faketime gcc libc6-dev mandoc openssl procps strace tini xz-utils zstd
+# Two services: images come from a registry, and a container without privileges is Podman's.
+SERVICES := docker-registry podman buildah skopeo umoci
+LONG  := docker.io openmpi-bin libopenmpi-dev python3-mpi4py mpich libmpich-dev \
+         slurm-wlm slurmctld slurmd munge slapd nslcd libnss-ldapd xvfb x11-apps
+
+.PHONY: singrun.pyz man demo test test-long coverage check unit format packages packages-long clean
 
 demo: $(VENV)/.installed ## build recipes/busybox.def and run the image
 	@$(MAKE) --no-print-directory $(DEMO)/busybox.img
@@ -26,12 +32,15 @@ $(DEMO)/busybox.img: recipes/busybox.def $(wildcard singbuild/*.py plugins/*.py)
 	@mkdir -p $(DEMO)
 	$(BIN)/singbuild --force recipes/busybox.def $@
 
-test: packages $(VENV)/.tested ## install what the tests need, check, and run them all
-	$(MAKE) --no-print-directory check
-	$(BIN)/pytest
+unit: $(VENV)/.tested ## the quick tests, without root and without network
+	$(PYTEST) -m "not root and not network and not long"
 
-unit: $(VENV)/.tested ## the quick tests, without root
-	$(BIN)/pytest -m "not root and not network"
+test: packages $(VENV)/.tested ## install what the tests need, check, and run all but the long ones
+	$(MAKE) --no-print-directory check
+	$(PYTEST) --durations=25 -m "not long"
+
+test-long: packages-long $(VENV)/.tested ## campaigns, every mode, whole distributions, Slurm, MPI
+	$(PYTEST) --durations=25 -m long
 
 coverage: packages $(VENV)/.tested ## which lines the tests execute, in all processes
 	$(BIN)/python -m tests.bench.line_coverage -m "not long" -n 3 --dist loadgroup
@@ -45,14 +54,20 @@ format: $(VENV)/.tested ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-packages: ## Debian packages for the tests, when we are root and may install them
-	@missing=$$(dpkg-query -W -f '$${db:Status-Status} $${Package}\n' $(NEEDED) 2>&1 | grep -v '^installed' \
-	  | sed 's/.* //'); \
-	if [ -n "$$missing" ] && [ "$$(id -u)" = 0 ]; then \
-	  apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q -y $(NEEDED); \
-	elif [ -n "$$missing" ]; then \
-	  echo "Not installed (some tests will be skipped): $(NEEDED)" | fold -s; \
-	fi
+packages: ## Debian packages for `make test`, when we are root and may install them
+	@$(call install,$(TOOLS) $(SERVICES))
+
+packages-long: ## those, and what only `make test-long` needs
+	@$(call install,$(TOOLS) $(SERVICES) $(LONG))
+
+define install
+missing=$$(dpkg-query -W -f '$${db:Status-Status} $${Package}\n' $(1) 2>&1 | grep -v '^installed' | sed 's/.* //'); \
+if [ -n "$$missing" ] && [ "$$(id -u)" = 0 ]; then \
+  apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $(1); \
+elif [ -n "$$missing" ]; then \
+  echo "Not installed (some tests will be skipped): "$$missing | fold -s; \
+fi
+endef
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { [ "$$(id -u)" = 0 ] \

@@ -2,53 +2,95 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.bench import host, rpm_repository, slurm_cluster
+from tests.bench import host, once, rpm_repository, slurm_cluster
 from tests.bench import singrun_images as images
 from tests.bench.builds import SINGBUILD, Build, User, building_user
 from tests.bench.host import shared_directory
 from tests.bench.mpi_bench import MpiBench
 
-OWN_VAR_TMP = pytest.StashKey["Path | None"]()
+OF_THE_RUN = pytest.StashKey[contextlib.ExitStack]()
+TOO_LONG = 30
+"""Seconds that a test of ``make test`` may take, unless its marker ``slow`` says why."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started with & by a script
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    config.stash[OWN_VAR_TMP] = None if os.geteuid() else host.own_mount_namespace()
+    config.stash[OF_THE_RUN] = stack = contextlib.ExitStack()
+    stack.enter_context(once.directory_of_the_run())
+    if not os.geteuid() and (directory := host.own_mount_namespace()):
+        stack.callback(host.give_back, directory)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    if directory := config.stash.get(OWN_VAR_TMP, None):
-        host.give_back(directory)
+    if stack := config.stash.get(OF_THE_RUN, None):
+        stack.close()
 
 
+def pytest_report_header() -> list[str]:
+    without = "may not mount here: its tests are skipped"
+    return [f"root {without}"] if os.geteuid() == 0 and not host.may_mount() else []
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if reason := why_not(item):
             item.add_marker(pytest.mark.skip(reason=reason))
+    # Files with the slowest tests first: a worker that begins one at the end keeps the others idle.
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (item.path not in slow, "unit" in item.path.parts))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keep the tests of a file together, for its fixtures, where no xdist_group says otherwise."""
+    from xdist.scheduler import LoadGroupScheduling
+
+    class ByFile(LoadGroupScheduling):  # type: ignore[misc]  # it has no types
+        def _split_scope(self, nodeid: str) -> str:
+            group: str = super()._split_scope(nodeid)
+            return group if group != nodeid else nodeid.rsplit("::", 1)[0].split("[")[0]
+
+    return ByFile(config, log)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    # On a host with twice as many processes as cores, everything takes twice as long.
+    limit = TOO_LONG * host.PATIENCE * max(1, os.getloadavg()[0] / (os.cpu_count() or 1))
+    may = any(map(item.get_closest_marker, ("slow", "long")))
+    if report.passed and report.duration > limit and not may:
+        report.outcome = "failed"
+        report.longrepr = (
+            f"{item.nodeid}: {report.when} took {report.duration:.0f} s, more than {limit:.0f}: "
+            "make it quicker, or say why by @pytest.mark.slow(...)"
+        )
+    return report
 
 
 def why_not(item: pytest.Item) -> str:
-    """Why who runs the tests cannot run one, "" when nothing is known against it.
-
-    test_build_in_every_mode.py has others run such of root's tests as only build.
-    """
-    only_builds = "SINGBUILD_TEST_ONLY_BUILDS" in os.environ
-    if os.geteuid() == 0 and not only_builds:
-        return ""
-    if itself := item.get_closest_marker("root_itself"):
-        return f"needs root itself: {itself.args[0]}"
-    return "needs root" if item.get_closest_marker("root") and not only_builds else ""
+    """Why who runs the tests cannot run one, "" when nothing is known against it."""
+    if not item.get_closest_marker("root") or "SINGBUILD_TEST_ONLY_BUILDS" in os.environ:
+        itself = item.get_closest_marker("root_itself")
+        return f"needs root itself: {itself.args[0]}" if itself else ""
+    if os.geteuid():
+        return "needs root"
+    return "" if host.may_mount() else "needs root who may mount"
 
 
 @pytest.fixture(scope="session", autouse=True)

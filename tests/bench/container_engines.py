@@ -68,7 +68,7 @@ def container_of_this_host() -> Iterator[Callable[..., list[str]]]:
 
     Call it with options of ``podman run`` for the words that execute others in it.
     """
-    needs("docker-init")
+    needs("tini")
     with tempfile.TemporaryDirectory(prefix="c-", dir="/tmp") as name:
         root = Path(name, "root")
         for place in ("usr", "root", "home", "proc", "sys", "dev", "run", "out", "tmp", "var/tmp"):
@@ -81,7 +81,7 @@ def container_of_this_host() -> Iterator[Callable[..., list[str]]]:
         places = sorted({"/usr", str(ROOT), sys.prefix})
         shared = [f"--volume={place}:{place}:ro" for place in places]
         settings = [f"--env=PYTHONPATH={ROOT}", "--env=PATH=/usr/sbin:/usr/bin"]
-        init = ("--init", f"--init-path={shutil.which('docker-init')}")
+        init = ("--init", f"--init-path={shutil.which('tini')}")
         words = [*_podman(Path(name)).words, "run", "--rm", "--network=host", *init, *limits()]
 
         def within(*options: str) -> list[str]:

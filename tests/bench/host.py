@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import os
 import shutil
 import signal
@@ -34,6 +35,12 @@ def wait_until(is_so: Callable[[], bool], seconds: float = 30) -> None:
     while not is_so() and time.monotonic() < end:
         time.sleep(0.02)
     assert is_so()
+
+
+@functools.cache
+def may_mount() -> bool:
+    """Tell whether a mount namespace can be had, as root in a plain container cannot."""
+    return subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode == 0
 
 
 def own_mount_namespace() -> Path | None:

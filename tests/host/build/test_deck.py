@@ -351,6 +351,7 @@ def test_changing_the_container(desk: Desk, registry: str) -> None:
     subprocess.run(["e2fsck", "-fn", desk.directory / "Debian.img"], check=True)
 
 
+@pytest.mark.long
 def test_a_workflow(desk: Desk) -> None:
     loop = 'for i in $@; do\n        grep "$i" /etc/services\n    done'
     (desk.directory / "workflow.def").write_text(DEBIAN.format(runscript=loop, packages="netbase"))
@@ -413,6 +414,7 @@ def write_wheel(path: Path) -> None:
         wheel.writestr(names[-1], "".join(f"{name},,\n" for name in names))
 
 
+@pytest.mark.long
 def test_a_recipe_that_computes_in_its_test(desk: Desk, tmp_path: Path) -> None:
     write_wheel(tmp_path / WHEEL)
     said = desk.typed("sudo singularity create --size 4096 Tensor.img")

@@ -65,9 +65,10 @@ def twice(recipe: str, tmp_path: Path, *words: str) -> None:
 
 
 def recipes() -> list[object]:
-    """All recipes of the repository; those that need a mirror are marked."""
+    """All recipes of the repository; whole Debians belong to the long tests."""
+    debian = [pytest.mark.network, pytest.mark.long]
     return [
-        pytest.param(path, marks=[pytest.mark.network] if "debootstrap" in path.read_text() else [])
+        pytest.param(path, marks=debian if "debootstrap" in path.read_text() else [])
         for path in sorted((ROOT / "recipes").glob("*.def"))
         if "Bootstrap: debootstrap" in path.read_text() or "Bootstrap: busybox" in path.read_text()
     ]
@@ -109,6 +110,7 @@ setup(name="greeting", version="1.0", py_modules=["greeting"],
 
 
 @pytest.mark.network
+@pytest.mark.long
 def test_pip_and_a_compiler_in_post(tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()

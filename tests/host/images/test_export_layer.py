@@ -67,8 +67,8 @@ def test_skopeo_sees_what_the_image_is(form: str, singbuild: Build, tmp_path: Pa
 @pytest.mark.parametrize(
     ("engine", "form"),
     [
-        (container_engines.dockerd, "docker-archive"),
-        (container_engines.dockerd, "oci"),
+        pytest.param(container_engines.dockerd, "docker-archive", marks=pytest.mark.long),
+        pytest.param(container_engines.dockerd, "oci", marks=pytest.mark.long),
         (container_engines.podman, "docker-archive"),
         (container_engines.podman, "oci"),
     ],

@@ -137,6 +137,7 @@ def test_what_may_not_be_made_fails_as_it_would_for_root(user: User) -> None:
 
 
 @pytest.mark.network
+@pytest.mark.long
 def test_debian_is_roots_own_in_every_mode(user: User, tmp_path: Path) -> None:
     text = (ROOT / "recipes/debian.def").read_text()
     recipe = user.directory / "debian.def"

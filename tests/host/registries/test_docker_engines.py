@@ -30,7 +30,7 @@ def told(facts: Facts) -> Facts:
     return {name: fact[:2] + fact[4:] for name, fact in facts.items() if name != "."}
 
 
-@pytest.mark.parametrize("engine", [dockerd, podman])
+@pytest.mark.parametrize("engine", [pytest.param(dockerd, marks=pytest.mark.long), podman])
 def test_an_image_that_only_an_engine_has(
     engine: Engine, where: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

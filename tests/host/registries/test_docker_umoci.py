@@ -110,6 +110,7 @@ def check(kind: str, path: Path, where: Path) -> None:
     assert found == wanted
 
 
+@pytest.mark.long
 def test_an_archive_of_docker_that_has_run_commands(where: Path) -> None:
     skopeo(f"oci:{where}/layout:one", f"docker-archive:{where}/first.tar:ada/tool:1")
     with dockerd(where) as tool:

@@ -17,7 +17,7 @@ from tests.bench.builds import building_user
 from tests.bench.container_engines import container_of_this_host
 from tests.bench.singrun_images import ROOT, ordinary_user, without_subordinate_ids
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.long]
 
 FILES = (
     *(f"build/test_{name}" for name in ("build", "secrets", "failed", "events", "junit")),
