@@ -8,7 +8,7 @@ gc.disable()  # we live for milliseconds; to look for garbage costs one of them
 directory = os.path.dirname(__file__)
 sys.path.insert(0, directory + "/..")  # not normalised: links may lead here
 
-from singrun.together import install  # noqa: E402  the path comes first
+from singrun.bytecode import install  # noqa: E402  the path comes first
 
 install(directory)
 

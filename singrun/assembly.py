@@ -7,9 +7,9 @@ from singrun import syscalls
 from singrun.config import Site
 from singrun.errors import RunError
 from singrun.identity import Caller
-from singrun.mounts import Bind, Mount, attach
-from singrun.overlay import Layers
-from singrun.underlay import Root
+from singrun.images.overlay import Layers
+from singrun.mounts.root import Root
+from singrun.mounts.table import Bind, Mount, attach
 
 
 def make_stage() -> str:

@@ -40,14 +40,16 @@ def write(path: str) -> None:
 
 
 def _modules() -> list[tuple[str, bytes]]:
+    """Return the paths in the package, without ".py", and the sources of what a node needs."""
     here = os.path.dirname(os.path.abspath(__file__))
-    names = sorted(name[:-3] for name in os.listdir(here) if name.endswith(".py"))
     found = []
-    for name in names:
-        if name not in ("__main__", "bundle"):
-            with open(f"{here}/{name}.py", "rb") as file:
-                found.append((name, file.read()))
-    return found
+    for folder, _, names in os.walk(here):
+        for name in names:
+            path = os.path.relpath(f"{folder}/{name}", here).removesuffix(".py")
+            if name.endswith(".py") and path not in ("__main__", "bundle"):
+                with open(f"{folder}/{name}", "rb") as file:
+                    found.append((path, file.read()))
+    return sorted(found)
 
 
 def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:

@@ -5,7 +5,7 @@ import sys
 
 from singrun import __version__, errors, instances, options
 from singrun.enter import enter
-from singrun.environment import SIGINT, restore_signals
+from singrun.environment.inherited import SIGINT, restore_signals
 from singrun.errors import RunError, UsageError, nearest, say
 from singrun.options import REMEDY
 from singrun.request import Request
@@ -80,18 +80,18 @@ def _launched(request: Request) -> str:
     if request.verb not in ("mount", "start", "warm") and not request.no_join:
         instances.join(request)
     if ":" in request.image:
-        from singrun import pulled
+        from singrun.images import pulled
 
         if pulled.is_source(request.image):
             request.image = pulled.fetched(request.image, anew=request.fetch)
     if request.verb == "mount":
-        from singrun import showing  # only who asks pays for it
+        from singrun.verbs import mount  # only who asks pays for it
 
-        showing.show(request)
+        mount.show(request)
     if request.verb == "warm":
-        from singrun import warming
+        from singrun.verbs import warm
 
-        return warming.warm(request)
+        return warm.warm(request)
     if request.verb == "start":
         instances.check_name(request)
     return enter(request)
@@ -101,7 +101,7 @@ def _text(name: str, verb: str) -> str:
     """Return what --help or --version prints."""
     if name == "version":
         return f"singrun {__version__}\n"
-    from singrun import manual  # only who asks pays for it
+    from singrun.verbs import manual  # only who asks pays for it
 
     return manual.text(verb) if verb else manual.overview()
 
@@ -113,7 +113,7 @@ def _told(verb: str, *words: str) -> str:
         return instances.listing([*words])
     if verb == "stop":
         return instances.stop([*words])
-    from singrun import doctor, mpi_check  # they import what a launch must not
+    from singrun.verbs import doctor, mpi_check  # they import what a launch must not
 
     json, images = "--json" in words, [word for word in words if word != "--json"]
     if len(images) == 2 and images[0] == "--mpi":

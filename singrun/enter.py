@@ -7,20 +7,15 @@ everything that was mounted here.
 
 import os
 
-from singrun import (
-    assembly,
-    config,
-    init,
-    joining,
-    namespaces,
-    sharing,
-    strategies,
-    variables,
-)
+from singrun import assembly, config
+from singrun.environment import variables
 from singrun.errors import say
-from singrun.image import open_image
+from singrun.images import strategies
+from singrun.images.image import open_image
+from singrun.images.overlay import Layers
+from singrun.mounts.shared import Table, make_workdir
+from singrun.namespaces import joining, leaving, waiting
 from singrun.origin import Origin
-from singrun.overlay import Layers
 from singrun.request import Request
 
 
@@ -32,7 +27,7 @@ def enter(request: Request) -> str:
     config.check_allowed(site, request)
     image = open_image(request.image, writable=request.writable)
     caller = origin.caller
-    table = sharing.Table(request, caller, site, origin.directory.physical)
+    table = Table(request, caller, site, origin.directory.physical)
 
     # Where other ranks of a job step have set up the same already, their namespaces will do.
     ranks = None
@@ -43,20 +38,20 @@ def enter(request: Request) -> str:
     layers = Layers(request, site)
     hardware = None
     if origin.behind:
-        from singrun import drivers
+        from singrun.hardware import drivers
 
         hardware = drivers.Drivers(request, site)
     if request.plan:
-        from singrun import plan
+        from singrun.verbs import plan
 
         text = plan.text(request, image, caller, table, site)
         return text + (hardware.plan() if hardware else "")
-    sharing.make_workdir(table, request)
+    make_workdir(table, request)
 
     # Out of the host's namespaces. A FUSE daemon starts here, in a namespace that it shall not
     # share with its mount, and works while we go on.
     proc = os.open("/proc/self", os.O_PATH | os.O_DIRECTORY)
-    privileged = namespaces.leave_host(caller, proc, slave=site.on["mount slave"])
+    privileged = leaving.leave_host(caller, proc, slave=site.on["mount slave"])
     stage = assembly.make_stage()
     mounting = strategies.start(
         image,
@@ -70,9 +65,9 @@ def enter(request: Request) -> str:
         mount.pin()
     tree = layers.mount(stage, mounting.finish(), privileged=privileged, site=site)
     own = [(image, mounting.life)] if image.writable and mounting.life >= 0 else []
-    if outside := init.stand_by(request, image, [*own, *layers.written], tree):
+    if outside := waiting.stand_by(request, image, [*own, *layers.written], tree):
         proc = os.open("/proc/self", os.O_PATH | os.O_DIRECTORY)
-    namespaces.unshare_for(request, daemon=mounting.life >= 0 or layers.have_daemon)
+    leaving.unshare_for(request, daemon=mounting.life >= 0 or layers.have_daemon)
 
     # The image and what is laid over it become a root, and the table of mounts goes into it.
     inside = assembly.assemble(stage, tree, layers, lasting=image.writable, privileged=privileged)
@@ -87,8 +82,8 @@ def enter(request: Request) -> str:
     inside.seal()
 
     # In, and from here on the caller again: with his ids, directory, umask and signals.
-    namespaces.pivot(inside)
-    namespaces.become(caller, proc, privileged=privileged)
+    leaving.pivot(inside)
+    leaving.become(caller, proc, privileged=privileged)
     if ranks:
         joining.show()
     return origin.execute(image.path, outside)

@@ -2,10 +2,10 @@
 
 import os
 
-from singrun import rendezvous
 from singrun.errors import RunError, UsageError
-from singrun.init import Outside
-from singrun.namespaces import Others
+from singrun.namespaces import rendezvous
+from singrun.namespaces.leaving import Others
+from singrun.namespaces.waiting import Outside
 from singrun.origin import Origin
 from singrun.request import Request
 

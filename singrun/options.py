@@ -2,8 +2,10 @@
 
 import os
 
-from singrun import binds, overlay, sharing, strategies, variables
+from singrun.environment import variables
 from singrun.errors import RunError, UsageError, nearest
+from singrun.images import overlay, strategies
+from singrun.mounts import binds, shared
 from singrun.request import Request
 
 TYPE_CHECKING = False
@@ -108,8 +110,8 @@ def _scratch(request: Request, value: str) -> None:
 
 def _no_mount(request: Request, value: str) -> None:
     for word in value.split(","):
-        if word not in sharing.NAMES and not word.startswith("/"):
-            known = ", ".join(sharing.NAMES)
+        if word not in shared.NAMES and not word.startswith("/"):
+            known = ", ".join(shared.NAMES)
             raise RunError(f"Cannot understand --no-mount {word}", remedy=f"Say a path or {known}.")
         request.no_mount.append(word)
 

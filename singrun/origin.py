@@ -5,9 +5,11 @@ Taken before anything is done on the host; given back when nothing else is left 
 
 import os
 
-from singrun import environment, program, sharing, variables
+from singrun import program
+from singrun.environment import inherited, variables
 from singrun.identity import Caller, forbid_new_privileges
-from singrun.init import Outside
+from singrun.mounts import shared
+from singrun.namespaces.waiting import Outside
 from singrun.request import Request
 from singrun.workplace import Directory
 
@@ -15,7 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
-    from singrun.holding import Holder
+    from singrun.namespaces.holding import Holder
 
 
 class Origin:
@@ -25,12 +27,12 @@ class Origin:
         self._umask = os.umask(0o022)
         self.caller = Caller(as_caller=request.as_caller)
         self.directory = Directory()
-        self._given = environment.inherited()
+        self._given = inherited.inherited()
         self.winning = variables.winners(self._given, request)
-        self._request, self.home = request, sharing.home(request, self.caller)
-        self.behind: environment.Environment = {}
+        self._request, self.home = request, shared.home(request, self.caller)
+        self.behind: inherited.Environment = {}
         if request.nv or request.rocm or request.fabric:
-            from singrun import drivers
+            from singrun.hardware import drivers
 
             self.behind = drivers.BEHIND
 
@@ -38,7 +40,7 @@ class Origin:
         """Become the program, in the namespaces that are entered, as the caller."""
         request = self._request
         forbid_new_privileges()
-        words = environment.inner(self._given, image, request, self.caller)
+        words = inherited.inner(self._given, image, request, self.caller)
         words[b"PWD"] = os.fsencode(self.directory.enter(request.directory, self.home))
         if request.home:
             words[b"HOME"] = os.fsencode(self.home)
@@ -47,5 +49,5 @@ class Origin:
         if outside:
             outside.enter(own_pids=request.pid)
         os.umask(self._umask)
-        environment.restore_signals(environment.SIGPIPE, environment.SIGXFSZ)
+        inherited.restore_signals(inherited.SIGPIPE, inherited.SIGXFSZ)
         program.execute(request, words, self.winning)

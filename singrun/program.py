@@ -3,11 +3,11 @@
 import errno
 import os
 
-from singrun import why
-from singrun.environment import Environment
+from singrun.environment import why
+from singrun.environment.inherited import Environment
+from singrun.environment.variables import Winner
 from singrun.errors import RunError
 from singrun.request import Request
-from singrun.variables import Winner
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

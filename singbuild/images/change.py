@@ -40,8 +40,8 @@ from singbuild.privilege.modes import Mode
 from singbuild.recipe.grammar import Recipe
 from singbuild.tree.rootfs import Rootfs
 from singbuild.tree.scratch import scratch, written_back
-from singrun import locks
 from singrun.errors import RunError
+from singrun.images import locks
 
 Work = Callable[[Rootfs], None]
 

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from singbuild import command, workspace
 from singbuild.errors import HostError
-from singrun import loop, syscalls
+from singrun import syscalls
+from singrun.mounts import loop
 
 LARGEST = 256 << 30
 INODES = 4_000_000

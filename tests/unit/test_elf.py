@@ -13,7 +13,7 @@ from elftools.elf.gnuversions import GNUVerDefSection, GNUVerNeedSection
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from singrun import elf, linker
+from singrun.hardware import elf, linker
 
 CACHE = Path("/etc/ld.so.cache")
 LIBRARIES = sorted(

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from singbuild.cli import manpages
-from singrun import manual
+from singrun.verbs import manual
 from tests.bench.singrun_images import ROOT
 
 COMPLETES = """\

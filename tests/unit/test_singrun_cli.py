@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from singrun import binds, cli, manual, syscalls
+from singrun import cli, syscalls
 from singrun.errors import RunError
+from singrun.mounts import binds
 from singrun.request import Request
+from singrun.verbs import manual
 
 
 def parsed(*words: str) -> Request:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from singrun import image
 from singrun.errors import RunError
+from singrun.images import image
 from tests.bench.singrun_images import HEADER_2X, LAUNCH_LINE
 
 

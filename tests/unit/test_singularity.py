@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from singrun import manual, options
+from singrun import options
+from singrun.verbs import manual
 from tests.bench.singrun_images import ROOT
 
 CHANGING = ("create", "bootstrap", "copy", "import", "export", "pull", "expand", "shrink")

@@ -80,7 +80,7 @@ def test_the_modules_come_together_and_a_changed_source_is_noticed(tmp_path: Pat
         text=True,
         check=True,
     ).stderr
-    assert re.search("import 'singrun.cli' # <singrun.together", loaded)
+    assert re.search("import 'singrun.cli' # <singrun.bytecode", loaded)
     cli = tmp_path / "singrun/cli.py"
     cli.write_text(cli.read_text().replace('f"singrun {__version__}', 'f"changed {__version__}'))
     for _ in range(2):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from singrun.mpi_check import findings_for
+from singrun.verbs.mpi_check import findings_for
 from tests.bench import singrun_images as images
 from tests.bench.mpi_bench import MpiBench
 from tests.bench.slurm_cluster import Cluster

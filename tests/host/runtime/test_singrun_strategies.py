@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from singrun.image import open_image
+from singrun.images.image import open_image
 from tests.bench import singrun_images as images
 from tests.bench.host import wait_until
 from tests.bench.singrun_images import Bench, Person

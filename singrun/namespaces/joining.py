@@ -8,14 +8,15 @@ what ends by whatever signal leaves nothing behind.
 
 import os
 
-from singrun import rendezvous, syscalls
+from singrun import syscalls
+from singrun.environment.variables import Winner
 from singrun.errors import RunError, say
 from singrun.identity import Caller
-from singrun.image import Image
-from singrun.namespaces import Others
+from singrun.images.image import Image
+from singrun.mounts.shared import Table
+from singrun.namespaces import rendezvous
+from singrun.namespaces.leaving import Others
 from singrun.request import Request
-from singrun.sharing import Table
-from singrun.variables import Winner
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import stat
 
 from singrun import syscalls
 from singrun.errors import RunError
-from singrun.underlay import Root
+from singrun.mounts.root import Root
 
 _CLONE = syscalls.OPEN_TREE_CLONE | syscalls.OPEN_TREE_CLOEXEC | syscalls.AT_RECURSIVE
 _BY_DESCRIPTOR = syscalls.MOVE_MOUNT_F_EMPTY_PATH | syscalls.MOVE_MOUNT_T_EMPTY_PATH

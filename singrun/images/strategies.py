@@ -3,12 +3,14 @@
 import errno
 import os
 
-from singrun import fuse, loop, syscalls, unpacked
+from singrun import syscalls
 from singrun.config import Site
 from singrun.errors import RunError, UnavailableError, say
-from singrun.fuse import FUSE2FS, SQUASHFUSE
-from singrun.image import SANDBOX, Image
-from singrun.mounts import clone, image_attributes, restrict
+from singrun.images import fuse, unpacked
+from singrun.images.fuse import FUSE2FS, SQUASHFUSE
+from singrun.images.image import SANDBOX, Image
+from singrun.mounts import loop
+from singrun.mounts.table import clone, image_attributes, restrict
 
 LOOP, UNPACK, BIND = "loop", "unpack", "bind"
 NAMES = [LOOP, FUSE2FS, SQUASHFUSE, UNPACK]
@@ -112,7 +114,7 @@ def _unpacked(image: Image, site: Site) -> int:
     """Return the image's tree in the cache, which is filled if need be."""
     place = unpacked.lookup(image, site)
     if place < 0:
-        from singrun import unpacking  # takes seconds anyway
+        from singrun.images import unpacking  # takes seconds anyway
 
         place = unpacking.fill(image, site)
     return clone(f"/proc/self/fd/{place}/tree")  # place keeps its lock until the program starts

@@ -5,11 +5,11 @@ written as one more such script, which runs last; values are quoted, so they
 are data to that shell as well.
 """
 
-from singrun.environment import PREFIXES, Environment
+from singrun.environment.inherited import PREFIXES, Environment
 from singrun.errors import RunError
-from singrun.mounts import Bind
+from singrun.mounts.root import Root
+from singrun.mounts.table import Bind
 from singrun.request import Request
-from singrun.underlay import Root
 
 _DIRECTORY = "/.singularity.d/env"
 _SCRIPT = f"{_DIRECTORY}/zzz-singrun.sh"  # the last in every locale's order

@@ -15,11 +15,15 @@ if TYPE_CHECKING:
     from types import CodeType, ModuleType
     from typing import Any
 
-_RARE = ("__init__", "__main__", "together", "bundle", "doctor", "manual", "plan", "unpacking")
-_DRIVERS = ("drivers", "driver_lists", "elf", "linker", "mpi_check")
-_VERBS = ("holding", "warming", "showing", "pulled")
+# Of these folders a launch takes most modules; of ``hardware`` and ``verbs`` hardly ever one.
+_FOLDERS = ("", "environment/", "images/", "mounts/", "namespaces/")
+_RARE = (
+    *("__init__.py", "__main__.py", "bytecode.py", "bundle.py"),
+    *("images/pulled.py", "images/unpacking.py", "namespaces/holding.py"),
+)
 
-Codes = dict[str, "tuple[int, int, CodeType]"]  # by file name: its time in ns, its size, its code
+# By a file's path in the package: its time in ns, its size, its code.
+Codes = dict[str, "tuple[int, int, CodeType]"]
 
 
 def install(directory: str) -> None:
@@ -48,17 +52,22 @@ def _write(directory: str, path: str) -> None:
     if not os.access(os.path.dirname(path), os.W_OK):
         return
     codes: Codes = {}
-    for name in os.listdir(directory):
-        if name.endswith(".py") and name.removesuffix(".py") not in _RARE + _DRIVERS + _VERBS:
-            state = _state(f"{directory}/{name}")
-            with open(f"{directory}/{name}", "rb") as source:
-                text = source.read()
-            code = compile(text, f"{directory}/{name}", "exec", dont_inherit=True, optimize=2)
-            codes[name] = (*state, code)  # without docstrings
+    for folder in _FOLDERS:
+        for name in os.listdir(f"{directory}/{folder}"):
+            if name.endswith(".py") and folder + name not in _RARE:
+                codes[folder + name] = _compiled(f"{directory}/{folder}{name}")
     new = f"{path}.{os.getpid()}"
     with open(new, "wb") as file:
         file.write(dumps(codes))
     os.rename(new, path)
+
+
+def _compiled(path: str) -> "tuple[int, int, CodeType]":
+    state = _state(path)
+    with open(path, "rb") as source:
+        text = source.read()
+    code = compile(text, path, "exec", dont_inherit=True, optimize=2)  # without docstrings
+    return *state, code
 
 
 class _Finder:
@@ -68,16 +77,22 @@ class _Finder:
         self._directory, self._codes = directory, codes
 
     def find_spec(self, name: str, _path: object, _target: object = None) -> "ModuleSpec | None":
-        package, _, tail = name.partition(".")
-        if package != "singrun" or f"{tail}.py" not in self._codes:
+        if not name.startswith("singrun."):
+            return None
+        tail = name.removeprefix("singrun.").replace(".", "/")
+        module, package = f"{tail}.py", f"{tail}/__init__.py"
+        key = module if module in self._codes else package
+        if key not in self._codes:
             return None
         kind: Any = type(__spec__)  # ModuleSpec, which importlib.machinery is slow to give
-        spec: ModuleSpec = kind(name, self, origin=f"{self._directory}/{tail}.py")
+        spec: ModuleSpec = kind(name, self, origin=f"{self._directory}/{key}", loader_state=key)
+        if key is package:
+            spec.submodule_search_locations = [f"{self._directory}/{tail}"]
         return spec
 
     def create_module(self, _spec: "ModuleSpec") -> None:
         """Leave it to Python."""
 
     def exec_module(self, module: "ModuleType") -> None:
-        _, _, tail = module.__name__.partition(".")
-        exec(self._codes[f"{tail}.py"][2], module.__dict__)  # noqa: S102  what an import does
+        key = module.__spec__.loader_state  # type: ignore[union-attr]  # ours, of find_spec
+        exec(self._codes[key][2], module.__dict__)  # noqa: S102  what an import does

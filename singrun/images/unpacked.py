@@ -19,7 +19,7 @@ import stat
 
 from singrun.config import Site
 from singrun.errors import RunError
-from singrun.image import Image
+from singrun.images.image import Image
 
 
 def lookup(image: Image, site: Site) -> int:

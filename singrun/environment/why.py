@@ -1,6 +1,6 @@
 """singrun env: the variables inside, and with --why which layer set one of them."""
 
-from singrun.variables import Winner
+from singrun.environment.variables import Winner
 
 # $1: the name. $2…: what the layers above the image's scripts set, lowest first, as
 # "layer" "value" pairs. The scripts run in this very shell, so they are asked one by one.

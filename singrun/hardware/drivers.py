@@ -8,16 +8,16 @@ first. The loader would say the same, but only once the program runs.
 import glob
 import os
 
-from singrun import elf
 from singrun.config import Site
-from singrun.driver_lists import COMPLETE, KINDS, REMEDIES, listed
-from singrun.elf import Library
 from singrun.errors import RunError
-from singrun.fuse import found
-from singrun.linker import Host, Inside
-from singrun.mounts import Bind, BindUnlessSeen, Fresh, Mount
+from singrun.hardware import elf
+from singrun.hardware.driver_lists import COMPLETE, KINDS, REMEDIES, listed
+from singrun.hardware.elf import Library
+from singrun.hardware.linker import Host, Inside
+from singrun.images.fuse import found
+from singrun.mounts.root import Root
+from singrun.mounts.table import Bind, BindUnlessSeen, Fresh, Mount
 from singrun.request import Request
-from singrun.underlay import Root
 
 _LIBRARIES, _PROGRAMS = "/.singularity.d/libs", "/.singularity.d/bin"
 # Directories that come behind the image's own in these variables.

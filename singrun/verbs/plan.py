@@ -1,11 +1,11 @@
 """What a launch would do, in words, for --plan."""
 
-from singrun import strategies
 from singrun.config import Site
 from singrun.identity import Caller
-from singrun.image import Image
+from singrun.images import strategies
+from singrun.images.image import Image
+from singrun.mounts.shared import Table
 from singrun.request import Request
-from singrun.sharing import Table
 
 
 def text(request: Request, image: Image, caller: Caller, table: Table, site: Site) -> str:

@@ -2,10 +2,12 @@
 
 import os
 
-from singrun import config, namespaces, unpacking
+from singrun import config
 from singrun.errors import RunError
 from singrun.identity import Caller
-from singrun.image import SANDBOX, open_image
+from singrun.images import unpacking
+from singrun.images.image import SANDBOX, open_image
+from singrun.namespaces import leaving
 from singrun.request import Request
 
 
@@ -17,6 +19,6 @@ def warm(request: Request) -> str:
     if image.kind == SANDBOX:
         raise RunError(f"{request.image} is a directory already", remedy="Run it as it is.")
     proc = os.open("/proc/self", os.O_PATH | os.O_DIRECTORY)
-    namespaces.leave_host(Caller(), proc, slave=site.on["mount slave"])
+    leaving.leave_host(Caller(), proc, slave=site.on["mount slave"])
     unpacking.fill(image, site)
     return f"{site.cache}/{image.stamp}\n"

@@ -6,9 +6,10 @@ It tries what a launch does, in a child process, instead of guessing from versio
 import json as json_module
 import os
 
-from singrun import config, fuse, syscalls, unpacked
+from singrun import config, syscalls
 from singrun.errors import RunError
 from singrun.identity import Caller, map_ids
+from singrun.images import fuse, unpacked
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

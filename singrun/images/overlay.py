@@ -7,11 +7,12 @@ kernel's. One without ``upper`` can be laid over as it is, read-only.
 import errno
 import os
 
-from singrun import fuse, strategies, syscalls
+from singrun import syscalls
 from singrun.config import Site
 from singrun.errors import RunError, UnavailableError
-from singrun.image import SANDBOX, Image, open_image
-from singrun.mounts import attach
+from singrun.images import fuse, strategies
+from singrun.images.image import SANDBOX, Image, open_image
+from singrun.mounts.table import attach
 from singrun.request import Request
 
 _NONE = "The kernel's overlay file system needs Linux 5.11 for ordinary users (modprobe overlay)."

@@ -2,11 +2,11 @@
 
 import os
 
-from singrun import binds
 from singrun.config import Site
 from singrun.errors import RunError
 from singrun.identity import Caller
-from singrun.mounts import Bind, BindUnlessSeen, Fresh, Link, Mount
+from singrun.mounts import binds
+from singrun.mounts.table import Bind, BindUnlessSeen, Fresh, Link, Mount
 from singrun.request import Request
 
 _TEMPORARY = {"/tmp": "tmp", "/var/tmp": "var_tmp"}  # noqa: S108  the very directories are meant

@@ -6,11 +6,14 @@ The mount stands in the namespaces of that command. When it ends, the mount is g
 import os
 import stat
 
-from singrun import assembly, config, environment, namespaces, strategies, syscalls
+from singrun import assembly, config, syscalls
+from singrun.environment import inherited
 from singrun.errors import RunError, say
 from singrun.identity import Caller
-from singrun.image import SANDBOX, open_image
-from singrun.mounts import attach
+from singrun.images import strategies
+from singrun.images.image import SANDBOX, open_image
+from singrun.mounts.table import attach
+from singrun.namespaces import leaving
 from singrun.request import Request
 
 TYPE_CHECKING = False
@@ -30,7 +33,7 @@ def show(request: Request) -> "NoReturn":
     place = _directory(directory)
     here = os.getcwd()
     proc = os.open("/proc/self", os.O_PATH | os.O_DIRECTORY)
-    privileged = namespaces.leave_host(caller, proc, slave=site.on["mount slave"])
+    privileged = leaving.leave_host(caller, proc, slave=site.on["mount slave"])
     stage = assembly.make_stage()
     mounting = strategies.start(
         image,
@@ -41,13 +44,13 @@ def show(request: Request) -> "NoReturn":
         debug=request.debug,
     )
     tree = mounting.finish()
-    namespaces.unshare_for(request, daemon=mounting.life >= 0)
+    leaving.unshare_for(request, daemon=mounting.life >= 0)
     attach(tree, place)
     os.close(tree)
     syscalls.umount2(stage, syscalls.MNT_DETACH)
     os.chdir(here)  # it may be the very directory, or below it
-    namespaces.become(caller, proc, privileged=privileged)
-    environment.restore_signals(environment.SIGPIPE, environment.SIGXFSZ)
+    leaving.become(caller, proc, privileged=privileged)
+    inherited.restore_signals(inherited.SIGPIPE, inherited.SIGXFSZ)
     _become(command or [os.environ.get("SHELL") or "/bin/sh"], place, image.path)
 
 

@@ -8,8 +8,8 @@ import fcntl
 import os
 import stat
 
-from singrun import locks
 from singrun.errors import RunError
+from singrun.images import locks
 
 EXT3, SQUASHFS, SANDBOX = "ext3", "squashfs", "sandbox"
 HEADER_LINE = b"#!/usr/bin/env run-singularity"

@@ -8,8 +8,8 @@ import sys
 from singrun import syscalls
 from singrun.errors import RunError
 from singrun.identity import Caller, map_ids
+from singrun.mounts.root import Root
 from singrun.request import Request
-from singrun.underlay import Root
 
 _NS_GET_USERNS, _NS_GET_PARENT, _NS_GET_OWNER_UID = 0xB701, 0xB702, 0xB704  # ioctl_ns(2)
 

@@ -6,7 +6,7 @@ alone or behind the older one: glibc, sysdeps/generic/dl-cache.h.
 
 import os
 
-from singrun.underlay import Root
+from singrun.mounts.root import Root
 
 CACHE = "/etc/ld.so.cache"
 _MAGIC = b"glibc-ld.so.cache1.1"

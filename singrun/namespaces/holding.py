@@ -11,9 +11,10 @@ import os
 import select
 import time
 
-from singrun import rendezvous, syscalls
+from singrun import syscalls
 from singrun.errors import RunError
-from singrun.image import Image
+from singrun.images.image import Image
+from singrun.namespaces import rendezvous
 from singrun.request import Request
 
 TYPE_CHECKING = False

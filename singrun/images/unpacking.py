@@ -15,10 +15,10 @@ import time
 from singrun import syscalls
 from singrun.config import Site
 from singrun.errors import RunError, UnavailableError, say
-from singrun.fuse import found
-from singrun.image import EXT3, Image, open_image
-from singrun.mounts import attach, clone
-from singrun.unpacked import check_private, lookup
+from singrun.images.fuse import found
+from singrun.images.image import EXT3, Image, open_image
+from singrun.images.unpacked import check_private, lookup
+from singrun.mounts.table import attach, clone
 
 _PROGRAMS = {EXT3: "debugfs", "squashfs": "unsquashfs"}
 _PACKAGES = {"debugfs": "e2fsprogs", "unsquashfs": "squashfs-tools"}

@@ -10,7 +10,7 @@ import os
 
 from singrun import syscalls
 from singrun.errors import say
-from singrun.image import Image, is_clean
+from singrun.images.image import Image, is_clean
 from singrun.request import Request
 
 TYPE_CHECKING = False
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import NoReturn
 
-    from singrun.holding import Holder
+    from singrun.namespaces.holding import Holder
 
 _KEYBOARD = (_signal.SIGINT, _signal.SIGQUIT)  # the terminal sends these to the program itself
 _FORWARDED = (_signal.SIGTERM, _signal.SIGHUP, _signal.SIGUSR1, _signal.SIGUSR2, _signal.SIGALRM)
@@ -34,7 +34,7 @@ def stand_by(
     what is mounted, which who waits must not hold.
     """
     if request.verb == "start":
-        from singrun.holding import Holder
+        from singrun.namespaces.holding import Holder
 
         holder = Holder(request, image)
         holder.fork(tree)

@@ -12,12 +12,12 @@ import sys
 import tempfile
 from collections.abc import Sequence
 
-from singrun import elf
-from singrun.doctor import Finding
-from singrun.elf import Library
 from singrun.errors import RunError
-from singrun.linker import Inside
-from singrun.underlay import Root
+from singrun.hardware import elf
+from singrun.hardware.elf import Library
+from singrun.hardware.linker import Inside
+from singrun.mounts.root import Root
+from singrun.verbs.doctor import Finding
 
 OPEN_MPI, MPICH = "Open MPI", "MPICH"
 _SONAMES = (

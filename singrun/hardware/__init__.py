@@ -1,0 +1,1 @@
+"""Drivers and libraries of the host that a program in an image needs, such as those of a GPU."""
