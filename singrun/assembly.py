@@ -2,6 +2,7 @@
 
 import errno
 import os
+import stat
 
 from singrun import syscalls
 from singrun.config import Site
@@ -65,3 +66,17 @@ def identity(stage: str, inside: Root, caller: Caller, home: str, site: Site) ->
             file.write(lines + inside.read(path))
         table.append(Bind(file.name, path, why="the same user inside"))
     return table
+
+
+def mark(inside: Root, rows: list[Mount], place: str) -> None:
+    """Put the directory ``place`` among the mounts, where it is not seen: below one of the rows.
+
+    proc(5), mountinfo: a covered mount is listed like any other.
+    """
+    for row in rows:
+        is_directory = row.tree >= 0 and stat.S_ISDIR(os.fstat(row.tree).st_mode)
+        if is_directory and inside.shows(row.target, row.tree):
+            cover = Bind(f"/proc/self/fd/{row.tree}", row.target).pin()
+            Bind(place, row.target).execute(inside)
+            cover.execute(inside)
+            return

@@ -72,18 +72,19 @@ def enter(request: Request) -> str:
     # The image and what is laid over it become a root, and the table of mounts goes into it.
     inside = assembly.assemble(stage, tree, layers, lasting=image.writable, privileged=privileged)
     assembly.check_programs(inside, image.path, request.shell)
-    files = ranks.mark(stage, proc) if ranks else stage
-    rows = [*table.rows, *assembly.identity(files, inside, caller, origin.home, site)]
+    rows = [*table.rows, *assembly.identity(stage, inside, caller, origin.home, site)]
     rows += hardware.rows(inside, image.path) if hardware else []
-    for mount in [*rows, *variables.mounts(origin.winning, inside, files, origin.behind)]:
+    for mount in [*rows, *variables.mounts(origin.winning, inside, stage, origin.behind)]:
         if request.debug:
             say(mount.describe())
         mount.execute(inside)
     inside.seal()
+    if marker := ranks.marker if ranks else outside.marker if outside else "":
+        assembly.mark(inside, rows, namespaces.mark(marker, f"{stage}/marker", proc))
 
     # In, and from here on the caller again: with his ids, directory, umask and signals.
     leaving.pivot(inside)
     leaving.become(caller, proc, privileged=privileged)
     if ranks:
-        joining.show()
+        ranks.release()
     return origin.execute(image.path, outside)

@@ -23,31 +23,46 @@ _PATIENCE = 10.0  # seconds for a stopped instance to end by itself
 
 
 class Instance:
-    """One of the caller's. home: what --home said at the start. since: seconds of the epoch."""
+    """One of the caller's. home: what --home said at the start. since: seconds of the epoch.
+
+    image_state: of the image that it was started of, see there. is_contained: --contain.
+    """
 
     def __init__(self, connection: int, pid: int) -> None:
         said = rendezvous.heard(connection).decode("utf-8", "surrogateescape").split("\0")
         self.pid = pid
-        self.name, self.image, self.home, since = said
-        self.since = int(since)
+        self.name, self.image, self.home, since, self.image_state, contained = said
+        self.since, self.is_contained = int(since), bool(contained)
+
+    def described(self) -> dict[str, str | int]:
+        """Return what the user is told of it."""
+        names = ("pid", "name", "image", "since")
+        return {name: vars(self)[name] for name in names}
 
 
 def find(word: str) -> Instance | None:
     """Return what instance://NAME or the path of an image names."""
+    states: list[str] = []
     if word.startswith(SCHEME):
-        called = rendezvous.name("instance", word.removeprefix(SCHEME))
+        called = word.removeprefix(SCHEME)
+        if not _is_name(called):
+            return None
+        called = f"instance-{called}"
     else:
         try:
-            called = rendezvous.of_image(os.stat(word))
+            status = os.stat(word)
         except OSError:
             return None
+        called = rendezvous.of_image(status)
+        states = [rendezvous.image_state(status, written=written) for written in (False, True)]
     connection, pid = rendezvous.reach(called)
     if connection < 0:
         return None
     try:
-        return Instance(connection, pid)
-    except ValueError:  # it ended before it answered
+        found = Instance(connection, pid)
+    except (ValueError, OSError):  # it ended before it answered, or does not answer
         return None
+    return found if not states or found.image_state in states else None
 
 
 def named(word: str) -> Instance:
@@ -88,27 +103,25 @@ def _enter(request: Request, instance: Instance) -> "NoReturn":
     if instance.home:
         request.home = ("", instance.home)
     origin, outside = Origin(request), Outside()
+    what = f"Cannot enter the instance {instance.name}"
     try:
         others = Others(instance.pid)
+        marker = rendezvous.marker(instance.name, instance.image_state)
+        is_it = others.show(marker) and others.are_ours()
     except OSError as error:
-        why = f"{error.strerror}."
-        raise RunError(f"Cannot enter the instance {instance.name}", why=why) from None
-    if not others.are_ours():
-        raise RunError(f"Cannot enter the instance {instance.name}", why="It is not this user's.")
+        raise RunError(what, why=f"{error.strerror}.") from None
+    if not is_it:
+        raise RunError(what, why="Its process has not what singrun start makes.")
     others.enter_owner("pid", "ipc", "uts")
+    request.contain = instance.is_contained
     outside.fork(own_pids=False)
     others.enter_mounts()
     origin.execute(instance.image, outside)
 
 
 def running() -> list[Instance]:
-    """Return the caller's instances, by name. proc(5), /proc/net/unix."""
-    prefix = "@" + rendezvous.name("instance", "")
-    with open("/proc/net/unix", errors="surrogateescape") as file:
-        names = {
-            line.rpartition(" ")[2].strip().removeprefix(prefix) for line in file if prefix in line
-        }
-    found = (find(SCHEME + name) for name in sorted(names))
+    """Return the caller's instances, by name."""
+    found = (find(SCHEME + name) for name in rendezvous.names("instance-"))
     return [each for each in found if each]
 
 
@@ -119,15 +132,15 @@ def listing(words: list[str]) -> str:
     import json
     import time
 
-    rows = [vars(each) for each in running()]
+    found = running()
     if words:
-        return json.dumps([{k: v for k, v in row.items() if k != "home"} for row in rows]) + "\n"
-    if not rows:
+        return json.dumps([each.described() for each in found]) + "\n"
+    if not found:
         return ""
     lines = [f"{'NAME':20} {'PROCESS':>8}  {'SINCE':19}  IMAGE"]
-    for row in rows:
-        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row["since"]))
-        lines.append(f"{row['name']:20} {row['pid']:8}  {since}  {row['image']}")
+    for each in found:
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(each.since))
+        lines.append(f"{each.name:20} {each.pid:8}  {since}  {each.image}")
     return "\n".join(lines) + "\n"
 
 
@@ -148,16 +161,22 @@ def stop(words: list[str]) -> str:
             if select.select([holder], [], [], seconds)[0]:
                 break
         os.close(holder)
+    for prefix in ("instance-", "image-"):
+        rendezvous.names(prefix)  # sweeps
     return ""
 
 
 def check_name(request: Request) -> None:
     """Give the instance to be started its name: the word after the image, else the image's."""
     name = (request.arguments or [os.path.basename(os.path.abspath(request.image))])[0]
-    plain = name.replace("-", "").replace("_", "").replace(".", "")
-    if len(request.arguments) > 1 or len(name) > 64 or not (plain.isascii() and plain.isalnum()):
+    if len(request.arguments) > 1 or not _is_name(name):
         remedy = "Say: singrun start IMAGE NAME, with letters, digits, . _ and - in NAME."
         raise UsageError(
             f"Cannot name an instance {' '.join(request.arguments) or name}", remedy=remedy
         )
     request.arguments, request.pid = [name], True
+
+
+def _is_name(name: str) -> bool:
+    plain = name.replace("-", "").replace("_", "").replace(".", "")
+    return len(name) <= 64 and plain.isascii() and plain.isalnum()

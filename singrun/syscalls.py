@@ -34,7 +34,10 @@ FSOPEN_CLOEXEC, FSMOUNT_CLOEXEC = 1, 1
 
 # socket(2), unix(7)
 AF_UNIX, SOCK_STREAM, SOCK_CLOEXEC = 1, 1, os.O_CLOEXEC
-SOL_SOCKET, SO_PEERCRED = 1, 21 if os.uname().machine.startswith("ppc") else 17
+SOL_SOCKET = 1
+SO_PEERCRED, SO_RCVTIMEO, SO_SNDTIMEO = 17, 20, 21
+if os.uname().machine.startswith("ppc"):
+    SO_PEERCRED, SO_RCVTIMEO, SO_SNDTIMEO = 21, 18, 19
 
 # prctl(2), signal(2)
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 1, 4, 38
@@ -106,6 +109,7 @@ _connect = _declare("connect", _Int, _Bytes, _UInt)
 _listen = _declare("listen", _Int, _Int)
 _accept4 = _declare("accept4", _Int, _Bytes, _Bytes, _Int)
 _getsockopt = _declare("getsockopt", _Int, _Int, _Int, _Three, _One)
+_setsockopt = _declare("setsockopt", _Int, _Int, _Int, _Bytes, _UInt)
 _open_tree = _declare("syscall", _Long, _Int, _Bytes, _UInt)
 _move_mount = _declare("syscall", _Long, _Int, _Bytes, _Int, _Bytes, _UInt)
 _fsopen = _declare("syscall", _Long, _Bytes, _UInt)
@@ -215,16 +219,25 @@ def socket() -> int:
     return _checked(_socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0))
 
 
-def bind(fd: int, name: str) -> None:
-    """Give the socket ``fd`` the abstract ``name``; EADDRINUSE: another has it (man 2)."""
-    address = _abstract(name)
-    _checked(_bind(fd, address, len(address)))
+def bind(fd: int, path: str) -> None:
+    """Make the socket file ``path`` for ``fd``; EADDRINUSE: there is such a file (man 2)."""
+    address = _address(path)
+    _checked(_bind(fd, address, len(address)), path)
 
 
-def connect(fd: int, name: str) -> None:
-    """Connect ``fd`` to whoever listens at the abstract ``name`` (man 2)."""
-    address = _abstract(name)
-    _checked(_connect(fd, address, len(address)))
+def connect(fd: int, path: str) -> None:
+    """Connect ``fd`` to whoever listens at ``path``; ECONNREFUSED: nobody does (man 2)."""
+    address = _address(path)
+    _checked(_connect(fd, address, len(address)), path)
+
+
+def set_timeouts(fd: int, seconds: float) -> None:
+    """Let connect(2) and read(2) fail with EAGAIN after so long. socket(7), SO_RCVTIMEO."""
+    long = _ctypes.sizeof(_Long)
+    words = (int(seconds), int(seconds % 1 * 1_000_000))  # struct timeval
+    value = b"".join(word.to_bytes(long, sys.byteorder) for word in words)
+    for option in (SO_RCVTIMEO, SO_SNDTIMEO):
+        _checked(_setsockopt(fd, SOL_SOCKET, option, value, len(value)))
 
 
 def listen(fd: int, backlog: int) -> None:
@@ -244,6 +257,6 @@ def peer(fd: int) -> tuple[int, int]:
     return ucred[0], ucred[1]
 
 
-def _abstract(name: str) -> bytes:
-    """Return a struct sockaddr_un for a name in no directory."""
-    return AF_UNIX.to_bytes(2, sys.byteorder) + b"\0" + name.encode()
+def _address(path: str) -> bytes:
+    """Return a struct sockaddr_un."""
+    return AF_UNIX.to_bytes(2, sys.byteorder) + os.fsencode(path) + b"\0"

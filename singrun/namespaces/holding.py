@@ -2,7 +2,7 @@
 
 It is process 1 of them, so its end is the end of all that runs in there; orphans are reaped by
 the kernel, as it ignores SIGCHLD (wait(2), NOTES). It answers to two names, of the instance and
-of the image, by telling what it is; rendezvous.py. Nothing is written down.
+of the image, by telling what it is; rendezvous.py.
 """
 
 import _signal  # type: ignore[import-not-found]  # built in; signal itself is dear
@@ -30,13 +30,17 @@ class Holder:
 
     def __init__(self, request: Request, image: Image) -> None:
         name = request.arguments[0]
-        self._named = rendezvous.take(rendezvous.name("instance", name))
-        if self._named < 0:
+        named = rendezvous.take(f"instance-{name}")
+        if not named:
             remedy = f"Stop it (singrun stop {name}), or name another: singrun start IMAGE NAME"
             raise RunError(f"There is an instance {name} already", remedy=remedy)
-        self._of_image = rendezvous.take(rendezvous.of_image(os.fstat(image.fd)))
+        of_image = rendezvous.take(rendezvous.of_image(os.fstat(image.fd)))
+        self._names = [each for each in (named, of_image) if each]
+        state = rendezvous.image_state(os.fstat(image.fd), written=image.writable)
+        self.marker = rendezvous.marker(name, state)
         home = request.home[1] if request.home else ""
-        words = (name, image.path, home, str(int(time.time())))
+        contained = "contained" * request.contain
+        words = (name, image.path, home, str(int(time.time())), state, contained)
         self._said = "\0".join(words).encode("utf-8", "surrogateescape")
         self._null = os.open(os.devnull, os.O_RDWR)
         self._reading, self._writing = os.pipe()
@@ -46,10 +50,12 @@ class Holder:
         syscalls.unshare(syscalls.CLONE_NEWPID)
         child = os.fork()
         if child:
-            for fd in (self._writing, self._named, self._of_image, tree):
-                if fd >= 0:
-                    os.close(fd)
-            if os.read(self._reading, 1):
+            for fd in (self._writing, tree):
+                os.close(fd)
+            stands = bool(os.read(self._reading, 1))
+            for name in self._names:
+                name.close(leave=stands)
+            if stands:
                 os._exit(0)
             os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) & 255)
         syscalls.prctl(syscalls.PR_SET_PDEATHSIG, _signal.SIGKILL)
@@ -63,11 +69,11 @@ class Holder:
             _signal.signal(number, _signal.SIG_IGN)
         _signal.signal(_signal.SIGTERM, _end)
         poller = select.poll()
-        names = [fd for fd in (self._named, self._of_image) if fd >= 0]
-        for fd in names:
-            rendezvous.let_in(fd)
-            poller.register(fd, select.POLLIN)
-        _keep_only(self._null, {*names, self._writing})
+        sockets = {name.fd for name in self._names}
+        for name in self._names:
+            name.become_peer()
+            poller.register(name.fd, select.POLLIN)
+        _keep_only(self._null, {*sockets, self._writing})
         syscalls.prctl(syscalls.PR_SET_PDEATHSIG, 0)
         os.write(self._writing, b"!")
         os.close(self._writing)
@@ -76,10 +82,12 @@ class Holder:
                 self._tell(fd)
 
     def _tell(self, fd: int) -> None:
-        connection = syscalls.accept(fd)
         with contextlib.suppress(OSError):  # whoever asked has gone
-            os.write(connection, self._said)
-        os.close(connection)
+            connection = syscalls.accept(fd)
+            try:
+                os.write(connection, self._said)
+            finally:
+                os.close(connection)
 
 
 def _keep_only(null: int, kept: set[int]) -> None:

@@ -1,9 +1,8 @@
 """Ranks of one job step on one node: the first sets up, the others enter its namespaces.
 
-Nothing is written down anywhere. Who sets up holds a name (rendezvous.py) until its program
-starts; the others wait for that, and then look among the user's processes for one whose mounts
-say that they are of the same set. So the set lives as long as any process in it, whichever, and
-what ends by whatever signal leaves nothing behind.
+Who sets up holds a name (rendezvous.py) until all is mounted; the others wait for that, and enter
+what it has made if its mounts say that they are of the same set. Later ones look for such a process
+among the user's. So the set lives as long as any process in it, whichever.
 """
 
 import os
@@ -39,7 +38,7 @@ _OWN = [
     *("debug", "plan", "fetch", "join", "no_join"),
 ]
 _HOST = ("mnt", "user", "pid")
-_PATIENCE, _PAUSE = 1000, 0.001  # attempts, and seconds between those that reach nobody
+_PATIENCE, _PAUSE = 30.0, 0.001  # seconds to wait for who sets up, and between two attempts
 
 
 def wanted(request: Request) -> bool:
@@ -78,49 +77,47 @@ class Set:
             [row.describe() for row in table.rows],
             options,
         ]
-        self.key = blake2b(repr(words).encode(errors="replace"), digest_size=16).hexdigest()
+        key = blake2b(repr(words).encode(errors="replace"), digest_size=16).hexdigest()
+        self.marker = f"singrun-set-{key}"
         self._extra = ["ipc"] * request.ipc + ["uts"] * request.uts
-        self._name = rendezvous.name("set", self.key)
+        self._word = f"set-{key}"
+        self._name: rendezvous.Name | None = None
         self._debug = request.debug
 
     def enter(self) -> bool:
-        """Enter the set's namespaces; False: they are to be set up, and others wait for us."""
+        """Enter the set's namespaces; False: they are to be set up, and others wait for us.
+
+        Who cannot meet the others, or waits for too long, sets up what is needed alone.
+        """
         import time  # built in
 
-        for _ in range(_PATIENCE):
-            lock = rendezvous.take(self._name)
-            if lock >= 0:
-                rendezvous.let_in(lock)
-                entered = self._enter_any()
-                if entered:
-                    os.close(lock)
-                return entered
-            connection, pid = rendezvous.reach(self._name)
-            if connection < 0:  # who has the name does not answer yet; or it is a stranger
-                time.sleep(_PAUSE)
-                continue
-            rendezvous.heard(connection)  # nothing; it has set up, or entered, or died
+        until = time.monotonic() + _PATIENCE
+        while time.monotonic() < until:
+            connection, pid = rendezvous.reach(self._word, _PATIENCE)
             try:
-                if self._has(pid) and self._enter(pid):
-                    return True
+                if connection >= 0:
+                    rendezvous.heard(connection)  # nothing; it has set up, or entered, or died
+                    if self._enter(pid):
+                        return True
+                else:
+                    self._name = rendezvous.take(self._word)
+                    if self._name:
+                        return self._enter_any()
             except OSError:
-                continue  # it has ended
+                pass  # it has ended, or does not end
+            except RunError as error:
+                if self._debug:
+                    say(str(error))
+                return False
+            time.sleep(_PAUSE)
         return False
 
-    def mark(self, stage: str, proc: int) -> str:
-        """Return a new directory in ``stage`` whose files, bound inside, say that it is this set.
-
-        proc: of /proc/self. A copy of the namespace, which a program inside may make, is none.
-        """
-        place = f"{stage}/set"
-        os.mkdir(place)
-        flags = syscalls.MS_NOSUID | syscalls.MS_NODEV
-        source = self._source(os.readlink("ns/mnt", dir_fd=proc))
-        syscalls.mount(source, place, "tmpfs", flags, "mode=0755")
-        return place
-
-    def _source(self, namespace: str) -> str:
-        return f"singrun-{self.key}-{namespace[5:-1]}"  # mnt:[NUMBER]
+    def release(self) -> None:
+        """Let the others in: all is mounted."""
+        show()
+        if self._name:
+            self._name.close()
+            self._name = None
 
     def _enter_any(self) -> bool:
         """Enter by way of any process of the set."""
@@ -130,26 +127,18 @@ class Set:
                 if uid and os.stat(f"/proc/{pid}").st_uid != uid:
                     continue
                 namespace = os.readlink(f"/proc/{pid}/ns/mnt")
-                if namespace in foreign:
-                    continue
-                if not self._has(pid):
-                    foreign.add(namespace)
-                elif self._enter(pid):
+                if namespace not in foreign and self._enter(pid):
+                    self.release()
                     return True
+                foreign.add(namespace)
             except OSError:
                 continue  # it has ended, or is another's after all
         return False
 
-    def _has(self, pid: int) -> bool:
-        """Whether the mounts of process ``pid`` are the set's; OSError: it cannot be seen."""
-        marker = f" tmpfs {self._source(os.readlink(f'/proc/{pid}/ns/mnt'))} ".encode()
-        with open(f"/proc/{pid}/mountinfo", "rb", buffering=0) as file:
-            return marker in (file.readall() or b"")
-
     def _enter(self, pid: int) -> bool:
-        """Enter the namespaces of process ``pid``; False: it is on its way, or made others."""
+        """Enter the namespaces of process ``pid``; False: it is not of the set."""
         others = Others(pid)
-        if not others.are_ours():
+        if not others.show(self.marker) or not others.are_ours():
             others.close()
             return False
         if self._debug:

@@ -40,6 +40,16 @@ class Others:
         caller = os.geteuid().to_bytes(4, sys.byteorder)
         return _is_same(above, self._owner) and _is_same(host, own) and uid == caller
 
+    def show(self, marker: str) -> bool:
+        """Whether ``marker``, see mark(), is among the mounts. proc(5), mountinfo.
+
+        It names their namespace, so that neither a copy, which a program inside may make, nor
+        another process that has got this pid meanwhile is taken for it.
+        """
+        row = f" tmpfs {marker}-{os.fstat(self._mounts).st_ino} ".encode()
+        with open(f"/proc/{self._pid}/mountinfo", "rb", buffering=0) as file:
+            return row in (file.readall() or b"")
+
     def enter_owner(self, *names: str) -> None:
         """Enter those of ``names`` in /proc/PID/ns that are not the host's; be master of mounts."""
         found = [(self._opened(name), f"/proc/self/ns/{name}") for name in names]
@@ -67,6 +77,18 @@ class Others:
     def _kept(self, fd: int) -> int:
         self._held.append(fd)
         return fd
+
+
+def mark(marker: str, place: str, proc: int) -> str:
+    """Make ``place``, in a tmpfs of its own: files of it, bound inside, tell what made them.
+
+    proc: a descriptor of /proc/self.
+    """
+    os.mkdir(place)
+    namespace = os.readlink("ns/mnt", dir_fd=proc)[5:-1]  # mnt:[NUMBER]
+    flags = syscalls.MS_NOSUID | syscalls.MS_NODEV
+    syscalls.mount(f"{marker}-{namespace}", place, "tmpfs", flags, "mode=0755")
+    return place
 
 
 def _is_same(one: int, other: int) -> bool:

@@ -64,12 +64,16 @@ def own_mount_namespace() -> Path | None:
         except OSError:
             fuse.unlink()
     syscalls.mount(str(directory), "/var/tmp", "", syscalls.MS_BIND)
+    names = Path("/run/singrun")  # where root's launches meet
+    names.mkdir(mode=0o700, exist_ok=True)
+    syscalls.mount("tmpfs", str(names), "tmpfs", 0, "mode=0700")
     return directory
 
 
 def give_back(directory: Path) -> None:
     """Remove what own_mount_namespace made; the namespace ends with this process."""
-    syscalls.umount2("/var/tmp", syscalls.MNT_DETACH)
+    for place in ("/run/singrun", "/var/tmp"):
+        syscalls.umount2(place, syscalls.MNT_DETACH)
     shutil.rmtree(directory, ignore_errors=True)
 
 

@@ -177,16 +177,17 @@ def ordinary_user(prefix: str = "singrun") -> Iterator[str]:
         yield pwd.getpwuid(os.geteuid()).pw_name
         return
     name = f"{prefix}{os.getpid()}"
-    cache = Path()
+    own: list[Path] = []
     with accounts():
         subprocess.run(["useradd", "-m", "-s", "/bin/sh", "-G", "audio", name], check=True)
     try:
-        cache = Path(f"/var/tmp/singrun-{pwd.getpwnam(name).pw_uid}")
+        uid = pwd.getpwnam(name).pw_uid
+        own = [Path(f"{parent}/singrun-{uid}") for parent in ("/tmp", "/var/tmp")]
         yield name
         wait_for_daemons(name)
     finally:
-        if cache.name:
-            shutil.rmtree(cache, ignore_errors=True)
+        for path in own:
+            shutil.rmtree(path, ignore_errors=True)
         with accounts():
             subprocess.run(["userdel", "-r", "-f", name], check=True, capture_output=True)
 
