@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 # Of these folders a launch takes most modules; of ``hardware`` and ``verbs`` hardly ever one.
 _FOLDERS = ("", "environment/", "images/", "mounts/", "namespaces/")
 _RARE = (
-    *("__init__.py", "__main__.py", "bytecode.py", "bundle.py"),
+    *("__init__.py", "__main__.py", "bytecode.py", "bundle.py", "terminal.py"),
     *("images/pulled.py", "images/unpacking.py", "namespaces/holding.py"),
 )
 

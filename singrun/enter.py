@@ -80,7 +80,7 @@ def enter(request: Request) -> str:
         mount.execute(inside)
     inside.seal()
     if marker := ranks.marker if ranks else outside.marker if outside else "":
-        assembly.mark(inside, rows, namespaces.mark(marker, f"{stage}/marker", proc))
+        assembly.mark(inside, rows, leaving.mark(marker, f"{stage}/marker", proc))
 
     # In, and from here on the caller again: with his ids, directory, umask and signals.
     leaving.pivot(inside)

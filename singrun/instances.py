@@ -102,6 +102,7 @@ def _shaping(request: Request) -> list[str]:
 def _enter(request: Request, instance: Instance) -> "NoReturn":
     if instance.home:
         request.home = ("", instance.home)
+    request.contain = instance.is_contained
     origin, outside = Origin(request), Outside()
     what = f"Cannot enter the instance {instance.name}"
     try:
@@ -113,7 +114,6 @@ def _enter(request: Request, instance: Instance) -> "NoReturn":
     if not is_it:
         raise RunError(what, why="Its process has not what singrun start makes.")
     others.enter_owner("pid", "ipc", "uts")
-    request.contain = instance.is_contained
     outside.fork(own_pids=False)
     others.enter_mounts()
     origin.execute(instance.image, outside)

@@ -35,11 +35,17 @@ class Origin:
             from singrun.hardware import drivers
 
             self.behind = drivers.BEHIND
+        if request.contain:
+            from singrun import terminal
+
+            self._close_back_doors = terminal.close_back_doors
 
     def execute(self, image: str, outside: "Outside | Holder | None" = None) -> "NoReturn":
         """Become the program, in the namespaces that are entered, as the caller."""
         request = self._request
         forbid_new_privileges()
+        if request.contain:
+            self._close_back_doors()
         words = inherited.inner(self._given, image, request, self.caller)
         words[b"PWD"] = os.fsencode(self.directory.enter(request.directory, self.home))
         if request.home:

@@ -40,7 +40,8 @@ if os.uname().machine.startswith("ppc"):
     SO_PEERCRED, SO_RCVTIMEO, SO_SNDTIMEO = 21, 18, 19
 
 # prctl(2), signal(2)
-PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 1, 4, 38
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 1, 4, 22, 38
+SECCOMP_MODE_FILTER = 2
 SIG_DFL = 0
 
 _SYS_OPEN_TREE, _SYS_MOVE_MOUNT, _SYS_FSOPEN, _SYS_FSCONFIG, _SYS_FSMOUNT = 428, 429, 430, 431, 432
@@ -63,6 +64,10 @@ class _Long(_ctypes._SimpleCData):  # type: ignore[type-arg]
 
 class _ULong(_ctypes._SimpleCData):  # type: ignore[type-arg]
     _type_ = "L"
+
+
+class _Byte(_ctypes._SimpleCData):  # type: ignore[type-arg]
+    _type_ = "B"
 
 
 class _Bytes(_ctypes._SimpleCData):  # type: ignore[type-arg]
@@ -160,6 +165,17 @@ def syncfs(fd: int) -> None:
 def prctl(option: int, value: int = 0) -> int:
     """Change one property of this process (man 2)."""
     return _checked(_prctl(option, value, 0, 0, 0))
+
+
+def seccomp_filter(program: bytes) -> None:
+    """Let ``program``, of struct sock_filter, decide on every call from here on. seccomp(2)."""
+    lines = (_Byte * len(program)).from_buffer_copy(program)
+    length = (len(program) // 8).to_bytes(2, sys.byteorder)
+    place = _ctypes.addressof(lines).to_bytes(_ctypes.sizeof(_Long), sys.byteorder)
+    fprog = length + bytes(len(place) - len(length)) + place  # struct sock_fprog
+    data = (_Byte * len(fprog)).from_buffer_copy(fprog)
+    words = (PR_SET_SECCOMP, SECCOMP_MODE_FILTER, _ctypes.addressof(data))
+    _checked(_prctl(*words, 0, 0))
 
 
 def open_tree(dirfd: int, path: str, flags: int) -> int:

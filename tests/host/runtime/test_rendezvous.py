@@ -195,7 +195,7 @@ def test_who_is_stopped_while_setting_up_holds_the_others_up_for_a_while_only(
     bench: Bench, person: Person
 ) -> None:
     """A process that holds the name, and does nothing: the launch goes on alone."""
-    code = "from singrun import joining; joining._PATIENCE = 0.5; "
+    code = "from singrun.namespaces import joining; joining._PATIENCE = 0.5; "
     code += f"sys.argv = ['singrun', 'exec', '--join', {str(bench.image)!r}, 'echo', 'fine']; "
     code += "from singrun import cli; cli.main()"
     first = person.words(person.launcher, "exec", "--join", bench.image, "sleep", "0")

@@ -34,7 +34,7 @@ def terminal_of(person: Person, *words: str) -> Terminal:
 
 
 @pytest.mark.parametrize("name", ["root, loop", "user"])
-@pytest.mark.parametrize("options", [[], ["-p"], ["-c"]])
+@pytest.mark.parametrize("options", [[], ["-p"], ["-c"], ["-C"]])
 def test_prompt_interrupt_stop_resize_and_status(
     bench: Bench, name: str, options: list[str]
 ) -> None:
@@ -161,3 +161,31 @@ def screenshot(number: int) -> bytes:
         ["xwd", "-root", "-silent", "-display", f":{number}"], capture_output=True, check=True
     )
     return done.stdout
+
+
+# Tries to type into the terminal, by ioctl(2) as a C library and as other programs call it.
+TYPES = """
+import ctypes, errno, os, sys, termios
+libc, machine = ctypes.CDLL(None, use_errno=True), os.uname().machine
+ioctl = {"x86_64": 16, "aarch64": 29, "riscv64": 29}.get(machine, 54)
+for request in (termios.TIOCSTI, termios.TIOCSTI | 1 << 32, 0x541C, termios.TCGETS):
+    done = libc.syscall(ctypes.c_long(ioctl), ctypes.c_long(0), ctypes.c_ulong(request), b"#" * 64)
+    print(errno.errorcode[ctypes.get_errno()] if done < 0 else "done", flush=True)
+    ctypes.set_errno(0)
+"""
+
+
+@pytest.mark.parametrize("name", ["root, loop", "user"])
+def test_a_contained_program_cannot_type_into_its_callers_terminal(bench: Bench, name: str) -> None:
+    person = bench.people[name]
+    binds = [f"-B{place}" for place in ("/usr", "/lib", "/lib64") if os.path.isdir(place)]
+    python = [images.PYTHON, "-c", TYPES]
+    refused = "EPERM\r\nEPERM\r\nEPERM\r\ndone\r\n"
+    terminal = terminal_of(person, "exec", "-C", *binds, str(bench.image), *python)
+    terminal.expect(refused)
+    assert terminal.status() == 0
+    assert person.said("start", "-C", *binds, bench.image, "apart") == ""
+    terminal = terminal_of(person, "exec", "instance://apart", *python)
+    terminal.expect(refused)
+    assert terminal.status() == 0
+    assert person.call(person.launcher, "stop", "apart").returncode == 0
