@@ -46,7 +46,7 @@ def build(plan: Plan, target: Path, options: Options, console: Console) -> int:
         choice = modes.choose(options.privilege)
         preflight.check(plan, target, choice, force=options.force, test=options.test)
         site = extensions.load(console)
-        asked = extensions.described(plan, target, locked=options.locked is not None)
+        asked = plan.build(target, locked=options.locked is not None)
         site.check(asked)
         site.started(asked)
         with (

@@ -11,7 +11,6 @@ import contextlib
 import fcntl
 import glob
 import os
-import re
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -233,21 +232,6 @@ def _prune_logs(directory: Path) -> None:
     with contextlib.suppress(FileNotFoundError):  # another build prunes at the same time
         for old in sorted(directory.glob("*.log"), key=_age)[:-KEPT_LOGS]:
             old.unlink(missing_ok=True)
-
-
-def umask() -> int:
-    """Return this process's umask without setting it, which other threads would notice: proc(5).
-
-    It is 0o777 where the kernel, before Linux 4.7, does not tell.
-    """
-    found = re.search(r"^Umask:\s*([0-7]+)$", Path("/proc/self/status").read_text(), re.MULTILINE)
-    return int(found[1], 8) if found else 0o777
-
-
-def free_bytes(directory: Path) -> int:
-    """Return the bytes that a process may still write in the file system of ``directory``."""
-    found = os.statvfs(directory)
-    return found.f_bavail * found.f_frsize
 
 
 def _age(path: Path) -> float:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 import pluggy
@@ -14,7 +13,6 @@ from singbuild.backends import extension_hookspecs
 from singbuild.backends.loading import Installed, claimed, imported, installed
 from singbuild.contract import Build, Finished, Reporter
 from singbuild.errors import RecipeError
-from singbuild.plan.plan import Plan
 
 GROUP = "singbuild.extension"
 
@@ -90,19 +88,6 @@ def load(report: Reporter) -> Extensions:
         except (Exception, SystemExit) as error:
             report.warn(_blame(who, "cannot be loaded", error))
     return Extensions(loaded, report)
-
-
-def described(plan: Plan, image: Path, *, locked: bool) -> Build:
-    """Return a build as extensions see it."""
-    return Build(
-        recipe=plan.recipe.path,
-        text=plan.recipe.text,
-        bootstrap=plan.backend.name,
-        keywords=plan.source.keywords,
-        sections={name: section.body() for name, section in plan.recipe.sections.items()},
-        image=image,
-        locked=locked,
-    )
 
 
 def _blame(who: Installed, what: str, error: BaseException) -> str:

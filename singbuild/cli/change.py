@@ -189,7 +189,7 @@ def export_(image: Path, file: Path | None, form: str, name: str | None) -> int:
     Owners, attributes, links and holes are kept; `import` takes it back. docker load
     and podman load take both formats of container images.
     """
-    from singbuild import workspace
+    from singbuild import host, workspace
     from singbuild.ext3.reader.image import Image as Opened
     from singbuild.images import change, containers
     from singbuild.tar import write
@@ -213,7 +213,7 @@ def export_(image: Path, file: Path | None, form: str, name: str | None) -> int:
         with workspace.part_file(file) as part:
             with part.open("wb") as out:
                 out.writelines(pieces)
-            part.chmod(0o600 | 0o666 & ~workspace.umask())
+            part.chmod(0o600 | 0o666 & ~host.umask())
             workspace.rename_into_place(part, file)
     return 0
 

@@ -6,7 +6,7 @@ import errno
 from collections.abc import Iterable
 from pathlib import Path
 
-from singbuild import workspace
+from singbuild import host
 from singbuild.errors import HostError, RecipeError, RecipeKeyError, SingbuildError
 from singbuild.plan.plan import BOOTSTRAP_KEY, Plan
 
@@ -32,7 +32,7 @@ def explained(
 def plain(error: SingbuildError | OSError, places: Iterable[Path]) -> SingbuildError:
     """Return the error, or what the host's answer means. places: the directories written to."""
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        full = min(places, key=workspace.free_bytes)
+        full = min(places, key=host.free_bytes)
         remedy = "Free some space. SINGBUILD_TMPDIR and SINGBUILD_CACHEDIR name other places."
         return HostError(f"the disk that holds {full} is full", remedy=remedy)
     if isinstance(error, OSError):

@@ -28,10 +28,10 @@ from singbuild.console import faults
 from singbuild.console.display import Console
 from singbuild.console.singularity_2x import Console2x
 from singbuild.errors import EXIT_BUG, ImageError, SingbuildError
+from singbuild.ext3.node import Owner
 from singbuild.ext3.reader.disk import HEADER_2X_SIZE
 from singbuild.ext3.reader.image import Image
 from singbuild.ext3.writer import seal
-from singbuild.ext3.writer.inventory import Owner
 from singbuild.ext3.writer.seal import Shape
 from singbuild.plan import plan, preflight
 from singbuild.plan.options import Options

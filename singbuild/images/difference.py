@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from singbuild.ext3.boot import recorded_digest
+from singbuild.ext3.node import MANIFEST, shown
 from singbuild.ext3.reader.image import Entry, Image
 from singbuild.ext3.reader.inode import DIRECTORY, REGULAR, SYMLINK
-from singbuild.ext3.writer.inventory import MANIFEST, shown
 from singbuild.packages.databases import packages
 from singbuild.packages.package import Package
 from singbuild.packages.tree import ImageTree

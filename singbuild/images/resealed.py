@@ -12,11 +12,11 @@ from contextlib import AbstractContextManager, nullcontext
 
 from singbuild.ext3.attributes import Attribute, want_attribute
 from singbuild.ext3.geometry import ROOT_INODE, Geometry
+from singbuild.ext3.node import Node, shown
 from singbuild.ext3.reader.disk import Disk
 from singbuild.ext3.reader.image import Entry, Image
 from singbuild.ext3.writer.contents import Contents, Mapped
 from singbuild.ext3.writer.filedata import PIECE
-from singbuild.ext3.writer.inventory import Node, shown
 from singbuild.ext3.writer.short_files import Short
 from singbuild.ext3.writer.target import TargetFile
 from singbuild.ext3.writer.volume import Volume

@@ -25,9 +25,9 @@ from singbuild.ext3.geometry import (
     ROOT_INODE,
     Geometry,
 )
+from singbuild.ext3.node import MANIFEST, MANIFEST_ENTRY, Node, shown
 from singbuild.ext3.reader.image import Image
 from singbuild.ext3.reader.inode import REGULAR
-from singbuild.ext3.writer.inventory import MANIFEST, MANIFEST_ENTRY, Node, shown
 from singbuild.ext3.writer.seal import identity, in_use, names_seed, tree_digest
 from singbuild.ext3.writer.tables import write_tables
 from singbuild.ext3.writer.volume import Volume

@@ -32,7 +32,7 @@ from singbuild.errors import HostError, SourceError, UsageError
 from singbuild.packages import databases
 from singbuild.packages.tree import DirectoryTree
 from singbuild.plan.plan import Plan
-from singbuild.tree import sections
+from singbuild.recipe.files import matches
 from singbuild.tree.rootfs import Rootfs
 
 VERSION = 1
@@ -212,7 +212,7 @@ def _plain(value: Any) -> Any:
 def _files(plan: Plan) -> Iterator[tuple[str, str]]:
     """The digest of every file that %files takes, by its name as the recipe reaches it."""
     for item in plan.recipe.files:
-        for source in sections.matches(plan.recipe, item):
+        for source in matches(plan.recipe, item):
             yield source, f"sha256:{tree_digest(Path(source))}"
 
 

@@ -6,11 +6,10 @@ Scratch, target and cache need different things. Nothing is left behind by a loo
 from __future__ import annotations
 
 import os
-import re
 import tempfile
 from pathlib import Path
 
-from singbuild import workspace
+from singbuild import host
 from singbuild.errors import HostError
 from singbuild.privilege import namespace
 from singbuild.privilege.modes import Choice, Mode
@@ -21,7 +20,7 @@ SCRATCH = "Set SINGBUILD_TMPDIR to a directory on a local disk that you may writ
 
 def check_space(directory: Path, needed: int, remedy: str) -> None:
     """Refuse a directory whose file system has less than ``needed`` bytes left."""
-    free = workspace.free_bytes(directory)
+    free = host.free_bytes(directory)
     if free < needed:
         raise HostError(
             f"{shown(directory)} has {free >> 20} MiB left, "
@@ -64,7 +63,7 @@ def cache_trouble(directory: Path, needed: int) -> str:
     trouble = ""
     if reason := unwritable(there):
         trouble = f"cannot be written: {reason}; nothing is kept there"
-    elif (free := workspace.free_bytes(there)) < needed:
+    elif (free := host.free_bytes(there)) < needed:
         trouble = f"has {free >> 20} MiB left, this build keeps {needed >> 20} MiB or more there"
     remedy = "SINGBUILD_CACHEDIR names another directory for the cache."
     return f"{shown(directory)} {trouble}\n{remedy}" if trouble else ""
@@ -81,21 +80,8 @@ def unwritable(directory: Path) -> str:
 
 def shown(directory: Path) -> str:
     """Return a directory with the type of its file system, such as "/home/ada (nfs4)"."""
-    kind = kind_of(directory)
+    kind = host.kind_of(directory)
     return f"{directory} ({kind})" if kind else str(directory)
-
-
-def kind_of(directory: Path) -> str:
-    """Return the type of a directory's file system, such as "nfs4": proc(5), mountinfo."""
-    place = directory.resolve()
-    longest, kind = 0, ""
-    for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
-        fields = line.split(" ")
-        point = re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), fields[4])
-        # The last of those mounted in one place is the one that is seen.
-        if place.is_relative_to(point) and len(point) >= longest:
-            longest, kind = len(point), fields[fields.index("-") + 1]
-    return kind
 
 
 def _owners_refused(directory: Path, choice: Choice) -> int:

@@ -6,11 +6,12 @@ import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from singbuild import __version__, workspace
 from singbuild.backends import loading
 from singbuild.backends.loading import Backend
-from singbuild.contract import Reporter, Source
+from singbuild.contract import Build, Reporter, Source
 from singbuild.errors import RecipeError, UsageError
 from singbuild.recipe.grammar import Recipe
 
@@ -39,6 +40,18 @@ class Plan:
     def reason(self, name: str) -> str:
         """Why a step is there, "" when it is not part of this plan."""
         return next((step.reason for step in self.steps if step.name == name), "")
+
+    def build(self, image: Path, *, locked: bool) -> Build:
+        """Return the build of ``image`` as extensions see it. locked: it keeps to a lock."""
+        return Build(
+            recipe=self.recipe.path,
+            text=self.recipe.text,
+            bootstrap=self.backend.name,
+            keywords=self.source.keywords,
+            sections={name: section.body() for name, section in self.recipe.sections.items()},
+            image=image,
+            locked=locked,
+        )
 
 
 def make(recipe: Recipe, report: Reporter, arch: str = "") -> Plan:

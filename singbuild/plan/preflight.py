@@ -12,7 +12,7 @@ from singbuild.plan import places
 from singbuild.plan.plan import Plan
 from singbuild.privilege import seccomp, subordinate
 from singbuild.privilege.modes import Choice, Mode
-from singbuild.tree import sections
+from singbuild.recipe.files import matches
 
 ENGINE_PROGRAMS = (
     Program("mke2fs", "e2fsprogs"),
@@ -94,4 +94,4 @@ def check_files(plan: Plan) -> None:
     """Refuse %files that are not there, unless %setup may still make them."""
     if "setup" not in plan.recipe.sections:
         for item in plan.recipe.files:
-            sections.matches(plan.recipe, item)
+            matches(plan.recipe, item)

@@ -18,7 +18,7 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from singbuild.ext3.writer.inventory import Owner
+from singbuild.ext3.node import Owner
 from singbuild.privilege import seccomp
 from singbuild.privilege.seccomp import Question
 

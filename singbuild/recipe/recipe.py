@@ -158,6 +158,10 @@ class Recipe:
         """Find the header key ``name``, in any case."""
         return next((h for h in self.headers if h.name.lower() == name.lower()), None)
 
+    def line(self, number: int) -> str:
+        """Return a line as the user wrote it, before rendering."""
+        return (self.source.template or self.source.text).splitlines()[number - 1]
+
     def error(
         self, header: Header, what: str, *, column: int = 0, why: str = "", remedy: str = ""
     ) -> RecipeError:

@@ -18,10 +18,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, Self
 
-from singbuild import workspace
+from singbuild import host
 from singbuild.contract import Reporter
 from singbuild.errors import HostError, SourceError
-from singbuild.ext3.writer.inventory import Owner
+from singbuild.ext3.node import Owner
 from singbuild.tar.beneath import Directory, Tree
 from singbuild.tar.owners import Ownership, shown
 from singbuild.tar.read import Member, TarStream
@@ -86,7 +86,7 @@ class Unpacker:
         self.limits = limits or Limits.from_environment()
         self.ownership = Ownership(report, owners)
         self._tree = Tree(root, self._touch)
-        self._umask = workspace.umask()
+        self._umask = host.umask()
         self._times: dict[bytes, Member] = {}  # of directories: set when nothing more comes
         self._written: set[bytes] | None = None  # by the current layer; None for the first
         self._entries = self._size = 0

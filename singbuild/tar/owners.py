@@ -7,7 +7,7 @@ import os
 import re
 
 from singbuild.contract import Reporter
-from singbuild.ext3.writer.inventory import Owner
+from singbuild.ext3.node import Owner
 from singbuild.tar.beneath import Directory
 from singbuild.tar.read import Member
 

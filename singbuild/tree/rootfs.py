@@ -15,8 +15,8 @@ from pathlib import Path, PurePosixPath
 from singbuild import command
 from singbuild.contract import Reporter
 from singbuild.errors import HostError, ImageError
+from singbuild.ext3.node import Owner, shown
 from singbuild.ext3.reader.image import Image
-from singbuild.ext3.writer.inventory import Owner, shown
 from singbuild.privilege import recorder
 from singbuild.tar.extract import Unpacker
 from singbuild.tar.write import archive

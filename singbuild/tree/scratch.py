@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from singbuild import command, workspace
+from singbuild import command, host, workspace
 from singbuild.errors import HostError
 from singrun import syscalls
 from singrun.mounts import loop
@@ -71,7 +71,7 @@ def make_scratch(path: Path) -> None:
 
     It takes less than a megabyte until it is filled. Raises HostError.
     """
-    size = min(workspace.free_bytes(path.parent), LARGEST) & ~0xFFFFF
+    size = min(host.free_bytes(path.parent), LARGEST) & ~0xFFFFF
     with path.open("xb") as file:
         file.truncate(size)
     inodes = min(INODES, size // 4096)
@@ -105,7 +105,7 @@ def mounted(image: Path, where: Path, *, read_only: bool = False) -> Iterator[Pa
 def _mounted_memory(where: Path) -> Iterator[None]:
     """Mount an empty tmpfs with as much room as the one that ``where`` is on has left."""
     where.mkdir()
-    options = f"size={workspace.free_bytes(where)},nr_inodes={INODES},mode=0755"
+    options = f"size={host.free_bytes(where)},nr_inodes={INODES},mode=0755"
     syscalls.mount("singbuild", str(where), "tmpfs", syscalls.MS_NOATIME, options)
     with _in_use(where, where.parent):
         yield
@@ -140,7 +140,7 @@ def _in_use(where: Path, disk: Path) -> Iterator[None]:
 
 def _check_full(disk: Path, scratch: Path, error: Exception) -> None:
     """Say that the disk is full when that is why a build failed, whatever failed first."""
-    if min(workspace.free_bytes(disk), workspace.free_bytes(scratch)) < FULL:
+    if min(host.free_bytes(disk), host.free_bytes(scratch)) < FULL:
         raise HostError(
             f"the disk that holds the scratch, {disk.parent}, is full",
             why=str(error),

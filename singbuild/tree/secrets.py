@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from singbuild.errors import SectionError, UsageError
+from singbuild.ext3.node import MANIFEST, Node, shown
 from singbuild.ext3.writer.filedata import pieces
-from singbuild.ext3.writer.inventory import MANIFEST, Node, inventory, shown
+from singbuild.ext3.writer.inventory import inventory
 from singbuild.tree.rootfs import Rootfs
 from singrun import syscalls
 from singrun.syscalls import MNT_DETACH, MS_NODEV, MS_NOEXEC, MS_NOSUID

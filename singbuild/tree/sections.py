@@ -8,7 +8,6 @@ a shell says of lines is true of the recipe.
 from __future__ import annotations
 
 import contextlib
-import glob
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -19,7 +18,8 @@ from singbuild import command
 from singbuild.contract import Reporter
 from singbuild.errors import RecipeError, SectionError
 from singbuild.privilege import namespace
-from singbuild.recipe.grammar import CopyItem, Recipe, Section
+from singbuild.recipe.files import matches
+from singbuild.recipe.grammar import Recipe, Section
 from singbuild.tree import chroot, secrets
 from singbuild.tree.metadata import HOME
 from singbuild.tree.rootfs import Rootfs, remove
@@ -119,22 +119,6 @@ def files(recipe: Recipe, rootfs: Rootfs) -> None:
             _copy(rootfs, source, item.destination, many=len(sources) > 1)
 
 
-def matches(recipe: Recipe, item: CopyItem) -> list[str]:
-    """Return the host paths that a %files line names, sorted. Raises RecipeError for none."""
-    found = sorted(glob.glob(item.source)) or [item.source] * os.path.lexists(item.source)  # noqa: PTH207
-    if not found:
-        raise RecipeError(
-            recipe.path,
-            item.line,
-            0,
-            written(recipe, item.line),
-            f"%files: {item.source} does not exist",
-            why=f"Relative paths start at {Path.cwd()}.",
-            remedy="Correct the path, or start singbuild in the directory that has it.",
-        )
-    return found
-
-
 @contextlib.contextmanager
 def host_names(rootfs: Rootfs) -> Iterator[None]:
     """Give the image the host's resolv.conf and hosts for the time of a with-block.
@@ -224,14 +208,8 @@ def _execute(
         raise SectionError(
             f"{recipe.path}:{line}: %{section.name} failed with status {done.status}",
             section=section.name,
-            why="\n".join([f"  {line:4} | {written(recipe, line)}", *told]),
+            why="\n".join([f"  {line:4} | {recipe.line(line)}", *told]),
         )
-
-
-def written(recipe: Recipe, number: int) -> str:
-    """Return a line as the user wrote it, before rendering."""
-    text = recipe.source.template or recipe.source.text
-    return text.splitlines()[number - 1]
 
 
 def _copy(rootfs: Rootfs, source: str, destination: str, *, many: bool) -> None:

@@ -1,4 +1,4 @@
-"""The published shape is a test: import order, no circles, who may import whom."""
+"""The published shape is a test: wings, no circles, who may import whom."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -43,12 +44,31 @@ def imports(path: Path, *, lazy: bool) -> set[str]:
     }
 
 
-def published_order(package: str) -> list[str]:
-    """The import order that CONTRIBUTING.md publishes for a package, lowest first."""
+def published_wings(package: str) -> dict[str, set[str]]:
+    """The wings of a package in CONTRIBUTING.md, lowest first, and what each may import."""
     text = (ROOT / "CONTRIBUTING.md").read_text()
-    match = re.search(rf"^{package}: (.*?)$\n\n", text.replace(" \\\n", " "), re.M | re.S)
-    assert match, f"CONTRIBUTING.md does not publish the import order of {package}"
-    return match[1].split()
+    match = re.search(rf"^\| `{package}/` \| is \| imports \|\n\|[-|]+\n((\|.*\n)+)", text, re.M)
+    assert match, f"CONTRIBUTING.md has no table of the wings of {package}"
+    rows = re.findall(r"^\| `([\w/]+?)(?:/|\.py)` \| .+ \| ?([\w. ]*)\|$", match[1], re.M)
+    assert len(rows) == match[1].count("\n"), "a row of the table is not understood"
+    return {name.replace("/", "."): set(allowed.split()) for name, allowed in rows}
+
+
+def graph(package: str) -> dict[str, set[str]]:
+    """What each module of a package imports of it, names without the package's.
+
+    Left out: the package itself, whose names are loaded when asked for, and ``__main__``.
+    """
+    start = f"{package}."
+    return {
+        name.removeprefix(start): {
+            imported.removeprefix(start)
+            for imported in imports(path, lazy=True) - {name}
+            if imported.startswith(start)
+        }
+        for path, name in NAMES.items()
+        if name.startswith(start) and not name.endswith("__main__")
+    }
 
 
 @pytest.mark.parametrize("name", IMPORTABLE)
@@ -57,16 +77,31 @@ def test_every_module_imports_alone_without_warnings(name: str) -> None:
 
 
 @pytest.mark.parametrize("package", ["singbuild", "singrun"])
-def test_a_module_imports_only_what_stands_before_it_in_the_published_order(package: str) -> None:
-    order = published_order(package)
-    files = {name.removeprefix(f"{package}."): path for path, name in NAMES.items()}
-    ours = {name for name in files if NAMES[files[name]] != name} - {"__init__"}
-    assert sorted(order) == sorted(ours)
-    for place, module in enumerate(order):
-        for imported in imports(files[module], lazy=not module.startswith("cli")):
-            tail = imported.removeprefix(f"{package}.")
-            if tail != imported and tail in ours:
-                assert tail in order[:place], f"{module} imports {imported}, which comes later"
+def test_modules_do_not_import_each_other_in_a_circle(package: str) -> None:
+    TopologicalSorter(graph(package)).prepare()
+
+
+@pytest.mark.parametrize("package", ["singbuild", "singrun"])
+def test_a_wing_imports_only_wings_that_its_row_names_which_stand_above(package: str) -> None:
+    wings = published_wings(package)
+    above: set[str] = set()
+    for wing, allowed in wings.items():
+        assert allowed <= above, f"{wing} may import {allowed - above}, which stand below it"
+        above.add(wing)
+
+    def home(module: str) -> str:
+        """The wing of a module: its folder, or itself at the top."""
+        return (
+            module
+            if (ROOT / package / module.replace(".", "/")).is_dir()
+            else (module.rpartition(".")[0] or module)
+        )
+
+    modules = graph(package)
+    assert {home(module) for module in modules} == set(wings)
+    for module, imported in modules.items():
+        strangers = {home(each) for each in imported} - {home(module)} - wings[home(module)]
+        assert not strangers, f"{module} imports {imported}: its row does not name {strangers}"
 
 
 def test_the_runtime_imports_nothing_of_the_builder() -> None:

@@ -17,7 +17,8 @@ DOCUMENT = ROOT / "docs/recipe-format.md"
 BLOCK = re.compile(r"^```(?P<kind>[a-z-]+)(?P<options>.*)\n(?P<text>(?:.*\n)*?)```$", re.MULTILINE)
 FILES = {"recipe": "recipe.def", "values": "values.yaml", "build-arg-file": "build.args"}
 KNOWN_KEYS = ["MirrorURL", "SHA256"]
-MODULES = sorted(ROOT.glob("singbuild/recipe/*.py"))
+# files.py asks the host, which is after the recipe is read.
+MODULES = sorted({*ROOT.glob("singbuild/recipe/*.py")} - {ROOT / "singbuild/recipe/files.py"})
 
 
 @dataclass(frozen=True)

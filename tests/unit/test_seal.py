@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 from singbuild.errors import HostError, ImageError
 from singbuild.ext3.geometry import GROUP_BLOCKS, MAX_FILE_BYTES, Geometry, fitted
+from singbuild.ext3.node import shown
 from singbuild.ext3.writer.directory import half_md4
-from singbuild.ext3.writer.inventory import shown
 from singbuild.ext3.writer.seal import seal
 
 EPOCH = 1_700_000_000

@@ -20,11 +20,11 @@ from typing import NamedTuple
 
 from singbuild.errors import ImageError
 from singbuild.ext3.attributes import Attribute
+from singbuild.ext3.node import LOST_AND_FOUND, shown
 from singbuild.ext3.reader import attributes as read_attributes
 from singbuild.ext3.reader import directory as read_directory
 from singbuild.ext3.reader.disk import Disk
 from singbuild.ext3.reader.inode import DIRECTORY, REGULAR, SYMLINK, Inode
-from singbuild.ext3.writer.inventory import LOST_AND_FOUND, shown
 
 ROOT = 2  # EXT2_ROOT_INO
 MAX_PATH = 4095  # PATH_MAX without its NUL

@@ -25,11 +25,11 @@ from singbuild.ext3.geometry import (
     ROOT_INODE,
     Geometry,
 )
+from singbuild.ext3.node import MANIFEST, MANIFEST_ENTRY, Node, shown
 from singbuild.ext3.writer.blockmap import DIRECT, BlockMap, direct_map
 from singbuild.ext3.writer.description import closed, fact, node_fact
 from singbuild.ext3.writer.directory import Name, directory, lost_and_found
 from singbuild.ext3.writer.filedata import PIECE, Files, blocks_of, changed, data_runs, pieces
-from singbuild.ext3.writer.inventory import MANIFEST, MANIFEST_ENTRY, Node, shown
 from singbuild.ext3.writer.short_files import Short, read_ahead
 from singbuild.ext3.writer.volume import Run, Volume
 

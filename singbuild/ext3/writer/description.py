@@ -6,7 +6,7 @@ docs/image-format.md, "The digest and the manifest".
 
 import struct
 
-from singbuild.ext3.writer.inventory import Node
+from singbuild.ext3.node import Node
 
 _NODE = struct.Struct("<cIIIIqQIQ")
 _SHORT = struct.Struct("<cIIIIqQIQQ")  # with their length

@@ -8,7 +8,7 @@ from typing import Self
 
 from singbuild.errors import ImageError
 from singbuild.ext3.geometry import BLOCK
-from singbuild.ext3.writer.inventory import Node, shown
+from singbuild.ext3.node import Node, shown
 
 PIECE = 1 << 20  # bytes read at a time: what bounds memory
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC

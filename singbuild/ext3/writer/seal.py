@@ -40,8 +40,9 @@ from singbuild.ext3.geometry import (
     indirect_blocks,
     sized,
 )
+from singbuild.ext3.node import Node, Owner
 from singbuild.ext3.writer.contents import FAST_LINK, Contents
-from singbuild.ext3.writer.inventory import Node, Owner, check_epoch, inventory
+from singbuild.ext3.writer.inventory import check_epoch, inventory
 from singbuild.ext3.writer.tables import Used, write_tables
 from singbuild.ext3.writer.target import TargetFile, created
 from singbuild.ext3.writer.volume import Volume

@@ -19,10 +19,10 @@ from typing import BinaryIO, NoReturn
 
 from singbuild.errors import HostError
 from singbuild.ext3.geometry import BLOCK
+from singbuild.ext3.node import MANIFEST, Node
 from singbuild.ext3.writer.blockmap import DIRECT
 from singbuild.ext3.writer.description import short_facts
 from singbuild.ext3.writer.filedata import Files
-from singbuild.ext3.writer.inventory import MANIFEST, Node
 
 _SHORT = DIRECT * BLOCK  # bytes
 _REGULAR = stat.S_IFREG >> 12

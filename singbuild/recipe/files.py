@@ -1,0 +1,26 @@
+"""The files of the host that a recipe's %files names."""
+
+from __future__ import annotations
+
+import glob
+import os
+from pathlib import Path
+
+from singbuild.errors import RecipeError
+from singbuild.recipe.grammar import CopyItem, Recipe
+
+
+def matches(recipe: Recipe, item: CopyItem) -> list[str]:
+    """Return the host paths that a %files line names, sorted. Raises RecipeError for none."""
+    found = sorted(glob.glob(item.source)) or [item.source] * os.path.lexists(item.source)  # noqa: PTH207
+    if not found:
+        raise RecipeError(
+            recipe.path,
+            item.line,
+            0,
+            recipe.line(item.line),
+            f"%files: {item.source} does not exist",
+            why=f"Relative paths start at {Path.cwd()}.",
+            remedy="Correct the path, or start singbuild in the directory that has it.",
+        )
+    return found
