@@ -144,7 +144,7 @@ class _Work:
         pins = plan.backend.call("singbuild_resolve", source=source)
         made = self._locked(pins)
         os.environ["SOURCE_DATE_EPOCH"] = str(made["epoch"])
-        os.umask(0o022)  # the caller's has no say in what the image holds
+        mask = os.umask(0o022)  # the caller's has no say in what the image holds
         # What a failed build left may be in a resumed one: it is nobody else's stage.
         keep = self.options.use_cache and not self.options.resume
         given, finish = self.options.given.secrets, self.options.finish
@@ -154,6 +154,7 @@ class _Work:
         if not self._taken_from_cache(kept):
             self._make(source, pins, made, kept)
         self._phase("finish")
+        self.part.chmod(0o777 & ~mask)
         workspace.rename_into_place(self.part, self.target, replace=self.options.force)
         resume.forget(plan)
         self.console.done(str(self.target), self.target.stat().st_size)
@@ -176,7 +177,7 @@ class _Work:
         plan, given = self.plan, self.options.given
         self._phase("scratch")
         with scratch.scratch(self.work, privileged=self.choice.mode is Mode.ROOT) as root:
-            rootfs = Rootfs(root, self.console, self._journal if self._journal.exists() else None)
+            rootfs = Rootfs(root, self.console, self._journal, made["epoch"])
             arguments = {"source": source, "pins": pins, "rootfs": rootfs}
             with resume.kept(plan, made, given, rootfs, self.console, wanted=self.options.keep):
                 self._fill(rootfs, arguments, made, kept)
@@ -191,6 +192,7 @@ class _Work:
                     free=self.options.free,
                     shape=self.options.shape,
                     owners=rootfs.wished(tell=True),
+                    times=rootfs.baseline.times(root),
                     on_progress=self._sealing,
                 )
         if "image" in kept:

@@ -95,7 +95,7 @@ def taken_up(plan: Plan, made: lock.Lock, given: Given, rootfs: Rootfs) -> str:
             why=f"What went in before has changed: {', '.join(changed)}.",
             remedy="Build without --resume.",
         )
-    rootfs.unpack_image(entry.path)
+    rootfs.restore(entry.path, entry.source)
     return section
 
 

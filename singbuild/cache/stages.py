@@ -65,7 +65,7 @@ def _restored(kept: Mapping[str, Stage], rootfs: Rootfs, console: Console) -> st
     """Fill the tree from the latest stage that is cached, and return its name, or ""."""
     for name in [name for name in reversed([*kept]) if name != "image"]:
         if entry := store.find(kept[name], console):
-            rootfs.unpack_image(entry.path)
+            rootfs.restore(entry.path, entry.source)
             return name
     return ""
 

@@ -50,7 +50,10 @@ class Stage:
 
 @dataclass(frozen=True)
 class Entry:
-    """A kept stage. size: bytes on the disk; used: when it was last used, seconds since 1970."""
+    """A kept stage. size: bytes on the disk; used: when it was last used, seconds since 1970.
+
+    source: as ``Rootfs.restore`` takes it.
+    """
 
     key: str
     name: str
@@ -58,6 +61,7 @@ class Entry:
     inputs: Mapping[str, str]
     parent: str
     sha256: str
+    source: Mapping[str, bool]
     path: Path
     size: int
     used: float
@@ -109,17 +113,20 @@ def store(stage: Stage, rootfs: Rootfs, epoch: int, report: Console) -> bool:
     """Keep a stage, and tell whether. A cache that cannot be written warns and fails nothing."""
 
     def write(part: Path) -> object:
-        return seal.seal(rootfs.root, part, epoch=epoch, owners=rootfs.wished())
+        times = rootfs.baseline.times(rootfs.root)
+        return seal.seal(rootfs.root, part, epoch=epoch, owners=rootfs.wished(), times=times)
 
-    return _store(stage, write, report)
+    return _store(stage, write, report, rootfs.baseline.saved(rootfs.root))
 
 
 def store_image(stage: Stage, finished: Path, report: Console) -> None:
     """Keep a finished image, likewise."""
-    _store(stage, lambda part: shutil.copy(finished, part), report)
+    _store(stage, lambda part: shutil.copy(finished, part), report, {})
 
 
-def _store(stage: Stage, write: Callable[[Path], object], report: Console) -> bool:
+def _store(
+    stage: Stage, write: Callable[[Path], object], report: Console, source: Mapping[str, bool]
+) -> bool:
     kept = directory()
     target = kept / f"{stage.key}.img"
     try:
@@ -128,7 +135,7 @@ def _store(stage: Stage, write: Callable[[Path], object], report: Console) -> bo
         note = target.with_suffix(".json")
         with workspace.part_file(target) as part, workspace.part_file(note) as note_part:
             write(part)
-            facts = asdict(stage) | {"sha256": _sha256(part)}
+            facts = asdict(stage) | {"sha256": _sha256(part), "source": source}
             note_part.write_text(json.dumps(facts, indent=1))
             # The note first: without its image it is no entry, and takes no room.
             workspace.rename_into_place(note_part, note)

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from singbuild import build, workspace
+from singbuild import build, host, workspace
 from singbuild.console import faults
 from singbuild.console.display import Console
 from singbuild.console.singularity_2x import Console2x
@@ -77,6 +77,7 @@ def create(path: Path, size: int, *, force: bool) -> None:
         (scratch / "empty").mkdir(mode=0o755)
         owners = {b"": Owner(0, 0)}
         seal.seal(scratch / "empty", part, epoch=epoch, shape=Shape(size), owners=owners)
+        part.chmod(0o777 & ~host.umask())
         workspace.rename_into_place(part, target, replace=force)
 
 
@@ -165,12 +166,19 @@ def _told(console: Console, work: Callable[[], None]) -> int:
 
 def _changed(job: _Job, work: Work, console: Console) -> None:
     with scratch(job.scratch, privileged=job.privileged) as root:
-        rootfs = Rootfs(root, console)
+        epoch = _now()
+        rootfs = Rootfs(root, console, epoch=epoch)
         rootfs.unpack_image(job.target)
         work(rootfs)
         with written_back(root):
             seal.seal(
-                root, job.part, epoch=_now(), free=job.free, shape=job.shape, owners=rootfs.owners
+                root,
+                job.part,
+                epoch=epoch,
+                free=job.free,
+                shape=job.shape,
+                owners=rootfs.owners,
+                times=rootfs.baseline.times(root),
             )
 
 

@@ -7,7 +7,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from singbuild import build, workspace
+from singbuild import build, host, workspace
 from singbuild.console.display import Console
 from singbuild.errors import SingbuildError
 from singbuild.images import difference
@@ -36,7 +36,7 @@ def check(plan: Plan, target: Path, options: Options, console: Console) -> int:
             _check_equal(*pair, console)
             with workspace.part_file(target) as part:
                 shutil.copyfile(pair[0], part)
-                part.chmod(0o755)
+                part.chmod(0o777 & ~host.umask())
                 workspace.rename_into_place(part, target)
     except SingbuildError as error:
         console.error(error, None)

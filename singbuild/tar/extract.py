@@ -20,9 +20,10 @@ from typing import ClassVar, Self
 
 from singbuild import host
 from singbuild.contract import Reporter
-from singbuild.errors import HostError, SourceError
+from singbuild.errors import HostError
 from singbuild.ext3.node import Owner
 from singbuild.tar.beneath import Directory, Tree
+from singbuild.tar.member_path import parted, refused, split, split_target
 from singbuild.tar.owners import Ownership, shown
 from singbuild.tar.read import Member, TarStream
 
@@ -71,6 +72,7 @@ class Unpacker:
     (devices, foreign owners, some attributes) is left out with one warning for each
     kind; ``ownership.owners`` then has the owners that were asked for, by path.
     owners: takes those for the seal, and devices, for which empty files are made.
+    wanted: whether ``brought`` gets an entry, by path and time in nanoseconds.
     """
 
     def __init__(
@@ -81,8 +83,10 @@ class Unpacker:
         limits: Limits | None = None,
         whiteouts: bool = False,
         owners: dict[bytes, Owner] | None = None,
+        wanted: Callable[[bytes, int], bool] = lambda _path, _mtime: False,
     ) -> None:
-        self.report, self.whiteouts = report, whiteouts
+        self.report, self.whiteouts, self._wanted = report, whiteouts, wanted
+        self.brought: set[bytes] = set()
         self.limits = limits or Limits.from_environment()
         self.ownership = Ownership(report, owners)
         self._tree = Tree(root, self._touch)
@@ -122,52 +126,60 @@ class Unpacker:
             except OSError as error:
                 if error.errno in HOST_FAULTS:
                     raise
-                raise _refused(member, error.strerror or str(error)) from error
+                raise refused(member, error.strerror or str(error)) from error
             except (ValueError, OverflowError) as error:  # a zero byte in a name, a huge number
-                raise _refused(member, str(error)) from error
+                raise refused(member, str(error)) from error
         self._tree.forget()
+        if self.whiteouts:
+            self._remove_notes()
         self._written = set()
 
     def _count(self, member: Member) -> None:
         self._entries += 1
         self._size += member.real_size
         if self._entries > self.limits.entries:
-            raise _refused(
+            raise refused(
                 member,
                 f"it is entry number {self._entries:,}; the limit is {self.limits.entries:,}",
                 "If you trust the source, set SINGBUILD_UNPACK_ENTRIES to a larger number.",
             )
         if self._size > self.limits.size:
-            raise _refused(
+            raise refused(
                 member,
                 f"with it the files have {self._size:,} bytes; the limit is {self.limits.size:,}",
                 "If you trust the source, set SINGBUILD_UNPACK_BYTES to a larger number.",
             )
 
     def _member(self, member: Member, archive: TarStream) -> None:
-        above, name = _split(member)
+        above, name = split(member)
         if self.whiteouts and name.startswith(WHITEOUT):
             self._whiteout(member, above, name)
             return
         if not name:
             if member.kind != b"5":
-                raise _refused(member, "it has no name")
+                raise refused(member, "it has no name")
             self._times[b""] = member
+            self._bring(member, b"")
             return
         make = self._MAKERS.get(member.kind)
         if make is None:
-            raise _refused(member, f"its type {member.kind!r} is unknown")
+            raise refused(member, f"its type {member.kind!r} is unknown")
         into = self._tree.directory(above)
         if (later := self._times.get(into.path)) and later.mode & stat.S_ISGID:
             # Where owners are recorded, that this one is not the directory's, too.
             into = into._replace(gives_group=True)
         path = into.inside(name)
         if len(path) > LONGEST_PATH:
-            raise _refused(member, f"its path is longer than {LONGEST_PATH} bytes")
+            raise refused(member, f"its path is longer than {LONGEST_PATH} bytes")
         if self._written is not None:
             self._written.add(path)
         self.ownership.owners.pop(path, None)
         make(self, member, archive, into, name, path)
+        self._bring(member, path)
+
+    def _bring(self, member: Member, path: bytes) -> None:
+        if self._wanted(path, member.mtime):
+            self.brought.add(path)
 
     def _file(
         self, member: Member, archive: TarStream, into: Directory, name: bytes, path: bytes
@@ -213,10 +225,7 @@ class Unpacker:
     def _hard_link(
         self, member: Member, _archive: TarStream, into: Directory, name: bytes, path: bytes
     ) -> None:
-        target = member.link.strip(b"/")
-        above, last = _parted(target)
-        if b".." in target.split(b"/") or not last:
-            raise _refused(member, f"it is a link to {shown(member.link)}, outside the tree")
+        above, last = split_target(member)
         try:
             origin = self._tree.directory(above, make=False)
             if _same(origin, last, into, name):
@@ -229,7 +238,7 @@ class Unpacker:
                 _link(origin, last, into, name)
         except FileNotFoundError:
             why = f"it is a link to {shown(member.link)}, which is not there"
-            raise _refused(member, why) from None
+            raise refused(member, why) from None
         if owner := self.ownership.owners.get(origin.inside(last)):
             self.ownership.owners[path] = replace(owner, uid=member.uid, gid=member.gid)
 
@@ -302,7 +311,7 @@ class Unpacker:
             return  # notes of aufs to itself
         hidden = name.removeprefix(WHITEOUT)
         if name != OPAQUE and hidden in (b"", b".", b".."):
-            raise _refused(member, "it would take away what is outside its directory")
+            raise refused(member, "it would take away what is outside its directory")
         if self._written is None:
             return
         try:
@@ -313,6 +322,13 @@ class Unpacker:
             self._clear(where.path)
         elif where.inside(hidden) not in self._written:
             self._remove(where, hidden)
+
+    def _remove_notes(self) -> None:
+        """Remove what aufs noted for itself, to whose files a layer may have had hard links."""
+        root = self._tree.directory(b"")
+        for name in _names(root):
+            if name.startswith(AUFS):
+                self._remove(root, name)
 
     def _clear(self, top: bytes) -> None:
         """Empty a directory of all that this layer did not put there, whatever came first."""
@@ -331,29 +347,7 @@ class Unpacker:
         """Count a directory, and all above it, among what the current layer has."""
         while self._written is not None and path not in self._written:
             self._written.add(path)
-            path = _parted(path)[0]
-
-
-def _split(member: Member) -> tuple[bytes, bytes]:
-    """Return the directory and the name of a member, both below the root."""
-    name = member.name
-    if name.startswith((b"/", b"./")) or name.endswith(b"/") or b"//" in name or b"/." in name:
-        parts = [part for part in name.split(b"/") if part not in (b"", b".")]
-        name = b"/".join(parts)
-        if b".." in parts:
-            raise _refused(member, "its name leads out of where it stands")
-    elif name in (b".", b".."):
-        if name == b"..":
-            raise _refused(member, "its name leads out of where it stands")
-        name = b""
-    elif name.startswith(b"../"):
-        raise _refused(member, "its name leads out of where it stands")
-    return _parted(name)
-
-
-def _parted(path: bytes) -> tuple[bytes, bytes]:
-    above, _, name = path.rpartition(b"/")
-    return above, name
+            path = parted(path)[0]
 
 
 def _names(where: Directory) -> list[bytes]:
@@ -368,11 +362,6 @@ def _link(origin: Directory, first: bytes, into: Directory, second: bytes) -> No
 def _same(one: Directory, first: bytes, other: Directory, second: bytes) -> bool:
     """Whether two names are one entry of one directory."""
     return first == second and os.path.samestat(os.fstat(one.fd), os.fstat(other.fd))
-
-
-def _refused(member: Member, why: str, remedy: str = "") -> SourceError:
-    remedy = remedy or "Find out who made the archive; nothing of it was kept."
-    return SourceError(f"{shown(member.name)}: cannot be unpacked", why=why, remedy=remedy)
 
 
 def _write(fd: int, data: memoryview) -> None:

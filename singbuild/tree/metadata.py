@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from singbuild.contract import Defaults
 from singbuild.recipe.grammar import Recipe, Section
@@ -71,6 +73,21 @@ def write(rootfs: Rootfs, recipe: Recipe, defaults: Defaults, texts: Mapping[str
     What the tree says of itself already, as one that comes from an image does, stays
     where the recipe says nothing. texts: further files of /.singularity.d, name to text.
     """
+    with _same_times(rootfs, ("/", "/etc", "/var")):
+        _write(rootfs, recipe, defaults, texts)
+
+
+@contextlib.contextmanager
+def _same_times(rootfs: Rootfs, directories: Sequence[str]) -> Iterator[None]:
+    """Keep the times of directories that get entries of ours: nobody else changed them."""
+    paths = [path for path in map(rootfs.path, directories) if path.is_dir()]
+    times = [path.stat().st_mtime_ns for path in paths]
+    yield
+    for path, time in zip(paths, times, strict=True):
+        os.utime(path, ns=(time, time))
+
+
+def _write(rootfs: Rootfs, recipe: Recipe, defaults: Defaults, texts: Mapping[str, str]) -> None:
     for directory in DIRECTORIES:
         rootfs.mkdir(directory)
     rootfs.mkdir("/root", 0o700)

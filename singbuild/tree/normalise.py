@@ -1,115 +1,188 @@
 """Takes away what differs between two honest runs of the same recipe.
 
-Each rule says what it removes or pins and why; nothing that a program in the
-image needs at run time is touched. Times are not the business of this module:
-the seal clamps them.
+Only what programs made or changed in this build is touched: what a copied source brought is the
+same every time (``baseline.py``). Times are not the business of this module: the seal clamps them.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
+import json
 import os
 import stat
 import struct
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from singbuild import workspace
 from singbuild.errors import ImageError
+from singbuild.tree.metadata import HOME
 from singbuild.tree.rootfs import Rootfs
+from singbuild.tree.volatile import BACKUPS, BYTECODE, INDICES, LOGS, MACHINE_ID, SHADOW, TEMPORARY
 
-INDICES = "/var/lib/apt/lists"
-EMPTIED_DIRECTORIES = {
-    "/tmp": "temporary files",  # noqa: S108 (inside the image)
-    "/var/tmp": "temporary files",  # noqa: S108
-    "/run": "what a running system would write",
-    INDICES: "package indices, which change by the day",
-    "/var/cache/apt": "package files and an index with times in it",
-    "/var/cache/dnf": "package files and indices",
-    "/var/cache/yum": "package files and indices",
-    "/var/cache/apk": "package files and indices",
-    "/var/log/apt": "times of installation",
-    "/var/log/journal": "times",
-    "/root/.cache": "what tools fetched or computed while they worked",
+KEEP = f"{HOME}/keep"
+RECORD = f"{HOME}/build.json"
+REASONS: Mapping[str, str] = {
+    **TEMPORARY,
+    **BACKUPS,
+    LOGS: "what was logged; the files stay, empty",
+    MACHINE_ID: "random on purpose; the file stays, empty",
 }
-REMOVED = {
-    "/var/cache/ldconfig/aux-cache": "inode numbers and times of libraries",
-    "/var/lib/systemd/random-seed": "random on purpose",
-    "/var/lib/dbus/machine-id": "random on purpose",
-    "/var/lib/dpkg/status-old": "the package database before the last change",
-    "/var/lib/dpkg/available-old": "the same",
-    "/var/cache/debconf/config.dat-old": "the answers before the last change",
-    "/var/cache/debconf/templates.dat-old": "the same",
-    "/etc/passwd-": "the file before the last change",
-    "/etc/group-": "the same",
-    "/etc/shadow-": "the same",
-    "/etc/gshadow-": "the same",
-    "/etc/.pwd.lock": "a lock",
-    "/var/lib/dpkg/lock": "a lock",
-    "/root/.bash_history": "what was typed",
-}
-LOGS = "/var/log"
-SHADOW = "/etc/shadow"
-MACHINE_ID = "/etc/machine-id"
 
 PYC_HEADER = struct.Struct("<4sIII")  # magic, flags, mtime of the source, its size: PEP 552
 
 
 def quieten(rootfs: Rootfs, epoch: int, *, indices: bool = False) -> None:
-    """Make the tree as another honest run would have left it. epoch: as the seal gets it.
+    """Make the tree as another honest run would have left it, and say what was taken away.
 
-    indices: keep apt's package indices, in an image that is there to be added to.
+    epoch: as the seal gets it; indices: keep apt's package indices, in an image that is there
+    to be added to.
     """
-    for directory in EMPTIED_DIRECTORIES:
-        if directory != INDICES or not indices:
-            _empty(rootfs, directory)
-    for name in REMOVED:
-        where = rootfs.path(name, follow=False)
-        if where.is_file() or where.is_symlink():
-            where.unlink()
-    for found in _entries(rootfs, LOGS):
-        _truncate_logs(found)
-    if rootfs.path(MACHINE_ID, follow=False).is_file():
-        rootfs.write(MACHINE_ID, "", 0o444)
-    _pin_password_dates(rootfs.path(SHADOW), epoch)
-    for path in _walk(rootfs.root, ".pyc"):
-        _pin_bytecode(path, epoch)
+    keep = _listed(rootfs) | ({INDICES} if indices else set())
+    counts = _Normalising(rootfs, epoch, frozenset(os.fsencode(p[1:]) for p in keep)).done()
+    for name, count in counts.items():
+        rootfs.report.line(f"normalised: {name} ({count:,}): {REASONS[name]}")
+    if counts and rootfs.exists(RECORD):
+        # Without the counts: temporary files are not always as many.
+        facts = json.loads(rootfs.read(RECORD))
+        facts["normalised"] = {name: REASONS[name] for name in counts}
+        rootfs.write(RECORD, json.dumps(facts, indent=4) + "\n")
 
 
-def _empty(rootfs: Rootfs, directory: str) -> None:
-    for found in list(_entries(rootfs, directory)):
-        _remove(found)
+def _listed(rootfs: Rootfs) -> set[str]:
+    """Return the paths that %setup or %post asked to keep: one a line, with all below it."""
+    if not rootfs.exists(KEEP):
+        return set()
+    lines = rootfs.read(KEEP).decode(errors="surrogateescape").splitlines()
+    return {"/" + line.strip().strip("/") for line in lines if line.strip()}
 
 
-def _entries(rootfs: Rootfs, directory: str) -> Iterator[Path]:
-    """What a directory of the image holds; nothing when a link leads to another one."""
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError, ImageError):
-        where = rootfs.path(directory)
-        if where == rootfs.root / directory.lstrip("/"):
-            yield from where.iterdir()
+@dataclass
+class _Normalising:
+    """One tree on its way. keep: paths that stay with all below them; counts: what was done."""
 
+    rootfs: Rootfs
+    epoch: int
+    keep: frozenset[bytes]
+    counts: Counter[str] = field(default_factory=Counter)
 
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        workspace.remove_tree(path)
-    else:
-        path.unlink()
+    def done(self) -> dict[str, int]:
+        stay = _with_parents([*self.rootfs.baseline.entries, *self.keep])
+        for name in TEMPORARY:
+            if where := self._directory(name):
+                self.counts[name] += self._empty(where, stay)
+        for name in BACKUPS:
+            if where := self._file(name, stat.S_IFREG, stat.S_IFLNK):
+                where.unlink()
+                self.counts[name] += 1
+        if where := self._directory(LOGS):
+            for path in filter(self._is_ours, _walk(where)):
+                self._truncate(path)
+        if (where := self._file(MACHINE_ID)) and where.stat().st_size:
+            self.rootfs.write(MACHINE_ID, "", 0o444)
+            self.counts[MACHINE_ID] += 1
+        if where := self._file(SHADOW):
+            _pin_password_dates(where, self.epoch)
+        for path in filter(self._is_ours, _walk(self.rootfs.root, BYTECODE)):
+            self._pin_bytecode(path)
+        return dict(+self.counts)
 
+    def _inside(self, path: Path) -> bytes:
+        return os.fsencode(path)[len(os.fsencode(self.rootfs.root)) + 1 :]
 
-def _truncate_logs(found: Path) -> None:
-    """Empty the logs but keep the files: programs expect their owners and modes."""
-    for path in _walk(found) if found.is_dir() and not found.is_symlink() else [found]:
+    def _is_kept(self, inside: bytes) -> bool:
+        return any(inside == path or inside.startswith(path + b"/") for path in self.keep)
+
+    def _is_ours(self, path: Path) -> bool:
+        """Whether a program of this build made or changed an entry that nobody wants kept."""
+        inside, baseline = self._inside(path), self.rootfs.baseline
+        return not (self._is_kept(inside) or baseline.is_intact(self.rootfs.root, inside))
+
+    def _file(self, name: str, *kinds: int) -> Path | None:
+        """An entry of the image that is ours. kinds: that it may have; a regular file's."""
+        where = self.rootfs.path(name, follow=False)
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            kind = stat.S_IFMT(where.lstat().st_mode)
+            if kind in (kinds or (stat.S_IFREG,)) and self._is_ours(where):
+                return where
+        return None
+
+    def _directory(self, name: str) -> Path | None:
+        """A directory of the image; none when a link leads to another one."""
+        with contextlib.suppress(ImageError):
+            where = self.rootfs.path(name)
+            if where == self.rootfs.root / name.lstrip("/") and where.is_dir():
+                return where
+        return None
+
+    def _empty(self, directory: Path, stay: frozenset[bytes]) -> int:
+        """Remove what programs left below a directory; return how many entries that were."""
+        count = 0
+        for path in list(directory.iterdir()):
+            inside = self._inside(path)
+            if self._is_kept(inside):
+                continue
+            is_directory = path.is_dir() and not path.is_symlink()
+            if inside not in stay:
+                workspace.remove_tree(path) if is_directory else path.unlink()
+                count += 1
+            elif is_directory:
+                count += self._empty(path, stay)
+        return count
+
+    def _truncate(self, path: Path) -> None:
+        """Empty a log but keep the file: programs expect its owner and mode."""
         status = path.lstat()
-        if stat.S_ISREG(status.st_mode) and status.st_nlink > 1:
+        if not status.st_size:
+            return
+        if status.st_nlink > 1:
             path.unlink()  # its other name is no log
-        elif stat.S_ISREG(status.st_mode):
+        else:
             os.truncate(path, 0)
+        self.counts[LOGS] += 1
+
+    def _pin_bytecode(self, path: Path) -> None:
+        """Let a module's bytecode know the time that the seal will give its source.
+
+        Python takes bytecode as stale when it names another time than the source
+        has; in an image that cannot be written it would compile anew at every start.
+        """
+        with path.open("r+b") as file:
+            header = file.read(PYC_HEADER.size)
+            if len(header) < PYC_HEADER.size:
+                return
+            magic, flags, mtime, size = PYC_HEADER.unpack(header)
+            if flags == 0 and mtime > self.epoch and not self._keeps_time(_source(path)):
+                file.seek(0)
+                file.write(PYC_HEADER.pack(magic, flags, self.epoch & 0xFFFFFFFF, size))
+
+    def _keeps_time(self, path: Path) -> bool:
+        return self.rootfs.baseline.is_intact(self.rootfs.root, self._inside(path))
+
+
+def _with_parents(paths: Iterable[bytes]) -> frozenset[bytes]:
+    """Return paths and the directories that lead to them."""
+    found: set[bytes] = set()
+    for path in paths:
+        while path and path not in found:
+            found.add(path)
+            path = path.rpartition(b"/")[0]
+    return frozenset(found)
+
+
+def _source(path: Path) -> Path:
+    """Return the module that bytecode was made of."""
+    try:
+        return Path(importlib.util.source_from_cache(path))
+    except ValueError:  # beside its source, as Python 2 and compileall -b put it
+        return path.with_suffix(".py")
 
 
 def _pin_password_dates(path: Path, epoch: int) -> None:
     """Let no password have been changed after the epoch; the field is in days: shadow(5)."""
-    if not path.is_file():
-        return
     lines = [line.split(b":") for line in path.read_bytes().splitlines()]
     for fields in lines:
         if len(fields) > 2 and fields[2].isdigit():
@@ -117,32 +190,16 @@ def _pin_password_dates(path: Path, epoch: int) -> None:
     path.write_bytes(b"".join(b":".join(fields) + b"\n" for fields in lines))
 
 
-def _walk(directory: Path, suffix: str = "") -> Iterator[Path]:
+def _walk(directory: Path, suffix: bytes = b"") -> Iterator[Path]:
     """Every regular file below a directory, without following links; however deep it is.
 
     suffix: what its name ends in.
     """
-    waiting = [str(directory)]
+    waiting = [os.fsencode(directory)]
     while waiting:
         with contextlib.suppress(OSError), os.scandir(waiting.pop()) as entries:
             for entry in entries:
                 if entry.is_dir(follow_symlinks=False):
                     waiting.append(entry.path)
                 elif entry.name.endswith(suffix) and entry.is_file(follow_symlinks=False):
-                    yield Path(entry.path)
-
-
-def _pin_bytecode(path: Path, epoch: int) -> None:
-    """Let a module's bytecode know the time that the seal will give its source.
-
-    Python takes bytecode as stale when it names another time than the source
-    has; in an image that cannot be written it would compile anew at every start.
-    """
-    with path.open("r+b") as file:
-        header = file.read(PYC_HEADER.size)
-        if len(header) < PYC_HEADER.size:
-            return
-        magic, flags, mtime, size = PYC_HEADER.unpack(header)
-        if flags == 0 and mtime > epoch:
-            file.seek(0)
-            file.write(PYC_HEADER.pack(magic, flags, epoch & 0xFFFFFFFF, size))
+                    yield Path(os.fsdecode(entry.path))

@@ -17,10 +17,12 @@ from singbuild.contract import Reporter
 from singbuild.errors import HostError, ImageError
 from singbuild.ext3.node import Owner, shown
 from singbuild.ext3.reader.image import Image
+from singbuild.ext3.records import MAX_TIME
 from singbuild.privilege import recorder
 from singbuild.tar.extract import Unpacker
 from singbuild.tar.write import archive
 from singbuild.tree import chroot
+from singbuild.tree.baseline import Baseline
 
 DEVICES = {  # the kernel's Documentation/admin-guide/devices.txt
     "null": (1, 3),
@@ -40,11 +42,19 @@ class Rootfs:
 
     root: its directory on the host, for host programs that fill a directory;
     report: where output goes; owners: of entries to which the host could not give
-    them, by path, for the seal; journal: where programs' wishes for owners are recorded.
+    them, by path, for the seal; journal: where programs' wishes for owners are recorded;
+    epoch: later times become it, but for those of a source, which ``baseline`` knows.
     """
 
-    def __init__(self, root: Path, report: Reporter, journal: Path | None = None) -> None:
-        self._journal = journal
+    def __init__(
+        self,
+        root: Path,
+        report: Reporter,
+        journal: Path | None = None,
+        epoch: int = MAX_TIME,
+    ) -> None:
+        self._journal = journal if journal and journal.exists() else None
+        self.baseline = Baseline(epoch)
         self.root = root
         self.report = report
         self.owners: dict[bytes, Owner] = {}
@@ -157,11 +167,19 @@ class Rootfs:
         """Unpack tar archives over what is there, one after the other; nothing leaves the image.
 
         archives: each uncompressed, in pieces of any size; whiteouts: they are an image's
-        layers. Raises SourceError naming the entry, and OSError when the disk is full.
+        layers. What they bring is not normalised. Raises SourceError naming the entry, and
+        OSError when the disk is full.
         """
-        with Unpacker(self.root, self.report, whiteouts=whiteouts, owners=self.owners) as unpacker:
+        with Unpacker(
+            self.root,
+            self.report,
+            whiteouts=whiteouts,
+            owners=self.owners,
+            wanted=self.baseline.wants,
+        ) as unpacker:
             for archive in archives:
                 unpacker.apply(archive)
+        self.baseline.record(self.root, unpacker.brought)
 
     def unpack_image(self, path: Path) -> None:
         """Unpack the tree of an ext3 image over what is there: owners, attributes and all.
@@ -170,6 +188,26 @@ class Rootfs:
         """
         with Image(path) as image:
             self.unpack([archive(image)])
+
+    def restore(self, path: Path, source: Mapping[str, bool]) -> None:
+        """Unpack the tree of a build that was interrupted. source: what ``Baseline.saved`` gave."""
+        with Image(path) as image, Unpacker(self.root, self.report, owners=self.owners) as unpacker:
+            unpacker.apply(archive(image))
+        self.baseline.restore(self.root, source)
+
+    def adopt(self, target: Path, names: Iterable[str]) -> None:
+        """Let files that were copied from the host be the source's, which is not normalised.
+
+        target: where they lie; names: their paths below it. Their time is the epoch from now on.
+        """
+        epoch, found = self.baseline.epoch, []
+        for name in names:
+            path = os.fsencode(target.relative_to(self.root) / name)
+            if self.baseline.wants(path, 0):
+                where = os.fsencode(self.root) + b"/" + path
+                os.utime(where, (epoch, epoch), follow_symlinks=False)
+                found.append(path)
+        self.baseline.record(self.root, found)
 
     def host(
         self,

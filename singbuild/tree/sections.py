@@ -54,6 +54,7 @@ def setup(recipe: Recipe, rootfs: Rootfs, work: Path, given: Given) -> None:
     Raises SectionError.
     """
     section = recipe.sections["setup"]
+    rootfs.mkdir(HOME)  # so that a script may list there what it wants to keep: normalise.py
     script = work / "setup"
     script.write_text(section.script())
     names = ("SINGBUILD_ROOTFS", "SINGULARITY_ROOTFS", "APPTAINER_ROOTFS")
@@ -74,6 +75,7 @@ def post(recipe: Recipe, rootfs: Rootfs, given: Given) -> None:
 
     Raises SectionError.
     """
+    rootfs.mkdir(HOME)  # as for %setup
     with host_names(rootfs), secrets.readable(rootfs, given.secrets):
         _inside(recipe, recipe.sections["post"], rootfs, [], given)
 
@@ -110,7 +112,7 @@ def files(recipe: Recipe, rootfs: Rootfs) -> None:
     """Copy what %files names from the host into the image.
 
     Sources are relative to the caller's directory and may hold shell patterns;
-    links are followed, owners become root, modes are kept, times are the build's. A destination
+    links are followed, owners become root, modes are kept, times are the epoch. A destination
     that ends with a slash or is a directory is copied into. Raises RecipeError.
     """
     for item in recipe.files:
@@ -219,3 +221,12 @@ def _copy(rootfs: Rootfs, source: str, destination: str, *, many: bool) -> None:
     rootfs.mkdir("/" / target.parent.relative_to(rootfs.root))
     flags = ["-rLT", "--preserve=mode", "--remove-destination"]
     rootfs.host(["cp", *flags, "--", source, target])
+    rootfs.adopt(target, _names_below(source))
+
+
+def _names_below(source: str) -> Iterator[str]:
+    """Yield the relative paths of all that ``cp -rL`` copies, its own first."""
+    yield ""
+    for above, directories, names in os.walk(source, followlinks=True):
+        for name in (*directories, *names):
+            yield str(Path(above, name).relative_to(source))

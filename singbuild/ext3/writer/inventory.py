@@ -31,12 +31,17 @@ _KINDS = (
 )
 
 
-def inventory(tree: Path, epoch: int, owners: Mapping[bytes, Owner] | None = None) -> list[Node]:
+def inventory(
+    tree: Path,
+    epoch: int,
+    owners: Mapping[bytes, Owner] | None = None,
+    times: Mapping[bytes, int] | None = None,
+) -> list[Node]:
     """Every inode of ``tree``, the root first, numbered as the image will number them.
 
     Directories come before what they hold. The order depends on names alone.
     The root's ``lost+found`` is left out: it belongs to the file system. owners: what
-    the host could not give, by path.
+    the host could not give, by path; times: those that may be later than the epoch, by path.
     Raises ImageError for what ext3 cannot hold, a mount left inside the tree,
     or what cannot be read.
     """
@@ -49,6 +54,9 @@ def inventory(tree: Path, epoch: int, owners: Mapping[bytes, Owner] | None = Non
         raise unreadable(error, root) from error
     if owners:
         _give(nodes, owners)
+    if times:
+        for node in nodes:
+            node.mtime = times.get(node.path, node.mtime)
     reserve_manifest(nodes)
     for node in nodes:
         if node.links > MAX_LINKS or node.mtime < MIN_TIME or node.size > MAX_FILE_BYTES:

@@ -7,10 +7,10 @@ directory. Writing blocks in order from one reading of the tree is quicker,
 and needs no host program and no privilege beyond reading.
 
 What the bytes depend on: names, types, modes, owners, modification times in
-whole seconds (clamped to the epoch), link groups, extended attributes (user,
-trusted, security, ACLs), symbolic links' targets, device numbers and file
-data; then ``epoch`` and ``free``. A block of zeros is a hole, whether the host
-stored it or not.
+whole seconds (clamped to the epoch, but for those of a copied source), link
+groups, extended attributes (user, trusted, security, ACLs), symbolic links'
+targets, device numbers and file data; then ``epoch`` and ``free``. A block of
+zeros is a hole, whether the host stored it or not.
 
 Each inode has a digest, of its metadata as ``contents`` notes it and of its
 data, blocks of zeros left out; the tree's digest is that of all of these. It
@@ -86,6 +86,7 @@ def seal(
     free: int = 0,
     shape: Shape = Shape(),
     owners: Mapping[bytes, Owner] | None = None,
+    times: Mapping[bytes, int] | None = None,
     on_progress: Progress | None = None,
 ) -> Sealed:
     """Write the tree under ``tree`` as an image to ``target``, mode 0755, and sync it.
@@ -95,7 +96,8 @@ def seal(
     place. epoch: seconds since 1970; later modification times become it.
     free: bytes to leave free, with an inode for each 16 KiB; by default the
     image is as small as it can be. shape: what it shall be, whatever is in it. owners:
-    of entries to which the host could not give them, by path. on_progress: called with
+    of entries to which the host could not give them, by path. times: modification times that
+    may be later than the epoch, by path. on_progress: called with
     bytes of file data read so far, and in all.
 
     Raises ImageError for what ext3 cannot hold or what cannot be read, naming
@@ -104,7 +106,7 @@ def seal(
     """
     check_epoch(epoch)
     check_outside(tree, target)
-    nodes = inventory(tree, epoch, owners)
+    nodes = inventory(tree, epoch, owners, times)
     root, free_blocks = os.fsencode(tree.resolve()), -(-free // BLOCK)
     job = _Job(nodes, root, epoch, free_blocks, shape.size // BLOCK, on_progress)
     with created(target, shape.header) as file:

@@ -400,3 +400,30 @@ def test_sigkill_while_sealing_keeps_the_old_target_whole(
     wait_until(lambda: singbuild("--force", large, target).returncode == 0, 60)
     assert [path.name for path in tmp_path.iterdir() if path.suffix == ".part"] == []
     subprocess.run(["e2fsck", "-fn", target], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o077, 0o700), (0o022, 0o755), (0o002, 0o775)])
+def test_an_image_is_for_whom_the_callers_umask_allows(
+    mask: int, mode: int, recipe: Callable[[str], Path], singbuild: Build, tmp_path: Path
+) -> None:
+    made = recipe("Bootstrap: busybox\n%post\n    touch /made\n")
+    for name in ("a.img", "b.img"):  # the second one comes from the cache
+        assert singbuild(made, name, umask=mask).returncode == 0
+        assert (tmp_path / name).stat().st_mode & 0o777 == mode
+    assert singbuild("create", "-s", "4", "c.img", umask=mask).returncode == 0
+    assert (tmp_path / "c.img").stat().st_mode & 0o777 == mode
+    again = singbuild("--check-reproducible", made, "d.img", umask=mask)
+    assert again.returncode == 0, again.stderr
+    assert (tmp_path / "d.img").stat().st_mode & 0o777 == mode
+    assert "Mode:  0644" in debugfs(tmp_path / "a.img", "stat /made")
+
+
+def test_a_link_that_leads_nowhere_below_files_is_explained(
+    recipe: Callable[[str], Path], singbuild: Build, tmp_path: Path
+) -> None:
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree/link").symlink_to("nowhere")
+    done = singbuild(recipe("Bootstrap: busybox\n%files\n    tree /tree\n"), "a.img")
+    assert done.returncode == 5
+    assert "tree/link is a link to nowhere, which cannot be copied" in done.stderr
+    assert "make it in %post: ln -s" in done.stderr

@@ -1,0 +1,218 @@
+"""What a copied source brings stays; only what a build's own programs did is normalised."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.bench.builds import Build
+from tests.bench.docker_images import (
+    archive,
+    directory,
+    file,
+    hardlink,
+    image,
+    symlink,
+    write_layout,
+)
+from tests.host.registries.test_docker_build import LOWER, UPPER, Facts
+from tests.host.registries.test_docker_umoci import umoci
+
+pytestmark = pytest.mark.root
+REPOSITORY = Path(__file__).parents[3]
+CREATED = 1_600_000_000  # of tests.bench.docker_images: the epoch of a build
+LATER, MUCH_LATER = CREATED + 50_000_000, 4_000_000_000
+APPLETS = ("sh", "mkdir", "cat", "test", "echo", "true", "touch", "ln", "rm")
+BYTECODE = b"\xa7\r\r\n" + bytes(4) + LATER.to_bytes(4, "little") + bytes(8)
+VOLATILE = archive(
+    directory("./", mtime=1_500_000_001),
+    *(directory(name, mtime=1_500_000_002) for name in ("etc", "var", "var/log", "run", "root")),
+    *(directory(name, mode=0o1777, mtime=1_500_000_003) for name in ("tmp", "var/tmp")),
+    file("tmp/data", b"author", mtime=LATER),
+    hardlink("data", "tmp/data", mtime=LATER),
+    symlink("tmp/link", "data"),
+    directory("tmp/dir", mtime=MUCH_LATER),
+    file("tmp/dir/deep", uid=5, gid=6, mtime=MUCH_LATER),
+    file("var/tmp/data", pax_headers={"SCHILY.xattr.user.mine": "hello"}),
+    file("run/state"),
+    *(directory(f"root/.cache{name}") for name in ("", "/torch", "/pip", "/pip/http")),
+    *(directory(f"var/{name}") for name in ("log/apt", "lib", "lib/apt", "lib/apt/lists")),
+    *(directory(f"var/cache{name}") for name in ("", "/apt", "/apt/archives")),
+    directory("opt"),
+    file("root/.cache/torch/model"),
+    file("root/.cache/pip/http/answer"),
+    file("var/log/app.log", b"first run\n", mode=0o640, mtime=LATER),
+    file("var/log/apt/history.log", b"history\n"),
+    file("var/lib/apt/lists/index", b"index\n"),
+    file("var/cache/apt/archives/x.deb"),
+    file("etc/passwd", b"root:x:0:0::/root:/bin/sh\n", mtime=LATER),
+    file("etc/passwd-", b"root:x:0:0::/root:/bin/sh\n"),
+    file("etc/.pwd.lock", b"", mode=0o600),
+    file("etc/shadow", b"root:*:20000:0:99999:7:::\n", mode=0o640, gid=42),
+    file("etc/machine-id", b"0123456789abcdef0123456789abcdef\n", mode=0o444),
+    file("opt/module.pyc", BYTECODE, mtime=LATER),
+    file("opt/module.py", b"", mtime=LATER),
+    directory("bin"),
+    file("bin/busybox", Path("/bin/busybox").read_bytes(), mode=0o755),
+    *(symlink(f"bin/{name}", "busybox") for name in APPLETS),
+)
+OURS = (".singularity.d", *("singularity", "environment", ".exec", ".run", ".shell", ".test"))
+MOUNT_POINTS = {
+    *("dev", "proc", "sys", "home", "lost+found"),
+    *(f"etc/{name}" for name in ("group", "hosts", "resolv.conf", "localtime")),
+}
+
+
+def mounted_facts(built: Path) -> Facts:
+    """What the kernel shows of an image."""
+    script = (
+        "import pickle, sys; from pathlib import Path\n"
+        "from tests.host.registries.test_docker_build import facts\n"
+        "sys.stdout.buffer.write(pickle.dumps(facts(Path('/mnt'))))"
+    )
+    line = 'mount -t ext3 -o loop,ro,noload "$1" /mnt && exec "$2" -c "$3"'
+    argv = ["unshare", "-m", "sh", "-c", line, "-", str(built), sys.executable, script]
+    done = subprocess.run(argv, cwd=REPOSITORY, capture_output=True, check=True)
+    found: Facts = pickle.loads(done.stdout)
+    return found
+
+
+def in_seconds(found: Facts) -> Facts:
+    """Facts with whole seconds, which is what an image holds."""
+    return {
+        name: tuple(
+            value // 10**9 if number == 2 and isinstance(value, int) else value
+            for number, value in enumerate(fact)
+        )
+        for name, fact in found.items()
+    }
+
+
+@pytest.mark.root_itself("it mounts the image")
+def test_an_image_without_sections_is_the_layers_tree(singbuild: Build, tmp_path: Path) -> None:
+    layout = write_layout(tmp_path / "layout", {"one": image(LOWER, UPPER, VOLATILE)})
+    (tmp_path / "a.def").write_text(f"Bootstrap: oci\nFrom: {layout}:one\n")
+    done = singbuild("a.def", "a.img")
+    assert done.returncode == 0, done.stderr
+    assert "normalised" not in done.stdout
+    wanted = in_seconds(umoci(f"{layout}:one", tmp_path))
+    found = in_seconds(mounted_facts(tmp_path / "a.img"))
+    added = {name for name in found if name not in wanted}
+    assert {name for name in added if not name.startswith(OURS)} == MOUNT_POINTS
+    assert wanted["tmp/dir/deep"][2] == MUCH_LATER
+    assert {name: fact for name, fact in found.items() if name in wanted} == wanted
+
+
+BUILD_RECORD = "/.singularity.d/build.json"  # says that the build was resumed
+TEXT = """Bootstrap: oci
+From: {layout}:one
+%files
+    given /tmp/given
+%post
+    {first}
+    test -e /tmp/given && test -e /tmp/data
+    mkdir -p /tmp/made/below /var/lib/apt/lists/partial /root/.cache/pip/http-v2 /var/cache/dnf
+    echo more >> /tmp/data
+    echo own > /tmp/dir/own
+    ln -s /etc/passwd /tmp/made/link
+    touch /run/lock /var/lib/apt/lists/partial/x /root/.cache/pip/http-v2/x /var/cache/dnf/x
+    echo second >> /var/log/app.log
+    echo new > /var/log/new.log
+    echo model > /root/.cache/torch/other
+    echo changed > /etc/passwd-
+    echo typed > /root/.bash_history
+    echo /var/cache/dnf >> /.singularity.d/keep
+%test
+    echo x > /tmp/tested
+"""
+STAYS = {
+    "tmp/given": b"given\n",
+    "tmp/data": b"authormore\n",
+    "data": b"authormore\n",
+    "tmp/dir/deep": b"data",
+    "var/tmp/data": b"data",
+    "run/state": b"data",
+    "root/.cache/torch/model": b"data",
+    "root/.cache/torch/other": b"model\n",
+    "root/.cache/pip/http/answer": b"data",
+    "var/log/app.log": b"",
+    "var/log/new.log": b"",
+    "var/log/apt/history.log": b"history\n",
+    "var/lib/apt/lists/index": b"index\n",
+    "var/cache/dnf/x": b"",
+    "etc/.pwd.lock": b"",
+    "etc/shadow": b"root:*:20000:0:99999:7:::\n",
+    "etc/machine-id": b"0123456789abcdef0123456789abcdef\n",
+    "opt/module.pyc": BYTECODE,
+}
+GOES = [
+    *("tmp/made", "tmp/dir/own", "tmp/tested", "run/lock", "var/lib/apt/lists/partial"),
+    *("root/.cache/pip/http-v2/x", "etc/passwd-", "root/.bash_history"),
+]
+
+
+def tree_of(built: Path, where: Path) -> Path:
+    where.mkdir()
+    export = subprocess.Popen(
+        [sys.executable, "-m", "singbuild", "export", str(built)], stdout=subprocess.PIPE
+    )
+    subprocess.run(["tar", "-C", str(where), "-xpf", "-"], stdin=export.stdout, check=True)
+    assert export.wait() == 0
+    return where
+
+
+@pytest.fixture
+def write(tmp_path: Path, recipe: Callable[[str], Path]) -> Callable[[str], Path]:
+    """Write the recipe; first: the first line of %post."""
+    layout = write_layout(tmp_path / "layout", {"one": image(VOLATILE)})
+    (tmp_path / "given").write_text("given\n")
+    return lambda first: recipe(TEXT.format(layout=layout, first=first))
+
+
+def test_what_programs_did_is_normalised_told_and_can_be_kept(
+    singbuild: Build, write: Callable[[str], Path], tmp_path: Path
+) -> None:
+    done = singbuild("--no-cache", write("true"), "a.img")
+    assert done.returncode == 0, done.stderr
+    tree = tree_of(tmp_path / "a.img", tmp_path / "tree")
+    assert {name: (tree / name).read_bytes() for name in STAYS} == STAYS
+    assert [name for name in GOES if (tree / name).exists()] == []
+    assert stat.S_IMODE((tree / "var/log/app.log").stat().st_mode) == 0o640
+    assert (tree / "opt/module.py").stat().st_mtime == LATER
+    assert (tree / "var/log/app.log").stat().st_mtime == CREATED
+    told = json.loads((tree / ".singularity.d/build.json").read_text())["normalised"]
+    places = ["/tmp", "/run", "/var/lib/apt/lists", "/root/.cache/pip/http-v2", "/etc/passwd-"]
+    assert list(told) == [*places, "/root/.bash_history", "/var/log"]
+    assert "normalised: /tmp (3): temporary files" in done.stdout
+
+
+def test_stages_and_a_resumed_build_give_the_same_image(
+    singbuild: Build,
+    write: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SINGBUILD_CACHEDIR", str(tmp_path / "cache"))
+    path = write("true")
+    assert singbuild("--no-cache", path, "a.img").returncode == 0
+    assert singbuild(path, "b.img").returncode == 0
+    for gone, latest in ((["image"], "post"), (["image", "post"], "files")):
+        for note in (tmp_path / "cache/stages").glob("*.json"):
+            if json.loads(note.read_text())["name"] in gone:
+                note.unlink()
+        again = singbuild("--force", path, "c.img")
+        assert f"cache: {latest}: hit" in again.stdout
+        assert (tmp_path / "c.img").read_bytes() == (tmp_path / "a.img").read_bytes()
+    assert (tmp_path / "a.img").read_bytes() == (tmp_path / "b.img").read_bytes()
+    failing = write("touch /tmp/half /run/half; echo half > /var/log/app.log; false")
+    assert singbuild("--on-error=keep", failing, "d.img").returncode != 0
+    assert singbuild("--resume", write("true"), "d.img").returncode == 0
+    changed = singbuild("diff", "--json", "a.img", "d.img").stdout
+    assert [each["path"] for each in json.loads(changed)["files"]] == [BUILD_RECORD]
