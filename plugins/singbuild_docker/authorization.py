@@ -7,6 +7,7 @@ Authentication"; RFC 9110 section 11.6.1.
 from __future__ import annotations
 
 import base64
+import functools
 import re
 import threading
 from typing import Any
@@ -15,7 +16,7 @@ from urllib.parse import urlsplit
 import requests
 from requests.auth import AuthBase
 
-from singbuild import SourceError
+from singbuild import Reporter, SourceError
 from singbuild_docker import credentials
 from singbuild_docker.connection import TIMEOUT
 from singbuild_docker.credentials import Credentials
@@ -32,8 +33,9 @@ class Authorization(AuthBase):
     session: for requests to the token server, by plain http too where the place is insecure.
     """
 
-    def __init__(self, place: Place, session: requests.Session) -> None:
+    def __init__(self, place: Place, session: requests.Session, report: Reporter) -> None:
         self.place, self.image, self.session = place, place.image, session
+        self.report = report
         self._lock = threading.Lock()
         self._header = ""
 
@@ -68,7 +70,7 @@ class Authorization(AuthBase):
 
     def _made(self, answer: requests.Response) -> str:
         challenge = answer.headers.get("WWW-Authenticate", "")
-        known = self._known()
+        known = self._known
         if re.match("bearer ", challenge, re.IGNORECASE):
             return f"Bearer {self._token(dict(_PARAMETER.findall(challenge)), known)}"
         if re.match("basic", challenge, re.IGNORECASE) and known and known.username:
@@ -119,12 +121,13 @@ class Authorization(AuthBase):
                 remedy="Write 'Insecure: yes' in the header if you trust this network.",
             )
 
+    @functools.cached_property
     def _known(self) -> Credentials | None:
         # What the environment has is for the registry that the user names, not for a mirror of it.
-        return credentials.find(self.image, environment=not self.place.is_mirror)
+        return credentials.find(self.image, self.report, environment=not self.place.is_mirror)
 
     def _denied(self, answer: requests.Response) -> SourceError:
-        known = self._known()
+        known = self._known
         who = (known.username or "the stored token") if known else "nobody: no credentials found"
         remedy = (
             "Check the name. If it is right, log in (docker login, podman login), or set "

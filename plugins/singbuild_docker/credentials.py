@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator, MutableMapping
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from singbuild import SourceError
+from singbuild import Reporter
 from singbuild_docker.reference import Reference
+from singbuild_docker.settings import readable
 
 PREFIXES = ("SINGBUILD", "APPTAINER", "SINGULARITY")
 
@@ -23,20 +26,20 @@ class Credentials:
     identity: str = ""
 
 
-def find(image: Reference, *, environment: bool = True) -> Credentials | None:
+def find(image: Reference, report: Reporter, *, environment: bool = True) -> Credentials | None:
     """Return what the user has for an image's registry, or None: SINGBUILD_DOCKER_USERNAME and
     SINGBUILD_DOCKER_PASSWORD (also APPTAINER_…, SINGULARITY_…), then the files.
 
-    environment: whether the variables count.
-    Raises SourceError for a file or a helper that is broken.
+    environment: whether the variables count. A file or a helper that is broken is warned of:
+    most images need no credentials, and a registry that wants some says so.
     """  # noqa: D205 - the order is one thought
     for prefix in PREFIXES if environment else ():
         username = os.environ.get(f"{prefix}_DOCKER_USERNAME")
         password = os.environ.get(f"{prefix}_DOCKER_PASSWORD")
         if username and password:
             return Credentials(username, password)
-    for path in filter(Path.is_file, _files()):
-        if found := _read(path, image):
+    for path in readable(_files()):
+        if found := _read(path, image, report):
             return found
     return None
 
@@ -52,20 +55,47 @@ def _files() -> Iterator[Path]:
     yield Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config") / "containers/auth.json"
 
 
-def _read(path: Path, image: Reference) -> Credentials | None:
+def _read(path: Path, image: Reference, report: Reporter) -> Credentials | None:
+    """Return what a file has for an image; its entries for other registries are not looked at."""
     # 0.2 s to import, and most builds need no credentials.
     from docker import auth, errors
-    from docker.credentials import errors as helper_errors
 
+    broken = (errors.DockerException, OSError, ValueError, TypeError, AttributeError, LookupError)
     try:
-        config = auth.load_config(str(path))
-        found = _of_a_part(config.auths, image) or config.resolve_authconfig(image.registry) or {}
-    except (errors.DockerException, helper_errors.StoreError, OSError, ValueError) as error:
-        raise SourceError(
-            f"{path}: gives no credentials for {image.registry}",
-            why=str(error),
-            remedy="Log in again (docker login), or correct the file.",
-        ) from error
+        said = json.loads(path.read_bytes())
+        entries = dict(said.get("auths") or {})
+    except broken as error:
+        report.warn(f"{path}: cannot be understood, and gives no credentials: {error}")
+        return None
+    stores = {name: said[name] for name in ("credsStore", "credHelpers") if said.get(name)}
+    host = auth.resolve_index_name(image.registry)
+
+    def written(keys: Iterable[str]) -> Any:
+        return next(
+            filter(None, auth.AuthConfig.parse_auth({k: entries[k] for k in keys}, True).values()),
+            None,
+        )
+
+    looks: tuple[Callable[[], Any], ...] = (
+        lambda: written(_parts(entries, image)),
+        lambda: stores and auth.AuthConfig(dict(stores)).resolve_authconfig(image.registry),
+        lambda: written(
+            key for key in entries if not _is_part(key) and auth.resolve_index_name(key) == host
+        ),
+    )
+    for look in looks:
+        try:
+            with warnings.catch_warnings(action="ignore"):  # docker-py says the same twice
+                found = look()
+            if found:
+                return _credentials(found)
+        except broken as error:
+            report.warn(f"{path}: gives no credentials for {image.registry}: {error}")
+    return None
+
+
+def _credentials(found: Mapping[str, Any]) -> Credentials | None:
+    """Return an entry as docker-py gives it."""
     known = {name.lower(): value for name, value in found.items()}
     if known.get("identitytoken"):
         return Credentials(identity=known["identitytoken"])
@@ -74,14 +104,16 @@ def _read(path: Path, image: Reference) -> Credentials | None:
     return None
 
 
-def _of_a_part(known: MutableMapping[str, Any], image: Reference) -> Any:
-    """Return the entry of the longest part of an image's name; take out all that are of parts.
+def _is_part(key: str) -> bool:
+    """Whether an entry is of a part of a registry: HOST/PART, as containers-auth.json(5) has it.
 
-    containers-auth.json(5) has HOST/PART as keys. Docker has hosts and URLs, and so docker-py
-    would take such a key for one of the whole host.
+    Docker has hosts and URLs.
     """
-    keys = [key for key in known if "/" in key and not key.endswith("/") and "://" not in key]
-    parts = {key: known.pop(key) for key in keys}
+    return "/" in key and not key.endswith("/") and "://" not in key
+
+
+def _parts(entries: Iterable[str], image: Reference) -> list[str]:
+    """Return the key of the longest part of an image's name, if any has one."""
     name = f"{image.registry}/{image.repository}/"
-    fitting = [key for key in parts if name.startswith(f"{key}/")]
-    return parts[max(fitting, key=len)] if fitting else None
+    fitting = [key for key in entries if _is_part(key) and name.startswith(f"{key}/")]
+    return [max(fitting, key=len)] if fitting else []

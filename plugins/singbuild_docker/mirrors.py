@@ -19,6 +19,7 @@ from typing import Any
 
 from singbuild import SourceError
 from singbuild_docker.reference import DOCKER, Reference, host_of
+from singbuild_docker.settings import listed, readable
 
 DAEMON = Path("/etc/docker/daemon.json")
 SYSTEM = Path("/etc/containers")
@@ -47,7 +48,7 @@ def places(image: Reference, *, insecure: bool) -> list[Place]:
             why="A [[registry]] of registries.conf says blocked = true.",
             remedy="Choose another image, or ask who administers this host.",
         )
-    daemon = _read(DAEMON, json.loads) if DAEMON.is_file() else {}
+    daemon = _read(DAEMON, json.loads) if readable([DAEMON]) else {}
     plain = [str(each) for each in daemon.get("insecure-registries") or []]
     main = Place(_moved(image, table, table), insecure or bool(table.get("insecure")))
     found = [*_mirrors(image, table), *_dockers(image, daemon), main]
@@ -124,9 +125,9 @@ def _tables() -> dict[str, Table]:
     own = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "containers"
     given = os.environ.get("CONTAINERS_REGISTRIES_CONF")
     mains = [Path(given)] if given else [own / "registries.conf", SYSTEM / "registries.conf"]
-    files = [*filter(Path.is_file, mains)][:1]
+    files = readable(mains)[:1]
     for directory in (SYSTEM, own):
-        files += sorted((directory / "registries.conf.d").glob("*.conf"))
+        files += listed(directory / "registries.conf.d", "*.conf")
     found: dict[str, Table] = {}
     for file in files:
         tables = _read(file, tomllib.loads).get("registry") or []

@@ -128,20 +128,20 @@ class _Site:
 
     def fetch(self, path: str, into: Path, sha256: str, limit: int, report: Reporter) -> Fetched:
         """Fetch what lies below the repository there. Raises what download.fetch does."""
-        url = f"{self._connect()}/{path}"
+        url = f"{self._connect(report)}/{path}"
         with self._session() as session:
             session.headers["Accept"] = ACCEPT
             session.auth = self._auth
             return fetch(url, into, report=report, sha256=sha256, size_limit=limit, session=session)
 
-    def _connect(self) -> str:
+    def _connect(self, report: Reporter) -> str:
         """Return where the repository is; find out how to speak to it, once."""
         with self._lock:
             if not self._base:
                 server, insecure = self.place.image.server, self.place.insecure
                 scheme = "https" if is_offline() else choose_scheme(server, insecure=insecure)
                 self._base = f"{scheme}://{server}/v2/{self.place.image.repository}"
-                self._auth = Authorization(self.place, self._session())
+                self._auth = Authorization(self.place, self._session(), report)
         return self._base
 
     def _session(self) -> requests.Session:
