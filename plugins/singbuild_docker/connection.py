@@ -1,8 +1,9 @@
 """HTTP sessions with one registry: which certificates count, when plain http will do.
 
-Private authorities come from REQUESTS_CA_BUNDLE, or from Docker's ``certs.d/HOST`` directories
-(containers-certs.d(5)), and count for the hosts that the registry names, too; our own certificate
-is for the registry alone. Proxies come from the environment, but never for this machine itself.
+Private authorities come from the host, and from Docker's ``certs.d/HOST`` directories
+(containers-certs.d(5)); those count for the hosts that the registry names, too. Our own
+certificate is for the registry alone. Proxies come from the environment, but never for this
+machine itself.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from urllib.parse import urlsplit
 
 import requests
 import urllib3
-from requests.adapters import HTTPAdapter
 
 from singbuild import SourceError, __version__
+from singbuild.download import HostAdapter, host_context
 from singbuild_docker.reference import is_loopback
+from singbuild_docker.settings import listed, readable
 
 TIMEOUT = (15.0, 60.0)  # seconds to connect, and between two pieces of an answer
 
@@ -71,20 +73,12 @@ class _Session(requests.Session):
             prepared_request.headers.pop("Authorization", None)
 
 
-class _Adapter(HTTPAdapter):
+class _Adapter(HostAdapter):
     """Speaks TLS as a registry's certs.d says, and reaches this machine without a proxy."""
 
     def __init__(self, context: ssl.SSLContext | None, *, insecure: bool) -> None:
-        self._context, self._insecure = context, insecure
-        super().__init__()
-
-    def init_poolmanager(self, *words: Any, **more: Any) -> Any:
-        """Hand the certificates to the pool of direct connections."""
-        return super().init_poolmanager(*words, ssl_context=self._context, **more)
-
-    def proxy_manager_for(self, proxy: str, **more: Any) -> Any:
-        """Hand them to the connections through a proxy."""
-        return super().proxy_manager_for(proxy, ssl_context=self._context, **more)
+        self._insecure = insecure
+        super().__init__(context)
 
     def send(
         self,
@@ -103,15 +97,12 @@ class _Adapter(HTTPAdapter):
         return super().send(request, stream, timeout, verify, cert, through)
 
 
-def _context(server: str, *, insecure: bool, with_ours: bool) -> ssl.SSLContext | None:
-    """Return TLS settings from certs.d, or None when the usual ones do."""
-    directories = [place / server for place in _places() if (place / server).is_dir()]
-    if not directories and not insecure:
-        return None
-    context = ssl.create_default_context()
+def _context(server: str, *, insecure: bool, with_ours: bool) -> ssl.SSLContext:
+    """Return TLS settings: the host's authorities, and what certs.d has for a server."""
+    context = host_context()
     if insecure:
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    for directory in directories:
+    for directory in (place / server for place in _places()):
         try:
             _load(context, directory, with_ours=with_ours)
         except OSError as error:
@@ -124,10 +115,12 @@ def _context(server: str, *, insecure: bool, with_ours: bool) -> ssl.SSLContext 
 
 
 def _load(context: ssl.SSLContext, directory: Path, *, with_ours: bool) -> None:
-    for authority in sorted(directory.glob("*.crt")):
+    for authority in listed(directory, "*.crt"):
         context.load_verify_locations(authority)
-    for own in sorted(directory.glob("*.cert")) if with_ours else ():
-        context.load_cert_chain(own, own.with_suffix(".key"))
+    for own in listed(directory, "*.cert") if with_ours else ():
+        key = own.with_suffix(".key")
+        if readable([key]) or not key.exists():  # another user's key is not ours to use
+            context.load_cert_chain(own, key)
 
 
 def _places() -> Iterator[Path]:

@@ -15,17 +15,21 @@ from urllib.parse import unquote, urlsplit
 import requests
 
 from singbuild.contract import Reporter
+from singbuild.download import authorities
+from singbuild.download.authorities import HostAdapter, host_context
 from singbuild.download.errors import NotFoundError, too_large, wrong_digest
 from singbuild.download.transfer import Fetched, Remote, Transfer, digest, is_offline, keep, locked
 from singbuild.errors import HostError, SourceError
 
 __all__ = [
     "Fetched",
+    "HostAdapter",
     "NotFoundError",
     "Remote",
     "digest",
     "fetch",
     "fetch_all",
+    "host_context",
     "is_offline",
     "keep",
     "locked",
@@ -57,7 +61,7 @@ def fetch(
     wanted = Remote(url, sha256.lower(), label=label)
     if session:
         return _fetch(wanted, into, report, size_limit, session)
-    with requests.Session() as own:
+    with authorities.session() as own:
         return _fetch(wanted, into, report, size_limit, own)
 
 
@@ -77,7 +81,7 @@ def fetch_all(
 
     def work() -> None:
         try:
-            with requests.Session() as session, contextlib.suppress(queue.Empty):
+            with authorities.session() as session, contextlib.suppress(queue.Empty):
                 while True:
                     number, remote = todo.get_nowait()
                     limit = remote.size or SIZE_LIMIT

@@ -42,12 +42,13 @@ FILES = ["a", "b", "noise"]
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Tries again at once; a home without anybody's credentials; no proxy between us."""
+    """Tries again at once; nobody's credentials and authorities; no proxy between us."""
     monkeypatch.setattr(transfer, "BACK_OFF", 0.01)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     (tmp_path / "home").mkdir()
     for name in list(os.environ):
-        if name.lower().endswith("_proxy") or "_DOCKER_" in name or name.startswith("XDG_"):
+        ours = name.lower().endswith(("_proxy", "_ca_bundle")) or "_DOCKER_" in name
+        if ours or name.startswith(("XDG_", "SSL_CERT_")):
             monkeypatch.delenv(name)
 
 

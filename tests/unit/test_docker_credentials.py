@@ -7,9 +7,14 @@ import json
 import os
 import subprocess
 from pathlib import Path
+from typing import Any
 
+import certifi
 import pytest
 
+from singbuild import SourceError
+from singbuild.download import fetch
+from singbuild.testing.engine import Recorder
 from tests.bench.container_engines import needs
 from tests.bench.docker_registry import (
     Behaviour,
@@ -26,6 +31,7 @@ from tests.bench.docker_source import (
     built,
     fails,
     quick,
+    report,
     secure,
     server,
     source,
@@ -112,7 +118,50 @@ def test_credentials_come_from_a_helper(
     (tmp_path / "config.json").write_text(json.dumps({"credHelpers": {server.name: "mine"}}))
     assert built(source(store, f"{server.name}/x"), tmp_path) == FILES
     helper.write_text("#!/bin/sh\necho broken; exit 1\n")
-    assert "gives no credentials" in fails(source(store, f"{server.name}/x"), tmp_path)
+    given = source(store, f"{server.name}/x")
+    assert "no credentials found" in fails(given, tmp_path)
+    assert "gives no credentials" in "".join(report(given).warnings)
+
+
+BROKEN: dict[str, dict[str, Any]] = {
+    "a helper that is missing": {"credsStore": "nobody-has-it"},
+    "another registry's entry": {"auths": {"other.example": {"auth": "Zm9v"}, "x.example": None}},
+    "an entry without a value": {"auths": {"{name}": {"auth": None}}},
+    "no entry at all": {"auths": {"{name}": None}},
+    "nonsense in its place": {"auths": ["{name}"], "credHelpers": 5},
+}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_what_is_broken_does_not_stop_an_image_for_everybody(
+    server: Faulty, store: Path, tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.behaviours["/v2/x/"] = [
+        wants("Bearer T0ken", f'Bearer realm="http://{server.name}/token"')
+    ]
+    server.behaviours["/token"] = [answers_everybody]
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    text = json.dumps(BROKEN[what]).replace("{name}", server.name)
+    (tmp_path / "config.json").write_text(text)
+    given = source(store, f"{server.name}/x")
+    assert built(given, tmp_path) == FILES
+    said = set(report(given).warnings)
+    assert len(said) == (0 if what.startswith("another") else 1), said
+
+
+def answers_everybody(handler: Handler) -> None:
+    handler.answer(200, json.dumps({"token": "T0ken"}).encode())
+
+
+def test_the_entry_that_is_asked_for_counts_beside_a_broken_one(
+    server: Faulty, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.behaviours["/"] = [wants(basic("ada", "secret"), 'Basic realm="x"')]
+    auth = base64.b64encode(b"ada:secret").decode()
+    said = {"auths": {"other.example": {"auth": "Zm9v"}, server.name: {"auth": auth}}}
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    (tmp_path / "config.json").write_text(json.dumps(said | {"credsStore": "nobody-has-it"}))
+    assert built(source(store, f"{server.name}/x"), tmp_path) == FILES
 
 
 def token_server(handler: Handler) -> None:
@@ -245,8 +294,8 @@ def test_an_unknown_certificate_is_refused_unless_the_recipe_says_otherwise(
     assert built(insecure, tmp_path) == FILES
 
 
-@pytest.mark.parametrize("way", ["REQUESTS_CA_BUNDLE", "certs.d"])
-def test_a_private_authority_is_told_in_two_ways(
+@pytest.mark.parametrize("way", ["REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR", "certs.d"])
+def test_a_private_authority_is_told_in_four_ways(
     secure: tuple[str, Path],
     store: Path,
     tmp_path: Path,
@@ -260,9 +309,52 @@ def test_a_private_authority_is_told_in_two_ways(
         place = tmp_path / "home/.docker/certs.d" / name
         place.mkdir(parents=True)
         (place / "ca.crt").write_bytes(cert.read_bytes())
+    elif way == "SSL_CERT_DIR":
+        monkeypatch.setenv(way, str(hashed(cert, tmp_path / "authorities")))
     else:
         monkeypatch.setenv(way, str(cert))
     assert built(source(store, f"{name}/x"), tmp_path) == FILES
+
+
+def hashed(cert: Path, directory: Path) -> Path:
+    """Make a directory of authorities, as OpenSSL looks them up: c_rehash(1)."""
+    argv = ["openssl", "x509", "-hash", "-noout", "-in", str(cert)]
+    name = subprocess.run(argv, capture_output=True, text=True, check=True).stdout.strip()
+    directory.mkdir()
+    (directory / f"{name}.0").write_bytes(cert.read_bytes())
+    return directory
+
+
+def test_a_downloads_authorities_are_the_hosts(
+    secure: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store of any download; requests itself would ask certifi alone."""
+    name, cert = secure
+    quiet = Recorder()
+    with pytest.raises(SourceError, match="no secure connection"):
+        fetch(f"https://{name}/", tmp_path / "files", report=quiet)
+    monkeypatch.setenv("SSL_CERT_FILE", str(cert))
+    assert fetch(f"https://{name}/", tmp_path / "files", report=quiet).size == 0
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", certifi.where())
+    with pytest.raises(SourceError, match="no secure connection"):
+        fetch(f"https://{name}/?", tmp_path / "files", report=quiet)
+
+
+def test_an_own_key_that_only_root_may_read_is_not_there(
+    secure: tuple[str, Path], store: Path, tmp_path: Path
+) -> None:
+    name, cert = secure
+    place = tmp_path / "home/.docker/certs.d" / name
+    place.mkdir(parents=True)
+    (place / "ca.crt").write_bytes(cert.read_bytes())
+    (place / "closed.crt").write_text("nonsense")
+    (place / "own.cert").write_bytes(cert.read_bytes())
+    (place / "own.key").write_text("nonsense")
+    for path in ("closed.crt", "own.key"):
+        (place / path).chmod(0)
+    if os.geteuid() == 0:
+        pytest.skip("root may read everything")
+    assert "no credentials found" in fails(source(store, f"{name}/x"), tmp_path)
 
 
 def test_a_broken_certificate_of_certs_d_is_named(store: Path, tmp_path: Path) -> None:

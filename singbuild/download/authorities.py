@@ -1,0 +1,76 @@
+"""Which certificate authorities a download trusts: those that the host's own programs trust.
+
+requests would bring certifi's, which know nothing of a site's private authorities. The host's
+store counts, SSL_CERT_FILE and SSL_CERT_DIR in its place (openssl-env(7)), REQUESTS_CA_BUNDLE and
+CURL_CA_BUNDLE before all, and certifi's only where the host has no store.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import ssl
+from pathlib import Path
+from typing import Any
+
+import certifi
+import requests
+from requests.adapters import HTTPAdapter
+
+# Of Debian, Enterprise Linux, SUSE: a Python built elsewhere (uv, conda) does not look there.
+BUNDLES = (
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+)
+OF_REQUESTS = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+
+
+def session() -> requests.Session:
+    """Return a session that trusts the host's authorities."""
+    made = requests.Session()
+    made.mount("https://", HostAdapter(host_context()))
+    return made
+
+
+def host_context() -> ssl.SSLContext:
+    """Return TLS settings with the host's authorities."""
+    if any(os.environ.get(name) for name in OF_REQUESTS):
+        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # requests itself adds that bundle
+    made = ssl.create_default_context()
+    if not _has_store():
+        made.load_verify_locations(next(filter(os.path.isfile, BUNDLES), certifi.where()))
+    return made
+
+
+def _has_store() -> bool:
+    """Whether OpenSSL's default places, or those of the environment, have any certificate."""
+    places = ssl.get_default_verify_paths()
+    if places.cafile or os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR"):
+        return True
+    directory = Path(places.capath or "/nonexistent")
+    return directory.is_dir() and any(
+        re.fullmatch(r"[0-9a-f]{8}\.\d+", each.name) for each in directory.iterdir()
+    )
+
+
+class HostAdapter(HTTPAdapter):
+    """Speaks TLS by the settings that it is made with. context: None for requests' own."""
+
+    def __init__(self, context: ssl.SSLContext | None) -> None:
+        self._context = context
+        super().__init__()
+
+    def init_poolmanager(self, *words: Any, **more: Any) -> Any:
+        """Hand the settings to the pool of direct connections."""
+        return super().init_poolmanager(*words, ssl_context=self._context, **more)
+
+    def proxy_manager_for(self, proxy: str, **more: Any) -> Any:
+        """Hand them to the connections through a proxy."""
+        return super().proxy_manager_for(proxy, ssl_context=self._context, **more)
+
+    def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
+        """Leave out certifi's authorities, which requests would add to any settings."""
+        super().cert_verify(conn, url, verify, cert)  # type: ignore[no-untyped-call]
+        if verify is True and self._context:
+            conn.ca_certs = conn.ca_cert_dir = None
