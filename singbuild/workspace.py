@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import glob
 import os
+import pwd
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -27,6 +28,8 @@ from singbuild.privilege import namespace, subordinate
 
 PREFIX = "singbuild-scratch-"
 KEPT_LOGS = 20
+NO_HOME = "/nonexistent"  # Debian's name for it
+UNMAPPED = 65534  # whose id has none in this user namespace: user_namespaces(7)
 
 
 def scratch_parent() -> Path:
@@ -35,15 +38,43 @@ def scratch_parent() -> Path:
     return Path(chosen).absolute()
 
 
+def set_home() -> None:
+    """Set HOME, if it is not, as the passwd entry says; to be called before any namespace.
+
+    Whoever asks for the home in a user namespace would get root's, whom the caller is there.
+    """
+    if os.environ.get("HOME"):
+        return
+    try:
+        os.environ["HOME"] = pwd.getpwuid(os.getuid()).pw_dir
+    except KeyError:  # as in a container with a foreign uid
+        os.environ["HOME"] = NO_HOME
+
+
 def cache_directory() -> Path:
     """Return where downloads are kept: SINGBUILD_CACHEDIR, else the user's cache directory."""
     chosen = os.environ.get("SINGBUILD_CACHEDIR")
-    return Path(chosen).absolute() if chosen else platformdirs.user_cache_path("singbuild")
+    if chosen:
+        return Path(chosen).absolute()
+    return _owned(platformdirs.user_cache_path("singbuild"), ".cache/singbuild")
 
 
 def log_directory() -> Path:
     """Return where the logs of failed builds are kept: the user's state directory."""
-    return platformdirs.user_state_path("singbuild") / "log"
+    return _owned(platformdirs.user_state_path("singbuild"), ".local/state/singbuild") / "log"
+
+
+def _owned(path: Path, below_home: str) -> Path:
+    """Return a directory of the caller's, or root's own for root with another's HOME: sudo -E.
+
+    Else that user's later builds would find directories that they may not write.
+    """
+    if os.geteuid():
+        return path
+    there = next(each for each in (path, *path.parents) if each.exists())
+    if there.stat().st_uid in (0, UNMAPPED):
+        return path
+    return Path(pwd.getpwuid(0).pw_dir) / below_home
 
 
 @contextlib.contextmanager
@@ -213,14 +244,14 @@ class Log:
 @contextlib.contextmanager
 def log_file(image: Path) -> Iterator[Log]:
     """Open a log for one build, readable by its user only; old ones are pruned."""
+    prefix = f"{image.name[:100]}-{datetime.now():%Y%m%d-%H%M%S}-"
     directory = log_directory()
     try:
         directory.mkdir(parents=True, exist_ok=True)
         _prune_logs(directory)
-    except OSError:
-        directory = Path(tempfile.gettempdir())  # a home that cannot be written: a service user's
-    prefix = f"{image.name[:100]}-{datetime.now():%Y%m%d-%H%M%S}-"
-    fd, name = tempfile.mkstemp(prefix=prefix, suffix=".log", dir=directory)
+        fd, name = tempfile.mkstemp(prefix=prefix, suffix=".log", dir=directory)
+    except OSError:  # a home that cannot be written: a service user's, or root's after sudo
+        fd, name = tempfile.mkstemp(prefix=prefix, suffix=".log")
     with os.fdopen(fd, "w", encoding="utf-8", errors="backslashreplace") as file:
         log = Log(Path(name), file)
         yield log

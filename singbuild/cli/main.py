@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from singbuild import __version__, command
+from singbuild import __version__, command, workspace
 from singbuild.cli.build import COMMANDS as BUILD_COMMANDS
 from singbuild.cli.cache import cache_commands
 from singbuild.cli.change import COMMANDS as CHANGE_COMMANDS
@@ -125,6 +125,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names need not be text
+    workspace.set_home()
     try:
         status = commands.main(prog_name="singbuild", standalone_mode=False)
     except click.exceptions.Abort:

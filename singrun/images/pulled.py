@@ -6,6 +6,7 @@ another image.
 """
 
 import os
+import pwd
 import sys
 
 from singrun.errors import RunError, UsageError
@@ -58,7 +59,16 @@ def _cache() -> str:
     if given := os.environ.get("SINGBUILD_CACHEDIR"):
         return os.path.abspath(given)
     base = os.environ.get("XDG_CACHE_HOME", "")
-    return f"{base if base.startswith('/') else os.path.expanduser('~/.cache')}/singbuild"
+    base = base if base.startswith("/") else os.path.expanduser("~/.cache")
+    if base.startswith("~"):
+        why = "HOME is not set, and you have no entry in the passwd database."
+        raise RunError("There is no cache for images", why=why, remedy="Set SINGBUILD_CACHEDIR.")
+    there = base
+    while not os.path.exists(there):
+        there = os.path.dirname(there)
+    if os.geteuid() == 0 and os.stat(there).st_uid not in (0, 65534):  # sudo -E; 65534: unmapped
+        base = pwd.getpwuid(0).pw_dir + "/.cache"
+    return f"{base}/singbuild"
 
 
 def _build(source: str, path: str, *, anew: bool) -> None:

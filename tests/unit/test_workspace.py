@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import fcntl
 import os
+import pwd
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from singbuild import workspace
 from singbuild.errors import HostError, ImageError
+from tests.bench.singrun_images import ROOT
 
 
 @pytest.fixture
@@ -124,3 +129,60 @@ def test_a_log_is_kept_or_not_and_old_ones_are_pruned(
             pass
     assert log.path.exists()
     assert len(list(workspace.log_directory().iterdir())) <= workspace.KEPT_LOGS + 1
+
+
+def test_the_scratch_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SINGBUILD_TMPDIR", "/a")
+    monkeypatch.setenv("TMPDIR", "/b")
+    assert workspace.scratch_parent() == Path("/a")
+    monkeypatch.delenv("SINGBUILD_TMPDIR")
+    assert workspace.scratch_parent() == Path("/b")
+    monkeypatch.delenv("TMPDIR")
+    assert workspace.scratch_parent() == Path("/var/tmp")
+
+
+HOME = "import os; from singbuild import workspace; workspace.set_home(); print(os.environ['HOME'])"
+
+
+@pytest.mark.parametrize("uid", [0, 4_000_000])
+def test_the_home_is_the_callers_and_never_another_ones(uid: int) -> None:
+    """Without HOME, as in cron and services, and without an entry of the passwd database."""
+    env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
+    become: dict[str, Any] = (
+        {"user": uid, "group": uid, "extra_groups": [uid]} if uid and not os.geteuid() else {}
+    )
+    argv = [sys.executable, "-c", HOME]
+    home = subprocess.check_output(argv, env=env, text=True, **become).strip()
+    known = pwd.getpwuid(os.getuid()).pw_dir
+    assert home == (known if not become else "/nonexistent")
+
+
+def test_a_log_goes_elsewhere_where_its_directory_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "singbuild").mkdir()
+    (tmp_path / "singbuild/log").write_text("")  # root could write any directory
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    with workspace.log_file(Path("a.img")) as log:
+        log.file.write("said")
+    assert log.path.read_text() == "said"
+    log.path.unlink()
+
+
+@pytest.mark.root
+def test_root_writes_nothing_into_anothers_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after sudo -E; what the environment names itself is taken as it is."""
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    for name in ("XDG_CACHE_HOME", "XDG_STATE_HOME", "SINGBUILD_CACHEDIR"):
+        monkeypatch.delenv(name, raising=False)
+    assert workspace.cache_directory() == home / ".cache/singbuild"
+    os.chown(home, 1234, 1234)
+    root = Path(pwd.getpwuid(0).pw_dir)
+    assert workspace.cache_directory() == root / ".cache/singbuild"
+    assert workspace.log_directory() == root / ".local/state/singbuild/log"
+    monkeypatch.setenv("SINGBUILD_CACHEDIR", str(home / "cache"))
+    assert workspace.cache_directory() == home / "cache"
