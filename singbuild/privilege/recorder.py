@@ -4,11 +4,14 @@
                                                       └── "it is done" ──▶ program
 
 The journal names inodes and not paths, so a file keeps its owner when it is renamed, and a
-new file in its place has none. What stat(2) says to programs stays as it is: root's.
+new file in its place has none. What stat(2) says to programs stays as it is: root's. So a program
+that writes a file anew (useradd, sed -i) gives the new one root, as the old one seemed to have,
+and renames it over the old one: then it gets the old one's record.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -24,6 +27,8 @@ from singbuild.privilege.seccomp import Question
 
 CHOWNS = ("chown", "fchown", "lchown", "fchownat")
 NODES = ("mknod", "mknodat")
+RENAMES = ("rename", "renameat", "renameat2")
+RENAME_EXCHANGE = 2
 IGNORED = ("setuid", "setgid", "setreuid", "setregid", "setgroups", "setresuid", "setresgid",
            "setfsuid", "setfsgid", "capset")  # fmt: skip
 AT_FDCWD, AT_SYMLINK_NOFOLLOW, AT_EMPTY_PATH = -100, 0x100, 0x1000
@@ -45,7 +50,8 @@ class Recorder:
         self._file = journal.open("ab", buffering=0)
         self._ours, self._theirs = socket.socketpair()
         self._root = -1
-        self._asked: Sequence[str] = (*CHOWNS, *NODES) if owners else NODES
+        self._owners: dict[str, tuple[int, int]] = {}  # what was noted, by inode
+        self._asked: Sequence[str] = (*CHOWNS, *NODES, *RENAMES) if owners else NODES
         self._ignored: Sequence[str] = IGNORED if owners else ()
 
     def listened(self) -> None:
@@ -83,6 +89,10 @@ class Recorder:
             if stat.S_IFMT(mode) not in (stat.S_IFCHR, stat.S_IFBLK):
                 return None
             return self._node(listener, question, at, path, mode & 0xFFFF, device & 0xFFFFFFFF)
+        if call in RENAMES:
+            with contextlib.suppress(OSError):  # which the kernel will say itself
+                self._renamed(listener, question)
+            return None
         at, (path, uid, gid) = _at(call == "fchownat", args, 3)
         flags = args[4] if call == "fchownat" else 0
         if call.removesuffix("16") == "lchown":
@@ -101,7 +111,7 @@ class Recorder:
             fd = place.opened(name, os.O_PATH | last)
             try:
                 seccomp.chown_nothing(fd)
-                self._note(fd, f"{_signed(uid, bits)} {_signed(gid, bits)}")
+                self._note(fd, _signed(uid, bits), _signed(gid, bits))
             finally:
                 os.close(fd)
         return 0
@@ -118,15 +128,51 @@ class Recorder:
             flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW
             fd = place.opened(name, flags, mode & 0o7777 & ~mask)
             try:
-                self._note(fd, f"{SAME} {SAME} {stat.S_IFMT(mode)} {device}")
+                self._note(fd, SAME, SAME, f" {stat.S_IFMT(mode)} {device}")
             finally:
                 os.close(fd)
         return 0
 
-    def _note(self, fd: int, what: str) -> None:
-        status = os.fstat(fd)
-        line = f"{status.st_ino} {_handle(fd, b'').hex()} {what}\n"
-        self._file.write(line.encode())
+    def _renamed(self, listener: int, question: Question) -> None:
+        """Let a file that a program made after another one's likeness have that one's owner."""
+        args = question.args
+        if question.call == "rename":
+            old, new = (AT_FDCWD, args[0]), (AT_FDCWD, args[1])
+        else:
+            old, new = (_signed(args[0]), args[1]), (_signed(args[2]), args[3])
+            if question.call == "renameat2" and args[4] & RENAME_EXCHANGE:
+                return
+        replaced = self._owners.get(self._key_of(listener, question, *new), (0, 0))
+        if all(owner in (0, SAME) for owner in replaced):
+            return
+        fd = self._opened(listener, question, *old)
+        try:
+            made = self._owners.get(_key(fd))
+            if made and all(owner in (0, SAME) for owner in made):
+                self._note(fd, *replaced)
+        finally:
+            os.close(fd)
+
+    def _key_of(self, listener: int, question: Question, at: int, path: int) -> str:
+        fd = self._opened(listener, question, at, path)
+        try:
+            return _key(fd)
+        finally:
+            os.close(fd)
+
+    def _opened(self, listener: int, question: Question, at: int, path: int) -> int:
+        """Open what a call names, a link itself. Raises OSError."""
+        name = _text(question.pid, path)
+        with _Place(self, question, at) as place:
+            if not name or not seccomp.is_waiting(listener, question):
+                raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+            return place.opened(name, os.O_PATH | os.O_NOFOLLOW)
+
+    def _note(self, fd: int, uid: int, gid: int, node: str = "") -> None:
+        key = _key(fd)
+        known = self._owners.get(key, (SAME, SAME))
+        self._owners[key] = (known[0] if uid == SAME else uid, known[1] if gid == SAME else gid)
+        self._file.write(f"{key} {uid} {gid}{node}\n".encode())
 
     def into(self, root: int) -> None:
         """Take another root directory, or with our own, come back."""
@@ -195,6 +241,10 @@ def _text(pid: int, address: int) -> bytes:
 
 def _status(pid: int, name: str) -> str:
     return Path(f"/proc/{pid}/status").read_text().partition(f"\n{name}:\t")[2].split()[0]
+
+
+def _key(fd: int) -> str:
+    return f"{os.fstat(fd).st_ino} {_handle(fd, b'').hex()}"
 
 
 def _handle(fd: int, name: bytes) -> bytes:

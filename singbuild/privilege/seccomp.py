@@ -33,11 +33,13 @@ _64 = {
     "chown": 92, "fchown": 93, "lchown": 94, "fchownat": 260, "mknod": 133, "mknodat": 259,
     "setuid": 105, "setgid": 106, "setreuid": 113, "setregid": 114, "setgroups": 116,
     "setresuid": 117, "setresgid": 119, "setfsuid": 122, "setfsgid": 123, "capset": 126,
+    "rename": 82, "renameat": 264, "renameat2": 316,
 }  # fmt: skip
 _GENERIC = {
     "fchown": 55, "fchownat": 54, "mknodat": 33,
     "setuid": 146, "setgid": 144, "setreuid": 145, "setregid": 143, "setgroups": 159,
     "setresuid": 147, "setresgid": 149, "setfsuid": 151, "setfsgid": 152, "capset": 91,
+    "renameat": 38, "renameat2": 276,
 }  # fmt: skip
 # Of the 32-bit machines: first the calls with 16-bit ids, under names of our own.
 _32 = {
@@ -46,13 +48,13 @@ _32 = {
     "setresgid16": 170, "setfsuid16": 138, "setfsgid16": 139,
     "lchown": 198, "fchown": 207, "chown": 212, "mknod": 14, "capset": 185,
     "setreuid": 203, "setregid": 204, "setgroups": 206, "setresuid": 208, "setresgid": 210,
-    "setuid": 213, "setgid": 214, "setfsuid": 215, "setfsgid": 216,
+    "setuid": 213, "setgid": 214, "setfsuid": 215, "setfsgid": 216, "rename": 38,
 }  # fmt: skip
 CALLS: Mapping[int, Mapping[str, int]] = {
     _X86_64: _64,
-    _I386: _32 | {"fchownat": 298, "mknodat": 297},
+    _I386: _32 | {"fchownat": 298, "mknodat": 297, "renameat": 302, "renameat2": 353},
     _AARCH64: _GENERIC,
-    _ARM: _32 | {"fchownat": 325, "mknodat": 324},
+    _ARM: _32 | {"fchownat": 325, "mknodat": 324, "renameat": 329, "renameat2": 382},
 }
 # The machine, its own and its other ABI, and the number of seccomp(2).
 _MACHINES = {"x86_64": ((_X86_64, _I386), 317), "aarch64": ((_AARCH64, _ARM), 277)}

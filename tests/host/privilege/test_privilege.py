@@ -65,6 +65,26 @@ def test_owners_and_devices_are_roots_own(user: User, mode: str, owners_of_root:
     assert built(user, OWNERS.format(last="true"), "--privilege", mode) == owners_of_root
 
 
+REWRITTEN = """\
+Bootstrap: busybox
+%post
+    echo one > /secret && chown 0:42 /secret && chmod 640 /secret
+    sed -i s/one/two/ /secret                       # as useradd does: made anew, owner copied
+    echo one > /mine && chown 0:42 /mine
+    echo two > /new && mv /new /mine                # root's: nobody gave it an owner
+    echo one > /hers && chown 5:6 /hers
+    echo two > /new && chown 7:8 /new && mv /new /hers
+"""
+
+
+def test_a_file_written_anew_keeps_the_owner_that_programs_cannot_see(
+    user: User, tmp_path: Path
+) -> None:
+    target = by_root(REWRITTEN, tmp_path / "root.img")
+    for mode in MODES:
+        assert built(user, REWRITTEN, "-F", "--privilege", mode) == target, mode
+
+
 SHARED = """\
 Bootstrap: busybox
 %post
