@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, Protocol
 from singbuild import RecipeKeyError, SourceError
 from singbuild_docker import manifest
 from singbuild_docker.image import Image, Read, Store
-from singbuild_docker.inflate import inflated
+from singbuild_docker.inflate import MAGIC, inflated, packing_of
 from singbuild_docker.layers import check_digest
 from singbuild_docker.manifest import Descriptor, Layer
 
@@ -72,9 +72,9 @@ class Archive:
 def opened_archive(path: Path, scratch: Path) -> Iterator[Archive]:
     """Open a tar archive, maybe compressed; then it is inflated into ``scratch`` first."""
     with _readable(path).open("rb") as file, tempfile.TemporaryFile(dir=scratch) as plain:
-        start = file.read(4)
+        start = file.read(MAGIC)
         file.seek(0)
-        if start.startswith(b"\x1f\x8b") or start == b"\x28\xb5\x2f\xfd":
+        if packing_of(start) != "plain":
             for piece in inflated(_pieces(file), ""):
                 plain.write(piece)
             plain.seek(0)

@@ -1,14 +1,18 @@
-"""Unpacks gzip and zstd as they arrive, with a bound on what comes out.
+"""Unpacks gzip, zstd, xz and bzip2 as they arrive, with a bound on what comes out.
 
 isal inflates twice as fast as zlib and has the same interface; both let other threads work.
-Sources: RFC 1952 section 2.2 (a file may have many members), RFC 8878 section 3.1 (frames).
+Sources: RFC 1952 section 2.2 (a file may have many members), RFC 8878 section 3.1 (frames);
+tukaani.org/xz/xz-file-format.txt section 2 (streams, and zeros between them).
 """
 
 from __future__ import annotations
 
+import bz2
+import lzma
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol
 
 from isal import isal_zlib
 
@@ -20,25 +24,32 @@ else:
     from backports import zstd
 
 OUTPUT = 1 << 20  # bytes of one piece
-GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+MAGIC = 10  # bytes that tell how something is packed
+GZIP, ZSTD, XZ, BZIP2 = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\xfd7zXZ\0", b"BZh"
+_BLOCK_OF_BZIP2 = b"1AY&SY"  # behind the level: an archive's first name may begin with BZh
+_XZ_MEMORY = 256 << 20  # bytes: xz -9 takes 65 MiB
 _SKIPPABLE = (b"\x2a\x4d\x18",)  # bytes 1 to 3 of a frame without content
 _GZIP_HEADER = 31  # "wbits" for a gzip header and the largest window
 # isal's stubs take the exception for an instance.
-_DAMAGED: tuple[type[Exception], ...] = (isal_zlib.error, zstd.ZstdError)  # type: ignore[assignment]
+_DAMAGED: tuple[type[Exception], ...] = (
+    isal_zlib.error,  # type: ignore[assignment]
+    zstd.ZstdError,
+    lzma.LZMAError,
+)
 RATIO = 200  # bytes out for each byte in
 RATIO_FROM = 1 << 30  # bytes out: small layers of zeros are harmless
 
 
 def inflated(pieces: Iterable[bytes], packing: str) -> Iterator[bytes]:
-    """Yield what was packed; packing: gzip, zstd, plain, or "" to find out.
+    """Yield what was packed; packing: gzip, zstd, plain, or "" to find out; then also xz and bzip2.
 
     Raises SourceError for what is damaged, of another kind than it says, or a bomb.
     """
     source = iter(pieces)
     first = b""
-    while len(first) < len(ZSTD) and (piece := next(source, b"")):
+    while len(first) < MAGIC and (piece := next(source, b"")):
         first += piece
-    found = _packing(first)
+    found = packing_of(first)
     if packing not in ("", found):
         why = f"It should be {packing}, and is {found}."
         raise SourceError("it is not what its type says", why=why)
@@ -48,14 +59,20 @@ def inflated(pieces: Iterable[bytes], packing: str) -> Iterator[bytes]:
         return
     feed = _Feed(first, source)
     try:
-        yield from _bounded(feed, _gunzip(feed) if found == "gzip" else _unzstd(feed))
+        unpacked = _gunzip(feed) if found == "gzip" else _unpack(feed, found, _MAKERS[found])
+        yield from _bounded(feed, unpacked)
     except _DAMAGED as error:
         raise SourceError(f"its {found} data are damaged", why=str(error)) from error
 
 
-def _packing(first: bytes) -> str:
+def packing_of(first: bytes) -> str:
+    """Return gzip, zstd, xz, bzip2 or plain. first: the first ``MAGIC`` bytes."""
     if first.startswith(GZIP):
         return "gzip"
+    if first.startswith(XZ):
+        return "xz"
+    if first.startswith(BZIP2) and first[4:].startswith(_BLOCK_OF_BZIP2):
+        return "bzip2"
     return "zstd" if first.startswith(ZSTD) or first[1:4] in _SKIPPABLE else "plain"
 
 
@@ -91,16 +108,45 @@ def _gunzip(feed: _Feed) -> Iterator[bytes]:
             feed.rest = b""  # gzip allows zeros behind the last member
 
 
-def _unzstd(feed: _Feed) -> Iterator[bytes]:
+class _Frame(Protocol):
+    """What the decompressors of zstd, xz and bzip2 have in common."""
+
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def needs_input(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes: ...
+    def decompress(self, data: bytes, max_length: int = ...) -> bytes: ...
+
+
+_MAKERS: dict[str, Callable[[], _Frame]] = {
+    "zstd": zstd.ZstdDecompressor,
+    "xz": lambda: lzma.LZMADecompressor(memlimit=_XZ_MEMORY),
+    "bzip2": bz2.BZ2Decompressor,
+}
+
+
+def _unpack(feed: _Feed, packing: str, make: Callable[[], _Frame]) -> Iterator[bytes]:
+    """Yield what frames, streams or blocks hold, one after the other."""
     while piece := feed.more():
-        frame = zstd.ZstdDecompressor()
-        yield frame.decompress(piece, OUTPUT)
+        if packing == "xz" and not (piece := piece.lstrip(b"\0")):
+            continue  # zeros between streams
+        frame = make()
+        yield _step(frame, piece, packing)
         while not frame.eof:
             piece = feed.more() if frame.needs_input else b""
             if frame.needs_input and not piece:
-                raise SourceError("its zstd data are cut off")
-            yield frame.decompress(piece, OUTPUT)
+                raise SourceError(f"its {packing} data are cut off")
+            yield _step(frame, piece, packing)
         feed.rest = frame.unused_data
+
+
+def _step(frame: _Frame, piece: bytes, packing: str) -> bytes:
+    try:
+        return frame.decompress(piece, OUTPUT)
+    except OSError as error:  # bz2's word for damage
+        raise SourceError(f"its {packing} data are damaged", why=str(error)) from error
 
 
 def _most() -> int:

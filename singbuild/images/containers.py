@@ -20,9 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from singbuild.errors import UsageError
+from singbuild.ext3.node import shown
 from singbuild.ext3.reader.image import Image, newest
 from singbuild.images.inspection import HOME, labels
 from singbuild.tar import write
+from singbuild.tar.extract import WHITEOUT
 
 RUN = f"/{HOME}/actions/run"
 PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -40,17 +42,32 @@ File = tuple[str, int, Iterable[bytes]]  # name in the archive, bytes, content
 def archive(image: Image, form: str, name: str) -> Iterator[bytes]:
     """Yield an archive of the image. form: a key of FORMS; name: as NAME:TAG.
 
-    Sockets are left out: no layer knows them. Raises DamagedImage.
+    Sockets are left out: no layer knows them; and what ``is_whiteout`` names. Raises DamagedImage.
     """
     total, size = hashlib.sha256(), 0
-    for piece in write.archive(image):
+    for piece in write.archive(image, is_whiteout):
         total.update(piece)
         size += len(piece)
     config = _json(_configuration(image, f"sha256:{total.hexdigest()}"))
-    layer = (total.hexdigest(), size, write.archive(image))
+    layer = (total.hexdigest(), size, write.archive(image, is_whiteout))
     for file in FORMS[form](config, layer, name):
         yield from _member(file)
     yield bytes(2 * _BLOCK)
+
+
+def told_whiteouts(image: Image) -> str:
+    """Return what to say of files that a layer cannot hold, "" when there are none."""
+    lost = [entry.path for entry in image.walk() if is_whiteout(entry.path)]
+    if not lost:
+        return ""
+    more = f" and {len(lost) - 1:,} more" if len(lost) > 1 else ""
+    why = "in a container image a name that begins with .wh. removes another file"
+    return f"{shown(lost[0])}{more} left out: {why}"
+
+
+def is_whiteout(path: bytes) -> bool:
+    """Whether a name means removal in a layer, or lies below one: OCI "layer.md", "Whiteouts"."""
+    return path.startswith(WHITEOUT) or b"/" + WHITEOUT in path
 
 
 def checked_name(name: str) -> str:

@@ -224,10 +224,21 @@ def tree_digest(path: Path) -> str:
             status = found.stat()
             content = _file_sha256(found) if stat.S_ISREG(status.st_mode) else ""
         except OSError as error:
-            raise HostError(f"%files: {found}: {error.strerror}") from error
+            raise _unusable(found, error) from error
         name = os.fsencode(found.relative_to(path))
         total.update(b"%s\0%o\0%s\n" % (name, status.st_mode, content.encode()))
     return total.hexdigest()
+
+
+def _unusable(found: Path, error: OSError) -> HostError:
+    """Return the error for something that %files cannot take; links are followed."""
+    if found.is_symlink():
+        return HostError(
+            f"%files: {found} is a link to {found.readlink()}, which cannot be copied",
+            why=f"{error.strerror}. The files that links lead to are copied, not the links.",
+            remedy="Remove or correct the link, or make it in %post: ln -s TARGET NAME",
+        )
+    return HostError(f"%files: {found}: {error.strerror}", remedy="Give yourself access to it.")
 
 
 def _below(path: Path) -> Iterator[Path]:

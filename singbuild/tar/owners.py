@@ -7,12 +7,16 @@ import os
 import re
 
 from singbuild.contract import Reporter
+from singbuild.errors import SourceError
 from singbuild.ext3.node import Owner
 from singbuild.tar.beneath import Directory
 from singbuild.tar.read import Member
 
 # What this process may not give, or what the file system below cannot hold.
 _NOT_GIVEN = (errno.EPERM, errno.ENOTSUP, errno.EACCES, errno.EINVAL)
+# ext3 has one block for all attributes of an entry, and calls that full like a full disk.
+_TOO_LARGE = (errno.ENOSPC, errno.E2BIG, errno.ERANGE)
+_ROOM = 1 << 20  # bytes: with so much left it is not the disk
 
 
 class Ownership:
@@ -71,6 +75,8 @@ class Ownership:
                 else:
                     os.setxattr(where, name, value, follow_symlinks=False)
             except OSError as error:
+                if error.errno in _TOO_LARGE and _has_room(where):
+                    raise _unfit(member, name, value) from error
                 if error.errno not in _NOT_GIVEN:
                     raise
                 self.leave_out(f"the attribute {name} is left out", member.name)
@@ -85,6 +91,19 @@ class Ownership:
         for what, (count, first) in self._refused.items():
             more = f" and {count - 1:,} more" if count > 1 else ""
             self.report.warn(f"{what}, without root's rights: {first}{more}")
+
+
+def _has_room(where: int | bytes) -> bool:
+    found = os.statvfs(where.rpartition(b"/")[0] if isinstance(where, bytes) else where)
+    return found.f_bavail * found.f_frsize > _ROOM
+
+
+def _unfit(member: Member, name: str, value: bytes) -> SourceError:
+    return SourceError(
+        f"{shown(member.name)}: its attribute {name} does not fit into an image",
+        why=f"It has {len(value):,} bytes; ext3 holds about 4,000 for all attributes of an entry.",
+        remedy="Take it away where the archive is made: setfattr -x NAME FILE",
+    )
 
 
 def shown(path: bytes) -> str:

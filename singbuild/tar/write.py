@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import stat
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from singbuild.ext3.reader.image import Entry, Image
 from singbuild.ext3.reader.inode import DIRECTORY, REGULAR, SYMLINK
@@ -27,15 +27,16 @@ _TYPES = {
 Segment = tuple[int, int]  # offset, length; bytes
 
 
-def archive(image: Image) -> Iterator[bytes]:
+def archive(image: Image, leave_out: Callable[[bytes], bool] = lambda _: False) -> Iterator[bytes]:
     """Yield the tree of an image as one uncompressed tar archive, in pieces of any size.
 
-    Sockets are left out: no tar format knows them. Raises DamagedImage.
+    leave_out: says of a path whether it is left out. Sockets always are: no tar format knows
+    them. Raises DamagedImage.
     """
     first: dict[int, bytes] = {}  # of inodes with several names
     for entry in image.walk():
         info = _header(image, entry)
-        if info is None:
+        if info is None or leave_out(entry.path):
             continue
         if entry.inode.kind != DIRECTORY and entry.inode.links > 1:
             if known := first.get(entry.inode.number):

@@ -128,3 +128,8 @@ def test_openat2_keeps_links_inside_the_root(tmp_path: Path) -> None:
     assert not os.get_inheritable(fd)
     os.close(fd)
     os.close(root)
+
+
+def test_an_instance_that_is_no_text_is_just_not_there() -> None:
+    with pytest.raises(RunError, match="There is no instance"):
+        cli.parse(["stop", "\udcff"])

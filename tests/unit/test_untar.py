@@ -196,9 +196,35 @@ def test_a_whiteout_follows_the_links_above_it_inside(root: Path) -> None:
 
 
 def test_aufs_keeps_its_notes_to_itself(root: Path) -> None:
-    unpack(root, archive(file(".wh..wh.plnk/1.2"), file(".wh..wh.aufs"), file("a")))
-    assert "a" in tree(root)
-    assert ".wh..wh.aufs" not in tree(root)
+    notes = (directory(".wh..wh.plnk"), file(".wh..wh.plnk/1.2", b"linked"), file(".wh..wh.aufs"))
+    links = (hardlink("a", ".wh..wh.plnk/1.2"), hardlink("b", ".wh..wh.plnk/1.2"))
+    unpack(root, archive(*notes, *links), archive(directory(".wh..wh.orph"), file("c")))
+    assert tree(root) == ["a", "b", "c"]
+    assert (root / "a").read_bytes() == b"linked"
+    assert (root / "a").samefile(root / "b")
+
+
+def test_names_that_lead_back_inside_are_taken_as_docker_takes_them(root: Path) -> None:
+    unpack(
+        root,
+        archive(
+            file("usr/bin/../x", b"x"),
+            file("./a/./b/../../c", b"c"),
+            directory("d/.."),
+            hardlink("h", "no/such/../../usr//x"),
+            symlink("link", "usr"),
+            file("link/../y", b"y"),
+        ),
+    )
+    assert tree(root) == ["c", "h", "link", "usr", "usr/x", "y"]
+    assert (root / "h").samefile(root / "usr/x")
+
+
+def test_an_attribute_that_does_not_fit_is_no_full_disk(root: Path) -> None:
+    """ext3 says "No space left on device" of both; with room left it is the attribute."""
+    large = file("a", pax_headers={"SCHILY.xattr.user.large": "x" * 70_000})
+    with pytest.raises(SourceError, match=r"a: its attribute user\.large does not fit"):
+        unpack(root, archive(large))
 
 
 def test_times_of_directories_survive_later_entries(root: Path) -> None:

@@ -143,3 +143,27 @@ def test_an_image_without_our_scripts_becomes_one_with_a_shell(
         config = tar.extractfile(name)
         assert config
         assert json.load(config)["config"]["Cmd"] == ["/bin/sh"]
+
+
+@pytest.mark.parametrize("form", ["oci", "docker-archive", "tar"])
+def test_a_file_whose_name_would_remove_another_is_told_of(
+    form: str, singbuild: Build, recipe: Callable[[str], Path], tmp_path: Path
+) -> None:
+    made = recipe(
+        "Bootstrap: busybox\n%post\n    mkdir /d /.wh.e; touch /d/keep /d/.wh.keep /.wh.e/x\n"
+    )
+    assert singbuild(made, "w.img").returncode == 0
+    done = singbuild("export", "--format", form, "-f", "w.tar", "w.img")
+    assert done.returncode == 0
+    if form == "tar":
+        assert done.stderr == ""
+        listed = subprocess.check_output(["tar", "-tf", tmp_path / "w.tar"], text=True)
+        assert "d/.wh.keep" in listed.split()
+        return
+    assert "/.wh.e and 2 more left out" in done.stderr
+    kind = "oci-archive" if form == "oci" else form
+    (tmp_path / "back.def").write_text(f"Bootstrap: {kind}\nFrom: w.tar\n")
+    assert singbuild("back.def", "b.img").returncode == 0
+    changed = json.loads(singbuild("diff", "--json", "w.img", "b.img").stdout)["files"]
+    gone = [each["path"] for each in changed if each["kind"] == "removed"]
+    assert sorted(gone) == ["/.wh.e", "/.wh.e/x", "/d/.wh.keep"]

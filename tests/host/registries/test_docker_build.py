@@ -156,12 +156,14 @@ def test_all_places_of_one_image_give_one_tree(layout: Path, tmp_path: Path) -> 
     wanted = unpacked("oci", f"{layout}:one", tmp_path)
     skopeo(f"oci:{layout}:one", f"oci-archive:{tmp_path}/oci.tar:one")
     skopeo(f"oci:{layout}:one", f"docker-archive:{tmp_path}/docker.tar:ada/tool:1")
-    subprocess.run(["gzip", "-k", str(tmp_path / "docker.tar")], check=True)
+    for program in ("gzip", "xz", "bzip2"):
+        subprocess.run([program, "-k", str(tmp_path / "docker.tar")], check=True)
     assert unpacked("oci-archive", f"{tmp_path}/oci.tar:one", tmp_path) == wanted
     assert unpacked("oci-archive", f"{tmp_path}/oci.tar", tmp_path) == wanted
     assert unpacked("docker-archive", f"{tmp_path}/docker.tar", tmp_path) == wanted
     assert unpacked("docker-archive", f"{tmp_path}/docker.tar:ada/tool:1", tmp_path) == wanted
-    assert unpacked("docker-archive", f"{tmp_path}/docker.tar.gz", tmp_path) == wanted
+    for packed in ("gz", "xz", "bz2"):
+        assert unpacked("docker-archive", f"{tmp_path}/docker.tar.{packed}", tmp_path) == wanted
     with genuine(tmp_path) as name:
         skopeo("--format=v2s2", f"oci:{layout}:one", f"docker://{name}/docker:2")
         assert unpacked("docker", f"{name}/docker:2", tmp_path) == wanted
