@@ -5,21 +5,25 @@ The names below are what a plugin may use; everything else may change.
 
 __version__ = "0.1.0"
 
-from singbuild.contract import (
-    API_VERSION,
-    Build,
-    Defaults,
-    Finished,
-    Keyword,
-    Needs,
-    Pins,
-    Program,
-    Reporter,
-    Source,
-)
-from singbuild.errors import HostError, RecipeKeyError, SingbuildError, SourceError
-from singbuild.hookspecs import hookimpl
-from singbuild.tree.rootfs import Rootfs
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from singbuild.contract import (
+        API_VERSION,
+        Build,
+        Defaults,
+        Finished,
+        Keyword,
+        Needs,
+        Pins,
+        Program,
+        Reporter,
+        Source,
+    )
+    from singbuild.errors import HostError, RecipeKeyError, SingbuildError, SourceError
+    from singbuild.hookspecs import hookimpl
+    from singbuild.tree.rootfs import Rootfs
 
 __all__ = [
     "API_VERSION",
@@ -40,3 +44,31 @@ __all__ = [
     "__version__",
     "hookimpl",
 ]
+
+# By name where it is not singbuild.contract.
+_MODULES = {
+    "HostError": "singbuild.errors",
+    "RecipeKeyError": "singbuild.errors",
+    "Rootfs": "singbuild.tree.rootfs",
+    "SingbuildError": "singbuild.errors",
+    "SourceError": "singbuild.errors",
+    "hookimpl": "singbuild.hookspecs",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name when it is asked for (PEP 562): ``Rootfs`` alone takes 30 modules.
+
+    Each start would pay for them, ``singbuild --help`` and the process that renders a
+    template included.
+    """
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(import_module(_MODULES.get(name, "singbuild.contract")), name)
+    globals()[name] = value  # the next look-up does not come here
+    return value
+
+
+def __dir__() -> list[str]:
+    """Name what there is, also before it is imported."""
+    return sorted({*globals(), *__all__})

@@ -138,6 +138,28 @@ def test_help_and_lists_need_neither_requests_nor_docker_nor_a_plugin(words: lis
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
 
 
+def test_importing_singbuild_imports_nothing_else_of_ours_until_a_name_is_asked_for() -> None:
+    code = (
+        "import sys, singbuild\n"
+        "ours = {name for name in sys.modules if name.startswith('sing')}\n"
+        "assert ours == {'singbuild'}, ours\n"
+        "for name in singbuild.__all__: assert getattr(singbuild, name) is not None\n"
+        "assert 'singbuild.tree.rootfs' in sys.modules\n"
+        "assert {*singbuild.__all__} <= {*dir(singbuild)}\n"
+        "assert not hasattr(singbuild, 'no_such_name')\n"
+    )
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+
+
+def test_the_command_line_loads_no_engine_before_it_knows_what_is_wanted() -> None:
+    code = (
+        "import sys, singbuild.cli.main\n"
+        "print(*{name.split('.')[1] for name in sys.modules if name.startswith('singbuild.')})\n"
+    )
+    wings = subprocess.check_output([sys.executable, "-c", code], text=True).split()
+    assert {*wings} <= {"cli", "command", "console", "errors"}
+
+
 def test_the_newcomers_six_files_stay_under_700_lines() -> None:
     six = (
         "recipes/busybox.def",
