@@ -3,10 +3,12 @@
 Every function takes plain types, returns what the call returns and raises
 OSError(errno, text, path). The builder uses this module too. Calls younger
 than glibc 2.34 go through syscall(2); their numbers are the same on every
-architecture (Linux, include/uapi/asm-generic/unistd.h).
+architecture (Linux, include/uapi/asm-generic/unistd.h). What a man page calls
+temporary is called again here, so that no caller has to.
 """
 
 import _ctypes
+import errno
 import os
 import sys
 
@@ -124,47 +126,56 @@ _openat2 = _declare("syscall", _Long, _Int, _Bytes, _Bytes, _ULong)
 _mount_setattr = _declare("syscall", _Long, _Int, _Bytes, _UInt, _Bytes, _ULong)
 
 
-def _checked(result: int, path: str | None = None) -> int:
-    if result < 0:
+# EAGAIN: something was renamed or mounted anywhere on the host while ``..`` was resolved,
+# openat2(2). While one process did nothing but rename, 2 calls in 1,000 ended so; 16 launches at
+# once, which all mount, made 10 of them fail.
+_OPENAT2_ATTEMPTS = 10_000
+
+
+def _call(function: _Function, *words: object, path: str | None = None) -> int:
+    """Call ``function``, again when a signal interrupts it, as Python's own calls do (PEP 475)."""
+    result: int
+    while (result := function(*words)) < 0:
         number = _ctypes.get_errno()
-        raise OSError(number, os.strerror(number), path)
+        if number != errno.EINTR:
+            raise OSError(number, os.strerror(number), path)
     return result
 
 
 def unshare(flags: int) -> None:
     """Leave the namespaces in ``flags`` (CLONE_NEW…) for new ones (man 2)."""
-    _checked(_unshare(flags))
+    _call(_unshare, flags)
 
 
 def setns(fd: int, nstype: int) -> None:
     """Join the namespace that ``fd`` refers to (man 2)."""
-    _checked(_setns(fd, nstype))
+    _call(_setns, fd, nstype)
 
 
 def mount(source: str, target: str, fstype: str, flags: int = 0, data: str = "") -> None:
     """Mount ``source`` on ``target`` (man 2)."""
     words = (os.fsencode(source), os.fsencode(target), os.fsencode(fstype))
-    _checked(_mount(*words, flags, os.fsencode(data)), target)
+    _call(_mount, *words, flags, os.fsencode(data), path=target)
 
 
 def umount2(target: str, flags: int = 0) -> None:
     """Unmount ``target`` (man 2)."""
-    _checked(_umount2(os.fsencode(target), flags), target)
+    _call(_umount2, os.fsencode(target), flags, path=target)
 
 
 def pivot_root(new_root: str, put_old: str) -> None:
     """Make ``new_root`` the root of this mount namespace (man 2)."""
-    _checked(_pivot_root(os.fsencode(new_root), os.fsencode(put_old)), new_root)
+    _call(_pivot_root, os.fsencode(new_root), os.fsencode(put_old), path=new_root)
 
 
 def syncfs(fd: int) -> None:
     """Write back the file system that ``fd`` is in; EIO, ENOSPC: a write failed (man 2)."""
-    _checked(_syncfs(fd))
+    _call(_syncfs, fd)
 
 
 def prctl(option: int, value: int = 0) -> int:
     """Change one property of this process (man 2)."""
-    return _checked(_prctl(option, value, 0, 0, 0))
+    return _call(_prctl, option, value, 0, 0, 0)
 
 
 def seccomp_filter(program: bytes) -> None:
@@ -175,48 +186,53 @@ def seccomp_filter(program: bytes) -> None:
     fprog = length + bytes(len(place) - len(length)) + place  # struct sock_fprog
     data = (_Byte * len(fprog)).from_buffer_copy(fprog)
     words = (PR_SET_SECCOMP, SECCOMP_MODE_FILTER, _ctypes.addressof(data))
-    _checked(_prctl(*words, 0, 0))
+    _call(_prctl, *words, 0, 0)
 
 
 def open_tree(dirfd: int, path: str, flags: int) -> int:
     """Open the mount at ``path``, with OPEN_TREE_CLONE a detached copy of it (man 2)."""
-    return _checked(_open_tree(_SYS_OPEN_TREE, dirfd, os.fsencode(path), flags), path)
+    return _call(_open_tree, _SYS_OPEN_TREE, dirfd, os.fsencode(path), flags, path=path)
 
 
 def move_mount(from_fd: int, from_path: str, to_fd: int, to_path: str, flags: int) -> None:
     """Attach or move a mount (man 2)."""
     words = (from_fd, os.fsencode(from_path), to_fd, os.fsencode(to_path))
-    _checked(_move_mount(_SYS_MOVE_MOUNT, *words, flags), to_path or from_path)
+    _call(_move_mount, _SYS_MOVE_MOUNT, *words, flags, path=to_path or from_path)
 
 
 def mount_setattr(dirfd: int, path: str, flags: int, *, attr_set: int, attr_clr: int = 0) -> None:
     """Set and clear attributes (MOUNT_ATTR_…) of a mount (man 2)."""
     attr = _u64(attr_set, attr_clr, 0, 0)  # struct mount_attr
     args = (dirfd, os.fsencode(path), flags, attr, len(attr))
-    _checked(_mount_setattr(_SYS_MOUNT_SETATTR, *args), path)
+    _call(_mount_setattr, _SYS_MOUNT_SETATTR, *args, path=path)
 
 
 def openat2(dirfd: int, path: str, flags: int, resolve: int) -> int:
     """Open ``path`` below ``dirfd`` as ``resolve`` (RESOLVE_…) allows (man 2)."""
     how = _u64(flags | os.O_CLOEXEC, 0, resolve)  # struct open_how
-    args = (dirfd, os.fsencode(path), how, len(how))
-    return _checked(_openat2(_SYS_OPENAT2, *args), path)
+    args = (_SYS_OPENAT2, dirfd, os.fsencode(path), how, len(how))
+    for _ in range(_OPENAT2_ATTEMPTS):
+        try:
+            return _call(_openat2, *args, path=path)
+        except BlockingIOError:  # EAGAIN
+            os.sched_yield()
+    raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN), path)
 
 
 def fsopen(fstype: str) -> int:
     """Return a context for a new file system of the type ``fstype`` (man 2)."""
-    return _checked(_fsopen(_SYS_FSOPEN, fstype.encode(), FSOPEN_CLOEXEC), fstype)
+    return _call(_fsopen, _SYS_FSOPEN, fstype.encode(), FSOPEN_CLOEXEC, path=fstype)
 
 
 def fsconfig(fd: int, command: int, key: str | None, value: str | None) -> None:
     """Set an option of the context ``fd``, or create its file system (man 2)."""
     words = (key and key.encode(), value and value.encode())
-    _checked(_fsconfig(_SYS_FSCONFIG, fd, command, *words, 0), key)
+    _call(_fsconfig, _SYS_FSCONFIG, fd, command, *words, 0, path=key)
 
 
 def fsmount(fd: int, attributes: int) -> int:
     """Return a descriptor of an unattached mount of the context ``fd`` (man 2)."""
-    return _checked(_fsmount(_SYS_FSMOUNT, fd, FSMOUNT_CLOEXEC, attributes))
+    return _call(_fsmount, _SYS_FSMOUNT, fd, FSMOUNT_CLOEXEC, attributes)
 
 
 def signal_default(number: int) -> None:
@@ -227,24 +243,24 @@ def signal_default(number: int) -> None:
 def sethostname(name: str) -> None:
     """Name the host of this UTS namespace (man 2)."""
     data = os.fsencode(name)
-    _checked(_sethostname(data, len(data)))
+    _call(_sethostname, data, len(data))
 
 
 def socket() -> int:
     """Return a new Unix stream socket (man 2, unix(7))."""
-    return _checked(_socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0))
+    return _call(_socket, AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0)
 
 
 def bind(fd: int, path: str) -> None:
     """Make the socket file ``path`` for ``fd``; EADDRINUSE: there is such a file (man 2)."""
     address = _address(path)
-    _checked(_bind(fd, address, len(address)), path)
+    _call(_bind, fd, address, len(address), path=path)
 
 
 def connect(fd: int, path: str) -> None:
     """Connect ``fd`` to whoever listens at ``path``; ECONNREFUSED: nobody does (man 2)."""
     address = _address(path)
-    _checked(_connect(fd, address, len(address)), path)
+    _call(_connect, fd, address, len(address), path=path)
 
 
 def set_timeouts(fd: int, seconds: float) -> None:
@@ -253,23 +269,23 @@ def set_timeouts(fd: int, seconds: float) -> None:
     words = (int(seconds), int(seconds % 1 * 1_000_000))  # struct timeval
     value = b"".join(word.to_bytes(long, sys.byteorder) for word in words)
     for option in (SO_RCVTIMEO, SO_SNDTIMEO):
-        _checked(_setsockopt(fd, SOL_SOCKET, option, value, len(value)))
+        _call(_setsockopt, fd, SOL_SOCKET, option, value, len(value))
 
 
 def listen(fd: int, backlog: int) -> None:
     """Let others connect to ``fd`` (man 2)."""
-    _checked(_listen(fd, backlog))
+    _call(_listen, fd, backlog)
 
 
 def accept(fd: int) -> int:
     """Return the next connection to ``fd`` (man 2)."""
-    return _checked(_accept4(fd, None, None, SOCK_CLOEXEC))
+    return _call(_accept4, fd, None, None, SOCK_CLOEXEC)
 
 
 def peer(fd: int) -> tuple[int, int]:
     """Return pid and uid of who listens at the other end of ``fd``. unix(7), SO_PEERCRED."""
     ucred, size = _Three(), _One(3 * 4)  # pid, uid, gid; bytes
-    _checked(_getsockopt(fd, SOL_SOCKET, SO_PEERCRED, ucred, size))
+    _call(_getsockopt, fd, SOL_SOCKET, SO_PEERCRED, ucred, size)
     return ucred[0], ucred[1]
 
 

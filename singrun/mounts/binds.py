@@ -30,9 +30,11 @@ def _bind(entry: str) -> tuple[str, str, bool]:
 
 
 def _source(path: str) -> str:
-    if not path or not os.path.exists(path):
-        remedy = "Name a file or directory of the host."
-        raise RunError(f"Cannot bind {path}", why="There is no such file.", remedy=remedy)
+    try:
+        os.stat(path)
+    except OSError as error:
+        why, remedy = f"{error.strerror}.", "Name a file or directory of the host."
+        raise RunError(f"Cannot bind {path}", why=why, remedy=remedy) from None
     return os.path.abspath(path)
 
 

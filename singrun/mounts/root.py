@@ -14,6 +14,8 @@ from singrun import syscalls
 from singrun.errors import RunError
 
 _MAX_HOPS = 40  # as many links as path_resolution(7) follows
+# No process inside can reach what these are said of: links in a circle, a directory that is closed.
+_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES)
 
 
 class Root:
@@ -30,11 +32,20 @@ class Root:
         """Open ``target`` as this root's own processes would see it. OSError as openat2(2)."""
         return syscalls.openat2(self.fd, target.lstrip("/") or ".", flags, syscalls.RESOLVE_IN_ROOT)
 
+    def _opened(self, target: str, flags: int) -> int:
+        """Open ``target``, -1 if there is none; RunError where the kernel cannot tell."""
+        try:
+            return self.open(target, flags)
+        except OSError as error:
+            if error.errno in _ABSENT:
+                return -1
+            what, why = f"Cannot look at {target} in the image", f"{error.strerror}."
+            raise RunError(what, why=why) from None
+
     def read(self, target: str, limit: int = 1 << 20) -> bytes:
         """Read the regular file ``target``, at most ``limit`` bytes; b"" if there is none."""
-        try:
-            fd = self.open(target, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
-        except OSError:
+        fd = self._opened(target, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+        if fd < 0:
             return b""
         with os.fdopen(fd, "rb", buffering=0) as file:
             regular = stat.S_ISREG(os.fstat(fd).st_mode)
@@ -42,11 +53,10 @@ class Root:
 
     def has(self, target: str) -> bool:
         """Whether there is anything at ``target``."""
-        try:
-            os.close(self.open(target, os.O_PATH))
-        except OSError:
-            return False
-        return True
+        fd = self._opened(target, os.O_PATH)
+        if fd >= 0:
+            os.close(fd)
+        return fd >= 0
 
     def is_written(self, target: str) -> bool:
         """Whether there is a ``target``, in a mount where what is written stays."""
@@ -54,9 +64,8 @@ class Root:
 
     def _mount_of(self, target: str) -> int:
         """Which mount ``target`` is in, -1 if there is no such file."""
-        try:
-            fd = self.open(target, os.O_PATH)
-        except OSError:
+        fd = self._opened(target, os.O_PATH)
+        if fd < 0:
             return -1
         try:
             return _mount_id(fd)
@@ -65,9 +74,8 @@ class Root:
 
     def shows(self, target: str, tree: int) -> bool:
         """Whether ``target`` is the very directory or file that ``tree`` is."""
-        try:
-            fd = self.open(target, os.O_PATH)
-        except OSError:
+        fd = self._opened(target, os.O_PATH)
+        if fd < 0:
             return False
         try:
             return os.path.samestat(os.fstat(fd), os.fstat(tree))
@@ -221,7 +229,9 @@ def _link_text(name: str, where: int) -> str:
     """Read the symbolic link ``name``; "" if there is none."""
     try:
         return os.readlink(name, dir_fd=where)
-    except OSError:
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.EINVAL):  # EINVAL: it is no link
+            raise
         return ""
 
 
