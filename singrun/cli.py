@@ -1,5 +1,6 @@
 """The command line: words to a Request, errors to text and status 255."""
 
+import errno
 import os
 import sys
 
@@ -42,7 +43,10 @@ def main() -> "NoReturn":
         say(str(error))
         status = error.status
     except OSError as error:
-        say(f"Cannot start: {error}\n  singrun --debug VERB IMAGE shows what was done before.")
+        remedy = "singrun --debug VERB IMAGE shows what was done before."
+        if error.errno == errno.ENOSYS:
+            remedy = "This kernel is too old; singrun doctor names the version that it needs."
+        say(f"Cannot start: {error}\n  {remedy}")
     except Exception:
         sys.excepthook(*sys.exc_info())
         say("This is a bug in singrun; please report it with the lines above.")

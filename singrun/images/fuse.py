@@ -1,27 +1,35 @@
 """fuse2fs, squashfuse, fuse-overlayfs: mounts by ordinary processes, for users without privilege.
 
 The daemon must outlive no container and must never hold its own mount: a
-daemon in the namespace that holds its mount never ends. So it is started in
-one mount namespace, the mount is taken out of that namespace as a detached
-copy, and this process moves on to a namespace of its own.
+daemon in the namespace that holds its mount never ends. With libfuse 3 the
+mount is made here, attached nowhere, and the daemon gets the open /dev/fuse
+alone. With libfuse 2 it mounts by itself: so it is started in one mount
+namespace, the mount is taken out of that namespace as a detached copy, and
+this process moves on to a namespace of its own.
 """
 
 import errno
 import os
 
 from singrun import syscalls
-from singrun.errors import RunError, UnavailableError
+from singrun.errors import UnavailableError
 from singrun.images.image import SQUASHFS, Image
 from singrun.mounts.table import clone, image_attributes, restrict
 
 FUSE2FS, SQUASHFUSE, FUSE_OVERLAYFS = "fuse2fs", "squashfuse", "fuse-overlayfs"
 # The kernel checks permissions; fuse2fs itself must not check against its own user once more.
-_EXT3 = "no_default_opts,fakeroot,default_permissions,allow_other,use_ino,kernel_cache"
+_EXT3 = "no_default_opts,fakeroot,kernel_cache"
 # An image that cannot change: the kernel may keep what it has learned of it, for a day.
 _LASTING = "attr_timeout=86400,entry_timeout=86400,negative_timeout=86400"
-_SQUASHFS = "ro,default_permissions,allow_other,timeout=86400"
-_OVERLAY = "noacl,allow_other"  # fuse2fs, which may lie below, knows no ACLs
+_OVERLAY = "noacl"  # fuse2fs, which may lie below, knows no ACLs
+# Of the mount itself. libfuse 3's programs do not see them, libfuse 2's pass them to mount(2).
+_MOUNT = "default_permissions,allow_other"
+_USE_INO = ",use_ino"  # libfuse 3 does not know it, and its fuse2fs asks for it in another way
+_LIBFUSE3_NAME = b"libfuse3.so"
+_LARGEST = 1 << 22  # bytes of a program; the largest seen has 101,024
+_ROOT_MODE = "40000"  # <linux/stat.h>, S_IFDIR, octal
 DIRECTORIES = "/usr/bin:/usr/sbin:/bin:/sbin:/usr/local/bin"
+_ENVIRONMENT = {"PATH": DIRECTORIES, "LC_ALL": "C"}
 _PACKAGES = {
     FUSE2FS: "Install the package fuse2fs (Debian) or e2fsprogs-fuse (others).",
     SQUASHFUSE: "Install the package squashfuse.",
@@ -35,13 +43,13 @@ def program_for(image: Image) -> str:
 
 
 def start(image: Image, target: str) -> "Mounting":
-    """Start the daemon on the directory ``target``; it mounts while we go on."""
+    """Start the daemon, by way of the directory ``target``; it mounts while we go on."""
     name = program_for(image)
     check = f"Check it with: e2fsck -fn {image.path}"
     remedy = check if name == FUSE2FS else "Copy or build it again."
     mounting = Mounting(image.path, target, remedy, writable=image.writable)
     # The daemon keeps the image's lock; see locks.py.
-    mounting.spawn(name, [image.path, target, "-o", _options(image)], image.fd)
+    mounting.spawn(name, [image.path], _options(image), image.fd)
     return mounting
 
 
@@ -54,7 +62,7 @@ def start_overlay(lower: list[str], upper: str, target: str) -> "Mounting":
     if upper:
         layers += f",upperdir={upper}/upper,workdir={upper}/work"
     mounting = Mounting("an overlay", target, "", writable=bool(upper))
-    mounting.spawn(FUSE_OVERLAYFS, ["-o", layers, target])
+    mounting.spawn(FUSE_OVERLAYFS, [], layers)
     return mounting
 
 
@@ -66,12 +74,18 @@ class Mounting:
 
     def __init__(self, what: str, target: str, remedy: str, *, writable: bool) -> None:
         self._what, self._target, self._remedy, self._writable = what, target, remedy, writable
+        self._tree = -1
 
-    def spawn(self, name: str, arguments: list[str], *kept: int) -> None:
+    def spawn(self, name: str, source: list[str], options: str, *kept: int) -> None:
         """Start the program; of the descriptors that it would inherit it gets ``kept`` only."""
         program = _program(name)
-        check_device()
-        self._name = name
+        device = _open_device()
+        self._name, place = name, self._target
+        if is_of_libfuse3(program):
+            self._tree = _new_mount(device, self._what, writable=self._writable)
+            place, kept = f"/dev/fd/{device}", (*kept, device)
+        else:
+            options += f",{_MOUNT}" + _USE_INO * (name == FUSE2FS)
         self._output, writing = os.pipe()
         self.life, living = os.pipe()
         withheld = _withhold_descriptors()
@@ -80,42 +94,80 @@ class Mounting:
         null = os.open(os.devnull, os.O_RDWR)
         dup2 = os.POSIX_SPAWN_DUP2
         actions = [(dup2, null, 0), *((dup2, writing, n) for n in (1, 2))]
-        words, environment = [program, *arguments], {"PATH": DIRECTORIES, "LC_ALL": "C"}
+        words, environment = [program, *source, place, "-o", options], _ENVIRONMENT
         self._child = os.posix_spawn(program, words, environment, file_actions=actions, setsid=True)
         for fd in kept:
             os.set_inheritable(fd, False)
         for fd in withheld:
             os.set_inheritable(fd, True)
-        for fd in (null, writing, living):
+        for fd in (null, writing, living, device):
             os.close(fd)
 
     def finish(self) -> int:
-        """Wait for the mount and take it out of this mount namespace, as a detached tree.
+        """Wait for the daemon, and return the mount as a detached tree.
 
-        The caller has to leave this namespace, which is the daemon's.
+        The caller has to leave this mount namespace, which is the daemon's.
+        UnavailableError: the program refused.
         """
         with os.fdopen(self._output, "rb") as output:
             said = output.read().decode(errors="replace").strip()
-        if os.waitpid(self._child, 0)[1]:
-            raise self._refused(said)
+        refused = os.waitpid(self._child, 0)[1] != 0
         try:
-            tree = clone(self._target)
-            syscalls.umount2(self._target, syscalls.MNT_DETACH)
+            if not refused:
+                return self._served() if self._tree >= 0 else self._taken_out()
         except OSError:  # EINVAL: nothing is mounted there; ENOTCONN: it died at once
-            raise self._refused(said or "It ended at once.") from None
+            said = said or "It ended at once."
+        if self._tree >= 0:
+            os.close(self._tree)
+        os.close(self.life)
+        what = f"{self._name} cannot mount {self._what}"
+        raise UnavailableError(what, why=said.replace("\n", " "), remedy=self._remedy)
+
+    def _served(self) -> int:
+        """Return our own mount, once the daemon has answered for its root."""
+        os.fstat(self._tree)
+        return self._tree
+
+    def _taken_out(self) -> int:
+        """Take what libfuse 2 has mounted out of this mount namespace."""
+        tree = clone(self._target)
+        syscalls.umount2(self._target, syscalls.MNT_DETACH)
         # fuse2fs keeps "ro" to itself, so the kernel is told as well.
         restrict(tree, image_attributes(writable=self._writable))
         return tree
 
-    def _refused(self, said: str) -> RunError:
-        what = f"{self._name} cannot mount {self._what}"
-        return RunError(what, why=said.replace("\n", " "), remedy=self._remedy)
+
+def is_of_libfuse3(program: str) -> bool:
+    """Whether a program is linked with libfuse 3, told by the library's name in the file.
+
+    Reading 100 kB costs 0.1 ms; to run it with --version would cost a start.
+    """
+    with open(program, "rb", buffering=0) as file:
+        return _LIBFUSE3_NAME in (file.read(_LARGEST) or b"")
+
+
+def _new_mount(device: int, source: str, *, writable: bool) -> int:
+    """Return a FUSE mount, attached nowhere, that the reader of ``device`` will serve.
+
+    Linux, Documentation/filesystems/fuse.rst, "Mount options".
+    """
+    context = syscalls.fsopen("fuse")
+    try:
+        numbers = {"fd": str(device), "rootmode": _ROOT_MODE, "user_id": "0", "group_id": "0"}
+        for key, value in {"source": source, **numbers}.items():
+            syscalls.fsconfig(context, syscalls.FSCONFIG_SET_STRING, key, value)
+        for key in _MOUNT.split(","):
+            syscalls.fsconfig(context, syscalls.FSCONFIG_SET_FLAG, key, None)
+        syscalls.fsconfig(context, syscalls.FSCONFIG_CMD_CREATE, None, None)
+        return syscalls.fsmount(context, image_attributes(writable=writable))
+    finally:
+        os.close(context)
 
 
 def _options(image: Image) -> str:
     """dirty: read without the journal, which a read-only mount must not replay."""
     if image.kind == SQUASHFS:
-        return _SQUASHFS
+        return "ro"
     offset = f",offset={image.offset}" if image.offset else ""
     if image.writable:
         return f"rw,{_EXT3}{offset}"
@@ -157,9 +209,14 @@ def _program(name: str) -> str:
 
 
 def check_device() -> None:
-    """Refuse when /dev/fuse cannot be opened, in words better than fuse2fs has."""
+    """Refuse when /dev/fuse cannot be opened."""
+    os.close(_open_device())
+
+
+def _open_device() -> int:
+    """Open /dev/fuse; refuse in words better than fuse2fs has."""
     try:
-        os.close(os.open("/dev/fuse", os.O_RDWR))
+        return os.open("/dev/fuse", os.O_RDWR)
     except OSError as error:
         remedy = "Ask the administrator to make it readable and writable for all (mode 0666)."
         if error.errno in (errno.ENOENT, errno.ENODEV, errno.ENXIO):

@@ -30,7 +30,48 @@ class Mounted:
         return self._tree
 
 
-Mounting = fuse.Mounting | Mounted
+class Mounting:
+    """An image on its way to be a detached tree, by the first strategy that this host has."""
+
+    def __init__(self, image: Image, target: str, names: list[str], site: Site) -> None:
+        self._image, self._target, self._names, self._site = image, target, list(names), site
+        self._refusals: list[tuple[str, RunError]] = []
+        self.debug = False
+        self._begun: fuse.Mounting | Mounted
+
+    @property
+    def life(self) -> int:
+        """Return the descriptor that reads end of file when a FUSE daemon has ended, or -1."""
+        return self._begun.life
+
+    def start(self) -> None:
+        """Begin with the next of the strategies. RunError: there is none left."""
+        while self._names:
+            name = self._names.pop(0)
+            if self.debug:
+                say(f"{name} mounts {self._image.path}, offset {self._image.offset}")
+            try:
+                self._name, self._begun = name, _begin(name, self._image, self._target, self._site)
+                return
+            except RunError as error:
+                if not (self._refusals or isinstance(error, UnavailableError)):
+                    raise
+                self._refused(name, error)
+        raise _none_left(self._image, self._refusals)
+
+    def finish(self) -> int:
+        """Return the tree. The caller has to leave this mount namespace."""
+        while True:
+            try:
+                return self._begun.finish()
+            except UnavailableError as error:
+                self._refused(self._name, error)
+                self.start()
+
+    def _refused(self, name: str, error: RunError) -> None:
+        self._refusals.append((name, error))
+        if self.debug:
+            say(str(error))
 
 
 def start(
@@ -43,15 +84,11 @@ def start(
     if image.dirty and not image.writable:
         say(f"{image.path} was not unmounted cleanly; reading it without its journal.")
         say(f"Repair it with: e2fsck -f {image.path}")
-    refusals = []
-    for name in candidates(image, privileged=privileged, forced=forced, site=site):
-        if debug:
-            say(f"{name} mounts {image.path}, offset {image.offset}")
-        try:
-            return _begin(name, image, target, site)
-        except UnavailableError as error:
-            refusals.append((name, error))
-    raise _none_left(image, refusals)
+    names = candidates(image, privileged=privileged, forced=forced, site=site)
+    mounting = Mounting(image, target, names, site)
+    mounting.debug = debug
+    mounting.start()
+    return mounting
 
 
 def candidates(image: Image, *, privileged: bool, forced: str, site: Site) -> list[str]:
@@ -70,11 +107,14 @@ def candidates(image: Image, *, privileged: bool, forced: str, site: Site) -> li
 
 
 def _is_unpacked(image: Image, site: Site) -> bool:
-    return os.path.isdir(f"{site.cache}/{image.stamp}")
+    """Whether the image's tree is in the cache, and can be used where that lies."""
+    place = f"{site.cache}/{image.stamp}"
+    return os.path.isdir(place) and not unpacked.is_noexec(place)
 
 
-def _begin(name: str, image: Image, target: str, site: Site) -> Mounting:
+def _begin(name: str, image: Image, target: str, site: Site) -> fuse.Mounting | Mounted:
     if name == BIND:
+        unpacked.check_executable(image.path, "Copy the directory to another file system.")
         return Mounted(_restricted(clone(image.path), image))
     if name == LOOP:
         return Mounted(_mount_loop(image))
@@ -101,19 +141,22 @@ def _check_forced(name: str, image: Image, *, privileged: bool) -> None:
         raise RunError(f"Cannot mount {image.path} with {name}", why=why, remedy=remedy)
 
 
-def _none_left(image: Image, refusals: list[tuple[str, UnavailableError]]) -> RunError:
+def _none_left(image: Image, refusals: list[tuple[str, RunError]]) -> RunError:
     """Say in one error why none of the strategies can be had on this host."""
     if len(refusals) == 1:
         return refusals[0][1]
-    why = "; ".join(f"{name}: {error.what.rstrip('.')}" for name, error in refusals) + "."
-    remedy = " Or: ".join(error.remedy for _, error in refusals if error.remedy)
-    return RunError(f"Cannot mount the {image.kind} image {image.path}", why=why, remedy=remedy)
+    why = " ".join(f"{name}: {error.what.rstrip('.')}. {error.why}" for name, error in refusals)
+    remedies = dict.fromkeys(error.remedy for _, error in refusals if error.remedy)
+    what, remedy = f"Cannot mount the {image.kind} image {image.path}", " Or: ".join(remedies)
+    return RunError(what, why=why.strip(), remedy=remedy)
 
 
 def _unpacked(image: Image, site: Site) -> int:
     """Return the image's tree in the cache, which is filled if need be."""
     place = unpacked.lookup(image, site)
-    if place < 0:
+    if place >= 0:
+        unpacked.check_executable(site.cache, unpacked.ELSEWHERE)
+    else:
         from singrun.images import unpacking  # takes seconds anyway
 
         place = unpacking.fill(image, site)
@@ -134,6 +177,8 @@ def _mount_loop(image: Image) -> int:
     try:
         return _loop_tree(image, device, options)
     except OSError as error:
+        if error.errno == errno.ENOSYS:
+            raise  # no fault of the image
         raise _not_mounted(image, error) from None
     finally:
         os.close(fd)
@@ -141,6 +186,8 @@ def _mount_loop(image: Image) -> int:
 
 def _not_mounted(image: Image, error: OSError) -> RunError:
     what, why = f"Cannot mount {image.path}", f"The kernel says: {error.strerror}."
+    if error.errno in (errno.EPERM, errno.EACCES):  # root of a container that may not mount disks
+        return UnavailableError(what, why=why, remedy="Use --mount-with fuse2fs.")
     if error.errno == errno.ENODEV:
         remedy = f"Load the kernel module {image.kind}, or use --mount-with unpack."
         return UnavailableError(what, why=f"The kernel has no {image.kind}.", remedy=remedy)

@@ -18,8 +18,11 @@ import os
 import stat
 
 from singrun.config import Site
-from singrun.errors import RunError
+from singrun.errors import RunError, UnavailableError
 from singrun.images.image import Image
+
+VARIABLE = "SINGRUN_CACHEDIR=/some/local/directory"
+ELSEWHERE = f"Name another place for unpacked images: {VARIABLE}"
 
 
 def lookup(image: Image, site: Site) -> int:
@@ -49,8 +52,24 @@ def check_private(path: str) -> None:
     elif status.st_mode & 0o022:
         why = "Others may write to it."
     if why:
-        remedy = "Name a directory of your own: SINGRUN_CACHEDIR=/some/local/directory"
+        remedy = f"Name a directory of your own: {VARIABLE}"
         raise RunError(f"Cannot use the cache {path}", why=why, remedy=remedy)
+
+
+def is_noexec(path: str) -> bool:
+    """Whether the kernel starts no program from ``path``. mount(8), noexec."""
+    return bool(os.statvfs(path).f_flag & os.ST_NOEXEC)
+
+
+def check_executable(path: str, remedy: str) -> None:
+    """Refuse a directory that is mounted noexec, and name the mount. UnavailableError."""
+    if not is_noexec(path):
+        return
+    place = os.path.realpath(path)
+    while place != "/" and is_noexec(os.path.dirname(place)):
+        place = os.path.dirname(place)
+    why = f"{place} is mounted noexec, so the kernel starts no program there."
+    raise UnavailableError(f"Cannot run programs in {path}", why=why, remedy=remedy)
 
 
 def _is_still(path: str, fd: int) -> bool:

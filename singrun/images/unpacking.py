@@ -17,7 +17,7 @@ from singrun.config import Site
 from singrun.errors import RunError, UnavailableError, say
 from singrun.images.fuse import found
 from singrun.images.image import EXT3, Image, open_image
-from singrun.images.unpacked import check_private, lookup
+from singrun.images.unpacked import ELSEWHERE, VARIABLE, check_executable, check_private, lookup
 from singrun.mounts.table import attach, clone
 
 _PROGRAMS = {EXT3: "debugfs", "squashfs": "unsquashfs"}
@@ -27,7 +27,7 @@ _HARMLESS = (b"while changing ownership of", b"debugfs 1.", b"debugfs: ")
 _TICK = 1.0  # seconds; at least the grain of a file's times, on network file systems too
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _FIRST_PID_NAMESPACE = "pid:[4026531836]"  # <linux/proc_ns.h>, PROC_PID_INIT_INO
-_FULL = "Make room, or name another place: SINGRUN_CACHEDIR=/some/local/directory"
+_FULL = f"Make room, or name another place: {VARIABLE}"
 
 
 def check_usable(image: Image) -> None:
@@ -42,8 +42,7 @@ def fill(image: Image, site: Site) -> int:
     """Unpack the image, or wait for who does; a locked descriptor as lookup() gives it."""
     check_usable(image)
     cache = site.cache
-    os.makedirs(cache, 0o700, exist_ok=True)
-    check_private(cache)
+    _make(cache)
     _check_settled(image)
     while (done := lookup(image, site)) < 0:
         lock = _locked(f"{cache}/{image.stamp}.new")
@@ -57,6 +56,16 @@ def fill(image: Image, site: Site) -> int:
         finally:
             os.close(lock)
     return done
+
+
+def _make(cache: str) -> None:
+    try:
+        os.makedirs(cache, 0o700, exist_ok=True)
+    except OSError as error:
+        what, why = f"Cannot make the cache {cache}", f"{error.strerror}."
+        raise RunError(what, why=why, remedy=ELSEWHERE) from None
+    check_private(cache)
+    check_executable(cache, ELSEWHERE)
 
 
 def size_in_bytes(site: Site) -> int:

@@ -10,11 +10,13 @@ from singrun import config, syscalls
 from singrun.errors import RunError
 from singrun.identity import Caller, map_ids
 from singrun.images import fuse, unpacked
+from singrun.verbs import kernel, trial
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+UTF8 = ("utf-8", "surrogateescape")
 _SYSCTLS = {
     "user/max_user_namespaces": ("0", "sysctl user.max_user_namespaces=65536"),
     "kernel/unprivileged_userns_clone": ("0", "sysctl kernel.unprivileged_userns_clone=1"),
@@ -45,6 +47,7 @@ class Finding:
 def report(*, json: bool) -> str:
     """Return the findings, as text or as a JSON object with a list of them."""
     findings = [
+        *_kernel(),
         _user_namespaces(),
         *_sysctls(),
         _overlay(),
@@ -65,12 +68,13 @@ def report(*, json: bool) -> str:
     )
 
 
+# Name, use, package, and the strategy that is tried with it.
 _PROGRAMS = (
-    ("fuse2fs", "mounts ext3 images for ordinary users", "fuse2fs"),
-    ("squashfuse", "mounts squashfs images for ordinary users", "squashfuse"),
-    ("fuse-overlayfs", "writes to overlays that are images", "fuse-overlayfs"),
-    ("debugfs", "unpacks ext3 images", "e2fsprogs"),
-    ("unsquashfs", "unpacks squashfs images", "squashfs-tools"),
+    ("fuse2fs", "mounts ext3 images for ordinary users", "fuse2fs", "fuse2fs"),
+    ("squashfuse", "mounts squashfs images for ordinary users", "squashfuse", "squashfuse"),
+    ("fuse-overlayfs", "writes to overlays that are images", "fuse-overlayfs", ""),
+    ("debugfs", "unpacks ext3 images", "e2fsprogs", "unpack"),
+    ("unsquashfs", "unpacks squashfs images", "squashfs-tools", ""),
 )
 
 
@@ -93,6 +97,8 @@ def _tried(action: "Callable[[], None]") -> str:
             action()
         except OSError as error:
             os.write(writing, (error.strerror or "failed").encode())
+        except RunError as error:
+            os.write(writing, f"{error.what}. {error.why}".strip().encode(*UTF8))
         finally:
             os._exit(0)
     os.close(writing)
@@ -140,7 +146,8 @@ def _lay_over() -> None:
 
 def _overlay() -> Finding:
     said = _tried(_lay_over)
-    remedy = "Use Linux 5.11 or later with the module overlay (modprobe overlay)." if said else ""
+    remedy = f"Use Linux {kernel.OVERLAY} or later with the module overlay (modprobe overlay)."
+    remedy = remedy if said else ""
     return Finding("overlay", said or "for --overlay and --writable-tmpfs", remedy)
 
 
@@ -152,17 +159,39 @@ def _fuse_device() -> Finding:
     return Finding("/dev/fuse", "can be opened")
 
 
-def _program(name: str, use: str, package: str) -> Finding:
+def _program(name: str, use: str, package: str, strategy: str) -> Finding:
     path = fuse.found(name)
-    remedy = "" if path else f"Install the package {package}."
-    return Finding(name, f"{path or 'not installed'} ({use})", remedy)
+    if not path:
+        return Finding(name, f"not installed ({use})", f"Install the package {package}.")
+    said = _mounted(strategy) if strategy else ""
+    remedy = f"Install another version of the package {package}, or report this." if said else ""
+    return Finding(name, f"{path} ({use})" + f", and: {said}" * bool(said), remedy)
+
+
+def _mounted(strategy: str) -> str:
+    """Mount a small image; "" if that went well, or if what is lacking has a line of its own."""
+    if strategy != "loop" and (strategy != "unpack" and _fuse_device().remedy):
+        return ""
+    if os.geteuid() and _user_namespaces().remedy:
+        return ""
+    return _tried(lambda: trial.mount(strategy, config.read()))
 
 
 def _loop() -> Finding:
     if os.geteuid():
         return Finding("loop devices", "for root only")
-    there = os.path.exists("/dev/loop-control")
-    return Finding("loop devices", "yes" if there else "none", "" if there else "modprobe loop")
+    said = _mounted("loop")
+    return Finding("loop devices", said or "mount images", "modprobe loop" if said else "")
+
+
+def _kernel() -> list[Finding]:
+    """Return a line for the kernel, and one for each call that it lacks."""
+    lacking = [
+        Finding(call, said, f"Use Linux {since} or later.", needed=True)
+        for call, since, action in kernel.CALLS
+        if (said := _tried(action))
+    ]
+    return [Finding("kernel", f"Linux {os.uname().release}"), *lacking]
 
 
 def _subordinate_ids() -> Finding:
@@ -197,6 +226,10 @@ def _cache() -> Finding:
         return Finding("cache directory", f"{found}, which is a network file system", local)
     if not os.access(there, os.W_OK):
         return Finding("cache directory", f"{found}, which cannot be written", local)
+    try:
+        unpacked.check_executable(there, local)
+    except RunError as error:
+        return Finding("cache directory", f"{found}: {error.why}", error.remedy)
     return Finding("cache directory", found)
 
 

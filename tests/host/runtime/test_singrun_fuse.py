@@ -1,0 +1,145 @@
+"""FUSE programs of both kinds, of libfuse 2 and of libfuse 3, and those that refuse to start."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from singrun.images import fuse
+from singrun.verbs import kernel
+from tests.bench import singrun_images as images
+from tests.bench.host import wait_until
+from tests.bench.singrun_images import Bench, Person
+
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture(scope="module")
+def bench() -> Iterator[Bench]:
+    with images.bench() as made:
+        squashed = str(made.directory / "image.sqfs")
+        words = ["mksquashfs", str(made.tree), squashed, "-quiet", "-no-progress"]
+        subprocess.run(words, check=True)
+        for person in made.people.values():
+            cache = made.directory / f"cache-{person.name}"
+            shutil.rmtree(cache, ignore_errors=True)
+            cache.mkdir(0o700)
+            shutil.chown(cache, person.uid, person.gid)
+            person.variables["SINGRUN_CACHEDIR"] = str(cache)
+        yield made
+
+
+@pytest.fixture
+def refusing(bench: Bench) -> Iterator[Person]:
+    """An ordinary user on whose PATH a fuse2fs does not understand its options."""
+    user, place = bench.people["user"], bench.directory / "refusing"
+    place.mkdir()
+    said = "fuse: unknown option(s): -o kernel_cache"
+    images.write_script(place / "fuse2fs", f"#!/bin/sh\necho '{said}' >&2\nexit 1\n")
+    before, cache = dict(user.variables), bench.directory / "refusing-cache"
+    cache.mkdir()
+    shutil.chown(cache, user.uid, user.gid)
+    user.variables["PATH"] = f"{place}:/usr/bin:/bin:/usr/sbin:/sbin"
+    user.variables["SINGRUN_CACHEDIR"] = str(cache)
+    yield user
+    user.variables = before
+    shutil.rmtree(place)
+    shutil.rmtree(cache)
+
+
+@pytest.mark.parametrize("name", ["fuse2fs", "squashfuse", "squashfuse_ll", "fuse-overlayfs"])
+def test_the_library_of_a_program_is_told_without_running_it(name: str) -> None:
+    program = shutil.which(name)
+    assert program
+    linked = subprocess.run(["ldd", program], capture_output=True, text=True, check=True).stdout
+    assert fuse.is_of_libfuse3(program) == ("libfuse3" in linked)
+    assert ("libfuse.so.2" in linked) != fuse.is_of_libfuse3(program)
+
+
+def test_a_daemon_of_libfuse_3_holds_no_mount(bench: Bench) -> None:
+    """Not even its own, so that the end of the program is the end of the mount."""
+    user = bench.people["user"]
+    script = "read pid; grep -o fuse /proc/$pid/mountinfo | wc -l; exec true"
+    words = user.words(user.launcher, "exec", bench.directory / "image.sqfs", "sh", "-c", script)
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        words, stdin=pipe, stdout=pipe, env=user.environment(), cwd="/", text=True
+    ) as child:
+        (daemon,) = waited_for(bench)
+        before = Path("/proc/self/mountinfo").read_text().count("fuse")
+        assert child.communicate(f"{daemon}\n")[0] == f"{before}\n"
+    images.wait_for_daemons(str(bench.directory))
+
+
+def waited_for(bench: Bench) -> list[int]:
+    found: list[int] = []
+
+    def there() -> bool:
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            words = images.read(path).split("\0")
+            if "squashfuse" in words[0] and any(str(bench.directory) in word for word in words):
+                found.append(int(path.parts[2]))
+        return bool(found)
+
+    wait_until(there)
+    return sorted(set(found))
+
+
+def test_a_program_that_refuses_is_no_strategy(bench: Bench, refusing: Person) -> None:
+    done = refusing.singrun("exec", "--debug", bench.image, "echo", "fine")
+    assert (done.returncode, done.stdout) == (0, b"fine\n"), done
+    assert b"unknown option" in done.stderr
+    assert b"unpack mounts" in done.stderr
+
+
+def test_when_both_refuse_both_are_named(bench: Bench, refusing: Person) -> None:
+    refusing.variables["SINGRUN_CACHEDIR"] = "/proc/nowhere"
+    done = refusing.singrun("exec", bench.image, "true")
+    assert done.returncode == 255
+    for word in (b"fuse2fs: fuse2fs cannot mount", b"unknown option", b"unpack: "):
+        assert word in done.stderr, done
+
+
+def test_one_that_is_wished_for_is_the_only_one(bench: Bench, refusing: Person) -> None:
+    done = refusing.singrun("exec", "--mount-with", "fuse2fs", bench.image, "true")
+    assert done.returncode == 255
+    assert b"unknown option" in done.stderr
+    assert b"unpack" not in done.stderr
+
+
+def test_the_doctor_mounts_an_image_by_every_program(bench: Bench, refusing: Person) -> None:
+    said = refusing.call(refusing.launcher, "doctor").stdout.decode()
+    assert re.search(r"^no +fuse2fs: .*cannot mount.*unknown option", said, re.M), said
+    assert re.search(r"^ok +squashfuse: ", said, re.M)
+    assert "Images are mounted by: unpack\n" in said
+    assert list(Path(refusing.variables["SINGRUN_CACHEDIR"]).iterdir()) == []
+    images.wait_for_daemons("singrun-trial")
+
+
+@pytest.mark.parametrize(
+    ("call", "since"), [("openat2", "5.6"), ("mount_setattr", "5.12"), ("fsconfig", "5.2")]
+)
+def test_the_doctor_names_the_kernel_that_is_needed(bench: Bench, call: str, since: str) -> None:
+    old = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"inject={call}:error=ENOSYS"]
+    done = subprocess.run([*old, bench.launcher, "doctor"], capture_output=True, text=True)
+    found = re.search(
+        rf"^MISSING +{call[:2]}.*\n +-> Use Linux {re.escape(since)} ", done.stdout, re.M
+    )
+    assert found, done
+    launch = subprocess.run(
+        [*old, bench.launcher, "exec", bench.image, "true"], capture_output=True, text=True
+    )
+    assert launch.returncode == 255
+    assert "singrun doctor" in launch.stderr
+
+
+def test_the_table_in_the_documents_is_the_doctors() -> None:
+    table = (images.ROOT / "docs/runtime.md").read_text()
+    for call, since, _ in kernel.CALLS:
+        assert f"| `{call}` | {since} |" in table
+    assert f"| overlay in user namespaces | {kernel.OVERLAY} |" in table
