@@ -53,7 +53,7 @@ def main() -> "NoReturn":
     os._exit(status)
 
 
-def parse(words: list[str]) -> Request | str:
+def parse(words: list[str]) -> "Request | str":
     """Return the request that the words make, or the text that they ask for."""
     request = Request()
     rest = options.take(words, request)

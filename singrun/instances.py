@@ -40,7 +40,7 @@ class Instance:
         return {name: vars(self)[name] for name in names}
 
 
-def find(word: str) -> Instance | None:
+def find(word: str) -> "Instance | None":
     """Return what instance://NAME or the path of an image names."""
     states: list[str] = []
     if word.startswith(SCHEME):

@@ -52,7 +52,7 @@ FLAGS = {
 }
 
 
-def take(words: list[str], request: Request) -> list[str] | str:
+def take(words: list[str], request: Request) -> "list[str] | str":
     """Apply the leading options; return the words after them, or the name of a text asked for."""
     rest = list(words)
     while rest and rest[0].startswith("-") and rest[0] != "-":
@@ -72,7 +72,7 @@ def take(words: list[str], request: Request) -> list[str] | str:
     return rest
 
 
-def _in_word(word: str) -> list[tuple[str, str | None]]:
+def _in_word(word: str) -> "list[tuple[str, str | None]]":
     """Return the options in one word: --name, --name=value, -ce, -B/data."""
     if word.startswith("--"):
         name, equals, value = word[2:].partition("=")
@@ -86,7 +86,7 @@ def _in_word(word: str) -> list[tuple[str, str | None]]:
     return found
 
 
-def _set_value(request: Request, name: str, value: str | None) -> None:
+def _set_value(request: Request, name: str, value: "str | None") -> None:
     if not value:
         raise UsageError(f"Option --{name} needs a value", remedy=REMEDY)
     VALUES[name](request, value)

@@ -132,7 +132,7 @@ _mount_setattr = _declare("syscall", _Long, _Int, _Bytes, _UInt, _Bytes, _ULong)
 _OPENAT2_ATTEMPTS = 10_000
 
 
-def _call(function: _Function, *words: object, path: str | None = None) -> int:
+def _call(function: _Function, *words: object, path: "str | None" = None) -> int:
     """Call ``function``, again when a signal interrupts it, as Python's own calls do (PEP 475)."""
     result: int
     while (result := function(*words)) < 0:
@@ -224,7 +224,7 @@ def fsopen(fstype: str) -> int:
     return _call(_fsopen, _SYS_FSOPEN, fstype.encode(), FSOPEN_CLOEXEC, path=fstype)
 
 
-def fsconfig(fd: int, command: int, key: str | None, value: str | None) -> None:
+def fsconfig(fd: int, command: int, key: "str | None", value: "str | None") -> None:
     """Set an option of the context ``fd``, or create its file system (man 2)."""
     words = (key and key.encode(), value and value.encode())
     _call(_fsconfig, _SYS_FSCONFIG, fd, command, *words, 0, path=key)

@@ -71,7 +71,7 @@ def is_identifier(name: bytes) -> bool:
 
 
 def mounts(
-    winning: list[Winner], root: Root, stage: str, behind: Environment | None = None
+    winning: list[Winner], root: Root, stage: str, behind: "Environment | None" = None
 ) -> list[Bind]:
     """Return the bind that puts the script into the image, or over its own /environment.
 

@@ -135,7 +135,7 @@ class _Fit:
             why = f"It needs {max(missing, key=_order)} of {name}; the image's has up to {newest}."
             raise self._refused(path, why)
 
-    def _of_image(self, name: str) -> Library | None:
+    def _of_image(self, name: str) -> "Library | None":
         if name not in self._known:
             fd = self._inside.open(name)
             try:

@@ -117,7 +117,7 @@ def _unopened(path: str, error: OSError, *, writable: bool) -> RunError:
     return RunError(f"Cannot open the image {path}", why=why, remedy=_remedy(error.errno))
 
 
-def _remedy(number: int | None) -> str:
+def _remedy(number: "int | None") -> str:
     if number == errno.ENOENT:
         return "Check the spelling; an image is named by its path."
     if number == errno.EACCES:

@@ -96,7 +96,7 @@ class Layers:
     def _attached(self, root: str, stage: str) -> tuple[list[str], str]:
         """Attach the trees below ``stage``; (what is read, topmost first; what is written)."""
         lower, upper = [root], ""
-        for number, (image, tree) in enumerate(zip(self._images, self._trees, strict=True)):
+        for number, (image, tree) in enumerate(zip(self._images, self._trees)):
             place = f"{stage}/layer{number}"
             attach(tree, place)
             os.close(tree)

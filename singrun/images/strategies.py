@@ -112,7 +112,7 @@ def _is_unpacked(image: Image, site: Site) -> bool:
     return os.path.isdir(place) and not unpacked.is_noexec(place)
 
 
-def _begin(name: str, image: Image, target: str, site: Site) -> fuse.Mounting | Mounted:
+def _begin(name: str, image: Image, target: str, site: Site) -> "fuse.Mounting | Mounted":
     if name == BIND:
         unpacked.check_executable(image.path, "Copy the directory to another file system.")
         return Mounted(_restricted(clone(image.path), image))
@@ -194,7 +194,7 @@ def _not_mounted(image: Image, error: OSError) -> RunError:
     return RunError(what, why=why, remedy=f"Check it with: e2fsck -fn {image.path}")
 
 
-def _loop_tree(image: Image, device: str, options: dict[str, str | None]) -> int:
+def _loop_tree(image: Image, device: str, options: "dict[str, str | None]") -> int:
     context = syscalls.fsopen(image.kind)
     try:
         syscalls.fsconfig(context, syscalls.FSCONFIG_SET_STRING, "source", device)

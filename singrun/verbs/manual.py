@@ -112,7 +112,7 @@ _INDENT, _WIDTH = 29, 88
 def overview() -> str:
     """Return what ``singrun --help`` prints."""
     lines = [textwrap.wrap(what, _WIDTH - 13) for _, what, _ in VERBS.values()]
-    shown = dict(zip(VERBS, (f"\n{'':13}".join(each) for each in lines), strict=True))
+    shown = dict(zip(VERBS, (f"\n{'':13}".join(each) for each in lines)))
     verbs = "".join(f"  {name:11}{what}\n" for name, what in shown.items())
     return (
         "Usage: singrun [-d] VERB [OPTIONS] IMAGE [ARGUMENTS]\n"

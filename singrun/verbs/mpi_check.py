@@ -64,7 +64,7 @@ def examine(tree: str, names: Sequence[str] = _SONAMES) -> dict[str, list[str]]:
 
 
 def findings_for(
-    image: dict[str, list[str]], host: dict[str, list[str]], mpirun: str, slurm: list[str] | None
+    image: dict[str, list[str]], host: dict[str, list[str]], mpirun: str, slurm: "list[str] | None"
 ) -> list[Finding]:
     """Judge. mpirun: the host's, its family and version. slurm: its plugins, None without Slurm."""
     if "family" not in image:
@@ -90,7 +90,7 @@ def _by_mpirun(family: str, mpirun: str) -> Finding:
     return Finding(topic, found, remedy, needed=True)
 
 
-def _by_slurm(pmi: list[str], slurm: list[str] | None) -> Finding:
+def _by_slurm(pmi: list[str], slurm: "list[str] | None") -> Finding:
     topic = "srun --mpi=… singrun exec IMAGE"
     if slurm is None:
         return Finding(topic, "this host has no Slurm")
@@ -116,7 +116,7 @@ def _bound(image: dict[str, list[str]], host: dict[str, list[str]]) -> Finding:
     return Finding(topic, f"{soname} fits")
 
 
-def _read(inside: Inside, name: str) -> Library | None:
+def _read(inside: Inside, name: str) -> "Library | None":
     fd = inside.open(name)
     if fd < 0:
         return None
@@ -177,7 +177,7 @@ def _mpirun() -> str:
     return words[0] if words else ""
 
 
-def _slurm() -> list[str] | None:
+def _slurm() -> "list[str] | None":
     """Return the names that srun --mpi= knows."""
     if not shutil.which("srun"):
         return None

@@ -1,0 +1,94 @@
+"""The runtime on every Python that this host has: node's own are older than workstations'."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import singrun
+from tests.bench import singrun_images as images
+
+SUPPORTED = [f"3.{minor}" for minor in range(9, 15)]
+MAIN = images.ROOT / "singrun/__main__.py"
+
+
+def interpreters(version: str) -> list[Path]:
+    """Python of this version, of the host and of pyenv."""
+    found = [Path(f"/usr/bin/python{version}"), Path(f"/usr/local/bin/python{version}")]
+    found += sorted((Path.home() / ".pyenv/versions").glob(f"{version}.*/bin/python3"))
+    return [path for path in found if path.exists()]
+
+
+def python(version: str) -> Path:
+    found = interpreters(version)
+    if not found:
+        pytest.skip(f"no Python {version} here")
+    return found[-1]
+
+
+@pytest.mark.parametrize("version", SUPPORTED)
+def test_every_module_of_the_runtime_can_be_imported(version: str) -> None:
+    names = [path.stem for path in (images.ROOT / "singrun").glob("*.py")]
+    lines = [f"import singrun.{name}" for name in sorted(names) if name != "__main__"]
+    words = [python(version), "-I", "-W", "error", "-B", "-c", "\n".join(lines)]
+    words[-1] = f"import sys; sys.path.insert(0, {str(images.ROOT)!r})\n{words[-1]}"
+    subprocess.run(words, check=True)
+
+
+@pytest.mark.parametrize("version", SUPPORTED)
+def test_the_runtime_and_its_one_file_form_start(version: str, tmp_path: Path) -> None:
+    single = tmp_path / "singrun.pyz"
+    words = [python(version), "-B", "-m", "singrun.bundle", single]
+    subprocess.run(words, check=True, cwd=images.ROOT)
+    main = f"import sys; sys.path.insert(0, {str(single)!r}); from singrun.cli import main; main()"
+    for start in (["-IS", "-B", str(MAIN)], ["-IS", "-c", main]):
+        done = subprocess.run(
+            [python(version), *start, "--version"], capture_output=True, text=True, check=False
+        )
+        assert (done.stdout, done.stderr) == (f"singrun {singrun.__version__}\n", "")
+        assert done.returncode == 0
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("version", SUPPORTED)
+def test_an_image_runs(version: str, tmp_path: Path) -> None:
+    image = images.ext3(images.fill(tmp_path / "tree"), tmp_path / "image.img")
+    for options in (["--plan"], [], ["-c", "-p"], ["--writable-tmpfs", "--overlay", "/usr:ro"]):
+        words = [python(version), "-IS", "-B", MAIN, "exec", *options, image, "true"]
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("version", ["3.6", "3.7", "3.8"])
+def test_an_older_python_is_named(version: str) -> None:
+    words = [python(version), "-IS", "-B", MAIN, "--version"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (255, "")
+    assert done.stderr.startswith(f"singrun: Python 3.9 or later is needed; this is {version}")
+
+
+def launcher_with(directory: Path, versions: list[str]) -> subprocess.CompletedProcess[str]:
+    """Start the launcher where /usr/bin has python3 of these versions, in a mount namespace."""
+    place = directory / "usr-bin"
+    place.mkdir()
+    for name in ("sh", "env", "readlink", "mount"):
+        shutil.copy(f"/usr/bin/{name}", place / name)
+    for version in versions:
+        images.write_script(place / f"python{version}", f"#!/bin/sh\necho {version}\n")
+    script = f"mount --bind {place} /usr/bin; exec {images.ROOT}/bin/singrun --version"
+    words = ["unshare", "--mount", "sh", "-c", script]
+    environment = {"PATH": "/usr/bin:/bin"}
+    return subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(
+    ("versions", "taken"),
+    [(["3", "3.9", "3.6"], "3.9"), (["3", "3.9", "3.12", "3.10"], "3.12"), (["3"], "3")],
+)
+def test_the_launcher_takes_the_newest(tmp_path: Path, versions: list[str], taken: str) -> None:
+    done = launcher_with(tmp_path, versions)
+    assert done.stdout == f"{taken}\n", done
