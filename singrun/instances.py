@@ -34,7 +34,7 @@ class Instance:
         self.name, self.image, self.home, since, self.image_state, contained = said
         self.since, self.is_contained = int(since), bool(contained)
 
-    def described(self) -> dict[str, str | int]:
+    def described(self) -> "dict[str, str | int]":
         """Return what the user is told of it."""
         names = ("pid", "name", "image", "since")
         return {name: vars(self)[name] for name in names}

@@ -71,7 +71,7 @@ def marker(name: str, state: str) -> str:
     return f"singrun-instance-{name}-{state}"
 
 
-def take(word: str) -> Name | None:
+def take(word: str) -> "Name | None":
     """Return the name, None if another process has it. RunError: there is no place for names."""
     directory = _opened(make=True)
     try:

@@ -12,7 +12,7 @@ import singrun
 from tests.bench import singrun_images as images
 
 SUPPORTED = [f"3.{minor}" for minor in range(9, 15)]
-MAIN = images.ROOT / "singrun/__main__.py"
+MAIN = str(images.ROOT / "singrun/__main__.py")
 
 
 def interpreters(version: str) -> list[Path]:
@@ -22,17 +22,18 @@ def interpreters(version: str) -> list[Path]:
     return [path for path in found if path.exists()]
 
 
-def python(version: str) -> Path:
+def python(version: str) -> str:
     found = interpreters(version)
     if not found:
         pytest.skip(f"no Python {version} here")
-    return found[-1]
+    return str(found[-1])
 
 
 @pytest.mark.parametrize("version", SUPPORTED)
 def test_every_module_of_the_runtime_can_be_imported(version: str) -> None:
-    names = [path.stem for path in (images.ROOT / "singrun").glob("*.py")]
-    lines = [f"import singrun.{name}" for name in sorted(names) if name != "__main__"]
+    paths = sorted((images.ROOT / "singrun").rglob("*.py"))
+    names = [".".join(path.relative_to(images.ROOT).with_suffix("").parts) for path in paths]
+    lines = [f"import {name}" for name in names if not name.endswith("__")]
     words = [python(version), "-I", "-W", "error", "-B", "-c", "\n".join(lines)]
     words[-1] = f"import sys; sys.path.insert(0, {str(images.ROOT)!r})\n{words[-1]}"
     subprocess.run(words, check=True)
@@ -41,10 +42,10 @@ def test_every_module_of_the_runtime_can_be_imported(version: str) -> None:
 @pytest.mark.parametrize("version", SUPPORTED)
 def test_the_runtime_and_its_one_file_form_start(version: str, tmp_path: Path) -> None:
     single = tmp_path / "singrun.pyz"
-    words = [python(version), "-B", "-m", "singrun.bundle", single]
+    words = [python(version), "-B", "-m", "singrun.bundle", str(single)]
     subprocess.run(words, check=True, cwd=images.ROOT)
     main = f"import sys; sys.path.insert(0, {str(single)!r}); from singrun.cli import main; main()"
-    for start in (["-IS", "-B", str(MAIN)], ["-IS", "-c", main]):
+    for start in (["-IS", "-B", MAIN], ["-IS", "-c", main]):
         done = subprocess.run(
             [python(version), *start, "--version"], capture_output=True, text=True, check=False
         )
@@ -57,7 +58,7 @@ def test_the_runtime_and_its_one_file_form_start(version: str, tmp_path: Path) -
 def test_an_image_runs(version: str, tmp_path: Path) -> None:
     image = images.ext3(images.fill(tmp_path / "tree"), tmp_path / "image.img")
     for options in (["--plan"], [], ["-c", "-p"], ["--writable-tmpfs", "--overlay", "/usr:ro"]):
-        words = [python(version), "-IS", "-B", MAIN, "exec", *options, image, "true"]
+        words = [python(version), "-IS", "-B", MAIN, "exec", *options, str(image), "true"]
         done = subprocess.run(words, capture_output=True, text=True, check=False)
         assert (done.returncode, done.stderr) == (0, "")
 
