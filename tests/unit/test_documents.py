@@ -1,0 +1,37 @@
+"""The documents name only files that are there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_and_every_named_source_is_there(page: Path) -> None:
+    text = page.read_text()
+    links = re.findall(r"\]\((?!https?:|mailto:|#)([^)#\s]+)", text)
+    sources = re.findall(
+        r"`((?:singbuild|singrun|plugins|tests/(?:unit|host))/[\w/]*(?:\.py)?)`", text
+    )
+    named = [page.parent / link for link in links] + [ROOT / source for source in sources]
+    assert [str(path) for path in named if not path.exists()] == []
+
+
+def test_the_index_names_every_page() -> None:
+    index = (ROOT / "docs/README.md").read_text()
+    pages = {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"}
+    assert {name for name in pages if f"({name})" not in index} == set()
+
+
+def test_the_architecture_has_a_line_for_every_wing() -> None:
+    text = (ROOT / "docs/architecture.md").read_text()
+    for package in ("singbuild", "singrun"):
+        rows = re.search(rf"^\| wing of `{package}/` .*\n((\|.*\n)+)", text, re.M)
+        assert rows
+        wings = {path.parent.name for path in (ROOT / package).glob("*/__init__.py")}
+        assert set(re.findall(r"^\| `(\w+)/` \|", rows[1], re.M)) == wings
