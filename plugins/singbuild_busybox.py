@@ -6,10 +6,10 @@ import os
 import re
 from pathlib import Path
 
-from singbuild_busybox_binary import find_binary
+from singbuild_busybox_binary import LARGEST, find_binary
 
 from singbuild import Keyword, Needs, Pins, Rootfs, Source, SourceError, hookimpl
-from singbuild.download import digest
+from singbuild.download import stored
 
 DIRECTORIES = {
     **dict.fromkeys(("/bin", "/dev", "/etc", "/home", "/proc", "/run", "/sbin", "/sys"), 0o755),
@@ -55,17 +55,11 @@ def singbuild_bootstrap(source: Source, pins: Pins, rootfs: Rootfs) -> bool:
         rootfs.mkdir(directory, mode)
     for name, text in ETC.items():
         rootfs.write(f"/etc/{name}", text)
-    rootfs.write("/bin/busybox", _pinned(source.cache / pins["sha256"]), 0o755)
+    rootfs.write("/bin/busybox", stored(source.cache, pins["sha256"], LARGEST), 0o755)
     applets: list[str] = []
     rootfs.run(["/bin/busybox", "--list-full"], on_line=applets.append)
     _link(rootfs, [name for name in applets if APPLET.fullmatch(name)])
     return True
-
-
-def _pinned(path: Path) -> bytes:
-    if not path.is_file() or digest(path) != path.name:
-        raise SourceError(f"{path}: is gone or was changed", remedy="Build again.")
-    return path.read_bytes()
 
 
 def _link(rootfs: Rootfs, applets: list[str]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import io
 import lzma
 import re
@@ -16,7 +18,7 @@ from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 
 from singbuild import HostError, Pins, RecipeKeyError, Source, SourceError, command
-from singbuild.download import digest, fetch, keep, locked
+from singbuild.download import fetch, is_open_line, keep, locked, stored
 
 PACKAGE = "busybox-static"
 LARGEST = 64 << 20  # bytes of a binary or a package; Debian's have 2 MB and 1 MB
@@ -45,54 +47,69 @@ def find_binary(source: Source) -> Pins:
     The store ``source.cache`` then has it under its digest. Raises SourceError, RecipeKeyError.
     """
     named = source.keywords.get("MirrorURL", "")
-    path, origin = _named(named, source) if named else _found(source)
-    shown = named or str(path)
-    binary, package = _binary_of(path, shown)
+    content, origin, shown = _named(named, source) if named else _found(source)
+    binary, package = _binary_of(content, shown)
     version = _check(binary, source.arch, shown)
     kept = keep(binary, source.cache, source.report)
     return {"from": origin, **package, "version": version, "sha256": kept.sha256}
 
 
-def _named(named: str, source: Source) -> tuple[Path, str]:
-    """Return the file that the recipe's MirrorURL means, and what kind of place that was."""
+def _named(named: str, source: Source) -> tuple[bytes, str, str]:
+    """Return the file that the recipe's MirrorURL means, what kind of place that was, its name."""
     expected = source.keywords.get("SHA256", "").lower()
     if expected and not re.fullmatch("[0-9a-f]{64}", expected):
         raise RecipeKeyError("SHA256", f"SHA256: {expected!r} is not 64 hexadecimal digits")
+    if not expected and is_open_line(named):
+        expected = _locked(source, named)
     if not re.fullmatch("[a-z0-9][a-z0-9+.-]+", named) or Path(named).exists():
         got = fetch(named, source.cache, report=source.report, sha256=expected, size_limit=LARGEST)
-        return got.path, "URL" if "://" in named else "file"
-    path = _package(named, source)
-    if expected not in ("", digest(path)):
+        return got.read(), "URL" if "://" in named else "file", named
+    content = _package(named, source)
+    found = hashlib.sha256(content).hexdigest()
+    if expected not in ("", found):
         raise SourceError(
             f"the package {named} has the wrong SHA-256",
-            why=f"expected {expected}\n     got {digest(path)}",
+            why=f"expected {expected}\n     got {found}",
             remedy="This host's apt has another version of it; give the digest of that one.",
         )
-    return path, "package"
+    return content, "package", named
 
 
-def _found(source: Source) -> tuple[Path, str]:
+def _locked(source: Source, named: str) -> str:
+    """Return the digest that a lock has for the file of a URL. Raises RecipeKeyError."""
+    sha256 = str(source.locked.get("package_sha256") or source.locked.get("sha256"))
+    if not re.fullmatch("[0-9a-f]{64}", sha256):
+        raise RecipeKeyError(
+            "MirrorURL",
+            f"MirrorURL: {named} comes over plain http",
+            why="Anybody on the way can put another program in its place.",
+            remedy="Add SHA256: the digest of the file, or give an https URL or a path.",
+        )
+    return sha256
+
+
+def _found(source: Source) -> tuple[bytes, str, str]:
     """Return a static busybox of the host, else the one that Debian packages."""
     if "SHA256" in source.keywords:
         remedy = "Add MirrorURL: the file that the digest belongs to."
         raise RecipeKeyError("SHA256", "SHA256 is given without a file", remedy=remedy)
     for path in map(Path, filter(None, (command.which("busybox"), *ON_HOST))):
         try:
-            _check(path.read_bytes(), source.arch, str(path))
+            content = path.read_bytes()
+            _check(content, source.arch, str(path))
         except (OSError, SourceError):  # not there, or a dynamic one: it will not do
             continue
-        return path, "host"
+        return content, "host", str(path)
     source.report.line(f"no static busybox on this host: taking the package {PACKAGE}")
-    return _package(PACKAGE, source), "package"
+    return _package(PACKAGE, source), "package", PACKAGE
 
 
-def _package(name: str, source: Source) -> Path:
+def _package(name: str, source: Source) -> bytes:
     """Return a Debian package as the host's apt fetches and verifies it."""
     try:
         with locked(source.cache / "apt.lock", source.report, name):
-            kept = source.cache / _offered(name)
-            if kept.is_file() and digest(kept) == kept.name:
-                return kept
+            with contextlib.suppress(SourceError):
+                return stored(source.cache, _offered(name), LARGEST)
             return _downloaded(name, source)
     except HostError as error:
         raise SourceError(
@@ -109,20 +126,20 @@ def _offered(name: str) -> str:
     return digests[0] if digests else "?"
 
 
-def _downloaded(name: str, source: Source) -> Path:
+def _downloaded(name: str, source: Source) -> bytes:
     directory = source.cache / "apt"
     directory.mkdir(exist_ok=True)
     argv = ["apt-get", "download", "-o", "APT::Sandbox::User=root", name]
     command.run(argv, cwd=directory, on_line=source.report.line)
     deb = next(directory.glob("*.deb"))
-    kept = keep(deb.read_bytes(), source.cache, source.report).path
+    content = deb.read_bytes()
+    keep(content, source.cache, source.report)
     deb.unlink()
-    return kept
+    return content
 
 
-def _binary_of(path: Path, shown: str) -> tuple[bytes, dict[str, str]]:
+def _binary_of(content: bytes, shown: str) -> tuple[bytes, dict[str, str]]:
     """Return the binary that a file is or holds, and what identifies the package around it."""
-    content = path.read_bytes()
     if not content.startswith(b"!<arch>\n"):
         return content, {}
     try:
@@ -134,7 +151,7 @@ def _binary_of(path: Path, shown: str) -> tuple[bytes, dict[str, str]]:
         raise SourceError(f"{shown}: is a damaged Debian package", why=str(error)) from error
     if not binary:
         raise SourceError(f"{shown}: holds no busybox", remedy=f"Try the package {PACKAGE}.")
-    return binary, package | {"package_sha256": digest(path)}
+    return binary, package | {"package_sha256": hashlib.sha256(content).hexdigest()}
 
 
 def _members(deb: DebFile) -> Iterator[bytes]:

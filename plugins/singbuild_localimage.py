@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from singbuild import Keyword, Needs, Pins, RecipeKeyError, Rootfs, Source, hookimpl
+from singbuild import Keyword, Needs, Pins, RecipeKeyError, Rootfs, Source, SourceError, hookimpl
 from singbuild.download import digest
 
 
@@ -29,7 +29,10 @@ def singbuild_resolve(source: Source) -> Pins:
 
 
 @hookimpl
-def singbuild_bootstrap(source: Source, rootfs: Rootfs) -> bool:
+def singbuild_bootstrap(source: Source, pins: Pins, rootfs: Rootfs) -> bool:
     """Unpack the image's tree; what it says of itself holds where the recipe says nothing."""
-    rootfs.unpack_image(Path(source.keywords["From"]))
+    path = Path(source.keywords["From"])
+    rootfs.unpack_image(path)
+    if digest(path) != pins["sha256"]:
+        raise SourceError(f"{path}: was changed while it was read", remedy="Build again.")
     return True

@@ -237,8 +237,8 @@ def _blob(files: Files, wanted: Descriptor, whose: str) -> bytes:
 
 def _text(files: Files, name: str) -> bytes:
     with files.open(name) as file:
-        content = file.read(2 * manifest.LARGEST + 1)
-    if len(content) > 2 * manifest.LARGEST:
+        content = file.read(manifest.LARGEST_CONFIG + 1)
+    if len(content) > manifest.LARGEST_CONFIG:
         raise SourceError(f"{name}: is too large for what it should be")
     return content
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import functools
+import json
 import re
 import threading
 from typing import Any
@@ -17,25 +18,27 @@ import requests
 from requests.auth import AuthBase
 
 from singbuild import Reporter, SourceError
+from singbuild.download import is_loopback, origin
 from singbuild_docker import credentials
 from singbuild_docker.connection import TIMEOUT
 from singbuild_docker.credentials import Credentials
 from singbuild_docker.mirrors import Place
-from singbuild_docker.reference import is_loopback
 
-_PARAMETER = re.compile(r'([a-zA-Z_]+)="([^"]*)"')
+LARGEST = 1 << 20  # bytes of an answer; tokens have a few thousand
+_PARAMETER = re.compile(r'(?<![a-zA-Z_])([a-zA-Z_]++)="([^"]*)"')  # in linear time
 _NO_RIGHT = 'error="insufficient_scope"'  # RFC 6750 section 3.1
 
 
 class Authorization(AuthBase):
     """Answers the challenges of one registry for one image; shared by all threads.
 
-    session: for requests to the token server, by plain http too where the place is insecure.
+    url: the registry's; session: for requests to the token server.
     """
 
-    def __init__(self, place: Place, session: requests.Session, report: Reporter) -> None:
+    def __init__(self, place: Place, url: str, session: requests.Session, report: Reporter) -> None:
         self.place, self.image, self.session = place, place.image, session
         self.report = report
+        self._origin = origin(url)
         self._lock = threading.Lock()
         self._header = ""
 
@@ -48,7 +51,7 @@ class Authorization(AuthBase):
 
     def _answered(self, answer: requests.Response, **how: Any) -> requests.Response:
         """Repeat a request that the registry refused, once, with what it asks for."""
-        if urlsplit(answer.request.url or "").netloc != self.image.server:
+        if origin(answer.request.url or "") != self._origin:
             return answer  # it sent us elsewhere, and nobody there may know who we are
         if answer.status_code == requests.codes.unauthorized:
             again = answer.request.copy()
@@ -88,9 +91,9 @@ class Authorization(AuthBase):
             with self._ask(realm, asked, known) as answer:
                 if not answer.ok:
                     raise self._denied(answer)
-                told = answer.json()
+                told = _json(answer)
                 token = told.get("token") or told.get("access_token")
-        except (requests.RequestException, ValueError, AttributeError) as error:
+        except (requests.RequestException, ValueError, AttributeError, RecursionError) as error:
             raise SourceError(
                 f"{self.image.registry}: its token server {realm} gives no token",
                 why=str(error),
@@ -106,20 +109,32 @@ class Authorization(AuthBase):
         if known and known.identity:
             form = {"grant_type": "refresh_token", "refresh_token": known.identity}
             form |= {"client_id": "singbuild"} | asked
-            return self.session.post(realm, data=form, timeout=TIMEOUT, allow_redirects=False)
+            return self.session.post(
+                realm, data=form, timeout=TIMEOUT, allow_redirects=False, stream=True
+            )
         who = {"Authorization": _basic(known)} if known else {}
-        return self.session.get(realm, params=asked, headers=who, timeout=TIMEOUT)
+        return self.session.get(realm, params=asked, headers=who, timeout=TIMEOUT, stream=True)
 
     def _check_realm(self, realm: str) -> None:
-        """Refuse to send a password over an open line, or to no place at all."""
-        parts = urlsplit(realm)
-        plain = self.place.insecure or is_loopback(parts.netloc)
-        if parts.scheme != "https" and not (parts.scheme == "http" and plain):
-            raise SourceError(
-                f"{self.image.registry}: names {realm!r} as its token server",
-                why="Tokens are asked for by https only.",
-                remedy="Write 'Insecure: yes' in the header if you trust this network.",
+        """Refuse to send a password over an open line, or anything to this machine itself."""
+        try:
+            scheme, host, _ = origin(realm)
+        except ValueError:
+            scheme = host = ""
+        ours = is_loopback(self._origin[1])
+        if is_loopback(host) and not ours:
+            raise self._strange(realm, "That is this machine itself.", "Find out who runs it.")
+        plain = self.place.insecure or is_loopback(host)
+        if scheme != "https" and not (scheme == "http" and plain):
+            raise self._strange(
+                realm,
+                "Tokens are asked for by https only.",
+                "Write 'Insecure: yes' in the header if you trust this network.",
             )
+
+    def _strange(self, realm: str, why: str, remedy: str) -> SourceError:
+        what = f"{self.image.registry}: names {realm!r} as its token server"
+        return SourceError(what, why=why, remedy=remedy)
 
     @functools.cached_property
     def _known(self) -> Credentials | None:
@@ -150,10 +165,19 @@ def _basic(known: Credentials) -> str:
     return "Basic " + base64.b64encode(pair).decode()
 
 
+def _json(answer: requests.Response) -> Any:
+    content = b""
+    for piece in answer.iter_content(1 << 16):
+        content += piece
+        if len(content) > LARGEST:
+            raise ValueError(f"it sends over {LARGEST:,} bytes")
+    return json.loads(content)
+
+
 def _said(answer: requests.Response) -> str:
     """Return a registry's own words: distribution specification, "Error Codes"."""
     try:
-        message = str(answer.json()["errors"][0]["message"])
-    except (requests.RequestException, ValueError, LookupError, TypeError):
+        message = str(_json(answer)["errors"][0]["message"])
+    except (requests.RequestException, ValueError, LookupError, TypeError, RecursionError):
         return ""
     return f" ({message[:200]})" if message.isprintable() else ""

@@ -18,19 +18,20 @@ import requests
 import urllib3
 
 from singbuild import SourceError, __version__
-from singbuild.download import HostAdapter, host_context
+from singbuild.download import HostAdapter, Session, host_context
 from singbuild_docker.reference import is_loopback
 from singbuild_docker.settings import listed, readable
 
 TIMEOUT = (15.0, 60.0)  # seconds to connect, and between two pieces of an answer
 
 
-def open_session(server: str, *, insecure: bool) -> requests.Session:
+def open_session(server: str, *, insecure: bool) -> Session:
     """Return a session for a registry and the hosts it sends us to.
 
-    insecure: take any certificate of theirs. Raises SourceError for a broken certs.d.
+    insecure: take any certificate of theirs, and redirects to plain http.
+    Raises SourceError for a broken certs.d.
     """
-    session = _Session()
+    session = Session(insecure=insecure)
     session.headers["User-Agent"] = f"singbuild/{__version__}"
     session.mount("http://", _Adapter(None, insecure=insecure))
     for whose, with_ours in (("https://", False), (f"https://{server}/", True)):
@@ -55,22 +56,6 @@ def choose_scheme(server: str, *, insecure: bool) -> str:
         except requests.RequestException:
             plain = False
     return "http" if plain else "https"
-
-
-class _Session(requests.Session):
-    """Says nobody's name by itself; requests would send what ~/.netrc has, to any host."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.auth = lambda request: request
-
-    def rebuild_auth(
-        self, prepared_request: requests.PreparedRequest, response: requests.Response
-    ) -> None:
-        """Forget who we are on the way to another host (RFC 9110 section 15.4)."""
-        before, after = urlsplit(response.request.url), urlsplit(prepared_request.url)
-        if before[:2] != after[:2]:  # scheme, host and port
-            prepared_request.headers.pop("Authorization", None)
 
 
 class _Adapter(HostAdapter):

@@ -35,7 +35,8 @@ LAYERS = {
     f"{_OCI}.nondistributable.v1.tar+gzip": "gzip",
     f"{_OCI}.nondistributable.v1.tar+zstd": "zstd",
 }
-LARGEST = 4 << 20  # bytes of a manifest: what registries take; configurations get twice that
+LARGEST = 4 << 20  # bytes of a manifest: what registries take
+LARGEST_CONFIG = 8 << 20  # bytes of a configuration
 MOST_LAYERS = 1000
 # As `uname -m` says it: GOARCH, GOARM.
 MACHINES = {

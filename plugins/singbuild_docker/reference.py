@@ -6,12 +6,11 @@ a dot or a colon, or is ``localhost`` (github.com/distribution/reference, "Gramm
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from singbuild import RecipeKeyError
+from singbuild import RecipeKeyError, download
 
 DOCKER, DOCKER_SERVER, DOCKER_NAMESPACE = "docker.io", "registry-1.docker.io", "library"
 """What Docker's naming rule assumes where a name has no registry: a part of the names
@@ -75,11 +74,7 @@ def host_of(server: str) -> str:
 
 def is_loopback(server: str) -> bool:
     """Whether a host, with or without port, is this machine itself."""
-    host = host_of(server)
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
+    return download.is_loopback(host_of(server))
 
 
 def _registry(name: str, given: str) -> tuple[str, str]:

@@ -45,19 +45,25 @@ class Registry:
         """Return what the reference names, for one kind of machine. Raises SourceError."""
         whose = str(self.image)
         content = self._manifest(self.wanted)
-        found = manifest.document(content.path.read_bytes(), whose)
+        found = manifest.document(content.read(), whose)
         for _ in range(DEEPEST):
             if not manifest.is_index(found, whose):
                 break
             chosen = manifest.choose(found, arch, whose)
             content = self._manifest(chosen.digest)
             _check_size(content, chosen.size, f"{whose}: {chosen.digest}")
-            found = manifest.document(content.path.read_bytes(), whose)
+            found = manifest.document(content.read(), whose)
         else:
             raise SourceError(f"{whose}: its index leads to no image", remedy="Choose another.")
         about = manifest.config_of(found, whose)
+        if about.size > manifest.LARGEST_CONFIG:
+            raise SourceError(
+                f"{whose}: its configuration has {about.size:,} bytes",
+                why=f"More than {manifest.LARGEST_CONFIG:,} bytes are not taken.",
+                remedy="Find out who made the image, and have it repaired.",
+            )
         blob = self._blob(about.digest, about.size, self.store.report)
-        config = manifest.document(blob.path.read_bytes(), whose)
+        config = manifest.document(blob.read(), whose)
         manifest.check_machine(config, arch, whose)
         layers = manifest.layers(found, config, whose)
         return Image(whose, f"sha256:{content.sha256}", about.digest, config, layers)
@@ -141,7 +147,7 @@ class _Site:
                 server, insecure = self.place.image.server, self.place.insecure
                 scheme = "https" if is_offline() else choose_scheme(server, insecure=insecure)
                 self._base = f"{scheme}://{server}/v2/{self.place.image.repository}"
-                self._auth = Authorization(self.place, self._session(), report)
+                self._auth = Authorization(self.place, self._base, self._session(), report)
         return self._base
 
     def _session(self) -> requests.Session:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
-from singbuild import Pins, RecipeKeyError, Source, SourceError
-from singbuild.download import digest
+from singbuild import Pins, RecipeKeyError, Source
+from singbuild.download import stored
 from singbuild_docker import config as configuration
 from singbuild_docker import manifest
 from singbuild_docker.archive import DockerArchive, OciLayout, split_path
@@ -64,11 +63,8 @@ def layers_of(pins: Pins) -> list[Layer]:
 
 def config_of(pins: Pins, source: Source) -> Mapping[str, Any]:
     """Return the configuration that was pinned, from the store."""
-    path = source.cache / pins["config"].removeprefix("sha256:")
-    if not path.is_file() or digest(path) != path.name:
-        raise SourceError(f"{path}: is gone or was changed", remedy="Build again.")
-    found: Mapping[str, Any] = json.loads(path.read_bytes())
-    return found
+    sha256 = pins["config"].removeprefix("sha256:")
+    return manifest.document(stored(source.cache, sha256, manifest.LARGEST_CONFIG), pins["image"])
 
 
 def is_yes(keywords: Mapping[str, str], keyword: str) -> bool:

@@ -12,8 +12,19 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from singbuild import Defaults, Keyword, Needs, Pins, Program, Rootfs, Source, command, hookimpl
-from singbuild.download import Remote, fetch, fetch_all
+from singbuild import (
+    Defaults,
+    Keyword,
+    Needs,
+    Pins,
+    Program,
+    RecipeKeyError,
+    Rootfs,
+    Source,
+    command,
+    hookimpl,
+)
+from singbuild.download import NotFoundError, Remote, fetch, fetch_all, keep, stored
 from singbuild_yum.choice import choose
 from singbuild_yum.database import check_installed, write_database
 from singbuild_yum.dnf import checked_version, install, program
@@ -43,7 +54,11 @@ def singbuild_needs() -> Needs:
             Keyword("Repositories", "further ones, as epel=URL extras=URL"),
             Keyword("Include", "more packages, files and @groups, separated by blanks or commas"),
             Keyword("Excludes", "packages that must not be installed, patterns too"),
-            Keyword("GPGKey", "URLs or paths of the keys that sign the packages"),
+            Keyword(
+                "GPGKey",
+                "paths or https URLs of the keys that sign the packages; by http only as "
+                "URL#sha256=DIGITS",
+            ),
             Keyword("GPGCheck", "no: install without a look at signatures", default="yes"),
             Keyword("SetOpt", "options of dnf, as install_weak_deps=0 tsflags=nodocs"),
             Keyword("Releasever", "what $releasever stands for, if it is not OSVersion"),
@@ -63,15 +78,7 @@ def singbuild_resolve(source: Source) -> Pins:
     """Read the repositories' state and list every package that will be installed."""
     choice = choose(source)
     version = checked_version()
-    keys = {
-        url: fetch(url, source.cache, report=source.report, size_limit=KEY_LIMIT)
-        for url in choice.keys
-    }
-    if any(url.startswith("http://") for url in keys) and not source.locked:
-        source.report.warn(
-            "a GPGKey came over http, where anybody on the way may have replaced it; "
-            "the lock has its SHA-256, compare it"
-        )
+    keys = {key.url: _fetch_key(key, source) for key in choice.keys}
     repositories = [open_repository(n, url, source) for n, url in choice.repositories.items()]
     return {
         "repositories": {each.name: each.identity for each in repositories},
@@ -81,7 +88,7 @@ def singbuild_resolve(source: Source) -> Pins:
         "excludes": list(choice.excludes),
         "setopt": list(choice.options),
         "gpgcheck": choice.gpgcheck,
-        "keys": {url: key.sha256 for url, key in keys.items()},
+        "keys": keys,
         "epoch": max(each.epoch for each in repositories),
         "packages": remembered(choice, repositories, source, version),
     }
@@ -92,7 +99,7 @@ def singbuild_bootstrap(source: Source, pins: Pins, rootfs: Rootfs) -> bool:
     """Fetch the pinned packages, check who signed them, and let dnf install them."""
     repositories = [reopen(name, about, source) for name, about in pins["repositories"].items()]
     files = _fetch(pins, repositories, source)
-    keys = [source.cache / sha256 for sha256 in pins["keys"].values()]
+    keys = [stored(source.cache, sha256, KEY_LIMIT) for sha256 in pins["keys"].values()]
     layout = Layout(rootfs.root / WORK, own_database="rpm" in _names(pins))
     try:
         layout.write(repositories, pins, files, keys)
@@ -112,6 +119,21 @@ def singbuild_bootstrap(source: Source, pins: Pins, rootfs: Rootfs) -> bool:
 def singbuild_defaults(pins: Pins) -> Defaults:
     """Tell the image's users when nobody looked at signatures."""
     return Defaults(labels={} if pins["gpgcheck"] else {"GPGCheck": "no"})
+
+
+def _fetch_key(key: Remote, source: Source) -> str:
+    """Put a key into the cache, wherever it is from; return its digest."""
+    try:
+        got = fetch(
+            key.url,
+            source.cache,
+            report=source.report,
+            sha256=key.sha256,
+            size_limit=KEY_LIMIT,
+        )
+    except NotFoundError as error:
+        raise RecipeKeyError("GPGKey", f"GPGKey: {error.what}", why=error.why) from error
+    return keep(got.read(), source.cache, source.report).sha256
 
 
 def _names(pins: Pins) -> set[str]:

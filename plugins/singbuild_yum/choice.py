@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from singbuild import RecipeKeyError, Source
+from singbuild.download import Remote, is_open_line
 
 BASEARCH = {"i386": "i386", "i486": "i386", "i586": "i386", "i686": "i386", "armv7l": "armhfp"}
+SHA256 = re.compile("[0-9A-Fa-f]{64}")
 BASE = ("/etc/redhat-release", "/bin/sh", "coreutils")
 """What every image gets: a release, a shell, the commands that %post takes for granted."""
 
@@ -24,7 +26,7 @@ OURS = {
 
 @dataclass(frozen=True)
 class Choice:
-    """What shall be installed. repositories: name to URL, no slash at its end; keys: URLs."""
+    """What shall be installed. repositories: name to URL, no slash at its end."""
 
     repositories: Mapping[str, str]
     releasever: str
@@ -33,7 +35,7 @@ class Choice:
     excludes: tuple[str, ...]
     options: tuple[str, ...]
     gpgcheck: bool
-    keys: tuple[str, ...]
+    keys: tuple[Remote, ...]
 
 
 def choose(source: Source) -> Choice:
@@ -60,7 +62,7 @@ def choose(source: Source) -> Choice:
         excludes=_specs(words, "Excludes"),
         options=_options(words.get("SetOpt", "")),
         gpgcheck=gpgcheck,
-        keys=_keys(words, known) if gpgcheck else (),
+        keys=_keys(words, known, source.locked.get("keys")) if gpgcheck else (),
     )
 
 
@@ -96,14 +98,33 @@ def _filled(text: str, known: Mapping[str, str]) -> str:
     return re.sub(names, lambda match: known[match[0].lower()], text, flags=re.I)
 
 
-def _keys(words: Mapping[str, str], known: Mapping[str, str]) -> tuple[str, ...]:
+def _keys(words: Mapping[str, str], known: Mapping[str, str], locked: object) -> tuple[Remote, ...]:
+    """Return the keys, with digests where the recipe gives them, or must and the lock does."""
     if "GPGKey" not in words:
         raise RecipeKeyError(
             "GPGKey",
             "the recipe names no key to check the packages' signatures with",
-            remedy="Add GPGKey: URL or path of the key. GPGCheck: no installs what nobody checked.",
+            remedy="Add GPGKey: path or https URL of the key. "
+            "GPGCheck: no installs what nobody checked.",
         )
-    return tuple(_filled(word, known) for word in _split(words, "GPGKey"))
+    return tuple(_key(_filled(word, known), locked) for word in _split(words, "GPGKey"))
+
+
+def _key(word: str, locked: object) -> Remote:
+    url, mark, sha256 = word.partition("#sha256=")
+    if mark and not SHA256.fullmatch(sha256):
+        raise RecipeKeyError("GPGKey", f"GPGKey: {sha256!r} is not 64 hexadecimal digits")
+    if not mark and is_open_line(url):
+        sha256 = str(locked.get(url, "")) if isinstance(locked, Mapping) else ""
+        if not SHA256.fullmatch(sha256):
+            raise RecipeKeyError(
+                "GPGKey",
+                f"GPGKey: {url} comes over plain http",
+                why="Anybody on the way can put another key in its place, and packages behind it.",
+                remedy="Name a file of this host that you have looked at, or an https URL, "
+                "or write the digest behind it: #sha256=DIGITS.",
+            )
+    return Remote(url, sha256.lower())
 
 
 def _specs(words: Mapping[str, str], keyword: str) -> tuple[str, ...]:

@@ -68,13 +68,13 @@ class Layout:
         repositories: Iterable[Repository],
         choice: Mapping[str, Any],
         files: Mapping[str, Path],
-        keys: Sequence[Path],
+        keys: Sequence[bytes],
     ) -> None:
         """Write everything. choice: the pins, or what is known of them before they are."""
         for directory in ("none", "home", "keys"):
             (self.where / directory).mkdir(parents=True)
         for number, key in enumerate(keys):
-            shutil.copy(key, self.where / "keys" / f"{number}.asc")
+            (self.where / "keys" / f"{number}.asc").write_bytes(key)
         (self.home / ".rpmmacros").write_text(MACROS.format(database=self.database))
         names = []
         for repository in repositories:

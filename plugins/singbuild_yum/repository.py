@@ -82,7 +82,7 @@ def reopen(name: str, identity: Mapping[str, str], source: Source) -> Repository
 def _read(name: str, url: str, repomd: Fetched, source: Source) -> Repository:
     try:
         # Python's expat, 2.4.1 or later, refuses documents that grow out of bounds.
-        root = ElementTree.fromstring(repomd.path.read_bytes())  # noqa: S314
+        root = ElementTree.fromstring(repomd.read())  # noqa: S314
         data = {e.get("type"): _entry(e) for e in root.iter(f"{REPO}data") if e.get("type") in USED}
         primary = data["primary"].url
         epoch = max(int(float(stamp.text or 0)) for stamp in root.iter(f"{REPO}timestamp"))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from singbuild import SourceError, command
 from singbuild_yum.layout import Layout
+
+SIGNATURE = re.compile(r"V\d \w+/(?P<hash>\w+) signature\b.*: OK$", re.IGNORECASE)
+WEAK = ("MD5", "SHA1", "RIPEMD160")
 
 
 def check_signatures(layout: Layout, packages: Mapping[str, Any]) -> None:
@@ -21,18 +25,41 @@ def check_signatures(layout: Layout, packages: Mapping[str, Any]) -> None:
     # Without this level rpm is content with a package that nobody signed.
     check = [*rpmkeys, "--define", "_pkgverify_level all", "--checksig"]
     files = {name: str(layout.package(pin)) for name, pin in packages.items()}
-    if not command.call([*check, *files.values()]).status:
+    lines: list[str] = []
+    status = command.call([*check, "-v", *files.values()], on_line=lines.append).status
+    said = _by_file(lines)
+    about = {name: _complaints(said.get(file, [])) for name, file in files.items()}
+    bad = {name: wrong for name, wrong in about.items() if wrong}
+    if not bad and not status:
         return
-    bad = {n: d for n, f in files.items() if (d := command.call([*check, "-v", f])).status}
-    why = "\n".join(f"{n}: {line.strip()}" for n, d in bad.items() for line in _reasons(d.tail))
+    why = "\n".join(f"{name}: {each}" for name, wrong in bad.items() for each in wrong)
     raise SourceError(
-        f"{len(bad)} package{'s are' if len(bad) > 1 else ' is'} not signed by a key of GPGKey",
-        why=why,
+        f"{len(bad)} package{'s are' if len(bad) != 1 else ' is'} not signed by a key of GPGKey",
+        why=why or "\n".join(lines[-20:]),
         remedy="Name the key of whoever made the packages, or use a mirror that you trust.",
     )
 
 
-def _reasons(lines: tuple[str, ...]) -> list[str]:
-    """The lines about signatures that are there and are not good."""
-    about = [line for line in lines if "ignature" in line]
-    return [line for line in about if not line.endswith((": OK", ": NOTFOUND"))] or ["no signature"]
+def _by_file(lines: list[str]) -> dict[str, list[str]]:
+    """Return what rpmkeys says of each file: a line with its name, then indented ones."""
+    said: dict[str, list[str]] = {}
+    about: list[str] = []
+    for line in lines:
+        if line.startswith(" "):
+            about.append(line.strip())
+        elif line.endswith(":"):
+            about = said.setdefault(line[:-1], [])
+    return said
+
+
+def _complaints(about: list[str]) -> list[str]:
+    """Return what speaks against a package; nothing does when a signature over SHA-2 is good."""
+    wrong = [line for line in about if not line.endswith((": OK", ": NOTFOUND"))]
+    if wrong:
+        return wrong
+    good = [match for line in about if (match := SIGNATURE.search(line))]
+    if any(match["hash"].upper() not in WEAK for match in good):
+        return []
+    return [f"signed over {match['hash']}, which can be forged" for match in good[:1]] or [
+        "no signature"
+    ]

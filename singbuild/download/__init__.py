@@ -6,6 +6,8 @@ Importing it imports requests, which ``import singbuild`` does not.
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import os
 import queue
 import threading
 from collections.abc import Iterator, Sequence
@@ -17,8 +19,19 @@ import requests
 from singbuild.contract import Reporter
 from singbuild.download import authorities
 from singbuild.download.authorities import HostAdapter, host_context
-from singbuild.download.errors import NotFoundError, too_large, wrong_digest
-from singbuild.download.transfer import Fetched, Remote, Transfer, digest, is_offline, keep, locked
+from singbuild.download.errors import NotFoundError, too_large
+from singbuild.download.sessions import Session, is_loopback, origin
+from singbuild.download.transfer import (
+    Fetched,
+    Remote,
+    Transfer,
+    digest,
+    is_offline,
+    keep,
+    keep_copy,
+    locked,
+    stored,
+)
 from singbuild.errors import HostError, SourceError
 
 __all__ = [
@@ -26,13 +39,18 @@ __all__ = [
     "HostAdapter",
     "NotFoundError",
     "Remote",
+    "Session",
     "digest",
     "fetch",
     "fetch_all",
     "host_context",
+    "is_loopback",
     "is_offline",
+    "is_open_line",
     "keep",
     "locked",
+    "origin",
+    "stored",
 ]
 
 SIZE_LIMIT = 64 << 30  # bytes
@@ -51,9 +69,10 @@ def fetch(
 ) -> Fetched:
     """Return the file that ``url`` names: http(s), ``file://`` or a path of the host.
 
-    A file of the host is checked and left where it is. One from the network is kept in
-    the store ``into``: with a ``sha256`` it is fetched once, without one the server is
-    asked each time whether it has changed. size_limit: bytes; label: what progress calls
+    A file of the host is left where it is; with a ``sha256`` it is copied to the store
+    ``into``, so that nobody can change it behind the check. One from the network is kept
+    there, too: with a ``sha256`` it is fetched once, without one the server is asked each
+    time whether it has changed. size_limit: bytes; label: what progress calls
     the file, by default its name; session: one with the credentials and certificates that
     it takes. Proxies come from the environment. With SINGBUILD_OFFLINE=1 only the store is asked.
     Raises NotFoundError, SourceError, and HostError when the store cannot be written.
@@ -63,6 +82,15 @@ def fetch(
         return _fetch(wanted, into, report, size_limit, session)
     with authorities.session() as own:
         return _fetch(wanted, into, report, size_limit, own)
+
+
+def is_open_line(url: str) -> bool:
+    """Whether a file comes by plain http, so that anybody on the way can put another in its place.
+
+    To this machine itself there is no way.
+    """
+    parts = urlsplit(url)
+    return parts.scheme.lower() == "http" and not is_loopback(parts.hostname or "")
 
 
 def fetch_all(
@@ -153,7 +181,7 @@ def _fetch(
 ) -> Fetched:
     scheme = wanted.url.split("://")[0].lower() if "://" in wanted.url else "file"
     if scheme == "file":
-        return _local(wanted, limit)
+        return _local(wanted, into, report, limit)
     if scheme in ("http", "https"):
         with _store_errors(into):
             into.mkdir(parents=True, exist_ok=True)
@@ -164,23 +192,26 @@ def _fetch(
     )
 
 
-def _local(wanted: Remote, limit: int) -> Fetched:
-    """Check a file of the host where it is."""
+def _local(wanted: Remote, into: Path, report: Reporter, limit: int) -> Fetched:
+    """Check a file of the host, or a copy of it."""
     named = unquote(urlsplit(wanted.url).path) if "://" in wanted.url else wanted.url
     path = Path(named).absolute()
     try:
         if not path.is_file():
             what = "is not a file" if path.exists() else "no such file"
             raise NotFoundError(f"{wanted.url}: {what}", remedy="Correct the path.")
-        size = path.stat().st_size
+        file = path.open("rb")
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", "") or str(error)
+        raise SourceError(f"{wanted.url}: cannot be read", why=why) from error
+    with file:
+        size = os.fstat(file.fileno()).st_size
         if size > limit:
             raise too_large(wanted.url, limit)
-        found = digest(path)
-    except OSError as error:
-        raise SourceError(f"{wanted.url}: cannot be read", why=error.strerror or "") from error
-    if wanted.sha256 not in ("", found):
-        raise wrong_digest(wanted.url, wanted.sha256, found)
-    return Fetched(path, found, size)
+        if not wanted.sha256:
+            return Fetched(path, hashlib.file_digest(file, "sha256").hexdigest(), size)
+        with _store_errors(into):
+            return keep_copy(wanted, file, into, report)
 
 
 @contextlib.contextmanager

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import certifi
-import requests
 from requests.adapters import HTTPAdapter
+
+from singbuild.download.sessions import Session
 
 # Of Debian, Enterprise Linux, SUSE: a Python built elsewhere (uv, conda) does not look there.
 BUNDLES = (
@@ -26,9 +27,9 @@ BUNDLES = (
 OF_REQUESTS = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 
 
-def session() -> requests.Session:
+def session() -> Session:
     """Return a session that trusts the host's authorities."""
-    made = requests.Session()
+    made = Session()
     made.mount("https://", HostAdapter(host_context()))
     return made
 

@@ -10,6 +10,7 @@ from email.utils import parsedate_to_datetime
 import requests
 import urllib3.exceptions
 
+from singbuild.download.sessions import RedirectError
 from singbuild.errors import SourceError
 
 TIMEOUT = (15.0, 60.0)  # seconds to connect, and between two pieces of an answer
@@ -36,6 +37,11 @@ FINAL: tuple[tuple[tuple[type[BaseException], ...], str, str], ...] = (
         (requests.exceptions.ProxyError,),
         "the proxy does not let us through: {said}",
         "Check the variables http_proxy, https_proxy and no_proxy.",
+    ),
+    (
+        (RedirectError,),
+        "{said}",
+        "Name the place itself if you trust it, or have the server's administrator correct it.",
     ),
     (
         (requests.exceptions.SSLError,),

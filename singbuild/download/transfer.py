@@ -30,7 +30,8 @@ import urllib3.exceptions
 from singbuild import __version__
 from singbuild.contract import Reporter
 from singbuild.download import errors
-from singbuild.download.errors import TryAgainError, cannot_fetch
+from singbuild.download.errors import TryAgainError, cannot_fetch, wrong_digest
+from singbuild.errors import SourceError
 
 ATTEMPTS = 5
 BACK_OFF = 0.5  # seconds before the second attempt; doubles each time
@@ -62,15 +63,8 @@ class Fetched:
     size: int
 
     def read(self) -> bytes:
-        """Return the content, of which the digest is checked again. Raises SourceError, OSError.
-
-        Others may have written to a file of the host, or of a store, since it was fetched.
-        """
-        with self.path.open("rb") as file:
-            content = file.read(self.size + 1)
-        if hashlib.sha256(content).hexdigest() != self.sha256:
-            raise cannot_fetch(str(self.path), "it changed while it was in use", "Build again.")
-        return content
+        """Return the content, of which the digest is checked again. Raises SourceError, OSError."""
+        return _checked(self.path, self.sha256, self.size)
 
 
 def is_offline() -> bool:
@@ -84,6 +78,29 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def stored(store: Path, sha256: str, limit: int) -> bytes:
+    """Return what a store has under a digest: the bytes that were checked, not read a second time.
+
+    limit: the most bytes that it may have. Raises SourceError.
+    """
+    try:
+        return _checked(store / sha256, sha256, limit)
+    except OSError as error:
+        raise _gone(store / sha256, error.strerror or "") from error
+
+
+def _checked(path: Path, sha256: str, limit: int) -> bytes:
+    with path.open("rb") as file:
+        content = file.read(limit + 1)
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise _gone(path, "its SHA-256 is another one now")
+    return content
+
+
+def _gone(path: Path, why: str) -> SourceError:
+    return SourceError(f"{path}: is gone or was changed", why=why, remedy="Build again.")
+
+
 def keep(content: bytes, store: Path, report: Reporter) -> Fetched:
     """Put content that came by other ways into a store, whole or not at all. Raises OSError."""
     sha256 = hashlib.sha256(content).hexdigest()
@@ -95,6 +112,27 @@ def keep(content: bytes, store: Path, report: Reporter) -> Fetched:
         os.fsync(part.fileno())
         (store / f"{sha256}.part").rename(store / sha256)
     return Fetched(store / sha256, sha256, len(content))
+
+
+def keep_copy(wanted: Remote, file: BinaryIO, store: Path, report: Reporter) -> Fetched:
+    """Put a copy of an open file into a store if it has the digest that it should have.
+
+    Raises SourceError, OSError.
+    """
+    store.mkdir(parents=True, exist_ok=True)
+    total, size = hashlib.sha256(), 0
+    with locked(store / f"{wanted.sha256}.part", report, wanted.label or wanted.url) as part:
+        part.truncate(0)
+        while piece := file.read(PIECE):
+            part.write(piece)
+            total.update(piece)
+            size += len(piece)
+        if total.hexdigest() != wanted.sha256:
+            part.truncate(0)
+            raise wrong_digest(wanted.url, wanted.sha256, total.hexdigest())
+        part.flush()
+        (store / f"{wanted.sha256}.part").rename(store / wanted.sha256)
+    return Fetched(store / wanted.sha256, wanted.sha256, size)
 
 
 class Transfer:
@@ -216,7 +254,7 @@ class Transfer:
         found, size = self.hash.hexdigest(), self.size
         if self.wanted.sha256 not in ("", found):
             self._start_over(part)
-            raise errors.wrong_digest(self.shown, self.wanted.sha256, found)
+            raise wrong_digest(self.shown, self.wanted.sha256, found)
         part.flush()
         os.fsync(part.fileno())
         (self.store / f"{self.key}.part").rename(self.store / found)

@@ -193,10 +193,11 @@ class Maker:
         subprocess.run(["gpgconf", "--homedir", home, "--kill", "all"], check=True)
         return public
 
-    def sign(self, files: list[Path], name: str) -> None:
-        """Sign packages in place."""
+    def sign(self, files: list[Path], name: str, **macros: str) -> None:
+        """Sign packages in place. macros: more of rpm's settings."""
         home = self.base / name
-        defines = {"__gpg": shutil.which("gpg"), "_gpg_name": name, "_gpg_path": home}
+        defines: dict[str, object] = {**macros}
+        defines |= {"__gpg": shutil.which("gpg"), "_gpg_name": name, "_gpg_path": home}
         argv = ["rpmsign", "--addsign"]
         argv += [word for k, v in defines.items() for word in ("--define", f"{k} {v}")]
         subprocess.run([*argv, *files], check=True, capture_output=True)

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -231,3 +232,14 @@ def test_a_host_without_apt_is_told_what_to_do(
 def test_all_keywords_are_described() -> None:
     assert {word.name for word in singbuild_needs().keywords} == {"MirrorURL", "SHA256"}
     assert all(word.help and not word.required for word in singbuild_needs().keywords)
+
+
+def test_a_program_by_plain_http_needs_a_digest(tmp_path: Path) -> None:
+    url = "http://m.example/busybox"
+    with pytest.raises(RecipeKeyError, match="comes over plain http") as caught:
+        singbuild_resolve(source(tmp_path, MirrorURL=url))
+    assert "SHA256" in caught.value.remedy
+    given = source(tmp_path, MirrorURL=url)
+    for locked in ({"sha256": "no digest"}, {"sha256": 5}):
+        with pytest.raises(RecipeKeyError, match="comes over plain http"):
+            singbuild_resolve(replace(given, locked=locked))

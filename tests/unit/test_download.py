@@ -368,18 +368,33 @@ def test_the_proxy_of_the_environment_is_used(
     assert server.requests[0]["host"] == "mirror.invalid"
 
 
-def test_a_local_file_is_checked_where_it_is(tmp_path: Path, report: Recorder) -> None:
+def test_a_local_file_is_used_where_it_is(tmp_path: Path, report: Recorder) -> None:
     file = tmp_path / "with space"
     file.write_bytes(BODY)
     for url in (str(file), file.as_uri()):
-        assert fetch(url, tmp_path / "store", report=report, sha256=SHA256).path == file
-    with pytest.raises(SourceError, match="wrong SHA-256"):
-        fetch(str(file), tmp_path / "store", report=report, sha256="0" * 64)
+        got = fetch(url, tmp_path / "store", report=report)
+        assert (got.path, got.sha256, got.read()) == (file, SHA256, BODY)
+    file.write_bytes(b"another")
+    with pytest.raises(SourceError, match="was changed"):
+        got.read()
     with pytest.raises(NotFoundError, match="no such file"):
         fetch(str(file) + "x", tmp_path / "store", report=report)
     with pytest.raises(NotFoundError, match="not a file"):
         fetch(str(tmp_path), tmp_path / "store", report=report)
     assert not (tmp_path / "store").exists()
+
+
+def test_a_local_file_of_known_digest_cannot_be_changed_behind_the_check(
+    tmp_path: Path, report: Recorder
+) -> None:
+    file = tmp_path / "package"
+    file.write_bytes(BODY)
+    got = fetch(str(file), tmp_path / "store", report=report, sha256=SHA256)
+    file.write_bytes(b"another")
+    assert got.path.read_bytes() == BODY
+    with pytest.raises(SourceError, match="wrong SHA-256"):
+        fetch(str(file), tmp_path / "store", report=report, sha256="0" * 64)
+    assert names(tmp_path / "store") == {SHA256}
 
 
 def test_a_store_that_cannot_be_made_is_the_hosts_fault(

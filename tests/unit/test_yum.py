@@ -44,8 +44,7 @@ def test_the_recipes_are_sound_as_far_as_no_mirror_is_asked(name: str, urls: lis
     choice = choose(given)
     assert list(choice.repositories.values()) == urls
     assert choice.gpgcheck
-    assert choice.keys[0].startswith("http://m.example/")
-    assert "RPM-GPG-KEY" in choice.keys[0]
+    assert choice.keys[0].url.startswith("/etc/pki/rpm-gpg/RPM-GPG-KEY")
 
 
 @pytest.mark.parametrize("word", ["%{OSVERSION}", "%OSVERSION", "%{osversion}", "$releasever"])
@@ -163,3 +162,32 @@ def test_dnf_4_is_found_beside_another(tmp_path: Path, monkeypatch: pytest.Monke
     put_program(tmp_path, "dnf-3", "4.21.1")
     monkeypatch.setenv("PATH", str(tmp_path))
     assert (program(), checked_version()) == ("dnf-3", "4.21.1")
+
+
+DIGEST = "0123456789abcdef" * 4
+
+
+def test_a_key_by_plain_http_needs_a_digest() -> None:
+    url = "http://m.example/KEY"
+    with pytest.raises(RecipeKeyError, match="comes over plain http") as caught:
+        choose(chosen(GPGKey=url))
+    assert "#sha256=" in caught.value.remedy
+    (key,) = choose(chosen(GPGKey=f"{url}#sha256={DIGEST.upper()}")).keys
+    assert (key.url, key.sha256) == (url, DIGEST)
+    locked = replace(chosen(GPGKey=url), locked={"keys": {url: DIGEST}})
+    assert choose(locked).keys[0].sha256 == DIGEST
+    for strange in ({}, {"keys": 5}, {"keys": {url: 5}}, {"keys": {"other": DIGEST}}):
+        with pytest.raises(RecipeKeyError, match="comes over plain http"):
+            choose(replace(chosen(GPGKey=url), locked=strange))
+
+
+@pytest.mark.parametrize(
+    "url", ["https://m.example/K", "http://127.0.0.1:9/K", "http://[::1]/K", "/K", "file:///K"]
+)
+def test_a_key_that_nobody_can_replace_on_the_way_needs_none(url: str) -> None:
+    assert choose(chosen(GPGKey=url)).keys[0].url == url
+
+
+def test_a_digest_of_a_key_is_64_digits() -> None:
+    with pytest.raises(RecipeKeyError, match="hexadecimal"):
+        choose(chosen(GPGKey="https://m.example/KEY#sha256=abc"))

@@ -212,6 +212,31 @@ def test_a_wrong_key_trusts_no_package(
     nothing_left()
 
 
+def test_a_signature_over_sha_1_is_refused(
+    made: Path, write: Write, singbuild: Build, mirror: tuple[Path, str]
+) -> None:
+    package = mirror[0] / "hello-7-1.x86_64.rpm"
+    unsigned(mirror[0])
+    rpm_repository.Maker(made.parent).sign([package], "site", _gpg_digest_algo="sha1")
+    rpm_repository.index(mirror[0])
+    done = singbuild(write("Include: hello\n"), "a.img")
+    assert done.returncode == 6
+    assert "hello-7-1.x86_64: signed over SHA1" in done.stderr
+
+
+@pytest.mark.parametrize("spelling", ["{}", "file://{}"])
+def test_a_key_may_be_a_file_of_this_host(
+    spelling: str, made: Path, url: str, singbuild: Build, tmp_path: Path
+) -> None:
+    key = spelling.format(made / "RPM-GPG-KEY-site")
+    head = HEADER.format(bootstrap="yum", url=url, key="site").rsplit("GPGKey", 1)[0]
+    (tmp_path / "key.def").write_text(f"{head}GPGKey: {key}\n")
+    done = singbuild("key.def", "key.img")
+    assert done.returncode == 0, done.stderr
+    lock = yaml.safe_load(singbuild("inspect", "--lock", "key.img").stdout)
+    assert list(lock["pins"]["keys"]) == [key]
+
+
 def test_no_look_at_signatures_must_be_written_and_is_recorded(
     recipe: Callable[[str], Path],
     url: str,

@@ -62,8 +62,8 @@ def program(name: str, text: str, requires: str = "rpm") -> str:
 
 
 @pytest.fixture(scope="module")
-def mirrors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Both distributions' directories, served on loopback."""
+def mirrors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """Both distributions' directories, served on loopback, and the file of their key."""
     base = tmp_path_factory.mktemp("mirrors")
     packages = rpm_repository.make(base)
     maker = Maker(base)
@@ -76,7 +76,6 @@ def mirrors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     }
     made = {name: maker.rpm(name, text) for name, text in further.items()}
     maker.sign([*made.values()], "site")
-    key = packages / "RPM-GPG-KEY-site"
     served = base / "served"
     places = {
         "centos/7/os/x86_64": ("bash", "yum"),
@@ -91,18 +90,17 @@ def mirrors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         for file in [*base_of, *(made[name] for name in names)]:
             shutil.copy(file, where)
         rpm_repository.index(where)
-    shutil.copy(key, served / "centos/7/os/x86_64/RPM-GPG-KEY-CentOS-7")
-    shutil.copy(key, served / "rocky/RPM-GPG-KEY-Rocky-9")
     with rpm_repository.served(served) as url:
-        yield url
+        yield url, packages / "RPM-GPG-KEY-site"
 
 
 @pytest.mark.parametrize(("name", "installed"), [("centos7", "yum"), ("rocky", "gcc")])
 def test_the_recipe_builds_and_passes_its_own_test(
-    name: str, installed: str, mirrors: str, singbuild: Build, tmp_path: Path
+    name: str, installed: str, mirrors: tuple[str, Path], singbuild: Build, tmp_path: Path
 ) -> None:
-    argument = f"mirror={mirrors}/{name.rstrip('7')}"
-    done = singbuild("build", "--build-arg", argument, RECIPES / f"{name}.def", "a.img")
+    url, key = mirrors
+    words = ["--build-arg", f"mirror={url}/{name.rstrip('7')}", "--build-arg", f"key={key}"]
+    done = singbuild("build", *words, RECIPES / f"{name}.def", "a.img")
     assert done.returncode == 0, done.stderr
     lock = singbuild("inspect", "--lock", "a.img").stdout
     assert f"{installed}-7-1.x86_64" in lock

@@ -91,11 +91,11 @@ def test_centos7(packages: Path, tmp_path: Path) -> None:
     machine = os.uname().machine
     for part in ("os", "updates"):
         shutil.copytree(packages, tmp_path / f"mirror/7/{part}/{machine}")
-    key = tmp_path / f"mirror/7/os/{machine}/RPM-GPG-KEY-CentOS-7"
-    shutil.copy(packages / "RPM-GPG-KEY-site", key)
+    key = f"key={packages / 'RPM-GPG-KEY-site'}"
     recipe = ROOT / "recipes/centos7.def"
     with rpm_repository.served(tmp_path / "mirror") as url:
-        locked_twice(recipe, recipe.read_text(), tmp_path, "--build-arg", f"mirror={url}")
+        words = ("--build-arg", f"mirror={url}", "--build-arg", key)
+        locked_twice(recipe, recipe.read_text(), tmp_path, *words)
 
 
 @needs_rpm
@@ -103,10 +103,11 @@ def test_rocky(packages: Path, tmp_path: Path) -> None:
     machine = os.uname().machine
     for part in ("BaseOS", "AppStream"):
         shutil.copytree(packages, tmp_path / f"mirror/9/{part}/{machine}/os")
-    shutil.copy(packages / "RPM-GPG-KEY-site", tmp_path / "mirror/RPM-GPG-KEY-Rocky-9")
+    key = f"key={packages / 'RPM-GPG-KEY-site'}"
     recipe = ROOT / "recipes/rocky.def"
     with rpm_repository.served(tmp_path / "mirror") as url:
-        locked_twice(recipe, recipe.read_text(), tmp_path, "--build-arg", f"mirror={url}")
+        words = ("--build-arg", f"mirror={url}", "--build-arg", key)
+        locked_twice(recipe, recipe.read_text(), tmp_path, *words)
 
 
 def python_image() -> docker_images.Made:
