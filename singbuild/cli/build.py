@@ -37,7 +37,10 @@ def recipe_options(function: Any) -> Any:
 
 
 arch_option = click.option(
-    "--arch", default="", metavar="MACHINE", help="Of container images, the one for aarch64 or so."
+    "--arch",
+    default="",
+    metavar="MACHINE",
+    help="Build for this machine type, such as aarch64, if the source has it.",
 )
 
 
@@ -61,12 +64,17 @@ def offline_option(function: Any) -> Any:
 @click.argument("image", type=click.Path(path_type=Path))
 @click.option("-F", "--force", is_flag=True, help="Replace an existing image.")
 @click.option(
-    "--free", default="0", metavar="SIZE", help="Leave this much room, such as 64M or 2G."
+    "--free",
+    default="0",
+    metavar="SIZE",
+    help="Leave this much free space in the image, such as 64M or 2G.",
 )
 @click.option("--notest", is_flag=True, help="Leave out %test.")
 @click.option("--locked", is_flag=True, help="Refuse inputs that differ from RECIPE's lock file.")
-@click.option("--check-reproducible", is_flag=True, help="Build twice; refuse what differs.")
-@click.option("--no-cache", is_flag=True, help="Neither use nor keep earlier stages.")
+@click.option(
+    "--check-reproducible", is_flag=True, help="Build twice, compare, and name what differs."
+)
+@click.option("--no-cache", is_flag=True, help="Take no stage from the cache, and add none.")
 @click.option(
     "--secret",
     "secret_words",
@@ -80,7 +88,11 @@ def offline_option(function: Any) -> Any:
     type=click.Choice(["shell", "keep"]),
     help="When a section fails, open a shell in the tree, or keep it for --resume.",
 )
-@click.option("--resume", is_flag=True, help="Go on at the section that failed, in the tree kept.")
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Continue at the section that failed, after a build with --on-error=keep.",
+)
 @click.option(
     "--privilege",
     type=click.Choice(["root", "subuid", "one-id", "chroot"]),
@@ -160,7 +172,9 @@ def build(
 
 @click.command("plan")
 @recipe_options
-@click.option("--rendered", is_flag=True, help="Print the recipe as templates made it, no plan.")
+@click.option(
+    "--rendered", is_flag=True, help="Print the recipe after its template is filled, not the plan."
+)
 def show_plan(
     recipe: str,
     build_args: tuple[str, ...],
@@ -187,7 +201,12 @@ def show_plan(
 @click.command("lock")
 @recipe_options
 @offline_option
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Default: beside RECIPE.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Write the lock file here; by default beside RECIPE.",
+)
 def write_lock(
     recipe: str,
     build_args: tuple[str, ...],
@@ -196,7 +215,7 @@ def write_lock(
     arch: str,
     output: Path | None,
 ) -> int:
-    """Write down what a build of RECIPE would take now, for ``build --locked``."""
+    """Write the exact inputs of a build into a lock file, for ``build --locked``."""
     from singbuild.console import display
     from singbuild.plan import lock, plan
     from singbuild.recipe import grammar

@@ -16,7 +16,7 @@ def cache_commands() -> None:
 
 @cache_commands.command("list")
 def list_entries() -> int:
-    """List the kept stages, the least recently used first. Each is an ordinary image."""
+    """List the cached stages, the least recently used first. Each is an ordinary image."""
     from singbuild.cache import store
 
     for entry in store.entries():
@@ -27,7 +27,7 @@ def list_entries() -> int:
 
 @cache_commands.command("du")
 def disk_usage() -> int:
-    """Print how much room the kept stages take, and how much they may."""
+    """Print how much disk space the cached stages take, and the limit."""
     from singbuild.cache import store
 
     kept = store.entries()
@@ -39,7 +39,7 @@ def disk_usage() -> int:
 @cache_commands.command("prune")
 @click.option("--size", default=None, metavar="SIZE", help="Keep at most this much, such as 5G.")
 def prune(size: str | None) -> int:
-    """Drop the least recently used stages. Without --size: down to the limit."""
+    """Remove the least recently used stages, by default down to the limit."""
     from singbuild.cache import store
 
     dropped = store.prune(store.limit() if size is None else parse_size(size))

@@ -70,10 +70,10 @@ def bootstrap(
     notest: bool,
     quiet: bool,
 ) -> int:
-    """Fill an existing image by RECIPE, in place; it keeps its size.
+    """Build RECIPE into an existing image, in place; its size stays.
 
-    A recipe without a Bootstrap: line works on what the image holds. Without RECIPE
-    only what the image says of itself is renewed. What fails leaves the image as it was.
+    A recipe without a Bootstrap: line works on the image's content. Without RECIPE
+    only the image's metadata is renewed. After a failure the image is as it was before.
     """
     from singbuild.console import display
     from singbuild.images import change
@@ -138,7 +138,7 @@ Examples:
 @click.argument("image", type=IMAGE)
 @click.argument("source", default="-", metavar="[FILE|-|docker://NAME]")
 def import_(image: Path, source: str) -> int:
-    """Unpack a tar archive, or the layers of a Docker image, over what an image holds.
+    """Unpack a tar archive, or the layers of a Docker image, over an image's content.
 
     The archive may be compressed with gzip, bzip2, xz or zstd; without FILE it comes from
     standard input. Owners, attributes and holes are kept, for an ordinary user as well.
@@ -184,7 +184,7 @@ Examples:
 )
 @click.option("--name", metavar="NAME:TAG", help="The container image's; by default the file's.")
 def export_(image: Path, file: Path | None, form: str, name: str | None) -> int:
-    """Write what an image holds as a tar archive: no root, no mount.
+    """Write an image's content as a tar archive, without root or a mount.
 
     Owners, attributes, links and holes are kept; `import` takes it back. docker load
     and podman load take both formats of container images.
@@ -236,9 +236,9 @@ def expand(image: Path, size: int) -> int:
 
 @click.command("shrink", epilog="\b\nExample:\n  singbuild shrink --free 64M /tmp/Debian.img\n")
 @click.argument("image", type=IMAGE)
-@click.option("--free", default="0", metavar="SIZE", help="Leave this much room, such as 64M.")
+@click.option("--free", default="0", metavar="SIZE", help="Leave this much space, such as 64M.")
 def shrink(image: Path, free: str) -> int:
-    """Make an image as small as what is in it."""
+    """Make an image as small as its content."""
     from singbuild.console import display
     from singbuild.console.sizes import parse_size
     from singbuild.images import change

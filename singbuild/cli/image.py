@@ -25,14 +25,14 @@ IMAGE = click.Path(path_type=Path)
 @click.option("--json", "part", flag_value="json", help="All of it as one JSON object.")
 @click.option("--labels", "part", flag_value="labels", help="The labels, as JSON.")
 @click.option("--recipe", "part", flag_value="recipe", help="The recipe it was built from.")
-@click.option("--lock", "part", flag_value="lock", help="What exactly went into it.")
+@click.option("--lock", "part", flag_value="lock", help="Its lock: the exact inputs of its build.")
 @click.option("--sbom", "part", flag_value="sbom", help="Its packages, as SPDX 2.3 in JSON.")
 @click.option("--environment", "part", flag_value="environment", help="Its environment scripts.")
-@click.option("--runscript", "part", flag_value="runscript", help="What running it executes.")
-@click.option("--test", "part", flag_value="test", help="Its test.")
+@click.option("--runscript", "part", flag_value="runscript", help="Its runscript.")
+@click.option("--test", "part", flag_value="test", help="Its %test.")
 @click.option("--help-text", "part", flag_value="help", help="Its %help.")
 def inspect_image(image: Path, part: str | None) -> int:
-    """Say what is inside IMAGE: no root, no mount.
+    """Describe IMAGE, without root or a mount.
 
     Without an option: a summary. Reads Singularity 2.x images and bare ext3 too.
     """
@@ -56,13 +56,13 @@ def inspect_image(image: Path, part: str | None) -> int:
 @click.command("diff")
 @click.argument("one", type=IMAGE)
 @click.argument("other", type=IMAGE)
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--packages", "only_packages", is_flag=True, help="Compare packages only.")
-@click.option("--times", is_flag=True, help="Modification times count too.")
+@click.option("--times", is_flag=True, help="Compare modification times too.")
 def diff_images(one: Path, other: Path, as_json: bool, only_packages: bool, times: bool) -> int:
-    """Say what differs between two images: packages, and files with what differs in them.
+    """Compare two images: their packages, and for each file what differs in it.
 
-    Ends with 0 when nothing does, with 1 when something does. Two images that record
+    Exits with 0 when they are equal, with 1 when they differ. Two images that record
     one digest, and were never mounted for writing, are taken as equal without reading
     their files; `singbuild verify` tells whether a record is still true.
     """
@@ -85,7 +85,7 @@ def diff_images(one: Path, other: Path, as_json: bool, only_packages: bool, time
 @click.command("verify")
 @click.argument("image", type=IMAGE)
 def verify_image(image: Path) -> int:
-    """Check that IMAGE is still, bit for bit, what the build wrote; name what is not."""
+    """Check that IMAGE is still, bit for bit, what the build wrote; name the first damaged path."""
     from singbuild.images import verification
 
     print(f"{image}: sound, {verification.verify(image)}")
@@ -133,10 +133,14 @@ Examples:
 @click.argument("image", type=IMAGE, required=False)
 @click.option("-F", "--force", is_flag=True, help="Replace an existing image.")
 @arch_option
-@click.option("--once", is_flag=True, help="Leave an existing image as it is; wait for its maker.")
+@click.option(
+    "--once",
+    is_flag=True,
+    help="Leave an existing image as it is; if another pull is writing it, wait.",
+)
 @offline_option
 def pull_image(source: str, image: Path | None, force: bool, arch: str, once: bool) -> int:
-    """Make an image of one in a registry, an engine, a layout or an archive.
+    """Make an image of a container image: in a registry, an engine, a layout or an archive.
 
     SOURCE is docker://NAME, docker-daemon:NAME, docker-archive:FILE, oci:DIRECTORY or
     oci-archive:FILE. `singrun exec SOURCE COMMAND` does the same, into the cache.

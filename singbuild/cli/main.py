@@ -107,7 +107,7 @@ def show_backends(name: str | None) -> int:
 @click.argument("name")
 @click.argument("directory", required=False, type=click.Path(path_type=Path))
 def new_backend(name: str, directory: Path | None) -> int:
-    """Write the distribution of a backend NAME: it installs, works, and passes its tests."""
+    """Write a distribution for a backend NAME: it installs, works, and passes its tests."""
     from singbuild.backends import scaffold
 
     where = scaffold.new_backend(name, directory)

@@ -90,11 +90,11 @@ OPTIONS = {  # the value's name, "" for none; what it does
     "nv": ("", "bring in the host's NVIDIA driver: libraries, devices, programs"),
     "rocm": ("", "bring in the host's AMD driver"),
     "fabric": ("", "bring in the host's libraries and devices of the fast network"),
-    "join": ("", "share one mount with other launches of the same; job steps do so anyway"),
+    "join": ("", "share one mount with equal launches, as the ranks of a job step do"),
     "no-join": ("", "share with nobody, in a job step or by way of a started instance"),
     "as-caller": ("", "through sudo: as the user who called sudo"),
     "mount-with": ("HOW", "loop, fuse2fs, squashfuse or unpack, not what fits best"),
-    "fetch": ("", "get an image of a registry (docker://NAME) anew, even if it is kept"),
+    "fetch": ("", "fetch an image of a registry (docker://NAME) again, even if it is cached"),
     "plan": ("", "print every mount with its reason, and do nothing"),
     "debug": ("", "say on standard error what is done"),
 }
