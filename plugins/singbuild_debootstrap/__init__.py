@@ -202,7 +202,8 @@ def _environment() -> dict[str, str]:
     """Return what debootstrap, and the packages' scripts in the image, see."""
     return {
         "PATH": command.environment()["PATH"],
-        "HOME": "/root",
+        # Nobody's, here and in the image: dpkg would read the .dpkg.cfg of this host's root.
+        "HOME": "/nonexistent",
         "LC_ALL": "C",
         "DEBIAN_FRONTEND": "noninteractive",
         # It has debootstrap take the devices that are there, and not try to make one.

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _PARTS = ("labels", "recipe", "lock", "environment", "runscript", "test", "help-text", "sbom")
 _SIGNS = {"added": "+", "removed": "-", "changed": "~"}
 IMAGE = click.Path(path_type=Path)
+NO_TEXT = "backslashreplace"  # how a name is shown that is not UTF-8
 
 
 @click.command("inspect", epilog="\b\nExample:\n  singbuild inspect --recipe debian.img\n")
@@ -41,13 +42,13 @@ def inspect_image(image: Path, part: str | None) -> int:
 
     with Image(image) as opened:
         if part == "sbom":
-            text = inspection.bill(opened).encode()
+            text = inspection.bill(opened).encode(errors=NO_TEXT)
         elif part == "json":
             text = json.dumps(inspection.summary(opened), indent=2).encode() + b"\n"
         elif part:
             text = inspection.part(opened, part)
         else:
-            text = inspection.described(inspection.summary(opened)).encode()
+            text = inspection.described(inspection.summary(opened)).encode(errors=NO_TEXT)
     sys.stdout.buffer.write(text)
     sys.stdout.flush()
     return 0

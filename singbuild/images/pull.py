@@ -47,6 +47,11 @@ def pull(source: str, target: Path, *, force: bool, once: bool, arch: str = "") 
             f"{source} is no place of an image",
             remedy=f"Say docker://ubuntu:latest, or one of {', '.join(SCHEMES)} and its name.",
         )
+    if not is_text(source):
+        raise UsageError(
+            f"{source!a} is not UTF-8 text, and cannot be in the image's recipe",
+            remedy="Give the file another name, such as: ln -s OLD NEW",
+        )
     if once:
         target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         lock = os.open(target.parent / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -58,6 +63,15 @@ def pull(source: str, target: Path, *, force: bool, once: bool, arch: str = "") 
     loaded = grammar.parse(Text(source, f"Bootstrap: {scheme}\nFrom: {name}\n"))
     options = Options(force=force, test=False, use_cache=False)
     return build.build(plan.make(loaded, console, arch), target, options, console)
+
+
+def is_text(word: str) -> bool:
+    """Whether a word of the command line can be encoded again as UTF-8."""
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def default_target(source: str) -> Path:

@@ -240,7 +240,8 @@ def _text(pid: int, address: int) -> bytes:
 
 
 def _status(pid: int, name: str) -> str:
-    return Path(f"/proc/{pid}/status").read_text().partition(f"\n{name}:\t")[2].split()[0]
+    text = Path(f"/proc/{pid}/status").read_text(errors="replace")  # a program's name is any bytes
+    return text.partition(f"\n{name}:\t")[2].split()[0]
 
 
 def _key(fd: int) -> str:
