@@ -28,7 +28,6 @@ from singbuild.privilege import namespace, subordinate
 
 PREFIX = "singbuild-scratch-"
 KEPT_LOGS = 20
-NO_HOME = "/nonexistent"  # Debian's name for it
 UNMAPPED = 65534  # whose id has none in this user namespace: user_namespaces(7)
 
 
@@ -36,19 +35,6 @@ def scratch_parent() -> Path:
     """Return where scratch directories are made: SINGBUILD_TMPDIR, TMPDIR, else /var/tmp."""
     chosen = os.environ.get("SINGBUILD_TMPDIR") or os.environ.get("TMPDIR") or "/var/tmp"  # noqa: S108
     return Path(chosen).absolute()
-
-
-def set_home() -> None:
-    """Set HOME, if it is not, as the passwd entry says; to be called before any namespace.
-
-    Whoever asks for the home in a user namespace would get root's, whom the caller is there.
-    """
-    if os.environ.get("HOME"):
-        return
-    try:
-        os.environ["HOME"] = pwd.getpwuid(os.getuid()).pw_dir
-    except KeyError:  # as in a container with a foreign uid
-        os.environ["HOME"] = NO_HOME
 
 
 def cache_directory() -> Path:
@@ -71,7 +57,7 @@ def _owned(path: Path, below_home: str) -> Path:
     """
     if os.geteuid():
         return path
-    there = next(each for each in (path, *path.parents) if each.exists())
+    there = next(each for each in (path, *path.parents) if os.path.exists(each))  # noqa: PTH110
     if there.stat().st_uid in (0, UNMAPPED):
         return path
     return Path(pwd.getpwuid(0).pw_dir) / below_home

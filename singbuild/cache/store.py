@@ -187,7 +187,9 @@ def _read(note: Path) -> Entry:
 
 def _why_missed(stage: Stage) -> str:
     """What changed since the latest entry of the same stage of the same recipe."""
-    others = [e for e in entries() if (e.name, e.recipe) == (stage.name, stage.recipe)]
+    others: list[Entry] = []
+    with contextlib.suppress(OSError):  # a cache that may not be read is an empty one
+        others = [e for e in entries() if (e.name, e.recipe) == (stage.name, stage.recipe)]
     if not others:
         return "not cached yet"
     differing = changed(others[-1].inputs, stage.inputs)

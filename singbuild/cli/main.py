@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import sys
 import traceback
 from io import TextIOWrapper
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from singbuild import __version__, command, workspace
+from singbuild import __version__, command
 from singbuild.cli.build import COMMANDS as BUILD_COMMANDS
 from singbuild.cli.cache import cache_commands
 from singbuild.cli.change import COMMANDS as CHANGE_COMMANDS
@@ -24,6 +25,7 @@ from singbuild.errors import (
     UsageError,
 )
 
+NO_HOME = "/nonexistent"  # Debian's name for it
 STATUSES = """\b
 Exit statuses:
   0    the image is built
@@ -115,6 +117,22 @@ def new_backend(name: str, directory: Path | None) -> int:
     return 0
 
 
+def set_home() -> None:
+    """Set HOME and XDG_RUNTIME_DIR, where they are not, as the host has them for the caller.
+
+    To be called before any namespace: whoever asks in a user namespace gets root's, whom the
+    caller is there.
+    """
+    uid = os.getuid()
+    if not os.environ.get("HOME"):
+        try:
+            os.environ["HOME"] = pwd.getpwuid(uid).pw_dir
+        except KeyError:  # as in a container with a foreign uid
+            os.environ["HOME"] = NO_HOME
+    if not os.environ.get("XDG_RUNTIME_DIR") and os.access(f"/run/user/{uid}", os.X_OK):
+        os.environ["XDG_RUNTIME_DIR"] = f"/run/user/{uid}"
+
+
 def _usage_status() -> int:
     """Return the status for a wrong command line; `singularity` ends with another."""
     return 1 if os.environ.get("SINGBUILD_USAGE_STATUS") == "1" else UsageError.status
@@ -125,7 +143,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names need not be text
-    workspace.set_home()
+    set_home()
     try:
         status = commands.main(prog_name="singbuild", standalone_mode=False)
     except click.exceptions.Abort:

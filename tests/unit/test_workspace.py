@@ -141,7 +141,7 @@ def test_the_scratch_is_where_the_environment_says(monkeypatch: pytest.MonkeyPat
     assert workspace.scratch_parent() == Path("/var/tmp")
 
 
-HOME = "import os; from singbuild import workspace; workspace.set_home(); print(os.environ['HOME'])"
+HOME = "import os; from singbuild.cli.main import set_home; set_home(); print(os.environ['HOME'])"
 
 
 @pytest.mark.parametrize("uid", [0, 4_000_000])

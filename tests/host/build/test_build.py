@@ -410,7 +410,7 @@ def test_an_image_is_for_whom_the_callers_umask_allows(
     for name in ("a.img", "b.img"):  # the second one comes from the cache
         assert singbuild(made, name, umask=mask).returncode == 0
         assert (tmp_path / name).stat().st_mode & 0o777 == mode
-    assert singbuild("create", "-s", "4", "c.img", umask=mask).returncode == 0
+    assert singbuild("create", "-s", "8", "c.img", umask=mask).returncode == 0
     assert (tmp_path / "c.img").stat().st_mode & 0o777 == mode
     again = singbuild("--check-reproducible", made, "d.img", umask=mask)
     assert again.returncode == 0, again.stderr

@@ -120,3 +120,18 @@ def test_anybody_may_plan(user: User) -> None:
     shown, said = process.communicate((ROOT / "recipes/debian.def").read_text())
     assert process.returncode == 0, said
     assert "%post at line 14" in shown
+
+
+def test_a_home_that_is_closed_to_its_user_slows_a_build_and_stops_none(user: User) -> None:
+    """As sudo leaves it when root writes there: a cache, logs and settings that are root's."""
+    home = user.directory / "home"
+    for name in (".cache", ".local", ".config", ".docker"):
+        (home / name).mkdir(parents=True, mode=0o700)
+    user.env = {"PATH": user.env["PATH"], "HOME": str(home), "SINGBUILD_TMPDIR": str(home.parent)}
+    for mode in MODES:
+        process = user.start("--force", "--privilege", mode, "-", "a.img")
+        said = process.communicate("Bootstrap: busybox\n%post\n    true\n")[1]
+        assert process.returncode == 0, said
+        assert "cannot be written" in said
+    process = user.start("pull", "--force", "docker-daemon:none", "b.img")
+    assert "exists" in process.communicate()[1]
