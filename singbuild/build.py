@@ -135,7 +135,7 @@ class _Work:
             self.console.warn(f"nothing may be mounted here: /proc and /sys are empty {inside}")
             if not capabilities.has(capabilities.MKNOD):
                 self.console.warn(
-                    f"no device works here: /dev/null is a file {inside}, others lack"
+                    f"no device works here: /dev/null is a file {inside}, others are missing"
                 )
         self._phase("resolve")
         asked = self.options.locked

@@ -154,9 +154,9 @@ def imported(chosen: Installed, kind: str = "backend") -> object:
 
     def give_up(_number: int, _frame: FrameType | None) -> None:
         raise BackendError(
-            f"{kind} {chosen.name!r} does not come back from its import after {seconds:g} s",
+            f"{kind} {chosen.name!r} is still being imported after {seconds:g} s",
             remedy=f"It comes from {chosen.distribution} {chosen.version}; report it there. "
-            "SINGBUILD_PLUGIN_TIMEOUT gives it more seconds.",
+            "SINGBUILD_PLUGIN_TIMEOUT raises this limit.",
         )
 
     if threading.current_thread() is not threading.main_thread():

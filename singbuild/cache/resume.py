@@ -50,7 +50,7 @@ class Shell:
     def __call__(self, error: SectionError, execute: Interactive) -> None:
         """Tell what failed, and execute a shell in the place and the environment of the section."""
         self.console.warn(
-            f"{error.what}\nThis is a shell in the failed build; it goes on to fail when you leave."
+            f"{error.what}\nThis is a shell in the failed build; the build ends when you leave it."
         )
         with self.console.paused():
             execute({"TERM": os.environ.get("TERM", "dumb"), "PS1": f"%{error.section}> "})

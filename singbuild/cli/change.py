@@ -115,7 +115,7 @@ def copy(image: Path, words: tuple[str, ...]) -> int:
     options, names = _parted(words)
     incoming.check_options(options)
     if len(names) < 2:
-        raise UsageError("copy needs something to copy, and where to", remedy=copy.epilog or "")
+        raise UsageError("copy needs a source and a destination", remedy=copy.epilog or "")
     *sources, destination = names
     shown = display.Console(sys.stdout)
     as_root = os.geteuid() == 0  # known only here: in the namespace everybody is
@@ -205,7 +205,7 @@ def export_(image: Path, file: Path | None, form: str, name: str | None) -> int:
         if file is None:
             if sys.stdout.isatty():
                 raise UsageError(
-                    "an archive is nothing for a terminal",
+                    "an archive is not written to a terminal",
                     remedy=f"Name a file: singbuild export -f FILE {image}",
                 )
             for piece in pieces:

@@ -15,5 +15,5 @@ def parse_size(text: str) -> int:
         unit = 1024 ** (1 + "KMGT".index(digits[-1].upper()))
         digits = digits[:-1]
     if not digits.isdecimal():
-        raise UsageError(f"{text!r} is no size", remedy="Write it like 500M or 2G.")
+        raise UsageError(f"{text!r} is not a size", remedy="Write it like 500M or 2G.")
     return int(digits) * unit

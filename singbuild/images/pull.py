@@ -44,7 +44,7 @@ def pull(source: str, target: Path, *, force: bool, once: bool, arch: str = "") 
     name = name.removeprefix("//")
     if scheme not in SCHEMES or not name:
         raise UsageError(
-            f"{source} is no place of an image",
+            f"{source} does not name an image",
             remedy=f"Say docker://ubuntu:latest, or one of {', '.join(SCHEMES)} and its name.",
         )
     if not is_text(source):

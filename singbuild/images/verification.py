@@ -135,7 +135,7 @@ class _Verification:
         block = self._image.superblock
         last = geometry.content_start(geometry.groups - 1)
         if block.blocks < max(end, last):
-            raise self._error("the superblock", "it speaks of fewer blocks than are in use")
+            raise self._error("the superblock", "it counts fewer blocks than are in use")
         write_tables(
             target,
             geometry,

@@ -104,7 +104,7 @@ def _fields(blob: bytes) -> dict[str, str]:
     count, size = struct.unpack_from(">II", blob)
     start = 8 + 16 * count
     if start + size > len(blob):
-        raise ValueError(f"it speaks of {start + size} bytes and has {len(blob)}")
+        raise ValueError(f"it declares {start + size} bytes and has {len(blob)}")
     store = blob[start : start + size]
     index = struct.iter_unpack(">IIII", blob[8:start])
     return {

@@ -311,7 +311,7 @@ class Unpacker:
             return  # notes of aufs to itself
         hidden = name.removeprefix(WHITEOUT)
         if name != OPAQUE and hidden in (b"", b".", b".."):
-            raise refused(member, "it would take away what is outside its directory")
+            raise refused(member, "it would remove something outside its directory")
         if self._written is None:
             return
         try:

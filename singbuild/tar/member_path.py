@@ -14,7 +14,7 @@ def split(member: Member) -> tuple[bytes, bytes]:
     """
     path = _clean(member.name)
     if path is None:
-        raise refused(member, "its name leads out of where it stands")
+        raise refused(member, "its name leads out of the tree")
     return parted(path)
 
 

@@ -102,7 +102,7 @@ def _unfit(member: Member, name: str, value: bytes) -> SourceError:
     return SourceError(
         f"{shown(member.name)}: its attribute {name} does not fit into an image",
         why=f"It has {len(value):,} bytes; ext3 holds about 4,000 for all attributes of an entry.",
-        remedy="Take it away where the archive is made: setfattr -x NAME FILE",
+        remedy="Remove it where the archive is made: setfattr -x NAME FILE",
     )
 
 

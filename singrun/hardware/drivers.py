@@ -112,7 +112,7 @@ class _Fit:
                 if own:
                     self._check_versions(taken[name], needed, library, own)
                 elif needed.startswith(_OF_C_LIBRARY):
-                    raise self._refused(taken[name], f"It needs {needed}, which the image has not.")
+                    raise self._refused(taken[name], f"It needs {needed}, which the image lacks.")
                 elif self._kind in COMPLETE and (more := self._host.paths(needed)):
                     waiting.append((needed, more))
         return dict(sorted(taken.items()))

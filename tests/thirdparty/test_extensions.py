@@ -125,7 +125,7 @@ def install(place: Path, distribution: str, name: str, text: str) -> None:
     [
         ("raise RuntimeError('not today')", "RuntimeError: not today"),
         ("import sys; sys.exit(9)", "SystemExit: 9"),
-        ("import time; time.sleep(60)", "does not come back from its import after 0.5 s"),
+        ("import time; time.sleep(60)", "is still being imported after 0.5 s"),
         (
             "from singbuild import hookimpl\n@hookimpl\ndef singbuild_check_recipe(tree): pass",
             "tree",

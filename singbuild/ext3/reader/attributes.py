@@ -26,7 +26,7 @@ def in_inode(rest: bytes) -> Iterator[Attribute]:
 def in_block(block: bytes) -> Iterator[Attribute]:
     """Yield what an attribute block holds."""
     if block[:4] != MAGIC:
-        raise ValueError("its attribute block is none")
+        raise ValueError("its attribute block has a wrong magic number")
     yield from _entries(block, 32)
 
 

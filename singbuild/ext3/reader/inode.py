@@ -74,7 +74,7 @@ def inode(number: int, data: bytes) -> Inode:
         size |= high << 32
     used, beyond = _LATER.unpack_from(data, 128) if len(data) > 128 else (0, 0)
     if used > len(data) - 128 or used & 3:
-        raise ValueError(f"inode {number} speaks of {128 + used} bytes in use, more than it has")
+        raise ValueError(f"inode {number} declares {128 + used} bytes in use, more than it has")
     if used < 12:
         beyond = 0  # the field lies in what is not used
     seconds = mtime - ((mtime & 1 << 31) << 1) + ((beyond & 3) << 32)

@@ -204,7 +204,7 @@ class _Job:
         if blocks > self.size:
             raise ImageError(
                 "the image is full",
-                why=f"Its {self.size * BLOCK >> 20} MiB are too few for what it shall hold: "
+                why=f"It has {self.size * BLOCK >> 20} MiB; its content needs "
                 f"{blocks * BLOCK >> 20} MiB.",
                 remedy="Make it larger first: singbuild expand --size MiB IMAGE",
             )

@@ -233,7 +233,12 @@ BAD = {
     "target is a directory": (["{}", "/"], "Bootstrap: busybox\n", 8, "/ is a directory"),
     "missing %files": ([], "Bootstrap: busybox\n%files\n    none.txt\n", 3, "none.txt"),
     "bad %environment": ([], "Bootstrap: busybox\n%environment\n    if\n", 3, "%environment"),
-    "bad size": (["--free", "much", "{}", "a.img"], "Bootstrap: busybox\n", 2, "'much' is no size"),
+    "bad size": (
+        ["--free", "much", "{}", "a.img"],
+        "Bootstrap: busybox\n",
+        2,
+        "'much' is not a size",
+    ),
     "a word like a command": (["bild", "a.img"], None, 2, "singbuild build"),
     "no image named": (["{}"], "Bootstrap: busybox\n", 2, "IMAGE"),
 }
