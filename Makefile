@@ -28,7 +28,7 @@ demo: $(VENV)/.installed ## build recipes/busybox.def and run the image
 	@$(BIN)/singrun exec $(DEMO)/busybox.img id
 	@echo; echo "The image is $(DEMO)/busybox.img; put $(CURDIR)/$(BIN) on your PATH to go on."
 
-$(DEMO)/busybox.img: recipes/busybox.def $(wildcard singbuild/*.py plugins/*.py)
+$(DEMO)/busybox.img: recipes/busybox.def $(shell find singbuild plugins -name '*.py')
 	@mkdir -p $(DEMO)
 	$(BIN)/singbuild --force recipes/busybox.def $@
 
