@@ -145,11 +145,11 @@ class _Work:
         made = self._locked(pins)
         os.environ["SOURCE_DATE_EPOCH"] = str(made["epoch"])
         mask = os.umask(0o022)  # the caller's has no say in what the image holds
-        # What a failed build left may be in a resumed one: it is nobody else's stage.
+        # A resumed tree may hold what the failed run left: cache none of its stages.
         keep = self.options.use_cache and not self.options.resume
         given, finish = self.options.given.secrets, self.options.finish
         kept = stages.cacheable(plan, made, finish, given) if keep else {}
-        if self._has_one_owner:  # what had to be guessed there is nobody else's
+        if self._has_one_owner:  # programs saw other owners there: stages of their own
             kept = {n: replace(s, inputs={**s.inputs, "privilege": ""}) for n, s in kept.items()}
         if not self._taken_from_cache(kept):
             self._make(source, pins, made, kept)

@@ -29,7 +29,7 @@ NAME = "failed "
 
 @dataclass(frozen=True)
 class Left(Stage):
-    """A tree as a section left it that failed. recipe: its absolute path; name: with the section's.
+    """The tree of a failed section. recipe: absolute path; name: ``NAME`` and the section's name.
 
     inputs: what went in before that section.
     """

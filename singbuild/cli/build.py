@@ -45,7 +45,7 @@ arch_option = click.option(
 
 
 def offline_option(function: Any) -> Any:
-    """Add --offline, which the downloads, also those of plugins, know by its variable."""
+    """Add --offline. Downloads, those of plugins too, read it from SINGBUILD_OFFLINE."""
 
     def set_variable(_context: click.Context, _option: click.Parameter, value: bool) -> None:
         if value:

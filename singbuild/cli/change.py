@@ -118,7 +118,7 @@ def copy(image: Path, words: tuple[str, ...]) -> int:
         raise UsageError("copy needs a source and a destination", remedy=copy.epilog or "")
     *sources, destination = names
     shown = display.Console(sys.stdout)
-    as_root = os.geteuid() == 0  # known only here: in the namespace everybody is
+    as_root = os.geteuid() == 0  # asked here: in the user namespace every caller has uid 0
     return change.change(
         image,
         lambda rootfs: incoming.copy(rootfs, options, sources, destination, as_root=as_root),
@@ -250,7 +250,7 @@ def shrink(image: Path, free: str) -> int:
 
 
 def _of_image(image: Path) -> tuple[Header, ...]:
-    """Return the header of a recipe that has none: what the image holds stays."""
+    """Return the header for a recipe without one: it builds onto the image's content."""
     from singbuild.recipe.grammar import Header
 
     origin = str(image.absolute())

@@ -12,8 +12,8 @@ may belong to others than the caller; so when outer dies, the worker is asked to
 and takes them away itself.
 
 Where no namespaces may be had, init adopts what the worker leaves behind, ends it with the
-worker, and is asked to end when outer dies. Only who kills all of them at once leaves
-something: the scratch, for the next build to sweep.
+worker, and is asked to end when outer dies. When all of them are killed at
+once, the scratch is left, and the next build sweeps it.
 """
 
 from __future__ import annotations

@@ -42,8 +42,9 @@ class Recorder:
     journal: where it writes what they asked for; owners: whether owners are asked for in vain
     too, and not only devices.
 
-    ``listened`` is called in that process, ``serve`` in another one, of which no thread else
-    uses the current directory.
+    ``listened`` is called in that process, ``serve`` in another one. The thread of ``serve``
+    changes root and current directory, which all threads of a process share: no other thread
+    there may use them.
     """
 
     def __init__(self, journal: Path, *, owners: bool) -> None:
@@ -175,7 +176,7 @@ class Recorder:
         self._file.write(f"{key} {uid} {gid}{node}\n".encode())
 
     def into(self, root: int) -> None:
-        """Take another root directory, or with our own, come back."""
+        """chroot(2) into the directory that ``root`` is open on; back with ``self.root``."""
         os.fchdir(root)
         os.chroot(".")
 
@@ -279,7 +280,7 @@ def owners(tree: Path, journal: Path) -> dict[bytes, Owner]:
 
 
 def without_group(tree: Path, owners: Mapping[bytes, Owner]) -> list[bytes]:
-    """Paths of what may lack its directory's group, since that is set-group-id, and recorded."""
+    """Return paths in set-group-id directories of a recorded group, which they may not have got."""
     giving: set[bytes] = set()
     found: list[bytes] = []
     if not any(owner.gid for owner in owners.values()):

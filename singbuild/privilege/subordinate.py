@@ -1,7 +1,7 @@
 """Subordinate ids: what lets an ordinary user give files 65,536 owners, in a user namespace.
 
 The administrator lends a user ranges of ids (subuid(5)); newuidmap(1) and newgidmap(1) put
-them into a namespace. The user is root there, and the range is everybody else.
+them into a namespace. Id 0 in there is the caller; ids 1 to 65535 are the range's.
 """
 
 from __future__ import annotations

@@ -71,7 +71,8 @@ class Unpacker:
     archives are layers of an image. What this process has no right to make
     (devices, foreign owners, some attributes) is left out with one warning for each
     kind; ``ownership.owners`` then has the owners that were asked for, by path.
-    owners: takes those for the seal, and devices, for which empty files are made.
+    owners: is filled with the owners and devices that could not be set, by path, for the seal;
+    an empty file stands for a device.
     wanted: whether ``brought`` gets an entry, by path and time in nanoseconds.
     """
 
@@ -166,7 +167,7 @@ class Unpacker:
             raise refused(member, f"its type {member.kind!r} is unknown")
         into = self._tree.directory(above)
         if (later := self._times.get(into.path)) and later.mode & stat.S_ISGID:
-            # Where owners are recorded, that this one is not the directory's, too.
+            # The directory will be set-group-id: record also a group that it would have changed.
             into = into._replace(gives_group=True)
         path = into.inside(name)
         if len(path) > LONGEST_PATH:

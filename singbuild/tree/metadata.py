@@ -70,8 +70,8 @@ BASE = 'export PATH="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bi
 def write(rootfs: Rootfs, recipe: Recipe, defaults: Defaults, texts: Mapping[str, str]) -> None:
     """Write everything that the format asks for; what the recipe leaves out is left out.
 
-    What the tree says of itself already, as one that comes from an image does, stays
-    where the recipe says nothing. texts: further files of /.singularity.d, name to text.
+    Metadata that the tree already has, because it comes from an image, stays where the
+    recipe says nothing. texts: further files of /.singularity.d, name to text.
     """
     with _same_times(rootfs, ("/", "/etc", "/var")):
         _write(rootfs, recipe, defaults, texts)

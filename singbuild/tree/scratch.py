@@ -1,8 +1,8 @@
 """The scratch: a fresh, sparse ext3 image, mounted where nobody else sees it.
 
-Where the scratch's place is in memory anyway, a tmpfs of its own takes the image's place: each
-byte would be there twice, as what ext3 remembers and as what stands in the file, and writing
-the second copy takes longer than unpacking half of the first.
+Where the directory for it is on a tmpfs, another tmpfs is mounted instead: ext3 over a loop
+device over a tmpfs holds each page twice, in its own cache and in the file, and writing the
+second copy takes longer than unpacking half of the first.
 """
 
 from __future__ import annotations

@@ -23,8 +23,10 @@ class Root:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._own: dict[int, bool] = {}  # mounts that are ours to write; whether they outlive us
-        self._below: dict[str, bool] = {}  # where such are, besides the root; whether an underlay
+        self._own: dict[
+            int, bool
+        ] = {}  # our writable mounts, by mount id; whether they outlast the launch
+        self._below: dict[str, bool] = {}  # their places below the root; whether an underlay
         self._underlays: list[int] = []
         self.fd = os.open(path, os.O_PATH | os.O_DIRECTORY)
 

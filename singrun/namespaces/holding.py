@@ -46,7 +46,7 @@ class Holder:
         self._reading, self._writing = os.pipe()
 
     def fork(self, tree: int) -> None:
-        """Return in what will hold; the caller's process ends when the instance is there."""
+        """Fork: return in the child, which will hold; the parent exits once the instance stands."""
         syscalls.unshare(syscalls.CLONE_NEWPID)
         child = os.fork()
         if child:

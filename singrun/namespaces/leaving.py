@@ -30,7 +30,7 @@ class Others:
             raise
 
     def are_ours(self) -> bool:
-        """Whether leave_host() and become() made them, here and for us, and nobody within them."""
+        """Whether leave_host() and become() of this user made them, and no program inside them."""
         own = self._held[0]
         if _is_same(self._owner, own):
             return _is_same(self._user, own)

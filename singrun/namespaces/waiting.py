@@ -28,10 +28,10 @@ _WORD = 4  # bytes of a wait status
 def stand_by(
     request: Request, image: Image, written: list[tuple[Image, int]], tree: int
 ) -> "Outside | Holder | None":
-    """Where it is needed, return in a child, while the process that the caller sees waits.
+    """Fork where a process must stay behind: return in the child, wait in the parent.
 
-    written: images that a daemon writes, with fuse.Mounting.life of each. tree:
-    what is mounted, which who waits must not hold.
+    written: images that a daemon writes, with fuse.Mounting.life of each. tree: the
+    descriptor of the mounted tree, which the waiting process closes, or it would keep it mounted.
     """
     if request.verb == "start":
         from singrun.namespaces.holding import Holder

@@ -93,7 +93,7 @@ class Contents:
         self._volume.finish()
 
     def _short(self, node: Node, data: bytes | memoryview, digest: bytes) -> bytes:
-        """Go most files' quick way; the inode, or b"" with nothing done."""
+        """Write a file that was read ahead; return its inode, or b"" if it must go the long way."""
         if not digest:
             return b""
         count = -(-node.size // BLOCK)
@@ -161,7 +161,7 @@ class Contents:
                     start = logical
                 end = logical + count
                 self._append(blocks, logical, blocks_of(data, first, count))
-        if start or end * BLOCK < node.size:  # else it is all data, which goes without saying
+        if start or end * BLOCK < node.size:  # a file without holes notes no ranges
             self._note_data(start, end)
         return blocks.close(), blocks.blocks, node.size, 0
 

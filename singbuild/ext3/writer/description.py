@@ -22,7 +22,7 @@ def node_fact(node: Node) -> bytes:
 
 
 def short_facts(node: Node) -> bytes:
-    """``closed`` of an inode of which nothing is to be said but ``node_fact``."""
+    """Return ``closed(node_fact(node))``: of an inode without holes and attributes."""
     return _SHORT.pack(
         b"i", node.number, node.mode, node.uid, node.gid, node.mtime, node.size, node.links,
         node.device, _NODE.size,

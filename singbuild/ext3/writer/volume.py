@@ -83,9 +83,10 @@ class Volume:
         self._count(len(data) // BLOCK)
 
     def append_short(self, data: bytes | memoryview, count: int, digest: bytes) -> int:
-        """As append and end for an inode of ``count`` blocks, if those are in one run.
+        """Append an inode's data, and close its digest, if its ``count`` blocks fit into one run.
 
-        digest: of all of it. The first block; or 0, and nothing was done.
+        digest: of its description and data. Returns the first block, or 0 if they do not fit:
+        then nothing was written.
         """
         start = self.next
         if start + count > self._end:
@@ -110,7 +111,7 @@ class Volume:
         return runs
 
     def end(self, facts: bytes) -> None:
-        """Say that an inode ends, with all data appended since the last; facts: all else of it."""
+        """Close an inode's digest: of ``facts``, and of the data appended since the last."""
         if self._streaming:
             self._stream.append((len(self.digests), facts))
             self.digests.append(b"")
