@@ -182,7 +182,7 @@ class _Work:
             with resume.kept(plan, made, given, rootfs, self.console, wanted=self.options.keep):
                 self._fill(rootfs, arguments, made, kept)
             self._phase("seal")
-            normalise.quieten(rootfs, made["epoch"], indices=self.options.shape.size > 0)
+            normalise.normalise(rootfs, made["epoch"], indices=self.options.shape.size > 0)
             secrets.check_absent(root, given.secrets)
             with scratch.written_back(root):
                 seal.seal(

@@ -35,7 +35,7 @@ REASONS: Mapping[str, str] = {
 PYC_HEADER = struct.Struct("<4sIII")  # magic, flags, mtime of the source, its size: PEP 552
 
 
-def quieten(rootfs: Rootfs, epoch: int, *, indices: bool = False) -> None:
+def normalise(rootfs: Rootfs, epoch: int, *, indices: bool = False) -> None:
     """Make the tree as another honest run would have left it, and say what was taken away.
 
     epoch: as the seal gets it; indices: keep apt's package indices, in an image that is there

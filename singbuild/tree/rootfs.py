@@ -23,6 +23,7 @@ from singbuild.tar.extract import Unpacker
 from singbuild.tar.write import archive
 from singbuild.tree import chroot
 from singbuild.tree.baseline import Baseline
+from singbuild.tree.volatile import is_in_place
 
 DEVICES = {  # the kernel's Documentation/admin-guide/devices.txt
     "null": (1, 3),
@@ -199,11 +200,12 @@ class Rootfs:
         """Let files that were copied from the host be the source's, which is not normalised.
 
         target: where they lie; names: their paths below it. Their time is the epoch from now on.
+        Bytecode is left to normalising, since the seal changes the time of its source.
         """
         epoch, found = self.baseline.epoch, []
         for name in names:
             path = os.fsencode(target.relative_to(self.root) / name)
-            if self.baseline.wants(path, 0):
+            if is_in_place(path):
                 where = os.fsencode(self.root) + b"/" + path
                 os.utime(where, (epoch, epoch), follow_symlinks=False)
                 found.append(path)

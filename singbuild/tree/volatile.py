@@ -29,13 +29,13 @@ BACKUPS = {
     "/var/lib/systemd/random-seed": "random on purpose",
     "/var/lib/dbus/machine-id": "random on purpose",
     "/var/lib/dpkg/status-old": "the package database before the last change",
-    "/var/lib/dpkg/available-old": "the same",
+    "/var/lib/dpkg/available-old": "the package database before the last change",
     "/var/cache/debconf/config.dat-old": "the answers before the last change",
-    "/var/cache/debconf/templates.dat-old": "the same",
+    "/var/cache/debconf/templates.dat-old": "the questions before the last change",
     "/etc/passwd-": "the file before the last change",
-    "/etc/group-": "the same",
-    "/etc/shadow-": "the same",
-    "/etc/gshadow-": "the same",
+    "/etc/group-": "the file before the last change",
+    "/etc/shadow-": "the file before the last change",
+    "/etc/gshadow-": "the file before the last change",
     "/etc/.pwd.lock": "a lock",
     "/var/lib/dpkg/lock": "a lock",
     "/root/.bash_history": "what was typed",
@@ -50,5 +50,10 @@ _BELOW = tuple(os.fsencode(f"{name[1:]}/") for name in (*TEMPORARY, LOGS))
 
 
 def is_volatile(path: bytes) -> bool:
-    """Whether an entry lies where a rule applies. path: relative to the tree."""
-    return path.startswith(_BELOW) or path.endswith(BYTECODE) or path in _FILES
+    """Whether a rule applies to an entry. path: relative to the tree."""
+    return path.endswith(BYTECODE) or is_in_place(path)
+
+
+def is_in_place(path: bytes) -> bool:
+    """Whether an entry lies where a rule applies, whatever it is."""
+    return path.startswith(_BELOW) or path in _FILES

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from singbuild.console.display import Console
-from singbuild.tree.normalise import quieten
+from singbuild.tree.normalise import normalise
 from singbuild.tree.rootfs import Rootfs
 
 EPOCH = 1_000_000_000
@@ -32,7 +32,7 @@ def test_rubbish_goes_and_the_rest_stays(rootfs: Rootfs) -> None:
     rootfs.write("/etc/machine-id", "x")
     rootfs.write("/var/lib/dpkg/status", "kept")
     rootfs.write("/opt/tmp/kept", "kept")
-    quieten(rootfs, EPOCH)
+    normalise(rootfs, EPOCH)
     left = {str(p.relative_to(rootfs.root)): p for p in rootfs.root.rglob("*") if p.is_file()}
     assert sorted(left) == [
         *("etc/machine-id", "opt/tmp/kept", "var/lib/dpkg/status", "var/log/dpkg.log"),
@@ -51,14 +51,14 @@ def test_links_lead_nowhere_outside(
     (rootfs.root / "var" / "log").symlink_to(outside)
     rootfs.mkdir("/run")
     (rootfs.root / "run" / "link").symlink_to(outside)
-    quieten(rootfs, EPOCH)
+    normalise(rootfs, EPOCH)
     assert (outside / "precious").read_text() == "x"
     assert not (rootfs.root / "run" / "link").is_symlink()
 
 
 def test_no_password_was_changed_after_the_epoch(rootfs: Rootfs) -> None:
     rootfs.write("/etc/shadow", "root:*:20000:0:99999:7:::\nold:*:100:::\nodd\n", 0o640)
-    quieten(rootfs, EPOCH)
+    normalise(rootfs, EPOCH)
     day = EPOCH // 86400
     assert rootfs.read("/etc/shadow") == b"root:*:%d:0:99999:7:::\nold:*:100:::\nodd\n" % day
     assert rootfs.path("/etc/shadow").stat().st_mode & 0o777 == 0o640
@@ -69,7 +69,7 @@ def test_bytecode_stays_valid_when_its_source_is_clamped(rootfs: Rootfs) -> None
     source = rootfs.path("/opt/module.py")
     mode = py_compile.PycInvalidationMode.TIMESTAMP
     compiled = Path(str(py_compile.compile(str(source), invalidation_mode=mode)))
-    quieten(rootfs, EPOCH)
+    normalise(rootfs, EPOCH)
     os.utime(source, (EPOCH, EPOCH))  # as the seal does
     before = compiled.read_bytes()
     subprocess.run([sys.executable, "-c", "import module"], cwd=source.parent, check=True)
@@ -82,5 +82,19 @@ def test_files_that_only_look_like_bytecode(rootfs: Rootfs) -> None:
     rootfs.write("/opt/short.pyc", b"abc")
     (rootfs.root / "opt" / "link.pyc").symlink_to("/etc/passwd")
     os.mkfifo(rootfs.root / "opt" / "fifo.pyc")
-    quieten(rootfs, EPOCH)
+    normalise(rootfs, EPOCH)
     assert rootfs.read("/opt/short.pyc") == b"abc"
+
+
+def test_what_was_copied_from_the_host_stays_but_its_bytecode_is_pinned(tmp_path: Path) -> None:
+    rootfs = Rootfs(tmp_path, Console(io.StringIO()), epoch=EPOCH)
+    rootfs.write("/tmp/given/file", "x")
+    rootfs.write("/tmp/made", "x")
+    rootfs.write("/opt/m.py", "")
+    rootfs.write("/opt/m.pyc", importlib.util.MAGIC_NUMBER + bytes(4) + b"\xff" * 4 + bytes(4))
+    names = ["tmp/given", "tmp/given/file", "opt/m.py", "opt/m.pyc"]
+    rootfs.adopt(tmp_path, names)
+    normalise(rootfs, EPOCH)
+    assert (tmp_path / "tmp/given/file").stat().st_mtime == EPOCH
+    assert not (tmp_path / "tmp/made").exists()
+    assert rootfs.read("/opt/m.pyc")[8:12] == EPOCH.to_bytes(4, "little")
