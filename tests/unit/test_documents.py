@@ -35,3 +35,17 @@ def test_the_architecture_has_a_line_for_every_wing() -> None:
         assert rows
         wings = {path.parent.name for path in (ROOT / package).glob("*/__init__.py")}
         assert set(re.findall(r"^\| `(\w+)/` \|", rows[1], re.M)) == wings
+
+
+def test_no_variable_of_ours_is_missing() -> None:
+    text = (ROOT / "docs/variables.md").read_text()
+    sources = [*(ROOT / "bin").iterdir()]
+    for package in ("singbuild", "singrun", "plugins"):
+        sources += (ROOT / package).rglob("*.py")
+    ours = {
+        name
+        for path in sources
+        for name in re.findall(r"\b(?:SINGBUILD|SINGRUN)_[A-Z_]+\b", path.read_text())
+    }
+    assert "SINGRUN_CACHEDIR" in ours
+    assert sorted(name for name in ours if f"`{name}`" not in text) == []
