@@ -7,6 +7,7 @@ image specification, "image-layout.md"; Docker's "Image Specification v1.2", "Co
 from __future__ import annotations
 
 import hashlib
+import posixpath
 import tarfile
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +23,8 @@ from singbuild_docker.layers import check_digest
 from singbuild_docker.manifest import Descriptor, Layer
 
 PIECE = 1 << 18  # bytes
+MOST_MEMBERS = 100_000
+MOST_LINKS = 40
 LABEL = "org.opencontainers.image.ref.name"
 
 
@@ -51,21 +54,34 @@ class Archive:
 
     def __init__(self, path: Path, file: BinaryIO) -> None:
         self.path = path
+        self.names: dict[str, tarfile.TarInfo] = {}
         try:
             self.tar = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115 - lives as long as file
-            self.names = {member.name.removeprefix("./"): member for member in self.tar}
-        except (tarfile.TarError, OSError) as error:
+            for member in self.tar:
+                self.names[member.name.removeprefix("./")] = member
+                if len(self.names) > MOST_MEMBERS:
+                    raise ValueError(f"it has over {MOST_MEMBERS:,} members")
+        # RecursionError: of headers before headers, which tarfile reads by calling itself.
+        except (tarfile.TarError, OSError, ValueError, OverflowError, RecursionError) as error:
             raise SourceError(f"{path}: is no tar archive", why=str(error)) from error
 
     def open(self, name: str) -> BinaryIO:
         """Open a member; `docker save` makes links of layers that occur twice."""
-        try:
-            found = self.tar.extractfile(self.names[name])
-        except (KeyError, tarfile.TarError) as error:
-            raise _missing(self.path, name, "no such member") from error
-        if found is None:
-            raise _missing(self.path, name, "it is no file")
-        return found  # type: ignore[return-value]  # an IO[bytes]
+        wanted = name
+        for _ in range(MOST_LINKS):
+            member = self.names.get(wanted)
+            if member is None:
+                raise _missing(self.path, name, "no such member")
+            if member.isreg():
+                return self.tar.extractfile(member)  # type: ignore[return-value]  # IO[bytes]
+            if member.islnk():
+                wanted = member.linkname
+            elif member.issym():
+                above = posixpath.dirname(wanted)
+                wanted = posixpath.normpath(posixpath.join(above, member.linkname))
+            else:
+                raise _missing(self.path, name, "it is no file")
+        raise _missing(self.path, name, "its links lead in a circle")
 
 
 @contextmanager
@@ -192,7 +208,7 @@ class DockerArchive:
         named = [each for each in entries if isinstance(each, dict) and self._is_named(each)]
         if len(named) == 1:
             return named[0]
-        tags = sorted(tag for each in entries for tag in each.get("RepoTags") or ())
+        tags = sorted(tag for each in entries if isinstance(each, dict) for tag in _tags(each))
         raise SourceError(
             f"{self.path}: holds {len(named)} images of that name",
             why=f"It has {', '.join(tags) or 'no names'}.",
@@ -200,10 +216,14 @@ class DockerArchive:
         )
 
     def _is_named(self, entry: Mapping[str, Any]) -> bool:
-        tags = entry.get("RepoTags") or []
         return not self.tag or any(
-            tag == self.tag or tag.endswith(f"/{self.tag}") for tag in map(str, tags)
+            tag == self.tag or tag.endswith(f"/{self.tag}") for tag in _tags(entry)
         )
+
+
+def _tags(entry: Mapping[str, Any]) -> list[str]:
+    tags = entry.get("RepoTags")
+    return [tag for tag in tags if isinstance(tag, str)] if isinstance(tags, list) else []
 
 
 def split_path(text: str) -> tuple[Path, str]:

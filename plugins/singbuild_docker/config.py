@@ -15,6 +15,7 @@ from singbuild import Defaults, Reporter
 
 RECORDED = {"User": "singbuild.docker.user", "WorkingDir": "singbuild.docker.workdir"}
 OURS = ["/.singularity.d/actions/run"]
+LATEST = 2**33  # the year 2242: a later date is none
 _NAME = re.compile("[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -53,7 +54,7 @@ def created(config: Mapping[str, Any]) -> int | None:
         seconds = int(made.timestamp())
     except (ValueError, OverflowError):
         return None
-    return seconds if seconds > 0 and made.tzinfo else None
+    return seconds if 0 < seconds < LATEST and made.tzinfo else None
 
 
 def _environment(lines: Sequence[str], report: Reporter) -> dict[str, str]:

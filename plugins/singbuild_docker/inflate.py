@@ -36,6 +36,8 @@ _DAMAGED: tuple[type[Exception], ...] = (
     zstd.ZstdError,
     lzma.LZMAError,
 )
+STREAMS, PER_STREAM = 1000, 256
+"""A layer may have 1,000 streams, and one more for each 256 bytes that come out of them."""
 RATIO = 200  # bytes out for each byte in
 RATIO_FROM = 1 << 30  # bytes out: small layers of zeros are harmless
 
@@ -82,6 +84,15 @@ class _Feed:
     def __init__(self, first: bytes, source: Iterator[bytes]) -> None:
         self.rest, self.source = first, source
         self.taken = len(first)
+        self.streams = 0
+        self.given = 0  # bytes that came out
+
+    def begin(self) -> None:
+        """Count a stream; one that holds nothing costs as much time as one of a thousand bytes."""
+        self.streams += 1
+        if self.streams > STREAMS + self.given // PER_STREAM:
+            why = f"{self.streams:,} streams hold {self.given:,} bytes."
+            raise SourceError("it is packed so that it takes long to unpack", why=why)
 
     def more(self) -> bytes:
         """Return what a stream left over, else the next piece, b"" at the end."""
@@ -97,6 +108,7 @@ class _Feed:
 
 def _gunzip(feed: _Feed) -> Iterator[bytes]:
     while piece := feed.more():
+        feed.begin()
         member = isal_zlib.decompressobj(_GZIP_HEADER)
         while not member.eof:
             if not piece and not (piece := feed.more()):
@@ -132,6 +144,7 @@ def _unpack(feed: _Feed, packing: str, make: Callable[[], _Frame]) -> Iterator[b
     while piece := feed.more():
         if packing == "xz" and not (piece := piece.lstrip(b"\0")):
             continue  # zeros between streams
+        feed.begin()
         frame = make()
         yield _step(frame, piece, packing)
         while not frame.eof:
@@ -159,13 +172,12 @@ def _most() -> int:
 
 def _bounded(feed: _Feed, pieces: Iterator[bytes]) -> Iterator[bytes]:
     most = _most()
-    out = 0
     for piece in pieces:
-        out += len(piece)
-        if out > RATIO_FROM and out > most * feed.taken:
+        feed.given += len(piece)
+        if feed.given > RATIO_FROM and feed.given > most * feed.taken:
             raise SourceError(
                 f"it grows to more than {most} times its size",
-                why=f"{feed.taken:,} bytes have become {out:,}.",
+                why=f"{feed.taken:,} bytes have become {feed.given:,}.",
                 remedy="If you trust the image, set SINGBUILD_UNPACK_RATIO to a larger number.",
             )
         if piece:

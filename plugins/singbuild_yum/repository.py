@@ -9,6 +9,7 @@ import bz2
 import gzip
 import lzma
 import re
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -23,6 +24,7 @@ from singbuild.download import Fetched, NotFoundError, Remote, fetch, fetch_all
 REPO = "{http://linux.duke.edu/metadata/repo}"
 COMMON = "{http://linux.duke.edu/metadata/common}"
 USED = ("primary", "filelists", "group", "group_gz", "modules", "updateinfo")  # by dnf
+INDEX_LIMIT = 1 << 30  # bytes, unpacked; Fedora's has 150 MB
 REPOMD_LIMIT = 16 << 20  # bytes; Fedora's has 6 KB
 OPEN: Mapping[str, Callable[[Path], Any]] = {
     ".gz": gzip.open,
@@ -31,6 +33,10 @@ OPEN: Mapping[str, Callable[[Path], Any]] = {
     ".zst": zstd.open,
     ".xml": lambda path: path.open("rb"),
 }
+UNREADABLE = (
+    *(OSError, EOFError, KeyError, ValueError, OverflowError, SyntaxError),
+    *(lzma.LZMAError, zlib.error, zstd.ZstdError),
+)
 SHA256 = re.compile("[0-9a-f]{64}")
 
 
@@ -86,7 +92,7 @@ def _read(name: str, url: str, repomd: Fetched, source: Source) -> Repository:
         data = {e.get("type"): _entry(e) for e in root.iter(f"{REPO}data") if e.get("type") in USED}
         primary = data["primary"].url
         epoch = max(int(float(stamp.text or 0)) for stamp in root.iter(f"{REPO}timestamp"))
-    except (ElementTree.ParseError, KeyError, ValueError) as error:
+    except (ElementTree.ParseError, KeyError, ValueError, OverflowError) as error:
         raise SourceError(
             f"{url}/repodata/repomd.xml: cannot be understood", why=f"{error!r}"
         ) from error
@@ -102,7 +108,7 @@ def _entry(element: ElementTree.Element) -> Remote:
     """One file of the metadata: path below the repository, digest, size."""
     href = _attribute(element, f"{REPO}location", "href")
     sha256 = _sha256(element.find(f"{REPO}checksum"), href)
-    return Remote(inside(href), sha256, int(element.findtext(f"{REPO}size", "0")))
+    return Remote(inside(href), sha256, max(0, int(element.findtext(f"{REPO}size", "0"))))
 
 
 def packages(repository: Repository) -> Iterator[dict[str, Any]]:
@@ -112,16 +118,37 @@ def packages(repository: Repository) -> Iterator[dict[str, Any]]:
     """
     suffix = PurePosixPath(repository.primary).suffix
     try:
-        opened: BinaryIO
         with OPEN[suffix](repository.files[repository.primary]) as opened:
-            for _, element in ElementTree.iterparse(opened):  # noqa: S314 - as above
-                if element.tag == f"{COMMON}package":
-                    yield _package(element, repository.name)
-                    element.clear()
-    except (OSError, EOFError, KeyError, ValueError, SyntaxError, lzma.LZMAError) as error:
+            yield from _parsed(_Bounded(opened), repository.name)
+    except UNREADABLE as error:
         raise SourceError(
             f"{repository.url}/{repository.primary}: cannot be understood", why=f"{error!r}"
         ) from error
+
+
+def _parsed(file: _Bounded, repository: str) -> Iterator[dict[str, Any]]:
+    events = ElementTree.iterparse(file, ["start", "end"])  # noqa: S314 - as above
+    root: ElementTree.Element | None = None
+    for event, element in events:
+        root = element if root is None else root
+        if event == "end" and element.tag == f"{COMMON}package":
+            yield _package(element, repository)
+            root.clear()
+
+
+class _Bounded:
+    """An index that is read, up to a limit: a small file may unpack to any size."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.left = file, INDEX_LIMIT
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Return the next bytes. Raises ValueError beyond the limit."""
+        piece = self.file.read(size)
+        self.left -= len(piece)
+        if self.left < 0:
+            raise ValueError(f"it has over {INDEX_LIMIT:,} bytes, unpacked")
+        return piece
 
 
 def _package(element: ElementTree.Element, repository: str) -> dict[str, Any]:

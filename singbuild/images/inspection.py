@@ -21,6 +21,7 @@ from singbuild.ext3.reader.inode import DIRECTORY, REGULAR
 from singbuild.packages import package, spdx
 from singbuild.packages.databases import found
 from singbuild.packages.tree import ImageTree
+from singbuild.plan import lock as locks
 
 HOME = ".singularity.d"
 _LARGEST = 16 << 20  # bytes of a part
@@ -188,19 +189,20 @@ def _labels(text: str | None) -> dict[str, str] | None:
 
 
 def _lock(text: str | None) -> dict[str, Any]:
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    """Return what a lock says, every value as text: numbers may be long and dates impossible."""
     try:
-        lock = yaml.load(text or "", loader)  # noqa: S506 - both are safe loaders
+        found = locks.parse(text or "", getattr(yaml, "CBaseLoader", yaml.BaseLoader))
     except (yaml.YAMLError, ValueError, RecursionError):
         return {}
-    return lock if isinstance(lock, dict) else {}
+    return found if isinstance(found, dict) else {}
 
 
 def _backend(lock: dict[str, Any], recipe: str | None) -> dict[str, str] | None:
     """Return the backend as the lock names it, else the recipe's Bootstrap word."""
     known = lock.get("backend")
     if isinstance(known, dict):
-        return {key: str(known[key]) for key in ("name", "version") if known.get(key)}
+        names = ("name", "version")
+        return {key: known[key] for key in names if isinstance(known.get(key), str) and known[key]}
     for each in (recipe or "").splitlines():
         key, _, value = each.partition(":")
         if key.strip().lower() == "bootstrap" and value.strip():

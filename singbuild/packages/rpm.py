@@ -77,16 +77,34 @@ def _headers(tree: Tree, database: bytes) -> Iterator[bytes]:
         try:
             with closing(sqlite3.connect(f"file:{quote(str(copy))}", uri=True)) as connection:
                 yield from _rows(connection)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeError) as error:
             raise ImageError(f"{shown([database])} cannot be read", why=str(error)) from error
 
 
 def _rows(connection: sqlite3.Connection) -> Iterator[bytes]:
+    """Yield the headers of the table that rpm makes; of the schema nothing else is executed."""
     connection.execute("PRAGMA trusted_schema = OFF")
+    connection.text_factory = bytes
+    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LARGEST)
     connection.set_progress_handler(lambda: 1, _STEPS)
-    for (blob,) in connection.execute("SELECT blob FROM Packages ORDER BY hnum"):
+    # A view and a virtual table have no root page.
+    ours = "SELECT 1 FROM sqlite_master WHERE name = 'Packages' AND type = 'table' AND rootpage > 0"
+    if not connection.execute(ours).fetchone():
+        raise sqlite3.DatabaseError("it has no table of packages")
+    connection.set_authorizer(_allowed)
+    size = 0
+    for (blob,) in connection.execute("SELECT blob FROM Packages"):
         if isinstance(blob, bytes):
+            size += len(blob)
+            if size > LARGEST:  # rows of a damaged database may share their pages
+                raise sqlite3.DatabaseError(f"its headers have over {LARGEST:,} bytes")
             yield blob
+
+
+def _allowed(action: int, table: str | None, *_more: str | None) -> int:
+    """Let a statement read the columns of the table, and execute no function of the schema's."""
+    reads = action == sqlite3.SQLITE_READ and table == "Packages"
+    return sqlite3.SQLITE_OK if reads or action == sqlite3.SQLITE_SELECT else sqlite3.SQLITE_DENY
 
 
 def _copy(tree: Tree, path: bytes, target: Path) -> None:

@@ -36,6 +36,8 @@ from singbuild.recipe.files import matches
 from singbuild.tree.rootfs import Rootfs
 
 VERSION = 1
+LARGEST = 16 << 20  # characters
+SAFE = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 DEFAULT_EPOCH = 1478304000  # 2016-11-05, for sources that know no date of their own
 LAST_EPOCH = 2**33  # the year 2242; ext3 ends some time after
 HEADER = "# What went into {}, exactly. `singbuild --locked` refuses anything else.\n"
@@ -108,7 +110,8 @@ def choose_epoch(pins: Pins, locked: Lock | None) -> int:
     """
     given = os.environ.get("SOURCE_DATE_EPOCH")
     if given is None:
-        return int((locked or {}).get("epoch", pins.get("epoch", DEFAULT_EPOCH)))
+        told = (locked or {}).get("epoch", pins.get("epoch"))
+        return told if isinstance(told, int) and 0 < told <= LAST_EPOCH else DEFAULT_EPOCH
     if not given.isdecimal() or int(given) > LAST_EPOCH:
         raise UsageError(
             f"SOURCE_DATE_EPOCH is {given!r}",
@@ -125,15 +128,16 @@ def dumped(lock: Lock, name: str) -> str:
 def read(path: Path) -> LockFile:
     """Read a lock. Raises SourceError for a file that is none."""
     try:
-        text = path.read_text()
-        lock = yaml.safe_load(text)
+        with path.open() as file:
+            text = file.read(LARGEST + 1)
+        lock = parse(text)
     except OSError as error:
         raise SourceError(
             f"the lock {path} cannot be read",
             why=str(error.strerror),
             remedy="Make one with: singbuild lock RECIPE",
         ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise SourceError(f"the lock {path} is not valid YAML", why=str(error)) from error
     if not isinstance(lock, dict) or lock.get("version") != VERSION:
         raise SourceError(
@@ -141,6 +145,20 @@ def read(path: Path) -> LockFile:
             remedy="Make a new one with: singbuild lock RECIPE",
         )
     return LockFile(path, text, lock)
+
+
+def parse(text: str, loader: Any = None) -> Any:
+    """Return the values in a lock's text. loader: PyYAML's, for plain values by default.
+
+    A lock has no anchors: aliases to aliases would stand for more than any memory holds.
+    Raises yaml.YAMLError, ValueError.
+    """
+    if len(text) > LARGEST:
+        raise ValueError(f"it has over {LARGEST:,} characters")
+    for event in yaml.parse(text, SAFE):
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError("it has aliases")
+    return yaml.load(text, loader or SAFE)  # noqa: S506 - a safe one, or one of texts alone
 
 
 def installed(rootfs: Rootfs) -> dict[str, dict[str, str]]:

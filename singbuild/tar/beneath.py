@@ -20,6 +20,7 @@ from singrun import syscalls
 _NO_MAGICLINKS, _NO_SYMLINKS, _BENEATH = 0x02, 0x04, 0x08
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 OPEN_DIRECTORIES = 256
+MAX_LINKS = 40  # as the kernel: path_resolution(7)
 
 
 class Directory(NamedTuple):
@@ -49,6 +50,7 @@ class Tree:
         self._place = os.path.realpath(os.fsencode(root)).rstrip(b"/") + b"/"
         self._on_open = on_open
         self._open: dict[bytes, Directory] = {}
+        self._links = 0  # that lead to what is being made
 
     def close(self) -> None:
         """Close everything."""
@@ -138,9 +140,15 @@ class Tree:
         try:
             os.mkdir(name, 0o755, dir_fd=where.fd)
         except FileExistsError:
+            if self._links == MAX_LINKS:
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP)) from None
             target = os.fsencode(os.readlink(name, dir_fd=where.fd))
             above = b"" if target.startswith(b"/") else b"/" + where.path + b"/"
-            self.directory(os.path.normpath(b"/" + above + target).strip(b"/"))
+            self._links += 1
+            try:
+                self.directory(os.path.normpath(b"/" + above + target).strip(b"/"))
+            finally:
+                self._links -= 1
 
     def _opened(self, path: bytes, resolve: int) -> int:
         try:

@@ -29,6 +29,7 @@ from singbuild.tar.read import Member, TarStream
 
 WHITEOUT, OPAQUE, AUFS = b".wh.", b".wh..wh..opq", b".wh..wh."
 LONGEST_PATH = 4095  # bytes: PATH_MAX without its zero
+FAULTS = (OSError, ValueError, OverflowError)  # a zero byte in a name, a huge number
 HOST_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE)
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -94,6 +95,7 @@ class Unpacker:
         self._umask = host.umask()
         self._times: dict[bytes, Member] = {}  # of directories: set when nothing more comes
         self._written: set[bytes] | None = None  # by the current layer; None for the first
+        self._cleared: set[bytes] = set()  # directories that the current layer made opaque
         self._entries = self._size = 0
 
     def __enter__(self) -> Self:
@@ -124,16 +126,14 @@ class Unpacker:
             self._tree.spare()
             try:
                 self._member(member, archive)
-            except OSError as error:
-                if error.errno in HOST_FAULTS:
+            except FAULTS as error:
+                if _is_of_the_host(error):
                     raise
-                raise refused(member, error.strerror or str(error)) from error
-            except (ValueError, OverflowError) as error:  # a zero byte in a name, a huge number
-                raise refused(member, str(error)) from error
+                raise refused(member, getattr(error, "strerror", "") or str(error)) from error
         self._tree.forget()
         if self.whiteouts:
             self._remove_notes()
-        self._written = set()
+        self._written, self._cleared = set(), set()
 
     def _count(self, member: Member) -> None:
         self._entries += 1
@@ -296,15 +296,22 @@ class Unpacker:
                     continue  # it was replaced or taken away later
                 raise
             try:
-                self.ownership.own(fd, member, path)
-                os.fchmod(fd, member.mode)
-                for name in os.listxattr(fd):
-                    if name.startswith(("user.", "trusted.", "security.capability")):
-                        os.removexattr(fd, name)
-                self.ownership.attribute(fd, member)
-                os.utime(fd, ns=(member.mtime, member.mtime))
+                self._set_directory(fd, member, path)
+            except FAULTS as error:
+                if _is_of_the_host(error):
+                    raise
+                raise refused(member, getattr(error, "strerror", "") or str(error)) from error
             finally:
                 os.close(fd)
+
+    def _set_directory(self, fd: int, member: Member, path: bytes) -> None:
+        self.ownership.own(fd, member, path)
+        os.fchmod(fd, member.mode)
+        for name in os.listxattr(fd):
+            if name.startswith(("user.", "trusted.", "security.capability")):
+                os.removexattr(fd, name)
+        self.ownership.attribute(fd, member)
+        os.utime(fd, ns=(member.mtime, member.mtime))
 
     def _whiteout(self, member: Member, above: bytes, name: bytes) -> None:
         """Take away what lower layers have under a name, or in a whole directory."""
@@ -332,11 +339,15 @@ class Unpacker:
                 self._remove(root, name)
 
     def _clear(self, top: bytes) -> None:
-        """Empty a directory of all that this layer did not put there, whatever came first."""
+        """Empty a directory of all that this layer did not put there; once for each will do."""
         assert self._written is not None
         waiting = [top]
         while waiting:
-            where = self._tree.directory(waiting.pop(), make=False)
+            path = waiting.pop()
+            if path in self._cleared:
+                continue
+            self._cleared.add(path)
+            where = self._tree.directory(path, make=False)
             for inside in _names(where):
                 path = where.inside(inside)
                 if path not in self._written:
@@ -349,6 +360,10 @@ class Unpacker:
         while self._written is not None and path not in self._written:
             self._written.add(path)
             path = parted(path)[0]
+
+
+def _is_of_the_host(error: Exception) -> bool:
+    return isinstance(error, OSError) and error.errno in HOST_FAULTS
 
 
 def _names(where: Directory) -> list[bytes]:

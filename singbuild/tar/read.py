@@ -16,7 +16,11 @@ from dataclasses import dataclass, field
 from singbuild.errors import SourceError
 
 BLOCK = 512
-LONGEST = 1 << 20  # bytes of a pax header, a long name or a map of holes
+LONGEST = 1 << 20  # bytes of the headers before one member, or of a map of holes
+DIGITS = 20  # of a decimal number
+GLOBAL = (b"path", b"linkpath", b"size", b"uid", b"gid", b"mtime")
+"""What a header for all members may say; more would be applied to each of millions."""
+
 _HEADER = struct.Struct("100s8s8s8s12s12s8s1s100s8s32s32s8s8s155s12x")
 _ZEROS = bytes(BLOCK)
 _REGULAR = b"\0" + b"07"
@@ -64,6 +68,7 @@ class TarStream:
         self._at = 0
         self._left = 0  # bytes of the current member that nobody took
         self._padding = 0
+        self._global = 0  # bytes of the headers for all members
 
     def __iter__(self) -> Iterator[Member]:
         common: dict[bytes, bytes] = {}
@@ -82,6 +87,7 @@ class TarStream:
     def _next(self, common: dict[bytes, bytes]) -> Member | None:
         """Return the next member, pax and long-name headers applied to it."""
         own: dict[bytes, bytes] = {}
+        size = 0
         while True:
             self._skip(self._left + self._padding)
             self._left = self._padding = 0
@@ -92,11 +98,16 @@ class TarStream:
             if member.kind not in b"xgLK":
                 self._finish(member, header, common | own if common else own)
                 return member
+            size += member.size
+            self._global += member.size if member.kind == b"g" else 0
+            if max(size, self._global) > LONGEST:
+                raise SourceError("the archive is damaged", why=f"headers of {size:,} bytes")
             body = self._body(member)
             if member.kind == b"x":
                 own |= _records(body)
             elif member.kind == b"g":
-                common |= _records(body)
+                found = _records(body)
+                common |= {key: found[key] for key in GLOBAL if key in found}
             else:
                 own[b"path" if member.kind == b"L" else b"linkpath"] = body.split(b"\0")[0]
 
@@ -125,15 +136,13 @@ class TarStream:
         member.real_size = size
         if member.kind == b"S":
             member.kind, member.segments = b"0", self._old_holes(header)
-            member.real_size = _number(header[483:495])
+            member.real_size = _natural(header[483:495])
         elif records and member.kind == b"0":
             self._pax_holes(member, records)
         if member.segments is not None:
             _check_segments(member, self._left)
 
     def _body(self, member: Member) -> bytes:
-        if member.size > LONGEST:
-            raise SourceError("the archive is damaged", why=f"a header of {member.size:,} bytes")
         body = self._exactly(member.size)
         self._skip(-member.size % BLOCK)
         return body
@@ -168,15 +177,18 @@ class TarStream:
 
     def _numbers(self) -> list[int]:
         """Read the map at the start of the data: lines of decimal numbers, filled up to a block."""
-        text = self._block_of_data()
-        while text.count(b"\n") < 1:
-            text += self._block_of_data()
-        count = 2 * _decimal(text.split(b"\n", 1)[0])
+        lines = self._lines()
+        count = 2 * _decimal(next(lines))
         if count > LONGEST // 8:
             raise SourceError("the archive is damaged", why="a sparse file has too many holes")
-        while text.count(b"\n") < 1 + count:
-            text += self._block_of_data()
-        return [_decimal(line) for line in text.split(b"\n")[1 : 1 + count]]
+        return [_decimal(next(lines)) for _ in range(count)]
+
+    def _lines(self) -> Iterator[bytes]:
+        rest = b""
+        while len(rest) <= DIGITS:
+            *lines, rest = (rest + self._block_of_data()).split(b"\n")
+            yield from lines
+        raise SourceError("the archive is damaged", why=f"{rest[:40]!r} is no number")
 
     def _block_of_data(self) -> bytes:
         if self._left < BLOCK:
@@ -261,7 +273,7 @@ def _natural(text: bytes) -> int:
 
 
 def _decimal(text: bytes) -> int:
-    if not text.isdigit() or len(text) > 20:
+    if not text.isdigit() or len(text) > DIGITS:
         raise SourceError("the archive is damaged", why=f"{text[:40]!r} is no number")
     return int(text)
 

@@ -11,8 +11,10 @@ import stat
 import tarfile
 from collections.abc import Callable, Iterator
 
+from singbuild.errors import ImageError
 from singbuild.ext3.reader.image import Entry, Image
 from singbuild.ext3.reader.inode import DIRECTORY, REGULAR, SYMLINK
+from singbuild.tar.owners import shown
 
 _BLOCK = tarfile.BLOCKSIZE
 _TYPES = {
@@ -64,8 +66,19 @@ def _header(image: Image, entry: Entry) -> tarfile.TarInfo | None:
     if kind in (tarfile.CHRTYPE, tarfile.BLKTYPE):
         info.devmajor, info.devminor = inode.device
     attributes = image.attributes(entry)
-    info.pax_headers = {f"SCHILY.xattr.{_text(name)}": _text(value) for name, value in attributes}
+    info.pax_headers = {_key(name, entry): _text(value) for name, value in attributes}
     return info
+
+
+def _key(name: bytes, entry: Entry) -> str:
+    """Return the pax record of an attribute. Raises ImageError: records have names in UTF-8."""
+    try:
+        return f"SCHILY.xattr.{name.decode()}"
+    except UnicodeDecodeError as error:
+        raise ImageError(
+            f"{shown(entry.path)}: has an attribute that no tar archive can hold",
+            why=f"Its name is {name!r}, which is not UTF-8.",
+        ) from error
 
 
 def _file(image: Image, entry: Entry, info: tarfile.TarInfo) -> Iterator[bytes]:
