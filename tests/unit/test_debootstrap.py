@@ -6,6 +6,7 @@ and a loopback server then hands them out, whole, damaged, or in the wrong place
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import singbuild_debootstrap
 from singbuild_debootstrap import choice, singbuild_needs, singbuild_resolve
 from singbuild_debootstrap.choice import choose
 
@@ -320,3 +322,12 @@ def test_all_keywords_are_described_and_only_the_suite_is_required() -> None:
     assert all(word.help for word in needs.keywords)
     assert "debootstrap" in {program.name for program in needs.programs}
     assert issubclass(RecipeKeyError, SingbuildError)
+
+
+def test_dpkg_reads_the_configuration_of_nobodys_home() -> None:
+    """Root's own would change the image; others may not read it, and dpkg would complain."""
+    become: dict[str, Any] = {"user": 65534, "group": 65534} if os.geteuid() == 0 else {}
+    env = singbuild_debootstrap._environment()
+    argv = ["dpkg", "--print-architecture"]
+    done = subprocess.run(argv, env=env, capture_output=True, text=True, **become)
+    assert (done.returncode, done.stderr) == (0, "")
