@@ -199,3 +199,17 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with rpm_repository.served(rpm_repository.make(tmp_path_factory.mktemp("rpms"))) as mirror:
         head = f"Bootstrap: yum\nOSVersion: 7\nMirrorURL: {mirror}\n"
         yield f"{head}GPGKey: {mirror}/RPM-GPG-KEY-site\nInclude: hello rpm\n"
+
+
+@pytest.fixture(scope="session")
+def runtime(own_directories: Path) -> Iterator[images.Bench]:
+    """An installed runtime, an ordinary user, a tree and an image: once for each worker."""
+    with images.bench() as bench:
+        yield bench
+
+
+@pytest.fixture(scope="module")
+def bench(runtime: images.Bench) -> Iterator[images.Bench]:
+    """The same with a directory, a tree and an image of one file's own."""
+    with shared_directory() as directory:
+        yield runtime.copy(directory)

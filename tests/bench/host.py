@@ -12,6 +12,7 @@ import contextlib
 import fcntl
 import functools
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -26,7 +27,7 @@ from singrun import syscalls
 PATIENCE = float(os.environ.get("SINGBUILD_TEST_PATIENCE", "1"))
 """The factor that stretches every time limit of the tests, on hosts that are slow or busy."""
 
-ACCOUNTS_LOCK = Path("/run/lock/singbuild-tests-accounts")
+CLONE_NEWNET = 0x40000000
 
 
 def wait_until(is_so: Callable[[], bool], seconds: float = 30) -> None:
@@ -41,6 +42,39 @@ def wait_until(is_so: Callable[[], bool], seconds: float = 30) -> None:
 def may_mount() -> bool:
     """Tell whether a mount namespace can be had, as root in a plain container cannot."""
     return subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode == 0
+
+
+def random_numbers(seed: int | None = None) -> random.Random:
+    """Return random numbers that SINGBUILD_TEST_SEED gives again; it is printed.
+
+    seed: the usual one, where a test is to do the same each time; else it is another each time.
+    """
+    if chosen := os.environ.get("SINGBUILD_TEST_SEED"):
+        seed = int(chosen)
+    elif seed is None:
+        seed = time.time_ns()
+    print(f"SINGBUILD_TEST_SEED={seed}")
+    return random.Random(seed)
+
+
+@contextlib.contextmanager
+def alone(name: str) -> Iterator[None]:
+    """Lock something that a host has only once, for the time of a with-block."""
+    with Path(f"/run/lock/singbuild-tests-{name}").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
+def own_network_namespace() -> Iterator[None]:
+    """Give this process a network namespace: abstract sockets in it are nobody else's."""
+    before = os.open("/proc/self/ns/net", os.O_RDONLY)
+    try:
+        syscalls.unshare(CLONE_NEWNET)
+        yield
+    finally:
+        syscalls.setns(before, CLONE_NEWNET)
+        os.close(before)
 
 
 def own_mount_namespace() -> Path | None:
@@ -77,12 +111,9 @@ def give_back(directory: Path) -> None:
     shutil.rmtree(directory, ignore_errors=True)
 
 
-@contextlib.contextmanager
-def accounts() -> Iterator[None]:
+def accounts() -> contextlib.AbstractContextManager[None]:
     """Lock the host's accounts, for the time of a with-block."""
-    with ACCOUNTS_LOCK.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    return alone("accounts")
 
 
 @dataclass(frozen=True)

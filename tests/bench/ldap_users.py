@@ -11,11 +11,11 @@ import os
 import shutil
 import socket
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from tests.bench import singrun_images as images
+from tests.bench.host import wait_until
 
 PROGRAMS = ("slapd", "slapadd", "nslcd")
 _SUFFIX = "dc=example,dc=org"
@@ -97,7 +97,7 @@ def directory(place: Path, uid: int = 70123) -> Iterator[Directory]:
     server += ["-h", f"ldap://127.0.0.1:{port}/"]
     with _running(server), _running(_services(place)) as holder:
         found = Directory(holder, name, home)
-        _wait(lambda: found.call("true").returncode == 0)
+        wait_until(lambda: found.call("true").returncode == 0)
         yield found
     shutil.rmtree(f"/var/tmp/singrun-{uid}", ignore_errors=True)
 
@@ -125,10 +125,3 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def _wait(is_so: Callable[[], bool], seconds: float = 20) -> None:
-    until = time.monotonic() + seconds
-    while not is_so():
-        assert time.monotonic() < until, "the directory does not answer"
-        time.sleep(0.1)

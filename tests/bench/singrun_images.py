@@ -8,6 +8,7 @@ against the contract and not against the builder.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import pwd
 import shutil
@@ -31,6 +32,7 @@ ACTIONS = {
     "test": 'exec /.singularity.d/test "$@"\n',
 }
 Word = str | bytes | Path
+_NUMBERS = itertools.count(1)  # of this process's users
 APPLETS = (
     *("sh", "cat", "ls", "id", "echo", "env", "true", "false", "sleep", "yes", "head", "mount"),
     *("stat", "touch", "ps", "test", "sha256sum", "readlink", "kill", "stty", "pwd", "tr", "wc"),
@@ -133,7 +135,9 @@ class Person:
         options.setdefault("env", self.environment())
         options.setdefault("cwd", self.home)
         command = self.words(*words)
-        return subprocess.run(command, check=False, capture_output=True, timeout=120, **options)
+        return subprocess.run(
+            command, check=False, capture_output=True, timeout=120 * PATIENCE, **options
+        )
 
     def singrun(
         self, verb: str, *words: Word, **options: Unpack[Options]
@@ -149,22 +153,23 @@ class Person:
 
 
 def installed(directory: Path) -> Path:
-    """Copy the runtime where every user may read it, as a source checkout; its launcher.
-
-    With SINGRUN_TEST_PYZ set it is the single file that ``make singrun.pyz`` makes.
-    """
+    """Copy the runtime where every user may read it, as a source checkout; its launcher."""
     (directory / "bin").mkdir()
-    if os.environ.get("SINGRUN_TEST_PYZ"):
-        single = directory / "bin/singrun"
-        command: list[Word] = [PYTHON, "-m", "singrun.bundle", single]
-        subprocess.run(command, check=True, cwd=ROOT)
-        return single
     shutil.copy(ROOT / "bin/singrun", directory / "bin/singrun")
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "singrun", directory / "singrun", ignore=ignored)
     subprocess.run([PYTHON, "-m", "compileall", "-q", directory / "singrun"], check=True)
     subprocess.run(["chmod", "-R", "a+rX", directory], check=True)
     return directory / "bin/singrun"
+
+
+def single_file(directory: Path) -> Path:
+    """Make the runtime as one file, as ``make singrun.pyz`` does, under the launcher's name."""
+    (directory / "single").mkdir()
+    single = directory / "single/singrun"
+    command: list[Word] = [PYTHON, "-m", "singrun.bundle", single]
+    subprocess.run(command, check=True, cwd=ROOT)
+    return single
 
 
 @contextlib.contextmanager
@@ -176,7 +181,7 @@ def ordinary_user(prefix: str = "singrun") -> Iterator[str]:
     if os.geteuid():
         yield pwd.getpwuid(os.geteuid()).pw_name
         return
-    name = f"{prefix}{os.getpid()}"
+    name = f"{prefix}{os.getpid()}x{next(_NUMBERS)}"
     own: list[Path] = []
     with accounts():
         subprocess.run(["useradd", "-m", "-s", "/bin/sh", "-G", "audio", name], check=True)
@@ -216,46 +221,60 @@ def read(path: Path) -> str:
         return ""
 
 
-def daemons(needle: str) -> list[str]:
-    """Return the living processes whose command line or user name holds ``needle``."""
+def daemons(owner: Path | str) -> list[str]:
+    """Return the living FUSE daemons of a user (a name), or of what lies in a directory or image.
+
+    Others' daemons, another run's of these tests among them, are not ours to wait for.
+    """
     listing = subprocess.run(
         ["ps", "-eo", "stat=,user:64=,args="], capture_output=True, text=True, check=True
     )
-    lines = listing.stdout.splitlines()
     names = ("fuse2fs", "squashfuse", "fuse-overlayfs")
-    ours = (line for line in lines if needle in line and any(name in line for name in names))
-    return [line for line in ours if line[0] != "Z"]
+    found = []
+    for line in listing.stdout.splitlines():
+        state, user, words = line.split(None, 2)
+        own = str(owner) in words if "/" in str(owner) else user == owner
+        if own and state[0] != "Z" and any(name in words for name in names):
+            found.append(line)
+    return found
 
 
-def wait_for_daemons(needle: str, seconds: float = 20) -> None:
+def wait_for_daemons(owner: Path | str, seconds: float = 20) -> None:
     """Wait until fuse2fs has ended; it takes a moment after the program does."""
     until = time.monotonic() + seconds * PATIENCE
-    while daemons(needle):
-        assert time.monotonic() < until, f"fuse2fs is left behind: {daemons(needle)}"
+    while left := daemons(owner):
+        assert time.monotonic() < until, f"fuse2fs is left behind: {left}"
         time.sleep(0.05)
 
 
 class Bench:
     """All that a test of the runtime needs: a tree, an image of it, root and an ordinary user."""
 
-    def __init__(self, directory: Path, user: str) -> None:
-        self.directory, self.launcher = directory, installed(directory)
-        self.tree = fill(directory / "tree")
-        self.image = ext3(self.tree, directory / "image.img", boot=LAUNCH_LINE)
+    def __init__(self, directory: Path, user: str, launcher: Path) -> None:
+        self.directory, self.user, self.launcher = directory, user, launcher
+        self.tree, self.image = directory / "tree", directory / "image.img"
         self.people = {
-            "root, loop": Person("root", self.launcher),
-            "root, fuse2fs": Person("root", self.launcher, ["--mount-with", "fuse2fs"]),
-            "user": Person(user, self.launcher),
-            "user, unpack": Person(user, self.launcher, ["--mount-with", "unpack"]),
+            "root, loop": Person("root", launcher),
+            "root, fuse2fs": Person("root", launcher, ["--mount-with", "fuse2fs"]),
+            "user": Person(user, launcher),
+            "user, unpack": Person(user, launcher, ["--mount-with", "unpack"]),
         }
 
     def variant(self, name: str) -> Path:
         """Return a fresh copy of the tree, to be changed and made into an image."""
         return Path(shutil.copytree(self.tree, self.directory / name, symlinks=True))
 
+    def copy(self, directory: Path) -> Bench:
+        """Return one with a tree and an image of its own in a directory."""
+        shutil.copytree(self.tree, directory / "tree", symlinks=True)
+        subprocess.run(["cp", "--sparse=always", self.image, directory], check=True)
+        return Bench(directory, self.user, self.launcher)
+
 
 @contextlib.contextmanager
 def bench() -> Iterator[Bench]:
     """Set all that up, and take it down again."""
     with shared_directory() as directory, ordinary_user() as user:
-        yield Bench(directory, user)
+        new = Bench(directory, user, installed(directory))
+        ext3(fill(new.tree), new.image, boot=LAUNCH_LINE)
+        yield new

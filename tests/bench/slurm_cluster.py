@@ -14,6 +14,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.bench.host import PATIENCE, alone, wait_until
+
 NODES = ("n1", "n2")
 _CGROUPS = Path("/sys/fs/cgroup")
 HAVE_CGROUPS = (_CGROUPS / "memory").is_dir() and (_CGROUPS / "freezer").is_dir()  # version 1
@@ -85,8 +87,7 @@ class Cluster:
         files = [f"--key-file={self.directory}/munge.key", f"--socket={own['socket']}"]
         files += [f"--{name}-file={own[name]}" for name in ("pid", "log", "seed")]
         self._spawn("munged", "munged", "--foreground", "--force", *files)
-        while not own["socket"].exists():
-            time.sleep(0.05)
+        wait_until(own["socket"].exists)
         self._spawn("slurmctld", "slurmctld", "-D", "-c")
         for name in NODES:
             self.nodes[name] = _node(name)
@@ -115,13 +116,18 @@ class Cluster:
         """Run one of Slurm's commands as root; what it writes."""
         environment = os.environ | self.variables
         done = subprocess.run(
-            words, env=environment, check=False, stdout=subprocess.PIPE, timeout=60, text=True
+            words,
+            env=environment,
+            check=False,
+            stdout=subprocess.PIPE,
+            timeout=60 * PATIENCE,
+            text=True,
         )
         return done.stdout.strip()
 
     def wait_for(self, *words: str, said: str, seconds: float = 90) -> None:
         """Ask again and again until Slurm says what is expected."""
-        until = time.monotonic() + seconds
+        until = time.monotonic() + seconds * PATIENCE
         while (answer := self.ask(*words)) != said:
             assert time.monotonic() < until, f"{words}: {answer}\n{self.logs()}"
             time.sleep(0.1)
@@ -175,9 +181,10 @@ def _free_port() -> int:
 @contextlib.contextmanager
 def cluster(directory: Path) -> Iterator[Cluster]:
     """Set it up in ``directory``, which every user may read, and take it down again."""
-    slurm = Cluster(directory)
-    try:
-        slurm.start()
-        yield slurm
-    finally:
-        slurm.stop()
+    with alone("slurm"):  # the nodes' control groups have the nodes' names
+        slurm = Cluster(directory)
+        try:
+            slurm.start()
+            yield slurm
+        finally:
+            slurm.stop()

@@ -10,8 +10,9 @@ import select
 import termios
 import time
 from collections.abc import Callable
+from pathlib import Path
 
-PATIENCE = 60  # seconds; a loaded machine is slow
+from tests.bench.host import PATIENCE, wait_until
 
 
 class Terminal:
@@ -32,7 +33,7 @@ class Terminal:
 
     def expect(self, pattern: str) -> str:
         """Read until the pattern has come; what came after the match is kept."""
-        until = time.monotonic() + PATIENCE
+        until = time.monotonic() + 60 * PATIENCE
         while not (match := re.search(pattern, self.seen)):
             left = until - time.monotonic()
             assert left > 0, f"no {pattern} in {self.seen!r}"
@@ -41,10 +42,27 @@ class Terminal:
         self.seen = self.seen[match.end() :]
         return match[0]
 
+    def wait_for_foreground(self, program: str) -> None:
+        """Wait until a program runs in the foreground and sleeps: then a key's signal is its own.
+
+        tcgetpgrp(3) works on the master's side too; proc(5), stat, fields 2 and 3.
+        """
+
+        def is_there() -> bool:
+            with contextlib.suppress(OSError):
+                stat = Path(f"/proc/{os.tcgetpgrp(self.fd)}/stat").read_text()
+                name, _, fields = stat.partition("(")[2].rpartition(")")
+                return name == program and fields.split()[0] == "S"
+            return False
+
+        wait_until(is_there)
+
     def status(self) -> int:
         """Read what is left, hang up, and return how the child ended; see ``seen``."""
         with contextlib.suppress(OSError):  # EIO: the other side is closed
-            while select.select([self.fd], [], [], 15)[0] and (piece := os.read(self.fd, 4096)):
+            while select.select([self.fd], [], [], 15 * PATIENCE)[0] and (
+                piece := os.read(self.fd, 4096)
+            ):
                 self.seen += piece.decode(errors="replace")
         os.close(self.fd)
         return os.waitstatus_to_exitcode(os.waitpid(self.child, 0)[1])

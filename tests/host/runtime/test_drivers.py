@@ -78,18 +78,15 @@ class Driver:
 
 
 @pytest.fixture(scope="module")
-def bench() -> Iterator[Bench]:
-    with images.bench() as bench:
-        tree = bench.variant("glibc")
-        # With all of the C library that this host's own drivers, if it has some, may want.
-        probe = compiled(bench.directory / "probe", PROBE, "-Wl,--no-as-needed", "-lm")
-        images.copy_program(probe, tree, "bin/probe")
-        library(tree / "opt/own/libnvidia-ml.so.1", "7")
-        (tree / ".singularity.d/env/90-environment.sh").write_text(
-            "export LD_LIBRARY_PATH=/opt/own\n"
-        )
-        images.ext3(tree, bench.directory / "glibc.img")
-        yield bench
+def bench(bench: Bench) -> Bench:
+    tree = bench.variant("glibc")
+    # With all of the C library that this host's own drivers, if it has some, may want.
+    probe = compiled(bench.directory / "probe", PROBE, "-Wl,--no-as-needed", "-lm")
+    images.copy_program(probe, tree, "bin/probe")
+    library(tree / "opt/own/libnvidia-ml.so.1", "7")
+    (tree / ".singularity.d/env/90-environment.sh").write_text("export LD_LIBRARY_PATH=/opt/own\n")
+    images.ext3(tree, bench.directory / "glibc.img")
+    return bench
 
 
 @pytest.fixture

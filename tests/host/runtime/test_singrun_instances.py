@@ -14,18 +14,20 @@ from typing import Any
 import pytest
 
 from tests.bench import singrun_images as images
-from tests.bench.host import wait_until
+from tests.bench.host import PATIENCE, own_network_namespace, wait_until
 from tests.bench.singrun_images import Bench, Person
 
 pytestmark = pytest.mark.root
 
+SLEEP = f"sleep {100_000 + os.getpid()}"  # nobody else's, also among root's processes
 WHERE = "readlink /proc/self/ns/mnt; readlink /proc/self/ns/pid; readlink /proc/self/ns/user"
 
 
-@pytest.fixture(scope="module")
-def bench() -> Iterator[Bench]:
-    with images.bench() as made:
-        yield made
+@pytest.fixture(scope="module", autouse=True)
+def names_of_our_own() -> Iterator[None]:
+    """Root's instances have names in a network namespace; others' have theirs elsewhere."""
+    with own_network_namespace():
+        yield
 
 
 @pytest.fixture(params=["root, loop", "user", "user, unpack"])
@@ -81,12 +83,12 @@ def test_later_commands_enter_it(person: Person, bench: Bench) -> None:
 
 def test_what_one_leaves_the_next_finds_and_stop_ends_all(person: Person, bench: Bench) -> None:
     assert person.singrun("start", "-S", "/notes", bench.image).returncode == 0
-    script = "echo kept > /notes/file; sleep 1000 <&- >&- 2>&- & sleep 0.1"
+    script = f"echo kept > /notes/file; {SLEEP} <&- >&- 2>&- & sleep 0.1"
     assert person.call(person.launcher, "exec", bench.image, "sh", "-c", script).returncode == 0
     done = person.call(person.launcher, "exec", bench.image, "sh", "-c", "cat /notes/file; ps")
     assert done.stdout.startswith(b"kept\n")
-    assert b"sleep 1000" in done.stdout
-    pids = [int(word) for word in pids_of("sleep 1000", person)]
+    assert SLEEP.encode() in done.stdout
+    pids = [int(word) for word in pids_of(SLEEP, person)]
     assert pids
     stop(person, str(bench.image))
     assert all(has_ended(pid) for pid in pids)
@@ -110,11 +112,11 @@ def test_orphans_are_reaped(person: Person, bench: Bench) -> None:
 
 def test_a_killed_holder_leaves_nothing(person: Person, bench: Bench) -> None:
     assert person.singrun("start", bench.image, "web").returncode == 0
-    command = person.words(person.launcher, "exec", "instance://web", "sleep", "1000")
+    command = person.words(person.launcher, "exec", "instance://web", *SLEEP.split())
     with subprocess.Popen(command, env=person.environment(), cwd="/") as inside:
-        wait_until(lambda: bool(pids_of("sleep 1000", person)))
+        wait_until(lambda: bool(pids_of(SLEEP, person)))
         os.kill(listed(person)[0]["pid"], signal.SIGKILL)
-        assert inside.wait(10) == -signal.SIGKILL
+        assert inside.wait(10 * PATIENCE) == -signal.SIGKILL
     assert listed(person) == []
     done = person.call(person.launcher, "exec", "instance://web", "true")
     assert done.returncode == 255

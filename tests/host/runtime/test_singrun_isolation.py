@@ -11,15 +11,10 @@ from pathlib import Path
 import pytest
 
 from tests.bench import singrun_images as images
+from tests.bench.host import PATIENCE
 from tests.bench.singrun_images import Bench, Person
 
 pytestmark = pytest.mark.root
-
-
-@pytest.fixture(scope="module")
-def bench() -> Iterator[Bench]:
-    with images.bench() as made:
-        yield made
 
 
 @pytest.fixture(params=["root, loop", "root, fuse2fs", "user"])
@@ -167,7 +162,7 @@ def test_signals_and_death_pass_into_a_pid_namespace(person: Person, bench: Benc
             assert child.stdout
             assert child.stdout.readline() == b"ready\n"
             child.send_signal(end)
-            assert child.wait(20) == status
+            assert child.wait(20 * PATIENCE) == status
             assert child.stdout.read() == b""  # everybody who held it has gone
 
 
@@ -360,7 +355,7 @@ def test_a_host_without_user_namespaces(bench: Bench) -> None:
         child.stdout.readline()
         for name in ("uid_map", "gid_map"):
             Path(f"/proc/{child.pid}/{name}").write_text("0 0 65536")
-        said = child.communicate(b"go\n", timeout=20)[1]
+        said = child.communicate(b"go\n", timeout=20 * PATIENCE)[1]
     assert child.returncode == 255, said
     assert b"user.max_user_namespaces" in said
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import signal
 import subprocess
 import time
@@ -11,18 +10,13 @@ from collections.abc import Iterator
 import pytest
 
 from tests.bench import singrun_images as images
+from tests.bench.host import random_numbers
 from tests.bench.singrun_images import Bench, Person, Word
 
 pytestmark = pytest.mark.root
 
 SAYS = "readlink /proc/self/ns/mnt; readlink /proc/self/ns/user; id -u; umask; echo $RANK; cat"
 Rank = subprocess.Popen[bytes]
-
-
-@pytest.fixture(scope="module")
-def bench() -> Iterator[Bench]:
-    with images.bench() as made:
-        yield made
 
 
 @pytest.fixture(params=["root, loop", "user", "user, unpack"])
@@ -119,8 +113,12 @@ def test_a_job_step_joins_by_itself(bench: Bench, variables: dict[str, str]) -> 
 
 
 def test_a_first_rank_that_is_killed_holds_up_nobody(person: Person, bench: Bench) -> None:
-    chance = random.Random(11)
-    for _ in range(12):
+    first_ranks_killed(person, bench, 4)
+
+
+def first_ranks_killed(person: Person, bench: Bench, rounds: int) -> None:
+    chance = random_numbers()
+    for _ in range(rounds):
         ranks = [started(person, "--join", bench.image) for _ in range(4)]
         time.sleep(chance.uniform(0, 0.08))
         ranks[0].send_signal(signal.SIGKILL)

@@ -14,12 +14,6 @@ from tests.bench.singrun_images import Bench, Person
 pytestmark = pytest.mark.root
 
 
-@pytest.fixture(scope="module")
-def bench() -> Iterator[Bench]:
-    with images.bench() as made:
-        yield made
-
-
 @pytest.fixture(params=["root, loop", "root, fuse2fs", "user", "user, unpack"])
 def person(request: pytest.FixtureRequest, bench: Bench) -> Iterator[Person]:
     yield bench.people[request.param]

@@ -19,12 +19,6 @@ MOST_OPENS = 60  # that the runtime adds to the bare interpreter's
 ACTION = '"/.singularity.d/actions/exec"'
 
 
-@pytest.fixture(scope="module")
-def bench() -> Iterator[Bench]:
-    with images.bench() as bench:
-        yield bench
-
-
 @pytest.fixture(params=["root, loop", "user, unpack"])
 def person(request: pytest.FixtureRequest, bench: Bench) -> Iterator[Person]:
     yield bench.people[request.param]

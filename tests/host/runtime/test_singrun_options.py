@@ -13,15 +13,10 @@ from pathlib import Path
 import pytest
 
 from tests.bench import singrun_images as images
+from tests.bench.host import PATIENCE
 from tests.bench.singrun_images import Bench, Person
 
 pytestmark = pytest.mark.root
-
-
-@pytest.fixture(scope="module")
-def bench() -> Iterator[Bench]:
-    with images.bench() as made:
-        yield made
 
 
 @pytest.fixture(params=["root, loop", "user", "user, unpack"])
@@ -327,7 +322,12 @@ def test_mounts_that_the_host_makes_later_appear_unless_the_site_says_no(bench: 
         given = user.environment() | {"SINGRUN_CONFIG": str(site)}
         unshared = ["unshare", "-m", "sh", "-c", script]
         done = subprocess.run(
-            unshared, env=given, cwd=bench.directory, capture_output=True, check=False, timeout=60
+            unshared,
+            env=given,
+            cwd=bench.directory,
+            capture_output=True,
+            check=False,
+            timeout=60 * PATIENCE,
         )
         (bench.directory / "go").unlink()
         assert (done.stdout, done.stderr) == (wanted, b""), (value, done)

@@ -2,36 +2,65 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.bench import singrun_images as images
+from tests.bench.singrun_images import Bench, Person
+from tests.host.runtime.test_singrun_launch import (
+    image,
+    shared,
+    test_a_command_that_is_missing_or_no_program,
+    test_a_script_on_standard_input,
+    test_a_signal_from_outside_reaches_the_program_itself,
+    test_names_of_any_bytes,
+    test_other_descriptors_are_handed_on_and_none_of_ours,
+    test_the_environment_is_the_callers_and_the_images,
+    test_the_image_executes_itself,
+    test_the_user_inside_is_the_user_outside,
+)
+from tests.host.runtime.test_singrun_options import (
+    own,
+    test_a_host_name_of_its_own,
+    test_plan_tells_every_mount_and_does_nothing,
+    test_the_doctor,
+    test_what_the_sites_file_refuses_and_reports,
+)
 
 pytestmark = pytest.mark.root
+# Some of the tests of launches and of options once more; tests/long has them all.
+__all__ = [
+    "image",
+    "own",
+    "shared",
+    "test_a_command_that_is_missing_or_no_program",
+    "test_a_host_name_of_its_own",
+    "test_a_script_on_standard_input",
+    "test_a_signal_from_outside_reaches_the_program_itself",
+    "test_names_of_any_bytes",
+    "test_other_descriptors_are_handed_on_and_none_of_ours",
+    "test_plan_tells_every_mount_and_does_nothing",
+    "test_the_doctor",
+    "test_the_environment_is_the_callers_and_the_images",
+    "test_the_image_executes_itself",
+    "test_the_user_inside_is_the_user_outside",
+    "test_what_the_sites_file_refuses_and_reports",
+]
 
 
-def test_the_tests_of_launches_once_more_against_the_single_file() -> None:
-    chosen = "(user or loop) and not unpack and not exit_status and not killed and not moment"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", chosen]
-    files = [
-        "tests/host/runtime/test_singrun_launch.py",
-        "tests/host/runtime/test_singrun_options.py",
-    ]
-    done = subprocess.run(
-        [*command, *files],
-        cwd=images.ROOT,
-        env=os.environ | {"SINGRUN_TEST_PYZ": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-3000:]
-    assert " passed" in done.stdout
+@pytest.fixture(scope="module")
+def bench(bench: Bench) -> Bench:
+    return Bench(bench.directory, bench.user, images.single_file(bench.directory))
+
+
+@pytest.fixture(params=["root, loop", "user"])
+def person(request: pytest.FixtureRequest, bench: Bench) -> Iterator[Person]:
+    yield bench.people[request.param]
+    images.wait_for_daemons(bench.directory)
 
 
 def test_it_is_one_file_that_python_runs_too_and_always_the_same(tmp_path: Path) -> None:

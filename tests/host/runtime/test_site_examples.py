@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,12 +17,6 @@ from tests.bench.slurm_cluster import Cluster
 pytestmark = pytest.mark.root
 
 SITE = ROOT / "docs/site"
-
-
-@pytest.fixture(scope="module")
-def bench() -> Iterator[Bench]:
-    with images.bench() as bench:
-        yield bench
 
 
 @pytest.mark.parametrize("script", sorted(SITE.glob("*.sh")), ids=lambda path: path.name)
@@ -58,7 +51,9 @@ def test_the_one_file_comes_to_every_node(bench: Bench, tmp_path: Path) -> None:
         assert not (tmp_path / name / "singrun.new").exists()
 
 
+@pytest.mark.long
 @pytest.mark.network
+@pytest.mark.xdist_group("slurm")
 def test_prologue_and_epilogue(mpi: MpiBench, slurm: Cluster, tmp_path: Path) -> None:
     job = {"SLURM_JOB_UID": str(mpi.user.uid), "SLURM_JOB_ID": "99999", "SLURMD_NODENAME": "n1"}
     given = os.environ | slurm.variables | job | {"SINGRUN_SITE_CACHE": str(tmp_path)}

@@ -13,17 +13,12 @@ from tests.bench import singrun_images as images
 
 pytestmark = [
     pytest.mark.root,
+    pytest.mark.long,
     pytest.mark.skipif(
         not all(shutil.which(name) for name in ldap_users.PROGRAMS),
         reason="slapd or nslcd is not installed",
     ),
 ]
-
-
-@pytest.fixture(scope="module")
-def bench() -> Iterator[images.Bench]:
-    with images.bench() as made:
-        yield made
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,8 @@ from tests.bench import singrun_images as images
 from tests.bench.mpi_bench import MpiBench
 from tests.bench.slurm_cluster import Cluster
 
-pytestmark = [pytest.mark.root, pytest.mark.network]
+pytestmark = [pytest.mark.root, pytest.mark.network, pytest.mark.long]
+pytestmark += [pytest.mark.xdist_group("slurm")]  # one cluster for all
 
 RANKS = 4
 MPIRUN = ("mpirun", "--oversubscribe", "-np", str(RANKS))

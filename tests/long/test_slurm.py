@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 
 from tests.bench import singrun_images as images
-from tests.bench.host import wait_until
+from tests.bench.host import PATIENCE, random_numbers, wait_until
 from tests.bench.mpi_bench import MpiBench
 from tests.bench.slurm_cluster import HAVE_CGROUPS, NODES, Cluster
 from tests.host.runtime.test_singrun_terminal import terminal_of
 
-pytestmark = [pytest.mark.root, pytest.mark.network]
+pytestmark = [pytest.mark.root, pytest.mark.network, pytest.mark.long]
+pytestmark += [pytest.mark.xdist_group("slurm")]  # one cluster for all
 
 ARRAY, KILLS = 200, 50
 # A killed slurmd takes longest: Slurm has to notice that it is there again.
@@ -60,7 +61,7 @@ def nothing_left(
 
 
 def check_nothing_left(mpi: MpiBench, slurm: Cluster, person: images.Person) -> None:
-    until = time.monotonic() + 40
+    until = time.monotonic() + 40 * PATIENCE
     while found := left_over(mpi, slurm, person):
         assert time.monotonic() < until, "\n".join(found)
         time.sleep(0.05)
@@ -200,8 +201,7 @@ def test_an_array_of_short_containers(mpi: MpiBench, small: Path, slurm: Cluster
 def test_whatever_is_killed_nothing_is_left(
     mpi: MpiBench, small: Path, slurm: Cluster, nothing_left: Callable[[], None]
 ) -> None:
-    seed = time.time_ns()
-    chance = random.Random(seed)
+    chance = random_numbers()
     for number in range(KILLS):
         what = chance.choice(KINDS)
         words = ["-N2", "-n3", "--mpi=pmix", "--mem-per-cpu=50"]
@@ -220,7 +220,7 @@ def test_whatever_is_killed_nothing_is_left(
         try:
             nothing_left()
         except AssertionError as error:
-            pytest.fail(f"kill {number}, of {what}, seed {seed}, left:\n{error}")
+            pytest.fail(f"kill {number}, of {what}, left:\n{error}")
 
 
 def killed(what: str, mpi: MpiBench, slurm: Cluster, chance: random.Random) -> None:

@@ -1,0 +1,31 @@
+"""The runtime as a single file: all tests of launches and of options once more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.bench import singrun_images as images
+from tests.bench.singrun_images import Bench, Person
+from tests.host.runtime.test_singrun_launch import *  # noqa: F403
+from tests.host.runtime.test_singrun_options import *  # noqa: F403
+
+# What is killed is killed alike, whatever file it comes from.
+del test_every_exit_status_comes_out, test_a_kill_at_any_moment_leaves_nothing  # noqa: F821
+del test_launches_killed_at_random_moments_leave_nothing  # noqa: F821
+
+pytestmark = [pytest.mark.root, pytest.mark.long]  # type: ignore[assignment]
+
+
+@pytest.fixture(scope="module")
+def bench(bench: Bench) -> Bench:
+    return Bench(bench.directory, bench.user, images.single_file(bench.directory))
+
+
+@pytest.fixture(params=["root, loop", "root, fuse2fs", "user"])
+def person(  # type: ignore[no-redef]
+    request: pytest.FixtureRequest, bench: Bench
+) -> Iterator[Person]:
+    yield bench.people[request.param]
+    images.wait_for_daemons(bench.directory)
