@@ -23,9 +23,7 @@ def bench(bench: Bench) -> Bench:
     return Bench(bench.directory, bench.user, images.single_file(bench.directory))
 
 
-@pytest.fixture(params=["root, loop", "root, fuse2fs", "user"])
-def person(  # type: ignore[no-redef]
-    request: pytest.FixtureRequest, bench: Bench
-) -> Iterator[Person]:
+@pytest.fixture(params=["root, loop", "root, fuse2fs", "user"])  # type: ignore[no-redef]
+def person(request: pytest.FixtureRequest, bench: Bench) -> Iterator[Person]:
     yield bench.people[request.param]
     images.wait_for_daemons(bench.directory)
