@@ -166,7 +166,7 @@ def user() -> Iterator[str]:
         yield name
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def everybodys() -> Iterator[Path]:
     """A directory of everybody's, with singbuild as everybody may execute it."""
     with shared_directory() as directory:
