@@ -10,6 +10,7 @@ import pytest
 
 from singbuild import command
 from singbuild.errors import HostError
+from tests.bench.host import PATIENCE
 
 
 def test_lines_of_both_streams_arrive_in_order() -> None:
@@ -21,9 +22,9 @@ def test_lines_of_both_streams_arrive_in_order() -> None:
 def test_a_daemon_that_keeps_the_output_open_is_not_waited_for() -> None:
     began = time.monotonic()
     pid: list[str] = []
-    command.call(["sh", "-c", "sleep 30 & echo $!"], on_line=pid.append)
+    command.call(["sh", "-c", f"sleep {30 * PATIENCE} & echo $!"], on_line=pid.append)
     os.kill(int(pid[0]), 9)
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 20 * PATIENCE
 
 
 def test_standard_input_is_empty() -> None:

@@ -18,6 +18,7 @@ import pytest
 from singbuild import HostError, SourceError
 from singbuild.download import NotFoundError, Remote, errors, fetch, fetch_all, transfer
 from singbuild.testing.engine import Recorder
+from tests.bench.host import PATIENCE, wait_until
 
 BODY = os.urandom(300_000)
 SHA256 = hashlib.sha256(BODY).hexdigest()
@@ -229,7 +230,7 @@ def test_retry_after_is_honoured(server: Server, tmp_path: Path, report: Recorde
     server.behaviours = [status(429, Retry_After="1"), whole]
     began = time.monotonic()
     fetch(server.url, tmp_path, report=report)
-    assert 1.0 <= time.monotonic() - began < 10
+    assert 1.0 <= time.monotonic() - began < 10 * PATIENCE
 
 
 def test_retry_after_has_an_end(
@@ -239,7 +240,7 @@ def test_retry_after_has_an_end(
     server.behaviours = [status(503, Retry_After="Fri, 31 Dec 2999 23:59:59 GMT"), whole]
     began = time.monotonic()
     fetch(server.url, tmp_path, report=report)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 5 * PATIENCE
 
 
 def test_a_server_that_stays_broken_is_given_up(
@@ -436,12 +437,14 @@ def test_one_of_many_that_fails_ends_all(server: Server, tmp_path: Path, report:
 
 
 def test_two_builds_fetch_a_file_once(server: Server, tmp_path: Path) -> None:
-    def slowly(handler: Handler) -> None:
-        time.sleep(1.5)
+    reports = [Recorder(), Recorder()]
+
+    def when_the_other_waits(handler: Handler) -> None:
+        waits = "waiting for another build"
+        wait_until(lambda: any(waits in line for r in reports for line in r.lines))
         whole(handler)
 
-    server.behaviours = [slowly]
-    reports = [Recorder(), Recorder()]
+    server.behaviours = [when_the_other_waits]
     threads = [
         threading.Thread(
             target=fetch, args=(server.url, tmp_path), kwargs={"report": r, "sha256": SHA256}
@@ -455,7 +458,6 @@ def test_two_builds_fetch_a_file_once(server: Server, tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert len(server.requests) == 1
-    assert any("waiting for another build" in line for r in reports for line in r.lines)
     assert names(tmp_path) == {SHA256}
 
 
@@ -477,10 +479,7 @@ fetch({server.url!r}, Path({str(tmp_path)!r}), report=Report(), sha256={SHA256!r
 """
     process = subprocess.Popen([sys.executable, "-c", code])
     part = tmp_path / f"{SHA256}.part"
-    deadline = time.monotonic() + 20
-    while not (part.exists() and part.stat().st_size > 100_000):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(lambda: part.exists() and part.stat().st_size > 100_000)
     process.kill()
     process.wait()
     assert names(tmp_path) == {part.name}

@@ -11,7 +11,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from time import monotonic, sleep
 
 import pytest
 from hypothesis import given
@@ -22,6 +21,7 @@ from singbuild.ext3.geometry import GROUP_BLOCKS, MAX_FILE_BYTES, Geometry, fitt
 from singbuild.ext3.node import shown
 from singbuild.ext3.writer.directory import half_md4
 from singbuild.ext3.writer.seal import seal
+from tests.bench.host import wait_until
 
 EPOCH = 1_700_000_000
 needs_e2fsprogs = pytest.mark.skipif(not shutil.which("debugfs"), reason="needs e2fsprogs")
@@ -328,10 +328,7 @@ def test_the_process_that_reads_ahead_ends_with_the_seal(
         sealing.stdout.readline()
         (child,) = Path(f"/proc/{sealing.pid}/task/{sealing.pid}/children").read_text().split()
         os.killpg(sealing.pid, number) if number == signal.SIGINT else sealing.kill()
-    until = monotonic() + 20
-    while Path(f"/proc/{child}/root").exists():  # a zombie that waits for init has none
-        assert monotonic() < until
-        sleep(0.01)
+    wait_until(lambda: not Path(f"/proc/{child}/root").exists())  # nor has a zombie one
     assert image.exists() == (number == signal.SIGKILL)
 
 

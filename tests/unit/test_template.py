@@ -12,6 +12,7 @@ import pytest
 
 from singbuild.errors import HostError, RecipeError, UsageError
 from singbuild.recipe.grammar import Recipe, load
+from tests.bench.host import PATIENCE, wait_until
 
 HEAD = "Bootstrap: busybox\n"
 LOOP = (
@@ -175,7 +176,7 @@ def test_a_values_file_of_aliases_is_no_bomb() -> None:
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 12)]
     begun = time.monotonic()
     assert "10,000 values" in refused(HEAD + "%post\n", values="\n".join(lines)).what
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 5 * PATIENCE
 
 
 @pytest.mark.parametrize("missing", ["build_arg_file", "values"])
@@ -315,7 +316,7 @@ def children(pid: int) -> list[int]:
 
 def appeared(pid: int) -> int:
     """The first child of a process that runs the renderer."""
-    end = time.monotonic() + 20
+    end = time.monotonic() + 20 * PATIENCE
     while time.monotonic() < end:
         for child in children(pid):
             if b"singbuild.recipe.rendering" in Path(f"/proc/{child}/cmdline").read_bytes():
@@ -342,11 +343,8 @@ def test_no_process_is_left_when_the_builder_ends(number: signal.Signals) -> Non
     with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL) as builder:
         child = appeared(builder.pid)
         builder.send_signal(number)
-        builder.wait(timeout=10)
-    end = time.monotonic() + 3
-    while Path(f"/proc/{child}/stat").exists() and time.monotonic() < end:
-        time.sleep(0.05)
-    assert not Path(f"/proc/{child}").exists()
+        builder.wait(timeout=10 * PATIENCE)
+    wait_until(lambda: not Path(f"/proc/{child}").exists())
 
 
 @pytest.mark.parametrize("program", ["/bin/false", "/nowhere"])

@@ -45,9 +45,8 @@ def test_a_start_opens_the_image_and_nothing_else_where_it_lies(bench: Bench) ->
     trace = Path(f"/var/tmp/singrun-trace-{user.uid}")
     trace.touch()
     trace.chmod(0o666)
-    assert (
-        user.call("strace", "-f", "-qq", "-e", "trace=%file", "-o", trace, *words).returncode == 0
-    )
+    strace = ("strace", "-f", "-qq", "-s", "200", "-e", "trace=%file", "-o", trace)
+    assert user.call(*strace, *words).returncode == 0
     lines = [line for line in trace.read_text().splitlines() if f'"{image.parent}' in line]
     trace.unlink()
     calls = [line.split()[1].partition("(")[0] for line in lines if "execve" not in line]
