@@ -44,12 +44,6 @@ time.sleep(1000)
 
 
 @pytest.fixture(scope="module")
-def bench() -> Iterator[Bench]:
-    with images.bench() as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
 def stranger() -> Iterator[str]:
     with images.ordinary_user("stranger") as name:
         yield name
