@@ -27,8 +27,6 @@ from singrun import syscalls
 PATIENCE = float(os.environ.get("SINGBUILD_TEST_PATIENCE", "1"))
 """The factor that stretches every time limit of the tests, on hosts that are slow or busy."""
 
-CLONE_NEWNET = 0x40000000
-
 
 def wait_until(is_so: Callable[[], bool], seconds: float = 30) -> None:
     """Wait for something that happens soon, such as the end of a killed process's children."""
@@ -65,20 +63,8 @@ def alone(name: str) -> Iterator[None]:
         yield
 
 
-@contextlib.contextmanager
-def own_network_namespace() -> Iterator[None]:
-    """Give this process a network namespace: abstract sockets in it are nobody else's."""
-    before = os.open("/proc/self/ns/net", os.O_RDONLY)
-    try:
-        syscalls.unshare(CLONE_NEWNET)
-        yield
-    finally:
-        syscalls.setns(before, CLONE_NEWNET)
-        os.close(before)
-
-
 def own_mount_namespace() -> Path | None:
-    """Give this process a mount namespace, a /var/tmp and a /dev/fuse of its own; its /var/tmp.
+    """Give this process a mount namespace, with a /var/tmp, /run/singrun and /dev/fuse of its own.
 
     Returns None where mounts are not allowed: an ordinary user, or root in a plain container.
     """

@@ -196,7 +196,7 @@ def test_who_is_stopped_while_setting_up_holds_the_others_up_for_a_while_only(
     stopping = ["strace", "-f", "-o", "/dev/null", "-e", "inject=listen:signal=SIGSTOP", *first]
     with process(stopping, env=person.environment(), cwd=person.home):
         wait_until(lambda: bool([*place(person).glob("set-*")]))
-        path = f"import sys; sys.path.insert(0, {str(bench.directory)!r}); "
+        path = f"import sys; sys.path.insert(0, {str(bench.launcher.parents[1])!r}); "
         done = person.call(images.PYTHON, "-IS", "-c", path + code)
         assert (done.returncode, done.stdout) == (0, b"fine\n"), done
     wait_until(lambda: not images.daemons(str(bench.image)))

@@ -14,20 +14,13 @@ from typing import Any
 import pytest
 
 from tests.bench import singrun_images as images
-from tests.bench.host import PATIENCE, own_network_namespace, wait_until
+from tests.bench.host import PATIENCE, wait_until
 from tests.bench.singrun_images import Bench, Person
 
 pytestmark = pytest.mark.root
 
 SLEEP = f"sleep {100_000 + os.getpid()}"  # nobody else's, also among root's processes
 WHERE = "readlink /proc/self/ns/mnt; readlink /proc/self/ns/pid; readlink /proc/self/ns/user"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def names_of_our_own() -> Iterator[None]:
-    """Root's instances have names in a network namespace; others' have theirs elsewhere."""
-    with own_network_namespace():
-        yield
 
 
 @pytest.fixture(params=["root, loop", "user", "user, unpack"])

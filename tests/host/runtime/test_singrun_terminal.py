@@ -125,7 +125,7 @@ def test_a_contained_program_cannot_type_into_its_callers_terminal(bench: Bench,
     person = bench.people[name]
     binds = [f"-B{place}" for place in ("/usr", "/lib", "/lib64") if os.path.isdir(place)]
     python = [images.PYTHON, "-c", TYPES]
-    apart = f"apart-{os.getpid()}"  # also of all root's instances on the host
+    apart = f"apart-{os.getpid()}"
     refused = "EPERM\r\nEPERM\r\nEPERM\r\ndone\r\n"
     terminal = terminal_of(person, "exec", "-C", *binds, str(bench.image), *python)
     terminal.expect(refused)
