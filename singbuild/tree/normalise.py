@@ -24,6 +24,7 @@ from singbuild.tree.rootfs import Rootfs
 from singbuild.tree.volatile import BACKUPS, BYTECODE, INDICES, LOGS, MACHINE_ID, SHADOW, TEMPORARY
 
 KEEP = f"{HOME}/keep"
+LONGEST_LIST = 1 << 20  # bytes
 RECORD = f"{HOME}/build.json"
 REASONS: Mapping[str, str] = {
     **TEMPORARY,
@@ -54,9 +55,11 @@ def normalise(rootfs: Rootfs, epoch: int, *, indices: bool = False) -> None:
 
 def _listed(rootfs: Rootfs) -> set[str]:
     """Return the paths that %setup or %post asked to keep: one a line, with all below it."""
-    if not rootfs.exists(KEEP):
+    where = rootfs.path(KEEP)
+    if not where.is_file():
         return set()
-    lines = rootfs.read(KEEP).decode(errors="surrogateescape").splitlines()
+    with where.open("rb") as file:  # which may be a stranger's: an image's that was copied
+        lines = file.read(LONGEST_LIST).decode(errors="surrogateescape").splitlines()
     return {"/" + line.strip().strip("/") for line in lines if line.strip()}
 
 

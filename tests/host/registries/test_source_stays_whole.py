@@ -108,6 +108,11 @@ def test_an_image_without_sections_is_the_layers_tree(singbuild: Build, tmp_path
     assert {name for name in added if not name.startswith(OURS)} == MOUNT_POINTS
     assert wanted["tmp/dir/deep"][2] == MUCH_LATER
     assert {name: fact for name, fact in found.items() if name in wanted} == wanted
+    (tmp_path / "b.def").write_text("Bootstrap: localimage\nFrom: a.img\n")
+    done = singbuild("b.def", "b.img")
+    assert done.returncode == 0, done.stderr
+    again = in_seconds(mounted_facts(tmp_path / "b.img"))
+    assert {name: fact for name, fact in again.items() if name in wanted} == wanted
 
 
 BUILD_RECORD = "/.singularity.d/build.json"  # says that the build was resumed
