@@ -1,4 +1,4 @@
-"""docs/recipe-format.md is true, letter by letter, and no error is missing from it."""
+"""The pages on recipes are true, letter by letter, and no error is missing from them."""
 
 import ast
 import re
@@ -13,7 +13,7 @@ from singbuild.errors import RecipeError, SingbuildError, UsageError
 from singbuild.recipe.grammar import Recipe, load
 
 ROOT = Path(__file__).parents[2]
-DOCUMENT = ROOT / "docs/recipe-format.md"
+PAGES = [ROOT / "docs/recipe-format.md", ROOT / "docs/recipe-errors.md"]
 BLOCK = re.compile(r"^```(?P<kind>[a-z-]+)(?P<options>.*)\n(?P<text>(?:.*\n)*?)```$", re.MULTILINE)
 FILES = {"recipe": "recipe.def", "values": "values.yaml", "build-arg-file": "build.args"}
 KNOWN_KEYS = ["MirrorURL", "SHA256"]
@@ -35,7 +35,7 @@ class Example:
 def examples() -> list[Example]:
     found: list[Example] = []
     blocks: list[tuple[str, str, str]] = []
-    for block in BLOCK.finditer(DOCUMENT.read_text()):
+    for block in BLOCK.finditer("\n".join(page.read_text() for page in PAGES)):
         if blocks and blocks[-1][0] == "recipe" and block["kind"] != "error":
             found.append(Example(tuple(blocks), ""))
             blocks = []
