@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -185,26 +186,27 @@ def test_many_at_once_unpack_once(person: Person, bench: Bench, cache: Path) -> 
 def test_one_that_comes_late_takes_what_another_unpacked(
     person: Person, bench: Bench, cache: Path
 ) -> None:
-    """Held where it has looked for the tree in vain and not yet begun its own."""
+    """Stopped where it has looked for the tree in vain, twice, and not yet begun its own."""
     image = fresh(bench, f"late-{person.name}.img")
     words = ("exec", "--mount-with", "unpack", image, "stat", "-c", "%i", "/bin/busybox")
-    new = cache / f"{open_image(str(image)).stamp}.new"
-    calls = "?mkdir,?mkdirat"
-    held = ("-e", f"trace={calls}", "-e", f"inject={calls}:delay_enter=8s", "-P", new)
+    place = cache / open_image(str(image)).stamp
+    stop = ("-e", "trace=openat", "-e", "inject=openat:signal=SIGSTOP:when=2", "-P", place)
     trace = cache / "late.trace"
     with subprocess.Popen(
-        person.words("strace", "-f", "-qq", "-o", trace, *held, person.launcher, *words),
+        person.words("strace", "-f", "-qq", "-o", trace, *stop, person.launcher, *words),
         stdout=subprocess.PIPE,
         env=person.environment(),
         cwd="/",
         text=True,
     ) as late:
-        wait_until(lambda: trace.exists() and f'"{new}"' in trace.read_text())
+        wait_until(lambda: trace.exists() and "stopped by SIGSTOP" in trace.read_text())
+        assert not Path(f"{place}.new").exists()
         first = person.said(*words)
-        assert (cache / new.stem).exists()
+        assert place.exists()
+        os.kill(int(trace.read_text().split()[0]), signal.SIGCONT)
         assert late.communicate(timeout=100 * PATIENCE)[0] == first
     trace.unlink()
-    assert [path.name for path in entries(cache)] == [new.stem]
+    assert [path.name for path in entries(cache)] == [place.name]
 
 
 def test_a_killed_unpacking_leaves_nothing_that_counts(
