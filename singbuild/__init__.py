@@ -21,7 +21,7 @@ if TYPE_CHECKING:
         Reporter,
         Source,
     )
-    from singbuild.errors import HostError, RecipeKeyError, SingbuildError, SourceError
+    from singbuild.errors import HostError, ImageError, RecipeKeyError, SingbuildError, SourceError
     from singbuild.hookspecs import hookimpl
     from singbuild.tree.rootfs import Rootfs
 
@@ -31,6 +31,7 @@ __all__ = [
     "Defaults",
     "Finished",
     "HostError",
+    "ImageError",
     "Keyword",
     "Needs",
     "Pins",
@@ -48,6 +49,7 @@ __all__ = [
 # By name where it is not singbuild.contract.
 _MODULES = {
     "HostError": "singbuild.errors",
+    "ImageError": "singbuild.errors",
     "RecipeKeyError": "singbuild.errors",
     "Rootfs": "singbuild.tree.rootfs",
     "SingbuildError": "singbuild.errors",

@@ -9,12 +9,14 @@ read until the program itself has ended.
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import pty
 import selectors
 import shlex
 import shutil
 import subprocess
+import sys
 import termios
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,6 +28,7 @@ from singbuild.errors import HostError
 Word = str | os.PathLike[str]
 TAIL_LINES = 20
 LONGEST_LINE = 1 << 16  # bytes that are kept of a line
+_EXECUTE = "import json, os, sys; os.execve(*json.load(os.fdopen(int(sys.argv[1]))))"
 LAST_BYTES = 1 << 20  # bytes that are read once the program has ended
 
 
@@ -53,6 +56,14 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     return passed | {"PATH": ":".join([path, *missing]), "LC_ALL": "C.UTF-8"} | dict(extra or {})
 
 
+def check_there(program: str, env: Mapping[str, str], package: str = "") -> str:
+    """Return the path of a host program; HostError when there is none on the PATH of ``env``."""
+    found = shutil.which(program, path=env.get("PATH", os.defpath))
+    if found is None:
+        raise _not_found(program, package)
+    return found
+
+
 def which(program: str) -> str | None:
     """Return the path of a host program as ``run`` would find it, or None."""
     return shutil.which(program, path=environment()["PATH"])
@@ -66,19 +77,19 @@ def call(
     on_line: Callable[[str], None] | None = None,
     package: str = "",
     own_session: bool = False,
+    pass_fds: Sequence[int] = (),
 ) -> Completed:
     """Execute a program and return how it ended, whatever its status.
 
     env: the complete environment (default: ``environment()``); on_line: gets
     each line of stdout and stderr, as they come, without the newline; package: the
-    Debian package that has the program; own_session: keep it from the caller's terminal.
+    Debian package that has the program; own_session: keep it from the caller's terminal;
+    pass_fds: descriptors that it gets besides the standard ones.
     Raises HostError when the program does not exist or cannot be executed.
     """
     words = tuple(os.fspath(word) for word in argv)
     full_env = environment() if env is None else dict(env)
-    found = shutil.which(words[0], path=full_env.get("PATH", os.defpath))
-    if found is None:
-        raise _not_found(words[0], package)
+    found = check_there(words[0], full_env, package)
     process = subprocess.Popen(
         words,
         executable=found,
@@ -88,6 +99,7 @@ def call(
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=own_session,
+        pass_fds=pass_fds,
     )
     tail: deque[str] = deque(maxlen=TAIL_LINES)
     try:
@@ -110,17 +122,20 @@ def interactive(argv: Sequence[Word], *, env: Mapping[str, str]) -> None:
     a terminal. env: the complete environment. Raises HostError as ``call`` does.
     """
     words = [os.fspath(word) for word in argv]
-    found = shutil.which(words[0], path=env.get("PATH", os.defpath))
-    if found is None:
-        raise _not_found(words[0], "")
+    found = check_there(words[0], env)
 
     def read(terminal: int) -> bytes:
         size = fcntl.ioctl(0, termios.TIOCGWINSZ, bytes(8))
         fcntl.ioctl(terminal, termios.TIOCSWINSZ, size)  # it follows when ours changes
         return os.read(terminal, 1 << 12)
 
-    variables = [f"{name}={value}" for name, value in env.items()]
-    pty.spawn(["/usr/bin/env", "-i", *variables, found, *words[1:]], read)
+    file = os.memfd_create("singbuild", 0)  # others see arguments; and it is not close-on-exec
+    try:
+        os.write(file, json.dumps([found, words, dict(env)]).encode())
+        os.lseek(file, 0, os.SEEK_SET)
+        pty.spawn([sys.executable, "-IS", "-c", _EXECUTE, str(file)], read)
+    finally:
+        os.close(file)
 
 
 def run(
@@ -132,7 +147,11 @@ def run(
     package: str = "",
 ) -> Completed:
     """Execute a program as ``call`` does; a status other than 0 raises HostError."""
-    done = call(argv, env=env, cwd=cwd, on_line=on_line, package=package)
+    return checked(call(argv, env=env, cwd=cwd, on_line=on_line, package=package))
+
+
+def checked(done: Completed) -> Completed:
+    """Return how a program ended; HostError for a status other than 0."""
     if done.status:
         raise HostError(
             f"{Path(done.argv[0]).name} failed with status {done.status}",

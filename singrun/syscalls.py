@@ -28,7 +28,7 @@ AT_FDCWD, AT_EMPTY_PATH, AT_RECURSIVE, AT_SYMLINK_NOFOLLOW = -100, 0x1000, 0x800
 OPEN_TREE_CLONE, OPEN_TREE_CLOEXEC = 1, os.O_CLOEXEC
 MOVE_MOUNT_F_EMPTY_PATH, MOVE_MOUNT_T_EMPTY_PATH = 0x04, 0x40
 MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV = 1, 2, 4
-RESOLVE_IN_ROOT = 0x10
+RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH, RESOLVE_IN_ROOT = 2, 4, 8, 0x10
 
 # fsconfig(2), fsopen(2), fsmount(2)
 FSCONFIG_SET_FLAG, FSCONFIG_SET_STRING, FSCONFIG_CMD_CREATE = 0, 1, 6
@@ -207,9 +207,9 @@ def mount_setattr(dirfd: int, path: str, flags: int, *, attr_set: int, attr_clr:
     _call(_mount_setattr, _SYS_MOUNT_SETATTR, *args, path=path)
 
 
-def openat2(dirfd: int, path: str, flags: int, resolve: int) -> int:
+def openat2(dirfd: int, path: str, flags: int, resolve: int, mode: int = 0) -> int:
     """Open ``path`` below ``dirfd`` as ``resolve`` (RESOLVE_…) allows (man 2)."""
-    how = _u64(flags | os.O_CLOEXEC, 0, resolve)  # struct open_how
+    how = _u64(flags | os.O_CLOEXEC, mode, resolve)  # struct open_how
     args = (_SYS_OPENAT2, dirfd, os.fsencode(path), how, len(how))
     for _ in range(_OPENAT2_ATTEMPTS):
         try:

@@ -9,13 +9,12 @@ then installs exactly what was pinned, whatever happens to the mirror meanwhile.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import os
 import re
-import shutil
+import stat
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -23,6 +22,7 @@ from debian.debfile import DebFile
 
 from singbuild import (
     HostError,
+    ImageError,
     Keyword,
     Needs,
     Pins,
@@ -38,11 +38,22 @@ from singbuild_debootstrap.archive import open_archive
 from singbuild_debootstrap.choice import choose
 from singbuild_debootstrap.packages import remembered
 
-ARCHIVE = "singbuild-archive"  # inside the image while it is being filled
+LOG = "/debootstrap/debootstrap.log"
 STEP = re.compile(r"I: (Extracting|Unpacking|Configuring) \S+\.\.\.")
 FETCHING = re.compile(r"I: (Retrieving|Validating|Found|Checking component) ")
 # It may not in a user namespace or a container, and goes on without.
 UNMOUNTED = re.compile(r"W: Failure trying to run: chroot \S+ mount |W: See \S*/debootstrap.log ")
+SECOND_STAGE = ("/debootstrap/debootstrap", "--second-stage")
+# What debootstrap, and the packages' scripts in the image, see.
+ENVIRONMENT = {
+    "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+    # Nobody's, here and in the image: dpkg would read the .dpkg.cfg of this host's root.
+    "HOME": "/nonexistent",
+    "LC_ALL": "C",
+    "DEBIAN_FRONTEND": "noninteractive",
+    # It has debootstrap take the devices that are there, and not try to make one.
+    "container": "lxc",
+}
 LEFT_BEHIND = (
     "var/log/bootstrap.log",
     "var/log/dpkg.log",
@@ -110,12 +121,9 @@ def singbuild_resolve(source: Source) -> Pins:
 def singbuild_bootstrap(source: Source, pins: Pins, rootfs: Rootfs) -> bool:
     """Fetch the pinned packages and let debootstrap install them."""
     debs = _fetch(pins, source)
-    archive = rootfs.root / ARCHIVE
-    try:
+    with rootfs.workplace() as archive:
         _write_archive(archive, pins, debs)
         _debootstrap(archive, pins, rootfs)
-    finally:
-        shutil.rmtree(archive, ignore_errors=True)
     _tidy(pins, rootfs)
     return True
 
@@ -172,9 +180,15 @@ def _stanza(package: Mapping[str, Any], deb: Path) -> str:
 
 
 def _debootstrap(archive: Path, pins: Pins, rootfs: Rootfs) -> None:
-    with rootfs.devices(), _nameless(rootfs.root) as target:
+    """Unpack the packages with the host's debootstrap, and configure them with its copy inside.
+
+    So no script of a package is executed where it could see the host.
+    """
+    listener = _Listener(rootfs, len(pins["packages"]))
+    with rootfs.devices(), rootfs.plain_path() as target:
         argv = [
             "debootstrap",
+            "--foreign",
             # This archive is our own: its packages have the digests of an index whose
             # digest is in a Release file whose signature gpgv has verified.
             "--no-check-gpg",
@@ -186,39 +200,23 @@ def _debootstrap(archive: Path, pins: Pins, rootfs: Rootfs) -> None:
             target,
             "file:.",  # the current directory, whose name debootstrap thus need not quote
         ]
-        listener = _Listener(rootfs, len(pins["packages"]))
-        done = command.call(argv, env=_environment(), cwd=archive, on_line=listener)
-    if done.status:
-        log = rootfs.root / "debootstrap/debootstrap.log"
-        last = log.read_text(errors="replace").splitlines()[-20:] if log.is_file() else done.tail
-        raise HostError(
-            f"debootstrap failed with status {done.status}",
-            why="\n".join([*listener.complaints, *last]),
-            remedy="The last lines of its log, above, name the package that is at fault.",
+        env = ENVIRONMENT | {"PATH": command.environment()["PATH"]}
+        done = rootfs.host(
+            argv, env=env, inherit=False, directory=archive, on_line=listener, check=False
         )
-
-
-def _environment() -> dict[str, str]:
-    """Return what debootstrap, and the packages' scripts in the image, see."""
-    return {
-        "PATH": command.environment()["PATH"],
-        # Nobody's, here and in the image: dpkg would read the .dpkg.cfg of this host's root.
-        "HOME": "/nonexistent",
-        "LC_ALL": "C",
-        "DEBIAN_FRONTEND": "noninteractive",
-        # It has debootstrap take the devices that are there, and not try to make one.
-        "container": "lxc",
-    }
-
-
-@contextmanager
-def _nameless(root: Path) -> Iterator[str]:
-    """Yield a path of ``root`` without blanks or quotes, which debootstrap's scripts trip over."""
-    fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield f"/proc/{os.getpid()}/fd/{fd}"
-    finally:
-        os.close(fd)
+    if done.status == 0:
+        variables = [f"{name}={value}" for name, value in ENVIRONMENT.items()]
+        with contextlib.suppress(HostError):
+            rootfs.run(["/usr/bin/env", "-i", *variables, *SECOND_STAGE], on_line=listener)
+            return
+    last: Sequence[str] = done.tail
+    with contextlib.suppress(OSError, ImageError):
+        last = rootfs.read(LOG).decode(errors="replace").splitlines()[-20:]
+    raise HostError(
+        "debootstrap failed",
+        why="\n".join([*listener.complaints, *last]),
+        remedy="The last lines of its log, above, name the package that is at fault.",
+    )
 
 
 class _Listener:
@@ -248,9 +246,10 @@ class _Listener:
 def _tidy(pins: Pins, rootfs: Rootfs) -> None:
     """Leave nothing of the host or of this build in the image."""
     for pattern in LEFT_BEHIND:
-        for path in rootfs.root.glob(pattern):
-            if path.is_file() or path.is_symlink():
-                path.unlink()
+        for path in rootfs.glob(pattern):
+            status = rootfs.status(path, follow=False)
+            if status and not stat.S_ISDIR(status.st_mode):
+                rootfs.remove(path)
     rootfs.write("/etc/hostname", "localhost\n")
     rootfs.write("/etc/resolv.conf", "")
     rootfs.write("/etc/apt/sources.list", _sources(pins))

@@ -9,7 +9,6 @@ directories of this host and installs what was pinned, whatever mirrors do meanw
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 from singbuild import (
@@ -21,7 +20,6 @@ from singbuild import (
     RecipeKeyError,
     Rootfs,
     Source,
-    command,
     hookimpl,
 )
 from singbuild.download import NotFoundError, Remote, fetch, fetch_all, keep, stored
@@ -100,8 +98,8 @@ def singbuild_bootstrap(source: Source, pins: Pins, rootfs: Rootfs) -> bool:
     repositories = [reopen(name, about, source) for name, about in pins["repositories"].items()]
     files = _fetch(pins, repositories, source)
     keys = [stored(source.cache, sha256, KEY_LIMIT) for sha256 in pins["keys"].values()]
-    layout = Layout(rootfs.root / WORK, own_database="rpm" in _names(pins))
-    try:
+    with rootfs.new_directory(WORK) as work:
+        layout = Layout(work, own_database="rpm" in _names(pins))
         layout.write(repositories, pins, files, keys)
         if pins["gpgcheck"]:
             check_signatures(layout, pins["packages"])
@@ -109,8 +107,6 @@ def singbuild_bootstrap(source: Source, pins: Pins, rootfs: Rootfs) -> bool:
         check_installed(layout, pins, rootfs)
         if layout.own_database:
             write_database(layout, pins, rootfs)
-    finally:
-        shutil.rmtree(layout.where, ignore_errors=True)
     _tidy(rootfs)
     return True
 
@@ -156,5 +152,5 @@ def _fetch(pins: Pins, repositories: list[Repository], source: Source) -> dict[s
 def _tidy(rootfs: Rootfs) -> None:
     """Leave nothing of the host's dnf in the image: logs, caches, its history with times in it."""
     for pattern in LEFT_BEHIND:
-        for path in rootfs.root.glob(pattern):
-            command.run(["rm", "-rf", "--", path])
+        for path in rootfs.glob(pattern):
+            rootfs.remove_tree(path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from singbuild import HostError, Rootfs, command
+from singbuild import HostError, Rootfs
 from singbuild_yum.layout import Layout
 
 FORM = r"%{NAME}-%|EPOCH?{%{EPOCH}:}|%{VERSION}-%{RELEASE}.%{ARCH}\n"
@@ -14,8 +14,10 @@ KEYS = "gpg-pubkey-"
 
 def check_installed(layout: Layout, pins: Mapping[str, Any], rootfs: Rootfs) -> None:
     """Refuse a tree that has other packages than the pinned ones. Raises HostError."""
+    lines: list[str] = []
     argv = ["rpm", "--root", str(rootfs.root), "--dbpath", layout.database]
-    _compare(command.output([*argv, "-qa", "--qf", FORM]).splitlines(), pins)
+    rootfs.host([*argv, "-qa", "--qf", FORM], on_line=lines.append)
+    _compare(lines, pins)
 
 
 def write_database(layout: Layout, pins: Mapping[str, Any], rootfs: Rootfs) -> None:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
-from pathlib import Path
+from typing import BinaryIO
 
+from singbuild.errors import ImageError
 from singbuild.ext3.reader.image import Entry, Image
 from singbuild.ext3.reader.inode import DIRECTORY, REGULAR
 from singbuild.packages.package import Names
 from singbuild.tree.rootfs import Rootfs
 
 _PIECE = 1 << 20
-_OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class ImageTree:
@@ -68,45 +68,36 @@ class DirectoryTree:
     def chunks(self, path: bytes) -> Iterator[bytes] | None:
         """Return a regular file's content in pieces; None when there is no such file."""
         try:
-            fd = os.open(self._path(path), _OPEN)
-        except OSError:
+            return _chunks(self._rootfs.open(os.fsdecode(path)))
+        except (OSError, ImageError):
             return None
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            os.close(fd)
-            return None
-        return _chunks(fd)
 
     def names(self, path: bytes) -> Names:
         """Return what a directory holds; nothing when there is no such directory."""
         try:
-            return _names(os.fsencode(self._path(path)))
-        except OSError:
+            with self._rootfs.directory(os.fsdecode(path)) as directory:
+                return _names(directory)
+        except (OSError, ImageError):
             return []
 
     def walk(self) -> Iterator[tuple[bytes, Names]]:
         """Yield every directory with what it holds, as far as it can be read."""
-        root = os.fsencode(self._rootfs.root)
         waiting = [b""]
         while waiting:
             path = waiting.pop()
-            try:
-                names = _names(root + b"/" + path)
-            except OSError:
-                continue
+            names = self.names(path)
             yield path, names
             inner = [name for name, directory in names if directory]
             waiting += [path + b"/" + name if path else name for name in reversed(inner)]
 
-    def _path(self, path: bytes) -> Path:
-        return self._rootfs.path(os.fsdecode(path))
 
-
-def _names(directory: bytes) -> Names:
+def _names(directory: int) -> Names:
     with os.scandir(directory) as found:
-        return sorted((each.name, each.is_dir(follow_symlinks=False)) for each in found)
+        entries = [(os.fsencode(each.name), each.is_dir(follow_symlinks=False)) for each in found]
+    return sorted(entries)
 
 
-def _chunks(fd: int) -> Iterator[bytes]:
-    with os.fdopen(fd, "rb") as file:
+def _chunks(file: BinaryIO) -> Iterator[bytes]:
+    with file:
         while chunk := file.read(_PIECE):
             yield chunk

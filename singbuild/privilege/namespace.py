@@ -56,6 +56,9 @@ class Answers(Protocol):
     def serve(self) -> None:
         """Answer in a thread; called in init."""
 
+    def descriptors(self) -> Sequence[int]:
+        """Return those that ``serve`` needs; init has no others."""
+
 
 def run(
     work: Callable[[], int],
@@ -257,6 +260,8 @@ def _init(outer: int, work: Callable[[], int], answers: Answers | None) -> int:
 
 def _waited(worker: int, answers: Answers | None) -> int:
     """Serve the worker, pass signals on to it, and reap whatever ends until it does."""
+    # A program of the image that gets init to open something for it finds nothing there.
+    _close_all_but(answers.descriptors() if answers else ())
     if answers:
         answers.serve()
     _handled(lambda number, _frame: os.kill(worker, number))
@@ -264,6 +269,14 @@ def _waited(worker: int, answers: Answers | None) -> int:
         pid, status = os.wait()
         if pid == worker:
             return _shell_status(status)
+
+
+def _close_all_but(wanted: Sequence[int]) -> None:
+    """Close all descriptors but the standard ones and ``wanted``."""
+    for fd in map(int, os.listdir("/proc/self/fd")):  # noqa: PTH208 - names are wanted
+        if fd > 2 and fd not in wanted:
+            with contextlib.suppress(OSError):  # the one that listed them
+                os.close(fd)
 
 
 def _adopting(

@@ -24,6 +24,7 @@ from pathlib import Path
 from singbuild.ext3.node import Owner
 from singbuild.privilege import seccomp
 from singbuild.privilege.seccomp import Question
+from singrun import syscalls
 
 CHOWNS = ("chown", "fchown", "lchown", "fchownat")
 NODES = ("mknod", "mknodat")
@@ -33,6 +34,7 @@ IGNORED = ("setuid", "setgid", "setreuid", "setregid", "setgroups", "setresuid",
            "setfsuid", "setfsgid", "capset")  # fmt: skip
 AT_FDCWD, AT_SYMLINK_NOFOLLOW, AT_EMPTY_PATH = -100, 0x100, 0x1000
 PATH_MAX = 4096
+PROC_SUPER_MAGIC = 0x9FA0  # <linux/magic.h>
 SAME = -1  # an owner that is left as it was
 
 
@@ -60,6 +62,10 @@ class Recorder:
         listener = seccomp.install(self._asked, self._ignored)
         socket.send_fds(self._theirs, [b"x"], [listener])
         os.close(listener)
+
+    def descriptors(self) -> Sequence[int]:
+        """Return those that ``serve`` needs."""
+        return self._file.fileno(), self._ours.fileno()
 
     def serve(self) -> None:
         """Answer, in a thread that ends with this process."""
@@ -208,14 +214,22 @@ class _Place:
         os.close(self._start)
 
     def opened(self, name: bytes, flags: int, mode: int = 0) -> int:
-        """Open what a name stands for there; "" is the directory or file itself."""
+        """Open what a name stands for there; "" is the directory or file itself.
+
+        What /proc/self and its kin stand for is not followed: there they would be our own.
+        """
         if not name:
             return os.dup(self._start)
+        resolve = syscalls.RESOLVE_NO_MAGICLINKS
         self._recorder.into(self._root)
         try:
-            return os.open(name, flags | os.O_CLOEXEC, mode, dir_fd=self._start)
+            fd = syscalls.openat2(self._start, os.fsdecode(name), flags, resolve, mode)
         finally:
             self._recorder.into(self._recorder.root)
+        if seccomp.kind_of(fd) == PROC_SUPER_MAGIC:
+            os.close(fd)
+            raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+        return fd
 
 
 def _at(given: bool, args: tuple[int, ...], count: int) -> tuple[int, tuple[int, ...]]:

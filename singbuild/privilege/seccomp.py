@@ -166,6 +166,15 @@ def chown_nothing(fd: int) -> None:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
+def kind_of(fd: int) -> int:
+    """Return the magic number of the file system that an open entry is in: statfs(2)."""
+    buffer = ctypes.create_string_buffer(256)
+    if _libc.fstatfs(fd, buffer):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    kind: int = struct.unpack_from("@l", buffer)[0]
+    return kind
+
+
 def handle(fd: int, name: bytes = b"") -> bytes:
     """Return what tells an inode from all that ever had its number: name_to_handle_at(2).
 

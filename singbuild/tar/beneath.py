@@ -16,8 +16,6 @@ from typing import NamedTuple
 from singbuild.errors import HostError
 from singrun import syscalls
 
-# openat2(2), <linux/openat2.h>
-_NO_MAGICLINKS, _NO_SYMLINKS, _BENEATH = 0x02, 0x04, 0x08
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 OPEN_DIRECTORIES = 256
 MAX_LINKS = 40  # as the kernel: path_resolution(7)
@@ -84,13 +82,13 @@ class Tree:
         except OSError as error:
             if error.errno != errno.ELOOP:
                 raise
-        fd = self._opened(path, syscalls.RESOLVE_IN_ROOT | _NO_MAGICLINKS)
+        fd = self._opened(path, syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_MAGICLINKS)
         place = os.fsencode(Path(f"/proc/self/fd/{fd}").readlink())
         return fd, (place + b"/").removeprefix(self._place)[:-1]
 
     def exactly(self, path: bytes) -> int:
         """Open a directory that no link leads to; the caller closes it. Raises OSError."""
-        return self._opened(path or b".", _BENEATH | _NO_SYMLINKS)
+        return self._opened(path or b".", syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_SYMLINKS)
 
     def remove(self, where: Directory, name: bytes) -> bool:
         """Remove an entry with all below it; return whether it was a directory.
@@ -101,10 +99,7 @@ class Tree:
             kind = where.kind(name)
         except FileNotFoundError:
             return False
-        if stat.S_ISDIR(kind):
-            _remove_tree(where.fd, name)
-        else:
-            os.unlink(name, dir_fd=where.fd)
+        remove(where.fd, name)
         if stat.S_ISDIR(kind) or stat.S_ISLNK(kind):
             self.forget(keep=where)  # others may have been below it, or behind it
         return stat.S_ISDIR(kind)
@@ -161,6 +156,14 @@ class Tree:
                 why="this kernel has no openat2(2)",
                 remedy="Use Linux 5.6 or later.",
             ) from error
+
+
+def remove(above: int, name: bytes) -> None:
+    """Remove an entry of an open directory with all below it; no link is followed."""
+    if stat.S_ISDIR(os.lstat(name, dir_fd=above).st_mode):
+        _remove_tree(above, name)
+    else:
+        os.unlink(name, dir_fd=above)
 
 
 def _remove_tree(above: int, top: bytes) -> None:

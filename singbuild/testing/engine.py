@@ -64,6 +64,7 @@ class RecordedRootfs(Rootfs):
         *,
         env: Mapping[str, str] | None = None,  # noqa: ARG002 - as Rootfs has it
         on_line: Callable[[str], None] | None = None,
+        **_options: Any,
     ) -> command.Completed:
         """Write a command of the host down."""
         return self._answered(tuple(map(str, argv)), on_line)

@@ -1,32 +1,28 @@
-"""Executes programs of the image in the image, with /proc, /sys and /dev in place.
+"""Executes programs of the image in the image, and programs of the host on it, in containers.
 
-Mounts are made in the caller's mount namespace, which must be a private one
-(``namespace.py``); they stand only while the program executes. Who may not mount gets
-devices in a directory instead, and nothing in /proc and /sys.
+What a container is stands in ``container_init.py``: it sees nothing of the builder. Where nothing
+may be mounted there is none: the image is a plain chroot, with devices in a directory and
+nothing in /proc and /sys.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import marshal
 import os
 import stat
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from singbuild import command
-from singbuild.privilege import capabilities
+from singbuild.privilege import capabilities, container_init
+from singbuild.privilege.container_init import DEVICES, LINKS
 from singrun import syscalls
-from singrun.syscalls import MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, MS_REC
 
-DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
-LINKS = {
-    "fd": "/proc/self/fd",
-    "stdin": "/proc/self/fd/0",
-    "stdout": "/proc/self/fd/1",
-    "stderr": "/proc/self/fd/2",
-    "ptmx": "pts/ptmx",
-}
 APT = ".singbuild-apt"  # in /dev, which goes when the program has ended
 ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -38,6 +34,7 @@ ENVIRONMENT = {
     "TERM": "dumb",
     "PYTHONHASHSEED": "0",
     "DEBIAN_FRONTEND": "noninteractive",
+    "SYSTEMD_OFFLINE": "1",  # systemctl would look at /proc/1 for it, which is closed
 }
 
 
@@ -69,43 +66,120 @@ def call(
     env: added to ``environment()``. The program looks itself up on the image's PATH;
     127 means that it is not there.
     """
-    with furnished(root):
-        words = ["chroot", str(root), *argv]
-        return command.call(words, env=environment(env), on_line=on_line, own_session=True)
+    words = ("chroot", os.fspath(root), *argv)
+    with _job(root, argv, environment(env)) as (launch, job):
+        done = command.call(launch, env={}, on_line=on_line, own_session=True, pass_fds=(job,))
+    return dataclasses.replace(done, argv=words)
 
 
 def interactive(root: Path, argv: Sequence[str], *, env: Mapping[str, str]) -> None:
     """Execute ``argv`` likewise, on the caller's terminal. env: added to ``environment()``."""
-    with furnished(root):
-        command.interactive(["chroot", str(root), *argv], env=environment(env))
+    with _job(root, argv, environment(env)) as (launch, _):
+        command.interactive(launch, env={})
+
+
+def host(
+    root: Path,
+    argv: Sequence[command.Word],
+    *,
+    env: Mapping[str, str],
+    directory: Path,
+    writable: Sequence[Path] = (),
+    furnished: bool = False,
+    on_line: Callable[[str], None] | None = None,
+) -> command.Completed:
+    """Execute a program of the host on the tree at ``root``, and return how it ended.
+
+    It sees the host read-only, wherever a link in the tree leads, but for the tree and
+    ``writable``. env: the complete environment; directory: where it works; furnished: the tree
+    gets /proc and /sys, for programs of its own. Where nothing may be mounted it is executed as
+    it is. Raises HostError.
+    """
+    if not may_mount():
+        return command.call(argv, env=env, cwd=directory, on_line=on_line)
+    words = tuple(os.fspath(word) for word in argv)
+    command.check_there(words[0], env)
+    about = {
+        "directory": str(directory),
+        "writable": [str(path) for path in writable],
+        "furnished": furnished,
+    }
+    with _job(root, words, env, about) as (launch, job):
+        done = command.call(launch, env={}, on_line=on_line, own_session=True, pass_fds=(job,))
+    return dataclasses.replace(done, argv=words)
+
+
+@contextlib.contextmanager
+def _job(
+    root: Path, argv: Sequence[str], env: Mapping[str, str], host: Mapping[str, Any] | None = None
+) -> Iterator[tuple[list[str], int]]:
+    """Give the command that executes ``argv`` in a container, and the descriptor it reads from.
+
+    What is to be executed, with its environment, is in nobody's argument list or environment.
+    """
+    mounts = may_mount()
+    if host is None:
+        for name in ("proc", "sys", "dev"):
+            _mount_point(root / name)
+    job = {
+        "root": os.fspath(root),
+        "argv": list(argv),
+        "env": dict(env),
+        "mounts": mounts,
+        "files": _files(),
+        "host": host,
+    }
+    file = os.memfd_create("singbuild", 0)  # for who is executed to read, so not close-on-exec
+    try:
+        os.write(file, marshal.dumps(job))
+        os.lseek(file, 0, os.SEEK_SET)
+        with contextlib.nullcontext() if mounts else without_mounts(root):
+            yield [sys.executable, "-IS", container_init.__file__, str(file)], file
+    finally:
+        os.close(file)
+
+
+def _files() -> dict[str, str]:
+    """Return files of /dev, name to text."""
+    # apt would become a user of its own for downloads, and checks whether it did.
+    return {APT: 'APT::Sandbox::User "root";\n'} if has_one_id() else {}
 
 
 @contextlib.contextmanager
 def furnished(root: Path) -> Iterator[None]:
-    """Give ``root`` /proc, /sys and a /dev of its own, for the time of a with-block.
+    """Give ``root`` a /dev of its own, for the time of a with-block, for programs of the host.
 
-    Where nothing may be mounted, /proc and /sys are empty.
+    It is seen in the caller's mount namespace, which must be a private one (``namespace.py``).
     """
+    for name in ("proc", "sys", "dev"):
+        _mount_point(root / name)
+    if not may_mount():
+        with without_mounts(root):
+            yield
+        return
+    container_init.mount_dev(f"{root}/dev", {})
+    try:
+        yield
+    finally:  # with all that is mounted in it
+        syscalls.umount2(f"{root}/dev", syscalls.MNT_DETACH)
+
+
+@contextlib.contextmanager
+def without_mounts(root: Path) -> Iterator[None]:
+    """Give ``root`` a /dev of its own for the time of a with-block, of what can be made."""
     with contextlib.ExitStack() as stack:
-        for name in ("proc", "sys", "dev"):
-            _mount_point(root / name)
-        mounts = may_mount()
-        stack.enter_context(_kernel(root) if mounts else _aside(root / "dev"))
-        for name in DEVICES if mounts or capabilities.has(capabilities.MKNOD) else ("null",):
+        stack.enter_context(_aside(root / "dev"))
+        for name in DEVICES if capabilities.has(capabilities.MKNOD) else ("null",):
             # An empty file would be taken for a source of zeros or random numbers.
             (root / "dev" / name).touch()
             stack.enter_context(bound(name, root / "dev" / name))
         for name, mode in (("pts", 0o755), ("shm", 0o1777)):
             (root / "dev" / name).mkdir()
             (root / "dev" / name).chmod(mode)
-        if mounts:
-            options = "newinstance,ptmxmode=0666"
-            stack.enter_context(_mounted("devpts", root / "dev/pts", "devpts", MS_NOSUID, options))
         for name, target in LINKS.items():
             (root / "dev" / name).symlink_to(target)
-        # apt would become a user of its own for downloads, and checks whether it did.
-        if has_one_id():
-            (root / "dev" / APT).write_text('APT::Sandbox::User "root";\n')
+        for name, text in _files().items():
+            (root / "dev" / name).write_text(text)
         yield
 
 
@@ -116,8 +190,11 @@ def bound(name: str, where: Path) -> Iterator[None]:
     Who may not mount makes one in its place; who may not do that either has the empty file.
     """
     if may_mount():
-        with _mounted(f"/dev/{name}", where, "", MS_BIND):
+        container_init.lend_device(name, str(where))
+        try:
             yield
+        finally:
+            syscalls.umount2(str(where), syscalls.MNT_DETACH)
         return
     if capabilities.has(capabilities.MKNOD):
         where.unlink()
@@ -129,18 +206,6 @@ def bound(name: str, where: Path) -> Iterator[None]:
 def may_mount() -> bool:
     """Whether this process may mount: ``namespace.py`` takes that from one that shall not."""
     return capabilities.has(capabilities.SYS_ADMIN)
-
-
-@contextlib.contextmanager
-def _kernel(root: Path) -> Iterator[None]:
-    """Mount what shows the kernel, and an empty /dev."""
-    quiet = MS_NOSUID | MS_NODEV | MS_NOEXEC
-    with (
-        _mounted("proc", root / "proc", "proc", quiet),
-        _sysfs(root / "sys", quiet | MS_RDONLY),
-        _mounted("tmpfs", root / "dev", "tmpfs", MS_NOSUID, "mode=0755"),
-    ):
-        yield
 
 
 @contextlib.contextmanager
@@ -156,27 +221,6 @@ def _aside(dev: Path) -> Iterator[None]:
             with contextlib.suppress(FileNotFoundError):  # the program removed it
                 dev.rename(used)
             own.rename(dev)
-
-
-@contextlib.contextmanager
-def _sysfs(where: Path, flags: int) -> Iterator[None]:
-    """Mount a sysfs, or bind the host's: only the owner of the network may have another."""
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(_mounted("sysfs", where, "sysfs", flags))
-        except PermissionError:
-            stack.enter_context(_mounted("/sys", where, "", MS_BIND | MS_REC))
-        yield
-
-
-@contextlib.contextmanager
-def _mounted(source: str, target: Path, kind: str, flags: int, data: str = "") -> Iterator[None]:
-    syscalls.mount(source, str(target), kind, flags, data)
-    try:
-        yield
-    finally:
-        # Detached at once: a program that is just being killed may still hold it.
-        syscalls.umount2(str(target), syscalls.MNT_DETACH)
 
 
 def _mount_point(where: Path) -> None:

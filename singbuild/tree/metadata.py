@@ -12,6 +12,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 
 from singbuild.contract import Defaults
+from singbuild.errors import ImageError
 from singbuild.recipe.grammar import Recipe, Section
 from singbuild.tree.rootfs import Rootfs
 
@@ -94,9 +95,7 @@ def _write(rootfs: Rootfs, recipe: Recipe, defaults: Defaults, texts: Mapping[st
     for directory in ("/tmp", "/var/tmp"):  # noqa: S108 (inside the image)
         rootfs.mkdir(directory, 0o1777)
     for name in MOUNTED_FILES:
-        if not rootfs.path(f"/etc/{name}", follow=False).is_symlink() and not rootfs.exists(
-            f"/etc/{name}"
-        ):
+        if rootfs.status(f"/etc/{name}", follow=False) is None:
             rootfs.write(f"/etc/{name}", "")
     for name, text in ACTIONS.items():
         rootfs.write(f"{HOME}/actions/{name}", text, 0o755)
@@ -128,11 +127,9 @@ def _write(rootfs: Rootfs, recipe: Recipe, defaults: Defaults, texts: Mapping[st
 
 def _labels(rootfs: Rootfs) -> dict[str, str]:
     """Return the labels that the tree has already; none where they cannot be read."""
-    if not rootfs.exists(f"{HOME}/labels.json"):
-        return {}
     try:
         found = json.loads(rootfs.read(f"{HOME}/labels.json"))
-    except ValueError:
+    except (ValueError, OSError, ImageError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 

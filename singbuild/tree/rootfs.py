@@ -1,7 +1,7 @@
 """The one handle to the tree that is being built; backends and sections know nothing else of it.
 
-Every path given to it is a path *inside* the image. Links are resolved inside
-too, so an image whose ``/etc`` is a link to ``/`` never makes us touch the host.
+Every path given to it is a path *inside* the image, and leads nowhere else (``root_directory.py``).
+Programs that work on it see the image, or the host read-only (``chroot.py``).
 """
 
 from __future__ import annotations
@@ -9,20 +9,22 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from singbuild import command
 from singbuild.contract import Reporter
-from singbuild.errors import HostError, ImageError
+from singbuild.errors import HostError
 from singbuild.ext3.node import Owner, shown
 from singbuild.ext3.reader.image import Image
 from singbuild.ext3.records import MAX_TIME
-from singbuild.privilege import recorder
+from singbuild.privilege import container_init, recorder
 from singbuild.tar.extract import Unpacker
 from singbuild.tar.write import archive
 from singbuild.tree import chroot
 from singbuild.tree.baseline import Baseline
+from singbuild.tree.root_directory import RootDirectory
 from singbuild.tree.volatile import is_in_place
 
 DEVICES = {  # the kernel's Documentation/admin-guide/devices.txt
@@ -35,10 +37,9 @@ DEVICES = {  # the kernel's Documentation/admin-guide/devices.txt
     "console": (5, 1),
     "ptmx": (5, 2),
 }
-MAX_LINKS = 40  # as the kernel: path_resolution(7)
 
 
-class Rootfs:
+class Rootfs(RootDirectory):
     """A root file system under construction.
 
     root: its directory on the host, for host programs that fill a directory;
@@ -54,68 +55,29 @@ class Rootfs:
         journal: Path | None = None,
         epoch: int = MAX_TIME,
     ) -> None:
+        super().__init__(root)
         self._journal = journal if journal and journal.exists() else None
         self.baseline = Baseline(epoch)
-        self.root = root
         self.report = report
-        self.owners: dict[bytes, Owner] = {}
+        self._furnished = False
 
-    def path(self, inside: str | os.PathLike[str], *, follow: bool = True) -> Path:
-        """Return the host path of ``inside``, every link on the way resolved inside the image.
+    @contextlib.contextmanager
+    def workplace(self) -> Iterator[Path]:
+        """Make an empty directory on the host, for the time of a with-block.
 
-        follow: also resolve the last component. What does not exist is taken as it
-        is written. Raises ImageError for a circle of links.
+        It lies beside the tree, so no program of the image sees it, and goes with the scratch.
         """
-        resolved: list[str] = []
-        waiting = [part for part in reversed(PurePosixPath(inside).parts) if part != "/"]
-        links = 0
-        while waiting:
-            part = waiting.pop()
-            if part == "..":
-                resolved = resolved[:-1]
-                continue
-            here = self.root.joinpath(*resolved, part)
-            if here.is_symlink() and (waiting or follow):
-                links += 1
-                if links > MAX_LINKS:
-                    raise ImageError(f"{inside}: too many levels of symbolic links in the image")
-                target = PurePosixPath(here.readlink())
-                if target.is_absolute():
-                    resolved = []
-                waiting += [step for step in reversed(target.parts) if step != "/"]
-            else:
-                resolved.append(part)
-        return self.root.joinpath(*resolved)
+        with tempfile.TemporaryDirectory(dir=self.root.parent) as directory:
+            yield Path(directory)
 
-    def exists(self, inside: str | os.PathLike[str]) -> bool:
-        """Whether something is there (a link that leads nowhere is not)."""
-        return self.path(inside).exists()
-
-    def read(self, inside: str | os.PathLike[str]) -> bytes:
-        """Return a file's content. Raises OSError."""
-        return self.path(inside).read_bytes()
-
-    def mkdir(self, inside: str | os.PathLike[str], mode: int = 0o755) -> None:
-        """Make a directory of exactly this mode, and its parents with 0755; it may exist."""
-        where = self.path(inside)
-        for parent in [*reversed(where.relative_to(self.root).parents)]:
-            _make_directory(self.root / parent, 0o755)
-        _make_directory(where, mode)
-
-    def write(self, inside: str | os.PathLike[str], data: str | bytes, mode: int = 0o644) -> None:
-        """Write a file of exactly this mode, replacing whatever file or link is there."""
-        where = self.path(inside, follow=False)
-        self.mkdir("/" / where.parent.relative_to(self.root))
-        remove(where)
-        where.write_bytes(data.encode() if isinstance(data, str) else data)
-        where.chmod(mode)
-
-    def symlink(self, inside: str | os.PathLike[str], target: str) -> None:
-        """Make a symbolic link, replacing whatever file or link is there."""
-        where = self.path(inside, follow=False)
-        self.mkdir("/" / where.parent.relative_to(self.root))
-        remove(where)
-        where.symlink_to(target)
+    @contextlib.contextmanager
+    def plain_path(self) -> Iterator[str]:
+        """Give a path of ``root`` without blanks or quotes, for programs that ``host`` executes."""
+        fd = os.open(self.root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            yield container_init.TREE if chroot.may_mount() else f"/proc/{os.getpid()}/fd/{fd}"
+        finally:
+            os.close(fd)
 
     @contextlib.contextmanager
     def devices(self) -> Iterator[None]:
@@ -126,27 +88,26 @@ class Rootfs:
         self.mkdir("/dev")
         with contextlib.ExitStack() as stack:
             for name, number in DEVICES.items():
-                where, mode = self.root / "dev" / name, stat.S_IFCHR | 0o666
-                device = os.makedev(*number)
-                try:
-                    os.mknod(where, mode, device)
-                except PermissionError:
-                    where.touch()
-                    self.owners[b"dev/" + name.encode()] = Owner(0, 0, mode, device)
-                where.chmod(0o666)
-                if name in chroot.DEVICES and not where.is_char_device():
-                    stack.enter_context(chroot.bound(name, where))
+                self.device(f"/dev/{name}", stat.S_IFCHR | 0o666, os.makedev(*number))
+                # Programs see the tree without devices of its own.
+                is_made = stat.S_ISCHR(_mode(self.status(f"/dev/{name}")))
+                if name in container_init.DEVICES and (chroot.may_mount() or not is_made):
+                    stack.enter_context(chroot.bound(name, self.path(f"/dev/{name}")))
             yield
 
     @contextlib.contextmanager
     def furnished(self) -> Iterator[None]:
-        """Give the image /proc, /sys and a /dev of its own for the time of a with-block.
+        """Give the image a /dev of its own for the time of a with-block.
 
-        For host programs that execute others in the image. Where nothing may be mounted, /proc
-        and /sys are empty; whatever the image has in /dev is out of sight.
+        For programs of the host that execute others in the image: with ``host``, which gives it
+        /proc and /sys too. Whatever the image has in /dev is out of sight.
         """
-        with chroot.furnished(self.root):
-            yield
+        self._furnished = True
+        try:
+            with chroot.furnished(self.root):
+                yield
+        finally:
+            self._furnished = False
 
     def wished(self, *, tell: bool = False) -> dict[bytes, Owner]:
         """Return all owners and devices that the host could not give, by path, as of now.
@@ -217,13 +178,29 @@ class Rootfs:
         *,
         env: Mapping[str, str] | None = None,
         on_line: Callable[[str], None] | None = None,
+        directory: Path | None = None,
+        writable: Sequence[Path] = (),
+        inherit: bool = True,
+        check: bool = True,
     ) -> command.Completed:
-        """Execute a host program, showing and logging its output.
+        """Execute a host program on the tree, showing and logging its output.
 
-        env: added to the plain environment; on_line: gets the lines instead of
-        the user. Raises HostError when it fails.
+        It sees the host read-only but for ``root``, ``writable`` and its TMPDIR, so that no link in
+        the tree leads it out; where nothing may be mounted, it is executed as it is. directory:
+        where it works; env: added to the plain environment, or with inherit=False all of it;
+        on_line: gets the lines instead of the user; check: HostError when it fails.
         """
-        return command.run(argv, env=command.environment(env), on_line=on_line or self.report.line)
+        temporary = {"TMPDIR": "/dev/shm"} if chroot.may_mount() else {}  # noqa: S108 - its own
+        done = chroot.host(
+            self.root,
+            argv,
+            env=command.environment(temporary | dict(env or {})) if inherit else env or {},
+            directory=directory or Path.cwd(),
+            writable=writable,
+            furnished=self._furnished,
+            on_line=on_line or self.report.line,
+        )
+        return command.checked(done) if check else done
 
     def run(
         self,
@@ -246,19 +223,5 @@ class Rootfs:
         return done
 
 
-def _make_directory(where: Path, mode: int) -> None:
-    """Make one directory unless it is there; the umask has no say."""
-    if not where.is_dir():
-        where.mkdir()
-        where.chmod(mode)
-
-
-def remove(where: Path) -> None:
-    """Remove a file or a link; a directory stays and is an error."""
-    try:
-        kind = where.lstat().st_mode
-    except FileNotFoundError:
-        return
-    if stat.S_ISDIR(kind):
-        raise ImageError(f"{where.name}: is a directory where a file was to be written")
-    where.unlink()
+def _mode(status: os.stat_result | None) -> int:
+    return status.st_mode if status else 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import ctypes
 import os
 import re
 import stat
@@ -45,9 +46,11 @@ class Secret:
 def read(given: Iterable[str]) -> tuple[Secret, ...]:
     """Read secrets as ``--secret`` names them: ``id=NAME,src=FILE`` or ``id=NAME,env=VARIABLE``.
 
-    Raises UsageError for another form, a name that comes twice, or a value that is not there.
+    A variable is gone afterwards, for us and for all that we will execute. Raises UsageError for
+    another form, a name that comes twice, or a value that is not there.
     """
     found: dict[str, Secret] = {}
+    variables: list[str] = []
     for words in given:
         match = _WORDS.fullmatch(words)
         if match is None or match[1] in found:
@@ -58,6 +61,10 @@ def read(given: Iterable[str]) -> tuple[Secret, ...]:
         if not secret.core:
             raise UsageError(f"--secret {words}: is empty")
         found[secret.name] = secret
+        if match[2] == "env":
+            variables.append(match[3])
+    for variable in variables:
+        _forget(variable)
     return tuple(found.values())
 
 
@@ -73,6 +80,19 @@ def _value(words: str, kind: str, where: str) -> bytes:
         raise UsageError(f"--secret {words}: {where}: {error.strerror}") from error
 
 
+def _forget(variable: str) -> None:
+    """Take a variable out of the environment, and out of what /proc/PID/environ shows of it.
+
+    That is the memory in which execve(2) put it, whatever unsetenv(3) did; children inherit it.
+    """
+    os.environ.pop(variable, None)
+    fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    start, end = map(int, fields[47:49])  # env_start and env_end, the fields 50 and 51: proc(5)
+    shown = ctypes.string_at(start, end - start)
+    for entry in re.finditer(rb"(?<![^\0])%s=[^\0]*" % re.escape(os.fsencode(variable)), shown):
+        ctypes.memset(start + entry.start(), 0, len(entry[0]))
+
+
 @contextlib.contextmanager
 def readable(rootfs: Rootfs, secrets: Sequence[Secret]) -> Iterator[None]:
     """Give the tree a file for each secret, mode 0400, for the time of a with-block.
@@ -84,31 +104,30 @@ def readable(rootfs: Rootfs, secrets: Sequence[Secret]) -> Iterator[None]:
         return
     made = [name for name in ("/run", DIRECTORY) if not rootfs.exists(name)]
     rootfs.mkdir(DIRECTORY, 0o700)
-    directory = rootfs.path(DIRECTORY)
-    mounted = _mounted(directory, sum(len(secret.value) for secret in secrets))
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        for secret in secrets:
-            _write(fd, secret)
-        yield
-    finally:
-        # By the open directory: a section may have put anything where it was.
-        for secret in secrets:
-            with contextlib.suppress(OSError):
-                os.unlink(secret.name, dir_fd=fd)
-        if mounted:
-            syscalls.umount2(f"/proc/self/fd/{fd}", MNT_DETACH)
-        os.close(fd)
-        for name in reversed(made):
-            with contextlib.suppress(OSError):
-                rootfs.path(name, follow=False).rmdir()
+    with rootfs.directory(DIRECTORY) as place:
+        mounted = _mounted(place, sum(len(secret.value) for secret in secrets))
+    with rootfs.directory(DIRECTORY) as fd:
+        try:
+            for secret in secrets:
+                _write(fd, secret)
+            yield
+        finally:
+            # By the open directory: a section may have put anything where it was.
+            for secret in secrets:
+                with contextlib.suppress(OSError):
+                    os.unlink(secret.name, dir_fd=fd)
+            if mounted:
+                syscalls.umount2(f"/proc/self/fd/{fd}", MNT_DETACH)
+    for name in reversed(made):
+        with contextlib.suppress(OSError):
+            rootfs.rmdir(name)
 
 
-def _mounted(directory: Path, size: int) -> bool:
+def _mounted(directory: int, size: int) -> bool:
     """Whether a file system in memory could be mounted there."""
-    data = f"mode=0700,size={size + (1 << 20)}"
+    where, data = f"/proc/self/fd/{directory}", f"mode=0700,size={size + (1 << 20)}"
     try:
-        syscalls.mount("tmpfs", str(directory), "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, data)
+        syscalls.mount("tmpfs", where, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, data)
     except OSError:
         return False
     return True

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from singbuild.recipe.files import matches
 from singbuild.recipe.grammar import Recipe, Section
 from singbuild.tree import chroot, secrets
 from singbuild.tree.metadata import HOME
-from singbuild.tree.rootfs import Rootfs, remove
+from singbuild.tree.rootfs import Rootfs
 from singbuild.tree.secrets import Secret
 from singbuild.tree.trace import Trace
 
@@ -96,7 +97,7 @@ def check_shell_text(recipe: Recipe, rootfs: Rootfs) -> None:
         return
     rootfs.write(INSIDE, section.script())
     done = chroot.call(rootfs.root, ["/bin/sh", "-n", INSIDE])
-    remove(rootfs.path(INSIDE, follow=False))
+    rootfs.remove(INSIDE)
     if done.status not in (0, CANNOT_EXECUTE):  # the image may be for another machine
         raise RecipeError(
             recipe.path,
@@ -137,25 +138,31 @@ def host_names(rootfs: Rootfs) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _lent(rootfs: Rootfs, name: str, borrowed: bytes) -> Iterator[None]:
-    where = rootfs.path(name, follow=False)
-    aside = where.with_name(f".{where.name}.singbuild")
-    if os.path.lexists(where):
-        where.rename(aside)
+    above, _, last = name.rpartition("/")
+    aside = f"{above}/.{last}.singbuild"
+    if rootfs.status(name, follow=False):
+        rootfs.rename(name, aside)
     rootfs.write(name, borrowed)
     try:
         yield
     finally:
-        now = where.read_bytes() if where.is_file() and not where.is_symlink() else None
-        had = os.path.lexists(aside)
+        now = _content(rootfs, name)
+        had = rootfs.status(aside, follow=False) is not None
         if now is None or not now.startswith(borrowed):
-            remove(aside)  # a section wrote or removed it
+            rootfs.remove(aside)  # a section wrote or removed it
         else:
-            remove(where)
+            rootfs.remove(name)
             if had:
-                aside.rename(where)
+                rootfs.rename(aside, name)
             if added := now.removeprefix(borrowed):
                 before = rootfs.read(name) if rootfs.exists(name) else b""
                 rootfs.write(name, before + added)
+
+
+def _content(rootfs: Rootfs, name: str) -> bytes | None:
+    """Return what a file holds; None where there is none, or a link."""
+    status = rootfs.status(name, follow=False)
+    return rootfs.read(name) if status and stat.S_ISREG(status.st_mode) else None
 
 
 def _inside(
@@ -175,7 +182,7 @@ def _inside(
             _execute(recipe, section, INSIDE, execute, rootfs.report)
     finally:
         namespace.end_others()
-        remove(rootfs.path(INSIDE, follow=False))
+        rootfs.remove(INSIDE)
 
 
 @contextlib.contextmanager
@@ -215,13 +222,16 @@ def _execute(
 
 
 def _copy(rootfs: Rootfs, source: str, destination: str, *, many: bool) -> None:
-    target = rootfs.path(destination or source)
-    if destination and (destination.endswith("/") or many or target.is_dir()):
-        target = rootfs.path(PurePosixPath(destination) / Path(source).absolute().name)
-    rootfs.mkdir("/" / target.parent.relative_to(rootfs.root))
+    target = PurePosixPath(destination or source)
+    status = rootfs.status(target)
+    is_directory = status is not None and stat.S_ISDIR(status.st_mode)
+    if destination and (destination.endswith("/") or many or is_directory):
+        target /= Path(source).absolute().name
+    where = rootfs.path(target)
+    rootfs.mkdir("/" / where.parent.relative_to(rootfs.root))
     flags = ["-rLT", "--preserve=mode", "--remove-destination"]
-    rootfs.host(["cp", *flags, "--", source, target])
-    rootfs.adopt(target, _names_below(source))
+    command.run(["cp", *flags, "--", source, where], on_line=rootfs.report.line)
+    rootfs.adopt(where, _names_below(source))
 
 
 def _names_below(source: str) -> Iterator[str]:

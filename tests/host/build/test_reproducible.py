@@ -17,11 +17,24 @@ pytestmark = pytest.mark.root
 
 LIBFAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1"
 # Every program of the image sees another day. /tmp is emptied before the seal.
-CHROOT = """#!/bin/sh
-[ -d "$1/tmp" ] || mkdir -m 1777 "$1/tmp"
-cp {library} "$1/tmp/faketime.so"
-export LD_PRELOAD=/tmp/faketime.so FAKETIME=+{days}d
-exec /usr/sbin/chroot "$@"
+FAKED = """\
+import shutil, sys
+from singbuild.cli.main import main
+from singbuild.tree import chroot
+
+def call(root, argv, *, real=chroot.call, **more):
+    if not (root / "tmp").is_dir():
+        (root / "tmp").mkdir()
+        (root / "tmp").chmod(0o1777)
+    shutil.copy({library!r}, root / "tmp/faketime.so")
+    if argv[1:2] == ["-i"]:  # env
+        argv = [*argv[:2], *(f"{{name}}={{value}}" for name, value in faked.items()), *argv[2:]]
+    return real(root, argv, **more)
+
+faked = {{"LD_PRELOAD": "/tmp/faketime.so", "FAKETIME": "+{days}d"}}
+chroot.ENVIRONMENT |= faked
+chroot.call = call
+main()
 """
 HOSTS = (
     {"umask": 0o022, "TZ": "UTC", "LANG": "C.UTF-8", "days": 0},
@@ -32,17 +45,15 @@ HOSTS = (
 def build(recipe: str, image: Path, host: dict[str, object], *words: str) -> str:
     """Build as on another host, in a directory of its own; return the image's SHA-256."""
     directory = image.parent
-    programs = directory / "bin"
-    programs.mkdir()
+    command = SINGBUILD
     if host["days"]:
-        (programs / "chroot").write_text(CHROOT.format(library=LIBFAKETIME, days=host["days"]))
-        (programs / "chroot").chmod(0o755)
+        command = (*SINGBUILD[:1], "-c", FAKED.format(library=LIBFAKETIME, days=host["days"]))
     env = os.environ | {"TZ": str(host["TZ"]), "LANG": str(host["LANG"])}
-    env |= {"PATH": f"{programs}:{env['PATH']}", "SINGBUILD_TMPDIR": str(directory)}
+    env["SINGBUILD_TMPDIR"] = str(directory)
     if host["days"]:  # singbuild itself is less far away, or no mirror's certificate would do
         env |= {"LD_PRELOAD": LIBFAKETIME, "FAKETIME": "+5d"}
     subprocess.run(
-        [*SINGBUILD, "-q", *words, recipe, str(image)],
+        [*command, "-q", *words, recipe, str(image)],
         cwd=directory,
         env=env,
         umask=int(str(host["umask"])),

@@ -1,0 +1,268 @@
+"""Executes one program in a container; a script, which ``container.py`` starts.
+
+    singbuild ── exec ──▶ this script ── fork ──▶ process 1 ── fork ──▶ the program
+
+The script is executed anew, with an empty environment and no descriptors but the standard ones: of
+the builder's memory, variables and files nothing is left in it. Process 1 of the new PID namespace
+mounts, makes the tree its root directory, lets go of the host's, and reaps. Then the
+program is executed, without the capabilities that reach beyond the tree.
+
+It imports the standard library and the system calls alone: ``python -IS`` starts it.
+"""
+
+from __future__ import annotations
+
+import _signal  # type: ignore[import-not-found]  # signal itself, typing, json: 40 ms a program
+import errno
+import marshal
+import os
+import select
+import sys
+
+if __name__ == "__main__":
+    sys.path.insert(0, os.path.dirname(__file__) + "/../..")
+
+from singrun import syscalls
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any, NoReturn
+
+# capabilities(7): what package managers and their scripts use, on files and ids of the tree. Not
+# DAC_READ_SEARCH, which opens files by handle past any root directory; not SYS_ADMIN, which mounts.
+CHOWN, DAC_OVERRIDE, FOWNER, FSETID, KILL, SETGID, SETUID, SETPCAP = 0, 1, 3, 4, 5, 6, 7, 8
+NET_BIND_SERVICE, SYS_CHROOT, MKNOD, SETFCAP = 10, 18, 27, 31
+ALLOWED = (CHOWN, DAC_OVERRIDE, FOWNER, FSETID, KILL, SETGID, SETUID, SETPCAP, NET_BIND_SERVICE,
+           SYS_CHROOT, MKNOD, SETFCAP)  # fmt: skip
+_PR_CAPBSET_READ, _PR_CAPBSET_DROP = 23, 24  # prctl(2)
+
+DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
+LINKS = {
+    "fd": "/proc/self/fd",
+    "stdin": "/proc/self/fd/0",
+    "stdout": "/proc/self/fd/1",
+    "stderr": "/proc/self/fd/2",
+    "ptmx": "pts/ptmx",
+}
+TREE = "/dev/tree"  # where programs of the host find the tree too, whatever its path is
+# proc(5): what changes the host's kernel, for whoever has the user id 0.
+READ_ONLY = ("acpi", "asound", "bus", "fs", "irq", "mtrr", "scsi", "sys", "sysrq-trigger")
+EMPTY = ("kcore", "keys", "timer_list")  # what tells of the host's memory and secrets
+
+_KEYBOARD = (_signal.SIGINT, _signal.SIGQUIT)
+_QUIET = syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
+_CLONE = syscalls.OPEN_TREE_CLONE | syscalls.OPEN_TREE_CLOEXEC
+
+
+def main() -> NoReturn:
+    """Do what the descriptor of the first argument says, in marshal; end as the program did.
+
+    root: the tree; argv, env: the program; mounts: whether there may be any, and namespaces;
+    files: in /dev, name to text; host: None for a program of the tree, for one of the host
+    the directory that it works in, what it may write besides the tree, and whether that gets
+    /proc and /sys.
+    """
+    for number in _KEYBOARD:  # a terminal sends these to the program too
+        _signal.signal(number, _signal.SIG_IGN)
+    with os.fdopen(int(sys.argv[1]), "rb") as file:
+        job = marshal.load(file)  # noqa: S302 - the builder's own
+    if not job["mounts"]:
+        os.chroot(job["root"])
+        os.chdir("/")
+        # There is no other wall than chroot(2), and who may call it again walks out.
+        _drop_capabilities(without=(SYS_CHROOT,))
+        _execute(job)
+    outer = os.pidfd_open(os.getpid())
+    syscalls.unshare(syscalls.CLONE_NEWNS | syscalls.CLONE_NEWPID | syscalls.CLONE_NEWIPC)
+    init = os.fork()
+    if init:
+        os._exit(_waited(init))
+    _be_init(job, outer)
+
+
+def _be_init(job: dict[str, Any], outer: int) -> NoReturn:
+    """Be process 1. It ends with the process that waits for it. outer: the pidfd of that."""
+    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, _signal.SIGKILL)
+    if select.select([outer], [], [], 0)[0]:
+        os._exit(1)
+    os.close(outer)
+    # /proc/1 tells nothing, and nobody traces: its memory maps the host's interpreter.
+    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
+    try:
+        _change_root(job)
+        _drop_capabilities()
+    except OSError as error:
+        what = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+        os.write(2, os.fsencode(f"singbuild: cannot make a container: {what}\n"))
+        os._exit(1)
+    program = os.fork()
+    if program == 0:
+        _execute(job)
+    os._exit(_waited(program))
+
+
+def _change_root(job: dict[str, Any]) -> None:
+    """Let the tree be all that there is, or the host be read-only around it."""
+    syscalls.mount("none", "/", "", syscalls.MS_REC | syscalls.MS_PRIVATE, "")
+    if host := job["host"]:
+        _show_host(job["root"], host["writable"], furnished=host["furnished"])
+        os.chdir(host["directory"])
+    else:
+        _attach(_clone(job["root"]), job["root"])
+        mount_dev(f"{job['root']}/dev", job["files"])
+        mount_proc(f"{job['root']}/proc")
+        mount_sys(f"{job['root']}/sys")
+        _pivot(job["root"])
+
+
+def _show_host(root: str, writable: Sequence[str], *, furnished: bool) -> None:
+    """Let the host be read-only but for the tree and ``writable``, wherever links lead."""
+    places = [(_clone(root), root), *((_clone(path, 0), path) for path in writable)]
+    read_only = syscalls.MOUNT_ATTR_RDONLY
+    syscalls.mount_setattr(syscalls.AT_FDCWD, "/", syscalls.AT_RECURSIVE, attr_set=read_only)
+    for tree, path in sorted(places, key=lambda place: len(place[1])):
+        _attach(tree, path)
+    if furnished:
+        mount_proc(f"{root}/proc")
+        mount_sys(f"{root}/sys")
+    tree = _clone(root)
+    mount_dev("/dev", {})
+    os.mkdir(TREE)
+    _attach(tree, TREE)
+    mount_proc("/proc")
+
+
+def _clone(path: str, attributes: int = syscalls.MOUNT_ATTR_NODEV) -> int:
+    """Return a detached copy of a directory with all that is mounted below it. open_tree(2).
+
+    attributes: of its topmost mount; what is mounted below is the builder's.
+    """
+    tree = syscalls.open_tree(syscalls.AT_FDCWD, path, _CLONE | syscalls.AT_RECURSIVE)
+    syscalls.mount_setattr(tree, "", syscalls.AT_EMPTY_PATH, attr_set=attributes)
+    return tree
+
+
+def mount_dev(dev: str, files: dict[str, str]) -> None:
+    """Mount a tmpfs with harmless devices, a devpts of its own, and files."""
+    devices = [(_clone_device(name), f"{dev}/{name}") for name in DEVICES]
+    syscalls.mount("tmpfs", dev, "tmpfs", syscalls.MS_NOSUID, "mode=0755")
+    for device, place in devices:
+        os.close(os.open(place, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        _attach(device, place)
+    for name, mode in (("pts", 0o755), ("shm", 0o1777)):
+        os.mkdir(f"{dev}/{name}")
+        os.chmod(f"{dev}/{name}", mode)
+    options = "newinstance,ptmxmode=0666"
+    syscalls.mount("devpts", f"{dev}/pts", "devpts", syscalls.MS_NOSUID, options)
+    for name, target in LINKS.items():
+        os.symlink(target, f"{dev}/{name}")
+    for name, text in files.items():
+        with open(f"{dev}/{name}", "w") as file:
+            file.write(text)
+
+
+def lend_device(name: str, place: str) -> None:
+    """Let the host's device of a name be seen in a file's place."""
+    _attach(_clone_device(name), place)
+
+
+def _clone_device(name: str) -> int:
+    # Read-only: data go through, but nobody changes the mode of the host's own.
+    return _clone(f"/dev/{name}", syscalls.MOUNT_ATTR_RDONLY)
+
+
+def mount_proc(place: str) -> None:
+    """Mount the proc(5) of this PID namespace; nobody changes the host with it."""
+    syscalls.mount("proc", place, "proc", _QUIET)
+    for name in READ_ONLY:
+        _cover(f"{place}/{name}", f"{place}/{name}")
+    for name in EMPTY:
+        _cover("/dev/null", f"{place}/{name}")
+
+
+def mount_sys(place: str) -> None:
+    """Mount the host's sysfs(5), read-only."""
+    try:
+        syscalls.mount("sysfs", place, "sysfs", _QUIET | syscalls.MS_RDONLY)
+    except PermissionError:  # only the owner of the network may have another
+        _cover("/sys", place)
+
+
+def _cover(source: str, target: str) -> None:
+    """Bind ``source`` read-only on ``target``, with all that is below it."""
+    if not os.path.lexists(target):
+        return
+    tree = syscalls.open_tree(syscalls.AT_FDCWD, source, _CLONE | syscalls.AT_RECURSIVE)
+    flags = syscalls.AT_EMPTY_PATH | syscalls.AT_RECURSIVE
+    syscalls.mount_setattr(tree, "", flags, attr_set=syscalls.MOUNT_ATTR_RDONLY)
+    _attach(tree, target)
+
+
+def _attach(tree: int, target: str) -> None:
+    flags = syscalls.MOVE_MOUNT_F_EMPTY_PATH
+    syscalls.move_mount(tree, "", syscalls.AT_FDCWD, target, flags)
+    os.close(tree)
+
+
+def _pivot(root: str) -> None:
+    """Make ``root`` the root directory, and let go of the host's. pivot_root(2), NOTES."""
+    os.chdir(root)
+    try:
+        syscalls.pivot_root(".", ".")
+        syscalls.umount2(".", syscalls.MNT_DETACH)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        # Nobody lets go of the initramfs; there the tree is moved over it.
+        syscalls.mount(".", "/", "", syscalls.MS_MOVE)
+        os.chroot(".")
+    os.chdir("/")
+
+
+def _drop_capabilities(without: Sequence[int] = ()) -> None:
+    """Let no program that is executed from now on have other capabilities than the allowed."""
+    number = 0
+    while (has := _bounding(number)) is not None:
+        if has and (number not in ALLOWED or number in without):
+            syscalls.prctl(_PR_CAPBSET_DROP, number)
+        number += 1
+
+
+def _bounding(number: int) -> bool | None:
+    """Whether a capability is in the bounding set; None: this kernel has no such one."""
+    try:
+        return bool(syscalls.prctl(_PR_CAPBSET_READ, number))
+    except OSError:
+        return None
+
+
+def _execute(job: dict[str, Any]) -> NoReturn:
+    """Become the program; 127 means that it is not there, 126 that it cannot be executed."""
+    for number in (*_KEYBOARD, _signal.SIGPIPE, _signal.SIGXFSZ):  # the latter Python ignores
+        _signal.signal(number, _signal.SIG_DFL)
+    argv, env = job["argv"], job["env"]
+    # os.execvpe() imports a module, and the host's are gone.
+    directories = [""] if "/" in argv[0] else [f"{each}/" for each in env["PATH"].split(":")]
+    status, why = 127, "not found"
+    for directory in directories:
+        try:
+            os.execve(directory + argv[0], argv, env)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR):
+                status, why = 126, str(error.strerror)
+    os.write(2, os.fsencode(f"{argv[0]}: {why}\n"))
+    os._exit(status)
+
+
+def _waited(child: int) -> int:
+    """Reap until ``child`` ends; return its status as the shell does."""
+    while True:
+        pid, status = os.wait()
+        if pid == child:
+            code = os.waitstatus_to_exitcode(status)
+            return code if code >= 0 else 128 - code
+
+
+if __name__ == "__main__":
+    main()

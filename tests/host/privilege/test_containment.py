@@ -1,0 +1,149 @@
+"""What a section of a hostile image finds of the host: nothing, whoever builds and how."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.bench.builds import SINGBUILD, User
+from tests.bench.host import shared_directory
+
+pytestmark = pytest.mark.root
+
+VARIABLE = "a-password-of-the-caller"
+CONTENT = "a-file-of-the-caller"
+# Each line that is printed is a way out; a shell goes on after each.
+ATTACK = """\
+    set +e +x
+    for process in /proc/[0-9]*; do
+        grep -q {variable} $process/environ && echo OUT: variables of $process
+        grep -q {content} $process/root{victim} && echo OUT: $process/root
+        grep -q {content} $process/cwd/victim && echo OUT: $process/cwd
+        for fd in $process/fd/*; do
+            case "$(readlink $fd)" in
+                */singbuild-scratch-*|*.part|*.log|*{place}*) echo OUT: $fd: $(readlink $fd) ;;
+            esac
+        done
+        chroot $process/root /bin/sh -c 'grep -q {content} {victim}' && echo OUT: chroot $process
+        test $process/root/.singbuild.script -ef /.singbuild.script || echo root $process
+    done
+    grep -q {content} {victim} && echo OUT: the file itself
+    grep -q {content} ../../../../../../..{victim} && echo OUT: dots
+    for number in 2 12 13 16 17 19 21 22 25 29 30 32 33 34 37 38 39; do
+        mask=$(sed -n 's/CapEff:.//p' /proc/self/status)
+        test $(( 0x$mask >> number & 1 )) = 0 || echo OUT: capability $number
+    done
+    for file in /proc/sys/kernel/core_pattern /proc/sys/kernel/modprobe /proc/sysrq-trigger; do
+        (echo h > $file) && echo OUT: $file is written
+    done
+    mount -o remount,rw /proc/sys && echo OUT: remounted
+    mount -t proc proc /root && echo OUT: mounted
+    mknod /disk b {disk}
+    test "$(head -c 1 /disk | wc -c)" = 0 || echo OUT: a disk of the host
+    chmod 600 /dev/null && echo OUT: the mode of /dev/null
+    ls /dev | grep -E '^(sd|vd|loop|kmsg|mem)' && echo OUT: devices
+    echo done
+"""
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    with shared_directory() as directory:
+        (directory / "victim").write_text(CONTENT)
+        yield directory
+
+
+def recipe(place: Path) -> str:
+    number = os.stat("/").st_dev
+    disk = f"{os.major(number)} {os.minor(number)}"
+    about = {"variable": VARIABLE, "content": CONTENT, "victim": place / "victim"}
+    attack = ATTACK.format(place=place, disk=disk, **about)
+    return f"Bootstrap: busybox\n%post\n{attack}%test\n{attack}"
+
+
+def ways_out(said: str) -> list[str]:
+    assert said.count("\n    done\n") == 2, said
+    return [line for line in said.splitlines() if line.strip().startswith("OUT: ")]
+
+
+def test_root_s_sections_find_nothing_of_the_host(place: Path) -> None:
+    env = os.environ | {"SITE_PASSWORD": VARIABLE}
+    argv = [*SINGBUILD, "--no-cache", "-", "a.img"]
+    done = subprocess.run(
+        argv, input=recipe(place), cwd=place, env=env, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert ways_out(done.stdout) == []
+
+
+@pytest.mark.parametrize("mode", ["subuid", "one-id"])
+def test_a_user_s_sections_find_nothing_of_the_caller(user: User, mode: str, place: Path) -> None:
+    user.env["SITE_PASSWORD"] = VARIABLE
+    os.chown(place / "victim", user.uid, user.gid)
+    process = user.start("--no-cache", "--privilege", mode, "-", "a.img")
+    out, err = process.communicate(recipe(place))
+    assert process.returncode == 0, err
+    assert ways_out(out) == []
+
+
+def test_no_process_outlives_its_section(place: Path) -> None:
+    text = (
+        "Bootstrap: busybox\n%post\n    (sleep 1000 &) ; setsid sleep 1000 &\n%test\n"
+        "    ps | grep -v grep | grep sleep && exit 1\n    true\n"
+    )
+    argv = [*SINGBUILD, "--no-cache", "-", "a.img"]
+    done = subprocess.run(argv, input=text, cwd=place, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_no_section_reads_a_secret_s_variable(place: Path) -> None:
+    text = "Bootstrap: busybox\n%setup\n"
+    argv = [*SINGBUILD, "--json", "--no-cache", "--secret=id=token,env=TOKEN", "-", "a.img"]
+    log = place / "log"
+    text += f"    tr a-z b-za < /proc/$PPID/environ >> {log}\n    env | tr a-z b-za >> {log}\n"
+    subprocess.run(
+        argv,
+        input=text,
+        text=True,
+        cwd=place,
+        env=os.environ | {"TOKEN": "secretvalue"},
+        check=True,
+    )
+    assert "PATH" in log.read_text()
+    assert "tfdsfuwbmvf" not in log.read_text()
+
+
+DEPUTY = """\
+Bootstrap: busybox
+%post
+    set +e
+    for number in 3 4 5 6 7 8 9 10 11 12 13 14 15 16; do
+        mknod /proc/self/fd/$number{place}/made c 1 3 && echo OUT: made
+        chown 5:5 /proc/self/fd/$number{place}/victim && echo OUT: chowned
+    done
+    mknod /proc/self/root{place}/made c 1 3 && echo OUT: made
+    mknod /proc/self/cwd/made c 1 3 && echo OUT: made
+    chown 5:5 /proc/self/cwd && echo OUT: chowned
+    chown 5:5 /proc/uptime && echo OUT: chowned procfs
+    touch /there && chown 5:5 /there || echo OUT: no chown
+    echo done
+"""
+
+
+def test_the_recorder_opens_nothing_of_its_own(user: User, place: Path) -> None:
+    os.chown(place, user.uid, user.gid)
+    victim = place / "victim"
+    os.chown(victim, user.uid, user.gid)
+    victim.chmod(0o4755)
+    text = DEPUTY.format(place=place)
+    process = user.start("--no-cache", "--privilege", "one-id", "-", "a.img")
+    out, err = process.communicate(text)
+    assert process.returncode == 0, err
+    assert [line for line in out.splitlines() if line.strip().startswith("OUT: ")] == []
+    assert "\n    done\n" in out
+    assert not (place / "made").exists()
+    assert victim.stat().st_mode & 0o7777 == 0o4755

@@ -1,0 +1,58 @@
+"""Nobody but the handle itself makes host paths of the tree: a link in it would lead them out."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+# The handle; the engine's scratch; what normalises and seals when no program of the image is left.
+TRUSTED = ("root_directory.py", "rootfs.py", "chroot.py", "scratch.py", "normalise.py")
+FILES = sorted(
+    path
+    for folder in ("singbuild", "plugins", "tests/thirdparty")
+    for path in ROOT.glob(f"{folder}/**/*.py")
+    if path.name not in TRUSTED
+)
+
+
+def roots(path: Path) -> list[str]:
+    """Where a file does more with ``rootfs.root`` or ``rootfs.path()`` than to pass it on."""
+    tree = ast.parse(path.read_text())
+    parents = {child: node for node in ast.walk(tree) for child in ast.iter_child_nodes(node)}
+    found = []
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Attribute) or node.attr not in ("root", "path"):
+            continue
+        if not ast.unparse(node.value).endswith("rootfs"):
+            continue
+        value = parents[node] if node.attr == "path" else node
+        above = parents[value]
+        joins = isinstance(above, ast.BinOp) or (
+            isinstance(above, ast.Attribute) and above.attr not in ("parent", "relative_to")
+        )
+        if joins or (isinstance(above, ast.Call) and ast.unparse(above.func) in ("Path", "open")):
+            found.append(f"{path.name}:{node.lineno}: {ast.unparse(above)}")
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_host_path_is_made_of_the_tree_s(path: Path) -> None:
+    assert roots(path) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "rootfs.root / 'etc'",
+        "rootfs.root.glob('*')",
+        "self.rootfs.root.joinpath('x')",
+        "rootfs.path('/etc').write_text('')",
+        "open(rootfs.root)",
+    ],
+)
+def test_the_test_sees_it(text: str, tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text(text)
+    assert roots(tmp_path / "a.py")
