@@ -210,6 +210,7 @@ class _Work:
         if options.resume:
             begin = resume.taken_up(plan, made, options.given, rootfs)
         if options.onto:
+            rootfs.is_foreign = True
             rootfs.unpack_image(options.onto)
         stages.fill(
             rootfs, plan, arguments, made, self.work, self.console, kept, options.given, begin

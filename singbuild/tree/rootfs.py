@@ -45,7 +45,8 @@ class Rootfs(RootDirectory):
     root: its directory on the host, for host programs that fill a directory;
     report: where output goes; owners: of entries to which the host could not give
     them, by path, for the seal; journal: where programs' wishes for owners are recorded;
-    epoch: later times become it, but for those of a source, which ``baseline`` knows.
+    epoch: later times become it, but for those of a source, which ``baseline`` knows;
+    is_foreign: others have made what it holds, whom nobody trusts.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Rootfs(RootDirectory):
         self.baseline = Baseline(epoch)
         self.report = report
         self._furnished = False
+        self.is_foreign = False
 
     @contextlib.contextmanager
     def workplace(self) -> Iterator[Path]:
@@ -190,6 +192,12 @@ class Rootfs(RootDirectory):
         where it works; env: added to the plain environment, or with inherit=False all of it;
         on_line: gets the lines instead of the user; check: HostError when it fails.
         """
+        if self.is_foreign and not chroot.may_mount():
+            raise HostError(
+                f"{os.fspath(argv[0])} cannot be kept from following links of the image out of it",
+                why="Nothing may be mounted here, and the image was made before this build.",
+                remedy="Begin with an empty image, or build where mounts are allowed.",
+            )
         temporary = {"TMPDIR": "/dev/shm"} if chroot.may_mount() else {}  # noqa: S108 - its own
         done = chroot.host(
             self.root,

@@ -172,8 +172,8 @@ def test_an_ordinary_users_secret(user: User) -> None:
 UNMOUNTED = """
 import io, os, sys
 from pathlib import Path
-from singbuild import secrets
-from singbuild.console import Console
+from singbuild.console.display import Console
+from singbuild.tree import secrets
 from singbuild.tree.rootfs import Rootfs
 root = Path(sys.argv[1])
 given = secrets.read(["id=token,env=TOKEN"])
