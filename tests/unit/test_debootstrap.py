@@ -327,7 +327,7 @@ def test_all_keywords_are_described_and_only_the_suite_is_required() -> None:
 def test_dpkg_reads_the_configuration_of_nobodys_home() -> None:
     """Root's own would change the image; others may not read it, and dpkg would complain."""
     become: dict[str, Any] = {"user": 65534, "group": 65534} if os.geteuid() == 0 else {}
-    env = singbuild_debootstrap._environment()
+    env = singbuild_debootstrap.ENVIRONMENT
     argv = ["dpkg", "--print-architecture"]
     done = subprocess.run(argv, env=env, capture_output=True, text=True, **become)
     assert (done.returncode, done.stderr) == (0, "")
