@@ -44,10 +44,10 @@ class User:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            **self._become(),
+            **self.become(),
         )
 
-    def _become(self) -> dict[str, Any]:
+    def become(self) -> dict[str, Any]:
         """What makes a child of root's this user; a user who runs the tests is it already."""
         if os.geteuid():
             return {}
