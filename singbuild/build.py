@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import traceback
 from dataclasses import dataclass, replace
@@ -40,9 +39,8 @@ def build(plan: Plan, target: Path, options: Options, console: Console) -> int:
 
     The target is the old file or the new one, never half of one.
     """
-    # A link that names the target stays; what it names is replaced.
-    target = target.resolve() if os.path.lexists(target) else target.absolute()
     try:
+        target = workspace.resolved(target)
         choice = modes.choose(options.privilege)
         preflight.check(plan, target, choice, force=options.force, test=options.test)
         site = extensions.load(console)
@@ -60,6 +58,8 @@ def build(plan: Plan, target: Path, options: Options, console: Console) -> int:
             if status == 128 + signal.SIGKILL:
                 console.error(faults.KILLED, log.path)
                 status = faults.KILLED.status
+            if status == 0 and options.replaced:
+                part.take_over(options.replaced)
             console.log = None
             log.keep = status not in WITHOUT_LOG
         site.finished(asked, status, console.seconds)
@@ -78,7 +78,7 @@ class _Work:
     options: Options
     console: Console
     work: Path
-    part: Path
+    part: workspace.Part
     target: Path
     log: Path
     choice: Choice
@@ -164,7 +164,7 @@ class _Work:
         entry = store.find(kept["image"], self.console) if "image" in kept else None
         try:
             if entry:
-                shutil.copy(entry.path, self.part)
+                self.part.copy_from(entry.path)
         except OSError as error:  # another build made room meanwhile
             self.console.warn(f"the cached image cannot be read: {error}")
             return False
@@ -187,7 +187,7 @@ class _Work:
             with scratch.written_back(root):
                 seal.seal(
                     root,
-                    self.part,
+                    self.part.path,
                     epoch=made["epoch"],
                     free=self.options.free,
                     shape=self.options.shape,
@@ -234,7 +234,7 @@ class _Work:
         """Where the backend keeps downloads: the cache, or the scratch if that is read-only."""
         kept = self.plan.source.cache
         with contextlib.suppress(OSError):
-            kept.mkdir(parents=True, exist_ok=True)
+            workspace.make_in_cache(kept)
         if trouble := places.cache_trouble(kept.parent, self.plan.backend.needs.space):
             self.console.warn(trouble)
         if os.access(kept, os.W_OK):

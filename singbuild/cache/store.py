@@ -23,6 +23,7 @@ from singbuild.console.sizes import parse_size
 from singbuild.errors import SingbuildError
 from singbuild.ext3.writer import seal
 from singbuild.tree.rootfs import Rootfs
+from singbuild.workspace import Part
 
 DEFAULT_LIMIT = 20 << 30
 LIMIT_VARIABLE = "SINGBUILD_CACHE_SIZE"
@@ -119,9 +120,14 @@ def store(stage: Stage, rootfs: Rootfs, epoch: int, report: Console) -> bool:
     return _store(stage, write, report, rootfs.baseline.saved(rootfs.root))
 
 
-def store_image(stage: Stage, finished: Path, report: Console) -> None:
+def store_image(stage: Stage, finished: Part, report: Console) -> None:
     """Keep a finished image, likewise."""
-    _store(stage, lambda part: shutil.copy(finished, part), report, {})
+
+    def write(part: Path) -> None:
+        with finished.opened() as file, part.open("wb") as kept:
+            shutil.copyfileobj(file, kept)
+
+    _store(stage, write, report, {})
 
 
 def _store(
@@ -130,13 +136,13 @@ def _store(
     kept = directory()
     target = kept / f"{stage.key}.img"
     try:
-        kept.mkdir(parents=True, exist_ok=True, mode=0o700)
+        workspace.make_in_cache(kept)
         kept.chmod(0o700)  # a stage may hold what a later one takes away
         note = target.with_suffix(".json")
         with workspace.part_file(target) as part, workspace.part_file(note) as note_part:
-            write(part)
-            facts = asdict(stage) | {"sha256": _sha256(part), "source": source}
-            note_part.write_text(json.dumps(facts, indent=1))
+            write(part.path)
+            facts = asdict(stage) | {"sha256": _sha256(part.path), "source": source}
+            note_part.path.write_text(json.dumps(facts, indent=1))
             # The note first: without its image it is no entry, and takes no room.
             workspace.rename_into_place(note_part, note)
             workspace.rename_into_place(part, target)

@@ -213,7 +213,7 @@ def export_(image: Path, file: Path | None, form: str, name: str | None) -> int:
             sys.stdout.flush()
             return 0
         with workspace.part_file(file) as part:
-            with part.open("wb") as out:
+            with part.opened() as out:
                 out.writelines(pieces)
             part.chmod(0o600 | 0o666 & ~host.umask())
             workspace.rename_into_place(part, file)

@@ -64,7 +64,7 @@ class _Job:
 
 def create(path: Path, size: int, *, force: bool) -> None:
     """Make an empty image of ``size`` bytes at ``path``. Raises ImageError, HostError."""
-    target = path.resolve() if os.path.lexists(path) else path.absolute()
+    target = workspace.resolved(path)
     preflight.check_target(target, force=force)
     epoch = _now()
     with (
@@ -76,7 +76,7 @@ def create(path: Path, size: int, *, force: bool) -> None:
             stack.enter_context(held(target))
         (scratch / "empty").mkdir(mode=0o755)
         owners = {b"": Owner(0, 0)}
-        seal.seal(scratch / "empty", part, epoch=epoch, shape=Shape(size), owners=owners)
+        seal.seal(scratch / "empty", part.path, epoch=epoch, shape=Shape(size), owners=owners)
         part.chmod(0o777 & ~host.umask())
         workspace.rename_into_place(part, target, replace=force)
 
@@ -93,11 +93,10 @@ def bootstrap(path: Path, recipe: Recipe, *, test: bool = True, quiet: bool = Fa
             empty = len(list(opened.listed(opened.root()))) == 0
         console = Console2x(sys.stdout, recipe.bootstrap, quiet=quiet)
         onto = None if empty or recipe.bootstrap == "localimage" else target
-        options = Options(force=True, test=test, use_cache=empty, shape=shape, onto=onto)
-        replaced = target.stat()
-        status = build.build(plan.make(recipe, console), target, options, console)
-        _take_over(replaced, target)
-        return status
+        options = Options(
+            force=True, test=test, use_cache=empty, shape=shape, onto=onto, replaced=target.stat()
+        )
+        return build.build(plan.make(recipe, console), target, options, console)
 
 
 def change(
@@ -126,7 +125,7 @@ def change(
                 shape = shape_of(opened)
                 wanted = size(opened) if size else shape.size
             shape = Shape(wanted, shape.header)
-            job = _Job(target, scratch, part, shape, free, privileged=choice.mode is Mode.ROOT)
+            job = _Job(target, scratch, part.path, shape, free, privileged=choice.mode is Mode.ROOT)
             status = namespace.run(
                 lambda: _told(console, lambda: _changed(job, work, console)),
                 without=[capabilities.SYS_ADMIN] if choice.mode is Mode.CHROOT else [],
@@ -135,7 +134,7 @@ def change(
                 console.error(faults.KILLED, None)
                 status = faults.KILLED.status
             if status == 0:
-                _take_over(target.stat(), part)
+                part.take_over(target.stat())
                 workspace.rename_into_place(part, target)
             return status
     except (SingbuildError, OSError) as error:
@@ -189,7 +188,7 @@ def held(path: Path) -> Iterator[Path]:
     Gives the file that the name stands for, links resolved. Raises ImageError when it is not
     the caller's to write, or is in use, naming who has it.
     """
-    target = path.resolve()
+    target = workspace.resolved(path)
     while True:
         fd = _opened(target)
         try:
@@ -233,13 +232,6 @@ def shape_of(opened: Image) -> Shape:
     exact = opened.superblock.free_blocks == 0
     header = opened.boot[:HEADER_2X_SIZE] if opened.offset else b""
     return Shape(0 if exact else opened.superblock.size, header)
-
-
-def _take_over(replaced: os.stat_result, new: Path) -> None:
-    """Give a new file the mode of the one that it replaces, and the owner, if we may."""
-    with contextlib.suppress(PermissionError):
-        os.chown(new, replaced.st_uid if os.geteuid() == 0 else -1, replaced.st_gid)
-    new.chmod(stat.S_IMODE(replaced.st_mode))
 
 
 def check_clean(opened: Image) -> None:

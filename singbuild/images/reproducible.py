@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import filecmp
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,7 +34,7 @@ def check(plan: Plan, target: Path, options: Options, console: Console) -> int:
                     return status
             _check_equal(*pair, console)
             with workspace.part_file(target) as part:
-                shutil.copyfile(pair[0], part)
+                part.copy_from(pair[0])
                 part.chmod(0o777 & ~host.umask())
                 workspace.rename_into_place(part, target)
     except SingbuildError as error:

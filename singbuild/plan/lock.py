@@ -26,7 +26,7 @@ from typing import Any
 
 import yaml
 
-from singbuild import __version__, command
+from singbuild import __version__, command, workspace
 from singbuild.contract import Pins
 from singbuild.errors import HostError, SourceError, UsageError
 from singbuild.packages import databases
@@ -74,7 +74,7 @@ def shown_name(path: str) -> str:
 
 def resolved(plan: Plan) -> Lock:
     """Resolve a plan's inputs and return its lock. Raises what the backend's hook raises."""
-    plan.source.cache.mkdir(parents=True, exist_ok=True)
+    workspace.make_in_cache(plan.source.cache)
     return make(plan, plan.backend.call("singbuild_resolve", source=plan.source))
 
 

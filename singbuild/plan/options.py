@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +19,8 @@ class Options:
     free: bytes of room to leave in the image; locked: the lock to keep to; shape: what
     an existing image keeps that is filled in place; onto: the image whose tree is filled;
     given: to the sections; privilege: the mode, None for the best that works; keep: the
-    tree when a section fails; resume: what was kept.
+    tree when a section fails; resume: what was kept;
+    replaced: the file whose mode and owner the image takes.
     """
 
     force: bool = False
@@ -32,6 +34,7 @@ class Options:
     privilege: Mode | None = None
     keep: bool = False
     resume: bool = False
+    replaced: os.stat_result | None = None
 
     @property
     def finish(self) -> dict[str, str]:

@@ -7,6 +7,7 @@ import os
 import pwd
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,44 @@ def test_a_scratch_directory_is_private_and_goes(scratch: Path) -> None:
         assert made.stat().st_mode & 0o777 == 0o700
         (made / "file").touch()
     assert not list(scratch.iterdir())
+
+
+def test_what_another_puts_in_a_part_files_place_is_left_alone(tmp_path: Path) -> None:
+    target, victim = tmp_path / "a.img", tmp_path / "victim"
+    victim.write_text("mine")
+    victim.chmod(0o600)
+    with workspace.part_file(target) as part:
+        part.path.unlink()
+        part.path.symlink_to(victim)
+        part.take_over(tmp_path.stat())
+        acts: list[Callable[[], None]] = [
+            lambda: part.copy_from(Path(__file__)),
+            lambda: workspace.rename_into_place(part, target),
+            lambda: workspace.rename_into_place(part, target, replace=False),
+        ]
+        for act in acts:
+            with pytest.raises(ImageError, match="was replaced by another process"):
+                act()
+    assert [path.name for path in tmp_path.iterdir()] == ["victim"]
+    assert (victim.read_text(), victim.stat().st_mode & 0o777) == ("mine", 0o600)
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o775])
+def test_a_cache_that_others_may_write_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int
+) -> None:
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("SINGBUILD_CACHEDIR", str(cache))
+    workspace.make_in_cache(cache / "docker")
+    assert cache.stat().st_mode & 0o777 == 0o700
+    assert workspace.cache_directory() == cache
+    cache.chmod(mode)
+    with pytest.raises(HostError, match="cannot be trusted"):
+        workspace.cache_directory()
+    cache.rename(tmp_path / "elsewhere").chmod(0o700)
+    cache.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(HostError, match="is no directory"):
+        workspace.cache_directory()
 
 
 def test_a_dead_builds_scratch_is_swept_and_a_living_one_is_kept(scratch: Path) -> None:
@@ -91,7 +130,7 @@ def test_no_place_for_a_scratch(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_part_file_goes_unless_renamed(tmp_path: Path) -> None:
     target = tmp_path / "an [odd] image*.img"
     with workspace.part_file(target) as part:
-        assert part.parent == tmp_path
+        assert part.path.parent == tmp_path
     assert not list(tmp_path.iterdir())
     with workspace.part_file(target) as part:
         workspace.rename_into_place(part, target)
@@ -173,7 +212,7 @@ def test_a_log_goes_elsewhere_where_its_directory_is_closed(
 def test_root_writes_nothing_into_anothers_home(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As after sudo -E; what the environment names itself is taken as it is."""
+    """As after sudo -E; what the environment names itself is refused."""
     home = tmp_path / "home"
     home.mkdir()
     monkeypatch.setenv("HOME", str(home))
@@ -185,4 +224,5 @@ def test_root_writes_nothing_into_anothers_home(
     assert workspace.cache_directory() == root / ".cache/singbuild"
     assert workspace.log_directory() == root / ".local/state/singbuild/log"
     monkeypatch.setenv("SINGBUILD_CACHEDIR", str(home / "cache"))
-    assert workspace.cache_directory() == home / "cache"
+    with pytest.raises(HostError, match="cannot be trusted"):
+        workspace.cache_directory()

@@ -1,0 +1,175 @@
+"""Root works in a directory of an ordinary user, who swaps files there meanwhile."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.bench import singrun_images as images
+from tests.bench.builds import Build
+from tests.bench.host import shared_directory
+
+pytestmark = pytest.mark.root
+
+# Puts a link in the place of each part file, as soon as inotify(7) tells of what is named.
+SWAP = """
+import ctypes, os, struct, sys
+directory, victim, mask = sys.argv[1], sys.argv[2], int(sys.argv[3], 0)
+libc = ctypes.CDLL(None)
+fd = libc.inotify_init()
+libc.inotify_add_watch(fd, directory.encode(), mask)
+print("watching", flush=True)
+while True:
+    data, at = os.read(fd, 1 << 16), 0
+    while at < len(data):
+        _, _, _, length = struct.unpack_from("iIII", data, at)
+        name = data[at + 16 : at + 16 + length].rstrip(b"\\0").decode()
+        at += 16 + length
+        path = os.path.join(directory, name)
+        if name.endswith(".part") and not os.path.islink(path):
+            try:
+                os.rename(path, path + ".saved")
+                os.symlink(victim, path)
+                print("swapped", flush=True)
+            except OSError:
+                pass
+"""
+IN_CLOSE_WRITE, IN_CREATE, IN_MODIFY = 0x8, 0x100, 0x2
+RECIPE = "Bootstrap: busybox\n%post\n    echo hello > /hello\n"
+
+
+@pytest.fixture(scope="module")
+def account() -> Iterator[str]:
+    with images.ordinary_user("swaps") as name:
+        yield name
+
+
+@pytest.fixture
+def place(account: str) -> Iterator[Path]:
+    """A directory of the user's."""
+    with shared_directory() as directory:
+        (directory / "theirs").mkdir()
+        subprocess.run(["chown", account, directory / "theirs"], check=True)
+        yield directory / "theirs"
+
+
+@pytest.fixture
+def victim(tmp_path: Path) -> Path:
+    file = tmp_path / "victim"
+    file.write_text("of root")
+    file.chmod(0o600)
+    return file
+
+
+@contextlib.contextmanager
+def swapping(account: str, place: Path, victim: Path, events: int) -> Iterator[Callable[[], int]]:
+    """Let the user swap; the function ends it and says how often it was done."""
+    words = [images.PYTHON, "-c", SWAP, str(place), str(victim), hex(events)]
+    become = ["setpriv", "--reuid", account, "--clear-groups"]
+    with subprocess.Popen([*become, *words], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "watching\n"
+
+        def swaps() -> int:
+            process.kill()
+            assert process.stdout
+            return process.stdout.read().count("swapped")
+
+        try:
+            yield swaps
+        finally:
+            process.kill()
+
+
+def is_untouched(victim: Path) -> bool:
+    status = victim.lstat()
+    facts = (victim.read_text(), status.st_mode & 0o7777, status.st_uid, status.st_nlink)
+    return facts == ("of root", 0o600, 0, 1)
+
+
+@pytest.mark.parametrize("events", [IN_CREATE, IN_MODIFY, IN_CLOSE_WRITE])
+@pytest.mark.parametrize(
+    "words", [["copy", "out.img", "/etc/hostname", "/srv"], ["expand", "out.img"]]
+)
+def test_a_change_of_a_users_image(
+    account: str, place: Path, victim: Path, singbuild: Build, words: list[str], events: int
+) -> None:
+    assert singbuild("create", "-s", "8", place / "out.img").returncode == 0
+    subprocess.run(["chown", account, place / "out.img"], check=True)
+    words = [str(place / word) if word == "out.img" else word for word in words]
+    with swapping(account, place, victim, events) as swaps:
+        done = singbuild(*words)
+        assert swaps() >= 1
+    assert is_untouched(victim), done
+    assert done.returncode, done
+
+
+@pytest.mark.parametrize("events", [IN_CREATE, IN_MODIFY])
+def test_a_build_whose_image_is_in_the_cache(
+    account: str,
+    place: Path,
+    victim: Path,
+    singbuild: Build,
+    recipe: Callable[[str], Path],
+    events: int,
+) -> None:
+    definition = recipe(RECIPE)
+    done = singbuild("build", definition, place / "first.img")
+    assert done.returncode == 0, done.stderr
+    with swapping(account, place, victim, events) as swaps:
+        done = singbuild("build", definition, place / "out.img")
+        assert swaps() >= 1
+    assert is_untouched(victim), done
+    assert done.returncode, done
+    assert singbuild("build", definition, place / "again.img").returncode == 0
+    assert singbuild("verify", place / "again.img").returncode == 0
+
+
+def test_a_bootstrap_of_a_users_image(
+    account: str, place: Path, victim: Path, singbuild: Build, recipe: Callable[[str], Path]
+) -> None:
+    image = place / "out.img"
+    assert singbuild("create", "-s", "16", image).returncode == 0
+    subprocess.run(["chown", account, image], check=True)
+    image.chmod(0o4711)
+    done = singbuild("bootstrap", image, recipe(RECIPE))
+    assert done.returncode == 0, done.stderr
+    assert (image.owner(), image.stat().st_mode & 0o7777) == (account, 0o711)
+    with swapping(account, place, victim, IN_CREATE | IN_CLOSE_WRITE) as swaps:
+        done = singbuild("bootstrap", image, recipe(RECIPE + "    echo more\n"))
+        assert swaps() >= 1
+    assert is_untouched(victim), done
+
+
+def test_a_cache_of_the_users_is_refused(
+    account: str, place: Path, victim: Path, singbuild: Build, recipe: Callable[[str], Path]
+) -> None:
+    """One that the user has made, and one that is to be made where the user may rename it."""
+    definition = recipe(RECIPE)
+    (place / "theirs").mkdir()
+    subprocess.run(["chown", account, place / "theirs"], check=True)
+    for cache in (place / "theirs", place / "new"):
+        given = os.environ | {"SINGBUILD_CACHEDIR": str(cache)}
+        for words in (["build", definition, "a.img"], ["lock", definition, "--output", "a.lock"]):
+            done = singbuild(*words, env=given)
+            assert (done.returncode, "cannot be trusted" in done.stderr) == (5, True), done
+    assert [path.name for path in place.iterdir()] == ["theirs"]
+    assert list((place / "theirs").iterdir()) == []
+
+
+def test_a_link_in_a_directory_of_all_is_not_followed(
+    account: str, place: Path, victim: Path, singbuild: Build
+) -> None:
+    shared = place.parent / "shared"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    link = ["ln", "-s", str(victim), str(shared / "out.img")]
+    subprocess.run(["setpriv", "--reuid", account, "--clear-groups", *link], check=True)
+    done = singbuild("create", "-F", "-s", "8", shared / "out.img")
+    assert (done.returncode, "another user's link" in done.stderr) == (8, True), done
+    assert is_untouched(victim)
