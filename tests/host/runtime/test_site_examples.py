@@ -51,13 +51,69 @@ def test_the_one_file_comes_to_every_node(bench: Bench, tmp_path: Path) -> None:
         assert not (tmp_path / name / "singrun.new").exists()
 
 
+def prologue(parent: Path, uid: int) -> subprocess.CompletedProcess[str]:
+    given = os.environ | {"SLURM_JOB_UID": str(uid), "SINGRUN_SITE_CACHE": str(parent)}
+    words = ["sh", str(SITE / "prolog.sh")]
+    return subprocess.run(words, env=given, capture_output=True, text=True, check=False)
+
+
+def owned(place: Path) -> tuple[int, int]:
+    return place.lstat().st_uid, place.lstat().st_mode & 0o7777
+
+
+def test_the_prologue_makes_a_private_place_and_keeps_it(bench: Bench, tmp_path: Path) -> None:
+    user = bench.people["user"]
+    for _ in range(2):
+        done = prologue(tmp_path / "parent", user.uid)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert owned(tmp_path / "parent") == (0, 0o755)
+        assert owned(tmp_path / f"parent/singrun-{user.uid}") == (user.uid, 0o700)
+        (tmp_path / f"parent/singrun-{user.uid}/tree").mkdir(exist_ok=True)
+
+
+@pytest.mark.parametrize("what", ["link", "a stranger's", "open to others", "file"])
+def test_the_prologue_refuses_what_others_have_put_there(
+    bench: Bench, tmp_path: Path, what: str
+) -> None:
+    user, parent, victim = bench.people["user"], tmp_path / "parent", tmp_path / "victim"
+    victim.mkdir(mode=0o755)
+    parent.mkdir(mode=0o755)
+    place = parent / f"singrun-{user.uid}"
+    if what == "link":
+        place.symlink_to(victim)
+        os.chown(place, user.uid, user.gid, follow_symlinks=False)
+    elif what == "file":
+        place.touch(0o700)
+        os.chown(place, user.uid, user.gid)
+    else:
+        place.mkdir()
+        place.chmod(0o777 if what == "open to others" else 0o700)
+        os.chown(place, user.uid if what == "open to others" else 33, 33)
+    before = owned(victim), owned(place)
+    done = prologue(parent, user.uid)
+    assert (done.returncode, str(place) in done.stderr) == (1, True)
+    assert (owned(victim), owned(place)) == before
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o1777, 0o775])
+def test_the_prologue_refuses_a_parent_that_others_may_write(
+    bench: Bench, tmp_path: Path, mode: int
+) -> None:
+    user, parent = bench.people["user"], tmp_path / "parent"
+    parent.mkdir()
+    parent.chmod(mode)
+    done = prologue(parent, user.uid)
+    assert (done.returncode, str(parent) in done.stderr) == (1, True)
+    assert list(parent.iterdir()) == []
+
+
 @pytest.mark.long
 @pytest.mark.network
 @pytest.mark.xdist_group("slurm")
 def test_prologue_and_epilogue(mpi: MpiBench, slurm: Cluster, tmp_path: Path) -> None:
     job = {"SLURM_JOB_UID": str(mpi.user.uid), "SLURM_JOB_ID": "99999", "SLURMD_NODENAME": "n1"}
-    given = os.environ | slurm.variables | job | {"SINGRUN_SITE_CACHE": str(tmp_path)}
-    cache = tmp_path / f"singrun-{mpi.user.uid}"
+    given = os.environ | slurm.variables | job | {"SINGRUN_SITE_CACHE": str(tmp_path / "site")}
+    cache = tmp_path / f"site/singrun-{mpi.user.uid}"
     subprocess.run(["sh", SITE / "prolog.sh"], env=given, check=True)
     assert (cache.stat().st_uid, cache.stat().st_mode & 0o777) == (mpi.user.uid, 0o700)
     words = mpi.user.words("srun", "-Q", "-w", "n1", "-n1", "sleep", "60")
