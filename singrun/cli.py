@@ -8,6 +8,7 @@ from singrun import __version__, errors, instances, options
 from singrun.enter import enter
 from singrun.environment.inherited import SIGINT, restore_signals
 from singrun.errors import RunError, UsageError, nearest, say
+from singrun.identity import Caller
 from singrun.options import REMEDY
 from singrun.request import Request
 
@@ -36,7 +37,7 @@ def main() -> "NoReturn":
     _occupy_standard_descriptors()
     status = errors.STATUS
     try:
-        request = parse(sys.argv[1:])
+        request = _parsed(sys.argv[1:])
         os.write(1, (request if isinstance(request, str) else _launched(request)).encode())
         status = 0
     except RunError as error:
@@ -51,6 +52,18 @@ def main() -> "NoReturn":
         sys.excepthook(*sys.exc_info())
         say("This is a bug in singrun; please report it with the lines above.")
     os._exit(status)
+
+
+def _parsed(words: list[str]) -> "Request | str":
+    """Parse; behind sudo with the rights of who called it, as options name files."""
+    if "--as-caller" not in words or os.geteuid() or "SUDO_UID" not in os.environ:
+        return parse(words)
+    caller = Caller(as_caller=True)
+    caller.lower_rights()
+    request = parse(words)
+    if isinstance(request, str) or not request.as_caller:
+        caller.restore_rights()
+    return request
 
 
 def parse(words: list[str]) -> "Request | str":
@@ -87,7 +100,10 @@ def _launched(request: Request) -> str:
         from singrun.images import pulled
 
         if pulled.is_source(request.image):
+            _check_no_sudo(request, request.image)
             request.image = pulled.fetched(request.image, anew=request.fetch)
+    if request.verb in ("mount", "warm"):
+        _check_no_sudo(request, request.verb)
     if request.verb == "mount":
         from singrun.verbs import mount  # only who asks pays for it
 
@@ -99,6 +115,12 @@ def _launched(request: Request) -> str:
     if request.verb == "start":
         instances.check_name(request)
     return enter(request)
+
+
+def _check_no_sudo(request: Request, word: str) -> None:
+    if request.as_caller:
+        remedy = "Do it as the caller, without sudo, and name the file that comes of it."
+        raise RunError(f"Cannot combine --as-caller with {word}", remedy=remedy)
 
 
 def _text(name: str, verb: str) -> str:

@@ -14,6 +14,7 @@ _SWITCHES = {
     "allow pid ns": True,
     "allow ipc ns": True,
     "allow user ns": True,
+    "allow root user images": True,
     "user bind control": True,
     "enable overlay": True,
     "config passwd": True,
@@ -55,11 +56,12 @@ class Site:
         self.path = self.cache = ""
 
 
-def read() -> Site:
-    """Return the defaults, changed by the site's file and by the caller's variables."""
+def read(*, obey: bool = True) -> Site:
+    """Return the defaults, changed by the site's file and, to ``obey``, the caller's variables."""
     site = Site()
-    _read_file(site)
-    wish = os.environ.get("SINGRUN_CACHEDIR") or site.word["cache directory"]
+    given = os.environ if obey else {}
+    _read_file(site, given.get("SINGRUN_CONFIG") or PATH)
+    wish = given.get("SINGRUN_CACHEDIR") or site.word["cache directory"]
     site.cache = wish or f"/var/tmp/singrun-{os.geteuid()}"  # noqa: S108  checked before use
     return site
 
@@ -76,8 +78,7 @@ def check_allowed(site: Site, request: Request) -> None:
             raise RunError(what, remedy=remedy)
 
 
-def _read_file(site: Site) -> None:
-    path = os.environ.get("SINGRUN_CONFIG") or PATH
+def _read_file(site: Site, path: str) -> None:
     try:
         with open(path, errors="surrogateescape") as file:
             lines = file.read(1 << 20).splitlines()

@@ -23,7 +23,7 @@ def enter(request: Request) -> str:
     """Launch. Returns only what --plan prints; else the program runs, or RunError says why not."""
     shared = joining.wanted(request)
     origin = Origin(request)
-    site = config.read()
+    site = config.read(obey=not request.as_caller)
     config.check_allowed(site, request)
     image = open_image(request.image, writable=request.writable)
     caller = origin.caller
@@ -61,8 +61,7 @@ def enter(request: Request) -> str:
         site=site,
         debug=request.debug,
     )
-    for mount in table.rows:
-        mount.pin()
+    table.pin()
     tree = layers.mount(stage, mounting.finish(), privileged=privileged, site=site)
     own = [(image, mounting.life)] if image.writable and mounting.life >= 0 else []
     if outside := waiting.stand_by(request, image, [*own, *layers.written], tree):

@@ -45,9 +45,21 @@ def nearest(word: str, known: list[str]) -> str:
     return next(iter(difflib.get_close_matches(word, known, n=1)), "")
 
 
+def printable(text: str) -> str:
+    r"""Return ``text`` with what a terminal would obey, or what is no character, in \x… form."""
+    return "".join(letter if letter.isprintable() else _escaped(letter) for letter in text)
+
+
+def _escaped(letter: str) -> str:
+    byte = ord(letter) - 0xDC00  # surrogateescape: a byte that is not UTF-8
+    if 0x80 <= byte <= 0xFF:
+        return f"\\x{byte:02x}"
+    return letter.encode("unicode_escape", "surrogatepass").decode()
+
+
 def say(text: str) -> None:
-    """Write ``text`` to standard error, whatever bytes it holds and whether or not it is open."""
-    lines = [f"singrun: {line}" for line in text.splitlines()] or ["singrun:"]
+    """Write ``text`` to standard error, whatever it holds and whether or not that is open."""
+    lines = [f"singrun: {printable(line)}" for line in text.split("\n") if line] or ["singrun:"]
     data = ("\n".join(lines) + "\n").encode("utf-8", "surrogateescape")
     try:
         os.write(2, data)

@@ -34,6 +34,19 @@ class Caller:
         """Whether singrun itself runs as root."""
         return self.behind_sudo or self.uid == 0
 
+    def lower_rights(self) -> None:
+        """Behind sudo, have the caller's rights to files and no others: what he names is his."""
+        if self.behind_sudo:
+            os.setgroups(self.groups)
+            syscalls.setfsgid(self.gid)
+            syscalls.setfsuid(self.uid)
+
+    def restore_rights(self) -> None:
+        """Have root's rights to files again."""
+        if self.behind_sudo:
+            syscalls.setfsuid(0)
+            syscalls.setfsgid(0)
+
     @property
     def name(self) -> str:
         """The login name; without an entry $USER, if that is nobody else's, or one with the uid."""

@@ -2,7 +2,7 @@
 
 import os
 
-from singrun.errors import RunError, UsageError
+from singrun.errors import RunError, UsageError, printable
 from singrun.namespaces import rendezvous
 from singrun.namespaces.leaving import Others
 from singrun.namespaces.waiting import Outside
@@ -140,7 +140,7 @@ def listing(words: list[str]) -> str:
     lines = [f"{'NAME':20} {'PROCESS':>8}  {'SINCE':19}  IMAGE"]
     for each in found:
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(each.since))
-        lines.append(f"{each.name:20} {each.pid:8}  {since}  {each.image}")
+        lines.append(f"{each.name:20} {each.pid:8}  {since}  {printable(each.image)}")
     return "\n".join(lines) + "\n"
 
 

@@ -59,7 +59,9 @@ class Origin:
         self._umask = os.umask(0o022)
         self.caller = Caller(as_caller=request.as_caller)
         self.directory = Directory()
+        self.caller.restore_rights()  # /proc/self is root's
         self._given = inherited.inherited()
+        self.caller.lower_rights()
         self.winning = variables.winners(self._given, request)
         self._request, self.home = request, shared.home(request, self.caller)
         self.behind: inherited.Environment = {}

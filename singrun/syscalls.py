@@ -109,6 +109,8 @@ _pivot_root = _declare("pivot_root", _Bytes, _Bytes)
 _syncfs = _declare("syncfs", _Int)
 _prctl = _declare("prctl", _Int, _ULong, _ULong, _ULong, _ULong)
 _signal = _declare("signal", _Int, _ULong)
+_setfsuid = _declare("setfsuid", _Int)
+_setfsgid = _declare("setfsgid", _Int)
 _sethostname = _declare("sethostname", _Bytes, _ULong)
 _socket = _declare("socket", _Int, _Int, _Int)
 _bind = _declare("bind", _Int, _Bytes, _UInt)
@@ -238,6 +240,16 @@ def fsmount(fd: int, attributes: int) -> int:
 def signal_default(number: int) -> None:
     """Give signal ``number`` its default disposition. signal(2) with SIG_DFL."""
     _signal(number, SIG_DFL)
+
+
+def setfsuid(uid: int) -> None:
+    """Access files as user ``uid``; root has all rights to files again with 0 (man 2)."""
+    _setfsuid(uid)
+
+
+def setfsgid(gid: int) -> None:
+    """Access files as group ``gid`` (man 2)."""
+    _setfsgid(gid)
 
 
 def sethostname(name: str) -> None:

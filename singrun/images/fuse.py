@@ -53,14 +53,14 @@ def start(image: Image, target: str) -> "Mounting":
     return mounting
 
 
-def start_overlay(lower: list[str], upper: str, target: str) -> "Mounting":
-    """Start fuse-overlayfs on ``target``: ``lower``, topmost first; over them ``upper``, if not "".
+def start_overlay(lower: list[str], upper: list[str], target: str) -> "Mounting":
+    """Start fuse-overlayfs on ``target``: ``lower``, topmost first; over them ``upper`` and work.
 
     It opens the layers' directories before it mounts, and needs their paths no longer then.
     """
     layers = f"lowerdir={':'.join(lower)},{_OVERLAY}"
     if upper:
-        layers += f",upperdir={upper}/upper,workdir={upper}/work"
+        layers += f",upperdir={upper[0]},workdir={upper[1]}"
     mounting = Mounting("an overlay", target, "", writable=bool(upper))
     mounting.spawn(FUSE_OVERLAYFS, [], layers)
     return mounting
@@ -86,6 +86,8 @@ class Mounting:
             place, kept = f"/dev/fd/{device}", (*kept, device)
         else:
             options += f",{_MOUNT}" + _USE_INO * (name == FUSE2FS)
+        # A daemon that an image has got hold of shall gain nothing by a set-id program.
+        syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
         self._output, writing = os.pipe()
         self.life, living = os.pipe()
         withheld = _withhold_descriptors()

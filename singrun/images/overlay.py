@@ -15,6 +15,7 @@ from singrun.images.image import SANDBOX, Image, open_image
 from singrun.mounts.table import attach
 from singrun.request import Request
 
+_DESCRIPTORS = "/proc/self/fd/"
 _NONE = "The kernel's overlay file system needs Linux 5.11 for ordinary users (modprobe overlay)."
 
 
@@ -80,7 +81,8 @@ class Layers:
         lower, upper = self._attached(place, stage)
         os.mkdir(target)
         try:
-            laid = fuse.start_overlay(lower, upper, target).finish()
+            laid = fuse.start_overlay([*map(_name, lower)], [*map(_name, upper)], target).finish()
+            _close(lower + upper)
         except UnavailableError as error:
             raise _no_image_to_write(self._images, error) from None
         for path in (place, *(f"{stage}/layer{n}" for n in range(len(self._images)))):
@@ -91,34 +93,72 @@ class Layers:
     def lay_over(self, root: str, stage: str, *, privileged: bool) -> str:
         """Lay them over the directory ``root``; return the directory that shows all."""
         lower, upper = self._attached(root, stage)
-        return _overlay(lower, upper, f"{stage}/root", privileged=privileged)
+        target = _overlay(lower, upper, f"{stage}/root", privileged=privileged)
+        _close(lower + upper)
+        return target
 
-    def _attached(self, root: str, stage: str) -> tuple[list[str], str]:
-        """Attach the trees below ``stage``; (what is read, topmost first; what is written)."""
-        lower, upper = [root], ""
+    def _attached(self, root: str, stage: str) -> tuple[list[str], list[str]]:
+        """Attach the trees below ``stage``; (what is read, topmost first; upper and work)."""
+        lower, upper = [root], list[str]()
         for number, (image, tree) in enumerate(zip(self._images, self._trees)):
             place = f"{stage}/layer{number}"
             attach(tree, place)
             os.close(tree)
             if image.writable:
-                upper = place
+                upper = [_part(place, name, image.path, make=True) for name in ("upper", "work")]
             else:
-                lower.append(f"{place}/upper" if os.path.isdir(f"{place}/upper") else place)
+                lower.append(_part(place, "upper", image.path) or place)
         if self._tmpfs:
-            upper = f"{stage}/written"
-        for name in ("upper", "work") if upper else ():
-            os.makedirs(f"{upper}/{name}", exist_ok=True)
+            upper = [f"{stage}/upper", f"{stage}/work"]
+            for path in upper:
+                os.mkdir(path)
         return lower[::-1], upper
 
 
-def _overlay(lower: list[str], upper: str, target: str, *, privileged: bool) -> str:
-    """Mount an overlay of ``lower``, topmost first, and ``upper`` on ``target``."""
+def _part(place: str, name: str, image: str, *, make: bool = False) -> str:
+    """Return a path of the directory ``name`` in the layer at ``place``; "" if there is none.
+
+    It is that of a descriptor: a link of this name, or one that somebody puts in its place, could
+    lead to the host's files. openat2(2).
+    """
+    top = os.open(place, os.O_PATH | os.O_DIRECTORY)
+    try:
+        if make and not os.path.lexists(f"{place}/{name}"):
+            os.mkdir(name, dir_fd=top)
+        resolve = syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_SYMLINKS
+        fd = syscalls.openat2(top, name, os.O_PATH | os.O_DIRECTORY, resolve)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR) and not make:
+            return ""
+        why = f"{error.strerror}."
+        if error.errno in (errno.ELOOP, errno.ENOTDIR):
+            why = f"What it has as {name} is no directory."
+        raise RunError(f"Cannot use the overlay {image}", why=why) from None
+    finally:
+        os.close(top)
+    return f"{_DESCRIPTORS}{fd}"
+
+
+def _close(paths: list[str]) -> None:
+    """Let go of what _part() holds, or who waits for a daemon's end would keep it from ending."""
+    for path in paths:
+        if path.startswith(_DESCRIPTORS):
+            os.close(int(path.removeprefix(_DESCRIPTORS)))
+
+
+def _name(path: str) -> str:
+    """Return what another process can open: nobody changes these layers in between."""
+    return os.readlink(path) if path.startswith(_DESCRIPTORS) else path
+
+
+def _overlay(lower: list[str], upper: list[str], target: str, *, privileged: bool) -> str:
+    """Mount an overlay of ``lower``, topmost first, and ``upper``, with its work, on ``target``."""
     os.mkdir(target)
     options = "lowerdir=" + ":".join(lower)
     flags = syscalls.MS_NOSUID | syscalls.MS_NODEV
     try:
         if upper:
-            options += f",upperdir={upper}/upper,workdir={upper}/work"
+            options += f",upperdir={upper[0]},workdir={upper[1]}"
         else:
             flags |= syscalls.MS_RDONLY
         options += "" if privileged else ",userxattr"

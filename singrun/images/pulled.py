@@ -10,6 +10,7 @@ import pwd
 import sys
 
 from singrun.errors import RunError, UsageError
+from singrun.images.unpacked import open_private
 
 PATHS = ("docker-archive", "oci", "oci-archive")
 SCHEMES = ("docker", "docker-daemon", *PATHS)
@@ -37,7 +38,9 @@ def fetched(word: str, *, anew: bool) -> str:
     key = key.replace("%", "%25").replace("/", "%2F")
     if len(os.fsencode(key)) > _LONGEST:
         raise RunError(f"The name {word} is too long", remedy="Build a file: singbuild pull")
-    path = f"{_cache()}/pulled/{key}/{os.path.basename(name.rstrip('/')) or 'image'}"
+    cache = _cache()
+    _check_private(cache)
+    path = f"{cache}/pulled/{key}/{os.path.basename(name.rstrip('/')) or 'image'}"
     if anew or not os.path.exists(path):
         _build(f"{scheme}:{name}", path, anew=anew)
     return path
@@ -69,6 +72,17 @@ def _cache() -> str:
     if os.geteuid() == 0 and os.stat(there).st_uid not in (0, 65534):  # sudo -E; 65534: unmapped
         base = pwd.getpwuid(0).pw_dir + "/.cache"
     return f"{base}/singbuild"
+
+
+def _check_private(cache: str) -> None:
+    """Refuse a cache that another user has filled."""
+    try:
+        os.close(open_private(cache))
+    except FileNotFoundError:
+        return  # singbuild makes it
+    except RunError as error:
+        error.remedy = "Name a directory of your own: SINGBUILD_CACHEDIR=/some/directory"
+        raise
 
 
 def _build(source: str, path: str, *, anew: bool) -> None:

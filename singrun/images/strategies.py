@@ -14,6 +14,7 @@ from singrun.mounts.table import clone, image_attributes, restrict
 
 LOOP, UNPACK, BIND = "loop", "unpack", "bind"
 NAMES = [LOOP, FUSE2FS, SQUASHFUSE, UNPACK]
+_ROOT_ON_USERS = "allow root user images"
 _NO_DEVICE = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENXIO, errno.ENODEV)
 
 
@@ -81,6 +82,8 @@ def start(
 
     privileged: whether we hold the host's privilege. forced: a name of NAMES, or "".
     """
+    if privileged:
+        _check_owner(image, site)
     if image.dirty and not image.writable:
         say(f"{image.path} was not unmounted cleanly; reading it without its journal.")
         say(f"Repair it with: e2fsck -f {image.path}")
@@ -89,6 +92,20 @@ def start(
     mounting.debug = debug
     mounting.start()
     return mounting
+
+
+def _check_owner(image: Image, site: Site) -> None:
+    """Warn root of an image that is not root's, or refuse it, as the site says."""
+    status = os.fstat(image.fd)
+    if status.st_uid == 0 and not status.st_mode & 0o022:
+        return
+    why = "The kernel would read it, and its programs run as root."
+    if site.on[_ROOT_ON_USERS]:
+        say(f"{image.path} can be changed by others than root. {why.replace('would', 'will')}")
+        return
+    remedy = "Run it as its owner, or make it root's own: copy it, and look what is in it."
+    what = f"{site.path} says: {_ROOT_ON_USERS} = no; others than root can change {image.path}"
+    raise RunError(what, why=why, remedy=remedy)
 
 
 def candidates(image: Image, *, privileged: bool, forced: str, site: Site) -> list[str]:
@@ -103,7 +120,7 @@ def candidates(image: Image, *, privileged: bool, forced: str, site: Site) -> li
         return [LOOP, fuse_name] if privileged else [fuse_name]
     if privileged:
         return [LOOP, fuse_name, UNPACK]
-    return [UNPACK] if _is_unpacked(image, site) else [fuse_name, UNPACK]
+    return [UNPACK, fuse_name] if _is_unpacked(image, site) else [fuse_name, UNPACK]
 
 
 def _is_unpacked(image: Image, site: Site) -> bool:
@@ -115,12 +132,21 @@ def _is_unpacked(image: Image, site: Site) -> bool:
 def _begin(name: str, image: Image, target: str, site: Site) -> "fuse.Mounting | Mounted":
     if name == BIND:
         unpacked.check_executable(image.path, "Copy the directory to another file system.")
-        return Mounted(_restricted(clone(image.path), image))
+        return Mounted(_restricted(_bound(image), image))
     if name == LOOP:
         return Mounted(_mount_loop(image))
     if name == UNPACK:
         return Mounted(_restricted(_unpacked(image, site), image))
     return fuse.start(image, target)
+
+
+def _bound(image: Image) -> int:
+    """Return a copy of the mount at the image's path, if that is still what was opened."""
+    tree = clone(image.path)
+    if not os.path.samestat(os.fstat(tree), os.fstat(image.fd)):
+        what = f"The image {image.path} was replaced"
+        raise RunError(what, why="Another process does that.", remedy="Start it again.")
+    return tree
 
 
 def _restricted(tree: int, image: Image) -> int:

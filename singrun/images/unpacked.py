@@ -15,10 +15,9 @@ locked or mounted anywhere.
 import errno
 import fcntl
 import os
-import stat
 
 from singrun.config import Site
-from singrun.errors import RunError, UnavailableError
+from singrun.errors import UnavailableError
 from singrun.images.image import Image
 
 VARIABLE = "SINGRUN_CACHEDIR=/some/local/directory"
@@ -29,31 +28,50 @@ def lookup(image: Image, site: Site) -> int:
     """Return a locked descriptor of the image's directory in the cache, -1 if it is not there."""
     if not image.stamp:
         return -1
-    path = f"{site.cache}/{image.stamp}"
     try:
-        check_private(site.cache)
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        cache = open_private(site.cache)
     except FileNotFoundError:
         return -1
+    try:
+        fd = open_private(image.stamp, cache, name=f"{site.cache}/{image.stamp}")
+    except FileNotFoundError:
+        os.close(cache)
+        return -1
     fcntl.flock(fd, fcntl.LOCK_SH)
-    if not _is_still(path, fd):
+    is_still = _is_still(image.stamp, cache, fd)
+    os.close(cache)
+    if not is_still:
         os.close(fd)
         return -1
     os.utime(fd)
     return fd
 
 
-def check_private(path: str) -> None:
-    """Refuse a cache that another user could fill. OSError ENOENT if there is none."""
-    status = os.lstat(path)
+def open_private(path: str, parent: "int | None" = None, *, name: str = "") -> int:
+    """Open a directory of the cache, or the cache; refuse one that another user could fill.
+
+    parent: a descriptor of the directory that it is in. name: for the user. Raises
+    UnavailableError, FileNotFoundError if there is none.
+    """
     why = ""
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
-        why = "It is not your directory."
-    elif status.st_mode & 0o022:
-        why = "Others may write to it."
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+    except OSError as error:
+        if error.errno == errno.ENOENT:
+            raise
+        fd, why = -1, "It is a link, or not your directory."
+    if fd >= 0:
+        status = os.fstat(fd)
+        if status.st_uid != os.geteuid():
+            why = "It is not your directory."
+        elif status.st_mode & 0o022:
+            why = "Others may write to it."
     if why:
+        if fd >= 0:
+            os.close(fd)
         remedy = f"Name a directory of your own: {VARIABLE}"
-        raise RunError(f"Cannot use the cache {path}", why=why, remedy=remedy)
+        raise UnavailableError(f"Cannot use the cache {name or path}", why=why, remedy=remedy)
+    return fd
 
 
 def is_noexec(path: str) -> bool:
@@ -72,11 +90,9 @@ def check_executable(path: str, remedy: str) -> None:
     raise UnavailableError(f"Cannot run programs in {path}", why=why, remedy=remedy)
 
 
-def _is_still(path: str, fd: int) -> bool:
+def _is_still(name: str, parent: int, fd: int) -> bool:
     """Whether nobody took it away between open and lock."""
     try:
-        return os.path.samestat(os.lstat(path), os.fstat(fd))
-    except OSError as error:
-        if error.errno != errno.ENOENT:
-            raise
+        return os.path.samestat(os.lstat(name, dir_fd=parent), os.fstat(fd))
+    except FileNotFoundError:
         return False

@@ -1,48 +1,29 @@
-"""Fills the cache of unpacked images, and keeps it small. Only who unpacks pays for this module.
-
-An image is unpacked by debugfs or unsquashfs. Neither is made for hostile
-images (debugfs writes through a name with ".." in it), so they run in a mount
-namespace in which nothing can be written but the new directory.
-"""
+"""Fills the cache of unpacked images, and keeps it small. Only who unpacks pays for this module."""
 
 import contextlib
+import errno
 import fcntl
 import os
-import shutil
 import stat
 import time
 
-from singrun import syscalls
 from singrun.config import Site
-from singrun.errors import RunError, UnavailableError, say
+from singrun.errors import RunError
+from singrun.images import unpacker
 from singrun.images.fuse import found
-from singrun.images.image import EXT3, Image, open_image
-from singrun.images.unpacked import ELSEWHERE, VARIABLE, check_executable, check_private, lookup
-from singrun.mounts.table import attach, clone
+from singrun.images.image import Image, open_image
+from singrun.images.unpacked import ELSEWHERE, check_executable, lookup, open_private
 
-_PROGRAMS = {EXT3: "debugfs", "squashfs": "unsquashfs"}
-_PACKAGES = {"debugfs": "e2fsprogs", "unsquashfs": "squashfs-tools"}
-# debugfs cannot give files to others, says so for each of them, and goes on.
-_HARMLESS = (b"while changing ownership of", b"debugfs 1.", b"debugfs: ")
 _TICK = 1.0  # seconds; at least the grain of a file's times, on network file systems too
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _FIRST_PID_NAMESPACE = "pid:[4026531836]"  # <linux/proc_ns.h>, PROC_PID_INIT_INO
-_FULL = f"Make room, or name another place: {VARIABLE}"
-
-
-def check_usable(image: Image) -> None:
-    """Refuse where the program that unpacks is missing."""
-    name = _PROGRAMS[image.kind]
-    if not found(name):
-        remedy = f"Install the package {_PACKAGES[name]}."
-        raise UnavailableError(f"{name} is not installed", why="It unpacks images.", remedy=remedy)
 
 
 def fill(image: Image, site: Site) -> int:
     """Unpack the image, or wait for who does; a locked descriptor as lookup() gives it."""
-    check_usable(image)
-    cache = site.cache
-    _make(cache)
+    unpacker.check_usable(image)
+    held = _made(site.cache)
+    cache = f"/proc/self/fd/{held}"  # whatever the name comes to mean
     _check_settled(image)
     while (done := lookup(image, site)) < 0:
         lock = _locked(f"{cache}/{image.stamp}.new")
@@ -52,20 +33,23 @@ def fill(image: Image, site: Site) -> int:
             if os.path.lexists(f"{cache}/{image.stamp}"):  # since we looked
                 _remove(f"{cache}/{image.stamp}.new")
             else:
-                _fill_locked(image, cache, limit=size_in_bytes(site))
+                _fill_locked(image, cache, site)
         finally:
             os.close(lock)
+    os.close(held)
     return done
 
 
-def _make(cache: str) -> None:
+def _made(cache: str) -> int:
+    """Return a descriptor of the cache, made if need be."""
     try:
         os.makedirs(cache, 0o700, exist_ok=True)
     except OSError as error:
         what, why = f"Cannot make the cache {cache}", f"{error.strerror}."
         raise RunError(what, why=why, remedy=ELSEWHERE) from None
-    check_private(cache)
+    held = open_private(cache)
     check_executable(cache, ELSEWHERE)
+    return held
 
 
 def size_in_bytes(site: Site) -> int:
@@ -99,16 +83,18 @@ def _locked(path: str) -> int:
     return -1
 
 
-def _fill_locked(image: Image, cache: str, limit: int) -> None:
+def _fill_locked(image: Image, cache: str, site: Site) -> None:
     new = f"{cache}/{image.stamp}.new"
     _empty(new)  # of what a killed process has left
     os.mkdir(f"{new}/tree", 0o700)
     try:
-        prune(cache, limit - os.fstat(image.fd).st_blocks * 512)
-        _unpack(image, f"{new}/tree")
+        limit = size_in_bytes(site)
+        prune(cache, site.cache, limit - os.fstat(image.fd).st_blocks * 512)
+        name = f"{site.cache}/{image.stamp}.new/tree"
+        unpacker.unpack(image, f"{new}/tree", name, limit)
         _check_unchanged(image)
         with open(f"{new}/size", "w") as file:
-            file.write(str(_size(new)))
+            file.write(str(unpacker.measured(new).size))
         os.rename(new, f"{cache}/{image.stamp}")
     except BaseException:
         _remove(new)
@@ -121,70 +107,21 @@ def _check_unchanged(image: Image) -> None:
         raise RunError(f"Cannot unpack {image.path}", why=why, remedy=remedy)
 
 
-def _unpack(image: Image, tree: str) -> None:
-    name = _PROGRAMS[image.kind]
-    source = f"/proc/self/fd/{image.fd}"
-    words = [found(name), "-R", "rdump / .", f"{source}?offset={image.offset}"]
-    if image.kind != EXT3:
-        words = [found(name), "-no-progress", "-no-xattrs", "-f", "-d", ".", source]
-    reading, writing = os.pipe()
-    child = os.fork()
-    if not child:
-        _become_unpacker(image, tree, writing, words)
-    os.close(writing)
-    with os.fdopen(reading, "rb") as output:
-        said = [line.strip() for line in output if not _is_harmless(line)]
-    status = os.waitpid(child, 0)[1]
-    if status or (said and image.kind == EXT3):
-        why = b" ".join(said[:3]).decode(errors="replace") or f"{name} ended with {status}."
-        remedy = f"Check it with: e2fsck -fn {image.path}"
-        if "No space" in why or "quota" in why:
-            remedy = _FULL
-        raise RunError(f"Cannot unpack {image.path}", why=why, remedy=remedy)
-    if not os.listdir(tree):
-        raise RunError(f"Cannot unpack {image.path}", why=f"{name} found nothing in it.")
-
-
-def _is_harmless(line: bytes) -> bool:
-    return not line.strip() or any(words in line for words in _HARMLESS)
-
-
-def _become_unpacker(image: Image, tree: str, output: int, words: list[str]) -> None:
-    """Execute ``words`` where only ``tree`` can be written. Does not return."""
-    try:
-        syscalls.prctl(syscalls.PR_SET_PDEATHSIG, 9)
-        syscalls.unshare(syscalls.CLONE_NEWNS)
-        own = clone(tree)
-        flags = syscalls.AT_RECURSIVE
-        syscalls.mount("tmpfs", "/dev", "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV)
-        only_read = syscalls.MOUNT_ATTR_RDONLY
-        syscalls.mount_setattr(syscalls.AT_FDCWD, "/", flags, attr_set=only_read)
-        attach(own, tree)
-        os.chdir(tree)
-        os.dup2(output, 1)
-        os.dup2(output, 2)
-        os.set_inheritable(image.fd, True)
-        os.execve(words[0], words, {"LC_ALL": "C", "PATH": os.path.dirname(words[0])})
-    except OSError as error:
-        say(f"Cannot start {words[0]}: {error}")
-    finally:
-        os._exit(1)
-
-
-def prune(cache: str, limit: int) -> None:
+def prune(cache: str, name: str, limit: int) -> None:
     """Take away the trees that were not used for longest until all others fit into ``limit`` bytes.
 
+    name: of the cache, as it is seen in mountinfo.
     What another PID namespace uses cannot be seen from inside one, so there nothing is removed.
     """
     if os.readlink("/proc/self/ns/pid") != _FIRST_PID_NAMESPACE:
         return
-    used = _mounted(cache)
+    used = _mounted(name)
     entries = sorted(_entries(cache))
     total = sum(size for _, size, _ in entries)
-    for _, size, name in entries:
+    for _, size, tree in entries:
         if total <= limit:
             return
-        if name not in used and _take_away(f"{cache}/{name}"):
+        if tree not in used and _take_away(f"{cache}/{tree}", name):
             total -= size
 
 
@@ -220,11 +157,11 @@ def _lock_alone(path: str) -> int:
     return fd
 
 
-def _take_away(path: str) -> bool:
+def _take_away(path: str, cache: str) -> bool:
     fd = _lock_alone(path)
     if fd < 0:
         return False
-    if os.path.basename(path) in _mounted(os.path.dirname(path)):
+    if os.path.basename(path) in _mounted(cache):
         os.close(fd)
         return False
     os.rename(path, f"{path}.old")
@@ -247,27 +184,23 @@ def _mounted(cache: str) -> set[str]:
     return names
 
 
-def _size(path: str) -> int:
-    """Bytes on disk of all below ``path``."""
-    total = 0
-    for where, directories, files in os.walk(path):
-        for name in (*directories, *files):
-            total += os.lstat(f"{where}/{name}").st_blocks * 512
-    return total
-
-
 def _empty(path: str) -> None:
     for name in os.listdir(path):
         _remove(f"{path}/{name}")
 
 
 def _remove(path: str) -> None:
-    """Remove a file or a tree, directories without write permission too."""
+    """Remove a file or a tree, however deep, directories without write permission too."""
     if not stat.S_ISDIR(os.lstat(path).st_mode):
         os.unlink(path)
         return
-    for where, directories, _ in os.walk(path):
-        for name in directories:
-            if not os.path.islink(f"{where}/{name}"):
-                os.chmod(f"{where}/{name}", 0o700)
-    shutil.rmtree(path)
+    parent = os.open(os.path.dirname(path), os.O_PATH | os.O_DIRECTORY)
+    os.set_inheritable(parent, True)
+    name = f"/proc/self/fd/{parent}/{os.path.basename(path)}"
+    for words in (["chmod", "-R", "u+rwX", "--", name], ["rm", "-rf", "--", name]):
+        program, quiet = found(words[0]), [(os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0)]
+        child = os.posix_spawn(program, words, {"LC_ALL": "C"}, file_actions=quiet)
+        os.waitpid(child, 0)
+    os.close(parent)
+    if os.path.lexists(path):
+        raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), path)

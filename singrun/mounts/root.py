@@ -216,7 +216,8 @@ def _make_entry(where: int, parts: list[str], *, directory: bool) -> None:
     """Make the directories ``parts`` below ``where``; the last of them is perhaps a file."""
     for name in parts[:-1]:
         os.mkdir(name, dir_fd=where)
-        where = os.open(name, os.O_PATH | os.O_DIRECTORY, dir_fd=where)
+        # In a directory that others may write, a link could have come into its place.
+        where = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=where)
     if directory:
         os.mkdir(parts[-1], dir_fd=where)
     else:

@@ -41,6 +41,13 @@ class Table:
             if name not in request.no_mount:
                 self.rows += [row for row in rows() if row.target not in request.no_mount]
 
+    def pin(self) -> None:
+        """Take hold of all sources, with the caller's rights."""
+        self._caller.lower_rights()
+        for row in self.rows:
+            row.pin()
+        self._caller.restore_rights()
+
     def _devices(self) -> list[Mount]:
         how = self._site.word["mount dev"].lower()
         if how in ("no", "n", "0"):

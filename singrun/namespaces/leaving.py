@@ -102,6 +102,7 @@ def leave_host(caller: Caller, proc: int, *, slave: bool) -> bool:
     namespace. proc: a descriptor of /proc/self. Nothing that is mounted from
     here on reaches the host; slave: what the host mounts later still reaches us.
     """
+    caller.restore_rights()
     privileged = os.geteuid() == 0 and _unshared_mounts()
     if not privileged:
         try:

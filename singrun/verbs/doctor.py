@@ -219,7 +219,7 @@ def _cache() -> Finding:
     local = "Name a directory on a local disk: SINGRUN_CACHEDIR=/local/directory"
     try:
         if there == path:
-            unpacked.check_private(path)
+            os.close(unpacked.open_private(path))
     except RunError as error:
         return Finding("cache directory", f"{found}: {error.why}", error.remedy)
     if kind in _NETWORK:

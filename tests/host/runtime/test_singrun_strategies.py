@@ -190,7 +190,7 @@ def test_one_that_comes_late_takes_what_another_unpacked(
     image = fresh(bench, f"late-{person.name}.img")
     words = ("exec", "--mount-with", "unpack", image, "stat", "-c", "%i", "/bin/busybox")
     place = cache / open_image(str(image)).stamp
-    stop = ("-e", "trace=openat", "-e", "inject=openat:signal=SIGSTOP:when=2", "-P", place)
+    stop = ("-e", "trace=openat", "-e", "inject=openat:signal=SIGSTOP:when=2", "-P", place.name)
     trace = cache / "late.trace"
     with subprocess.Popen(
         person.words("strace", "-f", "-qq", "-o", trace, *stop, person.launcher, *words),
