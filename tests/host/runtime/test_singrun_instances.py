@@ -159,7 +159,7 @@ def test_two_instances_of_one_image(person: Person, bench: Bench) -> None:
 
 def test_a_written_image_is_whole_after_stop(bench: Bench) -> None:
     for person in (bench.people["root, loop"], bench.people["user"]):
-        copy = Path(person.home) / "copy.img"
+        copy = Path(person.home) / f"copy-{os.getpid()}.img"
         assert person.call("cp", bench.image, copy).returncode == 0
         assert person.call(person.launcher, "start", "-w", copy, "writes").returncode == 0
         person.call(person.launcher, "exec", copy, "sh", "-c", "echo new > /etc/new")

@@ -131,7 +131,7 @@ def test_home_elsewhere_and_no_home(person: Person, bench: Bench, data: Path) ->
     script = "cd; pwd; cat file"
     said = person.said("exec", "-H", f"{escaped(data)}:/h/ome", bench.image, "sh", "-c", script)
     assert said == "/h/ome\nof the host\n"
-    marker = Path(person.home, "marker-of-the-test")
+    marker = Path(person.home, f"marker-{os.getpid()}")
     marker.touch()
     try:
         script = '[ ! -e "$0" ] && pwd'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +23,7 @@ def person(request: pytest.FixtureRequest, bench: Bench) -> Iterator[Person]:
 
 @pytest.fixture
 def place(person: Person) -> Iterator[Path]:
-    made = Path(person.home) / "place"
+    made = Path(person.home) / f"place-{os.getpid()}"  # root's home is others', too
     assert person.call("mkdir", made).returncode == 0
     yield made
     made.rmdir()
@@ -42,7 +43,7 @@ def test_an_image_is_seen_at_a_directory(person: Person, bench: Bench, place: Pa
 def test_what_is_written_stays(person: Person, bench: Bench, place: Path) -> None:
     if "unpack" in person.options:
         pytest.skip("an unpacked image is not written to")
-    copy = Path(person.home) / "copy.img"
+    copy = Path(person.home) / f"copy-{os.getpid()}.img"
     assert person.call("cp", bench.image, copy).returncode == 0
     script = f"echo new > {place}/etc/new && cat {place}/etc/new"
     done = person.singrun("mount", "-w", copy, place, "sh", "-c", script)

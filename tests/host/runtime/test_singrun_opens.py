@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,13 +67,12 @@ def test_an_image_that_is_replaced_stays_the_old_one_to_the_end(
                 (tree / "word").write_text(f"{word}\n")
             images.ext3(tree, bench.directory / f"{word}.img")
         (bench.directory / "old.img").rename(image)
-        go = Path(person.home, "go")
-        script = "touch ~/started; until test -e ~/go; do sleep 0.05; done; cat /word"
+        go, started = (Path(person.home, f"{name}-{os.getpid()}") for name in ("go", "started"))
+        script = f"touch {started}; until test -e {go}; do sleep 0.05; done; cat /word"
         words = person.words(bench.launcher, "exec", *how, image, "sh", "-c", script)
         running = subprocess.Popen(
             words, env=person.environment(), cwd=person.home, stdout=subprocess.PIPE
         )
-        started = Path(person.home, "started")
         wait_until(started.exists, 60)
         (bench.directory / "new.img").rename(image)
         again: list[images.Word] = [bench.launcher, "exec", *how, image]

@@ -89,13 +89,14 @@ def test_a_workdir_keeps_scratch_home_and_tmp(person: Person, bench: Bench, own:
 
 
 def test_no_mount_leaves_out_what_it_names(person: Person, bench: Bench) -> None:
-    Path(person.home, "seen").touch()
+    seen = Path(person.home, f"seen-{os.getpid()}")
+    seen.touch()
     script = "ls -A ~ /tmp /sys 2>/dev/null; cat /etc/hosts; ls /proc"
     options = ("--no-mount", "home,tmp,sys,/etc/hosts", "--no-mount=proc,cwd")
     said = person.singrun("exec", *options, bench.image, "sh", "-c", script).stdout.decode()
-    assert "seen" not in said
+    assert seen.name not in said
     assert said.split("/tmp:\n")[1].strip() in ("", "/sys:")
-    Path(person.home, "seen").unlink()
+    seen.unlink()
     done = person.singrun("exec", "--no-mount", "hom", bench.image, "true")
     assert (done.returncode, b"bind-paths" in done.stderr) == (255, True)
     assert person.singrun("exec", "--no-mount", "dev", bench.image, "ls", "/dev").stdout == b""
