@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,12 @@ def test_what_it_holds(here: Path) -> None:
     assert made["backend"]["name"] == "busybox"
     assert list(made["files"]) == ["data.txt", "tree"]
     assert made["epoch"] == lock.DEFAULT_EPOCH
+
+
+def test_the_page_names_every_key(here: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs/reproducibility.md").read_text()
+    table = page.partition("### The file")[2].partition("\n## ")[0]
+    assert re.findall(r"^\| `(\w+)` \|", table, re.M) == [*make(), "packages"]
 
 
 def test_drift_is_named_with_its_line(here: Path) -> None:
