@@ -21,6 +21,7 @@ LONG  := docker.io openmpi-bin libopenmpi-dev python3-mpi4py mpich libmpich-dev 
 .PHONY: singrun.pyz man demo test test-long coverage check unit format packages packages-long clean
 
 demo: $(VENV)/.installed ## build recipes/busybox.def and run the image
+	@[ "$$(id -u)" != 0 ] || command -v mke2fs >/dev/null || { $(call install,e2fsprogs); }
 	@$(MAKE) --no-print-directory $(DEMO)/busybox.img
 	@echo; echo '$$ ./busybox.img hello world'
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(DEMO)/busybox.img hello world

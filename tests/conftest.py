@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
-from tests.bench import host, once, rpm_repository, slurm_cluster
+from tests.bench import debian_archive, host, once, rpm_repository, slurm_cluster
 from tests.bench import singrun_images as images
-from tests.bench.builds import SINGBUILD, Build, User, building_user
+from tests.bench.builds import DIRECTORIES, SINGBUILD, Build, Builder, User, building_user
 from tests.bench.host import shared_directory
 from tests.bench.mpi_bench import MpiBench
 
@@ -27,6 +28,11 @@ TOO_LONG = 30
 def pytest_configure(config: pytest.Config) -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started with & by a script
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    # How long an example takes says how busy the host is.
+    settings.register_profile(
+        "busy host", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
+    )
+    settings.load_profile("busy host")
     config.stash[OF_THE_RUN] = stack = contextlib.ExitStack()
     stack.enter_context(once.directory_of_the_run())
     if not os.geteuid() and (directory := host.own_mount_namespace()):
@@ -85,9 +91,8 @@ def pytest_runtest_makereport(
 
 def why_not(item: pytest.Item) -> str:
     """Why who runs the tests cannot run one, "" when nothing is known against it."""
-    if not item.get_closest_marker("root") or "SINGBUILD_TEST_ONLY_BUILDS" in os.environ:
-        itself = item.get_closest_marker("root_itself")
-        return f"needs root itself: {itself.args[0]}" if itself else ""
+    if not item.get_closest_marker("root"):
+        return ""
     if os.geteuid():
         return "needs root"
     return "" if host.may_mount() else "needs root who may mount"
@@ -98,7 +103,7 @@ def own_directories(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Caches, logs and scratch of the tests are the tests' own."""
     base = tmp_path_factory.mktemp("singbuild")
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("SINGBUILD_CACHEDIR", "SINGBUILD_TMPDIR", "XDG_STATE_HOME", "XDG_CACHE_HOME"):
+        for name in DIRECTORIES:
             directory = base / name.lower()
             directory.mkdir()
             patch.setenv(name, str(directory))
@@ -133,16 +138,21 @@ def recipe(tmp_path: Path) -> Callable[[str], Path]:
     return write
 
 
+@pytest.fixture(scope="module")
+def builder(tmp_path_factory: pytest.TempPathFactory) -> Builder:
+    """Who builds: root; tests.bench.privilege_modes has others."""
+    return Builder("root", tmp_path_factory.mktemp("builder"))
+
+
 @pytest.fixture
-def singbuild(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Build:
+def singbuild(builder: Builder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Build:
     """Run the real command in ``tmp_path``; its scratch is ``tmp_path/scratch``."""
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     monkeypatch.setenv("SINGBUILD_TMPDIR", str(scratch))
 
     def run(*words: str | Path, **more: Any) -> subprocess.CompletedProcess[str]:
-        argv = [*SINGBUILD, *map(str, words)]
-        return subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, **more)
+        return builder.run(*words, cwd=tmp_path, capture_output=True, text=True, **more)
 
     return run
 
@@ -213,3 +223,25 @@ def bench(runtime: images.Bench) -> Iterator[images.Bench]:
     """The same with a directory, a tree and an image of one file's own."""
     with shared_directory() as directory:
         yield runtime.copy(directory)
+
+
+@pytest.fixture(scope="session")
+def mini_debian() -> Iterator[str]:
+    """Header lines of a recipe that bootstraps a small Debian from loopback, in seconds."""
+    archive = debian_archive.archive()
+    with rpm_repository.served(archive.place) as url:
+        yield archive.header(url)
+
+
+@pytest.fixture(scope="session")
+def debian_image() -> Iterator[Path]:
+    """The image of recipes/debian.def, built once for the run; to be read alone."""
+
+    def build(where: Path) -> None:
+        argv = [*SINGBUILD, "-q", "recipes/debian.def", str(where / "debian.img")]
+        subprocess.run(argv, cwd=images.ROOT, check=True)
+
+    built = once.once("debian-image", build) / "debian.img"
+    with shared_directory() as directory:
+        subprocess.run(["cp", "--sparse=always", built, directory], check=True)
+        yield directory / built.name

@@ -114,7 +114,7 @@ def change(
     """
     try:
         choice = modes.choose()
-        preflight.check_programs(preflight.ENGINE_PROGRAMS)
+        preflight.check_programs(preflight.engine_programs(choice))
         with (
             held(path) as target,
             workspace.scratch_directory() as scratch,

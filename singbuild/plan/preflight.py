@@ -13,12 +13,10 @@ from singbuild.plan.plan import Plan
 from singbuild.privilege import seccomp, subordinate
 from singbuild.privilege.modes import Choice, Mode
 from singbuild.recipe.files import matches
+from singbuild.tree import scratch
 
-ENGINE_PROGRAMS = (
-    Program("mke2fs", "e2fsprogs"),
-    Program("chroot", "coreutils"),
-    Program("cp", "coreutils"),
-)
+_PROGRAMS = (Program("chroot", "coreutils"), Program("cp", "coreutils"))
+_ROOTS_SCRATCH = Program("mke2fs", "e2fsprogs")
 
 _ALSO_EXECUTED = {"x86_64": ("i386", "i586", "i686"), "aarch64": ("armv6l", "armv7l")}
 
@@ -28,7 +26,7 @@ def check(plan: Plan, target: Path, choice: Choice, *, force: bool, test: bool) 
     check_target(target, force=force)
     check_privilege(plan, choice)
     check_machine(plan, ("post", "test") if test else ("post",))
-    check_programs((*ENGINE_PROGRAMS, *plan.backend.needs.programs))
+    check_programs((*engine_programs(choice), *plan.backend.needs.programs))
     places.check_scratch(workspace.scratch_parent(), plan.backend.needs.space, choice)
     places.check_space(target.parent, plan.backend.needs.space, "name a target elsewhere.")
     check_files(plan)
@@ -77,6 +75,12 @@ def check_machine(plan: Plan, executed: tuple[str, ...]) -> None:
                     f"%{name} is executed in an image for {wanted}: this machine, {here}, needs "
                     "an emulator for it, such as that of the package qemu-user-static"
                 )
+
+
+def engine_programs(choice: Choice) -> tuple[Program, ...]:
+    """Return what the engine itself executes: mke2fs only where it makes a file system."""
+    on_disk = choice.mode is Mode.ROOT and not scratch.is_memory(workspace.scratch_parent())
+    return (*_PROGRAMS, _ROOTS_SCRATCH) if on_disk else _PROGRAMS
 
 
 def check_programs(programs: tuple[Program, ...]) -> None:

@@ -41,7 +41,7 @@ def scratch(work: Path, *, privileged: bool) -> Iterator[Path]:
             raise
         finally:  # here, where the caller owns all of it; outside, other ids may
             workspace.remove_tree(root)
-    elif _is_memory(work):
+    elif is_memory(work):
         with _mounted_memory(root):
             yield root
     else:
@@ -111,7 +111,7 @@ def _mounted_memory(where: Path) -> Iterator[None]:
         yield
 
 
-def _is_memory(directory: Path) -> bool:
+def is_memory(directory: Path) -> bool:
     """Whether a directory is on a tmpfs, and that keeps all attributes (Linux 6.6 on)."""
     device = directory.stat().st_dev
     number = f"{os.major(device)}:{os.minor(device)}"
@@ -121,6 +121,7 @@ def _is_memory(directory: Path) -> bool:
         return False
     try:
         os.setxattr(directory, "user.singbuild", b"")
+        os.removexattr(directory, "user.singbuild")
     except OSError:
         return False
     return True

@@ -10,9 +10,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -20,6 +20,8 @@ from tests.bench.host import shared_directory
 
 SINGBUILD = (sys.executable, "-m", "singbuild")
 Build = Callable[..., "subprocess.CompletedProcess[str]"]
+DIRECTORIES = ("SINGBUILD_CACHEDIR", "SINGBUILD_TMPDIR", "XDG_STATE_HOME", "XDG_CACHE_HOME")
+"""Variables that name where a build keeps something."""
 
 
 class User:
@@ -69,25 +71,112 @@ def building_user(name: str) -> Iterator[User]:
         yield found
 
 
+class Builder:
+    """Somebody who builds in one of the privilege modes: tests.bench.privilege_modes has them.
+
+    become: words that execute a command as that somebody; container: words that do in a container,
+    which has the same paths.
+    """
+
+    def __init__(self, mode: str, directory: Path) -> None:
+        self.mode, self.directory = mode, directory
+        self.become: tuple[str, ...] = ()
+        self.container: list[str] = []
+        self.uid = self.gid = 0
+
+    def own_directory(self, name: str) -> Path:
+        """Make a directory of the builder's."""
+        path = self.directory / name
+        path.mkdir()
+        self.adopt(path)
+        return path
+
+    def adopt(self, path: Path) -> None:
+        """Let what a test wrote be the builder's own: input that is closed to others."""
+        for each in [path, *path.rglob("*")] if self.uid else ():
+            with contextlib.suppress(FileNotFoundError):
+                if each.lstat().st_uid == 0:
+                    os.chown(each, self.uid, self.gid, follow_symlinks=False)
+
+    def words(self, *words: str | Path, cwd: Path) -> list[str]:
+        """The command line of ``singbuild`` with these words."""
+        become: Sequence[str] = self.become
+        if self.container:
+            *options, rootfs, root = self.container
+            become = [*options, f"--workdir={cwd}", rootfs, root]
+        return [*become, *SINGBUILD, *map(str, words)]
+
+    def start(self, *words: str | Path, cwd: Path, **more: Any) -> subprocess.Popen[Any]:
+        """Start ``singbuild``; what lies in its directory is made the builder's before."""
+        self.adopt(cwd)
+        return subprocess.Popen(self.words(*words, cwd=cwd), cwd=cwd, **more)
+
+    def run(self, *words: str | Path, cwd: Path, **more: Any) -> subprocess.CompletedProcess[Any]:
+        """Run ``singbuild`` as subprocess.run does."""
+        self.adopt(cwd)
+        return subprocess.run(self.words(*words, cwd=cwd), cwd=cwd, **more)
+
+    def send(self, process: subprocess.Popen[Any], number: signal.Signals, cwd: Path) -> None:
+        """Send a signal to ``singbuild`` itself; Podman passes on those that it can catch."""
+        if not self.container or number != signal.SIGKILL:
+            process.send_signal(number)
+            return
+        words = cast("list[str]", process.args)
+        wanted = "\0".join(words[words.index(SINGBUILD[0]) :]) + "\0"
+        os.kill(min(_processes(wanted.encode(), cwd)), number)  # the others are its children
+
+
+def _processes(command_line: bytes, cwd: Path) -> Iterator[int]:
+    """The processes that execute a command line in a directory."""
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            same = (path / "cmdline").read_bytes() == command_line
+            if same and (path / "cwd").readlink() == cwd:
+                yield int(path.name)
+
+
 def killed_in(
-    phase: str, number: signal.Signals, words: list[str | Path], cwd: Path, delay: float = 0.2
+    phase: str,
+    number: signal.Signals,
+    words: list[str | Path],
+    cwd: Path,
+    delay: float = 0.2,
+    builder: Builder | None = None,
 ) -> int:
     """Start a build, send it a signal a little into a phase, return its status."""
-    process = subprocess.Popen(
-        [*SINGBUILD, "build", "--json", *map(str, words)],
+
+    def has_begun(event: Mapping[str, Any]) -> bool:
+        if event["event"] != "phase" or event["name"] != phase:
+            return False
+        time.sleep(delay)
+        return True
+
+    return killed_when(has_begun, number, words, cwd, builder)
+
+
+def killed_when(
+    is_now: Callable[[Mapping[str, Any]], bool],
+    number: signal.Signals,
+    words: list[str | Path],
+    cwd: Path,
+    builder: Builder | None = None,
+) -> int:
+    """Start a build, send it a signal at the first event that is the one, return its status."""
+    builder = builder or Builder("root", cwd)
+    process = builder.start(
+        *("build", "--json", *words),
         cwd=cwd,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
-        env=os.environ,
     )
     assert process.stdout
     for line in process.stdout:
-        event = json.loads(line)
-        if event["event"] == "phase" and event["name"] == phase:
-            time.sleep(delay)
-            process.send_signal(number)
+        if is_now(json.loads(line)):
+            builder.send(process, number, cwd)
             break
     process.stdout.read()
     process.stdout.close()
-    return process.wait()
+    status = process.wait()
+    # That is how a container's init tells of it.
+    return -number if builder.container and status == 128 + signal.SIGKILL else status

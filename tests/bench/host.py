@@ -36,6 +36,19 @@ def wait_until(is_so: Callable[[], bool], seconds: float = 30) -> None:
     assert is_so()
 
 
+def random_numbers(seed: int | None = None) -> random.Random:
+    """Return random numbers that SINGBUILD_TEST_SEED gives again; it is printed.
+
+    seed: the usual one, where a test is to do the same each time; else it is another each time.
+    """
+    if chosen := os.environ.get("SINGBUILD_TEST_SEED"):
+        seed = int(chosen)
+    elif seed is None:
+        seed = time.time_ns()
+    print(f"SINGBUILD_TEST_SEED={seed}")
+    return random.Random(seed)
+
+
 @functools.cache
 def may_mount() -> bool:
     """Tell whether a mount namespace can be had, as root in a plain container cannot."""

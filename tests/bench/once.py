@@ -23,7 +23,7 @@ def directory_of_the_run() -> Iterator[None]:
     if VARIABLE in os.environ:
         yield
         return
-    path = Path(tempfile.mkdtemp(prefix="singbuild-run-"))
+    path = Path(tempfile.mkdtemp(prefix="tests-run-"))
     path.chmod(0o755)
     os.environ[VARIABLE] = str(path)
     try:

@@ -13,6 +13,8 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from tests.bench.once import once
+
 PROGRAMS = ("rpmbuild", "rpmsign", "createrepo_c", "dnf", "gpg", "busybox")
 COMMON = """\
 %global __os_install_post %{nil}
@@ -163,6 +165,17 @@ def have_programs() -> bool:
     return all(map(shutil.which, PROGRAMS))
 
 
+def key_pair(home: Path, name: str, *export: str) -> None:
+    """Make a throw-away key pair in a directory of its own; export: words for gpg then."""
+    home.mkdir(mode=0o700)
+    gpg = ["gpg", "--homedir", str(home), "--batch"]
+    subprocess.run(
+        [*gpg, "--gen-key"], input=KEY.format(name), text=True, check=True, capture_output=True
+    )
+    subprocess.run([*gpg, *export], check=True, capture_output=True)
+    subprocess.run(["gpgconf", "--homedir", home, "--kill", "all"], check=True)
+
+
 @dataclass(frozen=True)
 class Maker:
     """Builds and signs RPMs below one directory."""
@@ -181,16 +194,8 @@ class Maker:
 
     def key(self, name: str) -> Path:
         """Make a throw-away key pair; return the file of its public half."""
-        home = self.base / name
-        home.mkdir(mode=0o700)
-        gpg = ["gpg", "--homedir", str(home), "--batch"]
-        subprocess.run(
-            [*gpg, "--gen-key"], input=KEY.format(name), text=True, check=True, capture_output=True
-        )
         public = self.base / f"RPM-GPG-KEY-{name}"
-        argv = [*gpg, "--armor", "--output", str(public), "--export"]
-        subprocess.run(argv, check=True, capture_output=True)
-        subprocess.run(["gpgconf", "--homedir", home, "--kill", "all"], check=True)
+        key_pair(self.base / name, name, "--armor", "--output", str(public), "--export")
         return public
 
     def sign(self, files: list[Path], name: str, **macros: str) -> None:
@@ -215,7 +220,13 @@ def rpm_itself() -> str:
 
 
 def make(base: Path) -> Path:
-    """Build the packages and a key, sign, index; return the repository's directory."""
+    """Copy the run's repository, keys and all, to ``base``; return the directory that is served."""
+    shutil.copytree(once("rpms", _make), base, dirs_exist_ok=True)
+    return base / "www"
+
+
+def _make(base: Path) -> None:
+    """Build the packages and the keys, sign, index."""
     maker = Maker(base)
     www = base / "www"
     www.mkdir()
@@ -226,7 +237,6 @@ def make(base: Path) -> Path:
     for file in files:
         shutil.copy(file, www)
     index(www)
-    return www
 
 
 def index(www: Path) -> None:

@@ -13,6 +13,7 @@ from tests.thirdparty.conftest import Elsewhere
 
 @pytest.mark.root
 @pytest.mark.network
+@pytest.mark.xdist_group("elsewhere")
 def test_the_generated_distribution_works_at_the_first_try(
     elsewhere: Elsewhere, tmp_path: Path
 ) -> None:

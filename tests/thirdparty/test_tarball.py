@@ -11,7 +11,7 @@ import yaml
 
 from tests.thirdparty.conftest import REPOSITORY, Elsewhere
 
-pytestmark = [pytest.mark.root, pytest.mark.network]
+pytestmark = [pytest.mark.root, pytest.mark.network, pytest.mark.xdist_group("elsewhere")]
 PROJECT = REPOSITORY / "tests/thirdparty/singbuild-tarball"
 
 

@@ -1,4 +1,4 @@
-"""A real Debian from the machine's mirror, installed into a directory."""
+"""A small real Debian, installed into a directory."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ import singbuild_debootstrap
 
 from singbuild import HostError, Rootfs, SourceError
 from tests.bench.backend_alone import bootstrap, source
+from tests.bench.debian_archive import SUITE
 
 pytestmark = [pytest.mark.root, pytest.mark.network]
 Filled = tuple[Path, dict[str, Any], Path]
 
 
 @pytest.fixture(scope="module")
-def filled(tmp_path_factory: pytest.TempPathFactory) -> Filled:
-    """A minimal bookworm with netbase, in a directory that debootstrap alone could not take."""
+def filled(tmp_path_factory: pytest.TempPathFactory, mini_debian: str) -> Filled:
+    """A Debian with netbase, in a directory that debootstrap alone could not take."""
     base = tmp_path_factory.mktemp("debootstrap")
     root, cache = base / "root with 'quotes'", base / "cache of packages"
     root.mkdir()
     cache.mkdir()
-    words = {"OSVersion": "bookworm", "Include": "netbase"}
+    words = dict(line.split(": ") for line in [*mini_debian.splitlines(), "Include: netbase"])
     return root, bootstrap("singbuild_debootstrap", root, cache, **words), cache
 
 
@@ -34,7 +35,7 @@ def inside(root: Path, *argv: str) -> str:
 
 def test_it_is_a_sound_debian(filled: Filled) -> None:
     root, _, _ = filled
-    assert "bookworm" in inside(root, "cat", "/etc/os-release")
+    assert SUITE in inside(root, "cat", "/etc/os-release")
     assert inside(root, "dpkg", "--audit") == ""
     assert "ssh" in inside(root, "cat", "/etc/services")
 
@@ -52,7 +53,7 @@ def test_nothing_of_the_host_or_the_build_is_left(filled: Filled) -> None:
     assert (root / "etc/hostname").read_text() == "localhost\n"
     assert (root / "etc/resolv.conf").read_text() == ""
     mirror = result["pins"]["mirror"]
-    assert (root / "etc/apt/sources.list").read_text() == f"deb {mirror} bookworm main\n"
+    assert (root / "etc/apt/sources.list").read_text() == f"deb {mirror} {SUITE} main\n"
     for left in ("debootstrap", "var/log/bootstrap.log"):
         assert not (root / left).exists()
     for directory in ("var/cache/apt/archives", "var/lib/apt/lists", "proc", "sys"):

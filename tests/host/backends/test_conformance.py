@@ -31,8 +31,8 @@ class TestDebootstrap(BackendConformance):
     )
 
     @pytest.fixture
-    def header(self) -> str:
-        return "OSVersion: bookworm"
+    def header(self, mini_debian: str) -> str:
+        return mini_debian
 
 
 class TestOci(BackendConformance):

@@ -7,12 +7,13 @@ import os
 import re
 import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.bench.builds import SINGBUILD, Build, killed_in
+from tests.bench.builds import SINGBUILD, Build, Builder, killed_in, killed_when
 from tests.bench.host import wait_until
 
 pytestmark = pytest.mark.root
@@ -68,11 +69,11 @@ def cat(image: Path, path: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("built")
+def built(builder: Builder) -> Path:
+    directory = builder.own_directory("built")
     write_inputs(directory)
     (directory / "full.def").write_text(FULL)
-    subprocess.run([*SINGBUILD, "full.def", "full.img"], cwd=directory, check=True)
+    builder.run("full.def", "full.img", cwd=directory, check=True)
     return directory / "full.img"
 
 
@@ -167,11 +168,13 @@ def test_a_signal_in_any_phase_leaves_nothing(
     singbuild: Build,
     nothing_left: Callable[[], None],
     tmp_path: Path,
+    builder: Builder,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("SLOW", phase)
     delay = 0.2 if phase in ("setup", "post", "test") else 0
-    status = killed_in(phase, number, ["--no-cache", recipe(SLOW), "a.img"], tmp_path, delay)
+    words: list[str | Path] = ["--no-cache", recipe(SLOW), "a.img"]
+    status = killed_in(phase, number, words, tmp_path, delay, builder)
     assert status == (-9 if number == signal.SIGKILL else 128 + number)
     if number == signal.SIGKILL:  # what is left is files, and the next build sweeps them
         monkeypatch.setenv("SLOW", "no")
@@ -389,19 +392,25 @@ def test_free_room_is_left(recipe: Callable[[str], Path], singbuild: Build, tmp_
     subprocess.run(["e2fsck", "-fn", tmp_path / "b.img"], check=True, capture_output=True)
 
 
+@pytest.mark.parametrize("share", [0, 0.25, 0.5, 0.9])
 def test_sigkill_while_sealing_keeps_the_old_target_whole(
-    recipe: Callable[[str], Path], singbuild: Build, tmp_path: Path
+    share: float, recipe: Callable[[str], Path], singbuild: Build, builder: Builder, tmp_path: Path
 ) -> None:
     target = tmp_path / "a.img"
     assert singbuild(recipe("Bootstrap: busybox\n"), target).returncode == 0
     before = target.read_bytes()
     large = tmp_path / "large.def"
-    big = "head -c 300M /dev/urandom >$SINGBUILD_ROOTFS/big"
-    large.write_text(f"Bootstrap: busybox\n%setup\n    {big}\n")
+    files = "for n in 0 1 2 3 4 5 6 7 8 9; do head -c 4M /dev/urandom >$SINGBUILD_ROOTFS/$n; done"
+    large.write_text(f"Bootstrap: busybox\n%setup\n    {files}\n")
     words: list[str | Path] = ["--no-cache", "--force", large, target]
-    for delay in (0, 0.05, 0.1, 0.2):
-        assert killed_in("seal", signal.SIGKILL, words, tmp_path, delay) == -signal.SIGKILL
-        assert target.read_bytes() == before
+
+    def is_sealed_so_far(event: Mapping[str, Any]) -> bool:
+        sealing = event["event"] == "progress" and event["label"] == "bytes"
+        return sealing and bool(event["done"] >= share * event["total"])
+
+    status = killed_when(is_sealed_so_far, signal.SIGKILL, words, tmp_path, builder)
+    assert (status, target.read_bytes() == before) == (-signal.SIGKILL, True)
+    assert [path.name for path in tmp_path.iterdir() if path.suffix == ".part"]
     wait_until(lambda: singbuild("--force", large, target).returncode == 0, 60)
     assert [path.name for path in tmp_path.iterdir() if path.suffix == ".part"] == []
     subprocess.run(["e2fsck", "-fn", target], check=True, capture_output=True)

@@ -26,12 +26,9 @@ def shared() -> Iterator[Path]:
         yield directory
 
 
-@pytest.fixture(scope="module")
-def debian(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    image = shared / "debian.img"
-    argv = [*SINGBUILD, "-q", "recipes/debian.def", str(image)]
-    subprocess.run(argv, cwd=ROOT, check=True)
-    return image
+@pytest.fixture
+def debian(debian_image: Path) -> Path:
+    return debian_image
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +45,7 @@ def launcher(shared: Path) -> Path:
 @pytest.fixture(params=["root", "user"])
 def person(request: pytest.FixtureRequest, launcher: Path, user: str) -> Iterator[Person]:
     yield Person(user if request.param == "user" else "root", launcher)
-    images.wait_for_daemons("debian.img")
+    images.wait_for_daemons(user)
 
 
 def test_the_image_is_a_clean_ext3_file_system(debian: Path, tmp_path: Path) -> None:
@@ -78,7 +75,10 @@ def test_programs_of_the_image_run(person: Person, debian: Path) -> None:
 
 
 def test_inside_user_is_outside_user(person: Person, debian: Path) -> None:
-    inside = person.said("exec", debian, "id", "-un"), person.said("exec", debian, "id", "-u")
+    inside = (
+        person.said("exec", debian, "id", "-un"),
+        person.said("exec", debian, "id", "-u"),
+    )
     assert inside == (f"{person.name}\n", f"{person.uid}\n")
     assert person.said("exec", debian, "id", "-g") == f"{person.gid}\n"
     assert person.said("exec", debian, "sh", "-c", "cd; pwd") == f"{person.home}\n"

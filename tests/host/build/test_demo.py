@@ -12,7 +12,7 @@ from tests.bench import singrun_images as images
 from tests.bench.host import shared_directory
 
 pytestmark = [pytest.mark.root, pytest.mark.network]
-HIDDEN = ("fuse2fs", "squashfuse", "squashfuse_ll", "newuidmap")
+HIDDEN = ("fuse2fs", "squashfuse", "squashfuse_ll", "newuidmap", "mke2fs")
 
 
 def test_make_demo_as_a_user_without_fuse2fs_and_without_fuse() -> None:

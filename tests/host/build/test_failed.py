@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench.builds import SINGBUILD, Build, User
+from tests.bench.builds import SINGBUILD, Build, Builder, User
 from tests.bench.terminal import Terminal
 from tests.host.build.test_build import cat
 
@@ -20,17 +20,27 @@ pytestmark = pytest.mark.root
 VALUE = "sesame-open-the-door"
 
 
-def terminal_of(*words: str | Path, cwd: Path, user: User | None = None) -> Terminal:
+def terminal_of(builder: Builder, *words: str | Path, cwd: Path) -> Terminal:
     """A build on a terminal."""
+    builder.adopt(cwd)
+    argv = builder.words(*words, cwd=cwd)
 
     def become() -> None:
         os.chdir(cwd)
-        if user and not os.geteuid():
-            os.setgroups([user.gid])
-            os.setgid(user.gid)
-            os.setuid(user.uid)
-        env = dict(user.env if user else os.environ)
-        os.execvpe(SINGBUILD[0], [*SINGBUILD, *map(str, words)], env)
+        os.execvp(argv[0], argv)
+
+    return Terminal(become)
+
+
+def users_terminal(user: User, *words: str | Path) -> Terminal:
+    """A user's build on a terminal."""
+
+    def become() -> None:
+        os.chdir(user.directory)
+        os.setgroups([user.gid])
+        os.setgid(user.gid)
+        os.setuid(user.uid)
+        os.execvpe(SINGBUILD[0], [*SINGBUILD, *map(str, words)], user.env)
 
     return Terminal(become)
 
@@ -45,6 +55,7 @@ def test_a_shell_in_the_failed_build(
     recipe: Callable[[str], Path],
     singbuild: Build,
     nothing_left: Callable[[], None],
+    builder: Builder,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
@@ -52,7 +63,8 @@ def test_a_shell_in_the_failed_build(
     text = failing(section) + "%environment\n    export GREETING=hello\n"
     secret = "--secret=id=token,env=TOKEN"
     path = recipe(text)
-    shell = terminal_of("--no-cache", "--on-error=shell", secret, path, "a.img", cwd=tmp_path)
+    words = ("--no-cache", "--on-error=shell", secret, path, "a.img")
+    shell = terminal_of(builder, *words, cwd=tmp_path)
     shell.expect(f"%{section} failed with status 1")
     shell.expect(f"%{section}> ")
     shell.type("echo answer-$(cat /tmp/answer) in $PWD as $USER:$GREETING\n")
@@ -72,10 +84,10 @@ def test_a_shell_in_the_failed_build(
 
 
 def test_a_shell_for_setup_is_on_the_host(
-    recipe: Callable[[str], Path], singbuild: Build, tmp_path: Path
+    recipe: Callable[[str], Path], singbuild: Build, builder: Builder, tmp_path: Path
 ) -> None:
     path = recipe("Bootstrap: busybox\n%setup\n    false\n")
-    shell = terminal_of("--no-cache", "--on-error=shell", path, "a.img", cwd=tmp_path)
+    shell = terminal_of(builder, "--no-cache", "--on-error=shell", path, "a.img", cwd=tmp_path)
     shell.expect("%setup> ")
     shell.type("ls $SINGBUILD_ROOTFS/bin/busybox && pwd\n")
     shell.expect(f"rootfs/bin/busybox\r\n{tmp_path}\r\n")
@@ -87,10 +99,11 @@ def test_a_build_that_is_killed_while_its_shell_is_open_leaves_nothing(
     recipe: Callable[[str], Path],
     singbuild: Build,
     nothing_left: Callable[[], None],
+    builder: Builder,
     tmp_path: Path,
 ) -> None:
     words = ("--no-cache", "--on-error=shell", recipe(failing("post")), "a.img")
-    shell = terminal_of(*words, cwd=tmp_path)
+    shell = terminal_of(builder, *words, cwd=tmp_path)
     shell.expect("%post> ")
     os.kill(shell.child, signal.SIGTERM)
     assert shell.status() == 143
@@ -100,7 +113,7 @@ def test_a_build_that_is_killed_while_its_shell_is_open_leaves_nothing(
 def test_an_ordinary_users_shell(user: User) -> None:
     path = user.directory / "recipe.def"
     path.write_text(failing("post"))
-    shell = terminal_of("--on-error=shell", path, "a.img", cwd=user.directory, user=user)
+    shell = users_terminal(user, "--on-error=shell", path, "a.img")
     shell.expect("%post> ")
     shell.type("echo $(id -u)-$(cat /tmp/answer)-$(ls /proc/self/comm)\n")
     shell.expect("0-42-/proc/self/comm\r\n")

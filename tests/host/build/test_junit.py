@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from tests.bench.builds import Build, killed_in
+from tests.bench.builds import Build, Builder, killed_in
 
 pytestmark = pytest.mark.root
 
@@ -94,13 +94,13 @@ def test_another_trouble_is_an_error_where_it_came(
 
 
 def test_a_killed_build_is_no_success(
-    path: Path, recipe: Callable[[str], Path], singbuild: Build, tmp_path: Path
+    path: Path, recipe: Callable[[str], Path], singbuild: Build, tmp_path: Path, builder: Builder
 ) -> None:
     path.write_text("of an earlier build")
     slow = recipe(RECIPE.format(last="true").replace("echo in post", "sleep 60"))
     words: list[str | Path] = ["--junit", path, slow, "a.img"]
     for number in (signal.SIGKILL, signal.SIGTERM):
-        killed_in("post", number, words, tmp_path)
+        killed_in("post", number, words, tmp_path, builder=builder)
         assert results(path) == {"build": "error"}
     worker = recipe("Bootstrap: busybox\n%post\n    kill -9 $PPID\n    sleep 60\n")
     assert singbuild("--junit", path, worker, "a.img").returncode == 5

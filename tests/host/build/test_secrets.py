@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench.builds import Build, User, killed_in
+from tests.bench.builds import Build, Builder, User, killed_in
 from tests.bench.singrun_images import ROOT
 from tests.host.build.test_build import debugfs
 
@@ -127,10 +127,11 @@ def test_the_cache_knows_its_name_and_not_its_value(
 
 
 def test_a_killed_build_leaves_no_secret_on_the_disk(
-    token: str, recipe: Callable[[str], Path], tmp_path: Path, singbuild: Build
+    token: str, recipe: Callable[[str], Path], tmp_path: Path, singbuild: Build, builder: Builder
 ) -> None:
     path = recipe("Bootstrap: busybox\n%post\n    cat /run/secrets/token; sleep 60\n")
-    assert killed_in("post", signal.SIGKILL, ["--no-cache", token, path, "a.img"], tmp_path) == -9
+    words: list[str | Path] = ["--no-cache", token, path, "a.img"]
+    assert killed_in("post", signal.SIGKILL, words, tmp_path, builder=builder) == -9
     scratch = tmp_path / "scratch"
     assert [*scratch.iterdir()]
     subprocess.run(["sync", "-f", scratch], check=True)

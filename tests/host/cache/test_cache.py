@@ -8,12 +8,12 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
-from tests.bench.builds import SINGBUILD, Build, killed_in
+from tests.bench.builds import SINGBUILD, Build, Builder, killed_in
 from tests.bench.host import wait_until
 from tests.bench.singrun_images import ROOT
 
@@ -142,12 +142,10 @@ def test_with_setup_only_the_bootstrap_is_kept(
 
 
 def test_builds_at_the_same_time_share_it(
-    cached: Path, recipe: Callable[[str], Path], singbuild: Build, tmp_path: Path
+    cached: Path, recipe: Callable[[str], Path], singbuild: Build, builder: Builder, tmp_path: Path
 ) -> None:
     path = recipe(TEXT)
-    running = [
-        subprocess.Popen([*SINGBUILD, "-q", str(path), f"{n}.img"], cwd=tmp_path) for n in range(4)
-    ]
+    running = [builder.start("-q", path, f"{n}.img", cwd=tmp_path) for n in range(4)]
     assert [process.wait() for process in running] == [0] * 4
     assert len({(tmp_path / f"{n}.img").read_bytes() for n in range(4)}) == 1
     assert not list(cached.glob(".*"))
@@ -207,12 +205,18 @@ def test_a_cache_that_cannot_be_written_only_warns(
 def test_kill_in_the_middle_of_keeping_a_stage_loses_nothing(
     cached: Path, recipe: Callable[[str], Path], singbuild: Build, tmp_path: Path
 ) -> None:
-    good = recipe(TEXT)
+    kill_and_look(cached, recipe(TEXT), singbuild, tmp_path, 40, (0.1, 0.2, 0.3))
+
+
+def kill_and_look(
+    cached: Path, good: Path, singbuild: Build, tmp_path: Path, size: int, delays: Sequence[float]
+) -> None:
+    """Kill builds of so many MiB in %post or behind it; what was in the cache must stay."""
     singbuild(good, "a.img")
     before = {path.name: path.read_bytes() for path in cached.glob("*.img")}
     large = tmp_path / "large.def"
-    large.write_text(TEXT + "    dd if=/dev/urandom of=/big bs=1M count=200\n")
-    for delay in (0.2, 0.4, 0.6, 0.8, 1.0):
+    large.write_text(TEXT + f"    dd if=/dev/urandom of=/big bs=1M count={size}\n")
+    for delay in delays:
         killed_in("post", signal.SIGKILL, [large, "b.img"], tmp_path, delay)
     assert {name: (cached / name).read_bytes() for name in before} == before
     wait_until(lambda: singbuild("-F", large, "b.img").returncode == 0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import random
 import shutil
 import signal
 import subprocess
@@ -18,10 +17,10 @@ import pytest
 
 from singbuild.ext3.reader.disk import HEADER_2X
 from singbuild.ext3.reader.image import Image
-from tests.bench import docker_images
+from tests.bench import docker_images, installation
 from tests.bench import singrun_images as images
 from tests.bench.builds import SINGBUILD, Build
-from tests.bench.host import shared_directory
+from tests.bench.host import random_numbers, shared_directory
 from tests.bench.singrun_images import ROOT, Person
 
 pytestmark = pytest.mark.root
@@ -170,12 +169,7 @@ def user() -> Iterator[str]:
 def everybodys() -> Iterator[Path]:
     """A directory of everybody's, with singbuild as everybody may execute it."""
     with shared_directory() as directory:
-        subprocess.run(["/usr/bin/python3", "-m", "venv", directory / "venv"], check=True)
-        pip = directory / "venv/bin/pip"
-        ignored = shutil.ignore_patterns(".*", "__pycache__", "tests")
-        shutil.copytree(ROOT, directory / "source", ignore=ignored)
-        subprocess.run([pip, "install", "-q", directory / "source"], check=True)
-        subprocess.run(["chmod", "-R", "a+rX", directory], check=True)
+        (directory / "venv").symlink_to(installation.programs().parent)
         yield directory
 
 
@@ -368,9 +362,13 @@ def test_an_ended_change_leaves_the_old_image(
 
 
 def test_random_sequences_end_as_the_model_says(singbuild: Build, tmp_path: Path) -> None:
-    """Fifty of them, against the names and texts that there should be."""
-    chance = random.Random(7)
-    for _ in range(50):
+    check_sequences(8, singbuild, tmp_path)
+
+
+def check_sequences(count: int, singbuild: Build, tmp_path: Path) -> None:
+    """Compare what sequences of changes make with the names and texts that there should be."""
+    chance = random_numbers(7)
+    for _ in range(count):
         assert singbuild("create", "-q", "-F", "-s", "16", "a.img").returncode == 0
         shell = docker_images.file("bin/sh", Path("/bin/busybox").read_bytes(), mode=0o755)
         held: dict[str, bytes] = {}

@@ -11,7 +11,7 @@ import pytest
 from singbuild.privilege import recorder
 from tests.bench import singrun_images as images
 from tests.bench.builds import User, building_user
-from tests.host.build.test_failed import failing, terminal_of
+from tests.host.build.test_failed import failing, users_terminal
 from tests.host.privilege.test_privilege import MODES
 
 pytestmark = [pytest.mark.root, pytest.mark.root_itself("it has one user build in each mode")]
@@ -24,7 +24,7 @@ def test_a_shell_gives_owners_and_devices_as_post_does(mode: str, user: User) ->
     path = user.directory / "recipe.def"
     path.write_text(failing("post"))
     words = ("--on-error=shell", "--privilege", mode, path, "a.img")
-    shell = terminal_of(*words, cwd=user.directory, user=user)
+    shell = users_terminal(user, *words)
     shell.expect("%post> ")
     shell.type(f"{ASKED}\n")
     shell.expect("ok-0\r\n")

@@ -13,7 +13,6 @@ import pytest
 from tests.bench import singrun_images as images
 from tests.bench.builds import SINGBUILD, User
 from tests.bench.host import shared_directory, wait_until
-from tests.bench.singrun_images import ROOT
 
 pytestmark = pytest.mark.root
 
@@ -157,24 +156,23 @@ def test_what_may_not_be_made_fails_as_it_would_for_root(user: User) -> None:
 
 
 @pytest.mark.network
-@pytest.mark.long
-def test_debian_is_roots_own_in_every_mode(user: User, tmp_path: Path) -> None:
-    text = (ROOT / "recipes/debian.def").read_text()
-    recipe = user.directory / "debian.def"
-    recipe.write_text(text)
-    subprocess.run([*SINGBUILD, "lock", str(recipe)], check=True, capture_output=True)
-    target = tmp_path / "root.img"
-    words = ["-q", "--locked", "--no-cache", str(recipe)]
-    subprocess.run([*SINGBUILD, *words, str(target)], check=True)
-    for mode in MODES:
-        process = user.start("--privilege", mode, *words, f"{mode}.img")
-        said = process.communicate()[1]
-        assert process.returncode == 0, said
-        assert (user.directory / f"{mode}.img").read_bytes() == target.read_bytes()
-    for lacks in WITHOUT:
-        image = tmp_path / "chroot.img"
-        subprocess.run([*lacking(*lacks), "--force", *words, str(image)], check=True)
-        assert image.read_bytes() == target.read_bytes(), lacks
+@pytest.mark.parametrize("way", [*MODES, *WITHOUT], ids=str)
+def test_a_small_debian_is_roots_own(
+    user: User, mini_debian: str, debian_of_root: bytes, tmp_path: Path, way: str | tuple[str, ...]
+) -> None:
+    text = f"Bootstrap: debootstrap\n{mini_debian}\n"
+    if isinstance(way, str):
+        assert built(user, text, "--privilege", way) == debian_of_root
+        return
+    words = [*lacking(*way), "-q", "--no-cache", "-", str(tmp_path / "chroot.img")]
+    subprocess.run(words, input=text, text=True, check=True)
+    assert (tmp_path / "chroot.img").read_bytes() == debian_of_root
+
+
+@pytest.fixture(scope="module")
+def debian_of_root(mini_debian: str, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    text = f"Bootstrap: debootstrap\n{mini_debian}\n"
+    return by_root(text, tmp_path_factory.mktemp("root") / "debian.img")
 
 
 def test_packages_of_rpm_are_roots_own(user: User, packages: str, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
@@ -171,3 +172,14 @@ def test_a_container_without_privileges_builds_roots_image(
         assert (tmp_path / "a.img").read_bytes() == image
     doctor = subprocess.check_output([*inside, *SINGBUILD, "doctor"], text=True)
     assert "Builds here take: chroot" in doctor
+
+
+def test_only_roots_scratch_on_a_disk_needs_mke2fs(singbuild: Build, tmp_path: Path) -> None:
+    (tmp_path / "a.def").write_text("Bootstrap: busybox\n")
+    hide = f'mount --bind /dev/null {shutil.which("mke2fs")} && "$@"'
+    memory = ("sh", "-c", 'mount -t tmpfs none scratch && "$@"', "sh", *SINGBUILD)
+    for way, status in ((WAYS["no mounts"], 0), (memory, 0), (SINGBUILD, 5)):
+        argv = ["unshare", "-m", "sh", "-c", hide, "sh", *way, "-F", "--no-cache", "a.def", "a.img"]
+        done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == status, (way, done.stderr)
+    assert "this host lacks mke2fs\napt-get install e2fsprogs\n" in done.stderr

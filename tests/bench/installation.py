@@ -1,0 +1,24 @@
+"""singbuild as pip installs it, from a copy of this checkout, where every user may execute it."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+from tests.bench.once import once
+from tests.bench.singrun_images import PYTHON, ROOT
+
+
+def programs() -> Path:
+    """The directory of its programs; it is installed once in a run of the tests."""
+    return once("installation", _install) / "venv/bin"
+
+
+def _install(directory: Path) -> None:
+    ignored = shutil.ignore_patterns("__pycache__", ".*", "tests")
+    shutil.copytree(ROOT, directory / "checkout", ignore=ignored)
+    subprocess.run([PYTHON, "-m", "venv", directory / "venv"], check=True)
+    pip = directory / "venv/bin/pip"
+    subprocess.run([pip, "install", "-q", directory / "checkout"], check=True)
+    subprocess.run(["chmod", "-R", "a+rX", directory], check=True)
