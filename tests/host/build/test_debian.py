@@ -17,7 +17,11 @@ from tests.bench.builds import SINGBUILD
 from tests.bench.host import shared_directory
 from tests.bench.singrun_images import ROOT, Person
 
-pytestmark = [pytest.mark.root, pytest.mark.network]
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.network,
+    pytest.mark.slow("the first of them builds a whole Debian"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -72,9 +71,8 @@ def test_a_shell_in_the_failed_build(
     shell.type("stty size; [ -t 0 ] && ls /.singbuild.script; cat /run/secrets/*\n")
     shell.expect("33 101\r\n/.singbuild.script\r\n")
     shell.expect(VALUE if section == "post" else "No such file")
-    shell.type("sleep 60\n")
-    shell.expect("sleep 60\r\n")
-    time.sleep(0.3)
+    shell.type("echo up; sleep 60\n")
+    shell.expect("\r\nup\r\n")
     shell.type("\x03")  # ends the sleep, not the build
     shell.expect(f"%{section}> ")
     shell.type("exit 3\n")

@@ -318,9 +318,11 @@ def test_mode_and_owner_of_the_file_stay(image: Path, singbuild: Build) -> None:
 
 
 def test_who_holds_an_image_is_named(image: Path, singbuild: Build) -> None:
-    argv = [sys.executable, "-m", "singrun", "exec", str(image), "sleep", "60"]
-    with subprocess.Popen(argv) as reader:
-        time.sleep(1)
+    waiting = ("sh", "-c", "echo up; exec sleep 60")
+    argv = [sys.executable, "-m", "singrun", "exec", str(image), *waiting]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE) as reader:
+        assert reader.stdout
+        assert reader.stdout.readline() == b"up\n"
         done = singbuild("expand", "a.img")
         reader.terminate()
     assert done.returncode == 8

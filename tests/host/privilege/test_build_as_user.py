@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
 from tests.bench.builds import SINGBUILD, User
-from tests.bench.host import shared_directory
+from tests.bench.host import shared_directory, wait_until
 from tests.bench.singrun_images import ROOT
 from tests.host.privilege.test_privilege import MODES
 
@@ -79,11 +78,16 @@ def test_a_signal_ends_it_and_the_next_build_sweeps(
     assert process.wait() == (-9 if number == signal.SIGKILL else 128 + number)
     process.stdout.close()
     if number == signal.SIGKILL:
-        time.sleep(0.5)  # the kernel is still ending its children
-        second = user.start("-", "a.img")
-        said = second.communicate("Bootstrap: busybox\n%post\n    false\n")[1]
-        assert second.returncode == 7, said
+        wait_until(lambda: sweeps(user))  # the kernel may still be ending its children
     assert not user.left()
+
+
+def sweeps(user: User) -> bool:
+    """Whether a build that fails leaves nothing of itself and of others."""
+    second = user.start("-", "a.img")
+    said = second.communicate("Bootstrap: busybox\n%post\n    false\n")[1]
+    assert second.returncode == 7, said
+    return not user.left()
 
 
 SETUID = """\
