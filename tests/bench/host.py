@@ -55,19 +55,6 @@ def may_mount() -> bool:
     return subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode == 0
 
 
-def random_numbers(seed: int | None = None) -> random.Random:
-    """Return random numbers that SINGBUILD_TEST_SEED gives again; it is printed.
-
-    seed: the usual one, where a test is to do the same each time; else it is another each time.
-    """
-    if chosen := os.environ.get("SINGBUILD_TEST_SEED"):
-        seed = int(chosen)
-    elif seed is None:
-        seed = time.time_ns()
-    print(f"SINGBUILD_TEST_SEED={seed}")
-    return random.Random(seed)
-
-
 @contextlib.contextmanager
 def alone(name: str) -> Iterator[None]:
     """Lock something that a host has only once, for the time of a with-block."""
@@ -155,7 +142,7 @@ class HostState:
 def host_state(base: str) -> HostState:
     """Look at the host. base: pytest's directory; beside it only shared_directory's are ours."""
     ours = (base, *OWN_DIRECTORIES)
-    lines = Path("/proc/self/mounts").read_text().splitlines()
+    lines = _read(Path("/proc/self/mounts")).splitlines()
     loops = {
         path.parts[3]: file
         for path in Path("/sys/block").glob("loop*/loop/backing_file")
@@ -195,6 +182,6 @@ def _children() -> dict[tuple[int, int], str]:
 def _read(path: Path) -> str:
     """The line in a file of the kernel's; "" when what it tells of has just gone."""
     try:
-        return path.read_text().strip()
+        return path.read_text(errors="surrogateescape").strip()  # names are bytes
     except OSError:
         return ""
