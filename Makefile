@@ -7,7 +7,8 @@ VENV   := .venv
 DEMO   := .demo
 BIN    := $(VENV)/bin
 # A worker more than cores: while one waits for a process or a disk, another computes.
-PYTEST := $(BIN)/pytest -n $(shell expr $$(nproc) + 1) --dist loadgroup
+WORKERS := -n $(shell expr $$(nproc) + 1) --dist loadgroup
+PYTEST := $(BIN)/pytest $(WORKERS)
 
 # What the builder and the runtime use, and what the tests look at images with.
 TOOLS := e2fsprogs coreutils debian-archive-keyring debootstrap busybox-static fuse2fs uidmap squashfuse \
@@ -44,7 +45,7 @@ test-long: packages-long $(VENV)/.tested ## campaigns, every mode, whole distrib
 	$(PYTEST) --durations=25 -m long
 
 coverage: packages $(VENV)/.tested ## which lines the tests execute, in all processes
-	$(BIN)/python -m tests.bench.line_coverage -m "not long" -n 3 --dist loadgroup
+	$(BIN)/python -m tests.bench.line_coverage $(WORKERS) -m "not long"
 
 check: $(VENV)/.tested ## ruff and mypy, as CI runs them
 	$(BIN)/ruff check .

@@ -4,7 +4,7 @@ No variable and no .pth file reaches all of them: users start builds from clean 
 singrun's Python is started with -IS. What every Python imports is its `encodings`: a copy that
 starts a tracer is laid over it, in a mount namespace of the run's. The tracer sets bytes in a file
 that is mapped into all processes, so that a line counts also where the process then forks, pivots
-its root, executes another program or is killed.
+its root, executes another program or is killed. Pythons of other versions are not traced.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import coverage
@@ -92,11 +91,12 @@ def report(executed: bytes, places: Places) -> None:
         )
 
 
-def _counted(judge: coverage.Coverage, path: Path) -> Iterator[int]:
+def _counted(judge: coverage.Coverage, path: Path) -> tuple[int, int]:
+    """Print a file's lines that were not executed; how many statements it has, how many of them."""
     _, statements, _, missing, shown = judge.analysis2(str(path))
     if missing:
         print(f"{path.relative_to(ROOT)}: {shown}")
-    return iter((len(statements), len(missing)))
+    return len(statements), len(missing)
 
 
 if __name__ == "__main__":
