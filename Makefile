@@ -19,7 +19,7 @@ SERVICES := docker-registry podman buildah skopeo umoci
 LONG  := docker.io openmpi-bin libopenmpi-dev python3-mpi4py mpich libmpich-dev \
          slurm-wlm slurmctld slurmd munge slapd nslcd libnss-ldapd xvfb x11-apps
 
-.PHONY: singrun.pyz man demo test test-long coverage check unit format packages packages-long clean
+.PHONY: singrun.pyz man demo test test-long coverage fuzz check unit format packages packages-long clean
 
 demo: $(VENV)/.installed ## build recipes/busybox.def and run the image
 	@[ "$$(id -u)" != 0 ] || command -v mke2fs >/dev/null || { $(call install,e2fsprogs); }
@@ -43,6 +43,10 @@ test: packages $(VENV)/.tested ## install what the tests need, check, and run al
 
 test-long: packages-long $(VENV)/.tested ## campaigns, every mode, whole distributions, Slurm, MPI
 	$(PYTEST) --durations=25 -m long
+
+SECONDS ?= 3600
+fuzz: packages $(VENV)/.tested ## the campaigns, each for SECONDS, with new seeds: make fuzz SECONDS=20000
+	SINGBUILD_TEST_SECONDS=$(SECONDS) $(BIN)/pytest -s --timeout 0 tests/long/campaigns
 
 coverage: packages $(VENV)/.tested ## which lines the tests execute, in all processes
 	$(BIN)/python -m tests.bench.line_coverage $(WORKERS) -m "not long"

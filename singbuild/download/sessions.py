@@ -37,7 +37,12 @@ class Session(requests.Session):
         """Return where an answer sends us, None for nowhere. Raises RedirectError."""
         target = super().get_redirect_target(resp)
         if target is not None:
-            before, after = urlsplit(resp.url), urlsplit(urljoin(resp.url, target))
+            before = urlsplit(resp.url)
+            try:
+                after = urlsplit(urljoin(resp.url, target))
+                origin(after.geturl())
+            except ValueError:
+                raise RedirectError(f"{before.netloc} sends us on to {target!r}") from None
             if (before.scheme, after.scheme) == ("https", "http") and not self.insecure:
                 raise RedirectError(f"{before.netloc} sends us on to {after.netloc} by plain http")
             if is_loopback(after.hostname or "") and not is_loopback(before.hostname or ""):

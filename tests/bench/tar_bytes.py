@@ -13,7 +13,7 @@ FIELDS = {
 }  # fmt: skip
 
 
-def header(name: bytes, kind: bytes = b"0", size: int = 0, **fields: bytes) -> bytes:
+def header(name: bytes, kind: bytes = b"0", size: int = 0, /, **fields: bytes) -> bytes:
     """Return one header with a right checksum. fields: more of FIELDS, as they shall stand."""
     mode = b"0000755\0" if kind == b"5" else b"0000644\0"
     known = {"name": name, "kind": kind, "size": b"%011o\0" % size, "magic": b"ustar\x0000"}
@@ -27,17 +27,17 @@ def header(name: bytes, kind: bytes = b"0", size: int = 0, **fields: bytes) -> b
     return bytes(block[:BLOCK])
 
 
-def member(name: bytes, data: bytes = b"", kind: bytes = b"0", **fields: bytes) -> bytes:
+def member(name: bytes, data: bytes = b"", kind: bytes = b"0", /, **fields: bytes) -> bytes:
     """Return a header and what follows it."""
     return header(name, kind, len(data), **fields) + data + bytes(-len(data) % BLOCK)
 
 
-def directory(name: bytes, **fields: bytes) -> bytes:
+def directory(name: bytes, /, **fields: bytes) -> bytes:
     """Return a directory's header."""
     return header(name, b"5", 0, **fields)
 
 
-def link(name: bytes, target: bytes, kind: bytes = b"2", **fields: bytes) -> bytes:
+def link(name: bytes, target: bytes, kind: bytes = b"2", /, **fields: bytes) -> bytes:
     """Return a symbolic link's header, or with kind 1 a hard link's."""
     return header(name, kind, 0, link=target, **fields)
 

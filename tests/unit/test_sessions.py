@@ -116,6 +116,16 @@ def test_nobody_elsewhere_sends_us_to_this_machine(servers: tuple[Server, Server
             session.get_redirect_target(answer)
 
 
+@pytest.mark.parametrize("target", ["http://[", "http://a:port/", "//[", "http://a:99999999/"])
+def test_a_redirect_to_no_place_at_all_is_refused(
+    servers: tuple[Server, Server], tmp_path: Path, target: str
+) -> None:
+    _, plain = servers
+    plain.location = target
+    with pytest.raises(SourceError, match="cannot be fetched"):
+        fetch(f"http://127.0.0.1:{plain.port}/", tmp_path / "store", report=Recorder())
+
+
 @pytest.mark.parametrize(
     "host",
     ["127.0.0.1", "127.1", "127.9.9.9", "0x7f000001", "2130706433", "0.0.0.0", "[::1]", "::1", "::",
