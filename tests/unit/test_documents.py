@@ -49,3 +49,30 @@ def test_no_variable_of_ours_is_missing() -> None:
     }
     assert "SINGRUN_CACHEDIR" in ours
     assert sorted(name for name in ours if f"`{name}`" not in text) == []
+
+
+def test_every_message_in_troubleshooting_is_one_that_is_printed() -> None:
+    page = (ROOT / "docs/troubleshooting.md").read_text()
+    messages = re.findall(r"^\| `([^`]+)` \|", page, re.M)
+    assert len(messages) > 20
+    sources = [ROOT / "bin/singrun"]
+    for package in ("singbuild", "singrun"):
+        sources += (ROOT / package).rglob("*.py")
+    # Strings that are joined over several lines of source are one message.
+    text = "\n".join(re.sub(r'"\n\s*f?"', "", path.read_text()) for path in sources)
+    parts = [part.strip() for message in messages for part in message.split("…")]
+    assert [part for part in parts if part not in text] == []
+
+
+def anchors(page: Path) -> set[str]:
+    """What a browser takes as the places of a page: its headings, as GitHub names them."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.M | re.S)
+    headings = re.findall(r"^#+ (.+)$", text, re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_place_that_is_linked_is_there(page: Path) -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#\s]*)#([^)\s]+)\)", page.read_text())
+    targets = [(page.parent / name if name else page, place) for name, place in links]
+    assert [f"{path}#{place}" for path, place in targets if place not in anchors(path)] == []
