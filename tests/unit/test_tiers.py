@@ -1,0 +1,20 @@
+"""The tiers of the tests are what CONTRIBUTING.md says they are."""
+
+from __future__ import annotations
+
+import re
+
+from tests.bench.singrun_images import ROOT
+
+DOCUMENT = (ROOT / "CONTRIBUTING.md").read_text()
+FILES = {path.stem: path.read_text() for path in (ROOT / "tests/long").glob("test_*.py")}
+
+
+def test_every_long_file_is_named_with_its_reason() -> None:
+    rows = re.findall(r"^\| (`long/.*?) \| (.+) \|$", DOCUMENT, re.MULTILINE)
+    named = [name for files, _ in rows for name in re.findall(r"`long/(\w+)\.py`", files)]
+    assert sorted(named) == sorted(FILES)
+
+
+def test_what_lies_there_is_marked() -> None:
+    assert [name for name, text in FILES.items() if "pytest.mark.long" not in text] == []
