@@ -14,6 +14,7 @@ import pytest
 
 import singbuild
 import singrun
+from tests.bench import installation
 from tests.bench import singrun_images as images
 from tests.bench.host import shared_directory
 
@@ -155,16 +156,20 @@ def test_the_users_python_settings_do_not_reach_the_runtime(tmp_path: Path) -> N
 @pytest.mark.network
 @pytest.mark.parametrize("editable", [False, True])
 def test_the_launcher_finds_what_pip_installed(tmp_path: Path, editable: bool) -> None:
-    prefix = tmp_path / "prefix"
-    subprocess.run([sys.executable, "-m", "venv", prefix], check=True)
-    source = tmp_path / "source"
-    ignored = shutil.ignore_patterns(".git", ".venv", "__pycache__", ".*_cache")
-    shutil.copytree(images.ROOT, source, ignore=ignored)
-    install = [str(prefix / "bin/python"), "-m", "pip", "install", "-q", "--no-deps"]
-    subprocess.run([*install, *(["-e"] if editable else []), str(source)], check=True)
+    prefix = editable_installation(tmp_path) if editable else installation.programs().parent
     launcher = prefix / "bin/singrun"
     assert launcher.read_bytes() == (images.ROOT / "bin/singrun").read_bytes()
     assert os.access(launcher, os.X_OK)
     assert says_version(launcher)
     (tmp_path / "link").symlink_to(launcher)
     assert says_version(tmp_path / "link")
+
+
+def editable_installation(directory: Path) -> Path:
+    prefix, source = directory / "prefix", directory / "source"
+    subprocess.run([sys.executable, "-m", "venv", prefix], check=True)
+    ignored = shutil.ignore_patterns(".git", ".venv", "__pycache__", ".*_cache")
+    shutil.copytree(images.ROOT, source, ignore=ignored)
+    install = [str(prefix / "bin/pip"), "install", "-q", "--no-deps", "-e", str(source)]
+    subprocess.run(install, check=True)
+    return prefix

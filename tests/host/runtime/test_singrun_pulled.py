@@ -9,14 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench import docker_images, docker_registry
+from tests.bench import docker_images, docker_registry, installation
 from tests.bench import singrun_images as images
 from tests.bench.host import shared_directory
 from tests.bench.singrun_images import Person
-from tests.host.images.test_change import everybodys
 
 pytestmark = [pytest.mark.root, pytest.mark.network]
-__all__ = ["everybodys"]
 
 
 def made(text: bytes) -> docker_images.Made:
@@ -30,10 +28,11 @@ def made(text: bytes) -> docker_images.Made:
 
 
 @pytest.fixture
-def person(everybodys: Path) -> Iterator[Person]:
+def person() -> Iterator[Person]:
+    programs = installation.programs()
     with images.ordinary_user() as name:
-        somebody = Person(name, everybodys / "venv/bin/singrun")
-        somebody.variables["PATH"] = f"{everybodys}/venv/bin:/usr/bin:/bin"
+        somebody = Person(name, programs / "singrun")
+        somebody.variables["PATH"] = f"{programs}:/usr/bin:/bin"
         yield somebody
         images.wait_for_daemons(name)
 
