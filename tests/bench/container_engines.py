@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.bench.host import wait_until
 from tests.bench.singrun_images import ROOT
 
 
@@ -121,13 +121,14 @@ def _running(argv: list[str], place: Path) -> Iterator[None]:
     # In a mount namespace of its own: whatever it mounts goes with it.
     words = ["unshare", "--mount", *argv]
     with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as service:
+
+        def listens() -> bool:
+            assert service.poll() is None, f"{argv[0]} ended"
+            with socket.socket(socket.AF_UNIX) as probe:
+                return probe.connect_ex(str(place)) == 0
+
         try:
-            for _ in range(600):
-                with socket.socket(socket.AF_UNIX) as probe:
-                    if probe.connect_ex(str(place)) == 0:
-                        break
-                assert service.poll() is None, f"{argv[0]} ended"
-                time.sleep(0.05)
+            wait_until(listens)
             yield
         finally:
             service.terminate()

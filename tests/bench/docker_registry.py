@@ -17,6 +17,7 @@ import pytest
 import requests
 
 from tests.bench.docker_images import INDEX, MANIFEST, Made, sha256
+from tests.bench.host import wait_until
 
 PROGRAM = "docker-registry"
 Behaviour = Callable[["Handler"], None]
@@ -47,12 +48,11 @@ def genuine(where: Path, extra: str = "") -> Iterator[str]:
 
 
 def _wait_for(port: int) -> None:
-    for _ in range(200):
+    def listens() -> bool:
         with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.05)
-    raise AssertionError(f"nothing listens on port {port}")
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    wait_until(listens)
 
 
 def push(image: Made, server: str, name: str, tag: str = "latest") -> None:
