@@ -20,7 +20,7 @@ import urllib3
 from singbuild import SourceError, __version__
 from singbuild.download import HostAdapter, Session, host_context
 from singbuild_docker.reference import is_loopback
-from singbuild_docker.settings import listed, readable
+from singbuild_docker.settings import matching_files, readable
 
 TIMEOUT = (15.0, 60.0)  # seconds to connect, and between two pieces of an answer
 
@@ -100,9 +100,9 @@ def _context(server: str, *, insecure: bool, with_ours: bool) -> ssl.SSLContext:
 
 
 def _load(context: ssl.SSLContext, directory: Path, *, with_ours: bool) -> None:
-    for authority in listed(directory, "*.crt"):
+    for authority in matching_files(directory, "*.crt"):
         context.load_verify_locations(authority)
-    for own in listed(directory, "*.cert") if with_ours else ():
+    for own in matching_files(directory, "*.cert") if with_ours else ():
         key = own.with_suffix(".key")
         if readable([key]) or not key.exists():  # another user's key is not ours to use
             context.load_cert_chain(own, key)

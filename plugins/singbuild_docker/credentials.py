@@ -70,16 +70,16 @@ def _read(path: Path, image: Reference, report: Reporter) -> Credentials | None:
     stores = {name: said[name] for name in ("credsStore", "credHelpers") if said.get(name)}
     host = auth.resolve_index_name(image.registry)
 
-    def written(keys: Iterable[str]) -> Any:
+    def of_entries(keys: Iterable[str]) -> Any:
         return next(
             filter(None, auth.AuthConfig.parse_auth({k: entries[k] for k in keys}, True).values()),
             None,
         )
 
     looks: tuple[Callable[[], Any], ...] = (
-        lambda: written(_parts(entries, image)),
+        lambda: of_entries(_parts(entries, image)),
         lambda: stores and auth.AuthConfig(dict(stores)).resolve_authconfig(image.registry),
-        lambda: written(
+        lambda: of_entries(
             key for key in entries if not _is_part(key) and auth.resolve_index_name(key) == host
         ),
     )

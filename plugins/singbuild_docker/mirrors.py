@@ -19,7 +19,7 @@ from typing import Any
 
 from singbuild import SourceError
 from singbuild_docker.reference import DOCKER, Reference, host_of
-from singbuild_docker.settings import listed, readable
+from singbuild_docker.settings import matching_files, readable
 
 DAEMON = Path("/etc/docker/daemon.json")
 SYSTEM = Path("/etc/containers")
@@ -127,7 +127,7 @@ def _tables() -> dict[str, Table]:
     mains = [Path(given)] if given else [own / "registries.conf", SYSTEM / "registries.conf"]
     files = readable(mains)[:1]
     for directory in (SYSTEM, own):
-        files += listed(directory / "registries.conf.d", "*.conf")
+        files += matching_files(directory / "registries.conf.d", "*.conf")
     found: dict[str, Table] = {}
     for file in files:
         tables = _read(file, tomllib.loads).get("registry") or []

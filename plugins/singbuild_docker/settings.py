@@ -16,7 +16,7 @@ def readable(paths: Iterable[Path]) -> list[Path]:
     return [path for path in paths if os.path.isfile(path) and os.access(path, os.R_OK)]  # noqa: PTH113
 
 
-def listed(directory: Path, pattern: str) -> list[Path]:
+def matching_files(directory: Path, pattern: str) -> list[Path]:
     """Return the readable files of a directory whose names match, sorted."""
     if not (os.path.isdir(directory) and os.access(directory, os.R_OK | os.X_OK)):  # noqa: PTH112
         return []

@@ -200,7 +200,7 @@ def export_(image: Path, file: Path | None, form: str, name: str | None) -> int:
     with Opened(image) as opened:
         change.check_clean(opened)
         pieces = write.archive(opened) if form == "tar" else containers.archive(opened, form, name)
-        if form != "tar" and (said := containers.told_whiteouts(opened)):
+        if form != "tar" and (said := containers.whiteout_warning(opened)):
             click.echo(f"singbuild: warning: {said}", err=True)
         if file is None:
             if sys.stdout.isatty():

@@ -55,7 +55,7 @@ def archive(image: Image, form: str, name: str) -> Iterator[bytes]:
     yield bytes(2 * _BLOCK)
 
 
-def told_whiteouts(image: Image) -> str:
+def whiteout_warning(image: Image) -> str:
     """Return what to say of files that a layer cannot hold, "" when there are none."""
     lost = [entry.path for entry in image.walk() if is_whiteout(entry.path)]
     if not lost:

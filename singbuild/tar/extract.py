@@ -74,7 +74,7 @@ class Unpacker:
     kind; ``ownership.owners`` then has the owners that were asked for, by path.
     owners: is filled with the owners and devices that could not be set, by path, for the seal;
     an empty file stands for a device.
-    wanted: whether ``brought`` gets an entry, by path and time in nanoseconds.
+    wanted: whether ``baseline_paths`` gets an entry, by path and time in nanoseconds.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Unpacker:
         wanted: Callable[[bytes, int], bool] = lambda _path, _mtime: False,
     ) -> None:
         self.report, self.whiteouts, self._wanted = report, whiteouts, wanted
-        self.brought: set[bytes] = set()
+        self.baseline_paths: set[bytes] = set()
         self.limits = limits or Limits.from_environment()
         self.ownership = Ownership(report, owners)
         self._tree = Tree(root, self._touch)
@@ -160,7 +160,7 @@ class Unpacker:
             if member.kind != b"5":
                 raise refused(member, "it has no name")
             self._times[b""] = member
-            self._bring(member, b"")
+            self._note_for_baseline(member, b"")
             return
         make = self._MAKERS.get(member.kind)
         if make is None:
@@ -176,11 +176,11 @@ class Unpacker:
             self._written.add(path)
         self.ownership.owners.pop(path, None)
         make(self, member, archive, into, name, path)
-        self._bring(member, path)
+        self._note_for_baseline(member, path)
 
-    def _bring(self, member: Member, path: bytes) -> None:
+    def _note_for_baseline(self, member: Member, path: bytes) -> None:
         if self._wanted(path, member.mtime):
-            self.brought.add(path)
+            self.baseline_paths.add(path)
 
     def _file(
         self, member: Member, archive: TarStream, into: Directory, name: bytes, path: bytes

@@ -42,7 +42,7 @@ def normalise(rootfs: Rootfs, epoch: int, *, indices: bool = False) -> None:
     epoch: as the seal gets it; indices: keep apt's package indices, in an image that is there
     to be added to.
     """
-    keep = _listed(rootfs) | ({INDICES} if indices else set())
+    keep = _paths_to_keep(rootfs) | ({INDICES} if indices else set())
     counts = _Normalising(rootfs, epoch, frozenset(os.fsencode(p[1:]) for p in keep)).done()
     for name, count in counts.items():
         rootfs.report.line(f"normalised: {name} ({count:,}): {REASONS[name]}")
@@ -53,7 +53,7 @@ def normalise(rootfs: Rootfs, epoch: int, *, indices: bool = False) -> None:
         rootfs.write(RECORD, json.dumps(facts, indent=4) + "\n")
 
 
-def _listed(rootfs: Rootfs) -> set[str]:
+def _paths_to_keep(rootfs: Rootfs) -> set[str]:
     """Return the paths that %setup or %post asked to keep: one a line, with all below it."""
     where = rootfs.path(KEEP)
     if not where.is_file():

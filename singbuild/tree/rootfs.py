@@ -143,7 +143,7 @@ class Rootfs(RootDirectory):
         ) as unpacker:
             for archive in archives:
                 unpacker.apply(archive)
-        self.baseline.record(self.root, unpacker.brought)
+        self.baseline.record(self.root, unpacker.baseline_paths)
 
     def unpack_image(self, path: Path) -> None:
         """Unpack the tree of an ext3 image over what is there: owners, attributes and all.
