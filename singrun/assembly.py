@@ -11,6 +11,7 @@ from singrun.identity import Caller
 from singrun.images.overlay import Layers
 from singrun.mounts.root import Root
 from singrun.mounts.table import Bind, Mount, attach
+from singrun.request import Request
 
 
 def make_stage() -> str:
@@ -57,12 +58,15 @@ def check_programs(inside: Root, image: str, shell: str) -> None:
         raise RunError(f"There is no shell {shell} in {image}", why=why, remedy=remedy)
 
 
-def identity(stage: str, inside: Root, caller: Caller, home: str, site: Site) -> list[Mount]:
+def identity(stage: str, inside: Root, caller: Caller, request: Request, site: Site) -> list[Mount]:
     """Return mounts of the image's passwd and group with the caller's lines before them."""
     table: list[Mount] = []
+    home = request.home[1] if request.home else caller.home
     for name, lines in (("passwd", caller.passwd_line(home)), ("group", caller.group_lines())):
         path = f"/etc/{name}"
-        if not site.on[f"config {name}"] or (caller.uid == 0 and inside.is_written(path)):
+        if not site.on[f"config {name}"] or path in request.no_mount:
+            continue
+        if caller.uid == 0 and inside.is_written(path):
             continue  # root adds users to an image that he writes
         with open(f"{stage}/{name}", "wb") as file:
             file.write(lines + inside.read(path))

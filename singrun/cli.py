@@ -38,7 +38,8 @@ def main() -> "NoReturn":
     status = errors.STATUS
     try:
         request = _parsed(sys.argv[1:])
-        os.write(1, (request if isinstance(request, str) else _launched(request)).encode())
+        said = request if isinstance(request, str) else _launched(request)
+        os.write(1, said.encode("utf-8", "surrogateescape"))
         status = 0
     except RunError as error:
         say(str(error))

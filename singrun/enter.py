@@ -27,7 +27,7 @@ def enter(request: Request) -> str:
     config.check_allowed(site, request)
     image = open_image(request.image, writable=request.writable)
     caller = origin.caller
-    table = Table(request, caller, site, origin.directory.physical)
+    table = Table(request, caller, site, origin.directory.names)
 
     # Where other ranks of a job step have set up the same already, their namespaces will do.
     ranks = None
@@ -71,9 +71,10 @@ def enter(request: Request) -> str:
     # The image and what is laid over it become a root, and the table of mounts goes into it.
     inside = assembly.assemble(stage, tree, layers, lasting=image.writable, privileged=privileged)
     assembly.check_programs(inside, image.path, request.shell)
-    rows = [*table.rows, *assembly.identity(stage, inside, caller, origin.home, site)]
+    rows = [*table.ours, *assembly.identity(stage, inside, caller, request, site)]
     rows += hardware.rows(inside, image.path) if hardware else []
-    for mount in [*rows, *variables.mounts(origin.winning, inside, stage, origin.behind)]:
+    rows += variables.mounts(origin.winning, origin.own, inside, stage, origin.behind)
+    for mount in [*rows, *table.wished]:  # what the user wishes lies over all that is ours
         if request.debug:
             say(mount.describe())
         mount.execute(inside)

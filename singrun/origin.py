@@ -7,7 +7,7 @@ import os
 
 from singrun import program
 from singrun.environment import inherited, variables
-from singrun.errors import RunError
+from singrun.errors import RunError, say
 from singrun.identity import Caller, forbid_new_privileges
 from singrun.mounts import shared
 from singrun.namespaces.waiting import Outside
@@ -21,29 +21,49 @@ if TYPE_CHECKING:
 
 
 class Directory:
-    """Where the caller stands. physical: getcwd(3), or "" when that is gone."""
+    """Where the caller stands. physical: getcwd(3), or "" when that is gone or closed.
+
+    logical: the name in $PWD, which may lead there through links (POSIX, "pwd"), or physical.
+    """
 
     def __init__(self) -> None:
+        self.physical, self._why = "", "it has been removed"
+        self._identity: os.stat_result | None = None
+        self._name = name = os.environ.get("PWD", "")
         try:
-            self.physical = os.getcwd()
-            self._identity: os.stat_result | None = os.stat(".")
-        except OSError:
-            self.physical, self._identity = "", None
+            self._name = os.getcwd()
+            self._identity = os.stat(".")
+            self.physical = self._name
+        except PermissionError as error:
+            self._why = str(error.strerror)
+        except FileNotFoundError:
+            pass
+        usable = name.startswith("/") and ".." not in name.split("/") and self._is_same(name)
+        self.logical = os.path.normpath(name) if usable else self.physical
 
-    def enter(self, wish: str, home: str) -> str:
+    @property
+    def names(self) -> list[str]:
+        """Return the names under which it shall be inside, its own first."""
+        return list(dict.fromkeys(name for name in (self.physical, self.logical) if name))
+
+    def enter(self, wish: str, home: str, *, shared: bool) -> str:
         """Change to the directory inside, and return its name for PWD.
 
         wish: --pwd, which must exist. Else the first that there is: the same
-        directory by the caller's name for it ($PWD, perhaps through links), by
-        its own name, the home, the root.
+        directory by the caller's name for it, by its own name, the home, the
+        root. shared: it is missed where it cannot be had.
         """
         if wish:
             return _entered_as_asked(wish)
-        logical = os.environ.get("PWD", "")
-        if logical.startswith("/") and self._is_same(logical):
-            os.chdir(logical)
-            return logical
-        return next(path for path in (self.physical, home, "/") if path and _entered(path))
+        if self.logical and self._is_same(self.logical) and not _refused(self.logical):
+            return self.logical
+        why = _refused(self.physical) if self.physical else self._why
+        if not why:
+            return self.physical
+        path = next(path for path in (home, "/") if path and not _refused(path))
+        if shared:
+            say(f"Cannot enter the current directory {self._name}: {why}; starting in {path}")
+        return path
 
     def _is_same(self, path: str) -> bool:
         try:
@@ -62,6 +82,7 @@ class Origin:
         self.caller.restore_rights()  # /proc/self is root's
         self._given = inherited.inherited()
         self.caller.lower_rights()
+        self.own = inherited.of_caller(self._given, request, self.caller)
         self.winning = variables.winners(self._given, request)
         self._request, self.home = request, shared.home(request, self.caller)
         self.behind: inherited.Environment = {}
@@ -74,6 +95,11 @@ class Origin:
 
             self._close_back_doors = terminal.close_back_doors
 
+    def _entered(self) -> str:
+        request = self._request
+        shared = not request.contain and "cwd" not in request.no_mount
+        return self.directory.enter(request.directory, self.home, shared=shared)
+
     def execute(self, image: str, outside: "Outside | Holder | None" = None) -> "NoReturn":
         """Become the program, in the namespaces that are entered, as the caller."""
         request = self._request
@@ -81,24 +107,23 @@ class Origin:
         if request.contain:
             self._close_back_doors()
         words = inherited.inner(self._given, image, request, self.caller)
-        words[b"PWD"] = os.fsencode(self.directory.enter(request.directory, self.home))
-        if request.home:
-            words[b"HOME"] = os.fsencode(self.home)
+        words[b"PWD"] = os.fsencode(self._entered())
         for name, directory in self.behind.items():  # the image's scripts may overwrite it
             words[name] = b":".join(filter(None, (words.get(name), directory)))
         if outside:
             outside.enter(own_pids=request.pid)
         os.umask(self._umask)
         inherited.restore_signals(inherited.SIGPIPE, inherited.SIGXFSZ)
-        program.execute(request, words, self.winning)
+        program.execute(request, words, self.own, self.winning)
 
 
-def _entered(path: str) -> bool:
+def _refused(path: str) -> str:
+    """Change to the directory ``path``; "" if that went well, else what the kernel said."""
     try:
         os.chdir(path)
-    except OSError:
-        return False
-    return True
+    except OSError as error:
+        return error.strerror or "refused"
+    return ""
 
 
 def _entered_as_asked(path: str) -> str:

@@ -18,16 +18,19 @@ _OLDER = {"exec": "/.exec", "run": "/.run", "shell": "/.shell", "test": "/.test"
 _NOT_FOUND, _NOT_EXECUTABLE = 127, 126  # POSIX, Shell Command Language, 2.8.2
 
 
-def execute(request: Request, variables: Environment, winning: list[Winner]) -> "NoReturn":
+def execute(
+    request: Request, variables: Environment, own: Environment, winning: list[Winner]
+) -> "NoReturn":
     """Become the action for the verb; see docs/image-format.md, "The actions"."""
     if request.why:
-        _become("/bin/sh", why.arguments(request.why, winning), variables)
+        _become("/bin/sh", why.arguments(request.why, own, winning), variables)
     verb, words = request.verb, request.arguments
     if verb == "env":
         verb, words = "exec", ["env"]
     if verb == "shell" and not words and os.isatty(0):
         os.write(2, b"Singularity: Invoking an interactive shell within container...\n\n")
-    variables |= {each.name: each.value for each in winning}
+    for each in winning:
+        variables[each.name] = each.over(variables.get(each.name, b""))
     arguments = [os.fsencode(word) for word in words]
     for path in (f"{_ACTIONS}/{verb}", _OLDER[verb]):
         _become(path, arguments, variables)

@@ -10,7 +10,9 @@ from singrun.request import Request
 SIGINT, SIGPIPE, SIGXFSZ = 2, 13, 25
 _SIGIGNORE = 33 - 3  # proc(5), /proc/PID/stat, counted from field 3
 # -e keeps what tells who the user is and how to talk to the terminal, and nothing else.
-_KEPT = (b"HOME", b"USER", b"LOGNAME", b"SHELL", b"TERM", b"TZ", b"LANG", b"LANGUAGE")
+# These tell of the caller and not of the software; the image's own count where the caller has none.
+CALLERS = (b"HOME", b"USER", b"LOGNAME", b"SHELL", b"TERM")
+_KEPT = (*CALLERS, b"TZ", b"LANG", b"LANGUAGE")
 _CLEAN_PATH = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 # In user namespaces of their own the ranks may not read each other's memory (ptrace(2)). Open MPI
@@ -36,6 +38,18 @@ def inherited() -> Environment:
     return {name: value for name, equals, value in pairs if name and equals}
 
 
+def of_caller(given: Environment, request: Request, caller: Caller) -> Environment:
+    """Return those variables that tell of the caller, as they shall be inside."""
+    variables = {name: given[name] for name in CALLERS if name in given}
+    if caller.behind_sudo:
+        user = os.fsencode(caller.name)
+        variables |= {b"HOME": os.fsencode(caller.home), b"USER": user, b"LOGNAME": user}
+        variables[b"SHELL"] = os.fsencode(caller.shell)
+    if request.home:
+        variables[b"HOME"] = os.fsencode(request.home[1])
+    return variables
+
+
 def inner(given: Environment, image: str, request: Request, caller: Caller) -> Environment:
     """Return the caller's environment, and what docs/image-format.md adds to it."""
     variables = {name: value for name, value in given.items() if not name.startswith(PREFIXES)}
@@ -46,17 +60,21 @@ def inner(given: Environment, image: str, request: Request, caller: Caller) -> E
     name = path.rpartition(b"/")[2]
     variables |= {b"SINGULARITY_CONTAINER": path, b"SINGULARITY_NAME": name}
     if request.verb == "shell":
-        variables[b"PS1"] = b"Singularity." + name + b"> "
+        variables[b"PS1"] = b"Singularity." + _shown(name) + b"> "
     if request.shell:
         variables[b"SINGULARITY_SHELL"] = os.fsencode(request.shell)
     alone = request.no_join or request.pid or request.writable
     if alone and b"PMIX_RANK" in given and not caller.has_root:
         variables.setdefault(_VADER, b"none")
-    if caller.behind_sudo:
-        user = os.fsencode(caller.name)
-        variables |= {b"HOME": os.fsencode(caller.home), b"USER": user, b"LOGNAME": user}
-        variables[b"SHELL"] = os.fsencode(caller.shell)
-    return variables
+    return variables | of_caller(given, request, caller)
+
+
+def _shown(name: bytes) -> bytes:
+    """Return a file's name for a prompt, with ? for what a shell would evaluate there.
+
+    A backslash before it would not do: bash, dash and busybox need different numbers of them.
+    """
+    return bytes(byte if byte > 31 and byte not in b"\\$`!%\x7f" else ord("?") for byte in name)
 
 
 def restore_signals(*numbers: int) -> None:

@@ -5,6 +5,8 @@ written as one more such script, which runs last; values are quoted, so they
 are data to that shell as well.
 """
 
+import os
+
 from singrun.environment.inherited import PREFIXES, Environment
 from singrun.errors import RunError
 from singrun.mounts.root import Root
@@ -16,24 +18,53 @@ _SCRIPT = f"{_DIRECTORY}/zzz-singrun.sh"  # the last in every locale's order
 _OLDER = "/environment"  # Singularity 2.x: read by /.exec and its like
 
 
-class Winner:
-    """A variable that wins over the image's; ``layer`` says who set it."""
+# SINGULARITYENV_PREPEND_PATH=/my/bin puts a directory before the image's PATH. Singularity 2.5.
+_JOINED = {b"PREPEND_PATH": "before", b"APPEND_PATH": "behind"}
 
-    def __init__(self, name: bytes, value: bytes, layer: str) -> None:
-        self.name, self.value, self.layer = name, value, layer
+
+class Winner:
+    """A variable that wins over the image's; ``layer`` says who set it.
+
+    how: "set", or where the value goes in a path: "before" the image's own or "behind" it.
+    """
+
+    def __init__(self, name: bytes, value: bytes, layer: str, how: str = "set") -> None:
+        self.name, self.value, self.layer, self.how = name, value, layer, how
+
+    def over(self, value: bytes) -> bytes:
+        """Return what the variable is when it was ``value``."""
+        if self.how == "set" or not value:
+            return self.value
+        both = (self.value, value) if self.how == "before" else (value, self.value)
+        return b":".join(both)
+
+    def line(self) -> bytes:
+        """Return the line of a script that sets it."""
+        quoted = b"'" + self.value.replace(b"'", b"'\\''") + b"'"
+        if self.how == "before":
+            quoted += b'"${%b:+:$%b}"' % (self.name, self.name)
+        elif self.how == "behind":
+            quoted = b'"${%b:+$%b:}"' % (self.name, self.name) + quoted
+        return b"export " + self.name + b"=" + quoted + b"\n"
 
 
 def winners(given: Environment, request: Request) -> list[Winner]:
     """Return them, lowest first. given: the caller's environment."""
     found = [
-        Winner(name.removeprefix(prefix), value, name.decode(errors="surrogateescape"))
+        _of_prefix(name.removeprefix(prefix), value, name.decode(errors="surrogateescape"))
         for prefix in PREFIXES
         for name, value in given.items()
         if name.startswith(prefix) and name != prefix
     ]
     for name, value, layer in request.variables:
         found.append(Winner(_bytes(name), _bytes(value), layer))
-    return found
+    return [each for each in found if not (request.home and each.name == b"HOME")]
+
+
+def _of_prefix(name: bytes, value: bytes, layer: str) -> Winner:
+    if how := _JOINED.get(name, ""):
+        return Winner(b"PATH", value, layer, how)
+    return Winner(name, value, layer)
 
 
 def read_file(path: str) -> list[tuple[str, str, str]]:
@@ -71,14 +102,16 @@ def is_identifier(name: bytes) -> bool:
 
 
 def mounts(
-    winning: list[Winner], root: Root, stage: str, behind: "Environment | None" = None
+    winning: list[Winner], own: Environment, root: Root, stage: str, behind: Environment
 ) -> list[Bind]:
     """Return the bind that puts the script into the image, or over its own /environment.
 
-    behind: by variable a directory that comes behind all others in it.
+    own: the caller's variables, which the image shall not set. behind: by variable a
+    directory that comes behind all others in it.
     """
-    script = b"".join(_line(each) for each in winning if is_identifier(each.name))
-    script += b"".join(_append(*each) for each in (behind or {}).items())
+    script = _restored(own, root)
+    script += b"".join(each.line() for each in winning if is_identifier(each.name))
+    script += b"".join(_append(*each) for each in behind.items())
     if not script:
         return []
     target = _SCRIPT
@@ -93,9 +126,32 @@ def mounts(
     return [bind]
 
 
-def _line(each: Winner) -> bytes:
-    quoted = each.value.replace(b"'", b"'\\''")
-    return b"export " + each.name + b"='" + quoted + b"'\n"
+def _restored(own: Environment, root: Root) -> bytes:
+    """Return lines that set those of ``own``, and PWD, which the image's scripts set.
+
+    To read them is cheaper than a mount that most images do not need.
+    """
+    text = b"\n".join(map(root.read, [*_scripts(root), _OLDER]))
+    lines = [Winner(name, value, "").line() for name, value in own.items() if _assigns(text, name)]
+    if _assigns(text, b"PWD"):
+        lines.append(b'export PWD="$(pwd -P)"\n')
+    return b"".join(lines)
+
+
+def _scripts(root: Root) -> list[str]:
+    if not root.has(_DIRECTORY):
+        return []
+    directory = root.open(_DIRECTORY, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        return [f"{_DIRECTORY}/{name}" for name in os.listdir(directory) if name.endswith(".sh")]
+    finally:
+        os.close(directory)
+
+
+def _assigns(text: bytes, name: bytes) -> bool:
+    """Whether a script seems to set ``name``: JAVA_HOME= sets no HOME."""
+    parts = text.split(name + b"=")
+    return any(not part or part[-1:] in b" \t\n;" for part in parts[:-1])
 
 
 def _append(name: bytes, directory: bytes) -> bytes:

@@ -1,9 +1,12 @@
 """singrun env: the variables inside, and with --why which layer set one of them."""
 
+import os
+
+from singrun.environment.inherited import Environment
 from singrun.environment.variables import Winner
 
-# $1: the name. $2…: what the layers above the image's scripts set, lowest first, as
-# "layer" "value" pairs. The scripts run in this very shell, so they are asked one by one.
+# $1: the name. $2…: what the layers above the image's scripts set, lowest first: each "layer",
+# "how" and "value", see Winner. The scripts run in this very shell, so they are asked one by one.
 _SCRIPT = """
 name=$1; shift
 report() {
@@ -26,23 +29,31 @@ if [ ! -d /.singularity.d/env ] && [ -f /environment ]; then
   . /environment
   report "image, /environment"
 fi
-while [ $# -gt 1 ]; do
-  eval "export $name=\\$2"
+while [ $# -gt 2 ]; do
+  case $2 in
+    set) eval "export $name=\\$3" ;;
+    before) eval "export $name=\\$3\\${$name:+:\\$$name}" ;;
+    behind) eval "export $name=\\${$name:+\\$$name:}\\$3" ;;
+  esac
   old= was=
   report "$1"
-  shift 2
+  shift 3
 done
 printf 'set by: %s\\n' "$last"
 """
 
 
-def arguments(name: str, winning: list[Winner]) -> list[bytes]:
-    """Return the arguments with which the image's /bin/sh tells who set ``name``."""
+def arguments(name: str, own: Environment, winning: list[Winner]) -> list[bytes]:
+    """Return the arguments with which the image's /bin/sh tells who set ``name``.
+
+    own: the caller's variables, which no image sets.
+    """
     wanted = name.encode()
+    callers = [Winner(each, value, "the caller") for each, value in own.items()]
     layers = [
         word
-        for each in winning
+        for each in (*callers, *winning)
         if each.name == wanted
-        for word in (each.layer.encode("utf-8", "surrogateescape"), each.value)
+        for word in (os.fsencode(each.layer), each.how.encode(), each.value)
     ]
     return [b"-c", _SCRIPT.encode(), b"singrun-env", wanted, b"host or singrun", *layers]

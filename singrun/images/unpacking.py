@@ -13,6 +13,7 @@ from singrun.images import unpacker
 from singrun.images.fuse import found
 from singrun.images.image import Image, open_image
 from singrun.images.unpacked import ELSEWHERE, check_executable, lookup, open_private
+from singrun.mounts import mountinfo
 
 _TICK = 1.0  # seconds; at least the grain of a file's times, on network file systems too
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
@@ -172,7 +173,7 @@ def _take_away(path: str, cache: str) -> bool:
 
 def _mounted(cache: str) -> set[str]:
     """Names of the trees that are mounted in any process of this user. proc(5), mountinfo."""
-    needle = os.fsencode(f"{os.path.basename(cache)}/")
+    needle = mountinfo.escaped(os.fsencode(f"{os.path.basename(cache)}/"))
     names = set()
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:

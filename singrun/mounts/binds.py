@@ -16,6 +16,8 @@ def parse_home(word: str) -> tuple[str, str]:
     if len(fields) > 2:
         raise RunError(f"Cannot understand --home {word}", remedy="Say --home [SRC:]DST.")
     *source, place = (_plain(field) for field in fields)
+    if not source:
+        place = os.path.abspath(place)
     return (_source(source[0]) if source else ""), target(place)
 
 

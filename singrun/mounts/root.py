@@ -28,6 +28,7 @@ class Root:
         ] = {}  # our writable mounts, by mount id; whether they outlast the launch
         self._below: dict[str, bool] = {}  # their places below the root; whether an underlay
         self._underlays: list[int] = []
+        self._rows: set[int] = set()  # mounts of the table
         self.fd = os.open(path, os.O_PATH | os.O_DIRECTORY)
 
     def open(self, target: str, flags: int) -> int:
@@ -59,6 +60,31 @@ class Root:
         if fd >= 0:
             os.close(fd)
         return fd >= 0
+
+    def holds(self, target: str) -> bool:
+        """Whether there is a file at ``target``, or a directory with anything in it."""
+        fd = self._opened(target, os.O_RDONLY | os.O_DIRECTORY)
+        if fd < 0:
+            return self.has(target)
+        try:
+            return bool(os.listdir(fd))
+        finally:
+            os.close(fd)
+
+    def occupy(self, tree: int) -> None:
+        """Remember the mount ``tree`` as one of the table's."""
+        self._rows.add(_mount_id(tree))
+
+    def is_occupied(self, target: str) -> bool:
+        """Whether a row of the table is mounted where ``target`` leads to, or above that."""
+        for _ in range(_MAX_HOPS):
+            if self.has(target):
+                return self._mount_of(target) in self._rows
+            above, _, name = target.rstrip("/").rpartition("/")
+            parent = self._opened(above, os.O_PATH | os.O_DIRECTORY)
+            text = _link_text(name, parent) if parent >= 0 else ""
+            target = os.path.join(above, text) if text else above
+        return False
 
     def is_written(self, target: str) -> bool:
         """Whether there is a ``target``, in a mount where what is written stays."""

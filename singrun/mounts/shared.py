@@ -5,9 +5,13 @@ import os
 from singrun.config import Site
 from singrun.errors import RunError
 from singrun.identity import Caller
-from singrun.mounts import binds
+from singrun.mounts import binds, mountinfo
 from singrun.mounts.table import Bind, BindUnlessSeen, Fresh, Link, Mount
 from singrun.request import Request
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _TEMPORARY = {"/tmp": "tmp", "/var/tmp": "var_tmp"}  # noqa: S108  the very directories are meant
 _SHARED_MEMORY = "/dev/shm"  # noqa: S108  likewise
@@ -23,10 +27,11 @@ NAMES = ["proc", "sys", "dev", "tmp", "home", "cwd", "hostfs", _SITE_BINDS]
 class Table:
     """The mounts, in the order in which they are done; each under its name for --no-mount."""
 
-    def __init__(self, request: Request, caller: Caller, site: Site, directory: str) -> None:
+    def __init__(self, request: Request, caller: Caller, site: Site, names: list[str]) -> None:
         self._request, self._caller, self._site = request, caller, site
-        self.rows: list[Mount] = []
-        groups = {
+        self.ours: list[Mount] = []
+        self.wished: list[Mount] = []
+        groups: dict[str, Callable[[], list[Mount]]] = {
             "dev": self._devices,
             "proc": self._processes,
             "sys": self._system,
@@ -34,12 +39,17 @@ class Table:
             _SITE_BINDS: self._site_binds,
             "tmp": self._temporary,
             "home": self._home,
-            "cwd": lambda: self._current(directory),
-            "": self._wished,
+            "cwd": lambda: self._current(names),
         }
         for name, rows in groups.items():
             if name not in request.no_mount:
-                self.rows += [row for row in rows() if row.target not in request.no_mount]
+                self.ours += [row for row in rows() if row.target not in request.no_mount]
+        self.wished += self._wishes()
+
+    @property
+    def rows(self) -> list[Mount]:
+        """Return all of them."""
+        return [*self.ours, *self.wished]
 
     def pin(self) -> None:
         """Take hold of all sources, with the caller's rights."""
@@ -69,8 +79,7 @@ class Table:
         """Return binds of all the host has mounted and lets us see, besides the system's own."""
         if not self._site.on["mount hostfs"] or self._request.contain:
             return []
-        with open("/proc/self/mountinfo", errors="surrogateescape") as file:
-            places = [line.split()[4].encode().decode("unicode_escape") for line in file]
+        places = [place for place, _ in mountinfo.mounts()]
         own = ("proc", "sys", "dev", "run", *_SYSTEM, "tmp")
         wanted = [p for p in places if p != "/" and p.split("/")[1] not in own]
         seen = filter(os.path.exists, wanted)  # another mount may lie over it
@@ -92,6 +101,8 @@ class Table:
             return []
         if not self._request.contain:
             shared: list[Mount] = [Bind(name, name, why="temporary files") for name in names]
+            for row in shared:
+                row.yields = True
             for name in _SESSIONS:
                 path = os.path.normpath(os.environ.get(name, ""))
                 known = (*names, *(row.target for row in shared))
@@ -102,10 +113,11 @@ class Table:
 
     def _private(self, name: str, target: str, mode: str) -> Mount:
         """Return a new directory for ``target``: in --workdir if that was given, else in memory."""
-        if not self._request.workdir:
-            return Fresh("tmpfs", target, why="nothing of the host", mode=mode)
-        source = f"{self._request.workdir}/{name}"
-        return Bind(source, target, why="--workdir")
+        row: Mount = Fresh("tmpfs", target, why="nothing of the host", mode=mode)
+        if self._request.workdir:
+            row = Bind(f"{self._request.workdir}/{name}", target, why="--workdir")
+        row.yields = target in _TEMPORARY
+        return row
 
     def _home(self) -> list[Mount]:
         """Return the caller's home; one that is another's (daemon has /usr/sbin) is not shared."""
@@ -126,13 +138,14 @@ class Table:
             return [self._private("home", path, "0700")]
         return [BindUnlessSeen(path, path, why="home"), *_magic_cookie()]
 
-    def _current(self, directory: str) -> list[Mount]:
-        """Return the current directory; below a system directory only if the image has none."""
+    def _current(self, names: list[str]) -> list[Mount]:
+        """Return the current directory by its own name and, where that differs, by $PWD's."""
         if self._request.contain or not self._site.on["user bind control"]:
             return []
-        return _as_on_host(".", directory, "current directory")
+        whys = ("current directory", "$PWD")
+        return [row for name, why in zip(names, whys) for row in _as_on_host(".", name, why)]
 
-    def _wished(self) -> list[Mount]:
+    def _wishes(self) -> list[Mount]:
         """Return what options and variables ask for; these may lie over all else."""
         request = self._request
         wished = [(*bind, "--bind") for bind in request.binds]
@@ -173,19 +186,21 @@ def _is_below(path: str, places: tuple[str, ...]) -> bool:
 
 
 def _as_on_host(source: str, place: str, why: str) -> list[Mount]:
-    """Bind a directory on its own name; below a system directory only if the image has none."""
+    """Bind a directory on its own name, if the image has nothing there."""
     top, _, below = place.lstrip("/").partition("/")
     if not top or (top in _SYSTEM and not below):
         return []
     bind = BindUnlessSeen(source, place, why=why)
-    bind.unless_there = top in _SYSTEM
+    bind.unless_there, bind.loud = True, top not in _SYSTEM
     return [bind]
 
 
 def _magic_cookie() -> list[Mount]:
     """Return the file that lets X11 programs in, where a login keeps it out of the home."""
     path = os.environ.get("XAUTHORITY", "")
-    if not path.startswith("/run/") or not os.path.isfile(path):
+    if not os.path.isabs(path) or not os.path.isfile(path):
+        return []
+    if not os.path.realpath(path).startswith("/run/"):
         return []
     return [BindUnlessSeen(path, path, why="$XAUTHORITY")]
 

@@ -9,7 +9,7 @@ import os
 import stat
 
 from singrun import syscalls
-from singrun.errors import RunError
+from singrun.errors import RunError, say
 from singrun.mounts.root import Root
 
 _CLONE = syscalls.OPEN_TREE_CLONE | syscalls.OPEN_TREE_CLOEXEC | syscalls.AT_RECURSIVE
@@ -42,11 +42,12 @@ def clone(source: str) -> int:
 class Mount:
     """One row of the table: something to put on ``target``, an absolute path inside the root.
 
-    why: the reason, for describe(). trace: whether the mount point, where it
-    is missing, may be left behind in an image that is being written.
+    why: the reason, for describe(). yields: it is left out where another row is mounted already,
+    as one of /tmp and /var/tmp is in an image where they are one place. trace: whether the mount
+    point, where it is missing, may be left behind in an image that is being written.
     """
 
-    trace = True
+    trace, yields = True, False
 
     def __init__(self, target: str, *, why: str = "", read_only: bool = False) -> None:
         self.target = os.path.normpath("/" + target.lstrip("/"))
@@ -82,11 +83,14 @@ class Mount:
         directory = stat.S_ISDIR(os.fstat(self.tree).st_mode)
         if self.read_only:
             restrict(self.tree, syscalls.MOUNT_ATTR_RDONLY)
+        if self.yields and root.is_occupied(self.target):
+            return
         place = root.place(self.target, directory=directory, trace=self.trace)
         if directory != stat.S_ISDIR(os.fstat(place).st_mode):
             what = f"Cannot mount {self.what()} on {self.target}"
             raise RunError(what, why="One is a directory, the other is not.")
         syscalls.move_mount(self.tree, "", place, "", _BY_DESCRIPTOR)
+        root.occupy(self.tree)
         os.close(place)
 
     def undo(self) -> None:
@@ -113,20 +117,28 @@ class Bind(Mount):
 
 
 class BindUnlessSeen(Bind):
-    """A bind that is left out where the target already shows the source.
+    """A bind that nobody asked for, left out where the target already shows the source.
 
     So it is for a home below /tmp once /tmp is shared. unless_there: leave it
-    out as soon as the root has anything of the target's name.
+    out as soon as the root has anything of the target's name, but for an empty directory.
     """
 
-    unless_there = False
+    unless_there, loud = False, False
 
     def execute(self, root: Root) -> None:
-        """Attach it if it is needed."""
+        """Attach it if it is needed, and can be; loud: say that the image has its own."""
         self.pin()
-        if root.shows(self.target, self.tree) or (self.unless_there and root.has(self.target)):
+        if root.shows(self.target, self.tree):
             return
-        super().execute(root)
+        if self.unless_there and root.holds(self.target):
+            if self.loud:
+                say(f"Not shared: {self.target}, for the image has its own")
+                say(f"  --bind {self.target} lays the host's over it.")
+            return
+        try:
+            super().execute(root)
+        except RunError as error:
+            say(f"Not shared: {self.source}\n  {error.what}: {error.why}")
 
 
 class Fresh(Mount):
@@ -158,6 +170,8 @@ class Fresh(Mount):
 
     def execute(self, root: Root) -> None:
         """Attach it; mount points may be made in it."""
+        if self.yields and root.is_occupied(self.target):
+            return
         super().pin()
         super().execute(root)
         root.adopt(self.tree, self.target)

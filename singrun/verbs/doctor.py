@@ -10,6 +10,7 @@ from singrun import config, syscalls
 from singrun.errors import RunError
 from singrun.identity import Caller, map_ids
 from singrun.images import fuse, unpacked
+from singrun.mounts import mountinfo
 from singrun.verbs import kernel, trial
 
 TYPE_CHECKING = False
@@ -237,13 +238,10 @@ def _file_system(path: str) -> str:
     """Return the type of the file system that ``path`` lies on. proc(5), mountinfo."""
     best, kind = "", "unknown"
     real = os.path.realpath(path)
-    with open("/proc/self/mountinfo", errors="surrogateescape") as file:
-        for line in file:
-            left, _, right = line.partition(" - ")
-            place = left.split()[4]
-            inside = real == place or real.startswith(place.rstrip("/") + "/")
-            if inside and len(place) >= len(best):
-                best, kind = place, right.split()[0]
+    for place, mounted in mountinfo.mounts():
+        inside = real == place or real.startswith(place.rstrip("/") + "/")
+        if inside and len(place) >= len(best):
+            best, kind = place, mounted
     return kind
 
 

@@ -18,6 +18,7 @@ def text(request: Request, image: Image, caller: Caller, table: Table, site: Sit
     layers = [f"overlay of {path} on /" + " read-only" * ro for path, ro in request.overlays]
     if request.writable_tmpfs:
         layers.append("overlay of a new tmpfs on /: --writable-tmpfs")
-    rows = [row.describe() for row in table.rows]
-    own = [f"new file on {name}: the same user inside" for name in ("/etc/passwd", "/etc/group")]
-    return "\n".join([first, *layers, *rows, *own, ""])
+    names = [name for name in ("/etc/passwd", "/etc/group") if name not in request.no_mount]
+    own = [f"new file on {name}: the same user inside" for name in names]
+    ours, wished = ([row.describe() for row in rows] for rows in (table.ours, table.wished))
+    return "\n".join([first, *layers, *ours, *own, *wished, ""])

@@ -1,0 +1,32 @@
+"""What is mounted where, as the kernel lists it. proc(5), /proc/PID/mountinfo.
+
+Four bytes are escaped there, blank, tab, newline and backslash; all others stand as they are.
+"""
+
+import os
+
+_ESCAPED = ((b"\\040", b" "), (b"\\011", b"\t"), (b"\\012", b"\n"), (b"\\134", b"\\"))
+
+
+def mounts() -> list[tuple[str, str]]:
+    """Return the mount point and the type of each mount, in the kernel's order."""
+    found = []
+    with open("/proc/self/mountinfo", "rb") as file:
+        for line in file:
+            left, _, right = line.partition(b" - ")
+            found.append((os.fsdecode(plain(left.split()[4])), right.split()[0].decode()))
+    return found
+
+
+def plain(word: bytes) -> bytes:
+    """Return a path as it is."""
+    for escaped, byte in _ESCAPED:  # the backslash last
+        word = word.replace(escaped, byte)
+    return word
+
+
+def escaped(path: bytes) -> bytes:
+    """Return a path as the kernel writes it."""
+    for word, byte in reversed(_ESCAPED):
+        path = path.replace(byte, word)
+    return path
