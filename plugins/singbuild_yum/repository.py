@@ -9,6 +9,7 @@ import bz2
 import gzip
 import lzma
 import re
+import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,10 +17,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 from xml.etree import ElementTree
 
-from backports import zstd
-
 from singbuild import RecipeKeyError, Source, SourceError
 from singbuild.download import Fetched, NotFoundError, Remote, fetch, fetch_all
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 REPO = "{http://linux.duke.edu/metadata/repo}"
 COMMON = "{http://linux.duke.edu/metadata/common}"

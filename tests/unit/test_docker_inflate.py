@@ -6,13 +6,18 @@ import bz2
 import gzip
 import lzma
 import os
+import sys
 from collections.abc import Callable
 
 import pytest
-from backports import zstd
 from singbuild_docker.inflate import MAGIC, inflated, packing_of
 
 from singbuild import SourceError
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 BODY = os.urandom(100_000) + bytes(3_000_000)
 PACKERS: dict[str, Callable[[bytes], bytes]] = {
