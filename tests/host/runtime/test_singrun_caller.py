@@ -18,12 +18,6 @@ from tests.bench.terminal import Terminal
 pytestmark = pytest.mark.root
 
 
-@pytest.fixture(scope="module")
-def bench() -> Iterator[Bench]:
-    with images.bench() as made:
-        yield made
-
-
 @pytest.fixture(params=["root, loop", "user"])
 def person(request: pytest.FixtureRequest, bench: Bench) -> Iterator[Person]:
     one = bench.people[request.param]
