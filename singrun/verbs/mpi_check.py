@@ -29,7 +29,7 @@ _MORE = ("/usr/lib64/openmpi/lib", "/usr/lib64/mpich/lib", "/usr/local/lib", "/o
 _LARGEST = 64 << 20
 _C_LIBRARY = "libc.so.6"
 # A child that shows the image at a directory, and one in there that examines it.
-_START = "import sys; sys.path[:0] = [{path!r}]; from singrun import {module}; {module}.{call}"
+_START = "import sys; sys.path[:0] = [{path!r}]; from {package} import {module}; {module}.{call}"
 
 
 def report(image: str, *, as_json: bool) -> str:
@@ -151,14 +151,20 @@ def _examined(image: str) -> dict[str, list[str]]:
         return examine(image)
     with tempfile.TemporaryDirectory(prefix="singrun-doctor-") as place:
         interpreter = [sys.executable, "-IS", "-c"]
-        look = _START.format(path=sys.path[0], module="mpi_check", call=f"tell({place!r})")
-        show = _START.format(path=sys.path[0], module="cli", call="main()")
+        package, _, module = __name__.rpartition(".")
+        look = _start(package, module, f"tell({place!r})")
+        show = _start("singrun", "cli", "main()")
         command = [*interpreter, show, "mount", image, place, *interpreter, look]
         done = subprocess.run(command, stdout=subprocess.PIPE, check=False)
     if done.returncode:
         raise RunError(f"Cannot examine {image}", why="It could not be mounted; see above.")
     facts: dict[str, list[str]] = json.loads(done.stdout)
     return facts
+
+
+def _start(package: str, module: str, call: str) -> str:
+    """Return what Python executes to call a function of ours."""
+    return _START.format(path=sys.path[0], package=package, module=module, call=call)
 
 
 def tell(tree: str) -> None:

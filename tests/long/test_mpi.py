@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from singrun.verbs.mpi_check import findings_for
 from tests.bench import singrun_images as images
 from tests.bench.mpi_bench import MpiBench
 from tests.bench.slurm_cluster import Cluster
@@ -133,15 +132,3 @@ def test_the_doctor_knows_what_goes_together(mpi: MpiBench, slurm: Cluster, mpic
         "mpirun", "--oversubscribe", "-np", "2", mpi.launcher, "exec", mpich, "pi"
     )
     assert plain.stdout.count(b"rank 0 of 1") == 2  # as the doctor says
-
-
-def test_what_the_doctor_warns_of() -> None:
-    image = {"family": ["Open MPI"], "soname": ["libmpi.so.40"], "pmi": ["pmix"]}
-    image |= {"wanted": ["GLIBC_2.17"], "given": ["GLIBC_2.17"]}
-    host = image | {"wanted": ["GLIBC_2.17", "GLIBC_2.34"]}
-    texts = [each.line() for each in findings_for(image, host, "", ["pmi2"])]
-    assert "this host has no mpirun" in texts[1]
-    assert "Slurm speaks pmi2, the image's MPI pmix: each rank would run alone" in texts[2]
-    assert "needs GLIBC_2.34, which the image's libc.so.6 has not" in texts[3]
-    nothing = findings_for({"given": []}, host, "", None)
-    assert "the image's MPI: none" in nothing[0].line()
