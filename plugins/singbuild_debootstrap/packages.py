@@ -35,7 +35,7 @@ def remembered(choice: Choice, archive: Archive, cache: Path) -> Packages:
     asked = [__version__, *map(str, astuple(choice)), archive.identity, script(choice.suite)]
     key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
     kept = cache / f"{key}.packages.json"
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, RecursionError):
         packages: Packages = json.loads(kept.read_text())
         if are_pins(packages):
             return packages

@@ -33,14 +33,27 @@ def remembered(
     asked = [__version__, asdict(choice), states, version]
     key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
     kept = source.cache / f"{key}.packages.json"
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, RecursionError):
         found: Packages = json.loads(kept.read_text())
-        return found
+        if are_pins(found):
+            return found
     found = _alone(choice, repositories, source, key)
     part = kept.with_suffix(f".{os.getpid()}.part")
     part.write_text(json.dumps(found))
     part.rename(kept)
     return found
+
+
+def are_pins(found: object) -> bool:
+    """Whether a value from a file has the form of ``Packages``; such a file may be damaged."""
+    pins = list(found.values()) if isinstance(found, dict) else [None]
+    texts = ("name", "version", "arch", "repository", "file", "sha256")
+    return all(
+        isinstance(pin, dict)
+        and isinstance(pin.get("size"), int)
+        and all(isinstance(pin.get(key), str) for key in texts)
+        for pin in pins
+    )
 
 
 def _alone(

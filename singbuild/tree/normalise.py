@@ -25,6 +25,8 @@ from singbuild.tree.volatile import BACKUPS, BYTECODE, INDICES, LOGS, MACHINE_ID
 
 KEEP = f"{HOME}/keep"
 LONGEST_LIST = 1 << 20  # bytes
+LONGEST_SHADOW = 64 << 20  # bytes
+DIGITS = 20  # of a number of days
 RECORD = f"{HOME}/build.json"
 REASONS: Mapping[str, str] = {
     **TEMPORARY,
@@ -186,9 +188,11 @@ def _source(path: Path) -> Path:
 
 def _pin_password_dates(path: Path, epoch: int) -> None:
     """Let no password have been changed after the epoch; the field is in days: shadow(5)."""
+    if path.stat().st_size > LONGEST_SHADOW:
+        return  # %post wrote something else there
     lines = [line.split(b":") for line in path.read_bytes().splitlines()]
     for fields in lines:
-        if len(fields) > 2 and fields[2].isdigit():
+        if len(fields) > 2 and fields[2].isdigit() and len(fields[2]) < DIGITS:
             fields[2] = b"%d" % min(int(fields[2]), epoch // 86400)
     path.write_bytes(b"".join(b":".join(fields) + b"\n" for fields in lines))
 

@@ -9,10 +9,12 @@ import json
 import sqlite3
 import tarfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
+import singbuild_debootstrap.packages as debootstrap_packages
+import singbuild_yum.packages as yum_packages
 from singbuild_docker import config
 from singbuild_docker.archive import DockerArchive
 from singbuild_docker.image import Store
@@ -25,6 +27,7 @@ from singbuild.packages import rpm
 from singbuild.plan import lock
 from singbuild.tar.extract import Limits, Unpacker
 from singbuild.testing.engine import Recorder
+from singbuild.tree import normalise
 from tests.bench.host import PATIENCE
 from tests.bench.tar_bytes import END, base_256, directory, header, link, member, pax, sparse
 
@@ -239,3 +242,22 @@ def test_a_lock_that_is_made_to_grow_is_refused(tmp_path: Path, text: str) -> No
     with contextlib.suppress(SourceError):
         lock.read(tmp_path / "a.lock.yaml")
     assert inspection._backend(inspection._lock(text), None) is None
+
+
+@pytest.mark.parametrize("are_pins", [debootstrap_packages.are_pins, yum_packages.are_pins])
+@pytest.mark.parametrize("found", [5, [], None, {"a": 5}, {"a": {}}, {"a": {"size": "1"}}])
+def test_a_damaged_list_of_packages_in_the_cache_is_not_taken(
+    are_pins: Callable[[object], bool], found: object
+) -> None:
+    assert not are_pins(found)
+
+
+def test_dates_of_passwords_that_are_no_dates_stay(tmp_path: Path) -> None:
+    text = b"a:*:" + b"9" * 5000 + b":\nb:*:99999:\n"
+    (tmp_path / "shadow").write_bytes(text)
+    normalise._pin_password_dates(tmp_path / "shadow", 86400)
+    assert (tmp_path / "shadow").read_bytes() == text.replace(b"b:*:99999", b"b:*:1")
+    with (tmp_path / "shadow").open("wb") as file:
+        file.truncate(40 << 30)
+    normalise._pin_password_dates(tmp_path / "shadow", 86400)
+    assert (tmp_path / "shadow").stat().st_size == 40 << 30
