@@ -13,7 +13,7 @@ import os
 import stat
 import struct
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -48,10 +48,19 @@ def normalise(rootfs: Rootfs, epoch: int, *, indices: bool = False) -> None:
     counts = _Normalising(rootfs, epoch, frozenset(os.fsencode(p[1:]) for p in keep)).done()
     for name, count in counts.items():
         rootfs.report.line(f"normalised: {name} ({count:,}): {REASONS[name]}")
-    if counts and rootfs.exists(RECORD):
-        # Without the counts: temporary files are not always as many.
-        facts = json.loads(rootfs.read(RECORD))
-        facts["normalised"] = {name: REASONS[name] for name in counts}
+    if rootfs.exists(RECORD):
+        _record(rootfs, keep)
+
+
+def _record(rootfs: Rootfs, keep: Set[str]) -> None:
+    """Write into the image where its programs' doing was normalised.
+
+    That is which rules there were, and not what they found, which differs from run to run.
+    """
+    facts = json.loads(rootfs.read(RECORD))
+    ran = {step["name"] for step in facts["steps"]} & {"setup", "post", "test"}
+    if ran or not rootfs.baseline.entries:  # else all there is was copied
+        facts["normalised"] = {name: REASONS[name] for name in REASONS if name not in keep}
         rootfs.write(RECORD, json.dumps(facts, indent=4) + "\n")
 
 
