@@ -1,0 +1,298 @@
+"""Builds that are killed at random moments, run out of disk, read bad sectors, or lose the time.
+
+Whatever happens: the target is the old file or the new one, nothing is left behind once the next
+build has run, and that makes the same image. SINGBUILD_TEST_ROUNDS says how many faults each
+campaign makes; SINGBUILD_TEST_SEED makes the same ones again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from singrun import syscalls
+from singrun.mounts import loop
+from tests.bench.builds import SINGBUILD
+from tests.bench.host import PATIENCE, random_numbers, wait_until
+
+pytestmark = [pytest.mark.root, pytest.mark.long]
+
+ROUNDS = int(os.environ.get("SINGBUILD_TEST_ROUNDS", "200"))
+RECIPE = """\
+Bootstrap: busybox
+%setup
+    head -c 300000 /dev/zero > "$SINGBUILD_ROOTFS/zeros"
+%files
+    a.def /opt/recipe
+%post
+    mkdir -p /opt/many
+    for n in $(seq 300); do echo $n > /opt/many/$n; done
+    (sleep 1000 &)
+%environment
+    export A=b
+%test
+    test "$(cat /opt/many/7)" = 7
+"""
+CACHED = RECIPE.replace("%setup\n", "%labels\n    A b\n").replace(
+    '    head -c 300000 /dev/zero > "$SINGBUILD_ROOTFS/zeros"\n', ""
+)
+PHASES = ("resolve", "scratch", "bootstrap", "setup", "files", "post", "metadata", "test", "seal",
+          "finish")  # fmt: skip
+TOLD = (5, 6, 8)  # exit statuses of faults that have a sentence
+
+
+@dataclass
+class Place:
+    """Directories of builds: recipe, targets, scratch, cache, logs, each to be put elsewhere."""
+
+    directory: Path
+    scratch: Path
+    cache: Path
+    env: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def at(cls, directory: Path, text: str = RECIPE) -> Place:
+        place = cls(directory, directory / "scratch", directory / "cache")
+        for each in (place.scratch, place.cache):
+            each.mkdir(exist_ok=True)
+        (directory / "a.def").write_text(text)
+        return place
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        own = {"SINGBUILD_TMPDIR": self.scratch, "SINGBUILD_CACHEDIR": self.cache}
+        env = os.environ | {name: str(path) for name, path in own.items()} | self.env
+        env["XDG_STATE_HOME"] = str(self.directory / "state")
+        argv = [*SINGBUILD, "build", "--json", *words]
+        out = subprocess.PIPE
+        return subprocess.Popen(
+            argv, cwd=self.directory, env=env, stdout=out, stderr=out, text=True
+        )
+
+    def build(self, image: str = "a.img", *words: str) -> tuple[int, str]:
+        process = self.start("--force", *words, "a.def", image)
+        out, err = process.communicate(timeout=300 * PATIENCE)
+        return process.returncode, out + err
+
+    def left(self) -> list[str]:
+        """Scratches, part files, half-written stages. A half download stays, to be resumed."""
+        found = [*self.scratch.iterdir(), *self.directory.glob(".*.part")]
+        found += (self.cache / "stages").glob("*.part")
+        return [path.name for path in found]
+
+
+def processes_of(place: Place) -> list[str]:
+    """Processes whose root, directory or arguments are in a place."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            links = [str((process / name).readlink()) for name in ("root", "cwd")]
+            if any(link.startswith(str(place.directory)) for link in links):
+                found.append(process.name)
+    return found
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place.at(tmp_path)
+
+
+def reference(place: Place) -> bytes:
+    status, said = place.build("reference.img", "--no-cache")
+    assert status == 0, said
+    return (place.directory / "reference.img").read_bytes()
+
+
+def kill(place: Place, phase: str, numbers: random.Random, *words: str) -> int:
+    """Kill a build a random moment after a phase has begun; return its status."""
+    with place.start("--force", *words, "a.def", "a.img") as process:
+        assert process.stdout
+        for line in process.stdout:
+            if f'"name": "{phase}"' in line:
+                time.sleep(numbers.random() ** 2 * 0.4)
+                process.send_signal(signal.SIGKILL)
+                break
+        process.stdout.read()
+    return process.returncode
+
+
+def test_builds_killed_in_every_phase(place: Place) -> None:
+    numbers, counts, wanted = random_numbers(), Counter[str](), reference(place)
+    (place.directory / "a.img").write_bytes(b"old")
+    for number in range(ROUNDS):
+        phase = PHASES[number % len(PHASES)]
+        status = kill(place, phase, numbers, "--no-cache")
+        counts[f"{phase}: {'killed' if status else 'was done before'}"] += 1
+        image = (place.directory / "a.img").read_bytes()
+        assert image in (b"old", wanted), f"half an image, killed in {phase}"
+        if number % 10 == 9:
+            wait_until(lambda: not processes_of(place))
+            status, said = place.build("next.img", "--no-cache")
+            assert status == 0, said
+            assert (place.directory / "next.img").read_bytes() == wanted
+            assert place.left() == []
+            (place.directory / "a.img").write_bytes(b"old")
+    print(f"{ROUNDS} builds killed:", dict(counts))
+
+
+def test_builders_of_one_cache_killed_at_random(tmp_path: Path) -> None:
+    place = Place.at(tmp_path, CACHED)
+    numbers, wanted, killed = random_numbers(), reference(place), 0
+    for number in range(max(1, ROUNDS // 8)):
+        # Another %post each time, so that stages are written and not only found.
+        (tmp_path / "a.def").write_text(CACHED + f"# {number}\n")
+        builders = [place.start("--force", "a.def", f"{each}.img") for each in range(4)]
+        for each in builders:
+            time.sleep(numbers.random() * 0.3)
+            if numbers.random() < 0.75:
+                each.send_signal(signal.SIGKILL)
+                killed += 1
+        for each in builders:
+            said = "".join(each.communicate())
+            assert each.returncode in (0, -signal.SIGKILL), said
+        images = [path.read_bytes() for path in tmp_path.glob("[0-3].img")]
+        wait_until(lambda: not processes_of(place))
+        status, said = place.build()
+        assert status == 0, said
+        assert {*images} <= {(tmp_path / "a.img").read_bytes()}
+        assert place.left() == []
+        for path in tmp_path.glob("[0-3].img"):
+            path.unlink()
+    (tmp_path / "a.def").write_text(CACHED)
+    assert place.build()[0] == 0
+    assert (tmp_path / "a.img").read_bytes() == wanted
+    print(f"{killed} builders killed that wrote one cache")
+
+
+@contextlib.contextmanager
+def small_disk(directory: Path, kilobytes: int) -> Iterator[Path]:
+    """A file system of a size, on a loop device of its own."""
+    where, file = directory / "disk", directory / "disk.ext4"
+    where.mkdir(exist_ok=True)
+    with file.open("wb") as image:
+        image.truncate(kilobytes << 10)
+    quiet = ["mke2fs", "-q", "-F", "-t", "ext4", "-m", "0", "-O", "^has_journal", "-N", "4096"]
+    subprocess.run([*quiet, file], check=True)
+    fd = os.open(file, os.O_RDWR | os.O_CLOEXEC)
+    device, device_fd = loop.attach(fd, 0, read_only=False)
+    syscalls.mount(device, str(where), "ext4", 0, "")
+    os.close(device_fd)
+    os.close(fd)
+    try:
+        yield where
+    finally:
+        syscalls.umount2(str(where), syscalls.MNT_DETACH)
+        file.unlink()
+
+
+def fill(disk: Path) -> None:
+    """Take all that a disk has left."""
+    with (disk / "filler").open("ab") as filler, contextlib.suppress(OSError):
+        for power in range(24, 11, -1):
+            with contextlib.suppress(OSError):
+                while True:
+                    os.posix_fallocate(filler.fileno(), filler.seek(0, os.SEEK_END), 1 << power)
+
+
+@pytest.mark.parametrize("what", ["scratch", "cache", "target"])
+def test_the_disk_is_full(tmp_path: Path, what: str) -> None:
+    """Somebody else takes the rest of the disk a random moment after a phase has begun."""
+    numbers, counts = random_numbers(), Counter[str]()
+    place = Place.at(tmp_path)
+    wanted = reference(place)
+    for number in range(max(1, ROUNDS // 6)):
+        phase = PHASES[number % len(PHASES)]
+        with small_disk(tmp_path, 1 << 20) as disk:
+            full = Place(disk if what == "target" else tmp_path, place.scratch, place.cache)
+            full.cache = disk / "cache" if what == "cache" else place.cache
+            full.scratch = disk / "scratch" if what == "scratch" else place.scratch
+            for each in (full.cache, full.scratch):
+                each.mkdir(exist_ok=True)
+            full.env = {"XDG_STATE_HOME": str(tmp_path)}
+            (full.directory / "a.def").write_text(RECIPE)
+            with full.start("--force", "a.def", "a.img") as process:
+                assert process.stdout
+                lines = []
+                for line in process.stdout:
+                    lines.append(line)
+                    if f'"name": "{phase}"' in line:
+                        time.sleep(numbers.random() ** 2 * 0.3)
+                        fill(disk)
+                assert process.stderr
+                said = "".join(lines) + process.stderr.read()
+            status = process.returncode
+            assert status in (0, 7, *TOLD), said  # 7: a section that writes is told as well
+            assert "Traceback" not in said
+            if status == 0:
+                assert (full.directory / "a.img").read_bytes() == wanted
+            elif what == "target":
+                assert not (disk / "a.img").exists()
+            assert full.left() == []
+            (disk / "filler").unlink(missing_ok=True)
+            again, said = full.build("again.img")
+            assert again == 0, said
+            assert (full.directory / "again.img").read_bytes() == wanted
+            counts[f"{phase}: {status}"] += 1
+    print(f"{sum(counts.values())} disks of the {what} filled, phase and status:", dict(counts))
+
+
+def test_a_source_on_a_bad_disk(tmp_path: Path) -> None:
+    """The disk's end is gone: what the image's file has there cannot be read, EIO."""
+    numbers, counts = random_numbers(), Counter[int]()
+    place = Place.at(tmp_path)
+    wanted = reference(place)
+    (tmp_path / "a.def").write_text(f"Bootstrap: localimage\nFrom: {tmp_path}/disk/source.img\n")
+    for _ in range(max(1, ROUNDS // 6)):
+        with small_disk(tmp_path, 16 << 10) as disk:
+            (disk / "source.img").write_bytes(wanted)
+            subprocess.run(["sync", "-f", disk], check=True)
+            os.truncate(tmp_path / "disk.ext4", numbers.randint(64 << 10, 9 << 20))
+            fd = os.open(disk / "source.img", os.O_RDONLY)
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.close(fd)
+            status, said = place.build("b.img", "--no-cache")
+            counts[status] += 1
+            assert status in (0, 3, *TOLD), said
+            assert "Traceback" not in said
+            assert place.left() == []
+            assert status == 0 or not (tmp_path / "b.img").exists()
+            (tmp_path / "b.img").unlink(missing_ok=True)
+    print(f"{sum(counts.values())} builds from a bad disk, by status:", dict(counts))
+
+
+LIBFAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
+
+
+@pytest.mark.skipif(not LIBFAKETIME.exists(), reason="needs libfaketime")
+def test_the_clock_jumps(place: Place) -> None:
+    numbers, wanted = random_numbers(), reference(place)
+    clock = place.directory / "clock"
+    place.env = {
+        "LD_PRELOAD": str(LIBFAKETIME),
+        "FAKETIME_TIMESTAMP_FILE": str(clock),
+        "FAKETIME_NO_CACHE": "1",
+        "DONT_FAKE_MONOTONIC": "1",
+    }
+    jumps = 0
+    for _ in range(max(1, ROUNDS // 10)):
+        clock.write_text("+0d")
+        with place.start("--force", "--no-cache", "a.def", "a.img") as process:
+            while process.poll() is None:
+                clock.with_suffix(".new").write_text(f"{numbers.randint(-3000, 3000):+d}d")
+                clock.with_suffix(".new").rename(clock)
+                jumps += 1
+                time.sleep(numbers.random() * 0.2)
+            said = "".join(process.communicate())
+        assert process.returncode == 0, said
+        assert (place.directory / "a.img").read_bytes() == wanted
+        assert place.left() == []
+    print(f"{jumps} jumps of the clock")
