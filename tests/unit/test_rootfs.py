@@ -84,3 +84,71 @@ def test_any_path_stays_inside(parts: list[str]) -> None:
     with open(os.devnull, "w") as out:
         found = Rootfs(root, Console(out)).path("/".join(parts) or "/")
     assert found == root or root in found.parents
+
+
+def test_what_is_no_file_is_not_read(rootfs: Rootfs) -> None:
+    os.mkfifo(rootfs.root / "fifo")
+    with (rootfs.root / "long").open("wb") as file:
+        file.truncate(40 << 30)
+    for name, why in (("/fifo", "no regular file"), ("/long", "more than")):
+        with pytest.raises(ImageError, match=why):
+            rootfs.read(name)
+    with pytest.raises(FileNotFoundError):
+        rootfs.read("/missing")
+
+
+def test_a_link_that_appears_meanwhile_leads_nowhere(rootfs: Rootfs) -> None:
+    outside = rootfs.root.parent / "outside"
+    real = rootfs.path
+
+    def swapped(inside: str | os.PathLike[str], *, follow: bool = True) -> Path:
+        found = real(inside, follow=follow)
+        (rootfs.root / "etc").rename(rootfs.root / "old")
+        (rootfs.root / "etc").symlink_to(outside)
+        return found
+
+    for work in (
+        lambda: rootfs.read("/etc/victim"),
+        lambda: rootfs.write("/etc/victim", "changed"),
+        lambda: rootfs.remove("/etc/victim"),
+        lambda: rootfs.remove_tree("/etc/victim"),
+        lambda: rootfs.chmod("/etc/victim", 0),
+        lambda: rootfs.mkdir("/etc/victim/below"),
+        lambda: rootfs.rename("/etc/victim", "/etc/other"),
+    ):
+        rootfs.mkdir("/etc")
+        rootfs.write("/etc/victim", "inside")
+        rootfs.path = swapped  # type: ignore[method-assign]
+        with pytest.raises(OSError, match=r"symbolic links|File exists"):
+            work()
+        rootfs.path = real  # type: ignore[method-assign]
+        (rootfs.root / "etc").unlink()
+        rootfs.remove_tree("/old")
+    assert (outside / "victim").read_text() == "untouched"
+    assert [path.name for path in outside.iterdir()] == ["victim"]
+
+
+def test_trees_are_removed_and_patterns_matched_inside(rootfs: Rootfs) -> None:
+    outside = rootfs.root.parent / "outside"
+    for name in ("/a/b/c.log", "/a/d.log", "/a/d.txt"):
+        rootfs.write(name, "")
+    (rootfs.root / "a" / "out").symlink_to(outside)
+    (rootfs.root / "led").symlink_to(outside)
+    assert rootfs.glob("a/*.log") == ["/a/d.log"]
+    assert rootfs.glob("/a/*/*.log") == ["/a/b/c.log"]
+    assert rootfs.glob("led/*") == []
+    assert rootfs.names("/a") == ["b", "d.log", "d.txt", "out"]
+    assert sorted(rootfs.files("/a", ".log")) == ["/a/b/c.log", "/a/d.log"]
+    rootfs.remove_tree("/a")
+    rootfs.remove_tree("/led")
+    assert rootfs.names("/") == []
+    assert (outside / "victim").read_text() == "untouched"
+
+
+def test_a_directory_of_the_build_s_own_is_new(rootfs: Rootfs) -> None:
+    with rootfs.new_directory("work") as work:
+        (work / "file").write_text("")
+    assert not rootfs.exists("/work")
+    rootfs.symlink("/work", str(rootfs.root.parent / "outside"))
+    with pytest.raises(ImageError, match="the image has a /work"), rootfs.new_directory("work"):
+        pass
