@@ -66,7 +66,8 @@ def make_in_cache(directory: Path) -> None:
 def _check_private(cache: Path) -> None:
     """Refuse a cache that another user could fill, or put in its place: what is in it is trusted.
 
-    Only root asks who could rename the directories above it. HostError.
+    Root asks whose the directories above are, too: their owner could rename it. That others may
+    write to those is taken as it is: a CI's workspace in a container has mode 0777. HostError.
     """
     above = cache.parents if os.geteuid() == 0 else ()
     for place in (cache, *above):
@@ -79,7 +80,7 @@ def _check_private(cache: Path) -> None:
             why = f"{place} is no directory"
         elif status.st_uid not in (0, os.geteuid(), UNMAPPED if place != cache else 0):
             why = f"{place} belongs to another user"
-        elif status.st_mode & 0o022 and (place == cache or not status.st_mode & stat.S_ISVTX):
+        elif place == cache and status.st_mode & 0o022:
             why = f"others may write to {place}"
         if why:
             raise HostError(

@@ -97,8 +97,8 @@ def start(
 def _check_owner(image: Image, site: Site) -> None:
     """Warn root of an image that is not root's, or refuse it, as the site says."""
     status = os.fstat(image.fd)
-    if status.st_uid == 0 and not status.st_mode & 0o022:
-        return
+    if not status.st_nlink or (status.st_uid == 0 and not status.st_mode & 0o022):
+        return  # without a name it is the doctor's own
     why = "The kernel would read it, and its programs run as root."
     if site.on[_ROOT_ON_USERS]:
         say(f"{image.path} can be changed by others than root. {why.replace('would', 'will')}")

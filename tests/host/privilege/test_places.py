@@ -136,6 +136,7 @@ def test_a_cache_that_will_not_do_is_told_at_once_and_done_without(
     mode: str, options: str, said: str, user: User
 ) -> None:
     place = user.directory / "place"
+    options = options.replace("mode=1777", "mode=0700,uid=$user,gid=$user")
     mount = f'mount {options} none "$place"'
     done = building(user, "SINGBUILD_CACHEDIR", place, mount, PLAIN, mode)
     assert done.returncode == 0, done.stderr
