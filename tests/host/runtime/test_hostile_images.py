@@ -259,7 +259,16 @@ def test_as_caller_reads_and_makes_only_what_the_caller_may(bench: Bench) -> Non
     words = ["--env-file", home / "vars", "-W", home / "work", "-S", "/x", "-o", home / "over"]
     script = "echo $OWN; touch /x/made; stat -c %u /x/made"
     done = root.call(
-        root.launcher, "exec", "--as-caller", *words, bench.image, "sh", "-c", script, env=given
+        root.launcher,
+        "exec",
+        "--as-caller",
+        *words,
+        bench.image,
+        "sh",
+        "-c",
+        script,
+        env=given,
+        cwd="/",
     )
     assert (done.returncode, done.stdout.split()) == (0, [b"mine", b"%d" % user.uid]), done
     assert (home / "work/scratch").stat().st_uid == user.uid
@@ -268,5 +277,6 @@ def test_as_caller_reads_and_makes_only_what_the_caller_may(bench: Bench) -> Non
         root.launcher,
         *("exec", "--as-caller", bench.image, "true"),
         env=given | {"SINGRUN_CONFIG": str(closed / "file")},
+        cwd="/",
     )
     assert (done.returncode, done.stderr) == (0, b"")

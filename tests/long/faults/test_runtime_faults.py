@@ -77,7 +77,7 @@ def test_starts_that_are_killed(bench: Bench, user: Person, chance: random.Rando
     assert user.call(user.launcher, "stop", "one").returncode == 0
     stands = hit = 0
     for _ in range(STARTS):
-        hit += killed(user, chance.uniform(0, usual * 1.2), "start", bench.image, "one")
+        hit += killed(user, chance.uniform(0, usual * 0.9), "start", bench.image, "one")
         done = user.call(user.launcher, "exec", "instance://one", "echo", "fine")
         if done.returncode == 0:
             stands += 1
