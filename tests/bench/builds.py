@@ -121,18 +121,38 @@ class Builder:
         if not self.container or number != signal.SIGKILL:
             process.send_signal(number)
             return
-        words = cast("list[str]", process.args)
-        wanted = "\0".join(words[words.index(SINGBUILD[0]) :]) + "\0"
-        os.kill(min(_processes(wanted.encode(), cwd)), number)  # the others are its children
+        parents = _processes(process, cwd)
+        os.kill(next(pid for pid in parents if parents[pid] not in parents), number)
+
+    def run_killing_worker(self, *words: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+        """Run a build, and kill the process that works (namespace.py) when a section sleeps."""
+        process = self.start(
+            *words, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        assert process.stdout
+        next(line for line in process.stdout if "+ sleep 60" in line)
+        parents = _processes(process, cwd)
+        os.kill(max(parents, key=lambda pid: _depth(pid, parents)), signal.SIGKILL)
+        out, said = process.communicate()
+        return subprocess.CompletedProcess(words, process.returncode, out, said)
 
 
-def _processes(command_line: bytes, cwd: Path) -> Iterator[int]:
-    """The processes that execute a command line in a directory."""
+def _depth(pid: int, parents: Mapping[int, int]) -> int:
+    return 1 + _depth(parents[pid], parents) if pid in parents else 0
+
+
+def _processes(process: subprocess.Popen[Any], cwd: Path) -> dict[int, int]:
+    """The parents of a build's processes: of its own, and of those forked from it that work."""
+    found = {}
+    words = cast("list[str]", process.args)
+    wanted = ("\0".join(words[words.index(SINGBUILD[0]) :]) + "\0").encode()
     for path in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            same = (path / "cmdline").read_bytes() == command_line
+            same = (path / "cmdline").read_bytes() == wanted
             if same and (path / "cwd").readlink() == cwd:
-                yield int(path.name)
+                fields = (path / "stat").read_text().rpartition(")")[2].split()
+                found[int(path.name)] = int(fields[1])
+    return found
 
 
 def killed_in(

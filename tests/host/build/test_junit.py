@@ -102,8 +102,7 @@ def test_a_killed_build_is_no_success(
     for number in (signal.SIGKILL, signal.SIGTERM):
         killed_in("post", number, words, tmp_path, builder=builder)
         assert results(path) == {"build": "error"}
-    worker = recipe("Bootstrap: busybox\n%post\n    kill -9 $PPID\n    sleep 60\n")
-    assert singbuild("--junit", path, worker, "a.img").returncode == 5
+    assert builder.run_killing_worker("--junit", path, slow, "a.img", cwd=tmp_path).returncode == 5
     error = cases(path)["build"].find("error")
     assert error is not None
     assert "the build was killed" in error.get("message", "")
