@@ -5,6 +5,7 @@ It tries what a launch does, in a child process, instead of guessing from versio
 
 import json as json_module
 import os
+import sys
 
 from singrun import config, syscalls
 from singrun.errors import RunError
@@ -48,6 +49,7 @@ class Finding:
 def report(*, json: bool) -> str:
     """Return the findings, as text or as a JSON object with a list of them."""
     findings = [
+        Finding("Python", f"{sys.version.split()[0]}, {sys.executable} (3.9 to 3.14 are tested)"),
         *_kernel(),
         _user_namespaces(),
         *_sysctls(),

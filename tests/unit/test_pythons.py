@@ -51,6 +51,9 @@ def test_the_runtime_and_its_one_file_form_start(version: str, tmp_path: Path) -
         )
         assert (done.stdout, done.stderr) == (f"singrun {singrun.__version__}\n", "")
         assert done.returncode == 0
+    words = [python(version), "-IS", "-B", MAIN, "doctor"]
+    said = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    assert f"Python: {version}." in said
 
 
 @pytest.mark.root
