@@ -62,7 +62,8 @@ class Directory:
             return self.physical
         path = next(path for path in (home, "/") if path and not _refused(path))
         if shared:
-            say(f"Cannot enter the current directory {self._name}: {why}; starting in {path}")
+            name = f"the current directory {self._name}".rstrip()
+            say(f"Cannot enter {name}: {why}; starting in {path}")
         return path
 
     def _is_same(self, path: str) -> bool:

@@ -138,7 +138,7 @@ class BindUnlessSeen(Bind):
         try:
             super().execute(root)
         except RunError as error:
-            say(f"Not shared: {self.source}\n  {error.what}: {error.why}")
+            say(f"Not shared: {self.target}\n  {error.what}: {error.why}")
 
 
 class Fresh(Mount):
