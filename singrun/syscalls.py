@@ -46,6 +46,9 @@ PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 1, 4, 2
 SECCOMP_MODE_FILTER = 2
 SIG_DFL = 0
 
+# capget(2): _LINUX_CAPABILITY_VERSION_3, of the calling thread
+_CAPABILITIES = (0x20080522).to_bytes(4, sys.byteorder) + bytes(4)
+
 _SYS_OPEN_TREE, _SYS_MOVE_MOUNT, _SYS_FSOPEN, _SYS_FSCONFIG, _SYS_FSMOUNT = 428, 429, 430, 431, 432
 _SYS_OPENAT2, _SYS_MOUNT_SETATTR = 437, 442
 
@@ -76,7 +79,7 @@ class _Bytes(_ctypes._SimpleCData):  # type: ignore[type-arg]
     _type_ = "z"
 
 
-_One, _Three = _UInt * 1, _UInt * 3
+_One, _Three, _Six = _UInt * 1, _UInt * 3, _UInt * 6
 
 
 class _Function(_ctypes.CFuncPtr):
@@ -108,6 +111,8 @@ _umount2 = _declare("umount2", _Bytes, _Int)
 _pivot_root = _declare("pivot_root", _Bytes, _Bytes)
 _syncfs = _declare("syncfs", _Int)
 _prctl = _declare("prctl", _Int, _ULong, _ULong, _ULong, _ULong)
+_capget = _declare("capget", _Bytes, _Six)
+_capset = _declare("capset", _Bytes, _Bytes)
 _signal = _declare("signal", _Int, _ULong)
 _setfsuid = _declare("setfsuid", _Int)
 _setfsgid = _declare("setfsgid", _Int)
@@ -178,6 +183,20 @@ def syncfs(fd: int) -> None:
 def prctl(option: int, value: int = 0) -> int:
     """Change one property of this process (man 2)."""
     return _call(_prctl, option, value, 0, 0, 0)
+
+
+def capget() -> list[int]:
+    """Return the effective, permitted and inheritable capabilities, as bits (man 2)."""
+    words = _Six()
+    _call(_capget, _CAPABILITIES, words)
+    return [words[number] | words[number + 3] << 32 for number in range(3)]
+
+
+def capset(effective: int, permitted: int, inheritable: int) -> None:
+    """Set the capabilities that this process has, and may hand on (man 2)."""
+    sets = (effective, permitted, inheritable)
+    halves = [each & 0xFFFFFFFF for each in sets] + [each >> 32 for each in sets]
+    _call(_capset, _CAPABILITIES, b"".join(half.to_bytes(4, sys.byteorder) for half in halves))
 
 
 def seccomp_filter(program: bytes) -> None:

@@ -118,7 +118,7 @@ def _change_root(job: dict[str, Any]) -> None:
 
 def _show_host(root: str, writable: Sequence[str], *, furnished: bool) -> None:
     """Let the host be read-only but for the tree and ``writable``, wherever links lead."""
-    places = [(_clone(root), root), *((_clone(path, 0), path) for path in writable)]
+    places = [(_clone(root), root), *((_clone(path), path) for path in writable)]
     read_only = syscalls.MOUNT_ATTR_RDONLY
     syscalls.mount_setattr(syscalls.AT_FDCWD, "/", syscalls.AT_RECURSIVE, attr_set=read_only)
     for tree, path in sorted(places, key=lambda place: len(place[1])):
@@ -146,7 +146,8 @@ def _clone(path: str, attributes: int = syscalls.MOUNT_ATTR_NODEV) -> int:
 def mount_dev(dev: str, files: dict[str, str]) -> None:
     """Mount a tmpfs with harmless devices, a devpts of its own, and files."""
     devices = [(_clone_device(name), f"{dev}/{name}") for name in DEVICES]
-    syscalls.mount("tmpfs", dev, "tmpfs", syscalls.MS_NOSUID, "mode=0755")
+    flags = syscalls.MS_NOSUID | syscalls.MS_NODEV  # the devices have mounts of their own
+    syscalls.mount("tmpfs", dev, "tmpfs", flags, "mode=0755")
     for device, place in devices:
         os.close(os.open(place, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         _attach(device, place)
@@ -227,6 +228,9 @@ def _drop_capabilities(without: Sequence[int] = ()) -> None:
         if has and (number not in ALLOWED or number in without):
             syscalls.prctl(_PR_CAPBSET_DROP, number)
         number += 1
+    # A program of root's gets the inheritable ones past the bounding set: capabilities(7).
+    effective, permitted, _ = syscalls.capget()
+    syscalls.capset(effective, permitted, 0)
 
 
 def _bounding(number: int) -> bool | None:
