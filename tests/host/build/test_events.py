@@ -44,7 +44,9 @@ def test_every_event_is_documented_with_its_fields_and_every_documented_one_come
     bad.write_text(RECIPE.format(last="false"))
     built = [singbuild("build", "--json", good, name) for name in ("a.img", "b.img")]
     failed = singbuild("build", "--json", bad, "c.img")
-    monkeypatch.setenv("SINGBUILD_CACHEDIR", str(good))  # not a directory: a warning
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/stages").touch()  # not a directory: a warning
+    monkeypatch.setenv("SINGBUILD_CACHEDIR", str(tmp_path / "other"))
     built.append(singbuild("build", "--json", good, "d.img"))
     assert [done.returncode for done in (*built, failed)] == [0, 0, 0, 7]
     seen: dict[str, set[str]] = {}
