@@ -2,10 +2,10 @@
 
     singbuild ── exec ──▶ this script ── fork ──▶ process 1 ── fork ──▶ the program
 
-The script is executed anew, with an empty environment and no descriptors but the standard ones: of
-the builder's memory, variables and files nothing is left in it. Process 1 of the new PID namespace
-mounts, makes the tree its root directory, lets go of the host's, and reaps. Then the
-program is executed, without the capabilities that reach beyond the tree.
+The script is executed anew, with no variable but LD_LIBRARY_PATH and no descriptors but the
+standard ones: of the builder's memory, variables and files nothing is left in it. Process 1 of
+the new PID namespace mounts, makes the tree its root directory, lets go of the host's, and
+reaps. Then the program is executed, without the capabilities that reach beyond the tree.
 
 It imports the standard library and the system calls alone: ``python -IS`` starts it.
 """

@@ -5,6 +5,7 @@ Four ways, the best first. Which one a build takes makes no difference to its im
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from pathlib import Path
 from singbuild.errors import HostError
 from singbuild.privilege import capabilities, namespace, subordinate
 from singbuild.privilege.subordinate import Missing, Ranges
+from singrun import syscalls
 
 NAMESPACES = (
     "sysctl user.max_user_namespaces=10000; on Debian 10 also kernel.unprivileged_userns_clone=1; "
@@ -63,7 +65,7 @@ def choose(forced: Mode | None = None) -> Choice:
     if not (lacks := PROBES[Mode.SUBUID]()):
         return _choice(Mode.SUBUID, "you are not root, and have subordinate ids")
     if alone := PROBES[Mode.ONE_ID]():
-        raise _refused("this host gives you no user namespace", alone)
+        raise _refused(alone[0].what, alone)
     return _choice(Mode.ONE_ID, f"you are not root, and {lacks[0].what}")
 
 
@@ -90,7 +92,7 @@ def _root() -> list[Missing]:
     if not Path("/dev/loop-control").exists():
         what = "this host has no loop devices: /dev/loop-control does not exist"
         found.append(Missing(what, "modprobe loop, or give the container access to loop devices."))
-    return found
+    return found + _kernel()
 
 
 def _subuid() -> list[Missing]:
@@ -117,7 +119,17 @@ def _namespace(ids: Ranges | None) -> list[Missing]:
         return [Missing(error.what, error.why)]
     what = f"this host gives you no user namespace: {reason}"
     remedy = f"Run it with sudo, or ask for: {NAMESPACES}\n{_profile()}"
-    return [Missing(what, remedy.rstrip())] if reason else []
+    return ([Missing(what, remedy.rstrip())] if reason else []) + _kernel()
+
+
+def _kernel() -> list[Missing]:
+    """What the kernel itself lacks for the containers of sections (``container_init.py``)."""
+    try:
+        syscalls.mount_setattr(-1, "x", 0, attr_set=1)
+    except OSError as error:
+        if error.errno == errno.ENOSYS:
+            return [Missing("this kernel has no mount_setattr(2)", "Use Linux 5.12 or later.")]
+    return []
 
 
 def _profile() -> str:

@@ -68,14 +68,16 @@ def call(
     """
     words = ("chroot", os.fspath(root), *argv)
     with _job(root, argv, environment(env)) as (launch, job):
-        done = command.call(launch, env={}, on_line=on_line, own_session=True, pass_fds=(job,))
+        done = command.call(
+            launch, env=_of_python(), on_line=on_line, own_session=True, pass_fds=(job,)
+        )
     return dataclasses.replace(done, argv=words)
 
 
 def interactive(root: Path, argv: Sequence[str], *, env: Mapping[str, str]) -> None:
     """Execute ``argv`` likewise, on the caller's terminal. env: added to ``environment()``."""
     with _job(root, argv, environment(env)) as (launch, _):
-        command.interactive(launch, env={})
+        command.interactive(launch, env=_of_python())
 
 
 def host(
@@ -105,7 +107,9 @@ def host(
         "furnished": furnished,
     }
     with _job(root, words, env, about) as (launch, job):
-        done = command.call(launch, env={}, on_line=on_line, own_session=True, pass_fds=(job,))
+        done = command.call(
+            launch, env=_of_python(), on_line=on_line, own_session=True, pass_fds=(job,)
+        )
     return dataclasses.replace(done, argv=words)
 
 
@@ -137,6 +141,12 @@ def _job(
             yield [sys.executable, "-IS", container_init.__file__, str(file)], file
     finally:
         os.close(file)
+
+
+def _of_python() -> dict[str, str]:
+    """Return what this Python may need to start: where a site keeps its libraries, ld.so(8)."""
+    place = os.environ.get("LD_LIBRARY_PATH")
+    return {"LD_LIBRARY_PATH": place} if place else {}
 
 
 def _files() -> dict[str, str]:

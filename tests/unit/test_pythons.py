@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 import singrun
 from tests.bench import singrun_images as images
+from tests.bench.host import PATIENCE
 
 SUPPORTED = [f"3.{minor}" for minor in range(9, 15)]
 MAIN = str(images.ROOT / "singrun/__main__.py")
@@ -64,6 +66,15 @@ def test_an_image_runs(version: str, tmp_path: Path) -> None:
         words = [python(version), "-IS", "-B", MAIN, "exec", *options, str(image), "true"]
         done = subprocess.run(words, capture_output=True, text=True, check=False)
         assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("version", SUPPORTED)
+def test_an_instance_starts(version: str, tmp_path: Path) -> None:
+    image = images.ext3(images.fill(tmp_path / "tree"), tmp_path / "image.img")
+    words, name = [python(version), "-IS", "-B", MAIN], f"python-{version}-{os.getpid()}"
+    subprocess.run([*words, "start", str(image), name], check=True, timeout=15 * PATIENCE)
+    subprocess.run([*words, "stop", name], check=True, timeout=15 * PATIENCE)
 
 
 @pytest.mark.parametrize("version", ["3.6", "3.7", "3.8"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -95,6 +96,21 @@ def test_a_user_s_sections_find_nothing_of_the_caller(user: User, mode: str, pla
     out, err = process.communicate(recipe(place))
     assert process.returncode == 0, err
     assert ways_out(out) == []
+
+
+def test_a_python_with_libraries_of_its_own_starts(place: Path) -> None:
+    python = place / "python"
+    loads = f'test "$LD_LIBRARY_PATH" = {place} || exit 127'  # as ld.so(8) would
+    python.write_text(f'#!/bin/sh\n{loads}\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    main = "from singbuild.cli.main import main; main()"
+    start = f"import sys; sys.executable = {str(python)!r}\n{main}"
+    argv = [sys.executable, "-c", start, "--no-cache", "-", "a.img"]
+    env = os.environ | {"LD_LIBRARY_PATH": str(place)}
+    text = "Bootstrap: busybox\n%post\n    env\n"
+    done = subprocess.run(argv, input=text, cwd=place, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "LD_LIBRARY_PATH" not in done.stdout
 
 
 def test_no_process_outlives_its_section(place: Path) -> None:
