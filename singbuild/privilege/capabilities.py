@@ -6,7 +6,7 @@ from pathlib import Path
 
 from singrun import syscalls
 
-SYS_CHROOT, SYS_ADMIN, MKNOD = 18, 21, 27
+SETPCAP, SYS_CHROOT, SYS_ADMIN, MKNOD = 8, 18, 21, 27
 _PR_CAPBSET_READ, _PR_CAPBSET_DROP = 23, 24  # prctl(2)
 
 

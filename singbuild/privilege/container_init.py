@@ -67,6 +67,16 @@ def main() -> NoReturn:
         _signal.signal(number, _signal.SIG_IGN)
     with os.fdopen(int(sys.argv[1]), "rb") as file:
         job = marshal.load(file)  # noqa: S302 - the builder's own
+    try:
+        _start(job)
+    except OSError as error:
+        what = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+        os.write(2, os.fsencode(f"singbuild: cannot make a container: {what}\n"))
+        os._exit(1)
+
+
+def _start(job: dict[str, Any]) -> NoReturn:
+    """Execute the program in a container, or by chroot alone. Raises OSError."""
     if not job["mounts"]:
         os.chroot(job["root"])
         os.chdir("/")
@@ -89,13 +99,8 @@ def _be_init(job: dict[str, Any], outer: int) -> NoReturn:
     os.close(outer)
     # /proc/1 tells nothing, and nobody traces: its memory maps the host's interpreter.
     syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
-    try:
-        _change_root(job)
-        _drop_capabilities()
-    except OSError as error:
-        what = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-        os.write(2, os.fsencode(f"singbuild: cannot make a container: {what}\n"))
-        os._exit(1)
+    _change_root(job)
+    _drop_capabilities()
     program = os.fork()
     if program == 0:
         _execute(job)

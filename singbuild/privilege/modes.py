@@ -92,7 +92,7 @@ def _root() -> list[Missing]:
     if not Path("/dev/loop-control").exists():
         what = "this host has no loop devices: /dev/loop-control does not exist"
         found.append(Missing(what, "modprobe loop, or give the container access to loop devices."))
-    return found + _kernel()
+    return found + _power_to_drop() + _kernel()
 
 
 def _subuid() -> list[Missing]:
@@ -106,10 +106,19 @@ def _one_id() -> list[Missing]:
 def _chroot() -> list[Missing]:
     if os.geteuid():
         return [Missing("you are not root", "Run it with sudo, or in a container as its root.")]
+    found = _power_to_drop()
     if not capabilities.has(capabilities.SYS_CHROOT):
         what = "root may not change its root directory: the capability CAP_SYS_CHROOT is missing"
-        return [Missing(what, "Give the container this capability.")]
-    return []
+        found.append(Missing(what, "Give the container this capability."))
+    return found
+
+
+def _power_to_drop() -> list[Missing]:
+    """What root lacks to let the image's programs have fewer capabilities than itself."""
+    if capabilities.has(capabilities.SETPCAP):
+        return []
+    what = "root may not take capabilities from programs: the capability CAP_SETPCAP is missing"
+    return [Missing(what, "Give the container this capability.")]
 
 
 def _namespace(ids: Ranges | None) -> list[Missing]:

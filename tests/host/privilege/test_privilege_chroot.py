@@ -77,6 +77,14 @@ def test_the_image_is_roots_own(
         assert not [*(tmp_path / "scratch").iterdir()]
 
 
+def test_root_who_cannot_give_up_capabilities_is_told_so(tmp_path: Path) -> None:
+    argv = [*lacking("sys_admin", "setpcap"), "--no-cache", "-", "a.img"]
+    done = subprocess.run(argv, cwd=tmp_path, input=BUSYBOX, capture_output=True, text=True)
+    assert done.returncode == 5
+    assert "CAP_SETPCAP is missing" in done.stderr
+    assert not [*tmp_path.iterdir()]
+
+
 @pytest.mark.parametrize(("way", "text"), [("no mounts", WORKING), ("no devices", SECTIONS)])
 def test_sections_find_what_can_be_had(
     singbuild: Build, tmp_path: Path, way: str, text: str
