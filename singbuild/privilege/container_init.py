@@ -67,6 +67,8 @@ def main() -> NoReturn:
         _signal.signal(number, _signal.SIG_IGN)
     with os.fdopen(int(sys.argv[1]), "rb") as file:
         job = marshal.load(file)  # noqa: S302 - the builder's own
+    # What the builder's caller left open is inherited, by way of a terminal (pty.spawn) too.
+    os.closerange(3, max(map(int, os.listdir("/proc/self/fd"))) + 1)
     try:
         _start(job)
     except OSError as error:

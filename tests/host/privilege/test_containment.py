@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import marshal
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from singbuild.privilege import container_init
 from tests.bench.builds import SINGBUILD, User
 from tests.bench.host import shared_directory
 
@@ -111,6 +113,23 @@ def test_a_python_with_libraries_of_its_own_starts(place: Path) -> None:
     done = subprocess.run(argv, input=text, cwd=place, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "LD_LIBRARY_PATH" not in done.stdout
+
+
+def test_what_the_caller_left_open_is_closed(place: Path) -> None:
+    victim, job = os.open(place / "victim", os.O_RDONLY), os.memfd_create("job", 0)
+    host = {"directory": "/", "writable": [], "furnished": False}
+    about = {"root": str(place), "argv": ["ls", "-l", "/proc/self/fd"], "env": dict(os.environ)}
+    os.write(job, marshal.dumps(about | {"mounts": True, "files": {}, "host": host}))
+    os.lseek(job, 0, os.SEEK_SET)
+    argv = [sys.executable, "-IS", container_init.__file__, str(job)]
+    try:
+        done = subprocess.run(argv, pass_fds=(job, victim), capture_output=True, text=True)
+    finally:
+        os.close(job)
+        os.close(victim)
+    assert done.returncode == 0, done.stderr
+    assert "0 -> " in done.stdout
+    assert "victim" not in done.stdout
 
 
 def test_no_process_outlives_its_section(place: Path) -> None:
