@@ -75,18 +75,19 @@ def _check_private(cache: Path) -> None:
             status = place.lstat() if place == cache else place.stat()
         except OSError:
             continue  # made by us, or not there
-        why = ""
+        why, remedy = "", "Name a directory of your own: SINGBUILD_CACHEDIR=/some/directory"
         if not stat.S_ISDIR(status.st_mode):
             why = f"{place} is no directory"
         elif status.st_uid not in (0, os.geteuid(), UNMAPPED if place != cache else 0):
             why = f"{place} belongs to another user"
         elif place == cache and status.st_mode & 0o022:
-            why = f"others may write to {place}"
+            why = f"others may write to {place}"  # as mkdir(1) makes it under the umask 002
+            remedy = f"If only you have: chmod go-w {place}. {remedy}"
         if why:
             raise HostError(
                 f"the cache {cache} cannot be trusted",
                 why=why,
-                remedy="Name a directory of your own: SINGBUILD_CACHEDIR=/some/directory",
+                remedy=remedy,
             )
 
 

@@ -63,8 +63,9 @@ def test_a_cache_that_others_may_write_is_refused(
     assert cache.stat().st_mode & 0o777 == 0o700
     assert workspace.cache_directory() == cache
     cache.chmod(mode)
-    with pytest.raises(HostError, match="cannot be trusted"):
+    with pytest.raises(HostError, match="cannot be trusted") as refused:
         workspace.cache_directory()
+    assert f"chmod go-w {cache}" in refused.value.remedy
     cache.rename(tmp_path / "elsewhere").chmod(0o700)
     cache.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(HostError, match="is no directory"):
