@@ -111,7 +111,7 @@ class Mounting:
         The caller has to leave this mount namespace, which is the daemon's.
         UnavailableError: the program refused.
         """
-        with os.fdopen(self._output, "rb") as output:
+        with open(self._output, "rb") as output:
             said = output.read().decode(errors="replace").strip()
         refused = os.waitpid(self._child, 0)[1] != 0
         try:

@@ -50,7 +50,7 @@ class Root:
         fd = self._opened(target, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
         if fd < 0:
             return b""
-        with os.fdopen(fd, "rb", buffering=0) as file:
+        with open(fd, "rb", buffering=0) as file:
             regular = stat.S_ISREG(os.fstat(fd).st_mode)
             return (file.read(limit) or b"") if regular else b""
 

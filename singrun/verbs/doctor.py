@@ -105,7 +105,7 @@ def _tried(action: "Callable[[], None]") -> str:
         finally:
             os._exit(0)
     os.close(writing)
-    with os.fdopen(reading, "rb") as pipe:
+    with open(reading, "rb") as pipe:
         said = pipe.read().decode()
     os.waitpid(child, 0)
     return said

@@ -130,7 +130,7 @@ def _read(inside: Inside, name: str) -> "Library | None":
 
 def _has_mpich(inside: Inside, name: str) -> bool:
     """Whether the library speaks of MPICH: libmpi.so.12 is of either family."""
-    with os.fdopen(inside.open(name), "rb") as file:
+    with open(inside.open(name), "rb") as file:
         return b"MPICH Version" in file.read(_LARGEST)
 
 
