@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import random
@@ -98,10 +99,25 @@ def content(image: Image, entry: Entry) -> bytes:
 
 def mke2fs(tree: Path, image: Path, *options: str) -> Path:
     """An image made by e2fsprogs, 64 MiB."""
-    argv: list[str | Path] = ["mke2fs", "-q", "-F", "-d", tree, *options, image, "64M"]
-    environment = {**os.environ, "PATH": f"{os.environ['PATH']}:/sbin:/usr/sbin"}
-    subprocess.run(argv, check=True, env=environment, stdin=subprocess.DEVNULL)
+    argv = ["mke2fs", "-q", "-F", "-d", str(tree), *options, str(image), "64M"]
+    subprocess.run(argv, check=True, env=_with_sbin(), stdin=subprocess.DEVNULL)
     return image
+
+
+def _revision_0() -> tuple[str, str]:
+    with contextlib.suppress(FileNotFoundError):
+        said = subprocess.run(["mke2fs", "-r", "0"], env=_with_sbin(), capture_output=True).stderr
+        if b"-E revision" in said:
+            return "-E", "revision=0"
+    return "-r", "0"
+
+
+def _with_sbin() -> dict[str, str]:
+    return {**os.environ, "PATH": f"{os.environ['PATH']}:/sbin:/usr/sbin"}
+
+
+REVISION_0 = _revision_0()
+"""The option for an ext2 of 1993, without features: -r in mke2fs 1.47.0, not in 1.47.4."""
 
 
 def sample_tree(root: Path) -> Path:

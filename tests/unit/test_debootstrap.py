@@ -29,6 +29,7 @@ from tests.bench.backend_alone import Recorder, source
 
 KEYS = Path("/usr/share/keyrings")
 INDEX = "main/binary-amd64/Packages.xz"
+needs_debootstrap = pytest.mark.skipif(not choice.SCRIPTS.is_dir(), reason="needs debootstrap")
 
 
 def configured_mirror() -> str:
@@ -245,12 +246,14 @@ def test_what_the_archive_lacks_comes_with_a_proposal(
     assert says in caught.value.remedy
 
 
+@needs_debootstrap
 def test_an_unreachable_mirror_is_named(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"http://127\.0\.0\.1:9/debian/dists/bookworm") as caught:
         resolve(tmp_path, "http://127.0.0.1:9/debian")
     assert "refuses connections" in caught.value.why
 
 
+@needs_debootstrap
 @pytest.mark.parametrize(
     ("keyword", "value", "says"),
     [
@@ -300,6 +303,7 @@ def test_without_a_mirror_the_hosts_apt_is_asked(tmp_path: Path, suite: str) -> 
     assert choose(source(tmp_path, OSVersion=suite)).mirror == configured_mirror()
 
 
+@needs_debootstrap
 def test_without_apt_debootstraps_own_mirror_is_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -310,6 +314,7 @@ def test_without_apt_debootstraps_own_mirror_is_taken(
     assert choose(source(tmp_path, OSVersion="bookworm")).mirror == default[1]
 
 
+@needs_debootstrap
 def test_another_distributions_suite_is_not_taken_from_the_hosts_apt(tmp_path: Path) -> None:
     keyring = str(KEYS / "debian-archive-keyring.gpg")
     given = source(tmp_path, arch="x86_64", OSVersion="jammy", Keyring=keyring)
