@@ -72,12 +72,16 @@ def marker(name: str, state: str) -> str:
 
 
 def take(word: str) -> "Name | None":
-    """Return the name, None if another process has it. RunError: there is no place for names."""
+    """Return the name, None if another process has it. RunError: there is no place for names.
+
+    Names of dead processes are removed: a set's is one job step's, which nobody takes again.
+    """
     directory = _opened(make=True)
     try:
         with_lock = os.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=directory)
         try:
             _lock(with_lock)
+            _living(directory, with_lock, "set-")
             fd = _listening(directory, word)
         finally:
             os.close(with_lock)
@@ -139,8 +143,7 @@ def names(prefix: str) -> list[str]:
         with_lock = os.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=directory)
         try:
             _lock(with_lock)
-            words = [word for word in os.listdir(with_lock) if word.startswith(prefix)]
-            found |= {word.removeprefix(prefix) for word in words if not _swept(directory, word)}
+            found |= {word.removeprefix(prefix) for word in _living(directory, with_lock, prefix)}
         finally:
             os.close(with_lock)
             os.close(directory)
@@ -207,6 +210,12 @@ def _listening(directory: int, word: str) -> int:
         os.close(fd)
         raise
     return fd
+
+
+def _living(directory: int, listing: int, prefix: str) -> list[str]:
+    """Return what begins with ``prefix`` and has a process; what has none is removed."""
+    words = [word for word in os.listdir(listing) if word.startswith(prefix)]
+    return [word for word in words if not _swept(directory, word)]
 
 
 def _swept(directory: int, word: str) -> bool:

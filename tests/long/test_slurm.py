@@ -71,16 +71,20 @@ def left_over(mpi: MpiBench, slurm: Cluster, person: images.Person) -> list[str]
     ps = ["ps", "-u", person.name, "-o", "pid=,stat=,args="]
     lines = subprocess.run(ps, capture_output=True, text=True, check=False).stdout.splitlines()
     found = [line for line in lines if line.split()[1] != "Z"]
-    sockets = images.read(Path("/proc/net/unix")).splitlines()
-    found += [line for line in sockets if f"singrun-{person.uid}-" in line]
     for name in NODES:
         node = Path(f"/proc/{slurm.nodes[name].pid}")
         mounts = images.read(node / "mountinfo").splitlines()
         found += [line for line in mounts if str(mpi.directory) in line]
         places = [path for d in ("tmp", "dev/shm") for path in (node / "root" / d).iterdir()]
+        places = [path for path in places if path != meeting_place(slurm, name, person)]
         found += [str(path) for path in places if path.lstat().st_uid == person.uid]
     loops = Path("/sys/block").glob("loop*/loop/backing_file")
     return found + [str(path) for path in loops if str(mpi.directory) in images.read(path)]
+
+
+def meeting_place(slurm: Cluster, node: str, person: images.Person) -> Path:
+    """Where a user's launches on a node find each other. It stays, for the next ones."""
+    return Path(f"/proc/{slurm.nodes[node].pid}/root/tmp/singrun-{person.uid}")
 
 
 def launch(mpi: MpiBench, image: Path) -> str:
@@ -221,6 +225,10 @@ def test_whatever_is_killed_nothing_is_left(
             nothing_left()
         except AssertionError as error:
             pytest.fail(f"kill {number}, of {what}, left:\n{error}")
+    done = step(mpi, "-N2", "-n4", "--mem-per-cpu=50", mpi.launcher, "exec", small, "true")
+    assert done.returncode == 0, done
+    names = [path for node in NODES for path in meeting_place(slurm, node, mpi.user).iterdir()]
+    assert names == [], "a killed rank's name outlived the next set"
 
 
 def killed(what: str, mpi: MpiBench, slurm: Cluster, chance: random.Random) -> None:

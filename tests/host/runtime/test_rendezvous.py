@@ -214,3 +214,20 @@ def test_sets_and_instances_leave_no_names(bench: Bench) -> None:
         assert list(place(person).iterdir()) == []
         status = place(person).stat()
         assert (status.st_uid, status.st_mode & 0o7777) == (person.uid, 0o700)
+
+
+def test_the_next_set_removes_the_names_of_dead_ones(bench: Bench) -> None:
+    """A rank that was killed while it set up leaves a name that no other job step takes again."""
+    user = bench.people["user"]
+    assert user.said("exec", "--join", bench.image, "true") == ""
+    dead, living = (place(user) / f"set-{user.name}-{each}" for each in ("dead", "living"))
+    with socket.socket(socket.AF_UNIX) as ended, socket.socket(socket.AF_UNIX) as listener:
+        ended.bind(str(dead))
+        listener.bind(str(living))
+        listener.listen(16)
+        ended.close()
+        for path in (dead, living):
+            os.chown(path, user.uid, user.gid)
+        assert user.said("exec", "--join", bench.image, "true") == ""
+        assert (dead.exists(), living.exists()) == (False, True)
+    living.unlink()
