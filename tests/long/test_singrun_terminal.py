@@ -52,6 +52,7 @@ def start_display(directory: Path) -> tuple[int, subprocess.Popen[bytes]]:
     """An X server on a free display; its number."""
     reading, writing = os.pipe()
     command = ["Xvfb", "-displayfd", str(writing), "-screen", "0", "400x300x24", "-nolisten", "tcp"]
+    command.append("-noreset")  # else it turns clients away after the last one has gone: Xserver(1)
     log = (directory / "xvfb.log").open("wb")
     started = subprocess.Popen(command, pass_fds=[writing], stderr=log)
     os.close(writing)
