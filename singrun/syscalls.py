@@ -28,6 +28,7 @@ AT_FDCWD, AT_EMPTY_PATH, AT_RECURSIVE, AT_SYMLINK_NOFOLLOW = -100, 0x1000, 0x800
 OPEN_TREE_CLONE, OPEN_TREE_CLOEXEC = 1, os.O_CLOEXEC
 MOVE_MOUNT_F_EMPTY_PATH, MOVE_MOUNT_T_EMPTY_PATH = 0x04, 0x40
 MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV = 1, 2, 4
+STATX_MNT_ID, _STX_MNT_ID = 0x1000, 144  # statx(2), struct statx: offset in bytes
 RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH, RESOLVE_IN_ROOT = 2, 4, 8, 0x10
 
 # fsconfig(2), fsopen(2), fsmount(2)
@@ -79,7 +80,7 @@ class _Bytes(_ctypes._SimpleCData):  # type: ignore[type-arg]
     _type_ = "z"
 
 
-_One, _Three, _Six = _UInt * 1, _UInt * 3, _UInt * 6
+_One, _Three, _Six, _Statx = _UInt * 1, _UInt * 3, _UInt * 6, _UInt * 64
 
 
 class _Function(_ctypes.CFuncPtr):
@@ -131,6 +132,7 @@ _fsconfig = _declare("syscall", _Long, _Int, _UInt, _Bytes, _Bytes, _Int)
 _fsmount = _declare("syscall", _Long, _Int, _UInt, _UInt)
 _openat2 = _declare("syscall", _Long, _Int, _Bytes, _Bytes, _ULong)
 _mount_setattr = _declare("syscall", _Long, _Int, _Bytes, _UInt, _Bytes, _ULong)
+_statx = _declare("statx", _Int, _Bytes, _Int, _UInt, _Statx)
 
 
 # EAGAIN: something was renamed or mounted anywhere on the host while ``..`` was resolved,
@@ -238,6 +240,13 @@ def openat2(dirfd: int, path: str, flags: int, resolve: int, mode: int = 0) -> i
         except BlockingIOError:  # EAGAIN
             os.sched_yield()
     raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN), path)
+
+
+def mount_id(fd: int) -> int:
+    """Return the id of the mount that ``fd`` is in: statx(2), stx_mnt_id, Linux 5.8."""
+    status = _Statx()
+    _call(_statx, fd, b"", AT_EMPTY_PATH, STATX_MNT_ID, status)
+    return int.from_bytes(bytes(status)[_STX_MNT_ID : _STX_MNT_ID + 8], sys.byteorder)
 
 
 def fsopen(fstype: str) -> int:

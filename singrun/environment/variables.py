@@ -5,8 +5,6 @@ written as one more such script, which runs last; values are quoted, so they
 are data to that shell as well.
 """
 
-import os
-
 from singrun.environment.inherited import PREFIXES, Environment
 from singrun.errors import RunError
 from singrun.mounts.root import Root
@@ -131,21 +129,12 @@ def _restored(own: Environment, root: Root) -> bytes:
 
     To read them is cheaper than a mount that most images do not need.
     """
-    text = b"\n".join(map(root.read, [*_scripts(root), _OLDER]))
+    scripts = [f"{_DIRECTORY}/{name}" for name in root.names(_DIRECTORY) if name.endswith(".sh")]
+    text = b"\n".join(map(root.read, scripts or [_OLDER]))
     lines = [Winner(name, value, "").line() for name, value in own.items() if _assigns(text, name)]
     if _assigns(text, b"PWD"):
         lines.append(b'export PWD="$(pwd -P)"\n')
     return b"".join(lines)
-
-
-def _scripts(root: Root) -> list[str]:
-    if not root.has(_DIRECTORY):
-        return []
-    directory = root.open(_DIRECTORY, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        return [f"{_DIRECTORY}/{name}" for name in os.listdir(directory) if name.endswith(".sh")]
-    finally:
-        os.close(directory)
 
 
 def _assigns(text: bytes, name: bytes) -> bool:

@@ -61,6 +61,16 @@ class Root:
             os.close(fd)
         return fd >= 0
 
+    def names(self, target: str) -> list[str]:
+        """Return the names in the directory ``target``; none if there is no such directory."""
+        fd = self._opened(target, os.O_RDONLY | os.O_DIRECTORY)
+        if fd < 0:
+            return []
+        try:
+            return os.listdir(fd)
+        finally:
+            os.close(fd)
+
     def holds(self, target: str) -> bool:
         """Whether there is a file at ``target``, or a directory with anything in it."""
         fd = self._opened(target, os.O_RDONLY | os.O_DIRECTORY)
@@ -73,13 +83,13 @@ class Root:
 
     def occupy(self, tree: int) -> None:
         """Remember the mount ``tree`` as one of the table's."""
-        self._rows.add(_mount_id(tree))
+        self._rows.add(syscalls.mount_id(tree))
 
     def is_occupied(self, target: str) -> bool:
         """Whether a row of the table is mounted where ``target`` leads to, or above that."""
         for _ in range(_MAX_HOPS):
-            if self.has(target):
-                return self._mount_of(target) in self._rows
+            if (mount := self._mount_of(target)) >= 0:
+                return mount in self._rows
             above, _, name = target.rstrip("/").rpartition("/")
             parent = self._opened(above, os.O_PATH | os.O_DIRECTORY)
             text = _link_text(name, parent) if parent >= 0 else ""
@@ -96,7 +106,7 @@ class Root:
         if fd < 0:
             return -1
         try:
-            return _mount_id(fd)
+            return syscalls.mount_id(fd)
         finally:
             os.close(fd)
 
@@ -110,19 +120,28 @@ class Root:
         finally:
             os.close(fd)
 
-    def place(self, target: str, *, directory: bool, trace: bool = True) -> int:
+    def place(
+        self, target: str, *, directory: bool, trace: bool = True, vacant: bool = False
+    ) -> int:
         """Open (O_PATH) the mount point ``target``, which is made if it is missing.
 
         A link at the end is followed to a directory; a file is mounted on the
         link itself, so that its goal stays as the image has it. trace: whether
-        it may stay behind in an image that is being written.
+        it may stay behind in an image that is being written. vacant: return -1
+        where a row of the table is mounted.
         """
         flags = os.O_PATH | (os.O_DIRECTORY if directory else os.O_NOFOLLOW)
         try:
-            return self.open(target, flags)
+            fd = self.open(target, flags)
+            if vacant and syscalls.mount_id(fd) in self._rows:
+                os.close(fd)
+                return -1
+            return fd
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ELOOP):
                 raise _no_place(target, error) from None
+        if vacant and self.is_occupied(target):
+            return -1
         try:
             self._make(target, directory, trace)
             return self.open(target, flags)
@@ -131,7 +150,7 @@ class Root:
 
     def adopt(self, tree: int, target: str, *, lasting: bool = False) -> None:
         """Let mount points be made in the mount ``tree`` on ``target``: ours, or an image's."""
-        self._own[_mount_id(tree)] = lasting
+        self._own[syscalls.mount_id(tree)] = lasting
         if target != "/":
             self._below[target] = False
 
@@ -157,7 +176,7 @@ class Root:
             way = [] if goal.startswith("/") else parts[:depth]
             way += [goal, *parts[depth + 1 :]]
             return self._make("/".join(way), directory, trace, hops + 1)
-        lasting = self._own.get(_mount_id(where))
+        lasting = self._own.get(syscalls.mount_id(where))
         if lasting is None or (lasting and not trace):
             where = self._underlay(where, parts[:depth], parts[depth], lasting=bool(lasting))
         try:
@@ -211,14 +230,8 @@ class Root:
     def _adopt_again(self, target: str) -> None:
         """Adopt the copy of our own mount on ``target`` that a new underlay shows."""
         copy = self.open(target, os.O_PATH | os.O_DIRECTORY)
-        self._own[_mount_id(copy)] = False
+        self._own[syscalls.mount_id(copy)] = False
         self._underlays += [copy] if self._below[target] else []
-
-
-def _mount_id(fd: int) -> int:
-    """Which mount ``fd`` is in. proc(5), /proc/PID/fdinfo; st_dev would be the host disk's."""
-    with open(f"/proc/self/fdinfo/{fd}", "rb") as file:
-        return next(int(line.split()[1]) for line in file if line.startswith(b"mnt_id:"))
 
 
 def _show(name: str, below: int, top: int) -> None:

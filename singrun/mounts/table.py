@@ -67,6 +67,10 @@ class Mount:
         """Return a descriptor of the detached tree; OSError as open_tree(2) or fsmount(2) say."""
         raise NotImplementedError
 
+    def is_needless(self, place: int) -> bool:  # noqa: ARG002  of a bind it depends on the place
+        """Whether the mount point already shows what would be mounted on it."""
+        return False
+
     def pin(self) -> "Mount":
         """Take hold of the source now, before the host's paths change their meaning."""
         if self.tree < 0:
@@ -83,9 +87,12 @@ class Mount:
         directory = stat.S_ISDIR(os.fstat(self.tree).st_mode)
         if self.read_only:
             restrict(self.tree, syscalls.MOUNT_ATTR_RDONLY)
-        if self.yields and root.is_occupied(self.target):
+        place = root.place(self.target, directory=directory, trace=self.trace, vacant=self.yields)
+        if place < 0:
             return
-        place = root.place(self.target, directory=directory, trace=self.trace)
+        if self.is_needless(place):
+            os.close(place)
+            return
         if directory != stat.S_ISDIR(os.fstat(place).st_mode):
             what = f"Cannot mount {self.what()} on {self.target}"
             raise RunError(what, why="One is a directory, the other is not.")
@@ -128,7 +135,7 @@ class BindUnlessSeen(Bind):
     def execute(self, root: Root) -> None:
         """Attach it if it is needed, and can be; loud: say that the image has its own."""
         self.pin()
-        if root.shows(self.target, self.tree):
+        if self.unless_there and root.shows(self.target, self.tree):
             return
         if self.unless_there and root.holds(self.target):
             if self.loud:
@@ -139,6 +146,10 @@ class BindUnlessSeen(Bind):
             super().execute(root)
         except RunError as error:
             say(f"Not shared: {self.target}\n  {error.what}: {error.why}")
+
+    def is_needless(self, place: int) -> bool:
+        """Whether the place is the very directory or file that would be bound there."""
+        return os.path.samestat(os.fstat(place), os.fstat(self.tree))
 
 
 class Fresh(Mount):

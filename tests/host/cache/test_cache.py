@@ -187,7 +187,7 @@ def test_a_cache_that_cannot_be_written_only_warns(
     small.mkdir()
     for options in ("size=5m", "size=64m,ro"):
         script = (
-            f'mount -t tmpfs -o size=64m x "{small}" && mkdir -p "{small}/busybox" '
+            f'mount -t tmpfs -o size=64m,mode=700 x "{small}" && mkdir -p "{small}/busybox" '
             f'&& cp "{tmp_path}"/cache/busybox/* "{small}/busybox/" '
             f'&& mount -o remount,{options} "{small}" && SINGBUILD_CACHEDIR="{small}" exec "$@"'
         )

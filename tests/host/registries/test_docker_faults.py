@@ -90,7 +90,7 @@ def test_a_cache_without_room_for_a_layer_leaves_the_target(
     cache.mkdir()
     server.add(image(*ARCHIVES, archive(file("more", os.urandom(3 << 20)))))
     made = recipe(f"Bootstrap: docker\nFrom: {server.name}/x\n")
-    script = f'mount -t tmpfs -o size=3M none {cache} && exec "$@"'
+    script = f'mount -t tmpfs -o size=3M,mode=700 none {cache} && exec "$@"'
     argv = ["unshare", "--mount", "sh", "-c", script, "sh", *SINGBUILD, "--force", str(made)]
     argv += ["--no-cache", "a.img"]
     environment = os.environ | {"SINGBUILD_TMPDIR": str(scratch)}

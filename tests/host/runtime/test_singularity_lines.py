@@ -16,7 +16,7 @@ import pytest
 from singrun import options
 from tests.bench import docker_images
 from tests.bench import singrun_images as images
-from tests.bench.host import PATIENCE, random_numbers
+from tests.bench.host import PATIENCE, random_numbers, shared_directory
 from tests.bench.singrun_images import ROOT
 
 pytestmark = pytest.mark.root
@@ -127,9 +127,15 @@ CHANGES = {
 
 
 @pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A directory with an image and what the lines name."""
-    directory = tmp_path_factory.mktemp("desk")
+def desk() -> Iterator[Path]:
+    """A directory with an image and what the lines name, which --as-caller's caller may read."""
+    with shared_directory() as directory:
+        _furnish(directory)
+        yield directory
+        typed(directory, "stop name")  # should the walk have ended in between
+
+
+def _furnish(directory: Path) -> None:
     tree = images.fill(directory / "tree")
     images.write_script(tree / ".singularity.d/test", "#!/bin/sh\necho tested\n")
     (tree / "srv").mkdir()
@@ -142,8 +148,6 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     )
     (directory / "a.tar").write_bytes(archive)
     (directory / "on-top.def").write_text("%post\n    echo more > /more\n")
-    yield directory
-    typed(directory, "stop name")  # should the walk have ended in between
 
 
 def typed(desk: Path, line: str) -> subprocess.CompletedProcess[str]:
