@@ -116,6 +116,7 @@ def call(
 def _run(
     words: Sequence[str | Path], variables: Mapping[str, str]
 ) -> subprocess.CompletedProcess[str]:
-    kept = {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
-    environment = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"} | kept | dict(variables)
+    ours = ("PIP_", "SINGBUILD_TEST_")
+    passed = {name: value for name, value in os.environ.items() if name.startswith(ours)}
+    environment = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"} | passed | dict(variables)
     return subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
