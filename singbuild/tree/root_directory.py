@@ -163,6 +163,7 @@ class RootDirectory:
             fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NOT_LED, dir_fd=directory)
             with os.fdopen(fd, "wb") as file:
                 file.write(data.encode() if isinstance(data, str) else data)
+                file.flush()  # a write after chmod would take set-user-ID off again: chmod(2)
                 os.fchmod(fd, mode)
 
     def symlink(self, inside: Inside, target: str) -> None:

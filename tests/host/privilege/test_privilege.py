@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import stat
 import subprocess
 from pathlib import Path
 
@@ -271,3 +272,16 @@ def test_the_next_build_sweeps_what_belongs_to_other_ids(user: User) -> None:
         os.chown(path, first + 32, first + 32)
     built(user, "Bootstrap: busybox\n")
     assert not scratch.exists()
+
+
+def test_a_files_mode_outlives_what_is_written_without_fsetid(tmp_path: Path) -> None:
+    """An ordinary user has no CAP_FSETID either: each write takes set-user-ID off. chmod(2)."""
+    script = (
+        "import sys; from pathlib import Path\n"
+        "from singbuild.console.display import Console\n"
+        "from singbuild.tree.rootfs import Rootfs\n"
+        "Rootfs(Path(sys.argv[1]), Console(sys.stdout)).write('/su', 'x', 0o4755)\n"
+    )
+    without = lacking("fsetid")[: -len(SINGBUILD)]
+    subprocess.run([*without, SINGBUILD[0], "-c", script, tmp_path], check=True)
+    assert stat.S_IMODE((tmp_path / "su").stat().st_mode) == 0o4755
