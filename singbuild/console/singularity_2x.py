@@ -23,7 +23,8 @@ class Console2x(Console):
                 return "Executing Prebootstrap module"
             case "phase" if event["name"] == "bootstrap":
                 return f"Executing Bootstrap '{self._backend}' module"
-            case "line" | "cache" if self._phase:  # how the build is privileged, 2.x did not say
+            # How the build is privileged, and what was normalised, 2.x did not say.
+            case "line" | "cache" if self._phase not in ("", "seal"):
                 return event.logged
             case "done":
                 return "Done."

@@ -76,9 +76,10 @@ def test_a_bootstrap_in_place_keeps_the_size_and_goes_on_top(
 ) -> None:
     assert image.stat().st_size == 32 << 20
     assert singbuild("verify", "a.img").returncode == 0
-    on_top = recipe("%post\n    echo more > /more\n%labels\n    Maker me\n")
+    post = "%post\n    echo more > /more; touch /tmp/x\n"
+    on_top = recipe(f"{post}%test\n    echo fine\n%labels\n    Maker me\n")
     done = singbuild("bootstrap", "a.img", on_top)
-    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "Done."), done.stderr
+    assert (done.returncode, done.stdout.splitlines()[-2:]) == (0, ["fine", "Done."]), done.stderr
     assert {"more", "bin/busybox"} <= names(image).keys()
     shown = singbuild("inspect", "--json", "a.img").stdout
     assert '"Maker": "me"' in shown
