@@ -155,6 +155,9 @@ def host_state(base: str) -> HostState:
 OWN_DIRECTORIES: list[str] = []
 """Directories of this run outside pytest's own."""
 
+OWN_PROCESSES: set[int] = set()
+"""Pids of daemons that serve several tests, and may be started anew within one."""
+
 
 @contextlib.contextmanager
 def shared_directory() -> Iterator[Path]:
@@ -170,11 +173,11 @@ def shared_directory() -> Iterator[Path]:
 
 
 def _children() -> dict[tuple[int, int], str]:
-    """The children of this process, zombies included."""
+    """The children of this process but for OWN_PROCESSES, zombies included."""
     found = {}
     for pid in map(int, _read(Path(f"/proc/self/task/{os.getpid()}/children")).split()):
         name, _, fields = _read(Path(f"/proc/{pid}/stat")).rpartition(")")
-        if fields:
+        if fields and pid not in OWN_PROCESSES:
             found[pid, int(fields.split()[19])] = name.partition("(")[2]
     return found
 

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.bench.host import PATIENCE, alone, wait_until
+from tests.bench.host import OWN_PROCESSES, PATIENCE, alone, wait_until
 
 NODES = ("n1", "n2")
 _CGROUPS = Path("/sys/fs/cgroup")
@@ -107,6 +107,7 @@ class Cluster:
         for process in (*reversed(self.daemons.values()), *self.nodes.values()):
             process.terminate()
             process.wait()
+        OWN_PROCESSES.clear()
         for place in _CGROUPS.glob("*/slurm_n[12]"):
             for directory in sorted(place.rglob("*/"), reverse=True):
                 directory.rmdir()
@@ -148,6 +149,7 @@ class Cluster:
                 stderr=output,
                 start_new_session=True,
             )
+        OWN_PROCESSES.add(self.daemons[name].pid)
 
 
 def _node(name: str) -> subprocess.Popen[bytes]:
