@@ -40,6 +40,7 @@ while True:
                 pass
 """
 IN_CLOSE_WRITE, IN_CREATE, IN_MODIFY = 0x8, 0x100, 0x2
+Done = subprocess.CompletedProcess[str]
 RECIPE = "Bootstrap: busybox\n%post\n    echo hello > /hello\n"
 
 
@@ -92,6 +93,21 @@ def is_untouched(victim: Path) -> bool:
     return facts == ("of root", 0o600, 0, 1)
 
 
+def until_swapped(
+    account: str, place: Path, victim: Path, events: int, work: Callable[[], Done]
+) -> Done:
+    """Have root's work done until the user was in time, which a busy host may prevent."""
+    for _ in range(20):
+        with swapping(account, place, victim, events) as swaps:
+            done = work()
+            count = swaps()
+        assert is_untouched(victim), done
+        if count:
+            return done
+        assert done.returncode == 0, done
+    raise AssertionError("the user was never in time")
+
+
 @pytest.mark.parametrize("events", [IN_CREATE, IN_MODIFY, IN_CLOSE_WRITE])
 @pytest.mark.parametrize(
     "words", [["copy", "out.img", "/etc/hostname", "/srv"], ["expand", "out.img"]]
@@ -102,10 +118,7 @@ def test_a_change_of_a_users_image(
     assert singbuild("create", "-s", "8", place / "out.img").returncode == 0
     subprocess.run(["chown", account, place / "out.img"], check=True)
     words = [str(place / word) if word == "out.img" else word for word in words]
-    with swapping(account, place, victim, events) as swaps:
-        done = singbuild(*words)
-        assert swaps() >= 1
-    assert is_untouched(victim), done
+    done = until_swapped(account, place, victim, events, lambda: singbuild(*words))
     assert done.returncode, done
 
 
@@ -121,10 +134,8 @@ def test_a_build_whose_image_is_in_the_cache(
     definition = recipe(RECIPE)
     done = singbuild("build", definition, place / "first.img")
     assert done.returncode == 0, done.stderr
-    with swapping(account, place, victim, events) as swaps:
-        done = singbuild("build", definition, place / "out.img")
-        assert swaps() >= 1
-    assert is_untouched(victim), done
+    build = ("build", "-F", definition, place / "out.img")
+    done = until_swapped(account, place, victim, events, lambda: singbuild(*build))
     assert done.returncode, done
     assert singbuild("build", definition, place / "again.img").returncode == 0
     assert singbuild("verify", place / "again.img").returncode == 0
@@ -140,10 +151,8 @@ def test_a_bootstrap_of_a_users_image(
     done = singbuild("bootstrap", image, recipe(RECIPE))
     assert done.returncode == 0, done.stderr
     assert (image.owner(), image.stat().st_mode & 0o7777) == (account, 0o711)
-    with swapping(account, place, victim, IN_CREATE | IN_CLOSE_WRITE) as swaps:
-        done = singbuild("bootstrap", image, recipe(RECIPE + "    echo more\n"))
-        assert swaps() >= 1
-    assert is_untouched(victim), done
+    again = ("bootstrap", image, recipe(RECIPE + "    echo more\n"))
+    until_swapped(account, place, victim, IN_CREATE | IN_CLOSE_WRITE, lambda: singbuild(*again))
 
 
 def test_a_cache_of_the_users_is_refused(
