@@ -23,12 +23,15 @@ _PACKAGES = (
 )
 # Without what a minimal container lacks as well: no program that mounts or makes file systems.
 _MINIMAL = ("python3",)
+# What images are exchanged with: the programs of others, of today.
+_PEERS = ("apptainer", "siftool", "cosign", "skopeo", "gpg", "openssh-client")
 SUITES = {
     "bullseye": ("bullseye", _PACKAGES),
     "bookworm": ("bookworm", _PACKAGES),
     "trixie": ("trixie", _PACKAGES),
     "sid": ("sid", _PACKAGES),
     "minimal": ("trixie", _MINIMAL),
+    "peers": ("sid", (*_PACKAGES, *_PEERS)),
 }
 # Of this machine: its certificates, and where pip is told to look for packages.
 _OF_THIS_MACHINE = ("/etc/ssl/certs", "/etc/pip.conf", "/etc/resolv.conf", "/etc/hosts", "/opt")
