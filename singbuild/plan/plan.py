@@ -14,6 +14,7 @@ from singbuild.backends.loading import Backend
 from singbuild.contract import Build, Reporter, Source
 from singbuild.errors import RecipeError, UsageError
 from singbuild.recipe.grammar import Recipe
+from singbuild.recipe.header import STAGE
 
 BOOTSTRAP_KEY = "Bootstrap"
 # Go's names, as container images have them: `uname -m`'s.
@@ -92,7 +93,7 @@ def _keywords(recipe: Recipe, backend: Backend) -> dict[str, str]:
     for header in recipe.headers:
         if header.name.lower() in known:
             given[known[header.name.lower()].name] = header.value
-        elif header.name.lower() != BOOTSTRAP_KEY.lower():
+        elif header.name.lower() not in (BOOTSTRAP_KEY.lower(), STAGE):
             raise recipe.unknown(header, [keyword.name for keyword in known.values()])
     for keyword in known.values():
         if keyword.required and not given.get(keyword.name):

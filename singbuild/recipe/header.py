@@ -10,6 +10,8 @@ from singbuild.errors import RecipeError
 from singbuild.recipe.recipe import Header
 from singbuild.recipe.text import Text, did_you_mean, printable
 
+STAGE = "stage"
+"""The header key that names a stage; no backend sees it."""
 REPEATABLE = frozenset({"include"})
 """Header keys that may be given several times; their values are joined by a blank."""
 
@@ -73,8 +75,6 @@ def _header(source: Text, n: int, end: int) -> tuple[Header, int]:
         raise source.error(
             n, column, f"{key['name']} has no value", remedy="Write one, or remove the line."
         )
-    if key["name"].lower() == "stage":
-        raise multi_stage(source, n)
     if key["name"].lower() in _OLD_NAMES:
         raise source.error(
             n,
