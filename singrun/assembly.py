@@ -11,7 +11,7 @@ from singrun.identity import Caller
 from singrun.images.overlay import Layers
 from singrun.mounts.root import Root
 from singrun.mounts.table import Bind, Mount, attach
-from singrun.request import Request
+from singrun.request import MountOptions
 
 
 def make_stage() -> str:
@@ -58,13 +58,15 @@ def check_programs(inside: Root, image: str, shell: str) -> None:
         raise RunError(f"There is no shell {shell} in {image}", why=why, remedy=remedy)
 
 
-def identity(stage: str, inside: Root, caller: Caller, request: Request, site: Site) -> list[Mount]:
+def identity(
+    stage: str, inside: Root, caller: Caller, options: MountOptions, site: Site
+) -> list[Mount]:
     """Return mounts of the image's passwd and group with the caller's lines before them."""
     table: list[Mount] = []
-    home = request.home[1] if request.home else caller.home
+    home = options.home[1] if options.home else caller.home
     for name, lines in (("passwd", caller.passwd_line(home)), ("group", caller.group_lines())):
         path = f"/etc/{name}"
-        if not site.on[f"config {name}"] or path in request.no_mount:
+        if not site.on[f"config {name}"] or path in options.no_mount:
             continue
         if caller.uid == 0 and inside.is_written(path):
             continue  # root adds users to an image that he writes

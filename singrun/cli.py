@@ -62,7 +62,7 @@ def _parsed(words: list[str]) -> "Request | str":
     caller = Caller(as_caller=True)
     caller.lower_rights()
     request = parse(words)
-    if isinstance(request, str) or not request.as_caller:
+    if isinstance(request, str) or not request.isolation.as_caller:
         caller.restore_rights()
     return request
 
@@ -70,56 +70,59 @@ def _parsed(words: list[str]) -> "Request | str":
 def parse(words: list[str]) -> "Request | str":
     """Return the request that the words make, or the text that they ask for."""
     request = Request()
+    program = request.program
     rest = options.take(words, request)
     if isinstance(rest, str):
         return _text(rest, "")
     if rest and "/" in rest[0]:
-        request.verb, request.image, request.arguments = "run", rest[0], rest[1:]
+        program.verb, request.image.path, program.arguments = "run", rest[0], rest[1:]
         return request
     if not rest:
         raise UsageError("What shall be run?", why="No verb was given.", remedy=REMEDY)
     if rest[0] in _TOLD:
         return _told(*rest)
-    request.verb = _verb(rest[0])
+    program.verb = _verb(rest[0])
     rest = options.take(rest[1:], request)
     if isinstance(rest, str):
-        return _text(rest, request.verb)
+        return _text(rest, program.verb)
     if not rest:
-        raise UsageError(f"No image was given to {request.verb}", remedy=REMEDY)
-    request.image, request.arguments = rest[0], rest[1:]
-    if request.verb == "exec" and not request.arguments:
+        raise UsageError(f"No image was given to {program.verb}", remedy=REMEDY)
+    request.image.path, program.arguments = rest[0], rest[1:]
+    if program.verb == "exec" and not program.arguments:
         raise UsageError("No command was given to exec", remedy=REMEDY)
-    if request.verb == "mount" and not request.arguments:
-        raise UsageError(f"No directory was given to mount {request.image} at", remedy=REMEDY)
+    if program.verb == "mount" and not program.arguments:
+        what = f"No directory was given to mount {request.image.path} at"
+        raise UsageError(what, remedy=REMEDY)
     return request
 
 
 def _launched(request: Request) -> str:
-    if request.verb not in ("mount", "start", "warm") and not request.no_join:
+    verb, image = request.program.verb, request.image
+    if verb not in ("mount", "start", "warm") and not request.isolation.no_join:
         instances.join(request)
-    if ":" in request.image:
+    if ":" in image.path:
         from singrun.images import pulled
 
-        if pulled.is_source(request.image):
-            _check_no_sudo(request, request.image)
-            request.image = pulled.fetched(request.image, anew=request.fetch)
-    if request.verb in ("mount", "warm"):
-        _check_no_sudo(request, request.verb)
-    if request.verb == "mount":
+        if pulled.is_source(image.path):
+            _check_no_sudo(request, image.path)
+            image.path = pulled.fetched(image.path, anew=image.fetch)
+    if verb in ("mount", "warm"):
+        _check_no_sudo(request, verb)
+    if verb == "mount":
         from singrun.verbs import mount  # only who asks pays for it
 
         mount.show(request)
-    if request.verb == "warm":
+    if verb == "warm":
         from singrun.verbs import warm
 
         return warm.warm(request)
-    if request.verb == "start":
+    if verb == "start":
         instances.check_name(request)
     return enter(request)
 
 
 def _check_no_sudo(request: Request, word: str) -> None:
-    if request.as_caller:
+    if request.isolation.as_caller:
         remedy = "Do it as the caller, without sudo, and name the file that comes of it."
         raise RunError(f"Cannot combine --as-caller with {word}", remedy=remedy)
 

@@ -7,7 +7,7 @@ copy and change it. docs/runtime.md says which directive does what.
 import os
 
 from singrun.errors import RunError, nearest, say
-from singrun.request import Request
+from singrun.request import IsolationOptions
 
 PATH = "/etc/singrun.conf"
 _SWITCHES = {
@@ -66,11 +66,11 @@ def read(*, obey: bool = True) -> Site:
     return site
 
 
-def check_allowed(site: Site, request: Request) -> None:
+def check_allowed(site: Site, isolation: IsolationOptions) -> None:
     """Refuse what the site's file says no to."""
     for directive, wanted in (
-        ("allow pid ns", request.pid),
-        ("allow ipc ns", request.ipc),
+        ("allow pid ns", isolation.pid),
+        ("allow ipc ns", isolation.ipc),
         ("allow user ns", os.geteuid() != 0),
     ):
         if wanted and not site.on[directive]:

@@ -23,11 +23,13 @@ def enter(request: Request) -> str:
     """Launch. Returns only what --plan prints; else the program runs, or RunError says why not."""
     shared = joining.wanted(request)
     origin = Origin(request)
-    site = config.read(obey=not request.as_caller)
-    config.check_allowed(site, request)
-    image = open_image(request.image, writable=request.writable)
+    site = config.read(obey=not request.isolation.as_caller)
+    config.check_allowed(site, request.isolation)
+    image = open_image(request.image.path, writable=request.image.writable)
     caller = origin.caller
-    table = Table(request, caller, site, origin.directory.names)
+    table = Table(
+        request.mounts, caller, site, origin.directory.names, own_pids=request.isolation.pid
+    )
 
     # Where other ranks of a job step have set up the same already, their namespaces will do.
     ranks = None
@@ -35,18 +37,18 @@ def enter(request: Request) -> str:
         ranks = joining.Set(request, image, caller, table, origin.winning)
         if ranks.enter():
             origin.execute(image.path)
-    layers = Layers(request, site)
+    layers = Layers(request.image, site)
     hardware = None
     if origin.behind:
         from singrun.hardware import drivers
 
-        hardware = drivers.Drivers(request, site)
+        hardware = drivers.Drivers(request.hardware, site)
     if request.plan:
         from singrun.verbs import plan
 
         text = plan.text(request, image, caller, table, site)
         return text + (hardware.plan() if hardware else "")
-    make_workdir(table, request)
+    make_workdir(table, request.mounts)
 
     # Out of the host's namespaces. A FUSE daemon starts here, in a namespace that it shall not
     # share with its mount, and works while we go on.
@@ -57,7 +59,7 @@ def enter(request: Request) -> str:
         image,
         f"{stage}/image",
         privileged=privileged,
-        forced=request.mount_with,
+        forced=request.image.mount_with,
         site=site,
         debug=request.debug,
     )
@@ -66,12 +68,12 @@ def enter(request: Request) -> str:
     own = [(image, mounting.life)] if image.writable and mounting.life >= 0 else []
     if outside := waiting.stand_by(request, image, [*own, *layers.written], tree):
         proc = os.open("/proc/self", os.O_PATH | os.O_DIRECTORY)
-    leaving.unshare_for(request, daemon=mounting.life >= 0 or layers.have_daemon)
+    leaving.unshare_for(request.isolation, daemon=mounting.life >= 0 or layers.have_daemon)
 
     # The image and what is laid over it become a root, and the table of mounts goes into it.
     inside = assembly.assemble(stage, tree, layers, lasting=image.writable, privileged=privileged)
-    assembly.check_programs(inside, image.path, request.shell)
-    rows = [*table.ours, *assembly.identity(stage, inside, caller, request, site)]
+    assembly.check_programs(inside, image.path, request.program.shell)
+    rows = [*table.ours, *assembly.identity(stage, inside, caller, request.mounts, site)]
     rows += hardware.rows(inside, image.path) if hardware else []
     rows += variables.mounts(origin.winning, origin.own, inside, stage, origin.behind)
     for mount in [*rows, *table.wished]:  # what the user wishes lies over all that is ours

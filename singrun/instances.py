@@ -14,11 +14,8 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 SCHEME = "instance://"
-# What a launch into an instance may say for itself; all else belongs to start.
-_FREE = [
-    *("verb", "image", "arguments", "directory", "shell", "why", "clean_environment"),
-    *("variables", "debug", "plan", "fetch", "join"),
-]
+# What a launch into an instance may say for itself; all else of these parts belongs to start.
+_SHAPING, _FREE = ("image", "mounts", "isolation", "hardware"), ("path", "fetch", "join")
 _PATIENCE = 10.0  # seconds for a stopped instance to end by itself
 
 
@@ -79,14 +76,14 @@ def join(request: Request) -> None:
 
     A request by image and with options of its own is a launch of its own.
     """
-    if request.image.startswith(SCHEME):
-        instance = named(request.image)
+    if request.image.path.startswith(SCHEME):
+        instance = named(request.image.path)
         if options := _shaping(request):
             why = f"What it shares was decided when it was started: {', '.join(options)}."
             remedy = "Start another with these options, or leave them out."
-            raise RunError(f"Cannot change {request.image}", why=why, remedy=remedy)
+            raise RunError(f"Cannot change {request.image.path}", why=why, remedy=remedy)
     else:
-        found = find(request.image)
+        found = find(request.image.path)
         if not found or request.plan or _shaping(request):
             return
         instance = found
@@ -94,15 +91,18 @@ def join(request: Request) -> None:
 
 
 def _shaping(request: Request) -> list[str]:
-    plain = vars(Request())
-    given = vars(request).items()
-    return [name for name, value in given if value != plain[name] and name not in _FREE]
+    plain, found = Request(), list[str]()
+    for part in _SHAPING:
+        default = vars(getattr(plain, part))
+        given = vars(getattr(request, part)).items()
+        found += [name for name, value in given if value != default[name] and name not in _FREE]
+    return found
 
 
 def _enter(request: Request, instance: Instance) -> "NoReturn":
     if instance.home:
-        request.home = ("", instance.home)
-    request.contain = instance.is_contained
+        request.mounts.home = ("", instance.home)
+    request.mounts.contain = instance.is_contained
     origin, outside = Origin(request), Outside()
     what = f"Cannot enter the instance {instance.name}"
     try:
@@ -168,13 +168,13 @@ def stop(words: list[str]) -> str:
 
 def check_name(request: Request) -> None:
     """Give the instance to be started its name: the word after the image, else the image's."""
-    name = (request.arguments or [os.path.basename(os.path.abspath(request.image))])[0]
-    if len(request.arguments) > 1 or not _is_name(name):
+    name = (request.program.arguments or [os.path.basename(os.path.abspath(request.image.path))])[0]
+    if len(request.program.arguments) > 1 or not _is_name(name):
         remedy = "Say: singrun start IMAGE NAME, with letters, digits, . _ and - in NAME."
         raise UsageError(
-            f"Cannot name an instance {' '.join(request.arguments) or name}", remedy=remedy
+            f"Cannot name an instance {' '.join(request.program.arguments) or name}", remedy=remedy
         )
-    request.arguments, request.pid = [name], True
+    request.program.arguments, request.isolation.pid = [name], True
 
 
 def _is_name(name: str) -> bool:

@@ -30,25 +30,30 @@ SHORT = {
     "s": "shell",
     "w": "writable",
 }
-FLAGS = {
-    "no-home": ["no_home"],
-    "contain": ["contain"],
-    "containall": ["contain", "pid", "ipc", "clean_environment"],
-    "cleanenv": ["clean_environment"],
-    "pid": ["pid"],
-    "ipc": ["ipc"],
-    "uts": ["uts"],
-    "writable": ["writable"],
-    "writable-tmpfs": ["writable_tmpfs"],
-    "nv": ["nv"],
-    "rocm": ["rocm"],
-    "fabric": ["fabric"],
-    "join": ["join"],
-    "no-join": ["no_join"],
-    "as-caller": ["as_caller"],
-    "fetch": ["fetch"],
-    "plan": ["plan"],
-    "debug": ["debug"],
+FLAGS = {  # the parts of a Request, and the attributes in them
+    "no-home": [("mounts", "no_home")],
+    "contain": [("mounts", "contain")],
+    "containall": [
+        ("mounts", "contain"),
+        ("isolation", "pid"),
+        ("isolation", "ipc"),
+        ("variables", "clean"),
+    ],
+    "cleanenv": [("variables", "clean")],
+    "pid": [("isolation", "pid")],
+    "ipc": [("isolation", "ipc")],
+    "uts": [("isolation", "uts")],
+    "writable": [("image", "writable")],
+    "writable-tmpfs": [("image", "writable_tmpfs")],
+    "nv": [("hardware", "nv")],
+    "rocm": [("hardware", "rocm")],
+    "fabric": [("hardware", "fabric")],
+    "join": [("isolation", "join")],
+    "no-join": [("isolation", "no_join")],
+    "as-caller": [("isolation", "as_caller")],
+    "fetch": [("image", "fetch")],
+    "plan": [("", "plan")],
+    "debug": [("", "debug")],
 }
 
 
@@ -63,8 +68,8 @@ def take(words: list[str], request: Request) -> "list[str] | str":
             if name in TEXTS:
                 return name
             if name in FLAGS and value is None:
-                for attribute in FLAGS[name]:
-                    setattr(request, attribute, True)
+                for part, attribute in FLAGS[name]:
+                    setattr(getattr(request, part) if part else request, attribute, True)
             elif name in VALUES:
                 _set_value(request, name, rest.pop(0) if value is None and rest else value)
             else:
@@ -93,19 +98,19 @@ def _set_value(request: Request, name: str, value: "str | None") -> None:
 
 
 def _bind(request: Request, value: str) -> None:
-    request.binds += binds.parse(value)
+    request.mounts.binds += binds.parse(value)
 
 
 def _home(request: Request, value: str) -> None:
-    request.home = binds.parse_home(value)
+    request.mounts.home = binds.parse_home(value)
 
 
 def _overlay(request: Request, value: str) -> None:
-    request.overlays.append(overlay.parse(value))
+    request.image.overlays.append(overlay.parse(value))
 
 
 def _scratch(request: Request, value: str) -> None:
-    request.scratch += [binds.target(word) for word in binds.split(value, ",")]
+    request.mounts.scratch += [binds.target(word) for word in binds.split(value, ",")]
 
 
 def _no_mount(request: Request, value: str) -> None:
@@ -113,45 +118,45 @@ def _no_mount(request: Request, value: str) -> None:
         if word not in shared.NAMES and not word.startswith("/"):
             known = ", ".join(shared.NAMES)
             raise RunError(f"Cannot understand --no-mount {word}", remedy=f"Say a path or {known}.")
-        request.no_mount.append(word)
+        request.mounts.no_mount.append(word)
 
 
 def _env(request: Request, value: str) -> None:
-    request.variables.append((*variables.split(value, "--env"), "--env"))
+    request.variables.given.append((*variables.split(value, "--env"), "--env"))
 
 
 def _env_file(request: Request, value: str) -> None:
-    place = sum(layer != "--env" for _, _, layer in request.variables)
-    request.variables[place:place] = variables.read_file(value)
+    place = sum(layer != "--env" for _, _, layer in request.variables.given)
+    request.variables.given[place:place] = variables.read_file(value)
 
 
 def _mount_with(request: Request, value: str) -> None:
     if value not in strategies.NAMES:
         known = " or ".join(strategies.NAMES)
         raise RunError(f"Cannot mount with {value}", remedy=f"Say --mount-with {known}.")
-    request.mount_with = value
+    request.image.mount_with = value
 
 
 def _hostname(request: Request, value: str) -> None:
-    request.uts, request.hostname = True, value
+    request.isolation.uts, request.isolation.hostname = True, value
 
 
 def _workdir(request: Request, value: str) -> None:
-    request.workdir = os.path.abspath(value)
+    request.mounts.workdir = os.path.abspath(value)
 
 
 def _pwd(request: Request, value: str) -> None:
-    request.directory = value
+    request.program.directory = value
 
 
 def _shell(request: Request, value: str) -> None:
-    request.shell = value
+    request.program.shell = value
 
 
 def _why(request: Request, value: str) -> None:
     if not variables.is_identifier(os.fsencode(value)):
         raise RunError(f"Cannot ask --why {value}", why="It is no name of a variable.")
-    request.why = value
+    request.program.why = value
 
 
 VALUES: "dict[str, Callable[[Request, str], None]]" = {

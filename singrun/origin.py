@@ -78,44 +78,46 @@ class Origin:
 
     def __init__(self, request: Request) -> None:
         self._umask = os.umask(0o022)
-        self.caller = Caller(as_caller=request.as_caller)
+        self.caller = Caller(as_caller=request.isolation.as_caller)
         self.directory = Directory()
         self.caller.restore_rights()  # /proc/self is root's
         self._given = inherited.inherited()
         self.caller.lower_rights()
-        self.own = inherited.of_caller(self._given, request, self.caller)
-        self.winning = variables.winners(self._given, request)
-        self._request, self.home = request, shared.home(request, self.caller)
+        self.own = inherited.of_caller(self._given, request.mounts, self.caller)
+        self.winning = variables.winners(
+            self._given, request.variables, has_home=bool(request.mounts.home)
+        )
+        self._request, self.home = request, shared.home(request.mounts, self.caller)
         self.behind: inherited.Environment = {}
-        if request.nv or request.rocm or request.fabric:
+        if request.hardware.any():
             from singrun.hardware import drivers
 
             self.behind = drivers.BEHIND
-        if request.contain:
+        if request.mounts.contain:
             from singrun import terminal
 
             self._close_back_doors = terminal.close_back_doors
 
     def _entered(self) -> str:
         request = self._request
-        shared = not request.contain and "cwd" not in request.no_mount
-        return self.directory.enter(request.directory, self.home, shared=shared)
+        shared = not request.mounts.contain and "cwd" not in request.mounts.no_mount
+        return self.directory.enter(request.program.directory, self.home, shared=shared)
 
     def execute(self, image: str, outside: "Outside | Holder | None" = None) -> "NoReturn":
         """Become the program, in the namespaces that are entered, as the caller."""
         request = self._request
         forbid_new_privileges()
-        if request.contain:
+        if request.mounts.contain:
             self._close_back_doors()
         words = inherited.inner(self._given, image, request, self.caller)
         words[b"PWD"] = os.fsencode(self._entered())
         for name, directory in self.behind.items():  # the image's scripts may overwrite it
             words[name] = b":".join(filter(None, (words.get(name), directory)))
         if outside:
-            outside.enter(own_pids=request.pid)
+            outside.enter(own_pids=request.isolation.pid)
         os.umask(self._umask)
         inherited.restore_signals(inherited.SIGPIPE, inherited.SIGXFSZ)
-        program.execute(request, words, self.own, self.winning)
+        program.execute(request.program, words, self.own, self.winning)
 
 
 def _refused(path: str) -> str:

@@ -7,7 +7,7 @@ from singrun.environment import why
 from singrun.environment.inherited import Environment
 from singrun.environment.variables import Winner
 from singrun.errors import RunError
-from singrun.request import Request
+from singrun.request import Program
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,12 +19,12 @@ _NOT_FOUND, _NOT_EXECUTABLE = 127, 126  # POSIX, Shell Command Language, 2.8.2
 
 
 def execute(
-    request: Request, variables: Environment, own: Environment, winning: list[Winner]
+    program: Program, variables: Environment, own: Environment, winning: list[Winner]
 ) -> "NoReturn":
     """Become the action for the verb; see docs/image-format.md, "The actions"."""
-    if request.why:
-        _become("/bin/sh", why.arguments(request.why, own, winning), variables)
-    verb, words = request.verb, request.arguments
+    if program.why:
+        _become("/bin/sh", why.arguments(program.why, own, winning), variables)
+    verb, words = program.verb, program.arguments
     if verb == "env":
         verb, words = "exec", ["env"]
     if verb == "shell" and not words and os.isatty(0):

@@ -5,7 +5,7 @@ import sys
 
 from singrun import syscalls
 from singrun.identity import Caller
-from singrun.request import Request
+from singrun.request import MountOptions, Request
 
 SIGINT, SIGPIPE, SIGXFSZ = 2, 13, 25
 _SIGIGNORE = 33 - 3  # proc(5), /proc/PID/stat, counted from field 3
@@ -38,35 +38,35 @@ def inherited() -> Environment:
     return {name: value for name, equals, value in pairs if name and equals}
 
 
-def of_caller(given: Environment, request: Request, caller: Caller) -> Environment:
+def of_caller(given: Environment, mounts: MountOptions, caller: Caller) -> Environment:
     """Return those variables that tell of the caller, as they shall be inside."""
     variables = {name: given[name] for name in CALLERS if name in given}
     if caller.behind_sudo:
         user = os.fsencode(caller.name)
         variables |= {b"HOME": os.fsencode(caller.home), b"USER": user, b"LOGNAME": user}
         variables[b"SHELL"] = os.fsencode(caller.shell)
-    if request.home:
-        variables[b"HOME"] = os.fsencode(request.home[1])
+    if mounts.home:
+        variables[b"HOME"] = os.fsencode(mounts.home[1])
     return variables
 
 
 def inner(given: Environment, image: str, request: Request, caller: Caller) -> Environment:
     """Return the caller's environment, and what docs/image-format.md adds to it."""
     variables = {name: value for name, value in given.items() if not name.startswith(PREFIXES)}
-    if request.clean_environment:
+    if request.variables.clean:
         variables = {name: value for name, value in variables.items() if _is_kept(name)}
         variables[b"PATH"] = _CLEAN_PATH
     path = os.fsencode(image)
     name = path.rpartition(b"/")[2]
     variables |= {b"SINGULARITY_CONTAINER": path, b"SINGULARITY_NAME": name}
-    if request.verb == "shell":
+    if request.program.verb == "shell":
         variables[b"PS1"] = b"Singularity." + _shown(name) + b"> "
-    if request.shell:
-        variables[b"SINGULARITY_SHELL"] = os.fsencode(request.shell)
-    alone = request.no_join or request.pid or request.writable
+    if request.program.shell:
+        variables[b"SINGULARITY_SHELL"] = os.fsencode(request.program.shell)
+    alone = request.isolation.no_join or request.isolation.pid or request.image.writable
     if alone and b"PMIX_RANK" in given and not caller.has_root:
         variables.setdefault(_VADER, b"none")
-    return variables | of_caller(given, request, caller)
+    return variables | of_caller(given, request.mounts, caller)
 
 
 def _shown(name: bytes) -> bytes:

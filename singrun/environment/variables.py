@@ -9,7 +9,7 @@ from singrun.environment.inherited import PREFIXES, Environment
 from singrun.errors import RunError
 from singrun.mounts.root import Root
 from singrun.mounts.table import Bind
-from singrun.request import Request
+from singrun.request import VariableOptions
 
 _DIRECTORY = "/.singularity.d/env"
 _SCRIPT = f"{_DIRECTORY}/zzz-singrun.sh"  # the last in every locale's order
@@ -46,17 +46,17 @@ class Winner:
         return b"export " + self.name + b"=" + quoted + b"\n"
 
 
-def winners(given: Environment, request: Request) -> list[Winner]:
-    """Return them, lowest first. given: the caller's environment."""
+def winners(given: Environment, options: VariableOptions, *, has_home: bool) -> list[Winner]:
+    """Return them, lowest first. given: the caller's environment. has_home: --home sets HOME."""
     found = [
         _of_prefix(name.removeprefix(prefix), value, name.decode(errors="surrogateescape"))
         for prefix in PREFIXES
         for name, value in given.items()
         if name.startswith(prefix) and name != prefix
     ]
-    for name, value, layer in request.variables:
+    for name, value, layer in options.given:
         found.append(Winner(_bytes(name), _bytes(value), layer))
-    return [each for each in found if not (request.home and each.name == b"HOME")]
+    return [each for each in found if not (has_home and each.name == b"HOME")]
 
 
 def _of_prefix(name: bytes, value: bytes, layer: str) -> Winner:

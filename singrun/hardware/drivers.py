@@ -17,7 +17,7 @@ from singrun.hardware.linker import Host, Inside
 from singrun.images.fuse import found
 from singrun.mounts.root import Root
 from singrun.mounts.table import Bind, BindUnlessSeen, Fresh, Mount
-from singrun.request import Request
+from singrun.request import HardwareOptions
 
 _LIBRARIES, _PROGRAMS = "/.singularity.d/libs", "/.singularity.d/bin"
 # Directories that come behind the image's own in these variables.
@@ -27,11 +27,11 @@ _OF_C_LIBRARY = (_C_LIBRARY, "libm.so.6", "libdl.so.2", "libpthread.so.0", "libr
 
 
 class Drivers:
-    """What the request asks for, found on the host; RunError says what this host lacks."""
+    """What the options ask for, found on the host; RunError says what this host lacks."""
 
-    def __init__(self, request: Request, site: Site) -> None:
+    def __init__(self, options: HardwareOptions, site: Site) -> None:
         self._site, self._host = site, Host(site.word["linker cache"])
-        self._kinds = [kind for kind in KINDS if getattr(request, kind)]
+        self._kinds = [kind for kind in KINDS if getattr(options, kind)]
         self._devices = {kind: self._found_devices(kind) for kind in self._kinds}
         self._libraries = {kind: self._found_libraries(kind) for kind in self._kinds}
 

@@ -13,7 +13,7 @@ from singrun.errors import RunError, UnavailableError
 from singrun.images import fuse, strategies
 from singrun.images.image import SANDBOX, Image, open_image
 from singrun.mounts.table import attach
-from singrun.request import Request
+from singrun.request import ImageOptions
 
 _DESCRIPTORS = "/proc/self/fd/"
 _NONE = "The kernel's overlay file system needs Linux 5.11 for ordinary users (modprobe overlay)."
@@ -30,16 +30,16 @@ def parse(word: str) -> tuple[str, bool]:
 class Layers:
     """The layers of one launch, opened and locked; lowest first."""
 
-    def __init__(self, request: Request, site: Site) -> None:
-        self._images = [_opened(path, read_only=ro) for path, ro in request.overlays]
-        self._tmpfs = request.writable_tmpfs
+    def __init__(self, options: ImageOptions, site: Site) -> None:
+        self._images = [_opened(path, read_only=ro) for path, ro in options.overlays]
+        self._tmpfs = options.writable_tmpfs
         self.writable = self._tmpfs or any(image.writable for image in self._images)
         self.lasting = self.writable and not self._tmpfs
         self.have_daemon = False
         self.wanted = bool(self._images) or self._tmpfs
         self.written: list[tuple[Image, int]] = []
         self._trees: list[int] = []
-        _check_sense(request, self._images)
+        _check_sense(options, self._images)
         if self.wanted and not site.on["enable overlay"]:
             remedy = "Ask the administrator to change it, or use --writable."
             why = f"{site.path} says: enable overlay = no."
@@ -180,13 +180,13 @@ def _opened(path: str, *, read_only: bool) -> Image:
         raise
 
 
-def _check_sense(request: Request, images: list[Image]) -> None:
+def _check_sense(options: ImageOptions, images: list[Image]) -> None:
     """Refuse two writable layers, and a layer over an image that is itself written."""
     writable = [image.path for image in images if image.writable]
-    if request.writable_tmpfs:
+    if options.writable_tmpfs:
         writable.append("--writable-tmpfs")
     remedy = "Say :ro for all overlays but one."
-    if request.writable and (images or request.writable_tmpfs):
+    if options.writable and (images or options.writable_tmpfs):
         what = "Cannot combine --writable with an overlay"
         raise RunError(what, remedy="Leave one of them out.")
     if len(writable) > 1:

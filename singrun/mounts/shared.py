@@ -7,7 +7,7 @@ from singrun.errors import RunError
 from singrun.identity import Caller
 from singrun.mounts import binds, mountinfo
 from singrun.mounts.table import Bind, BindUnlessSeen, Fresh, Link, Mount
-from singrun.request import Request
+from singrun.request import MountOptions
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,8 +27,11 @@ NAMES = ["proc", "sys", "dev", "tmp", "home", "cwd", "hostfs", _SITE_BINDS]
 class Table:
     """The mounts, in the order in which they are done; each under its name for --no-mount."""
 
-    def __init__(self, request: Request, caller: Caller, site: Site, names: list[str]) -> None:
-        self._request, self._caller, self._site = request, caller, site
+    def __init__(
+        self, options: MountOptions, caller: Caller, site: Site, names: list[str], *, own_pids: bool
+    ) -> None:
+        self._options, self._caller, self._site = options, caller, site
+        self._own_pids = own_pids
         self.ours: list[Mount] = []
         self.wished: list[Mount] = []
         groups: dict[str, Callable[[], list[Mount]]] = {
@@ -42,8 +45,8 @@ class Table:
             "cwd": lambda: self._current(names),
         }
         for name, rows in groups.items():
-            if name not in request.no_mount:
-                self.ours += [row for row in rows() if row.target not in request.no_mount]
+            if name not in options.no_mount:
+                self.ours += [row for row in rows() if row.target not in options.no_mount]
         self.wished += self._wishes()
 
     @property
@@ -62,22 +65,22 @@ class Table:
         how = self._site.word["mount dev"].lower()
         if how in ("no", "n", "0"):
             return []
-        if self._request.contain or how == "minimal":
-            return _few_devices("--contain" if self._request.contain else "mount dev = minimal")
+        if self._options.contain or how == "minimal":
+            return _few_devices("--contain" if self._options.contain else "mount dev = minimal")
         return [Bind("/dev", "/dev", why="devices")]
 
     def _processes(self) -> list[Mount]:
         if not self._site.on["mount proc"]:
             return []
         fresh = Fresh("proc", "/proc", why="--pid")
-        return [fresh if self._request.pid else Bind("/proc", "/proc", why="processes")]
+        return [fresh if self._own_pids else Bind("/proc", "/proc", why="processes")]
 
     def _system(self) -> list[Mount]:
         return [Bind("/sys", "/sys", why="the kernel")] if self._site.on["mount sys"] else []
 
     def _host_file_systems(self) -> list[Mount]:
         """Return binds of all the host has mounted and lets us see, besides the system's own."""
-        if not self._site.on["mount hostfs"] or self._request.contain:
+        if not self._site.on["mount hostfs"] or self._options.contain:
             return []
         places = [place for place, _ in mountinfo.mounts()]
         own = ("proc", "sys", "dev", "run", *_SYSTEM, "tmp")
@@ -87,7 +90,7 @@ class Table:
 
     def _site_binds(self) -> list[Mount]:
         """Return the site's bind path and resolv.conf; what the host lacks is left out."""
-        words = [w for w in self._site.binds if not self._request.contain or w in _ALWAYS]
+        words = [w for w in self._site.binds if not self._options.contain or w in _ALWAYS]
         if self._site.on["config resolv_conf"]:
             words.append("/etc/resolv.conf")
         rows: list[Mount] = []
@@ -99,7 +102,7 @@ class Table:
         names = [name for name in _TEMPORARY if os.path.isdir(name)]
         if not self._site.on["mount tmp"]:
             return []
-        if not self._request.contain:
+        if not self._options.contain:
             shared: list[Mount] = [Bind(name, name, why="temporary files") for name in names]
             for row in shared:
                 row.yields = True
@@ -114,18 +117,18 @@ class Table:
     def _private(self, name: str, target: str, mode: str) -> Mount:
         """Return a new directory for ``target``: in --workdir if that was given, else in memory."""
         row: Mount = Fresh("tmpfs", target, why="nothing of the host", mode=mode)
-        if self._request.workdir:
-            row = Bind(f"{self._request.workdir}/{name}", target, why="--workdir")
+        if self._options.workdir:
+            row = Bind(f"{self._options.workdir}/{name}", target, why="--workdir")
         row.yields = target in _TEMPORARY
         return row
 
     def _home(self) -> list[Mount]:
         """Return the caller's home; one that is another's (daemon has /usr/sbin) is not shared."""
-        request, caller = self._request, self._caller
-        if request.no_home:
+        options, caller = self._options, self._caller
+        if options.no_home:
             return []
-        if request.home:
-            source, target = request.home
+        if options.home:
+            source, target = options.home
             if not source:  # a directory of the host is meant, if there is one of that name
                 source = target if os.path.isdir(target) else caller.home
             return [Bind(source, target, why="--home")]
@@ -134,42 +137,42 @@ class Table:
             return []
         if not os.path.isdir(path) or os.stat(path).st_uid != caller.uid:
             return []
-        if request.contain:
+        if options.contain:
             return [self._private("home", path, "0700")]
         return [BindUnlessSeen(path, path, why="home"), *_magic_cookie()]
 
     def _current(self, names: list[str]) -> list[Mount]:
         """Return the current directory by its own name and, where that differs, by $PWD's."""
-        if self._request.contain or not self._site.on["user bind control"]:
+        if self._options.contain or not self._site.on["user bind control"]:
             return []
         whys = ("current directory", "$PWD")
         return [row for name, why in zip(names, whys) for row in _as_on_host(".", name, why)]
 
     def _wishes(self) -> list[Mount]:
         """Return what options and variables ask for; these may lie over all else."""
-        request = self._request
-        wished = [(*bind, "--bind") for bind in request.binds]
+        options = self._options
+        wished = [(*bind, "--bind") for bind in options.binds]
         for name in _ENVIRONMENT_BINDS:
             wished += [(*bind, name) for bind in binds.parse(os.environ.get(name, ""))]
-        if (wished or request.scratch) and not self._site.on["user bind control"]:
+        if (wished or options.scratch) and not self._site.on["user bind control"]:
             raise RunError("Cannot bind", why=f"{self._site.path} says: user bind control = no.")
         rows: list[Mount] = [Bind(s, t, why=why, read_only=ro) for s, t, ro, why in wished]
-        for target in request.scratch:
+        for target in options.scratch:
             name = "scratch/" + target.strip("/").replace("/", "_")
             rows.append(self._private(name, target, "1777"))
         return rows
 
 
-def home(request: Request, caller: Caller) -> str:
+def home(options: MountOptions, caller: Caller) -> str:
     """Return the home directory as seen inside."""
-    return request.home[1] if request.home else caller.home
+    return options.home[1] if options.home else caller.home
 
 
-def make_workdir(table: Table, request: Request) -> None:
+def make_workdir(table: Table, options: MountOptions) -> None:
     """Make the directories below --workdir that the table binds."""
-    if request.workdir and not os.path.isdir(request.workdir):
+    if options.workdir and not os.path.isdir(options.workdir):
         remedy = "Make it first, or name a directory that there is."
-        raise RunError(f"There is no directory {request.workdir}", why="--workdir", remedy=remedy)
+        raise RunError(f"There is no directory {options.workdir}", why="--workdir", remedy=remedy)
     for row in table.rows:
         if isinstance(row, Bind) and row.why == "--workdir":
             os.makedirs(row.source, 0o700, exist_ok=True)

@@ -32,24 +32,19 @@ _JOBS = [
     *("SLURM_JOB_ID", "SLURM_STEP_ID", "PMIX_NAMESPACE", "OMPI_MCA_ess_base_jobid"),
     *("PMI_JOBID", "FLUX_JOB_ID", "PALS_APID"),
 ]
-# What each rank has for itself.
-_OWN = [
-    *("verb", "image", "arguments", "directory", "why", "clean_environment", "variables"),
-    *("debug", "plan", "fetch", "join", "no_join"),
-]
 _HOST = ("mnt", "user", "pid")
 _PATIENCE, _PAUSE = 30.0, 0.001  # seconds to wait for who sets up, and between two attempts
 
 
 def wanted(request: Request) -> bool:
     """Whether to share namespaces: as the options say, else where the launcher is a job's."""
-    alone = request.pid or request.writable or request.as_caller
-    if request.join and alone:
+    alone = request.isolation.pid or request.image.writable or request.isolation.as_caller
+    if request.isolation.join and alone:
         remedy = "Leave one of them out."
         what = "Cannot combine --join with --pid, --containall, --writable or --as-caller"
         raise RunError(what, remedy=remedy)
-    if request.join or request.no_join or alone:
-        return request.join
+    if request.isolation.join or request.isolation.no_join or alone:
+        return request.isolation.join
     many = next((os.environ[name] for name in _MANY if name in os.environ), "")
     return many.partition("(")[0] != "1" and any(name in os.environ for name in _RANKS)
 
@@ -67,9 +62,11 @@ class Set:
         from _blake2 import blake2b  # hashlib is slow to import
 
         status = os.fstat(image.fd)
-        options = [pair for pair in vars(request).items() if pair[0] not in _OWN]
+        image_options = {**vars(request.image), "path": "", "fetch": False}  # told by the image
+        shaping = (request.mounts, request.isolation, request.hardware)
+        options = [image_options, request.program.shell, *map(vars, shaping)]
         words = [
-            [os.environ.get(name) for name in _JOBS] if not request.join else [],
+            [os.environ.get(name) for name in _JOBS] if not request.isolation.join else [],
             [os.readlink(f"/proc/self/ns/{name}") for name in _HOST],
             [os.geteuid(), caller.uid, caller.gid, caller.groups, caller.passwd_line(caller.home)],
             [image.kind, image.stamp, status.st_dev, status.st_ino],
@@ -79,7 +76,7 @@ class Set:
         ]
         key = blake2b(repr(words).encode(errors="replace"), digest_size=16).hexdigest()
         self.marker = f"singrun-set-{key}"
-        self._extra = ["ipc"] * request.ipc + ["uts"] * request.uts
+        self._extra = ["ipc"] * request.isolation.ipc + ["uts"] * request.isolation.uts
         self._word = f"set-{key}"
         self._name: rendezvous.Name | None = None
         self._debug = request.debug

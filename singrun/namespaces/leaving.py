@@ -9,7 +9,7 @@ from singrun import syscalls
 from singrun.errors import RunError
 from singrun.identity import Caller, map_ids
 from singrun.mounts.root import Root
-from singrun.request import Request
+from singrun.request import IsolationOptions
 
 _NS_GET_USERNS, _NS_GET_PARENT, _NS_GET_OWNER_UID = 0xB701, 0xB702, 0xB704  # ioctl_ns(2)
 
@@ -118,15 +118,15 @@ def leave_host(caller: Caller, proc: int, *, slave: bool) -> bool:
     return privileged
 
 
-def unshare_for(request: Request, *, daemon: bool) -> None:
+def unshare_for(isolation: IsolationOptions, *, daemon: bool) -> None:
     """Enter the other namespaces that are asked for, and leave the mounts to a FUSE ``daemon``."""
     flags = syscalls.CLONE_NEWNS if daemon else 0
-    flags |= syscalls.CLONE_NEWIPC if request.ipc else 0
-    flags |= syscalls.CLONE_NEWUTS if request.uts else 0
+    flags |= syscalls.CLONE_NEWIPC if isolation.ipc else 0
+    flags |= syscalls.CLONE_NEWUTS if isolation.uts else 0
     if flags:
         syscalls.unshare(flags)
-    if request.hostname:
-        _name_host(request.hostname)
+    if isolation.hostname:
+        _name_host(isolation.hostname)
 
 
 def _name_host(name: str) -> None:

@@ -33,13 +33,13 @@ def stand_by(
     written: images that a daemon writes, with fuse.Mounting.life of each. tree: the
     descriptor of the mounted tree, which the waiting process closes, or it would keep it mounted.
     """
-    if request.verb == "start":
+    if request.program.verb == "start":
         from singrun.namespaces.holding import Holder
 
-        holder = Holder(request, image)
+        holder = Holder(request.program.arguments[0], image, request.mounts)
         holder.fork(tree)
         return holder
-    if not request.pid and not written:
+    if not request.isolation.pid and not written:
         return None
 
     def afterwards() -> None:
@@ -48,7 +48,7 @@ def stand_by(
             _warn_unless_clean(one)
 
     outside = Outside()
-    outside.fork(own_pids=request.pid, tree=tree, afterwards=afterwards)
+    outside.fork(own_pids=request.isolation.pid, tree=tree, afterwards=afterwards)
     return outside
 
 

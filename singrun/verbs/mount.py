@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 def show(request: Request) -> "NoReturn":
     """Mount the image at the first argument and execute the rest, or a shell; else RunError."""
-    directory, *command = request.arguments
+    directory, *command = request.program.arguments
     site = config.read()
-    config.check_allowed(site, request)
-    image = open_image(request.image, writable=request.writable)
+    config.check_allowed(site, request.isolation)
+    image = open_image(request.image.path, writable=request.image.writable)
     if image.kind == SANDBOX:
-        raise RunError(f"{request.image} is a directory already", remedy="Go there with cd.")
+        raise RunError(f"{request.image.path} is a directory already", remedy="Go there with cd.")
     caller = Caller()
     place = _directory(directory)
     here = os.getcwd()
@@ -39,12 +39,12 @@ def show(request: Request) -> "NoReturn":
         image,
         f"{stage}/image",
         privileged=privileged,
-        forced=request.mount_with,
+        forced=request.image.mount_with,
         site=site,
         debug=request.debug,
     )
     tree = mounting.finish()
-    leaving.unshare_for(request, daemon=mounting.life >= 0)
+    leaving.unshare_for(request.isolation, daemon=mounting.life >= 0)
     attach(tree, place)
     os.close(tree)
     syscalls.umount2(stage, syscalls.MNT_DETACH)

@@ -11,14 +11,14 @@ from singrun.request import Request
 def text(request: Request, image: Image, caller: Caller, table: Table, site: Site) -> str:
     """Return a line for the image, then one for every mount, in order."""
     ways = strategies.candidates(
-        image, privileged=caller.has_root, forced=request.mount_with, site=site
+        image, privileged=caller.has_root, forced=request.image.mount_with, site=site
     )
     mode = "to be written" if image.writable else "read-only"
     first = f"{' or '.join(ways)} of {image.path} on /: the {image.kind} image, {mode}"
-    layers = [f"overlay of {path} on /" + " read-only" * ro for path, ro in request.overlays]
-    if request.writable_tmpfs:
+    layers = [f"overlay of {path} on /" + " read-only" * ro for path, ro in request.image.overlays]
+    if request.image.writable_tmpfs:
         layers.append("overlay of a new tmpfs on /: --writable-tmpfs")
-    names = [name for name in ("/etc/passwd", "/etc/group") if name not in request.no_mount]
+    names = [name for name in ("/etc/passwd", "/etc/group") if name not in request.mounts.no_mount]
     own = [f"new file on {name}: the same user inside" for name in names]
     ours, wished = ([row.describe() for row in rows] for rows in (table.ours, table.wished))
     return "\n".join([first, *layers, *ours, *own, *wished, ""])

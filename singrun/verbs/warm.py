@@ -14,10 +14,10 @@ from singrun.request import Request
 def warm(request: Request) -> str:
     """Fill the caller's cache of unpacked images, and return the line to print."""
     site = config.read()
-    config.check_allowed(site, request)
-    image = open_image(request.image)
+    config.check_allowed(site, request.isolation)
+    image = open_image(request.image.path)
     if image.kind == SANDBOX:
-        raise RunError(f"{request.image} is a directory already", remedy="Run it as it is.")
+        raise RunError(f"{request.image.path} is a directory already", remedy="Run it as it is.")
     proc = os.open("/proc/self", os.O_PATH | os.O_DIRECTORY)
     leaving.leave_host(Caller(), proc, slave=site.on["mount slave"])
     unpacking.fill(image, site)

@@ -23,15 +23,15 @@ def parsed(*words: str) -> Request:
 
 def test_options_end_at_the_image() -> None:
     request = parsed("-d", "exec", "-ce", "--pwd=/x", "i.img", "ls", "-l", "--pwd", "--", "-p")
-    assert (request.verb, request.image) == ("exec", "i.img")
-    assert request.arguments == ["ls", "-l", "--pwd", "--", "-p"]
-    assert (request.debug, request.contain, request.clean_environment) == (True, True, True)
-    assert (request.pid, request.directory) == (False, "/x")
+    assert (request.program.verb, request.image.path) == ("exec", "i.img")
+    assert request.program.arguments == ["ls", "-l", "--pwd", "--", "-p"]
+    assert (request.debug, request.mounts.contain, request.variables.clean) == (True, True, True)
+    assert (request.isolation.pid, request.program.directory) == (False, "/x")
 
 
 def test_a_first_word_with_a_slash_is_run() -> None:
     request = parsed("./i.img", "--help", "exec")
-    assert (request.verb, request.image, request.arguments) == (
+    assert (request.program.verb, request.image.path, request.program.arguments) == (
         "run",
         "./i.img",
         ["--help", "exec"],
@@ -39,7 +39,7 @@ def test_a_first_word_with_a_slash_is_run() -> None:
 
 
 def test_two_dashes_end_the_options() -> None:
-    assert parsed("exec", "--", "-odd-.img", "ls").image == "-odd-.img"
+    assert parsed("exec", "--", "-odd-.img", "ls").image.path == "-odd-.img"
 
 
 def test_binds_of_every_spelling(tmp_path: Path) -> None:
@@ -52,7 +52,7 @@ def test_binds_of_every_spelling(tmp_path: Path) -> None:
         (str(odd), "/odd:", True),
     ]
     request = parsed("run", "-B/etc", "--bind", "/usr:/u", "-cB", "/tmp", "image")
-    assert [target for _, target, _ in request.binds] == ["/etc", "/u", "/tmp"]
+    assert [target for _, target, _ in request.mounts.binds] == ["/etc", "/u", "/tmp"]
 
 
 def test_home_with_and_without_a_source() -> None:
