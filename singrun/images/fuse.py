@@ -45,9 +45,7 @@ def program_for(image: Image) -> str:
 def start(image: Image, target: str) -> "Mounting":
     """Start the daemon, by way of the directory ``target``; it mounts while we go on."""
     name = program_for(image)
-    check = f"Check it with: e2fsck -fn {image.path}"
-    remedy = check if name == FUSE2FS else "Copy or build it again."
-    mounting = Mounting(image.path, target, remedy, writable=image.writable)
+    mounting = Mounting(image.path, target, image.remedy, writable=image.writable)
     # The daemon keeps the image's lock; see locks.py.
     mounting.spawn(name, [image.path], _options(image), image.fd)
     return mounting
@@ -168,9 +166,9 @@ def _new_mount(device: int, source: str, *, writable: bool) -> int:
 
 def _options(image: Image) -> str:
     """dirty: read without the journal, which a read-only mount must not replay."""
-    if image.kind == SQUASHFS:
-        return "ro"
     offset = f",offset={image.offset}" if image.offset else ""
+    if image.kind == SQUASHFS:
+        return f"ro{offset}"
     if image.writable:
         return f"rw,{_EXT3}{offset}"
     return f"ro,{_EXT3},{_LASTING}{offset}" + (",norecovery" if image.dirty else "")

@@ -17,10 +17,11 @@ HEADER_SIZE = 31
 _SUPERBLOCK, _SUPERBLOCK_SIZE = 1024, 1024  # <linux/ext3_fs.h>; bytes
 _INCOMPAT_RECOVER = 0x4
 _MAX_LOG_BLOCK_SIZE = 6  # 64 KiB, the largest that ext2fs knows
-_SQUASHFS_HEAD = 96  # bytes; Linux, fs/squashfs/squashfs_fs.h
+_HEAD = _SUPERBLOCK + _SUPERBLOCK_SIZE  # bytes of a file system that are looked at
+_SIF_MAGIC, _SIF_MAGIC_AT = b"SIF_MAGIC\0", 32  # sif.py
 _REMEDY = (
-    "Give an image built by singbuild, a bare ext3 image, a Singularity 2.x image, a squashfs"
-    " image or a directory."
+    "Give an image built by singbuild, a SIF, a Singularity 2.x image, an ext3 or squashfs file"
+    " or a directory."
 )
 
 
@@ -31,6 +32,14 @@ class Image:
     never written to their place. stamp: words that tell this file, as it is
     now, from every other and from itself before; "" for a directory.
     """
+
+    @property
+    def remedy(self) -> str:
+        """What to do when its file system turns out to be damaged."""
+        if self.kind != EXT3:
+            return "Copy or build it again."
+        where = f"?offset={self.offset}" if self.offset else ""  # e2fsck(8)
+        return f"Check it with: e2fsck -fn {self.path}{where}"
 
     def __init__(self, path: str, fd: int, kind: str, *, writable: bool) -> None:
         self.path, self.fd, self.kind, self.writable = path, fd, kind, writable
@@ -47,34 +56,46 @@ def open_image(path: str, *, writable: bool = False) -> Image:
     if not stat.S_ISREG(status.st_mode):
         raise RunError(f"{path} is not an image", why="It is no regular file.", remedy=_REMEDY)
     locks.take(fd, path, exclusive=writable)
-    head = os.pread(fd, HEADER_SIZE + _SUPERBLOCK + _SUPERBLOCK_SIZE, 0)
+    head = os.pread(fd, HEADER_SIZE + _HEAD, 0)
     if not head:
         raise RunError(f"{path} is not an image", why="The file is empty.", remedy=_REMEDY)
+    offset, room, reason = _place(whole, fd, head, status.st_size)
+    if offset:
+        head = os.pread(fd, min(_HEAD, room), offset)
     if head.startswith(b"hsqs"):
-        image = _squashfs(whole, fd, head, writable=writable)
+        image, reason = _squashfs(whole, fd, head, room), reason or "It is a squashfs."
     else:
-        image = _ext3(whole, fd, head, writable=writable)
+        image = _ext3(whole, fd, head, offset, room)
+    image.offset, image.writable = offset, writable
+    if writable and reason:
+        remedy = "Lay a directory over it: --overlay DIR."
+        raise RunError(f"{path} cannot be written", why=reason, remedy=remedy)
     return image
 
 
-def _squashfs(path: str, fd: int, head: bytes, *, writable: bool) -> Image:
-    if writable:
-        remedy = "Lay a directory over it: --overlay DIR."
-        raise RunError(f"{path} cannot be written", why="It is a squashfs.", remedy=remedy)
-    _check_length(int.from_bytes(head[40:48], "little"), os.fstat(fd).st_size, path)
+def _place(path: str, fd: int, head: bytes, size: int) -> "tuple[int, int, str]":
+    """Return where in a file the file system lies: offset, bytes; why nobody may write there."""
+    if head[_SIF_MAGIC_AT:].startswith(_SIF_MAGIC):
+        from singrun.images import sif  # who starts no SIF does not pay for it
+
+        return (*sif.root_partition(path, fd, head, size), "It is a SIF, which nobody writes.")
+    offset = HEADER_SIZE if head.startswith(HEADER_LINE) else 0
+    return offset, size - offset, ""
+
+
+def _squashfs(path: str, fd: int, head: bytes, room: int) -> Image:
+    _check_length(int.from_bytes(head[40:48], "little"), room, path)
     image = Image(path, fd, SQUASHFS, writable=False)
     image.stamp = stamp(fd, head[8:12] + head[40:48] + head[64:72])  # time, length, inode table
     return image
 
 
-def _ext3(path: str, fd: int, head: bytes, *, writable: bool) -> Image:
-    image = Image(path, fd, EXT3, writable=writable)
-    image.offset = HEADER_SIZE if head.startswith(HEADER_LINE) else 0
-    superblock = head[image.offset + _SUPERBLOCK :][:_SUPERBLOCK_SIZE]
+def _ext3(path: str, fd: int, head: bytes, offset: int, have: int) -> Image:
+    image = Image(path, fd, EXT3, writable=False)
+    superblock = head[_SUPERBLOCK:][:_SUPERBLOCK_SIZE]
     if superblock[56:58] != b"\x53\xef":
-        why = f"No ext3 superblock at offset {image.offset + _SUPERBLOCK}, and no squashfs."
+        why = f"No ext3 superblock at offset {offset + _SUPERBLOCK}, and no squashfs."
         raise RunError(f"{path} is not an image", why=why, remedy=_REMEDY)
-    have = os.fstat(fd).st_size - image.offset
     need = _ext3_length(superblock, path)
     _check_length(need if len(superblock) == _SUPERBLOCK_SIZE else max(need, have + 1), have, path)
     image.dirty = bool(int.from_bytes(superblock[96:100], "little") & _INCOMPAT_RECOVER)

@@ -86,7 +86,7 @@ def start(
         _check_owner(image, site)
     if image.dirty and not image.writable:
         say(f"{image.path} was not unmounted cleanly; reading it without its journal.")
-        say(f"Repair it with: e2fsck -f {image.path}")
+        say(image.remedy.replace("Check", "Repair").replace("-fn", "-f"))
     names = candidates(image, privileged=privileged, forced=forced, site=site)
     mounting = Mounting(image, target, names, site)
     mounting.debug = debug
@@ -217,7 +217,7 @@ def _not_mounted(image: Image, error: OSError) -> RunError:
     if error.errno == errno.ENODEV:
         remedy = f"Load the kernel module {image.kind}, or use --mount-with unpack."
         return UnavailableError(what, why=f"The kernel has no {image.kind}.", remedy=remedy)
-    return RunError(what, why=why, remedy=f"Check it with: e2fsck -fn {image.path}")
+    return RunError(what, why=why, remedy=image.remedy)
 
 
 def _loop_tree(image: Image, device: str, options: "dict[str, str | None]") -> int:

@@ -61,6 +61,7 @@ def unpack(image: Image, tree: str, name_of_tree: str, most: int) -> None:
     words = [found(name), "-R", "rdump / .", f"{source}?offset={image.offset}"]
     if image.kind != EXT3:
         words = [found(name), "-no-progress", "-no-xattrs", "-f", "-d", ".", source]
+        words[1:1] = ["-offset", str(image.offset)] if image.offset else []
     bounds = _bounds(image, most)
     reading, writing = os.pipe()
     child = os.fork()
@@ -79,7 +80,7 @@ def unpack(image: Image, tree: str, name_of_tree: str, most: int) -> None:
         status = os.waitpid(child, 0)[1]
     if status or (said and image.kind == EXT3):
         why = b" ".join(said).decode(errors="replace") or f"{name} ended with {status}."
-        remedy = f"Check it with: e2fsck -fn {image.path}"
+        remedy = image.remedy
         if "No space" in why or "quota" in why:
             remedy = _FULL
         raise RunError(f"Cannot unpack {image.path}", why=why, remedy=remedy)
@@ -117,7 +118,7 @@ def _bounds(image: Image, most: int) -> Amount:
         inodes, blocks = int.from_bytes(block[:4], "little"), int.from_bytes(block[4:8], "little")
         size = blocks << 10 + int.from_bytes(block[24:28], "little")
         return Amount(size * _COPIES + _HOLES, inodes * _LINKS + _NAMES, inodes)
-    inodes = int.from_bytes(os.pread(image.fd, 4, 4), "little")  # squashfs_fs.h
+    inodes = int.from_bytes(os.pread(image.fd, 4, image.offset + 4), "little")  # squashfs_fs.h
     size = os.fstat(image.fd).st_size
     return Amount(max(most, size * _COPIES), inodes * _LINKS + _NAMES, inodes)
 

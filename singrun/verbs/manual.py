@@ -118,7 +118,7 @@ def overview() -> str:
         "Usage: singrun [-d] VERB [OPTIONS] IMAGE [ARGUMENTS]\n"
         "       singrun ./IMAGE [ARGUMENTS]    the same as: singrun run ./IMAGE\n\n"
         "Runs programs in an image as the calling user. IMAGE is a file that singbuild\n"
-        "made, a bare ext3, a Singularity 2.x or a squashfs image, a directory, or an\n"
+        "made, a bare ext3, a Singularity 2.x image, a SIF, a squashfs, a directory, or an\n"
         "image of a registry or an archive: docker://NAME, oci:DIR, docker-archive:FILE.\n\n"
         f"Verbs (singrun VERB --help tells more of each):\n{verbs}\n"
         "Options (before IMAGE; what follows IMAGE belongs to the command):\n"

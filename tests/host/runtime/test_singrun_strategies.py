@@ -16,8 +16,10 @@ import pytest
 
 from singrun import syscalls
 from singrun.images.image import open_image
+from tests.bench import sif_files as sifs
 from tests.bench import singrun_images as images
 from tests.bench.host import PATIENCE, random_numbers, wait_until
+from tests.bench.sif_files import partition
 from tests.bench.singrun_images import Bench, Person
 
 pytestmark = pytest.mark.root
@@ -25,7 +27,12 @@ pytestmark = pytest.mark.root
 
 @pytest.fixture(scope="module")
 def bench(bench: Bench) -> Bench:
-    squashed(bench.tree, bench.directory / "image.sqfs")
+    place = bench.directory
+    squashfs = squashed(bench.tree, place / "image.sqfs").read_bytes()
+    sifs.written(place / "image.sif", [partition(squashfs, sifs.SQUASHFS, arch=sifs.HOST)])
+    ext3 = partition(bench.image.read_bytes(), sifs.EXT3, arch=sifs.HOST)
+    sifs.written(place / "ext3.sif", [ext3])
+    (place / "image.simg").write_bytes(images.HEADER_2X + squashfs)
     return bench
 
 
@@ -62,19 +69,32 @@ def fresh(bench: Bench, name: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", ["image.img", "image.sqfs", "tree"])
+@pytest.mark.parametrize(
+    "name", ["image.img", "image.sqfs", "tree", "image.sif", "ext3.sif", "image.simg"]
+)
 @pytest.mark.parametrize("how", ["", "unpack", "fuse"])
 def test_every_kind_by_every_way(
     person: Person, bench: Bench, cache: Path, name: str, how: str
 ) -> None:
     if how == "fuse":
-        how = "squashfuse" if name == "image.sqfs" else "fuse2fs"
+        how = "fuse2fs" if name in ("image.img", "ext3.sif") else "squashfuse"
     options = ["--mount-with", how] if how and name != "tree" else []
     script = "echo $FROM_IMAGE; id -un; : >/bin/new; : >/etc/passwd/x"
     done = person.singrun("exec", *options, bench.directory / name, "sh", "-c", script)
     assert done.stdout.decode() == f"yes it is\n{person.name}\n", done
     assert b"Read-only file system" in done.stderr
     assert len(entries(cache)) == (how == "unpack" and name != "tree")
+
+
+def test_a_sif_and_an_old_image_are_executed(person: Person, bench: Bench, cache: Path) -> None:
+    """By their first line, which names run-singularity."""
+    shutil.copy(images.ROOT / "bin/run-singularity", bench.launcher.parent)
+    person.variables["PATH"] = f"{bench.launcher.parent}:{os.environ['PATH']}"
+    for name in ("image.sif", "image.simg"):
+        (bench.directory / name).chmod(0o755)
+        done = person.call(f"./{name}", "-a", "b c", cwd=bench.directory)
+        assert done.stdout == b"run:<-a><b c>\n", done
+    del person.variables["PATH"]
 
 
 def test_ways_that_do_not_fit_are_refused(person: Person, bench: Bench) -> None:
