@@ -73,9 +73,7 @@ def _descriptors(path: str, fd: int, head: bytes, size: int) -> "list[bytes]":
     """Return the descriptors in use."""
     count, offset = _number(head, 88, 8), _number(head, 96, 8)
     if not (count <= _MOST and _HEADER <= offset <= size - count * _DESCRIPTOR):
-        raise _damaged(
-            path, "Its table of descriptors lies outside the file, or is too long."
-        )
+        raise _damaged(path, "Its table of descriptors lies outside the file, or is too long.")
     table = os.pread(fd, count * _DESCRIPTOR, offset)
     found = [table[at : at + _DESCRIPTOR] for at in range(0, len(table), _DESCRIPTOR)]
     return [each for each in found if len(each) == _DESCRIPTOR and each[4]]
