@@ -1,4 +1,4 @@
-"""The values that pass between the engine and a backend. Imports nothing of ours but paths.
+"""The values that pass between the engine and a backend. Imports nothing of ours.
 
 A plugin imports these from ``singbuild``; ``hookspecs.py`` says when each is used.
 """

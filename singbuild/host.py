@@ -1,4 +1,4 @@
-"""What the host's kernel says of this process and of a directory: umask, room, file system."""
+"""What the host's kernel says of this process and of a directory: umask, room."""
 
 from __future__ import annotations
 
@@ -20,16 +20,3 @@ def free_bytes(directory: Path) -> int:
     """Return the bytes that a process may still write in the file system of ``directory``."""
     found = os.statvfs(directory)
     return found.f_bavail * found.f_frsize
-
-
-def kind_of(directory: Path) -> str:
-    """Return the type of a directory's file system, such as "nfs4": proc(5), mountinfo."""
-    place = directory.resolve()
-    longest, kind = 0, ""
-    for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
-        fields = line.split(" ")
-        point = re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), fields[4])
-        # The last of those mounted in one place is the one that is seen.
-        if place.is_relative_to(point) and len(point) >= longest:
-            longest, kind = len(point), fields[fields.index("-") + 1]
-    return kind

@@ -13,6 +13,7 @@ from singrun.errors import say
 from singrun.images import strategies
 from singrun.images.image import open_image
 from singrun.images.overlay import Layers
+from singrun.mounts.pivot import pivot
 from singrun.mounts.shared import Table, make_workdir
 from singrun.namespaces import joining, leaving, waiting
 from singrun.origin import Origin
@@ -85,7 +86,7 @@ def enter(request: Request) -> str:
         assembly.mark(inside, rows, leaving.mark(marker, f"{stage}/marker", proc))
 
     # In, and from here on the caller again: with his ids, directory, umask and signals.
-    leaving.pivot(inside)
+    pivot(inside.fd)
     leaving.become(caller, proc, privileged=privileged)
     if ranks:
         ranks.release()

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import BinaryIO, Self
 
 from singbuild import Reporter, SourceError
@@ -52,12 +51,7 @@ class Arriving:
             threading.Thread(target=self._work, args=(todo,), daemon=True).start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._whole.stop()
 
     def read(self, layer: Layer) -> Iterator[bytes]:

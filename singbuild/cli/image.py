@@ -15,7 +15,6 @@ from singbuild.cli.build import arch_option, offline_option
 if TYPE_CHECKING:
     from singbuild.images.difference import FileChange, PackageChange
 
-_PARTS = ("labels", "recipe", "lock", "environment", "runscript", "test", "help-text", "sbom")
 _SIGNS = {"added": "+", "removed": "-", "changed": "~"}
 IMAGE = click.Path(path_type=Path)
 NO_TEXT = "backslashreplace"  # how a name is shown that is not UTF-8

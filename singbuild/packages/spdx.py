@@ -20,7 +20,6 @@ from singbuild.packages.databases import found
 from singbuild.packages.licences import declared
 from singbuild.packages.package import Found, Package, Tree, distribution
 
-PATH = "/.singularity.d/sbom.spdx.json"
 _ROOT = "SPDXRef-Image"
 _UNKNOWN = "NOASSERTION"
 _MANAGERS = {"deb": "dpkg", "rpm": "rpm", "apk": "apk", "pypi": "Python metadata"}

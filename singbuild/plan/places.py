@@ -14,6 +14,7 @@ from singbuild.errors import HostError
 from singbuild.privilege import namespace
 from singbuild.privilege.modes import Choice, Mode
 from singbuild.tree import chroot
+from singrun.mounts import mountinfo
 
 SCRATCH = "Set SINGBUILD_TMPDIR to a directory on a local disk that you may write."
 
@@ -80,7 +81,7 @@ def unwritable(directory: Path) -> str:
 
 def shown(directory: Path) -> str:
     """Return a directory with the type of its file system, such as "/home/ada (nfs4)"."""
-    kind = host.kind_of(directory)
+    kind = mountinfo.kind_of(str(directory))
     return f"{directory} ({kind})" if kind else str(directory)
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from singrun import syscalls
 
-SETPCAP, SYS_CHROOT, SYS_ADMIN, MKNOD = 8, 18, 21, 27
-_PR_CAPBSET_READ, _PR_CAPBSET_DROP = 23, 24  # prctl(2)
+SETPCAP, SYS_CHROOT = syscalls.CAP_SETPCAP, syscalls.CAP_SYS_CHROOT
+SYS_ADMIN, MKNOD = syscalls.CAP_SYS_ADMIN, syscalls.CAP_MKNOD
 
 
 def has(number: int) -> bool:
@@ -18,6 +18,6 @@ def has(number: int) -> bool:
 
 def drop(number: int) -> None:
     """Go without a capability from now on, and all that is executed too. Raises OSError."""
-    if syscalls.prctl(_PR_CAPBSET_READ, number):
-        syscalls.prctl(_PR_CAPBSET_DROP, number)
+    if syscalls.prctl(syscalls.PR_CAPBSET_READ, number):
+        syscalls.prctl(syscalls.PR_CAPBSET_DROP, number)
     syscalls.capset(*(each & ~(1 << number) for each in syscalls.capget()))

@@ -23,6 +23,7 @@ if __name__ == "__main__":
     sys.path.insert(0, os.path.dirname(__file__) + "/../..")
 
 from singrun import syscalls
+from singrun.mounts.pivot import pivot
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,11 +32,20 @@ if TYPE_CHECKING:
 
 # capabilities(7): what package managers and their scripts use, on files and ids of the tree. Not
 # DAC_READ_SEARCH, which opens files by handle past any root directory; not SYS_ADMIN, which mounts.
-CHOWN, DAC_OVERRIDE, FOWNER, FSETID, KILL, SETGID, SETUID, SETPCAP = 0, 1, 3, 4, 5, 6, 7, 8
-NET_BIND_SERVICE, SYS_CHROOT, MKNOD, SETFCAP = 10, 18, 27, 31
-ALLOWED = (CHOWN, DAC_OVERRIDE, FOWNER, FSETID, KILL, SETGID, SETUID, SETPCAP, NET_BIND_SERVICE,
-           SYS_CHROOT, MKNOD, SETFCAP)  # fmt: skip
-_PR_CAPBSET_READ, _PR_CAPBSET_DROP = 23, 24  # prctl(2)
+ALLOWED = (
+    syscalls.CAP_CHOWN,
+    syscalls.CAP_DAC_OVERRIDE,
+    syscalls.CAP_FOWNER,
+    syscalls.CAP_FSETID,
+    syscalls.CAP_KILL,
+    syscalls.CAP_SETGID,
+    syscalls.CAP_SETUID,
+    syscalls.CAP_SETPCAP,
+    syscalls.CAP_NET_BIND_SERVICE,
+    syscalls.CAP_SYS_CHROOT,
+    syscalls.CAP_MKNOD,
+    syscalls.CAP_SETFCAP,
+)
 
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 LINKS = {
@@ -83,7 +93,7 @@ def _start(job: dict[str, Any]) -> NoReturn:
         os.chroot(job["root"])
         os.chdir("/")
         # There is no other wall than chroot(2), and who may call it again walks out.
-        _drop_capabilities(without=(SYS_CHROOT,))
+        _drop_capabilities(without=(syscalls.CAP_SYS_CHROOT,))
         _execute(job)
     outer = os.pidfd_open(os.getpid())
     syscalls.unshare(syscalls.CLONE_NEWNS | syscalls.CLONE_NEWPID | syscalls.CLONE_NEWIPC)
@@ -120,7 +130,7 @@ def _change_root(job: dict[str, Any]) -> None:
         mount_dev(f"{job['root']}/dev", job["files"])
         mount_proc(f"{job['root']}/proc")
         mount_sys(f"{job['root']}/sys")
-        _pivot(job["root"])
+        pivot(job["root"])
 
 
 def _show_host(root: str, writable: Sequence[str], *, furnished: bool) -> None:
@@ -213,27 +223,12 @@ def _attach(tree: int, target: str) -> None:
     os.close(tree)
 
 
-def _pivot(root: str) -> None:
-    """Make ``root`` the root directory, and let go of the host's. pivot_root(2), NOTES."""
-    os.chdir(root)
-    try:
-        syscalls.pivot_root(".", ".")
-        syscalls.umount2(".", syscalls.MNT_DETACH)
-    except OSError as error:
-        if error.errno != errno.EINVAL:
-            raise
-        # Nobody lets go of the initramfs; there the tree is moved over it.
-        syscalls.mount(".", "/", "", syscalls.MS_MOVE)
-        os.chroot(".")
-    os.chdir("/")
-
-
 def _drop_capabilities(without: Sequence[int] = ()) -> None:
     """Let no program that is executed from now on have other capabilities than the allowed."""
     number = 0
     while (has := _bounding(number)) is not None:
         if has and (number not in ALLOWED or number in without):
-            syscalls.prctl(_PR_CAPBSET_DROP, number)
+            syscalls.prctl(syscalls.PR_CAPBSET_DROP, number)
         number += 1
     # A program of root's gets the inheritable ones past the bounding set: capabilities(7).
     effective, permitted, _ = syscalls.capget()
@@ -243,7 +238,7 @@ def _drop_capabilities(without: Sequence[int] = ()) -> None:
 def _bounding(number: int) -> bool | None:
     """Whether a capability is in the bounding set; None: this kernel has no such one."""
     try:
-        return bool(syscalls.prctl(_PR_CAPBSET_READ, number))
+        return bool(syscalls.prctl(syscalls.PR_CAPBSET_READ, number))
     except OSError:
         return None
 

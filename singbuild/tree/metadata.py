@@ -17,7 +17,6 @@ from singbuild.recipe.grammar import Recipe, Section
 from singbuild.tree.rootfs import Rootfs
 
 HOME = "/.singularity.d"
-LAUNCH_LINE = b"#!/usr/bin/env singrun\n"
 
 DIRECTORIES = ("/dev", "/proc", "/sys", "/home", "/var", "/etc")
 MOUNTED_FILES = ("passwd", "group", "hosts", "resolv.conf", "localtime")

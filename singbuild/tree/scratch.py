@@ -17,7 +17,7 @@ from pathlib import Path
 from singbuild import command, host, workspace
 from singbuild.errors import HostError
 from singrun import syscalls
-from singrun.mounts import loop
+from singrun.mounts import loop, mountinfo
 
 LARGEST = 256 << 30
 INODES = 4_000_000
@@ -80,20 +80,19 @@ def make_scratch(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def mounted(image: Path, where: Path, *, read_only: bool = False) -> Iterator[Path]:
+def mounted(image: Path, where: Path) -> Iterator[Path]:
     """Mount an image at ``where``, which is made, for the time of a with-block.
 
     Belongs into a private mount namespace. An error inside the block becomes a
     HostError that says so when the disk under the image is full.
     """
     where.mkdir()
-    fd = os.open(image, (os.O_RDONLY if read_only else os.O_RDWR) | os.O_CLOEXEC)
-    device, device_fd = loop.attach(fd, 0, read_only=read_only)
+    fd = os.open(image, os.O_RDWR | os.O_CLOEXEC)
+    device, device_fd = loop.attach(fd, 0, read_only=False)
     try:
         # Nothing in the scratch outlives the build, so its order on disk does not matter.
-        options = "noload" if read_only else "data=writeback,barrier=0,errors=remount-ro"
-        flags = syscalls.MS_NOATIME | (syscalls.MS_RDONLY if read_only else 0)
-        syscalls.mount(device, str(where), "ext3", flags, options)
+        options = "data=writeback,barrier=0,errors=remount-ro"
+        syscalls.mount(device, str(where), "ext3", syscalls.MS_NOATIME, options)
     finally:
         os.close(device_fd)
         os.close(fd)
@@ -113,11 +112,7 @@ def _mounted_memory(where: Path) -> Iterator[None]:
 
 def is_memory(directory: Path) -> bool:
     """Whether a directory is on a tmpfs, and that keeps all attributes (Linux 6.6 on)."""
-    device = directory.stat().st_dev
-    number = f"{os.major(device)}:{os.minor(device)}"
-    lines = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
-    mounts = [line.split(" ") for line in lines]
-    if not any(each[2] == number and each[each.index("-") + 1] == "tmpfs" for each in mounts):
+    if mountinfo.kind_of(str(directory)) != "tmpfs":
         return False
     try:
         os.setxattr(directory, "user.singbuild", b"")

@@ -18,6 +18,17 @@ def mounts() -> list[tuple[str, str]]:
     return found
 
 
+def kind_of(path: str) -> str:
+    """Return the type of the file system that ``path`` lies on, such as "nfs4"."""
+    real, longest, kind = os.path.realpath(path), 0, ""
+    for place, mounted in mounts():
+        inside = real == place or real.startswith(place.rstrip("/") + "/")
+        # The last of those mounted in one place is the one that is seen.
+        if inside and len(place) >= longest:
+            longest, kind = len(place), mounted
+    return kind
+
+
 def plain(word: bytes) -> bytes:
     """Return a path as it is."""
     for escaped, byte in _ESCAPED:  # the backslash last

@@ -23,9 +23,8 @@ class Root:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._own: dict[
-            int, bool
-        ] = {}  # our writable mounts, by mount id; whether they outlast the launch
+        # Our writable mounts, by mount id; whether they outlast the launch.
+        self._own: dict[int, bool] = {}
         self._below: dict[str, bool] = {}  # their places below the root; whether an underlay
         self._underlays: list[int] = []
         self._rows: set[int] = set()  # mounts of the table
@@ -63,21 +62,19 @@ class Root:
 
     def names(self, target: str) -> list[str]:
         """Return the names in the directory ``target``; none if there is no such directory."""
-        fd = self._opened(target, os.O_RDONLY | os.O_DIRECTORY)
-        if fd < 0:
-            return []
-        try:
-            return os.listdir(fd)
-        finally:
-            os.close(fd)
+        return self._listed(target) or []
 
     def holds(self, target: str) -> bool:
         """Whether there is a file at ``target``, or a directory with anything in it."""
+        names = self._listed(target)
+        return self.has(target) if names is None else bool(names)
+
+    def _listed(self, target: str) -> "list[str] | None":
         fd = self._opened(target, os.O_RDONLY | os.O_DIRECTORY)
         if fd < 0:
-            return self.has(target)
+            return None
         try:
-            return bool(os.listdir(fd))
+            return os.listdir(fd)
         finally:
             os.close(fd)
 

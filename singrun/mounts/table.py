@@ -1,8 +1,8 @@
 """Mounts as a table of small objects: describe() them, execute() them in order on a Root.
 
-Knows nothing of images or users; the builder's chroot uses it too. Sources are
-paths of the host, targets are resolved inside the root and nowhere else, so a
-symbolic link in a hostile image leads only to places within that image.
+Knows nothing of images or users. Sources are paths of the host, targets are
+resolved inside the root and nowhere else, so a symbolic link in a hostile image
+leads only to places within that image.
 """
 
 import os
@@ -80,8 +80,11 @@ class Mount:
                 raise RunError(f"Cannot mount {self.what()}", why=f"{error.strerror}.") from None
         return self
 
-    def execute(self, root: Root) -> None:
-        """Attach the tree to its target in ``root``, making the mount point if need be."""
+    def execute(self, root: Root) -> bool:
+        """Attach the tree to its target in ``root``, making the mount point if need be.
+
+        Returns whether it was attached: not where it yields, nor where it is needless.
+        """
         if self.tree < 0:
             self.pin()
         directory = stat.S_ISDIR(os.fstat(self.tree).st_mode)
@@ -89,22 +92,17 @@ class Mount:
             restrict(self.tree, syscalls.MOUNT_ATTR_RDONLY)
         place = root.place(self.target, directory=directory, trace=self.trace, vacant=self.yields)
         if place < 0:
-            return
+            return False
         if self.is_needless(place):
             os.close(place)
-            return
+            return False
         if directory != stat.S_ISDIR(os.fstat(place).st_mode):
             what = f"Cannot mount {self.what()} on {self.target}"
             raise RunError(what, why="One is a directory, the other is not.")
         syscalls.move_mount(self.tree, "", place, "", _BY_DESCRIPTOR)
         root.occupy(self.tree)
         os.close(place)
-
-    def undo(self) -> None:
-        """Detach what execute() attached, whatever has become of the path."""
-        syscalls.umount2(f"/proc/self/fd/{self.tree}", syscalls.MNT_DETACH)
-        os.close(self.tree)
-        self.tree = -1
+        return True
 
 
 class Bind(Mount):
@@ -132,20 +130,21 @@ class BindUnlessSeen(Bind):
 
     unless_there, loud = False, False
 
-    def execute(self, root: Root) -> None:
+    def execute(self, root: Root) -> bool:
         """Attach it if it is needed, and can be; loud: say that the image has its own."""
         self.pin()
         if self.unless_there and root.shows(self.target, self.tree):
-            return
+            return False
         if self.unless_there and root.holds(self.target):
             if self.loud:
                 say(f"Not shared: {self.target}, for the image has its own")
                 say(f"  --bind {self.target} lays the host's over it.")
-            return
+            return False
         try:
-            super().execute(root)
+            return super().execute(root)
         except RunError as error:
             say(f"Not shared: {self.target}\n  {error.what}: {error.why}")
+            return False
 
     def is_needless(self, place: int) -> bool:
         """Whether the place is the very directory or file that would be bound there."""
@@ -179,13 +178,13 @@ class Fresh(Mount):
         """Do nothing: what is new has no source to hold, and belongs to the final namespaces."""
         return self
 
-    def execute(self, root: Root) -> None:
+    def execute(self, root: Root) -> bool:
         """Attach it; mount points may be made in it."""
-        if self.yields and root.is_occupied(self.target):
-            return
         super().pin()
-        super().execute(root)
-        root.adopt(self.tree, self.target)
+        attached = super().execute(root)
+        if attached:
+            root.adopt(self.tree, self.target)
+        return attached
 
 
 class Link(Mount):
@@ -203,9 +202,7 @@ class Link(Mount):
         """Do nothing: a link has no source to hold."""
         return self
 
-    def execute(self, root: Root) -> None:
+    def execute(self, root: Root) -> bool:
         """Make the link."""
         root.link(self.target, self.text)
-
-    def undo(self) -> None:
-        """Do nothing: the link goes with the file system that holds it."""
+        return True

@@ -8,7 +8,6 @@ import sys
 from singrun import syscalls
 from singrun.errors import RunError
 from singrun.identity import Caller, map_ids
-from singrun.mounts.root import Root
 from singrun.request import IsolationOptions
 
 _NS_GET_USERNS, _NS_GET_PARENT, _NS_GET_OWNER_UID = 0xB701, 0xB702, 0xB704  # ioctl_ns(2)
@@ -146,23 +145,6 @@ def become(caller: Caller, proc: int, *, privileged: bool) -> None:
         os.setgroups(caller.groups)
         os.setresgid(caller.gid, caller.gid, caller.gid)
         os.setresuid(caller.uid, caller.uid, caller.uid)
-
-
-def pivot(root: Root) -> None:
-    """Make ``root`` the root, and let go of the host's. pivot_root(2), NOTES.
-
-    A node that runs from its initramfs cannot let go of it: there ``root`` is moved over it.
-    """
-    os.fchdir(root.fd)
-    try:
-        syscalls.pivot_root(".", ".")
-        syscalls.umount2(".", syscalls.MNT_DETACH)
-    except OSError as error:
-        if error.errno != errno.EINVAL:
-            raise
-        syscalls.mount(".", "/", "", syscalls.MS_MOVE)
-        os.chroot(".")
-    os.chdir("/")
 
 
 def _unshared_mounts() -> bool:

@@ -217,7 +217,7 @@ def _cache() -> Finding:
     there = path
     while not os.path.exists(there):
         there = os.path.dirname(there) or "/"
-    kind = _file_system(there)
+    kind = mountinfo.kind_of(there)
     found = f"{path} on {kind}"
     local = "Name a directory on a local disk: SINGRUN_CACHEDIR=/local/directory"
     try:
@@ -234,17 +234,6 @@ def _cache() -> Finding:
     except RunError as error:
         return Finding("cache directory", f"{found}: {error.why}", error.remedy)
     return Finding("cache directory", found)
-
-
-def _file_system(path: str) -> str:
-    """Return the type of the file system that ``path`` lies on. proc(5), mountinfo."""
-    best, kind = "", "unknown"
-    real = os.path.realpath(path)
-    for place, mounted in mountinfo.mounts():
-        inside = real == place or real.startswith(place.rstrip("/") + "/")
-        if inside and len(place) >= len(best):
-            best, kind = place, mounted
-    return kind
 
 
 def _site() -> Finding:

@@ -10,7 +10,6 @@ import os
 import stat
 from functools import lru_cache
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from singbuild.errors import ImageError
@@ -70,12 +69,7 @@ class Disk:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         os.close(self._fd)
 
     def block(self, number: int, count: int = 1) -> bytes:

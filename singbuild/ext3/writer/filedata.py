@@ -3,7 +3,6 @@
 import errno
 import os
 from collections.abc import Iterator
-from types import TracebackType
 from typing import Self
 
 from singbuild.errors import ImageError
@@ -29,12 +28,7 @@ class Files:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._leave()
 
     def opened(self, node: Node) -> int:

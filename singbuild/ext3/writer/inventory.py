@@ -8,7 +8,6 @@ block is laid out.
 
 import gc
 import os
-import re
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from singbuild.errors import HostError, ImageError
 from singbuild.ext3.geometry import FIRST_INODE, MAX_FILE_BYTES, MAX_LINKS, ROOT_INODE
 from singbuild.ext3.node import HOME, LOST_AND_FOUND, MANIFEST, MANIFEST_ENTRY, Node, Owner, shown
 from singbuild.ext3.records import MAX_TIME, MIN_TIME
+from singrun.mounts import mountinfo
 
 _KINDS = (
     stat.S_IFREG,
@@ -91,12 +91,12 @@ def unreadable(error: OSError, root: bytes) -> ImageError:
 def check_no_mounts(root: bytes) -> None:
     """Refuse a tree with something mounted in it: its content is not the tree's."""
     try:
-        lines = Path("/proc/self/mountinfo").read_bytes().splitlines()
+        points = [os.fsencode(place) for place, _ in mountinfo.mounts()]
     except OSError as error:
         raise HostError(
             "cannot read /proc/self/mountinfo", why=str(error), remedy="Mount /proc."
         ) from error
-    for point in (_unescape(line.split(b" ", 5)[4]) for line in lines):
+    for point in points:
         if point.startswith(root.rstrip(b"/") + b"/"):
             inside = point.removeprefix(root).lstrip(b"/")
             raise ImageError(
@@ -213,8 +213,3 @@ def _node(path: bytes, number: int, parent: int, status: os.stat_result, epoch: 
         # The root holds lost+found, which the walk leaves out.
         node.entries, node.links = [], 3 if number == ROOT_INODE else 2
     return node
-
-
-def _unescape(field: bytes) -> bytes:
-    r"""Undo mountinfo's octal escapes, as in ``\040`` for a space; see proc(5)."""
-    return re.sub(rb"\\([0-7]{3})", lambda found: bytes([int(found[1], 8)]), field)

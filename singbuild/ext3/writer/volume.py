@@ -9,7 +9,6 @@ import hashlib
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from operator import itemgetter
-from types import TracebackType
 from typing import Self
 
 from singbuild.ext3.geometry import BLOCK, GROUP_BLOCKS, Geometry
@@ -51,12 +50,7 @@ class Volume:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._hashing.shutdown(cancel_futures=True)
         self._writing.shutdown(cancel_futures=True)
 
