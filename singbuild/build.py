@@ -10,19 +10,21 @@ import contextlib
 import os
 import signal
 import traceback
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from singbuild import workspace
 from singbuild.backends import extensions
-from singbuild.cache import resume, stages, store
+from singbuild.cache import resume, steps, store
+from singbuild.cache.store import Snapshot
 from singbuild.console import faults
 from singbuild.console.display import Console
-from singbuild.contract import Defaults, Pins, Source
+from singbuild.contract import Defaults
 from singbuild.errors import EXIT_BUG, SingbuildError
 from singbuild.ext3.writer import seal
 from singbuild.plan import lock, places, preflight
+from singbuild.plan.job import Job
 from singbuild.plan.options import Options
 from singbuild.plan.plan import Plan, recorded
 from singbuild.privilege import capabilities, modes, namespace, seccomp
@@ -44,9 +46,9 @@ def build(plan: Plan, target: Path, options: Options, console: Console) -> int:
         choice = modes.choose(options.privilege)
         preflight.check(plan, target, choice, force=options.force, test=options.test)
         site = extensions.load(console)
-        asked = plan.build(target, locked=options.locked is not None)
-        site.check(asked)
-        site.started(asked)
+        about = plan.build(target, locked=options.locked is not None)
+        site.check(about)
+        site.started(about)
         with (
             workspace.scratch_directory() as work,
             workspace.part_file(target) as part,
@@ -62,7 +64,7 @@ def build(plan: Plan, target: Path, options: Options, console: Console) -> int:
                 part.take_over(options.replaced)
             console.log = None
             log.keep = status not in WITHOUT_LOG
-        site.finished(asked, status, console.seconds)
+        site.finished(about, status, console.seconds)
         return status
     except (SingbuildError, OSError) as error:
         told = faults.explained(error, plan, ())
@@ -127,8 +129,8 @@ class _Work:
 
     def _build(self) -> None:
         plan = self.plan
-        steps = [each.name for each in plan.steps if self.options.test or each.name != "test"]
-        self.console.start(plan.recipe.path, str(self.target), steps)
+        names = [each.name for each in plan.steps if self.options.test or each.name != "test"]
+        self.console.start(plan.recipe.path, str(self.target), names)
         self.console.line(f"privilege: {self.choice.mode}: {self.choice.reason}")
         if self.choice.mode is Mode.CHROOT:
             inside = "in %post and %test"
@@ -137,31 +139,45 @@ class _Work:
                 self.console.warn(
                     f"no device works here: /dev/null is a file {inside}, others are missing"
                 )
-        self._phase("resolve")
-        asked = self.options.locked
-        pinned = asked.lock.get("pins") if asked else None
-        source = replace(plan.source, cache=self._downloads(), locked=pinned or {})
-        pins = plan.backend.call("singbuild_resolve", source=source)
-        made = self._locked(pins)
-        os.environ["SOURCE_DATE_EPOCH"] = str(made["epoch"])
+        job = self._job()
         mask = os.umask(0o022)  # the caller's has no say in what the image holds
-        # A resumed tree may hold what the failed run left: cache none of its stages.
-        keep = self.options.use_cache and not self.options.resume
-        given, finish = self.options.given.secrets, self.options.finish
-        kept = stages.cacheable(plan, made, finish, given) if keep else {}
-        if self._has_one_owner:  # programs saw other owners there: stages of their own
-            kept = {n: replace(s, inputs={**s.inputs, "privilege": ""}) for n, s in kept.items()}
-        if not self._taken_from_cache(kept):
-            self._make(source, pins, made, kept)
+        snapshots = steps.snapshots(job, one_owner=self._has_one_owner)
+        if not self._taken_from_cache(snapshots):
+            self._make(job, snapshots)
         self._phase("finish")
         self.part.chmod(0o777 & ~mask)
         workspace.rename_into_place(self.part, self.target, replace=self.options.force)
         resume.forget(plan)
         self.console.done(str(self.target), self.target.stat().st_size)
 
-    def _taken_from_cache(self, kept: dict[str, store.Stage]) -> bool:
+    def _job(self) -> Job:
+        """Resolve the inputs; refuse those that are not what a lock says."""
+        self._phase("resolve")
+        plan, wanted = self.plan, self.options.locked
+        pinned = wanted.lock.get("pins") if wanted else None
+        source = replace(plan.source, cache=self._downloads(), locked=pinned or {})
+        pins = plan.backend.call("singbuild_resolve", source=source)
+        resolved = lock.make(plan, pins, wanted.lock if wanted else None)
+        if wanted:
+            lock.check(wanted, resolved, resolved)
+        return Job(plan, self.options, source, pins, resolved)
+
+    def _downloads(self) -> Path:
+        """Where the backend keeps downloads: the cache, or the scratch if that is read-only."""
+        cache = self.plan.source.cache
+        with contextlib.suppress(OSError):
+            workspace.make_in_cache(cache)
+        if trouble := places.cache_trouble(cache.parent, self.plan.backend.needs.space):
+            self.console.warn(trouble)
+        if os.access(cache, os.W_OK):
+            return cache
+        (self.work / "downloads").mkdir()
+        return self.work / "downloads"
+
+    def _taken_from_cache(self, snapshots: Mapping[str, Snapshot]) -> bool:
         """Whether the very image was built before; then the part file holds it."""
-        entry = store.find(kept["image"], self.console) if "image" in kept else None
+        image = snapshots.get(steps.IMAGE)
+        entry = store.find(image, self.console) if image else None
         try:
             if entry:
                 self.part.copy_from(entry.path)
@@ -170,93 +186,64 @@ class _Work:
             return False
         return entry is not None
 
-    def _make(
-        self, source: Source, pins: Pins, made: lock.Lock, kept: dict[str, store.Stage]
-    ) -> None:
+    def _make(self, job: Job, snapshots: Mapping[str, Snapshot]) -> None:
         """Fill a scratch, complete it, and seal it into the part file."""
-        plan, given = self.plan, self.options.given
         self._phase("scratch")
         with scratch.scratch(self.work, privileged=self.choice.mode is Mode.ROOT) as root:
-            rootfs = Rootfs(root, self.console, self._journal, made["epoch"])
-            arguments = {"source": source, "pins": pins, "rootfs": rootfs}
-            with resume.kept(plan, made, given, rootfs, self.console, wanted=self.options.keep):
-                self._fill(rootfs, arguments, made, kept)
-            self._phase("seal")
-            normalise.normalise(rootfs, made["epoch"], indices=self.options.shape.size > 0)
-            secrets.check_absent(root, given.secrets)
-            with scratch.written_back(root):
-                seal.seal(
-                    root,
-                    self.part.path,
-                    epoch=made["epoch"],
-                    free=self.options.free,
-                    shape=self.options.shape,
-                    owners=rootfs.wished(tell=True),
-                    times=rootfs.baseline.times(root),
-                    on_progress=self._sealing,
-                )
-        if "image" in kept:
-            store.store_image(kept["image"], self.part, self.console)
+            rootfs = Rootfs(root, self.console, self._journal, job.epoch)
+            with resume.saved(job, rootfs, self.console):
+                self._fill(job, rootfs, snapshots)
+            self._seal(job, rootfs)
+        if image := snapshots.get(steps.IMAGE):
+            store.store_image(image, self.part, self.console)
 
-    def _fill(
-        self,
-        rootfs: Rootfs,
-        arguments: dict[str, Any],
-        made: lock.Lock,
-        kept: dict[str, store.Stage],
-    ) -> None:
+    def _fill(self, job: Job, rootfs: Rootfs, snapshots: Mapping[str, Snapshot]) -> None:
         """Do all steps that work on the tree."""
-        plan, recipe, options, begin = self.plan, self.plan.recipe, self.options, ""
-        if options.resume:
-            begin = resume.taken_up(plan, made, options.given, rootfs)
+        recipe, options = job.plan.recipe, job.options
+        first = resume.restored(job, rootfs) if options.resume else ""
         if options.onto:
             rootfs.is_foreign = True
             rootfs.unpack_image(options.onto)
-        stages.fill(
-            rootfs, plan, arguments, made, self.work, self.console, kept, options.given, begin
-        )
-        defaults = plan.backend.call("singbuild_defaults", **arguments) or Defaults()
+        steps.fill(job, rootfs, self.work, self.console, snapshots, first)
+        call = job.plan.backend.call
+        told = call("singbuild_defaults", source=job.source, pins=job.pins, rootfs=rootfs)
         self._phase("metadata")
-        made = self._with_packages(rootfs, made)
-        texts = {
-            "lock.yaml": lock.dumped(made, Path(recipe.path).name),
-            "build.json": recorded(
-                plan, tested=options.test, free=options.free, resumed=options.resume
-            ),
-        }
-        metadata.write(rootfs, recipe, defaults, texts)
+        metadata.write(rootfs, recipe, told or Defaults(), self._records(job, rootfs))
         sections.check_shell_text(recipe, rootfs)
         if options.test and "test" in recipe.sections:
             self._phase("test")
-            sections.test(recipe, rootfs, options.given)
+            sections.test(recipe, rootfs, options.sections)
 
-    def _downloads(self) -> Path:
-        """Where the backend keeps downloads: the cache, or the scratch if that is read-only."""
-        kept = self.plan.source.cache
-        with contextlib.suppress(OSError):
-            workspace.make_in_cache(kept)
-        if trouble := places.cache_trouble(kept.parent, self.plan.backend.needs.space):
-            self.console.warn(trouble)
-        if os.access(kept, os.W_OK):
-            return kept
-        (self.work / "downloads").mkdir()
-        return self.work / "downloads"
+    def _records(self, job: Job, rootfs: Rootfs) -> dict[str, str]:
+        """Return the files that tell of the build, name to text."""
+        plan, options = job.plan, job.options
+        # What %post installed is known only now.
+        complete = {**job.lock, "packages": lock.installed(rootfs)}
+        if options.locked and "packages" in options.locked.lock:
+            lock.check(options.locked, complete, ("packages",))
+        how = recorded(plan, tested=options.test, free=options.free, resumed=options.resume)
+        return {
+            "lock.yaml": lock.dumped(complete, Path(plan.recipe.path).name),
+            "build.json": how,
+        }
 
-    def _locked(self, pins: Pins) -> lock.Lock:
-        """The lock of what would be built now; refused when it is not what was asked for."""
-        kept = self.options.locked
-        made = lock.make(self.plan, pins, kept.lock if kept else None)
-        if kept:
-            lock.check(kept, made, made)
-        return made
-
-    def _with_packages(self, rootfs: Rootfs, made: lock.Lock) -> lock.Lock:
-        """The lock of what was built: what %post installed is known only now."""
-        made = {**made, "packages": lock.installed(rootfs)}
-        kept = self.options.locked
-        if kept and "packages" in kept.lock:
-            lock.check(kept, made, ("packages",))
-        return made
+    def _seal(self, job: Job, rootfs: Rootfs) -> None:
+        """Write the tree into the part file."""
+        self._phase("seal")
+        root, options = rootfs.root, job.options
+        normalise.normalise(rootfs, job.epoch, indices=options.shape.size > 0)
+        secrets.check_absent(root, job.secrets)
+        with scratch.written_back(root):
+            seal.seal(
+                root,
+                self.part.path,
+                epoch=job.epoch,
+                free=options.free,
+                shape=options.shape,
+                owners=rootfs.wished(tell=True),
+                times=rootfs.baseline.times(root),
+                on_progress=self._sealing,
+            )
 
     def _phase(self, name: str) -> None:
         self.console.phase(name, self.plan.reason(name))

@@ -1,6 +1,6 @@
 """What becomes of a build whose section failed: a shell in it, or its tree kept for --resume.
 
-The tree is kept in the cache, as an image like any stage, but under a key of its recipe's
+The tree is kept in the cache, as an image like any snapshot, but under a key of its recipe's
 path alone: there is one for each recipe, and what it was made of is compared when it is
 taken up again.
 """
@@ -14,21 +14,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from singbuild.cache import stages, store
-from singbuild.cache.store import Stage
+from singbuild.cache import steps, store
+from singbuild.cache.store import Entry, Snapshot
 from singbuild.console.display import Console
 from singbuild.errors import SectionError, UsageError
-from singbuild.plan import lock
+from singbuild.plan.job import Job
 from singbuild.plan.plan import Plan
 from singbuild.tree import secrets
 from singbuild.tree.rootfs import Rootfs
-from singbuild.tree.sections import Given, Interactive
+from singbuild.tree.sections import Interactive
 
 NAME = "failed "
 
 
 @dataclass(frozen=True)
-class Left(Stage):
+class FailedTree(Snapshot):
     """The tree of a failed section. recipe: absolute path; name: ``NAME`` and the section's name.
 
     inputs: what went in before that section.
@@ -57,41 +57,39 @@ class Shell:
 
 
 @contextlib.contextmanager
-def kept(
-    plan: Plan, made: lock.Lock, given: Given, rootfs: Rootfs, console: Console, *, wanted: bool
-) -> Iterator[None]:
-    """Keep the tree, if wanted, when a section fails inside the with-block; say how to go on."""
+def saved(job: Job, rootfs: Rootfs, console: Console) -> Iterator[None]:
+    """Save the tree, if the caller wants it, when a section fails in the with-block; say so."""
     try:
         yield
     except SectionError as error:
-        if not (wanted and error.section):
+        if not (job.options.keep and error.section):
             raise
-        secrets.check_absent(rootfs.root, given.secrets)
-        facts = stages.before(plan, made, given.secrets, error.section)
-        left = Left(NAME + error.section, _identity(plan), facts)
-        if store.store(left, rootfs, made["epoch"], console):
+        secrets.check_absent(rootfs.root, job.secrets)
+        facts = steps.inputs_before(job, error.section)
+        failed = FailedTree(NAME + error.section, _identity(job.plan), facts)
+        if store.store(failed, rootfs, job.epoch, console):
             error.remedy = "The tree is kept. Mend the section, then go on there with --resume."
         raise
 
 
-def taken_up(plan: Plan, made: lock.Lock, given: Given, rootfs: Rootfs) -> str:
+def restored(job: Job, rootfs: Rootfs) -> str:
     """Fill an empty tree with what the last failed build left; return the section that failed.
 
     Raises UsageError when there is none, or what went in before that section has changed.
     """
-    entry = store.entry(Left("", _identity(plan), {}).key)
+    recipe = job.plan.recipe.path
+    entry = _entry(job.plan)
     if entry is None:
         raise UsageError(
-            f"there is no failed build of {plan.recipe.path} to resume",
+            f"there is no failed build of {recipe} to resume",
             why="A build leaves its tree when a section fails under --on-error=keep.",
             remedy="Build without --resume.",
         )
     section = entry.name.removeprefix(NAME)
-    facts = stages.before(plan, made, given.secrets, section)
-    changed = store.changed(entry.inputs, facts)
+    changed = store.changed(entry.inputs, steps.inputs_before(job, section))
     if changed:
         raise UsageError(
-            f"the failed build of {plan.recipe.path} cannot be resumed at %{section}",
+            f"the failed build of {recipe} cannot be resumed at %{section}",
             why=f"What went in before has changed: {', '.join(changed)}.",
             remedy="Build without --resume.",
         )
@@ -101,8 +99,12 @@ def taken_up(plan: Plan, made: lock.Lock, given: Given, rootfs: Rootfs) -> str:
 
 def forget(plan: Plan) -> None:
     """Drop what a failed build left, once another succeeded."""
-    if entry := store.entry(Left("", _identity(plan), {}).key):
+    if entry := _entry(plan):
         store.drop(entry)
+
+
+def _entry(plan: Plan) -> Entry | None:
+    return store.entry(FailedTree("", _identity(plan), {}).key)
 
 
 def _identity(plan: Plan) -> str:

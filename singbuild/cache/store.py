@@ -1,4 +1,4 @@
-"""The cache of build stages: finished trees, kept as images under a key of all that went in.
+"""The cache of snapshots: trees after a step, kept as images under a key of all that went in.
 
 An entry is two files: ``KEY.img``, an image like any other, and ``KEY.json``,
 which says what it is and what it was made of. An entry is complete once
@@ -30,11 +30,11 @@ LIMIT_VARIABLE = "SINGBUILD_CACHE_SIZE"
 
 
 @dataclass(frozen=True)
-class Stage:
-    """One state of a build that is worth keeping.
+class Snapshot:
+    """One state of a tree that is worth keeping.
 
     name: the phase after which it is reached; recipe: whose it is, for people;
-    inputs: what went in since the stage before, name to digest; parent: that stage's key.
+    inputs: what went in since the snapshot before, name to digest; parent: that one's key.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Entry:
-    """A kept stage. size: bytes on the disk; used: when it was last used, seconds since 1970.
+    """A snapshot in the cache. size: bytes on the disk; used: when last, seconds since 1970.
 
     source: as ``Rootfs.restore`` takes it.
     """
@@ -82,13 +82,13 @@ def entries() -> list[Entry]:
     return sorted(found, key=lambda entry: entry.used)
 
 
-def find(stage: Stage, report: Console) -> Entry | None:
-    """Return the entry of a stage if it is there and sound; say why it hit, or what changed."""
-    note = directory() / f"{stage.key}.json"
+def find(snapshot: Snapshot, report: Console) -> Entry | None:
+    """Return the entry of a snapshot if it is there and sound; say why it hit, or what changed."""
+    note = directory() / f"{snapshot.key}.json"
     try:
         entry = _read(note)
     except (OSError, ValueError, TypeError, KeyError):
-        report.cache(stage.name, _why_missed(stage), hit=False)
+        report.cache(snapshot.name, _why_missed(snapshot), hit=False)
         return None
     if _sha256(entry.path) != entry.sha256:
         report.warn(f"the cache entry {entry.path} is damaged; it is dropped and made again")
@@ -96,8 +96,8 @@ def find(stage: Stage, report: Console) -> Entry | None:
         return None
     with contextlib.suppress(OSError):  # a cache that others may only read is still of use
         os.utime(note)
-    inputs = ", ".join(stage.inputs)
-    report.cache(stage.name, f"hit {entry.key[:12]}, unchanged: {inputs}", hit=True)
+    inputs = ", ".join(snapshot.inputs)
+    report.cache(snapshot.name, f"hit {entry.key[:12]}, unchanged: {inputs}", hit=True)
     return entry
 
 
@@ -110,38 +110,38 @@ def entry(key: str) -> Entry | None:
     return found if _sha256(found.path) == found.sha256 else None
 
 
-def store(stage: Stage, rootfs: Rootfs, epoch: int, report: Console) -> bool:
-    """Keep a stage, and tell whether. A cache that cannot be written warns and fails nothing."""
+def store(snapshot: Snapshot, rootfs: Rootfs, epoch: int, report: Console) -> bool:
+    """Keep a snapshot, and tell whether. A cache that cannot be written warns and fails nothing."""
 
     def write(part: Path) -> object:
         times = rootfs.baseline.times(rootfs.root)
         return seal.seal(rootfs.root, part, epoch=epoch, owners=rootfs.wished(), times=times)
 
-    return _store(stage, write, report, rootfs.baseline.saved(rootfs.root))
+    return _store(snapshot, write, report, rootfs.baseline.saved(rootfs.root))
 
 
-def store_image(stage: Stage, finished: Part, report: Console) -> None:
+def store_image(snapshot: Snapshot, finished: Part, report: Console) -> None:
     """Keep a finished image, likewise."""
 
     def write(part: Path) -> None:
-        with finished.opened() as file, part.open("wb") as kept:
-            shutil.copyfileobj(file, kept)
+        with finished.opened() as file, part.open("wb") as copy:
+            shutil.copyfileobj(file, copy)
 
-    _store(stage, write, report, {})
+    _store(snapshot, write, report, {})
 
 
 def _store(
-    stage: Stage, write: Callable[[Path], object], report: Console, source: Mapping[str, bool]
+    snapshot: Snapshot, write: Callable[[Path], object], report: Console, source: Mapping[str, bool]
 ) -> bool:
-    kept = directory()
-    target = kept / f"{stage.key}.img"
+    home = directory()
+    target = home / f"{snapshot.key}.img"
     try:
-        workspace.make_in_cache(kept)
-        kept.chmod(0o700)  # a stage may hold what a later one takes away
+        workspace.make_in_cache(home)
+        home.chmod(0o700)  # a snapshot may hold what a later one takes away
         note = target.with_suffix(".json")
         with workspace.part_file(target) as part, workspace.part_file(note) as note_part:
             write(part.path)
-            facts = asdict(stage) | {"sha256": _sha256(part.path), "source": source}
+            facts = asdict(snapshot) | {"sha256": _sha256(part.path), "source": source}
             note_part.path.write_text(json.dumps(facts, indent=1))
             # The note first: without its image it is no entry, and takes no room.
             workspace.rename_into_place(note_part, note)
@@ -149,7 +149,7 @@ def _store(
         prune(limit())
     except (OSError, SingbuildError) as error:
         report.warn(
-            f"the state after {stage.name} is not cached: {error}\n"
+            f"the state after {snapshot.name} is not cached: {error}\n"
             f"SINGBUILD_CACHEDIR names another directory; --no-cache goes without."
         )
         return False
@@ -158,17 +158,17 @@ def _store(
 
 def limit() -> int:
     """Return the bytes the cache may take: SINGBUILD_CACHE_SIZE (UsageError), else 20 GiB."""
-    given = os.environ.get(LIMIT_VARIABLE)
-    return parse_size(given) if given else DEFAULT_LIMIT
+    size = os.environ.get(LIMIT_VARIABLE)
+    return parse_size(size) if size else DEFAULT_LIMIT
 
 
 def prune(most: int) -> list[Entry]:
     """Drop the least recently used entries until the rest takes at most ``most`` bytes."""
     workspace.sweep_parts(directory(), ".*.part")
-    kept = entries()
-    total = sum(entry.size for entry in kept)
+    found = entries()
+    total = sum(entry.size for entry in found)
     dropped = []
-    for entry in kept:
+    for entry in found:
         if total <= most:
             break
         drop(entry)
@@ -191,14 +191,14 @@ def _read(note: Path) -> Entry:
     return Entry(key=note.stem, path=path, size=size, used=note.stat().st_mtime, **fields)
 
 
-def _why_missed(stage: Stage) -> str:
-    """What changed since the latest entry of the same stage of the same recipe."""
+def _why_missed(snapshot: Snapshot) -> str:
+    """What changed since the latest entry of the same step of the same recipe."""
     others: list[Entry] = []
     with contextlib.suppress(OSError):  # a cache that may not be read is an empty one
-        others = [e for e in entries() if (e.name, e.recipe) == (stage.name, stage.recipe)]
+        others = [e for e in entries() if (e.name, e.recipe) == (snapshot.name, snapshot.recipe)]
     if not others:
         return "not cached yet"
-    differing = changed(others[-1].inputs, stage.inputs)
+    differing = changed(others[-1].inputs, snapshot.inputs)
     return f"changed: {', '.join(differing) or 'an earlier stage'}"
 
 

@@ -143,17 +143,17 @@ def build(
             )
         if on_error == "shell":
             _check_terminal(as_json=as_json)
-        given = secrets.read(secret_words)
-        shown.hide = secrets.masked(given)
+        found = secrets.read(secret_words)
+        shown.hide = secrets.masked(found)
         if junit:
             shown.watchers.append(Report(junit, recipe))
-        asked = options.Options(
+        wanted = options.Options(
             force=force,
             test=not notest,
             free=parse_size(free),
             use_cache=not no_cache,
             locked=lock.read(lock.beside(recipe)) if locked else None,
-            given=sections.Given(given, Shell(shown) if on_error == "shell" else None),
+            sections=sections.Context(found, Shell(shown) if on_error == "shell" else None),
             keep=on_error == "keep",
             resume=resume,
             privilege=Mode(privilege) if privilege else None,
@@ -163,8 +163,8 @@ def build(
         )
         planned = plan.make(loaded, shown, arch)
         if check_reproducible:
-            return reproducible.check(planned, image, asked, shown)
-        return engine.build(planned, image, asked, shown)
+            return reproducible.check(planned, image, wanted, shown)
+        return engine.build(planned, image, wanted, shown)
     except SingbuildError as error:
         shown.error(error, None)
         return error.status

@@ -108,16 +108,16 @@ def choose_epoch(pins: Pins, locked: Lock | None) -> int:
     SOURCE_DATE_EPOCH, else the lock's, else the source's, else a fixed one.
     Raises UsageError for a SOURCE_DATE_EPOCH that is no number.
     """
-    given = os.environ.get("SOURCE_DATE_EPOCH")
-    if given is None:
-        told = (locked or {}).get("epoch", pins.get("epoch"))
-        return told if isinstance(told, int) and 0 < told <= LAST_EPOCH else DEFAULT_EPOCH
-    if not given.isdecimal() or int(given) > LAST_EPOCH:
+    date = os.environ.get("SOURCE_DATE_EPOCH")
+    if date is None:
+        known = (locked or {}).get("epoch", pins.get("epoch"))
+        return known if isinstance(known, int) and 0 < known <= LAST_EPOCH else DEFAULT_EPOCH
+    if not date.isdecimal() or int(date) > LAST_EPOCH:
         raise UsageError(
-            f"SOURCE_DATE_EPOCH is {given!r}",
+            f"SOURCE_DATE_EPOCH is {date!r}",
             remedy="Set it to seconds since 1970, such as $(git log -1 --format=%ct), or unset it.",
         )
-    return int(given)
+    return int(date)
 
 
 def dumped(lock: Lock, name: str) -> str:
@@ -169,18 +169,18 @@ def installed(rootfs: Rootfs) -> dict[str, dict[str, str]]:
     return found
 
 
-def check(kept: LockFile, now: Lock, parts: Iterable[str]) -> None:
+def check(wanted: LockFile, now: Lock, parts: Iterable[str]) -> None:
     """Refuse any drift between a lock and what a build would take now.
 
     parts: the keys of the lock to compare. Raises SourceError naming each input
     that drifted, with its line in the lock file.
     """
     drifted = [
-        d for part in parts for d in _differences((part,), kept.lock.get(part), now.get(part))
+        d for part in parts for d in _differences((part,), wanted.lock.get(part), now.get(part))
     ]
     if drifted:
         lines = [
-            f"{kept.path}:{_line(kept.text, keys)}: {'.'.join(keys)}: "
+            f"{wanted.path}:{_line(wanted.text, keys)}: {'.'.join(keys)}: "
             f"locked {_shown(old)}, now {_shown(new)}"
             for keys, old, new in drifted
         ]

@@ -9,7 +9,7 @@ from pathlib import Path
 from singbuild.ext3.writer.seal import Shape
 from singbuild.plan.lock import LockFile
 from singbuild.privilege.modes import Mode
-from singbuild.tree.sections import Given
+from singbuild.tree.sections import Context
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Options:
 
     free: bytes of room to leave in the image; locked: the lock to keep to; shape: what
     an existing image keeps that is filled in place; onto: the image whose tree is filled;
-    given: to the sections; privilege: the mode, None for the best that works; keep: the
+    sections: what they get; privilege: the mode, None for the best that works; keep: the
     tree when a section fails; resume: what was kept;
     replaced: the file whose mode and owner the image takes.
     """
@@ -30,7 +30,7 @@ class Options:
     locked: LockFile | None = None
     shape: Shape = field(default_factory=Shape)
     onto: Path | None = None
-    given: Given = field(default_factory=Given)
+    sections: Context = field(default_factory=Context)
     privilege: Mode | None = None
     keep: bool = False
     resume: bool = False

@@ -39,12 +39,8 @@ ENVIRONMENT = {
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return what a program in the image sees: of the host's, only proxies and the epoch."""
-    passed = {
-        name: value
-        for name, value in os.environ.items()
-        if name.lower().endswith("_proxy") or name == "SOURCE_DATE_EPOCH"
-    }
+    """Return what a program in the image sees: of the host's, only proxies."""
+    passed = {n: value for n, value in os.environ.items() if n.lower().endswith("_proxy")}
     apt = {"APT_CONFIG": f"/dev/{APT}"} if has_one_id() else {}
     return ENVIRONMENT | passed | apt | dict(extra or {})
 

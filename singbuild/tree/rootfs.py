@@ -63,6 +63,15 @@ class Rootfs(RootDirectory):
         self._furnished = False
         self.is_foreign = False
 
+    @property
+    def variables(self) -> dict[str, str]:
+        """Return what programs that work on the tree get in their environment beyond the usual.
+
+        The build's date, once it is known: https://reproducible-builds.org/specs/source-date-epoch/
+        """
+        epoch = self.baseline.epoch
+        return {"SOURCE_DATE_EPOCH": str(epoch)} if epoch < MAX_TIME else {}
+
     @contextlib.contextmanager
     def workplace(self) -> Iterator[Path]:
         """Make an empty directory on the host, for the time of a with-block.
@@ -198,11 +207,12 @@ class Rootfs(RootDirectory):
                 why="Nothing may be mounted here, and the image was made before this build.",
                 remedy="Begin with an empty image, or build where mounts are allowed.",
             )
+        more = self.variables | dict(env or {})
         temporary = {"TMPDIR": "/dev/shm"} if chroot.may_mount() else {}  # noqa: S108 - its own
         done = chroot.host(
             self.root,
             argv,
-            env=command.environment(temporary | dict(env or {})) if inherit else env or {},
+            env=command.environment(temporary | more) if inherit else env or {},
             directory=directory or Path.cwd(),
             writable=writable,
             furnished=self._furnished,
@@ -221,7 +231,8 @@ class Rootfs(RootDirectory):
 
         Raises HostError when it fails; ``path`` tells whether it is there.
         """
-        done = chroot.call(self.root, argv, env=env, on_line=on_line or self.report.line)
+        show = on_line or self.report.line
+        done = chroot.call(self.root, argv, env=self.variables | dict(env or {}), on_line=show)
         if done.status:
             raise HostError(
                 f"{argv[0]} failed in the image with status {done.status}",

@@ -38,8 +38,8 @@ Interactive = Callable[[Mapping[str, str]], None]
 
 
 @dataclass(frozen=True)
-class Given:
-    """What the caller gives to the sections.
+class Context:
+    """What sections get from the caller of the build.
 
     secrets: readable in %post; rescue: called when a section failed, before anything of it is
     taken away, with what executes a shell where and as the section was executed.
@@ -49,7 +49,7 @@ class Given:
     rescue: Callable[[SectionError, Interactive], None] | None = None
 
 
-def setup(recipe: Recipe, rootfs: Rootfs, work: Path, given: Given) -> None:
+def setup(recipe: Recipe, rootfs: Rootfs, work: Path, context: Context) -> None:
     """Execute %setup on the host, in the caller's directory, knowing the tree's path.
 
     Raises SectionError.
@@ -59,7 +59,8 @@ def setup(recipe: Recipe, rootfs: Rootfs, work: Path, given: Given) -> None:
     script = work / "setup"
     script.write_text(section.script())
     names = ("SINGBUILD_ROOTFS", "SINGULARITY_ROOTFS", "APPTAINER_ROOTFS")
-    env = {**os.environ, "LC_ALL": "C.UTF-8", **dict.fromkeys(names, str(rootfs.root))}
+    env = {**os.environ, "LC_ALL": "C.UTF-8", **rootfs.variables}
+    env |= dict.fromkeys(names, str(rootfs.root))
 
     def execute(argv: list[str], on_line: Callable[[str], None]) -> command.Completed:
         return command.call(argv, env=env, on_line=on_line)
@@ -67,24 +68,24 @@ def setup(recipe: Recipe, rootfs: Rootfs, work: Path, given: Given) -> None:
     def interactive(more: Mapping[str, str]) -> None:
         command.interactive(["/bin/sh"], env={**env, **more})
 
-    with _rescued(given, interactive):
+    with _rescued(context, interactive):
         _execute(recipe, section, str(script), execute, rootfs.report)
 
 
-def post(recipe: Recipe, rootfs: Rootfs, given: Given) -> None:
-    """Execute %post in the image, with the host's name resolution and the secrets given.
+def post(recipe: Recipe, rootfs: Rootfs, context: Context) -> None:
+    """Execute %post in the image, with the host's name resolution and the secrets context.
 
     Raises SectionError.
     """
     rootfs.mkdir(HOME)  # as for %setup
-    with host_names(rootfs), secrets.readable(rootfs, given.secrets):
-        _inside(recipe, recipe.sections["post"], rootfs, [], given)
+    with host_names(rootfs), secrets.readable(rootfs, context.secrets):
+        _inside(recipe, recipe.sections["post"], rootfs, [], context)
 
 
-def test(recipe: Recipe, rootfs: Rootfs, given: Given) -> None:
+def test(recipe: Recipe, rootfs: Rootfs, context: Context) -> None:
     """Execute %test in the finished image, in the environment that its users will get."""
     with host_names(rootfs):
-        _inside(recipe, recipe.sections["test"], rootfs, [f"{HOME}/actions/exec"], given)
+        _inside(recipe, recipe.sections["test"], rootfs, [f"{HOME}/actions/exec"], context)
 
 
 def check_shell_text(recipe: Recipe, rootfs: Rootfs) -> None:
@@ -166,19 +167,19 @@ def _content(rootfs: Rootfs, name: str) -> bytes | None:
 
 
 def _inside(
-    recipe: Recipe, section: Section, rootfs: Rootfs, prefix: list[str], given: Given
+    recipe: Recipe, section: Section, rootfs: Rootfs, prefix: list[str], context: Context
 ) -> None:
     rootfs.write(INSIDE, section.script(), 0o755)
 
     def execute(argv: list[str], on_line: Callable[[str], None]) -> command.Completed:
-        return chroot.call(rootfs.root, [*prefix, *argv], on_line=on_line)
+        return chroot.call(rootfs.root, [*prefix, *argv], env=rootfs.variables, on_line=on_line)
 
     def interactive(more: Mapping[str, str]) -> None:
         shell = "/bin/bash" if rootfs.exists("/bin/bash") else "/bin/sh"
-        chroot.interactive(rootfs.root, [*prefix, shell], env=more)
+        chroot.interactive(rootfs.root, [*prefix, shell], env={**rootfs.variables, **more})
 
     try:
-        with _rescued(given, interactive):
+        with _rescued(context, interactive):
             _execute(recipe, section, INSIDE, execute, rootfs.report)
     finally:
         namespace.end_others()
@@ -186,13 +187,13 @@ def _inside(
 
 
 @contextlib.contextmanager
-def _rescued(given: Given, interactive: Interactive) -> Iterator[None]:
+def _rescued(context: Context, interactive: Interactive) -> Iterator[None]:
     """Call for rescue when a section fails inside the with-block; it has failed all the same."""
     try:
         yield
     except SectionError as error:
-        if given.rescue:
-            given.rescue(error, interactive)
+        if context.rescue:
+            context.rescue(error, interactive)
         raise
 
 
