@@ -28,6 +28,8 @@ TOO_LONG = 30
 def pytest_configure(config: pytest.Config) -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started with & by a script
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if not hasattr(config, "workerinput"):  # a worker ends with the process that started it
+        _end_on_sigterm()
     # How long an example takes says how busy the host is.
     settings.register_profile(
         "busy host", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
@@ -37,6 +39,19 @@ def pytest_configure(config: pytest.Config) -> None:
     stack.enter_context(once.directory_of_the_run())
     if not os.geteuid() and (directory := host.own_mount_namespace()):
         stack.callback(host.give_back, directory)
+
+
+def _end_on_sigterm() -> None:
+    """Let SIGTERM end the run as Ctrl-C does: by default nothing would be cleaned up."""
+    owner = os.getpid()
+
+    def end(number: int, _frame: object) -> None:
+        if os.getpid() == owner:
+            raise KeyboardInterrupt
+        signal.signal(number, signal.SIG_DFL)  # a child that a test forked
+        os.kill(os.getpid(), number)
+
+    signal.signal(signal.SIGTERM, end)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

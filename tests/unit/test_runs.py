@@ -1,0 +1,81 @@
+"""A run of the tests: what it allows them to take, and what it leaves when it is ended."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.bench.host import wait_until
+from tests.bench.once import VARIABLE
+from tests.bench.singrun_images import ROOT
+
+PROMPT = "def test_prompt(): pass\n"
+LATE = """
+import time
+import pytest
+
+{marker}
+def test_late():
+    time.sleep(1.5)
+"""
+SLEEPS = """
+import time
+import pytest
+from pathlib import Path
+
+@pytest.fixture
+def place():
+    yield Path({directory!r})
+    (Path({directory!r}) / "torn down").touch()
+
+def test_sleeps(place):
+    (place / "began").touch()
+    time.sleep(600)
+"""
+
+
+def start(directory: Path, text: str, *words: str, **more: str) -> subprocess.Popen[str]:
+    """Start a run of its own over one file, with what conftest.py does for all."""
+    (directory / "test_it.py").write_text(text)
+    (directory / "tmp").mkdir(exist_ok=True)
+    environment = {name: value for name, value in os.environ.items() if name != VARIABLE}
+    environment |= {"TMPDIR": str(directory / "tmp"), **more}
+    argv = [sys.executable, "-m", "pytest", "-q", "-p", "tests.conftest", "-p", "no:cacheprovider"]
+    argv += [f"--rootdir={directory}", *words, f"{directory}/test_it.py"]
+    return subprocess.Popen(argv, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "status", "says"),
+    [
+        pytest.param(PROMPT, 0, "1 passed", id="in time"),
+        pytest.param(LATE.format(marker=""), 1, "make it quicker, or say why", id="too long"),
+        pytest.param(
+            LATE.format(marker="@pytest.mark.slow('it sleeps')"), 0, "1 passed", id="says"
+        ),
+    ],
+)
+def test_what_takes_too_long_fails(tmp_path: Path, text: str, status: int, says: str) -> None:
+    # The limit of 30 seconds shrinks to some second or so, by what the host is busy with.
+    patience = str(1.2 / 30 / max(1, os.getloadavg()[0]))
+    with start(tmp_path, text, SINGBUILD_TEST_PATIENCE=patience) as run:
+        output = run.communicate()[0]
+    assert run.returncode == status, output
+    assert says in output
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_sigterm_ends_a_run_as_an_interrupt_does(tmp_path: Path, workers: str) -> None:
+    with start(tmp_path, SLEEPS.format(directory=str(tmp_path)), f"-n{workers}") as run:
+        wait_until(lambda: (tmp_path / "began").exists())
+        run.send_signal(signal.SIGTERM)
+        output = run.communicate()[0]
+    assert run.returncode == pytest.ExitCode.INTERRUPTED, output
+    assert list((tmp_path / "tmp").glob("tests-run-*")) == []
+    if workers == "0":
+        assert (tmp_path / "torn down").exists()
