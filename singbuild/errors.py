@@ -128,23 +128,3 @@ class ImageError(SingbuildError):
     """The target cannot be written, or a file is not a sound image."""
 
     status = 8
-
-
-def nearest(word: str, known: "list[str]") -> str:
-    """The known word most like ``word``, or "" when none is near (edit distance over 2)."""
-    best = min(known, key=lambda k: _distance(word.lower(), k.lower()), default="")
-    return (
-        best
-        if best and _distance(word.lower(), best.lower()) <= max(1, min(2, len(word) // 2))
-        else ""
-    )
-
-
-def _distance(a: str, b: str) -> int:
-    """Levenshtein distance of two short words."""
-    row = list(range(len(b) + 1))
-    for i, x in enumerate(a, 1):
-        previous, row[0] = row[0], i
-        for j, y in enumerate(b, 1):
-            previous, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, previous + (x != y))
-    return row[-1]

@@ -39,10 +39,11 @@ class UnavailableError(RunError):
 
 
 def nearest(word: str, known: list[str]) -> str:
-    """Return the known word most like ``word``, or "" when none is near."""
+    """Return the known word most like ``word``, whatever its case, or "" when none is near."""
     import difflib  # an error message may take its time
 
-    return next(iter(difflib.get_close_matches(word, known, n=1)), "")
+    spelled = {name.lower(): name for name in known}
+    return spelled.get(next(iter(difflib.get_close_matches(word.lower(), spelled, n=1)), ""), "")
 
 
 def printable(text: str) -> str:

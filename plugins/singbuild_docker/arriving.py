@@ -17,8 +17,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Self
 
-from singbuild import Reporter, SourceError
-from singbuild.download import Fetched
+from singbuild import Reporter
+from singbuild.download import Fetched, SharedProgress
 from singbuild_docker.image import Store
 from singbuild_docker.manifest import Layer
 
@@ -35,7 +35,9 @@ class Arriving:
     def __init__(self, layers: Sequence[Layer], store: Store, bring: Bring) -> None:
         self.store, self.bring = store, bring
         self.layers = list({layer.digest: layer for layer in layers}.values())
-        self._whole = _Whole(store.report, self.layers)
+        count = f"{len(self.layers)} layer{'s' * (len(self.layers) != 1)}"
+        total = sum(layer.size for layer in self.layers)
+        self._shared = SharedProgress(store.report, f"Fetching {count}", total)
         self._futures: dict[str, Future[Fetched]] = {each.digest: Future() for each in self.layers}
         # Whatever is in the store is read when it has been verified, not before.
         self._stored = {each.digest for each in self.layers if self._path(each, "").exists()}
@@ -52,7 +54,7 @@ class Arriving:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._whole.stop()
+        self._shared.stop()
 
     def read(self, layer: Layer) -> Iterator[bytes]:
         """Yield a layer's bytes as they arrive. Raises what fetching it raises."""
@@ -75,7 +77,7 @@ class Arriving:
                 elif is_whole:
                     return
                 else:
-                    self._whole.check_running()
+                    self._shared.check_running()
                     time.sleep(NAP)
         finally:
             if file:
@@ -87,13 +89,13 @@ class Arriving:
                 layer = todo.get_nowait()
                 future = self._futures[layer.digest]
                 try:
-                    future.set_result(self.bring(layer, _Share(self._whole)))
+                    future.set_result(self.bring(layer, self._shared.part()))
                 except BaseException as error:
                     future.set_exception(error)
 
     def _wait(self, future: Future[Fetched]) -> None:
         while not future.done():
-            self._whole.check_running()
+            self._shared.check_running()
             time.sleep(NAP)
 
     def _growing(self, layer: Layer) -> BinaryIO | None:
@@ -112,51 +114,3 @@ class Arriving:
 
     def _path(self, layer: Layer, suffix: str) -> Path:
         return self.store.path / (layer.digest.removeprefix("sha256:") + suffix)
-
-
-class _Whole:
-    """One progress bar for all layers."""
-
-    def __init__(self, report: Reporter, layers: Sequence[Layer]) -> None:
-        self.report, self.total = report, sum(layer.size for layer in layers)
-        self.label = f"Fetching {len(layers)} layer{'s' * (len(layers) != 1)}"
-        self.lock = threading.Lock()
-        self.done = 0
-        self._stopped = False
-
-    def stop(self) -> None:
-        """Make the threads end with the next bytes that arrive."""
-        with self.lock:
-            self._stopped = True
-
-    def check_running(self) -> None:
-        """Raise SourceError when nobody wants the layers any more."""
-        if self._stopped:
-            raise SourceError(f"{self.label}: stopped")
-
-
-class _Share:
-    """The Reporter of one layer's download."""
-
-    def __init__(self, whole: _Whole) -> None:
-        self.whole, self.seen = whole, 0
-
-    def line(self, text: str) -> None:
-        """Pass a line on."""
-        with self.whole.lock:
-            self.whole.check_running()
-            self.whole.report.line(text)
-
-    def warn(self, text: str) -> None:
-        """Pass a warning on."""
-        with self.whole.lock:
-            self.whole.check_running()
-            self.whole.report.warn(text)
-
-    def progress(self, label: str, done: int, total: int) -> None:  # noqa: ARG002 - one of many
-        """Add what has arrived of this layer to what has arrived of all."""
-        with self.whole.lock:
-            self.whole.check_running()
-            self.whole.done += done - self.seen
-            self.seen = done
-            self.whole.report.progress(self.whole.label, self.whole.done, self.whole.total)

@@ -18,9 +18,8 @@ import requests
 from requests.auth import AuthBase
 
 from singbuild import Reporter, SourceError
-from singbuild.download import is_loopback, origin
+from singbuild.download import TIMEOUT, is_loopback, origin
 from singbuild_docker import credentials
-from singbuild_docker.connection import TIMEOUT
 from singbuild_docker.credentials import Credentials
 from singbuild_docker.mirrors import Place
 

@@ -18,11 +18,9 @@ import requests
 import urllib3
 
 from singbuild import SourceError, __version__
-from singbuild.download import HostAdapter, Session, host_context
+from singbuild.download import TIMEOUT, HostAdapter, Session, host_context
 from singbuild_docker.reference import is_loopback
 from singbuild_docker.settings import matching_files, readable
-
-TIMEOUT = (15.0, 60.0)  # seconds to connect, and between two pieces of an answer
 
 
 def open_session(server: str, *, insecure: bool) -> Session:

@@ -25,7 +25,8 @@ import yaml
 
 from singbuild import hookspecs
 from singbuild.contract import API_VERSION, Defaults, Keyword, Needs, Program
-from singbuild.errors import BackendError, SingbuildError, nearest
+from singbuild.errors import BackendError, SingbuildError
+from singrun.errors import nearest
 
 GROUP = "singbuild.bootstrap"
 REQUIRED = ("singbuild_needs", "singbuild_resolve", "singbuild_bootstrap")

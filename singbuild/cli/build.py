@@ -10,7 +10,8 @@ from typing import Any
 import click
 
 from singbuild.console.sizes import parse_size
-from singbuild.errors import SingbuildError, UsageError, nearest
+from singbuild.errors import SingbuildError, UsageError
+from singrun.errors import nearest
 
 
 def recipe_options(function: Any) -> Any:

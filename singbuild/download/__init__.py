@@ -19,7 +19,8 @@ import requests
 from singbuild.contract import Reporter
 from singbuild.download import authorities
 from singbuild.download.authorities import HostAdapter, host_context
-from singbuild.download.errors import NotFoundError, too_large
+from singbuild.download.errors import TIMEOUT, NotFoundError, too_large
+from singbuild.download.progress import SharedProgress
 from singbuild.download.sessions import Session, is_loopback, origin
 from singbuild.download.transfer import (
     Fetched,
@@ -35,11 +36,13 @@ from singbuild.download.transfer import (
 from singbuild.errors import HostError, SourceError
 
 __all__ = [
+    "TIMEOUT",
     "Fetched",
     "HostAdapter",
     "NotFoundError",
     "Remote",
     "Session",
+    "SharedProgress",
     "digest",
     "fetch",
     "fetch_all",
@@ -105,7 +108,7 @@ def fetch_all(
     done: queue.SimpleQueue[tuple[int, Fetched] | BaseException] = queue.SimpleQueue()
     for numbered in enumerate(wanted):
         todo.put(numbered)
-    whole = _Whole(report, label, sum(remote.size for remote in wanted))
+    shared = SharedProgress(report, label, sum(remote.size for remote in wanted))
 
     def work() -> None:
         try:
@@ -113,7 +116,7 @@ def fetch_all(
                 while True:
                     number, remote = todo.get_nowait()
                     limit = remote.size or SIZE_LIMIT
-                    done.put((number, _fetch(remote, into, _Share(whole), limit, session)))
+                    done.put((number, _fetch(remote, into, shared.part(), limit, session)))
         except BaseException as error:
             done.put(error)
 
@@ -123,7 +126,7 @@ def fetch_all(
     try:
         return _collect(done, len(wanted))
     finally:
-        whole.stopped = True
+        shared.stop()
 
 
 def _collect(
@@ -136,44 +139,6 @@ def _collect(
             raise result
         arrived[result[0]] = result[1]
     return [arrived[number] for number in range(count)]
-
-
-class _Whole:
-    """One progress bar for files that several threads fetch."""
-
-    def __init__(self, report: Reporter, label: str, total: int) -> None:
-        self.report, self.label, self.total = report, label, total
-        self.lock = threading.Lock()
-        self.done = 0
-        self.stopped = False
-
-
-class _Share:
-    """The Reporter of one of these files."""
-
-    def __init__(self, whole: _Whole) -> None:
-        self.whole, self.seen = whole, 0
-
-    def line(self, text: str) -> None:
-        with self._turn():
-            self.whole.report.line(text)
-
-    def warn(self, text: str) -> None:
-        with self._turn():
-            self.whole.report.warn(text)
-
-    def progress(self, label: str, done: int, total: int) -> None:  # noqa: ARG002 - one of many
-        with self._turn():
-            self.whole.done += done - self.seen
-            self.seen = done
-            self.whole.report.progress(self.whole.label, self.whole.done, self.whole.total)
-
-    @contextlib.contextmanager
-    def _turn(self) -> Iterator[None]:
-        with self.whole.lock:
-            if self.whole.stopped:  # nobody listens any more
-                raise SourceError(f"{self.whole.label}: stopped")
-            yield
 
 
 def _fetch(

@@ -25,9 +25,9 @@ from singbuild.ext3.reader.image import Image, newest
 from singbuild.images.inspection import HOME, labels
 from singbuild.tar import write
 from singbuild.tar.extract import WHITEOUT
+from singbuild.tree import chroot
 
 RUN = f"/{HOME}/actions/run"
-PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # elf(5): e_machine; Go's names, which both formats use.
 MACHINES = {3: "386", 21: "ppc64le", 22: "s390x", 40: "arm", 62: "amd64", 183: "arm64"}
 MACHINES |= {243: "riscv64", 258: "loong64"}
@@ -156,13 +156,15 @@ def _environment(image: Image) -> list[str]:
         words = shlex.split(image.read(entry).decode()) if entry else []
     except ValueError:  # somebody's own text by now: the entry point executes it
         words = []
-    found = [word for word in words if word != "export" and "=" in word]
-    return found if any(word.startswith("PATH=") for word in found) else [PATH, *found]
+    variables = [word for word in words if word != "export" and "=" in word]
+    has_path = any(word.startswith("PATH=") for word in variables)
+    return variables if has_path else [f"PATH={chroot.PATH}", *variables]
 
 
 def _machine(image: Image) -> str:
     """Return the kind of machine that the image's shell is for; this one if that is not told."""
     shell = image.find("bin/sh")
+    # elf(5): 20 bytes tell it, where pyelftools would read the whole file's table of sections.
     header = next(image.stream(shell), b"")[:20] if shell else b""
     number = struct.unpack(">H" if header[5:6] == b"\2" else "<H", header[18:20].ljust(2, b"\0"))[0]
     host = os.uname().machine

@@ -14,7 +14,8 @@ from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
-from singbuild.errors import RecipeError, nearest
+from singbuild.errors import RecipeError
+from singrun.errors import nearest
 
 LIMIT = 16 * 1024 * 1024
 """The largest text, in bytes, that is read as a recipe or may come out of a template."""

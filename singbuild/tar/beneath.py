@@ -18,7 +18,6 @@ from singrun import syscalls
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 OPEN_DIRECTORIES = 256
-MAX_LINKS = 40  # as the kernel: path_resolution(7)
 
 
 class Directory(NamedTuple):
@@ -135,7 +134,7 @@ class Tree:
         try:
             os.mkdir(name, 0o755, dir_fd=where.fd)
         except FileExistsError:
-            if self._links == MAX_LINKS:
+            if self._links == syscalls.MAXSYMLINKS:
                 raise OSError(errno.ELOOP, os.strerror(errno.ELOOP)) from None
             target = os.fsencode(os.readlink(name, dir_fd=where.fd))
             above = b"" if target.startswith(b"/") else b"/" + where.path + b"/"

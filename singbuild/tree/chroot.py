@@ -24,8 +24,9 @@ from singbuild.privilege.container_init import DEVICES, LINKS
 from singrun import syscalls
 
 APT = ".singbuild-apt"  # in /dev, which goes when the program has ended
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 ENVIRONMENT = {
-    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "PATH": PATH,
     "HOME": "/root",
     "USER": "root",
     "LC_ALL": "C",

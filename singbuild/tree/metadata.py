@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from singbuild.contract import Defaults
 from singbuild.errors import ImageError
 from singbuild.recipe.grammar import Recipe, Section
+from singbuild.tree import chroot
 from singbuild.tree.rootfs import Rootfs
 
 HOME = "/.singularity.d"
@@ -64,7 +65,7 @@ fi
 echo "No test code provided in this container" >&2
 """,
 }
-BASE = 'export PATH="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"\n'
+BASE = f'export PATH="{chroot.PATH}"\n'
 
 
 def write(rootfs: Rootfs, recipe: Recipe, defaults: Defaults, texts: Mapping[str, str]) -> None:

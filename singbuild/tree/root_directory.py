@@ -32,7 +32,6 @@ _NOT_LED = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _EXACTLY = syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_SYMLINKS
 _PATTERN = re.compile(r"[*?[]")
-MAX_LINKS = 40  # as the kernel: path_resolution(7)
 
 
 class RootDirectory:
@@ -63,7 +62,7 @@ class RootDirectory:
             here = self.root.joinpath(*resolved, part)
             if here.is_symlink() and (waiting or follow):
                 links += 1
-                if links > MAX_LINKS:
+                if links > syscalls.MAXSYMLINKS:
                     raise ImageError(f"{inside}: too many levels of symbolic links in the image")
                 target = PurePosixPath(here.readlink())
                 if target.is_absolute():

@@ -13,7 +13,6 @@ import stat
 from singrun import syscalls
 from singrun.errors import RunError
 
-_MAX_HOPS = 40  # as many links as path_resolution(7) follows
 # No process inside can reach what these are said of: links in a circle, a directory that is closed.
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES)
 
@@ -84,7 +83,7 @@ class Root:
 
     def is_occupied(self, target: str) -> bool:
         """Whether a row of the table is mounted where ``target`` leads to, or above that."""
-        for _ in range(_MAX_HOPS):
+        for _ in range(syscalls.MAXSYMLINKS):
             if (mount := self._mount_of(target)) >= 0:
                 return mount in self._rows
             above, _, name = target.rstrip("/").rpartition("/")
@@ -168,7 +167,7 @@ class Root:
         parts = [part for part in target.split("/") if part]
         depth, where = self._deepest(parts)
         if goal := _link_text(parts[depth], where):
-            if hops == _MAX_HOPS:
+            if hops == syscalls.MAXSYMLINKS:
                 raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), target)
             way = [] if goal.startswith("/") else parts[:depth]
             way += [goal, *parts[depth + 1 :]]

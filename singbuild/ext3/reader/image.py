@@ -25,10 +25,10 @@ from singbuild.ext3.reader import attributes as read_attributes
 from singbuild.ext3.reader import directory as read_directory
 from singbuild.ext3.reader.disk import Disk
 from singbuild.ext3.reader.inode import DIRECTORY, REGULAR, SYMLINK, Inode
+from singrun import syscalls
 
 ROOT = 2  # EXT2_ROOT_INO
 MAX_PATH = 4095  # PATH_MAX without its NUL
-MAX_LINKS = 40  # as the kernel: path_resolution(7)
 PIECE = 1 << 20  # bytes of file data read at a time
 _DIRECT = 12
 
@@ -133,7 +133,7 @@ class Image(Disk):
                 return None
             if entry.inode.kind == SYMLINK and (waiting or follow):
                 links += 1
-                if links > MAX_LINKS:
+                if links > syscalls.MAXSYMLINKS:
                     raise ImageError(
                         f"{shown(wanted.lstrip(b'/'))}: too many symbolic links in {self.path}"
                     )
