@@ -15,7 +15,8 @@ TOOLS := e2fsprogs coreutils debian-archive-keyring debootstrap busybox-static f
          squashfs-tools fuse-overlayfs dnf rpm createrepo-c gnupg libcap2-bin util-linux python3-venv \
          apache2-utils apt-utils bsdextrautils bzip2 file faketime gcc libc6-dev mandoc openssl procps strace tini xz-utils zstd
 # Two services: images come from a registry, and a container without privileges is Podman's.
-SERVICES := docker-registry podman buildah skopeo umoci
+# crun, which Podman brings, refuses hosts with both versions of cgroups: runc does not.
+SERVICES := docker-registry podman runc buildah skopeo umoci
 LONG  := docker.io openmpi-bin libopenmpi-dev python3-mpi4py mpich libmpich-dev \
          slurm-wlm slurmctld slurmd munge slapd nslcd libnss-ldapd xvfb x11-apps
 

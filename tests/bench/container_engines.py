@@ -56,7 +56,7 @@ def storage(where: Path) -> tuple[str, ...]:
 
 def _podman(where: Path) -> Tool:
     needs("podman")
-    # crun refuses some hosts' cgroups.
+    # crun refuses hosts with both versions of cgroups.
     runtime = [f"--runtime={shutil.which('runc')}"] if shutil.which("runc") else []
     words = ("podman", *storage(where), *runtime, "--cgroup-manager=cgroupfs")
     return Tool(words, f"unix://{where}/engine.sock")
