@@ -34,7 +34,8 @@ UNMAPPED = 65534  # whose id has none in this user namespace: user_namespaces(7)
 
 def scratch_parent() -> Path:
     """Return where scratch directories are made: SINGBUILD_TMPDIR, TMPDIR, else /var/tmp."""
-    chosen = os.environ.get("SINGBUILD_TMPDIR") or os.environ.get("TMPDIR") or "/var/tmp"  # noqa: S108
+    names = ("SINGBUILD_TMPDIR", "APPTAINER_TMPDIR", "SINGULARITY_TMPDIR", "TMPDIR")
+    chosen = next(filter(None, map(os.environ.get, names)), "/var/tmp")  # noqa: S108
     return Path(chosen).absolute()
 
 
@@ -43,9 +44,11 @@ def cache_directory() -> Path:
 
     Raises HostError when it is somebody else's.
     """
-    chosen = os.environ.get("SINGBUILD_CACHEDIR")
-    if chosen:
+    theirs = os.environ.get("APPTAINER_CACHEDIR") or os.environ.get("SINGULARITY_CACHEDIR")
+    if chosen := os.environ.get("SINGBUILD_CACHEDIR"):
         path = Path(chosen).absolute()
+    elif theirs:  # beside what they keep there
+        path = Path(theirs, "singbuild").absolute()
     else:
         path = _owned(platformdirs.user_cache_path("singbuild"), ".cache/singbuild")
     _check_private(path)

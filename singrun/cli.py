@@ -4,7 +4,7 @@ import errno
 import os
 import sys
 
-from singrun import __version__, errors, instances, options
+from singrun import __version__, errors, instances, option_variables, options
 from singrun.enter import enter
 from singrun.environment.inherited import SIGINT, restore_signals
 from singrun.errors import RunError, UsageError, nearest, say
@@ -70,19 +70,20 @@ def _parsed(words: list[str]) -> "Request | str":
 def parse(words: list[str]) -> "Request | str":
     """Return the request that the words make, or the text that they ask for."""
     request = Request()
+    given: list[options.Given] = []
     program = request.program
-    rest = options.take(words, request)
+    rest = options.take(words, given)
     if isinstance(rest, str):
         return _text(rest, "")
     if rest and "/" in rest[0]:
         program.verb, request.image.path, program.arguments = "run", rest[0], rest[1:]
-        return request
+        return _with_options(request, given)
     if not rest:
         raise UsageError("What shall be run?", why="No verb was given.", remedy=REMEDY)
     if rest[0] in _TOLD:
         return _told(*rest)
     program.verb = _verb(rest[0])
-    rest = options.take(rest[1:], request)
+    rest = options.take(rest[1:], given)
     if isinstance(rest, str):
         return _text(rest, program.verb)
     if not rest:
@@ -93,6 +94,18 @@ def parse(words: list[str]) -> "Request | str":
     if program.verb == "mount" and not program.arguments:
         what = f"No directory was given to mount {request.image.path} at"
         raise UsageError(what, remedy=REMEDY)
+    return _with_options(request, given)
+
+
+def _with_options(request: Request, given: "list[options.Given]") -> Request:
+    """Set the options of the environment, and those of the command line over them."""
+    request.given = [name for name, _ in given]
+    if request.program.verb not in ("mount", "warm"):
+        option_variables.apply(request)
+    options.apply(request, given)
+    image = request.image
+    if (image.writable or image.overlays) and "writable-tmpfs" not in request.given:
+        image.writable_tmpfs = False  # that of --compat or of a variable
     return request
 
 

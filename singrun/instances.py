@@ -2,20 +2,36 @@
 
 import os
 
-from singrun.errors import RunError, UsageError, printable
+from singrun.errors import RunError, UsageError, printable, say
 from singrun.namespaces import rendezvous
 from singrun.namespaces.leaving import Others
 from singrun.namespaces.waiting import Outside
+from singrun.options import FLAGS
 from singrun.origin import Origin
-from singrun.request import Request
+from singrun.request import MountOptions, Request
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
 SCHEME = "instance://"
-# What a launch into an instance may say for itself; all else of these parts belongs to start.
-_SHAPING, _FREE = ("image", "mounts", "isolation", "hardware"), ("path", "fetch", "join")
+# What a launch into an instance may say for itself; all else belongs to start.
+_FREE = [
+    *(
+        "pwd",
+        "shell",
+        "why",
+        "cleanenv",
+        "env",
+        "env-file",
+        "eval",
+        "no-umask",
+        "debug",
+        "plan",
+        "fetch",
+    ),
+    *("join", *(name for name, attributes in FLAGS.items() if not attributes)),
+]
 _PATIENCE = 10.0  # seconds for a stopped instance to end by itself
 
 
@@ -74,14 +90,15 @@ def named(word: str) -> Instance:
 def join(request: Request) -> None:
     """Become the program in the instance that the request names; return if there is none.
 
-    A request by image and with options of its own is a launch of its own.
+    A request by image and with options of its own is a launch of its own; one by name goes on.
     """
     if request.image.path.startswith(SCHEME):
         instance = named(request.image.path)
-        if options := _shaping(request):
-            why = f"What it shares was decided when it was started: {', '.join(options)}."
-            remedy = "Start another with these options, or leave them out."
-            raise RunError(f"Cannot change {request.image.path}", why=why, remedy=remedy)
+        if request.isolation.as_caller:
+            what = f"Cannot combine --as-caller with {request.image.path}"
+            raise RunError(what, remedy="Leave one of them out.")
+        if words := _shaping(request):
+            say(f"Without effect on {request.image.path}, as it is started: {' '.join(words)}")
     else:
         found = find(request.image.path)
         if not found or request.plan or _shaping(request):
@@ -91,15 +108,11 @@ def join(request: Request) -> None:
 
 
 def _shaping(request: Request) -> list[str]:
-    plain, found = Request(), list[str]()
-    for part in _SHAPING:
-        default = vars(getattr(plain, part))
-        given = vars(getattr(request, part)).items()
-        found += [name for name, value in given if value != default[name] and name not in _FREE]
-    return found
+    return [f"--{name}" for name in dict.fromkeys(request.given) if name not in _FREE]
 
 
 def _enter(request: Request, instance: Instance) -> "NoReturn":
+    request.mounts, request.isolation.pid = MountOptions(), False
     if instance.home:
         request.mounts.home = ("", instance.home)
     request.mounts.contain = instance.is_contained

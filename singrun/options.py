@@ -12,6 +12,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    Given = tuple[str, "str | None"]  # an option's name and its value
+
 REMEDY = "See: singrun --help"
 TEXTS = ["help", "version"]
 SHORT = {
@@ -28,9 +30,11 @@ SHORT = {
     "o": "overlay",
     "p": "pid",
     "s": "shell",
+    "u": "userns",
     "w": "writable",
 }
-FLAGS = {  # the parts of a Request, and the attributes in them
+ALIASES = {"cwd": "pwd", "sharens": "join", "nvccli": "nv"}
+FLAGS = {  # the parts of a Request, and the attributes in them; none: singrun does that anyway
     "no-home": [("mounts", "no_home")],
     "contain": [("mounts", "contain")],
     "containall": [
@@ -39,10 +43,19 @@ FLAGS = {  # the parts of a Request, and the attributes in them
         ("isolation", "ipc"),
         ("variables", "clean"),
     ],
+    "compat": [
+        ("mounts", "contain"),
+        ("isolation", "pid"),
+        ("isolation", "ipc"),
+        ("variables", "clean"),
+        ("program", "no_umask"),
+        ("image", "writable_tmpfs"),
+    ],
     "cleanenv": [("variables", "clean")],
     "pid": [("isolation", "pid")],
     "ipc": [("isolation", "ipc")],
     "uts": [("isolation", "uts")],
+    "userns": [],
     "writable": [("image", "writable")],
     "writable-tmpfs": [("image", "writable_tmpfs")],
     "nv": [("hardware", "nv")],
@@ -51,50 +64,69 @@ FLAGS = {  # the parts of a Request, and the attributes in them
     "join": [("isolation", "join")],
     "no-join": [("isolation", "no_join")],
     "as-caller": [("isolation", "as_caller")],
+    "no-init": [],
+    "no-umask": [("program", "no_umask")],
+    "no-eval": [],
+    "eval": [("variables", "evaluate")],
+    "underlay": [],
+    "unsquash": [],
     "fetch": [("image", "fetch")],
     "plan": [("", "plan")],
     "debug": [("", "debug")],
 }
+_YES, _NO = ("1", "t", "true", "y", "yes", "on"), ("0", "f", "false", "n", "no", "off")
 
 
-def take(words: list[str], request: Request) -> "list[str] | str":
-    """Apply the leading options; return the words after them, or the name of a text asked for."""
+def take(words: list[str], given: "list[Given]") -> "list[str] | str":
+    """Append the leading options to ``given``.
+
+    Return the words after them, or the name of a text that is asked for.
+    """
     rest = list(words)
     while rest and rest[0].startswith("-") and rest[0] != "-":
         word = rest.pop(0)
         if word == "--":
             break
-        for name, value in _in_word(word):
+        for spelled, value in _in_word(word):
+            name = ALIASES.get(spelled, spelled)
             if name in TEXTS:
                 return name
-            if name in FLAGS and value is None:
-                for part, attribute in FLAGS[name]:
-                    setattr(getattr(request, part) if part else request, attribute, True)
-            elif name in VALUES:
-                _set_value(request, name, rest.pop(0) if value is None and rest else value)
+            if name in VALUES:
+                given.append((name, rest.pop(0) if value is None and rest else value))
+            elif name in FLAGS and (value is None or value.lower() in (*_YES, *_NO)):
+                given.append((name, value))
             else:
                 raise _no_option(word, name)
     return rest
 
 
-def _in_word(word: str) -> "list[tuple[str, str | None]]":
+def apply(request: Request, given: "list[Given]") -> None:
+    """Set what they say; the value of a flag says yes or no."""
+    for name, value in given:
+        if name in VALUES:
+            if not value:
+                raise UsageError(f"Option --{name} needs a value", remedy=REMEDY)
+            VALUES[name](request, value)
+            continue
+        wish = (value or "yes").lower()
+        if wish not in (*_YES, *_NO):
+            raise RunError(f"Cannot understand {name} {value}", remedy="Say yes or no.")
+        for part, attribute in FLAGS[name]:
+            setattr(getattr(request, part) if part else request, attribute, wish in _YES)
+
+
+def _in_word(word: str) -> "list[Given]":
     """Return the options in one word: --name, --name=value, -ce, -B/data."""
     if word.startswith("--"):
         name, equals, value = word[2:].partition("=")
         return [(name, value if equals else None)]
-    found: list[tuple[str, str | None]] = []
+    found: list[Given] = []
     for i, letter in enumerate(word[1:], 2):
         name = SHORT.get(letter, letter)
         if name in VALUES:
             return [*found, (name, word[i:] or None)]
         found.append((name, None))
     return found
-
-
-def _set_value(request: Request, name: str, value: "str | None") -> None:
-    if not value:
-        raise UsageError(f"Option --{name} needs a value", remedy=REMEDY)
-    VALUES[name](request, value)
 
 
 def _bind(request: Request, value: str) -> None:
@@ -122,7 +154,8 @@ def _no_mount(request: Request, value: str) -> None:
 
 
 def _env(request: Request, value: str) -> None:
-    request.variables.given.append((*variables.split(value, "--env"), "--env"))
+    pairs = variables.pairs(value, "--env")
+    request.variables.given += [(name, text, "--env") for name, text in pairs]
 
 
 def _env_file(request: Request, value: str) -> None:
@@ -179,6 +212,6 @@ VALUES: "dict[str, Callable[[Request, str], None]]" = {
 def _no_option(word: str, name: str) -> UsageError:
     if name in FLAGS:
         return UsageError(f"Option --{name} takes no value", remedy=REMEDY)
-    guess = nearest(name, [*FLAGS, *VALUES, *TEXTS])
+    guess = nearest(name, [*FLAGS, *VALUES, *ALIASES, *TEXTS])
     why = f"Did you mean --{guess}?" if guess else ""
     return UsageError(f"There is no option {word}", why=why, remedy=REMEDY)

@@ -115,7 +115,7 @@ class Origin:
             words[name] = b":".join(filter(None, (words.get(name), directory)))
         if outside:
             outside.enter(own_pids=request.isolation.pid)
-        os.umask(self._umask)
+        os.umask(0o022 if request.program.no_umask else self._umask)
         inherited.restore_signals(inherited.SIGPIPE, inherited.SIGXFSZ)
         program.execute(request.program, words, self.own, self.winning)
 

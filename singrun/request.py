@@ -2,11 +2,15 @@
 
 
 class Program:
-    """What is executed, and where. directory: --pwd. why: the variable of ``env --why``."""
+    """What is executed, and where. directory: --pwd. why: the variable of ``env --why``.
+
+    no_umask: with the umask 022 and not the caller's.
+    """
 
     def __init__(self) -> None:
         self.verb = self.directory = self.shell = self.why = ""
         self.arguments: list[str] = []
+        self.no_umask = False
 
 
 class ImageOptions:
@@ -22,15 +26,22 @@ class ImageOptions:
         self.writable = self.writable_tmpfs = self.fetch = False
 
 
+class BindOption:
+    """A path of the host that is bound inside; why: the option or variable that says so."""
+
+    def __init__(self, source: str, target: str, *, read_only: bool, why: str) -> None:
+        self.source, self.target, self.read_only, self.why = source, target, read_only, why
+
+
 class MountOptions:
     """What of the host is seen inside.
 
-    binds: (source, target, read only) each. home: (source or "", target), or None for the
-    caller's own. contain: nothing that was not asked for.
+    home: (source or "", target), or None for the caller's own. contain: nothing that was not
+    asked for.
     """
 
     def __init__(self) -> None:
-        self.binds: list[tuple[str, str, bool]] = []
+        self.binds: list[BindOption] = []
         self.scratch: list[str] = []
         self.no_mount: list[str] = []
         self.home: tuple[str, str] | None = None
@@ -49,12 +60,13 @@ class IsolationOptions:
 class VariableOptions:
     """The program's variables: (name, value, the option that gave it), lowest first.
 
-    clean: none of the caller's, but for those that name user and terminal.
+    clean: none of the caller's, but for those that name user and terminal. evaluate: by the
+    image's shell, as Singularity 3 does.
     """
 
     def __init__(self) -> None:
         self.given: list[tuple[str, str, str]] = []
-        self.clean = False
+        self.clean = self.evaluate = False
 
 
 class HardwareOptions:
@@ -69,9 +81,10 @@ class HardwareOptions:
 
 
 class Request:
-    """One launch."""
+    """One launch. given: the names of the options on the command line."""
 
     def __init__(self) -> None:
+        self.given: list[str] = []
         self.program, self.image = Program(), ImageOptions()
         self.mounts, self.isolation = MountOptions(), IsolationOptions()
         self.variables, self.hardware = VariableOptions(), HardwareOptions()

@@ -23,6 +23,10 @@ _VADER = b"OMPI_MCA_btl_vader_single_copy_mechanism"
 # Lowest first: where two spellings of one name are set, the later wins.
 PREFIXES = (b"SINGULARITYENV_", b"APPTAINERENV_", b"SINGRUNENV_")
 
+# What tells a program that it is in an image, and which, has both names.
+_FAMILIES = (b"SINGULARITY_", b"APPTAINER_")
+_ENVIRONMENT = b"/.singularity.d/env/91-environment.sh"  # where both would look for %environment
+
 Environment = dict[bytes, bytes]
 
 
@@ -41,6 +45,8 @@ def inherited() -> Environment:
 def of_caller(given: Environment, mounts: MountOptions, caller: Caller) -> Environment:
     """Return those variables that tell of the caller, as they shall be inside."""
     variables = {name: given[name] for name in CALLERS if name in given}
+    if caller.home:
+        variables.setdefault(b"HOME", os.fsencode(caller.home))
     if caller.behind_sudo:
         user = os.fsencode(caller.name)
         variables |= {b"HOME": os.fsencode(caller.home), b"USER": user, b"LOGNAME": user}
@@ -58,7 +64,14 @@ def inner(given: Environment, image: str, request: Request, caller: Caller) -> E
         variables[b"PATH"] = _CLEAN_PATH
     path = os.fsencode(image)
     name = path.rpartition(b"/")[2]
-    variables |= {b"SINGULARITY_CONTAINER": path, b"SINGULARITY_NAME": name}
+    said = {
+        b"CONTAINER": path,
+        b"NAME": name,
+        b"COMMAND": os.fsencode(request.program.verb),
+        b"BIND": os.fsencode(",".join(each.target for each in request.mounts.binds)),
+        b"ENVIRONMENT": _ENVIRONMENT,
+    }
+    variables |= {family + word: value for word, value in said.items() for family in _FAMILIES}
     if request.program.verb == "shell":
         variables[b"PS1"] = b"Singularity." + _shown(name) + b"> "
     if request.program.shell:

@@ -7,6 +7,7 @@ are data to that shell as well.
 
 from singrun.environment.inherited import PREFIXES, Environment
 from singrun.errors import RunError
+from singrun.mounts.binds import csv_fields
 from singrun.mounts.root import Root
 from singrun.mounts.table import Bind
 from singrun.request import VariableOptions
@@ -24,7 +25,10 @@ class Winner:
     """A variable that wins over the image's; ``layer`` says who set it.
 
     how: "set", or where the value goes in a path: "before" the image's own or "behind" it.
+    evaluate: $ and ` in the value are the image's shell's to replace.
     """
+
+    evaluate = False
 
     def __init__(self, name: bytes, value: bytes, layer: str, how: str = "set") -> None:
         self.name, self.value, self.layer, self.how = name, value, layer, how
@@ -39,6 +43,8 @@ class Winner:
     def line(self) -> bytes:
         """Return the line of a script that sets it."""
         quoted = b"'" + self.value.replace(b"'", b"'\\''") + b"'"
+        if self.evaluate:
+            quoted = b'"' + self.value.replace(b'"', b'\\"') + b'"'
         if self.how == "before":
             quoted += b'"${%b:+:$%b}"' % (self.name, self.name)
         elif self.how == "behind":
@@ -56,6 +62,8 @@ def winners(given: Environment, options: VariableOptions, *, has_home: bool) -> 
     ]
     for name, value, layer in options.given:
         found.append(Winner(_bytes(name), _bytes(value), layer))
+    for each in found:
+        each.evaluate = options.evaluate
     return [each for each in found if not (has_home and each.name == b"HOME")]
 
 
@@ -83,6 +91,21 @@ def read_file(path: str) -> list[tuple[str, str, str]]:
             name, value = split(words, f"{path}, line {number}")
             found.append((name, _unquoted(value), f"--env-file {path}, line {number}"))
     return found
+
+
+def pairs(words: str, where: str) -> list[tuple[str, str]]:
+    """Return the pairs of NAME=VALUE,NAME=VALUE; a comma counts where NAME= comes behind it.
+
+    A value that holds such a comma is quoted as in CSV: "A=1,B=2",C=3 are two pairs.
+    """
+    found = list[str]()
+    for field in csv_fields(words, where) if words.startswith('"') else words.split(","):
+        name, equals, _ = field.partition("=")
+        if found and not (equals and is_identifier(_bytes(name))):
+            found[-1] += f",{field}"
+        else:
+            found.append(field)
+    return [split(each, where) for each in found]
 
 
 def split(word: str, where: str) -> tuple[str, str]:

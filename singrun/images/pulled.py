@@ -61,6 +61,8 @@ def _cache() -> str:
     """Return singbuild's cache directory; it finds its own in the same way."""
     if given := os.environ.get("SINGBUILD_CACHEDIR"):
         return os.path.abspath(given)
+    if given := os.environ.get("APPTAINER_CACHEDIR") or os.environ.get("SINGULARITY_CACHEDIR"):
+        return os.path.abspath(f"{given}/singbuild")
     base = os.environ.get("XDG_CACHE_HOME", "")
     base = base if base.startswith("/") else os.path.expanduser("~/.cache")
     if base.startswith("~"):

@@ -3,10 +3,11 @@ r"""The words of --bind and --home: SRC[:DST[:ro]], commas between, "\\" to prot
 import os
 
 from singrun.errors import RunError
+from singrun.request import BindOption
 
 
-def parse(words: str) -> list[tuple[str, str, bool]]:
-    """(source, target, read only) for each entry of a comma list; source and target absolute."""
+def parse(words: str) -> list[BindOption]:
+    """Return a bind for each entry of a comma list; source and target absolute."""
     return [_bind(entry) for entry in split(words, ",") if entry]
 
 
@@ -21,14 +22,14 @@ def parse_home(word: str) -> tuple[str, str]:
     return (_source(source[0]) if source else ""), target(place)
 
 
-def _bind(entry: str) -> tuple[str, str, bool]:
+def _bind(entry: str) -> BindOption:
     fields = [_plain(field) for field in split(entry, ":")]
     source, place, mode = (*fields, "", "")[:3]
     if len(fields) > 3 or mode not in ("", "ro", "rw"):
         remedy = r"Say --bind SRC[:DST[:ro]]; a colon or comma in a name is written \: or \,."
         raise RunError(f"Cannot understand --bind {entry}", remedy=remedy)
     source = _source(source)
-    return source, target(place or source), mode == "ro"
+    return BindOption(source, target(place or source), read_only=mode == "ro", why="--bind")
 
 
 def _source(path: str) -> str:
@@ -58,6 +59,18 @@ def split(text: str, separator: str) -> list[str]:
         else:
             fields[-1] += letter
         escaped = letter == "\\" and not escaped
+    return fields
+
+
+def csv_fields(text: str, where: str) -> list[str]:
+    """Return the fields of one row of CSV, RFC 4180. where: for an error."""
+    from _csv import Error, reader  # csv itself imports re, and few ask
+
+    try:
+        (fields,) = reader([text], strict=True)
+    except (Error, ValueError) as error:
+        what = f"Cannot understand {where} {text}"
+        raise RunError(what, why=f"{error}.", remedy='Quote a field as "A=1,2".') from None
     return fields
 
 

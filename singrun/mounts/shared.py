@@ -7,7 +7,7 @@ from singrun.errors import RunError
 from singrun.identity import Caller
 from singrun.mounts import binds, mountinfo
 from singrun.mounts.table import Bind, BindUnlessSeen, Fresh, Link, Mount
-from singrun.request import MountOptions
+from singrun.request import BindOption, MountOptions
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ _SHARED_MEMORY = "/dev/shm"  # noqa: S108  likewise
 _ALWAYS = ("/etc/localtime", "/etc/hosts")  # the site's binds that --contain keeps
 _DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 _SYSTEM = ("bin", "boot", "etc", "lib", "lib32", "lib64", "libx32", "sbin", "usr", "var")
-_SITE_BINDS, _ENVIRONMENT_BINDS = "bind-paths", ("SINGRUN_BIND", "SINGULARITY_BINDPATH")
+_SITE_BINDS = "bind-paths"
 # Where a resource manager has temporary files, and its process manager meets the ranks of MPI.
 _SESSIONS = ("TMPDIR", "PMIX_SERVER_TMPDIR", "PMIX_SYSTEM_TMPDIR")
 NAMES = ["proc", "sys", "dev", "tmp", "home", "cwd", "hostfs", _SITE_BINDS]
@@ -94,8 +94,8 @@ class Table:
         if self._site.on["config resolv_conf"]:
             words.append("/etc/resolv.conf")
         rows: list[Mount] = []
-        for source, target, read_only in (each for word in words for each in _present(word)):
-            rows.append(Bind(source, target, why="the site's", read_only=read_only))
+        for each in (each for word in words for each in _present(word)):
+            rows.append(Bind(each.source, each.target, why="the site's", read_only=each.read_only))
         return rows
 
     def _temporary(self) -> list[Mount]:
@@ -149,14 +149,14 @@ class Table:
         return [row for name, why in zip(names, whys) for row in _as_on_host(".", name, why)]
 
     def _wishes(self) -> list[Mount]:
-        """Return what options and variables ask for; these may lie over all else."""
+        """Return what options ask for; these may lie over all else."""
         options = self._options
-        wished = [(*bind, "--bind") for bind in options.binds]
-        for name in _ENVIRONMENT_BINDS:
-            wished += [(*bind, name) for bind in binds.parse(os.environ.get(name, ""))]
-        if (wished or options.scratch) and not self._site.on["user bind control"]:
+        if (options.binds or options.scratch) and not self._site.on["user bind control"]:
             raise RunError("Cannot bind", why=f"{self._site.path} says: user bind control = no.")
-        rows: list[Mount] = [Bind(s, t, why=why, read_only=ro) for s, t, ro, why in wished]
+        rows: list[Mount] = [
+            Bind(each.source, each.target, why=each.why, read_only=each.read_only)
+            for each in options.binds
+        ]
         for target in options.scratch:
             name = "scratch/" + target.strip("/").replace("/", "_")
             rows.append(self._private(name, target, "1777"))
@@ -178,7 +178,7 @@ def make_workdir(table: Table, options: MountOptions) -> None:
             os.makedirs(row.source, 0o700, exist_ok=True)
 
 
-def _present(word: str) -> list[tuple[str, str, bool]]:
+def _present(word: str) -> list[BindOption]:
     if not os.path.exists(word.split(":")[0]):
         return []
     return binds.parse(word)

@@ -63,8 +63,9 @@ class Set:
 
         status = os.fstat(image.fd)
         image_options = {**vars(request.image), "path": "", "fetch": False}  # told by the image
-        shaping = (request.mounts, request.isolation, request.hardware)
-        options = [image_options, request.program.shell, *map(vars, shaping)]
+        mounts = {**vars(request.mounts), "binds": ""}  # told by the table
+        shaping = (vars(request.isolation), vars(request.hardware))
+        options = [image_options, mounts, *shaping, request.program.shell]
         words = [
             [os.environ.get(name) for name in _JOBS] if not request.isolation.join else [],
             [os.readlink(f"/proc/self/ns/{name}") for name in _HOST],

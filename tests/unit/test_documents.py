@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from singrun import option_variables, options
+
 ROOT = Path(__file__).parents[2]
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
 
@@ -49,6 +51,18 @@ def test_no_variable_of_ours_is_missing() -> None:
     }
     assert "SINGRUN_CACHEDIR" in ours
     assert sorted(name for name in ours if f"`{name}`" not in text) == []
+
+
+def test_every_variable_that_stands_for_an_option_is_documented() -> None:
+    text = (ROOT / "docs/variables.md").read_text()
+    rows = dict(re.findall(r"^\| ((?:`…_\w+`(?:, )?)+) \| (.*) \|$", text, re.M))
+    documented = {
+        name: options for names, options in rows.items() for name in re.findall(r"…_(\w+)", names)
+    }
+    assert documented.keys() == option_variables.OPTIONS.keys()
+    for name, option in option_variables.OPTIONS.items():
+        assert f"`--{option}`" in documented[name], name
+        assert option in {*options.FLAGS, *options.VALUES}
 
 
 def test_every_message_in_troubleshooting_is_one_that_is_printed() -> None:

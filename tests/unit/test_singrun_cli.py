@@ -29,6 +29,17 @@ def test_options_end_at_the_image() -> None:
     assert (request.isolation.pid, request.program.directory) == (False, "/x")
 
 
+def test_a_tmpfs_of_compat_yields_to_a_layer_that_is_asked_for() -> None:
+    assert parsed("exec", "--compat", "i", "x").image.writable_tmpfs
+    assert not parsed("exec", "--compat", "--overlay", "/o", "i", "x").image.writable_tmpfs
+    assert parsed("exec", "--writable-tmpfs", "-w", "i", "x").image.writable_tmpfs  # is refused
+
+
+def test_a_flag_takes_yes_and_no() -> None:
+    assert parsed("exec", "--contain=true", "i", "x").mounts.contain
+    assert not parsed("exec", "-c", "--contain=false", "i", "x").mounts.contain
+
+
 def test_a_first_word_with_a_slash_is_run() -> None:
     request = parsed("./i.img", "--help", "exec")
     assert (request.program.verb, request.image.path, request.program.arguments) == (
@@ -46,13 +57,14 @@ def test_binds_of_every_spelling(tmp_path: Path) -> None:
     odd = tmp_path / "a,b:c\\d"
     odd.mkdir()
     word = str(odd).replace("\\", "\\\\").replace(",", "\\,").replace(":", "\\:")
-    assert binds.parse(f"/etc,/usr:/data,{word}:/odd\\::ro") == [
+    found = binds.parse(f"/etc,/usr:/data,{word}:/odd\\::ro")
+    assert [(each.source, each.target, each.read_only) for each in found] == [
         ("/etc", "/etc", False),
         ("/usr", "/data", False),
         (str(odd), "/odd:", True),
     ]
     request = parsed("run", "-B/etc", "--bind", "/usr:/u", "-cB", "/tmp", "image")
-    assert [target for _, target, _ in request.mounts.binds] == ["/etc", "/u", "/tmp"]
+    assert [each.target for each in request.mounts.binds] == ["/etc", "/u", "/tmp"]
 
 
 def test_home_with_and_without_a_source() -> None:
@@ -94,6 +106,7 @@ def test_every_option_of_the_help_is_understood() -> None:
         "--bind": "/etc",
         "--home": "/h",
         "--pwd": "/",
+        "--cwd": "/",
         "--mount-with": "loop",
         "--no-mount": "tmp",
         "--scratch": "/s",

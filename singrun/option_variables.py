@@ -1,0 +1,101 @@
+"""Options that variables give: SINGULARITY_BIND, APPTAINER_BIND, SINGRUN_BIND and so on.
+
+An option on the command line is preferred to its variable; those of --bind and --mount count
+together. Whether a flag's variable says yes or no is options.apply()'s to read.
+"""
+
+import os
+
+from singrun import options
+from singrun.errors import RunError, nearest, say
+from singrun.request import Request
+
+_PREFIXES = ("SINGRUN_", "APPTAINER_", "SINGULARITY_")  # the first that has a value counts
+OPTIONS = {  # what stands behind the prefix; the option
+    "BIND": "bind",
+    "BINDPATH": "bind",
+    "CLEANENV": "cleanenv",
+    "COMPAT": "compat",
+    "CONTAIN": "contain",
+    "CONTAINALL": "containall",
+    "CWD": "pwd",
+    "DEBUG": "debug",
+    "ENV_FILE": "env-file",
+    "HOME": "home",
+    "HOSTNAME": "hostname",
+    "IPC": "ipc",
+    "NOSHIMINIT": "no-init",
+    "NO_EVAL": "no-eval",
+    "NO_HOME": "no-home",
+    "NO_MOUNT": "no-mount",
+    "NO_UMASK": "no-umask",
+    "NV": "nv",
+    "NVCCLI": "nv",
+    "OVERLAY": "overlay",
+    "OVERLAYIMAGE": "overlay",
+    "PID": "pid",
+    "PWD": "pwd",
+    "ROCM": "rocm",
+    "SCRATCH": "scratch",
+    "SCRATCHDIR": "scratch",
+    "SHARENS": "join",
+    "SHELL": "shell",
+    "TARGET_CWD": "pwd",
+    "TARGET_PWD": "pwd",
+    "UNSHARE_IPC": "ipc",
+    "UNSHARE_PID": "pid",
+    "UNSHARE_USERNS": "userns",
+    "UNSHARE_UTS": "uts",
+    "USERNS": "userns",
+    "UTS": "uts",
+    "WORKDIR": "workdir",
+    "WRITABLE": "writable",
+    "WRITABLE_TMPFS": "writable-tmpfs",
+}
+_TOGETHER = ("bind",)
+# Read elsewhere, or set inside, where a launch may be made as well.
+KNOWN = (
+    *("APPNAME", "COMMAND", "CONTAINER", "ENVIRONMENT", "NAME", "ROOTFS"),
+    *("CACHEDIR", "CACHESIZE", "CONFIG", "TMPDIR", "PULLFOLDER", "PULLDIR"),
+    *("DOCKER_USERNAME", "DOCKER_PASSWORD"),
+)
+
+
+def apply(request: Request) -> None:
+    """Set the options that the environment gives and the command line does not.
+
+    A variable of these families that means nothing is named on standard error.
+    """
+    for name in [name for name in os.environ if name.startswith(_PREFIXES)]:
+        prefix, _, word = name.partition("_")
+        option = OPTIONS.get(word, "")
+        if not option:
+            if word not in KNOWN:
+                _report(name, word)
+        elif option in request.given and option not in _TOGETHER:
+            continue
+        elif os.environ[name] and _is_first(prefix, word):
+            _apply(request, option, name)
+
+
+def _is_first(prefix: str, word: str) -> bool:
+    """Whether no other variable that means the same is preferred to this one."""
+    above = _PREFIXES[: _PREFIXES.index(f"{prefix}_")]
+    return not any(os.environ.get(each + word) for each in above)
+
+
+def _apply(request: Request, option: str, name: str) -> None:
+    before = len(request.mounts.binds)
+    try:
+        options.apply(request, [(option, os.environ[name])])
+    except RunError as error:
+        error.what = f"${name}: {error.what}"
+        raise
+    for bind in request.mounts.binds[before:]:
+        bind.why = f"${name}"
+
+
+def _report(name: str, word: str) -> None:
+    guess = nearest(word, [*OPTIONS])
+    hint = f"; did you mean {name[: -len(word)]}{guess}?" if guess else "."
+    say(f"The variable {name} has no effect{hint}")
