@@ -9,9 +9,10 @@ Every error carries what failed (``what``), why (``why``), what to do now
     ├── RecipeKeyError      3   a header value that its backend cannot take
     ├── BackendError        4   no such backend, or one that is broken
     ├── HostError           5   the host lacks a program, a privilege, space
-    ├── SourceError         6   an input: mirror, download, checksum, lock
+    ├── SourceError         6   an input: mirror, download, checksum
     ├── SectionError        7   a command of %setup, %post or %test failed
-    └── ImageError          8   the target, or a file that is not a sound image
+    ├── ImageError          8   the target, or a file that is not a sound image
+    └── LockError           9   the lock: none there, or an input that differs from it
 
 Interruption is no error: Ctrl-C ends with 130, SIGTERM with 143. Whatever else
 escapes is a bug and ends with 70.
@@ -128,3 +129,9 @@ class ImageError(SingbuildError):
     """The target cannot be written, or a file is not a sound image."""
 
     status = 8
+
+
+class LockError(SingbuildError):
+    """There is no lock to keep to, or an input differs from it: trying again does not help."""
+
+    status = 9

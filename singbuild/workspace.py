@@ -64,6 +64,39 @@ def make_in_cache(directory: Path) -> None:
     if "SINGBUILD_CACHEDIR" not in os.environ:
         cache.chmod(0o700)  # it was open to all in earlier versions
     directory.mkdir(parents=True, exist_ok=True)
+    _hold_cache(cache)
+
+
+_held: list[int] = []
+
+
+def _hold_cache(cache: Path) -> None:
+    """Hold a shared lock on the cache while this process lives; whole_cache is refused then."""
+    if not _held:
+        with contextlib.suppress(OSError):  # some file systems of clusters know no locks
+            _held.append(os.open(cache, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+            fcntl.flock(_held[0], fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+
+@contextlib.contextmanager
+def whole_cache() -> Iterator[None]:
+    """Hold the cache alone for the time of a with-block. Raises HostError while a build uses it."""
+    try:
+        fd = os.open(cache_directory(), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        yield  # nothing was ever kept
+        return
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise HostError(
+                f"the cache {cache_directory()} is in use by a build",
+                remedy="Wait for the build to end. `singbuild cache prune` drops stages meanwhile.",
+            ) from None
+        yield
+    finally:
+        os.close(fd)
 
 
 def _check_private(cache: Path) -> None:

@@ -6,9 +6,11 @@ imports nobody's code; a broken plugin hurts only those who ask for it.
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib.util
 import os
+import re
 import signal
 import threading
 import warnings
@@ -86,6 +88,18 @@ def installed(group: str = GROUP) -> list[Installed]:
     ]
     # One distribution can be seen twice, installed and on the path of a checkout.
     return sorted({(each.name, each.distribution): each for each in found}.values(), key=_by_name)
+
+
+def description(chosen: Installed) -> str:
+    """Return the first line of a plugin's docstring, without importing it; "" if it has none."""
+    spec = importlib.util.find_spec(chosen.entry.module)
+    if spec is None or not spec.origin:
+        return ""
+    try:
+        text = ast.get_docstring(ast.parse(Path(spec.origin).read_bytes())) or ""
+    except (OSError, SyntaxError, ValueError):
+        return ""
+    return re.sub(r"^Bootstrap: [\w, -]+\. ", "", text.partition("\n")[0])
 
 
 def _by_name(each: Installed) -> tuple[str, str]:

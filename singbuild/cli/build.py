@@ -2,73 +2,53 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
-from typing import Any
 
 import click
 
-from singbuild.console.sizes import parse_size
-from singbuild.errors import SingbuildError, UsageError
-from singrun.errors import nearest
-
-
-def recipe_options(function: Any) -> Any:
-    """Add the options that every command that reads a recipe takes."""
-    for option in (
-        click.option(
-            "--values", type=click.Path(path_type=Path), help="YAML file of template values."
-        ),
-        click.option(
-            "--build-arg-file", type=click.Path(path_type=Path), help="File of NAME=VALUE lines."
-        ),
-        click.option(
-            "--build-arg",
-            "build_args",
-            multiple=True,
-            metavar="NAME=VALUE",
-            help="A template value.",
-        ),
-        arch_option,
-        click.argument("recipe"),
-    ):
-        function = option(function)
-    return function
-
-
-arch_option = click.option(
-    "--arch",
-    default="",
-    metavar="MACHINE",
-    help="Build for this machine type, such as aarch64, if the source has it.",
+from singbuild.cli.grammar import Command
+from singbuild.cli.parameters import (
+    FILE,
+    SIZE,
+    events_option,
+    force_option,
+    offline_option,
+    quiet_option,
+    recipe_options,
 )
+from singbuild.errors import SingbuildError, UsageError
+
+GROUPS = {
+    "Recipe": ("build_args", "build_arg_file", "values", "arch", "secret_words"),
+    "Input": ("locked", "offline", "no_cache"),
+    "Check": ("check_reproducible", "notest"),
+    "Failure": ("on_error", "resume"),
+    "Output": ("force", "free", "as_json", "junit", "quiet"),
+}
 
 
-def offline_option(function: Any) -> Any:
-    """Add --offline. Downloads, those of plugins too, read it from SINGBUILD_OFFLINE."""
-
-    def set_variable(_context: click.Context, _option: click.Parameter, value: bool) -> None:
-        if value:
-            os.environ["SINGBUILD_OFFLINE"] = "1"
-
-    words = "Fetch nothing: take what earlier builds left in the cache."
-    option = click.option(
-        "--offline", is_flag=True, expose_value=False, callback=set_variable, help=words
-    )
-    return option(function)
-
-
-@click.command()
+@click.command(
+    cls=Command,
+    groups=GROUPS,
+    examples=(
+        "singbuild debian.def debian.img",
+        "singbuild --free 512M --build-arg release=trixie tool.def tool.img",
+        "singbuild --locked --json --junit report.xml tool.def tool.img",
+        "singbuild --on-error=shell tool.def tool.img",
+    ),
+)
 @recipe_options
 @offline_option
-@click.argument("image", type=click.Path(path_type=Path))
-@click.option("-F", "--force", is_flag=True, help="Replace an existing image.")
+@click.argument("image", type=FILE)
+@force_option
 @click.option(
     "--free",
+    type=SIZE,
     default="0",
     metavar="SIZE",
     help="Leave this much free space in the image, such as 64M or 2G.",
+    show_default=True,
 )
 @click.option("--notest", is_flag=True, help="Leave out %test.")
 @click.option("--locked", is_flag=True, help="Refuse inputs that differ from RECIPE's lock file.")
@@ -83,7 +63,7 @@ def offline_option(function: Any) -> Any:
     metavar="id=NAME,src=FILE|env=VAR",
     help="Let %post read /run/secrets/NAME, and nobody else.",
 )
-@click.option("--junit", type=click.Path(path_type=Path), help="Write a JUnit report there.")
+@click.option("--junit", type=FILE, metavar="FILE", help="Write a JUnit report there.")
 @click.option(
     "--on-error",
     type=click.Choice(["shell", "keep"]),
@@ -99,8 +79,8 @@ def offline_option(function: Any) -> Any:
     type=click.Choice(["root", "subuid", "one-id", "chroot"]),
     help="How to be root in the image; by default the first of these that works here.",
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON event a line on standard output.")
-@click.option("-q", "--quiet", is_flag=True, help="Print warnings and errors only.")
+@events_option
+@quiet_option
 def build(
     recipe: str,
     image: Path,
@@ -109,7 +89,7 @@ def build(
     values: Path | None,
     arch: str,
     force: bool,
-    free: str,
+    free: int,
     notest: bool,
     locked: bool,
     check_reproducible: bool,
@@ -122,7 +102,10 @@ def build(
     as_json: bool,
     quiet: bool,
 ) -> int:
-    """Build IMAGE from RECIPE ("-" reads standard input)."""
+    """Build the file IMAGE from RECIPE, a definition file; "-" reads it from standard input.
+
+    Options may stand anywhere. `singbuild plan RECIPE` tells what a build would do.
+    """
     # Imported here: --help and a typing error cost no more than they must.
     from singbuild import build as engine
     from singbuild.cache.resume import Shell
@@ -134,7 +117,6 @@ def build(
     from singbuild.recipe import grammar
     from singbuild.tree import secrets, sections
 
-    _check_recipe_word(recipe)
     shown = display.choose(sys.stdout, as_json=as_json, quiet=quiet)
     try:
         if resume and (locked or check_reproducible):
@@ -146,12 +128,18 @@ def build(
             _check_terminal(as_json=as_json)
         found = secrets.read(secret_words)
         shown.hide = secrets.masked(found)
+        for secret in found:
+            if len(secret.core) < secrets.SEARCHED:
+                shown.warn(
+                    f"the secret {secret.name!r} has fewer than {secrets.SEARCHED} bytes: "
+                    "the image is not searched for it"
+                )
         if junit:
             shown.watchers.append(Report(junit, recipe))
         wanted = options.Options(
             force=force,
             test=not notest,
-            free=parse_size(free),
+            free=free,
             use_cache=not no_cache,
             locked=lock.read(lock.beside(recipe)) if locked else None,
             sections=sections.Context(found, Shell(shown) if on_error == "shell" else None),
@@ -171,7 +159,11 @@ def build(
         return error.status
 
 
-@click.command("plan")
+@click.command(
+    "plan",
+    cls=Command,
+    examples=("singbuild plan tool.def", "singbuild plan --rendered --values v.yaml tool.def.j2"),
+)
 @recipe_options
 @click.option(
     "--rendered", is_flag=True, help="Print the recipe after its template is filled, not the plan."
@@ -199,15 +191,19 @@ def show_plan(
     return 0
 
 
-@click.command("lock")
+@click.command(
+    "lock", cls=Command, examples=("singbuild lock tool.def && singbuild --locked tool.def t.img",)
+)
 @recipe_options
 @offline_option
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path),
+    type=FILE,
+    metavar="FILE",
     help="Write the lock file here; by default beside RECIPE.",
 )
+@quiet_option
 def write_lock(
     recipe: str,
     build_args: tuple[str, ...],
@@ -215,8 +211,12 @@ def write_lock(
     values: Path | None,
     arch: str,
     output: Path | None,
+    quiet: bool,
 ) -> int:
-    """Write the exact inputs of a build into a lock file, for ``build --locked``."""
+    """Write the exact inputs of a build into a lock file, for `singbuild --locked`.
+
+    A lock that is there is written anew. Prints its name.
+    """
     from singbuild.console import display
     from singbuild.plan import lock, plan
     from singbuild.recipe import grammar
@@ -224,22 +224,11 @@ def write_lock(
     loaded = grammar.load(
         recipe, build_args=build_args, build_arg_file=build_arg_file, values=values
     )
-    planned = plan.make(loaded, display.choose(sys.stderr, as_json=False, quiet=False), arch)
+    planned = plan.make(loaded, display.choose(sys.stderr, as_json=False, quiet=quiet), arch)
     target = output or lock.beside(recipe)
     target.write_text(lock.dumped(lock.resolved(planned), Path(recipe).name))
     print(target)
     return 0
-
-
-def _check_recipe_word(recipe: str) -> None:
-    """A word that is no file but nearly a command was meant as the command."""
-    group = click.get_current_context().find_root().command
-    known = [*group.commands] if isinstance(group, click.Group) else []
-    near = nearest(recipe, known)
-    if recipe != "-" and not Path(recipe).exists() and near:
-        raise UsageError(
-            f"there is no recipe {recipe!r}", remedy=f"Did you mean the command: singbuild {near}?"
-        )
 
 
 def _check_terminal(*, as_json: bool) -> None:

@@ -3,45 +3,156 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 import click
 
-from singbuild.console.sizes import parse_size
+from singbuild.cli.grammar import Group
+from singbuild.cli.parameters import SIZE, document, json_option
+from singbuild.console.sizes import binary
+
+if TYPE_CHECKING:
+    from singbuild.cache.contents import Item
+
+TITLES = {
+    "stage": "stages of builds",
+    "download": "downloads",
+    "image": "images of registries",
+    "log": "logs of failed builds",
+}
+dry_run_option = click.option("--dry-run", is_flag=True, help="Remove nothing; say what would go.")
 
 
-@click.group("cache")
+@click.group("cache", cls=Group)
 def cache_commands() -> None:
-    """Look at the cache of build stages, or make room in it."""
+    """Show what is kept between builds, or make room: stages, downloads, pulled images, logs."""
 
 
-@cache_commands.command("list")
-def list_entries() -> int:
-    """List the cached stages, the least recently used first. Each is an ordinary image."""
-    from singbuild.cache import store
+@cache_commands.command("list", examples=("singbuild cache list", "singbuild cache list --json"))
+@json_option
+def list_items(as_json: bool) -> int:
+    """List all that is kept, the least recently used first in each kind.
 
-    for entry in store.entries():
-        used = datetime.fromtimestamp(entry.used).strftime("%Y-%m-%d %H:%M")
-        print(f"{used}  {entry.size >> 20:6} MiB  {entry.name:10} {entry.recipe}  {entry.path}")
+    A stage's ID is the one that a build names when it takes it.
+    """
+    from singbuild.cache import contents
+
+    found = contents.items()
+    if as_json:
+        document("cache list", items=[_facts(item) for item in found])
+        return 0
+    print(f"{'KIND':9} {'LAST USED':16} {'SIZE':>10}  {'ID OR NAME':14} OF")
+    for item in found:
+        used = datetime.fromtimestamp(item.used).strftime("%Y-%m-%d %H:%M")
+        line = f"{item.kind:9} {used} {binary(item.size):>10}  {item.name:14} {item.of}"
+        print(line.rstrip())
     return 0
 
 
-@cache_commands.command("du")
-def disk_usage() -> int:
-    """Print how much disk space the cached stages take, and the limit."""
-    from singbuild.cache import store
+@cache_commands.command("du", examples=("singbuild cache du",))
+@json_option
+def disk_usage(as_json: bool) -> int:
+    """Print how much disk space all that is kept takes, and the limit for stages."""
+    from singbuild import workspace
+    from singbuild.cache import contents, store
 
-    kept = store.entries()
-    taken = sum(entry.size for entry in kept) >> 20
-    print(f"{len(kept)} entries, {taken} MiB of {store.limit() >> 20} MiB, in {store.directory()}")
+    found = contents.items()
+    places = {"cache": workspace.cache_directory(), "logs": workspace.log_directory()}
+    if as_json:
+        document(
+            "cache du",
+            kinds={kind: _total(found, kind) for kind in contents.KINDS},
+            limit=store.limit(),
+            **{name: str(path) for name, path in places.items()},
+        )
+        return 0
+    for kind in contents.KINDS:
+        count = sum(item.kind == kind for item in found)
+        limit = f" of {binary(store.limit())}" if kind == "stage" else ""
+        print(f"{binary(_total(found, kind)):>10}{limit}  {count} {TITLES[kind]}")
+    print(f"{binary(sum(item.size for item in found)):>10}  in all")
+    print(f"in {places['cache']}, logs in {places['logs']}")
     return 0
 
 
-@cache_commands.command("prune")
-@click.option("--size", default=None, metavar="SIZE", help="Keep at most this much, such as 5G.")
-def prune(size: str | None) -> int:
+@cache_commands.command(
+    "prune",
+    examples=("singbuild cache prune", "singbuild cache prune --size 5G --older 30"),
+)
+@click.option(
+    "--size", type=SIZE, default=None, metavar="SIZE", help="Keep stages of at most SIZE."
+)
+@click.option(
+    "--older",
+    type=click.FloatRange(min=0),
+    default=None,
+    metavar="DAYS",
+    help="Remove what was not used in DAYS, downloads and pulled images too.",
+)
+@dry_run_option
+@json_option
+def prune(size: int | None, older: float | None, dry_run: bool, as_json: bool) -> int:
     """Remove the least recently used stages, by default down to the limit."""
-    from singbuild.cache import store
+    from singbuild.cache import contents, store
 
-    dropped = store.prune(store.limit() if size is None else parse_size(size))
-    print(f"dropped {len(dropped)} entries, {sum(entry.size for entry in dropped) >> 20} MiB")
+    found = contents.items()
+    gone = contents.older(found, older) if older is not None else []
+    if size is not None or older is None:
+        rest = [item for item in found if item not in gone]
+        gone += contents.surplus(rest, store.limit() if size is None else size)
+    return _removed("cache prune", gone, dry_run=dry_run, as_json=as_json)
+
+
+@cache_commands.command(
+    "clean",
+    examples=(
+        "singbuild cache clean",
+        "singbuild cache clean download",
+        "singbuild cache clean --all",
+    ),
+)
+@click.argument("kinds", nargs=-1, type=click.Choice(["stage", "download", "image", "log"]))
+@click.option("--all", "everything", is_flag=True, help="Remove the logs of failed builds too.")
+@dry_run_option
+@json_option
+def clean(kinds: tuple[str, ...], everything: bool, dry_run: bool, as_json: bool) -> int:
+    """Remove stages, downloads and pulled images, or those of the KINDS that are named.
+
+    Refused while a build uses the cache.
+    """
+    from singbuild.cache import contents
+
+    chosen = kinds or contents.KINDS[: None if everything else -1]
+    gone = [item for item in contents.items() if item.kind in chosen]
+    return _removed("cache clean", gone, dry_run=dry_run, as_json=as_json)
+
+
+def _removed(command: str, gone: list[Item], *, dry_run: bool, as_json: bool) -> int:
+    """Remove what is to go, and say how much it was."""
+    from singbuild import workspace
+    from singbuild.cache import contents, store
+
+    if not dry_run and all(item.kind in ("stage", "log") for item in gone):
+        workspace.sweep_parts(store.directory(), ".*.part")
+        for item in gone:
+            contents.remove(item)
+    elif not dry_run:
+        with workspace.whole_cache():
+            for item in gone:
+                contents.remove(item)
+    size = sum(item.size for item in gone)
+    if as_json:
+        facts = [_facts(item) for item in gone]
+        document(command, removed=[] if dry_run else facts, would_remove=facts if dry_run else [])
+    else:
+        word = "would remove" if dry_run else "removed"
+        print(f"{word} {len(gone)} item{'s' * (len(gone) != 1)}, {binary(size)}")
     return 0
+
+
+def _facts(item: Item) -> dict[str, object]:
+    return vars(item) | {"path": str(item.path)}
+
+
+def _total(found: list[Item], kind: str) -> int:
+    return sum(item.size for item in found if item.kind == kind)

@@ -9,29 +9,36 @@ from typing import TYPE_CHECKING
 
 import click
 
-from singbuild.errors import SingbuildError, UsageError
+from singbuild.cli.grammar import Command
+from singbuild.cli.parameters import FILE as IMAGE
+from singbuild.cli.parameters import MEBIBYTE, SIZE, force_option, quiet_option, value_options
+from singbuild.errors import ImageError, SingbuildError, UsageError
 
 if TYPE_CHECKING:
     from singbuild.ext3.reader.image import Image
     from singbuild.recipe.grammar import Header
 
-IMAGE = click.Path(path_type=Path)
-MEBIBYTE = 1 << 20
-SIZE = click.IntRange(min=1)
-
 
 @click.command(
     "create",
-    epilog="""\b
-Examples:
-  singbuild create /tmp/Debian.img
-  singbuild create --size 2048 --force /tmp/Centos-7.img
-""",
+    cls=Command,
+    examples=(
+        "singbuild create /tmp/Debian.img",
+        "singbuild create --size 2048 --force /tmp/Centos-7.img",
+    ),
 )
 @click.argument("image", type=IMAGE)
-@click.option("-s", "--size", type=SIZE, default=768, help="Its size in MiB.", show_default=True)
-@click.option("-F", "--force", is_flag=True, help="Replace an existing image.")
-@click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
+@click.option(
+    "-s",
+    "--size",
+    type=SIZE,
+    default="768M",
+    metavar="SIZE",
+    help="Its size, such as 2G; a number alone is MiB.",
+    show_default=True,
+)
+@force_option
+@quiet_option
 def create(image: Path, size: int, force: bool, quiet: bool) -> int:
     """Make an empty image of a fixed size, for bootstrap or import to fill.
 
@@ -39,34 +46,35 @@ def create(image: Path, size: int, force: bool, quiet: bool) -> int:
     """
     from singbuild.images import change
 
+    _check_positive(size)
     say = (lambda _: None) if quiet else print
-    say(f"Creating a new image with a maximum size of {size}MiB...")
+    say(f"Creating a new image with a maximum size of {size // MEBIBYTE}MiB...")
     say("Executing image create helper")
     say("Formatting image with ext3 file system")
-    change.create(image, size * MEBIBYTE, force=force)
+    change.create(image, size, force=force)
     say("Done.")
     return 0
 
 
 @click.command(
     "bootstrap",
-    epilog="""\b
-Examples:
-  singbuild bootstrap /tmp/Debian.img debian.def
-  singbuild bootstrap /tmp/Debian.img
-""",
+    cls=Command,
+    examples=(
+        "singbuild bootstrap /tmp/Debian.img debian.def",
+        "singbuild bootstrap /tmp/Debian.img",
+    ),
 )
 @click.argument("image", type=IMAGE)
 @click.argument("recipe", required=False)
-@click.option("--values", type=click.Path(path_type=Path), help="YAML file of template values.")
-@click.option("--build-arg", "build_args", multiple=True, metavar="NAME=VALUE", help="A value.")
+@value_options
 @click.option("--notest", is_flag=True, help="Leave out %test.")
-@click.option("-q", "--quiet", is_flag=True, help="Print warnings and errors only.")
+@quiet_option
 def bootstrap(
     image: Path,
     recipe: str | None,
     values: Path | None,
     build_args: tuple[str, ...],
+    build_arg_file: Path | None,
     notest: bool,
     quiet: bool,
 ) -> int:
@@ -80,12 +88,22 @@ def bootstrap(
     from singbuild.recipe import grammar
     from singbuild.recipe.text import Text
 
+    if recipe is not None and image.suffix == ".def" and Path(recipe).suffix != ".def":
+        raise UsageError(
+            f"{image} is a recipe", remedy=f"The order is: singbuild bootstrap {recipe} {image}"
+        )
     implied = _of_image(image)
     try:
         if recipe is None:
             loaded = grammar.parse(Text(str(image), ""), implied)
         else:
-            loaded = grammar.load(recipe, build_args=build_args, values=values, implied=implied)
+            loaded = grammar.load(
+                recipe,
+                build_args=build_args,
+                build_arg_file=build_arg_file,
+                values=values,
+                implied=implied,
+            )
         return change.bootstrap(image, loaded, test=not notest, quiet=quiet)
     except SingbuildError as error:
         display.Console(sys.stdout).error(error, None)
@@ -94,12 +112,12 @@ def bootstrap(
 
 @click.command(
     "copy",
+    cls=Command,
     context_settings={"ignore_unknown_options": True},
-    epilog="""\b
-Examples:
-  singbuild copy /tmp/Centos-7.img script.py /usr/bin/
-  singbuild copy /tmp/Centos-7.img -a data/ /srv
-""",
+    examples=(
+        "singbuild copy /tmp/Centos-7.img script.py /usr/bin/",
+        "singbuild copy /tmp/Centos-7.img -a data/ /srv",
+    ),
 )
 @click.argument("image", type=IMAGE)
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[OPTION]... SOURCE... DEST")
@@ -115,7 +133,10 @@ def copy(image: Path, words: tuple[str, ...]) -> int:
     options, names = _parted(words)
     incoming.check_options(options)
     if len(names) < 2:
-        raise UsageError("copy needs a source and a destination", remedy=copy.epilog or "")
+        raise UsageError(
+            "copy needs a source and a destination",
+            remedy="Say: singbuild copy IMAGE [OPTION]... SOURCE... DEST",
+        )
     *sources, destination = names
     shown = display.Console(sys.stdout)
     as_root = os.geteuid() == 0  # asked here: in the user namespace every caller has uid 0
@@ -128,16 +149,17 @@ def copy(image: Path, words: tuple[str, ...]) -> int:
 
 @click.command(
     "import",
-    epilog="""\b
-Examples:
-  singbuild import /tmp/Debian.img debian.tar.gz
-  docker export CONTAINER | singbuild import /tmp/Debian.img
-  singbuild import /tmp/Debian.img docker://ubuntu:latest
-""",
+    cls=Command,
+    examples=(
+        "singbuild import /tmp/Debian.img debian.tar.gz",
+        "docker export CONTAINER | singbuild import /tmp/Debian.img",
+        "singbuild import /tmp/Debian.img docker://ubuntu:latest",
+    ),
 )
 @click.argument("image", type=IMAGE)
 @click.argument("source", default="-", metavar="[FILE|-|docker://NAME]")
-def import_(image: Path, source: str) -> int:
+@quiet_option
+def import_(image: Path, source: str, quiet: bool) -> int:
     """Unpack a tar archive, or the layers of a Docker image, over an image's content.
 
     The archive may be compressed with gzip, bzip2, xz or zstd; without FILE it comes from
@@ -150,7 +172,7 @@ def import_(image: Path, source: str) -> int:
 
     if source.startswith("docker://"):
         text = f"Bootstrap: docker\nFrom: {source.removeprefix('docker://')}\n"
-        return change.bootstrap(image, grammar.parse(Text(source, text)))
+        return change.bootstrap(image, grammar.parse(Text(source, text)), quiet=quiet)
     if source == "-" and sys.stdin.isatty():
         raise UsageError(
             "there is no archive on standard input",
@@ -159,21 +181,25 @@ def import_(image: Path, source: str) -> int:
     return change.change(
         image,
         lambda rootfs: rootfs.unpack([incoming.archive(source)]),
-        display.Console(sys.stdout),
+        display.Console(sys.stdout, quiet=quiet),
     )
 
 
 @click.command(
     "export",
-    epilog="""\b
-Examples:
-  singbuild export /tmp/Debian.img | tar -tv
-  singbuild export --format oci -f debian.oci.tar /tmp/Debian.img
-  singbuild export --format docker-archive --name debian:mine /tmp/Debian.img | docker load
-""",
+    cls=Command,
+    examples=(
+        "singbuild export /tmp/Debian.img | tar -tv",
+        "singbuild export --format oci /tmp/Debian.img debian.oci.tar",
+        "singbuild export --format docker-archive --name debian:mine /tmp/Debian.img | docker load",
+    ),
 )
 @click.argument("image", type=IMAGE)
-@click.option("-f", "--file", type=IMAGE, help="Write to this file, not to standard output.")
+@click.argument("file", type=IMAGE, required=False)
+@click.option(
+    "-o", "--output", "-f", "--file", "named", type=IMAGE, metavar="FILE", help="Likewise: FILE."
+)
+@force_option
 @click.option(
     "--format",
     "form",
@@ -183,8 +209,10 @@ Examples:
     show_default=True,
 )
 @click.option("--name", metavar="NAME:TAG", help="The container image's; by default the file's.")
-def export_(image: Path, file: Path | None, form: str, name: str | None) -> int:
-    """Write an image's content as a tar archive, without root or a mount.
+def export_(
+    image: Path, file: Path | None, named: Path | None, force: bool, form: str, name: str | None
+) -> int:
+    """Write an image's content as a tar archive to FILE or standard output, without root.
 
     Owners, attributes, links and holes are kept; `import` takes it back. docker load
     and podman load take both formats of container images.
@@ -194,6 +222,11 @@ def export_(image: Path, file: Path | None, form: str, name: str | None) -> int:
     from singbuild.images import change, containers
     from singbuild.tar import write
 
+    if file and named:
+        raise UsageError(f"two files are named: {file} and {named}")
+    file = file or named
+    if file and not force and os.path.lexists(file) and (file.is_file() or file.is_symlink()):
+        raise ImageError(f"{file} exists", remedy="Replace it with --force, or name another file.")
     if name and form == "tar":
         raise UsageError("a tar archive has no name", remedy="Add --format docker-archive or oci.")
     name = containers.checked_name(name or containers.default_name(image))
@@ -206,7 +239,7 @@ def export_(image: Path, file: Path | None, form: str, name: str | None) -> int:
             if sys.stdout.isatty():
                 raise UsageError(
                     "an archive is not written to a terminal",
-                    remedy=f"Name a file: singbuild export -f FILE {image}",
+                    remedy=f"Name a file: singbuild export {image} FILE",
                 )
             for piece in pieces:
                 sys.stdout.buffer.write(piece)
@@ -216,37 +249,59 @@ def export_(image: Path, file: Path | None, form: str, name: str | None) -> int:
             with part.opened() as out:
                 out.writelines(pieces)
             part.chmod(0o600 | 0o666 & ~host.umask())
-            workspace.rename_into_place(part, file)
+            workspace.rename_into_place(part, file, replace=force)
     return 0
 
 
-@click.command("expand", epilog="\b\nExample:\n  singbuild expand --size 1024 /tmp/Debian.img\n")
+@click.command("expand", cls=Command, examples=("singbuild expand --size 1024 /tmp/Debian.img",))
 @click.argument("image", type=IMAGE)
-@click.option("-s", "--size", type=SIZE, default=512, help="MiB to add.", show_default=True)
-def expand(image: Path, size: int) -> int:
-    """Make an image's file system larger."""
+@click.option(
+    "-s",
+    "--size",
+    type=SIZE,
+    default="512M",
+    metavar="SIZE",
+    help="How much to add, such as 2G; a number alone is MiB.",
+    show_default=True,
+)
+@quiet_option
+def expand(image: Path, size: int, quiet: bool) -> int:
+    """Make an image's file system larger by SIZE."""
     from singbuild.console import display
     from singbuild.images import change
+
+    _check_positive(size)
 
     def larger(opened: Image) -> int:
-        return opened.superblock.size + size * MEBIBYTE
+        return opened.superblock.size + size
 
-    return change.change(image, change.nothing, display.Console(sys.stdout), size=larger)
+    shown = display.Console(sys.stdout, quiet=quiet)
+    return change.change(image, change.nothing, shown, size=larger)
 
 
-@click.command("shrink", epilog="\b\nExample:\n  singbuild shrink --free 64M /tmp/Debian.img\n")
+@click.command("shrink", cls=Command, examples=("singbuild shrink --free 64M /tmp/Debian.img",))
 @click.argument("image", type=IMAGE)
-@click.option("--free", default="0", metavar="SIZE", help="Leave this much space, such as 64M.")
-def shrink(image: Path, free: str) -> int:
+@click.option(
+    "--free",
+    type=SIZE,
+    default="0",
+    metavar="SIZE",
+    help="Leave this much free space, such as 64M.",
+    show_default=True,
+)
+@quiet_option
+def shrink(image: Path, free: int, quiet: bool) -> int:
     """Make an image as small as its content."""
     from singbuild.console import display
-    from singbuild.console.sizes import parse_size
     from singbuild.images import change
 
-    left = parse_size(free)
-    return change.change(
-        image, change.nothing, display.Console(sys.stdout), size=lambda _: 0, free=left
-    )
+    shown = display.Console(sys.stdout, quiet=quiet)
+    return change.change(image, change.nothing, shown, size=lambda _: 0, free=free)
+
+
+def _check_positive(size: int) -> None:
+    if not size:
+        raise UsageError("--size must be more than 0")
 
 
 def _of_image(image: Path) -> tuple[Header, ...]:

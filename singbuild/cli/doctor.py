@@ -1,16 +1,20 @@
-"""``singbuild doctor``: which privilege modes work on this host, and what the others need."""
+"""``singbuild doctor``: how builds can work on this host, and what the better ways need."""
 
 from __future__ import annotations
 
-import json
-
 import click
 
+from singbuild.cli.grammar import Command
+from singbuild.cli.parameters import document, json_option
+from singbuild.console.sizes import binary
 
-@click.command("doctor")
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON object instead.")
+WIDTH = 8  # of the first column: that of singrun doctor
+
+
+@click.command("doctor", cls=Command, examples=("singbuild doctor", "singbuild doctor --json"))
+@json_option
 def doctor(as_json: bool) -> int:
-    """Say which privilege modes work for you here, and what each missing one needs.
+    """Tell whether you can build here, in which mode, and what each other mode needs.
 
     Ends with 0 when a build can work, else with 5.
     """
@@ -22,17 +26,73 @@ def doctor(as_json: bool) -> int:
         choice = choose()
     except HostError:
         choice = None
+    places = _places()
     if as_json:
         modes = {
             mode: {"works": not lacks, "missing": [vars(each) for each in lacks]}
             for mode, lacks in found.items()
         }
-        print(json.dumps({"version": 1, "chosen": choice and choice.mode, "modes": modes}))
+        document("doctor", chosen=choice and choice.mode, modes=modes, directories=places)
+        return 0 if choice else HostError.status
+    if choice:
+        print(f"{'ok':{WIDTH}} You can build here, in the mode {choice.mode}: {choice.reason}.")
     else:
-        for mode, lacks in found.items():
-            print(f"{mode:8} {'does not work' if lacks else 'works'}")
-            for each in lacks:
-                print(f"         - {each.what}")
-                print("\n".join(f"           {line}" for line in each.remedy.splitlines()))
-        print(f"\nBuilds here take: {choice.mode}" if choice else "\nNo build can work here.")
+        print(f"{'MISSING':{WIDTH}} No build can work here.")
+    for mode, lacks in found.items():
+        if not lacks:
+            print(f"{'ok':{WIDTH}} mode {mode}")
+            continue
+        need = " (not needed)" * bool(choice)
+        print(f"{'no':{WIDTH}} mode {mode}{need}")
+        for each in lacks:
+            print(f"{'':{WIDTH}}   - {each.what}")
+            for line in each.remedy.splitlines():
+                print(f"{'':{WIDTH}}     {line}")
+    for place in places:
+        room = f"{binary(int(str(place['free'])))} free"
+        sign = "no" if place["trouble"] else "ok"
+        print(f"{sign:{WIDTH}} {place['what']}: {place['path']} ({place['type']}, {room})")
+        if place["trouble"]:
+            print(f"{'':{WIDTH}}   - {place['trouble']}")
+    print("\nWhat a recipe's backend needs besides: singbuild backends NAME")
     return 0 if choice else HostError.status
+
+
+def _places() -> list[dict[str, object]]:
+    """The directories that a build writes to, with their file systems and what keeps it out."""
+    from singbuild import host, workspace
+    from singbuild.errors import HostError
+    from singbuild.plan import places
+
+    found: list[dict[str, object]] = []
+    for what, variable, place in (
+        ("scratch", "SINGBUILD_TMPDIR", workspace.scratch_parent),
+        ("cache", "SINGBUILD_CACHEDIR", workspace.cache_directory),
+        ("logs", "XDG_STATE_HOME", workspace.log_directory),
+    ):
+        try:
+            path, trouble = place(), ""
+        except HostError as error:
+            found.append(
+                {
+                    "what": what,
+                    "path": "",
+                    "type": "",
+                    "free": 0,
+                    "trouble": f"{error.what}: {error.why}",
+                }
+            )
+            continue
+        there = next(each for each in (path, *path.parents) if each.exists())
+        if reason := places.unwritable(there):
+            trouble = f"{there} cannot be written: {reason}. {variable} names another directory."
+        found.append(
+            {
+                "what": what,
+                "path": str(path),
+                "type": host.kind_of(there),
+                "free": host.free_bytes(there),
+                "trouble": trouble,
+            }
+        )
+    return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -10,17 +9,30 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from singbuild.cli.build import arch_option, offline_option
+from singbuild.cli.grammar import Command
+from singbuild.cli.parameters import FILE as IMAGE
+from singbuild.cli.parameters import (
+    arch_option,
+    document,
+    events_option,
+    force_option,
+    json_option,
+    offline_option,
+    quiet_option,
+)
 
 if TYPE_CHECKING:
     from singbuild.images.difference import FileChange, PackageChange
 
 _SIGNS = {"added": "+", "removed": "-", "changed": "~"}
-IMAGE = click.Path(path_type=Path)
 NO_TEXT = "backslashreplace"  # how a name is shown that is not UTF-8
 
 
-@click.command("inspect", epilog="\b\nExample:\n  singbuild inspect --recipe debian.img\n")
+@click.command(
+    "inspect",
+    cls=Command,
+    examples=("singbuild inspect debian.img", "singbuild inspect --recipe debian.img"),
+)
 @click.argument("image", type=IMAGE)
 @click.option("--json", "part", flag_value="json", help="All of it as one JSON object.")
 @click.option("--labels", "part", flag_value="labels", help="The labels, as JSON.")
@@ -34,7 +46,8 @@ NO_TEXT = "backslashreplace"  # how a name is shown that is not UTF-8
 def inspect_image(image: Path, part: str | None) -> int:
     """Describe IMAGE, without root or a mount.
 
-    Without an option: a summary. Reads Singularity 2.x images and bare ext3 too.
+    Without an option: a summary. One part is printed at a time.
+    Reads Singularity 2.x images and bare ext3 too.
     """
     from singbuild.ext3.reader.image import Image
     from singbuild.images import inspection
@@ -43,7 +56,8 @@ def inspect_image(image: Path, part: str | None) -> int:
         if part == "sbom":
             text = inspection.bill(opened).encode(errors=NO_TEXT)
         elif part == "json":
-            text = json.dumps(inspection.summary(opened), indent=2).encode() + b"\n"
+            document("inspect", **inspection.summary(opened))
+            return 0
         elif part:
             text = inspection.part(opened, part)
         else:
@@ -53,10 +67,14 @@ def inspect_image(image: Path, part: str | None) -> int:
     return 0
 
 
-@click.command("diff")
+@click.command(
+    "diff",
+    cls=Command,
+    examples=("singbuild diff old.img new.img", "singbuild diff --packages old.img new.img"),
+)
 @click.argument("one", type=IMAGE)
 @click.argument("other", type=IMAGE)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option
 @click.option("--packages", "only_packages", is_flag=True, help="Compare packages only.")
 @click.option("--times", is_flag=True, help="Compare modification times too.")
 def diff_images(one: Path, other: Path, as_json: bool, only_packages: bool, times: bool) -> int:
@@ -76,25 +94,29 @@ def diff_images(one: Path, other: Path, as_json: bool, only_packages: bool, time
             packages = difference.package_changes(first, second)
             files = [] if only_packages else [*difference.files(first, second, times=times)]
     if as_json:
-        print(json.dumps(_as_json(packages, files), indent=2))
+        document("diff", **_as_json(packages, files))
     else:
         _print_changes(packages, files)
     return 1 if packages or files else 0
 
 
-@click.command("verify")
+@click.command("verify", cls=Command, examples=("singbuild verify debian.img",))
 @click.argument("image", type=IMAGE)
-def verify_image(image: Path) -> int:
+@json_option
+def verify_image(image: Path, as_json: bool) -> int:
     """Check that IMAGE is still, bit for bit, what the build wrote; name the first damaged path."""
     from singbuild.images import verification
 
-    print(f"{image}: sound, {verification.verify(image)}")
+    sound = verification.verify(image)
+    if as_json:
+        document("verify", image=str(image), sound=True, **sound._asdict())
+    else:
+        print(f"{image}: sound, {sound}")
     return 0
 
 
 def _as_json(packages: list[PackageChange], files: list[FileChange]) -> dict[str, Any]:
     return {
-        "version": 1,
         "same": not (packages or files),
         "packages": [asdict(change) for change in packages],
         "files": [
@@ -116,22 +138,23 @@ def _print_changes(packages: list[PackageChange], files: list[FileChange]) -> No
         details = ", ".join(f"{d.what} {d.was} -> {d.now}" for d in file.details)
         print(f"{_SIGNS[file.kind]} {file.shown}{': ' if details else ''}{details}")
     if packages or files:
-        print(f"{len(packages)} packages and {len(files)} files differ")
+        print(f"{_counted(len(packages), 'package')} and {_counted(len(files), 'file')} differ")
     else:
         print("no difference")
 
 
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s' * (count != 1)}"
+
+
 @click.command(
     "pull",
-    epilog="""\b
-Examples:
-  singbuild pull docker://python:3-slim
-  singbuild pull oci:layout:latest my.img
-""",
+    cls=Command,
+    examples=("singbuild pull docker://python:3-slim", "singbuild pull oci:layout:latest my.img"),
 )
 @click.argument("source")
 @click.argument("image", type=IMAGE, required=False)
-@click.option("-F", "--force", is_flag=True, help="Replace an existing image.")
+@force_option
 @arch_option
 @click.option(
     "--once",
@@ -139,7 +162,17 @@ Examples:
     help="Leave an existing image as it is; if another pull is writing it, wait.",
 )
 @offline_option
-def pull_image(source: str, image: Path | None, force: bool, arch: str, once: bool) -> int:
+@events_option
+@quiet_option
+def pull_image(
+    source: str,
+    image: Path | None,
+    force: bool,
+    arch: str,
+    once: bool,
+    as_json: bool,
+    quiet: bool,
+) -> int:
     """Make an image of a container image: in a registry, an engine, a layout or an archive.
 
     SOURCE is docker://NAME, docker-daemon:NAME, docker-archive:FILE, oci:DIRECTORY or
@@ -151,9 +184,17 @@ def pull_image(source: str, image: Path | None, force: bool, arch: str, once: bo
 
     try:
         target = image or pull.default_target(source)
-        return pull.pull(source, target, force=force or once, once=once, arch=arch)
+        return pull.pull(
+            source,
+            target,
+            force=force or once,
+            once=once,
+            arch=arch,
+            as_json=as_json,
+            quiet=quiet,
+        )
     except SingbuildError as error:
-        display.Console(sys.stdout).error(error, None)
+        display.choose(sys.stdout, as_json=as_json, quiet=quiet).error(error, None)
         return error.status
 
 

@@ -7,15 +7,18 @@ import pwd
 import sys
 import traceback
 from io import TextIOWrapper
-from pathlib import Path
 
 import click
 
-from singbuild import __version__, command
+from singbuild import __version__
+from singbuild.cli import strangers
+from singbuild.cli.backends import COMMANDS as BACKEND_COMMANDS
 from singbuild.cli.build import COMMANDS as BUILD_COMMANDS
+from singbuild.cli.build import build
 from singbuild.cli.cache import cache_commands
 from singbuild.cli.change import COMMANDS as CHANGE_COMMANDS
 from singbuild.cli.doctor import doctor
+from singbuild.cli.grammar import Group
 from singbuild.cli.image import COMMANDS as IMAGE_COMMANDS
 from singbuild.errors import (
     EXIT_BUG,
@@ -28,7 +31,7 @@ from singbuild.errors import (
 NO_HOME = "/nonexistent"  # Debian's name for it
 STATUSES = """\b
 Exit statuses:
-  0    the image is built
+  0    success
   1    two builds differ (--check-reproducible), two images differ (diff)
   2    the command line is wrong
   3    the recipe is wrong: file, line and column are named
@@ -37,40 +40,51 @@ Exit statuses:
   6    an input could not be had: mirror, download, checksum
   7    a command of %setup, %post or %test failed
   8    the image cannot be written, or is not a sound image
+  9    an input differs from the lock, or there is no lock
   70   a bug in singbuild
   130  Ctrl-C; 143 SIGTERM. Nothing is left behind.
 """
 
 
-class Commands(click.Group):
+class Commands(Group):
     """``singbuild RECIPE IMAGE`` is ``singbuild build RECIPE IMAGE``."""
 
     def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
-        """Put the word ``build`` before anything that is neither a command nor our own option."""
+        """Put ``build`` before a recipe, and a command before options that precede it."""
         own = {name for parameter in self.get_params(context) for name in parameter.opts}
         if args and args[0] not in self.commands and args[0] not in own:
-            args = ["build", *args]
+            first = _options_length(args)
+            if args[first : first + 1] and args[first] in self.commands:
+                args = [args[first], *args[:first], *args[first + 1 :]]
+            elif strangers.is_command_like(args[0]):
+                raise strangers.no_command(args[0], [*self.commands])
+            else:
+                args = ["build", *args]
         return super().parse_args(context, args)
 
-    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the commands with a whole sentence each; click itself would cut them."""
-        rows = [
-            (name, self.commands[name].get_short_help_str(limit=200))
-            for name in self.list_commands(context)
-        ]
-        with formatter.section("Commands"):
-            formatter.write_dl(rows)
+
+def _options_length(words: list[str]) -> int:
+    """Return how many of the first words are options of ``build`` and their values."""
+    with_value = {
+        name
+        for parameter in build.params
+        if isinstance(parameter, click.Option) and not parameter.is_flag
+        for name in parameter.opts
+    }
+    count = 0
+    while count < len(words) and words[count].startswith("-") and words[count] != "-":
+        count += 1 + (words[count] in with_value)
+    return count
 
 
-@click.group(
-    cls=Commands, epilog=STATUSES, context_settings={"help_option_names": ["-h", "--help"]}
-)
-@click.version_option(__version__, prog_name="singbuild")
+@click.group(cls=Commands, epilog=STATUSES)
+@click.version_option(__version__, message="singbuild %(version)s")
 def commands() -> None:
     """Turn a recipe into one file that holds a whole Linux environment.
 
     \b
       singbuild RECIPE IMAGE       the main job
+      singbuild help COMMAND       tells more of one command
       ./IMAGE ARGUMENTS            runs its runscript, as you
       singrun exec IMAGE COMMAND   runs a program in it, as you
     """  # noqa: D301 - click wants the character itself
@@ -78,42 +92,25 @@ def commands() -> None:
 
 commands.add_command(cache_commands)
 commands.add_command(doctor)
-for each_command in (*BUILD_COMMANDS, *IMAGE_COMMANDS, *CHANGE_COMMANDS):
+for each_command in (*BUILD_COMMANDS, *IMAGE_COMMANDS, *CHANGE_COMMANDS, *BACKEND_COMMANDS):
     commands.add_command(each_command)
 
 
-@commands.command("backends")
-@click.argument("name", required=False)
-def show_backends(name: str | None) -> int:
-    """List the backends that are installed, or print one's keywords and host programs."""
-    from singbuild.backends import loading
-
-    if name is None:
-        for each in loading.installed():
-            print(f"{each.name:20} {each.distribution} {each.version}")
-        return 0
-    backend = loading.load(name)
-    print(f"{name}, from {backend.installed.distribution} {backend.installed.version}\n\nKeywords:")
-    for keyword in backend.needs.keywords:
-        must = " (required)" if keyword.required else ""
-        default = f" Default: {keyword.default}." if keyword.default else ""
-        print(f"  {keyword.name:14} {keyword.help}{must}{default}")
-    print("\nHost programs:")
-    for program in backend.needs.programs:
-        there = command.which(program.name) or f"missing: apt-get install {program.package}"
-        print(f"  {program.name:14} {there}")
-    return 0
-
-
-@commands.command("new-backend")
-@click.argument("name")
-@click.argument("directory", required=False, type=click.Path(path_type=Path))
-def new_backend(name: str, directory: Path | None) -> int:
-    """Write a distribution for a backend NAME: it installs, works, and passes its tests."""
-    from singbuild.backends import scaffold
-
-    where = scaffold.new_backend(name, directory)
-    print(f"{where}\nNext: pip install -e '{where}[test]' && pytest {where}")
+@commands.command("help", examples=("singbuild help build", "singbuild help cache prune"))
+@click.argument("words", nargs=-1, metavar="[COMMAND]...")
+@click.pass_context
+def show_help(context: click.Context, words: tuple[str, ...]) -> int:
+    """Print the help of a command; without one, the list of commands."""
+    shown: click.Command = commands
+    inside = context.find_root()
+    for word in words:
+        known = [*shown.commands] if isinstance(shown, click.Group) else []
+        if word not in known:
+            raise strangers.no_command(word, known, inside.command_path)
+        assert isinstance(shown, click.Group)
+        shown = shown.commands[word]
+        inside = click.Context(shown, info_name=word, parent=inside)
+    print(shown.get_help(inside))
     return 0
 
 
@@ -133,9 +130,18 @@ def set_home() -> None:
         os.environ["XDG_RUNTIME_DIR"] = f"/run/user/{uid}"
 
 
-def _usage_status() -> int:
-    """Return the status for a wrong command line; `singularity` ends with another."""
-    return 1 if os.environ.get("SINGBUILD_USAGE_STATUS") == "1" else UsageError.status
+def _told(error: SingbuildError) -> int:
+    """Print an error, as an event for --json; return the exit status.
+
+    For a wrong command line `singularity` ends with a status of its own.
+    """
+    from singbuild.console import display
+
+    form = display.JsonConsole if "--json" in sys.argv else display.Console
+    form(sys.stdout).error(error, None)
+    if isinstance(error, UsageError) and os.environ.get("SINGBUILD_USAGE_STATUS") == "1":
+        return 1
+    return error.status
 
 
 def main() -> None:
@@ -148,16 +154,13 @@ def main() -> None:
         status = commands.main(prog_name="singbuild", standalone_mode=False)
     except click.exceptions.Abort:
         sys.exit(EXIT_INTERRUPTED)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(_usage_status())
+    except click.UsageError as error:
+        sys.exit(_told(strangers.explained(error)))
     except SingbuildError as error:
-        print(f"singbuild: error: {error}", file=sys.stderr)
-        sys.exit(_usage_status() if isinstance(error, UsageError) else error.status)
+        sys.exit(_told(error))
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        print(f"singbuild: error: {where}{error.strerror or error}", file=sys.stderr)
-        sys.exit(HostError.status)
+        sys.exit(_told(HostError(f"{where}{error.strerror or error}")))
     except Exception:
         traceback.print_exc()
         print("singbuild: this is a bug; please report it with the lines above", file=sys.stderr)

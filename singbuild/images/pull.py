@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TextIO
 
 from singbuild import build
-from singbuild.console.display import Console
+from singbuild.console.display import Console, JsonConsole
 from singbuild.console.events import Event
+from singbuild.console.sizes import binary
 from singbuild.errors import UsageError
 from singbuild.plan import plan
 from singbuild.plan.options import Options
@@ -23,22 +24,33 @@ SCHEMES = ("docker", "docker-daemon", "docker-archive", "oci", "oci-archive")
 class LayersConsole(Console):
     """Shows an image's name and its layers, as Singularity 2.x did."""
 
-    def __init__(self, out: TextIO, name: str) -> None:
-        super().__init__(out)
+    def __init__(self, out: TextIO, name: str, *, quiet: bool = False) -> None:
+        super().__init__(out, quiet=quiet)
         self._name = name
 
     def _plain(self, event: Event) -> str:
-        """Name the image, show what is said of layers; the rest is the same for every image."""
+        """Name the source, its layers and the file; the rest is the same for every image."""
         if event.name == "start":
             return self._name
+        if event.name == "done":
+            return f"{event['image']}: {binary(event['bytes'])}"
         return str(event["text"]) if event.name == "line" and " layer: " in event["text"] else ""
 
 
-def pull(source: str, target: Path, *, force: bool, once: bool, arch: str = "") -> int:
+def pull(
+    source: str,
+    target: Path,
+    *,
+    force: bool,
+    once: bool,
+    arch: str = "",
+    as_json: bool = False,
+    quiet: bool = False,
+) -> int:
     """Build the image that ``source`` names, as SCHEME://NAME; return the exit status.
 
-    once: leave a target that is there as it is, and wait for who is just making it; arch: the
-    machine that it is for, "" for this one.
+    as_json: print events; once: leave a target that is there as it is, and wait for who is just
+    making it; arch: the machine that it is for, "" for this one.
     """
     scheme, _, name = source.partition(":")
     name = name.removeprefix("//")
@@ -59,7 +71,9 @@ def pull(source: str, target: Path, *, force: bool, once: bool, arch: str = "") 
         if target.exists():
             return 0
     shown = _shown(name) if scheme == "docker" else name
-    console = LayersConsole(sys.stdout, shown)
+    console: Console = LayersConsole(sys.stdout, shown, quiet=quiet)
+    if as_json:
+        console = JsonConsole(sys.stdout)
     loaded = grammar.parse(Text(source, f"Bootstrap: {scheme}\nFrom: {name}\n"))
     options = Options(force=force, test=False, use_cache=False)
     return build.build(plan.make(loaded, console, arch), target, options, console)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from singbuild.errors import ImageError
 from singbuild.ext3.boot import BOOT_BLOCK, recorded_digest
@@ -45,8 +46,18 @@ _JOURNALS = (1024, 4096)  # blocks; geometry.journal_blocks
 _ANY = Geometry(1 << 17, 1 << 15, _JOURNALS[0])
 
 
-def verify(path: Path) -> str:
-    """Return what was found sound, in words.
+class Sound(NamedTuple):
+    """What was found as built. files: how many inodes; digest: of the content."""
+
+    files: int
+    digest: str
+
+    def __str__(self) -> str:
+        return f"{self.files} files and directories as built, content {self.digest}"
+
+
+def verify(path: Path) -> Sound:
+    """Return what was found sound.
 
     Raises ImageError, naming the first path or place that is not as built, or
     saying that the image records nothing to hold it against.
@@ -61,7 +72,7 @@ def verify(path: Path) -> str:
                 remedy="Build it again from its recipe: singbuild inspect --recipe",
             )
         digest = _Verification(image, nodes).run(manifest)
-    return f"{len(nodes)} files and directories as built, content {digest}"
+    return Sound(len(nodes), digest)
 
 
 class _Verification:

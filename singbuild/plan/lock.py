@@ -28,7 +28,7 @@ import yaml
 
 from singbuild import __version__, command, workspace
 from singbuild.contract import Pins
-from singbuild.errors import HostError, SourceError, UsageError
+from singbuild.errors import HostError, LockError, UsageError
 from singbuild.packages import databases
 from singbuild.packages.tree import DirectoryTree
 from singbuild.plan.plan import Plan
@@ -126,21 +126,21 @@ def dumped(lock: Lock, name: str) -> str:
 
 
 def read(path: Path) -> LockFile:
-    """Read a lock. Raises SourceError for a file that is none."""
+    """Read a lock. Raises LockError for a file that is none."""
     try:
         with path.open() as file:
             text = file.read(LARGEST + 1)
         lock = parse(text)
     except OSError as error:
-        raise SourceError(
+        raise LockError(
             f"the lock {path} cannot be read",
             why=str(error.strerror),
             remedy="Make one with: singbuild lock RECIPE",
         ) from error
     except (yaml.YAMLError, ValueError) as error:
-        raise SourceError(f"the lock {path} is not valid YAML", why=str(error)) from error
+        raise LockError(f"the lock {path} is not valid YAML", why=str(error)) from error
     if not isinstance(lock, dict) or lock.get("version") != VERSION:
-        raise SourceError(
+        raise LockError(
             f"{path} is not a lock of version {VERSION}",
             remedy="Make a new one with: singbuild lock RECIPE",
         )
@@ -172,7 +172,7 @@ def installed(rootfs: Rootfs) -> dict[str, dict[str, str]]:
 def check(wanted: LockFile, now: Lock, parts: Iterable[str]) -> None:
     """Refuse any drift between a lock and what a build would take now.
 
-    parts: the keys of the lock to compare. Raises SourceError naming each input
+    parts: the keys of the lock to compare. Raises LockError naming each input
     that drifted, with its line in the lock file.
     """
     drifted = [
@@ -184,7 +184,7 @@ def check(wanted: LockFile, now: Lock, parts: Iterable[str]) -> None:
             f"locked {_shown(old)}, now {_shown(new)}"
             for keys, old, new in drifted
         ]
-        raise SourceError(
+        raise LockError(
             f"{len(drifted)} input{'s' * (len(drifted) > 1)} drifted from the lock",
             why="\n".join(lines),
             remedy="Restore the input, or accept the change with: singbuild lock RECIPE",

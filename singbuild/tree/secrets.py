@@ -27,6 +27,7 @@ from singrun.syscalls import MNT_DETACH, MS_NODEV, MS_NOEXEC, MS_NOSUID
 DIRECTORY = "/run/secrets"
 SEARCHED = 8  # bytes; the image of a shorter one may hold its value by chance
 MASK = "***"
+UNTOLD = "The words are not repeated here: they may hold the secret."
 _WORDS = re.compile(r"id=([\w-][\w.-]*),(src|env)=(.+)", re.ASCII | re.DOTALL)
 
 
@@ -54,12 +55,12 @@ def read(given: Iterable[str]) -> tuple[Secret, ...]:
     for words in given:
         match = _WORDS.fullmatch(words)
         if match is None or match[1] in found:
-            why = f"There are two of the name {match[1]}." if match else ""
+            what = f"two secrets are called {match[1]}" if match else "a --secret is not understood"
             remedy = "Say --secret id=NAME,src=FILE or --secret id=NAME,env=VARIABLE."
-            raise UsageError(f"--secret {words}: is no secret", why=why, remedy=remedy)
-        secret = Secret(match[1], _value(words, match[2], match[3]))
+            raise UsageError(what, why=UNTOLD * (match is None), remedy=remedy)
+        secret = Secret(match[1], _value(match[1], match[2], match[3]))
         if not secret.core:
-            raise UsageError(f"--secret {words}: is empty")
+            raise UsageError(f"--secret id={secret.name}: its value is empty")
         found[secret.name] = secret
         if match[2] == "env":
             variables.append(match[3])
@@ -68,16 +69,22 @@ def read(given: Iterable[str]) -> tuple[Secret, ...]:
     return tuple(found.values())
 
 
-def _value(words: str, kind: str, where: str) -> bytes:
+def _value(name: str, kind: str, where: str) -> bytes:
     if kind == "env":
         value = os.environb.get(os.fsencode(where))
         if value is None:
-            raise UsageError(f"--secret {words}: the variable {where} is not set")
+            raise UsageError(
+                f"--secret id={name}: the variable that env= names is not set",
+                remedy=f"It takes a name, not a value. {UNTOLD}",
+            )
         return value
     try:
         return Path(where).read_bytes()
     except OSError as error:
-        raise UsageError(f"--secret {words}: {where}: {error.strerror}") from error
+        raise UsageError(
+            f"--secret id={name}: the file that src= names cannot be read",
+            why=f"{error.strerror}. {UNTOLD}",
+        ) from error
 
 
 def _forget(variable: str) -> None:

@@ -34,7 +34,7 @@ def version(command: Path, **variables: str) -> str:
 
 
 def test_variables_of_python_do_not_count(broken: Path) -> None:
-    said = f"singbuild, version {__version__}\n"
+    said = f"singbuild {__version__}\n"
     assert version(BESIDE, PYTHONPATH=str(broken)) == said
     assert version(BESIDE, PYTHONHOME="/opt/python27") == said
     assert version(BESIDE, PYTHONSTARTUP=str(broken / "click.py"), PYTHONUTF8="x") == said
@@ -61,7 +61,7 @@ def test_a_users_installation_is_found_and_what_lies_beside_it_is_not(
         (tmp_path / "link").symlink_to(command)
         command = tmp_path / "link"
     said = version(command, HOME=str(tmp_path / "home"), PYTHONPATH=str(broken))
-    assert said == f"singbuild, version {__version__}\n"
+    assert said == f"singbuild {__version__}\n"
 
 
 def test_a_missing_python_is_said(tmp_path: Path) -> None:

@@ -206,7 +206,7 @@ class _Job:
                 "the image is full",
                 why=f"It has {self.size * BLOCK >> 20} MiB; its content needs "
                 f"{blocks * BLOCK >> 20} MiB.",
-                remedy="Make it larger first: singbuild expand --size MiB IMAGE",
+                remedy="Make it larger first: singbuild expand --size SIZE IMAGE",
             )
 
     def _progress(self) -> Callable[[int], None]:

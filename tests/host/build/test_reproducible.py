@@ -117,12 +117,12 @@ def test_drift_from_the_lock_is_refused_before_anything_is_built(
     (tmp_path / "data.txt").write_text("data")
     path = recipe("Bootstrap: busybox\n%files\n    data.txt /data\n")
     missing = singbuild("--locked", path, "a.img")
-    assert (missing.returncode, "singbuild lock" in missing.stderr) == (6, True)
+    assert (missing.returncode, "singbuild lock" in missing.stderr) == (9, True)
     assert singbuild("lock", path).stdout == f"{tmp_path / 'recipe.lock.yaml'}\n"
     assert singbuild("--locked", path, "a.img").returncode == 0
     (tmp_path / "data.txt").write_text("other")
     drifted = singbuild("--locked", path, "b.img")
-    assert drifted.returncode == 6
+    assert drifted.returncode == 9
     assert "recipe.lock.yaml:" in drifted.stderr
     assert "files.data.txt: locked sha256:" in drifted.stderr
     assert not (tmp_path / "b.img").exists()
@@ -141,7 +141,7 @@ def test_a_package_version_that_the_mirror_no_longer_has(
     lines[at] = "      version: 1.0-gone"
     file.write_text("\n".join(lines))
     done = singbuild("--locked", path, "a.img")
-    assert done.returncode == 6
+    assert done.returncode == 9
     assert f"recipe.lock.yaml:{at + 1}: pins.packages.bash.version: locked 1.0-gone" in done.stderr
     assert not (tmp_path / "a.img").exists()
 
@@ -153,7 +153,7 @@ def test_a_lock_of_another_recipe(
     other.write_text("Bootstrap: busybox\n%post\n    true\n")
     singbuild("lock", "-o", "recipe.lock.yaml", other)
     done = singbuild("--locked", recipe("Bootstrap: busybox\n"), "a.img")
-    assert done.returncode == 6
+    assert done.returncode == 9
     assert "recipe.name: locked other.def, now recipe.def" in done.stderr
 
 
@@ -173,7 +173,7 @@ def test_what_post_installs_is_compared_with_the_lock_of_the_image(
     assert singbuild("--locked", path, "b.img").returncode == 0
     (tmp_path / "recipe.lock.yaml").write_text(lock.replace("thing: '1'", "thing: '0'"))
     drifted = singbuild("--locked", path, "c.img")
-    assert drifted.returncode == 6
+    assert drifted.returncode == 9
     assert "packages.deb.thing: locked 0, now 1" in drifted.stderr
     assert not (tmp_path / "c.img").exists()
 

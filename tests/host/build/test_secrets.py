@@ -141,8 +141,8 @@ def test_a_killed_build_leaves_no_secret_on_the_disk(
 WRONG = {
     "token": "Say --secret id=NAME,src=FILE",
     "id=../token,src=/etc/hostname": "Say --secret",
-    "id=token,src=none.txt": "none.txt: No such file",
-    "id=token,env=NOT_SET_AT_ALL": "NOT_SET_AT_ALL is not set",
+    "id=token,src=none.txt": "No such file",
+    "id=token,env=NOT_SET_AT_ALL": "id=token: the variable that env= names is not set",
     "id=token,src=/dev/null": "is empty",
 }
 

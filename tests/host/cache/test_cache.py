@@ -159,14 +159,14 @@ def test_the_least_recently_used_go_first(
     sizes = [path.stat().st_blocks * 512 for path in images(cached).values()]
     oldest = images(cached)["post"].with_suffix(".json")
     os.utime(oldest, (1, 1))
-    done = singbuild("cache", "prune", "--size", str(sum(sizes) - 1))
+    done = singbuild("cache", "prune", "--size", f"{sum(sizes) - 1}B")
     assert done.returncode == 0, done.stderr
     assert sorted(images(cached)) == ["bootstrap", "files", "image"]
     listed = singbuild("cache", "list").stdout
     assert "bootstrap" in listed
     assert "recipe.def" in listed
     assert singbuild("cache", "prune", "--size", "0").returncode == 0
-    assert "0 entries" in singbuild("cache", "du").stdout
+    assert "0 stages of builds" in singbuild("cache", "du").stdout
 
 
 def test_a_limit_holds_during_builds(

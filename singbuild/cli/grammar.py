@@ -1,0 +1,90 @@
+"""Commands as CONTRIBUTING.md's grammar has them: examples and groups of options in every --help.
+
+Knows nothing of what a command does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import click
+
+from singbuild.cli import strangers
+from singbuild.errors import UsageError
+
+HELP = {"help_option_names": ["-h", "--help"]}
+
+
+class Command(click.Command):
+    """A command. examples: command lines; groups: titles of options, and the names under each.
+
+    Options of no group stand last, as "Options".
+    """
+
+    def __init__(
+        self,
+        *arguments: Any,
+        examples: Sequence[str] = (),
+        groups: Mapping[str, Sequence[str]] | None = None,
+        **named: Any,
+    ) -> None:
+        named["context_settings"] = HELP | (named.get("context_settings") or {})
+        super().__init__(*arguments, **named)
+        self.examples, self.groups = tuple(examples), dict(groups or {})
+
+    def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, one list for each group."""
+        records = {
+            parameter.name: record
+            for parameter in self.get_params(context)
+            if isinstance(parameter, click.Option)
+            and (record := parameter.get_help_record(context))
+        }
+        for title, names in self.groups.items():
+            with formatter.section(f"{title} options"):
+                formatter.write_dl([records.pop(name) for name in names])
+        with formatter.section("Options"):
+            formatter.write_dl([*records.values()])
+
+    def format_epilog(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the examples, as they are typed."""
+        if self.examples:
+            with formatter.section("Example" if len(self.examples) == 1 else "Examples"):
+                for example in self.examples:
+                    formatter.write(f"  {example}\n")
+        super().format_epilog(context, formatter)
+
+
+class Group(click.Group):
+    """A command with commands of its own; a word that is none of them is explained."""
+
+    command_class = Command
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        named["context_settings"] = HELP | (named.get("context_settings") or {})
+        super().__init__(*arguments, **named)
+
+    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
+        """Parse; called without a word, print the help as an error does."""
+        if not args:
+            click.echo(context.get_help(), err=True)
+            context.exit(UsageError.status)
+        return super().parse_args(context, args)
+
+    def resolve_command(
+        self, context: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; raises UsageError that proposes another one."""
+        if args and args[0] not in self.commands:
+            raise strangers.no_command(args[0], [*self.commands], context.command_path)
+        return super().resolve_command(context, args)
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands with a whole sentence each; click itself would cut them."""
+        rows = [
+            (name, self.commands[name].get_short_help_str(limit=200))
+            for name in self.list_commands(context)
+        ]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)

@@ -1,0 +1,93 @@
+"""Options that several commands have: one spelling, one letter, one meaning each."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from singbuild.console.sizes import parse_size
+
+FILE = click.Path(path_type=Path)
+MEBIBYTE = 1 << 20
+
+
+class Size(click.ParamType):  # type: ignore[type-arg] - generic as of click 8.4
+    """A size in bytes, as people write it; a number without a unit is MiB, as in Singularity."""
+
+    name = "size"
+
+    def convert(
+        self, value: Any, _parameter: click.Parameter | None, _context: click.Context | None
+    ) -> int:
+        """Return the number of bytes. Raises UsageError for what is not a size."""
+        return value if isinstance(value, int) else parse_size(value, unit=MEBIBYTE)
+
+
+def document(command: str, **fields: Any) -> None:
+    """Print what a command answers with --json: one object, the same envelope for all commands.
+
+    version: of the envelope; fields and values are added within a version, never changed.
+    """
+    print(json.dumps({"version": 1, "command": command} | fields, indent=2))
+
+
+SIZE = Size()
+force_option = click.option("-F", "--force", is_flag=True, help="Replace an existing file.")
+quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print warnings and errors only.")
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object on standard output."
+)
+events_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON event a line on standard output."
+)
+arch_option = click.option(
+    "--arch",
+    default="",
+    metavar="MACHINE",
+    help="Build for this machine type, such as aarch64, if the source has it.",
+)
+
+
+def offline_option(function: Any) -> Any:
+    """Add --offline. Downloads, those of plugins too, read it from SINGBUILD_OFFLINE."""
+
+    def set_variable(_context: click.Context, _option: click.Parameter, value: bool) -> None:
+        if value:
+            os.environ["SINGBUILD_OFFLINE"] = "1"
+
+    words = (
+        "Let the backend fetch nothing: it takes what earlier builds left in the cache. "
+        "What %post fetches is its own."
+    )
+    option = click.option(
+        "--offline", is_flag=True, expose_value=False, callback=set_variable, help=words
+    )
+    return option(function)
+
+
+def value_options(function: Any) -> Any:
+    """Add the options that fill a recipe's template."""
+    for option in (
+        click.option("--values", type=FILE, metavar="FILE", help="YAML file of template values."),
+        click.option(
+            "--build-arg-file", type=FILE, metavar="FILE", help="File of NAME=VALUE lines."
+        ),
+        click.option(
+            "--build-arg",
+            "build_args",
+            multiple=True,
+            metavar="NAME=VALUE",
+            help="A template value; repeatable.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def recipe_options(function: Any) -> Any:
+    """Add what every command that reads a recipe takes."""
+    return value_options(arch_option(click.argument("recipe")(function)))
