@@ -63,6 +63,7 @@ def _places() -> list[dict[str, object]]:
     from singbuild import host, workspace
     from singbuild.errors import HostError
     from singbuild.plan import places
+    from singrun.mounts.mountinfo import kind_of
 
     found: list[dict[str, object]] = []
     for what, variable, place in (
@@ -90,7 +91,7 @@ def _places() -> list[dict[str, object]]:
             {
                 "what": what,
                 "path": str(path),
-                "type": host.kind_of(there),
+                "type": kind_of(str(there)),
                 "free": host.free_bytes(there),
                 "trouble": trouble,
             }

@@ -15,7 +15,7 @@ FILE = click.Path(path_type=Path)
 MEBIBYTE = 1 << 20
 
 
-class Size(click.ParamType):  # type: ignore[type-arg] - generic as of click 8.4
+class Size(click.ParamType):  # type: ignore[type-arg]  # generic as of click 8.4
     """A size in bytes, as people write it; a number without a unit is MiB, as in Singularity."""
 
     name = "size"

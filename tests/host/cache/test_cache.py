@@ -57,7 +57,7 @@ def test_a_second_build_takes_the_last_stage_and_gives_the_same_image(
         ("post", "files", "changed: %post"),
         ("file", "bootstrap", "changed: data.txt"),
         ("destination", "bootstrap", "changed: %files"),
-        ("environment", "post", "unchanged: %post"),
+        ("environment", "post", "cache: post: hit"),
         ("interpreter", "files", "changed: %post"),
         ("argument", "files", "changed: %post"),
         ("mode", "bootstrap", "changed: data.txt"),
