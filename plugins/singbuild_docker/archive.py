@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, Protocol
 from singbuild import RecipeKeyError, SourceError
 from singbuild_docker import manifest
 from singbuild_docker.image import Image, Read, Store
-from singbuild_docker.inflate import MAGIC, inflated, packing_of
+from singbuild.compression import MAGIC, inflated, packing_of
 from singbuild_docker.layers import check_digest
 from singbuild_docker.manifest import Descriptor, Layer
 

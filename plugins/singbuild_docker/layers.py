@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 
 from singbuild import SingbuildError, SourceError
 from singbuild_docker.image import Read
-from singbuild_docker.inflate import inflated
+from singbuild.compression import inflated
 from singbuild_docker.manifest import Layer
 
 WAITING = 24  # pieces of at most a mebibyte

@@ -18,7 +18,7 @@ import singbuild_yum.packages as yum_packages
 from singbuild_docker import config
 from singbuild_docker.archive import DockerArchive
 from singbuild_docker.image import Store
-from singbuild_docker.inflate import inflated
+from singbuild.compression import inflated
 
 from singbuild import SingbuildError, SourceError
 from singbuild.errors import ImageError

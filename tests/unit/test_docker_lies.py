@@ -131,9 +131,9 @@ def test_a_hostile_entry_is_refused_with_its_name_and_layer(
 def test_a_bomb_is_refused(
     server: Faulty, store: Path, tmp_path: Path, packing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from singbuild_docker import inflate
+    from singbuild import compression
 
-    monkeypatch.setattr(inflate, "RATIO_FROM", 1 << 20)
+    monkeypatch.setattr(compression, "RATIO_FROM", 1 << 20)
     server.add(image(archive(file("zeros", bytes(30 << 20), **OWNER)), packing=packing))
     said = fails(source(store, f"{server.name}/x"), tmp_path)
     assert "SINGBUILD_UNPACK_RATIO" in said

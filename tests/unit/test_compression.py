@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 
 import pytest
-from singbuild_docker.inflate import MAGIC, inflated, packing_of
+from singbuild.compression import MAGIC, inflated, packing_of
 
 from singbuild import SourceError
 

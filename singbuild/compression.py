@@ -16,7 +16,7 @@ from typing import Protocol
 
 from isal import isal_zlib
 
-from singbuild import HostError, SourceError
+from singbuild.errors import HostError, SourceError
 
 if sys.version_info >= (3, 14):
     from compression import zstd
