@@ -1,4 +1,4 @@
-"""Unpacks gzip, zstd, xz and bzip2 as they arrive, with a bound on what comes out.
+"""Decompresses gzip, zstd, xz and bzip2 as they arrive, with a bound on what comes out.
 
 isal inflates twice as fast as zlib and has the same interface; both let other threads work.
 Sources: RFC 1952 section 2.2 (a file may have many members), RFC 8878 section 3.1 (frames);
@@ -22,6 +22,8 @@ if sys.version_info >= (3, 14):
     from compression import zstd
 else:
     from backports import zstd
+
+__all__ = ["MAGIC", "inflated", "packing_of", "zstd"]
 
 OUTPUT = 1 << 20  # bytes of one piece
 MAGIC = 10  # bytes that tell how something is packed
@@ -51,20 +53,20 @@ def inflated(pieces: Iterable[bytes], packing: str) -> Iterator[bytes]:
     first = b""
     while len(first) < MAGIC and (piece := next(source, b"")):
         first += piece
-    found = packing_of(first)
-    if packing not in ("", found):
-        why = f"It should be {packing}, and is {found}."
+    actual = packing_of(first)
+    if packing not in ("", actual):
+        why = f"It should be {packing}, and is {actual}."
         raise SourceError("it is not what its type says", why=why)
-    if found == "plain":
+    if actual == "plain":
         yield first
         yield from source
         return
     feed = _Feed(first, source)
     try:
-        unpacked = _gunzip(feed) if found == "gzip" else _unpack(feed, found, _MAKERS[found])
+        unpacked = _gunzip(feed) if actual == "gzip" else _unpack(feed, actual, _MAKERS[actual])
         yield from _bounded(feed, unpacked)
     except _DAMAGED as error:
-        raise SourceError(f"its {found} data are damaged", why=str(error)) from error
+        raise SourceError(f"its {actual} data are damaged", why=str(error)) from error
 
 
 def packing_of(first: bytes) -> str:
@@ -79,19 +81,18 @@ def packing_of(first: bytes) -> str:
 
 
 class _Feed:
-    """Input, and how much of it was taken."""
+    """The compressed input, with counts of what went in and came out."""
 
     def __init__(self, first: bytes, source: Iterator[bytes]) -> None:
         self.rest, self.source = first, source
-        self.taken = len(first)
+        self.bytes_in, self.bytes_out = len(first), 0
         self.streams = 0
-        self.given = 0  # bytes that came out
 
     def begin(self) -> None:
         """Count a stream; one that holds nothing costs as much time as one of a thousand bytes."""
         self.streams += 1
-        if self.streams > STREAMS + self.given // PER_STREAM:
-            why = f"{self.streams:,} streams hold {self.given:,} bytes."
+        if self.streams > STREAMS + self.bytes_out // PER_STREAM:
+            why = f"{self.streams:,} streams hold {self.bytes_out:,} bytes."
             raise SourceError("it is packed so that it takes long to unpack", why=why)
 
     def more(self) -> bytes:
@@ -102,7 +103,7 @@ class _Feed:
                 piece = next(self.source)
             except StopIteration:
                 return b""
-            self.taken += len(piece)
+            self.bytes_in += len(piece)
         return piece
 
 
@@ -163,22 +164,22 @@ def _step(frame: _Frame, piece: bytes, packing: str) -> bytes:
 
 
 def _most() -> int:
-    given = os.environ.get("SINGBUILD_UNPACK_RATIO") or str(RATIO)
-    if not given.isdecimal():
+    text = os.environ.get("SINGBUILD_UNPACK_RATIO") or str(RATIO)
+    if not text.isdecimal():
         remedy = "Set it to a whole number, or unset it."
-        raise HostError(f"SINGBUILD_UNPACK_RATIO is {given!r}", remedy=remedy)
-    return int(given)
+        raise HostError(f"SINGBUILD_UNPACK_RATIO is {text!r}", remedy=remedy)
+    return int(text)
 
 
 def _bounded(feed: _Feed, pieces: Iterator[bytes]) -> Iterator[bytes]:
     most = _most()
     for piece in pieces:
-        feed.given += len(piece)
-        if feed.given > RATIO_FROM and feed.given > most * feed.taken:
+        feed.bytes_out += len(piece)
+        if feed.bytes_out > RATIO_FROM and feed.bytes_out > most * feed.bytes_in:
             raise SourceError(
                 f"it grows to more than {most} times its size",
-                why=f"{feed.taken:,} bytes have become {feed.given:,}.",
-                remedy="If you trust the image, set SINGBUILD_UNPACK_RATIO to a larger number.",
+                why=f"{feed.bytes_in:,} bytes have become {feed.bytes_out:,}.",
+                remedy="If you trust the source, set SINGBUILD_UNPACK_RATIO to a larger number.",
             )
         if piece:
             yield piece

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from singbuild import RecipeKeyError, SourceError
+from singbuild.compression import MAGIC, inflated, packing_of
 from singbuild_docker import manifest
 from singbuild_docker.image import Image, Read, Store
-from singbuild.compression import MAGIC, inflated, packing_of
 from singbuild_docker.layers import check_digest
 from singbuild_docker.manifest import Descriptor, Layer
 

@@ -15,8 +15,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 
 from singbuild import SingbuildError, SourceError
-from singbuild_docker.image import Read
 from singbuild.compression import inflated
+from singbuild_docker.image import Read
 from singbuild_docker.manifest import Layer
 
 WAITING = 24  # pieces of at most a mebibyte
@@ -34,12 +34,19 @@ def archives(layers: Sequence[Layer], read: Read) -> Iterator[Iterator[Iterator[
     ended = threading.Event()
     worker = threading.Thread(target=_work, args=(layers, read, pieces, ended), daemon=True)
     worker.start()
-    current = [""]
+    current = ""
+
+    def each() -> Iterator[Iterator[bytes]]:
+        nonlocal current
+        for layer in layers:
+            current = layer.digest or layer.diff_id
+            yield _until_end(pieces)
+
     try:
-        yield _each(layers, pieces, current)
+        yield each()
     except SingbuildError as error:
-        error.what = f"layer {current[0]}: {error.what}"
-        raise
+        what = f"layer {current}: {error.what}"
+        raise type(error)(what, why=error.why, remedy=error.remedy) from error
     finally:
         ended.set()
         with suppress(queue.Empty):  # it may be waiting for room
@@ -91,17 +98,8 @@ def check_digest(found: str, wanted: str, what: str) -> None:
         )
 
 
-def _taken(pieces: queue.Queue[_Piece]) -> Iterator[bytes]:
+def _until_end(pieces: queue.Queue[_Piece]) -> Iterator[bytes]:
     while (piece := pieces.get()) is not None:
         if isinstance(piece, BaseException):
             raise piece
         yield piece
-
-
-def _each(
-    layers: Sequence[Layer], pieces: queue.Queue[_Piece], current: list[str]
-) -> Iterator[Iterator[bytes]]:
-    """Yield the archives, and note in ``current`` which layer is at hand."""
-    for layer in layers:
-        current[0] = layer.digest or layer.diff_id
-        yield _taken(pieces)

@@ -1,7 +1,8 @@
 """An image in a registry: Docker's and OCI's distribution protocol, version 2.
 
 Manifests and layers land in the shared store, under their digests; what is there is not
-fetched again. Source: github.com/opencontainers/distribution-spec, "Pull".
+fetched again. Source: github.com/opencontainers/distribution-spec, "Pull". Our own, since the
+clients on PyPI (python-dxf, oras) know none of registries.conf, certs.d and credential helpers.
 """
 
 from __future__ import annotations

@@ -9,7 +9,6 @@ import bz2
 import gzip
 import lzma
 import re
-import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,12 +17,8 @@ from typing import Any, BinaryIO
 from xml.etree import ElementTree
 
 from singbuild import RecipeKeyError, Source, SourceError
+from singbuild.compression import zstd
 from singbuild.download import Fetched, NotFoundError, Remote, fetch, fetch_all
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
 
 REPO = "{http://linux.duke.edu/metadata/repo}"
 COMMON = "{http://linux.duke.edu/metadata/common}"

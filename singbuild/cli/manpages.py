@@ -1,6 +1,7 @@
 """Writes the man pages, of what the commands themselves say: python -m singbuild.cli.manpages DIR.
 
-Knows nothing of the commands but that they have --help, and list in it what they can.
+Knows nothing of the commands but that they have --help, and list in it what they can. click-man
+knows click's commands alone, which ``singrun`` is none of, and help2man no verbs.
 """
 
 from __future__ import annotations

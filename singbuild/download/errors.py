@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import time
-from email.utils import parsedate_to_datetime
 
 import requests
 import urllib3.exceptions
@@ -126,9 +124,6 @@ def _causes(error: BaseException | None) -> list[BaseException]:
 
 def _retry_after(answer: requests.Response) -> float:
     """Return the seconds that the server asks us to wait (RFC 9110 section 10.2.3)."""
-    asked = answer.headers.get("Retry-After", "")
-    if asked.isdecimal():
-        return float(asked)
-    with contextlib.suppress(ValueError):
-        return parsedate_to_datetime(asked).timestamp() - time.time()
+    with contextlib.suppress(urllib3.exceptions.InvalidHeader, ValueError, OverflowError):
+        return urllib3.Retry().get_retry_after(answer.raw) or 0.0
     return 0.0

@@ -7,7 +7,8 @@ A store is a directory that builds share, also at the same time::
     KEY.part    what has arrived of a file; whoever holds its lock downloads it
 
 Nothing has its final name before it is whole, so a build that is killed leaves at
-most a ``.part``, which the next one takes up.
+most a ``.part``, which the next one takes up. The attempts are our own: urllib3's Retry
+repeats a request, but cannot go on with the body that broke off.
 """
 
 from __future__ import annotations

@@ -2,33 +2,16 @@
 
 from __future__ import annotations
 
-import bz2
-import contextlib
-import gzip
 import io
-import lzma
 import os
-import sys
-import zlib
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 from singbuild import command
+from singbuild.compression import inflated
 from singbuild.errors import ImageError, SourceError, UsageError
 from singbuild.tree.rootfs import Rootfs
 
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
-
 _PIECE = 1 << 20
-_PACKED: tuple[tuple[bytes, Callable[[Any], Any]], ...] = (
-    (b"\x1f\x8b", lambda file: gzip.GzipFile(fileobj=file)),
-    (b"BZh", bz2.BZ2File),
-    (b"\xfd7zXZ\0", lzma.LZMAFile),
-    (b"\x28\xb5\x2f\xfd", zstd.ZstdFile),
-)
 _LETTERS = frozenset("adfHLPprRnuvxT")
 _WORDS = (
     "archive", "dereference", "force", "no-clobber", "no-dereference", "no-preserve",
@@ -42,22 +25,16 @@ def archive(name: str) -> Iterator[bytes]:
 
     Takes gzip, bzip2, xz and zstd by their first bytes. Raises SourceError.
     """
-    shown = "on standard input" if name == "-" else name
+    what = f"cannot read the archive {'on standard input' if name == '-' else name}"
+    remedy = "Is it whole? tar -tvf says what is in it."
     try:
-        with contextlib.ExitStack() as stack:
-            file = io.BufferedReader(stack.enter_context(io.FileIO(0 if name == "-" else name)))
-            packing = next(
-                (kind for magic, kind in _PACKED if file.peek(6).startswith(magic)), None
-            )
-            plain = stack.enter_context(packing(file)) if packing else file
-            while piece := plain.read(_PIECE):
-                yield piece
-    except (OSError, EOFError, zlib.error, lzma.LZMAError, zstd.ZstdError) as error:
-        raise SourceError(
-            f"cannot read the archive {shown}",
-            why=str(error),
-            remedy="Is it whole? tar -tvf says what is in it.",
-        ) from error
+        with io.FileIO(0 if name == "-" else name) as file:
+            yield from inflated(iter(lambda: file.read(_PIECE), b""), "")
+    except OSError as error:
+        raise SourceError(what, why=str(error), remedy=remedy) from error
+    except SourceError as error:
+        what = f"{what}: {error.what}"
+        raise SourceError(what, why=error.why, remedy=error.remedy or remedy) from error
 
 
 def copy(

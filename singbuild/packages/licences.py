@@ -3,6 +3,9 @@
 Package databases have three vocabularies: SPDX, Debian's machine-readable
 copyright files, and the short names Fedora used before 2023. What has no name
 there is referred to by a name of its own, and the bill of materials quotes it.
+
+The list is our own, not the package license-expression's: the bill is part of the image,
+whose bytes shall not change with the version of a library.
 """
 
 from __future__ import annotations

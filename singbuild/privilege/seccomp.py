@@ -3,6 +3,9 @@
 A filter says which calls succeed without effect and which are asked about; whoever holds
 the listener gets the question and gives the answer (seccomp_unotify(2)). It sees the
 calls themselves, so it holds for static programs and any C library. No policy lives here.
+
+Not pyseccomp, which knows more architectures: it loads the host's libseccomp, and a build as an
+ordinary user would need one more package.
 """
 
 from __future__ import annotations

@@ -4,6 +4,9 @@ Knows the formats that occur in layers and exports: v7, ustar, GNU (long names, 
 numbers, sparse files) and pax. Sources: POSIX.1-2017 pax(1), "ustar Interchange Format";
 the GNU tar manual, "Basic Tar Format" and "Storing Sparse Files".
 Touches no file system; ``extract`` does.
+
+Not ``tarfile``: it wants a file, where layers are streams that are hashed as they pass, and
+bounds neither headers nor maps of holes.
 """
 
 from __future__ import annotations

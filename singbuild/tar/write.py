@@ -2,7 +2,8 @@
 
 The archive is in the POSIX.1-2001 (pax) format: owners as numbers, extended attributes as
 SCHILY.xattr, holes as GNU.sparse 1.0, hard links after the name that has the data. Equal
-trees give equal bytes.
+trees give equal bytes. ``tarfile`` packs the headers: what it is told here is checked, unlike
+what ``read`` has to take.
 """
 
 from __future__ import annotations

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import bz2
 import contextlib
 import gzip
 import io
 import json
+import lzma
 import sqlite3
 import tarfile
 import time
@@ -18,11 +20,11 @@ import singbuild_yum.packages as yum_packages
 from singbuild_docker import config
 from singbuild_docker.archive import DockerArchive
 from singbuild_docker.image import Store
-from singbuild.compression import inflated
 
-from singbuild import SingbuildError, SourceError
+from singbuild import SingbuildError, SourceError, compression
+from singbuild.compression import inflated
 from singbuild.errors import ImageError
-from singbuild.images import inspection
+from singbuild.images import incoming, inspection
 from singbuild.packages import rpm
 from singbuild.plan import lock
 from singbuild.tar.extract import Limits, Unpacker
@@ -261,3 +263,24 @@ def test_dates_of_passwords_that_are_no_dates_stay(tmp_path: Path) -> None:
         file.truncate(40 << 30)
     normalise._pin_password_dates(tmp_path / "shadow", 86400)
     assert (tmp_path / "shadow").stat().st_size == 40 << 30
+
+
+def test_an_archive_to_import_that_is_a_bomb(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compression, "RATIO_FROM", 1 << 20)
+    (tmp_path / "bomb.tar.gz").write_bytes(gzip.compress(bytes(8 << 20)))
+    with pytest.raises(SourceError, match=r"bomb.tar.gz: it grows to more than 200 times") as told:
+        list(incoming.archive(str(tmp_path / "bomb.tar.gz")))
+    assert "SINGBUILD_UNPACK_RATIO" in told.value.remedy
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, lzma.compress, bz2.compress])
+def test_an_archive_to_import_that_is_cut_off(
+    pack: Callable[[bytes], bytes], tmp_path: Path
+) -> None:
+    packed = pack(bytes(range(256)) * 1000)
+    (tmp_path / "half").write_bytes(packed[: len(packed) // 2])
+    with pytest.raises(SourceError, match=r"half: its \w+ data are cut off") as told:
+        list(incoming.archive(str(tmp_path / "half")))
+    assert "tar -tvf" in told.value.remedy

@@ -10,9 +10,9 @@ import sys
 from collections.abc import Callable
 
 import pytest
-from singbuild.compression import MAGIC, inflated, packing_of
 
 from singbuild import SourceError
+from singbuild.compression import MAGIC, inflated, packing_of
 
 if sys.version_info >= (3, 14):
     from compression import zstd
