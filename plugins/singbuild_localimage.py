@@ -1,31 +1,46 @@
-"""Bootstrap: localimage. A root file system from an ext3 image, ours or of Singularity 2.x."""
+"""Bootstrap: localimage. A root file system from an image: ext3, SIF, squashfs, a directory."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from singbuild import Keyword, Needs, Pins, RecipeKeyError, Rootfs, Source, SourceError, hookimpl
-from singbuild.download import digest
+from singbuild import (
+    Keyword,
+    Needs,
+    Pins,
+    RecipeKeyError,
+    Rootfs,
+    Source,
+    SourceError,
+    hookimpl,
+    image_digest,
+)
 
 
 @hookimpl
 def singbuild_needs() -> Needs:
     """One keyword, no host program."""
-    return Needs(keywords=(Keyword("From", "the path of an ext3 image", required=True),))
+    return Needs(
+        keywords=(
+            Keyword(
+                "From", "the path of an image: ext3, SIF, squashfs, or a directory", required=True
+            ),
+        )
+    )
 
 
 @hookimpl
 def singbuild_resolve(source: Source) -> Pins:
     """Pin the image by its digest."""
     path = Path(source.keywords["From"])
-    if not path.is_file():
+    if not path.exists():
         raise RecipeKeyError(
             "From",
             f"there is no image {path}",
             why=f"Relative paths start at {Path.cwd()}.",
             remedy="Correct the path, or start singbuild in the directory that has it.",
         )
-    return {"sha256": digest(path)}
+    return {"sha256": image_digest(path)}
 
 
 @hookimpl
@@ -33,6 +48,6 @@ def singbuild_bootstrap(source: Source, pins: Pins, rootfs: Rootfs) -> bool:
     """Unpack the image's tree; what it says of itself holds where the recipe says nothing."""
     path = Path(source.keywords["From"])
     rootfs.unpack_image(path)
-    if digest(path) != pins["sha256"]:
+    if image_digest(path) != pins["sha256"]:
         raise SourceError(f"{path}: was changed while it was read", remedy="Build again.")
     return True

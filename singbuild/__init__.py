@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from singbuild.contract import (
         API_VERSION,
+        About,
         Build,
         Defaults,
         Finished,
+        Format,
         Keyword,
         Needs,
         Pins,
@@ -22,14 +24,21 @@ if TYPE_CHECKING:
         Source,
     )
     from singbuild.errors import HostError, ImageError, RecipeKeyError, SingbuildError, SourceError
+    from singbuild.file_tree import Entry, Facts, FileTree
+    from singbuild.formats.loading import image_digest
     from singbuild.hookspecs import hookimpl
     from singbuild.tree.rootfs import Rootfs
 
 __all__ = [
     "API_VERSION",
+    "About",
     "Build",
     "Defaults",
+    "Entry",
+    "Facts",
+    "FileTree",
     "Finished",
+    "Format",
     "HostError",
     "ImageError",
     "Keyword",
@@ -44,10 +53,14 @@ __all__ = [
     "SourceError",
     "__version__",
     "hookimpl",
+    "image_digest",
 ]
 
 # By name where it is not singbuild.contract.
 _MODULES = {
+    "Entry": "singbuild.file_tree",
+    "Facts": "singbuild.file_tree",
+    "FileTree": "singbuild.file_tree",
     "HostError": "singbuild.errors",
     "ImageError": "singbuild.errors",
     "RecipeKeyError": "singbuild.errors",
@@ -55,6 +68,7 @@ _MODULES = {
     "SingbuildError": "singbuild.errors",
     "SourceError": "singbuild.errors",
     "hookimpl": "singbuild.hookspecs",
+    "image_digest": "singbuild.formats.loading",
 }
 
 

@@ -5,7 +5,7 @@ A plugin imports these from ``singbuild``; ``hookspecs.py`` says when each is us
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -37,6 +37,38 @@ class Program:
 
     name: str
     package: str
+
+
+@dataclass(frozen=True)
+class Format:
+    """A kind of image file.
+
+    help: one line; endings: of names of targets that mean it, such as ".sif"; programs: of the
+    host, that write it; directory: it is no file; executable: the kernel can start it.
+    """
+
+    help: str
+    endings: tuple[str, ...] = ()
+    programs: tuple[Program, ...] = ()
+    directory: bool = False
+    executable: bool = False
+
+
+@dataclass(frozen=True)
+class About:
+    """What an image says of itself, for formats that keep it beside the tree.
+
+    definition: its recipe, b"" for none; labels; attributes: what ``inspect --json`` of Apptainer
+    shows; bill: makes the bill of materials, SPDX 2.3 in JSON; made: the image's date, seconds
+    since 1970; machine: as Go calls it, such as amd64.
+    """
+
+    definition: bytes
+    labels: Mapping[str, str]
+    attributes: Mapping[str, Any]
+    bill: Callable[[], str]
+    made: int
+    machine: str
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from typing import Any
 import pluggy
 
 from singbuild.backends import extension_hookspecs
-from singbuild.backends.loading import Installed, claimed, imported, installed
 from singbuild.contract import Build, Finished, Reporter
+from singbuild.entry_points import Installed, claimed, imported, installed
 from singbuild.errors import RecipeError
 
 GROUP = "singbuild.extension"

@@ -6,7 +6,7 @@ import re
 from importlib import resources
 from pathlib import Path
 
-from singbuild import __version__
+from singbuild import __version__, entry_points
 from singbuild.backends import loading
 from singbuild.errors import HostError, UsageError
 
@@ -56,7 +56,7 @@ def check_name(name: str) -> None:
             f"{name!r} cannot be a backend's name",
             remedy="Use lower-case letters, digits and single hyphens, as in my-site.",
         )
-    for each in loading.installed():
+    for each in entry_points.installed(loading.GROUP):
         if each.name == name:
             raise UsageError(
                 f"the name {name!r} is taken by {each.distribution} {each.version}",

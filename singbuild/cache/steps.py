@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from singbuild.backends import loading
+from singbuild import entry_points
 from singbuild.cache import store
 from singbuild.cache.store import Snapshot
 from singbuild.console.display import Console
@@ -134,7 +134,7 @@ def _bootstrap(job: Job) -> dict[str, str]:
     names = ("backend", "singbuild", "arch", "epoch", "tools", "pins")
     return {name: _digest(job.lock[name]) for name in names} | {
         "keywords": _digest(dict(job.plan.source.keywords)),
-        "code": loading.code_digest("singbuild", job.plan.backend.installed.entry.module),
+        "code": entry_points.code_digest("singbuild", job.plan.backend.installed.entry.module),
     }
 
 

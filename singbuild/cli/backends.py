@@ -12,7 +12,7 @@ from singbuild.cli.grammar import Command
 from singbuild.cli.parameters import FILE, document, json_option
 
 if TYPE_CHECKING:
-    from singbuild.backends.loading import Installed
+    from singbuild.entry_points import Installed
 
 
 @click.command(
@@ -22,10 +22,11 @@ if TYPE_CHECKING:
 @json_option
 def show_backends(name: str | None, as_json: bool) -> int:
     """List the backends that are installed, or print one's keywords and host programs."""
+    from singbuild import entry_points
     from singbuild.backends import loading
 
     if name is None:
-        found = loading.installed()
+        found = entry_points.installed(loading.GROUP)
         if as_json:
             document("backends", backends=[_facts(each) for each in found])
             return 0

@@ -218,7 +218,7 @@ def export_(
     and podman load take both formats of container images.
     """
     from singbuild import host, workspace
-    from singbuild.ext3.reader.image import Image as Opened
+    from singbuild.formats.loading import opened as opened_image
     from singbuild.images import change, containers
     from singbuild.tar import write
 
@@ -230,7 +230,7 @@ def export_(
     if name and form == "tar":
         raise UsageError("a tar archive has no name", remedy="Add --format docker-archive or oci.")
     name = containers.checked_name(name or containers.default_name(image))
-    with Opened(image) as opened:
+    with opened_image(image) as opened:
         change.check_clean(opened)
         pieces = write.archive(opened) if form == "tar" else containers.archive(opened, form, name)
         if form != "tar" and (said := containers.whiteout_warning(opened)):

@@ -46,22 +46,22 @@ NO_TEXT = "backslashreplace"  # how a name is shown that is not UTF-8
 def inspect_image(image: Path, part: str | None) -> int:
     """Describe IMAGE, without root or a mount.
 
-    Without an option: a summary. One part is printed at a time.
-    Reads Singularity 2.x images and bare ext3 too.
+    Without an option: a summary. One part is printed at a time. Reads SIF, squashfs,
+    directories, Singularity 2.x images and bare ext3 too.
     """
-    from singbuild.ext3.reader.image import Image
+    from singbuild.formats.loading import opened
     from singbuild.images import inspection
 
-    with Image(image) as opened:
+    with opened(image) as tree:
         if part == "sbom":
-            text = inspection.bill(opened).encode(errors=NO_TEXT)
+            text = inspection.bill(tree).encode(errors=NO_TEXT)
         elif part == "json":
-            document("inspect", **inspection.summary(opened))
+            document("inspect", **inspection.summary(tree))
             return 0
         elif part:
-            text = inspection.part(opened, part)
+            text = inspection.part(tree, part)
         else:
-            text = inspection.described(inspection.summary(opened)).encode(errors=NO_TEXT)
+            text = inspection.described(inspection.summary(tree)).encode(errors=NO_TEXT)
     sys.stdout.buffer.write(text)
     sys.stdout.flush()
     return 0
@@ -78,18 +78,18 @@ def inspect_image(image: Path, part: str | None) -> int:
 @click.option("--packages", "only_packages", is_flag=True, help="Compare packages only.")
 @click.option("--times", is_flag=True, help="Compare modification times too.")
 def diff_images(one: Path, other: Path, as_json: bool, only_packages: bool, times: bool) -> int:
-    """Compare two images: their packages, and for each file what differs in it.
+    """Compare two images of any kind: their packages, and for each file what differs in it.
 
     Exits with 0 when they are equal, with 1 when they differ. Two images that record
     one digest, and were never mounted for writing, are taken as equal without reading
     their files; `singbuild verify` tells whether a record is still true.
     """
-    from singbuild.ext3.reader.image import Image
+    from singbuild.formats.loading import opened
     from singbuild.images import difference
 
     packages: list[PackageChange] = []
     files: list[FileChange] = []
-    with Image(one) as first, Image(other) as second:
+    with opened(one) as first, opened(other) as second:
         if difference.want_comparison(first, second):
             packages = difference.package_changes(first, second)
             files = [] if only_packages else [*difference.files(first, second, times=times)]

@@ -33,6 +33,7 @@ from singbuild.ext3.reader.disk import HEADER_2X_SIZE
 from singbuild.ext3.reader.image import Image
 from singbuild.ext3.writer import seal
 from singbuild.ext3.writer.seal import Shape
+from singbuild.file_tree import FileTree
 from singbuild.plan import plan, preflight
 from singbuild.plan.options import Options
 from singbuild.privilege import capabilities, modes, namespace
@@ -234,9 +235,9 @@ def shape_of(opened: Image) -> Shape:
     return Shape(0 if exact else opened.superblock.size, header)
 
 
-def check_clean(opened: Image) -> None:
+def check_clean(opened: FileTree) -> None:
     """Refuse an image whose journal is not empty: nobody but the kernel reads that."""
-    if opened.superblock.dirty:
+    if opened.facts.dirty:
         raise ImageError(
             f"{opened.path} was not unmounted cleanly",
             why="Its journal holds changes that are not in their place yet.",

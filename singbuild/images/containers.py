@@ -21,7 +21,7 @@ from typing import Any
 
 from singbuild.errors import UsageError
 from singbuild.ext3.node import shown
-from singbuild.ext3.reader.image import Image, newest
+from singbuild.file_tree import FileTree
 from singbuild.images.inspection import HOME, labels
 from singbuild.tar import write
 from singbuild.tar.extract import WHITEOUT
@@ -39,7 +39,7 @@ _BLOCK = tarfile.BLOCKSIZE
 File = tuple[str, int, Iterable[bytes]]  # name in the archive, bytes, content
 
 
-def archive(image: Image, form: str, name: str) -> Iterator[bytes]:
+def archive(image: FileTree, form: str, name: str) -> Iterator[bytes]:
     """Yield an archive of the image. form: a key of FORMS; name: as NAME:TAG.
 
     Sockets are left out: no layer knows them; and what ``is_whiteout`` names. Raises DamagedImage.
@@ -55,7 +55,7 @@ def archive(image: Image, form: str, name: str) -> Iterator[bytes]:
     yield bytes(2 * _BLOCK)
 
 
-def whiteout_warning(image: Image) -> str:
+def whiteout_warning(image: FileTree) -> str:
     """Return what to say of files that a layer cannot hold, "" when there are none."""
     lost = [entry.path for entry in image.walk() if is_whiteout(entry.path)]
     if not lost:
@@ -130,9 +130,9 @@ FORMS: dict[str, Callable[[bytes, File, str], Iterator[File]]] = {
 }
 
 
-def _configuration(image: Image, diff_id: str) -> dict[str, Any]:
+def _configuration(image: FileTree, diff_id: str) -> dict[str, Any]:
     run = image.find(RUN)
-    made = datetime.fromtimestamp(newest(image), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    made = datetime.fromtimestamp(image.newest(), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     return {
         "created": made,
         "architecture": _machine(image),
@@ -149,7 +149,7 @@ def _configuration(image: Image, diff_id: str) -> dict[str, Any]:
     }
 
 
-def _environment(image: Image) -> list[str]:
+def _environment(image: FileTree) -> list[str]:
     """Return the variables that the image has from its source; its scripts set the others."""
     entry = image.find(f"{HOME}/env/10-source.sh")
     try:
@@ -161,7 +161,7 @@ def _environment(image: Image) -> list[str]:
     return variables if has_path else [f"PATH={chroot.PATH}", *variables]
 
 
-def _machine(image: Image) -> str:
+def _machine(image: FileTree) -> str:
     """Return the kind of machine that the image's shell is for; this one if that is not told."""
     shell = image.find("bin/sh")
     # elf(5): 20 bytes tell it, where pyelftools would read the whole file's table of sections.

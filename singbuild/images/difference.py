@@ -10,10 +10,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from singbuild.ext3.boot import recorded_digest
 from singbuild.ext3.node import MANIFEST, shown
-from singbuild.ext3.reader.image import Entry, Image
-from singbuild.ext3.reader.inode import DIRECTORY, REGULAR, SYMLINK
+from singbuild.file_tree import DIRECTORY, REGULAR, SYMLINK, Entry, FileTree
+from singbuild.formats.loading import opened
 from singbuild.packages.databases import packages
 from singbuild.packages.package import Package
 from singbuild.packages.tree import ImageTree
@@ -60,19 +59,13 @@ class PackageChange:
     now: str
 
 
-def want_comparison(one: Image, other: Image) -> bool:
+def want_comparison(one: FileTree, other: FileTree) -> bool:
     """Return False when both record one digest and neither was written to since it was built."""
-    digests = {recorded_digest(image.boot) for image in (one, other)}
-    return None in digests or len(digests) > 1 or not (untouched(one) and untouched(other))
+    records = {image.facts.digest if image.facts.untouched else None for image in (one, other)}
+    return None in records or len(records) > 1
 
 
-def untouched(image: Image) -> bool:
-    """Whether the superblock knows of no mount for writing."""
-    block = image.superblock
-    return not (block.dirty or block.mounts or block.mounted) and block.written == block.made
-
-
-def files(one: Image, other: Image, *, times: bool = False) -> Iterator[FileChange]:
+def files(one: FileTree, other: FileTree, *, times: bool = False) -> Iterator[FileChange]:
     """Yield every path that differs, each directory's own entries together and sorted.
 
     times: modification times count too. Raises ImageError for a damaged image.
@@ -82,11 +75,11 @@ def files(one: Image, other: Image, *, times: bool = False) -> Iterator[FileChan
 
 def differing_paths(one: Path, other: Path) -> Iterator[FileChange]:
     """Yield every path that differs between two images on disk, times included."""
-    with Image(one) as first, Image(other) as second:
+    with opened(one) as first, opened(other) as second:
         yield from files(first, second, times=True)
 
 
-def package_changes(one: Image, other: Image) -> list[PackageChange]:
+def package_changes(one: FileTree, other: FileTree) -> list[PackageChange]:
     """Return the packages that differ, sorted by manager and name."""
     was, now = (_versions(packages(ImageTree(image))) for image in (one, other))
     changes = []
@@ -112,8 +105,8 @@ def _versions(found: Iterable[Package]) -> dict[tuple[str, str, str], str]:
 class _Walk:
     """Two trees on the way. first: the first path of each inode with several, by image."""
 
-    one: Image
-    other: Image
+    one: FileTree
+    other: FileTree
     times: bool
     first: tuple[dict[int, bytes], dict[int, bytes]] = field(default_factory=lambda: ({}, {}))
     seen: tuple[set[int], set[int]] = field(default_factory=lambda: (set(), set()))
@@ -146,7 +139,7 @@ class _Walk:
                 yield one, other
                 one, other = next(ours, None), next(theirs, None)
 
-    def _listed(self, image: Image, seen: set[int], entry: Entry | None) -> Iterable[Entry]:
+    def _listed(self, image: FileTree, seen: set[int], entry: Entry | None) -> Iterable[Entry]:
         if entry is None or entry.inode.kind != DIRECTORY:
             return ()
         if entry.inode.number in seen:

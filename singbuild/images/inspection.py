@@ -15,9 +15,7 @@ from typing import Any
 import yaml
 
 from singbuild.errors import SingbuildError
-from singbuild.ext3.boot import LAUNCH_LINE, recorded_digest
-from singbuild.ext3.reader.image import Image, newest
-from singbuild.ext3.reader.inode import DIRECTORY, REGULAR
+from singbuild.file_tree import DIRECTORY, REGULAR, FileTree
 from singbuild.packages import package, spdx
 from singbuild.packages.databases import found
 from singbuild.packages.tree import ImageTree
@@ -56,7 +54,7 @@ PARTS = {
 }
 
 
-def part(image: Image, name: str) -> bytes:
+def part(image: FileTree, name: str) -> bytes:
     """Return one part as it stands in the image. name: a key of PARTS.
 
     Raises SingbuildError when the image does not have it.
@@ -65,38 +63,39 @@ def part(image: Image, name: str) -> bytes:
     data = _part(image, wanted)
     if data is None:
         hint = f"Its recipe had no {wanted.section} section." if wanted.section else ""
-        old = "Singularity 2.x kept none in its images." if image.offset else hint
+        is_old = image.facts.kind.startswith("Singularity 2.x")
+        old = "Singularity 2.x kept none in its images." if is_old else hint
         raise SingbuildError(f"{image.path} holds no {wanted.says}", why=old)
     return data
 
 
-def labels(image: Image) -> dict[str, str] | None:
+def labels(image: FileTree) -> dict[str, str] | None:
     """Return an image's labels; None when there are none, or when they are no JSON object."""
     return _labels(_text(_part(image, PARTS["labels"])))
 
 
-def bill(image: Image) -> str:
+def bill(image: FileTree) -> str:
     """Return the bill of materials of what is installed now: SPDX 2.3, JSON text."""
-    return spdx.bill(ImageTree(image), newest(image))
+    return spdx.bill(ImageTree(image), image.newest())
 
 
-def summary(image: Image) -> dict[str, Any]:
+def summary(image: FileTree) -> dict[str, Any]:
     """Return all that is known, as plain values; what an image does not have is None."""
     software = found(ImageTree(image))
-    superblock = image.superblock
+    facts = image.facts
     texts = {name: _text(_part(image, wanted)) for name, wanted in PARTS.items()}
     lock = _lock(texts["lock"])
     return {
         "version": 1,
         "image": str(image.path),
-        "kind": _kind(image),
-        "offset": image.offset,
-        "size": image.size,
-        "used": (superblock.blocks - superblock.free_blocks) * superblock.block,
-        "uuid": _uuid(superblock.uuid),
-        "digest": recorded_digest(image.boot),
-        "epoch": superblock.made or None,
-        "journal_pending": superblock.dirty,
+        "kind": facts.kind,
+        "offset": facts.offset,
+        "size": facts.size,
+        "used": facts.used,
+        "uuid": facts.uuid,
+        "digest": facts.digest,
+        "epoch": facts.made or None,
+        "journal_pending": facts.dirty,
         "system": _system(image),
         "backend": _backend(lock, texts["recipe"]),
         "labels": _labels(texts["labels"]),
@@ -105,7 +104,7 @@ def summary(image: Image) -> dict[str, Any]:
             {"kind": p.kind, "name": p.name, "version": p.version, "arch": p.arch, "purl": p.purl}
             for p in software.packages
         ],
-        "notes": list(software.notes),
+        "notes": [*facts.notes, *software.notes],
     }
 
 
@@ -143,15 +142,7 @@ def _rows(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "Journal", "holds changes that are not shown here; e2fsck brings them into place"
 
 
-def _kind(image: Image) -> str:
-    if image.offset:
-        return "Singularity 2.x image (ext3 at offset 31)"
-    if image.boot.startswith(LAUNCH_LINE):
-        return "singbuild image (ext3, executable)"
-    return "bare ext3 file system"
-
-
-def _part(image: Image, wanted: Part) -> bytes | None:
+def _part(image: FileTree, wanted: Part) -> bytes | None:
     for path in wanted.paths:
         entry = image.find(path)
         if entry is None:
@@ -171,12 +162,6 @@ def _titled(path: bytes, text: bytes) -> bytes:
 
 def _text(data: bytes | None) -> str | None:
     return None if data is None else data.decode(errors="replace")
-
-
-def _uuid(data: bytes) -> str:
-    digits = data.hex()
-    places = ((0, 8), (8, 12), (12, 16), (16, 20), (20, 32))
-    return "-".join(digits[start:end] for start, end in places)
 
 
 def _labels(text: str | None) -> dict[str, str] | None:
@@ -210,7 +195,7 @@ def _backend(lock: dict[str, Any], recipe: str | None) -> dict[str, str] | None:
     return None
 
 
-def _system(image: Image) -> str | None:
+def _system(image: FileTree) -> str | None:
     tree = ImageTree(image)
     text = package.read(tree, b"etc/os-release") or package.read(tree, b"usr/lib/os-release") or b""
     for each in text.decode(errors="replace").splitlines():

@@ -28,12 +28,13 @@ from singbuild.ext3.geometry import (
 )
 from singbuild.ext3.node import MANIFEST, MANIFEST_ENTRY, Node, shown
 from singbuild.ext3.reader.image import Image
-from singbuild.ext3.reader.inode import REGULAR
 from singbuild.ext3.writer.seal import identity, in_use, names_seed, tree_digest
 from singbuild.ext3.writer.tables import write_tables
+from singbuild.ext3.writer.tree_contents import ANY, Ignored, tree_digests, tree_nodes
 from singbuild.ext3.writer.volume import Volume
-from singbuild.images.difference import untouched
-from singbuild.images.resealed import Compared, Ignored, ImageContents, image_nodes
+from singbuild.file_tree import REGULAR, Entry, FileTree
+from singbuild.formats.loading import is_ext3, opened
+from singbuild.images.resealed import Compared, ImageContents
 
 _OWN = {
     ROOT_INODE: "/",
@@ -42,8 +43,6 @@ _OWN = {
     LOST_INODE: "/lost+found",
 }
 _JOURNALS = (1024, 4096)  # blocks; geometry.journal_blocks
-# For an image that no seal has laid out: room for anything, and nothing is written.
-_ANY = Geometry(1 << 17, 1 << 15, _JOURNALS[0])
 
 
 class Sound(NamedTuple):
@@ -62,17 +61,41 @@ def verify(path: Path) -> Sound:
     Raises ImageError, naming the first path or place that is not as built, or
     saying that the image records nothing to hold it against.
     """
+    if not is_ext3(path):
+        return _verify_tree(path)
     with Image(path, short=True) as image:
-        nodes = image_nodes(image)
-        manifest = _manifest(image)
+        nodes = tree_nodes(image)
+        manifest = _manifest(image, image.superblock.inodes)
         if recorded_digest(image.boot) is None and manifest is None:
-            raise ImageError(
-                f"{path} records no digest",
-                why="It was not built by singbuild, or by a version that recorded none.",
-                remedy="Build it again from its recipe: singbuild inspect --recipe",
-            )
+            raise _without_record(path)
         digest = _Verification(image, nodes).run(manifest)
     return Sound(len(nodes), digest)
+
+
+def _verify_tree(path: Path) -> Sound:
+    """Hold each inode of an image of another kind against the manifest in it."""
+    with opened(path) as tree:
+        entries: dict[int, Entry] = {}
+        nodes = tree_nodes(tree, entries)
+        manifest = _manifest(tree, len(nodes) + 1)
+        if manifest is None:
+            raise _without_record(path)
+        digests = tree_digests(tree, nodes, entries)
+        for place, (node, found) in enumerate(zip(nodes, digests, strict=True)):
+            if place >= len(manifest) or manifest[place] != found[:MANIFEST_ENTRY]:
+                reason = "its content or its metadata is not what was built"
+                raise tree.damaged(shown(node.path), reason)
+        if len(manifest) != len(nodes):
+            raise tree.damaged(shown(MANIFEST), "it tells of more files than there are")
+    return Sound(len(nodes), f"sha256:{tree_digest(digests).hex()}")
+
+
+def _without_record(path: Path) -> ImageError:
+    return ImageError(
+        f"{path} records no digest",
+        why="It was not built by singbuild, or by a version that recorded none.",
+        remedy="Build it again from its recipe: singbuild inspect --recipe",
+    )
 
 
 class _Verification:
@@ -84,8 +107,8 @@ class _Verification:
     def run(self, manifest: Sequence[bytes] | None) -> str:
         geometry = self._geometry()
         seed = names_seed(self._nodes)
-        target = Compared(self._image) if geometry else Ignored(self._image)
-        shape = geometry or _ANY
+        target = Compared(self._image) if geometry else Ignored(self._image.path)
+        shape = geometry or ANY
         with Volume(target, shape) as volume:
             contents = ImageContents(self._image, volume, shape, seed)
             contents.write(self._nodes, self._image.superblock.made)
@@ -191,7 +214,7 @@ class _Verification:
 
     def _error(self, where: str, reason: str) -> ImageError:
         """Make the error: damage, or a change by somebody who mounted the image for writing."""
-        if untouched(self._image):
+        if self._image.untouched:
             return self._image.damaged(where, reason)
         when = max(self._image.superblock.mounted, self._image.superblock.written)
         date = datetime.fromtimestamp(min(when, 2**34), UTC).date()
@@ -202,13 +225,13 @@ class _Verification:
         )
 
 
-def _manifest(image: Image) -> list[bytes] | None:
+def _manifest(image: FileTree, most: int) -> list[bytes] | None:
     """Return the recorded digests, 16 bytes of each; None when there is no readable manifest."""
     entry = image.find(MANIFEST, follow=False)
     if entry is None or entry.inode.kind != REGULAR:
         return None
     try:
-        data = image.read(entry, MANIFEST_ENTRY * image.superblock.inodes)
+        data = image.read(entry, MANIFEST_ENTRY * most)
     except ImageError:
         return None  # what is in its place is told when all is compared
     return [data[at : at + MANIFEST_ENTRY] for at in range(0, len(data), MANIFEST_ENTRY)]

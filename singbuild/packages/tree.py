@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from singbuild.errors import ImageError
-from singbuild.ext3.reader.image import Entry, Image
-from singbuild.ext3.reader.inode import DIRECTORY, REGULAR
+from singbuild.file_tree import DIRECTORY, REGULAR, Entry, FileTree
 from singbuild.packages.package import Names
 from singbuild.tree.rootfs import Rootfs
 
@@ -19,7 +18,7 @@ _PIECE = 1 << 20
 class ImageTree:
     """The tree of an open image."""
 
-    def __init__(self, image: Image) -> None:
+    def __init__(self, image: FileTree) -> None:
         self._image = image
 
     def chunks(self, path: bytes) -> Iterator[bytes] | None:

@@ -13,8 +13,7 @@ import tarfile
 from collections.abc import Callable, Iterator
 
 from singbuild.errors import ImageError
-from singbuild.ext3.reader.image import Entry, Image
-from singbuild.ext3.reader.inode import DIRECTORY, REGULAR, SYMLINK
+from singbuild.file_tree import DIRECTORY, REGULAR, SYMLINK, Entry, FileTree, Segment
 from singbuild.tar.owners import shown
 
 _BLOCK = tarfile.BLOCKSIZE
@@ -27,10 +26,10 @@ _TYPES = {
     stat.S_IFIFO: tarfile.FIFOTYPE,
 }
 
-Segment = tuple[int, int]  # offset, length; bytes
 
-
-def archive(image: Image, leave_out: Callable[[bytes], bool] = lambda _: False) -> Iterator[bytes]:
+def archive(
+    image: FileTree, leave_out: Callable[[bytes], bool] = lambda _: False
+) -> Iterator[bytes]:
     """Yield the tree of an image as one uncompressed tar archive, in pieces of any size.
 
     leave_out: says of a path whether it is left out. Sockets always are: no tar format knows
@@ -54,7 +53,7 @@ def archive(image: Image, leave_out: Callable[[bytes], bool] = lambda _: False) 
     yield bytes(2 * _BLOCK)
 
 
-def _header(image: Image, entry: Entry) -> tarfile.TarInfo | None:
+def _header(image: FileTree, entry: Entry) -> tarfile.TarInfo | None:
     inode = entry.inode
     kind = _TYPES.get(stat.S_IFMT(inode.mode))
     if kind is None:
@@ -82,9 +81,9 @@ def _key(name: bytes, entry: Entry) -> str:
         ) from error
 
 
-def _file(image: Image, entry: Entry, info: tarfile.TarInfo) -> Iterator[bytes]:
+def _file(image: FileTree, entry: Entry, info: tarfile.TarInfo) -> Iterator[bytes]:
     size = entry.inode.size
-    segments = _segments(image, entry)
+    segments = image.segments(entry)
     stored = sum(length for _, length in segments)
     if stored == size:
         info.size = size
@@ -104,20 +103,6 @@ def _file(image: Image, entry: Entry, info: tarfile.TarInfo) -> Iterator[bytes]:
     for _, data in image.data(entry):
         yield data
     yield bytes(-stored % _BLOCK)
-
-
-def _segments(image: Image, entry: Entry) -> list[Segment]:
-    """Return where a file has data."""
-    block, size, at = image.superblock.block, entry.inode.size, 0
-    found: list[Segment] = []
-    for start, count in image.runs(entry):
-        length = min(count * block, size - at)
-        if start and found and sum(found[-1]) == at:
-            found[-1] = (found[-1][0], found[-1][1] + length)
-        elif start:
-            found.append((at, length))
-        at += length
-    return found
 
 
 def _table(segments: list[Segment]) -> bytes:

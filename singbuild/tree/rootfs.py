@@ -19,6 +19,7 @@ from singbuild.errors import HostError
 from singbuild.ext3.node import Owner, shown
 from singbuild.ext3.reader.image import Image
 from singbuild.ext3.records import MAX_TIME
+from singbuild.formats.loading import opened
 from singbuild.privilege import container_init, recorder
 from singbuild.tar.extract import Unpacker
 from singbuild.tar.write import archive
@@ -155,11 +156,11 @@ class Rootfs(RootDirectory):
         self.baseline.record(self.root, unpacker.baseline_paths)
 
     def unpack_image(self, path: Path) -> None:
-        """Unpack the tree of an ext3 image over what is there: owners, attributes and all.
+        """Unpack the tree of an image of any kind over what is there: owners, attributes and all.
 
         Raises ImageError for what is no image or a damaged one.
         """
-        with Image(path) as image:
+        with opened(path) as image:
             self.unpack([archive(image)])
 
     def restore(self, path: Path, source: Mapping[str, bool]) -> None:

@@ -25,58 +25,70 @@ MACHINES = {  # by the word of the header: the name of Go, and that of uname(2)
 }
 _ALSO = {"x86_64": ("i686",), "aarch64": ("armv7l",)}  # what their kernels execute besides
 _EMULATED = "/proc/sys/fs/binfmt_misc/qemu-"
-_HEADER, _DESCRIPTOR, _MOST = 128, 585, 4096  # bytes, bytes, descriptors
-_PARTITION, _OCI = 0x4004, (0x400A, 0x400B)
-_PRIMARY, _OVERLAY = 2, 4
+DESCRIPTOR, _HEADER, _MOST = 585, 128, 4096  # bytes, bytes, descriptors
+PARTITION, _OCI = 0x4004, (0x400A, 0x400B)
+PRIMARY, OVERLAY = 2, 4
 _ENCRYPTED = (5, 6)  # squashfs in LUKS, and in gocryptfs
 
 
+class Object:
+    """One object of a SIF: its type, where its bytes are, and what its type says of it."""
+
+    def __init__(self, descriptor: bytes) -> None:
+        self.kind = _number(descriptor, 0, 4)
+        self.offset, self.size = _number(descriptor, 17, 8), _number(descriptor, 25, 8)
+        self.name = descriptor[73:201].rstrip(b"\0")
+        self.file_system, self.part = _number(descriptor, 201, 4), _number(descriptor, 205, 4)
+        self.machine = descriptor[209:211]
+
+    def is_partition(self, part: int) -> bool:
+        """Whether it is a partition of this kind."""
+        return self.kind == PARTITION and self.part == part
+
+
 def root_partition(path: str, fd: int, head: bytes, size: int) -> "tuple[int, int]":
-    """Return the offset and length of the primary partition of an open SIF.
+    """Return the offset and length of the primary partition of an open SIF that shall run here.
 
     head: its first bytes; size: of the file. RunError: there is none that can be used here.
     """
+    found = objects(path, fd, head, size)
+    root = primary(path, found)
+    _check_machine(path, root.machine)
+    if any(each.is_partition(OVERLAY) for each in found):
+        say(f"{path} has an overlay partition, which is left out; it shows what was built.")
+    return root.offset, root.size
+
+
+def objects(path: str, fd: int, head: bytes, size: int) -> "list[Object]":
+    """Return the objects of an open SIF, which all lie in the file. RunError: it is damaged."""
     if head[42:44] != b"01":
         raise RunError(f"Cannot read {path}", why="It is a SIF of another version than 1.")
-    primary = overlay = None
-    kinds = set()
-    for each in _descriptors(path, fd, head, size):
-        kind = _number(each, 0, 4)
-        kinds.add(kind)
-        part = _number(each, 205, 4)
-        if kind == _PARTITION and part == _PRIMARY:
-            if primary:
-                raise _damaged(path, "It has two primary partitions.")
-            primary = each
-        elif kind == _PARTITION and part == _OVERLAY:
-            overlay = each
-    if not primary:
-        raise _without_root(path, kinds)
-    offset, length = _number(primary, 17, 8), _number(primary, 25, 8)
-    if not (_HEADER <= offset <= size and 0 < length <= size - offset):
-        raise RunError(
-            f"The image {path} is truncated",
-            why=f"Its partition ends at byte {offset + length}, the file at {size}.",
-            remedy="Copy or build it again.",
-        )
-    if _number(primary, 201, 4) in _ENCRYPTED:
-        why = "Its file system is encrypted, and singrun decrypts none."
-        remedy = "Decrypt it with the program that made it: apptainer build --sandbox DIR IMAGE"
-        raise RunError(f"Cannot mount {path}", why=why, remedy=remedy)
-    _check_machine(path, primary[209:211])
-    if overlay:
-        say(f"{path} has an overlay partition, which is left out; it shows what was built.")
-    return offset, length
-
-
-def _descriptors(path: str, fd: int, head: bytes, size: int) -> "list[bytes]":
-    """Return the descriptors in use."""
     count, offset = _number(head, 88, 8), _number(head, 96, 8)
-    if not (count <= _MOST and _HEADER <= offset <= size - count * _DESCRIPTOR):
+    if not (count <= _MOST and _HEADER <= offset <= size - count * DESCRIPTOR):
         raise _damaged(path, "Its table of descriptors lies outside the file, or is too long.")
-    table = os.pread(fd, count * _DESCRIPTOR, offset)
-    found = [table[at : at + _DESCRIPTOR] for at in range(0, len(table), _DESCRIPTOR)]
-    return [each for each in found if len(each) == _DESCRIPTOR and each[4]]
+    table = os.pread(fd, count * DESCRIPTOR, offset)
+    rows = [table[at : at + DESCRIPTOR] for at in range(0, len(table), DESCRIPTOR)]
+    found = [Object(row) for row in rows if len(row) == DESCRIPTOR and row[4]]
+    for each in found:
+        if not (_HEADER <= each.offset <= size and each.size <= size - each.offset):
+            why = f"An object ends at byte {each.offset + each.size}, the file at {size}."
+            remedy = "Copy or build it again."
+            raise RunError(f"The image {path} is truncated", why=why, remedy=remedy)
+    return found
+
+
+def primary(path: str, found: "list[Object]") -> Object:
+    """Return the partition with the root file system. RunError: none, two, or an encrypted one."""
+    roots = [each for each in found if each.is_partition(PRIMARY)]
+    if not roots:
+        raise _without_root(path, {each.kind for each in found})
+    if len(roots) > 1:
+        raise _damaged(path, "It has two primary partitions.")
+    if roots[0].file_system in _ENCRYPTED:
+        why = "Its file system is encrypted, and singbuild and singrun decrypt none."
+        remedy = "Decrypt it with the program that made it: apptainer build --sandbox DIR IMAGE"
+        raise RunError(f"Cannot open {path}", why=why, remedy=remedy)
+    return roots[0]
 
 
 def _without_root(path: str, kinds: "set[int]") -> RunError:
@@ -84,7 +96,7 @@ def _without_root(path: str, kinds: "set[int]") -> RunError:
     if kinds.intersection(_OCI):
         why = "It is an OCI-SIF of SingularityCE, which holds layers instead of one file system."
         remedy = "Take the image from its registry: singrun run docker://NAME"
-    return RunError(f"Cannot mount {path}", why=why, remedy=remedy)
+    return RunError(f"Cannot open {path}", why=why, remedy=remedy)
 
 
 def _check_machine(path: str, word: bytes) -> None:

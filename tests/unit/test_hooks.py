@@ -13,10 +13,11 @@ import pytest
 
 from singbuild import Rootfs, contract, hookspecs
 from singbuild.backends import extension_hookspecs, loading
+from singbuild.entry_points import installed
 
 HOOKS = {name: hook for name, hook in vars(hookspecs).items() if name.startswith("singbuild_")}
 SITE = {n: h for n, h in vars(extension_hookspecs).items() if n.startswith("singbuild_")}
-BUILT_IN = [each.name for each in loading.installed() if each.distribution == "singbuild"]
+BUILT_IN = [each.name for each in installed(loading.GROUP) if each.distribution == "singbuild"]
 HEADINGS = ("When:", "Assume:", "Return:", "Raise:", "Since:")
 
 

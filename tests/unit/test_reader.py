@@ -16,10 +16,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from singbuild.errors import ImageError
-from singbuild.ext3.reader.disk import DamagedImage
 from singbuild.ext3.reader.image import Image
 from singbuild.ext3.writer.inventory import inventory
 from singbuild.ext3.writer.seal import seal
+from singbuild.file_tree import DamagedImage
 from tests.bench.image_trees import EPOCH, REVISION_0, image_snapshot, mke2fs, sample_tree, trees
 from tests.bench.seal_trees import Tree, build, snapshot
 
@@ -179,7 +179,7 @@ def inode_at(image: Path, path: str) -> tuple[int, int]:
         assert entry
         group, index = divmod(entry.inode.number - 1, opened.superblock.group_inodes)
         start = opened._table(group) * 4096 + index * 256
-        return start, struct.unpack_from("<I", entry.inode.mapped)[0]
+        return start, struct.unpack_from("<I", opened.inode(entry.inode.number).mapped)[0]
 
 
 def test_a_directory_that_holds_itself_is_told(sealed: Path, tmp_path: Path) -> None:

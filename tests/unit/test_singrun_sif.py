@@ -123,7 +123,7 @@ def test_another_processor_is_taken_where_the_kernel_has_an_emulator(
         (sifs.TABLE + 17, "q", 1 << 62, "truncated"),
         (sifs.TABLE + 17, "q", -1, "truncated"),
         (sifs.TABLE + 25, "q", 1 << 62, "truncated"),
-        (sifs.TABLE + 25, "q", 0, "truncated"),
+        (sifs.TABLE + 25, "q", 0, "No ext3 superblock"),
     ],
 )
 def test_lies_in_the_header_are_found_out(

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from singbuild.errors import ImageError
 from singbuild.ext3.boot import recorded_digest
-from singbuild.ext3.reader.disk import DamagedImage
 from singbuild.ext3.reader.image import Image
 from singbuild.ext3.writer.seal import seal
+from singbuild.file_tree import DamagedImage
 from singbuild.images.verification import verify
 from tests.bench.image_trees import EPOCH, sample_tree, trees
 from tests.bench.seal_trees import Tree, build

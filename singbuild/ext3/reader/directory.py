@@ -7,10 +7,10 @@ unused entries, by design. The layout is in the kernel's "directory" page of ext
 import struct
 from collections.abc import Iterator
 
+from singbuild.file_tree import Found
+
 _HEAD = struct.Struct("<IHBB")
 _KINDS = {1: 0o10, 2: 0o4, 3: 0o2, 4: 0o6, 5: 0o1, 6: 0o14, 7: 0o12}  # to the mode's top bits
-
-Found = tuple[bytes, int, int]  # name, inode number, the mode's top four bits or 0 for unknown
 
 
 def names(block: bytes, *, filetype: bool) -> Iterator[Found]:

@@ -10,7 +10,6 @@ import os
 import stat
 from functools import lru_cache
 from pathlib import Path
-from typing import Self
 
 from singbuild.errors import ImageError
 from singbuild.ext3.boot import BOOT_BLOCK, LAUNCH_LINE
@@ -18,45 +17,32 @@ from singbuild.ext3.reader import inode as read_inode
 from singbuild.ext3.reader import superblock
 from singbuild.ext3.reader.inode import Inode
 from singbuild.ext3.reader.superblock import DESCRIPTOR, SUPERBLOCK, Superblock
+from singbuild.file_tree import DamagedImage, opened
 
 HEADER_2X = b"#!/usr/bin/env run-singularity"
 HEADER_2X_SIZE = 31
 _TABLE_PIECE = 64  # inodes read at a time
 _KEPT = 128  # pieces of inode tables held in memory: 2 MiB
 _REMEDY = "Give an image built by singbuild, a bare ext3 image or a Singularity 2.x image."
-
-
-class DamagedImage(ImageError):  # noqa: N818 - it is an ImageError, and reads as one
-    """A file that contradicts itself.
-
-    image: the file. where: a path inside it, with its slash, or the words for a
-    place outside all files. reason: what is wrong there.
-    """
-
-    def __init__(self, image: Path, where: str, reason: str) -> None:
-        super().__init__(
-            f"the image {image} is damaged at {where}",
-            why=reason,
-            remedy="Copy or build it again; e2fsck -fn tells what else is wrong.",
-        )
-        self.image, self.where, self.reason = image, where, reason
+CHECK = "; e2fsck -fn tells what else is wrong"
 
 
 class Disk:
-    """An open image: a context manager.
+    """An open image.
 
-    path: the file. offset: where the file system begins in it, in bytes. size: of the
-    file. boot: its first 1,024 bytes. short: accept a file that ends too early;
-    reading what is missing is then the error.
+    path: the file. offset: where the file system begins in it, in bytes; given for one in a
+    container, else told by the header. size: of the file. boot: the first 1,024 bytes. short:
+    accept a file that ends too early; reading what is missing is then the error.
     """
 
-    def __init__(self, path: Path, *, short: bool = False) -> None:
+    def __init__(self, path: Path, *, short: bool = False, offset: int = 0) -> None:
         self.path = path
         self._fd = _opened(path)
         try:
             self.size = os.fstat(self._fd).st_size
-            self.boot = os.pread(self._fd, BOOT_BLOCK, 0)
-            self.offset = HEADER_2X_SIZE if self.boot.startswith(HEADER_2X) else 0
+            self.boot = os.pread(self._fd, BOOT_BLOCK, offset)
+            old = not offset and self.boot.startswith(HEADER_2X)
+            self.offset = HEADER_2X_SIZE if old else offset
             self.superblock = self._superblock()
             if not short:
                 self._check_whole()
@@ -66,10 +52,8 @@ class Disk:
         self._table_piece = lru_cache(_KEPT)(self._read_table_piece)
         self._table = lru_cache(1024)(self._read_descriptor)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """Close the file."""
         os.close(self._fd)
 
     def block(self, number: int, count: int = 1) -> bytes:
@@ -94,7 +78,7 @@ class Disk:
 
     def damaged(self, where: str, reason: object) -> DamagedImage:
         """Make the error that names this image."""
-        return DamagedImage(self.path, where, str(reason))
+        return DamagedImage(self.path, where, str(reason), CHECK)
 
     def _read(self, offset: int, size: int) -> bytes:
         """Read exactly; offset: from the file system's start."""
@@ -144,13 +128,7 @@ class Disk:
 
 
 def _opened(path: Path) -> int:
-    try:
-        # O_NONBLOCK keeps a FIFO from holding us; a regular file ignores it.
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
-    except OSError as error:
-        raise ImageError(
-            f"cannot open the image {path}", why=f"{error.strerror}", remedy="Check the path."
-        ) from error
+    fd = opened(path)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
         raise ImageError(f"{path} is not an image", why="it is no regular file", remedy=_REMEDY)

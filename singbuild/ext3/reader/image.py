@@ -10,73 +10,76 @@ seen (``superblock.dirty``).
 from __future__ import annotations
 
 import struct
-from bisect import bisect_left
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from functools import lru_cache
-from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
 
-from singbuild.errors import ImageError
 from singbuild.ext3.attributes import Attribute
-from singbuild.ext3.node import LOST_AND_FOUND, shown
+from singbuild.ext3.boot import LAUNCH_LINE, recorded_digest
+from singbuild.ext3.node import LOST_AND_FOUND
 from singbuild.ext3.reader import attributes as read_attributes
 from singbuild.ext3.reader import directory as read_directory
-from singbuild.ext3.reader.disk import Disk
-from singbuild.ext3.reader.inode import DIRECTORY, REGULAR, SYMLINK, Inode
-from singrun import syscalls
+from singbuild.ext3.reader.disk import CHECK, HEADER_2X, Disk
+from singbuild.ext3.reader.inode import Inode
+from singbuild.file_tree import (
+    DIRECTORY,
+    PIECE,
+    Entry,
+    Facts,
+    FileTree,
+    Found,
+    Segment,
+    check_names,
+    inside,
+)
 
 ROOT = 2  # EXT2_ROOT_INO
-MAX_PATH = 4095  # PATH_MAX without its NUL
-PIECE = 1 << 20  # bytes of file data read at a time
 _DIRECT = 12
 
 Run = tuple[int, int]  # first block, number of blocks; block 0 is a hole
 
 
-class Entry(NamedTuple):
-    """A name and its inode. path: relative to the root, no leading slash; b"" is the root."""
-
-    path: bytes
-    inode: Inode
-
-    @property
-    def shown(self) -> str:
-        """The path for a message or a list."""
-        return shown(self.path)
-
-
-class Image(Disk):
+class Image(Disk, FileTree):
     """An open image with its tree. A context manager."""
 
-    def __init__(self, path: Path, *, short: bool = False) -> None:
-        super().__init__(path, short=short)
+    check_words = CHECK
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        short: bool = False,
+        offset: int = 0,
+        kind: str = "",
+        notes: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__(path, short=short, offset=offset)
+        self._kind, self._notes = kind, notes
         self._mapped: dict[int, int] = {}  # blocks counted so far, by inode number
         self._total = 0
         self._names = lru_cache(64)(self._read_names)
 
-    def walk(self) -> Iterator[Entry]:
-        """Yield every name: directories in pre-order, each one's own entries together and sorted.
+    @property
+    def facts(self) -> Facts:
+        """What boot block and superblock say."""
+        block = self.superblock
+        kind = "bare ext3 file system"
+        if self.boot.startswith(HEADER_2X):
+            kind = "Singularity 2.x image (ext3 at offset 31)"
+        elif self.boot.startswith(LAUNCH_LINE):
+            kind = "singbuild image (ext3, executable)"
+        used = (block.blocks - block.free_blocks) * block.block
+        uuid, digest = _uuid(block.uuid), recorded_digest(self.boot)
+        return Facts(
+            self._kind or kind, self.size, used, self.offset, uuid, digest,
+            block.made, block.dirty, self.untouched, self._notes,
+        )  # fmt: skip
 
-        Names that share an inode carry the same ``inode.number``. The root's
-        lost+found is left out.
-        """
-        root = self.root()
-        yield root
-        seen = {ROOT}
-        waiting = [(root, ROOT)]
-        while waiting:
-            directory, parent = waiting.pop()
-            below = []
-            for entry in self.listed(directory, parent):
-                if entry.inode.kind == DIRECTORY:
-                    if entry.inode.number in seen:
-                        raise self.damaged(entry.shown, "the directory has two names")
-                    seen.add(entry.inode.number)
-                    below.append((entry, directory.inode.number))
-                yield entry
-            waiting.extend(reversed(below))
+    @property
+    def untouched(self) -> bool:
+        """Whether the superblock knows of no mount for writing."""
+        block = self.superblock
+        return not (block.dirty or block.mounts or block.mounted) and block.written == block.made
 
     def root(self) -> Entry:
         """Return the root directory."""
@@ -86,65 +89,23 @@ class Image(Disk):
             raise self.damaged("/", "it is no directory")
         return Entry(b"", inode)
 
-    def listed(self, directory: Entry, parent: int | None = None) -> Iterator[Entry]:
-        """Yield a directory's entries, sorted. parent: the inode its ".." has to name."""
-        for found in self.names(directory, parent):
-            yield self.named(directory, found)
-
-    def named(self, directory: Entry, found: read_directory.Found) -> Entry:
+    def named(self, directory: Entry, found: Found) -> Entry:
         """Return the entry of what ``names`` found in a directory."""
         name, number, kind = found
-        path = directory.path + b"/" + name if directory.path else name
-        with self._reading(path):
-            if len(path) > MAX_PATH:
-                raise ValueError(f"its path has over {MAX_PATH} bytes")
+        with self._reading(directory.path + b"/" + name if directory.path else name):
+            path = inside(directory, name)
             inode = self.inode(number)
             if kind and kind != inode.mode >> 12:
                 raise ValueError(f"its directory says it is of another type than inode {number}")
         return Entry(path, inode)
 
-    def names(
-        self, directory: Entry, parent: int | None = None
-    ) -> tuple[read_directory.Found, ...]:
+    def names(self, directory: Entry, parent: int | None = None) -> tuple[Found, ...]:
         """Return a directory's names, sorted, without "." and ".." and the root's lost+found."""
         with self._reading(directory.path):
-            above, found = self._names(directory.inode)
+            above, found = self._names(_inode(directory))
             if parent not in (None, above):
                 raise ValueError(f'its ".." names inode {above} instead of {parent}')
         return found
-
-    def find(self, path: bytes | str, *, follow: bool = True) -> Entry | None:
-        """Return what a path names, or None. Links on the way lead inside the image.
-
-        follow: also follow the last component. Raises ImageError for a circle of links.
-        """
-        wanted = path if isinstance(path, bytes) else path.encode()
-        waiting = [part for part in reversed(wanted.split(b"/")) if part not in (b"", b".")]
-        trail, links = [self.root()], 0
-        while waiting:
-            part = waiting.pop()
-            if trail[-1].inode.kind != DIRECTORY:
-                return None
-            if part == b"..":
-                trail = trail[:-1] or trail
-                continue
-            entry = self._child(trail[-1], part)
-            if entry is None:
-                return None
-            if entry.inode.kind == SYMLINK and (waiting or follow):
-                links += 1
-                if links > syscalls.MAXSYMLINKS:
-                    raise ImageError(
-                        f"{shown(wanted.lstrip(b'/'))}: too many symbolic links in {self.path}"
-                    )
-                target = self.target(entry)
-                trail = trail[:1] if target.startswith(b"/") else trail
-                waiting += [
-                    step for step in reversed(target.split(b"/")) if step not in (b"", b".")
-                ]
-            else:
-                trail.append(entry)
-        return trail[-1]
 
     def data(self, entry: Entry) -> Iterator[tuple[int, bytes]]:
         """Yield a file's data as (offset, bytes), ascending, at most PIECE at a time; no holes."""
@@ -152,36 +113,29 @@ class Image(Disk):
         most = PIECE // block or 1
         at = 0
         with self._reading(entry.path):
-            for start, count in self._runs(entry.inode):
+            for start, count in self._runs(_inode(entry)):
                 for done in range(0, count if start else 0, most):
                     offset = at + done * block
                     data = self.block(start + done, min(most, count - done))
                     yield offset, data[: size - offset] if offset + len(data) > size else data
                 at += count * block
 
-    def stream(self, entry: Entry) -> Iterator[bytes]:
-        """Yield a file's bytes in order, holes as zeros, at most PIECE at a time."""
-        at = 0
-        for offset, data in self.data(entry):
-            yield from _zeros(offset - at)
-            yield data
-            at = offset + len(data)
-        yield from _zeros(entry.inode.size - at)
-
-    def read(self, entry: Entry, limit: int = 64 << 20) -> bytes:
-        """Return a regular file's content. Raises ImageError when it has over ``limit`` bytes."""
-        if entry.inode.kind != REGULAR:
-            raise ImageError(f"{entry.shown} in {self.path} is a {entry.inode.kind}, not a file")
-        if entry.inode.size > limit:
-            raise ImageError(
-                f"{entry.shown} in {self.path} is too large to read at once",
-                why=f"it has {entry.inode.size} bytes; at most {limit} are expected",
-            )
-        return b"".join(self.stream(entry))
+    def segments(self, entry: Entry) -> list[Segment]:
+        """Return where a file has data, by its map alone."""
+        block, size, at = self.superblock.block, entry.inode.size, 0
+        found: list[Segment] = []
+        for start, count in self.runs(entry):
+            length = min(count * block, size - at)
+            if start and found and sum(found[-1]) == at:
+                found[-1] = (found[-1][0], found[-1][1] + length)
+            elif start:
+                found.append((at, length))
+            at += length
+        return found
 
     def target(self, entry: Entry) -> bytes:
         """Return a symbolic link's target."""
-        inode = entry.inode
+        inode = _inode(entry)
         with self._reading(entry.path):
             if not 0 < inode.size <= self.superblock.block:
                 raise ValueError(f"a symbolic link of {inode.size} bytes")
@@ -197,7 +151,7 @@ class Image(Disk):
 
     def attributes(self, entry: Entry) -> tuple[Attribute, ...]:
         """Return extended attributes and ACLs as getxattr(2) gives them, sorted by name."""
-        inode = entry.inode
+        inode = _inode(entry)
         if not inode.attribute_block and inode.attributes[:4] != read_attributes.MAGIC:
             return ()
         with self._reading(entry.path):
@@ -209,41 +163,21 @@ class Image(Disk):
     def runs(self, entry: Entry) -> Iterator[Run]:
         """Yield where a file's blocks lie, in order, to its end."""
         with self._reading(entry.path):
-            yield from self._runs(entry.inode)
+            yield from self._runs(_inode(entry))
 
-    def _child(self, directory: Entry, name: bytes) -> Entry | None:
-        names = self.names(directory)
-        place = bisect_left(names, (name,))
-        if place == len(names) or names[place][0] != name:
-            return None
-        return self.named(directory, names[place])
-
-    @contextmanager
-    def _reading(self, path: bytes) -> Iterator[None]:
-        """Say where in the tree something unsound was found."""
-        try:
-            yield
-        except ValueError as error:
-            raise self.damaged(shown(path), error) from error
-
-    def _read_names(self, inode: Inode) -> tuple[int, tuple[read_directory.Found, ...]]:
+    def _read_names(self, inode: Inode) -> tuple[int, tuple[Found, ...]]:
         """Return the inode of "..", and the names."""
         if not inode.size or inode.size % self.superblock.block:
             raise ValueError(f"a directory of {inode.size} bytes")
         found = [each for block in self._directory_blocks(inode) for each in block]
         if [name for name, _, _ in found[:2]] != [b".", b".."] or found[0][1] != inode.number:
             raise ValueError('a directory that does not begin with "." and ".."')
-        above, names = found[1][1], sorted(found[2:])
+        above, names = found[1][1], found[2:]
         if inode.number == ROOT:
             names = [each for each in names if each[0] != LOST_AND_FOUND]
-        for one, other in pairwise(names):
-            if one[0] == other[0]:
-                raise ValueError(f"two entries have the name {shown(one[0])[1:]}")
-        if any(name in (b".", b"..") for name, _, _ in names):
-            raise ValueError('a second "." or ".."')
-        return above, tuple(names)
+        return above, check_names(names)
 
-    def _directory_blocks(self, inode: Inode) -> Iterator[Iterable[read_directory.Found]]:
+    def _directory_blocks(self, inode: Inode) -> Iterator[Iterable[Found]]:
         for start, count in self._runs(inode):
             if not start:
                 raise ValueError("a directory with a hole")
@@ -315,13 +249,13 @@ def _merged(numbers: tuple[int, ...]) -> Iterator[Run]:
     yield start, count
 
 
-def _zeros(size: int) -> Iterator[bytes]:
-    piece = bytes(min(size, PIECE))
-    while size > 0:
-        yield piece[:size]
-        size -= len(piece)
+def _inode(entry: Entry) -> Inode:
+    """Return an entry's inode as this reader gave it."""
+    assert isinstance(entry.inode, Inode)
+    return entry.inode
 
 
-def newest(image: Image) -> int:
-    """Return when an image was made, else its newest file; seconds since 1970."""
-    return image.superblock.made or max(entry.inode.mtime for entry in image.walk())
+def _uuid(data: bytes) -> str:
+    digits = data.hex()
+    places = ((0, 8), (8, 12), (12, 16), (16, 20), (20, 32))
+    return "-".join(digits[start:end] for start, end in places)

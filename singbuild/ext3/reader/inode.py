@@ -3,10 +3,10 @@
 import struct
 from typing import NamedTuple
 
+from singbuild.file_tree import KINDS
+
 _FIXED = struct.Struct("<HHI8xI4xHHII4x60s4xII8xHH4x")  # 128 bytes
 _LATER = struct.Struct("<H6xI")  # of larger inodes: size of the fields in use, mtime's extra bits
-_TYPES = {0o1: "fifo", 0o2: "character device", 0o4: "directory", 0o6: "block device",
-          0o10: "file", 0o12: "symbolic link", 0o14: "socket"}  # fmt: skip
 _FOREIGN_FLAGS = {
     0x00000004: "compressed data",
     0x00000800: "encryption",
@@ -15,7 +15,6 @@ _FOREIGN_FLAGS = {
     0x10000000: "inline data",
 }
 _ANY_FOREIGN = sum(_FOREIGN_FLAGS)
-REGULAR, DIRECTORY, SYMLINK = "file", "directory", "symbolic link"
 
 
 class Inode(NamedTuple):
@@ -42,7 +41,12 @@ class Inode(NamedTuple):
     @property
     def kind(self) -> str:
         """REGULAR, DIRECTORY, SYMLINK or the words for another type."""
-        return _TYPES[self.mode >> 12]
+        return KINDS[self.mode >> 12]
+
+    @property
+    def disk_bytes(self) -> int:
+        """What its blocks take."""
+        return self.sectors * 512
 
     @property
     def permissions(self) -> int:
@@ -64,7 +68,7 @@ def inode(number: int, data: bytes) -> Inode:
     """Return what the bytes of an inode say. Raises ValueError for one that names nothing sound."""
     (mode, uid, size, mtime, gid, links, sectors, flags, mapped, attribute_block, high,
      uid_high, gid_high) = _FIXED.unpack_from(data)  # fmt: skip
-    if mode >> 12 not in _TYPES:
+    if mode >> 12 not in KINDS:
         raise ValueError(f"inode {number} has the unknown type {mode:#o}")
     if not links:
         raise ValueError(f"inode {number} is free, yet named")

@@ -20,12 +20,15 @@ The hash seed, which has to be known before the first directory is written,
 comes from the names alone.
 """
 
+from __future__ import annotations
+
 import hashlib
 import os
 import stat
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from singbuild.errors import ImageError
@@ -42,10 +45,17 @@ from singbuild.ext3.geometry import (
 )
 from singbuild.ext3.node import Node, Owner
 from singbuild.ext3.writer.contents import FAST_LINK, Contents
-from singbuild.ext3.writer.inventory import check_epoch, inventory
+from singbuild.ext3.writer.inventory import (
+    check_epoch,
+    check_fits_ext3,
+    inventory,
+    reserve_manifest,
+)
 from singbuild.ext3.writer.tables import Used, write_tables
 from singbuild.ext3.writer.target import TargetFile, created
+from singbuild.ext3.writer.tree_contents import TreeContents, tree_nodes
 from singbuild.ext3.writer.volume import Volume
+from singbuild.file_tree import Entry, FileTree
 
 _SMALL = 48 << 10  # bytes: a file without indirect blocks
 
@@ -108,7 +118,27 @@ def seal(
     check_outside(tree, target)
     nodes = inventory(tree, epoch, owners, times)
     root, free_blocks = os.fsencode(tree.resolve()), -(-free // BLOCK)
-    job = _Job(nodes, root, epoch, free_blocks, shape.size // BLOCK, on_progress)
+    making = partial(Contents, root)
+    return _written(
+        target, _Job(nodes, making, epoch, free_blocks, shape.size // BLOCK, on_progress), shape
+    )
+
+
+def seal_tree(tree: FileTree, target: Path, *, epoch: int) -> Sealed:
+    """Write an open image of any kind as ``seal`` does a directory: equal trees, equal bytes.
+
+    Raises DamagedImage, and what ``seal`` raises.
+    """
+    check_epoch(epoch)
+    entries: dict[int, Entry] = {}
+    nodes = tree_nodes(tree, entries)
+    reserve_manifest(nodes)
+    for node in nodes:
+        check_fits_ext3(node)
+    return _written(target, _Job(nodes, partial(TreeContents, tree, entries), epoch, 0, 0, None))
+
+
+def _written(target: Path, job: _Job, shape: Shape = Shape()) -> Sealed:
     with created(target, shape.header) as file:
         written, digest = job.write(file)
         file.sync(0o755)
@@ -127,10 +157,13 @@ def check_outside(tree: Path, target: Path) -> None:
 
 @dataclass
 class _Job:
-    """One seal: the tree, and what the caller asked for. free, size: blocks."""
+    """One seal: the tree, and what the caller asked for. free, size: blocks.
+
+    contents: makes what reads the tree and fills a volume.
+    """
 
     nodes: Sequence[Node]
-    root: bytes
+    contents: Callable[[Volume, Geometry, bytes, Callable[[int], None]], Contents]
     epoch: int
     free: int
     size: int
@@ -151,7 +184,7 @@ class _Job:
         while True:
             file.truncate(0)
             with Volume(file, geometry) as volume:
-                contents = Contents(self.root, volume, geometry, seed, self._progress())
+                contents = self.contents(volume, geometry, seed, self._progress())
                 contents.write(self.nodes, self.epoch)
                 digests = contents.digests()
                 contents.put_manifest(digests)

@@ -1,0 +1,112 @@
+"""Plugins as their distributions announce them: found by entry points, imported one by one.
+
+Listing imports nobody's code; a broken plugin hurts only those who ask for it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import signal
+import threading
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import FrameType
+
+from singbuild.errors import BackendError
+from singrun.errors import nearest
+
+PATIENCE = 60.0  # seconds for a plugin's import; docker-py takes 0.2
+
+
+@dataclass(frozen=True)
+class Installed:
+    """A plugin as its distribution's metadata announces it; nothing is imported."""
+
+    name: str
+    distribution: str
+    version: str
+    entry: EntryPoint
+
+
+def installed(group: str) -> list[Installed]:
+    """Return every plugin of a group that a distribution announces, sorted by name."""
+    found = [
+        Installed(entry.name, entry.dist.name or "?", entry.dist.version or "?", entry)
+        for entry in entry_points(group=group)
+        if entry.dist is not None
+    ]
+    # One distribution can be seen twice, installed and on the path of a checkout.
+    return sorted({(each.name, each.distribution): each for each in found}.values(), key=_by_name)
+
+
+def _by_name(each: Installed) -> tuple[str, str]:
+    return each.name, each.distribution
+
+
+def only(kind: str, name: str, known: Sequence[Installed], remedy: str) -> Installed:
+    """Return the plugin of this name. Raises BackendError: none, or two that claim it."""
+    claims: dict[str, list[Installed]] = defaultdict(list)
+    for each in known:
+        claims[each.name].append(each)
+    wanted = claims.get(name, [])
+    if len(wanted) > 1:
+        raise BackendError(claimed(kind, wanted), remedy="Uninstall one of them.")
+    if not wanted:
+        near = nearest(name, list(claims))
+        raise BackendError(
+            f"no {kind} named {name!r} is installed"
+            + (f"; did you mean {near!r}?" if near else ""),
+            why=f"Installed: {', '.join(claims) or 'none'}.",
+            remedy=remedy,
+        )
+    return wanted[0]
+
+
+def claimed(kind: str, claims: Sequence[Installed]) -> str:
+    """Say whose distributions claim one name."""
+    owners = " and ".join(f"{each.distribution} {each.version}" for each in claims)
+    return f"the {kind} name {claims[0].name!r} is claimed by {owners}"
+
+
+def imported(chosen: Installed, kind: str) -> object:
+    """Import a plugin; one that takes longer than PATIENCE is given up with a BackendError."""
+    seconds = float(os.environ.get("SINGBUILD_PLUGIN_TIMEOUT") or PATIENCE)
+
+    def give_up(_number: int, _frame: FrameType | None) -> None:
+        raise BackendError(
+            f"{kind} {chosen.name!r} is still being imported after {seconds:g} s",
+            remedy=f"It comes from {chosen.distribution} {chosen.version}; report it there. "
+            "SINGBUILD_PLUGIN_TIMEOUT raises this limit.",
+        )
+
+    if threading.current_thread() is not threading.main_thread():
+        return chosen.entry.load()  # only the main thread gets signals
+    previous = signal.signal(signal.SIGALRM, give_up)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        return chosen.entry.load()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+
+
+def code_digest(*modules: str) -> str:
+    """Return the SHA-256 of the source of modules and packages, as installed.
+
+    A plugin that is being worked on keeps its version; what it made before is not to
+    be taken from the cache.
+    """
+    total = hashlib.sha256()
+    for name in modules:
+        spec = importlib.util.find_spec(name)
+        if spec and spec.origin:
+            origin = Path(spec.origin)
+            package = spec.submodule_search_locations
+            for file in sorted(origin.parent.rglob("*.py")) if package else [origin]:
+                total.update(file.read_bytes())
+    return total.hexdigest()

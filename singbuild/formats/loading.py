@@ -1,0 +1,174 @@
+"""Finds formats: by the word of ``--format``, by a target's ending, by an image's first bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, cast
+
+import pluggy
+
+from singbuild import entry_points
+from singbuild.contract import About, Format, Program, Reporter
+from singbuild.entry_points import Installed
+from singbuild.errors import BackendError, ImageError, SingbuildError
+from singbuild.file_tree import FileTree
+from singbuild.file_tree import opened as opened_file
+from singbuild.formats import hookspecs
+from singbuild.tar.write import archive
+
+GROUP = "singbuild.format"
+DEFAULT = "ext3"
+HEAD = 4096  # bytes of a file by which its kind is told
+REQUIRED = ("singbuild_format", "singbuild_recognise", "singbuild_open")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A loaded format. format: what it said of itself; hooks: its pluggy hooks."""
+
+    installed: Installed
+    format: Format
+    hooks: Any
+
+    @property
+    def name(self) -> str:
+        """The word of ``--format``."""
+        return self.installed.name
+
+    @property
+    def can_write(self) -> bool:
+        """Whether it writes images, and not only reads them."""
+        return bool(self.hooks.singbuild_write.get_hookimpls())
+
+    def recognises(self, path: Path, head: bytes) -> bool:
+        """Whether an image is of this kind."""
+        return bool(self._call("singbuild_recognise", path=path, head=head))
+
+    def open(self, path: Path) -> FileTree:
+        """Open an image. Raises ImageError."""
+        return cast("FileTree", self._call("singbuild_open", path=path))
+
+    def write(self, tree: FileTree, target: Path, about: About, report: Reporter) -> None:
+        """Write a tree to an empty file, or into an empty directory. ImageError, HostError."""
+        if not self.can_write:
+            raise ImageError(f"the format {self.name} is only read, not written")
+        self._call("singbuild_write", tree=tree, target=target, about=about, report=report)
+
+    def writer(self) -> str:
+        """Name the host program that writes, with its version; "" when none does."""
+        return str(self._call("singbuild_writer") or "")
+
+    def _call(self, hook: str, **arguments: object) -> object:
+        try:
+            answer: object = getattr(self.hooks, hook)(**arguments)
+            return answer
+        except (SingbuildError, OSError):
+            raise
+        except (Exception, SystemExit) as error:
+            raise _blamed(self.installed, f"failed in {hook}", error) from error
+
+
+def opened(path: Path) -> FileTree:
+    """Open an image of any kind; the caller closes it. Raises ImageError."""
+    head = _head(path)
+    broken = []
+    for each in entry_points.installed(GROUP):
+        try:
+            kind = load(each)
+        except BackendError as error:
+            broken.append(error.what)
+            continue
+        if kind.recognises(path, head):
+            return kind.open(path)
+    known = ", ".join(each.name for each in entry_points.installed(GROUP))
+    raise ImageError(
+        f"{path} is not an image",
+        why="\n".join([f"Its first bytes are those of no kind that is known: {known}.", *broken]),
+        remedy="Give a file that singbuild, Singularity or Apptainer made, or a directory.",
+    )
+
+
+def is_ext3(path: Path) -> bool:
+    """Whether an image is an ext3 file system, without a container around it."""
+    return find(DEFAULT).recognises(path, _head(path))
+
+
+def find(word: str) -> Kind:
+    """Return the format of this name. Raises BackendError: none, two, or a broken one."""
+    remedy = "singbuild formats lists them."
+    return load(entry_points.only("format", word, entry_points.installed(GROUP), remedy))
+
+
+def chosen(target: Path, word: str = "") -> Kind:
+    """Return the format that ``word`` names, or else the ending of the target's name."""
+    if word:
+        return find(word)
+    for each in entry_points.installed(GROUP):
+        try:
+            kind = load(each)
+        except BackendError:
+            continue  # who asks for it by name is told
+        if kind.can_write and target.name.lower().endswith(kind.format.endings or "\0"):
+            return kind
+    return find(DEFAULT)
+
+
+@cache
+def load(each: Installed) -> Kind:
+    """Import a format and check it against the hook specifications. Raises BackendError."""
+    manager = pluggy.PluginManager("singbuild")
+    manager.add_hookspecs(hookspecs)
+    try:
+        manager.register(entry_points.imported(each, "format"), each.name)
+        manager.check_pending()
+        missing = [n for n in REQUIRED if not getattr(manager.hook, n).get_hookimpls()]
+        if missing:
+            raise TypeError(f"it has no {' and no '.join(missing)} marked with @hookimpl")
+        said = manager.hook.singbuild_format()
+        if not isinstance(said, Format) or not all(isinstance(p, Program) for p in said.programs):
+            raise TypeError(f"singbuild_format returned {said!r}, not a Format")
+    except BackendError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise _blamed(each, "cannot be loaded", error) from error
+    return Kind(each, said, manager.hook)
+
+
+def image_digest(path: Path) -> str:
+    """Return the SHA-256 of an image: of a file's bytes, of a directory's tree as an archive."""
+    total = hashlib.sha256()
+    if path.is_dir():
+        with opened(path) as tree:
+            for piece in archive(tree):
+                total.update(piece)
+    else:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    return total.hexdigest()
+
+
+def _head(path: Path) -> bytes:
+    fd = opened_file(path)
+    try:
+        mode = os.fstat(fd).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise ImageError(
+                f"{path} is not an image",
+                why="it is neither a regular file nor a directory",
+                remedy="Give a file that singbuild, Singularity or Apptainer made, or a directory.",
+            )
+        return os.pread(fd, HEAD, 0) if stat.S_ISREG(mode) else b""
+    finally:
+        os.close(fd)
+
+
+def _blamed(each: Installed, what: str, error: BaseException) -> BackendError:
+    return BackendError(
+        f"format {each.name!r} {what}: {type(error).__name__}: {error}",
+        remedy=f"It comes from {each.distribution} {each.version}; report it there.",
+    )
