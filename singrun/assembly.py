@@ -6,10 +6,10 @@ import stat
 
 from singrun import syscalls
 from singrun.config import Site
-from singrun.errors import RunError
+from singrun.errors import RunError, say
 from singrun.identity import Caller
 from singrun.images.overlay import Layers
-from singrun.mounts.root import Root
+from singrun.mounts.root import NoPlaceError, Root
 from singrun.mounts.table import Bind, Mount, attach
 from singrun.request import MountOptions
 
@@ -35,7 +35,7 @@ def assemble(stage: str, tree: int, layers: Layers, *, lasting: bool, privileged
     path = f"{stage}/image"
     if layers.wanted:
         path = layers.lay_over(path, stage, privileged=privileged)
-    inside = Root(path)
+    inside = Root(path, image_is_written=lasting)
     if lasting or layers.writable:
         inside.adopt(inside.fd, "/", lasting=lasting or layers.lasting)
     return inside
@@ -74,6 +74,16 @@ def identity(
             file.write(lines + inside.read(path))
         table.append(Bind(file.name, path, why="the same user inside"))
     return table
+
+
+def put(inside: Root, row: Mount, *, debug: bool) -> None:
+    """Do a row of the table; warn of one for which an image that is written has no place."""
+    if debug:
+        say(row.describe())
+    try:
+        row.execute(inside)
+    except NoPlaceError as error:
+        say(f"Not mounted: {row.what()}\n  {error.what}: {error.why}")
 
 
 def mark(inside: Root, rows: list[Mount], place: str) -> None:

@@ -9,7 +9,6 @@ import os
 
 from singrun import assembly, config
 from singrun.environment import variables
-from singrun.errors import say
 from singrun.images import strategies
 from singrun.images.image import open_image
 from singrun.images.overlay import Layers
@@ -78,9 +77,7 @@ def enter(request: Request) -> str:
     rows += hardware.rows(inside, image.path) if hardware else []
     rows += variables.mounts(origin.winning, origin.own, inside, stage, origin.behind)
     for mount in [*rows, *table.wished]:  # what the user wishes lies over all that is ours
-        if request.debug:
-            say(mount.describe())
-        mount.execute(inside)
+        assembly.put(inside, mount, debug=request.debug)
     inside.seal()
     if marker := ranks.marker if ranks else outside.marker if outside else "":
         assembly.mark(inside, rows, leaving.mark(marker, f"{stage}/marker", proc))

@@ -92,7 +92,9 @@ def take(words: list[str], given: "list[Given]") -> "list[str] | str":
             if name in TEXTS:
                 return name
             if name in VALUES:
-                given.append((name, rest.pop(0) if value is None and rest else value))
+                if value is None and not rest:
+                    raise UsageError(f"Option --{spelled} needs a value", remedy=REMEDY)
+                given.append((name, rest.pop(0) if value is None else value))
             elif name in FLAGS and (value is None or value.lower() in (*_YES, *_NO)):
                 given.append((name, value))
             else:

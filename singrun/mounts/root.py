@@ -3,7 +3,8 @@
 An image is read-only, so a missing mount point is made in an underlay: on the
 deepest directory that exists a tmpfs is mounted, every entry of the directory
 is bound into it (links are made again as links), and beside them the missing
-entry. Nothing is ever written to the image or to a directory of the host.
+entry. Nothing is ever written to the image, nor to a directory of the host
+but for those that are the caller's own (adopt()).
 """
 
 import errno
@@ -17,11 +18,18 @@ from singrun.errors import RunError
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES)
 
 
-class Root:
-    """The directory tree at ``path`` of this mount namespace; ``/`` of every target."""
+class NoPlaceError(RunError):
+    """A mount point is missing in an image that is being written, where none is made."""
 
-    def __init__(self, path: str) -> None:
-        self.path = path
+
+class Root:
+    """The directory tree at ``path`` of this mount namespace; ``/`` of every target.
+
+    image_is_written: it is an image that the program writes, in which nothing of ours shall stay.
+    """
+
+    def __init__(self, path: str, *, image_is_written: bool = False) -> None:
+        self.path, self._image_is_written = path, image_is_written
         # Our writable mounts, by mount id; whether they outlast the launch.
         self._own: dict[int, bool] = {}
         self._below: dict[str, bool] = {}  # their places below the root; whether an underlay
@@ -123,7 +131,7 @@ class Root:
 
         A link at the end is followed to a directory; a file is mounted on the
         link itself, so that its goal stays as the image has it. trace: whether
-        it may stay behind in an image that is being written. vacant: return -1
+        it may stay behind where that is being written. vacant: return -1
         where a row of the table is mounted.
         """
         flags = os.O_PATH | (os.O_DIRECTORY if directory else os.O_NOFOLLOW)
@@ -145,16 +153,21 @@ class Root:
             raise _no_place(target, error) from None
 
     def adopt(self, tree: int, target: str, *, lasting: bool = False) -> None:
-        """Let mount points be made in the mount ``tree`` on ``target``: ours, or an image's."""
+        """Let mount points be made in the mount ``tree`` on ``target``.
+
+        lasting: they stay there, since it is an overlay, or a directory of the caller's.
+        """
         self._own[syscalls.mount_id(tree)] = lasting
         if target != "/":
             self._below[target] = False
 
     def link(self, target: str, text: str) -> None:
-        """Make a symbolic link in an adopted file system."""
-        parent = self.open(os.path.dirname(target), os.O_PATH | os.O_DIRECTORY)
-        os.symlink(text, os.path.basename(target), dir_fd=parent)
-        os.close(parent)
+        """Make a symbolic link in an adopted file system that ends with the launch."""
+        parent = self._opened(os.path.dirname(target), os.O_PATH | os.O_DIRECTORY)
+        if parent >= 0:
+            if self._own.get(syscalls.mount_id(parent)) is False:
+                os.symlink(text, os.path.basename(target), dir_fd=parent)
+            os.close(parent)
 
     def seal(self) -> None:
         """Make the underlays as read-only as what they stand for."""
@@ -172,12 +185,19 @@ class Root:
             way = [] if goal.startswith("/") else parts[:depth]
             way += [goal, *parts[depth + 1 :]]
             return self._make("/".join(way), directory, trace, hops + 1)
-        lasting = self._own.get(syscalls.mount_id(where))
+        mount = syscalls.mount_id(where)
+        if trace and self._image_is_written and mount == syscalls.mount_id(self.fd):
+            what, why = f"There is no {target} in the image", "It is being written."
+            raise NoPlaceError(what, why=why)
+        lasting = self._own.get(mount)
         if lasting is None or (lasting and not trace):
             where = self._underlay(where, parts[:depth], parts[depth], lasting=bool(lasting))
         try:
             _make_entry(where, parts[depth:], directory=directory)
-        except PermissionError:  # an image that is written, and a directory that is another's
+        except OSError as error:
+            # A directory in an overlay that is another's, or the caller's on a read-only disk.
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise
             where = self._underlay(where, parts[:depth], parts[depth], lasting=True)
             _make_entry(where, parts[depth:], directory=directory)
         return None
@@ -200,7 +220,7 @@ class Root:
                 f"There is no {missing} in /{'/'.join(parts)}", why=why, remedy="Create it first."
             )
         place = "/" + "/".join(parts)
-        shown_again = self._own_below(place)
+        shown_again = {name: self._own[self._mount_of(name)] for name in self._own_below(place)}
         mode = stat.S_IMODE(os.fstat(below).st_mode)
         flags = syscalls.MS_NOSUID | syscalls.MS_NODEV
         syscalls.mount("tmpfs", f"/proc/self/fd/{below}", "tmpfs", flags, f"mode={mode:o}")
@@ -213,8 +233,8 @@ class Root:
         for name in os.listdir(listing):
             _show(name, listing, top)
         os.close(listing)
-        for target in shown_again:
-            self._adopt_again(target)
+        for target, stays in shown_again.items():
+            self._adopt_again(target, lasting=stays)
         self._below[place] = True
         return top
 
@@ -223,10 +243,10 @@ class Root:
         names = [t for t in self._below if t.startswith(place.rstrip("/") + "/") and t != place]
         return [name for name in names if self._mount_of(name) in self._own]
 
-    def _adopt_again(self, target: str) -> None:
-        """Adopt the copy of our own mount on ``target`` that a new underlay shows."""
+    def _adopt_again(self, target: str, *, lasting: bool) -> None:
+        """Adopt the copy of an adopted mount on ``target`` that a new underlay shows."""
         copy = self.open(target, os.O_PATH | os.O_DIRECTORY)
-        self._own[syscalls.mount_id(copy)] = False
+        self._own[syscalls.mount_id(copy)] = lasting
         self._underlays += [copy] if self._below[target] else []
 
 

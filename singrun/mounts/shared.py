@@ -95,7 +95,9 @@ class Table:
             words.append("/etc/resolv.conf")
         rows: list[Mount] = []
         for each in (each for word in words for each in _present(word)):
-            rows.append(Bind(each.source, each.target, why="the site's", read_only=each.read_only))
+            row = BindUnlessSeen(each.source, each.target, why="the site's")
+            row.read_only = each.read_only
+            rows.append(row)
         return rows
 
     def _temporary(self) -> list[Mount]:
@@ -118,7 +120,7 @@ class Table:
         """Return a new directory for ``target``: in --workdir if that was given, else in memory."""
         row: Mount = Fresh("tmpfs", target, why="nothing of the host", mode=mode)
         if self._options.workdir:
-            row = Bind(f"{self._options.workdir}/{name}", target, why="--workdir")
+            row = self._callers(Bind(f"{self._options.workdir}/{name}", target, why="--workdir"))
         row.yields = target in _TEMPORARY
         return row
 
@@ -131,7 +133,7 @@ class Table:
             source, target = options.home
             if not source:  # a directory of the host is meant, if there is one of that name
                 source = target if os.path.isdir(target) else caller.home
-            return [Bind(source, target, why="--home")]
+            return [self._callers(Bind(source, target, why="--home"))]
         path = caller.home
         if path in ("", "/") or not self._site.on["mount home"]:
             return []
@@ -139,7 +141,7 @@ class Table:
             return []
         if options.contain:
             return [self._private("home", path, "0700")]
-        return [BindUnlessSeen(path, path, why="home"), *_magic_cookie()]
+        return [self._callers(BindUnlessSeen(path, path, why="home")), *_magic_cookie()]
 
     def _current(self, names: list[str]) -> list[Mount]:
         """Return the current directory by its own name and, where that differs, by $PWD's."""
@@ -153,14 +155,20 @@ class Table:
         options = self._options
         if (options.binds or options.scratch) and not self._site.on["user bind control"]:
             raise RunError("Cannot bind", why=f"{self._site.path} says: user bind control = no.")
-        rows: list[Mount] = [
-            Bind(each.source, each.target, why=each.why, read_only=each.read_only)
-            for each in options.binds
-        ]
+        rows: list[Mount] = []
         for target in options.scratch:
             name = "scratch/" + target.strip("/").replace("/", "_")
             rows.append(self._private(name, target, "1777"))
-        return rows
+        for each in options.binds:
+            row = Bind(each.source, each.target, why=each.why, read_only=each.read_only)
+            rows.append(self._callers(row))
+        # What lies in another comes after it; at one depth, binds after scratch directories.
+        return sorted(rows, key=lambda row: row.target.count("/"))
+
+    def _callers(self, row: Mount) -> Mount:
+        """Let mount points be made in a row that the caller writes; not with sudo's rights."""
+        row.adopted = not row.read_only and not self._caller.behind_sudo
+        return row
 
 
 def home(options: MountOptions, caller: Caller) -> str:

@@ -10,7 +10,7 @@ import stat
 
 from singrun import syscalls
 from singrun.errors import RunError, say
-from singrun.mounts.root import Root
+from singrun.mounts.root import NoPlaceError, Root
 
 _CLONE = syscalls.OPEN_TREE_CLONE | syscalls.OPEN_TREE_CLOEXEC | syscalls.AT_RECURSIVE
 _BY_DESCRIPTOR = syscalls.MOVE_MOUNT_F_EMPTY_PATH | syscalls.MOVE_MOUNT_T_EMPTY_PATH
@@ -44,10 +44,11 @@ class Mount:
 
     why: the reason, for describe(). yields: it is left out where another row is mounted already,
     as one of /tmp and /var/tmp is in an image where they are one place. trace: whether the mount
-    point, where it is missing, may be left behind in an image that is being written.
+    point, where it is missing, may be left behind in an overlay that is being written. adopted:
+    it is a directory of the caller's, and mount points may be made and stay in it.
     """
 
-    trace, yields = True, False
+    trace, yields, adopted = True, False, False
 
     def __init__(self, target: str, *, why: str = "", read_only: bool = False) -> None:
         self.target = os.path.normpath("/" + target.lstrip("/"))
@@ -84,6 +85,7 @@ class Mount:
         """Attach the tree to its target in ``root``, making the mount point if need be.
 
         Returns whether it was attached: not where it yields, nor where it is needless.
+        NoPlaceError: an image that is written has no place for it.
         """
         if self.tree < 0:
             self.pin()
@@ -101,6 +103,8 @@ class Mount:
             raise RunError(what, why="One is a directory, the other is not.")
         syscalls.move_mount(self.tree, "", place, "", _BY_DESCRIPTOR)
         root.occupy(self.tree)
+        if self.adopted and directory:
+            root.adopt(self.tree, self.target, lasting=True)
         os.close(place)
         return True
 
@@ -122,17 +126,28 @@ class Bind(Mount):
 
 
 class BindUnlessSeen(Bind):
-    """A bind that nobody asked for, left out where the target already shows the source.
+    """A bind that the user did not ask for: left out, with a warning, where it cannot be had.
 
-    So it is for a home below /tmp once /tmp is shared. unless_there: leave it
-    out as soon as the root has anything of the target's name, but for an empty directory.
+    It is left out, too, where the target already shows the source, as for a home below /tmp once
+    /tmp is shared. unless_there: leave it out as soon as the root has anything of the target's
+    name, but for an empty directory.
     """
 
-    unless_there, loud = False, False
+    unless_there, loud, refused = False, False, False
+
+    def pin(self) -> Mount:
+        """Take hold of the source, or warn that it is not to be had."""
+        try:
+            return self if self.refused else super().pin()
+        except RunError as error:
+            self.refused = True
+            say(f"Not shared: {self.target}\n  {error.what}: {error.why}")
+            return self
 
     def execute(self, root: Root) -> bool:
         """Attach it if it is needed, and can be; loud: say that the image has its own."""
-        self.pin()
+        if self.pin().tree < 0:
+            return False
         if self.unless_there and root.shows(self.target, self.tree):
             return False
         if self.unless_there and root.holds(self.target):
@@ -143,7 +158,8 @@ class BindUnlessSeen(Bind):
         try:
             return super().execute(root)
         except RunError as error:
-            say(f"Not shared: {self.target}\n  {error.what}: {error.why}")
+            if not (self.unless_there and isinstance(error, NoPlaceError)):
+                say(f"Not shared: {self.target}\n  {error.what}: {error.why}")
             return False
 
     def is_needless(self, place: int) -> bool:

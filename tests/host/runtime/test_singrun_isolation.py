@@ -75,8 +75,11 @@ def test_an_underlay_shows_those_below_it(person: Person, bench: Bench, data: Pa
     assert (said.count("file\n"), said.count("Read-only file system")) == (3, 2), said
     over = f"{escaped(tree)}:/tmp,{escaped(data)}:/two,{escaped(data)}:/tmp/new"
     done = person.singrun("exec", "-c", "-B", over, bench.image, "ls")
-    assert (done.returncode, b"There is no new in /tmp" in done.stderr) == (255, True), done
-    assert not [*tree.iterdir()]
+    assert (done.returncode, done.stderr) == (0, b""), done
+    made = [each.name for each in tree.iterdir()]  # in what is bound writable, if it is one's own
+    assert made == ([] if person.uid else ["new"])
+    for name in made:
+        (tree / name).rmdir()
 
 
 def test_a_read_only_bind_and_a_file(person: Person, bench: Bench, data: Path) -> None:
@@ -383,7 +386,7 @@ def test_usage_errors(bench: Bench) -> None:
         (("exec",), 1, b"No image"),
         (("exec", str(bench.image)), 1, b"No command"),
         ((), 1, b"What shall be run?"),
-        (("exec", "--contain=1"), 1, b"takes no value"),
+        (("exec", "--contain=perhaps"), 1, b"takes no value"),
         (("exec", "-B"), 1, b"needs a value"),
         (("exec", "--mount-with", "magic", "x"), 255, b"loop or fuse2fs or squashfuse or unpack"),
     ):

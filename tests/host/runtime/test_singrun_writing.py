@@ -17,6 +17,7 @@ from tests.bench import singrun_images as images
 from tests.bench.singrun_images import Bench, Person
 
 pytestmark = pytest.mark.root
+ALONE = ["--no-home"]  # for which the image has no place
 
 
 @pytest.fixture(params=["root, loop", "root, fuse2fs", "user"])
@@ -73,7 +74,9 @@ def test_a_killed_writer_leaves_a_whole_image(person: Person, own: Path) -> None
             child.stdout.readline()
             child.kill()
     images.wait_for_daemons(str(image))
-    person.said("exec", "-w", image, "true")  # waits for the lock, replays the journal
+    person.said(
+        "exec", "-w", *ALONE, image, "true", cwd="/"
+    )  # waits for the lock, replays the journal
     check(image)
 
 
@@ -87,7 +90,7 @@ def test_an_image_of_2x_is_written_behind_its_header(person: Person, own: Path) 
     image = own / "header.img"
     image.write_bytes(images.HEADER_2X + (own / "image.img").read_bytes())
     os.chown(image, person.uid, person.gid)
-    person.said("exec", "-w", image, "touch", "/new")
+    person.said("exec", "-w", *ALONE, image, "touch", "/new", cwd="/")
     assert image.read_bytes().startswith(images.HEADER_2X)
     check(image, offset=len(images.HEADER_2X))
     assert person.said("exec", image, "ls", "/new") == "/new\n"
@@ -97,7 +100,7 @@ def test_a_directory_is_written_by_who_may(person: Person, bench: Bench, own: Pa
     tree = own / "tree"
     shutil.copytree(bench.tree, tree, symlinks=True)
     subprocess.run(["chown", "-R", f"{person.uid}:{person.gid}", tree], check=True)
-    person.said("exec", "-w", tree, "touch", "/new")
+    person.said("exec", "-w", *ALONE, tree, "touch", "/new", cwd="/")
     assert (tree / "new").stat().st_uid == person.uid
     if person.uid:
         done = person.singrun("exec", "-w", bench.tree, "touch", "/new")
@@ -135,7 +138,7 @@ def test_a_busy_image_says_who_has_it(person: Person, own: Path, first: list[str
         if not first:
             assert person.said("exec", image, "echo", "x") == "x\n"  # readers share
         child.communicate(b"\n")
-    assert person.said("exec", "-w", image, "echo", "x") == "x\n"
+    assert person.said("exec", "-w", *ALONE, image, "echo", "x", cwd="/") == "x\n"
 
 
 def test_what_is_written_to_memory_is_gone(person: Person, bench: Bench, own: Path) -> None:
@@ -243,15 +246,33 @@ def test_mount_points_appear_in_what_is_written_and_files_of_ours_do_not(
     assert not (own / "upper/upper/.singularity.d").exists()
 
 
-def test_a_place_for_mounts_in_a_directory_of_the_host_is_never_made(
+def test_a_place_for_mounts_in_a_directory_of_the_host_that_nobody_bound_is_never_made(
     person: Person, own: Path
 ) -> None:
     """Although it lies in the same file system as the overlay that we may write to."""
-    options = ("-o", own / "upper", "-B", f"{own}:/data", "-B", "/etc:/data/upper/no/such")
-    done = person.singrun("exec", *options, own / "image.img", "true")
+    options = ("-o", own / "upper", "-B", f"/etc:{own}/upper/no/such")
+    given = person.environment() | {"TMPDIR": str(own)}
+    done = person.singrun("exec", *options, own / "image.img", "true", env=given)
     assert done.returncode == 255
     assert b"creates nothing" in done.stderr
     assert not (own / "upper/no").exists()
+
+
+def test_nothing_of_ours_is_left_in_an_image_that_is_written(person: Person, own: Path) -> None:
+    def names() -> str:
+        return person.said("exec", "--no-home", "-c", image, "ls", "-R", "/home", "/etc", cwd="/")
+
+    image = own / "image.img"
+    before = names()
+    options = ("-w", "-B", "/etc:/home/none/bound", "-S", "/scr", "-c")
+    done = person.singrun("exec", *options, image, "sh", "-c", "ls -d /scr; : >/etc/new")
+    assert done.returncode == 0
+    said = done.stderr.decode()
+    assert "Not mounted: bind /etc" in said
+    assert "There is no /home/none/bound in the image: It is being written." in said
+    assert "Not mounted: new tmpfs" in said
+    assert names() == before.replace("localtime\n", "localtime\nnew\n")
+    assert "new" in names()
 
 
 def test_root_adds_users_to_the_image_that_he_writes(person: Person, own: Path) -> None:
