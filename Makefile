@@ -90,7 +90,7 @@ $(VENV)/.tested: $(VENV)/.installed
 	$(BIN)/pip install -q -e '.[test]'
 	@touch $@
 
-man: $(VENV)/.installed ## man pages of the three commands, where man finds them by the PATH
+man: $(VENV)/.installed ## man pages of the commands, where man finds them by the PATH
 	$(BIN)/python -m singbuild.cli.manpages $(VENV)/share/man/man1
 
 singrun.pyz: ## the runtime as one file, for nodes without an installation

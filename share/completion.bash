@@ -1,4 +1,4 @@
-# Bash completion for singbuild, singrun and singularity: what their --help lists is what is offered.
+# Bash completion for singbuild, singrun, singularity and apptainer: what their --help lists is what is offered.
 
 _singbuild_complete() {
     local command=$1 word=$2 verb='' each help
@@ -23,4 +23,4 @@ _singbuild_complete() {
     mapfile -t COMPREPLY < <(compgen -W "${help//,/ }" -- "$word")
 }
 
-complete -o default -o bashdefault -F _singbuild_complete singbuild singrun singularity
+complete -o default -o bashdefault -F _singbuild_complete singbuild singrun singularity apptainer

@@ -33,7 +33,10 @@ UNMAPPED = 65534  # whose id has none in this user namespace: user_namespaces(7)
 
 
 def scratch_parent() -> Path:
-    """Return where scratch directories are made: SINGBUILD_TMPDIR, TMPDIR, else /var/tmp."""
+    """Return where scratch directories are made: SINGBUILD_TMPDIR, TMPDIR, else /var/tmp.
+
+    APPTAINER_TMPDIR and SINGULARITY_TMPDIR count where the first is not set.
+    """
     names = ("SINGBUILD_TMPDIR", "APPTAINER_TMPDIR", "SINGULARITY_TMPDIR", "TMPDIR")
     chosen = next(filter(None, map(os.environ.get, names)), "/var/tmp")  # noqa: S108
     return Path(chosen).absolute()
@@ -42,7 +45,8 @@ def scratch_parent() -> Path:
 def cache_directory() -> Path:
     """Return where downloads are kept: SINGBUILD_CACHEDIR, else the user's cache directory.
 
-    Raises HostError when it is somebody else's.
+    In those of APPTAINER_CACHEDIR and SINGULARITY_CACHEDIR, which their own programs fill as
+    well, a directory of its own. Raises HostError when it is somebody else's.
     """
     theirs = os.environ.get("APPTAINER_CACHEDIR") or os.environ.get("SINGULARITY_CACHEDIR")
     if chosen := os.environ.get("SINGBUILD_CACHEDIR"):

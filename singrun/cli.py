@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 _VERBS = ["exec", "run", "shell", "test", "env", "mount", "start", "warm"]
+_SPELLING = "--spelling="
 _TOLD = ["doctor", "instances", "stop"]  # those that take no image and print what they find
 _BUILDER = [
     "create",
@@ -37,22 +38,31 @@ def main() -> "NoReturn":
     _occupy_standard_descriptors()
     status = errors.STATUS
     try:
-        request = _parsed(sys.argv[1:])
+        request = _parsed(_spelled(sys.argv[1:]))
         said = request if isinstance(request, str) else _launched(request)
         os.write(1, said.encode("utf-8", "surrogateescape"))
         status = 0
     except RunError as error:
-        say(str(error))
+        say(str(error), "FATAL")
         status = error.status
     except OSError as error:
         remedy = "singrun --debug VERB IMAGE shows what was done before."
         if error.errno == errno.ENOSYS:
             remedy = "This kernel is too old; singrun doctor names the version that it needs."
-        say(f"Cannot start: {error}\n  {remedy}")
+        say(f"Cannot start: {error}\n  {remedy}", "FATAL")
     except Exception:
         sys.excepthook(*sys.exc_info())
-        say("This is a bug in singrun; please report it with the lines above.")
+        say("This is a bug in singrun; please report it with the lines above.", "FATAL")
     os._exit(status)
+
+
+def _spelled(words: list[str]) -> list[str]:
+    """Return the words without bin/singularity's own: --spelling=NAME[:silent]."""
+    if not words or not words[0].startswith(_SPELLING):
+        return words
+    spelling, _, manner = words[0][len(_SPELLING) :].partition(":")
+    errors.speak_as(spelling, manner)
+    return words[1:]
 
 
 def _parsed(words: list[str]) -> "Request | str":

@@ -58,11 +58,27 @@ def _escaped(letter: str) -> str:
     return letter.encode("unicode_escape", "surrogatepass").decode()
 
 
-def say(text: str) -> None:
-    """Write ``text`` to standard error, whatever it holds and whether or not that is open."""
-    lines = [f"singrun: {printable(line)}" for line in text.split("\n") if line] or ["singrun:"]
-    data = ("\n".join(lines) + "\n").encode("utf-8", "surrogateescape")
+_manner = ["", ""]
+
+
+def speak_as(spelling: str, manner: str) -> None:
+    """Prefix messages as singularity and apptainer do. manner: "silent" says errors only."""
+    _manner[:] = [spelling, manner]
+
+
+def say(text: str, level: str = "WARNING") -> None:
+    """Write ``text`` to standard error, whatever it holds and whether or not that is open.
+
+    level: FATAL, WARNING, INFO or DEBUG.
+    """
+    spelling, manner = _manner
+    if manner == "silent" and level != "FATAL":
+        return
+    first = f"{level + ':':9}" if spelling else "singrun: "
+    more = " " * 9 if spelling else first
+    shown = [printable(line) for line in text.split("\n") if line] or [""]
+    data = (first + f"\n{more}".join(shown)).rstrip(" ") + "\n"
     try:
-        os.write(2, data)
+        os.write(2, data.encode("utf-8", "surrogateescape"))
     except OSError:  # nobody listens
         return

@@ -91,7 +91,8 @@ class Registry:
         except NotFoundError as error:
             raise SourceError(
                 f"{self.image}: the registry has no such image",
-                why=error.why,
+                # The distribution specification's words, which programs look for.
+                why=f"{error.why} (manifest unknown)".strip(),
                 remedy="Check the name and the tag.",
             ) from error
         if tag:

@@ -25,7 +25,6 @@ from singbuild.errors import (
     EXIT_INTERRUPTED,
     HostError,
     SingbuildError,
-    UsageError,
 )
 
 NO_HOME = "/nonexistent"  # Debian's name for it
@@ -131,16 +130,11 @@ def set_home() -> None:
 
 
 def _told(error: SingbuildError) -> int:
-    """Print an error, as an event for --json; return the exit status.
-
-    For a wrong command line `singularity` ends with a status of its own.
-    """
+    """Print an error, as an event for --json; return the exit status."""
     from singbuild.console import display
 
     form = display.JsonConsole if "--json" in sys.argv else display.Console
     form(sys.stdout).error(error, None)
-    if isinstance(error, UsageError) and os.environ.get("SINGBUILD_USAGE_STATUS") == "1":
-        return 1
     return error.status
 
 

@@ -16,12 +16,13 @@ from pathlib import Path
 COMMANDS = {
     "singbuild": "turn a recipe into one file that holds a whole Linux environment",
     "singrun": "run programs in an image as the calling user",
-    "singularity": "the commands of Singularity 2.x",
+    "singularity": "the commands of Singularity 2.x and 3.x",
+    "apptainer": "the commands of Apptainer",
 }
 
 
 def main() -> None:
-    """Write the three pages into the directory that the command line names."""
+    """Write the pages into the directory that the command line names."""
     directory = Path(sys.argv[1])
     directory.mkdir(parents=True, exist_ok=True)
     for name in COMMANDS:

@@ -39,6 +39,9 @@ class Console:
     each event too. A Console is a context manager: inside, hearts beat and displays live.
     """
 
+    error_prefix, warning_prefix = "singbuild: error: ", "singbuild: warning: "
+    """Of the whole program, which another command than singbuild sets when it starts."""
+
     def __init__(self, out: TextIO, *, quiet: bool = False, heartbeat: float = HEARTBEAT) -> None:
         self.log: TextIO | None = None
         self.hide: Callable[[str], str] = str
@@ -135,12 +138,12 @@ class Console:
 
     def _show(self, event: Event) -> None:
         if event.name == "error":
-            print(f"singbuild: error: {event['text']}", file=sys.stderr)
+            print(f"{self.error_prefix}{event['text']}", file=sys.stderr)
             if event["log"]:
                 print(f"The full log: {event['log']}", file=sys.stderr)
             sys.stderr.flush()
         elif event.name == "warning":
-            print(f"singbuild: warning: {event['text']}", file=sys.stderr, flush=True)
+            print(f"{self.warning_prefix}{event['text']}", file=sys.stderr, flush=True)
         elif not self._quiet and (text := self._plain(event)):
             self._print(text)
 

@@ -19,7 +19,7 @@ import stat
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,8 +63,11 @@ class _Job:
     privileged: bool
 
 
-def create(path: Path, size: int, *, force: bool) -> None:
-    """Make an empty image of ``size`` bytes at ``path``. Raises ImageError, HostError."""
+def create(path: Path, size: int, *, force: bool, directories: Sequence[str] = ()) -> None:
+    """Make an empty image of ``size`` bytes at ``path``. Raises ImageError, HostError.
+
+    directories: relative paths of what it shall hold all the same, as the caller's.
+    """
     target = workspace.resolved(path)
     preflight.check_target(target, force=force)
     epoch = _now()
@@ -76,6 +79,8 @@ def create(path: Path, size: int, *, force: bool) -> None:
         if target.exists():
             stack.enter_context(held(target))
         (scratch / "empty").mkdir(mode=0o755)
+        for each in directories:
+            (scratch / "empty" / each).mkdir(mode=0o755, parents=True)
         owners = {b"": Owner(0, 0)}
         seal.seal(scratch / "empty", part.path, epoch=epoch, shape=Shape(size), owners=owners)
         part.chmod(0o777 & ~host.umask())

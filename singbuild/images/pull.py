@@ -16,6 +16,7 @@ from singbuild.errors import UsageError
 from singbuild.plan import plan
 from singbuild.plan.options import Options
 from singbuild.recipe import grammar
+from singbuild.recipe.grammar import Recipe
 from singbuild.recipe.text import Text
 
 SCHEMES = ("docker", "docker-daemon", "docker-archive", "oci", "oci-archive")
@@ -52,8 +53,28 @@ def pull(
     as_json: print events; once: leave a target that is there as it is, and wait for who is just
     making it; arch: the machine that it is for, "" for this one.
     """
-    scheme, _, name = source.partition(":")
-    name = name.removeprefix("//")
+    loaded = recipe(source)
+    if once:
+        target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = os.open(target.parent / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(lock, fcntl.LOCK_EX)  # until this process ends
+        if target.exists():
+            return 0
+    scheme, name = _parted(source)
+    shown = _shown(name) if scheme == "docker" else name
+    console: Console = LayersConsole(sys.stdout, shown, quiet=quiet)
+    if as_json:
+        console = JsonConsole(sys.stdout)
+    options = Options(force=force, test=False, use_cache=False)
+    return build.build(plan.make(loaded, console, arch), target, options, console)
+
+
+def recipe(source: str, *, insecure: bool = False) -> Recipe:
+    """Return the recipe whose image is the one that ``source`` names. insecure: by plain http.
+
+    Raises UsageError when it names none.
+    """
+    scheme, name = _parted(source)
     if scheme not in SCHEMES or not name:
         raise UsageError(
             f"{source} does not name an image",
@@ -64,19 +85,14 @@ def pull(
             f"{source!a} is not UTF-8 text, and cannot be in the image's recipe",
             remedy="Give the file another name, such as: ln -s OLD NEW",
         )
-    if once:
-        target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        lock = os.open(target.parent / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(lock, fcntl.LOCK_EX)  # until this process ends
-        if target.exists():
-            return 0
-    shown = _shown(name) if scheme == "docker" else name
-    console: Console = LayersConsole(sys.stdout, shown, quiet=quiet)
-    if as_json:
-        console = JsonConsole(sys.stdout)
-    loaded = grammar.parse(Text(source, f"Bootstrap: {scheme}\nFrom: {name}\n"))
-    options = Options(force=force, test=False, use_cache=False)
-    return build.build(plan.make(loaded, console, arch), target, options, console)
+    more = "Insecure: yes\n" if insecure and scheme == "docker" else ""
+    return grammar.parse(Text(source, f"Bootstrap: {scheme}\nFrom: {name}\n{more}"))
+
+
+def _parted(source: str) -> tuple[str, str]:
+    """Return scheme and name; "//" between them is not needed."""
+    scheme, _, name = source.partition(":")
+    return scheme, name.removeprefix("//")
 
 
 def is_text(word: str) -> bool:

@@ -10,7 +10,7 @@ from typing import BinaryIO
 from singbuild.errors import ImageError
 from singbuild.file_tree import DIRECTORY, REGULAR, Entry, FileTree
 from singbuild.packages.package import Names
-from singbuild.tree.rootfs import Rootfs
+from singbuild.tree.root_directory import RootDirectory
 
 _PIECE = 1 << 20
 
@@ -61,7 +61,7 @@ class ImageTree:
 class DirectoryTree:
     """The tree under a directory of the host. Links lead inside it, wherever they point."""
 
-    def __init__(self, rootfs: Rootfs) -> None:
+    def __init__(self, rootfs: RootDirectory) -> None:
         self._rootfs = rootfs
 
     def chunks(self, path: bytes) -> Iterator[bytes] | None:

@@ -50,7 +50,7 @@ class Mounting:
         while self._names:
             name = self._names.pop(0)
             if self.debug:
-                say(f"{name} mounts {self._image.path}, offset {self._image.offset}")
+                say(f"{name} mounts {self._image.path}, offset {self._image.offset}", "DEBUG")
             try:
                 self._name, self._begun = name, _begin(name, self._image, self._target, self._site)
                 return
@@ -72,7 +72,7 @@ class Mounting:
     def _refused(self, name: str, error: RunError) -> None:
         self._refusals.append((name, error))
         if self.debug:
-            say(str(error))
+            say(str(error), "DEBUG")
 
 
 def start(

@@ -105,7 +105,7 @@ class Set:
                 pass  # it has ended, or does not end
             except RunError as error:
                 if self._debug:
-                    say(str(error))
+                    say(str(error), "DEBUG")
                 return False
             time.sleep(_PAUSE)
         return False
@@ -140,7 +140,7 @@ class Set:
             others.close()
             return False
         if self._debug:
-            say(f"joins the namespaces of process {pid}")
+            say(f"joins the namespaces of process {pid}", "DEBUG")
         try:
             others.enter_owner(*self._extra)
             others.enter_mounts()

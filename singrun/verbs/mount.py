@@ -68,7 +68,7 @@ def _directory(path: str) -> str:
 
 def _become(command: list[str], place: str, image: str) -> "NoReturn":
     if os.isatty(0):
-        say(f"{image} is mounted at {place} for what runs here; leave with: exit")
+        say(f"{image} is mounted at {place} for what runs here; leave with: exit", "INFO")
     try:
         os.execvp(command[0], command)
     except OSError as error:

@@ -35,7 +35,7 @@ def test_a_page_is_well_formed_and_whole(name: str, pages: Path) -> None:
     page = pages / f"{name}.1"
     overview = manpages.said(name, "--help")
     verbs = manpages.verbs(overview)
-    assert {"singrun": "exec", "singbuild": "build", "singularity": "create"}[name] in verbs
+    assert {"singrun": "exec", "singbuild": "backends"}.get(name, "create") in verbs
     if not shutil.which("mandoc"):
         pytest.skip("mandoc is not installed")
     done = subprocess.run(["mandoc", "-T", "lint", page], capture_output=True, text=True)

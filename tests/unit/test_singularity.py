@@ -1,20 +1,23 @@
-"""The command of 2.x: every way to ask for help, wrong words, and words that pass through."""
+"""The commands singularity and apptainer: help, versions, wrong words, words that pass through."""
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from singbuild.singularity.site import ABSENT
 from singrun import options
 from singrun.verbs import manual
 from tests.bench.singrun_images import ROOT
 
-CHANGING = ("create", "bootstrap", "copy", "import", "export", "pull", "expand", "shrink")
+CHANGING = ("create", "bootstrap", "copy", "import", "export", "pull", "expand", "shrink", "build")
 DISPATCHER = ROOT / "bin/singularity"
+S = "--spelling=singularity"
 
 
 @pytest.fixture
@@ -45,20 +48,28 @@ def singularity(*words: str) -> subprocess.CompletedProcess[str]:
     [
         (
             ["exec", "a b.img", "echo", "'x  y'", ""],
-            ["singrun", "exec", "a b.img", "echo", "'x  y'", ""],
+            ["singrun", S, "exec", "a b.img", "echo", "'x  y'", ""],
         ),
-        (["-d", "shell", "i"], ["singrun", "shell", "--debug", "i"]),
-        (["-v", "--debug", "run", "i", "-d"], ["singrun", "run", "--debug", "i", "-d"]),
-        (["-q", "create", "-s", "3", "i"], ["singbuild", "create", "--quiet", "-s", "3", "i"]),
-        (["--silent", "bootstrap", "i", "d"], ["singbuild", "bootstrap", "--quiet", "i", "d"]),
-        (["copy", "i", "-a", "s", "d"], ["singbuild", "copy", "i", "-a", "s", "d"]),
-        (["help", "exec"], ["singrun", "exec", "--help"]),
-        (["exec", "help"], ["singrun", "exec", "--help"]),
-        (["help", "create"], ["singbuild", "create", "--help"]),
-        (["expand", "help"], ["singbuild", "expand", "--help"]),
-        (["mount", "-h"], ["singrun", "mount", "-h"]),
-        (["--version"], ["singrun", "--version"]),
-        (["xyzzy", "i"], ["singrun", "xyzzy", "i"]),
+        (["-d", "shell", "i"], ["singrun", S, "shell", "--debug", "i"]),
+        (["-v", "--debug", "run", "i", "-d"], ["singrun", S, "run", "--debug", "i", "-d"]),
+        (["--nocolor", "-s", "exec", "i", "c"], ["singrun", f"{S}:silent", "exec", "i", "c"]),
+        (["-q", "create", "-s", "3", "i"], ["singbuild", S, "--quiet", "create", "-s", "3", "i"]),
+        (
+            ["--silent", "bootstrap", "i", "d"],
+            ["singbuild", f"{S}:silent", "--quiet", "bootstrap", "i", "d"],
+        ),
+        (["copy", "i", "-a", "s", "d"], ["singbuild", S, "copy", "i", "-a", "s", "d"]),
+        (["help", "exec"], ["singrun", S, "exec", "--help"]),
+        (["exec", "help"], ["singrun", S, "exec", "--help"]),
+        (["help", "create"], ["singbuild", S, "create", "--help"]),
+        (["help", "cache", "list"], ["singbuild", S, "cache", "list", "--help"]),
+        (["expand", "help"], ["singbuild", S, "expand", "--help"]),
+        (["mount", "-h"], ["singrun", S, "mount", "-h"]),
+        (["instance", "list", "--json"], ["singrun", S, "instance", "list", "--json"]),
+        (["instance.stop", "n"], ["singrun", S, "instance", "stop", "n"]),
+        (["--config", "f", "exec", "i", "c"], ["singrun", S, "exec", "i", "c"]),
+        (["-c", "f", "exec", "i", "c"], ["singrun", S, "exec", "i", "c"]),
+        (["xyzzy", "i"], ["singbuild", S, "xyzzy", "i"]),
     ],
 )
 def test_words_pass_untouched(beside: Path, words: list[str], passed: list[str]) -> None:
@@ -68,7 +79,38 @@ def test_words_pass_untouched(beside: Path, words: list[str], passed: list[str])
 def test_the_dispatcher_is_found_through_links(beside: Path, tmp_path: Path) -> None:
     link = tmp_path / "elsewhere"
     link.symlink_to(beside)
-    assert said(link, "test", "i") == ["singrun", "test", "i"]
+    assert said(link, "test", "i") == ["singrun", S, "test", "i"]
+
+
+def test_a_link_named_apptainer_is_apptainer(beside: Path, tmp_path: Path) -> None:
+    link = tmp_path / "apptainer"
+    link.symlink_to(beside)
+    assert said(link, "test", "i") == ["singrun", "--spelling=apptainer", "test", "i"]
+
+
+@pytest.mark.parametrize("name", ["singularity", "apptainer"])
+def test_the_version_is_three_words_that_clients_understand(name: str) -> None:
+    said = subprocess.check_output([ROOT / "bin" / name, "--version"], text=True)
+    assert re.fullmatch(rf"{name} version \d+\.\d+\.\d+\n", said)
+    number = subprocess.check_output([ROOT / "bin" / name, "version"], text=True)
+    assert said.split()[-1] == number.strip()
+
+
+@pytest.mark.parametrize("verb", ABSENT)
+def test_a_verb_that_is_not_had_is_refused_in_one_sentence(verb: str) -> None:
+    done = singularity(verb, "--option", "word")
+    assert (done.returncode, done.stdout) == (255, "")
+    assert done.stderr == f"FATAL:   there is no verb {verb} here\n{ABSENT[verb]}\n"
+
+
+def test_silent_leaves_out_warnings_and_quiet_does_not(tmp_path: Path) -> None:
+    (tmp_path / "conf").write_text("no such directive = 1\n")
+    words = ("-c", str(tmp_path / "conf"), "exec", "/no/such", "true")
+    for manner, warned in (([], True), (["-q"], True), (["-s"], False)):
+        done = singularity(*manner, *words)
+        assert done.returncode == 255
+        assert ("WARNING: " in done.stderr) == warned
+        assert "FATAL:   Cannot open the image /no/such\n" in done.stderr
 
 
 @pytest.mark.parametrize("words", [[], ["help"], ["--help"], ["-h"]])

@@ -1,0 +1,108 @@
+"""``build``: [OPTIONS] TARGET SOURCE, of a recipe, a URI, an image or a directory."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import click
+
+from singbuild.errors import UsageError
+from singbuild.singularity import options, source
+from singbuild.singularity.messages import InfoConsole
+
+if TYPE_CHECKING:
+    from singbuild.recipe.grammar import Recipe
+
+_NO_CIPHER = "Images are not encrypted; keep the file where only its readers may read it."
+_REMOTE = "Builds are made here; no service is asked."
+# What --section leaves out; the others say what the image is, and are its metadata.
+_STEPS = (
+    "setup",
+    "post",
+    "files",
+    "environment",
+    "labels",
+    "help",
+    "runscript",
+    "startscript",
+    "test",
+)
+
+
+@click.command(
+    "build",
+    epilog="""\b
+Examples:
+  singularity build debian.sif docker://debian:12
+  singularity build mine.sif mine.def
+  singularity build copy.sif docker-archive://saved.tar
+""",
+)
+@click.argument("target", type=click.Path(path_type=Path))
+@click.argument("word", metavar="SOURCE")
+@click.option("-F", "--force", is_flag=True, help="Replace a target that is there.")
+@click.option("-T", "--notest", is_flag=True, help="Leave out %test.")
+@click.option("-u", "--update", is_flag=True, help="Build onto what the target holds.")
+@click.option("--section", "sections", multiple=True, metavar="NAME,…", help="Only these sections.")
+@click.option("--build-arg", "build_args", multiple=True, metavar="NAME=VALUE", help="A value.")
+@click.option("--build-arg-file", type=click.Path(path_type=Path), help="Lines of NAME=VALUE.")
+@options.of_registries
+@options.idle("fakeroot/f", "fix-perms", "disable-cache", "no-cleanup", "isolated/i", "writable")
+@options.idle("ignore-fakeroot-command", "ignore-subuid", "ignore-userns", "no-setgroups")
+@options.idle("warn-unused-build-args")
+@options.refused("remote", _REMOTE)
+@options.refused("detached", _REMOTE)
+@options.refused("builder", _REMOTE, flag=False)
+@options.refused("encrypt", _NO_CIPHER)
+@options.refused("passphrase", _NO_CIPHER)
+@options.refused("pem-path", _NO_CIPHER, flag=False)
+@click.pass_obj
+def build(
+    quiet: bool,
+    target: Path,
+    word: str,
+    force: bool,
+    notest: bool,
+    update: bool,
+    sections: tuple[str, ...],
+    build_args: tuple[str, ...],
+    build_arg_file: Path | None,
+    arch: str,
+    platform: str,
+    nohttps: bool,
+) -> int:
+    """Make the image TARGET of SOURCE: a recipe, a URI, an image or a directory."""
+    from singbuild import build as engine
+    from singbuild.images import change
+    from singbuild.plan import plan
+    from singbuild.plan.options import Options
+
+    console = InfoConsole(quiet=quiet)
+    insecure = options.plain_http(nohttps=nohttps)
+    recipe = source.recipe(
+        word, insecure=insecure, build_args=build_args, build_arg_file=build_arg_file
+    )
+    recipe = _only(recipe, [name for each in sections for name in each.split(",")])
+    if update:
+        return change.bootstrap(target, recipe, test=not notest, quiet=quiet)
+    planned = plan.make(recipe, console, options.machine(arch, platform))
+    return engine.build(planned, target, Options(force=force, test=not notest), console)
+
+
+def _only(recipe: Recipe, names: list[str]) -> Recipe:
+    """Return a recipe with the named sections only; "all" is all of them, "none" none."""
+    if unknown := [name for name in names if name not in (*_STEPS, "all", "none")]:
+        known = ", ".join(("all", "none", *_STEPS))
+        raise UsageError(f"there is no section {unknown[0]}", remedy=f"Say one of {known}.")
+    if not names or "all" in names:
+        return recipe
+    kept = {name: each for name, each in recipe.sections.items() if name in names}
+    return replace(
+        recipe,
+        sections=MappingProxyType(kept),
+        files=recipe.files if "files" in names else (),
+        labels=recipe.labels if "labels" in names else (),
+    )

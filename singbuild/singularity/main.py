@@ -1,0 +1,90 @@
+"""The command line of singularity and apptainer; bin/singularity says which of the two it is."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from io import TextIOWrapper
+
+import click
+
+from singbuild.cli.change import COMMANDS as CHANGE_COMMANDS
+from singbuild.cli.main import set_home
+from singbuild.console.display import Console
+from singbuild.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, SingbuildError, UsageError
+from singbuild.singularity.build import build
+from singbuild.singularity.cache import cache_commands
+from singbuild.singularity.inspect import apps, inspect, run_help
+from singbuild.singularity.messages import FAILED, FATAL, WARNING
+from singbuild.singularity.overlay import overlay_commands
+from singbuild.singularity.pull import pull
+from singbuild.singularity.site import ABSENT, buildcfg
+from singrun.errors import nearest
+
+OPTION = "--spelling="
+_OF_THE_RUNTIME = (
+    *("exec", "run", "shell", "test", "instance", "env", "mount", "warm", "start", "stop"),
+    *("instances", "doctor", "version"),
+)
+_WRONGLY_CALLED = 1
+
+
+class Verbs(click.Group):
+    """The builder's verbs; what is known but not had, and what is nearly one, is said."""
+
+    def resolve_command(
+        self, context: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the verb, or refuse the word in one sentence."""
+        word = args[0]
+        if word in ABSENT:
+            raise SingbuildError(f"there is no verb {word} here", why=ABSENT[word])
+        if word not in self.commands and not word.startswith("-"):
+            near = nearest(word, [*self.commands, *_OF_THE_RUNTIME])
+            remedy = f"Did you mean {near}?" if near else f"See: {context.info_name} --help"
+            raise UsageError(f"there is no verb {word}", remedy=remedy)
+        return super().resolve_command(context, args)
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--quiet", is_flag=True, help="Print warnings and errors only.")
+@click.pass_context
+def verbs(context: click.Context, quiet: bool) -> None:
+    """Containers as Singularity 2.x, 3.x and Apptainer have them."""
+    context.obj = quiet
+
+
+for _each in (build, pull, inspect, apps, run_help, cache_commands, overlay_commands, buildcfg):
+    verbs.add_command(_each)
+for _each in CHANGE_COMMANDS:  # of 2.x, as singbuild has them
+    verbs.add_command(_each)
+
+
+def main() -> None:
+    """Execute the command line, whose first word is --spelling=NAME[:silent]."""
+    name = sys.argv.pop(1).removeprefix(OPTION).partition(":")[0]
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names need not be text
+    Console.error_prefix, Console.warning_prefix = FATAL, WARNING
+    set_home()
+    try:
+        status = verbs.main(prog_name=name, standalone_mode=False)
+    except click.exceptions.Abort:
+        status = EXIT_INTERRUPTED
+    except click.ClickException as error:
+        error.show()
+        status = _WRONGLY_CALLED
+    except SingbuildError as error:
+        print(f"{FATAL}{error}", file=sys.stderr)
+        status = _WRONGLY_CALLED if isinstance(error, UsageError) else FAILED
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"{FATAL}{where}{error.strerror or error}", file=sys.stderr)
+        status = FAILED
+    except Exception:
+        traceback.print_exc()
+        print(f"{FATAL}this is a bug; please report it with the lines above", file=sys.stderr)
+        status = FAILED
+    own = (0, _WRONGLY_CALLED, EXIT_INTERRUPTED, EXIT_TERMINATED)
+    sys.exit(status if status in own else FAILED)

@@ -1,0 +1,35 @@
+"""``overlay create``: an ext3 image to be laid over others with --overlay."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from singbuild.singularity import options
+
+_MEBIBYTE = 1 << 20
+
+
+@click.group("overlay")
+def overlay_commands() -> None:
+    """Make an image that --overlay lays over others, to be written."""
+
+
+@overlay_commands.command("create", epilog="\b\nExample:\n  overlay create --size 1024 mine.img\n")
+@click.argument("image", type=click.Path(path_type=Path))
+@click.option(
+    "-s", "--size", type=click.IntRange(min=64), default=64, show_default=True, help="In MiB."
+)
+@click.option(
+    "--create-dir", "directories", multiple=True, metavar="DIR", help="A directory in it."
+)
+@click.option("-S", "--sparse", is_flag=True, expose_value=False, help="Accepted: it always is.")
+@options.idle("fakeroot/f")
+def create(image: Path, size: int, directories: tuple[str, ...]) -> int:
+    """Make IMAGE, an empty ext3. What is written to it, and DIR, belongs to who writes."""
+    from singbuild.images import change
+
+    inner = [f"upper/{each.strip('/')}" for each in directories]
+    change.create(image, size * _MEBIBYTE, force=False, directories=("upper", "work", *inner))
+    return 0

@@ -1,0 +1,58 @@
+"""What a word names that an image shall be made of: a recipe, a URI, an image, a directory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from singbuild.errors import UsageError
+from singbuild.images import pull
+from singbuild.recipe import grammar
+from singbuild.recipe.grammar import Recipe
+from singbuild.recipe.text import Text
+
+_ELSEWHERE = {
+    "library": "The library of Sylabs is not spoken to.",
+    "shub": "Singularity Hub has been closed.",
+    "oras": "Registries are spoken to for container images only.",
+    "http": "Fetch the file first, such as: curl -O URL",
+    "https": "Fetch the file first, such as: curl -O URL",
+}
+
+
+def is_uri(word: str) -> bool:
+    """Whether a word names an image by SCHEME:NAME, and no file has that name."""
+    scheme, colon, _ = word.partition(":")
+    known = (*pull.SCHEMES, *_ELSEWHERE)
+    return bool(colon) and scheme in known and not Path(word).exists()
+
+
+def of_uri(word: str, *, insecure: bool) -> Recipe:
+    """Return the recipe of a URI's image. Raises UsageError when it cannot be had."""
+    scheme = word.partition(":")[0]
+    if scheme in _ELSEWHERE:
+        raise UsageError(f"{word} cannot be had", why=_ELSEWHERE[scheme])
+    return pull.recipe(word, insecure=insecure)
+
+
+def recipe(
+    word: str,
+    *,
+    insecure: bool,
+    build_args: Sequence[str] = (),
+    build_arg_file: Path | None = None,
+) -> Recipe:
+    """Return the recipe that a word names, or the one that copies what it names."""
+    path = Path(word)
+    if is_uri(word):
+        return of_uri(word, insecure=insecure)
+    if path.is_dir() or (path.is_file() and _is_image(path)):
+        text = f"Bootstrap: localimage\nFrom: {path.absolute()}\n"
+        return grammar.parse(Text(word, text))
+    return grammar.load(word, build_args=build_args, build_arg_file=build_arg_file)
+
+
+def _is_image(path: Path) -> bool:
+    """Whether a file is none of text; every image has zeros in its first block."""
+    with path.open("rb") as file:
+        return b"\0" in file.read(4096)
