@@ -39,13 +39,19 @@ class Directory(NamedTuple):
 class Tree:
     """The tree below one directory.
 
-    on_open: is told the path of every directory that is opened and was not known.
+    on_open: is told the path of every directory that is opened and was not known;
+    on_make: of every directory that is about to be made since it is missing on the way.
     """
 
-    def __init__(self, root: Path, on_open: Callable[[bytes], None]) -> None:
+    def __init__(
+        self,
+        root: Path,
+        on_open: Callable[[bytes], None],
+        on_make: Callable[[bytes], None] = lambda _path: None,
+    ) -> None:
         self._root = os.open(root, _DIRECTORY)
         self._place = os.path.realpath(os.fsencode(root)).rstrip(b"/") + b"/"
-        self._on_open = on_open
+        self._on_open, self._on_make = on_open, on_make
         self._open: dict[bytes, Directory] = {}
         self._links = 0  # that lead to what is being made
 
@@ -132,6 +138,7 @@ class Tree:
     def _make_missing(self, where: Directory, name: bytes) -> None:
         """Make a directory, or the one that a link of this name leads to."""
         try:
+            self._on_make(where.inside(name))
             os.mkdir(name, 0o755, dir_fd=where.fd)
         except FileExistsError:
             if self._links == syscalls.MAXSYMLINKS:

@@ -13,15 +13,15 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar, Self
 
 from singbuild import host
 from singbuild.contract import Reporter
-from singbuild.errors import HostError
 from singbuild.ext3.node import Owner
 from singbuild.tar.beneath import Directory, Tree
+from singbuild.tar.limits import Account, Limits
 from singbuild.tar.member_path import parted, refused, split, split_target
 from singbuild.tar.owners import Ownership, shown
 from singbuild.tar.read import Member, TarStream
@@ -31,34 +31,6 @@ LONGEST_PATH = 4095  # bytes: PATH_MAX without its zero
 FAULTS = (OSError, ValueError, OverflowError)  # a zero byte in a name, a huge number
 HOST_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE)
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What one tree may take at most, so that a small archive cannot fill a machine.
-
-    entries: SINGBUILD_UNPACK_ENTRIES; size: bytes of all files, holes included,
-    SINGBUILD_UNPACK_BYTES.
-    """
-
-    entries: int = 2_000_000
-    size: int = 200 << 30
-
-    @classmethod
-    def from_environment(cls) -> Self:
-        """Return the limits with what the environment says instead. Raises HostError."""
-        return cls(
-            setting("SINGBUILD_UNPACK_ENTRIES", cls.entries),
-            setting("SINGBUILD_UNPACK_BYTES", cls.size),
-        )
-
-
-def setting(name: str, default: int) -> int:
-    """Return a whole number from the environment. Raises HostError for anything else."""
-    text = os.environ.get(name) or str(default)
-    if not text.isdecimal():
-        raise HostError(f"{name} is {text!r}", remedy="Set it to a whole number, or unset it.")
-    return int(text)
 
 
 _Maker = Callable[["Unpacker", Member, TarStream, Directory, bytes, bytes], None]
@@ -88,14 +60,13 @@ class Unpacker:
     ) -> None:
         self.report, self.whiteouts, self._wanted = report, whiteouts, wanted
         self.baseline_paths: set[bytes] = set()
-        self.limits = limits or Limits.from_environment()
+        self._account = Account(limits or Limits.from_environment())
         self.ownership = Ownership(report, owners)
-        self._tree = Tree(root, self._touch)
+        self._tree = Tree(root, self._touch, self._account.implied)
         self._umask = host.umask()
         self._times: dict[bytes, Member] = {}  # of directories: set when nothing more comes
         self._written: set[bytes] | None = None  # by the current layer; None for the first
         self._cleared: set[bytes] = set()  # directories that the current layer made opaque
-        self._entries = self._size = 0
 
     def __enter__(self) -> Self:
         return self
@@ -116,7 +87,7 @@ class Unpacker:
         """
         archive = TarStream(chunks)
         for member in archive:
-            self._count(member)
+            self._account.begin(member)
             self._tree.spare()
             try:
                 self._member(member, archive)
@@ -129,22 +100,6 @@ class Unpacker:
             self._remove_notes()
         self._written, self._cleared = set(), set()
 
-    def _count(self, member: Member) -> None:
-        self._entries += 1
-        self._size += member.real_size
-        if self._entries > self.limits.entries:
-            raise refused(
-                member,
-                f"it is entry number {self._entries:,}; the limit is {self.limits.entries:,}",
-                "If you trust the source, set SINGBUILD_UNPACK_ENTRIES to a larger number.",
-            )
-        if self._size > self.limits.size:
-            raise refused(
-                member,
-                f"with it the files have {self._size:,} bytes; the limit is {self.limits.size:,}",
-                "If you trust the source, set SINGBUILD_UNPACK_BYTES to a larger number.",
-            )
-
     def _member(self, member: Member, archive: TarStream) -> None:
         above, name = split(member)
         if self.whiteouts and name.startswith(WHITEOUT):
@@ -153,7 +108,7 @@ class Unpacker:
         if not name:
             if member.kind != b"5":
                 raise refused(member, "it has no name")
-            self._times[b""] = member
+            self._note_directory(member, b"")
             self._note_for_baseline(member, b"")
             return
         make = self._MAKERS.get(member.kind)
@@ -166,10 +121,13 @@ class Unpacker:
         path = into.inside(name)
         if len(path) > LONGEST_PATH:
             raise refused(member, f"its path is longer than {LONGEST_PATH} bytes")
+        self._account.name(len(path))
         if self._written is not None:
             self._written.add(path)
         self.ownership.owners.pop(path, None)
         make(self, member, archive, into, name, path)
+        if member.kind == b"1":  # whose header has no say about the file: it keeps its time
+            member.mtime = os.lstat(name, dir_fd=into.fd).st_mtime_ns
         self._note_for_baseline(member, path)
 
     def _note_for_baseline(self, member: Member, path: bytes) -> None:
@@ -209,7 +167,18 @@ class Unpacker:
             if not stat.S_ISDIR(into.kind(name)):
                 self._remove(into, name)
                 os.mkdir(name, 0o755, dir_fd=into.fd)
+        self._note_directory(member, path)
+
+    def _note_directory(self, member: Member, path: bytes) -> None:
+        """Set a directory's metadata at the end, but for what others inherit from it: inode(7)."""
         self._times[path] = member
+        fd = self._tree.exactly(path)
+        try:
+            if (member.mode | os.fstat(fd).st_mode) & stat.S_ISGID:
+                self.ownership.own(fd, member, path)
+                os.fchmod(fd, member.mode | stat.S_IRWXU)
+        finally:
+            os.close(fd)
 
     def _symlink(
         self, member: Member, _archive: TarStream, into: Directory, name: bytes, path: bytes

@@ -27,7 +27,8 @@ from singbuild.errors import ImageError
 from singbuild.images import incoming, inspection
 from singbuild.packages import rpm
 from singbuild.plan import lock
-from singbuild.tar.extract import Limits, Unpacker
+from singbuild.tar.extract import Unpacker
+from singbuild.tar.limits import Limits
 from singbuild.testing.engine import Recorder
 from singbuild.tree import normalise
 from tests.bench.host import PATIENCE

@@ -17,7 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from singbuild import SourceError
-from singbuild.tar.extract import Limits, Unpacker
+from singbuild.tar.extract import Unpacker
+from singbuild.tar.limits import Limits
 from tests.bench.backend_alone import Recorder
 from tests.bench.docker_images import (
     Entry,
@@ -327,6 +328,25 @@ def test_files_too_large_are_refused_before_they_are_written(root: Path) -> None
     with pytest.raises(SourceError, match=r"big.*\n.*\n.*SINGBUILD_UNPACK_BYTES"):
         unpack(root, archive(file("big", bytes(5000))), limits=Limits(size=4999))
     assert tree(root) == []
+
+
+def test_names_are_bounded_since_they_are_remembered(root: Path) -> None:
+    made = archive(*(file("n" * 200 + str(number)) for number in range(20)))
+    with pytest.raises(SourceError, match=r"9: cannot.*\n.*2,010 bytes.*\n.*UNPACK_NAMES"):
+        unpack(root, made, limits=Limits(names=2000))
+    attribute = {"SCHILY.xattr.user.mine": "v" * 900}
+    made = archive(*(directory(f"d{number}", pax_headers=attribute) for number in range(3)))
+    with pytest.raises(SourceError, match=r"d2/: cannot.*\n.*\n.*UNPACK_NAMES"):
+        unpack(root, made, limits=Limits(names=2000))
+
+
+def test_directories_that_no_member_names_count(root: Path) -> None:
+    deep = archive(*(file(f"{number}/" + "d/" * 50 + "f") for number in range(20)))
+    with pytest.raises(SourceError, match=r"entry number 101.*\n.*SINGBUILD_UNPACK_ENTRIES"):
+        unpack(root, deep, limits=Limits(entries=100))
+    assert sum(1 for _ in root.rglob("*")) <= 100
+    with pytest.raises(SourceError, match=r"SINGBUILD_UNPACK_NAMES"):
+        unpack(root, archive(directory("e")), deep, limits=Limits(names=9000))
 
 
 def test_very_deep_trees_can_be_made_and_taken_away(root: Path) -> None:

@@ -55,8 +55,7 @@ def inventory(
     if owners:
         _give(nodes, owners)
     if times:
-        for node in nodes:
-            node.mtime = times.get(node.path, node.mtime)
+        _keep_times(nodes, times)
     reserve_manifest(nodes)
     for node in nodes:
         if node.links > MAX_LINKS or node.mtime < MIN_TIME or node.size > MAX_FILE_BYTES:
@@ -71,6 +70,15 @@ def _give(nodes: list[Node], owners: Mapping[bytes, Owner]) -> None:
             node.uid, node.gid = owner.uid, owner.gid
             if owner.mode and stat.S_ISREG(node.mode):
                 node.mode, node.device, node.size = owner.mode, owner.device, 0
+
+
+def _keep_times(nodes: list[Node], times: Mapping[bytes, int]) -> None:
+    """Give each inode the time that was recorded for any of its names."""
+    nodes[0].mtime = times.get(b"", nodes[0].mtime)
+    for directory in nodes:
+        prefix = directory.path + b"/" if directory.path else b""
+        for name, node in directory.entries or ():
+            node.mtime = times.get(prefix + name, node.mtime)
 
 
 def reserve_manifest(nodes: list[Node]) -> None:

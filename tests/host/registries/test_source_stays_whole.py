@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import json
 import pickle
+import random
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from singbuild.tree.normalise import REASONS
+from singbuild import Rootfs, SourceError
+from singbuild.ext3.writer.seal import seal
+from singbuild.testing.engine import Recorder
+from singbuild.tree.normalise import REASONS, normalise
 from tests.bench.builds import Build
 from tests.bench.docker_images import (
     archive,
@@ -21,8 +27,10 @@ from tests.bench.docker_images import (
     hardlink,
     image,
     symlink,
+    whiteout,
     write_layout,
 )
+from tests.bench.host import random_numbers
 from tests.host.registries.test_docker_build import LOWER, UPPER, Facts
 from tests.host.registries.test_docker_umoci import umoci
 
@@ -41,6 +49,10 @@ VOLATILE = archive(
     symlink("tmp/link", "data"),
     directory("tmp/dir", mtime=MUCH_LATER),
     file("tmp/dir/deep", uid=5, gid=6, mtime=MUCH_LATER),
+    file("tmp/z-file", mtime=LATER),
+    hardlink("a-link-of-another-time", "tmp/z-file", mtime=7, mode=0o777, uid=9),
+    directory("set-group-id", mode=0o2775, gid=7),
+    file("set-group-id/nobody-named/file", gid=3),
     file("var/tmp/data", pax_headers={"SCHILY.xattr.user.mine": "hello"}),
     file("run/state"),
     *(directory(f"root/.cache{name}") for name in ("", "/torch", "/pip", "/pip/http")),
@@ -63,6 +75,16 @@ VOLATILE = archive(
     directory("bin"),
     file("bin/busybox", Path("/bin/busybox").read_bytes(), mode=0o755),
     *(symlink(f"bin/{name}", "busybox") for name in APPLETS),
+)
+UPPERMOST = archive(
+    hardlink("b-link-across-layers", "tmp/z-file", mtime=8),
+    hardlink("c-link", "var/log/app.log", mtime=9),
+    file("var/log/app.log", b"of this layer\n", mtime=LATER + 1),
+    hardlink("d-link", "opt/module.py", mtime=10),
+    whiteout("opt/module.py"),
+    directory("tmp/dir", mode=0o700, mtime=LATER),
+    directory("tmp/dir", mode=0o750, mtime=LATER + 2),
+    directory("tmp", mode=0o1777, mtime=LATER + 3),
 )
 OURS = (".singularity.d", *("singularity", "environment", ".exec", ".run", ".shell", ".test"))
 MOUNT_POINTS = {
@@ -96,13 +118,27 @@ def in_seconds(found: Facts) -> Facts:
     }
 
 
+def timeless(found: Facts, umocis: Facts, begin: float) -> Facts:
+    """Facts without the times of directories that no layer names, which umoci makes now."""
+    return {
+        name: (*fact[:2], None, *fact[3:])
+        if stat.S_ISDIR(fact[0])
+        and isinstance(at := umocis[name][2], int)
+        and begin <= at + 1 < MUCH_LATER
+        else fact
+        for name, fact in found.items()
+        if name in umocis
+    }
+
+
 @pytest.mark.root_itself("it mounts the image")
 def test_an_image_without_sections_is_the_layers_tree(singbuild: Build, tmp_path: Path) -> None:
-    layout = write_layout(tmp_path / "layout", {"one": image(LOWER, UPPER, VOLATILE)})
+    layout = write_layout(tmp_path / "layout", {"one": image(LOWER, UPPER, VOLATILE, UPPERMOST)})
     (tmp_path / "a.def").write_text(f"Bootstrap: oci\nFrom: {layout}:one\n")
     done = singbuild("a.def", "a.img")
     assert done.returncode == 0, done.stderr
     assert "normalised" not in done.stdout
+    begin = time.time()
     wanted = in_seconds(umoci(f"{layout}:one", tmp_path))
     found = in_seconds(mounted_facts(tmp_path / "a.img"))
     record = singbuild("inspect", "--json", "a.img").stdout
@@ -110,12 +146,73 @@ def test_an_image_without_sections_is_the_layers_tree(singbuild: Build, tmp_path
     added = {name for name in found if name not in wanted}
     assert {name for name in added if not name.startswith(OURS)} == MOUNT_POINTS
     assert wanted["tmp/dir/deep"][2] == MUCH_LATER
-    assert {name: fact for name, fact in found.items() if name in wanted} == wanted
+    assert wanted["a-link-of-another-time"][2] == wanted["d-link"][2] == LATER
+    assert stat.S_IMODE(wanted["set-group-id/nobody-named"][0]) == 0o2755
+    assert timeless(found, wanted, begin) == timeless(wanted, wanted, begin)
     (tmp_path / "b.def").write_text("Bootstrap: localimage\nFrom: a.img\n")
     done = singbuild("b.def", "b.img")
     assert done.returncode == 0, done.stderr
     again = in_seconds(mounted_facts(tmp_path / "b.img"))
-    assert {name: fact for name, fact in again.items() if name in wanted} == wanted
+    assert timeless(again, wanted, begin) == timeless(wanted, wanted, begin)
+
+
+def random_layer(chance: random.Random, files: set[str]) -> bytes:
+    """Return a layer; files: regular ones that the layers have so far."""
+
+    def fields(*modes: int) -> dict[str, Any]:
+        attribute = {f"SCHILY.xattr.user.{chance.choice('ab')}": chance.choice(("x", "yy"))}
+        return {
+            "mtime": CREATED + chance.choice((-1000, -5, 777, 50_000_000)),
+            "mode": chance.choice(modes),
+            "uid": chance.choice((0, 5)),
+            "gid": chance.choice((0, 7)),
+            "pax_headers": attribute if not chance.randrange(5) else {},
+        }
+
+    entries = [] if files else [symlink("l", "a", mtime=5), directory("a"), directory("tmp")]
+    for _ in range(chance.randrange(3, 12)):
+        kind = chance.randrange(8)
+        name = chance.choice(("f", "a/f", "a/g", "l/h", "m.pyc", "new/f", "new/deep/f", "tmp/f"))
+        if kind < 3:
+            entries.append(file(name, name.encode() * chance.randrange(3), **fields(0o644, 0o4755)))
+            files.add(name)
+        elif kind < 5 and (others := sorted(files - {name})):
+            entries.append(hardlink(name, chance.choice(others), **fields(0o644, 0o600)))
+            files.add(name)
+        elif kind < 7:
+            name = chance.choice(("./", "a", "new", "new/deep", "tmp", "tmp/sub", "var/log"))
+            entries.append(directory(name, **fields(0o755, 0o700, 0o2775, 0o1777)))
+        elif files:
+            name = chance.choice(sorted(files))
+            entries.append(whiteout(name))
+            files.discard(name)
+    return archive(*entries)
+
+
+@pytest.mark.root_itself("it mounts the image")
+def test_random_layers_become_umocis_tree(tmp_path: Path) -> None:
+    chance, compared = random_numbers(), 0
+    begin = time.time()
+    for number in range(16):
+        place = tmp_path / str(number)
+        (place / "tree").mkdir(parents=True)
+        files: set[str] = set()
+        layers = [random_layer(chance, files) for _ in range(chance.randrange(1, 4))]
+        rootfs = Rootfs(place / "tree", Recorder(), epoch=CREATED)
+        try:
+            rootfs.unpack([[layer] for layer in layers], whiteouts=True)
+        except SourceError:
+            continue  # a link to what is not there
+        write_layout(place / "layout", {"one": image(*layers)})
+        wanted = in_seconds(umoci(f"{place}/layout:one", place))
+        normalise(rootfs, CREATED)
+        times = rootfs.baseline.times(rootfs.root)
+        sealed = seal(rootfs.root, place / "image", epoch=CREATED, times=times)
+        found = in_seconds(mounted_facts(sealed.path))
+        assert set(found) - set(wanted) == {"lost+found"}
+        assert timeless(found, wanted, begin) == timeless(wanted, wanted, begin), number
+        compared += 1
+    assert compared > 4
 
 
 BUILD_RECORD = "/.singularity.d/build.json"  # says that the build was resumed

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from singbuild.tar.extract import Limits, Unpacker
+from singbuild.tar.extract import Unpacker
+from singbuild.tar.limits import Limits
 from singbuild.testing.engine import Recorder
 from tests.bench import campaign
 from tests.bench.tar_bytes import (

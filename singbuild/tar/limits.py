@@ -1,0 +1,92 @@
+"""What one tree may take at most, so that a small archive fills no disk and no memory."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Self
+
+from singbuild.errors import HostError, SourceError
+from singbuild.tar.member_path import refused
+from singbuild.tar.read import Member
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The limits of one tree; ``from_environment`` tells which variable sets which.
+
+    entries: directories that no member names, too; size: bytes of all files, holes included;
+    names: bytes of all paths and attributes, which the unpacker remembers.
+    """
+
+    entries: int = 2_000_000
+    size: int = 200 << 30
+    names: int = 512 << 20
+
+    @classmethod
+    def from_environment(cls) -> Self:
+        """Return the limits with what the environment says instead. Raises HostError."""
+        return cls(
+            _setting("SINGBUILD_UNPACK_ENTRIES", cls.entries),
+            _setting("SINGBUILD_UNPACK_BYTES", cls.size),
+            _setting("SINGBUILD_UNPACK_NAMES", cls.names),
+        )
+
+
+@dataclass
+class Account:
+    """What the members of one tree have taken so far. member: the current one, for the error."""
+
+    limits: Limits
+    member: Member | None = None
+    entries: int = 0
+    size: int = 0
+    names: int = 0
+
+    def begin(self, member: Member) -> None:
+        """Count a member, but for its path. Raises SourceError."""
+        self.member = member
+        self._entry()
+        self.size += member.real_size
+        if self.size > self.limits.size:
+            raise self._too_much(
+                f"with it the files have {self.size:,} bytes; the limit is {self.limits.size:,}",
+                "SINGBUILD_UNPACK_BYTES",
+            )
+        for name, value in member.xattrs.items():
+            self.name(len(name) + len(value))
+
+    def implied(self, path: bytes) -> None:
+        """Count a directory that is made because the current member lies below it."""
+        self._entry()
+        self.name(len(path))
+
+    def name(self, length: int) -> None:
+        """Count bytes that are remembered. Raises SourceError."""
+        self.names += length
+        if self.names > self.limits.names:
+            raise self._too_much(
+                f"with it paths and attributes have {self.names:,} bytes; "
+                f"the limit is {self.limits.names:,}",
+                "SINGBUILD_UNPACK_NAMES",
+            )
+
+    def _entry(self) -> None:
+        self.entries += 1
+        if self.entries > self.limits.entries:
+            raise self._too_much(
+                f"it is entry number {self.entries:,}; the limit is {self.limits.entries:,}",
+                "SINGBUILD_UNPACK_ENTRIES",
+            )
+
+    def _too_much(self, why: str, variable: str) -> SourceError:
+        assert self.member is not None
+        remedy = f"If you trust the source, set {variable} to a larger number."
+        return refused(self.member, why, remedy)
+
+
+def _setting(name: str, default: int) -> int:
+    text = os.environ.get(name) or str(default)
+    if not text.isdecimal():
+        raise HostError(f"{name} is {text!r}", remedy="Set it to a whole number, or unset it.")
+    return int(text)
