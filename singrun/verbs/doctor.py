@@ -71,13 +71,12 @@ def report(*, json: bool) -> str:
     )
 
 
-# Name, use, package, and the strategy that is tried with it.
-_PROGRAMS = (
-    ("fuse2fs", "mounts ext3 images for ordinary users", "fuse2fs", "fuse2fs"),
-    ("squashfuse", "mounts squashfs images for ordinary users", "squashfuse", "squashfuse"),
-    ("fuse-overlayfs", "writes to overlays that are images", "fuse-overlayfs", ""),
-    ("debugfs", "unpacks ext3 images", "e2fsprogs", "unpack"),
-    ("unsquashfs", "unpacks squashfs images", "squashfs-tools", ""),
+_PROGRAMS = (  # name, use, package
+    ("fuse2fs", "mounts ext3 images for ordinary users", "fuse2fs"),
+    ("squashfuse", "mounts squashfs images for ordinary users", "squashfuse"),
+    ("fuse-overlayfs", "writes to overlays that are images", "fuse-overlayfs"),
+    ("debugfs", "unpacks ext3 images", "e2fsprogs"),
+    ("unsquashfs", "unpacks squashfs images", "squashfs-tools"),
 )
 
 
@@ -162,28 +161,30 @@ def _fuse_device() -> Finding:
     return Finding("/dev/fuse", "can be opened")
 
 
-def _program(name: str, use: str, package: str, strategy: str) -> Finding:
+def _program(name: str, use: str, package: str) -> Finding:
     path = fuse.found(name)
     if not path:
         return Finding(name, f"not installed ({use})", f"Install the package {package}.")
-    said = _mounted(strategy) if strategy else ""
-    remedy = f"Install another version of the package {package}, or report this." if said else ""
-    return Finding(name, f"{path} ({use})" + f", and: {said}" * bool(said), remedy)
+    found = f"{path} ({use})"
+    if not _may_try(name):
+        return Finding(name, f"{found}, not tried")
+    if said := _tried(lambda: trial.attempt(name, config.read())):
+        remedy = f"Install another version of the package {package}, or report this."
+        return Finding(name, f"{found}, and: {said}", remedy)
+    return Finding(name, f"{found}, works")
 
 
-def _mounted(strategy: str) -> str:
-    """Mount a small image; "" if that went well, or if what is lacking has a line of its own."""
-    if strategy != "loop" and (strategy != "unpack" and _fuse_device().remedy):
-        return ""
-    if os.geteuid() and _user_namespaces().remedy:
-        return ""
-    return _tried(lambda: trial.mount(strategy, config.read()))
+def _may_try(program: str) -> bool:
+    """Whether it has what it needs; what is lacking has a line of its own."""
+    if program in trial.FUSE_PROGRAMS and _fuse_device().remedy:
+        return False
+    return not (os.geteuid() and _user_namespaces().remedy)
 
 
 def _loop() -> Finding:
     if os.geteuid():
         return Finding("loop devices", "for root only")
-    said = _mounted("loop")
+    said = _tried(lambda: trial.attempt("loop", config.read()))
     return Finding("loop devices", said or "mount images", "modprobe loop" if said else "")
 
 

@@ -1,4 +1,4 @@
-"""Images small enough to be carried along, mounted by one strategy to see whether it works here.
+"""Images small enough to be carried along, mounted by one program to see whether it works here.
 
 Each holds one file. Made by:
     mke2fs -t ext3 -b 1024 -I 128 -N 16 -m 0 -J size=1 -O none,has_journal,filetype -d DIR FILE 2100
@@ -13,32 +13,57 @@ from singrun.assembly import make_stage
 from singrun.config import Site
 from singrun.errors import RunError
 from singrun.identity import Caller
-from singrun.images import strategies
-from singrun.images.fuse import SQUASHFUSE
+from singrun.images import fuse, strategies
+from singrun.images.fuse import FUSE2FS, FUSE_OVERLAYFS, SQUASHFUSE
 from singrun.images.image import open_image
 from singrun.namespaces.leaving import leave_host
 
 _PROOF = "proof"
 
 
-def mount(name: str, site: Site) -> None:
-    """Mount an image by the strategy ``name``, in namespaces that this process enters.
+FUSE_PROGRAMS = (FUSE2FS, SQUASHFUSE, FUSE_OVERLAYFS)
 
-    RunError: it cannot be done. Nothing is left when the process ends.
+
+def attempt(program: str, site: Site) -> None:
+    """Let ``program``, or "loop", do its work, in namespaces that this process enters.
+
+    RunError: it cannot. Nothing is left when the process ends.
     """
-    image = open_image(_file(_SQUASHFS if name == SQUASHFUSE else _EXT3))
     proc = os.open("/proc/self", os.O_PATH | os.O_DIRECTORY)
     privileged = leave_host(Caller(), proc, slave=False)
     stage = make_stage()
     site.cache = f"{stage}/cache"
+    if program == FUSE_OVERLAYFS:
+        _lay_over(stage)
+        return
+    packed = _SQUASHFS if program in (SQUASHFUSE, "unsquashfs") else _EXT3
     way = strategies.start(
-        image, f"{stage}/image", privileged=privileged, forced=name, site=site, debug=False
+        open_image(_file(packed)),
+        f"{stage}/image",
+        privileged=privileged,
+        forced="unpack" if program in ("debugfs", "unsquashfs") else program,
+        site=site,
+        debug=False,
     )
+    _check(program, "mounts what cannot be read", way.finish(), os.O_RDONLY, _PROOF)
+
+
+def _lay_over(stage: str) -> None:
+    """Lay a directory over another, and write to it."""
+    lower, upper, work, root = (f"{stage}/{name}" for name in ("lower", "upper", "work", "root"))
+    for path in (lower, upper, work, root, f"{lower}/{_PROOF}"):
+        os.mkdir(path)
+    tree = fuse.start_overlay([lower], [upper, work], root).finish()
+    written = f"{_PROOF}/new"
+    _check(FUSE_OVERLAYFS, "lays over what cannot be written", tree, os.O_CREAT, written)
+
+
+def _check(program: str, how: str, tree: int, flags: int, name: str) -> None:
+    """Open a file in a mounted ``tree``."""
     try:
-        os.stat(_PROOF, dir_fd=way.finish())
+        os.close(os.open(name, flags, 0o600, dir_fd=tree))
     except OSError as error:
-        what, why = f"{name} mounts what cannot be read", f"{error.strerror}."
-        raise RunError(what, why=why) from None
+        raise RunError(f"{program} {how}", why=f"{error.strerror}.") from None
 
 
 def _file(packed: str) -> str:

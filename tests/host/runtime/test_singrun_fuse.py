@@ -38,7 +38,8 @@ def refusing(bench: Bench) -> Iterator[Person]:
     user, place = bench.people["user"], bench.directory / "refusing"
     place.mkdir()
     said = "fuse: unknown option(s): -o kernel_cache"
-    images.write_script(place / "fuse2fs", f"#!/bin/sh\necho '{said}' >&2\nexit 1\n")
+    for name in ("fuse2fs", "fuse-overlayfs"):
+        images.write_script(place / name, f"#!/bin/sh\necho '{said}' >&2\nexit 1\n")
     before, cache = dict(user.variables), bench.directory / "refusing-cache"
     cache.mkdir()
     shutil.chown(cache, user.uid, user.gid)
@@ -118,11 +119,25 @@ def test_one_that_is_wished_for_is_the_only_one(bench: Bench, refusing: Person) 
 
 def test_the_doctor_mounts_an_image_by_every_program(bench: Bench, refusing: Person) -> None:
     said = refusing.call(refusing.launcher, "doctor").stdout.decode()
-    assert re.search(r"^no +fuse2fs: .*cannot mount.*unknown option", said, re.M), said
-    assert re.search(r"^ok +squashfuse: ", said, re.M)
+    for name in ("fuse2fs", "fuse-overlayfs"):
+        assert re.search(rf"^no +{name}: .*cannot mount.*unknown option", said, re.M), said
+    for name in ("squashfuse", "debugfs", "unsquashfs"):
+        assert re.search(rf"^ok +{name}: /.*, works$", said, re.M), said
     assert "Images are mounted by: unpack\n" in said
     assert list(Path(refusing.variables["SINGRUN_CACHEDIR"]).iterdir()) == []
     images.wait_for_daemons("singrun-trial")
+
+
+def test_what_the_doctor_cannot_try_is_not_said_to_work(bench: Bench) -> None:
+    for person in bench.people.values():
+        said = person.call(person.launcher, "doctor").stdout.decode()
+        for name in ("fuse2fs", "squashfuse", "fuse-overlayfs", "debugfs", "unsquashfs"):
+            assert re.search(rf"^ok +{name}: /.*, works$", said, re.M), said
+    no_device = ["strace", "-f", "-qq", "-o", "/dev/null", "-P", "/dev/fuse"]
+    argv = [*no_device, "-e", "inject=openat:error=ENODEV", bench.launcher, "doctor"]
+    said = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+    assert re.search(r"^ok +fuse-overlayfs: /.*, not tried$", said, re.M), said
+    images.wait_for_daemons("/task/root")
 
 
 @pytest.mark.parametrize(
