@@ -49,6 +49,7 @@ class Console:
         self._out, self._quiet, self._heartbeat = out, quiet, heartbeat
         self._began = self._last = time.monotonic()
         self._phase = ""
+        self._warned: set[str] = set()
         self._lock = threading.RLock()
         self._ended = threading.Event()
 
@@ -97,8 +98,10 @@ class Console:
         self._tell("cache", stage=stage, hit=hit, why=why)
 
     def warn(self, text: str) -> None:
-        """Show a warning, even when quiet."""
-        self._tell("warning", text=text)
+        """Show a warning, even when quiet; once, though every phase may come upon its cause."""
+        if text not in self._warned:
+            self._warned.add(text)
+            self._tell("warning", text=text)
 
     def progress(self, label: str, done: int, total: int) -> None:
         """Show how far the phase is; plain lines only say when it is complete."""

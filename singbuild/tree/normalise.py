@@ -10,6 +10,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import posixpath
 import stat
 import struct
 from collections import Counter
@@ -55,12 +56,17 @@ def normalise(rootfs: Rootfs, epoch: int, *, indices: bool = False) -> None:
 def _record(rootfs: Rootfs, keep: Set[str]) -> None:
     """Write into the image where its programs' doing was normalised.
 
-    That is which rules there were, and not what they found, which differs from run to run.
+    That is which rules have a place in it, and not what they found, which differs from run to run.
     """
     facts = json.loads(rootfs.read(RECORD))
     ran = {step["name"] for step in facts["steps"]} & {"setup", "post", "test"}
     if ran or not rootfs.baseline.entries:  # else all there is was copied
-        facts["normalised"] = {name: REASONS[name] for name in REASONS if name not in keep}
+        facts["normalised"] = {
+            name: why
+            for name, why in REASONS.items()
+            if name not in keep
+            and rootfs.exists(posixpath.dirname(name) if name in BACKUPS else name)
+        }
         rootfs.write(RECORD, json.dumps(facts, indent=4) + "\n")
 
 

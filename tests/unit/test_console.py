@@ -75,6 +75,14 @@ def test_quiet_keeps_warnings(capsys: pytest.CaptureFixture[str]) -> None:
     assert "careful" in capsys.readouterr().err
 
 
+def test_a_warning_is_shown_once(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = display.choose(io.StringIO(), as_json=False, quiet=False)
+    for text in ("broken", "other", "broken"):
+        shown.warn(text)
+    said = capsys.readouterr().err
+    assert said == "singbuild: warning: broken\nsingbuild: warning: other\n"
+
+
 def test_the_log_gets_everything() -> None:
     shown = display.choose(io.StringIO(), as_json=True, quiet=False)
     shown.log = io.StringIO()

@@ -19,6 +19,22 @@ __all__ = ["login", "quick", "shared", "site"]
 BUSYBOX = Path("/bin/busybox")
 
 
+def test_a_broken_file_of_credentials_is_warned_of_once(
+    site: Site, singbuild: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Resolving and unpacking both look there."""
+    (tmp_path / "config.json").write_text("{")
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    shell = file("bin/sh", BUSYBOX.read_bytes(), mode=0o755)
+    (tmp_path / "data").symlink_to(site.ca.parent / "data")
+    with genuine(tmp_path) as name:
+        push(image(archive(shell)), name, "open/box", "1")
+    site.tokens.rights["open/box"] = ("",)
+    done = singbuild("pull", f"docker://{site.name}/open/box:1", "a.img")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("config.json: cannot be understood") == 1, done.stderr
+
+
 def test_a_private_image_is_pulled_and_runs(
     site: Site, login: Login, singbuild: Build, tmp_path: Path
 ) -> None:
