@@ -134,7 +134,7 @@ def test_what_the_doctor_cannot_try_is_not_said_to_work(bench: Bench) -> None:
         for name in ("fuse2fs", "squashfuse", "fuse-overlayfs", "debugfs", "unsquashfs"):
             assert re.search(rf"^ok +{name}: /.*, works$", said, re.M), said
     no_device = ["strace", "-f", "-qq", "-o", "/dev/null", "-P", "/dev/fuse"]
-    argv = [*no_device, "-e", "inject=openat:error=ENODEV", bench.launcher, "doctor"]
+    argv = [*no_device, "-e", "inject=openat:error=ENODEV", str(bench.launcher), "doctor"]
     said = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
     assert re.search(r"^ok +fuse-overlayfs: /.*, not tried$", said, re.M), said
     images.wait_for_daemons("/task/root")
