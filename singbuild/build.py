@@ -6,32 +6,32 @@ building in namespaces of its own, which end with it.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import traceback
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from singbuild import workspace
 from singbuild.backends import extensions
-from singbuild.cache import resume, steps, store
-from singbuild.cache.store import Snapshot
+from singbuild.cache import filling, resume, store
+from singbuild.cache.filling import Filling
 from singbuild.console import faults
 from singbuild.console.display import Console
 from singbuild.contract import Defaults
 from singbuild.errors import EXIT_BUG, SingbuildError
 from singbuild.ext3.writer import seal
-from singbuild.plan import lock, places, preflight
-from singbuild.plan.job import Job
+from singbuild.plan import lock, preflight
+from singbuild.plan.job import Job, resolved
 from singbuild.plan.options import Options
 from singbuild.plan.plan import Plan, recorded
-from singbuild.privilege import capabilities, modes, namespace, seccomp
-from singbuild.privilege.modes import Choice, Mode
-from singbuild.privilege.recorder import Recorder
-from singbuild.tree import chroot, metadata, normalise, scratch, secrets, sections
+from singbuild.privilege import modes, namespace
+from singbuild.stages import StageError, Stages
+from singbuild.steps import definition
+from singbuild.steps.step import Site
+from singbuild.tree import metadata, normalise, scratch, secrets, sections
 from singbuild.tree.rootfs import Rootfs
+from singbuild.workshop import Workshop
 
 WITHOUT_LOG = (0, *(128 + number for number in namespace.ENDING))
 
@@ -47,7 +47,8 @@ def build(plan: Plan, target: Path, options: Options, console: Console) -> int:
         preflight.check(plan, target, choice, force=options.force, test=options.test)
         site = extensions.load(console)
         about = plan.build(target, locked=options.locked is not None)
-        site.check(about)
+        for each in (*about.stages, about):
+            site.check(each)
         site.started(about)
         with (
             workspace.scratch_directory() as work,
@@ -55,8 +56,9 @@ def build(plan: Plan, target: Path, options: Options, console: Console) -> int:
             workspace.log_file(target) as log,
         ):
             console.log = log.file
-            work_it = _Work(plan, options, console, work, part, target, log.path, choice)
-            status = namespace.run(work_it.run, choice.ids, work_it.recorder(), work_it.without())
+            shop = Workshop(work, console, choice, log.path)
+            job = _Work(plan, options, console, shop, part, target)
+            status = namespace.run(job.run, choice.ids, shop.recorder(), shop.without())
             if status == 128 + signal.SIGKILL:
                 console.error(faults.KILLED, log.path)
                 status = faults.KILLED.status
@@ -79,35 +81,9 @@ class _Work:
     plan: Plan
     options: Options
     console: Console
-    work: Path
+    shop: Workshop
     part: workspace.Part
     target: Path
-    log: Path
-    choice: Choice
-
-    @property
-    def _journal(self) -> Path:
-        return self.work / "owners"
-
-    def recorder(self) -> Recorder | None:
-        """Return what records the owners and devices that this host cannot give, if it may."""
-        if self.choice.mode is Mode.ROOT or not seccomp.is_known():
-            return None
-        if self.choice.mode is Mode.CHROOT and scratch.holds_devices(self.work):
-            return None
-        return Recorder(self._journal, owners=self._has_one_owner)
-
-    def without(self) -> list[int]:
-        """Return the capabilities that the build must do without, as the host may."""
-        if self.choice.mode is not Mode.CHROOT:
-            return []
-        devices = [] if scratch.holds_devices(self.work) else [capabilities.MKNOD]
-        return [capabilities.SYS_ADMIN, *devices]
-
-    @property
-    def _has_one_owner(self) -> bool:
-        """Whether all files are the caller's here, whatever a program asks for."""
-        return self.choice.mode is Mode.ONE_ID or chroot.has_one_id()
 
     def run(self) -> int:
         """Build; return the exit status."""
@@ -115,12 +91,14 @@ class _Work:
             try:
                 self._build()
             except (SingbuildError, OSError) as error:
-                told = faults.explained(error, self.plan, (self.work, self.target.parent))
-                self.console.error(told, self.log)
+                told = faults.explained(error, self.plan, (self.shop.work, self.target.parent))
+                self.console.error(told, self.shop.log)
                 return told.status
+            except StageError as failed:
+                return failed.status
             except Exception as error:
                 traceback.print_exc()
-                self.console.error(faults.bug(error), self.log)
+                self.console.error(faults.bug(error), self.shop.log)
                 return EXIT_BUG
             except namespace.Terminated:
                 self.console.warn("interrupted; nothing is left behind")
@@ -129,54 +107,41 @@ class _Work:
 
     def _build(self) -> None:
         plan = self.plan
+        stages = [f"{p.recipe.stage}/{s.name}" for p in plan.stages for s in p.steps]
         names = [each.name for each in plan.steps if self.options.test or each.name != "test"]
-        self.console.start(plan.recipe.path, str(self.target), names)
-        self.console.line(f"privilege: {self.choice.mode}: {self.choice.reason}")
-        if self.choice.mode is Mode.CHROOT:
-            inside = "in %post and %test"
-            self.console.warn(f"nothing may be mounted here: /proc and /sys are empty {inside}")
-            if not capabilities.has(capabilities.MKNOD):
-                self.console.warn(
-                    f"no device works here: /dev/null is a file {inside}, others are missing"
-                )
-        job = self._job()
+        self.console.start(plan.recipe.path, str(self.target), [*stages, *names])
+        self.shop.tell()
+        self._phase("resolve")
+        job = resolved(plan, self.options, self.shop.downloads)
+        if self.options.resume:
+            resume.check_there(job)
         mask = os.umask(0o022)  # the caller's has no say in what the image holds
-        snapshots = steps.snapshots(job, one_owner=self._has_one_owner)
-        if not self._taken_from_cache(snapshots):
-            self._make(job, snapshots)
+        *earlier, tree = self._fillings(job)
+        if not self._taken_from_cache(tree):
+            self._make(tree, earlier)
         self._phase("finish")
         self.part.chmod(0o777 & ~mask)
         workspace.rename_into_place(self.part, self.target, replace=self.options.force)
-        resume.forget(plan)
+        resume.forget(job)
         self.console.done(str(self.target), self.target.stat().st_size)
 
-    def _job(self) -> Job:
-        """Resolve the inputs; refuse those that are not what a lock says."""
-        self._phase("resolve")
-        plan, wanted = self.plan, self.options.locked
-        pinned = wanted.lock.get("pins") if wanted else None
-        source = replace(plan.source, cache=self._downloads(), locked=pinned or {})
-        pins = plan.backend.call("singbuild_resolve", source=source)
-        resolved = lock.make(plan, pins, wanted.lock if wanted else None)
-        if wanted:
-            lock.check(wanted, resolved, resolved)
-        return Job(plan, self.options, source, pins, resolved)
+    def _fillings(self, job: Job) -> list[Filling]:
+        """Return how each tree is filled: those of the stages, and the image's."""
+        keys: dict[str, str] = {}
+        found = []
+        for each in (*job.stages, job):
+            # A resumed tree may hold what the failed run left.
+            is_resumed = self.options.resume and (each is job or resume.is_there(each))
+            use_cache = self.options.use_cache and not is_resumed
+            steps = definition.steps(each, keys)
+            one_owner = self.shop.has_one_owner
+            found.append(filling.filling(each, steps, one_owner=one_owner, use_cache=use_cache))
+            keys[each.stage] = found[-1].key
+        return found
 
-    def _downloads(self) -> Path:
-        """Where the backend keeps downloads: the cache, or the scratch if that is read-only."""
-        cache = self.plan.source.cache
-        with contextlib.suppress(OSError):
-            workspace.make_in_cache(cache)
-        if trouble := places.cache_trouble(cache.parent, self.plan.backend.needs.space):
-            self.console.warn(trouble)
-        if os.access(cache, os.W_OK):
-            return cache
-        (self.work / "downloads").mkdir()
-        return self.work / "downloads"
-
-    def _taken_from_cache(self, snapshots: Mapping[str, Snapshot]) -> bool:
+    def _taken_from_cache(self, tree: Filling) -> bool:
         """Whether the very image was built before; then the part file holds it."""
-        image = snapshots.get(steps.IMAGE)
+        image = tree.snapshots.get(filling.IMAGE)
         entry = store.find(image, self.console) if image else None
         try:
             if entry:
@@ -186,29 +151,32 @@ class _Work:
             return False
         return entry is not None
 
-    def _make(self, job: Job, snapshots: Mapping[str, Snapshot]) -> None:
-        """Fill a scratch, complete it, and seal it into the part file."""
+    def _make(self, tree: Filling, others: list[Filling]) -> None:
+        """Build the stages; fill a scratch, complete it, and seal it into the part file."""
+        stages = Stages(self.shop, {each.job.stage: each for each in others})
+        if others:
+            self._phase("stages")
+            stages.build(tree)
         self._phase("scratch")
-        with scratch.scratch(self.work, privileged=self.choice.mode is Mode.ROOT) as root:
-            rootfs = Rootfs(root, self.console, self._journal, job.epoch)
-            with resume.saved(job, rootfs, self.console):
-                self._fill(job, rootfs, snapshots)
-            self._seal(job, rootfs)
-        if image := snapshots.get(steps.IMAGE):
+        with self.shop.rootfs(self.shop.work, tree.job.epoch) as rootfs:
+            with resume.saved(tree, rootfs, self.console):
+                self._fill(tree, Site(rootfs, self.shop.work, stages.trees))
+            self._seal(tree.job, rootfs)
+        if image := tree.snapshots.get(filling.IMAGE):
             store.store_image(image, self.part, self.console)
 
-    def _fill(self, job: Job, rootfs: Rootfs, snapshots: Mapping[str, Snapshot]) -> None:
+    def _fill(self, tree: Filling, site: Site) -> None:
         """Do all steps that work on the tree."""
-        recipe, options = job.plan.recipe, job.options
-        first = resume.restored(job, rootfs) if options.resume else ""
+        job, rootfs, options = tree.job, site.rootfs, self.options
+        recipe, call = job.plan.recipe, job.plan.backend.call
+        begin = (resume.restored(tree, rootfs) if options.resume else None) or ("", "")
         if options.onto:
             rootfs.is_foreign = True
             rootfs.unpack_image(options.onto)
-        steps.fill(job, rootfs, self.work, self.console, snapshots, first)
-        call = job.plan.backend.call
-        told = call("singbuild_defaults", source=job.source, pins=job.pins, rootfs=rootfs)
+        filling.fill(tree, site, self.console, *begin)
+        defaults = call("singbuild_defaults", source=job.source, pins=job.pins, rootfs=rootfs)
         self._phase("metadata")
-        metadata.write(rootfs, recipe, told or Defaults(), self._records(job, rootfs))
+        metadata.write(rootfs, recipe, defaults or Defaults(), self._records(job, rootfs))
         sections.check_shell_text(recipe, rootfs)
         if options.test and "test" in recipe.sections:
             self._phase("test")

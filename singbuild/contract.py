@@ -94,7 +94,8 @@ class Build:
     recipe: the path as the user named it; text: what it says, after rendering; bootstrap: its
     ``Bootstrap:`` word; keywords: the header's values under the backend's own spelling;
     sections: their text, by name in small letters; image: the target; locked: whether
-    the build keeps to a lock.
+    the build keeps to a lock; stages: the recipe's earlier ones that are built, of which a check
+    is asked one by one.
     """
 
     recipe: str
@@ -104,6 +105,7 @@ class Build:
     sections: Mapping[str, str]
     image: Path
     locked: bool = False
+    stages: tuple[Build, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -116,13 +116,15 @@ class SectionError(SingbuildError):
     """A command of a recipe's section failed.
 
     section: its name; "" when no command failed, but what the section left cannot be taken.
+    step: which part of it failed; state: of the shell before that.
     """
 
     status = 7
 
     def __init__(self, what: str, *, section: str = "", why: str = "", remedy: str = "") -> None:
         super().__init__(what, why=why, remedy=remedy)
-        self.section = section
+        self.section = self.step = section
+        self.state = ""
 
 
 class ImageError(SingbuildError):

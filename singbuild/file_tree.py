@@ -192,16 +192,19 @@ class FileTree(ABC):
         """Return when the image was made, else its newest file; seconds since 1970."""
         return self.facts.made or max(entry.inode.mtime for entry in self.walk())
 
-    def walk(self) -> Iterator[Entry]:
+    def walk(self, top: Entry | None = None) -> Iterator[Entry]:
         """Yield every name: directories in pre-order, each one's own entries together and sorted.
 
-        Names that share an inode carry the same ``inode.number``. The root's
-        lost+found is left out.
+        top: begin at this entry instead of the root. Names that share an inode carry the same
+        ``inode.number``. The root's lost+found is left out.
         """
         root = self.root()
-        yield root
-        seen = {root.inode.number}
-        waiting = [(root, root.inode.number)]
+        top = top or root
+        yield top
+        if top.inode.kind != DIRECTORY:
+            return
+        seen = {top.inode.number}
+        waiting: list[tuple[Entry, int | None]] = [(top, None if top.path else root.inode.number)]
         while waiting:
             directory, parent = waiting.pop()
             below = []

@@ -1,7 +1,7 @@
 """What becomes of a build whose section failed: a shell in it, or its tree kept for --resume.
 
 The tree is kept in the cache, as an image like any snapshot, but under a key of its recipe's
-path alone: there is one for each recipe, and what it was made of is compared when it is
+path (and stage) alone: there is one for each, and what it was made of is compared when it is
 taken up again.
 """
 
@@ -14,12 +14,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from singbuild.cache import steps, store
+from singbuild.cache import filling, store
+from singbuild.cache.filling import Filling
 from singbuild.cache.store import Entry, Snapshot
 from singbuild.console.display import Console
 from singbuild.errors import SectionError, UsageError
 from singbuild.plan.job import Job
-from singbuild.plan.plan import Plan
+from singbuild.steps import definition
 from singbuild.tree import secrets
 from singbuild.tree.rootfs import Rootfs
 from singbuild.tree.sections import Interactive
@@ -29,9 +30,9 @@ NAME = "failed "
 
 @dataclass(frozen=True)
 class FailedTree(Snapshot):
-    """The tree of a failed section. recipe: absolute path; name: ``NAME`` and the section's name.
+    """The tree of a failed section. recipe: absolute path; name: ``NAME`` and the step's name.
 
-    inputs: what went in before that section.
+    inputs: what went in before that step.
     """
 
     @property
@@ -57,55 +58,78 @@ class Shell:
 
 
 @contextlib.contextmanager
-def saved(job: Job, rootfs: Rootfs, console: Console) -> Iterator[None]:
+def saved(plan: Filling, rootfs: Rootfs, console: Console) -> Iterator[None]:
     """Save the tree, if the caller wants it, when a section fails in the with-block; say so."""
+    job = plan.job
     try:
         yield
     except SectionError as error:
         if not (job.options.keep and error.section):
             raise
         secrets.check_absent(rootfs.root, job.secrets)
-        facts = steps.inputs_before(job, error.section)
-        failed = FailedTree(NAME + error.section, _identity(job.plan), facts)
-        if store.store(failed, rootfs, job.epoch, console):
+        state = error.state
+        if secrets.are_in(state, job.secrets):
+            raise
+        failed = FailedTree(NAME + error.step, _identity(job), _facts(plan, error.step))
+        if store.store(failed, rootfs, job.epoch, console, state):
             error.remedy = "The tree is kept. Mend the section, then go on there with --resume."
         raise
 
 
-def restored(job: Job, rootfs: Rootfs) -> str:
-    """Fill an empty tree with what the last failed build left; return the section that failed.
+def restored(plan: Filling, rootfs: Rootfs) -> tuple[str, str] | None:
+    """Fill an empty tree with what the last failed build left.
 
-    Raises UsageError when there is none, or what went in before that section has changed.
+    Returns the step that failed and the state of the shell before it; None when there is no such
+    tree. Raises UsageError when what went in before that step has changed.
     """
-    recipe = job.plan.recipe.path
-    entry = _entry(job.plan)
+    entry = _entry(plan.job)
     if entry is None:
-        raise UsageError(
-            f"there is no failed build of {recipe} to resume",
-            why="A build leaves its tree when a section fails under --on-error=keep.",
-            remedy="Build without --resume.",
-        )
-    section = entry.name.removeprefix(NAME)
-    changed = store.changed(entry.inputs, steps.inputs_before(job, section))
+        return None
+    step = entry.name.removeprefix(NAME)
+    changed = store.changed(entry.inputs, _facts(plan, step))
     if changed:
+        recipe = plan.job.plan.recipe.path
         raise UsageError(
-            f"the failed build of {recipe} cannot be resumed at %{section}",
+            f"the failed build of {recipe} cannot be resumed at %{step}",
             why=f"What went in before has changed: {', '.join(changed)}.",
             remedy="Build without --resume.",
         )
     rootfs.restore(entry.path, entry.source)
-    return section
+    return step, entry.shell or ""
 
 
-def forget(plan: Plan) -> None:
-    """Drop what a failed build left, once another succeeded."""
-    if entry := _entry(plan):
-        store.drop(entry)
+def is_there(job: Job) -> bool:
+    """Whether a failed build of a job left its tree."""
+    return _entry(job) is not None
 
 
-def _entry(plan: Plan) -> Entry | None:
-    return store.entry(FailedTree("", _identity(plan), {}).key)
+def check_there(job: Job) -> None:
+    """Refuse to resume where no build has failed. Raises UsageError."""
+    if not any(map(is_there, (*job.stages, job))):
+        raise UsageError(
+            f"there is no failed build of {job.plan.recipe.path} to resume",
+            why="A build leaves its tree when a section fails under --on-error=keep.",
+            remedy="Build without --resume.",
+        )
 
 
-def _identity(plan: Plan) -> str:
-    return str(Path(plan.recipe.path).absolute())
+def forget(job: Job) -> None:
+    """Drop what failed builds left, once another succeeded."""
+    for each in (*job.stages, job):
+        if entry := _entry(each):
+            store.drop(entry)
+
+
+def _entry(job: Job) -> Entry | None:
+    return store.entry(FailedTree("", _identity(job), {}).key)
+
+
+def _facts(plan: Filling, step: str) -> dict[str, str]:
+    """Return what goes into the tree before a step, name to digest."""
+    more = definition.facts_before_test(plan.job) if step == "test" else {}
+    return filling.facts_before(plan, step) | dict(more)
+
+
+def _identity(job: Job) -> str:
+    path = str(Path(job.plan.recipe.path).absolute())
+    return f"{path} stage {job.stage}" if job.is_stage else path

@@ -53,7 +53,7 @@ class Snapshot:
 class Entry:
     """A snapshot in the cache. size: bytes on the disk; used: when last, seconds since 1970.
 
-    source: as ``Rootfs.restore`` takes it.
+    source: as ``Rootfs.restore`` takes it; shell: the state of %post's, None once that called exit.
     """
 
     key: str
@@ -66,6 +66,7 @@ class Entry:
     path: Path
     size: int
     used: float
+    shell: str | None = ""
 
 
 def directory() -> Path:
@@ -82,13 +83,21 @@ def entries() -> list[Entry]:
     return sorted(found, key=lambda entry: entry.used)
 
 
-def find(snapshot: Snapshot, report: Console) -> Entry | None:
-    """Return the entry of a snapshot if it is there and sound; say why it hit, or what changed."""
+def exists(snapshot: Snapshot) -> bool:
+    """Whether the cache has a snapshot; whether it is sound is another question."""
+    return (directory() / f"{snapshot.key}.json").exists()
+
+
+def find(snapshot: Snapshot, report: Console, label: str = "") -> Entry | None:
+    """Return the entry of a snapshot if it is there and sound; say why it hit, or what changed.
+
+    label: what stands before its name.
+    """
     note = directory() / f"{snapshot.key}.json"
     try:
         entry = _read(note)
     except (OSError, ValueError, TypeError, KeyError):
-        report.cache(snapshot.name, _why_missed(snapshot), hit=False)
+        report.cache(label + snapshot.name, _why_missed(snapshot), hit=False)
         return None
     if _sha256(entry.path) != entry.sha256:
         report.warn(f"the cache entry {entry.path} is damaged; it is dropped and made again")
@@ -97,7 +106,7 @@ def find(snapshot: Snapshot, report: Console) -> Entry | None:
     with contextlib.suppress(OSError):  # a cache that others may only read is still of use
         os.utime(note)
     inputs = ", ".join(snapshot.inputs)
-    report.cache(snapshot.name, f"hit {entry.key[:12]}, unchanged: {inputs}", hit=True)
+    report.cache(label + snapshot.name, f"hit {entry.key[:12]}, unchanged: {inputs}", hit=True)
     return entry
 
 
@@ -110,14 +119,20 @@ def entry(key: str) -> Entry | None:
     return found if _sha256(found.path) == found.sha256 else None
 
 
-def store(snapshot: Snapshot, rootfs: Rootfs, epoch: int, report: Console) -> bool:
-    """Keep a snapshot, and tell whether. A cache that cannot be written warns and fails nothing."""
+def store(
+    snapshot: Snapshot, rootfs: Rootfs, epoch: int, report: Console, shell: str | None = ""
+) -> bool:
+    """Keep a snapshot, and tell whether. A cache that cannot be written warns and fails nothing.
+
+    shell: as ``Entry`` has it.
+    """
 
     def write(part: Path) -> object:
         times = rootfs.baseline.times(rootfs.root)
         return seal.seal(rootfs.root, part, epoch=epoch, owners=rootfs.wished(), times=times)
 
-    return _store(snapshot, write, report, rootfs.baseline.saved(rootfs.root))
+    more = {"source": rootfs.baseline.saved(rootfs.root), "shell": shell}
+    return _store(snapshot, write, report, more)
 
 
 def store_image(snapshot: Snapshot, finished: Part, report: Console) -> None:
@@ -127,11 +142,11 @@ def store_image(snapshot: Snapshot, finished: Part, report: Console) -> None:
         with finished.opened() as file, part.open("wb") as copy:
             shutil.copyfileobj(file, copy)
 
-    _store(snapshot, write, report, {})
+    _store(snapshot, write, report, {"source": {}})
 
 
 def _store(
-    snapshot: Snapshot, write: Callable[[Path], object], report: Console, source: Mapping[str, bool]
+    snapshot: Snapshot, write: Callable[[Path], object], report: Console, more: Mapping[str, object]
 ) -> bool:
     home = directory()
     target = home / f"{snapshot.key}.img"
@@ -141,7 +156,7 @@ def _store(
         note = target.with_suffix(".json")
         with workspace.part_file(target) as part, workspace.part_file(note) as note_part:
             write(part.path)
-            facts = asdict(snapshot) | {"sha256": _sha256(part.path), "source": source}
+            facts = asdict(snapshot) | {"sha256": _sha256(part.path), **more}
             note_part.path.write_text(json.dumps(facts, indent=1))
             # The note first: without its image it is no entry, and takes no room.
             workspace.rename_into_place(note_part, note)

@@ -218,7 +218,7 @@ def write_lock(
     A lock that is there is written anew. Prints its name.
     """
     from singbuild.console import display
-    from singbuild.plan import lock, plan
+    from singbuild.plan import job, lock, options, plan
     from singbuild.recipe import grammar
 
     loaded = grammar.load(
@@ -226,7 +226,8 @@ def write_lock(
     )
     planned = plan.make(loaded, display.choose(sys.stderr, as_json=False, quiet=quiet), arch)
     target = output or lock.beside(recipe)
-    target.write_text(lock.dumped(lock.resolved(planned), Path(recipe).name))
+    resolved = job.resolved(planned, options.Options(), plan.downloads)
+    target.write_text(lock.dumped(resolved.lock, Path(recipe).name))
     print(target)
     return 0
 

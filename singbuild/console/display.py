@@ -52,6 +52,21 @@ class Console:
         self._warned: set[str] = set()
         self._lock = threading.RLock()
         self._ended = threading.Event()
+        self._relay = -1
+
+    def relay(self, fd: int) -> None:
+        """Send all that is to be shown to another process from now on. fd: a pipe that it reads.
+
+        In a process that was forked: of the threads and locks of the other it has none.
+        """
+        self._lock, self._relay = threading.RLock(), fd
+
+    def repeat(self, fd: int) -> None:
+        """Show what another process sends, until it ends."""
+        with os.fdopen(fd) as lines:
+            for line in lines:
+                name, fields = json.loads(line)
+                self._tell(name, **fields)
 
     def __enter__(self) -> Self:
         self._ended.clear()
@@ -117,6 +132,9 @@ class Console:
         self._tell("done", image=image, bytes=size)
 
     def _tell(self, event_name: str, /, **fields: Any) -> None:
+        if self._relay >= 0:
+            os.write(self._relay, f"{json.dumps([event_name, fields])}\n".encode())
+            return
         with self._lock:
             told = {name: self._told(value) for name, value in fields.items()}
             event = Event(event_name, self.seconds, told)

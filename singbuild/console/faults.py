@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from singbuild import host
-from singbuild.errors import HostError, RecipeError, RecipeKeyError, SingbuildError
-from singbuild.plan.plan import BOOTSTRAP_KEY, Plan
+from singbuild.errors import HostError, RecipeKeyError, SingbuildError
+from singbuild.plan.plan import Plan
 
 KILLED = HostError(
     "the build was killed",
@@ -25,7 +25,7 @@ def explained(
     places: the directories that the build writes to, besides the cache.
     """
     if isinstance(error, RecipeKeyError):
-        return _located(plan, error)
+        return plan.located(error)
     return plain(error, (plan.source.cache, *places))
 
 
@@ -46,10 +46,3 @@ def bug(error: Exception) -> SingbuildError:
         f"this is a bug in singbuild: {type(error).__name__}: {error}",
         remedy="Please report it with the lines above.",
     )
-
-
-def _located(plan: Plan, error: RecipeKeyError) -> RecipeError:
-    """A backend's complaint about a value, with the recipe's line."""
-    header = plan.recipe.header(error.keyword) or plan.recipe.header(BOOTSTRAP_KEY)
-    assert header
-    return plan.recipe.error(header, error.what, why=error.why, remedy=error.remedy)

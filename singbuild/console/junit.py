@@ -16,13 +16,10 @@ from xml.etree import ElementTree
 from singbuild.console.events import Event
 from singbuild.errors import SectionError, UsageError
 
-CASES = {
-    "bootstrap": "bootstrap",
-    "setup": "%setup",
-    "files": "%files",
-    "post": "%post",
-    "test": "%test",
-}
+# Phases that are cases; a stage's name and a slash may stand before one.
+CASES = re.compile(
+    r"(?P<stage>.*/)?(?:(?P<name>bootstrap)|(?P<section>setup|files|post(?:-\d+)?|test))"
+)
 KEPT_LINES = 10_000  # of one case's output, the last ones
 # What XML 1.0 can hold, section 2.2.
 _IMPOSSIBLE = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -84,13 +81,13 @@ class Report:
             last = self._now or self._cases.setdefault("build", Case("build"))
             last.result = "failure" if event["status"] == SectionError.status else "error"
             last.message, last.text = event["what"], event["text"]
-        for name in set(CASES).intersection(self._steps).difference(self._cases):
+        for name in {step for step in self._steps if CASES.fullmatch(step)}.difference(self._cases):
             why = "not reached" if failed else "unchanged: its outcome is taken from the cache"
             self._cases[name] = Case(name, result="skipped", message=why)
         order = [*self._steps, "build"]
         told = [self._cases[name] for name in order if name in self._cases]
         try:
-            self._write([case for case in told if case.name in CASES or case.result])
+            self._write([case for case in told if CASES.fullmatch(case.name) or case.result])
         except OSError as error:
             said = f"{self._path} cannot be written: {error.strerror}"
             print(f"singbuild: warning: {said}", file=sys.stderr)
@@ -110,7 +107,7 @@ class Report:
 
     def _add(self, suite: ElementTree.Element, case: Case) -> None:
         place = _possible(Path(self._recipe).name.removesuffix(".def"))
-        name, seconds = CASES.get(case.name, case.name), f"{case.seconds:.3f}"
+        name, seconds = _name(case.name), f"{case.seconds:.3f}"
         facts = {"classname": place, "name": name, "time": seconds}
         told = ElementTree.SubElement(suite, "testcase", facts)
         if case.result:
@@ -119,6 +116,13 @@ class Report:
         if case.output:
             output = ElementTree.SubElement(told, "system-out")
             output.text = _possible("\n".join(case.output))
+
+
+def _name(phase: str) -> str:
+    """Return a case's name: a section's with a percent sign."""
+    found = CASES.fullmatch(phase)
+    section = f"%{found['section']}" if found and found["section"] else ""
+    return f"{found['stage'] or ''}{section}" if found and section else phase
 
 
 def _possible(text: str) -> str:

@@ -11,6 +11,8 @@ It is written into every image, and beside the recipe by ``singbuild lock``::
     pins:      {…}                              what the backend's resolve hook said
     files:     {script.py: sha256:…}            what %files takes
     tools:     {debootstrap: 1.0.128}           versions of host programs
+    stages:    {NAME: {backend: …, arch: …, epoch: …, pins: …, files: …, tools: …}}
+                                                each earlier stage that is built
     packages:  {deb: {netbase: 6.4}}            in the finished image, where known
 """
 
@@ -26,7 +28,7 @@ from typing import Any
 
 import yaml
 
-from singbuild import __version__, command, workspace
+from singbuild import __version__, command
 from singbuild.contract import Pins
 from singbuild.errors import HostError, LockError, UsageError
 from singbuild.packages import databases
@@ -70,12 +72,6 @@ def beside(recipe: str) -> Path:
 def shown_name(path: str) -> str:
     """Return a file's name as text on one line, whatever bytes it has."""
     return ascii(Path(path).name)[1:-1]
-
-
-def resolved(plan: Plan) -> Lock:
-    """Resolve a plan's inputs and return its lock. Raises what the backend's hook raises."""
-    workspace.make_in_cache(plan.source.cache)
-    return make(plan, plan.backend.call("singbuild_resolve", source=plan.source))
 
 
 def make(plan: Plan, pins: Pins, locked: Lock | None = None) -> Lock:
@@ -230,7 +226,7 @@ def _plain(value: Any) -> Any:
 def _files(plan: Plan) -> Iterator[tuple[str, str]]:
     """The digest of every file that %files takes, by its name as the recipe reaches it."""
     for item in plan.recipe.files:
-        for source in matches(plan.recipe, item):
+        for source in () if item.stage else matches(plan.recipe, item):
             yield source, f"sha256:{tree_digest(Path(source))}"
 
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from singbuild import __version__, workspace
 from singbuild.backends import loading
 from singbuild.backends.loading import Backend
 from singbuild.contract import Build, Reporter, Source
-from singbuild.errors import RecipeError, UsageError
-from singbuild.recipe.grammar import Recipe
-from singbuild.recipe.header import STAGE
+from singbuild.errors import RecipeError, RecipeKeyError, UsageError
+from singbuild.recipe.grammar import Recipe, Section
+from singbuild.recipe.recipe import STAGE
+from singbuild.recipe.text import printable
+from singbuild.tree import shell_state
 
 BOOTSTRAP_KEY = "Bootstrap"
 # Go's names, as container images have them: `uname -m`'s.
@@ -31,16 +34,23 @@ class Step:
 
 @dataclass(frozen=True)
 class Plan:
-    """All that a build of one recipe will do, and with what."""
+    """All that a build of one recipe will do, and with what. stages: those it needs, in order."""
 
     recipe: Recipe
     backend: Backend
     source: Source
     steps: tuple[Step, ...]
+    stages: tuple[Plan, ...] = ()
 
     def reason(self, name: str) -> str:
         """Why a step is there, "" when it is not part of this plan."""
         return next((step.reason for step in self.steps if step.name == name), "")
+
+    def located(self, error: RecipeKeyError) -> RecipeError:
+        """Return a backend's complaint about a value, with the recipe's line."""
+        header = self.recipe.header(error.keyword) or self.recipe.header(BOOTSTRAP_KEY)
+        assert header
+        return self.recipe.error(header, error.what, why=error.why, remedy=error.remedy)
 
     def build(self, image: Path, *, locked: bool) -> Build:
         """Return the build of ``image`` as extensions see it. locked: it keeps to a lock."""
@@ -52,6 +62,7 @@ class Plan:
             sections={name: section.body() for name, section in self.recipe.sections.items()},
             image=image,
             locked=locked,
+            stages=tuple(stage.build(image, locked=locked) for stage in self.stages),
         )
 
 
@@ -61,6 +72,27 @@ def make(recipe: Recipe, report: Reporter, arch: str = "") -> Plan:
     arch: the machine to build for, as `uname -m` or Go calls it; "" for this one.
     Raises BackendError for the backend, RecipeError for a keyword, UsageError for the machine.
     """
+    used = {id(stage) for stage in recipe.needed}
+    for stage in recipe.stages:
+        if id(stage) not in used:
+            name = f" {printable(stage.stage, keep=40)}" if stage.stage else ""
+            report.warn(
+                f"{recipe.path}:{stage.headers[0].line}: the stage{name} is not built: "
+                "nothing copies from it"
+            )
+    stages = tuple(_one(stage, report, arch, is_stage=True) for stage in recipe.needed)
+    return _one(recipe, report, arch, stages)
+
+
+def _one(
+    recipe: Recipe,
+    report: Reporter,
+    arch: str,
+    stages: tuple[Plan, ...] = (),
+    *,
+    is_stage: bool = False,
+) -> Plan:
+    """Plan one stage, or the image."""
     backend = loading.load(recipe.bootstrap)
     for text in backend.deprecations:
         report.warn(text)
@@ -71,7 +103,14 @@ def make(recipe: Recipe, report: Reporter, arch: str = "") -> Plan:
         report=report,
         bootstrap=backend.name,
     )
-    return Plan(recipe, backend, source, tuple(_steps(recipe, backend)))
+    steps = _tree_steps(recipe, backend) if is_stage else _steps(recipe, backend, stages)
+    return Plan(recipe, backend, source, tuple(steps), stages)
+
+
+def downloads(plan: Plan) -> Path:
+    """Return the directory in the cache for a backend's downloads, which is made."""
+    workspace.make_in_cache(plan.source.cache)
+    return plan.source.cache
 
 
 def _machine(asked: str, backend: Backend) -> str:
@@ -113,19 +152,15 @@ def _missing(recipe: Recipe, backend: Backend, name: str, meaning: str) -> Recip
     )
 
 
-def _steps(recipe: Recipe, backend: Backend) -> Iterable[Step]:
+def _steps(recipe: Recipe, backend: Backend, stages: tuple[Plan, ...]) -> Iterable[Step]:
     origin = f"{backend.installed.distribution} {backend.installed.version}"
     yield Step("check", "host programs, privilege, space and target, before anything is written")
     yield Step("resolve", f"Bootstrap: {backend.name} ({origin}) finds out what exactly goes in")
+    if stages:
+        names = ", ".join(stage.recipe.stage for stage in stages)
+        yield Step("stages", f"the trees that %files copies from, or their copies: {names}")
     yield Step("scratch", "a fresh ext3 image, mounted where nobody else sees it")
-    yield Step("bootstrap", f"Bootstrap: {backend.name} fills it")
-    for name, what in (
-        ("setup", "on the host, with the tree's path in $SINGBUILD_ROOTFS"),
-        ("files", "copied from the host"),
-        ("post", "in the image, as root"),
-    ):
-        if section := recipe.sections.get(name):
-            yield Step(name, f"%{name} at line {section.line}: {what}")
+    yield from _tree_steps(recipe, backend)
     yield Step("metadata", "runscript, environment, labels and recipe, in /.singularity.d")
     if section := recipe.sections.get("test"):
         yield Step("test", f"%test at line {section.line}: in the finished image")
@@ -133,20 +168,52 @@ def _steps(recipe: Recipe, backend: Backend) -> Iterable[Step]:
     yield Step("finish", "the file gets its name, all at once")
 
 
+def _tree_steps(recipe: Recipe, backend: Backend) -> Iterable[Step]:
+    """Yield the steps that change the tree: all that an earlier stage has."""
+    yield Step("bootstrap", f"Bootstrap: {backend.name} fills it")
+    for name, what in (
+        ("setup", "on the host, with the tree's path in $SINGBUILD_ROOTFS"),
+        ("files", f"copied from {_origins(recipe)}"),
+    ):
+        if section := recipe.sections.get(name):
+            yield Step(name, f"%{name} at line {section.line}: {what}")
+    for name, part in posts(recipe):
+        others = "".join(f", with the one at line {place}" for place in part.places[1:])
+        yield Step(name, f"%post at line {part.line}{others}: in the image, as root")
+
+
+def posts(recipe: Recipe) -> Iterator[tuple[str, Section]]:
+    """Yield the steps that %post is, each with its name."""
+    if section := recipe.sections.get("post"):
+        parts = shell_state.parts(section)
+        for number, part in enumerate(parts, 1):
+            yield (f"post-{number}", part) if len(parts) > 1 else ("post", section)
+
+
+def _origins(recipe: Recipe) -> str:
+    names = dict.fromkeys(f"stage {i.stage}" if i.stage else "the host" for i in recipe.files)
+    return ", ".join(names) or "the host"
+
+
 def recorded(plan: Plan, *, tested: bool, free: int, resumed: bool = False) -> str:
     """Return how an image was made, as JSON; the same for equal builds. free: bytes."""
-    steps = [{"name": step.name, "reason": step.reason} for step in plan.steps]
-    facts = {"singbuild": __version__, "tested": tested, "free": free, "steps": steps}
+    facts: dict[str, Any] = {"singbuild": __version__, "tested": tested, "free": free}
+    facts["steps"] = [{"name": step.name, "reason": step.reason} for step in plan.steps]
     if resumed:
         facts["resumed"] = True
     return json.dumps(facts, indent=4) + "\n"
 
 
 def described(plan: Plan) -> str:
-    """Return the plan as ``singbuild plan`` prints it."""
+    """Return the plan as ``singbuild plan`` prints it, its stages first."""
+    stages = [_described(each, f"stage {each.recipe.stage}") + "\n" for each in plan.stages]
+    return "\n".join([*stages, _described(plan, plan.recipe.path)])
+
+
+def _described(plan: Plan, name: str) -> str:
     width = max(len(step.name) for step in plan.steps)
     lines = [f"{number:2}. {s.name:{width}}  {s.reason}" for number, s in enumerate(plan.steps, 1)]
-    given = [f"    {name}: {value}" for name, value in plan.source.keywords.items()]
+    keywords = [f"    {name}: {value}" for name, value in plan.source.keywords.items()]
     programs = ", ".join(p.name for p in plan.backend.needs.programs) or "none"
-    head = f"{plan.recipe.path}: Bootstrap: {plan.backend.name}"
-    return "\n".join([head, *given, f"Host programs: {programs}", "", *lines])
+    head = f"{name}: Bootstrap: {plan.backend.name}"
+    return "\n".join([head, *keywords, f"Host programs: {programs}", "", *lines])

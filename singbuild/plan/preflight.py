@@ -24,12 +24,17 @@ _ALSO_EXECUTED = {"x86_64": ("i386", "i586", "i686"), "aarch64": ("armv6l", "arm
 def check(plan: Plan, target: Path, choice: Choice, *, force: bool, test: bool) -> None:
     """Check all that a build needs. Raises HostError, ImageError or RecipeError."""
     check_target(target, force=force)
-    check_privilege(plan, choice)
-    check_machine(plan, ("post", "test") if test else ("post",))
-    check_programs((*engine_programs(choice), *plan.backend.needs.programs))
-    places.check_scratch(workspace.scratch_parent(), plan.backend.needs.space, choice)
+    plans = (*plan.stages, plan)
+    for each in plans:
+        check_privilege(each, choice)
+        check_machine(each, ("post", "test") if test and each is plan else ("post",))
+    programs = (program for each in plans for program in each.backend.needs.programs)
+    check_programs((*engine_programs(choice), *programs))
+    space = sum(each.backend.needs.space for each in plans)
+    places.check_scratch(workspace.scratch_parent(), space, choice)
     places.check_space(target.parent, plan.backend.needs.space, "name a target elsewhere.")
-    check_files(plan)
+    for each in plans:
+        check_files(each)
 
 
 def check_target(target: Path, *, force: bool) -> None:
@@ -98,4 +103,5 @@ def check_files(plan: Plan) -> None:
     """Refuse %files that are not there, unless %setup may still make them."""
     if "setup" not in plan.recipe.sections:
         for item in plan.recipe.files:
-            matches(plan.recipe, item)
+            if not item.stage:
+                matches(plan.recipe, item)

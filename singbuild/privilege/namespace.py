@@ -88,6 +88,11 @@ def run(
         os.close(outer)
 
 
+def nested(work: Callable[[], int]) -> int:
+    """Execute ``work`` in namespaces of its own within those of ``run``, in whose worker we are."""
+    return _contained(work, None)
+
+
 def as_owner(ids: Ranges, work: Callable[[], int]) -> int:
     """Execute ``work`` where the caller's subordinate ids are its own, and nothing else differs."""
     return _in_user_namespace(None, ids, work)

@@ -8,14 +8,15 @@ import re
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
 from singbuild.errors import RecipeError
 from singbuild.recipe import template
-from singbuild.recipe.header import is_comment, is_stage, multi_stage, parse_header
-from singbuild.recipe.recipe import CopyItem, Header, Label, Line, Recipe, Section
+from singbuild.recipe.header import is_comment, is_stage, parse_header, stage_lines
+from singbuild.recipe.recipe import STAGE, CopyItem, Header, Label, Line, Recipe, Section
 from singbuild.recipe.text import Text, Word, did_you_mean, printable, read, unquoted
 
 __all__ = ["CopyItem", "Header", "Label", "Line", "Recipe", "Section", "load", "parse"]
@@ -63,18 +64,58 @@ def load(
 
 def parse(source: Text, implied: tuple[Header, ...] = ()) -> Recipe:
     """Parse a recipe's text, taken literally. implied: the header of one that has none."""
-    end = next((n for n in _numbers(source) if source.section(n)), len(source.lines) + 1)
-    headers = parse_header(source, end, implied)
-    parts = list(_parts(source, end))
+    begins = stage_lines(source)
+    stages: list[Recipe] = []
+    for begin, stop in pairwise([*begins, len(source.lines) + 1]):
+        stage = _stage(source, range(begin, stop), implied)
+        _check_stage(source, stage, stages)
+        stages.append(stage)
+    return replace(stages[-1], stages=tuple(stages[:-1]))
+
+
+def _stage(source: Text, lines: range, implied: tuple[Header, ...]) -> Recipe:
+    """Parse one stage: a header, and the sections up to the next one."""
+    start = next((n for n in lines if source.section(n)), lines.stop)
+    headers = parse_header(source, lines.start, start, implied)
+    parts = list(_parts(source, range(start, lines.stop)))
     _check_heredocs(source, parts)
+    files = [part for part in parts if part.name == "files"]
     return Recipe(
         path=source.path,
         source=source,
         headers=headers,
         sections=MappingProxyType(_sections(source, parts)),
-        files=tuple(item for n in _content(parts, "files") for item in _copy_item(source, n)),
+        files=tuple(i for part in files for n in part.lines for i in _copy_item(source, n, part)),
         labels=_labels(source, _content(parts, "labels")),
     )
+
+
+def _check_stage(source: Text, stage: Recipe, before: Sequence[Recipe]) -> None:
+    """Refuse two stages of one name, and a copy from one that is not before this one."""
+    known = {each.stage: each for each in before if each.stage}
+    if stage.stage in known:
+        header, first = stage.header(STAGE), known[stage.stage].header(STAGE)
+        assert header
+        assert first
+        raise stage.error(
+            header,
+            f"there are two stages of the name {printable(stage.stage, keep=40)}",
+            why=f"The first is in line {first.line}.",
+            remedy="Rename one of them, and the %files that copy from it.",
+        )
+    for item in stage.files:
+        if item.stage and item.stage not in known:
+            raise RecipeError(
+                printable(source.path, keep=4096),
+                item.line,
+                0,
+                printable(stage.line(item.line)),
+                f"%files from {printable(item.stage, keep=40)}: no stage before this one has "
+                "that name",
+                why=f"Stages before it: {', '.join(map(printable, known)) or 'none'}.",
+                remedy=did_you_mean(item.stage, known)
+                or "Name a stage in its header: Stage: NAME.",
+            )
 
 
 def _numbers(source: Text) -> range:
@@ -93,9 +134,9 @@ class _Part(NamedTuple):
     lines: range
 
 
-def _parts(source: Text, start: int) -> Iterator[_Part]:
-    begins = [n for n in range(start, len(source.lines) + 1) if source.section(n)]
-    ends = [*begins[1:], len(source.lines) + 1]
+def _parts(source: Text, lines: range) -> Iterator[_Part]:
+    begins = [n for n in lines if source.section(n)]
+    ends = [*begins[1:], lines.stop]
     for begin, end in zip(begins, ends, strict=False):
         found = source.section(begin)
         assert found
@@ -104,8 +145,10 @@ def _parts(source: Text, start: int) -> Iterator[_Part]:
         words = source.words(begin, found.start("arguments"))
         _check_arguments(source, begin, name, words)
         for n in range(begin + 1, end):
-            if is_stage(source.line(n)):
-                raise multi_stage(source, n, "If it is text, indent it.")
+            if is_stage(source.line(n)):  # in a recipe that has no header of its own
+                raise source.error(
+                    n, 1, "the header comes after a section", remedy="If it is text, indent it."
+                )
         yield _Part(name, begin, words, range(begin + 1, end))
 
 
@@ -134,6 +177,8 @@ def _check_known(source: Text, n: int, name: str) -> None:
 
 
 def _check_arguments(source: Text, n: int, name: str, words: list[Word]) -> None:
+    if name == "files" and len(words) == 2 and words[0].text == "from":
+        return
     if words and name not in SCRIPTS:
         raise _no_arguments(source, n, name, words)
     before = ""
@@ -153,13 +198,12 @@ def _check_arguments(source: Text, n: int, name: str, words: list[Word]) -> None
 
 
 def _no_arguments(source: Text, n: int, name: str, words: list[Word]) -> RecipeError:
-    if name == "files" and words[0].text == "from":
-        return multi_stage(source, n)
+    stage = " Or write %files from STAGE." if name == "files" else ""
     return source.error(
         n,
         words[0].column,
         f"%{name} stands alone on its line",
-        remedy="Put the text on the next line.",
+        remedy=f"Put the text on the next line.{stage}",
     )
 
 
@@ -168,7 +212,8 @@ def _sections(source: Text, parts: list[_Part]) -> dict[str, Section]:
     for part in parts:
         first = found.setdefault(part.name, [part])[0]
         if part is not first:
-            _check_same_arguments(source, first, part)
+            if part.name != "files":  # each of these has a source of its own
+                _check_same_arguments(source, first, part)
             found[part.name].append(part)
     return {name: _section(source, name, same) for name, same in found.items()}
 
@@ -182,6 +227,7 @@ def _section(source: Text, name: str, parts: list[_Part]) -> Section:
             for part in parts
         ),
         line=source.number(parts[0].begin),
+        places=tuple(source.number(part.begin) for part in parts),
     )
 
 
@@ -215,7 +261,9 @@ def _check_heredocs(source: Text, parts: list[_Part]) -> None:
                 "this line is inside a here-document, yet begins a section",
                 why=f"<<{word} in line {source.number(begin)} ends in line "
                 f"{source.number(later[0][0])}.",
-                remedy="If the line is text, write %% for its %: one is taken away.",
+                remedy="If the line is text, write %% for its %: one is taken away."
+                if source.section(part.lines.stop)
+                else "If the line is text, indent it.",
             )
 
 
@@ -248,7 +296,7 @@ def _content(parts: list[_Part], name: str) -> list[int]:
     return [n for part in parts if part.name == name for n in part.lines]
 
 
-def _copy_item(source: Text, n: int) -> Iterator[CopyItem]:
+def _copy_item(source: Text, n: int, part: _Part) -> Iterator[CopyItem]:
     words = source.words(n, start=1 if source.line(n).startswith("%%") else 0)
     if len(words) > 2:
         raise source.error(
@@ -262,7 +310,8 @@ def _copy_item(source: Text, n: int) -> Iterator[CopyItem]:
             raise source.error(n, word.column, "the name is empty", remedy="Write a name.")
     if words:
         destination = words[1].text if len(words) > 1 else ""
-        yield CopyItem(words[0].text, destination, source.number(n))
+        stage = part.words[1].text if part.words else ""
+        yield CopyItem(words[0].text, destination, source.number(n), stage)
 
 
 def _labels(source: Text, numbers: list[int]) -> tuple[Label, ...]:

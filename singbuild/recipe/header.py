@@ -10,8 +10,6 @@ from singbuild.errors import RecipeError
 from singbuild.recipe.recipe import Header
 from singbuild.recipe.text import Text, did_you_mean, printable
 
-STAGE = "stage"
-"""The header key that names a stage; no backend sees it."""
 REPEATABLE = frozenset({"include"})
 """Header keys that may be given several times; their values are joined by a blank."""
 
@@ -19,6 +17,8 @@ _KEY = re.compile(r"\s*(?P<name>[A-Za-z][A-Za-z0-9_-]*)\s*:(?P<value>.*)")
 _NEXT_KEY = re.compile(r"[A-Za-z][A-Za-z0-9_-]*\s*:(\s|$)")
 _STAGE = re.compile(r"(bootstrap|osbuild)\s*:", re.IGNORECASE)
 _COMMENT = re.compile(r"(^|\s)#.*")
+_NAMED = re.compile(r"\s*stage\s*:\s*\S", re.IGNORECASE)
+_LEADING = re.compile(r"(stage|from)\s*:\s*\S", re.IGNORECASE)
 _OLD_NAMES = {"osbuild", "ostype"}
 _EXAMPLE = (
     "Begin it with a line such as Bootstrap: debootstrap; `singbuild backends` lists them all."
@@ -35,23 +35,39 @@ def is_stage(line: str) -> bool:
     return bool(_STAGE.match(line))
 
 
-def multi_stage(source: Text, n: int, remedy: str = "") -> RecipeError:
-    """Make the error for a recipe of several stages."""
-    return source.error(
-        n,
-        1,
-        "recipes of several stages are not supported yet",
-        remedy=f"Write one recipe for each image. {remedy}".rstrip(),
-    )
+def stage_lines(source: Text) -> list[int]:
+    """Return the lines at which the recipe's stages begin: the first one is line 1.
+
+    A later one begins with ``Bootstrap:``, or with the keys right before it, once its
+    predecessor has that key too, and a section or a name.
+    """
+    begins: list[int] = [1]
+    keys: set[str] = set()
+    for n, line in enumerate(source.lines, 1):
+        if is_stage(line) and keys >= {"bootstrap", "end"}:
+            first = n
+            while _LEADING.match(source.line(first - 1)):
+                first -= 1
+            begins.append(first)
+            keys = {"end"} & {"end" for m in range(first, n) if _NAMED.match(source.line(m))}
+        if is_stage(line) and "section" not in keys:
+            keys.add("bootstrap")
+        if source.section(n):
+            keys |= {"section", "end"}
+        elif _NAMED.match(line):
+            keys.add("end")
+    return begins
 
 
-def parse_header(source: Text, end: int, implied: tuple[Header, ...] = ()) -> tuple[Header, ...]:
-    """Read the lines before line ``end``, where the first section begins. Raises RecipeError.
+def parse_header(
+    source: Text, start: int, end: int, implied: tuple[Header, ...] = ()
+) -> tuple[Header, ...]:
+    """Read the lines from ``start`` to before ``end``, the stage's first section or its end.
 
-    implied: stands for a header that the recipe has not got.
+    implied: stands for a header that the recipe has not got. Raises RecipeError.
     """
     found: dict[str, Header] = {}
-    n = 1
+    n = start
     while n < end:
         if source.line(n).strip() and not is_comment(source.line(n)):
             header, last = _header(source, n, end)
@@ -59,7 +75,7 @@ def parse_header(source: Text, end: int, implied: tuple[Header, ...] = ()) -> tu
             n = last
         n += 1
     headers = tuple(found.values()) or implied
-    _check_bootstrap(source, headers, end)
+    _check_bootstrap(source, headers, start, end)
     return headers
 
 
@@ -150,10 +166,10 @@ def _merged(source: Text, n: int, before: Header | None, header: Header) -> Head
     return replace(before, value=value, lines=before.lines + header.lines)
 
 
-def _check_bootstrap(source: Text, headers: tuple[Header, ...], end: int) -> None:
+def _check_bootstrap(source: Text, headers: tuple[Header, ...], start: int, end: int) -> None:
     if any(header.name.lower() == "bootstrap" for header in headers):
         return
-    for n in range(1, end):
+    for n in range(start, end):
         key = _KEY.fullmatch(source.line(n))
         if key and did_you_mean(key["name"], ["Bootstrap"]):
             raise source.error(

@@ -2,12 +2,15 @@
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from singbuild.errors import RecipeError
 from singbuild.recipe.text import Text, did_you_mean, printable
+
+STAGE = "stage"
+"""The header key that names a stage; no backend sees it."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +40,31 @@ class Line:
 
 @dataclass(frozen=True)
 class Section:
-    """A section's lines. A section given twice has two parts."""
+    """A section's lines. A section given twice has two parts.
+
+    line: where it begins; places: where each part begins.
+    """
 
     name: str
     arguments: tuple[str, ...]
     parts: tuple[tuple[Line, ...], ...]
     line: int
+    places: tuple[int, ...] = ()
+
+    def split(self) -> tuple["Section", ...]:
+        """Return each part that says something as a section of its own, of the same program."""
+        program = self.interpreter
+        words = self.arguments if "-c" in self.arguments or not program else ("-c", program)
+        return tuple(
+            replace(self, arguments=words, parts=(part,), line=line, places=(line,))
+            for part, line in zip(self.parts, self.places, strict=True)
+            if any(each.text.strip() for each in part)
+        )
+
+    def joined(self, other: "Section") -> "Section":
+        """Return both as one section of two parts."""
+        parts, places = self.parts + other.parts, self.places + other.places
+        return replace(self, parts=parts, places=places)
 
     @property
     def lines(self) -> tuple[Line, ...]:
@@ -119,11 +141,15 @@ class Label(NamedTuple):
 
 @dataclass(frozen=True)
 class CopyItem:
-    """One line of %files. destination "": the source's own path. Globs are not expanded here."""
+    """One line of %files. destination "": the source's own path. Globs are not expanded here.
+
+    stage: whose tree has the source; "" for the host.
+    """
 
     source: str
     destination: str
     line: int
+    stage: str = ""
 
 
 @dataclass(frozen=True)
@@ -133,6 +159,7 @@ class Recipe:
     path: as the user named it. source: the text that was parsed, after rendering; its
     own path says ``(rendered)`` when the template's lines are unknown.
     headers: in the recipe's order. sections: by name, in small letters.
+    stages: those before this one, which is the last in the file.
     arguments: the template's values; empty when the text was taken literally.
     """
 
@@ -143,6 +170,23 @@ class Recipe:
     files: tuple[CopyItem, ...]
     labels: tuple[Label, ...]
     arguments: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    stages: tuple["Recipe", ...] = ()
+
+    @property
+    def stage(self) -> str:
+        """The value of the ``Stage`` key, "" without one."""
+        header = self.header(STAGE)
+        return header.value if header else ""
+
+    @property
+    def needed(self) -> tuple["Recipe", ...]:
+        """The stages that this one copies from, and those that they copy from, in their order."""
+        names, needed = {item.stage for item in self.files}, []
+        for stage in reversed(self.stages):
+            if stage.stage in names:
+                needed.append(stage)
+                names |= {item.stage for item in stage.files}
+        return tuple(reversed(needed))
 
     @property
     def text(self) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import stat
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from singbuild.errors import ImageError
 from singbuild.file_tree import DIRECTORY, REGULAR, SYMLINK, Entry, FileTree, Segment
@@ -35,14 +35,22 @@ def archive(
     leave_out: says of a path whether it is left out. Sockets always are: no tar format knows
     them. Raises DamagedImage.
     """
+    yield from _archived(image, (each for each in image.walk() if not leave_out(each.path)), bytes)
+
+
+def _archived(
+    image: FileTree, entries: Iterable[Entry], renamed: Callable[[bytes], bytes]
+) -> Iterator[bytes]:
     first: dict[int, bytes] = {}  # of inodes with several names
-    for entry in image.walk():
+    for entry in entries:
         info = _header(image, entry)
-        if info is None or leave_out(entry.path):
+        if info is None:
             continue
+        info.name = _text(renamed(entry.path)) or "."
         if entry.inode.kind != DIRECTORY and entry.inode.links > 1:
             if known := first.get(entry.inode.number):
-                info.type, info.linkname, info.pax_headers = tarfile.LNKTYPE, _text(known), {}
+                target = _text(renamed(known))
+                info.type, info.linkname, info.pax_headers = tarfile.LNKTYPE, target, {}
                 yield _packed(info)
                 continue
             first[entry.inode.number] = entry.path
@@ -51,6 +59,23 @@ def archive(
         else:
             yield _packed(info)
     yield bytes(2 * _BLOCK)
+
+
+def subtree(image: FileTree, top: Entry, name: str) -> Iterator[bytes]:
+    """Yield what is at and below an entry of an image as such an archive, under another name.
+
+    Hard links stay within it. Raises DamagedImage.
+    """
+    above, prefix = top.path, _bytes(name).strip(b"/")
+
+    def renamed(path: bytes) -> bytes:
+        return prefix + path[len(above) :]
+
+    yield from _archived(image, image.walk(top), renamed)
+
+
+def _bytes(name: str) -> bytes:
+    return name.encode("utf-8", "surrogateescape")
 
 
 def _header(image: FileTree, entry: Entry) -> tarfile.TarInfo | None:

@@ -167,6 +167,12 @@ def _spellings(secret: Secret) -> Iterator[str]:
             yield text.replace("'", quoted)
 
 
+def are_in(text: str, secrets: Sequence[Secret]) -> bool:
+    """Whether a text, such as a shell's variables, holds one of the secrets."""
+    data = text.encode(errors="surrogateescape")
+    return any(core in data for secret in secrets for core in (secret.core, *_encoded(secret)))
+
+
 def check_absent(root: Path, secrets: Sequence[Secret]) -> None:
     """Refuse a tree that holds the value of a secret, or its base64, anywhere.
 

@@ -20,7 +20,7 @@ from singbuild.contract import Reporter
 from singbuild.errors import RecipeError, SectionError
 from singbuild.privilege import namespace
 from singbuild.recipe.files import matches
-from singbuild.recipe.grammar import Recipe, Section
+from singbuild.recipe.grammar import CopyItem, Recipe, Section
 from singbuild.tree import chroot, secrets
 from singbuild.tree.metadata import HOME
 from singbuild.tree.rootfs import Rootfs
@@ -72,14 +72,15 @@ def setup(recipe: Recipe, rootfs: Rootfs, work: Path, context: Context) -> None:
         _execute(recipe, section, str(script), execute, rootfs.report)
 
 
-def post(recipe: Recipe, rootfs: Rootfs, context: Context) -> None:
-    """Execute %post in the image, with the host's name resolution and the secrets context.
+def post(recipe: Recipe, part: Section, rootfs: Rootfs, context: Context, script: str = "") -> None:
+    """Execute %post or a part of it in the image, with the host's names and the secrets.
 
+    script: its text, when that is more than the section's, and turns the trace on by itself.
     Raises SectionError.
     """
     rootfs.mkdir(HOME)  # as for %setup
     with host_names(rootfs), secrets.readable(rootfs, context.secrets):
-        _inside(recipe, recipe.sections["post"], rootfs, [], context)
+        _inside(recipe, part, rootfs, [], context, script)
 
 
 def test(recipe: Recipe, rootfs: Rootfs, context: Context) -> None:
@@ -110,17 +111,16 @@ def check_shell_text(recipe: Recipe, rootfs: Rootfs) -> None:
         )
 
 
-def files(recipe: Recipe, rootfs: Rootfs) -> None:
-    """Copy what %files names from the host into the image.
+def copy(recipe: Recipe, item: CopyItem, rootfs: Rootfs) -> None:
+    """Copy what a line of %files names from the host into the image.
 
     Sources are relative to the caller's directory and may hold shell patterns;
     links are followed, owners become root, modes are kept, times are the epoch. A destination
     that ends with a slash or is a directory is copied into. Raises RecipeError.
     """
-    for item in recipe.files:
-        sources = matches(recipe, item)
-        for source in sources:
-            _copy(rootfs, source, item.destination, many=len(sources) > 1)
+    sources = matches(recipe, item)
+    for source in sources:
+        _copy(rootfs, source, item.destination, many=len(sources) > 1)
 
 
 @contextlib.contextmanager
@@ -167,9 +167,14 @@ def _content(rootfs: Rootfs, name: str) -> bytes | None:
 
 
 def _inside(
-    recipe: Recipe, section: Section, rootfs: Rootfs, prefix: list[str], context: Context
+    recipe: Recipe,
+    section: Section,
+    rootfs: Rootfs,
+    prefix: list[str],
+    context: Context,
+    script: str = "",
 ) -> None:
-    rootfs.write(INSIDE, section.script(), 0o755)
+    rootfs.write(INSIDE, script or section.script(), 0o755)
 
     def execute(argv: list[str], on_line: Callable[[str], None]) -> command.Completed:
         return chroot.call(rootfs.root, [*prefix, *argv], env=rootfs.variables, on_line=on_line)
@@ -180,7 +185,7 @@ def _inside(
 
     try:
         with _rescued(context, interactive):
-            _execute(recipe, section, INSIDE, execute, rootfs.report)
+            _execute(recipe, section, INSIDE, execute, rootfs.report, script)
     finally:
         namespace.end_others()
         rootfs.remove(INSIDE)
@@ -198,12 +203,21 @@ def _rescued(context: Context, interactive: Interactive) -> Iterator[None]:
 
 
 def _execute(
-    recipe: Recipe, section: Section, script: str, execute: Execute, report: Reporter
+    recipe: Recipe,
+    section: Section,
+    script: str,
+    execute: Execute,
+    report: Reporter,
+    part: str = "",
 ) -> None:
-    """Execute a script and say, when it fails, which line of the recipe did."""
+    """Execute a script and say, when it fails, which line of the recipe did.
+
+    part: the text of one that says itself from where on its lines are shown.
+    """
     interpreter = (section.interpreter or "/bin/sh").split()
     is_shell = PurePosixPath(interpreter[0]).name in SHELLS
-    trace = Trace(section.script().splitlines() if is_shell else [])
+    lines = ["", *part.splitlines()[1:]] if part else section.script().splitlines()
+    trace = Trace(lines if is_shell else [])
     told: deque[str] = deque(maxlen=command.TAIL_LINES)
 
     def show(line: str) -> None:
@@ -211,7 +225,7 @@ def _execute(
             told.append(text)
             report.line(text)
 
-    flags = ["-e", "-x", "-v"] if is_shell else []
+    flags = (["-e"] if part else ["-e", "-x", "-v"]) if is_shell else []
     done = execute([*interpreter, *flags, *section.shell_options, script], show)
     if done.status:
         line = section.recipe_line(trace.failed) or section.line

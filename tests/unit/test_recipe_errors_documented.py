@@ -66,7 +66,7 @@ def loaded(example: Example) -> Recipe:
     )
     if recipe.bootstrap == "busybox":
         for header in recipe.headers[1:]:
-            if header.name not in KNOWN_KEYS:
+            if header.name not in (*KNOWN_KEYS, "Stage"):
                 raise recipe.unknown(header, KNOWN_KEYS)
     return recipe
 

@@ -1,0 +1,135 @@
+"""Fills a tree step by step, from the latest snapshot in the cache on, and keeps it after each.
+
+A snapshot's key is a digest of what goes into its step and of the key before it, so whatever
+changes, changes the keys of all that follows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from singbuild.cache import store
+from singbuild.cache.store import Entry, Snapshot
+from singbuild.console.display import Console
+from singbuild.errors import SectionError
+from singbuild.plan.job import Job
+from singbuild.steps.step import Site, TreeStep, digest
+from singbuild.tree import secrets
+
+IMAGE = "image"  # the snapshot that is the finished image
+
+
+@dataclass(frozen=True)
+class Filling:
+    """How one tree is filled. snapshots: after its steps, by step; to be taken and kept.
+
+    key: of the last snapshot, which names the finished tree; "" when not all that goes in is known.
+    """
+
+    job: Job
+    steps: tuple[TreeStep, ...]
+    snapshots: Mapping[str, Snapshot]
+    key: str
+
+    @property
+    def label(self) -> str:
+        """Return what stands before the names of its phases: ``STAGE/``, "" for the image."""
+        return f"{self.job.stage}/" if self.job.is_stage else ""
+
+    def cached(self) -> str:
+        """Return the latest step whose snapshot is in the cache, "" for none."""
+        names = (n for n in reversed([*self.snapshots]) if n != IMAGE)
+        return next((n for n in names if store.exists(self.snapshots[n])), "")
+
+    def waiting(self, done: str) -> tuple[TreeStep, ...]:
+        """Return the steps after one that is done; all without one."""
+        names = [step.name for step in self.steps]
+        return self.steps[names.index(done) + 1 :] if done else self.steps
+
+
+def filling(job: Job, steps: Sequence[TreeStep], *, one_owner: bool, use_cache: bool) -> Filling:
+    """Return how the tree of a job is filled.
+
+    one_owner: programs see their own owners there, so their trees are snapshots of their own.
+    A step of which not all that goes in is known is not kept, nor what comes after it.
+    """
+    path = f"{job.plan.recipe.path} stage {job.stage}" if job.is_stage else job.plan.recipe.path
+    found: dict[str, Snapshot] = {}
+    parent = ""
+    for step in steps:
+        if not step.is_known:
+            break
+        facts = {**step.facts, "privilege": ""} if one_owner else step.facts
+        found[step.name] = Snapshot(step.name, path, facts, parent)
+        parent = found[step.name].key
+    is_known = all(step.is_known for step in steps)
+    if is_known and not job.is_stage:
+        facts = {"recipe": digest([Path(job.plan.recipe.path).name, job.plan.recipe.text])}
+        more = (*job.options.finish.items(), *job.lock.items())
+        facts |= {name: digest(value) for name, value in more}
+        facts |= {"privilege": ""} if one_owner else {}
+        found[IMAGE] = Snapshot(IMAGE, path, facts, parent)
+    return Filling(job, tuple(steps), found if use_cache else {}, parent if is_known else "")
+
+
+def fill(plan: Filling, site: Site, console: Console, first: str = "", state: str = "") -> None:
+    """Do the steps of a tree that no snapshot in the cache has, or those from ``first`` on.
+
+    state: of the shell before ``first``. Raises what the steps raise; a SectionError knows its
+    step.
+    """
+    shell: str | None = state
+    if first:
+        names = [step.name for step in plan.steps]
+        waiting = plan.steps[names.index(first) :] if first in names else ()  # %test is no step
+    else:
+        entry = _restored(plan, site, console)
+        waiting = plan.waiting(entry.name if entry else "")
+        shell = entry.shell if entry else ""
+    for step in waiting:
+        console.phase(plan.label + step.name, step.reason)
+        try:
+            shell = step.execute(site, shell)
+        except SectionError as error:
+            error.step, error.state = step.name, shell or ""
+            raise
+        if snapshot := plan.snapshots.get(step.name):
+            _keep(plan.job, step, snapshot, site, shell, console)
+
+
+def _keep(
+    job: Job, step: TreeStep, snapshot: Snapshot, site: Site, shell: str | None, console: Console
+) -> None:
+    """Keep a tree, unless the variables of its shell hold a secret: they would lie in the cache."""
+    if step.uses_secrets:
+        secrets.check_absent(site.rootfs.root, job.secrets)
+        if secrets.are_in(shell or "", job.secrets):
+            console.line(f"A variable holds a secret: the state after {step.name} is not cached.")
+            return
+    store.store(snapshot, site.rootfs, job.epoch, console, shell)
+
+
+def _restored(plan: Filling, site: Site, console: Console) -> Entry | None:
+    """Fill the tree from the latest snapshot that is cached, and return that."""
+    for name in reversed([*plan.snapshots]):
+        if name != IMAGE and (entry := store.find(plan.snapshots[name], console, plan.label)):
+            site.rootfs.restore(entry.path, entry.source)
+            return entry
+    return None
+
+
+def facts_before(plan: Filling, step: str) -> dict[str, str]:
+    """Return what goes into the tree before a step, name to digest; "" for after all."""
+    before = []
+    for each in plan.steps:
+        if each.name == step:
+            break
+        before.append(each)
+    return {
+        # Each part of %post has a fact of that name.
+        f"{name} of {each.name}" if each.name.startswith("post-") else name: value
+        for each in before
+        for name, value in each.facts.items()
+    }

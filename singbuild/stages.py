@@ -1,0 +1,162 @@
+"""Builds the earlier stages of a recipe that its later ones need, each in a scratch of its own.
+
+    stage ─▶ scratch ─▶ its steps ─▶ the image of its tree ─▶ %files from STAGE
+
+A stage that is not copied from is not built, nor one whose copies are in a snapshot of the cache.
+Those that depend on none of the others are built at the same time, in process and mount
+namespaces of their own, within those of the build: they end with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from singbuild.cache import filling, resume, store
+from singbuild.cache.filling import Filling
+from singbuild.cache.store import Entry
+from singbuild.console import faults
+from singbuild.errors import RecipeKeyError, SingbuildError
+from singbuild.ext3.writer import seal
+from singbuild.privilege import namespace
+from singbuild.steps.step import Site, StageTree
+from singbuild.tree import scratch
+from singbuild.tree.rootfs import Rootfs
+from singbuild.workshop import Workshop
+
+
+class StageError(Exception):
+    """A stage failed, and said why. status: the exit status of the build."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
+
+
+@dataclass
+class Stages:
+    """The stages of one build. fillings: how each is filled, by name, in the recipe's order."""
+
+    workshop: Workshop
+    fillings: Mapping[str, Filling]
+    trees: dict[str, StageTree] = field(default_factory=dict)
+
+    def needed_by(self, tree: Filling) -> list[str]:
+        """Return the stages that have to be there before a tree can be filled, in order."""
+        names = {name for step in tree.waiting(tree.cached()) for name in step.stages}
+        further = {other for name in names for other in self.needed_by(self.fillings[name])}
+        return [name for name in self.fillings if name in names | further]
+
+    def build(self, tree: Filling) -> None:
+        """Build the stages that a tree needs. Raises StageError; what their steps raise."""
+        waiting = self.needed_by(tree)
+        # A shell in a failed build has the terminal to itself; in a chroot alone nobody tells the
+        # processes of one stage from those of another.
+        rescue = tree.job.options.sections.rescue
+        if rescue or not self.workshop.may_nest or len(waiting) == 1:
+            for name in waiting:
+                self._make(name)
+                self._found(name)
+            return
+        running: dict[int, tuple[str, threading.Thread]] = {}
+        try:
+            while waiting or running:
+                ready = [
+                    n for n in waiting if not set(self.needed_by(self.fillings[n])) - {*self.trees}
+                ]
+                for name in ready:
+                    waiting.remove(name)
+                    pid, teller = self._started(name)
+                    running[pid] = name, teller
+                pid, status = os.waitpid(-1, 0)
+                if pid not in running:
+                    continue  # one that a section left and this process adopted
+                name, teller = running.pop(pid)
+                teller.join()
+                if code := os.waitstatus_to_exitcode(status):
+                    raise StageError(code if code > 0 else 128 - code)
+                self._found(name)
+        finally:
+            for pid in running:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+
+    def _found(self, name: str) -> None:
+        self.trees[name] = StageTree(self._image(name))
+
+    def _image(self, name: str) -> Path:
+        return self._work(name) / "tree.img"
+
+    def _work(self, name: str) -> Path:
+        return self.workshop.work / "stages" / str([*self.fillings].index(name))
+
+    def _started(self, name: str) -> tuple[int, threading.Thread]:
+        """Build a stage in a process of its own, which ends with this one; tell what it tells."""
+        console = self.workshop.console
+        told, telling = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            os.close(told)
+            console.relay(telling)
+            os._exit(namespace.nested(lambda: self._status(name)))
+        os.close(telling)
+        teller = threading.Thread(target=console.repeat, args=(told,), daemon=True)
+        teller.start()
+        return pid, teller
+
+    def _status(self, name: str) -> int:
+        """Make a stage and return the exit status; what goes wrong is told."""
+        try:
+            self._make(name)
+        except (SingbuildError, OSError) as error:
+            plan, places = self.fillings[name].job.plan, (self.workshop.work,)
+            explained = faults.explained(error, plan, places)
+            self.workshop.console.error(explained, self.workshop.log)
+            return explained.status
+        return 0
+
+    def _make(self, name: str) -> None:
+        """Make the image of a stage's tree: out of the cache, or by its steps."""
+        tree, shop = self.fillings[name], self.workshop
+        work, last = self._work(name), tree.steps[-1].name
+        work.mkdir(parents=True)
+        if tree.cached() == last and self._is_taken(
+            store.find(tree.snapshots[last], shop.console, tree.label), name
+        ):
+            return
+        with shop.rootfs(work, tree.job.epoch) as rootfs:
+            site = Site(rootfs, work, self.trees)
+            with resume.saved(tree, rootfs, shop.console):
+                try:
+                    filling.fill(tree, site, shop.console, *_resumed(tree, rootfs))
+                except RecipeKeyError as error:
+                    raise tree.job.plan.located(error) from error
+            if last in tree.snapshots and self._is_taken(store.entry(tree.key), name):
+                return
+            with scratch.written_back(rootfs.root):
+                times = rootfs.baseline.times(rootfs.root)
+                owners, epoch = rootfs.wished(), tree.job.epoch
+                seal.seal(rootfs.root, self._image(name), epoch=epoch, owners=owners, times=times)
+
+    def _is_taken(self, entry: Entry | None, name: str) -> bool:
+        """Whether the cache has the finished tree; then its image is a link to it, or a copy."""
+        if entry is None:
+            return False
+        image = self._image(name)
+        try:
+            os.link(entry.path, image)
+        except OSError:  # another file system, or another build made room meanwhile
+            with contextlib.suppress(FileNotFoundError):
+                shutil.copyfile(entry.path, image)
+        return image.exists()
+
+
+def _resumed(tree: Filling, rootfs: Rootfs) -> tuple[str, str]:
+    """Return where to begin, and with what state: at the start, or where a failed build ended."""
+    return (tree.job.options.resume and resume.restored(tree, rootfs)) or ("", "")

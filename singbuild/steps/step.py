@@ -1,0 +1,54 @@
+"""One step of a build that changes the tree, as a value: its reason, its inputs, its work."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from singbuild.tree.rootfs import Rootfs
+
+Facts = Mapping[str, str]
+"""What goes into a step, name to digest."""
+
+
+@dataclass(frozen=True)
+class StageTree:
+    """The finished tree of an earlier stage. image: has it; source: as ``Rootfs.restore`` wants."""
+
+    image: Path
+    source: Mapping[str, bool] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where steps work. work: the scratch directory; stages: those that a step names, by name."""
+
+    rootfs: Rootfs
+    work: Path
+    stages: Mapping[str, StageTree]
+
+
+@dataclass(frozen=True)
+class TreeStep:
+    """One step. name: of its phase; stages: whose trees it needs.
+
+    facts: what goes in, for a snapshot's key, by name; is_known: whether that is all that does.
+    execute: does it, and returns the state of the shell after it, which it is given before it;
+    None once that shell has called exit. uses_secrets: whether the step can read them.
+    """
+
+    name: str
+    reason: str
+    facts: Facts
+    execute: Callable[[Site, str | None], str | None]
+    stages: tuple[str, ...] = ()
+    is_known: bool = True
+    uses_secrets: bool = False
+
+
+def digest(value: object) -> str:
+    """Return the SHA-256 of a plain value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()

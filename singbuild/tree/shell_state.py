@@ -1,0 +1,129 @@
+r"""Hands the state of a shell from one %post section to the next: they are one script in parts.
+
+Each part has a shell of its own. At its end the shell writes, as commands that bring it back, what
+the next one starts with: options, variables, functions, aliases, traps, umask, directory.
+A step that comes from the cache brings this text with it.
+
+    part 1 ── writes /.singbuild.after ──▶ singbuild ── /.singbuild.before, read by ──▶ part 2
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+
+from singbuild.errors import ImageError, SectionError
+from singbuild.recipe.recipe import Section
+from singbuild.tree.rootfs import Rootfs
+
+BEFORE, AFTER = "/.singbuild.before", "/.singbuild.after"
+LARGEST = 4 << 20  # bytes
+SPLIT = ("sh", "ash", "bash", "dash")  # the shells whose state is understood
+# Only bash prints its functions; nobody prints where descriptors lead.
+_FUNCTION = re.compile(r"^\s*(function\s|[\w.:-]+\s*\(\s*\))", re.MULTILINE)
+_REDIRECTION = re.compile(r"^\s*exec\s+[\d{<>&]", re.MULTILINE)
+# What each part is given anew: an old proxy is none, and its password is nobody's business.
+_GIVEN = re.compile(
+    r"^(?:declare -\w+ |export )?(?:\w+_proxy|SOURCE_DATE_EPOCH|APT_CONFIG)=.*\n", re.I | re.M
+)
+
+# In front of a part, on its first line, which is empty; -xv comes after it, so nobody sees it.
+_FIRST = f"[ ! -f {BEFORE} ] || . {BEFORE} 2>/dev/null; set -xv"
+# Its first line is alone, so that the shell echoes and traces none of the others.
+_LAST = rf"""{{ set +xv; }} 2>/dev/null
+{{
+echo 'set +e'
+if [ -n "${{BASH_VERSION-}}" ]; then
+    singbuild_options=$(set +o); set +e
+    for singbuild in $(compgen -v); do
+        case $singbuild in BASH*|FUNCNAME|GROUPS|DIRSTACK|PIPESTATUS|singbuild*|_) continue;;
+            EPOCH*|HISTCMD|LINENO|RANDOM|SECONDS|SRANDOM) continue;; esac
+        REPLY=$(declare -p "$singbuild" 2>/dev/null)
+        case $REPLY in "declare -"*) ;; *) continue;; esac
+        singbuild=${{REPLY#declare }}
+        case ${{singbuild%% *}} in *r*) continue;; esac  # cannot be set again
+        printf '%s\n' "$REPLY"
+    done
+    declare -f; alias -p; shopt -p
+    printf '%s\n' "$singbuild_options"
+else
+    singbuild_options=$-; set +e
+    export -p; set
+    alias | while IFS= read -r singbuild; do printf 'alias %s\n' "${{singbuild#alias }}"; done
+    set -o | while read -r singbuild REPLY; do
+        [ "$singbuild $REPLY" != "pipefail on" ] || echo 'set -o pipefail'
+    done
+    for singbuild in a e f u C; do
+        case $singbuild_options in
+            *$singbuild*) echo "set -$singbuild" ;;
+            *) echo "set +$singbuild" ;;
+        esac
+    done
+fi
+trap
+echo "umask $(umask)"
+echo 'cd -- "$PWD"'
+}} >{AFTER} 2>/dev/null
+trap - EXIT
+exit 0
+"""
+
+
+def parts(section: Section) -> tuple[Section, ...]:
+    """Return the parts of a section that are steps; those are one whose state cannot be handed on.
+
+    It can where a shell's variables are all that matters, or the shell is bash.
+    """
+    program = (section.interpreter or "/bin/sh").split()
+    shell = program[-1].rpartition("/")[2]
+    found: list[Section] = []
+    is_open = False
+    for part in section.split():
+        if is_open:
+            found[-1] = found[-1].joined(part)
+        else:
+            found.append(part)
+        text = part.body()
+        is_open = (
+            shell not in SPLIT
+            or bool(_REDIRECTION.search(text))
+            or (shell != "bash" and bool(_FUNCTION.search(text)))
+        )
+    return tuple(found) or (section,)
+
+
+def script(section: Section, *, is_last: bool) -> str:
+    """Return a part's script: in front of it and behind it what hands the state on."""
+    lines = section.script().splitlines()
+    lines[0] = _FIRST
+    return "".join(f"{line}\n" for line in lines) + ("" if is_last else _LAST)
+
+
+@contextlib.contextmanager
+def lent(rootfs: Rootfs, state: str) -> Iterator[None]:
+    """Have the state where the next part reads it, for the time of a with-block."""
+    if state:
+        rootfs.write(BEFORE, state.encode(errors="surrogateescape"))
+    try:
+        yield
+    finally:
+        rootfs.remove(BEFORE)
+        rootfs.remove(AFTER)
+
+
+def taken(rootfs: Rootfs) -> str | None:
+    """Take the state that a part left out of the tree; None when that part called exit.
+
+    Raises SectionError.
+    """
+    if not rootfs.exists(AFTER):
+        return None
+    try:
+        text = rootfs.read(AFTER, LARGEST).decode(errors="surrogateescape")
+    except ImageError as error:
+        raise SectionError(
+            f"the variables of %post have more than {LARGEST >> 20} MiB",
+            remedy="Write what is so long to a file, or join the %post sections.",
+        ) from error
+    return _GIVEN.sub("", text)

@@ -1,0 +1,87 @@
+"""Where the trees of one build are made, by what privilege: scratch, namespaces, downloads."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from singbuild import workspace
+from singbuild.console.display import Console
+from singbuild.plan import places
+from singbuild.plan.plan import Plan
+from singbuild.privilege import capabilities, seccomp
+from singbuild.privilege.modes import Choice, Mode
+from singbuild.privilege.recorder import Recorder
+from singbuild.tree import chroot, scratch
+from singbuild.tree.rootfs import Rootfs
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """The means of one build. work: the scratch directory; log: the build's, for errors."""
+
+    work: Path
+    console: Console
+    choice: Choice
+    log: Path
+
+    @property
+    def _journal(self) -> Path:
+        return self.work / "owners"
+
+    def recorder(self) -> Recorder | None:
+        """Return what records the owners and devices that this host cannot give, if it may."""
+        if self.choice.mode is Mode.ROOT or not seccomp.is_known():
+            return None
+        if self.choice.mode is Mode.CHROOT and scratch.holds_devices(self.work):
+            return None
+        return Recorder(self._journal, owners=self.has_one_owner)
+
+    def without(self) -> list[int]:
+        """Return the capabilities that the build must do without, as the host may."""
+        if self.choice.mode is not Mode.CHROOT:
+            return []
+        devices = [] if scratch.holds_devices(self.work) else [capabilities.MKNOD]
+        return [capabilities.SYS_ADMIN, *devices]
+
+    @property
+    def has_one_owner(self) -> bool:
+        """Whether all files are the caller's here, whatever a program asks for."""
+        return self.choice.mode is Mode.ONE_ID or chroot.has_one_id()
+
+    @property
+    def may_nest(self) -> bool:
+        """Whether work gets namespaces of its own within those of the build."""
+        return self.choice.mode is not Mode.CHROOT
+
+    def tell(self) -> None:
+        """Say by what privilege the build works, and what that lacks."""
+        self.console.line(f"privilege: {self.choice.mode}: {self.choice.reason}")
+        if self.choice.mode is Mode.CHROOT:
+            inside = "in %post and %test"
+            self.console.warn(f"nothing may be mounted here: /proc and /sys are empty {inside}")
+            if not capabilities.has(capabilities.MKNOD):
+                self.console.warn(
+                    f"no device works here: /dev/null is a file {inside}, others are missing"
+                )
+
+    @contextlib.contextmanager
+    def rootfs(self, work: Path, epoch: int) -> Iterator[Rootfs]:
+        """Give an empty tree in a scratch below ``work``, for the time of a with-block."""
+        with scratch.scratch(work, privileged=self.choice.mode is Mode.ROOT) as root:
+            yield Rootfs(root, self.console, self._journal, epoch)
+
+    def downloads(self, plan: Plan) -> Path:
+        """Where a backend keeps downloads: the cache, or the scratch if that is read-only."""
+        cache = plan.source.cache
+        with contextlib.suppress(OSError):
+            workspace.make_in_cache(cache)
+        if trouble := places.cache_trouble(cache.parent, plan.backend.needs.space):
+            self.console.warn(trouble)
+        if os.access(cache, os.W_OK):
+            return cache
+        (self.work / "downloads" / plan.backend.name).mkdir(parents=True, exist_ok=True)
+        return self.work / "downloads" / plan.backend.name
