@@ -28,13 +28,16 @@ from singbuild.ext3.geometry import (
 )
 from singbuild.ext3.node import MANIFEST, MANIFEST_ENTRY, Node, shown
 from singbuild.ext3.reader.image import Image
-from singbuild.ext3.writer.seal import identity, in_use, names_seed, tree_digest
-from singbuild.ext3.writer.tables import write_tables
-from singbuild.ext3.writer.tree_contents import ANY, Ignored, tree_digests, tree_nodes
-from singbuild.ext3.writer.volume import Volume
+from singbuild.ext3.writer.filesystem import (
+    Written,
+    tree_digests,
+    write_contents,
+    write_filesystem,
+)
+from singbuild.ext3.writer.image_reader import ImageReader, tree_nodes
 from singbuild.file_tree import REGULAR, Entry, FileTree
 from singbuild.formats.loading import is_ext3, opened
-from singbuild.images.resealed import Compared, ImageContents
+from singbuild.images.expected_bytes import BlockOwners, Compared
 
 _OWN = {
     ROOT_INODE: "/",
@@ -80,14 +83,14 @@ def _verify_tree(path: Path) -> Sound:
         manifest = _manifest(tree, len(nodes) + 1)
         if manifest is None:
             raise _without_record(path)
-        digests = tree_digests(tree, nodes, entries)
-        for place, (node, found) in enumerate(zip(nodes, digests, strict=True)):
+        written = tree_digests(nodes, ImageReader(tree, lambda node: entries[node.number]))
+        for place, (node, found) in enumerate(zip(nodes, written.digests, strict=True)):
             if place >= len(manifest) or manifest[place] != found[:MANIFEST_ENTRY]:
                 reason = "its content or its metadata is not what was built"
                 raise tree.damaged(shown(node.path), reason)
         if len(manifest) != len(nodes):
             raise tree.damaged(shown(MANIFEST), "it tells of more files than there are")
-    return Sound(len(nodes), f"sha256:{tree_digest(digests).hex()}")
+    return Sound(len(nodes), f"sha256:{written.digest.hex()}")
 
 
 def _without_record(path: Path) -> ImageError:
@@ -103,24 +106,32 @@ class _Verification:
 
     def __init__(self, image: Image, nodes: Sequence[Node]) -> None:
         self._image, self._nodes = image, nodes
+        self._reader = ImageReader(image, self._entry)
+        self._owners = BlockOwners()
+
+    def _entry(self, node: Node) -> Entry:
+        """Read the inode once more: to keep all of a large image's would take a kilobyte each."""
+        return Entry(node.path, self._image.inode(node.number))
 
     def run(self, manifest: Sequence[bytes] | None) -> str:
+        """Return the digest, "sha256:…", of an image that is as built. Raises ImageError."""
         geometry = self._geometry()
-        seed = names_seed(self._nodes)
-        target = Compared(self._image) if geometry else Ignored(self._image.path)
-        shape = geometry or ANY
-        with Volume(target, shape) as volume:
-            contents = ImageContents(self._image, volume, shape, seed)
-            contents.write(self._nodes, self._image.superblock.made)
-            digests = contents.digests()
-            contents.put_manifest(digests)
-        digest = tree_digest(digests)
-        self._check_content(digests, manifest, f"sha256:{digest.hex()}")
-        if geometry is None or not isinstance(target, Compared):
+        if geometry is None:
+            self._check_content(tree_digests(self._nodes, self._reader), manifest)
             where = "the superblock or the journal's inode"
             raise self._error(where, "the file system has another shape than was built")
-        self._compare_tables(target, geometry, contents, digest, seed, volume.next)
-        return f"sha256:{digest.hex()}"
+        compared = Compared(self._image)
+        written = write_contents(
+            self._nodes,
+            self._reader,
+            compared,
+            geometry,
+            epoch=self._image.superblock.made,
+            on_start=self._owners.note,
+        )
+        self._check_content(written, manifest)
+        self._check_rest(compared, geometry, written)
+        return f"sha256:{written.digest.hex()}"
 
     def _geometry(self) -> Geometry | None:
         """Return the geometry, if it and the inodes' numbers are as a seal gives them."""
@@ -139,55 +150,37 @@ class _Verification:
         )
         return Geometry(block.groups, block.group_inodes, journal) if sealed else None
 
-    def _check_content(
-        self, digests: Sequence[bytes], manifest: Sequence[bytes] | None, digest: str
-    ) -> None:
+    def _check_content(self, written: Written, manifest: Sequence[bytes] | None) -> None:
         """Refuse content that is not the recorded one, by the first path that differs."""
+        digest = f"sha256:{written.digest.hex()}"
         record = recorded_digest(self._image.boot)
         if digest == record:
             return
         if manifest is None:
             reason = f"it is {digest}, recorded was {record}; no manifest tells which path differs"
             raise self._error("its content", reason)
-        for node, found in zip(self._nodes, digests, strict=True):
+        for node, found in zip(self._nodes, written.digests, strict=True):
             place = max(node.number - FIRST_INODE + 1, 0)
             if place >= len(manifest) or manifest[place] != found[:MANIFEST_ENTRY]:
                 reason = "its content or its metadata is not what was built"
                 raise self._error(shown(node.path), reason)
         raise self._error("the boot block", "the digest there is not that of the content")
 
-    def _compare_tables(
-        self,
-        target: Compared,
-        geometry: Geometry,
-        contents: ImageContents,
-        digest: bytes,
-        seed: bytes,
-        end: int,
-    ) -> None:
+    def _check_rest(self, compared: Compared, geometry: Geometry, written: Written) -> None:
         """Refuse any byte that does not follow from the content."""
         block = self._image.superblock
         last = geometry.content_start(geometry.groups - 1)
-        if block.blocks < max(end, last):
+        if block.blocks < max(written.next, last):
             raise self._error("the superblock", "it counts fewer blocks than are in use")
-        write_tables(
-            target,
-            geometry,
-            in_use(self._nodes, end, block.blocks),
-            epoch=block.made,
-            uuid=identity(digest).bytes,
-            hash_seed=seed,
-            journal_map=contents.journal_map,
-            digest=digest,
-        )
-        target.compare_rest()
-        if target.differing:
-            offset = min(target.differing)
+        write_filesystem(self._nodes, written, compared, geometry, block.blocks, block.made)
+        compared.compare_rest()
+        if compared.differing:
+            offset = min(compared.differing)
             reason = f"all content is as built, but byte {offset} of the file is not"
-            raise self._error(self._place(geometry, contents, offset), reason)
+            raise self._error(self._place(geometry, written.next, offset), reason)
 
-    def _place(self, geometry: Geometry, contents: ImageContents, offset: int) -> str:
-        """Say what lies at an offset of the file."""
+    def _place(self, geometry: Geometry, end: int, offset: int) -> str:
+        """Say what lies at an offset of the file. end: the first block that is not in use."""
         if offset < BOOT_BLOCK:
             return "the boot block"
         if offset >= min(self._image.size, self._image.superblock.size):
@@ -202,7 +195,7 @@ class _Verification:
         if block < geometry.content_start(group):
             at = (offset - (tables + 2) * BLOCK) // INODE
             return self._inode_name(group * geometry.inodes_per_group + at + 1)
-        return contents.owner(block)
+        return self._owners.owner(block) if block < end else "the free space"
 
     def _inode_name(self, number: int) -> str:
         index = number - FIRST_INODE + 1

@@ -1,10 +1,11 @@
 """Which blocks hold a file: twelve direct numbers, then one to three levels of indirect blocks."""
 
 import struct
-from collections.abc import Callable
+from collections.abc import Iterable
 
-from singbuild.ext3.geometry import POINTERS
+from singbuild.ext3.geometry import BLOCK, POINTERS
 from singbuild.ext3.records import pack_pointers
+from singbuild.ext3.writer.volume import Run, Volume
 
 DIRECT = 12
 _SLOTS = struct.Struct("<15I")
@@ -14,27 +15,26 @@ _RUNS = [struct.Struct(f"<{count}I{60 - 4 * count}x") for count in range(DIRECT 
 class BlockMap:
     """A map that is filled in ascending order, so that one block per level is held in memory.
 
-    take: gives the number of a free block. put: writes a block. Both are
-    called for indirect blocks only.
+    volume: where the indirect blocks go.
     """
 
-    def __init__(self, take: Callable[[], int], put: Callable[[int, bytes], None]) -> None:
+    def __init__(self, volume: Volume) -> None:
         self.blocks = 0  # in use, indirect ones included
-        self._take, self._put = take, put
+        self._volume = volume
         self._slots = [0] * (DIRECT + 3)
         self._open: dict[int, tuple[int, list[int]]] = {}  # by level above the data
 
     def reach(self, logical: int) -> int:
-        """Make the tables for a block of the file; how many blocks from it on they serve.
+        """Make the tables for a block of the file; return how many blocks from it on they serve.
 
-        Called before those blocks are taken, it makes the order of all blocks
-        depend on the file alone, not on the pieces it is read in.
+        To be called before those blocks are taken: so the order of all blocks depends on the
+        file alone, not on the pieces in which it is read.
         """
         _, index, limit = self._place(logical)
         return limit - index
 
     def add(self, logical: int, physical: int, count: int) -> None:
-        """Say that the file's blocks from ``logical`` on are those from ``physical`` on."""
+        """Map the file's blocks from ``logical`` on to those of the volume from ``physical`` on."""
         self.blocks += count
         while count:
             table, index, limit = self._place(logical)
@@ -43,9 +43,9 @@ class BlockMap:
             logical, physical, count = logical + length, physical + length, count - length
 
     def close(self) -> bytes:
-        """Write what is still held; the inode's i_block, 60 bytes."""
+        """Write the tables still in memory; return the inode's i_block, 60 bytes."""
         for number, table in self._open.values():
-            self._put(number, pack_pointers(table))
+            self._volume.put(number, pack_pointers(table))
         self._open.clear()
         return _SLOTS.pack(*self._slots)
 
@@ -68,8 +68,8 @@ class BlockMap:
         if not table[index]:
             if level in self._open:
                 number, full = self._open[level]
-                self._put(number, pack_pointers(full))
-            table[index] = self._take()
+                self._volume.put(number, pack_pointers(full))
+            table[index] = self._volume.take_one()
             self._open[level] = table[index], [0] * POINTERS
             self.blocks += 1
         return self._open[level][1]
@@ -78,3 +78,23 @@ class BlockMap:
 def direct_map(start: int, count: int) -> bytes:
     """Make the i_block of a file of up to twelve blocks in one run."""
     return _RUNS[count].pack(*range(start, start + count))
+
+
+def map_runs(volume: Volume, runs: Iterable[Run]) -> tuple[bytes, int]:
+    """Map blocks in their order; return the i_block, and how many blocks that takes in all."""
+    blocks = BlockMap(volume)
+    logical = 0
+    for start, count in runs:
+        blocks.add(logical, start, count)
+        logical += count
+    return blocks.close(), blocks.blocks
+
+
+def put_blocks(volume: Volume, content: bytes) -> tuple[bytes, int]:
+    """Write whole blocks of metadata; return their i_block, and how many blocks they take."""
+    runs = volume.take(len(content) // BLOCK)
+    done = 0
+    for start, count in runs:
+        volume.put(start, content[done * BLOCK : (done + count) * BLOCK])
+        done += count
+    return map_runs(volume, runs)

@@ -1,83 +1,88 @@
-"""What each inode holds, read from the tree once and written into the volume.
+"""Writes what each inode of a tree holds into a volume, in one passage over the tree.
 
 Directories first, so that listing an image reads one stretch of it; then
 everything else in the order of the inventory. Each inode is described as it is
 written; the digest is made of the descriptions and the data.
 """
 
-import errno
 import os
 import stat
 import struct
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
+from typing import NamedTuple
 
 from singbuild.errors import ImageError
 from singbuild.ext3 import records
-from singbuild.ext3.attributes import Attribute, attributes, want_attribute
+from singbuild.ext3.attributes import Attribute, attributes
 from singbuild.ext3.geometry import (
     BLOCK,
     INODE,
     JOURNAL_INODE,
     LOST_INODE,
-    POINTERS,
     RESIZE_INODE,
     ROOT_INODE,
     Geometry,
 )
 from singbuild.ext3.node import MANIFEST, MANIFEST_ENTRY, Node, shown
-from singbuild.ext3.writer.blockmap import DIRECT, BlockMap, direct_map
+from singbuild.ext3.writer.blockmap import BlockMap, direct_map, map_runs, put_blocks
 from singbuild.ext3.writer.description import closed, fact, node_fact
-from singbuild.ext3.writer.directory import Name, directory, lost_and_found
-from singbuild.ext3.writer.filedata import PIECE, Files, blocks_of, changed, data_runs, pieces
-from singbuild.ext3.writer.short_files import Short, read_ahead
+from singbuild.ext3.writer.directory import Name, directory
+from singbuild.ext3.writer.filedata import PIECE, blocks_of, data_runs
+from singbuild.ext3.writer.inode_table import InodeTable
+from singbuild.ext3.writer.own_files import journal_inode, lost_and_found_inode, resize_inode
+from singbuild.ext3.writer.tree_reader import TreeReader
 from singbuild.ext3.writer.volume import Run, Volume
 
-FAST_LINK = 60  # shorter targets live in the inode
+FAST_LINK = 60  # bytes: shorter targets live in the inode
 _REGULAR = stat.S_IFREG >> 12
-_PER_BLOCK = BLOCK // INODE
 
-Mapped = tuple[bytes, int, int, int]  # i_block, blocks in use, size in bytes, flags
+
+class Mapped(NamedTuple):
+    """Where an inode's content lies. blocks: in use, indirect ones included; size: bytes."""
+
+    i_block: bytes
+    blocks: int
+    size: int
+    flags: int = 0
 
 
 class Contents:
     """Writes a tree's inodes into a volume.
 
-    root: the tree. seed: the directories' hash seed. on_bytes: called with the
-    number of bytes of file data read since the last call.
+    seed: the directories' hash seed. on_bytes, on_start: ``write_contents`` says when.
     """
 
     def __init__(
         self,
-        root: bytes,
+        reader: TreeReader,
         volume: Volume,
         geometry: Geometry,
         seed: bytes,
         on_bytes: Callable[[int], None],
+        on_start: Callable[[Node, int], None],
     ) -> None:
-        self._root, self._volume, self._geometry, self._seed = root, volume, geometry, seed
-        self._files, self._on_bytes = Files(root), on_bytes
-        self._facts: list[bytes] = []  # of the inode at hand
-        self._names: dict[int, bytes] = {}  # by directory
+        self._reader, self._volume, self._geometry = reader, volume, geometry
+        self._seed, self._on_bytes, self._on_start = seed, on_bytes, on_start
+        self._facts: list[bytes] = []  # that describe the inode at hand
+        self._directories: dict[int, tuple[Mapped, bytes]] = {}  # with the fact of their names
         self._manifest: list[Run] = []
         self.journal_map = b""
 
     def write(self, nodes: Sequence[Node], epoch: int) -> None:
-        """Everything but superblocks, descriptors and bitmaps."""
-        with self._read_ahead(nodes[1:]) as inodes:
-            own = self._own_inodes(epoch)
-            listed = {n.number: self._directory(n) for n in nodes if n.entries is not None}
-            own[ROOT_INODE] = self._any(nodes[0], listed)
+        """Write all inodes and what they hold; only the manifest's blocks stay empty."""
+        # The process that reads ahead is forked first: it works while directories are packed.
+        with self._reader.short_files(nodes[1:]) as batches:
             table = InodeTable(self._volume, self._geometry)
+            own = self._own_inodes(epoch)
+            for node in nodes:
+                if node.entries is not None:
+                    self._directories[node.number] = self._directory(node, node.entries)
+            own[ROOT_INODE] = self._inode(nodes[0])
             table.add([own.get(number, bytes(INODE)) for number in range(1, LOST_INODE + 1)])
-            with self._files:
-                for some in inodes:
-                    table.add([self._short(*each) or self._any(each[0], listed) for each in some])
-                    self._on_bytes(sum([node.size for node, _, _ in some if node.size < PIECE]))
+            for batch in batches:
+                table.add([self._short_or_any(*each) for each in batch])
+                self._on_bytes(sum([node.size for node, _, _ in batch if node.size < PIECE]))
             table.close()
-
-    def _read_ahead(self, nodes: Sequence[Node]) -> AbstractContextManager[Iterable[list[Short]]]:
-        return read_ahead(self._root, nodes)
 
     def digests(self) -> list[bytes]:
         """Wait until all data is written; the SHA-256 of each inode, in the inventory's order."""
@@ -85,73 +90,64 @@ class Contents:
         return self._volume.digests
 
     def put_manifest(self, digests: Sequence[bytes]) -> None:
-        """Fill the file that the tree has for it, if it has."""
+        """Fill the file /.singularity.d/manifest, where the tree has one."""
         content = b"".join(digest[:MANIFEST_ENTRY] for digest in digests)
         for start, count in self._manifest:
             part, content = content[: count * BLOCK], content[count * BLOCK :]
             self._volume.put(start, part.ljust(count * BLOCK, b"\0"))
         self._volume.finish()
 
-    def _short(self, node: Node, data: bytes | memoryview, digest: bytes) -> bytes:
-        """Write a file that was read ahead; return its inode, or b"" if it must go the long way."""
-        if not digest:
-            return b""
-        count = -(-node.size // BLOCK)
-        start = self._volume.append_short(data, count, digest)
-        if not start:
-            return b""
-        mapped = direct_map(start, count)
-        return records.inode(
-            node.mode, node.uid, node.gid, node.mtime, node.size, node.links, count, mapped
-        )
+    def _own_inodes(self, epoch: int) -> dict[int, bytes]:
+        volume, geometry = self._volume, self._geometry
+        resize = resize_inode(volume, geometry, epoch)
+        journal, self.journal_map = journal_inode(volume, geometry, epoch)
+        lost = lost_and_found_inode(volume, epoch)
+        return {RESIZE_INODE: resize, JOURNAL_INODE: journal, LOST_INODE: lost}
 
-    def _any(self, node: Node, listed: dict[int, Mapped]) -> bytes:
-        """Read and write what any node holds; its inode."""
+    def _short_or_any(self, node: Node, data: bytes | memoryview, digest: bytes) -> bytes:
+        """Write a node; return its inode. digest: b"" for all but short files."""
+        if digest:
+            count = -(-node.size // BLOCK)
+            start = self._volume.append_short(data, count, digest)
+            if start is not None:
+                i_block = direct_map(start, count)
+                return records.inode(
+                    node.mode, node.uid, node.gid, node.mtime, node.size, node.links, count, i_block
+                )
+        return self._inode(node)
+
+    def _inode(self, node: Node) -> bytes:
+        """Read and write what any node holds; return its inode."""
+        self._on_start(node, self._volume.next)
         self._facts = [node_fact(node)]
         try:
             if node.mode >> 12 == _REGULAR and node.path != MANIFEST:
-                (mapped, blocks, size, flags), found = self._regular(node)
+                mapped, found = self._regular(node)
             else:
-                mapped, blocks, size, flags = self._special(node, listed)
-                found = self._attributes(node)
+                mapped = self._special(node)
+                found = self._reader.attributes(node)
         except OSError as error:
             why = error.strerror or str(error)
             raise ImageError(f"cannot seal {shown(node.path)}", why=why) from error
-        block, inside = 0, b""
-        if found:
-            for name, value in found:
-                self._facts.append(fact(b"x", len(name), len(value)) + name + value)
-            block, inside = self._attribute_block(node, found)
-            blocks += block > 0
+        block, inside = self._attributes(node, found) if found else (0, b"")
         self._volume.end(closed(b"".join(self._facts)))
         return records.inode(
-            node.mode, node.uid, node.gid, node.mtime, size, node.links,
-            blocks, mapped, flags, block, inside,
+            node.mode, node.uid, node.gid, node.mtime, mapped.size, node.links,
+            mapped.blocks + (block > 0), mapped.i_block, mapped.flags, block, inside,
         )  # fmt: skip
-
-    def _path(self, node: Node) -> bytes:
-        return self._root + b"/" + node.path
 
     # Regular files
 
     def _regular(self, node: Node) -> tuple[Mapped, list[Attribute]]:
-        fd = self._files.opened(node)
-        try:
-            if node.size >= PIECE:
-                mapped = self._data(node, pieces(node, fd))
-                self._on_bytes(node.size)
-            else:
-                data = os.read(fd, node.size + 1)
-                if len(data) != node.size:
-                    raise changed(node)
-                mapped = self._data(node, [(0, data)])
-            return mapped, _attributes(fd)
-        finally:
-            os.close(fd)
+        found, parts = self._reader.file(node)
+        mapped = self._data(node, parts)
+        if node.size >= PIECE:
+            self._on_bytes(node.size)
+        return mapped, found
 
     def _data(self, node: Node, parts: Iterable[tuple[int, bytes]]) -> Mapped:
         """Copy a file's blocks, blocks of zeros left out; note where data lies."""
-        blocks = BlockMap(self._volume.take_one, self._volume.put)
+        blocks = BlockMap(self._volume)
         start = end = 0
         for offset, data in parts:
             for first, count in data_runs(data):
@@ -163,7 +159,7 @@ class Contents:
                 self._append(blocks, logical, blocks_of(data, first, count))
         if start or end * BLOCK < node.size:  # a file without holes notes no ranges
             self._note_data(start, end)
-        return blocks.close(), blocks.blocks, node.size, 0
+        return Mapped(blocks.close(), blocks.blocks, node.size)
 
     def _append(self, blocks: BlockMap, logical: int, data: bytes) -> None:
         """Write data as the file's blocks from ``logical`` on."""
@@ -180,73 +176,47 @@ class Contents:
 
     # Everything else
 
-    def _special(self, node: Node, listed: dict[int, Mapped]) -> Mapped:
+    def _special(self, node: Node) -> Mapped:
         if node.entries is not None:
-            self._facts.append(self._names.pop(node.number))
-            return listed[node.number]
+            mapped, names = self._directories.pop(node.number)
+            self._facts.append(names)
+            return mapped
         if stat.S_ISREG(node.mode):
             return self._reserved(node)
         if stat.S_ISLNK(node.mode):
-            return self._symlink(self._target(node))
+            return self._symlink(self._reader.target(node))
         if stat.S_ISCHR(node.mode) or stat.S_ISBLK(node.mode):
-            return records.device_map(os.major(node.device), os.minor(node.device)), 0, 0, 0
-        return bytes(60), 0, 0, 0
+            return Mapped(records.device_map(os.major(node.device), os.minor(node.device)), 0, 0)
+        return Mapped(bytes(60), 0, 0)
 
     def _reserved(self, node: Node) -> Mapped:
         """Leave the manifest's blocks free until its content is known."""
         self._manifest = self._volume.take(-(-node.size // BLOCK))
-        return *self._map(self._manifest), node.size, 0
-
-    def _target(self, node: Node) -> bytes:
-        return os.readlink(self._path(node))  # noqa: PTH115 - a target is bytes, not a Path
+        return Mapped(*map_runs(self._volume, self._manifest), node.size)
 
     def _symlink(self, target: bytes) -> Mapped:
         self._facts.append(fact(b"l", 0, len(target)) + target)
         if len(target) < FAST_LINK:
-            return target, 0, len(target), 0
-        block = self._volume.take_one()
-        self._volume.put(block, target.ljust(BLOCK, b"\0"))
-        return direct_map(block, 1), 1, len(target), 0
+            return Mapped(target, 0, len(target))
+        return Mapped(*put_blocks(self._volume, target.ljust(BLOCK, b"\0")), len(target))
 
-    def _directory(self, node: Node) -> Mapped:
-        entries = node.entries or []
+    def _directory(self, node: Node, entries: Sequence[tuple[bytes, Node]]) -> tuple[Mapped, bytes]:
+        """Write a directory's blocks; return also the fact that describes its names."""
+        self._on_start(node, self._volume.next)
         names = [(name, child.number, child.mode) for name, child in entries]
-        self._note_names(node, names)
+        described = _names_fact(node, names)
         if node.number == ROOT_INODE:
             names.append((b"lost+found", LOST_INODE, stat.S_IFDIR))
         content, flags = directory(node.number, node.parent, names, self._seed)
-        return *self._put_blocks(content), len(content), flags
+        return Mapped(*put_blocks(self._volume, content), len(content), flags), described
 
-    def _note_names(self, node: Node, names: list[Name]) -> None:
-        joined = b"/".join([*(name for name, _, _ in names), b""])
-        numbers = struct.pack(f"<{len(names)}I", *(number for _, number, _ in names))
-        self._names[node.number] = fact(b"n", node.number, len(names)) + numbers + joined
+    def _attributes(self, node: Node, found: list[Attribute]) -> tuple[int, bytes]:
+        """Describe attributes, and write those that the inode has no room for.
 
-    def _put_blocks(self, content: bytes) -> tuple[bytes, int]:
-        """Write metadata blocks; their map, and how many blocks they take."""
-        runs = self._volume.take(len(content) // BLOCK)
-        done = 0
-        for start, count in runs:
-            self._volume.put(start, content[done * BLOCK : (done + count) * BLOCK])
-            done += count
-        return self._map(runs)
-
-    def _map(self, runs: Iterable[Run]) -> tuple[bytes, int]:
-        """Map blocks in their order; the map, and how many blocks that takes."""
-        blocks = BlockMap(self._volume.take_one, self._volume.put)
-        done = 0
-        for start, count in runs:
-            blocks.add(done, start, count)
-            done += count
-        return blocks.close(), blocks.blocks
-
-    # Extended attributes
-
-    def _attributes(self, node: Node) -> list[Attribute]:
-        return _attributes(self._path(node))
-
-    def _attribute_block(self, node: Node, found: list[Attribute]) -> tuple[int, bytes]:
-        """Write what the inode has no room for; that block's number or 0, and the rest."""
+        Returns that block's number or 0, and what goes into the inode.
+        """
+        for name, value in found:
+            self._facts.append(fact(b"x", len(name), len(value)) + name + value)
         try:
             inside, outside = attributes(found)
         except ValueError as error:
@@ -257,82 +227,8 @@ class Contents:
         self._volume.put(block, outside)
         return block, inside
 
-    # The file system's own files
 
-    def _own_inodes(self, epoch: int) -> dict[int, bytes]:
-        return {
-            RESIZE_INODE: self._resize_inode(epoch),
-            JOURNAL_INODE: self._journal_inode(epoch),
-            LOST_INODE: self._lost_and_found(epoch),
-        }
-
-    def _resize_inode(self, epoch: int) -> bytes:
-        """Descriptor blocks kept free, mapped as indirect blocks: how ext3 grows while mounted."""
-        geometry = self._geometry
-        block = self._volume.take_one()
-        self._volume.put(block, records.resize_pointers(geometry))
-        for reserved in geometry.reserved():
-            self._volume.put(reserved, records.backup_pointers(geometry, reserved))
-        blocks = 1 + geometry.reserved_blocks * (1 + len(geometry.backups))
-        size = (DIRECT + POINTERS + POINTERS**2) * BLOCK
-        mapped = records.pack_pointers([0] * 13 + [block])[:60]
-        return records.inode(0o100600, 0, 0, epoch, size, 1, blocks, mapped)
-
-    def _journal_inode(self, epoch: int) -> bytes:
-        runs = self._volume.take(self._geometry.journal)
-        self._volume.put(runs[0][0], records.journal_superblock(self._geometry.journal))
-        self.journal_map, blocks = self._map(runs)
-        size = self._geometry.journal * BLOCK
-        return records.inode(0o100600, 0, 0, epoch, size, 1, blocks, self.journal_map)
-
-    def _lost_and_found(self, epoch: int) -> bytes:
-        content = lost_and_found(LOST_INODE, ROOT_INODE)
-        mapped, blocks = self._put_blocks(content)
-        return records.inode(0o040700, 0, 0, epoch, len(content), 2, blocks, mapped)
-
-
-class InodeTable:
-    """The groups' inode tables, filled from inode 1 on."""
-
-    def __init__(self, volume: Volume, geometry: Geometry) -> None:
-        self._volume, self._geometry = volume, geometry
-        self._written = 0
-        self._held: list[bytes] = []
-
-    def add(self, inodes: list[bytes]) -> None:
-        """Take the next inodes, and write those that fill blocks."""
-        self._held += inodes
-        self._write(len(self._held) // _PER_BLOCK * _PER_BLOCK)
-
-    def close(self) -> None:
-        """Write the rest."""
-        self._write(len(self._held))
-
-    def _write(self, count: int) -> None:
-        while count:
-            group, index = divmod(self._written, self._geometry.inodes_per_group)
-            some = min(count, self._geometry.inodes_per_group - index)
-            data = b"".join(self._held[:some])
-            block = self._geometry.tables_start(group) + 2 + index // _PER_BLOCK
-            self._volume.put(block, data.ljust(-(-some // _PER_BLOCK) * BLOCK, b"\0"))
-            del self._held[:some]
-            self._written += some
-            count -= some
-
-
-def _attributes(where: bytes | int) -> list[Attribute]:
-    """Those that belong to the tree, sorted. where: an open file, or a path not to be followed."""
-    follow = isinstance(where, int)  # listxattr insists on it for an open file
-    try:
-        names = os.listxattr(where) if follow else os.listxattr(where, follow_symlinks=False)
-    except OSError as error:
-        if error.errno in (errno.ENOTSUP, errno.ENOSYS):
-            return []
-        raise
-    if not names:
-        return []
-    return sorted(
-        (os.fsencode(name), os.getxattr(where, name, follow_symlinks=follow))
-        for name in names
-        if want_attribute(os.fsencode(name))
-    )
+def _names_fact(node: Node, names: Sequence[Name]) -> bytes:
+    joined = b"/".join([*(name for name, _, _ in names), b""])
+    numbers = struct.pack(f"<{len(names)}I", *(number for _, number, _ in names))
+    return fact(b"n", node.number, len(names)) + numbers + joined

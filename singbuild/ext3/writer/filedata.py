@@ -3,7 +3,6 @@
 import errno
 import os
 from collections.abc import Iterator
-from typing import Self
 
 from singbuild.errors import ImageError
 from singbuild.ext3.geometry import BLOCK
@@ -15,32 +14,27 @@ _ENTER = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Files:
-    """Opens the files of a tree; a context manager.
+    """Opens the files of a tree.
 
-    Those of one directory follow each other: that one stays open, and saves the kernel the
-    way to it.
+    The files of one directory follow each other: the directory stays open, which saves the
+    kernel the way to it.
     """
 
     def __init__(self, root: bytes) -> None:
         self._root = root
         self._number, self._fd, self._start = 0, -1, 0  # the open directory; where names start
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._leave()
-
     def opened(self, node: Node) -> int:
         """Open a file for reading; the caller closes it."""
         if node.parent != self._number:
-            self._leave()
+            self.close()
             above, slash, _ = node.path.rpartition(b"/")
             self._fd = os.open(self._root + b"/" + above, _ENTER)
             self._number, self._start = node.parent, len(above + slash)
         return os.open(node.path[self._start :], _OPEN, dir_fd=self._fd)
 
-    def _leave(self) -> None:
+    def close(self) -> None:
+        """Close the directory."""
         if self._number:
             os.close(self._fd)
             self._number = 0

@@ -22,13 +22,11 @@ comes from the names alone.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
-import uuid
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from singbuild.errors import ImageError
@@ -37,24 +35,23 @@ from singbuild.ext3.geometry import (
     FIRST_INODE,
     GROUP_BLOCKS,
     INODE,
-    LOST_INODE,
     Geometry,
     fitted,
     indirect_blocks,
     sized,
 )
 from singbuild.ext3.node import Node, Owner
-from singbuild.ext3.writer.contents import FAST_LINK, Contents
+from singbuild.ext3.writer.contents import FAST_LINK
+from singbuild.ext3.writer.filesystem import identity, write_contents, write_filesystem
+from singbuild.ext3.writer.image_reader import ImageReader, tree_nodes
 from singbuild.ext3.writer.inventory import (
     check_epoch,
     check_fits_ext3,
     inventory,
     reserve_manifest,
 )
-from singbuild.ext3.writer.tables import Used, write_tables
 from singbuild.ext3.writer.target import TargetFile, created
-from singbuild.ext3.writer.tree_contents import TreeContents, tree_nodes
-from singbuild.ext3.writer.volume import Volume
+from singbuild.ext3.writer.tree_reader import DirectoryReader, TreeReader
 from singbuild.file_tree import Entry, FileTree
 
 _SMALL = 48 << 10  # bytes: a file without indirect blocks
@@ -117,11 +114,10 @@ def seal(
     check_epoch(epoch)
     check_outside(tree, target)
     nodes = inventory(tree, epoch, owners, times)
-    root, free_blocks = os.fsencode(tree.resolve()), -(-free // BLOCK)
-    making = partial(Contents, root)
-    return _written(
-        target, _Job(nodes, making, epoch, free_blocks, shape.size // BLOCK, on_progress), shape
-    )
+    free_blocks, size = -(-free // BLOCK), shape.size // BLOCK
+    with closing(DirectoryReader(os.fsencode(tree.resolve()))) as reader:
+        job = _Job(nodes, reader, epoch, free_blocks, size, on_progress)
+        return _written(job, target, shape.header)
 
 
 def seal_tree(tree: FileTree, target: Path, *, epoch: int) -> Sealed:
@@ -135,14 +131,15 @@ def seal_tree(tree: FileTree, target: Path, *, epoch: int) -> Sealed:
     reserve_manifest(nodes)
     for node in nodes:
         check_fits_ext3(node)
-    return _written(target, _Job(nodes, partial(TreeContents, tree, entries), epoch, 0, 0, None))
+    reader = ImageReader(tree, lambda node: entries[node.number])
+    return _written(_Job(nodes, reader, epoch), target)
 
 
-def _written(target: Path, job: _Job, shape: Shape = Shape()) -> Sealed:
-    with created(target, shape.header) as file:
+def _written(job: _Job, target: Path, header: bytes = b"") -> Sealed:
+    with created(target, header) as file:
         written, digest = job.write(file)
         file.sync(0o755)
-    size = len(shape.header) + written
+    size = len(header) + written
     return Sealed(target, size, str(identity(digest)), f"sha256:{digest.hex()}")
 
 
@@ -155,19 +152,16 @@ def check_outside(tree: Path, target: Path) -> None:
         )
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Job:
-    """One seal: the tree, and what the caller asked for. free, size: blocks.
-
-    contents: makes what reads the tree and fills a volume.
-    """
+    """One seal: the tree, and what the caller asks for. free, size: blocks."""
 
     nodes: Sequence[Node]
-    contents: Callable[[Volume, Geometry, bytes, Callable[[int], None]], Contents]
+    reader: TreeReader
     epoch: int
-    free: int
-    size: int
-    on_progress: Progress | None
+    free: int = 0
+    size: int = 0
+    on_progress: Progress | None = None
 
     def write(self, file: TargetFile) -> tuple[int, bytes]:
         """Fill the file; its size in bytes and the tree's digest.
@@ -177,38 +171,30 @@ class _Job:
         than the true number does, all is written again with that one; so the
         result never depends on the guess.
         """
-        seed = names_seed(self.nodes)
         guess = sum(map(guessed_blocks, self.nodes))
         file.check_room(guess * BLOCK + len(self.nodes) * INODE)
         geometry = self._fitted(guess)
         while True:
             file.truncate(0)
-            with Volume(file, geometry) as volume:
-                contents = self.contents(volume, geometry, seed, self._progress())
-                contents.write(self.nodes, self.epoch)
-                digests = contents.digests()
-                contents.put_manifest(digests)
+            written = write_contents(
+                self.nodes,
+                self.reader,
+                file,
+                geometry,
+                epoch=self.epoch,
+                on_bytes=self._progress(),
+            )
             if self.size:
-                self._check_fits(volume.next)
+                self._check_fits(written.next)
                 break
             journal = geometry.journal + indirect_blocks(geometry.journal)
-            exact = self._fitted(volume.content - journal)
+            exact = self._fitted(written.content - journal)
             if exact == geometry:
                 break
             geometry = exact
-        digest = tree_digest(digests)
-        used = in_use(self.nodes, volume.next, self._end(geometry, volume.next))
-        write_tables(
-            file,
-            geometry,
-            used,
-            epoch=self.epoch,
-            uuid=identity(digest).bytes,
-            hash_seed=seed,
-            journal_map=contents.journal_map,
-            digest=digest,
-        )
-        return used.blocks * BLOCK, digest
+        blocks = self._end(geometry, written.next)
+        write_filesystem(self.nodes, written, file, geometry, blocks, self.epoch)
+        return blocks * BLOCK, written.digest
 
     def _end(self, geometry: Geometry, used: int) -> int:
         """Return where the file system ends: after what is used, or what is to be left free."""
@@ -257,12 +243,6 @@ class _Job:
         return add
 
 
-def in_use(nodes: Sequence[Node], end: int, blocks: int) -> Used:
-    """Return what a file system of so many blocks uses, with content up to block ``end``."""
-    directories = [node.number for node in nodes if node.entries is not None]
-    return Used(end, blocks, FIRST_INODE - 2 + len(nodes), [LOST_INODE, *directories])
-
-
 def guessed_blocks(node: Node) -> int:
     """About how many blocks the node's content takes, by what the host says."""
     size = node.size
@@ -274,21 +254,3 @@ def guessed_blocks(node: Node) -> int:
     if node.entries is None:
         return size >= FAST_LINK
     return 1 + sum([len(name) + 12 for name, _ in node.entries]) // BLOCK
-
-
-def tree_digest(digests: Sequence[bytes]) -> bytes:
-    """Return the digest of a tree. digests: of its inodes, in the inventory's order."""
-    return hashlib.sha256(b"singbuild tree 2\n" + b"".join(digests)).digest()
-
-
-def names_seed(nodes: Sequence[Node]) -> bytes:
-    """16 bytes from all paths, in the order of the inventory."""
-    return hashlib.sha256(b"\0".join(node.path for node in nodes)).digest()[:16]
-
-
-def identity(digest: bytes) -> uuid.UUID:
-    """Make a UUID of version 8, which RFC 9562 leaves to its maker."""
-    value = bytearray(digest[:16])
-    value[6] = value[6] & 0x0F | 0x80
-    value[8] = value[8] & 0x3F | 0x80
-    return uuid.UUID(bytes=bytes(value))

@@ -14,7 +14,7 @@ import signal
 import stat
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from typing import BinaryIO, NoReturn
 
 from singbuild.errors import HostError
@@ -75,7 +75,7 @@ def _started(root: bytes, nodes: Sequence[Node], reading: int, writing: int) -> 
 
 
 def _in_order(root: bytes, nodes: Sequence[Node], pipe: BinaryIO) -> Iterator[list[Short]]:
-    with Files(root) as files:
+    with closing(Files(root)) as files:
         for index, some in enumerate(_parts(nodes)):
             if index % _SHARE:
                 yield _sent(some, pipe)
@@ -125,7 +125,7 @@ def _serve(root: bytes, nodes: Sequence[Node], pipe: int) -> NoReturn:
         with suppress(OSError):  # a smaller pipe would run dry between two parts
             fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE)
             ahead = _AHEAD
-        with Files(root) as files:
+        with closing(Files(root)) as files:
             for index, some in enumerate(_parts(nodes)):
                 if index % _SHARE:
                     read = [_short(files, node) for node in some]

@@ -1,4 +1,4 @@
-"""The file that becomes an image: made, written, synced; on failure gone again."""
+"""Where an image's bytes go; usually a file, which a failure removes."""
 
 import errno
 import os
@@ -6,10 +6,37 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
 from singbuild.errors import HostError, ImageError
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+
+
+class Target(Protocol):
+    """Takes the bytes of a file system. Offsets and sizes in bytes, from its own start."""
+
+    def write(self, data: bytes, offset: int) -> None:
+        """Take ``data``, all of it."""
+
+    def write_parts(self, parts: list[bytes | memoryview], offset: int) -> None:
+        """Take up to 1024 parts that follow each other."""
+
+    def truncate(self, size: int) -> None:
+        """Take the size; what is never written reads as zeros."""
+
+
+class Nowhere:
+    """A target that forgets what it takes, where the digests alone are wanted."""
+
+    def write(self, data: bytes, offset: int) -> None:
+        """Do nothing."""
+
+    def write_parts(self, parts: list[bytes | memoryview], offset: int) -> None:
+        """Do nothing."""
+
+    def truncate(self, size: int) -> None:
+        """Do nothing."""
 
 
 class TargetFile:

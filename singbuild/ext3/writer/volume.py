@@ -1,7 +1,8 @@
-"""The file of an image while it is filled: blocks given out in ascending order.
+"""The blocks of an image while they are filled, given out in ascending order.
 
 File data streams through ``append``; one thread hashes it and another writes
-it, in large batches, while the caller reads on. Nothing here knows what the
+it, in large batches, while the caller reads on: hashlib and writev(2) let go of
+the interpreter, so three things go on at once. Nothing here knows what the
 blocks mean.
 """
 
@@ -12,7 +13,7 @@ from operator import itemgetter
 from typing import Self
 
 from singbuild.ext3.geometry import BLOCK, GROUP_BLOCKS, Geometry
-from singbuild.ext3.writer.target import TargetFile
+from singbuild.ext3.writer.target import Target
 
 Run = tuple[int, int]  # first block, number of blocks
 Parts = list[bytes | memoryview]  # data and the zeros after it, in turn
@@ -31,7 +32,7 @@ class Volume:
     digests: what ``end`` was called for, in order, once ``finish`` was called.
     """
 
-    def __init__(self, target: TargetFile, geometry: Geometry) -> None:
+    def __init__(self, target: Target, geometry: Geometry) -> None:
         self.content = self.next = self._end = 0
         self._target, self._geometry = target, geometry
         self.digests: list[bytes] = []
@@ -76,19 +77,19 @@ class Volume:
         self._batch.append((block, [data]))
         self._count(len(data) // BLOCK)
 
-    def append_short(self, data: bytes | memoryview, count: int, digest: bytes) -> int:
-        """Append an inode's data, and close its digest, if its ``count`` blocks fit into one run.
+    def append_short(self, data: bytes | memoryview, count: int, digest: bytes) -> int | None:
+        """Append an inode's data if its ``count`` blocks fit into one run.
 
-        digest: of its description and data. Returns the first block, or 0 if they do not fit:
-        then nothing was written.
+        digest: of the inode's description and data. Returns the first block; None, with nothing
+        written, where a group ends too soon.
         """
         start = self.next
         if start + count > self._end:
-            return 0
+            return None
         self.next += count
         self.content += count
         self.digests.append(digest)
-        self._hold(start, data, count)
+        self._queue(start, data, count)
         return start
 
     def append(self, data: bytes) -> list[Run]:
@@ -99,13 +100,13 @@ class Volume:
             size = count * BLOCK
             piece = data if len(runs) == 1 else data[done : done + size]
             self._stream.append(piece)
-            self._hold(start, piece, count)
+            self._queue(start, piece, count)
             done += size
         self._streaming = True
         return runs
 
     def end(self, facts: bytes) -> None:
-        """Close an inode's digest: of ``facts``, and of the data appended since the last."""
+        """Complete an inode's digest: of the data appended since the last one, and of ``facts``."""
         if self._streaming:
             self._stream.append((len(self.digests), facts))
             self.digests.append(b"")
@@ -113,7 +114,8 @@ class Volume:
         else:
             self.digests.append(hashlib.sha256(facts).digest())
 
-    def _hold(self, start: int, data: bytes | memoryview, count: int) -> None:
+    def _queue(self, start: int, data: bytes | memoryview, count: int) -> None:
+        """Queue blocks to be written; those that follow the last become parts of its run."""
         if start != self._parts_end:
             self._parts = []
             self._batch.append((start, self._parts))

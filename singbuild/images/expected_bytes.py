@@ -1,63 +1,37 @@
-"""The seal's writer with an image for its tree, and a target that compares instead of writing.
-
-What an image of ours has to be, bit for bit, follows from what it holds: so
-it is written again, in memory, and held against the file.
-"""
+"""Compares an image of ours with the bytes that its tree makes the seal's writer write."""
 
 from bisect import bisect_right
+from operator import itemgetter
 
-from singbuild.ext3.geometry import Geometry
 from singbuild.ext3.node import Node, shown
 from singbuild.ext3.reader.disk import Disk
-from singbuild.ext3.reader.image import Image
-from singbuild.ext3.writer.contents import Mapped
-from singbuild.ext3.writer.target import TargetFile
-from singbuild.ext3.writer.tree_contents import TreeContents
-from singbuild.ext3.writer.volume import Volume
-from singbuild.file_tree import Entry
 
 _SCAN = 4 << 20  # bytes looked at at a time
 _NOTED = 1000  # places that differ; the first one is what matters
 
 
-class ImageContents(TreeContents):
-    """Writes an image's inodes into a volume, as the seal writes those of a directory."""
+class BlockOwners:
+    """Which path a block belongs to."""
 
-    def __init__(self, image: Image, volume: Volume, geometry: Geometry, seed: bytes) -> None:
-        super().__init__(image, {}, volume, geometry, seed)
-        self._image = image
-        self._read: Entry | None = None  # the last one
+    def __init__(self) -> None:
         self._starts = [(0, "the journal or another file of the file system itself")]
+
+    def note(self, node: Node, block: int) -> None:
+        """Note that a node's blocks begin at ``block`` at the earliest; in ascending order."""
+        self._starts.append((block, shown(node.path)))
 
     def owner(self, block: int) -> str:
         """Name whose content a block is."""
-        if block >= self._volume.next:
-            return "the free space"
-        return self._starts[bisect_right(self._starts, (block, "\U0010ffff")) - 1][1]
-
-    def _any(self, node: Node, listed: dict[int, Mapped]) -> bytes:
-        self._starts.append((self._volume.next, shown(node.path)))
-        return super()._any(node, listed)
-
-    def _directory(self, node: Node) -> Mapped:
-        self._starts.append((self._volume.next, shown(node.path)))
-        return super()._directory(node)
-
-    def _entry(self, node: Node) -> Entry:
-        """Read the inode once more: to keep all of a large image's would take a kilobyte each."""
-        if self._read is None or self._read.inode.number != node.number:
-            self._read = Entry(node.path, self._image.inode(node.number))
-        return self._read
+        return self._starts[bisect_right(self._starts, block, key=itemgetter(0)) - 1][1]
 
 
-class Compared(TargetFile):
-    """Takes what would be written, and notes where the image holds something else.
+class Compared:
+    """A target that holds what it takes against an image.
 
     differing: offsets in bytes, of the first byte that differs in each piece.
     """
 
     def __init__(self, image: Disk) -> None:
-        super().__init__(image.path, -1)
         self.differing: list[int] = []
         self._image, self._size = image, 0
         self._covered: list[tuple[int, int]] = []

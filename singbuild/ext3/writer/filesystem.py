@@ -1,0 +1,109 @@
+"""A tree becomes a file system: first what its inodes hold, then the tables that count it.
+
+Two callers: ``seal`` has it written to a file, and ``singbuild verify`` has it compared with
+one, since all bytes of an image follow from the tree that it holds.
+"""
+
+import hashlib
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from singbuild.ext3.geometry import FIRST_INODE, LOST_INODE, Geometry
+from singbuild.ext3.node import Node
+from singbuild.ext3.writer.contents import Contents
+from singbuild.ext3.writer.tables import Summary, write_tables
+from singbuild.ext3.writer.target import Nowhere, Target
+from singbuild.ext3.writer.tree_reader import TreeReader
+from singbuild.ext3.writer.volume import Volume
+
+_ANY = Geometry(1 << 17, 1 << 15, 1024)  # room for whatever there is
+
+
+@dataclass(frozen=True)
+class Written:
+    """What lies in the target once the contents are written; the tables follow from it.
+
+    digests: of the inodes, in the inventory's order. content: blocks given out, the journal's
+    and indirect ones included. next: the block behind the last of them.
+    """
+
+    digests: Sequence[bytes]
+    hash_seed: bytes
+    journal_map: bytes
+    content: int
+    next: int
+
+    @property
+    def digest(self) -> bytes:
+        """The digest of the tree."""
+        return hashlib.sha256(b"singbuild tree 2\n" + b"".join(self.digests)).digest()
+
+
+def write_contents(
+    nodes: Sequence[Node],
+    reader: TreeReader,
+    target: Target,
+    geometry: Geometry,
+    *,
+    epoch: int,
+    on_bytes: Callable[[int], None] = lambda _size: None,
+    on_start: Callable[[Node, int], None] = lambda _node, _block: None,
+) -> Written:
+    """Write everything but superblocks, descriptors and bitmaps.
+
+    epoch: the date of the file system's own files. on_bytes: called with the number of bytes
+    of file data read since the last call. on_start: called with an inode that is no short file,
+    and the first block that may be its own, in ascending order.
+    """
+    seed = _names_seed(nodes)
+    with Volume(target, geometry) as volume:
+        contents = Contents(reader, volume, geometry, seed, on_bytes, on_start)
+        contents.write(nodes, epoch)
+        digests = contents.digests()
+        contents.put_manifest(digests)
+    return Written(digests, seed, contents.journal_map, volume.content, volume.next)
+
+
+def tree_digests(nodes: Sequence[Node], reader: TreeReader) -> Written:
+    """Return what a seal would record of a tree, its file system's shape apart; write nothing."""
+    return write_contents(nodes, reader, Nowhere(), _ANY, epoch=0)
+
+
+def write_filesystem(
+    nodes: Sequence[Node],
+    written: Written,
+    target: Target,
+    geometry: Geometry,
+    blocks: int,
+    epoch: int,
+) -> None:
+    """Write the tables: the target becomes a file system of so many blocks, and executable."""
+    summary = Summary(
+        blocks=blocks,
+        next=written.next,
+        inodes=FIRST_INODE - 2 + len(nodes),
+        directories=[LOST_INODE, *(node.number for node in nodes if node.entries is not None)],
+        epoch=epoch,
+        digest=written.digest,
+        uuid=identity(written.digest),
+        hash_seed=written.hash_seed,
+        journal_map=written.journal_map,
+    )
+    write_tables(target, geometry, summary)
+
+
+def identity(digest: bytes) -> uuid.UUID:
+    """Make a UUID of version 8, which RFC 9562 leaves to its maker."""
+    value = bytearray(digest[:16])
+    value[6] = value[6] & 0x0F | 0x80
+    value[8] = value[8] & 0x3F | 0x80
+    return uuid.UUID(bytes=bytes(value))
+
+
+def _names_seed(nodes: Sequence[Node]) -> bytes:
+    """Return the directories' hash seed: 16 bytes from all paths, in the inventory's order.
+
+    Not from the digest, like the UUID: it has to be known before the first directory is written.
+    """
+    return hashlib.sha256(b"\0".join(node.path for node in nodes)).digest()[:16]
