@@ -15,9 +15,11 @@ _MAIN = "from singrun.cli import main\n\nmain()\n"
 _LAUNCHER = """\
 #!/bin/sh
 # singrun in one file: a shell script, and behind it a zip archive for Python.
-for minor in 14 13 12 11 10 9 none; do
-    for python in "/usr/bin/python3.$minor" "/usr/local/bin/python3.$minor"; do
-        [ ! -x "$python" ] || break 2
+python=${SINGRUN_PYTHON-}
+for minor in 14 13 12 11 10 9; do
+    [ -z "$python" ] || break
+    for each in "/usr/bin/python3.$minor" "/usr/local/bin/python3.$minor"; do
+        [ ! -x "$each" ] || python=$each
     done
 done
 [ -x "$python" ] || python=$(command -v python3) || { echo 'singrun: needs python3' >&2; exit 255; }

@@ -7,29 +7,24 @@ import sys
 from singrun import __version__, errors, instances, option_variables, options
 from singrun.enter import enter
 from singrun.environment.inherited import SIGINT, restore_signals
-from singrun.errors import RunError, UsageError, nearest, say
+from singrun.errors import RunError, UsageError, say
 from singrun.identity import Caller
 from singrun.options import REMEDY
 from singrun.request import Request
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from types import ModuleType
     from typing import NoReturn
 
 _VERBS = ["exec", "run", "shell", "test", "env", "mount", "start", "warm"]
 _SPELLING = "--spelling="
 _TOLD = ["doctor", "instances", "stop"]  # those that take no image and print what they find
-_BUILDER = [
-    "create",
-    "bootstrap",
-    "pull",
-    "copy",
-    "import",
-    "export",
-    "expand",
-    "shrink",
-    "inspect",
-]
+_ALONE = ["env", "warm"]  # those after whose image no command comes: options may
+_HELP = "/.singularity.d/runscript.help"
+_SHOW_HELP = f"""[ ! -f {_HELP} ] || exec cat {_HELP}
+echo 'The image has no help: its recipe had no section %help.' >&2
+exit 1"""
 
 
 def main() -> "NoReturn":
@@ -89,9 +84,11 @@ def parse(words: list[str]) -> "Request | str":
         program.verb, request.image.path, program.arguments = "run", rest[0], rest[1:]
         return _with_options(request, given)
     if not rest:
-        raise UsageError("What shall be run?", why="No verb was given.", remedy=REMEDY)
+        raise UsageError("No verb was given", remedy=REMEDY)
     if rest[0] in _TOLD:
         return _told(*rest)
+    if rest[0] == "help":
+        return _help(request, rest[1:])
     program.verb = _verb(rest[0])
     rest = options.take(rest[1:], given)
     if isinstance(rest, str):
@@ -99,8 +96,10 @@ def parse(words: list[str]) -> "Request | str":
     if not rest:
         raise UsageError(f"No image was given to {program.verb}", remedy=REMEDY)
     request.image.path, program.arguments = rest[0], rest[1:]
-    if program.verb == "exec" and not program.arguments:
-        raise UsageError("No command was given to exec", remedy=REMEDY)
+    if program.verb in _ALONE and program.arguments:
+        program.arguments = _behind_image(program.verb, program.arguments, given)
+    if program.verb == "exec":
+        _check_command(request, given)
     if program.verb == "mount" and not program.arguments:
         what = f"No directory was given to mount {request.image.path} at"
         raise UsageError(what, remedy=REMEDY)
@@ -177,16 +176,47 @@ def _told(verb: str, *words: str) -> str:
     return doctor.report(json=json)
 
 
+def _help(request: Request, words: list[str]) -> "Request | str":
+    """Return the help of singrun or of a verb, or the request that prints an image's own."""
+    if not words:
+        return _text("help", "")
+    if words[0] in ("-h", "--help", "help"):
+        return _text("help", "help")
+    if words[0] in (*_VERBS, *_TOLD):
+        return _text("help", words[0])
+    if not os.path.exists(words[0]) and ":" not in words[0]:
+        raise _strangers().no_verb(words[0])
+    request.image.path, request.program.verb = words[0], "exec"
+    request.program.arguments = ["/bin/sh", "-c", _SHOW_HELP]
+    return _with_options(request, [])
+
+
+def _behind_image(verb: str, words: list[str], given: "list[options.Given]") -> list[str]:
+    """Take options that stand behind the image; nothing else may be there."""
+    rest = options.take(words, given)
+    if isinstance(rest, str) or rest:
+        raise _strangers().leftover(verb, words)
+    return rest
+
+
+def _check_command(request: Request, given: "list[options.Given]") -> None:
+    words, image = request.program.arguments, request.image.path
+    if not words:
+        raise _strangers().no_command(image, given)
+    if words[0].startswith("-"):
+        raise _strangers().no_program("exec", image, words)
+
+
 def _verb(word: str) -> str:
-    if word in _VERBS:
-        return word
-    known = [*_VERBS, *_TOLD]
-    guess = nearest(word, [*known, *_BUILDER])
-    why = f"Did you mean {guess}?" if guess else f"The verbs are {', '.join(known)}."
-    if guess in _BUILDER:
-        why = f"Did you mean singbuild {guess}?"
-    remedy = f"An image here is run as: singrun ./{word}" if os.path.exists(word) else REMEDY
-    raise UsageError(f"There is no verb {word}", why=why, remedy=remedy)
+    if word not in _VERBS:
+        raise _strangers().no_verb(word)
+    return word
+
+
+def _strangers() -> "ModuleType":
+    from singrun.verbs import strangers  # only an error pays for it
+
+    return strangers
 
 
 def _occupy_standard_descriptors() -> None:

@@ -9,6 +9,10 @@ import os
 from singrun.errors import RunError, nearest, say
 from singrun.request import IsolationOptions
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 PATH = "/etc/singrun.conf"
 _SWITCHES = {
     "allow pid ns": True,
@@ -39,6 +43,7 @@ _IDLE = ("allow setuid", "container dir", "sessiondir prefix", "max loop devices
 _LISTS = [
     f"{k} {t}" for k in ("nv", "rocm", "fabric") for t in ("library", "program", "device", "file")
 ]
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _YES, _NO = ("yes", "y", "1", "try"), ("no", "n", "0")
 _BINDS = ["/etc/localtime", "/etc/hosts"]
 
@@ -46,7 +51,8 @@ _BINDS = ["/etc/localtime", "/etc/hosts"]
 class Site:
     """What the site wishes. ``on`` switches, ``word`` values, ``binds``: the words of bind path.
 
-    path: of the file, "" if there is none. cache: the directory of unpacked images.
+    path: of the file, "" if there is none. cache: the directory of unpacked images;
+    cache_size: the bytes that it may take.
     lists: the values of repeatable directives, in order.
     """
 
@@ -54,16 +60,53 @@ class Site:
         self.on, self.word, self.binds = dict(_SWITCHES), dict(_WORDS), list(_BINDS)
         self.lists: dict[str, list[str]] = {}
         self.path = self.cache = ""
+        self.cache_size = 0
 
 
 def read(*, obey: bool = True) -> Site:
     """Return the defaults, changed by the site's file and, to ``obey``, the caller's variables."""
     site = Site()
     given = os.environ if obey else {}
-    _read_file(site, given.get("SINGRUN_CONFIG") or PATH)
-    wish = given.get("SINGRUN_CACHEDIR") or site.word["cache directory"]
+    named = given.get("SINGRUN_CONFIG", "")
+    _read_file(site, named or PATH)
+    if named and not site.path:
+        why, remedy = "SINGRUN_CONFIG names it.", f"Unset it, and {PATH} is read."
+        raise RunError(f"There is no file {named}", why=why, remedy=remedy)
+    wish = given.get("SINGRUN_CACHEDIR") or expanded(site.word["cache directory"], given)
+    size, where = given.get("SINGRUN_CACHESIZE", ""), "SINGRUN_CACHESIZE"
+    site.cache_size = _bytes(size or site.word["cache size"], where if size else site.path)
     site.cache = wish or f"/var/tmp/singrun-{os.geteuid()}"  # noqa: S108  checked before use
     return site
+
+
+def expanded(path: str, variables: "Mapping[str, str]") -> str:
+    """Return a path with the caller's number for %U, and the values of $NAME and ${NAME}.
+
+    "" where a variable is not set, as a scheduler's outside of a job.
+    """
+    found, *rest = path.replace("%U", str(os.geteuid())).split("$")
+    for part in rest:
+        name, _, more = part[1:].partition("}")
+        if not part.startswith("{"):
+            length = 0
+            while part[length : length + 1].isalnum() or part[length : length + 1] == "_":
+                length += 1
+            name, more = part[:length], part[length:]
+        if not variables.get(name):
+            return ""
+        found += variables[name] + more
+    return found
+
+
+def _bytes(word: str, where: str) -> int:
+    """Return a size: a number and K, M, G or T, as in 5G, 5 GB or 5GiB."""
+    text = word.upper().replace(" ", "")
+    number = text.rstrip("KMGTIB")
+    unit = text[len(number) :].removesuffix("B").removesuffix("I")
+    if not number.isdigit() or unit not in _UNITS:
+        what = f"{where}: cannot understand the cache size {word!r}"
+        raise RunError(what, remedy="Say for instance 20G.")
+    return int(number) * _UNITS[unit]
 
 
 def check_allowed(site: Site, isolation: IsolationOptions) -> None:

@@ -87,6 +87,7 @@ class Origin:
         self.winning = variables.winners(
             self._given, request.variables, has_home=bool(request.mounts.home)
         )
+        self._host_paths = program.host_paths(request.program.arguments)
         self._request, self.home = request, shared.home(request.mounts, self.caller)
         self.behind: inherited.Environment = {}
         if request.hardware.any():
@@ -111,6 +112,7 @@ class Origin:
             self._close_back_doors()
         words = inherited.inner(self._given, image, request, self.caller)
         words[b"PWD"] = os.fsencode(self._entered())
+        program.tell_missing(self._host_paths)
         for name, directory in self.behind.items():  # the image's scripts may overwrite it
             words[name] = b":".join(filter(None, (words.get(name), directory)))
         if outside:

@@ -6,7 +6,7 @@ import os
 from singrun.environment import why
 from singrun.environment.inherited import Environment
 from singrun.environment.variables import Winner
-from singrun.errors import RunError
+from singrun.errors import RunError, say
 from singrun.request import Program
 
 TYPE_CHECKING = False
@@ -15,6 +15,11 @@ if TYPE_CHECKING:
 
 _ACTIONS = "/.singularity.d/actions"
 _OLDER = {"exec": "/.exec", "run": "/.run", "shell": "/.shell", "test": "/.test"}
+# What each root has of its own: a file that is missing there is not for want of a bind.
+_OWN = (
+    *("/bin/", "/boot/", "/dev/", "/etc/", "/lib/", "/lib64/", "/opt/", "/proc/", "/run/"),
+    *("/sbin/", "/sys/", "/usr/", "/var/lib/"),
+)
 _NOT_FOUND, _NOT_EXECUTABLE = 127, 126  # POSIX, Shell Command Language, 2.8.2
 
 
@@ -42,6 +47,27 @@ def execute(
         _become("/singularity", arguments, variables)
     _become("/bin/sh", arguments, variables)
     raise RunError("Container does not have a valid /bin/sh")
+
+
+def host_paths(words: list[str]) -> list[str]:
+    """Return the arguments that name files of the host by absolute paths."""
+    return [
+        word
+        for word in words
+        if word.startswith("/") and not word.startswith(_OWN) and os.path.exists(word)
+    ]
+
+
+def tell_missing(paths: list[str]) -> None:
+    """Say how the first of these paths is shared that is not there inside."""
+    for path in paths:
+        if not os.path.exists(path):
+            directory = os.path.dirname(path)
+            say(
+                f"{path} is not shared with the image\n"
+                f"  Add --bind {directory}, or set SINGRUN_BIND={directory}"
+            )
+            return
 
 
 def _become(path: str, arguments: list[bytes], variables: Environment) -> None:

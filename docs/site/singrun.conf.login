@@ -2,5 +2,5 @@
 bind path = /etc/localtime
 bind path = /etc/hosts
 bind path = /etc/nsswitch.conf
-cache directory =
+cache directory = /var/tmp/singrun-%U
 cache size = 5G

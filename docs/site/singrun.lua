@@ -2,6 +2,6 @@
 help([[singrun runs programs in container images as you. See: singrun --help]])
 whatis("Containers for users: singrun exec IMAGE COMMAND")
 
+-- Where the cache lies is said in one place only, /etc/singrun.conf.
 local base = "/shared/singrun/" .. myModuleVersion()
 prepend_path("PATH", pathJoin(base, "bin"))
-setenv("SINGRUN_CACHEDIR", pathJoin("/var/tmp", "singrun-" .. capture("id -u"):gsub("%s", "")))

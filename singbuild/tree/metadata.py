@@ -37,7 +37,16 @@ done
 unset script
 """
 ACTIONS = {
-    "exec": _SOURCE + 'exec "$@"\n',
+    "exec": _SOURCE
+    + """case ${1-} in
+    */*) [ -e "$1" ] ;;
+    *) command -v "$1" >/dev/null ;;
+esac || {
+    printf 'There is no command %s in the image\\n' "${1-}" >&2
+    exit 127
+}
+exec "$@"
+""",
     "run": _SOURCE
     + """if [ -x /.singularity.d/runscript ]; then
     exec /.singularity.d/runscript "$@"

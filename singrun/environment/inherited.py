@@ -19,6 +19,10 @@ _CLEAN_PATH = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # 4 then warns, and at times hangs (show_help.c); told beforehand, it copies by shared memory.
 _VADER = b"OMPI_MCA_btl_vader_single_copy_mechanism"
 
+# Libraries in the caller's home are for the host's Python and R, and not for those of an image,
+# which would take them before its own. What the caller or the image has set counts.
+_NO_HOME_LIBRARIES = {b"PYTHONNOUSERSITE": b"1", b"R_LIBS_USER": b"/nonexistent"}
+
 # What starts with these is set inside under the rest of its name, and wins over the image's own.
 # Lowest first: where two spellings of one name are set, the later wins.
 PREFIXES = (b"SINGULARITYENV_", b"APPTAINERENV_", b"SINGRUNENV_")
@@ -62,6 +66,8 @@ def inner(given: Environment, image: str, request: Request, caller: Caller) -> E
     if request.variables.clean:
         variables = {name: value for name, value in variables.items() if _is_kept(name)}
         variables[b"PATH"] = _CLEAN_PATH
+    variables.pop(b"PYTHONHOME", None)  # where the host's Python has its library
+    variables = _NO_HOME_LIBRARIES | variables
     path = os.fsencode(image)
     name = path.rpartition(b"/")[2]
     said = {

@@ -8,7 +8,7 @@ import fcntl
 import os
 import stat
 
-from singrun.errors import RunError
+from singrun.errors import RunError, nearest
 from singrun.images import locks
 
 EXT3, SQUASHFS, SANDBOX = "ext3", "squashfs", "sandbox"
@@ -43,7 +43,8 @@ class Image:
 
     def __init__(self, path: str, fd: int, kind: str, *, writable: bool) -> None:
         self.path, self.fd, self.kind, self.writable = path, fd, kind, writable
-        self.offset, self.dirty, self.stamp = 0, False, ""
+        self.offset, self.stamp = 0, ""
+        self.dirty = self.full = False
 
 
 def open_image(path: str, *, writable: bool = False) -> Image:
@@ -70,6 +71,9 @@ def open_image(path: str, *, writable: bool = False) -> Image:
     if writable and reason:
         remedy = "Lay a directory over it: --overlay DIR."
         raise RunError(f"{path} cannot be written", why=reason, remedy=remedy)
+    if writable and image.full:
+        remedy = f"Make room: singbuild expand --size 64M {path}, or build it with --free 64M."
+        raise RunError(f"The image {path} is full", why="It was not touched.", remedy=remedy)
     return image
 
 
@@ -99,6 +103,8 @@ def _ext3(path: str, fd: int, head: bytes, offset: int, have: int) -> Image:
     need = _ext3_length(superblock, path)
     _check_length(need if len(superblock) == _SUPERBLOCK_SIZE else max(need, have + 1), have, path)
     image.dirty = bool(int.from_bytes(superblock[96:100], "little") & _INCOMPAT_RECOVER)
+    # s_free_blocks_count, which a journal that is still to be replayed may change
+    image.full = not image.dirty and not int.from_bytes(superblock[12:16], "little")
     image.stamp = stamp(fd, superblock[104:120] + superblock[48:52])  # s_uuid, s_wtime
     return image
 
@@ -135,15 +141,34 @@ def _unopened(path: str, error: OSError, *, writable: bool) -> RunError:
     if writable and error.errno != errno.ENOENT:
         remedy = "Ask its owner for write permission, or lay a directory over it: --overlay DIR."
         return RunError(f"Cannot open {path} for writing", why=why, remedy=remedy)
-    return RunError(f"Cannot open the image {path}", why=why, remedy=_remedy(error.errno))
+    return RunError(f"Cannot open the image {path}", why=why, remedy=_remedy(error.errno, path))
 
 
-def _remedy(number: "int | None") -> str:
+def _remedy(number: "int | None", path: str) -> str:
     if number == errno.ENOENT:
-        return "Check the spelling; an image is named by its path."
+        near = _near(path)
+        return (
+            f"Did you mean {near}?"
+            if near
+            else "Check the spelling; an image is named by its path."
+        )
     if number == errno.EACCES:
         return "Ask its owner for read permission, on the file and on the directories above it."
     return _REMEDY
+
+
+def _near(path: str) -> str:
+    """Return the file beside ``path`` that was probably meant, "" for none."""
+    directory, slash, name = path.rpartition("/")
+    try:
+        files = os.listdir((directory or "/") if slash else ".")
+    except OSError:
+        return ""
+    for suffix in (".img", ".sif", ".simg", ".sqsh"):
+        if name + suffix in files:
+            return path + suffix
+    near = nearest(name, files)
+    return directory + slash + near if near else ""
 
 
 def _ext3_length(superblock: bytes, path: str) -> int:

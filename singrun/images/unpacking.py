@@ -16,7 +16,6 @@ from singrun.images.unpacked import ELSEWHERE, check_executable, lookup, open_pr
 from singrun.mounts import mountinfo
 
 _TICK = 1.0  # seconds; at least the grain of a file's times, on network file systems too
-_UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _FIRST_PID_NAMESPACE = "pid:[4026531836]"  # <linux/proc_ns.h>, PROC_PID_INIT_INO
 
 
@@ -53,15 +52,6 @@ def _made(cache: str) -> int:
     return held
 
 
-def size_in_bytes(site: Site) -> int:
-    """Return the cache's limit: a number and K, M, G or T."""
-    word = os.environ.get("SINGRUN_CACHESIZE") or site.word["cache size"]
-    number, unit = word.rstrip("KMGTkmgt"), word[-1:].upper()
-    if not number.isdigit() or len(word) - len(number) > 1:
-        raise RunError(f"Cannot understand the cache size {word}", remedy="Say for instance 20G.")
-    return int(number) * _UNITS.get(unit, 1)
-
-
 def _check_settled(image: Image) -> None:
     """Wait until a further change would show in the file's times."""
     while 0 <= time.time() - os.fstat(image.fd).st_ctime < _TICK:
@@ -89,7 +79,7 @@ def _fill_locked(image: Image, cache: str, site: Site) -> None:
     _empty(new)  # of what a killed process has left
     os.mkdir(f"{new}/tree", 0o700)
     try:
-        limit = size_in_bytes(site)
+        limit = site.cache_size
         prune(cache, site.cache, limit - os.fstat(image.fd).st_blocks * 512)
         name = f"{site.cache}/{image.stamp}.new/tree"
         unpacker.unpack(image, f"{new}/tree", name, limit)

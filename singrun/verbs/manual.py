@@ -54,9 +54,14 @@ VERBS = {  # usage, what it does, examples
         "Unpack an image into your cache now, so that later starts find it there.",
         ("singrun warm debian.img", "runuser -u $SLURM_JOB_USER singrun warm /images/debian.img"),
     ),
+    "help": (
+        "[VERB|IMAGE]",
+        "Print this list, what a verb takes, or the text of an image's section %help.",
+        ("singrun help exec", "singrun help debian.img"),
+    ),
     "doctor": (
         "[--mpi IMAGE]",
-        "Say what this host can do, and what would help; as JSON with --json. For an IMAGE: "
+        "Say what this host can do, and what would help; as JSON with --json. With --mpi: "
         "whether the host's mpirun and Slurm go with the image's MPI.",
         ("singrun doctor", "singrun doctor --mpi mpi.img"),
     ),
@@ -152,7 +157,7 @@ def text(verb: str) -> str:
 
 def options_of(verb: str) -> list[str]:
     """Return the names of the options that a verb takes."""
-    if verb in ("doctor", "stop", "instances"):
+    if verb in ("doctor", "help", "stop", "instances"):
         return []
     if verb == "mount":
         return [*MOUNT_TAKES]

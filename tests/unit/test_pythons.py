@@ -107,3 +107,20 @@ def launcher_with(directory: Path, versions: list[str]) -> subprocess.CompletedP
 def test_the_launcher_takes_the_newest(tmp_path: Path, versions: list[str], taken: str) -> None:
     done = launcher_with(tmp_path, versions)
     assert done.stdout == f"{taken}\n", done
+
+
+def test_a_python_may_be_named(tmp_path: Path) -> None:
+    """By the launcher and by the one file; one that is too old is told of in a sentence."""
+    single = tmp_path / "singrun.pyz"
+    words = [images.PYTHON, "-B", "-m", "singrun.bundle", str(single)]
+    subprocess.run(words, check=True, cwd=images.ROOT)
+    images.write_script(
+        tmp_path / "python", f'#!/bin/sh\necho named >&2\nexec {images.PYTHON} "$@"\n'
+    )
+    given = {"PATH": os.defpath, "SINGRUN_PYTHON": str(tmp_path / "python")}
+    for command in (images.ROOT / "bin/singrun", single):
+        done = subprocess.run(
+            [command, "--version"], env=given, capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, done.stderr) == (0, "named\n")
+        assert done.stdout == f"singrun {singrun.__version__}\n"

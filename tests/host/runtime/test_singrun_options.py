@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from singrun import config
 from tests.bench import singrun_images as images
 from tests.bench.host import PATIENCE
 from tests.bench.singrun_images import Bench, Person
@@ -343,10 +344,41 @@ def test_the_sites_cache_directory_is_used(bench: Bench) -> None:
     given = user.environment() | {"SINGRUN_CONFIG": str(site)}
     user.said("exec", "--mount-with", "unpack", bench.image, "true", env=given)
     assert len([*cache.iterdir()]) == 1
+    for size in ("5 G", "5GB", "5GiB", "5g", "100"):
+        site.write_text(f"cache directory = {cache}\ncache size = {size}\n")
+        user.said("exec", bench.image, "true", env=given)
     site.write_text(f"cache directory = {cache}\ncache size = much\n")
-    fresh = shutil.copy(bench.image, bench.directory / "fresh.img")
-    done = user.singrun("exec", "--mount-with", "unpack", fresh, "true", env=given)
+    done = user.singrun("exec", bench.image, "true", env=given)
     assert (done.returncode, b"Say for instance 20G" in done.stderr) == (255, True)
+    gone = given | {"SINGRUN_CONFIG": f"{site}.none"}
+    assert b"There is no file" in user.singrun("exec", bench.image, "true", env=gone).stderr
+
+
+def test_each_user_has_a_cache_directory_of_his_own(bench: Bench) -> None:
+    user, root = bench.people["user"], bench.people["root, loop"]
+    site, place = bench.directory / "singrun.conf", bench.directory / "node"
+    place.mkdir()
+    for person in (user, root):
+        (place / f"cache-{person.uid}").mkdir()
+        os.chown(place / f"cache-{person.uid}", person.uid, person.gid)
+    for words, variables in (
+        (f"{place}/cache-%U", {}),
+        ("$JOB_DIR/cache-%U", {"JOB_DIR": str(place)}),
+        ("${JOB_DIR}/cache-%U", {"JOB_DIR": str(place)}),
+    ):
+        site.write_text(f"cache directory = {words}\n")
+        for person in (user, root):
+            given = person.environment() | {"SINGRUN_CONFIG": str(site)} | variables
+            given.pop("SINGRUN_CACHEDIR", None)
+            person.said("warm", bench.image, env=given)
+            kept = [*(place / f"cache-{person.uid}").iterdir()]
+            assert len(kept) == 1
+            shutil.rmtree(kept[0])
+
+
+def test_a_variable_that_is_not_set_leaves_the_cache_where_it_is_by_default() -> None:
+    assert config.expanded("$NO/x", {"NO": ""}) == ""
+    assert config.expanded("/a/${X}y/$X", {"X": "1"}) == "/a/1y/1"
 
 
 def test_what_the_sites_file_refuses_and_reports(bench: Bench) -> None:

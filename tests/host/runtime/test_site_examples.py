@@ -71,7 +71,7 @@ def test_the_prologue_makes_a_private_place_and_keeps_it(bench: Bench, tmp_path:
         (tmp_path / f"parent/singrun-{user.uid}/tree").mkdir(exist_ok=True)
 
 
-@pytest.mark.parametrize("what", ["link", "a stranger's", "open to others", "file"])
+@pytest.mark.parametrize("what", ["link", "a stranger's", "file"])
 def test_the_prologue_refuses_what_others_have_put_there(
     bench: Bench, tmp_path: Path, what: str
 ) -> None:
@@ -86,13 +86,20 @@ def test_the_prologue_refuses_what_others_have_put_there(
         place.touch(0o700)
         os.chown(place, user.uid, user.gid)
     else:
-        place.mkdir()
-        place.chmod(0o777 if what == "open to others" else 0o700)
-        os.chown(place, user.uid if what == "open to others" else 33, 33)
+        place.mkdir(mode=0o700)
+        os.chown(place, 33, 33)
     before = owned(victim), owned(place)
     done = prologue(parent, user.uid)
-    assert (done.returncode, str(place) in done.stderr) == (1, True)
+    assert (done.returncode, str(place) in done.stderr) == (0, True)  # else the node is drained
     assert (owned(victim), owned(place)) == before
+
+
+def test_the_prologue_closes_what_its_user_has_opened(bench: Bench, tmp_path: Path) -> None:
+    user, place = bench.people["user"], tmp_path / f"parent/singrun-{bench.people['user'].uid}"
+    prologue(tmp_path / "parent", user.uid)
+    place.chmod(0o777)
+    done = prologue(tmp_path / "parent", user.uid)
+    assert (done.returncode, done.stderr, owned(place)) == (0, "", (user.uid, 0o700))
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o1777, 0o775])
@@ -103,8 +110,40 @@ def test_the_prologue_refuses_a_parent_that_others_may_write(
     parent.mkdir()
     parent.chmod(mode)
     done = prologue(parent, user.uid)
-    assert (done.returncode, str(parent) in done.stderr) == (1, True)
+    assert (done.returncode, str(parent) in done.stderr) == (0, True)
     assert list(parent.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("squeue", "stays"),
+    [
+        ("exit 1", True),  # the controller does not answer
+        ("exit 127", True),
+        ("echo 7; echo 8", True),  # another job of the user's
+        ("echo 7", False),
+        ("true", False),
+    ],
+)
+def test_the_epilogue_removes_only_what_no_job_uses(
+    tmp_path: Path, squeue: str, stays: bool
+) -> None:
+    images.write_script(tmp_path / "squeue", f"#!/bin/sh\n{squeue}\n")
+    (tmp_path / "site/singrun-12345/tree").mkdir(parents=True)
+    given = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "7"}
+    given |= {"SLURM_JOB_UID": "12345", "SINGRUN_SITE_CACHE": str(tmp_path / "site")}
+    subprocess.run(["sh", SITE / "epilog.sh"], env=given, check=True)
+    assert (tmp_path / "site/singrun-12345").exists() == stays
+
+
+def test_one_place_is_named_for_caches() -> None:
+    """The prologue makes, the epilogue removes and the configuration uses the same directory."""
+    place = "/scratch/singrun/singrun-"
+    assert f"cache directory = {place}%U\n" in (SITE / "singrun.conf.compute").read_text()
+    for name in ("prolog.sh", "epilog.sh"):
+        text = (SITE / name).read_text()
+        assert "${SINGRUN_SITE_CACHE:-/scratch/singrun}" in text
+        assert "/singrun-${SLURM_JOB_UID" in text
+    assert "CACHEDIR" not in "".join(path.read_text() for path in SITE.iterdir())
 
 
 @pytest.mark.long
