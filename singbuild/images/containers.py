@@ -24,7 +24,7 @@ from singbuild.ext3.node import shown
 from singbuild.file_tree import FileTree
 from singbuild.images.inspection import HOME, labels
 from singbuild.tar import write
-from singbuild.tar.extract import WHITEOUT
+from singbuild.tar.whiteouts import WHITEOUT
 from singbuild.tree import chroot
 
 RUN = f"/{HOME}/actions/run"

@@ -3,8 +3,7 @@
 ``beneath`` finds the directory of every entry, and of every link's target; the last
 component is never followed, and what is there is removed before something is written in its
 place, so no file that has another name is written through.
-Layers of a container image are applied in order, their whiteouts understood
-(OCI image specification, "layer.md").
+The archives may be the layers of a container image; ``whiteouts`` removes what they hide.
 """
 
 from __future__ import annotations
@@ -22,11 +21,11 @@ from singbuild.contract import Reporter
 from singbuild.ext3.node import Owner
 from singbuild.tar.beneath import Directory, Tree
 from singbuild.tar.limits import Account, Limits
-from singbuild.tar.member_path import parted, refused, split, split_target
+from singbuild.tar.member_path import refused, split, split_target
 from singbuild.tar.owners import Ownership, shown
 from singbuild.tar.read import Member, TarStream
+from singbuild.tar.whiteouts import WHITEOUT, Whiteouts
 
-WHITEOUT, OPAQUE, AUFS = b".wh.", b".wh..wh..opq", b".wh..wh."
 LONGEST_PATH = 4095  # bytes: PATH_MAX without its zero
 FAULTS = (OSError, ValueError, OverflowError)  # a zero byte in a name, a huge number
 HOST_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE)
@@ -58,15 +57,14 @@ class Unpacker:
         owners: dict[bytes, Owner] | None = None,
         wanted: Callable[[bytes, int], bool] = lambda _path, _mtime: False,
     ) -> None:
-        self.report, self.whiteouts, self._wanted = report, whiteouts, wanted
+        self.report, self._wanted = report, wanted
+        self._whiteouts = Whiteouts(self._remove) if whiteouts else None
         self.baseline_paths: set[bytes] = set()
         self._account = Account(limits or Limits.from_environment())
         self.ownership = Ownership(report, owners)
-        self._tree = Tree(root, self._touch, self._account.implied)
+        self._tree = Tree(root, self._opened, self._account.implied)
         self._umask = host.umask()
         self._times: dict[bytes, Member] = {}  # of directories: set when nothing more comes
-        self._written: set[bytes] | None = None  # by the current layer; None for the first
-        self._cleared: set[bytes] = set()  # directories that the current layer made opaque
 
     def __enter__(self) -> Self:
         return self
@@ -96,20 +94,23 @@ class Unpacker:
                     raise
                 raise refused(member, getattr(error, "strerror", "") or str(error)) from error
         self._tree.forget()
-        if self.whiteouts:
-            self._remove_notes()
-        self._written, self._cleared = set(), set()
+        if self._whiteouts:
+            self._whiteouts.end_layer(self._tree)
+
+    def _opened(self, directory: bytes) -> None:
+        if self._whiteouts:
+            self._whiteouts.add_directory(directory)
 
     def _member(self, member: Member, archive: TarStream) -> None:
         above, name = split(member)
-        if self.whiteouts and name.startswith(WHITEOUT):
-            self._whiteout(member, above, name)
+        if self._whiteouts and name.startswith(WHITEOUT):
+            self._whiteouts.apply(self._tree, member, above, name)
             return
         if not name:
             if member.kind != b"5":
                 raise refused(member, "it has no name")
             self._note_directory(member, b"")
-            self._note_for_baseline(member, b"")
+            self._note_for_baseline(b"", member.mtime)
             return
         make = self._MAKERS.get(member.kind)
         if make is None:
@@ -122,16 +123,17 @@ class Unpacker:
         if len(path) > LONGEST_PATH:
             raise refused(member, f"its path is longer than {LONGEST_PATH} bytes")
         self._account.name(len(path))
-        if self._written is not None:
-            self._written.add(path)
+        if self._whiteouts:
+            self._whiteouts.add(path)
         self.ownership.owners.pop(path, None)
         make(self, member, archive, into, name, path)
-        if member.kind == b"1":  # whose header has no say about the file: it keeps its time
-            member.mtime = os.lstat(name, dir_fd=into.fd).st_mtime_ns
-        self._note_for_baseline(member, path)
+        # The header of a hard link has no say about the file, which keeps its time.
+        is_link = member.kind == b"1"
+        mtime = os.lstat(name, dir_fd=into.fd).st_mtime_ns if is_link else member.mtime
+        self._note_for_baseline(path, mtime)
 
-    def _note_for_baseline(self, member: Member, path: bytes) -> None:
-        if self._wanted(path, member.mtime):
+    def _note_for_baseline(self, path: bytes, mtime: int) -> None:
+        if self._wanted(path, mtime):
             self.baseline_paths.add(path)
 
     def _file(
@@ -170,7 +172,7 @@ class Unpacker:
         self._note_directory(member, path)
 
     def _note_directory(self, member: Member, path: bytes) -> None:
-        """Set a directory's metadata at the end, but for what others inherit from it: inode(7)."""
+        """Note a directory's metadata for the end; set at once what entries inherit: inode(7)."""
         self._times[path] = member
         fd = self._tree.exactly(path)
         try:
@@ -183,7 +185,7 @@ class Unpacker:
     def _symlink(
         self, member: Member, _archive: TarStream, into: Directory, name: bytes, path: bytes
     ) -> None:
-        self._made(into, name, lambda: os.symlink(member.link, name, dir_fd=into.fd))
+        self._replace(into, name, lambda: os.symlink(member.link, name, dir_fd=into.fd))
         self.ownership.dress(member, into, name, path)
 
     def _hard_link(
@@ -213,10 +215,12 @@ class Unpacker:
         device = os.makedev(*member.device)
         mode = kind | member.mode
         try:
-            self._made(into, name, lambda: os.mknod(name, mode, device, dir_fd=into.fd))
+            self._replace(into, name, lambda: os.mknod(name, mode, device, dir_fd=into.fd))
         except PermissionError:
             if self.ownership.kept:
-                self._made(into, name, lambda: os.close(os.open(name, _NEW, 0o600, dir_fd=into.fd)))
+                self._replace(
+                    into, name, lambda: os.close(os.open(name, _NEW, 0o600, dir_fd=into.fd))
+                )
                 self.ownership.owners[path] = Owner(member.uid, member.gid, mode, device)
                 os.utime(name, ns=(member.mtime, member.mtime), dir_fd=into.fd)
             else:
@@ -240,7 +244,7 @@ class Unpacker:
         if self._tree.remove(where, name):
             self._times.pop(where.inside(name), None)
 
-    def _made(self, into: Directory, name: bytes, make: Callable[[], None]) -> None:
+    def _replace(self, into: Directory, name: bytes, make: Callable[[], None]) -> None:
         """Make an entry in the place of whatever is there."""
         try:
             make()
@@ -249,14 +253,18 @@ class Unpacker:
             make()
 
     def _set_directories(self) -> None:
-        """Give directories what later entries would have changed; the deepest first."""
+        """Give directories their modes and times; the deepest first.
+
+        At the end, since each entry that is made changes its directory's time, and a mode may
+        forbid to make one.
+        """
         for path in sorted(self._times, reverse=True):
             member = self._times[path]
             try:
                 fd = self._tree.exactly(path)
             except OSError as error:
                 if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
-                    continue  # it was replaced or taken away later
+                    continue  # a later member replaced or removed it
                 raise
             try:
                 self._set_directory(fd, member, path)
@@ -276,62 +284,9 @@ class Unpacker:
         self.ownership.attribute(fd, member)
         os.utime(fd, ns=(member.mtime, member.mtime))
 
-    def _whiteout(self, member: Member, above: bytes, name: bytes) -> None:
-        """Take away what lower layers have under a name, or in a whole directory."""
-        if name.startswith(AUFS) and name != OPAQUE:
-            return  # notes of aufs to itself
-        hidden = name.removeprefix(WHITEOUT)
-        if name != OPAQUE and hidden in (b"", b".", b".."):
-            raise refused(member, "it would remove something outside its directory")
-        if self._written is None:
-            return
-        try:
-            where = self._tree.directory(above, make=False)
-        except (FileNotFoundError, NotADirectoryError):
-            return
-        if name == OPAQUE:
-            self._clear(where.path)
-        elif where.inside(hidden) not in self._written:
-            self._remove(where, hidden)
-
-    def _remove_notes(self) -> None:
-        """Remove what aufs noted for itself, to whose files a layer may have had hard links."""
-        root = self._tree.directory(b"")
-        for name in _names(root):
-            if name.startswith(AUFS):
-                self._remove(root, name)
-
-    def _clear(self, top: bytes) -> None:
-        """Empty a directory of all that this layer did not put there; once for each will do."""
-        assert self._written is not None
-        waiting = [top]
-        while waiting:
-            path = waiting.pop()
-            if path in self._cleared:
-                continue
-            self._cleared.add(path)
-            where = self._tree.directory(path, make=False)
-            for inside in _names(where):
-                path = where.inside(inside)
-                if path not in self._written:
-                    self._remove(where, inside)
-                elif stat.S_ISDIR(where.kind(inside)):
-                    waiting.append(path)
-
-    def _touch(self, path: bytes) -> None:
-        """Count a directory, and all above it, among what the current layer has."""
-        while self._written is not None and path not in self._written:
-            self._written.add(path)
-            path = parted(path)[0]
-
 
 def _is_of_the_host(error: Exception) -> bool:
     return isinstance(error, OSError) and error.errno in HOST_FAULTS
-
-
-def _names(where: Directory) -> list[bytes]:
-    with os.scandir(where.fd) as entries:
-        return [os.fsencode(entry.name) for entry in entries]
 
 
 def _link(origin: Directory, first: bytes, into: Directory, second: bytes) -> None:
