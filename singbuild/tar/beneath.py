@@ -21,11 +21,11 @@ OPEN_DIRECTORIES = 256
 
 
 class Directory(NamedTuple):
-    """An open directory. path: from the root, without links; gives_group: it is setgid."""
+    """An open directory. path: from the root, without links; is_setgid: it is setgid."""
 
     fd: int
     path: bytes
-    gives_group: bool
+    is_setgid: bool
 
     def inside(self, name: bytes) -> bytes:
         """Return the path of an entry."""
@@ -39,8 +39,8 @@ class Directory(NamedTuple):
 class Tree:
     """The tree below one directory.
 
-    on_open: is told the path of every directory that is opened and was not known;
-    on_make: of every directory that is about to be made since it is missing on the way.
+    on_open: called with the path of a directory that was opened. on_make: called with the path
+    of one that is missing on the way, and about to be made.
     """
 
     def __init__(
@@ -53,15 +53,15 @@ class Tree:
         self._place = os.path.realpath(os.fsencode(root)).rstrip(b"/") + b"/"
         self._on_open, self._on_make = on_open, on_make
         self._open: dict[bytes, Directory] = {}
-        self._links = 0  # that lead to what is being made
+        self._links = 0  # followed on the way to the directory that is being made
 
     def close(self) -> None:
         """Close everything."""
-        self.forget()
+        self.close_all()
         os.close(self._root)
 
     def directory(self, path: bytes, *, make: bool = True) -> Directory:
-        """Return a directory, open until ``remove``, ``spare`` or ``forget`` is called.
+        """Return a directory, open until ``remove``, ``close_some`` or ``close_all`` is called.
 
         path: without ``.`` and ``..``, b"" for the root; make: what is missing on the way is
         made, mode 0755. Raises OSError.
@@ -70,30 +70,30 @@ class Tree:
         if known:
             return known
         try:
-            fd, real = self._found(path)
+            fd, real = self._open_anywhere(path)
         except FileNotFoundError:
             if not make:
                 raise
-            return self._made_parents(path)
-        found = Directory(fd, real, bool(os.fstat(fd).st_mode & stat.S_ISGID))
-        self._open[path] = found
+            return self._make_parents(path)
+        directory = Directory(fd, real, bool(os.fstat(fd).st_mode & stat.S_ISGID))
+        self._open[path] = directory
         self._on_open(real)
-        return found
+        return directory
 
-    def _found(self, path: bytes) -> tuple[int, bytes]:
-        """Open a directory; return also where it really is."""
+    def _open_anywhere(self, path: bytes) -> tuple[int, bytes]:
+        """Open a directory, by way of links too; return also its path without links."""
         try:
             return self.exactly(path), path
         except OSError as error:
             if error.errno != errno.ELOOP:
                 raise
-        fd = self._opened(path, syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_MAGICLINKS)
+        fd = self._openat2(path, syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_MAGICLINKS)
         place = os.fsencode(Path(f"/proc/self/fd/{fd}").readlink())
         return fd, (place + b"/").removeprefix(self._place)[:-1]
 
     def exactly(self, path: bytes) -> int:
         """Open a directory that no link leads to; the caller closes it. Raises OSError."""
-        return self._opened(path or b".", syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_SYMLINKS)
+        return self._openat2(path or b".", syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_SYMLINKS)
 
     def remove(self, where: Directory, name: bytes) -> bool:
         """Remove an entry with all below it; return whether it was a directory.
@@ -106,22 +106,25 @@ class Tree:
             return False
         remove(where.fd, name)
         if stat.S_ISDIR(kind) or stat.S_ISLNK(kind):
-            self.forget(keep=where)  # others may have been below it, or behind it
+            self.close_all(keep=where)  # others may have been below it, or behind it
         return stat.S_ISDIR(kind)
 
-    def spare(self) -> None:
-        """Close directories when there are many; to be called when none is in use."""
-        if len(self._open) > OPEN_DIRECTORIES:
-            self.forget()
+    def close_some(self) -> None:
+        """Close directories when more than 256 are open; to be called when none is in use.
 
-    def forget(self, keep: Directory | None = None) -> None:
+        They stay open at all because most members lie beside the one before.
+        """
+        if len(self._open) > OPEN_DIRECTORIES:
+            self.close_all()
+
+    def close_all(self, keep: Directory | None = None) -> None:
         """Close all directories but one."""
         for directory in self._open.values():
             if not keep or directory.fd != keep.fd:
                 os.close(directory.fd)
         self._open = {keep.path: keep} if keep else {}
 
-    def _made_parents(self, path: bytes) -> Directory:
+    def _make_parents(self, path: bytes) -> Directory:
         above, here = b"", self.directory(b"")
         for name in path.split(b"/"):
             above = above + b"/" + name if above else name
@@ -131,7 +134,7 @@ class Tree:
                 self._make_missing(here, name)
                 here = self.directory(above, make=False)
             if len(self._open) > OPEN_DIRECTORIES:
-                self.forget()
+                self.close_all()
                 here = self.directory(above, make=False)
         return here
 
@@ -151,7 +154,7 @@ class Tree:
             finally:
                 self._links -= 1
 
-    def _opened(self, path: bytes, resolve: int) -> int:
+    def _openat2(self, path: bytes, resolve: int) -> int:
         try:
             return syscalls.openat2(self._root, os.fsdecode(path), _DIRECTORY, resolve)
         except OSError as error:

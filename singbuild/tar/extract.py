@@ -62,7 +62,7 @@ class Unpacker:
         self.baseline_paths: set[bytes] = set()
         self._account = Account(limits or Limits.from_environment())
         self.ownership = Ownership(report, owners)
-        self._tree = Tree(root, self._opened, self._account.implied)
+        self._tree = Tree(root, self._note_open, self._account.implied)
         self._umask = host.umask()
         self._times: dict[bytes, Member] = {}  # of directories: set when nothing more comes
 
@@ -73,7 +73,7 @@ class Unpacker:
         try:
             if kind is None:
                 self._set_directories()
-                self.ownership.tell()
+                self.ownership.warn()
         finally:
             self._tree.close()
 
@@ -86,18 +86,18 @@ class Unpacker:
         archive = TarStream(chunks)
         for member in archive:
             self._account.begin(member)
-            self._tree.spare()
+            self._tree.close_some()
             try:
                 self._member(member, archive)
             except FAULTS as error:
                 if _is_of_the_host(error):
                     raise
                 raise refused(member, getattr(error, "strerror", "") or str(error)) from error
-        self._tree.forget()
+        self._tree.close_all()
         if self._whiteouts:
             self._whiteouts.end_layer(self._tree)
 
-    def _opened(self, directory: bytes) -> None:
+    def _note_open(self, directory: bytes) -> None:
         if self._whiteouts:
             self._whiteouts.add_directory(directory)
 
@@ -118,7 +118,7 @@ class Unpacker:
         into = self._tree.directory(above)
         if (later := self._times.get(into.path)) and later.mode & stat.S_ISGID:
             # The directory will be set-group-id: record also a group that it would have changed.
-            into = into._replace(gives_group=True)
+            into = into._replace(is_setgid=True)
         path = into.inside(name)
         if len(path) > LONGEST_PATH:
             raise refused(member, f"its path is longer than {LONGEST_PATH} bytes")
@@ -151,11 +151,11 @@ class Unpacker:
             else:
                 _write_sparse(fd, member, archive)
             if self.ownership.is_foreign(member, into):
-                self.ownership.own(fd, member, path)
+                self.ownership.set_owner(fd, member, path)
             if member.mode & (0o7000 | self._umask):
                 os.fchmod(fd, member.mode)
             if member.xattrs:
-                self.ownership.attribute(fd, member)
+                self.ownership.set_attributes(fd, member)
             os.utime(fd, ns=(member.mtime, member.mtime))
         finally:
             os.close(fd)
@@ -177,7 +177,7 @@ class Unpacker:
         fd = self._tree.exactly(path)
         try:
             if (member.mode | os.fstat(fd).st_mode) & stat.S_ISGID:
-                self.ownership.own(fd, member, path)
+                self.ownership.set_owner(fd, member, path)
                 os.fchmod(fd, member.mode | stat.S_IRWXU)
         finally:
             os.close(fd)
@@ -186,7 +186,7 @@ class Unpacker:
         self, member: Member, _archive: TarStream, into: Directory, name: bytes, path: bytes
     ) -> None:
         self._replace(into, name, lambda: os.symlink(member.link, name, dir_fd=into.fd))
-        self.ownership.dress(member, into, name, path)
+        self.ownership.set_by_name(member, into, name, path)
 
     def _hard_link(
         self, member: Member, _archive: TarStream, into: Directory, name: bytes, path: bytes
@@ -217,16 +217,14 @@ class Unpacker:
         try:
             self._replace(into, name, lambda: os.mknod(name, mode, device, dir_fd=into.fd))
         except PermissionError:
-            if self.ownership.kept:
-                self._replace(
-                    into, name, lambda: os.close(os.open(name, _NEW, 0o600, dir_fd=into.fd))
-                )
+            if self.ownership.for_seal:
+                self._replace(into, name, lambda: _make_empty(into, name))
                 self.ownership.owners[path] = Owner(member.uid, member.gid, mode, device)
                 os.utime(name, ns=(member.mtime, member.mtime), dir_fd=into.fd)
             else:
                 self.ownership.leave_out("device nodes are left out", path)
             return
-        self.ownership.dress(member, into, name, path)
+        self.ownership.set_by_name(member, into, name, path)
         if member.mode & (0o7000 | self._umask):
             os.chmod(name, member.mode, dir_fd=into.fd)
 
@@ -276,17 +274,21 @@ class Unpacker:
                 os.close(fd)
 
     def _set_directory(self, fd: int, member: Member, path: bytes) -> None:
-        self.ownership.own(fd, member, path)
+        self.ownership.set_owner(fd, member, path)
         os.fchmod(fd, member.mode)
         for name in os.listxattr(fd):
             if name.startswith(("user.", "trusted.", "security.capability")):
                 os.removexattr(fd, name)
-        self.ownership.attribute(fd, member)
+        self.ownership.set_attributes(fd, member)
         os.utime(fd, ns=(member.mtime, member.mtime))
 
 
 def _is_of_the_host(error: Exception) -> bool:
     return isinstance(error, OSError) and error.errno in HOST_FAULTS
+
+
+def _make_empty(into: Directory, name: bytes) -> None:
+    os.close(os.open(name, _NEW, 0o600, dir_fd=into.fd))
 
 
 def _link(origin: Directory, first: bytes, into: Directory, second: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Gives unpacked entries owners, attributes and times; remembers what it had no right to give."""
+"""Sets owners, attributes and times of unpacked entries; records what this user may not set."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from singbuild.ext3.node import Owner
 from singbuild.tar.beneath import Directory
 from singbuild.tar.read import Member
 
-# What this process may not give, or what the file system below cannot hold.
-_NOT_GIVEN = (errno.EPERM, errno.ENOTSUP, errno.EACCES, errno.EINVAL)
+# What this process may not set, or what the file system below cannot hold.
+_REFUSED = (errno.EPERM, errno.ENOTSUP, errno.EACCES, errno.EINVAL)
 # ext3 has one block for all attributes of an entry, and calls that full like a full disk.
 _TOO_LARGE = (errno.ENOSPC, errno.E2BIG, errno.ERANGE)
 _ROOM = 1 << 20  # bytes: with so much left it is not the disk
@@ -22,49 +22,50 @@ _ROOM = 1 << 20  # bytes: with so much left it is not the disk
 class Ownership:
     """Owners and attributes of one tree.
 
-    owners: those asked for and not given, by path. kept: somebody will give them later.
+    owners: those that could not be set, by path. for_seal: the seal will set them.
     """
 
     def __init__(self, report: Reporter, owners: dict[bytes, Owner] | None = None) -> None:
         self.report = report
-        self.kept = owners is not None
+        self.for_seal = owners is not None
         self.owners: dict[bytes, Owner] = {} if owners is None else owners
         self._ids = os.geteuid(), os.getegid()
-        self._refused: dict[str, tuple[int, str]] = {}
+        self._left_out: dict[str, tuple[int, str]] = {}  # how many times, and the first path
 
     def is_foreign(self, member: Member, into: Directory) -> bool:
-        """Whether a new entry of a directory has not got the right owner already."""
-        return (member.uid, member.gid) != self._ids or into.gives_group
+        """Whether a new entry of a directory needs a chown(2); most do not, and are quicker so."""
+        return (member.uid, member.gid) != self._ids or into.is_setgid
 
-    def dress(self, member: Member, into: Directory, name: bytes, path: bytes) -> None:
-        """Give owner, attributes and time to what cannot be opened: a link, a device, a fifo."""
+    def set_by_name(self, member: Member, into: Directory, name: bytes, path: bytes) -> None:
+        """Set owner, attributes and time of what cannot be opened: a link, a device, a fifo."""
         if self.is_foreign(member, into):
             try:
                 os.chown(name, member.uid, member.gid, dir_fd=into.fd, follow_symlinks=False)
             except OSError as error:
-                self._disown(error, member, path)
+                self._record(error, member, path)
         if member.xattrs:
-            self.attribute(b"/proc/self/fd/%d/%s" % (into.fd, name), member)
+            # No call sets attributes by directory and name; /proc/self/fd names the directory.
+            self.set_attributes(b"/proc/self/fd/%d/%s" % (into.fd, name), member)
         times = (member.mtime, member.mtime)
         os.utime(name, ns=times, dir_fd=into.fd, follow_symlinks=False)
 
-    def own(self, fd: int, member: Member, path: bytes) -> None:
-        """Give an open entry its owner."""
+    def set_owner(self, fd: int, member: Member, path: bytes) -> None:
+        """Set the owner of an open entry."""
         try:
             os.fchown(fd, member.uid, member.gid)
         except OSError as error:
-            self._disown(error, member, path)
+            self._record(error, member, path)
 
-    def _disown(self, error: OSError, member: Member, path: bytes) -> None:
-        """Remember an owner that this process may not give."""
+    def _record(self, error: OSError, member: Member, path: bytes) -> None:
+        """Record an owner that this process may not set, or that has no place in its namespace."""
         if error.errno not in (errno.EPERM, errno.EINVAL):
             raise error
         self.owners[path] = Owner(member.uid, member.gid)
-        if not self.kept:
+        if not self.for_seal:
             self.leave_out("entries keep this user as their owner", path)
 
-    def attribute(self, where: int | bytes, member: Member) -> None:
-        """Give an entry its extended attributes: open, or by a path whose end is not followed."""
+    def set_attributes(self, where: int | bytes, member: Member) -> None:
+        """Set extended attributes of an open entry, or by a path whose end is not followed."""
         for name, value in member.xattrs.items():
             # Of the machine that made the archive: its SELinux policy, its overlay mounts.
             if name == "security.selinux" or re.match(r"(trusted|user)\.overlay\.", name):
@@ -76,29 +77,29 @@ class Ownership:
                     os.setxattr(where, name, value, follow_symlinks=False)
             except OSError as error:
                 if error.errno in _TOO_LARGE and _has_room(where):
-                    raise _unfit(member, name, value) from error
-                if error.errno not in _NOT_GIVEN:
+                    raise _too_large(member, name, value) from error
+                if error.errno not in _REFUSED:
                     raise
                 self.leave_out(f"the attribute {name} is left out", member.name)
 
     def leave_out(self, what: str, path: bytes) -> None:
         """Note that something was left out, to be told at the end."""
-        count, first = self._refused.get(what, (0, shown(path)))
-        self._refused[what] = count + 1, first
+        count, first = self._left_out.get(what, (0, shown(path)))
+        self._left_out[what] = count + 1, first
 
-    def tell(self) -> None:
+    def warn(self) -> None:
         """Warn of what was left out, once for each kind."""
-        for what, (count, first) in self._refused.items():
+        for what, (count, first) in self._left_out.items():
             more = f" and {count - 1:,} more" if count > 1 else ""
             self.report.warn(f"{what}, without root's rights: {first}{more}")
 
 
 def _has_room(where: int | bytes) -> bool:
-    found = os.statvfs(where.rpartition(b"/")[0] if isinstance(where, bytes) else where)
-    return found.f_bavail * found.f_frsize > _ROOM
+    room = os.statvfs(where.rpartition(b"/")[0] if isinstance(where, bytes) else where)
+    return room.f_bavail * room.f_frsize > _ROOM
 
 
-def _unfit(member: Member, name: str, value: bytes) -> SourceError:
+def _too_large(member: Member, name: str, value: bytes) -> SourceError:
     return SourceError(
         f"{shown(member.name)}: its attribute {name} does not fit into an image",
         why=f"It has {len(value):,} bytes; ext3 holds about 4,000 for all attributes of an entry.",
