@@ -63,7 +63,7 @@ def identity(
 ) -> list[Mount]:
     """Return mounts of the image's passwd and group with the caller's lines before them."""
     table: list[Mount] = []
-    home = options.home[1] if options.home else caller.home
+    home = options.home[1] if options.home else caller.home_inside
     for name, lines in (("passwd", caller.passwd_line(home)), ("group", caller.group_lines())):
         path = f"/etc/{name}"
         if not site.on[f"config {name}"] or path in options.no_mount:
@@ -74,6 +74,13 @@ def identity(
             file.write(lines + inside.read(path))
         table.append(Bind(file.name, path, why="the same user inside"))
     return table
+
+
+def resolver(stage: str, servers: list[str]) -> list[Mount]:
+    """Return a mount of a resolv.conf(5) with the ``servers`` of --dns."""
+    with open(f"{stage}/resolv.conf", "w") as file:
+        file.write("".join(f"nameserver {each}\n" for each in servers))
+    return [Bind(file.name, "/etc/resolv.conf", why="--dns")]
 
 
 def put(inside: Root, row: Mount, *, debug: bool) -> None:

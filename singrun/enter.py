@@ -66,7 +66,8 @@ def enter(request: Request) -> str:
     table.pin()
     tree = layers.mount(stage, mounting.finish(), privileged=privileged, site=site)
     own = [(image, mounting.life)] if image.writable and mounting.life >= 0 else []
-    if outside := waiting.stand_by(request, image, [*own, *layers.written], tree):
+    written = [*own, *layers.written]
+    if outside := waiting.stand_by(request, image, origin.home, written, tree):
         proc = os.open("/proc/self", os.O_PATH | os.O_DIRECTORY)
     leaving.unshare_for(request.isolation, daemon=mounting.life >= 0 or layers.have_daemon)
 
@@ -75,6 +76,7 @@ def enter(request: Request) -> str:
     assembly.check_programs(inside, image.path, request.program.shell)
     rows = [*table.ours, *assembly.identity(stage, inside, caller, request.mounts, site)]
     rows += hardware.rows(inside, image.path) if hardware else []
+    rows += assembly.resolver(stage, request.mounts.dns) if request.mounts.dns else []
     rows += variables.mounts(origin.winning, origin.own, inside, stage, origin.behind)
     for mount in [*rows, *table.wished]:  # what the user wishes lies over all that is ours
         assembly.put(inside, mount, debug=request.debug)

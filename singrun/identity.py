@@ -15,10 +15,17 @@ class Caller:
     """The calling user: ids, name and home as the host knows them.
 
     as_caller: whoever called sudo, instead of the root that it made of him.
-    A user without a passwd entry is given one, with what the environment says.
+    A user without a passwd entry is given one, with what the environment says. fakeroot: he is
+    root inside; ids: what else he is inside, where that was asked for.
     """
 
-    def __init__(self, *, as_caller: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        as_caller: bool = False,
+        fakeroot: bool = False,
+        ids: "tuple[int | None, int | None]" = (None, None),
+    ) -> None:
         self.uid, self.gid = os.geteuid(), os.getegid()
         self.behind_sudo = as_caller and self.uid == 0
         if as_caller:
@@ -27,6 +34,12 @@ class Caller:
             self._entry: pwd.struct_passwd | None = pwd.getpwuid(self.uid)
         except KeyError:
             self._entry = None
+        if self.behind_sudo and (fakeroot or ids != (None, None)):
+            what = "Cannot combine --as-caller with --fakeroot or --security"
+            raise RunError(what, remedy="Leave one of them out.")
+        self.fakeroot = fakeroot and self.uid != 0
+        uid, gid = (0, 0) if self.fakeroot else (self.uid, self.gid)
+        self.inside = (uid if ids[0] is None else ids[0], gid if ids[1] is None else ids[1])
         self.groups = sorted({self.gid, *self._supplementary()})
 
     @property
@@ -70,14 +83,23 @@ class Caller:
             return os.path.normpath(wish)
         return os.path.normpath(self._entry.pw_dir) if self._entry else ""
 
+    @property
+    def home_inside(self) -> str:
+        """Where the home is seen, if no option says so."""
+        return "/root" if self.fakeroot else self.home
+
     def passwd_line(self, home: str) -> bytes:
         """Return the caller's line of passwd(5), with ``home``."""
         gecos = self._entry.pw_gecos if self._entry else ""
-        words = (self.name, "x", str(self.uid), str(self.gid), gecos, home or "/", self.shell)
+        if self.fakeroot:
+            return f"root:x:0:0:root:{_field(home)}:/bin/sh\n".encode("utf-8", "surrogateescape")
+        words = (self.name, "x", *map(str, self.inside), gecos, home or "/", self.shell)
         return os.fsencode(":".join(_field(word) for word in words) + "\n")
 
     def group_lines(self) -> bytes:
         """Return a line of group(5) for each group of the caller that has a name on the host."""
+        if self.fakeroot:
+            return b"root:x:0:\n"
         lines = []
         for gid in self.groups:
             try:

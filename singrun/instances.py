@@ -30,7 +30,8 @@ _FREE = [
         "plan",
         "fetch",
     ),
-    *("join", *(name for name, attributes in FLAGS.items() if not attributes)),
+    *("join", "add-caps", "drop-caps", "keep-privs", "no-privs"),
+    *(name for name, attributes in FLAGS.items() if not attributes),
 ]
 _PATIENCE = 10.0  # seconds for a stopped instance to end by itself
 
@@ -126,7 +127,7 @@ def _enter(request: Request, instance: Instance) -> "NoReturn":
         raise RunError(what, why=f"{error.strerror}.") from None
     if not is_it:
         raise RunError(what, why="Its process has not what singrun start makes.")
-    others.enter_owner("pid", "ipc", "uts")
+    others.enter_owner("pid", "ipc", "uts", "net")
     outside.fork(own_pids=False)
     others.enter_mounts()
     origin.execute(instance.image, outside)
@@ -187,6 +188,9 @@ def check_name(request: Request) -> None:
         raise UsageError(
             f"Cannot name an instance {' '.join(request.program.arguments) or name}", remedy=remedy
         )
+    if request.isolation.changes_rights:
+        what = "Cannot start an instance with --add-caps, --drop-caps or --no-privs"
+        raise RunError(what, remedy="Say them of each command that enters it.")
     request.program.arguments, request.isolation.pid = [name], True
 
 

@@ -3,7 +3,7 @@
 import os
 
 from singrun.environment import variables
-from singrun.errors import RunError, UsageError, nearest
+from singrun.errors import RunError, UsageError, nearest, say
 from singrun.images import overlay, strategies
 from singrun.mounts import binds, shared
 from singrun.request import Request
@@ -25,8 +25,10 @@ SHORT = {
     "c": "contain",
     "d": "debug",
     "e": "cleanenv",
+    "f": "fakeroot",
     "h": "help",
     "i": "ipc",
+    "n": "net",
     "o": "overlay",
     "p": "pid",
     "s": "shell",
@@ -56,6 +58,10 @@ FLAGS = {  # the parts of a Request, and the attributes in them; none: singrun d
     "ipc": [("isolation", "ipc")],
     "uts": [("isolation", "uts")],
     "userns": [],
+    "net": [("isolation", "net")],
+    "fakeroot": [("isolation", "fakeroot")],
+    "keep-privs": [("isolation", "keep_privs")],
+    "no-privs": [("isolation", "no_privs")],
     "writable": [("image", "writable")],
     "writable-tmpfs": [("image", "writable_tmpfs")],
     "nv": [("hardware", "nv")],
@@ -176,6 +182,50 @@ def _hostname(request: Request, value: str) -> None:
     request.isolation.uts, request.isolation.hostname = True, value
 
 
+def _network(request: Request, value: str) -> None:
+    request.isolation.net = True
+    if value != "none":
+        why = "It needs the host's privilege and CNI, and singrun has neither."
+        remedy = "Say --network none for loopback alone, or leave --net out for the host's network."
+        raise RunError(f"There is no network {value}", why=why, remedy=remedy)
+
+
+def _network_args(request: Request, value: str) -> None:  # noqa: ARG001
+    say(f"Without effect: --network-args {value}, as loopback alone takes none")
+
+
+def _dns(request: Request, value: str) -> None:
+    for word in value.split(","):
+        if not word or word.strip("0123456789abcdefABCDEF.:%"):
+            raise RunError(f"Cannot use --dns {word}", remedy="Give addresses, commas between.")
+        request.mounts.dns.append(word)
+
+
+def _security(request: Request, value: str) -> None:
+    for word in value.split(","):
+        kind, _, text = word.partition(":")
+        if kind not in ("uid", "gid"):
+            why = (
+                "It takes uid:N and gid:N; singrun loads no profile of SELinux, AppArmor, seccomp."
+            )
+            raise RunError(f"Cannot obey --security {word}", why=why, remedy="Leave it out.")
+        if not text.isascii() or not text.isdecimal() or int(text) >= 0xFFFFFFFF:
+            raise RunError(f"Cannot understand --security {word}", remedy=f"Say {kind}:NUMBER.")
+        setattr(request.isolation, kind, int(text))
+
+
+def _add_caps(request: Request, value: str) -> None:
+    from singrun.namespaces import capabilities  # few ask
+
+    request.isolation.add_caps += capabilities.parse(value)
+
+
+def _drop_caps(request: Request, value: str) -> None:
+    from singrun.namespaces import capabilities
+
+    request.isolation.drop_caps += capabilities.parse(value)
+
+
 def _workdir(request: Request, value: str) -> None:
     request.mounts.workdir = os.path.abspath(value)
 
@@ -205,6 +255,12 @@ VALUES: "dict[str, Callable[[Request, str], None]]" = {
     "env-file": _env_file,
     "mount-with": _mount_with,
     "hostname": _hostname,
+    "network": _network,
+    "network-args": _network_args,
+    "dns": _dns,
+    "security": _security,
+    "add-caps": _add_caps,
+    "drop-caps": _drop_caps,
     "pwd": _pwd,
     "shell": _shell,
     "why": _why,

@@ -78,7 +78,12 @@ class Origin:
 
     def __init__(self, request: Request) -> None:
         self._umask = os.umask(0o022)
-        self.caller = Caller(as_caller=request.isolation.as_caller)
+        isolation = request.isolation
+        self.caller = Caller(
+            as_caller=isolation.as_caller,
+            fakeroot=isolation.fakeroot,
+            ids=(isolation.uid, isolation.gid),
+        )
         self.directory = Directory()
         self.caller.restore_rights()  # /proc/self is root's
         self._given = inherited.inherited()
@@ -94,6 +99,12 @@ class Origin:
             from singrun.hardware import drivers
 
             self.behind = drivers.BEHIND
+        if isolation.keep_privs and self.caller.uid:
+            raise RunError("Cannot use --keep-privs", why="It is for root.", remedy="Leave it out.")
+        if isolation.changes_rights:
+            from singrun.namespaces import capabilities
+
+            self._settle_rights = capabilities.settle
         if request.mounts.contain:
             from singrun import terminal
 
@@ -115,6 +126,8 @@ class Origin:
         program.tell_missing(self._host_paths)
         for name, directory in self.behind.items():  # the image's scripts may overwrite it
             words[name] = b":".join(filter(None, (words.get(name), directory)))
+        if request.isolation.changes_rights:
+            self._settle_rights(request.isolation)
         if outside:
             outside.enter(own_pids=request.isolation.pid)
         os.umask(0o022 if request.program.no_umask else self._umask)

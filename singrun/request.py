@@ -36,13 +36,14 @@ class BindOption:
 class MountOptions:
     """What of the host is seen inside.
 
-    home: (source or "", target), or None for the caller's own. contain: nothing that was not
-    asked for.
+    dns: the servers of resolv.conf. home: (source or "", target), or None for the caller's own.
+    contain: nothing that was not asked for.
     """
 
     def __init__(self) -> None:
         self.binds: list[BindOption] = []
         self.scratch: list[str] = []
+        self.dns: list[str] = []
         self.no_mount: list[str] = []
         self.home: tuple[str, str] | None = None
         self.workdir = ""
@@ -50,11 +51,24 @@ class MountOptions:
 
 
 class IsolationOptions:
-    """Namespaces, who shares them, and who the program is. hostname: "" for the host's."""
+    """Namespaces, who shares them, and who the program is.
+
+    hostname: "" for the host's. uid, gid: None for the caller's. add_caps, drop_caps: names.
+    """
 
     def __init__(self) -> None:
-        self.pid = self.ipc = self.uts = self.join = self.no_join = self.as_caller = False
+        self.pid = self.ipc = self.uts = self.net = self.join = self.no_join = False
+        self.as_caller = self.fakeroot = self.keep_privs = self.no_privs = False
         self.hostname = ""
+        self.uid: int | None = None
+        self.gid: int | None = None
+        self.add_caps: list[str] = []
+        self.drop_caps: list[str] = []
+
+    @property
+    def changes_rights(self) -> bool:
+        """Whether the program has other capabilities than its user would give it."""
+        return self.no_privs or bool(self.add_caps or self.drop_caps)
 
 
 class VariableOptions:

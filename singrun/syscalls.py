@@ -21,7 +21,7 @@ MNT_DETACH = 2
 
 # unshare(2), <linux/sched.h>
 CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC = 0x00020000, 0x04000000, 0x08000000
-CLONE_NEWUSER, CLONE_NEWPID = 0x10000000, 0x20000000
+CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
 
 # open_tree(2), move_mount(2), mount_setattr(2), openat2(2)
 AT_FDCWD, AT_EMPTY_PATH, AT_RECURSIVE, AT_SYMLINK_NOFOLLOW = -100, 0x1000, 0x8000, 0x100
@@ -37,7 +37,7 @@ FSCONFIG_SET_FLAG, FSCONFIG_SET_STRING, FSCONFIG_CMD_CREATE = 0, 1, 6
 FSOPEN_CLOEXEC, FSMOUNT_CLOEXEC = 1, 1
 
 # socket(2), unix(7)
-AF_UNIX, SOCK_STREAM, SOCK_CLOEXEC = 1, 1, os.O_CLOEXEC
+AF_UNIX, AF_INET, SOCK_STREAM, SOCK_DGRAM, SOCK_CLOEXEC = 1, 2, 1, 2, os.O_CLOEXEC
 SOL_SOCKET = 1
 SO_PEERCRED, SO_RCVTIMEO, SO_SNDTIMEO = 17, 20, 21
 if os.uname().machine.startswith("ppc"):
@@ -45,7 +45,8 @@ if os.uname().machine.startswith("ppc"):
 
 # prctl(2), signal(2)
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 1, 4, 22, 38
-PR_CAPBSET_READ, PR_CAPBSET_DROP = 23, 24
+PR_CAPBSET_READ, PR_CAPBSET_DROP, PR_SET_KEEPCAPS = 23, 24, 8
+PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE = 47, 2
 SECCOMP_MODE_FILTER = 2
 SIG_DFL = 0
 
@@ -189,9 +190,9 @@ def syncfs(fd: int) -> None:
     _call(_syncfs, fd)
 
 
-def prctl(option: int, value: int = 0) -> int:
+def prctl(option: int, value: int = 0, more: int = 0) -> int:
     """Change one property of this process (man 2)."""
-    return _call(_prctl, option, value, 0, 0, 0)
+    return _call(_prctl, option, value, more, 0, 0)
 
 
 def capget() -> list[int]:
@@ -293,9 +294,9 @@ def sethostname(name: str) -> None:
     _call(_sethostname, data, len(data))
 
 
-def socket() -> int:
-    """Return a new Unix stream socket (man 2, unix(7))."""
-    return _call(_socket, AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0)
+def socket(family: int = AF_UNIX, kind: int = SOCK_STREAM) -> int:
+    """Return a new socket (man 2, unix(7), ip(7))."""
+    return _call(_socket, family, kind | SOCK_CLOEXEC, 0)
 
 
 def bind(fd: int, path: str) -> None:

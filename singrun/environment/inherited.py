@@ -49,8 +49,8 @@ def inherited() -> Environment:
 def of_caller(given: Environment, mounts: MountOptions, caller: Caller) -> Environment:
     """Return those variables that tell of the caller, as they shall be inside."""
     variables = {name: given[name] for name in CALLERS if name in given}
-    if caller.home:
-        variables.setdefault(b"HOME", os.fsencode(caller.home))
+    if caller.fakeroot or (caller.home and b"HOME" not in variables):
+        variables[b"HOME"] = os.fsencode(caller.home_inside)
     if caller.behind_sudo:
         user = os.fsencode(caller.name)
         variables |= {b"HOME": os.fsencode(caller.home), b"USER": user, b"LOGNAME": user}

@@ -140,8 +140,9 @@ class Table:
         if not os.path.isdir(path) or os.stat(path).st_uid != caller.uid:
             return []
         if options.contain:
-            return [self._private("home", path, "0700")]
-        return [self._callers(BindUnlessSeen(path, path, why="home")), *_magic_cookie()]
+            return [self._private("home", caller.home_inside, "0700")]
+        home = BindUnlessSeen(path, caller.home_inside, why="home")
+        return [self._callers(home), *_magic_cookie()]
 
     def _current(self, names: list[str]) -> list[Mount]:
         """Return the current directory by its own name and, where that differs, by $PWD's."""
@@ -173,7 +174,7 @@ class Table:
 
 def home(options: MountOptions, caller: Caller) -> str:
     """Return the home directory as seen inside."""
-    return options.home[1] if options.home else caller.home
+    return options.home[1] if options.home else caller.home_inside
 
 
 def make_workdir(table: Table, options: MountOptions) -> None:

@@ -15,7 +15,6 @@ from singrun import syscalls
 from singrun.errors import RunError
 from singrun.images.image import Image
 from singrun.namespaces import rendezvous
-from singrun.request import MountOptions
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ _GRACE, _PAUSE = 5.0, 0.02  # seconds
 class Holder:
     """The process to be: namespaces are prepared as for a program, and then it stays in them."""
 
-    def __init__(self, name: str, image: Image, options: MountOptions) -> None:
+    def __init__(self, name: str, image: Image, home: str, *, contain: bool) -> None:
         named = rendezvous.take(f"instance-{name}")
         if not named:
             remedy = f"Stop it (singrun stop {name}), or name another: singrun start IMAGE NAME"
@@ -36,8 +35,7 @@ class Holder:
         self._names = [each for each in (named, of_image) if each]
         state = rendezvous.image_state(os.fstat(image.fd), written=image.writable)
         self.marker = rendezvous.marker(name, state)
-        home = options.home[1] if options.home else ""
-        contained = "contained" * options.contain
+        contained = "contained" * contain
         words = (name, image.path, home, str(int(time.time())), state, contained)
         self._said = "\0".join(words).encode("utf-8", "surrogateescape")
         self._null = os.open(os.devnull, os.O_RDWR)

@@ -38,7 +38,8 @@ _PATIENCE, _PAUSE = 30.0, 0.001  # seconds to wait for who sets up, and between 
 
 def wanted(request: Request) -> bool:
     """Whether to share namespaces: as the options say, else where the launcher is a job's."""
-    alone = request.isolation.pid or request.image.writable or request.isolation.as_caller
+    isolation = request.isolation
+    alone = isolation.pid or request.image.writable or isolation.as_caller
     if request.isolation.join and alone:
         remedy = "Leave one of them out."
         what = "Cannot combine --join with --pid, --containall, --writable or --as-caller"
@@ -78,6 +79,7 @@ class Set:
         key = blake2b(repr(words).encode(errors="replace"), digest_size=16).hexdigest()
         self.marker = f"singrun-set-{key}"
         self._extra = ["ipc"] * request.isolation.ipc + ["uts"] * request.isolation.uts
+        self._extra += ["net"] * request.isolation.net
         self._word = f"set-{key}"
         self._name: rendezvous.Name | None = None
         self._debug = request.debug

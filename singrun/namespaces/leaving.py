@@ -6,10 +6,11 @@ import os
 import sys
 
 from singrun import syscalls
-from singrun.errors import RunError
+from singrun.errors import RunError, say
 from singrun.identity import Caller, map_ids
 from singrun.request import IsolationOptions
 
+_SIOCSIFFLAGS, _IFF_UP, _IFNAMSIZ = 0x8914, 1, 16  # netdevice(7)
 _NS_GET_USERNS, _NS_GET_PARENT, _NS_GET_OWNER_UID = 0xB701, 0xB702, 0xB704  # ioctl_ns(2)
 
 
@@ -104,9 +105,17 @@ def leave_host(caller: Caller, proc: int, *, slave: bool) -> bool:
     caller.restore_rights()
     privileged = os.geteuid() == 0 and _unshared_mounts()
     if not privileged:
+        lender = None
+        if caller.fakeroot:
+            from singrun.namespaces import mapping  # few ask
+
+            lender = mapping.lender(caller.uid, caller.gid)
         try:
             syscalls.unshare(syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWNS)
-            map_ids(proc, inside=(0, 0), outside=(caller.uid, caller.gid))
+            if not (lender and lender.call()):
+                map_ids(proc, inside=(0, 0), outside=(caller.uid, caller.gid))
+                if lender:
+                    say("newuidmap refuses the ids lent to you: --fakeroot has no user but root")
         except OSError as error:
             raise _refused(error) from None
     try:
@@ -122,8 +131,11 @@ def unshare_for(isolation: IsolationOptions, *, daemon: bool) -> None:
     flags = syscalls.CLONE_NEWNS if daemon else 0
     flags |= syscalls.CLONE_NEWIPC if isolation.ipc else 0
     flags |= syscalls.CLONE_NEWUTS if isolation.uts else 0
+    flags |= syscalls.CLONE_NEWNET if isolation.net else 0
     if flags:
         syscalls.unshare(flags)
+    if isolation.net:
+        _raise_loopback()
     if isolation.hostname:
         _name_host(isolation.hostname)
 
@@ -136,15 +148,34 @@ def _name_host(name: str) -> None:
         raise RunError(what, why=f"{error.strerror}.", remedy="Use 64 letters at most.") from None
 
 
+def _raise_loopback() -> None:
+    """Set the one interface of a new network namespace up. netdevice(7), SIOCSIFFLAGS."""
+    control = syscalls.socket(syscalls.AF_INET, syscalls.SOCK_DGRAM)
+    request = b"lo".ljust(_IFNAMSIZ, b"\0") + _IFF_UP.to_bytes(2, sys.byteorder) + bytes(22)
+    fcntl.ioctl(control, _SIOCSIFFLAGS, request)
+    os.close(control)
+
+
 def become(caller: Caller, proc: int, *, privileged: bool) -> None:
-    """From root to the caller's own ids; without privilege in a second user namespace inside."""
+    """From root to what the caller is inside; without privilege in a second user namespace.
+
+    So nobody inside is master of the mounts, root of --fakeroot neither.
+    """
+    uid, gid = caller.inside
     if not privileged:
+        if caller.fakeroot and (uid, gid) == (0, 0):
+            from singrun.namespaces import mapping
+
+            if mapping.has_range(proc):
+                mapping.enter_whole(proc)
+                return
         syscalls.unshare(syscalls.CLONE_NEWUSER)
-        map_ids(proc, inside=(caller.uid, caller.gid), outside=(0, 0))
-    elif caller.behind_sudo:
-        os.setgroups(caller.groups)
-        os.setresgid(caller.gid, caller.gid, caller.gid)
-        os.setresuid(caller.uid, caller.uid, caller.uid)
+        map_ids(proc, inside=(uid, gid), outside=(0, 0))
+    elif (uid, gid) != (os.geteuid(), os.getegid()):
+        syscalls.prctl(syscalls.PR_SET_KEEPCAPS, 1)  # for --add-caps; else execve(2) ends them
+        os.setgroups(caller.groups if caller.behind_sudo else [gid])
+        os.setresgid(gid, gid, gid)
+        os.setresuid(uid, uid, uid)
 
 
 def _unshared_mounts() -> bool:

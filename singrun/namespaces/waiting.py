@@ -26,17 +26,20 @@ _WORD = 4  # bytes of a wait status
 
 
 def stand_by(
-    request: Request, image: Image, written: list[tuple[Image, int]], tree: int
+    request: Request, image: Image, home: str, written: list[tuple[Image, int]], tree: int
 ) -> "Outside | Holder | None":
     """Fork where a process must stay behind: return in the child, wait in the parent.
 
-    written: images that a daemon writes, with fuse.Mounting.life of each. tree: the
-    descriptor of the mounted tree, which the waiting process closes, or it would keep it mounted.
+    home: as seen inside. written: images that a daemon writes, with fuse.Mounting.life of each.
+    tree: the descriptor of the mounted tree, which the waiting process closes, or it would keep
+    it mounted.
     """
     if request.program.verb == "start":
         from singrun.namespaces.holding import Holder
 
-        holder = Holder(request.program.arguments[0], image, request.mounts)
+        own_home = home if request.mounts.home or request.isolation.fakeroot else ""
+        name, contain = request.program.arguments[0], request.mounts.contain
+        holder = Holder(name, image, own_home, contain=contain)
         holder.fork(tree)
         return holder
     if not request.isolation.pid and not written:

@@ -7,9 +7,9 @@ import json as json_module
 import os
 import sys
 
-from singrun import config, syscalls
+from singrun import config, subordinate, syscalls
 from singrun.errors import RunError
-from singrun.identity import Caller, map_ids
+from singrun.identity import map_ids
 from singrun.images import fuse, unpacked
 from singrun.mounts import mountinfo
 from singrun.verbs import kernel, trial
@@ -199,13 +199,11 @@ def _kernel() -> list[Finding]:
 
 
 def _subordinate_ids() -> Finding:
-    topic, name, uid = "subordinate ids", Caller().name, str(os.geteuid())
-    for line in (_read("/etc/subuid") or "").splitlines():
-        fields = line.split(":")
-        if fields[0] in (name, uid) and fuse.found("newuidmap"):
-            return Finding(topic, f"{fields[-1]} (only for building)")
+    topic, purpose = "subordinate ids", "(for building, and for --fakeroot)"
+    if None not in map(subordinate.first, subordinate.FILES) and fuse.found("newuidmap"):
+        return Finding(topic, f"{subordinate.COUNT} {purpose}")
     remedy = "Ask the administrator for: usermod --add-subuids 100000-165535 --add-subgids … USER"
-    return Finding(topic, "none, or no newuidmap (only for building)", remedy)
+    return Finding(topic, f"none, or no newuidmap {purpose}", remedy)
 
 
 def _cgroups() -> Finding:

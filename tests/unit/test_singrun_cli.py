@@ -143,6 +143,12 @@ def test_every_option_of_the_help_is_understood() -> None:
         "--hostname": "h",
         "--shell": "/bin/sh",
         "--why": "PATH",
+        "--network": "none",
+        "--network-args": "x",
+        "--dns": "192.0.2.1",
+        "--security": "uid:1",
+        "--add-caps": "chown",
+        "--drop-caps": "all",
     }
     for name in set(names) - {"--json", "--mpi"}:
         words = [name, values[name]] if name in values else [name]

@@ -388,7 +388,11 @@ def test_usage_errors(bench: Bench) -> None:
         ((), 1, b"What shall be run?"),
         (("exec", "--contain=perhaps"), 1, b"takes no value"),
         (("exec", "-B"), 1, b"needs a value"),
-        (("exec", "--mount-with", "magic", "x"), 255, b"loop or fuse2fs or squashfuse or unpack"),
+        (
+            ("exec", "--mount-with", "magic", "x", "true"),
+            255,
+            b"loop or fuse2fs or squashfuse or unpack",
+        ),
     ):
         done = person.call(bench.launcher, *words)
         assert (done.returncode, done.stdout) == (status, b""), words
