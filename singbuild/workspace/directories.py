@@ -1,0 +1,132 @@
+"""Where a build keeps things outside the image: scratch, cache, logs; and whose cache it trusts."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import pwd
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import platformdirs
+
+from singbuild.errors import HostError
+
+UNMAPPED = 65534  # whose id has none in this user namespace: user_namespaces(7)
+_held: list[int] = []  # the cache's descriptor, while this process lives
+
+
+def scratch_parent() -> Path:
+    """Return where scratch directories are made: SINGBUILD_TMPDIR, TMPDIR, else /var/tmp.
+
+    APPTAINER_TMPDIR and SINGULARITY_TMPDIR count where the first is not set.
+    """
+    names = ("SINGBUILD_TMPDIR", "APPTAINER_TMPDIR", "SINGULARITY_TMPDIR", "TMPDIR")
+    chosen = next(filter(None, map(os.environ.get, names)), "/var/tmp")  # noqa: S108
+    return Path(chosen).absolute()
+
+
+def cache_directory() -> Path:
+    """Return where downloads are kept: SINGBUILD_CACHEDIR, else the user's cache directory.
+
+    In those of APPTAINER_CACHEDIR and SINGULARITY_CACHEDIR, which their own programs fill as
+    well, a directory of its own. Raises HostError when it is somebody else's.
+    """
+    theirs = os.environ.get("APPTAINER_CACHEDIR") or os.environ.get("SINGULARITY_CACHEDIR")
+    if chosen := os.environ.get("SINGBUILD_CACHEDIR"):
+        path = Path(chosen).absolute()
+    elif theirs:  # beside what they keep there
+        path = Path(theirs, "singbuild").absolute()
+    else:
+        path = _owned(platformdirs.user_cache_path("singbuild"), ".cache/singbuild")
+    _check_private(path)
+    return path
+
+
+def make_in_cache(directory: Path) -> None:
+    """Make a directory of the cache, which nobody else may enter. Raises OSError."""
+    cache = cache_directory()
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        cache.mkdir(mode=0o700)
+    if "SINGBUILD_CACHEDIR" not in os.environ:
+        cache.chmod(0o700)  # it was open to all in earlier versions
+    directory.mkdir(parents=True, exist_ok=True)
+    _hold_cache(cache)
+
+
+def _hold_cache(cache: Path) -> None:
+    """Hold a shared lock on the cache while this process lives; whole_cache is refused then."""
+    if not _held:
+        with contextlib.suppress(OSError):  # some file systems of clusters know no locks
+            _held.append(os.open(cache, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+            fcntl.flock(_held[0], fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+
+@contextlib.contextmanager
+def whole_cache() -> Iterator[None]:
+    """Hold the cache alone for the time of a with-block. Raises HostError while a build uses it."""
+    try:
+        fd = os.open(cache_directory(), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        yield  # nothing was ever kept
+        return
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise HostError(
+                f"the cache {cache_directory()} is in use by a build",
+                remedy="Wait for the build to end. `singbuild cache prune` drops stages meanwhile.",
+            ) from None
+        yield
+    finally:
+        os.close(fd)
+
+
+def _check_private(cache: Path) -> None:
+    """Refuse a cache that another user could fill, or put in its place: what is in it is trusted.
+
+    Root asks whose the directories above are, too: their owner could rename it. That others may
+    write to those is taken as it is: a CI's workspace in a container has mode 0777. HostError.
+    """
+    above = cache.parents if os.geteuid() == 0 else ()
+    for place in (cache, *above):
+        try:
+            status = place.lstat() if place == cache else place.stat()
+        except OSError:
+            continue  # made by us, or not there
+        why, remedy = "", "Name a directory of your own: SINGBUILD_CACHEDIR=/some/directory"
+        if not stat.S_ISDIR(status.st_mode):
+            why = f"{place} is no directory"
+        elif status.st_uid not in (0, os.geteuid(), UNMAPPED if place != cache else 0):
+            why = f"{place} belongs to another user"
+        elif place == cache and status.st_mode & 0o022:
+            why = f"others may write to {place}"  # as mkdir(1) makes it under the umask 002
+            remedy = f"If only you have: chmod go-w {place}. {remedy}"
+        if why:
+            raise HostError(
+                f"the cache {cache} cannot be trusted",
+                why=why,
+                remedy=remedy,
+            )
+
+
+def log_directory() -> Path:
+    """Return where the logs of failed builds are kept: the user's state directory."""
+    return _owned(platformdirs.user_state_path("singbuild"), ".local/state/singbuild") / "log"
+
+
+def _owned(path: Path, below_home: str) -> Path:
+    """Return a directory of the caller's, or root's own for root with another's HOME: sudo -E.
+
+    Else that user's later builds would find directories that they may not write.
+    """
+    if os.geteuid():
+        return path
+    there = next(each for each in (path, *path.parents) if os.path.exists(each))  # noqa: PTH110
+    if there.stat().st_uid in (0, UNMAPPED):
+        return path
+    return Path(pwd.getpwuid(0).pw_dir) / below_home

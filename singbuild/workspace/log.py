@@ -1,0 +1,53 @@
+"""Logs of builds; the twenty newest are kept."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TextIO
+
+from singbuild.workspace.directories import log_directory
+
+KEPT_LOGS = 20
+
+
+@dataclass
+class Log:
+    """The log of one build. keep: whether it stays after the with-block."""
+
+    path: Path
+    file: TextIO
+    keep: bool = True
+
+
+@contextlib.contextmanager
+def log_file(image: Path) -> Iterator[Log]:
+    """Open a log for one build, readable by its user only; old ones are pruned."""
+    prefix = f"{image.name[:100]}-{datetime.now():%Y%m%d-%H%M%S}-"
+    directory = log_directory()
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        _prune_logs(directory)
+        fd, name = tempfile.mkstemp(prefix=prefix, suffix=".log", dir=directory)
+    except OSError:  # a home that cannot be written: a service user's, or root's after sudo
+        fd, name = tempfile.mkstemp(prefix=prefix, suffix=".log")
+    with os.fdopen(fd, "w", encoding="utf-8", errors="backslashreplace") as file:
+        log = Log(Path(name), file)
+        yield log
+    if not log.keep:
+        log.path.unlink(missing_ok=True)
+
+
+def _prune_logs(directory: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):  # another build prunes at the same time
+        for old in sorted(directory.glob("*.log"), key=_age)[:-KEPT_LOGS]:
+            old.unlink(missing_ok=True)
+
+
+def _age(path: Path) -> float:
+    return path.stat().st_mtime
