@@ -16,6 +16,7 @@ import yaml
 
 from tests.bench import rpm_repository
 from tests.bench.builds import SINGBUILD, Build, killed_in
+from tests.bench.host import shared_directory
 
 pytestmark = [
     pytest.mark.root,
@@ -334,23 +335,20 @@ def test_a_package_outside_the_repository_is_refused(
     assert "names a file outside itself" in done.stderr
 
 
-def test_an_ordinary_user_may_resolve(made: Path, tmp_path: Path) -> None:
+def test_an_ordinary_user_may_resolve(made: Path) -> None:
     """The host's dnf wants root even to say what it would do."""
-    shutil.copytree(made, tmp_path / "7/os/x86_64")
-    (tmp_path / "cache").mkdir(mode=0o777)
-    (tmp_path / "cache").chmod(0o777)
     code = (
         "import sys, json; from pathlib import Path; from tests.bench.backend_alone import source;"
         "import singbuild_yum as y; s = source(Path(sys.argv[1]) / 'cache', OSVersion='7',"
         "MirrorURL=f'file://{sys.argv[1]}/7/os/x86_64', GPGCheck='no', Include='hello');"
         "print(len(y.singbuild_resolve(s)['packages']))"
     )
-    argv = [*SINGBUILD[:1], "-c", code, str(tmp_path)]
-    for parent in tmp_path.parents:
-        if parent.owner() == "root" and parent.is_relative_to("/tmp") and parent != Path("/tmp"):
-            parent.chmod(0o755)
-    tmp_path.chmod(0o755)
-    done = subprocess.run(argv, user=65534, group=65534, capture_output=True, text=True)
+    with shared_directory() as directory:
+        shutil.copytree(made, directory / "7/os/x86_64")
+        (directory / "cache").mkdir()
+        (directory / "cache").chmod(0o777)
+        argv = [*SINGBUILD[:1], "-c", code, str(directory)]
+        done = subprocess.run(argv, user=65534, group=65534, capture_output=True, text=True)
     assert done.stdout == "6\n", done.stderr
 
 
