@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         Program,
         Reporter,
         Source,
+        Transport,
     )
     from singbuild.errors import HostError, ImageError, RecipeKeyError, SingbuildError, SourceError
     from singbuild.file_tree import Entry, Facts, FileTree
@@ -51,6 +52,7 @@ __all__ = [
     "SingbuildError",
     "Source",
     "SourceError",
+    "Transport",
     "__version__",
     "hookimpl",
     "image_digest",

@@ -72,6 +72,17 @@ class About:
 
 
 @dataclass(frozen=True)
+class Transport:
+    """A kind of place that has images, named by a URI's scheme.
+
+    help: one line; layers: it takes OCI layouts of layers, not images' files.
+    """
+
+    help: str
+    layers: bool = False
+
+
+@dataclass(frozen=True)
 class Needs:
     """What a backend needs before anything is created.
 

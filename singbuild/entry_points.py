@@ -13,6 +13,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.machinery import ModuleSpec, PathFinder
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import FrameType
@@ -95,6 +96,18 @@ def imported(chosen: Installed, kind: str) -> object:
         signal.signal(signal.SIGALRM, previous)
 
 
+def module_spec(name: str) -> ModuleSpec | None:
+    """Return where a module is, None for nowhere; no package that it lies in is imported."""
+    top, *rest = name.split(".")
+    spec = importlib.util.find_spec(top)
+    for part in rest:
+        if spec is None:
+            return None
+        name = f"{spec.name}.{part}"
+        spec = PathFinder.find_spec(name, spec.submodule_search_locations)
+    return spec
+
+
 def code_digest(*modules: str) -> str:
     """Return the SHA-256 of the source of modules and packages, as installed.
 
@@ -103,7 +116,7 @@ def code_digest(*modules: str) -> str:
     """
     total = hashlib.sha256()
     for name in modules:
-        spec = importlib.util.find_spec(name)
+        spec = module_spec(name)
         if spec and spec.origin:
             origin = Path(spec.origin)
             package = spec.submodule_search_locations

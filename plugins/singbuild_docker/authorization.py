@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 import requests
 from requests.auth import AuthBase
+from requests.utils import rewind_body
 
 from singbuild import Reporter, SourceError
 from singbuild.download import TIMEOUT, is_loopback, origin
@@ -25,17 +26,28 @@ from singbuild_docker.mirrors import Place
 
 LARGEST = 1 << 20  # bytes of an answer; tokens have a few thousand
 _PARAMETER = re.compile(r'(?<![a-zA-Z_])([a-zA-Z_]++)="([^"]*)"')  # in linear time
+PULL, PUSH = "pull", "pull,push"
 _NO_RIGHT = 'error="insufficient_scope"'  # RFC 6750 section 3.1
 
 
 class Authorization(AuthBase):
     """Answers the challenges of one registry for one image; shared by all threads.
 
-    url: the registry's; session: for requests to the token server.
+    url: the registry's; session: for requests to the token server; actions: PULL or PUSH, "" only
+    to log in; known: who we are, instead of what the user's settings say.
     """
 
-    def __init__(self, place: Place, url: str, session: requests.Session, report: Reporter) -> None:
-        self.place, self.image, self.session = place, place.image, session
+    def __init__(
+        self,
+        place: Place,
+        url: str,
+        session: requests.Session,
+        report: Reporter,
+        actions: str = PULL,
+        known: Credentials | None = None,
+    ) -> None:
+        self._given = known
+        self.place, self.image, self.session, self.actions = place, place.image, session, actions
         self.report = report
         self._origin = origin(url)
         self._lock = threading.Lock()
@@ -54,6 +66,8 @@ class Authorization(AuthBase):
             return answer  # it sent us elsewhere, and nobody there may know who we are
         if answer.status_code == requests.codes.unauthorized:
             again = answer.request.copy()
+            if isinstance(getattr(again, "_body_position", None), int):
+                rewind_body(again)  # a file that is sent has been read by now
             again.headers["Authorization"] = self._renewed(
                 str(answer.request.headers.get("Authorization", "")), answer
             )
@@ -82,10 +96,9 @@ class Authorization(AuthBase):
     def _token(self, challenge: dict[str, str], known: Credentials | None) -> str:
         realm = challenge.get("realm", "")
         self._check_realm(realm)
-        asked = {
-            "service": challenge.get("service", ""),
-            "scope": f"repository:{self.image.repository}:pull",
-        }
+        asked = {"service": challenge.get("service", "")}
+        if self.actions:
+            asked["scope"] = f"repository:{self.image.repository}:{self.actions}"
         try:
             with self._ask(realm, asked, known) as answer:
                 if not answer.ok:
@@ -137,22 +150,28 @@ class Authorization(AuthBase):
 
     @functools.cached_property
     def _known(self) -> Credentials | None:
+        if self._given:
+            return self._given
         # What the environment has is for the registry that the user names, not for a mirror of it.
         return credentials.find(self.image, self.report, environment=not self.place.is_mirror)
+
+    @property
+    def _refusal(self) -> str:
+        return "does not take it from us" if self.actions == PUSH else "does not let us have it"
 
     def _denied(self, answer: requests.Response) -> SourceError:
         known = self._known
         who = (known.username or "the stored token") if known else "nobody: no credentials found"
         remedy = (
-            "Check the name. If it is right, log in (docker login, podman login), or set "
+            "Check the name. If it is right, log in (singbuild login), or set "
             "SINGBUILD_DOCKER_USERNAME and SINGBUILD_DOCKER_PASSWORD."
         )
         if known and _NO_RIGHT in answer.headers.get("WWW-Authenticate", ""):
-            who += ", who has no right to pull it"
+            who += f", who has no right to {self.actions.rpartition(',')[2]} it"
             remedy = "Check the name. If it is right, ask its owner for that right."
         server = urlsplit(answer.url).netloc
         return SourceError(
-            f"{self.image}: the registry does not let us have it",
+            f"{self.image}: the registry {self._refusal}",
             why=f"{server} answers {answer.status_code} {answer.reason}{_said(answer)}; "
             f"asked as {who}",
             remedy=remedy,

@@ -35,6 +35,14 @@ LAYERS = {
     f"{_OCI}.nondistributable.v1.tar+gzip": "gzip",
     f"{_OCI}.nondistributable.v1.tar+zstd": "zstd",
 }
+# An artifact of one layer that is the image's file: what ORAS carries. The second is how old
+# versions of Singularity spelt the first.
+FILES = {
+    "application/vnd.sylabs.sif.layer.v1.sif": "sif",
+    "appliciation/vnd.sylabs.sif.layer.tar": "sif",
+    "application/vnd.sylabs.image.layer.v1.squashfs": "squashfs",
+    "application/vnd.singbuild.image.layer.v1.ext3": "ext3",
+}
 LARGEST = 4 << 20  # bytes of a manifest: what registries take
 LARGEST_CONFIG = 8 << 20  # bytes of a configuration
 MOST_LAYERS = 1000
@@ -126,9 +134,38 @@ def config_of(found: Mapping[str, Any], whose: str) -> Descriptor:
     return _descriptor(found.get("config"), whose)
 
 
+def check_is_container(found: Mapping[str, Any], whose: str) -> None:
+    """Refuse an artifact that is an image's file. Raises SourceError that says how to get it."""
+    kinds = [FILES.get(each.media_type) for each in _descriptors(found, whose)]
+    if kinds and kinds[0]:
+        raise SourceError(
+            f"{whose}: is a file, of the format {kinds[0]}, and no container image of layers",
+            remedy=f"Ask for it by oras://{whose}, or write 'Bootstrap: oras'.",
+        )
+
+
+def image_file(found: Mapping[str, Any], whose: str) -> Descriptor:
+    """Return the one layer of an artifact that is an image's file. Raises SourceError."""
+    layers = _descriptors(found, whose)
+    if any(each.media_type in LAYERS for each in layers):
+        raise SourceError(
+            f"{whose}: is a container image of layers, and no file",
+            remedy=f"Ask for it by docker://{whose}, or write 'Bootstrap: docker'.",
+        )
+    files = [each for each in layers if each.media_type in FILES]
+    if len(layers) != 1 or not files:
+        kinds = ", ".join(sorted({each.media_type[:100] for each in layers})) or "nothing"
+        raise SourceError(
+            f"{whose}: is no image that can be run",
+            why=f"It should be one layer that is an image's file; it has {len(layers)}: {kinds}.",
+            remedy="Check the name and the tag.",
+        )
+    return files[0]
+
+
 def layers(found: Mapping[str, Any], config: Mapping[str, Any], whose: str) -> tuple[Layer, ...]:
     """Return a manifest's layers, the lowest first, with the configuration's diff ids."""
-    descriptors = [_descriptor(entry, whose) for entry in _list(found, "layers", whose)]
+    descriptors = _descriptors(found, whose)
     for each in descriptors:
         if each.media_type not in LAYERS:
             raise _lies(whose, f"{each.digest} of type {each.media_type!r} is no layer")
@@ -164,6 +201,10 @@ def check_machine(config: Mapping[str, Any], arch: str, whose: str) -> None:
 def platform(arch: str) -> tuple[str, str]:
     """Return Go's name of a machine and its variant; most have the name that `uname -m` prints."""
     return MACHINES.get(arch, (arch, ""))
+
+
+def _descriptors(found: Mapping[str, Any], whose: str) -> list[Descriptor]:
+    return [_descriptor(entry, whose) for entry in _list(found, "layers", whose)]
 
 
 def _descriptor(entry: object, whose: str) -> Descriptor:

@@ -50,7 +50,7 @@ class Reference:
 def named(keywords: Mapping[str, str]) -> Reference:
     """Return what the keywords From, Registry and Namespace name. Raises RecipeKeyError."""
     text = keywords["From"].strip()
-    rest = text.removeprefix("docker://").removeprefix("//")
+    rest = re.sub("^(docker|oras)://", "", text).removeprefix("//")
     rest, at, digest = rest.partition("@")
     if at and not DIGEST.fullmatch(digest):
         raise _wrong(text, f"{digest!r} is no digest", "Write it as sha256: and 64 digits.")
@@ -65,6 +65,11 @@ def named(keywords: Mapping[str, str]) -> Reference:
     if colon and not _TAG.fullmatch(tag):
         raise _wrong(text, f"{tag!r} is no tag", "Tags have letters, digits, _ . and -.")
     return Reference(registry, repository, tag or ("" if digest else "latest"), digest)
+
+
+def registry_of(text: str) -> str:
+    """Return the registry that a user names, with or without a scheme. Raises RecipeKeyError."""
+    return _normal(re.sub("^[a-z]+://", "", text).rstrip("/"), "Registry")
 
 
 def host_of(server: str) -> str:

@@ -7,25 +7,20 @@ clients on PyPI (python-dxf, oras) know none of registries.conf, certs.d and cre
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-
-import requests
+from typing import Any
 
 from singbuild import Reporter, SourceError
-from singbuild.download import Fetched, NotFoundError, fetch, is_offline
+from singbuild.download import Fetched, NotFoundError, is_offline
 from singbuild_docker import manifest
 from singbuild_docker.arriving import Arriving
-from singbuild_docker.authorization import Authorization
-from singbuild_docker.connection import choose_scheme, open_session
 from singbuild_docker.image import Image, Read, Store
 from singbuild_docker.manifest import Layer
-from singbuild_docker.mirrors import Place, places
+from singbuild_docker.mirrors import places
 from singbuild_docker.reference import Reference
+from singbuild_docker.site import Site
 
-ACCEPT = ", ".join((*manifest.INDEXES, *manifest.MANIFESTS))
 DEEPEST = 3  # indexes in indexes
 
 
@@ -40,22 +35,13 @@ class Registry:
         self.image, self.store = image, store
         self.wanted = pinned or image.wanted
         found = places(image, insecure=insecure)
-        self._sites = [_Site(each) for each in (found[-1:] if is_offline() else found)]
+        self._sites = [Site(each) for each in (found[-1:] if is_offline() else found)]
 
     def image_for(self, arch: str) -> Image:
         """Return what the reference names, for one kind of machine. Raises SourceError."""
         whose = str(self.image)
-        content = self._manifest(self.wanted)
-        found = manifest.document(content.read(), whose)
-        for _ in range(DEEPEST):
-            if not manifest.is_index(found, whose):
-                break
-            chosen = manifest.choose(found, arch, whose)
-            content = self._manifest(chosen.digest)
-            _check_size(content, chosen.size, f"{whose}: {chosen.digest}")
-            found = manifest.document(content.read(), whose)
-        else:
-            raise SourceError(f"{whose}: its index leads to no image", remedy="Choose another.")
+        digest, found = self.manifest_for(arch)
+        manifest.check_is_container(found, whose)
         about = manifest.config_of(found, whose)
         if about.size > manifest.LARGEST_CONFIG:
             raise SourceError(
@@ -63,18 +49,32 @@ class Registry:
                 why=f"More than {manifest.LARGEST_CONFIG:,} bytes are not taken.",
                 remedy="Find out who made the image, and have it repaired.",
             )
-        blob = self._blob(about.digest, about.size, self.store.report)
+        blob = self.blob(about.digest, about.size, self.store.report)
         config = manifest.document(blob.read(), whose)
         manifest.check_machine(config, arch, whose)
         layers = manifest.layers(found, config, whose)
-        return Image(whose, f"sha256:{content.sha256}", about.digest, config, layers)
+        return Image(whose, digest, about.digest, config, layers)
+
+    def manifest_for(self, arch: str) -> tuple[str, Mapping[str, Any]]:
+        """Return the manifest for one kind of machine, and its digest. Raises SourceError."""
+        whose = str(self.image)
+        content = self._manifest(self.wanted)
+        found = manifest.document(content.read(), whose)
+        for _ in range(DEEPEST):
+            if not manifest.is_index(found, whose):
+                return f"sha256:{content.sha256}", found
+            chosen = manifest.choose(found, arch, whose)
+            content = self._manifest(chosen.digest)
+            _check_size(content, chosen.size, f"{whose}: {chosen.digest}")
+            found = manifest.document(content.read(), whose)
+        raise SourceError(f"{whose}: its index leads to no image", remedy="Choose another.")
 
     @contextmanager
     def opened(self, layers: Sequence[Layer]) -> Iterator[Read]:
         """Fetch layers, several at a time, for the time of a with-block; yield how to read one."""
 
         def bring(layer: Layer, report: Reporter) -> Fetched:
-            return self._blob(layer.digest, layer.size, report)
+            return self.blob(layer.digest, layer.size, report)
 
         with Arriving(layers, self.store, bring) as arriving:
             yield arriving.read
@@ -100,7 +100,8 @@ class Registry:
             self.store.remember(name, got.sha256)
         return got
 
-    def _blob(self, digest: str, size: int, report: Reporter) -> Fetched:
+    def blob(self, digest: str, size: int, report: Reporter) -> Fetched:
+        """Fetch a part of the image by its digest. Raises SourceError."""
         try:
             got = self._fetch(f"blobs/{digest}", digest.removeprefix("sha256:"), size, report)
         except NotFoundError as error:
@@ -123,37 +124,6 @@ class Registry:
                 if not isinstance(error, NotFoundError):
                     self._sites = [each for each in self._sites if each is not site]
         return registry.fetch(path, self.store.path, sha256, limit, report)
-
-
-class _Site:
-    """One place, and how to speak to it; shared by all threads."""
-
-    def __init__(self, place: Place) -> None:
-        self.place = place
-        self._lock = threading.Lock()
-        self._auth: Authorization | None = None
-        self._base = ""
-
-    def fetch(self, path: str, into: Path, sha256: str, limit: int, report: Reporter) -> Fetched:
-        """Fetch what lies below the repository there. Raises what download.fetch does."""
-        url = f"{self._connect(report)}/{path}"
-        with self._session() as session:
-            session.headers["Accept"] = ACCEPT
-            session.auth = self._auth
-            return fetch(url, into, report=report, sha256=sha256, size_limit=limit, session=session)
-
-    def _connect(self, report: Reporter) -> str:
-        """Return where the repository is; find out how to speak to it, once."""
-        with self._lock:
-            if not self._base:
-                server, insecure = self.place.image.server, self.place.insecure
-                scheme = "https" if is_offline() else choose_scheme(server, insecure=insecure)
-                self._base = f"{scheme}://{server}/v2/{self.place.image.repository}"
-                self._auth = Authorization(self.place, self._base, self._session(), report)
-        return self._base
-
-    def _session(self) -> requests.Session:
-        return open_session(self.place.image.server, insecure=self.place.insecure)
 
 
 def _check_size(got: Fetched, told: int, what: str) -> None:

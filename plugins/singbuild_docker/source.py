@@ -22,9 +22,9 @@ def locate(source: Source) -> Origin:
     """Return the place of an image. Raises RecipeKeyError for a name that makes no sense."""
     store = Store(source.cache, source.report)
     if source.bootstrap == "docker":
-        insecure = _plain(source.keywords) or is_yes(source.keywords, "Insecure")
         image = named(source.keywords)
-        return Registry(image, store, insecure=insecure, pinned=_pinned(source, image))
+        pin = pinned_digest(source, image)
+        return Registry(image, store, insecure=is_insecure(source), pinned=pin)
     if source.bootstrap == "docker-daemon":
         # 0.2 s to import, and only this place of images needs it.
         from singbuild_docker.engine import Engine
@@ -75,11 +75,13 @@ def is_yes(keywords: Mapping[str, str], keyword: str) -> bool:
     return value in YES
 
 
-def _plain(keywords: Mapping[str, str]) -> bool:
-    return keywords.get("Registry", "").startswith("http://")
+def is_insecure(source: Source) -> bool:
+    """Return whether plain http and unknown certificates will do. Raises RecipeKeyError."""
+    plain = source.keywords.get("Registry", "").startswith("http://")
+    return plain or is_yes(source.keywords, "Insecure")
 
 
-def _pinned(source: Source, image: Reference) -> str:
+def pinned_digest(source: Source, image: Reference) -> str:
     """Return the digest that a lock names for an image, "" if it names none."""
     found = str(source.locked.get("digest"))
     same = source.locked.get("image") == str(image)

@@ -7,7 +7,6 @@ imports nobody's code; a broken plugin hurts only those who ask for it.
 from __future__ import annotations
 
 import ast
-import importlib.util
 import re
 import warnings
 from collections.abc import Mapping
@@ -21,7 +20,7 @@ import yaml
 
 from singbuild import hookspecs
 from singbuild.contract import API_VERSION, Defaults, Keyword, Needs, Program
-from singbuild.entry_points import Installed, imported, installed, only
+from singbuild.entry_points import Installed, imported, installed, module_spec, only
 from singbuild.errors import BackendError, SingbuildError
 
 GROUP = "singbuild.bootstrap"
@@ -64,7 +63,7 @@ class Backend:
 
 def description(chosen: Installed) -> str:
     """Return the first line of a plugin's docstring, without importing it; "" if it has none."""
-    spec = importlib.util.find_spec(chosen.entry.module)
+    spec = module_spec(chosen.entry.module)
     if spec is None or not spec.origin:
         return ""
     try:

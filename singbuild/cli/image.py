@@ -150,7 +150,11 @@ def _counted(count: int, noun: str) -> str:
 @click.command(
     "pull",
     cls=Command,
-    examples=("singbuild pull docker://python:3-slim", "singbuild pull oci:layout:latest my.img"),
+    examples=(
+        "singbuild pull docker://python:3-slim",
+        "singbuild pull oci:layout:latest my.img",
+        "singbuild pull oras://registry.example/lab/tool:1",
+    ),
 )
 @click.argument("source")
 @click.argument("image", type=IMAGE, required=False)
@@ -173,20 +177,20 @@ def pull_image(
     as_json: bool,
     quiet: bool,
 ) -> int:
-    """Make an image of a container image: in a registry, an engine, a layout or an archive.
+    """Bring an image: a container image becomes one, an image's file comes as it is.
 
     SOURCE is docker://NAME, docker-daemon:NAME, docker-archive:FILE, oci:DIRECTORY or
-    oci-archive:FILE. `singrun exec SOURCE COMMAND` does the same, into the cache.
+    oci-archive:FILE; or, for files, oras://HOST/NAME, library://…, shub://… or https://….
+    `singrun exec SOURCE COMMAND` does the same, into the cache.
     """
     from singbuild.console import display
     from singbuild.errors import SingbuildError
     from singbuild.images import pull
 
     try:
-        target = image or pull.default_target(source)
         return pull.pull(
             source,
-            target,
+            image,
             force=force or once,
             once=once,
             arch=arch,

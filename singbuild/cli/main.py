@@ -18,6 +18,7 @@ from singbuild.cli.build import build
 from singbuild.cli.cache import cache_commands
 from singbuild.cli.change import COMMANDS as CHANGE_COMMANDS
 from singbuild.cli.doctor import doctor
+from singbuild.cli.exchange import COMMANDS as EXCHANGE_COMMANDS
 from singbuild.cli.grammar import Group
 from singbuild.cli.image import COMMANDS as IMAGE_COMMANDS
 from singbuild.errors import (
@@ -91,7 +92,13 @@ def commands() -> None:
 
 commands.add_command(cache_commands)
 commands.add_command(doctor)
-for each_command in (*BUILD_COMMANDS, *IMAGE_COMMANDS, *CHANGE_COMMANDS, *BACKEND_COMMANDS):
+for each_command in (
+    *BUILD_COMMANDS,
+    *IMAGE_COMMANDS,
+    *EXCHANGE_COMMANDS,
+    *CHANGE_COMMANDS,
+    *BACKEND_COMMANDS,
+):
     commands.add_command(each_command)
 
 

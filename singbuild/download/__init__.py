@@ -19,8 +19,16 @@ import requests
 from singbuild.contract import Reporter
 from singbuild.download import authorities
 from singbuild.download.authorities import HostAdapter, host_context
-from singbuild.download.errors import TIMEOUT, NotFoundError, too_large
+from singbuild.download.errors import (
+    TIMEOUT,
+    NotFoundError,
+    TryAgainError,
+    broken,
+    refused,
+    too_large,
+)
 from singbuild.download.progress import SharedProgress
+from singbuild.download.retry import retried
 from singbuild.download.sessions import Session, is_loopback, origin
 from singbuild.download.transfer import (
     Fetched,
@@ -43,6 +51,8 @@ __all__ = [
     "Remote",
     "Session",
     "SharedProgress",
+    "TryAgainError",
+    "broken",
     "digest",
     "fetch",
     "fetch_all",
@@ -53,6 +63,8 @@ __all__ = [
     "keep",
     "locked",
     "origin",
+    "refused",
+    "retried",
     "stored",
 ]
 

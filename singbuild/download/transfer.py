@@ -19,7 +19,6 @@ import hashlib
 import json
 import os
 import re
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,11 +31,9 @@ from singbuild import __version__
 from singbuild.contract import Reporter
 from singbuild.download import errors
 from singbuild.download.errors import TryAgainError, cannot_fetch, wrong_digest
+from singbuild.download.retry import retried
 from singbuild.errors import SourceError
 
-ATTEMPTS = 5
-BACK_OFF = 0.5  # seconds before the second attempt; doubles each time
-LONGEST_WAIT = 60.0  # seconds, whatever Retry-After says
 PIECE = 1 << 16  # bytes
 OFFLINE = "SINGBUILD_OFFLINE"
 VALIDATORS = {"ETag": "If-None-Match", "Last-Modified": "If-Modified-Since"}
@@ -173,15 +170,7 @@ class Transfer:
         self._take_up(part)
         last = self._last()
         kept = self._kept(last.get("sha256", ""))
-        for attempt in range(1, ATTEMPTS):
-            try:
-                return self._attempt(part, last, kept)
-            except TryAgainError as again:
-                self._pause(again, attempt)
-        try:
-            return self._attempt(part, last, kept)
-        except TryAgainError as again:
-            raise again.error from again.__cause__
+        return retried(lambda: self._attempt(part, last, kept), self.report, self.label)
 
     def _take_up(self, part: BinaryIO) -> None:
         """Go on with what an earlier build left, if the digest will tell whether it fits."""
@@ -302,11 +291,6 @@ class Transfer:
 
     def _again(self, why: str) -> TryAgainError:
         return TryAgainError(cannot_fetch(self.shown, why))
-
-    def _pause(self, again: TryAgainError, attempt: int) -> None:
-        wait = min(LONGEST_WAIT, max(again.wait, BACK_OFF * 2 ** (attempt - 1)))
-        self.report.line(f"{self.label}: {again.error.why}; trying again in {wait:g} s")
-        time.sleep(wait)
 
 
 def _validators(answer: requests.Response) -> dict[str, str]:

@@ -75,6 +75,11 @@ class Kind:
 
 def opened(path: Path) -> FileTree:
     """Open an image of any kind; the caller closes it. Raises ImageError."""
+    return kind_of(path).open(path)
+
+
+def kind_of(path: Path) -> Kind:
+    """Return the format of an image. Raises ImageError for what is none."""
     head = _head(path)
     broken = []
     for each in entry_points.installed(GROUP):
@@ -84,7 +89,7 @@ def opened(path: Path) -> FileTree:
             broken.append(error.what)
             continue
         if kind.recognises(path, head):
-            return kind.open(path)
+            return kind
     known = ", ".join(each.name for each in entry_points.installed(GROUP))
     raise ImageError(
         f"{path} is not an image",

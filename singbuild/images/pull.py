@@ -1,4 +1,7 @@
-"""``pull``: an image of a registry, an engine or an archive becomes a file."""
+"""``pull``: an image that is elsewhere becomes a file here.
+
+Container images are built from their layers; what is a file already is fetched as it is.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +11,18 @@ import sys
 from pathlib import Path
 from typing import TextIO
 
-from singbuild import build
+from singbuild import build, host, workspace
 from singbuild.console.display import Console, JsonConsole
 from singbuild.console.events import Event
 from singbuild.console.sizes import binary
-from singbuild.errors import UsageError
-from singbuild.plan import plan
+from singbuild.errors import SingbuildError, UsageError
+from singbuild.formats import loading as formats
+from singbuild.plan import plan, preflight
 from singbuild.plan.options import Options
 from singbuild.recipe import grammar
 from singbuild.recipe.grammar import Recipe
 from singbuild.recipe.text import Text
+from singbuild.transports import loading as transports
 
 SCHEMES = ("docker", "docker-daemon", "docker-archive", "oci", "oci-archive")
 
@@ -40,7 +45,7 @@ class LayersConsole(Console):
 
 def pull(
     source: str,
-    target: Path,
+    target: Path | None,
     *,
     force: bool,
     once: bool,
@@ -48,23 +53,27 @@ def pull(
     as_json: bool = False,
     quiet: bool = False,
 ) -> int:
-    """Build the image that ``source`` names, as SCHEME://NAME; return the exit status.
+    """Make a file of the image that ``source`` names, as SCHEME://NAME; return the exit status.
 
-    as_json: print events; once: leave a target that is there as it is, and wait for who is just
-    making it; arch: the machine that it is for, "" for this one.
+    target: None for a file in the current directory, named after the image; as_json: print
+    events; once: leave a target that is there as it is, and wait for who is just making it;
+    arch: the machine that it is for, "" for this one.
     """
-    loaded = recipe(source)
-    if once:
+    scheme, name = _parted(source)
+    if once and target:
         target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         lock = os.open(target.parent / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.flock(lock, fcntl.LOCK_EX)  # until this process ends
         if target.exists():
             return 0
-    scheme, name = _parted(source)
     shown = _shown(name) if scheme == "docker" else name
     console: Console = LayersConsole(sys.stdout, shown, quiet=quiet)
     if as_json:
         console = JsonConsole(sys.stdout)
+    if is_file(source):
+        return fetch(transports.Place(scheme, name, arch), target, console, force=force)
+    loaded = recipe(source)
+    target = target or Path(f"{_stem(name)}.img")
     options = Options(force=force, test=False, use_cache=False)
     return build.build(plan.make(loaded, console, arch), target, options, console)
 
@@ -75,24 +84,55 @@ def recipe(source: str, *, insecure: bool = False) -> Recipe:
     Raises UsageError when it names none.
     """
     scheme, name = _parted(source)
-    if scheme not in SCHEMES or not name:
+    known = [*SCHEMES, *(each for each in transports.schemes() if each not in SCHEMES)]
+    if scheme not in known or not name:
         raise UsageError(
             f"{source} does not name an image",
-            remedy=f"Say docker://ubuntu:latest, or one of {', '.join(SCHEMES)} and its name.",
+            remedy=f"Say docker://ubuntu:latest, or one of {', '.join(known)} and its name.",
         )
     if not is_text(source):
         raise UsageError(
             f"{source!a} is not UTF-8 text, and cannot be in the image's recipe",
             remedy="Give the file another name, such as: ln -s OLD NEW",
         )
-    more = "Insecure: yes\n" if insecure and scheme == "docker" else ""
+    more = "Insecure: yes\n" if insecure and scheme in ("docker", "oras") else ""
     return grammar.parse(Text(source, f"Bootstrap: {scheme}\nFrom: {name}\n{more}"))
+
+
+def is_file(source: str) -> bool:
+    """Whether what ``source`` names is fetched as it is, and not built."""
+    scheme, name = _parted(source)
+    return scheme in transports.schemes() and scheme not in SCHEMES and bool(name)
 
 
 def _parted(source: str) -> tuple[str, str]:
     """Return scheme and name; "//" between them is not needed."""
     scheme, _, name = source.partition(":")
     return scheme, name.removeprefix("//")
+
+
+def fetch(place: transports.Place, target: Path | None, console: Console, *, force: bool) -> int:
+    """Bring an image's file, whatever its format; return the exit status."""
+    with console:
+        try:
+            if target:
+                preflight.check_target(target, force=force)
+            console.start(str(place), str(target or place))
+            fetched = transports.find(place.scheme).get(place, console)
+            kind = formats.kind_of(fetched.path)
+            if not target:
+                ending = next(iter(kind.format.endings), ".img")
+                target = Path(f"{_stem(place.name).removesuffix(ending)}{ending}")
+                preflight.check_target(target, force=force)
+            with workspace.part_file(target) as part:
+                part.copy_from(fetched.path)
+                part.chmod(0o777 & ~host.umask())
+                workspace.rename_into_place(part, target, replace=force)
+        except SingbuildError as error:
+            console.error(error, None)
+            return error.status
+        console.done(str(target), fetched.size)
+    return 0
 
 
 def is_text(word: str) -> bool:
@@ -104,10 +144,10 @@ def is_text(word: str) -> bool:
     return True
 
 
-def default_target(source: str) -> Path:
-    """Return the file for an image when none is named: docker://python:3 gives python.img."""
-    name = source.partition(":")[2].rstrip("/").rpartition("/")[2]
-    return Path(name.partition("@")[0].partition(":")[0] + ".img")
+def _stem(name: str) -> str:
+    """Return how the file for an image begins when none is named: python for python:3."""
+    last = name.partition("#")[0].rstrip("/").rpartition("/")[2]
+    return last.partition("@")[0].partition(":")[0]
 
 
 def _shown(name: str) -> str:

@@ -13,7 +13,7 @@ from singrun.errors import RunError, UsageError
 from singrun.images.unpacked import open_private
 
 PATHS = ("docker-archive", "oci", "oci-archive")
-SCHEMES = ("docker", "docker-daemon", *PATHS)
+SCHEMES = ("docker", "docker-daemon", "https", "library", "oras", "shub", *PATHS)
 _LONGEST = 255  # NAME_MAX
 
 

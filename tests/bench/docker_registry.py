@@ -116,6 +116,16 @@ class Handler(BaseHTTPRequestHandler):
                 return
         proper(self)
 
+    def do_PUT(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", "0")))
+        self.do_GET()
+
+    def do_POST(self) -> None:
+        self.do_PUT()
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
     def log_message(self, *args: object) -> None:
         pass
 

@@ -15,7 +15,7 @@ import pytest
 import singbuild_docker as backend
 
 from singbuild import Rootfs, SingbuildError, Source
-from singbuild.download import transfer
+from singbuild.download import retry
 from tests.bench import backend_alone
 from tests.bench.docker_images import (
     archive,
@@ -43,7 +43,7 @@ FILES = ["a", "b", "noise"]
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Tries again at once; nobody's credentials and authorities; no proxy between us."""
-    monkeypatch.setattr(transfer, "BACK_OFF", 0.01)
+    monkeypatch.setattr(retry, "BACK_OFF", 0.01)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     (tmp_path / "home").mkdir()
     for name in list(os.environ):

@@ -97,7 +97,7 @@ class TokenServer(ThreadingHTTPServer):
 
     def token(self, user: str, scope: str) -> str:
         """Return a token for what a user may do of what is asked for."""
-        kind, repository, actions = scope.split(":")
+        kind, repository, actions = (scope or "::").split(":")  # no scope: to log in
         may = user in self.rights.get(repository, ()) or "" in self.rights.get(repository, ())
         access = [{"type": kind, "name": repository, "actions": actions.split(",")}]
         now = int(time.time())
@@ -163,7 +163,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _give(self, user: str, asked: dict[str, str]) -> None:
         assert asked["service"] == SERVICE
-        token = self.server.token(user, asked["scope"])
+        token = self.server.token(user, asked.get("scope", ""))
         self._answer(200, {"token": token, "access_token": token, "expires_in": 60})
 
     def _answer(self, status: int, content: dict[str, Any]) -> None:

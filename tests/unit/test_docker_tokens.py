@@ -16,8 +16,12 @@ from pathlib import Path
 
 import pytest
 import requests
+from singbuild_docker import login as logins
+from singbuild_docker import oras
 from singbuild_docker.source import layers_of, locate, pinned
 
+from singbuild import SourceError
+from singbuild.testing.engine import Recorder
 from tests.bench.docker_registry import genuine, push
 from tests.bench.docker_source import FILES, IMAGE, built, fails, quick, source, store
 from tests.bench.docker_tokens import Certificate, TokenServer, authority, signed, token_server
@@ -179,3 +183,41 @@ def test_skopeo_sees_the_same_site_in_the_same_way(site: Site, tmp_path: Path) -
         found[user] = subprocess.run(words, capture_output=True, text=True)
     assert json.loads(found["ada:secret"].stdout)["Digest"] == IMAGE.manifest
     assert [each.returncode for each in found.values()] == [0, 1, 1]
+
+
+def test_who_may_pushes_and_who_may_not_is_told(
+    site: Site, store: Path, tmp_path: Path, login: Login
+) -> None:
+    given = source(store, f"{site.name}/secret:pushed")
+    content = b"an image's file" * 70_000
+    file = tmp_path / "tool.img"
+    file.write_bytes(content)
+    with pytest.raises(SourceError) as raised:
+        oras.singbuild_put(file, "ext3", given, {}, "tool.img")
+    assert "secret:pushed: the registry does not take it from us" in str(raised.value)
+    login("ada", "secret")
+    digest = oras.singbuild_put(file, "ext3", given, {"lab": "ada's"}, "tool.img")
+    assert [form["scope"] for _, _, form in site.tokens.requests][
+        -1
+    ] == "repository:secret:pull,push"
+    got = oras.singbuild_get(source(store, f"{site.name}/secret@{digest}"))
+    assert got.path.read_bytes() == content
+
+
+def test_a_login_is_kept_where_docker_has_it(site: Site, tmp_path: Path) -> None:
+    settings = tmp_path / "home/.docker/config.json"
+    settings.write_text('{"auths": {"other.example": {"auth": "eA=="}}, "detachKeys": "ctrl-q"}')
+    report = Recorder()
+    with pytest.raises(SourceError, match="incorrect username or password"):
+        logins.login(site.name, "ada", "wrong", report)
+    assert "other.example" in settings.read_text()
+    assert logins.login(f"oras://{site.name}", "ada", "secret", report) == str(settings)
+    assert settings.stat().st_mode & 0o777 == 0o600
+    said = json.loads(settings.read_text())
+    assert base64.b64decode(said["auths"][site.name]["auth"]) == b"ada:secret"
+    assert said["detachKeys"] == "ctrl-q"
+    got = locate(source(tmp_path / "store", f"{site.name}/secret")).image_for("x86_64")
+    assert got.digest == IMAGE.manifest
+    assert logins.logout(site.name) == str(settings)
+    assert logins.logout(site.name) == ""
+    assert sorted(json.loads(settings.read_text())["auths"]) == ["other.example"]

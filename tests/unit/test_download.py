@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from singbuild import HostError, SourceError
-from singbuild.download import NotFoundError, Remote, errors, fetch, fetch_all, transfer
+from singbuild.download import NotFoundError, Remote, errors, fetch, fetch_all, retry
 from singbuild.testing.engine import Recorder
 from tests.bench.host import PATIENCE, wait_until
 
@@ -99,7 +99,7 @@ def report() -> Recorder:
 
 @pytest.fixture(autouse=True)
 def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transfer, "BACK_OFF", 0.01)
+    monkeypatch.setattr(retry, "BACK_OFF", 0.01)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
 
 
@@ -213,7 +213,7 @@ def test_a_length_that_is_never_reached_is_an_error(
     with pytest.raises(SourceError, match="cannot be fetched") as caught:
         fetch(server.url, tmp_path, report=report)
     assert "broke" in caught.value.why
-    assert len(server.requests) == transfer.ATTEMPTS
+    assert len(server.requests) == retry.ATTEMPTS
     assert not any(name.endswith(SHA256) for name in names(tmp_path))
 
 
@@ -236,7 +236,7 @@ def test_retry_after_is_honoured(server: Server, tmp_path: Path, report: Recorde
 def test_retry_after_has_an_end(
     server: Server, tmp_path: Path, report: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transfer, "LONGEST_WAIT", 0.1)
+    monkeypatch.setattr(retry, "LONGEST_WAIT", 0.1)
     server.behaviours = [status(503, Retry_After="Fri, 31 Dec 2999 23:59:59 GMT"), whole]
     began = time.monotonic()
     fetch(server.url, tmp_path, report=report)
@@ -251,7 +251,7 @@ def test_a_server_that_stays_broken_is_given_up(
         fetch(server.url, tmp_path, report=report)
     assert "500" in caught.value.why
     assert caught.value.remedy
-    assert len(server.requests) == transfer.ATTEMPTS
+    assert len(server.requests) == retry.ATTEMPTS
     assert names(tmp_path) == set()
 
 

@@ -21,7 +21,7 @@ from singbuild_docker.layers import archives
 from singbuild_docker.source import layers_of, locate, pinned
 
 from singbuild.contract import Source
-from singbuild.download import transfer
+from singbuild.download import retry
 from singbuild.testing.engine import Recorder
 from tests.bench import campaign
 from tests.bench.docker_images import CONFIG, Made, archive, described, file, image, index, sha256
@@ -180,8 +180,8 @@ def take(given: Source) -> None:
 def test_what_a_lying_registry_says_is_checked_or_refused(
     server: Faulty, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transfer, "BACK_OFF", 0.0001)
-    monkeypatch.setattr(transfer, "LONGEST_WAIT", 0.001)
+    monkeypatch.setattr(retry, "BACK_OFF", 0.0001)
+    monkeypatch.setattr(retry, "LONGEST_WAIT", 0.001)
     # No input needs an authority, and reading the host's takes longer than all the rest.
     monkeypatch.setenv("SSL_CERT_FILE", "/dev/null")
     monkeypatch.setenv("SINGBUILD_DOCKER_USERNAME", "ada")

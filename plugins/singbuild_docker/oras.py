@@ -1,0 +1,83 @@
+"""Image files in registries, as ORAS artifacts: oras://HOST/NAME:TAG.
+
+One layer is the file: SIF as Singularity and Apptainer push it, squashfs, ext3. A type of our own
+tells ext3 apart, for which nobody has one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from singbuild import Source, SourceError, Transport, hookimpl
+from singbuild.download import Fetched, digest
+from singbuild_docker import manifest
+from singbuild_docker.image import Store
+from singbuild_docker.reference import named
+from singbuild_docker.registry import Registry
+from singbuild_docker.source import is_insecure, pinned_digest
+from singbuild_docker.upload import EMPTY, OCI_MANIFEST, Upload, digest_of
+
+# What Apptainer's client gives: an empty object, of a type by which a registry shows what it is.
+_CONFIG = "application/vnd.sylabs.sif.config.v1+json"
+_TITLE = "org.opencontainers.image.title"
+
+
+@hookimpl
+def singbuild_transport() -> Transport:
+    """Files, of three kinds."""
+    return Transport("an image file in a registry: oras://HOST/NAME:TAG")
+
+
+@hookimpl
+def singbuild_get(source: Source) -> Fetched:
+    """Fetch the artifact's one layer. Raises SourceError."""
+    return fetched(source)[1]
+
+
+@hookimpl
+def singbuild_put(
+    image: Path, kind: str, source: Source, annotations: Mapping[str, str], title: str
+) -> str:
+    """Push a file as an artifact; return the manifest's digest. Raises SourceError."""
+    types = {name: media_type for media_type, name in reversed(manifest.FILES.items())}
+    if kind not in types:
+        raise SourceError(
+            f"a {kind} cannot be pushed to oras://",
+            why=f"There are types for {', '.join(sorted(types))}.",
+            remedy="Convert it first: singbuild convert IMAGE NEW.sif",
+        )
+    reference = named(source.keywords)
+    upload = Upload(reference, source.report, insecure=is_insecure(source))
+    sha256, size = digest(image), image.stat().st_size
+    upload.file(image, sha256, size)
+    config = {"mediaType": _CONFIG, "digest": upload.content(EMPTY), "size": len(EMPTY)}
+    layer = {"mediaType": types[kind], "digest": f"sha256:{sha256}", "size": size}
+    text = {
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "config": config,
+        "layers": [{**layer, "annotations": {_TITLE: title}}],
+        "annotations": dict(annotations),
+    }
+    content = json.dumps(text, sort_keys=True).encode()
+    upload.manifest(content, OCI_MANIFEST, reference.tag or "latest")
+    return digest_of(content)
+
+
+@hookimpl
+def singbuild_attach(source: Source, digest: str, kind: str, content: bytes) -> str:
+    """Push a document as a referrer of the artifact; return its digest. Raises SourceError."""
+    upload = Upload(named(source.keywords), source.report, insecure=is_insecure(source))
+    return upload.attach(digest, kind, content)
+
+
+def fetched(source: Source) -> tuple[str, Fetched]:
+    """Return the manifest's digest, and the file."""
+    image = named(source.keywords)
+    store, pin = Store(source.cache, source.report), pinned_digest(source, image)
+    registry = Registry(image, store, insecure=is_insecure(source), pinned=pin)
+    manifest_digest, found = registry.manifest_for(source.arch)
+    layer = manifest.image_file(found, str(image))
+    return manifest_digest, registry.blob(layer.digest, layer.size, source.report)

@@ -1,0 +1,103 @@
+"""``push``, ``login`` and ``logout``: images to registries."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from singbuild.cli.grammar import Command
+from singbuild.cli.parameters import quiet_option
+from singbuild.errors import UsageError
+
+LONGEST_PASSWORD = 1 << 16  # bytes; tokens have a few thousand
+
+
+@click.command(
+    "push",
+    cls=Command,
+    examples=(
+        "singbuild push tool.sif oras://registry.example/lab/tool:1",
+        "singbuild push tool.img docker://registry.example/lab/tool:1",
+    ),
+)
+@click.argument("image", type=click.Path(path_type=Path))
+@click.argument("uri")
+@click.option(
+    "--compression",
+    type=click.Choice(["gzip", "zstd"]),
+    default="gzip",
+    show_default=True,
+    help="Of a container image's layer; older engines take gzip only.",
+)
+@click.option("--no-sbom", is_flag=True, help="Send no bill of materials with it.")
+@quiet_option
+def push_image(image: Path, uri: str, compression: str, no_sbom: bool, quiet: bool) -> int:
+    """Send IMAGE to a registry, with its labels, and its bill of materials beside it.
+
+    To oras://HOST/NAME:TAG goes the file as it is: SIF, squashfs or ext3. To
+    docker://HOST/NAME:TAG goes a container image, which podman, docker and Kubernetes run.
+    Prints the digest by which the registry knows it.
+    """
+    from singbuild.console import display
+    from singbuild.errors import SingbuildError
+    from singbuild.images.push import push
+
+    console = display.choose(sys.stderr, as_json=False, quiet=quiet)
+    with console:
+        try:
+            digest = push(image, uri, console, packing=compression, bill=not no_sbom)
+        except SingbuildError as error:
+            console.error(error, None)
+            return error.status
+    print(digest)
+    return 0
+
+
+@click.command("login", cls=Command, examples=("singbuild login -u ada registry.example",))
+@click.argument("registry")
+@click.option("-u", "--username", prompt=True, help="Who you are there; asked for if left out.")
+@click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")
+@quiet_option
+def login(registry: str, username: str, password_stdin: bool, quiet: bool) -> int:
+    """Try a password at REGISTRY and keep it where docker and podman find it, too.
+
+    That is ~/.docker/config.json, or the helper program that it names.
+    """
+    from singbuild.console import display
+    from singbuild.transports.loading import find
+
+    if password_stdin:
+        password = sys.stdin.buffer.readline(LONGEST_PASSWORD).decode().rstrip("\r\n")
+    elif sys.stdin.isatty():
+        password = click.prompt("Password", hide_input=True)
+    else:
+        raise UsageError("there is no terminal to ask on", remedy="Add --password-stdin.")
+    console = display.choose(sys.stderr, as_json=False, quiet=quiet)
+    where = find(_scheme(registry)).login(registry, username, password, console)
+    if not quiet:
+        print(f"The password is kept in {where}.")
+    return 0
+
+
+@click.command("logout", cls=Command, examples=("singbuild logout registry.example",))
+@click.argument("registry")
+@quiet_option
+def logout(registry: str, quiet: bool) -> int:
+    """Forget the password for REGISTRY."""
+    from singbuild.transports.loading import find
+
+    where = find(_scheme(registry)).logout(registry)
+    if not quiet:
+        print(f"It is no longer in {where}." if where else f"No password is known for {registry}.")
+    return 0
+
+
+def _scheme(registry: str) -> str:
+    """Return the scheme of a registry's URI; the usual one where none is written."""
+    scheme, colon, _ = registry.partition("://")
+    return scheme if colon and scheme != "oras" else "docker"
+
+
+COMMANDS = (push_image, login, logout)

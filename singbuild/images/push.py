@@ -1,0 +1,69 @@
+"""``push``: an image goes to a registry, as its file or as a container image of layers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+from singbuild import workspace
+from singbuild.contract import Reporter
+from singbuild.errors import SourceError
+from singbuild.file_tree import FileTree
+from singbuild.formats import loading as formats
+from singbuild.images import change, containers, inspection
+from singbuild.transports import loading as transports
+from singbuild.transports.loading import Carrier, Place
+
+_BILL = "application/spdx+json"  # SPDX specification 2.3, "Formats"
+
+
+def push(image: Path, uri: str, report: Reporter, *, packing: str, bill: bool) -> str:
+    """Send an image to the place that ``uri`` names; return its digest there.
+
+    packing: of a container image's layer, a key of containers.PACKINGS; bill: whether its bill of
+    materials goes with it, where the place takes one. Raises SourceError, UsageError, ImageError.
+    """
+    place = transports.place(uri)
+    carrier = transports.find(place.scheme)
+    kind = formats.kind_of(image).name
+    with formats.opened(image) as tree:
+        change.check_clean(tree)
+        annotations = _annotations(tree)
+        text = inspection.bill(tree).encode() if bill and carrier.can_attach else b""
+        if carrier.transport.layers:
+            digest = _put_layers(tree, carrier, place, annotations, packing, report)
+        else:
+            digest = carrier.put(image, kind, place, annotations, image.name, report)
+    if text:
+        try:
+            carrier.attach(place, digest, _BILL, text, report)
+        except SourceError as error:
+            report.warn(f"the bill of materials stays here: {error.what}: {error.why}")
+    return digest
+
+
+def _put_layers(
+    tree: FileTree,
+    carrier: Carrier,
+    place: Place,
+    annotations: Mapping[str, str],
+    packing: str,
+    report: Reporter,
+) -> str:
+    if warning := containers.whiteout_warning(tree):
+        report.warn(warning)
+    with workspace.scratch_directory() as work:
+        layout = work / "layout"
+        layout.mkdir()
+        containers.write_layout(tree, layout, packing, annotations)
+        return carrier.put(layout, "oci", place, annotations, place.name, report)
+
+
+def _annotations(tree: FileTree) -> dict[str, str]:
+    """Return the image's labels, and its date: OCI image specification, "annotations.md"."""
+    made = datetime.fromtimestamp(tree.newest(), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    labels = inspection.labels(tree) or {}
+    return {"org.opencontainers.image.created": made} | {
+        str(name): str(value) for name, value in labels.items()
+    }

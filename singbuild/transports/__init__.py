@@ -1,0 +1,1 @@
+"""Transports: where images come from and go to, by the scheme of a URI."""

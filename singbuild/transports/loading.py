@@ -1,0 +1,164 @@
+"""Finds transports by a URI's scheme, and hands them what they need."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import pluggy
+
+from singbuild import entry_points, workspace
+from singbuild.contract import Reporter, Source, Transport
+from singbuild.entry_points import Installed
+from singbuild.errors import BackendError, SingbuildError, UsageError
+from singbuild.transports import hookspecs
+
+if TYPE_CHECKING:
+    from singbuild.download import Fetched
+
+GROUP = "singbuild.transport"
+
+
+@dataclass(frozen=True)
+class Place:
+    """One image's place. scheme: of its URI; name: the rest; arch: the machine it is for."""
+
+    scheme: str
+    name: str
+    arch: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.name}"
+
+    def source(self, carrier: Carrier, report: Reporter) -> Source:
+        """Return what a transport is handed. Raises HostError."""
+        directory = workspace.cache_directory() / carrier.installed.entry.module.partition(".")[0]
+        workspace.make_in_cache(directory)
+        keywords = {"From": self.name}
+        arch = self.arch or os.uname().machine
+        return Source(keywords, arch, directory, report, bootstrap=self.scheme)
+
+
+def place(uri: str, arch: str = "") -> Place:
+    """Take a URI apart. Raises UsageError."""
+    scheme, colon, name = uri.partition("://")
+    if not (colon and scheme and name):
+        raise UsageError(
+            f"{uri} names no place of an image",
+            remedy=f"Say SCHEME://NAME; there are {', '.join(schemes())}.",
+        )
+    return Place(scheme, name, arch)
+
+
+def schemes() -> list[str]:
+    """Return the schemes of all transports that are installed."""
+    return sorted({each.name for each in entry_points.installed(GROUP)})
+
+
+@dataclass(frozen=True)
+class Carrier:
+    """A loaded transport. transport: what it said of itself; hooks: its pluggy hooks."""
+
+    installed: Installed
+    transport: Transport
+    hooks: Any
+
+    def get(self, place: Place, report: Reporter) -> Fetched:
+        """Bring an image's file. Raises SourceError."""
+        source = place.source(self, report)
+        return cast("Fetched", self._call("singbuild_get", "be pulled from", source=source))
+
+    def put(
+        self,
+        image: Path,
+        kind: str,
+        place: Place,
+        annotations: Mapping[str, str],
+        title: str,
+        report: Reporter,
+    ) -> str:
+        """Send an image; return its digest there. Raises SourceError."""
+        return str(
+            self._call(
+                "singbuild_put",
+                "be pushed to",
+                image=image,
+                kind=kind,
+                source=place.source(self, report),
+                annotations=annotations,
+                title=title,
+            )
+        )
+
+    @property
+    def can_attach(self) -> bool:
+        """Whether documents go with an image."""
+        return bool(self.hooks.singbuild_attach.get_hookimpls())
+
+    def attach(self, place: Place, digest: str, kind: str, content: bytes, report: Reporter) -> str:
+        """Send a document about an image; return its digest. Raises SourceError."""
+        source = place.source(self, report)
+        what = {"source": source, "digest": digest, "kind": kind, "content": content}
+        return str(self._call("singbuild_attach", "be attached to", **what))
+
+    def login(self, server: str, username: str, password: str, report: Reporter) -> str:
+        """Try a password and keep it; return where. Raises SourceError, HostError."""
+        who = {"server": server, "username": username, "password": password, "report": report}
+        return str(self._call("singbuild_login", "log in at", **who))
+
+    def logout(self, server: str) -> str:
+        """Forget a password; return where it was, "" if nowhere. Raises HostError."""
+        return str(self._call("singbuild_logout", "log out of", server=server))
+
+    def _call(self, hook: str, what: str, **arguments: object) -> object:
+        caller = getattr(self.hooks, hook)
+        if not caller.get_hookimpls():
+            raise UsageError(
+                f"nothing can {what} {self.installed.name}://",
+                why=f"It is: {self.transport.help}.",
+            )
+        try:
+            answer: object = caller(**arguments)
+            return answer
+        except (SingbuildError, OSError):
+            raise
+        except (Exception, SystemExit) as error:
+            raise _blamed(self.installed, f"failed in {hook}", error) from error
+
+
+def find(scheme: str) -> Carrier:
+    """Return the transport for a scheme. Raises BackendError: none, two, or a broken one."""
+    remedy = "singbuild pull --help says what there is."
+    known = entry_points.installed(GROUP)
+    return load(entry_points.only("transport", scheme, known, remedy))
+
+
+@cache
+def load(each: Installed) -> Carrier:
+    """Import a transport and check it against the hook specifications. Raises BackendError."""
+    manager = pluggy.PluginManager("singbuild")
+    manager.add_hookspecs(hookspecs)
+    try:
+        manager.register(entry_points.imported(each, "transport"), each.name)
+        manager.check_pending()
+        if not manager.hook.singbuild_transport.get_hookimpls():
+            raise TypeError("it has no singbuild_transport marked with @hookimpl")
+        said = manager.hook.singbuild_transport()
+        if not isinstance(said, Transport):
+            raise TypeError(f"singbuild_transport returned {said!r}, not a Transport")
+    except BackendError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise _blamed(each, "cannot be loaded", error) from error
+    return Carrier(each, said, manager.hook)
+
+
+def _blamed(each: Installed, what: str, error: BaseException) -> BackendError:
+    return BackendError(
+        f"transport {each.name!r} {what}: {type(error).__name__}: {error}",
+        remedy=f"It comes from {each.distribution} {each.version}; report it there.",
+    )
