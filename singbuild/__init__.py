@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         Transport,
     )
     from singbuild.errors import HostError, ImageError, RecipeKeyError, SingbuildError, SourceError
-    from singbuild.file_tree import Entry, Facts, FileTree
+    from singbuild.file_tree import Entry, Facts, FileTree, PlainInode
     from singbuild.formats.loading import image_digest
     from singbuild.hookspecs import hookimpl
     from singbuild.tree.rootfs import Rootfs
@@ -45,6 +45,7 @@ __all__ = [
     "Keyword",
     "Needs",
     "Pins",
+    "PlainInode",
     "Program",
     "RecipeKeyError",
     "Reporter",
@@ -63,6 +64,7 @@ _MODULES = {
     "Entry": "singbuild.file_tree",
     "Facts": "singbuild.file_tree",
     "FileTree": "singbuild.file_tree",
+    "PlainInode": "singbuild.file_tree",
     "HostError": "singbuild.errors",
     "ImageError": "singbuild.errors",
     "RecipeKeyError": "singbuild.errors",

@@ -6,13 +6,15 @@ building in namespaces of its own, which end with it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import traceback
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from singbuild import workspace
+from singbuild import about, part_directory, workspace
 from singbuild.backends import extensions
 from singbuild.cache import filling, resume, store
 from singbuild.cache.filling import Filling
@@ -20,7 +22,10 @@ from singbuild.console import faults
 from singbuild.console.display import Console
 from singbuild.contract import Defaults
 from singbuild.errors import EXIT_BUG, SingbuildError
+from singbuild.ext3.reader.image import Image
 from singbuild.ext3.writer import seal
+from singbuild.formats import loading
+from singbuild.formats.loading import Kind
 from singbuild.plan import lock, preflight
 from singbuild.plan.job import Job, resolved
 from singbuild.plan.options import Options
@@ -44,21 +49,26 @@ def build(plan: Plan, target: Path, options: Options, console: Console) -> int:
     try:
         target = workspace.resolved(target)
         choice = modes.choose(options.privilege)
-        preflight.check(plan, target, choice, force=options.force, test=options.test)
+        kind = loading.chosen(target, options.format)
+        preflight.check(plan, target, choice, kind, force=options.force, test=options.test)
+        options = replace(options, writer=kind.writer())
         site = extensions.load(console)
-        about = plan.build(target, locked=options.locked is not None)
-        for each in (*about.stages, about):
+        asked = plan.build(target, locked=options.locked is not None)
+        for each in (*asked.stages, asked):
             site.check(each)
-        site.started(about)
+        site.started(asked)
         with (
             workspace.scratch_directory() as work,
-            workspace.part_file(target) as part,
+            workspace.part_file(work / "image" if kind.format.directory else target) as part,
             workspace.log_file(target) as log,
         ):
             console.log = log.file
             shop = Workshop(work, console, choice, log.path)
-            job = _Work(plan, options, console, shop, part, target)
+            job = _Work(plan, options, console, shop, part, target, kind)
             status = namespace.run(job.run, choice.ids, shop.recorder(), shop.without())
+            if status == 0 and kind.format.directory:  # its files shall be the caller's
+                with Image(part.path) as tree:
+                    part_directory.fill(target, tree, kind, console, replace=options.force)
             if status == 128 + signal.SIGKILL:
                 console.error(faults.KILLED, log.path)
                 status = faults.KILLED.status
@@ -66,7 +76,7 @@ def build(plan: Plan, target: Path, options: Options, console: Console) -> int:
                 part.take_over(options.replaced)
             console.log = None
             log.keep = status not in WITHOUT_LOG
-        site.finished(about, status, console.seconds)
+        site.finished(asked, status, console.seconds)
         return status
     except (SingbuildError, OSError) as error:
         told = faults.explained(error, plan, ())
@@ -84,6 +94,7 @@ class _Work:
     shop: Workshop
     part: workspace.Part
     target: Path
+    kind: Kind
 
     def run(self) -> int:
         """Build; return the exit status."""
@@ -117,13 +128,28 @@ class _Work:
             resume.check_there(job)
         mask = os.umask(0o022)  # the caller's has no say in what the image holds
         *earlier, tree = self._fillings(job)
-        if not self._taken_from_cache(tree):
-            self._make(tree, earlier)
-        self._phase("finish")
-        self.part.chmod(0o777 & ~mask)
-        workspace.rename_into_place(self.part, self.target, replace=self.options.force)
+        with self._sealed() as sealed:
+            if not self._taken_from_cache(tree, sealed):
+                self._make(tree, earlier, sealed)
+            self._phase("finish")
+            if sealed is not self.part:
+                with Image(sealed.path) as image:
+                    self.kind.write(image, self.part.path, about.of(image), self.console)
         resume.forget(job)
+        if self.kind.format.directory:
+            return
+        self.part.chmod(self.kind.mode & ~mask)
+        workspace.rename_into_place(self.part, self.target, replace=self.options.force)
         self.console.done(str(self.target), self.target.stat().st_size)
+
+    @contextlib.contextmanager
+    def _sealed(self) -> Iterator[workspace.Part]:
+        """Give the file for the sealed ext3: the target's own, or what that is made from."""
+        if self.kind.name == loading.DEFAULT or self.kind.format.directory:
+            yield self.part
+        else:
+            with workspace.part_file(self.shop.work / "image") as sealed:
+                yield sealed
 
     def _fillings(self, job: Job) -> list[Filling]:
         """Return how each tree is filled: those of the stages, and the image's."""
@@ -139,20 +165,20 @@ class _Work:
             keys[each.stage] = found[-1].key
         return found
 
-    def _taken_from_cache(self, tree: Filling) -> bool:
-        """Whether the very image was built before; then the part file holds it."""
+    def _taken_from_cache(self, tree: Filling, sealed: workspace.Part) -> bool:
+        """Whether the very image was built before; then ``sealed`` holds it."""
         image = tree.snapshots.get(filling.IMAGE)
         entry = store.find(image, self.console) if image else None
         try:
             if entry:
-                self.part.copy_from(entry.path)
+                sealed.copy_from(entry.path)
         except OSError as error:  # another build made room meanwhile
             self.console.warn(f"the cached image cannot be read: {error}")
             return False
         return entry is not None
 
-    def _make(self, tree: Filling, others: list[Filling]) -> None:
-        """Build the stages; fill a scratch, complete it, and seal it into the part file."""
+    def _make(self, tree: Filling, others: list[Filling], sealed: workspace.Part) -> None:
+        """Build the stages; fill a scratch, complete it, and seal it."""
         stages = Stages(self.shop, {each.job.stage: each for each in others})
         if others:
             self._phase("stages")
@@ -161,9 +187,9 @@ class _Work:
         with self.shop.rootfs(self.shop.work, tree.job.epoch) as rootfs:
             with resume.saved(tree, rootfs, self.console):
                 self._fill(tree, Site(rootfs, self.shop.work, stages.trees))
-            self._seal(tree.job, rootfs)
+            self._seal(tree.job, rootfs, sealed.path)
         if image := tree.snapshots.get(filling.IMAGE):
-            store.store_image(image, self.part, self.console)
+            store.store_image(image, sealed, self.console)
 
     def _fill(self, tree: Filling, site: Site) -> None:
         """Do all steps that work on the tree."""
@@ -195,8 +221,8 @@ class _Work:
             "build.json": how,
         }
 
-    def _seal(self, job: Job, rootfs: Rootfs) -> None:
-        """Write the tree into the part file."""
+    def _seal(self, job: Job, rootfs: Rootfs, target: Path) -> None:
+        """Write the tree into an ext3, from which any other kind is made."""
         self._phase("seal")
         root, options = rootfs.root, job.options
         normalise.normalise(rootfs, job.epoch, indices=options.shape.size > 0)
@@ -204,7 +230,7 @@ class _Work:
         with scratch.written_back(root):
             seal.seal(
                 root,
-                self.part.path,
+                target,
                 epoch=job.epoch,
                 free=options.free,
                 shape=options.shape,

@@ -8,6 +8,7 @@ read until the program itself has ended.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -17,9 +18,10 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 import termios
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -113,6 +115,45 @@ def call(
         process.wait()
         raise
     return Completed(words, status if status >= 0 else 128 - status, tuple(tail))
+
+
+def feed(
+    argv: Sequence[Word],
+    pieces: Iterable[bytes],
+    *,
+    env: Mapping[str, str] | None = None,
+    package: str = "",
+    pass_fds: Sequence[int] = (),
+) -> None:
+    """Execute a program with ``pieces`` on its standard input. Raises HostError when it fails.
+
+    What it prints is kept for that error. What the iterator raises ends the program.
+    """
+    words = tuple(os.fspath(word) for word in argv)
+    full_env = environment() if env is None else dict(env)
+    found = check_there(words[0], full_env, package)
+    with tempfile.TemporaryFile() as said:
+        process = subprocess.Popen(
+            words,
+            executable=found,
+            env=full_env,
+            stdin=subprocess.PIPE,
+            stdout=said,
+            stderr=subprocess.STDOUT,
+            pass_fds=pass_fds,
+        )
+        assert process.stdin
+        try:
+            with contextlib.suppress(BrokenPipeError), process.stdin as pipe:
+                pipe.writelines(pieces)
+            status = process.wait()
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+        said.seek(max(0, said.tell() - LONGEST_LINE))
+        lines = said.read().decode(errors="replace").splitlines()[-TAIL_LINES:]
+    checked(Completed(words, status if status >= 0 else 128 - status, tuple(lines)))
 
 
 def interactive(argv: Sequence[Word], *, env: Mapping[str, str]) -> None:

@@ -89,6 +89,31 @@ class Inode(Protocol):
         """The mode without its type."""
 
 
+@dataclass(frozen=True, slots=True)
+class PlainInode:
+    """An inode as plain values, for readers that need nothing else of it: see Inode."""
+
+    number: int
+    mode: int
+    uid: int
+    gid: int
+    size: int
+    mtime: int
+    links: int = 1
+    device: tuple[int, int] = (0, 0)
+    disk_bytes: int = 0
+
+    @property
+    def kind(self) -> str:
+        """REGULAR, DIRECTORY, SYMLINK or the words for another type."""
+        return KINDS[self.mode >> 12]
+
+    @property
+    def permissions(self) -> int:
+        """The mode without its type."""
+        return self.mode & 0o7777
+
+
 class Entry(NamedTuple):
     """A name and its inode. path: relative to the root, no leading slash; b"" is the root."""
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
+from singbuild.cli.change import of_image
+from singbuild.cli.convert import format_option
 from singbuild.cli.grammar import Command
 from singbuild.cli.parameters import (
     FILE,
@@ -24,7 +27,7 @@ GROUPS = {
     "Input": ("locked", "offline", "no_cache"),
     "Check": ("check_reproducible", "notest"),
     "Failure": ("on_error", "resume"),
-    "Output": ("force", "free", "as_json", "junit", "quiet"),
+    "Output": ("form", "sandbox", "update", "force", "free", "as_json", "junit", "quiet"),
 }
 
 
@@ -41,6 +44,14 @@ GROUPS = {
 @recipe_options
 @offline_option
 @click.argument("image", type=FILE)
+@format_option
+@click.option("-s", "--sandbox", is_flag=True, help="The same as --format directory.")
+@click.option(
+    "-u",
+    "--update",
+    is_flag=True,
+    help="Do the recipe's sections on the directory that IMAGE is, instead of a bootstrap.",
+)
 @force_option
 @click.option(
     "--free",
@@ -88,6 +99,9 @@ def build(
     build_arg_file: Path | None,
     values: Path | None,
     arch: str,
+    form: str,
+    sandbox: bool,
+    update: bool,
     force: bool,
     free: int,
     notest: bool,
@@ -136,8 +150,10 @@ def build(
                 )
         if junit:
             shown.watchers.append(Report(junit, recipe))
+        form = _format(image, form, sandbox=sandbox or update, free=free)
         wanted = options.Options(
-            force=force,
+            force=force or update,
+            format=form,
             test=not notest,
             free=free,
             use_cache=not no_cache,
@@ -150,6 +166,8 @@ def build(
         loaded = grammar.load(
             recipe, build_args=build_args, build_arg_file=build_arg_file, values=values
         )
+        if update:
+            loaded = replace(loaded, headers=of_image(_existing(image)))
         planned = plan.make(loaded, shown, arch)
         if check_reproducible:
             return reproducible.check(planned, image, wanted, shown)
@@ -230,6 +248,30 @@ def write_lock(
     target.write_text(lock.dumped(resolved.lock, Path(recipe).name))
     print(target)
     return 0
+
+
+def _format(image: Path, form: str, *, sandbox: bool, free: int) -> str:
+    """Return the word of the image's kind, checked against the other options."""
+    from singbuild.formats import loading
+
+    if sandbox and form not in ("", "directory"):
+        raise UsageError(f"--format {form} is no directory", remedy="Leave --sandbox out.")
+    kind = loading.chosen(image, "directory" if sandbox else form)
+    if free and kind.name != loading.DEFAULT:
+        raise UsageError(
+            f"--free leaves room in an ext3, and {image} will be {kind.name}",
+            remedy="Leave it out, or say --format ext3.",
+        )
+    return kind.name
+
+
+def _existing(image: Path) -> Path:
+    if not image.is_dir():
+        raise UsageError(
+            f"--update needs a directory that is there, and {image} is none",
+            remedy="Make it first: singbuild build --sandbox RECIPE DIR",
+        )
+    return image
 
 
 def _check_terminal(*, as_json: bool) -> None:

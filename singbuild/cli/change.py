@@ -92,7 +92,7 @@ def bootstrap(
         raise UsageError(
             f"{image} is a recipe", remedy=f"The order is: singbuild bootstrap {recipe} {image}"
         )
-    implied = _of_image(image)
+    implied = of_image(image)
     try:
         if recipe is None:
             loaded = grammar.parse(Text(str(image), ""), implied)
@@ -304,7 +304,7 @@ def _check_positive(size: int) -> None:
         raise UsageError("--size must be more than 0")
 
 
-def _of_image(image: Path) -> tuple[Header, ...]:
+def of_image(image: Path) -> tuple[Header, ...]:
     """Return the header for a recipe without one: it builds onto the image's content."""
     from singbuild.recipe.grammar import Header
 

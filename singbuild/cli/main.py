@@ -17,6 +17,7 @@ from singbuild.cli.build import COMMANDS as BUILD_COMMANDS
 from singbuild.cli.build import build
 from singbuild.cli.cache import cache_commands
 from singbuild.cli.change import COMMANDS as CHANGE_COMMANDS
+from singbuild.cli.convert import COMMANDS as CONVERT_COMMANDS
 from singbuild.cli.doctor import doctor
 from singbuild.cli.exchange import COMMANDS as EXCHANGE_COMMANDS
 from singbuild.cli.grammar import Group
@@ -96,6 +97,7 @@ for each_command in (
     *BUILD_COMMANDS,
     *IMAGE_COMMANDS,
     *EXCHANGE_COMMANDS,
+    *CONVERT_COMMANDS,
     *CHANGE_COMMANDS,
     *BACKEND_COMMANDS,
 ):

@@ -10,25 +10,27 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from singbuild.contract import Format
+from singbuild.contract import Format, Reporter
 from singbuild.errors import ImageError
 from singbuild.ext3.attributes import Attribute, want_attribute
 from singbuild.ext3.node import LOST_AND_FOUND, shown
 from singbuild.file_tree import (
-    KINDS,
     PIECE,
     Entry,
     Facts,
     FileTree,
     Found,
+    PlainInode,
     check_names,
     inside,
 )
 from singbuild.formats.hookspecs import hookimpl
+from singbuild.formats.lossy import without
+from singbuild.tar.extract import Unpacker
+from singbuild.tar.write import archive
 from singrun import syscalls
 
 _EXACTLY = syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_SYMLINKS
@@ -43,6 +45,15 @@ def singbuild_format() -> Format:
 
 
 @hookimpl
+def singbuild_write(tree: FileTree, target: Path, report: Reporter) -> bool:
+    """Unpack the tree; what an ordinary user may not make is told and left out."""
+    held = without(tree, report, "a directory", sockets=True)
+    with Unpacker(target, report) as unpacker:
+        unpacker.apply(archive(held))
+    return True
+
+
+@hookimpl
 def singbuild_recognise(path: Path, head: bytes) -> bool:
     """Whatever is a directory."""
     return not head and path.is_dir()
@@ -52,29 +63,6 @@ def singbuild_recognise(path: Path, head: bytes) -> bool:
 def singbuild_open(path: Path) -> FileTree:
     """Open its root; everything is found below that."""
     return Sandbox(path)
-
-
-@dataclass(frozen=True, slots=True)
-class _Inode:
-    """One file of the host, as it is in the image."""
-
-    number: int
-    mode: int
-    uid: int
-    gid: int
-    size: int
-    mtime: int
-    links: int
-    device: tuple[int, int]
-    disk_bytes: int
-
-    @property
-    def kind(self) -> str:
-        return KINDS[self.mode >> 12]
-
-    @property
-    def permissions(self) -> int:
-        return self.mode & 0o7777
 
 
 class Sandbox(FileTree):
@@ -186,11 +174,11 @@ class Sandbox(FileTree):
         above, _, name = path.rpartition(b"/")
         return self._directory(above), name
 
-    def _inode(self, status: os.stat_result) -> _Inode:
+    def _inode(self, status: os.stat_result) -> PlainInode:
         key = status.st_dev, status.st_ino
         mode = status.st_mode
         node = stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
-        return _Inode(
+        return PlainInode(
             self._numbers.setdefault(key, len(self._numbers) + 2),
             mode,
             0 if self._uid and status.st_uid == self._uid else status.st_uid,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from singbuild.contract import Format
+from singbuild.contract import About, Format
 from singbuild.ext3.boot import LAUNCH_LINE
 from singbuild.ext3.reader.disk import HEADER_2X, HEADER_2X_SIZE
 from singbuild.ext3.reader.image import Image
 from singbuild.ext3.reader.superblock import MAGIC, SUPERBLOCK
+from singbuild.ext3.writer.seal import seal_tree
 from singbuild.file_tree import FileTree
 from singbuild.formats.hookspecs import hookimpl
 
@@ -28,6 +29,13 @@ def singbuild_recognise(head: bytes) -> bool:
     places = [_MAGIC_AT] + [_MAGIC_AT + HEADER_2X_SIZE] * head.startswith(HEADER_2X)
     found = any(head[at : at + 2] == MAGIC for at in places)
     return (found or head.startswith(LAUNCH_LINE)) and head[32:41] != b"SIF_MAGIC"
+
+
+@hookimpl
+def singbuild_write(tree: FileTree, target: Path, about: About) -> bool:
+    """Seal it, as small as its content."""
+    seal_tree(tree, target, epoch=about.made)
+    return True
 
 
 @hookimpl

@@ -45,6 +45,11 @@ class Kind:
         """Whether it writes images, and not only reads them."""
         return bool(self.hooks.singbuild_write.get_hookimpls())
 
+    @property
+    def mode(self) -> int:
+        """The permissions of its files, before the umask."""
+        return 0o777 if self.format.executable else 0o666
+
     def recognises(self, path: Path, head: bytes) -> bool:
         """Whether an image is of this kind."""
         return bool(self._call("singbuild_recognise", path=path, head=head))

@@ -6,14 +6,22 @@ both need of it.
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
+import tempfile
+from dataclasses import replace
 from pathlib import Path
+from typing import BinaryIO
 
-from singbuild.contract import Format
+from singbuild.contract import About, Format, Reporter
 from singbuild.errors import ImageError
 from singbuild.ext3.reader.image import Image
+from singbuild.ext3.writer.seal import seal_tree
 from singbuild.file_tree import FileTree, opened
+from singbuild.formats import sif_writer, squashfs
 from singbuild.formats.hookspecs import hookimpl
+from singbuild.formats.sif_writer import Part
 from singbuild.squashfs.image import SquashfsImage
 from singbuild.squashfs.superblock import MAGIC as SQUASHFS
 from singrun.errors import RunError
@@ -21,13 +29,85 @@ from singrun.images import sif
 
 MAGIC, MAGIC_AT = b"SIF_MAGIC\0", 32
 _HEAD = 128  # bytes of the header
+_PIECE = 1 << 20
 
 
 @hookimpl
 def singbuild_format() -> Format:
     """One file."""
-    return Format("a SIF of Singularity 3 and Apptainer, with a squashfs in it", (".sif",),
-                  executable=True)  # fmt: skip
+    what = "a SIF of Singularity 3 and Apptainer, with a squashfs in it"
+    return Format(what, (".sif",), (squashfs.PROGRAM,), executable=True)
+
+
+@hookimpl
+def singbuild_writer() -> str:
+    """What writes the squashfs."""
+    return squashfs.singbuild_writer()
+
+
+@hookimpl
+def singbuild_write(tree: FileTree, target: Path, about: About, report: Reporter) -> bool:
+    """Write what the image says of itself, then its tree."""
+    # Unnamed, so that a kill leaves nothing; beside the target, where there is room for both.
+    with tempfile.TemporaryFile(dir=target.parent) as packed:
+        squashfs.write(tree, packed, about.made, report)
+        size = os.fstat(packed.fileno()).st_size
+        root = sif_writer.partition(size, sif_writer.SQUASHFS, about.machine)
+        with target.open("r+b") as file:
+            offset = _write_records(file, about, root)
+            packed.seek(0)
+            file.seek(offset)
+            shutil.copyfileobj(packed, file, _PIECE)
+            _write_head(file, about, root)
+    return True
+
+
+def write_with_ext3(tree: FileTree, target: Path, about: About) -> None:
+    """Write the same with an ext3 in it."""
+    rough = sif_writer.partition(0, sif_writer.EXT3, about.machine)
+    parts = [*(part for part, _ in _records(about)), rough]
+    offset = sif_writer.offsets(parts)[-1]
+    size = seal_tree(tree, target, epoch=about.made, header=bytes(offset)).size - offset
+    with target.open("r+b") as file:
+        root = replace(rough, size=size)
+        _write_records(file, about, root)
+        _write_head(file, about, root)
+
+
+def _records(about: About) -> list[tuple[Part, bytes]]:
+    """Return what is written beside the tree, in Apptainer's order."""
+    labels = json.dumps(about.labels, sort_keys=True).encode()
+    shown = {"data": {"attributes": about.attributes}, "type": "container"}
+    inspected = json.dumps(shown, sort_keys=True).encode()
+    bill = about.bill().encode()
+    found = [
+        (Part(sif_writer.LABELS, len(labels), "labels.json"), labels),
+        # By this name Apptainer finds what its inspect shows.
+        (Part(sif_writer.JSON, len(inspected), "inspect-metadata.json"), inspected),
+        (Part(sif_writer.BILL, len(bill), "sbom.spdx.json", sif_writer.SPDX), bill),
+    ]
+    if about.definition:
+        part = Part(sif_writer.DEFINITION, len(about.definition), "Singularity")
+        found.insert(0, (part, about.definition))
+    return found
+
+
+def _write_records(file: BinaryIO, about: About, root: Part) -> int:
+    """Write what stands before the partition; return where that begins."""
+    records = _records(about)
+    *places, offset = sif_writer.offsets([*(part for part, _ in records), root])
+    for place, (_, content) in zip(places, records, strict=True):
+        file.seek(place)
+        file.write(content)
+    return offset
+
+
+def _write_head(file: BinaryIO, about: About, root: Part) -> None:
+    """Write header and table, now that all that follows is known."""
+    parts = [*(part for part, _ in _records(about)), root]
+    digest = sif_writer.digest_of(file, sif_writer.offsets(parts)[0])
+    file.seek(0)
+    file.write(sif_writer.head(parts, digest, about.made, about.machine))
 
 
 @hookimpl

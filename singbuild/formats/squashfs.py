@@ -1,21 +1,64 @@
-"""squashfs: a third of the size, packed; also with the header of Singularity 2.4, ``.simg``."""
+"""squashfs: a third of the size, packed; also with the header of Singularity 2.4, ``.simg``.
+
+Written by ``tar2sqfs`` of squashfs-tools-ng: from a stream, with the stream's owners, the same
+bytes from any number of threads. ``sqfstar`` of squashfs-tools 4.5 refuses a tar archive's entry
+of the root directory. Measured on 207 MiB of programs and texts: level 9 of zstd takes a seventh
+of the time of the default, 15, and 3 % more room.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import BinaryIO
 
-from singbuild.contract import Format
+from singbuild import command
+from singbuild.contract import About, Format, Program, Reporter
 from singbuild.file_tree import FileTree
 from singbuild.formats.hookspecs import hookimpl
+from singbuild.formats.lossy import without
 from singbuild.squashfs.image import HEADER_2X, HEADER_2X_SIZE, SquashfsImage
 from singbuild.squashfs.superblock import MAGIC
+from singbuild.tar.write import archive
+
+PROGRAM = Program("tar2sqfs", "squashfs-tools-ng")
+_OPTIONS = ("--compressor", "zstd", "--comp-extra", "level=9", "--no-skip", "--force", "--quiet")
+_LATEST = (1 << 32) - 1  # seconds since 1970, what the superblock holds
 
 
 @hookimpl
 def singbuild_format() -> Format:
     """A file system in a file."""
-    return Format("one file, a squashfs (zstd), a third of the size",
-                  (".sqsh", ".sqfs", ".squashfs"))  # fmt: skip
+    return Format(
+        "one file, a squashfs (zstd), a third of the size",
+        (".sqsh", ".sqfs", ".squashfs"),
+        (PROGRAM,),
+    )
+
+
+@hookimpl
+def singbuild_writer() -> str:
+    """Its version decides over the bytes."""
+    return command.version(PROGRAM.name).partition("\n")[0]
+
+
+@hookimpl
+def singbuild_write(tree: FileTree, target: Path, about: About, report: Reporter) -> bool:
+    """Hand it over as a tar archive, so that owners are right without root."""
+    with target.open("r+b") as file:
+        write(tree, file, about.made, report)
+    return True
+
+
+def write(tree: FileTree, file: BinaryIO, made: int, report: Reporter) -> None:
+    """Write a squashfs to an open, empty file. made: its date, seconds since 1970."""
+    held = without(tree, report, "squashfs", sockets=True, packed=True)
+    # By descriptor: whoever may write to the directory could put another file in its place.
+    path = f"/proc/self/fd/{file.fileno()}"
+    words = [PROGRAM.name, *_OPTIONS, path]
+    environment = command.environment({"SOURCE_DATE_EPOCH": str(min(max(made, 0), _LATEST))})
+    command.feed(
+        words, archive(held), env=environment, package=PROGRAM.package, pass_fds=[file.fileno()]
+    )
 
 
 @hookimpl

@@ -34,6 +34,7 @@ from singbuild.ext3.reader.image import Image
 from singbuild.ext3.writer import seal
 from singbuild.ext3.writer.seal import Shape
 from singbuild.file_tree import FileTree
+from singbuild.formats.loading import DEFAULT
 from singbuild.plan import plan, preflight
 from singbuild.plan.options import Options
 from singbuild.privilege import capabilities, modes, namespace
@@ -100,7 +101,13 @@ def bootstrap(path: Path, recipe: Recipe, *, test: bool = True, quiet: bool = Fa
         console = Console2x(sys.stdout, recipe.bootstrap, quiet=quiet)
         onto = None if empty or recipe.bootstrap == "localimage" else target
         options = Options(
-            force=True, test=test, use_cache=empty, shape=shape, onto=onto, replaced=target.stat()
+            force=True,
+            test=test,
+            use_cache=empty,
+            shape=shape,
+            onto=onto,
+            replaced=target.stat(),
+            format=DEFAULT,
         )
         return build.build(plan.make(recipe, console), target, options, console)
 

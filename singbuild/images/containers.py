@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shlex
-import struct
 import sys
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -22,6 +20,7 @@ from typing import Any
 
 from isal import isal_zlib
 
+from singbuild.about import machine
 from singbuild.errors import UsageError
 from singbuild.ext3.node import shown
 from singbuild.file_tree import FileTree
@@ -36,9 +35,6 @@ else:
     from backports import zstd
 
 RUN = f"/{HOME}/actions/run"
-# elf(5): e_machine; Go's names, which both formats use.
-MACHINES = {3: "386", 21: "ppc64le", 22: "s390x", 40: "arm", 62: "amd64", 183: "arm64"}
-MACHINES |= {243: "riscv64", 258: "loong64"}
 PACKINGS: dict[str, tuple[str, Callable[[], Any]]] = {
     # isal packs about as well as zlib, several times as fast.
     "gzip": ("+gzip", lambda: isal_zlib.compressobj(3, wbits=31)),
@@ -187,7 +183,7 @@ def _configuration(image: FileTree, diff_id: str) -> dict[str, Any]:
     made = datetime.fromtimestamp(image.newest(), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     return {
         "created": made,
-        "architecture": _machine(image),
+        "architecture": machine(image),
         "os": "linux",
         "config": {
             "Env": _environment(image),
@@ -211,17 +207,6 @@ def _environment(image: FileTree) -> list[str]:
     variables = [word for word in words if word != "export" and "=" in word]
     has_path = any(word.startswith("PATH=") for word in variables)
     return variables if has_path else [f"PATH={chroot.PATH}", *variables]
-
-
-def _machine(image: FileTree) -> str:
-    """Return the kind of machine that the image's shell is for; this one if that is not told."""
-    shell = image.find("bin/sh")
-    # elf(5): 20 bytes tell it, where pyelftools would read the whole file's table of sections.
-    header = next(image.stream(shell), b"")[:20] if shell else b""
-    number = struct.unpack(">H" if header[5:6] == b"\2" else "<H", header[18:20].ljust(2, b"\0"))[0]
-    host = os.uname().machine
-    known = MACHINES.get(number) if header.startswith(b"\x7fELF") else None
-    return known or {"x86_64": "amd64", "aarch64": "arm64"}.get(host, host)
 
 
 def _member(file: File) -> Iterator[bytes]:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from singbuild import build, host, workspace
 from singbuild.console.display import Console
-from singbuild.errors import SingbuildError
+from singbuild.errors import SingbuildError, UsageError
+from singbuild.formats import loading
 from singbuild.images import difference
 from singbuild.plan import preflight
 from singbuild.plan.options import Options
@@ -23,10 +24,14 @@ def check(plan: Plan, target: Path, options: Options, console: Console) -> int:
 
     Returns the exit status: a build's own, 1 when the two differ.
     """
-    options = replace(options, use_cache=False)
     try:
+        kind = loading.chosen(target, options.format)
+        if kind.format.directory:
+            raise UsageError("--check-reproducible compares files, and a directory is none")
+        options = replace(options, use_cache=False, format=kind.name)
         choice = modes.choose(options.privilege)
-        preflight.check(plan, target.absolute(), choice, force=options.force, test=options.test)
+        target = target.absolute()
+        preflight.check(plan, target, choice, kind, force=options.force, test=options.test)
         with workspace.scratch_directory() as work:
             pair = work / "first.img", work / "second.img"
             for image in pair:
@@ -35,7 +40,7 @@ def check(plan: Plan, target: Path, options: Options, console: Console) -> int:
             _check_equal(*pair, console)
             with workspace.part_file(target) as part:
                 part.copy_from(pair[0])
-                part.chmod(0o777 & ~host.umask())
+                part.chmod(kind.mode & ~host.umask())
                 workspace.rename_into_place(part, target)
     except SingbuildError as error:
         console.error(error, None)

@@ -67,8 +67,11 @@ def resolved(plan: Plan, options: Options, downloads: Callable[[Plan], Path]) ->
     if stages:
         parts = {each.stage: {key: each.lock[key] for key in STAGE_KEYS} for each in stages}
         job = replace(job, stages=stages, lock={**job.lock, "stages": parts})
+    if options.writer:
+        job = replace(job, lock={**job.lock, "writer": options.writer})
     if wanted:
-        locks.check(wanted, job.lock, job.lock)
+        # A lock that was made beside the recipe knows of no file that it will be.
+        locks.check(wanted, job.lock, job.lock.keys() - ({"writer"} - wanted.lock.keys()))
     return job
 
 

@@ -20,7 +20,9 @@ class Options:
     an existing image keeps that is filled in place; onto: the image whose tree is filled;
     sections: what they get; privilege: the mode, None for the best that works; keep: the
     tree when a section fails; resume: what was kept;
-    replaced: the file whose mode and owner the image takes.
+    replaced: the file whose mode and owner the image takes; format: the word of a kind of image,
+    "" for the one that the target's name ends with; writer: the host program that writes
+    it, with its version, "" where none does.
     """
 
     force: bool = False
@@ -35,6 +37,8 @@ class Options:
     keep: bool = False
     resume: bool = False
     replaced: os.stat_result | None = None
+    format: str = ""
+    writer: str = ""
 
     @property
     def finish(self) -> dict[str, str]:

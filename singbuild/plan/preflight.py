@@ -8,6 +8,7 @@ from pathlib import Path
 from singbuild import command, workspace
 from singbuild.contract import Program
 from singbuild.errors import HostError, ImageError
+from singbuild.formats.loading import Kind
 from singbuild.plan import places
 from singbuild.plan.plan import Plan
 from singbuild.privilege import seccomp, subordinate
@@ -21,9 +22,10 @@ _ROOTS_SCRATCH = Program("mke2fs", "e2fsprogs")
 _ALSO_EXECUTED = {"x86_64": ("i386", "i586", "i686"), "aarch64": ("armv6l", "armv7l")}
 
 
-def check(plan: Plan, target: Path, choice: Choice, *, force: bool, test: bool) -> None:
+def check(plan: Plan, target: Path, choice: Choice, kind: Kind, *, force: bool, test: bool) -> None:
     """Check all that a build needs. Raises HostError, ImageError or RecipeError."""
-    check_target(target, force=force)
+    check_target(target, force=force, directory=kind.format.directory)
+    check_writer(kind)
     plans = (*plan.stages, plan)
     for each in plans:
         check_privilege(each, choice)
@@ -37,11 +39,17 @@ def check(plan: Plan, target: Path, choice: Choice, *, force: bool, test: bool) 
         check_files(each)
 
 
-def check_target(target: Path, *, force: bool) -> None:
-    """Refuse a target that exists (unless forced), is no file, or is in no directory."""
-    if target.is_dir():
-        raise ImageError(f"{target} is a directory", remedy="Name a file for the image.")
-    if target.exists() and not target.is_file():
+def check_target(target: Path, *, force: bool, directory: bool = False) -> None:
+    """Refuse a target that exists (unless forced), is of another kind, or is in no directory.
+
+    directory: it shall be one.
+    """
+    if directory and target.exists() and not target.is_dir():
+        raise ImageError(f"{target} is no directory", remedy="Name another target.")
+    if not directory and target.is_dir():
+        remedy = "Name a file for the image, or say --sandbox for a directory."
+        raise ImageError(f"{target} is a directory", remedy=remedy)
+    if not directory and target.exists() and not target.is_file():
         raise ImageError(f"{target} is no regular file", remedy="Name a file for the image.")
     if os.path.lexists(target) and not force:
         raise ImageError(
@@ -97,6 +105,17 @@ def check_programs(programs: tuple[Program, ...]) -> None:
             f"this host lacks {', '.join(program.name for program in missing)}",
             remedy=f"apt-get install {packages}",
         )
+
+
+def check_writer(kind: Kind) -> None:
+    """Refuse a host without what writes this kind of image."""
+    if not kind.can_write:
+        raise ImageError(f"the format {kind.name} is only read, not written")
+    try:
+        check_programs(kind.format.programs)
+    except HostError as error:
+        error.remedy += ", or take --format ext3 or sif-ext3, which need no program"
+        raise
 
 
 def check_files(plan: Plan) -> None:

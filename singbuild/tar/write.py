@@ -114,7 +114,8 @@ def _file(image: FileTree, entry: Entry, info: tarfile.TarInfo) -> Iterator[byte
         info.size = size
         yield _packed(info)
     else:
-        table = _table(segments)
+        # Of a single hole GNU tar notes its end; others read no empty table.
+        table = _table(segments or [(size, 0)])
         info.size = len(table) + stored
         info.pax_headers = {
             **info.pax_headers,

@@ -1,11 +1,12 @@
-"""A pytest plugin for authors of backends; it is there wherever singbuild is installed.
+"""A pytest plugin for authors of backends and formats; it is there wherever singbuild is installed.
 
     fixture              gives
     singbuild_engine     ``Engine``: writes recipes, runs the real command, looks for left-overs
     singbuild_rootfs     a real ``Rootfs`` on an empty directory
     singbuild_recorded   ``RecordedRootfs``: the same, but commands are written down, not executed
 
-``BackendConformance`` is what every backend is expected to do; subclass it::
+``FormatConformance`` is what every format is expected to do; ``BackendConformance`` what every
+backend is; subclass it::
 
     class TestConformance(BackendConformance):
         name = "mine"
@@ -32,12 +33,14 @@ from singbuild.backends import loading
 from singbuild.contract import Needs
 from singbuild.privilege.namespace import refusal
 from singbuild.testing.engine import Ended, Engine, RecordedRootfs, Recorder, engine_of, source
+from singbuild.testing.format import FormatConformance
 from singbuild.tree.rootfs import Rootfs
 
 __all__ = [
     "BackendConformance",
     "Ended",
     "Engine",
+    "FormatConformance",
     "RecordedRootfs",
     "Recorder",
     "engine_of",

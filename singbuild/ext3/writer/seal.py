@@ -120,10 +120,10 @@ def seal(
         return _written(job, target, shape.header)
 
 
-def seal_tree(tree: FileTree, target: Path, *, epoch: int) -> Sealed:
+def seal_tree(tree: FileTree, target: Path, *, epoch: int, header: bytes = b"") -> Sealed:
     """Write an open image of any kind as ``seal`` does a directory: equal trees, equal bytes.
 
-    Raises DamagedImage, and what ``seal`` raises.
+    header: what stands before the file system. Raises DamagedImage, and what ``seal`` raises.
     """
     check_epoch(epoch)
     entries: dict[int, Entry] = {}
@@ -132,7 +132,7 @@ def seal_tree(tree: FileTree, target: Path, *, epoch: int) -> Sealed:
     for node in nodes:
         check_fits_ext3(node)
     reader = ImageReader(tree, lambda node: entries[node.number])
-    return _written(_Job(nodes, reader, epoch), target)
+    return _written(_Job(nodes, reader, epoch), target, header)
 
 
 def _written(job: _Job, target: Path, header: bytes = b"") -> Sealed:

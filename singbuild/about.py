@@ -1,0 +1,115 @@
+"""What an image says of itself, in the words of Singularity 3.x and Apptainer.
+
+``attributes`` is what their ``inspect`` shows; ``of`` is all that a SIF keeps beside the tree.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+from singbuild.contract import About
+from singbuild.errors import SingbuildError
+from singbuild.file_tree import FileTree
+from singbuild.packages import spdx
+from singbuild.packages.tree import ImageTree
+
+HOME = b".singularity.d"
+_LARGEST = 16 << 20  # bytes of a part
+_FILES = {
+    "deffile": (b"Singularity",),
+    "runscript": (b"runscript",),
+    "startscript": (b"startscript",),
+    "test": (b"test",),
+    "helpfile": (b"runscript.help",),
+}
+"""Attributes of 3.x that are one file each, by their names in the JSON."""
+ALL = ("labels", "environment", *_FILES)
+# elf(5): e_machine; Go's names.
+MACHINES = {3: "386", 21: "ppc64le", 22: "s390x", 40: "arm", 62: "amd64", 183: "arm64"}
+MACHINES |= {243: "riscv64", 258: "loong64"}
+
+
+class Tree(Protocol):
+    """The files of an image, whatever it is: paths are bytes, relative to its root."""
+
+    def chunks(self, path: bytes) -> Iterator[bytes] | None:
+        """Return a regular file's content in pieces; None when there is no such file."""
+
+    def names(self, path: bytes) -> Any:
+        """Return what a directory holds: name, and whether it is a directory."""
+
+
+def of(image: FileTree) -> About:
+    """Return what an open image says of itself. Raises SingbuildError for a part too large."""
+    tree = ImageTree(image)
+    found = attributes(tree, ALL)
+    if names := apps(tree):
+        found["apps"] = {name: {} for name in names}
+    made = image.newest()
+    return About(
+        definition=found.get("deffile", "").encode(),
+        labels=found.get("labels", {}),
+        attributes=found,
+        bill=lambda: spdx.bill(tree, made),
+        made=made,
+        machine=machine(image),
+    )
+
+
+def attributes(tree: Tree, names: Sequence[str]) -> dict[str, Any]:
+    """Return the attributes that the image has, in the order of ``names``, a choice of ALL."""
+    found: dict[str, Any] = {}
+    for name in names:
+        if name == "labels":
+            value: Any = _labels(tree)
+        elif name == "environment":
+            value = _environment(tree)
+        else:
+            value = next(filter(None, (text(tree, HOME + b"/" + f) for f in _FILES[name])), "")
+        if value:
+            found[name] = value
+    return found
+
+
+def apps(tree: Tree) -> list[str]:
+    """Return the names of its applications, sorted."""
+    return sorted(name.decode(errors="replace") for name, _ in tree.names(b"scif/apps"))
+
+
+def text(tree: Tree, path: bytes) -> str:
+    """Return a file as text; "" when there is none. Raises SingbuildError for a huge one."""
+    content = b""
+    for chunk in tree.chunks(path) or ():
+        content += chunk
+        if len(content) > _LARGEST:
+            raise SingbuildError(f"/{path.decode(errors='replace')} is larger than 16 MiB")
+    return content.decode(errors="replace")
+
+
+def machine(image: FileTree) -> str:
+    """Return the kind of machine that the image's shell is for; this one if that is not told."""
+    shell = image.find("bin/sh")
+    header = next(image.stream(shell), b"")[:20] if shell else b""
+    number = struct.unpack(">H" if header[5:6] == b"\2" else "<H", header[18:20].ljust(2, b"\0"))[0]
+    host = os.uname().machine
+    known = MACHINES.get(number) if header.startswith(b"\x7fELF") else None
+    return known or {"x86_64": "amd64", "aarch64": "arm64"}.get(host, host)
+
+
+def _labels(tree: Tree) -> dict[str, str]:
+    try:
+        found = json.loads(text(tree, HOME + b"/labels.json") or "{}")
+    except (ValueError, RecursionError):
+        return {}
+    return {str(k): str(v) for k, v in found.items()} if isinstance(found, dict) else {}
+
+
+def _environment(tree: Tree) -> dict[str, str]:
+    directory = HOME + b"/env"
+    names = [name for name, is_directory in tree.names(directory) if not is_directory]
+    texts = {b"/" + directory + b"/" + n: text(tree, directory + b"/" + n) for n in sorted(names)}
+    return {path.decode(errors="replace"): found for path, found in texts.items() if found}

@@ -1,0 +1,114 @@
+"""A tree without what another kind of file has no words for; its manifest tells what is left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from singbuild.contract import Reporter
+from singbuild.ext3.attributes import Attribute
+from singbuild.ext3.node import MANIFEST, MANIFEST_ENTRY, shown
+from singbuild.ext3.writer.filesystem import tree_digests
+from singbuild.ext3.writer.image_reader import ImageReader, tree_nodes
+from singbuild.ext3.writer.inventory import reserve_manifest
+from singbuild.file_tree import KINDS, Entry, Facts, FileTree, Found, PlainInode
+
+_SOCKET = 0o14
+_ACL = b"system."
+_LATEST = (1 << 32) - 1  # seconds since 1970, what 32 bits hold
+
+
+def without(
+    tree: FileTree, report: Reporter, kind: str, *, sockets: bool = False, packed: bool = False
+) -> FileTree:
+    """Return the tree without what an image of this kind cannot hold, and warn of each sort.
+
+    sockets: it holds none (no tar archive does); packed: it holds neither ACLs nor dates before
+    1970 or after 2106, as squashfs. What lacks nothing is returned as it is.
+    """
+    lost: dict[str, list[bytes]] = {}
+    for entry in tree.walk():
+        if sockets and entry.inode.kind == KINDS[_SOCKET]:
+            lost.setdefault("sockets", []).append(entry.path)
+        elif packed and not 0 <= entry.inode.mtime <= _LATEST:
+            lost.setdefault("dates outside 1970 to 2106", []).append(entry.path)
+        if packed and any(name.startswith(_ACL) for name, _ in tree.attributes(entry)):
+            lost.setdefault("access control lists", []).append(entry.path)
+    for what, paths in lost.items():
+        more = f" and {len(paths) - 1:,} more" if len(paths) > 1 else ""
+        report.warn(f"{kind} holds no {what}, left out: {shown(paths[0])}{more}")
+    return _Without(tree, sockets=sockets, packed=packed) if lost else tree
+
+
+class _Without(FileTree):
+    """The rest of a tree."""
+
+    def __init__(self, tree: FileTree, *, sockets: bool, packed: bool) -> None:
+        self.path, self._tree, self._sockets, self._packed = tree.path, tree, sockets, packed
+        self._changed: dict[bytes, Entry] = {}  # the tree's own entries of what is shown otherwise
+        self._manifest: bytes | None = None
+        entry = tree.find(MANIFEST, follow=False)
+        if entry and entry.inode.mode >> 12 == 0o10:
+            entries: dict[int, Entry] = {}
+            nodes = tree_nodes(self, entries)
+            reserve_manifest(nodes)
+            reader = ImageReader(self, lambda node: entries[node.number])
+            digests = tree_digests(nodes, reader).digests
+            self._manifest = b"".join(digest[:MANIFEST_ENTRY] for digest in digests)
+
+    def close(self) -> None:
+        """Leave the tree to its owner."""
+
+    @property
+    def facts(self) -> Facts:
+        """As the tree's."""
+        return self._tree.facts
+
+    def root(self) -> Entry:
+        """Return the root directory."""
+        return self._shown(self._tree.root())
+
+    def names(self, directory: Entry, parent: int | None = None) -> tuple[Found, ...]:
+        """Return a directory's names, sorted, but those of sockets."""
+        own = self._own(directory)
+        return tuple(each for each in self._tree.names(own, parent) if self._is_held(own, each))
+
+    def named(self, directory: Entry, found: Found) -> Entry:
+        """Return the entry of what ``names`` found in a directory."""
+        return self._shown(self._tree.named(self._own(directory), found))
+
+    def data(self, entry: Entry) -> Iterator[tuple[int, bytes]]:
+        """Yield a file's data."""
+        if self._manifest is not None and entry.path == MANIFEST:
+            return iter([(0, self._manifest)])
+        return self._tree.data(self._own(entry))
+
+    def target(self, entry: Entry) -> bytes:
+        """Return a symbolic link's target."""
+        return self._tree.target(self._own(entry))
+
+    def attributes(self, entry: Entry) -> tuple[Attribute, ...]:
+        """Return extended attributes, sorted, but ACLs where there are none."""
+        found: Sequence[Attribute] = self._tree.attributes(self._own(entry))
+        return tuple(each for each in found if not (self._packed and each[0].startswith(_ACL)))
+
+    def _is_held(self, directory: Entry, found: Found) -> bool:
+        if not self._sockets or found[2] not in (0, _SOCKET):
+            return True
+        return self._tree.named(directory, found).inode.kind != KINDS[_SOCKET]
+
+    def _own(self, entry: Entry) -> Entry:
+        return self._changed.get(entry.path, entry)
+
+    def _shown(self, entry: Entry) -> Entry:
+        inode = entry.inode
+        size = inode.size
+        if self._manifest is not None and entry.path == MANIFEST:
+            size = len(self._manifest)
+        mtime = min(max(inode.mtime, 0), _LATEST) if self._packed else inode.mtime
+        if (size, mtime) == (inode.size, inode.mtime):
+            return entry
+        self._changed[entry.path] = entry
+        kept = inode.number, inode.mode, inode.uid, inode.gid
+        return Entry(
+            entry.path, PlainInode(*kept, size, mtime, inode.links, inode.device, inode.disk_bytes)
+        )
