@@ -11,7 +11,7 @@ from singrun.request import BindOption, MountOptions
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 _TEMPORARY = {"/tmp": "tmp", "/var/tmp": "var_tmp"}  # noqa: S108  the very directories are meant
 _SHARED_MEMORY = "/dev/shm"  # noqa: S108  likewise
@@ -65,8 +65,10 @@ class Table:
         how = self._site.word["mount dev"].lower()
         if how in ("no", "n", "0"):
             return []
-        if self._options.contain or how == "minimal":
-            return _few_devices("--contain" if self._options.contain else "mount dev = minimal")
+        if self._options.contain:
+            return _few_devices("--contain", _own_terminals())
+        if how == "minimal":
+            return _few_devices("mount dev = minimal", _binds(["ptmx", "pts"]))
         return [Bind("/dev", "/dev", why="devices")]
 
     def _processes(self) -> list[Mount]:
@@ -217,13 +219,33 @@ def _magic_cookie() -> list[Mount]:
     return [BindUnlessSeen(path, path, why="$XAUTHORITY")]
 
 
-def _few_devices(why: str) -> list[Mount]:
-    """Return a /dev with what every program may expect, and the caller's terminals."""
-    names = [*_DEVICES, "ptmx", "pts"]
+def _few_devices(why: str, terminals: list[Mount]) -> list[Mount]:
+    """Return a /dev with what every program may expect."""
     links = {"fd": "/proc/self/fd", "stdin": "fd/0", "stdout": "fd/1", "stderr": "fd/2"}
     return [
         Fresh("tmpfs", "/dev", why=why, mode="0755"),
-        *(Bind(f"/dev/{n}", f"/dev/{n}") for n in names if os.path.exists(f"/dev/{n}")),
+        *_binds(_DEVICES),
+        *terminals,
         Fresh("tmpfs", _SHARED_MEMORY, mode="1777"),
         *(Link(text, f"/dev/{name}") for name, text in links.items()),
     ]
+
+
+def _own_terminals() -> list[Mount]:
+    """Return a devpts(4) without the caller's other terminals, and the one that we have.
+
+    That is /dev/console, as bubblewrap and Apptainer have it, so that ttyname(3) finds it.
+    """
+    pts = Fresh("devpts", "/dev/pts", ptmxmode="0666", mode="0620")
+    pts.has_devices = True
+    rows: list[Mount] = [pts, Link("pts/ptmx", "/dev/ptmx")]
+    for fd in range(3):
+        if os.isatty(fd):
+            return [*rows, Bind(os.ttyname(fd), "/dev/console")]
+    return rows
+
+
+def _binds(names: "Iterable[str]") -> list[Mount]:
+    """Return binds of devices that the host has."""
+    found = [f"/dev/{name}" for name in names if os.path.exists(f"/dev/{name}")]
+    return [Bind(path, path) for path in found]

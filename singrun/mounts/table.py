@@ -168,7 +168,12 @@ class BindUnlessSeen(Bind):
 
 
 class Fresh(Mount):
-    """A new, empty file system: tmpfs, proc … ``options`` are the file system's own."""
+    """A new, empty file system: tmpfs, proc … ``options`` are the file system's own.
+
+    has_devices: the nodes in it are opened.
+    """
+
+    has_devices = False
 
     def __init__(self, fstype: str, target: str, *, why: str = "", **options: str) -> None:
         super().__init__(target, why=why)
@@ -185,8 +190,8 @@ class Fresh(Mount):
             for key, value in self.options.items():
                 syscalls.fsconfig(context, syscalls.FSCONFIG_SET_STRING, key, value)
             syscalls.fsconfig(context, syscalls.FSCONFIG_CMD_CREATE, None, None)
-            nodev = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV
-            return syscalls.fsmount(context, nodev)
+            nodev = 0 if self.has_devices else syscalls.MOUNT_ATTR_NODEV
+            return syscalls.fsmount(context, syscalls.MOUNT_ATTR_NOSUID | nodev)
         finally:
             os.close(context)
 

@@ -121,6 +121,22 @@ for request in (termios.TIOCSTI, termios.TIOCSTI | 1 << 32, 0x541C, termios.TCGE
 
 
 @pytest.mark.parametrize("name", ["root, loop", "user"])
+def test_a_contained_program_has_terminals_of_its_own(bench: Bench, name: str) -> None:
+    """Of the caller's it has the one that it was started on."""
+    person = bench.people[name]
+    script = (
+        "trap 'exit 7' INT; echo /dev/pts/* $(tty); exec 3<>/dev/ptmx; echo /dev/pts/*;"
+        " echo typed >/dev/tty; sleep 60"
+    )
+    terminal = terminal_of(person, "exec", "-C", str(bench.image), "sh", "-c", script)
+    terminal.expect("/dev/pts/ptmx /dev/console\r\n/dev/pts/0 /dev/pts/ptmx\r\ntyped\r\n")
+    terminal.type("\x03")
+    assert terminal.status() == 7
+    others = "ls /dev/pts | grep -c ^[0-9]; test -e /dev/console || echo none"
+    assert person.singrun("exec", "-C", bench.image, "sh", "-c", others).stdout == b"0\nnone\n"
+
+
+@pytest.mark.parametrize("name", ["root, loop", "user"])
 def test_a_contained_program_cannot_type_into_its_callers_terminal(bench: Bench, name: str) -> None:
     person = bench.people[name]
     binds = [f"-B{place}" for place in ("/usr", "/lib", "/lib64") if os.path.isdir(place)]
