@@ -19,7 +19,7 @@ from requests.auth import AuthBase
 from requests.utils import rewind_body
 
 from singbuild import Reporter, SourceError
-from singbuild.download import TIMEOUT, is_loopback, origin
+from singbuild.download import TIMEOUT, is_loopback, leads_here, origin
 from singbuild_docker import credentials
 from singbuild_docker.credentials import Credentials
 from singbuild_docker.mirrors import Place
@@ -132,9 +132,9 @@ class Authorization(AuthBase):
         try:
             scheme, host, _ = origin(realm)
         except ValueError:
-            scheme = host = ""
-        ours = is_loopback(self._origin[1])
-        if is_loopback(host) and not ours:
+            scheme = host = realm = ""
+        to_itself = host == self._origin[1] or is_loopback(self._origin[1])
+        if not to_itself and leads_here(realm):
             raise self._strange(realm, "That is this machine itself.", "Find out who runs it.")
         plain = self.place.insecure or is_loopback(host)
         if scheme != "https" and not (scheme == "http" and plain):

@@ -29,7 +29,7 @@ from singbuild.download.errors import (
 )
 from singbuild.download.progress import SharedProgress
 from singbuild.download.retry import retried
-from singbuild.download.sessions import Session, is_loopback, origin
+from singbuild.download.sessions import Session, is_loopback, leads_here, origin
 from singbuild.download.transfer import (
     Fetched,
     Remote,
@@ -61,6 +61,7 @@ __all__ = [
     "is_offline",
     "is_open_line",
     "keep",
+    "leads_here",
     "locked",
     "origin",
     "refused",

@@ -12,7 +12,7 @@ from urllib.parse import urljoin, urlsplit
 
 import requests
 from requests.auth import AuthBase, HTTPBasicAuth
-from requests.utils import get_auth_from_url
+from requests.utils import get_auth_from_url, get_environ_proxies, select_proxy
 
 PORTS = {"http": 80, "https": 443}
 
@@ -45,8 +45,12 @@ class Session(requests.Session):
                 raise RedirectError(f"{before.netloc} sends us on to {target!r}") from None
             if (before.scheme, after.scheme) == ("https", "http") and not self.insecure:
                 raise RedirectError(f"{before.netloc} sends us on to {after.netloc} by plain http")
-            if is_loopback(after.hostname or "") and not is_loopback(before.hostname or ""):
+            to_itself = before.hostname == after.hostname or is_loopback(before.hostname or "")
+            if not to_itself and leads_here(after.geturl()):
                 raise RedirectError(f"{before.netloc} sends us on to this machine itself")
+            # requests reads it whole, be it endless, to use the connection again.
+            resp._content = b""
+            resp.close()
         return target
 
     def rebuild_auth(
@@ -69,6 +73,23 @@ def origin(url: str) -> tuple[str, str, int | None]:
     """Return the scheme, the host and the port of a URL. Raises ValueError."""
     parts = urlsplit(url)
     return parts.scheme, parts.hostname or "", parts.port or PORTS.get(parts.scheme)
+
+
+def leads_here(url: str) -> bool:
+    """Whether a URL's host is this machine itself, by its name or by what DNS has for the name.
+
+    A proxy looks names up for itself.
+    """
+    host = urlsplit(url).hostname or ""
+    if is_loopback(host):
+        return True
+    if select_proxy(url, get_environ_proxies(url)):
+        return False
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return False
+    return any(is_loopback(str(address[0])) for *_, address in found)
 
 
 def is_loopback(host: str) -> bool:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from singbuild import SourceError
-from singbuild.download import fetch, is_loopback, origin
+from singbuild.download import fetch, is_loopback, leads_here, origin
 from singbuild.download.sessions import RedirectError, Session
 from singbuild.testing.engine import Recorder
 from tests.bench.docker_tokens import authority, signed
@@ -27,6 +28,7 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.port = self.server_address[1]
         self.location = ""
+        self.is_endless, self.sent = False, 0
         self.headers: list[dict[str, str]] = []
 
 
@@ -38,9 +40,14 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(302 if self.server.location else 200)
         if self.server.location:
             self.send_header("Location", self.server.location)
-        self.send_header("Content-Length", "4")
+        if self.server.is_endless:
+            self.send_header("Content-Encoding", "gzip")
+        self.send_header("Content-Length", str(1 << 62 if self.server.is_endless else 4))
         self.end_headers()
         self.wfile.write(b"body")
+        with suppress(OSError):
+            while self.server.is_endless and self.server.sent < 64 << 20:
+                self.server.sent += self.wfile.write(bytes(1 << 16))
 
     def log_message(self, *args: object) -> None:
         pass
@@ -116,6 +123,16 @@ def test_nobody_elsewhere_sends_us_to_this_machine(servers: tuple[Server, Server
             session.get_redirect_target(answer)
 
 
+def test_what_is_sent_with_a_redirect_is_not_read(
+    servers: tuple[Server, Server], tmp_path: Path
+) -> None:
+    secure, plain = servers
+    plain.location, plain.is_endless = f"https://127.0.0.1:{secure.port}/file", True
+    got = fetch(f"http://127.0.0.1:{plain.port}/file", tmp_path / "store", report=Recorder())
+    assert got.size == 4
+    assert plain.sent < 64 << 20
+
+
 @pytest.mark.parametrize("target", ["http://[", "http://a:port/", "//[", "http://a:99999999/"])
 def test_a_redirect_to_no_place_at_all_is_refused(
     servers: tuple[Server, Server], tmp_path: Path, target: str
@@ -144,3 +161,40 @@ def test_an_origin_is_scheme_host_and_port() -> None:
     assert origin("https://Ada:x@Host/a") == origin("https://host:443/b")
     assert origin("http://host/") != origin("https://host/")
     assert origin("http://host:80/") != origin("http://host:81/")
+
+
+@pytest.fixture
+def own_name() -> str:
+    """A name of this machine that does not say so: DNS, or /etc/hosts, does."""
+    name = socket.gethostname()
+    try:
+        found = {str(each[4][0]) for each in socket.getaddrinfo(name, None)}
+    except OSError:
+        found = set()
+    if is_loopback(name) or not any(map(is_loopback, found)):
+        pytest.skip("this host's name is no name of the loopback device")
+    return name
+
+
+def test_a_name_that_dns_gives_this_machine_leads_here_too(
+    servers: tuple[Server, Server], own_name: str
+) -> None:
+    _, plain = servers
+    with Session() as session:
+        answer = session.get(f"http://127.0.0.1:{plain.port}/", timeout=10)
+        answer.status_code, answer.headers["Location"] = 302, f"http://{own_name}:9/"
+        assert session.get_redirect_target(answer)
+        answer.url = "http://elsewhere.example/"
+        with pytest.raises(RedirectError, match="this machine itself"):
+            session.get_redirect_target(answer)
+        answer.url = f"http://{own_name}/"  # a server may send us on to itself
+        assert session.get_redirect_target(answer)
+
+
+def test_a_name_that_a_proxy_looks_up_is_not_looked_up_here(
+    own_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert leads_here(f"https://{own_name}/")
+    monkeypatch.setenv("https_proxy", "http://proxy.example:3128")
+    assert not leads_here(f"https://{own_name}/")
+    assert leads_here("https://127.0.0.1/")
