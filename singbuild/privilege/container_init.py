@@ -17,6 +17,7 @@ import errno
 import marshal
 import os
 import select
+import stat
 import sys
 
 if __name__ == "__main__":
@@ -27,7 +28,7 @@ from singrun.mounts.pivot import pivot
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from typing import Any, NoReturn
 
 # capabilities(7): what package managers and their scripts use, on files and ids of the tree. Not
@@ -138,6 +139,8 @@ def _show_host(root: str, writable: Sequence[str], *, furnished: bool) -> None:
     places = [(_clone(root), root), *((_clone(path), path) for path in writable)]
     read_only = syscalls.MOUNT_ATTR_RDONLY
     syscalls.mount_setattr(syscalls.AT_FDCWD, "/", syscalls.AT_RECURSIVE, attr_set=read_only)
+    for path in _sockets("/run"):
+        _cover("/dev/null", path)
     for tree, path in sorted(places, key=lambda place: len(place[1])):
         _attach(tree, path)
     if furnished:
@@ -148,6 +151,21 @@ def _show_host(root: str, writable: Sequence[str], *, furnished: bool) -> None:
     os.mkdir(TREE)
     _attach(tree, TREE)
     mount_proc("/proc")
+
+
+def _sockets(top: str) -> Iterator[str]:
+    """Yield the sockets below a directory: a read-only mount keeps nobody from connecting."""
+    waiting = [top]
+    while waiting:
+        try:
+            with os.scandir(waiting.pop()) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(entry.path)
+                    elif stat.S_ISSOCK(entry.stat(follow_symlinks=False).st_mode):
+                        yield entry.path
+        except OSError:  # closed to us, or gone
+            continue
 
 
 def _clone(path: str, attributes: int = syscalls.MOUNT_ATTR_NODEV) -> int:
@@ -249,7 +267,9 @@ def _execute(job: dict[str, Any]) -> NoReturn:
         _signal.signal(number, _signal.SIG_DFL)
     argv, env = job["argv"], job["env"]
     # os.execvpe() imports a module, and the host's are gone.
-    directories = [""] if "/" in argv[0] else [f"{each}/" for each in env["PATH"].split(":")]
+    directories = (
+        [""] if "/" in argv[0] else [f"{each}/" for each in env.get("PATH", os.defpath).split(":")]
+    )
     status, why = 127, "not found"
     for directory in directories:
         try:

@@ -202,8 +202,10 @@ class _Place:
         where = "cwd" if at == AT_FDCWD else f"fd/{at}"
         try:
             self._start = os.open(f"{home}/{where}", os.O_PATH)
-        except FileNotFoundError:
+        except OSError as error:
             os.close(self._root)
+            if error.errno != errno.ENOENT:
+                raise
             raise OSError(errno.EBADF, os.strerror(errno.EBADF)) from None
 
     def __enter__(self) -> _Place:

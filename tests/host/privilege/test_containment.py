@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import marshal
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from singbuild.privilege import container_init
+from singbuild.testing.engine import Recorder
+from singbuild.tree.rootfs import Rootfs
 from tests.bench.builds import SINGBUILD, User
 from tests.bench.host import shared_directory
 
@@ -189,3 +192,27 @@ def test_the_recorder_opens_nothing_of_its_own(user: User, place: Path) -> None:
     assert "\n    done\n" in out
     assert not (place / "made").exists()
     assert victim.stat().st_mode & 0o7777 == 0o4755
+
+
+def test_a_host_program_reaches_no_service_of_the_host_by_its_socket(tmp_path: Path) -> None:
+    """A read-only mount keeps nobody from connecting: unix(7). PATH is nothing it needs."""
+    path, tree = f"/run/singbuild-test-{os.getpid()}", tmp_path / "tree"
+    tree.mkdir()
+    connect = "import socket, sys; socket.socket(socket.AF_UNIX).connect(sys.argv[1])"
+    with socket.socket(socket.AF_UNIX) as service:
+        service.bind(path)
+        try:
+            service.listen()
+            argv = [sys.executable, "-c", connect, path]
+            assert subprocess.run(argv).returncode == 0
+            done = Rootfs(tree, Recorder()).host(argv, env={}, inherit=False, check=False)
+        finally:
+            Path(path).unlink()
+    assert done.status == 1
+    assert "ConnectionRefusedError" in "".join(done.tail)
+
+
+def test_a_host_program_is_found_without_a_path_variable(tmp_path: Path) -> None:
+    (tmp_path / "tree").mkdir()
+    done = Rootfs(tmp_path / "tree", Recorder()).host(["true"], env={}, inherit=False)
+    assert done.status == 0
