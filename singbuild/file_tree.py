@@ -15,6 +15,7 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Protocol, Self
@@ -25,6 +26,7 @@ from singbuild.ext3.node import shown
 from singrun import syscalls
 
 MAX_PATH = 4095  # PATH_MAX without its NUL
+_LAST_SECOND = 253_402_300_799  # of the year 9999
 PIECE = 1 << 20  # bytes of file data read at a time
 REGULAR, DIRECTORY, SYMLINK = "file", "directory", "symbolic link"
 KINDS = {0o1: "fifo", 0o2: "character device", 0o4: DIRECTORY, 0o6: "block device",
@@ -345,6 +347,12 @@ def check_names(names: list[Found]) -> tuple[Found, ...]:
             raise ValueError(f"two entries have the name {shown(name)[1:]}")
         last = name
     return tuple(names)
+
+
+def written(seconds: int) -> str:
+    """Return a time as RFC 3339 has it; what it has no year for becomes the nearest it has."""
+    made = datetime.fromtimestamp(min(max(seconds, 0), _LAST_SECOND), UTC)
+    return made.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def opened(path: Path) -> int:

@@ -14,7 +14,6 @@ import shlex
 import sys
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from isal import isal_zlib
 from singbuild.about import machine
 from singbuild.errors import UsageError
 from singbuild.ext3.node import shown
-from singbuild.file_tree import FileTree
+from singbuild.file_tree import FileTree, written
 from singbuild.images.inspection import HOME, labels
 from singbuild.tar import write
 from singbuild.tar.whiteouts import WHITEOUT
@@ -180,7 +179,7 @@ FORMS: dict[str, Callable[[bytes, File, str], Iterator[File]]] = {
 
 def _configuration(image: FileTree, diff_id: str) -> dict[str, Any]:
     run = image.find(RUN)
-    made = datetime.fromtimestamp(image.newest(), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    made = written(image.newest())
     return {
         "created": made,
         "architecture": machine(image),

@@ -12,10 +12,10 @@ import json
 import re
 import uuid
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from singbuild import __version__
+from singbuild.file_tree import written
 from singbuild.packages.databases import found
 from singbuild.packages.licences import declared
 from singbuild.packages.package import Found, Package, Tree, distribution
@@ -50,7 +50,7 @@ def document(software: Found, name: str, created: int) -> str:
         "SPDXID": "SPDXRef-DOCUMENT",
         "name": name,
         "creationInfo": {
-            "created": datetime.fromtimestamp(max(created, 0), UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "created": written(created),
             "creators": [f"Tool: singbuild-{__version__}"],
         },
         "documentDescribes": [_ROOT],

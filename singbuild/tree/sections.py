@@ -23,6 +23,7 @@ from singbuild.recipe.files import matches
 from singbuild.recipe.grammar import CopyItem, Recipe, Section
 from singbuild.tree import chroot, secrets
 from singbuild.tree.metadata import HOME
+from singbuild.tree.root_directory import READ_LIMIT
 from singbuild.tree.rootfs import Rootfs
 from singbuild.tree.secrets import Secret
 from singbuild.tree.trace import Trace
@@ -156,14 +157,19 @@ def _lent(rootfs: Rootfs, name: str, borrowed: bytes) -> Iterator[None]:
             if had:
                 rootfs.rename(aside, name)
             if added := now.removeprefix(borrowed):
-                before = rootfs.read(name) if rootfs.exists(name) else b""
-                rootfs.write(name, before + added)
+                if not rootfs.exists(name):
+                    rootfs.write(name, b"")
+                with rootfs.open(name, "r+b") as file:  # however long the image's own is
+                    file.seek(0, os.SEEK_END)
+                    file.write(added)
 
 
 def _content(rootfs: Rootfs, name: str) -> bytes | None:
-    """Return what a file holds; None where there is none, or a link."""
+    """Return what a file holds; None where there is none, or what the host never lent."""
     status = rootfs.status(name, follow=False)
-    return rootfs.read(name) if status and stat.S_ISREG(status.st_mode) else None
+    if not status or not stat.S_ISREG(status.st_mode) or status.st_size > READ_LIMIT:
+        return None
+    return rootfs.read(name)
 
 
 def _inside(

@@ -156,6 +156,15 @@ def check_valid(text: str, place: Path) -> dict[str, object]:
     return document
 
 
+@pytest.mark.parametrize("made", [-1, 2**40, 2**63])
+def test_the_bill_of_an_image_of_no_year_is_valid(root: Path, tmp_path: Path, made: int) -> None:
+    """As a damaged superblock has it."""
+    document = check_valid(spdx.bill(directory(root), made), tmp_path)
+    about = document["creationInfo"]
+    assert isinstance(about, dict)
+    assert about["created"][:4] in ("1970", "9999")
+
+
 def test_the_bill_is_valid_spdx(root: Path, tmp_path: Path) -> None:
     document = check_valid(spdx.bill(directory(root), EPOCH), tmp_path)
     items = document["packages"]

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from singbuild.console.display import Console
 from singbuild.errors import ImageError
+from singbuild.tree import sections
+from singbuild.tree.root_directory import READ_LIMIT
 from singbuild.tree.rootfs import Rootfs
 
 
@@ -152,3 +154,22 @@ def test_a_directory_of_the_build_s_own_is_new(rootfs: Rootfs) -> None:
     rootfs.symlink("/work", str(rootfs.root.parent / "outside"))
     with pytest.raises(ImageError, match="the image has a /work"), rootfs.new_directory("work"):
         pass
+
+
+def test_a_section_that_writes_a_long_hosts_file_keeps_it(rootfs: Rootfs) -> None:
+    with sections.host_names(rootfs), (rootfs.root / "etc/hosts").open("wb") as file:
+        file.truncate(READ_LIMIT + 1)
+    assert rootfs.status("/etc/hosts").st_size == READ_LIMIT + 1  # type: ignore[union-attr]
+    assert rootfs.names("/etc") == ["hosts"]
+
+
+def test_a_line_for_a_long_hosts_file_of_the_image_is_added_to_it(rootfs: Rootfs) -> None:
+    rootfs.mkdir("/etc")
+    with (rootfs.root / "etc/hosts").open("wb") as file:
+        file.truncate(READ_LIMIT)
+    with sections.host_names(rootfs), (rootfs.root / "etc/hosts").open("ab") as file:
+        file.write(b"10.0.0.1 more\n")
+    with (rootfs.root / "etc/hosts").open("rb") as file:
+        file.seek(READ_LIMIT)
+        assert file.read() == b"10.0.0.1 more\n"
+    assert rootfs.names("/etc") == ["hosts"]
