@@ -86,7 +86,7 @@ def resolver(stage: str, servers: list[str]) -> list[Mount]:
 def put(inside: Root, row: Mount, *, debug: bool) -> None:
     """Do a row of the table; warn of one for which an image that is written has no place."""
     if debug:
-        say(row.describe())
+        say(row.describe(), "DEBUG")
     try:
         row.execute(inside)
     except NoPlaceError as error:

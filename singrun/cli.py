@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _VERBS = ["exec", "run", "shell", "test", "env", "mount", "start", "warm"]
 _SPELLING = "--spelling="
-_TOLD = ["doctor", "instances", "stop"]  # those that take no image and print what they find
+_TOLD = ["doctor", "instance", "instances", "stop"]  # those that take no image and print what they find
 _ALONE = ["env", "warm"]  # those after whose image no command comes: options may
 _HELP = "/.singularity.d/runscript.help"
 _SHOW_HELP = f"""[ ! -f {_HELP} ] || exec cat {_HELP}
@@ -52,7 +52,7 @@ def main() -> "NoReturn":
 
 
 def _spelled(words: list[str]) -> list[str]:
-    """Return the words without bin/singularity's own: --spelling=NAME[:silent]."""
+    """Return the words without bin/singularity's own: --spelling=NAME[:quiet|:silent]."""
     if not words or not words[0].startswith(_SPELLING):
         return words
     spelling, _, manner = words[0][len(_SPELLING) :].partition(":")
@@ -85,7 +85,10 @@ def parse(words: list[str]) -> "Request | str":
         return _with_options(request, given)
     if not rest:
         raise UsageError("No verb was given", remedy=REMEDY)
-    if rest[0] in _TOLD:
+    if rest[0] == "start" or rest[:2] in (["instance", "start"], ["instance", "run"]):
+        program.instance = ""
+        rest = rest[rest[0] == "instance" :]
+    elif rest[0] in _TOLD:
         return _told(*rest)
     if rest[0] == "help":
         return _help(request, rest[1:])
@@ -120,7 +123,8 @@ def _with_options(request: Request, given: "list[options.Given]") -> Request:
 
 def _launched(request: Request) -> str:
     verb, image = request.program.verb, request.image
-    if verb not in ("mount", "start", "warm") and not request.isolation.no_join:
+    starts = request.program.instance is not None
+    if verb not in ("mount", "warm") and not (starts or request.isolation.no_join):
         instances.join(request)
     if ":" in image.path:
         from singrun.images import pulled
@@ -138,7 +142,7 @@ def _launched(request: Request) -> str:
         from singrun.verbs import warm
 
         return warm.warm(request)
-    if verb == "start":
+    if starts:
         instances.check_name(request)
     return enter(request)
 
@@ -161,6 +165,10 @@ def _text(name: str, verb: str) -> str:
 def _told(verb: str, *words: str) -> str:
     if words in (("--help",), ("-h",)):
         return _text("help", verb)
+    if verb == "instance":
+        from singrun.verbs import instance
+
+        return instance.told([*words])
     if verb == "instances":
         return instances.listing([*words])
     if verb == "stop":

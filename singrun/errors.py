@@ -62,8 +62,16 @@ _manner = ["", ""]
 
 
 def speak_as(spelling: str, manner: str) -> None:
-    """Prefix messages as singularity and apptainer do. manner: "silent" says errors only."""
+    """Prefix messages as singularity and apptainer do.
+
+    manner: "quiet" leaves out what is no warning, "silent" what is no error.
+    """
     _manner[:] = [spelling, manner]
+
+
+def spelling() -> str:
+    """Return which command was called: "singularity", "apptainer", or "" for singrun."""
+    return _manner[0]
 
 
 def say(text: str, level: str = "WARNING") -> None:
@@ -71,11 +79,11 @@ def say(text: str, level: str = "WARNING") -> None:
 
     level: FATAL, WARNING, INFO or DEBUG.
     """
-    spelling, manner = _manner
-    if manner == "silent" and level != "FATAL":
+    command, manner = _manner
+    if level in {"quiet": ("INFO",), "silent": ("INFO", "WARNING")}.get(manner, ()):
         return
-    first = f"{level + ':':9}" if spelling else "singrun: "
-    more = " " * 9 if spelling else first
+    first = f"{level + ':':9}" if command else "singrun: "
+    more = " " * 9 if command else first
     shown = [printable(line) for line in text.split("\n") if line] or [""]
     data = (first + f"\n{more}".join(shown)).rstrip(" ") + "\n"
     try:

@@ -1,7 +1,9 @@
 """Started instances: found by name or by image, entered, listed, stopped. holding.py is one."""
 
 import os
+import pwd
 
+from singrun import errors
 from singrun.errors import RunError, UsageError, printable, say
 from singrun.namespaces import rendezvous
 from singrun.namespaces.leaving import Others
@@ -39,13 +41,14 @@ _PATIENCE = 10.0  # seconds for a stopped instance to end by itself
 class Instance:
     """One of the caller's. home: what --home said at the start. since: seconds of the epoch.
 
-    image_state: of the image that it was started of, see there. is_contained: --contain.
+    image_state: of the image that it was started of, see there. is_contained: --contain. logs:
+    where its output goes, without ".out" and ".err".
     """
 
     def __init__(self, connection: int, pid: int) -> None:
         said = rendezvous.heard(connection).decode("utf-8", "surrogateescape").split("\0")
         self.pid = pid
-        self.name, self.image, self.home, since, self.image_state, contained = said
+        self.name, self.image, self.home, since, self.image_state, contained, self.logs = said
         self.since, self.is_contained = int(since), bool(contained)
 
     def described(self) -> "dict[str, str | int]":
@@ -160,14 +163,22 @@ def listing(words: list[str]) -> str:
 
 def stop(words: list[str]) -> str:
     """End the instances that the words name, and all that runs in them."""
+    if not words:
+        raise UsageError("No instance was given to stop", remedy="See: singrun instances")
+    end([named(word) for word in words], _PATIENCE)
+    return ""
+
+
+def end(found: "list[Instance]", patience: float) -> None:
+    """End instances and all that runs in them. patience: seconds before they are killed."""
     import select
     import signal
 
-    if not words:
-        raise UsageError("No instance was given to stop", remedy="See: singrun instances")
-    for instance in [named(word) for word in words]:
+    for instance in found:
         holder = os.pidfd_open(instance.pid)
-        for number, seconds in ((signal.SIGTERM, _PATIENCE), (signal.SIGKILL, _PATIENCE)):
+        for number, seconds in ((signal.SIGTERM, patience), (signal.SIGKILL, _PATIENCE)):
+            if number == signal.SIGTERM and not seconds:
+                continue
             try:
                 signal.pidfd_send_signal(holder, number)
             except ProcessLookupError:
@@ -177,21 +188,34 @@ def stop(words: list[str]) -> str:
         os.close(holder)
     for prefix in ("instance-", "image-"):
         rendezvous.names(prefix)  # sweeps
-    return ""
 
 
 def check_name(request: Request) -> None:
-    """Give the instance to be started its name: the word after the image, else the image's."""
-    name = (request.program.arguments or [os.path.basename(os.path.abspath(request.image.path))])[0]
-    if len(request.program.arguments) > 1 or not _is_name(name):
+    """Give the instance to be started its name: the word after the image, else the image's.
+
+    Further words are its script's.
+    """
+    program = request.program
+    name, *words = program.arguments or [os.path.basename(os.path.abspath(request.image.path))]
+    if not _is_name(name):
         remedy = "Say: singrun start IMAGE NAME, with letters, digits, . _ and - in NAME."
-        raise UsageError(
-            f"Cannot name an instance {' '.join(request.program.arguments) or name}", remedy=remedy
-        )
+        raise UsageError(f"Cannot name an instance {name}", remedy=remedy)
     if request.isolation.changes_rights:
         what = "Cannot start an instance with --add-caps, --drop-caps or --no-privs"
         raise RunError(what, remedy="Say them of each command that enters it.")
-    request.program.arguments, request.isolation.pid = [name], True
+    program.instance, program.arguments, program.logs = name, words, _logs(name)
+    request.isolation.pid = True
+
+
+def _logs(name: str) -> str:
+    """Return where the output of an instance goes, as Singularity 3 and Apptainer have it."""
+    try:
+        user = pwd.getpwuid(os.geteuid())
+        owner, home = user.pw_name, user.pw_dir
+    except KeyError:
+        owner, home = str(os.geteuid()), os.environ.get("HOME", "/")
+    kind = "apptainer" if errors.spelling() == "apptainer" else "singularity"
+    return f"{home}/.{kind}/instances/logs/{os.uname().nodename}/{owner}/{name}"
 
 
 def _is_name(name: str) -> bool:

@@ -230,6 +230,10 @@ def _workdir(request: Request, value: str) -> None:
     request.mounts.workdir = os.path.abspath(value)
 
 
+def _pid_file(request: Request, value: str) -> None:
+    request.program.pid_file = os.path.abspath(value)
+
+
 def _pwd(request: Request, value: str) -> None:
     request.program.directory = value
 
@@ -261,6 +265,7 @@ VALUES: "dict[str, Callable[[Request, str], None]]" = {
     "security": _security,
     "add-caps": _add_caps,
     "drop-caps": _drop_caps,
+    "pid-file": _pid_file,
     "pwd": _pwd,
     "shell": _shell,
     "why": _why,

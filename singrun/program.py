@@ -13,7 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
-_ACTIONS = "/.singularity.d/actions"
+_ACTIONS, _STARTSCRIPT = "/.singularity.d/actions", "/.singularity.d/startscript"
 _OLDER = {"exec": "/.exec", "run": "/.run", "shell": "/.shell", "test": "/.test"}
 # What each root has of its own: a file that is missing there is not for want of a bind.
 _OWN = (
@@ -32,6 +32,10 @@ def execute(
     verb, words = program.verb, program.arguments
     if verb == "env":
         verb, words = "exec", ["env"]
+    if verb == "start":
+        if not os.access(_STARTSCRIPT, os.X_OK):
+            os._exit(0)  # an instance may have nothing to do
+        verb, words = "exec", [_STARTSCRIPT, *words]
     if verb == "shell" and not words and os.isatty(0):
         os.write(2, b"Singularity: Invoking an interactive shell within container...\n\n")
     for each in winning:

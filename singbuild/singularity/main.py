@@ -47,11 +47,8 @@ class Verbs(click.Group):
 
 
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--quiet", is_flag=True, help="Print warnings and errors only.")
-@click.pass_context
-def verbs(context: click.Context, quiet: bool) -> None:
+def verbs() -> None:
     """Containers as Singularity 2.x, 3.x and Apptainer have them."""
-    context.obj = quiet
 
 
 for _each in (build, pull, inspect, apps, run_help, cache_commands, overlay_commands, buildcfg):
@@ -61,15 +58,19 @@ for _each in CHANGE_COMMANDS:  # of 2.x, as singbuild has them
 
 
 def main() -> None:
-    """Execute the command line, whose first word is --spelling=NAME[:silent]."""
-    name = sys.argv.pop(1).removeprefix(OPTION).partition(":")[0]
+    """Execute the command line, whose first word is --spelling=NAME[:quiet|:silent]."""
+    name, _, manner = sys.argv.pop(1).removeprefix(OPTION).partition(":")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names need not be text
     Console.error_prefix, Console.warning_prefix = FATAL, WARNING
     set_home()
     try:
-        status = verbs.main(prog_name=name, standalone_mode=False)
+        quiet = {"quiet": bool(manner)}
+        of_2x = {command.name: quiet for command in CHANGE_COMMANDS}
+        status = verbs.main(
+            prog_name=name, standalone_mode=False, obj=bool(manner), default_map=of_2x
+        )
     except click.exceptions.Abort:
         status = EXIT_INTERRUPTED
     except click.ClickException as error:

@@ -12,9 +12,10 @@ import select
 import time
 
 from singrun import syscalls
-from singrun.errors import RunError
+from singrun.errors import RunError, say, spelling
 from singrun.images.image import Image
 from singrun.namespaces import rendezvous
+from singrun.request import Program
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ _GRACE, _PAUSE = 5.0, 0.02  # seconds
 class Holder:
     """The process to be: namespaces are prepared as for a program, and then it stays in them."""
 
-    def __init__(self, name: str, image: Image, home: str, *, contain: bool) -> None:
+    def __init__(self, program: Program, image: Image, home: str, *, contain: bool) -> None:
+        name = str(program.instance)
         named = rendezvous.take(f"instance-{name}")
         if not named:
             remedy = f"Stop it (singrun stop {name}), or name another: singrun start IMAGE NAME"
@@ -36,9 +38,13 @@ class Holder:
         state = rendezvous.image_state(os.fstat(image.fd), written=image.writable)
         self.marker = rendezvous.marker(name, state)
         contained = "contained" * contain
-        words = (name, image.path, home, str(int(time.time())), state, contained)
+        words = (name, image.path, home, str(int(time.time())), state, contained, program.logs)
         self._said = "\0".join(words).encode("utf-8", "surrogateescape")
         self._null = os.open(os.devnull, os.O_RDWR)
+        self._output = [self._opened(f"{program.logs}.{kind}") for kind in ("out", "err")]
+        self._pid_file = -1
+        if program.pid_file:
+            self._pid_file = os.open(program.pid_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         self._reading, self._writing = os.pipe()
 
     def fork(self, tree: int) -> None:
@@ -52,13 +58,26 @@ class Holder:
             for name in self._names:
                 name.close(leave=stands)
             if stands:
+                if self._pid_file >= 0:
+                    os.write(self._pid_file, b"%d\n" % child)
+                if spelling():
+                    say("instance started successfully", "INFO")
                 os._exit(0)
             os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) & 255)
         syscalls.prctl(syscalls.PR_SET_PDEATHSIG, _signal.SIGKILL)
 
-    def enter(self, *, own_pids: bool) -> "NoReturn":
-        """Hold, until the end. own_pids: always so."""
+    def enter(self, *, own_pids: bool) -> None:
+        """Return as what will be the instance's script; process 1 holds, until the end.
+
+        own_pids: always so.
+        """
         assert own_pids
+        if not os.fork():
+            os.setsid()
+            for fd, place in ((self._null, 0), (self._output[0], 1), (self._output[1], 2)):
+                os.dup2(fd, place)
+            os.closerange(3, _beyond())
+            return
         os.setsid()
         os.chdir("/")
         for number in (_signal.SIGCHLD, _signal.SIGINT, _signal.SIGHUP, _signal.SIGPIPE):
@@ -76,6 +95,16 @@ class Holder:
         while True:
             for fd, _ in poller.poll():
                 self._tell(fd)
+
+    def _opened(self, log: str) -> int:
+        """Open a log of the script's output; without one it goes to nowhere, and that is said."""
+        try:
+            os.makedirs(os.path.dirname(log), 0o700, exist_ok=True)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+            return os.open(log, flags, 0o644)
+        except OSError as error:
+            say(f"{log} is not written: {error.strerror}")
+            return os.dup(self._null)
 
     def _tell(self, fd: int) -> None:
         with contextlib.suppress(OSError):  # whoever asked has gone

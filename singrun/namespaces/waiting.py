@@ -34,12 +34,11 @@ def stand_by(
     tree: the descriptor of the mounted tree, which the waiting process closes, or it would keep
     it mounted.
     """
-    if request.program.verb == "start":
+    if request.program.instance:
         from singrun.namespaces.holding import Holder
 
         own_home = home if request.mounts.home or request.isolation.fakeroot else ""
-        name, contain = request.program.arguments[0], request.mounts.contain
-        holder = Holder(name, image, own_home, contain=contain)
+        holder = Holder(request.program, image, own_home, contain=request.mounts.contain)
         holder.fork(tree)
         return holder
     if not request.isolation.pid and not written:

@@ -34,9 +34,18 @@ VERBS = {  # usage, what it does, examples
         "Show the image at a directory, to one command or shell and for as long as it runs.",
         ("singrun mount debian.img /mnt", "singrun mount -w my.img ~/mnt cp file ~/mnt/srv/"),
     ),
+    "instance": (
+        "start|run|list|stop|stats …",
+        "Instances, in the words of Singularity 3 and Apptainer. start IMAGE NAME [ARG...] starts "
+        "one and its startscript, run its runscript. list [--json] [--logs] [NAME], "
+        "stop [--all] [--force] [--timeout SECONDS] [NAME], stats [--json] [NAME]; * in NAME is "
+        "any letters.",
+        ("singrun instance start debian.img web", "singrun instance stop --all"),
+    ),
     "start": (
-        "IMAGE [NAME]",
-        "Start an instance: namespaces that later commands enter, by IMAGE or instance://NAME.",
+        "IMAGE [NAME [ARG...]]",
+        "Start an instance: namespaces that later commands enter, by IMAGE or instance://NAME. "
+        "The image's startscript runs in it, with the arguments.",
         ("singrun start debian.img", "singrun exec debian.img ps", "singrun stop debian.img"),
     ),
     "stop": (
@@ -77,6 +86,7 @@ OPTIONS = {  # the value's name, "" for none; what it does
     ),
     "scratch": ("DIR", "an empty directory of its own; repeatable, commas"),
     "workdir": ("DIR", "keep --scratch, and --contain's home and /tmp, in DIR"),
+    "pid-file": ("FILE", "write the number of the instance's process there"),
     "pwd": ("DIR", "start in DIR inside the image; also --cwd"),
     "writable": ("", "write to the image itself"),
     "writable-tmpfs": ("", "write to memory, gone afterwards"),
@@ -121,7 +131,7 @@ OPTIONS = {  # the value's name, "" for none; what it does
     "plan": ("", "print every mount with its reason, and do nothing"),
     "debug": ("", "say on standard error what is done"),
 }
-ONLY = {"shell": ("shell",), "why": ("env",)}  # options of one verb
+ONLY = {"pid-file": ("start",), "shell": ("shell",), "why": ("env",)}  # options of one verb
 MOUNT_TAKES = ("writable", "mount-with", "debug")
 STATUS = """\
 Exit status: the command's own; 128+N when signal N killed it, as the shell
@@ -167,7 +177,7 @@ def text(verb: str) -> str:
 
 def options_of(verb: str) -> list[str]:
     """Return the names of the options that a verb takes."""
-    if verb in ("doctor", "help", "stop", "instances"):
+    if verb in ("doctor", "help", "stop", "instance", "instances"):
         return []
     if verb == "mount":
         return [*MOUNT_TAKES]

@@ -53,10 +53,10 @@ def singularity(*words: str) -> subprocess.CompletedProcess[str]:
         (["-d", "shell", "i"], ["singrun", S, "shell", "--debug", "i"]),
         (["-v", "--debug", "run", "i", "-d"], ["singrun", S, "run", "--debug", "i", "-d"]),
         (["--nocolor", "-s", "exec", "i", "c"], ["singrun", f"{S}:silent", "exec", "i", "c"]),
-        (["-q", "create", "-s", "3", "i"], ["singbuild", S, "--quiet", "create", "-s", "3", "i"]),
+        (["-q", "create", "-s", "3", "i"], ["singbuild", f"{S}:quiet", "create", "-s", "3", "i"]),
         (
             ["--silent", "bootstrap", "i", "d"],
-            ["singbuild", f"{S}:silent", "--quiet", "bootstrap", "i", "d"],
+            ["singbuild", f"{S}:silent", "bootstrap", "i", "d"],
         ),
         (["copy", "i", "-a", "s", "d"], ["singbuild", S, "copy", "i", "-a", "s", "d"]),
         (["help", "exec"], ["singrun", S, "exec", "--help"]),

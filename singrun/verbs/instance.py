@@ -1,0 +1,167 @@
+"""``instance list``, ``stop`` and ``stats``, as Singularity 3 and Apptainer print them.
+
+``instance start`` and ``instance run`` are launches, which cli.py reads like any other.
+"""
+
+import fnmatch
+import json
+import os
+import time
+
+from singrun import instances
+from singrun.errors import UsageError, printable, say
+from singrun.instances import Instance
+
+_PAUSE = 0.5  # seconds between two readings of the time that was computed
+_MEBIBYTE = 1 << 20
+_REMEDY = "See: instance --help"
+
+
+def told(words: "list[str]") -> str:
+    """Return what a verb of ``instance`` prints. Raises UsageError."""
+    if not words or words[0] in ("-h", "--help", "help") or {"-h", "--help"} & {*words}:
+        from singrun.verbs import manual
+
+        return manual.text("instance")
+    verbs = {"list": _list, "stop": _stop, "stats": _stats}
+    if words[0] not in verbs:
+        why = "They are start, run, list, stop and stats."
+        raise UsageError(f"There is no verb instance {words[0]}", why=why, remedy=_REMEDY)
+    return verbs[words[0]](words[1:])
+
+
+def _list(words: "list[str]") -> str:
+    given, names = _parted(words, {"j": "json", "l": "logs", "a": "all"}, {})
+    found = _found(names)
+    if "json" in given:
+        return _json({"instances": [_described(each) for each in found]})
+    if "logs" in given:
+        rows = [["INSTANCE NAME", "PID", "LOGS"]]
+        for each in found:
+            rows += [[each.name, str(each.pid), f"{each.logs}.err"], ["", "", f"{each.logs}.out"]]
+        return _table(rows)
+    rows = [["INSTANCE NAME", "PID", "IP", "IMAGE"]]
+    return _table(rows + [[each.name, str(each.pid), "", each.image] for each in found])
+
+
+def _stop(words: "list[str]") -> str:
+    values = {"s": "signal", "t": "timeout"}
+    given, names = _parted(words, {"a": "all", "F": "force"}, values)
+    if bool(names) == ("all" in given):
+        raise UsageError("Say which instance to stop, or --all", remedy=_REMEDY)
+    patience = _seconds(given.get("timeout", "10"))
+    found = _found(names)
+    if not found:
+        raise UsageError("no instance found", remedy="See: instance list")
+    if "force" in given or given.get("signal", "").upper().replace("SIG", "") in ("KILL", "9"):
+        patience = 0.0
+    for each in found:
+        say(f"Stopping {each.name} instance of {each.image} (PID={each.pid})", "INFO")
+    instances.end(found, patience)
+    return ""
+
+
+def _stats(words: "list[str]") -> str:
+    given, names = _parted(words, {"j": "json", "no-stream": "no-stream"}, {})
+    found = _found(names)
+    if not found:
+        raise UsageError("no instance found", remedy="See: instance list")
+    before = {each.pid: _Usage(each.pid) for each in found}
+    time.sleep(_PAUSE)
+    after = {each.pid: _Usage(each.pid) for each in found}
+    computed = {pid: (use.ticks - before[pid].ticks) for pid, use in after.items()}
+    share = {pid: t / os.sysconf("SC_CLK_TCK") / _PAUSE * 100 for pid, t in computed.items()}
+    if "json" in given:
+        rows = [
+            {"instance": i.name, "cpu_percent": round(share[i.pid], 2), **vars(after[i.pid])}
+            for i in found
+        ]
+        return _json({"instances": rows})
+    table = [["INSTANCE NAME", "CPU USAGE", "MEM USAGE", "PIDS"]]
+    for each in found:
+        memory = f"{after[each.pid].memory / _MEBIBYTE:.2f}MiB"
+        table.append([each.name, f"{share[each.pid]:.2f}%", memory, str(after[each.pid].pids)])
+    return _table(table)
+
+
+class _Usage:
+    """What the processes of an instance have taken. ticks: of the clock; memory: bytes."""
+
+    def __init__(self, holder: int) -> None:
+        self.ticks = self.memory = self.pids = 0
+        namespace = _namespace(holder)
+        for pid in [int(name) for name in os.listdir("/proc") if name.isdigit()]:
+            if namespace and _namespace(pid) == namespace:
+                self._add(pid)
+
+    def _add(self, pid: int) -> None:
+        try:
+            with open(f"/proc/{pid}/stat", "rb") as stat, open(f"/proc/{pid}/statm", "rb") as statm:
+                fields = stat.read().rpartition(b")")[2].split()
+                pages = int(statm.read().split()[1])
+        except (OSError, IndexError):  # it has just ended
+            return
+        self.ticks += int(fields[11]) + int(fields[12])  # proc(5): utime, stime, from state on
+        self.memory += pages * os.sysconf("SC_PAGE_SIZE")
+        self.pids += 1
+
+
+def _namespace(pid: int) -> str:
+    try:
+        return os.readlink(f"/proc/{pid}/ns/pid")
+    except OSError:
+        return ""
+
+
+def _found(patterns: "list[str]") -> "list[Instance]":
+    """Return the caller's instances, those that a pattern fits where there are any."""
+    running = instances.running()
+    if not patterns:
+        return running
+    return [i for i in running if any(fnmatch.fnmatchcase(i.name, p) for p in patterns)]
+
+
+def _described(instance: Instance) -> "dict[str, str | int]":
+    logs = {f"log{kind.title()}Path": f"{instance.logs}.{kind}" for kind in ("err", "out")}
+    return {"instance": instance.name, "pid": instance.pid, "img": instance.image, "ip": "", **logs}
+
+
+def _json(document: object) -> str:
+    return json.dumps(document, indent="\t") + "\n"
+
+
+def _table(rows: "list[list[str]]") -> str:
+    """Return rows with columns four blanks apart."""
+    widths = [max(map(len, column)) + 4 for column in zip(*rows)]
+    lines = ("".join(f"{printable(w):{n}}" for w, n in zip(row, widths)).rstrip() for row in rows)
+    return "\n".join(lines) + "\n"
+
+
+def _parted(
+    words: "list[str]", flags: "dict[str, str]", values: "dict[str, str]"
+) -> "tuple[dict[str, str], list[str]]":
+    """Return options by their long names, and the other words. flags, values: letter to name."""
+    given: dict[str, str] = {}
+    names: list[str] = []
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("-") or word == "-":
+            names.append(word)
+            continue
+        name, equals, value = word.lstrip("-").partition("=")
+        flag, valued = flags.get(name, name), values.get(name, name)
+        if valued in values.values() and (equals or rest):
+            given[valued] = value if equals else rest.pop(0)
+        elif flag in flags.values() and not equals:
+            given[flag] = ""
+        else:
+            raise UsageError(f"Cannot understand {word}", remedy=_REMEDY)
+    return given, names
+
+
+def _seconds(word: str) -> float:
+    try:
+        return float(int(word))
+    except ValueError:
+        raise UsageError(f"--timeout {word} is no number of seconds", remedy=_REMEDY) from None
