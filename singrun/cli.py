@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 _VERBS = ["exec", "run", "shell", "test", "env", "mount", "start", "warm"]
 _SPELLING = "--spelling="
-_TOLD = ["doctor", "instance", "instances", "stop"]  # those that take no image and print what they find
+# Those that take no image and print what they find.
+_TOLD = ["doctor", "instance", "instances", "stop"]
 _ALONE = ["env", "warm"]  # those after whose image no command comes: options may
 _HELP = "/.singularity.d/runscript.help"
 _SHOW_HELP = f"""[ ! -f {_HELP} ] || exec cat {_HELP}

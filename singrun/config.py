@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 PATH = "/etc/singrun.conf"
+# A site that had one of these keeps it: read where ours is absent. Of its directives, those that
+# have no counterpart here are told by singrun doctor and not at each launch.
+THEIRS = ("/etc/apptainer/apptainer.conf", "/etc/singularity/singularity.conf")
 _SWITCHES = {
     "allow pid ns": True,
     "allow ipc ns": True,
@@ -53,12 +56,14 @@ class Site:
 
     path: of the file, "" if there is none. cache: the directory of unpacked images;
     cache_size: the bytes that it may take.
-    lists: the values of repeatable directives, in order.
+    lists: the values of repeatable directives, in order. idle: directives of Singularity's or
+    Apptainer's that are not obeyed.
     """
 
     def __init__(self) -> None:
         self.on, self.word, self.binds = dict(_SWITCHES), dict(_WORDS), list(_BINDS)
         self.lists: dict[str, list[str]] = {}
+        self.idle: list[str] = []
         self.path = self.cache = ""
         self.cache_size = 0
 
@@ -68,8 +73,8 @@ def read(*, obey: bool = True) -> Site:
     site = Site()
     given = os.environ if obey else {}
     named = given.get("SINGRUN_CONFIG", "")
-    _read_file(site, named or PATH)
-    if named and not site.path:
+    places = [named] if named else [PATH, *THEIRS]
+    if not any(_read_file(site, path) for path in places) and named:
         why, remedy = "SINGRUN_CONFIG names it.", f"Unset it, and {PATH} is read."
         raise RunError(f"There is no file {named}", why=why, remedy=remedy)
     wish = given.get("SINGRUN_CACHEDIR") or expanded(site.word["cache directory"], given)
@@ -121,20 +126,22 @@ def check_allowed(site: Site, isolation: IsolationOptions) -> None:
             raise RunError(what, remedy=remedy)
 
 
-def _read_file(site: Site, path: str) -> None:
+def _read_file(site: Site, path: str) -> bool:
+    """Read a file; False if it is not there."""
     try:
         with open(path, errors="surrogateescape") as file:
             lines = file.read(1 << 20).splitlines()
-    except FileNotFoundError:
-        return
+    except (FileNotFoundError, NotADirectoryError):
+        return False
     except OSError as error:
         remedy = "Ask the administrator to make it readable for all."
         raise RunError(f"Cannot read {path}", why=f"{error.strerror}.", remedy=remedy) from None
     site.path = path
-    _take(site, lines)
+    _take(site, lines, is_theirs=os.path.basename(path) in map(os.path.basename, THEIRS))
+    return True
 
 
-def _take(site: Site, lines: list[str]) -> None:
+def _take(site: Site, lines: list[str], *, is_theirs: bool) -> None:
     binds: list[str] = []
     for number, line in enumerate(lines, 1):
         name, equals, value = (word.strip() for word in line.partition("="))
@@ -145,13 +152,14 @@ def _take(site: Site, lines: list[str]) -> None:
         if name == "bind path" and equals:
             binds += [value] if value else []
         elif name in site.on and equals:
-            site.on[name] = _switch(value, where)
+            # Theirs has words for a kind of overlay, or of mounts, where we have only yes.
+            site.on[name] = (is_theirs and value.lower() not in _NO) or _switch(value, where)
         elif name in site.word and equals:
             site.word[name] = value
         elif name in _LISTS and equals:
             site.lists.setdefault(name, []).append(value)
         elif name not in _IDLE:
-            _report(where, name)
+            site.idle.append(name) if is_theirs else _report(where, name)
     if any(line.lower().split("=")[0].split() == ["bind", "path"] for line in lines):
         site.binds = binds
 

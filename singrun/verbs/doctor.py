@@ -236,8 +236,9 @@ def _cache() -> Finding:
 
 
 def _site() -> Finding:
-    path = config.read().path
-    return Finding("site's file", path or f"none (it would be {config.PATH})")
+    site = config.read()
+    idle = f"; not obeyed: {', '.join(dict.fromkeys(site.idle))}" if site.idle else ""
+    return Finding("site's file", (site.path or f"none (it would be {config.PATH})") + idle)
 
 
 def _read(path: str) -> str:

@@ -19,14 +19,14 @@ _REMEDY = "See: instance --help"
 
 def told(words: "list[str]") -> str:
     """Return what a verb of ``instance`` prints. Raises UsageError."""
-    if not words or words[0] in ("-h", "--help", "help") or {"-h", "--help"} & {*words}:
+    if {"-h", "--help", "help"} & {*words}:
         from singrun.verbs import manual
 
         return manual.text("instance")
     verbs = {"list": _list, "stop": _stop, "stats": _stats}
-    if words[0] not in verbs:
+    if not words or words[0] not in verbs:
         why = "They are start, run, list, stop and stats."
-        raise UsageError(f"There is no verb instance {words[0]}", why=why, remedy=_REMEDY)
+        raise UsageError(f"There is no verb {' '.join(['instance', *words])}", why=why)
     return verbs[words[0]](words[1:])
 
 

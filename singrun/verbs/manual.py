@@ -36,11 +36,16 @@ VERBS = {  # usage, what it does, examples
     ),
     "instance": (
         "start|run|list|stop|stats …",
-        "Instances, in the words of Singularity 3 and Apptainer. start IMAGE NAME [ARG...] starts "
-        "one and its startscript, run its runscript. list [--json] [--logs] [NAME], "
-        "stop [--all] [--force] [--timeout SECONDS] [NAME], stats [--json] [NAME]; * in NAME is "
-        "any letters.",
-        ("singrun instance start debian.img web", "singrun instance stop --all"),
+        "Instances, in the words of Singularity 3 and Apptainer: start one and its startscript, "
+        "or run its runscript in one; list them, stop them, say what they take.",
+        (
+            "singrun instance start debian.img web",
+            "singrun instance list --json",
+            "singrun instance list --logs 'w*'",
+            "singrun instance stop --timeout 30 web",
+            "singrun instance stop --force --all",
+            "singrun instance stats --json web",
+        ),
     ),
     "start": (
         "IMAGE [NAME [ARG...]]",

@@ -131,6 +131,7 @@ def test_every_option_of_the_help_is_understood() -> None:
     values = {
         "--bind": "/etc",
         "--home": "/h",
+        "--pid-file": "p",
         "--pwd": "/",
         "--cwd": "/",
         "--mount-with": "loop",

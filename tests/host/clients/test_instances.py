@@ -32,8 +32,17 @@ def person(request: pytest.FixtureRequest, bench: Bench) -> Iterator[Person]:
     someone = bench.people["root, loop" if request.param == "root" else "user"]
     yield someone
     for each in listed(someone):
-        os.kill(each["pid"], signal.SIGKILL)
+        os.kill(int(each["pid"]), signal.SIGKILL)
+    for kind in ("apptainer", "singularity"):
+        for name in ("web", "one", "other", "two", "job", "idle"):
+            for log in logs(someone, kind).glob(f"{name}.*"):
+                log.unlink()
     images.wait_for_daemons(str(bench.directory))
+
+
+def logs(person: Person, kind: str) -> Path:
+    """Where the output of a person's instances is kept."""
+    return Path(f"{person.home}/.{kind}/instances/logs/{os.uname().nodename}/{person.name}")
 
 
 @pytest.fixture(scope="module")
@@ -76,13 +85,12 @@ def test_the_startscript_runs_and_its_output_is_kept(
     (entry,) = listed(person)
     assert {*entry} == {"instance", "pid", "img", "ip", "logErrPath", "logOutPath"}
     assert (entry["instance"], entry["img"], entry["ip"]) == ("web", str(service), "")
-    host = os.uname().nodename
-    logs = f"{person.home}/.apptainer/instances/logs/{host}/{person.name}/web"
-    assert entry["logErrPath"] == f"{logs}.err"
-    wait_until(lambda: "started" in Path(f"{logs}.out").read_text())
-    assert Path(f"{logs}.out").read_text() == "started a b c yes it is\n"
-    assert Path(f"{logs}.err").read_text() == "broken\n"
-    assert f"{logs}.out" in typed(person, "instance", "list", "--logs")
+    log = logs(person, "apptainer") / "web.out"
+    assert (entry["logOutPath"], entry["logErrPath"]) == (str(log), str(log.with_suffix(".err")))
+    wait_until(lambda: "started" in log.read_text())
+    assert log.read_text() == "started a b c yes it is\n"
+    assert log.with_suffix(".err").read_text() == "broken\n"
+    assert str(log) in typed(person, "instance", "list", "--logs")
     assert typed(person, "exec", "instance://web", "echo", "hi") == "hi\n"
     assert typed(person, "instance", "stats", "web").splitlines()[1].split()[0] == "web"
     done = called(person, "instance", "start", service, "web")
@@ -92,7 +100,7 @@ def test_the_startscript_runs_and_its_output_is_kept(
     assert (done.returncode, done.stdout) == (0, b"")
     stopping = f"INFO:    Stopping web instance of {service} (PID={entry['pid']})\n"
     assert done.stderr.decode() == stopping
-    assert Path(f"{logs}.out").read_text().endswith("ended\n")
+    assert log.read_text().endswith("ended\n")
     assert listed(person) == []
 
 
@@ -154,6 +162,7 @@ def test_wrong_words_end_with_1(
 def test_a_log_that_cannot_be_written_is_said(bench: Bench, service: Path) -> None:
     user = bench.people["user"]
     blocked = Path(user.home) / ".singularity"
+    shutil.rmtree(blocked, ignore_errors=True)
     blocked.touch()
     try:
         done = called(user, "instance", "start", service, "quiet", name="singularity")
