@@ -4,9 +4,9 @@ import errno
 import os
 
 from singrun.environment import why
-from singrun.environment.inherited import Environment
+from singrun.environment.inherited import CLEAN_PATH, Environment
 from singrun.environment.variables import Winner
-from singrun.errors import RunError, say
+from singrun.errors import RunError, say, spelling
 from singrun.request import Program
 
 TYPE_CHECKING = False
@@ -20,6 +20,12 @@ _OWN = (
     *("/bin/", "/boot/", "/dev/", "/etc/", "/lib/", "/lib64/", "/opt/", "/proc/", "/run/"),
     *("/sbin/", "/sys/", "/usr/", "/var/lib/"),
 )
+_LOOK = b"""command -v -- "$1" >/dev/null || {
+    printf 'FATAL:   "%s": executable file not found in $PATH\\n' "$1" >&2
+    exit 255
+}
+exec "$@"
+"""
 _NOT_FOUND, _NOT_EXECUTABLE = 127, 126  # POSIX, Shell Command Language, 2.8.2
 
 
@@ -41,6 +47,8 @@ def execute(
     for each in winning:
         variables[each.name] = each.over(variables.get(each.name, b""))
     arguments = [os.fsencode(word) for word in words]
+    if verb == "exec" and spelling():
+        arguments = _checked(arguments, variables)
     for path in (f"{_ACTIONS}/{verb}", _OLDER[verb]):
         _become(path, arguments, variables)
     if verb == "exec":
@@ -72,6 +80,24 @@ def tell_missing(paths: list[str]) -> None:
                 f"  Add --bind {directory}, or set SINGRUN_BIND={directory}"
             )
             return
+
+
+def _checked(arguments: list[bytes], variables: Environment) -> list[bytes]:
+    """Return arguments whose command is there, or that end as Singularity 3 does if it is not.
+
+    A PATH of the image's scripts is known to its shell only, which looks where nothing is found.
+    """
+    name = arguments[0]
+    directories = variables.get(b"PATH", b"").split(b":") + CLEAN_PATH.split(b":")
+    if b"/" not in name:
+        if any(os.access(directory + b"/" + name, os.X_OK) for directory in directories):
+            return arguments
+        return [b"/bin/sh", b"-c", _LOOK, name, *arguments]
+    if os.path.exists(name):
+        if os.path.isfile(name) and not os.access(name, os.X_OK):
+            raise RunError(f"{os.fsdecode(name)}: permission denied")
+        return arguments
+    raise RunError(f"stat {os.fsdecode(name)}: no such file or directory")
 
 
 def _become(path: str, arguments: list[bytes], variables: Environment) -> None:

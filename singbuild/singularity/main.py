@@ -14,6 +14,7 @@ from singbuild.console.display import Console
 from singbuild.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, SingbuildError, UsageError
 from singbuild.singularity.build import build
 from singbuild.singularity.cache import cache_commands
+from singbuild.singularity.exchange import push, registry_commands, remote_commands
 from singbuild.singularity.inspect import apps, inspect, run_help
 from singbuild.singularity.messages import FAILED, FATAL, WARNING
 from singbuild.singularity.overlay import overlay_commands
@@ -51,7 +52,11 @@ def verbs() -> None:
     """Containers as Singularity 2.x, 3.x and Apptainer have them."""
 
 
-for _each in (build, pull, inspect, apps, run_help, cache_commands, overlay_commands, buildcfg):
+_OWN = (
+    *(build, pull, push, inspect, apps, run_help, buildcfg),
+    *(cache_commands, overlay_commands, registry_commands, remote_commands),
+)
+for _each in _OWN:
     verbs.add_command(_each)
 for _each in CHANGE_COMMANDS:  # of 2.x, as singbuild has them
     verbs.add_command(_each)

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import click
 
-from singbuild.errors import UsageError
+from singbuild.errors import SourceError, UsageError
 from singbuild.singularity import options, source
 from singbuild.singularity.messages import InfoConsole
 
+_REMEDY = "Say: pull [FILE] docker://NAME:TAG"
 _FOLDERS = [
     f"{who}_{what}" for who in ("APPTAINER", "SINGULARITY") for what in ("PULLDIR", "PULLFOLDER")
 ]
@@ -42,26 +43,33 @@ def pull(
     platform: str,
     nohttps: bool,
 ) -> int:
-    """Make a file of a container image.
+    """Make a file of a container image, or bring an image's file.
 
-    URI is docker://NAME, docker-daemon:NAME, docker-archive:FILE, oci:DIR or oci-archive:FILE.
+    URI is docker://NAME, docker-daemon:NAME, docker-archive:FILE, oci:DIR or oci-archive:FILE;
+    or, for files, oras://HOST/NAME, library://NAME, shub://NAME or https://HOST/FILE.
     """
     from singbuild import build
+    from singbuild.images import pull as images
     from singbuild.plan import plan
     from singbuild.plan.options import Options
+    from singbuild.transports import loading as transports
 
     uri, given = _sorted(words)
-    recipe = source.of_uri(uri, insecure=options.plain_http(nohttps=nohttps))
     target = _folder(folder) / (name or given or default_name(uri))
-    console = InfoConsole(quiet=quiet)
-    planned = plan.make(recipe, console, options.machine(arch, platform))
+    console, machine = InfoConsole(quiet=quiet), options.machine(arch, platform)
+    if images.is_file(uri):
+        return images.fetch(transports.place(uri, machine), target, console, force=force)
+    recipe = images.recipe(uri, insecure=options.plain_http(nohttps=nohttps))
     asked = Options(force=force, test=False, use_cache=False)
-    return build.build(planned, target, asked, console)
+    return build.build(plan.make(recipe, console, machine), target, asked, console)
 
 
 def default_name(uri: str) -> str:
     """Return the name that 3.x gives: docker://debian gives debian_latest.sif."""
-    last = uri.partition(":")[2].rstrip("/").rpartition("/")[2]
+    scheme, _, rest = uri.partition(":")
+    last = rest.rstrip("/").rpartition("/")[2]
+    if scheme in ("http", "https"):
+        return last.partition("?")[0]
     name, _, tag = last.partition(":")
     return f"{name}_{tag or 'latest'}.sif"
 
@@ -70,11 +78,11 @@ def _sorted(words: tuple[str, ...]) -> tuple[str, str]:
     """Return the URI and the file's name, "" for none; 3.x has the URI last, 2.x first."""
     uris = [word for word in words if source.is_uri(word)]
     names = [word for word in words if word not in uris]
-    if len(uris) != 1 or len(names) > 1:
-        raise UsageError(
-            f"cannot understand: pull {' '.join(words)}",
-            why="" if uris else "No word of it names an image by its origin.",
-            remedy="Say: pull [FILE] docker://NAME:TAG",
+    if len(words) > 2:
+        raise UsageError(f"cannot understand: pull {' '.join(words)}", remedy=_REMEDY)
+    if len(uris) != 1:
+        raise SourceError(
+            f"cannot pull {words[-1]}", why="It names no transport, as docker://.", remedy=_REMEDY
         )
     return uris[0], names[0] if names else ""
 

@@ -11,7 +11,6 @@ from singbuild import __version__, workspace
 
 _NO_SIGNATURES = "Signatures in images are neither made nor checked."
 _NO_LIBRARY = "The library of Sylabs is not spoken to."
-_LOGIN = "Log in with: podman login REGISTRY (or docker login, skopeo login); that is read here."
 ABSENT = {
     "capability": "Programs never get more than their caller has; no capability is lent.",
     "checkpoint": "No checkpoints are made.",
@@ -21,9 +20,6 @@ ABSENT = {
     "keyserver": _NO_SIGNATURES,
     "oci": "Run the image itself, or give it to podman: singbuild export --format oci.",
     "plugin": "Plugins are Python distributions, installed with pip: singbuild new-backend.",
-    "push": "Copy it there with skopeo: singbuild export --format oci -f F IMAGE makes its file.",
-    "registry": _LOGIN,
-    "remote": _LOGIN,
     "search": _NO_LIBRARY,
     "sif": "singularity inspect shows what an image holds, singbuild export gives it out.",
     "sign": _NO_SIGNATURES,

@@ -5,34 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from singbuild.errors import UsageError
 from singbuild.images import pull
 from singbuild.recipe import grammar
 from singbuild.recipe.grammar import Recipe
 from singbuild.recipe.text import Text
-
-_ELSEWHERE = {
-    "library": "The library of Sylabs is not spoken to.",
-    "shub": "Singularity Hub has been closed.",
-    "oras": "Registries are spoken to for container images only.",
-    "http": "Fetch the file first, such as: curl -O URL",
-    "https": "Fetch the file first, such as: curl -O URL",
-}
+from singbuild.transports import loading as transports
 
 
 def is_uri(word: str) -> bool:
     """Whether a word names an image by SCHEME:NAME, and no file has that name."""
     scheme, colon, _ = word.partition(":")
-    known = (*pull.SCHEMES, *_ELSEWHERE)
+    known = (*pull.SCHEMES, *transports.schemes())
     return bool(colon) and scheme in known and not Path(word).exists()
-
-
-def of_uri(word: str, *, insecure: bool) -> Recipe:
-    """Return the recipe of a URI's image. Raises UsageError when it cannot be had."""
-    scheme = word.partition(":")[0]
-    if scheme in _ELSEWHERE:
-        raise UsageError(f"{word} cannot be had", why=_ELSEWHERE[scheme])
-    return pull.recipe(word, insecure=insecure)
 
 
 def recipe(
@@ -45,7 +29,7 @@ def recipe(
     """Return the recipe that a word names, or the one that copies what it names."""
     path = Path(word)
     if is_uri(word):
-        return of_uri(word, insecure=insecure)
+        return pull.recipe(word, insecure=insecure)
     if path.is_dir() or (path.is_file() and _is_image(path)):
         text = f"Bootstrap: localimage\nFrom: {path.absolute()}\n"
         return grammar.parse(Text(word, text))

@@ -4,6 +4,7 @@ import os
 import sys
 
 from singrun import syscalls
+from singrun.errors import spelling
 from singrun.identity import Caller
 from singrun.request import MountOptions, Request
 
@@ -13,7 +14,7 @@ _SIGIGNORE = 33 - 3  # proc(5), /proc/PID/stat, counted from field 3
 # These tell of the caller and not of the software; the image's own count where the caller has none.
 CALLERS = (b"HOME", b"USER", b"LOGNAME", b"SHELL", b"TERM")
 _KEPT = (*CALLERS, b"TZ", b"LANG", b"LANGUAGE")
-_CLEAN_PATH = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+CLEAN_PATH = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 # In user namespaces of their own the ranks may not read each other's memory (ptrace(2)). Open MPI
 # 4 then warns, and at times hangs (show_help.c); told beforehand, it copies by shared memory.
@@ -65,7 +66,8 @@ def inner(given: Environment, image: str, request: Request, caller: Caller) -> E
     variables = {name: value for name, value in given.items() if not name.startswith(PREFIXES)}
     if request.variables.clean:
         variables = {name: value for name, value in variables.items() if _is_kept(name)}
-        variables[b"PATH"] = _CLEAN_PATH
+    if request.variables.clean or spelling():  # Singularity 3 never passes the host's on
+        variables[b"PATH"] = CLEAN_PATH
     variables.pop(b"PYTHONHOME", None)  # where the host's Python has its library
     variables = _NO_HOME_LIBRARIES | variables
     path = os.fsencode(image)

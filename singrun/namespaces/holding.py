@@ -72,7 +72,9 @@ class Holder:
         own_pids: always so.
         """
         assert own_pids
+        _signal.signal(_signal.SIGCHLD, _signal.SIG_IGN)  # before a script can end
         if not os.fork():
+            _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
             os.setsid()
             for fd, place in ((self._null, 0), (self._output[0], 1), (self._output[1], 2)):
                 os.dup2(fd, place)
@@ -80,7 +82,7 @@ class Holder:
             return
         os.setsid()
         os.chdir("/")
-        for number in (_signal.SIGCHLD, _signal.SIGINT, _signal.SIGHUP, _signal.SIGPIPE):
+        for number in (_signal.SIGINT, _signal.SIGHUP, _signal.SIGPIPE):
             _signal.signal(number, _signal.SIG_IGN)
         _signal.signal(_signal.SIGTERM, _end)
         poller = select.poll()

@@ -105,8 +105,49 @@ def test_what_cannot_be_pulled_is_fatal_and_known_by_the_registrys_words(
     done = typed(tmp_path, "pull", f"docker://{server}/lab/mini:1")
     assert done.returncode == 255
     assert "exists" in done.stderr
-    for words in (["a.sif"], ["a", "b", f"docker://{server}/lab/mini:1"]):
-        assert typed(tmp_path, "pull", *words).returncode == 1
+    done = typed(tmp_path, "pull", "mini")
+    assert (done.returncode, done.stderr.splitlines()[0]) == (255, "FATAL:   cannot pull mini")
+    done = typed(tmp_path, "pull", "a", "b", f"docker://{server}/lab/mini:1")
+    assert (done.returncode, done.stdout) == (1, "")
+
+
+def test_push_and_pull_of_files_and_a_login_that_fails(
+    tmp_path: Path, server: str, image: Path
+) -> None:
+    done = typed(tmp_path, "push", image, f"oras://{server}/lab/file:1")
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    done = typed(tmp_path, "pull", f"oras://{server}/lab/file:1")
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert (tmp_path / "file_1.sif").read_bytes() == image.read_bytes()
+    words = ("registry", "login", "-u", "ada", "--password-stdin", "docker://127.0.0.1:1")
+    done = typed(tmp_path, *words)
+    assert (done.returncode, done.stdout) == (255, "")
+    done = typed(tmp_path, "remote", "logout", "docker://127.0.0.1:1", HOME=str(tmp_path))
+    assert (done.returncode, done.stdout) == (1, "")
+
+
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        (["absent"], 255),
+        (["/bin/absent"], 255),
+        (["/etc/passwd"], 255),
+        (["sh", "-c", "exit 7"], 7),
+        (["of-the-image"], 5),
+        (["sh", "-c", "echo $PATH"], 0),
+    ],
+)
+def test_a_command_that_is_not_there_ends_with_255_as_in_3(
+    tmp_path: Path, words: list[str], status: int
+) -> None:
+    tree = images.fill(tmp_path / "tree")
+    (tree / "own").mkdir()
+    images.write_script(tree / "own/of-the-image", "#!/bin/sh\nexit 5\n")
+    (tree / ".singularity.d/env/90-environment.sh").write_text("export PATH=/own:$PATH\n")
+    done = typed(tmp_path, "exec", tree, *words, PATH=f"{os.environ['PATH']}:/of/the/host")
+    assert done.returncode == status, done
+    assert ("FATAL:   " in done.stderr) == (status == 255)
+    assert "/of/the/host" not in done.stdout
 
 
 @pytest.mark.parametrize("kind", ["uri", "archive", "image", "recipe"])
