@@ -31,7 +31,7 @@ NO_TEXT = "backslashreplace"  # how a name is shown that is not UTF-8
 @click.command(
     "inspect",
     cls=Command,
-    examples=("singbuild inspect debian.img", "singbuild inspect --recipe debian.img"),
+    examples=("singbuild inspect debian.img", "singbuild inspect --sizes debian.sif"),
 )
 @click.argument("image", type=IMAGE)
 @click.option("--json", "part", flag_value="json", help="All of it as one JSON object.")
@@ -43,6 +43,7 @@ NO_TEXT = "backslashreplace"  # how a name is shown that is not UTF-8
 @click.option("--runscript", "part", flag_value="runscript", help="Its runscript.")
 @click.option("--test", "part", flag_value="test", help="Its %test.")
 @click.option("--help-text", "part", flag_value="help", help="Its %help.")
+@click.option("--sizes", "part", flag_value="sizes", help="Its largest packages and directories.")
 def inspect_image(image: Path, part: str | None) -> int:
     """Describe IMAGE, without root or a mount.
 
@@ -50,14 +51,16 @@ def inspect_image(image: Path, part: str | None) -> int:
     directories, Singularity 2.x images and bare ext3 too.
     """
     from singbuild.formats.loading import opened
-    from singbuild.images import inspection
+    from singbuild.images import inspection, sizes
 
     with opened(image) as tree:
         if part == "sbom":
             text = inspection.bill(tree).encode(errors=NO_TEXT)
         elif part == "json":
-            document("inspect", **inspection.summary(tree))
+            document("inspect", **inspection.summary(tree), directories=sizes.directories(tree))
             return 0
+        elif part == "sizes":
+            text = sizes.described(tree).encode(errors=NO_TEXT)
         elif part:
             text = inspection.part(tree, part)
         else:

@@ -101,7 +101,14 @@ def summary(image: FileTree) -> dict[str, Any]:
         "labels": _labels(texts["labels"]),
         **{name: texts[name] for name in PARTS if name != "labels"},
         "packages": [
-            {"kind": p.kind, "name": p.name, "version": p.version, "arch": p.arch, "purl": p.purl}
+            {
+                "kind": p.kind,
+                "name": p.name,
+                "version": p.version,
+                "arch": p.arch,
+                "purl": p.purl,
+                "size": p.size,
+            }
             for p in software.packages
         ],
         "notes": [*facts.notes, *software.notes],

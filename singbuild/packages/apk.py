@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 
-from singbuild.packages.package import Found, Package, Stanza, Tree, line, read, stanzas
+from singbuild.packages.package import Found, Package, Stanza, Tree, line, number, read, stanzas
 
 DATABASES = (b"lib/apk/db/installed", b"usr/lib/apk/db/installed")
 
@@ -37,6 +37,7 @@ def _package(stanza: Stanza, distro: str, database: str) -> Package:
         distro=distro,
         database=database,
         digests=_checksum(field("C")),
+        size=number(field("I")),
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from singbuild.packages.licences import debian
-from singbuild.packages.package import Found, Package, Stanza, Tree, line, read, stanzas
+from singbuild.packages.package import Found, Package, Stanza, Tree, line, number, read, stanzas
 
 STATUS = b"var/lib/dpkg/status"
 STATUS_D = b"var/lib/dpkg/status.d"
@@ -56,4 +56,5 @@ def _package(stanza: Stanza, distro: str, database: bytes) -> Package:
         homepage=field("Homepage"),
         distro=distro,
         database=line(database.decode(errors="replace")),
+        size=number(field("Installed-Size")) << 10,
     )

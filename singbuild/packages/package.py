@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 from urllib.parse import quote
 
@@ -41,7 +41,8 @@ class Package:
 
     kind: deb, rpm, apk or pypi. version: with epoch and release, as the package
     manager writes it. supplier: a name, perhaps with <address>. digests: pairs of
-    what was hashed and the hex digest. distro: such as debian-12.
+    what was hashed and the hex digest. distro: such as debian-12. size: bytes when it is
+    installed, 0 where that is not told.
     """
 
     kind: str
@@ -55,6 +56,7 @@ class Package:
     distro: str = ""
     database: str = ""
     digests: tuple[tuple[str, str], ...] = ()
+    size: int = field(default=0, compare=False)
 
     @property
     def purl(self) -> str:
@@ -80,6 +82,11 @@ class Found:
 
     packages: tuple[Package, ...]
     notes: tuple[str, ...] = ()
+
+
+def number(text: str) -> int:
+    """Return a field as a number; 0 for what is none, or longer than any size."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 16 else 0
 
 
 def read(tree: Tree, path: bytes) -> bytes | None:

@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from singbuild import workspace
 from singbuild.errors import ImageError
-from singbuild.packages.package import LARGEST, Found, Package, Tree, line, shown
+from singbuild.packages.package import LARGEST, Found, Package, Tree, line, number, shown
 
 HOMES = (b"usr/lib/sysimage/rpm", b"var/lib/rpm")
 _FOREIGN = {b"Packages": "Berkeley DB", b"Packages.db": "ndb"}
@@ -26,6 +26,7 @@ _TAGS = {
     1001: "version",
     1002: "release",
     1003: "epoch",
+    1009: "size",
     1011: "vendor",
     1014: "licence",
     1015: "packager",
@@ -155,4 +156,5 @@ def _package(fields: dict[str, str], distro: str, database: str) -> Package:
         distro=distro,
         database=database,
         digests=tuple((what, fields[tag]) for what, tag in digests.items() if tag in fields),
+        size=number(fields.get("size", "")),
     )

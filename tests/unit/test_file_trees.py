@@ -18,7 +18,7 @@ from singbuild.ext3.writer.seal import seal, seal_tree
 from singbuild.file_tree import DamagedImage
 from singbuild.formats.directory import Sandbox
 from singbuild.formats.loading import image_digest, opened
-from singbuild.images import difference, inspection
+from singbuild.images import difference, inspection, sizes
 from singbuild.squashfs.image import SquashfsImage
 from tests.bench import sif_files as sifs
 from tests.bench.image_trees import EPOCH, sample_tree, trees
@@ -154,9 +154,7 @@ def test_a_pipe_and_a_device_are_no_images(tmp_path: Path) -> None:
         with pytest.raises(ImageError, match="neither a regular file nor a directory"):
             opened(path)
     (tmp_path / "text").write_text("#!/bin/sh\n")
-    with pytest.raises(
-        ImageError, match="known: directory, ext3, sif, sif-ext3, sq"
-    ):
+    with pytest.raises(ImageError, match="known: directory, ext3, sif, sif-ext3, sq"):
         opened(tmp_path / "text")
 
 
@@ -223,3 +221,30 @@ def test_a_damaged_squashfs_is_read_or_refused(tree: Path, tmp_path: Path) -> No
         except ImageError:
             outcomes.add("refused")
     assert outcomes == {"read", "refused"}
+
+
+def test_sizes_are_told_by_package_and_by_directory(tmp_path: Path) -> None:
+    root = tmp_path / "tree"
+    for name, size in (("usr/lib/a", 700_000), ("usr/lib/b/c/d/e", 30_000), ("etc/x", 5_000)):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"x" * size)
+    (root / "etc/again").hardlink_to(root / "usr/lib/a")
+    with (root / "etc/hole").open("wb") as file:
+        file.truncate(1 << 30)
+    status = root / "var/lib/dpkg/status"
+    status.parent.mkdir(parents=True)
+    stanza = "Package: {}\nStatus: install ok installed\nVersion: 1\nInstalled-Size: {}\n\n"
+    status.write_text(stanza.format("small", 12) + stanza.format("large", "3000"))
+    image = seal(root, tmp_path / "a.img", epoch=EPOCH).path
+    with opened(image) as tree:
+        found = sizes.directories(tree)
+        said = sizes.described(tree)
+    assert list(found)[:3] == ["/", "/etc", "/usr"]  # the first name of the file is below etc
+    assert found["/etc"] == 705_000
+    assert (found["/usr/lib/b"], "/usr/lib/b/c" in found) == (30_000, False)
+    assert said.splitlines()[:3] == [
+        "Packages: 2.9 MiB in 2",
+        "     2.9 MiB  large (deb)",
+        "    12.0 KiB  small (deb)",
+    ]
+    assert "   688.5 KiB  /etc" in said

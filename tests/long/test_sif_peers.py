@@ -1,0 +1,157 @@
+"""SIF files to and from the real Apptainer 1.4.5 and siftool, in a Debian sid, by an ordinary user.
+
+Slow: debootstrap makes that root once (minutes).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.bench import debian_hosts as hosts
+from tests.bench import installation
+from tests.bench import singrun_images as images
+from tests.bench.host import shared_directory
+from tests.bench.singrun_images import ROOT, Person
+
+pytestmark = [pytest.mark.root, pytest.mark.long, pytest.mark.network]
+SECTIONS = """
+%post
+    echo made > /made
+%environment
+    export COLOUR=blue
+%labels
+    Author Ada
+%help
+    Says hello.
+%runscript
+    echo "hello $* $COLOUR"
+"""
+THEIRS = """Bootstrap: localimage
+From: /src/box
+
+%post
+    echo made > /made
+%environment
+    export COLOUR=green
+%labels
+    Author Grace
+%runscript
+    echo "theirs $* $COLOUR"
+%appinstall foo
+    echo foo > file
+%apprun foo
+    echo "app $*"
+"""
+
+
+class Bench:
+    """The peers' root, and what is seen at /src there."""
+
+    def __init__(self, place: Path) -> None:
+        self.place, self.root = place, hosts.root("peers")
+
+    def call(self, *words: str, user: str = hosts.USER) -> subprocess.CompletedProcess[str]:
+        return hosts.call(self.root, *words, source=self.place, user=user, cwd="/tmp")
+
+    def said(self, *words: str, user: str = hosts.USER) -> str:
+        done = self.call(*words, user=user)
+        assert done.returncode == 0, done
+        return done.stdout
+
+    def ours(self, program: str, *words: str | Path) -> str:
+        """Run a program of ours, as root of this machine."""
+        argv = [installation.programs() / program, *words]
+        done = subprocess.run(argv, capture_output=True, text=True, cwd=self.place, check=False)
+        assert done.returncode == 0, done
+        return done.stdout
+
+
+@pytest.fixture(scope="module")
+def bench(mini_debian: str) -> Iterator[Bench]:
+    if not shutil.which("debootstrap") or not shutil.which("tar2sqfs"):
+        pytest.skip("needs debootstrap and tar2sqfs")
+    with shared_directory() as place:
+        made = Bench(place)
+        images.fill(place / "box")
+        (place / "mini.def").write_text(f"Bootstrap: debootstrap\n{mini_debian}\n{SECTIONS}")
+        (place / "box.def").write_text(f"Bootstrap: localimage\nFrom: {place}/box\n{SECTIONS}")
+        shutil.copy(ROOT / "recipes/busybox.def", place / "hello.def")
+        for name in ("mini", "box", "hello"):
+            made.ours("singbuild", "-q", f"{name}.def", f"{name}.sif")
+            made.ours("singbuild", "-q", "--format", "sif-ext3", f"{name}.def", f"{name}-ext3.sif")
+        yield made
+
+
+@pytest.fixture(scope="module")
+def theirs(bench: Bench) -> str:
+    """A SIF that Apptainer built of a directory: squashfs, labels, an app."""
+    (bench.place / "theirs.def").write_text(THEIRS)
+    bench.said("apptainer", "build", "/src/theirs.sif", "/src/theirs.def", user="root")
+    return "theirs.sif"
+
+
+@pytest.mark.parametrize("kind", ["", "-ext3"])
+@pytest.mark.parametrize("name", ["mini", "box", "hello"])
+def test_apptainer_runs_inspects_and_lists_ours(bench: Bench, name: str, kind: str) -> None:
+    path = f"/src/{name}{kind}.sif"
+    listed = bench.said("siftool", "list", path)
+    assert all(word in listed for word in ("Def.FILE", "JSON.Labels", "SBOM (spdx-json)"))
+    assert f"FS ({'Ext3' if kind else 'Squashfs'}/*System/" in listed
+    assert bench.said("apptainer", "exec", path, "sh", "-c", "id -un") == f"{hosts.USER}\n"
+    expected = "Hello from" if name == "hello" else "hello you blue"
+    assert expected in bench.said("apptainer", "run", path, "you")
+    assert expected in bench.said(path, "you")  # by its first line
+    assert "IMAGE" not in bench.said("apptainer", "inspect", "--deffile", path)
+    shown = json.loads(bench.said("apptainer", "inspect", "--json", "--all", path))
+    label = "Title" if name == "hello" else "Author"
+    assert label in shown["data"]["attributes"]["labels"]
+    assert shown["data"]["attributes"]["deffile"] == (bench.place / f"{name}.def").read_text()
+
+
+def test_ours_runs_what_apptainer_built(bench: Bench, theirs: str) -> None:
+    with images.ordinary_user() as name:
+        (bench.place / "runtime").mkdir()
+        launcher = images.installed(bench.place / "runtime")
+        for user in (name, "root"):
+            person = Person(user, launcher)
+            for way in ("unpack", "loop" if user == "root" else "squashfuse"):
+                words = ("--mount-with", way, bench.place / theirs, "you")
+                assert person.said("run", *words) == "theirs you green\n"
+    shown = json.loads(bench.ours("singbuild", "inspect", "--json", theirs))
+    assert shown["kind"].startswith("SIF (squashfs")
+    assert shown["labels"]["Author"] == "Grace"
+    assert "theirs" in bench.ours("singbuild", "inspect", "--runscript", theirs)
+    assert shown["recipe"] == THEIRS
+
+
+@pytest.mark.parametrize("target", ["c.img", "c.sif", "c.sqfs", "c-box"])
+def test_ours_converts_what_apptainer_built(bench: Bench, theirs: str, target: str) -> None:
+    form = ["--format", "directory"] if target == "c-box" else []
+    bench.ours("singbuild", "convert", "-q", "--force", *form, theirs, target)
+    assert bench.ours("singbuild", "diff", "--times", theirs, target) == "no difference\n"
+    assert bench.said("apptainer", "run", f"/src/{target}", "you") == "theirs you green\n"
+
+
+def test_ours_builds_from_what_apptainer_built(bench: Bench, theirs: str) -> None:
+    recipe = bench.place / "onto.def"
+    recipe.write_text(f"Bootstrap: localimage\nFrom: {theirs}\n%post\n    cat /made > /again\n")
+    bench.ours("singbuild", "-q", "--force", recipe, "onto.img")
+    assert bench.ours("singrun", "exec", "onto.img", "cat", "/again") == "made\n"
+    assert bench.ours("singrun", "run", "onto.img", "you") == "theirs you green\n"
+
+
+def test_an_overlay_partition_is_told_of(bench: Bench, theirs: str) -> None:
+    shutil.copy(bench.place / theirs, bench.place / "layered.sif")
+    words = ("apptainer", "overlay", "create", "--size", "64", "/src/layered.sif")
+    bench.said(*words, user="root")
+    argv = [str(installation.programs() / "singrun"), "run", f"{bench.place}/layered.sif", "you"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True)
+    assert (done.stdout, "overlay partition" in done.stderr) == ("theirs you green\n", True)
+    notes = json.loads(bench.ours("singbuild", "inspect", "--json", "layered.sif"))["notes"]
+    assert any("overlay partition" in note for note in notes)
