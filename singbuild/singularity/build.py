@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from singbuild.errors import UsageError
-from singbuild.singularity import options, source
+from singbuild.singularity import options, source, targets
 from singbuild.singularity.messages import InfoConsole
 
 if TYPE_CHECKING:
@@ -38,12 +39,14 @@ _STEPS = (
 Examples:
   singularity build debian.sif docker://debian:12
   singularity build mine.sif mine.def
-  singularity build copy.sif docker-archive://saved.tar
+  singularity build --sandbox tree/ docker-archive://saved.tar
+  singularity build copy.sif tree/
 """,
 )
 @click.argument("target", type=click.Path(path_type=Path))
 @click.argument("word", metavar="SOURCE")
 @click.option("-F", "--force", is_flag=True, help="Replace a target that is there.")
+@click.option("-s", "--sandbox", is_flag=True, help="Make a directory, to be worked on.")
 @click.option("-T", "--notest", is_flag=True, help="Leave out %test.")
 @click.option("-u", "--update", is_flag=True, help="Build onto what the target holds.")
 @click.option("--section", "sections", multiple=True, metavar="NAME,…", help="Only these sections.")
@@ -65,6 +68,7 @@ def build(
     target: Path,
     word: str,
     force: bool,
+    sandbox: bool,
     notest: bool,
     update: bool,
     sections: tuple[str, ...],
@@ -76,20 +80,40 @@ def build(
 ) -> int:
     """Make the image TARGET of SOURCE: a recipe, a URI, an image or a directory."""
     from singbuild import build as engine
+    from singbuild.cli.change import of_image
     from singbuild.images import change
     from singbuild.plan import plan
     from singbuild.plan.options import Options
 
     console = InfoConsole(quiet=quiet)
+    kind = targets.kind(target, sandbox=sandbox or (update and target.is_dir()))
+    if source.is_image(word) and not update:
+        return _copied(Path(word), target, kind, console, force=force)
     insecure = options.plain_http(nohttps=nohttps)
     recipe = source.recipe(
         word, insecure=insecure, build_args=build_args, build_arg_file=build_arg_file
     )
     recipe = _only(recipe, [name for each in sections for name in each.split(",")])
-    if update:
+    if update and not target.is_dir():
         return change.bootstrap(target, recipe, test=not notest, quiet=quiet)
+    if update:
+        recipe = replace(recipe, headers=of_image(target))
     planned = plan.make(recipe, console, options.machine(arch, platform))
-    return engine.build(planned, target, Options(force=force, test=not notest), console)
+    asked = Options(force=force or update, test=not notest, format=kind)
+    return engine.build(planned, target, asked, console)
+
+
+def _copied(image: Path, target: Path, kind: str, console: InfoConsole, *, force: bool) -> int:
+    """Write an image that there is as another kind; return the exit status."""
+    from singbuild.images import conversion
+
+    console.start(str(image), str(target))
+    conversion.convert(image, target, console, word=kind, force=force)
+    size = 0
+    with contextlib.suppress(OSError):
+        size = target.stat().st_size
+    console.done(str(target), size)
+    return 0
 
 
 def _only(recipe: Recipe, names: list[str]) -> Recipe:

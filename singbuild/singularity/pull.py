@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from singbuild.errors import SourceError, UsageError
-from singbuild.singularity import options, source
+from singbuild.singularity import options, source, targets
 from singbuild.singularity.messages import InfoConsole
 
 _REMEDY = "Say: pull [FILE] docker://NAME:TAG"
@@ -60,7 +60,7 @@ def pull(
     if images.is_file(uri):
         return images.fetch(transports.place(uri, machine), target, console, force=force)
     recipe = images.recipe(uri, insecure=options.plain_http(nohttps=nohttps))
-    asked = Options(force=force, test=False, use_cache=False)
+    asked = Options(force=force, test=False, use_cache=False, format=targets.kind(target))
     return build.build(plan.make(recipe, console, machine), target, asked, console)
 
 

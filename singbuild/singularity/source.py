@@ -30,13 +30,23 @@ def recipe(
     path = Path(word)
     if is_uri(word):
         return pull.recipe(word, insecure=insecure)
-    if path.is_dir() or (path.is_file() and _is_image(path)):
+    if path.is_dir() or _is_binary(path):
         text = f"Bootstrap: localimage\nFrom: {path.absolute()}\n"
         return grammar.parse(Text(word, text))
     return grammar.load(word, build_args=build_args, build_arg_file=build_arg_file)
 
 
-def _is_image(path: Path) -> bool:
-    """Whether a file is none of text; every image has zeros in its first block."""
+def is_image(word: str) -> bool:
+    """Whether a word names an image that says what it is; a bare directory is only a tree."""
+    path = Path(word)
+    if is_uri(word):
+        return False
+    return (path / ".singularity.d").is_dir() if path.is_dir() else _is_binary(path)
+
+
+def _is_binary(path: Path) -> bool:
+    """Whether there is a file, and none of text; every image has zeros in its first block."""
+    if not path.is_file():
+        return False
     with path.open("rb") as file:
         return b"\0" in file.read(4096)

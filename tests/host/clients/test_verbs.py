@@ -169,6 +169,24 @@ def test_build_takes_the_target_first(tmp_path: Path, server: str, image: Path, 
     assert typed(tmp_path, "build", "--force", *words[1:]).returncode == 0
 
 
+def test_a_sandbox_is_made_changed_and_becomes_an_image_again(
+    tmp_path: Path, server: str, image: Path
+) -> None:
+    words = ("build", "--sandbox", "--fix-perms")
+    done = typed(tmp_path, *words, "tree", f"docker://{server}/lab/mini:1")
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert typed(tmp_path, "exec", "--writable", "tree", "sh", "-c", "echo x >/new").returncode == 0
+    assert typed(tmp_path, *words, "tree", str(image)).returncode == 255
+    assert typed(tmp_path, "build", "a.sif", "tree").returncode == 0
+    assert b"SIF_MAGIC" in (tmp_path / "a.sif").read_bytes()[:64]
+    assert typed(tmp_path, "exec", "a.sif", "sh", "-c", "echo /new").stdout == "/new\n"
+    (tmp_path / "more.def").write_text("Bootstrap: localimage\nFrom: x\n%post\n    echo > /more\n")
+    done = typed(tmp_path, "build", "--update", "--sandbox", "tree", "more.def")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "tree/more").exists()
+    assert (tmp_path / "tree/new").exists()
+
+
 def test_a_section_that_fails_is_fatal_and_sections_can_be_chosen(
     tmp_path: Path, image: Path
 ) -> None:
