@@ -32,7 +32,7 @@ from singbuild.plan.options import Options
 from singbuild.plan.plan import Plan, recorded
 from singbuild.privilege import modes, namespace
 from singbuild.stages import StageError, Stages
-from singbuild.steps import definition
+from singbuild.steps import definition, dockerfile
 from singbuild.steps.step import Site
 from singbuild.tree import metadata, normalise, scratch, secrets, sections
 from singbuild.tree.rootfs import Rootfs
@@ -159,7 +159,7 @@ class _Work:
             # A resumed tree may hold what the failed run left.
             is_resumed = self.options.resume and (each is job or resume.is_there(each))
             use_cache = self.options.use_cache and not is_resumed
-            steps = definition.steps(each, keys)
+            steps = (dockerfile if each.evaluation else definition).steps(each, keys)
             one_owner = self.shop.has_one_owner
             found.append(filling.filling(each, steps, one_owner=one_owner, use_cache=use_cache))
             keys[each.stage] = found[-1].key
@@ -200,7 +200,8 @@ class _Work:
             rootfs.is_foreign = True
             rootfs.unpack_image(options.onto)
         filling.fill(tree, site, self.console, *begin)
-        defaults = call("singbuild_defaults", source=job.source, pins=job.pins, rootfs=rootfs)
+        source = dockerfile.source(job) if job.evaluation else job.source
+        defaults = call("singbuild_defaults", source=source, pins=job.pins, rootfs=rootfs)
         self._phase("metadata")
         metadata.write(rootfs, recipe, defaults or Defaults(), self._records(job, rootfs))
         sections.check_shell_text(recipe, rootfs)
@@ -216,10 +217,11 @@ class _Work:
         if options.locked and "packages" in options.locked.lock:
             lock.check(options.locked, complete, ("packages",))
         how = recorded(plan, tested=options.test, free=options.free, resumed=options.resume)
-        return {
+        records = {
             "lock.yaml": lock.dumped(complete, Path(plan.recipe.path).name),
             "build.json": how,
         }
+        return records | (dockerfile.records(job) if job.evaluation else {})
 
     def _seal(self, job: Job, rootfs: Rootfs, target: Path) -> None:
         """Write the tree into an ext3, from which any other kind is made."""

@@ -153,6 +153,8 @@ class Source:
     report: how to tell the user what happens.
     bootstrap: the recipe's ``Bootstrap:`` word, for a plugin that goes by several.
     locked: the pins to keep to, from a lock; empty without one.
+    config: what a Dockerfile made of the image's configuration, the object ``config`` of the OCI
+    image specification; None without one.
     """
 
     keywords: Mapping[str, str]
@@ -161,6 +163,7 @@ class Source:
     report: Reporter
     bootstrap: str = ""
     locked: Pins = field(default_factory=dict)
+    config: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)

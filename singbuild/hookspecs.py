@@ -18,6 +18,9 @@ from typing import TYPE_CHECKING
 import pluggy
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
     from singbuild.contract import Defaults, Needs, Pins, Source
     from singbuild.tree.rootfs import Rootfs
 
@@ -52,6 +55,19 @@ def singbuild_resolve(source: Source) -> Pins:
     system. It is shown by ``plan`` and handed to the hooks below.
     Raise: ``SourceError`` for a mirror that does not answer or a checksum that
     differs, ``RecipeKeyError`` for a keyword's value that makes no sense.
+    Since: 1.
+    """
+    raise NotImplementedError
+
+
+@hookspec(firstresult=True)
+def singbuild_configuration(source: Source, pins: Pins) -> Mapping[str, Any]:
+    """Say how the pinned image is configured; optional, for backends of container images.
+
+    When: after ``singbuild_resolve``, for a Dockerfile that begins with such an image.
+    Assume: ``pins`` are what ``singbuild_resolve`` returned.
+    Return: the object ``config`` of the OCI image specification ("config.md"); its values are data.
+    Raise: ``SourceError``.
     Since: 1.
     """
     raise NotImplementedError

@@ -10,6 +10,7 @@ namespaces of their own, within those of the build: they end with it.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -88,7 +89,8 @@ class Stages:
                 os.waitpid(pid, 0)
 
     def _found(self, name: str) -> None:
-        self.trees[name] = StageTree(self._image(name))
+        source = json.loads(self._image(name).with_suffix(".json").read_text())
+        self.trees[name] = StageTree(self._image(name), source)
 
     def _image(self, name: str) -> Path:
         return self._work(name) / "tree.img"
@@ -143,6 +145,11 @@ class Stages:
                 times = rootfs.baseline.times(rootfs.root)
                 owners, epoch = rootfs.wished(), tree.job.epoch
                 seal.seal(rootfs.root, self._image(name), epoch=epoch, owners=owners, times=times)
+            self._note(name, rootfs.baseline.saved(rootfs.root))
+
+    def _note(self, name: str, source: Mapping[str, bool]) -> None:
+        """Note what of a tree its source brought, for the process that waits for it."""
+        self._image(name).with_suffix(".json").write_text(json.dumps(dict(source)))
 
     def _is_taken(self, entry: Entry | None, name: str) -> bool:
         """Whether the cache has the finished tree; then its image is a link to it, or a copy."""
@@ -154,6 +161,7 @@ class Stages:
         except OSError:  # another file system, or another build made room meanwhile
             with contextlib.suppress(FileNotFoundError):
                 shutil.copyfile(entry.path, image)
+        self._note(name, entry.source)
         return image.exists()
 
 

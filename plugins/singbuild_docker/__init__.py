@@ -9,6 +9,9 @@ Five backends by one name each; ``Source.bootstrap`` says which one a recipe mea
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from singbuild import Defaults, Keyword, Needs, Pins, Rootfs, Source, hookimpl
 from singbuild_docker import config
 from singbuild_docker.layers import archives
@@ -46,6 +49,12 @@ def singbuild_resolve(source: Source) -> Pins:
 
 
 @hookimpl
+def singbuild_configuration(source: Source, pins: Pins) -> Mapping[str, Any]:
+    """Return what the pinned configuration says."""
+    return config.told(config_of(pins, source))
+
+
+@hookimpl
 def singbuild_bootstrap(source: Source, pins: Pins, rootfs: Rootfs) -> bool:
     """Apply the pinned layers, the lowest first, while they arrive."""
     layers = layers_of(pins)
@@ -58,4 +67,5 @@ def singbuild_bootstrap(source: Source, pins: Pins, rootfs: Rootfs) -> bool:
 def singbuild_defaults(source: Source, pins: Pins, rootfs: Rootfs) -> Defaults:
     """Turn ENV, ENTRYPOINT, CMD, LABEL, USER and WORKDIR into what an image has for them."""
     with_cmd = is_yes(source.keywords, "IncludeCmd")
-    return config.defaults(config_of(pins, source), rootfs.report, with_cmd=with_cmd)
+    whole = config_of(pins, source) if source.config is None else {"config": source.config}
+    return config.defaults(whole, rootfs.report, with_cmd=with_cmd)

@@ -21,16 +21,21 @@ _NAME = re.compile("[A-Za-z_][A-Za-z0-9_]*")
 
 def defaults(config: Mapping[str, Any], report: Reporter, *, with_cmd: bool) -> Defaults:
     """Return what a configuration says of its image. with_cmd: CMD counts too."""
-    said = config.get("config")
-    told: Mapping[str, Any] = said if isinstance(said, dict) else {}
-    command = _words(told.get("Cmd")) if with_cmd else []
-    entrypoint = _words(told.get("Entrypoint"))
+    said = told(config)
+    command = _words(said.get("Cmd")) if with_cmd else []
+    entrypoint = _words(said.get("Entrypoint"))
     return Defaults(
-        environment=_environment(_words(told.get("Env")), report),
+        environment=_environment(_words(said.get("Env")), report),
         # An image of ours that went through a registry brings its runscript with it.
         runscript="" if entrypoint == OURS else runscript(entrypoint, command),
-        labels=_labels(told, report),
+        labels=_labels(said, report),
     )
+
+
+def told(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what a container runtime is told of an image."""
+    said = config.get("config")
+    return said if isinstance(said, dict) else {}
 
 
 def runscript(entrypoint: Sequence[str], command: Sequence[str]) -> str:
@@ -65,13 +70,13 @@ def _environment(lines: Sequence[str], report: Reporter) -> dict[str, str]:
     return variables
 
 
-def _labels(told: Mapping[str, Any], report: Reporter) -> dict[str, str]:
+def _labels(said: Mapping[str, Any], report: Reporter) -> dict[str, str]:
     """Return the image's labels, and what has no other place: USER and WORKDIR."""
-    given = told.get("Labels")
+    given = said.get("Labels")
     labels = {str(k): str(v) for k, v in given.items()} if isinstance(given, dict) else {}
     for key, label in RECORDED.items():
-        if isinstance(told.get(key), str) and told[key]:
-            labels[label] = told[key]
+        if isinstance(said.get(key), str) and said[key]:
+            labels[label] = said[key]
     if user := labels.get(RECORDED["User"]):
         report.line(f"The image names the user {user}; programs in it run as whoever starts them.")
     return labels

@@ -125,10 +125,10 @@ def build(
     from singbuild.cache.resume import Shell
     from singbuild.console import display
     from singbuild.console.junit import Report
+    from singbuild.dockerfile import loading
     from singbuild.images import reproducible
     from singbuild.plan import lock, options, plan
     from singbuild.privilege.modes import Mode
-    from singbuild.recipe import grammar
     from singbuild.tree import secrets, sections
 
     shown = display.choose(sys.stdout, as_json=as_json, quiet=quiet)
@@ -163,7 +163,7 @@ def build(
             resume=resume,
             privilege=Mode(privilege) if privilege else None,
         )
-        loaded = grammar.load(
+        loaded = loading.load(
             recipe, build_args=build_args, build_arg_file=build_arg_file, values=values
         )
         if update:
@@ -196,10 +196,10 @@ def show_plan(
 ) -> int:
     """Print what a build would do, and why. Needs no privilege, writes nothing."""
     from singbuild.console import display
+    from singbuild.dockerfile import loading
     from singbuild.plan import plan
-    from singbuild.recipe import grammar
 
-    loaded = grammar.load(
+    loaded = loading.load(
         recipe, build_args=build_args, build_arg_file=build_arg_file, values=values
     )
     if rendered:
@@ -236,10 +236,10 @@ def write_lock(
     A lock that is there is written anew. Prints its name.
     """
     from singbuild.console import display
+    from singbuild.dockerfile import loading
     from singbuild.plan import job, lock, options, plan
-    from singbuild.recipe import grammar
 
-    loaded = grammar.load(
+    loaded = loading.load(
         recipe, build_args=build_args, build_arg_file=build_arg_file, values=values
     )
     planned = plan.make(loaded, display.choose(sys.stderr, as_json=False, quiet=quiet), arch)

@@ -18,7 +18,7 @@ from singbuild.errors import SectionError, UsageError
 
 # Phases that are cases; a stage's name and a slash may stand before one.
 CASES = re.compile(
-    r"(?P<stage>.*/)?(?:(?P<name>bootstrap)|(?P<section>setup|files|post(?:-\d+)?|test))"
+    r"(?P<stage>.*/)?(?:(?P<name>bootstrap)|(?P<section>setup|files|post(?:-\d+)?|test)|(?:run|copy|add)-\d+)"
 )
 KEPT_LINES = 10_000  # of one case's output, the last ones
 # What XML 1.0 can hold, section 2.2.

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from singbuild.contract import Pins, Source
+from singbuild.dockerfile.evaluation import Copy, Evaluation, evaluate
+from singbuild.dockerfile.files import digests as context_digests
 from singbuild.errors import RecipeKeyError
 from singbuild.plan import lock as locks
 from singbuild.plan.lock import Lock
@@ -23,7 +25,8 @@ class Job:
     """One build, or one stage of it.
 
     source, pins: as the backend's hooks get them; lock: all that goes in; stages: the jobs of
-    the stages that it needs, in order; is_stage: it is itself such a one.
+    the stages that it needs, in order; is_stage: it is itself such a one;
+    evaluation: of a Dockerfile's instructions.
     """
 
     plan: Plan
@@ -33,6 +36,7 @@ class Job:
     lock: Lock
     stages: tuple[Job, ...] = ()
     is_stage: bool = False
+    evaluation: Evaluation | None = None
 
     @property
     def stage(self) -> str:
@@ -59,11 +63,11 @@ def resolved(plan: Plan, options: Options, downloads: Callable[[Plan], Path]) ->
     wanted = options.locked
     of_stages = wanted.lock.get("stages") if wanted else None
     known: Mapping[str, Any] = of_stages if isinstance(of_stages, dict) else {}
-    stages = tuple(
-        replace(_resolved(stage, options, downloads, known.get(stage.recipe.stage)), is_stage=True)
-        for stage in plan.stages
-    )
-    job = _resolved(plan, options, downloads, wanted.lock if wanted else None)
+    stages: tuple[Job, ...] = ()
+    for each in plan.stages:
+        stage = _resolved(each, options, downloads, known.get(each.recipe.stage), stages)
+        stages = (*stages, replace(stage, is_stage=True))
+    job = _resolved(plan, options, downloads, wanted.lock if wanted else None, stages)
     if stages:
         parts = {each.stage: {key: each.lock[key] for key in STAGE_KEYS} for each in stages}
         job = replace(job, stages=stages, lock={**job.lock, "stages": parts})
@@ -76,12 +80,41 @@ def resolved(plan: Plan, options: Options, downloads: Callable[[Plan], Path]) ->
 
 
 def _resolved(
-    plan: Plan, options: Options, downloads: Callable[[Plan], Path], wanted: Lock | None
+    plan: Plan,
+    options: Options,
+    downloads: Callable[[Plan], Path],
+    wanted: Lock | None,
+    before: Sequence[Job],
 ) -> Job:
+    """Resolve the inputs of one stage. before: the stages before it."""
     pinned = wanted.get("pins") if isinstance(wanted, dict) else None
     source = replace(plan.source, cache=downloads(plan), locked=pinned or {})
+    base = next((each for each in before if each.stage == plan.recipe.base), None)
     try:
-        pins = plan.backend.call("singbuild_resolve", source=source)
+        if base or plan.recipe.base:
+            pins: Pins = base.pins if base else {}
+        else:
+            pins = plan.backend.call("singbuild_resolve", source=source)
     except RecipeKeyError as error:
         raise plan.located(error) from error
-    return Job(plan, options, source, pins, locks.make(plan, pins, wanted))
+    job = Job(plan, options, source, pins, locks.make(plan, pins, wanted))
+    return _evaluated(job, base) if plan.recipe.is_dockerfile else job
+
+
+def _evaluated(job: Job, base: Job | None) -> Job:
+    """Evaluate a Dockerfile's instructions; the lock gets what they read of the context."""
+    plan, recipe = job.plan, job.plan.recipe
+    config: Mapping[str, Any] = {}
+    if base and base.evaluation:
+        config = base.evaluation.config
+    elif not recipe.base:
+        call = plan.backend.call
+        config = call("singbuild_configuration", source=job.source, pins=job.pins) or {}
+    found = evaluate(recipe, config, plan.source.arch, plan.source.report.line)
+    files = {
+        name: digest
+        for action in found.actions
+        if isinstance(action, Copy)
+        for name, digest in context_digests(recipe, action, job.source)
+    }
+    return replace(job, evaluation=found, lock={**job.lock, "files": files})

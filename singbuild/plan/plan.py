@@ -20,6 +20,7 @@ from singbuild.recipe.text import printable
 from singbuild.tree import shell_state
 
 BOOTSTRAP_KEY = "Bootstrap"
+WORKING = ("RUN", "COPY", "ADD", "WORKDIR")  # the instructions that change the tree
 # Go's names, as container images have them: `uname -m`'s.
 MACHINES = {"amd64": "x86_64", "arm64": "aarch64", "arm": "armv7l", "386": "i686"}
 
@@ -98,13 +99,29 @@ def _one(
         report.warn(text)
     source = Source(
         keywords=_keywords(recipe, backend),
-        arch=_machine(arch, backend),
+        arch=_machine(recipe.platform or arch, backend),
         cache=workspace.cache_directory() / backend.name,
         report=report,
         bootstrap=backend.name,
     )
     steps = _tree_steps(recipe, backend) if is_stage else _steps(recipe, backend, stages)
     return Plan(recipe, backend, source, tuple(steps), stages)
+
+
+def _instruction_steps(recipe: Recipe, backend: Backend) -> Iterable[Step]:
+    """Yield the steps of a Dockerfile's stage."""
+    header = recipe.header("From")
+    assert header
+    if recipe.base:
+        yield Step("bootstrap", f"line {header.line}: FROM {recipe.base}")
+    else:
+        yield Step(
+            "bootstrap", f"line {header.line}: Bootstrap: {backend.name} brings {header.value}"
+        )
+    works = [each for each in recipe.instructions if each.keyword in WORKING]
+    for number, each in enumerate(works, 1):
+        name = f"{each.keyword.lower()}-{number}"
+        yield Step(name, f"line {each.line}: {printable(' '.join(each.text.split()), keep=100)}")
 
 
 def downloads(plan: Plan) -> Path:
@@ -158,7 +175,7 @@ def _steps(recipe: Recipe, backend: Backend, stages: tuple[Plan, ...]) -> Iterab
     yield Step("resolve", f"Bootstrap: {backend.name} ({origin}) finds out what exactly goes in")
     if stages:
         names = ", ".join(stage.recipe.stage for stage in stages)
-        yield Step("stages", f"the trees that %files copies from, or their copies: {names}")
+        yield Step("stages", f"the trees that later ones read, or what they took of them: {names}")
     yield Step("scratch", "a fresh ext3 image, mounted where nobody else sees it")
     yield from _tree_steps(recipe, backend)
     yield Step("metadata", "runscript, environment, labels and recipe, in /.singularity.d")
@@ -170,6 +187,9 @@ def _steps(recipe: Recipe, backend: Backend, stages: tuple[Plan, ...]) -> Iterab
 
 def _tree_steps(recipe: Recipe, backend: Backend) -> Iterable[Step]:
     """Yield the steps that change the tree: all that an earlier stage has."""
+    if recipe.is_dockerfile:
+        yield from _instruction_steps(recipe, backend)
+        return
     yield Step("bootstrap", f"Bootstrap: {backend.name} fills it")
     for name, what in (
         ("setup", "on the host, with the tree's path in $SINGBUILD_ROOTFS"),

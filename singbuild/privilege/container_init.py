@@ -72,7 +72,8 @@ def main() -> NoReturn:
     root: the tree; argv, env: the program; mounts: whether there may be any, and namespaces;
     files: in /dev, name to text; host: None for a program of the tree, for one of the host
     the directory that it works in, what it may write besides the tree, and whether that gets
-    /proc and /sys.
+    /proc and /sys; directory: where one of the tree works; user: id, group and further groups, None
+    for root.
     """
     for number in _KEYBOARD:  # a terminal sends these to the program too
         _signal.signal(number, _signal.SIG_IGN)
@@ -266,6 +267,12 @@ def _execute(job: dict[str, Any]) -> NoReturn:
     for number in (*_KEYBOARD, _signal.SIGPIPE, _signal.SIGXFSZ):  # the latter Python ignores
         _signal.signal(number, _signal.SIG_DFL)
     argv, env = job["argv"], job["env"]
+    if not job["host"]:
+        os.chdir(job["directory"])
+    if user := job["user"]:
+        os.setgroups(user[2])
+        os.setgid(user[1])
+        os.setuid(user[0])
     # os.execvpe() imports a module, and the host's are gone.
     directories = (
         [""] if "/" in argv[0] else [f"{each}/" for each in env.get("PATH", os.defpath).split(":")]

@@ -45,15 +45,16 @@ def load(
     build_arg_file: Path | None = None,
     values: Path | None = None,
     implied: tuple[Header, ...] = (),
+    source: Text | None = None,
 ) -> Recipe:
     """Read the recipe ``path`` ("-": standard input), fill its template, parse it.
 
-    implied: the header of a recipe that has none.
+    implied: the header of a recipe that has none; source: what was read of the path already.
     The text is a template when it has %arguments or when any value is given
     (see ``template.render``), else it is taken literally. Raises RecipeError for
     what is wrong in a file and UsageError for what is wrong in ``build_args``.
     """
-    source = read(path)
+    source = source or read(path)
     if not (template.is_template(source) or build_args or build_arg_file or values):
         return parse(source, implied)
     filled = template.render(

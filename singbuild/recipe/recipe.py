@@ -11,6 +11,8 @@ from singbuild.recipe.text import Text, did_you_mean, printable
 
 STAGE = "stage"
 """The header key that names a stage; no backend sees it."""
+SCRATCH = "scratch"
+"""What an empty tree is called in Dockerfiles."""
 
 
 @dataclass(frozen=True)
@@ -153,6 +155,39 @@ class CopyItem:
 
 
 @dataclass(frozen=True)
+class Document:
+    """A here-document of a Dockerfile. literal: nothing in it is replaced; stripped: of tabs."""
+
+    name: str
+    text: str
+    literal: bool = False
+    stripped: bool = False
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """One instruction of a Dockerfile.
+
+    keyword: in capitals; rest: what follows the flags; text: all, continued lines joined.
+    """
+
+    keyword: str
+    rest: str
+    line: int
+    text: str
+    flags: tuple[tuple[str, str], ...] = ()
+    documents: tuple[Document, ...] = ()
+
+    def flag(self, name: str) -> str:
+        """Return the value of a flag, "" without it."""
+        return next((value for key, value in self.flags if key == name), "")
+
+    def values(self, name: str) -> list[str]:
+        """Return all values of a flag."""
+        return [value for key, value in self.flags if key == name]
+
+
+@dataclass(frozen=True)
 class Recipe:
     """What a recipe says, checked as far as its text alone can be.
 
@@ -160,6 +195,10 @@ class Recipe:
     own path says ``(rendered)`` when the template's lines are unknown.
     headers: in the recipe's order. sections: by name, in small letters.
     stages: those before this one, which is the last in the file.
+
+    Of a Dockerfile: instructions: those of this stage; base: the stage that it begins with, or
+    SCRATCH; uses: the other stages whose trees it reads; platform: the machine of
+    ``FROM --platform``; globals: the values of the ARGs before the first FROM.
     arguments: the template's values; empty when the text was taken literally.
     """
 
@@ -171,6 +210,12 @@ class Recipe:
     labels: tuple[Label, ...]
     arguments: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     stages: tuple["Recipe", ...] = ()
+    is_dockerfile: bool = False
+    instructions: tuple[Instruction, ...] = ()
+    base: str = ""
+    uses: tuple[str, ...] = ()
+    platform: str = ""
+    globals: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
     @property
     def stage(self) -> str:
@@ -181,12 +226,18 @@ class Recipe:
     @property
     def needed(self) -> tuple["Recipe", ...]:
         """The stages that this one copies from, and those that they copy from, in their order."""
-        names, needed = {item.stage for item in self.files}, []
+        names, needed = set(self.sources), []
         for stage in reversed(self.stages):
             if stage.stage in names:
                 needed.append(stage)
-                names |= {item.stage for item in stage.files}
+                names |= {*stage.sources}
         return tuple(reversed(needed))
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The stages whose trees this one reads."""
+        names = (self.base, *(item.stage for item in self.files), *self.uses)
+        return tuple(dict.fromkeys(name for name in names if name not in ("", SCRATCH)))
 
     @property
     def text(self) -> str:

@@ -39,7 +39,10 @@ def archive(
 
 
 def _archived(
-    image: FileTree, entries: Iterable[Entry], renamed: Callable[[bytes], bytes]
+    image: FileTree,
+    entries: Iterable[Entry],
+    renamed: Callable[[bytes], bytes],
+    changed: Callable[[tarfile.TarInfo], None] = lambda _: None,
 ) -> Iterator[bytes]:
     first: dict[int, bytes] = {}  # of inodes with several names
     for entry in entries:
@@ -47,31 +50,60 @@ def _archived(
         if info is None:
             continue
         info.name = _text(renamed(entry.path)) or "."
+        changed(info)
         if entry.inode.kind != DIRECTORY and entry.inode.links > 1:
             if known := first.get(entry.inode.number):
                 target = _text(renamed(known))
                 info.type, info.linkname, info.pax_headers = tarfile.LNKTYPE, target, {}
-                yield _packed(info)
+                yield packed(info)
                 continue
             first[entry.inode.number] = entry.path
         if entry.inode.kind == REGULAR:
             yield from _file(image, entry, info)
         else:
-            yield _packed(info)
+            yield packed(info)
     yield bytes(2 * _BLOCK)
 
 
-def subtree(image: FileTree, top: Entry, name: str) -> Iterator[bytes]:
+def subtree(
+    image: FileTree,
+    entry: Entry,
+    name: str,
+    *,
+    changed: Callable[[tarfile.TarInfo], None] = lambda _: None,
+    leave_out: Callable[[str], bool] | None = None,
+    top: bool = True,
+) -> Iterator[bytes]:
     """Yield what is at and below an entry of an image as such an archive, under another name.
 
-    Hard links stay within it. Raises DamagedImage.
+    changed: changes each header; leave_out: says of a path whether it is left out; top: whether
+    the entry itself is in it. Hard links stay within it. Raises DamagedImage.
     """
-    above, prefix = top.path, _bytes(name).strip(b"/")
+    above, prefix = entry.path, _bytes(name).strip(b"/")
 
     def renamed(path: bytes) -> bytes:
-        return prefix + path[len(above) :]
+        below = path[len(above) :].strip(b"/")
+        return b"/".join(filter(None, (prefix, below)))
 
-    yield from _archived(image, image.walk(top), renamed)
+    def is_wanted(path: bytes) -> bool:
+        if path == entry.path:
+            return top
+        return not (leave_out and leave_out(path.decode("utf-8", "surrogateescape")))
+
+    found = (each for each in image.walk(entry) if is_wanted(each.path))
+    yield from _archived(image, found, renamed, changed)
+
+
+def one_file(
+    name: str, content: bytes, changed: Callable[[tarfile.TarInfo], None]
+) -> Iterator[bytes]:
+    """Yield an archive of one file, of mode 0644 unless ``changed`` says otherwise."""
+    info = tarfile.TarInfo(name.strip("/"))
+    info.size, info.mode = len(content), 0o644
+    changed(info)
+    yield packed(info)
+    yield content
+    yield bytes(-len(content) % _BLOCK + 2 * _BLOCK)
 
 
 def _bytes(name: str) -> bytes:
@@ -112,10 +144,10 @@ def _file(image: FileTree, entry: Entry, info: tarfile.TarInfo) -> Iterator[byte
     stored = sum(length for _, length in segments)
     if stored == size:
         info.size = size
-        yield _packed(info)
+        yield packed(info)
     else:
         # Of a single hole GNU tar notes its end; others read no empty table.
-        table = _table(segments or [(size, 0)])
+        table = sparse_table(segments or [(size, 0)])
         info.size = len(table) + stored
         info.pax_headers = {
             **info.pax_headers,
@@ -124,21 +156,22 @@ def _file(image: FileTree, entry: Entry, info: tarfile.TarInfo) -> Iterator[byte
             "GNU.sparse.name": info.name,
             "GNU.sparse.realsize": str(size),
         }
-        yield _packed(info)
+        yield packed(info)
         yield table
     for _, data in image.data(entry):
         yield data
     yield bytes(-stored % _BLOCK)
 
 
-def _table(segments: list[Segment]) -> bytes:
+def sparse_table(segments: list[Segment]) -> bytes:
     """Return the map of a sparse file: GNU tar, "Storing Sparse Files", PAX 1.0."""
     numbers = [len(segments), *(number for segment in segments for number in segment)]
     text = "".join(f"{number}\n" for number in numbers).encode()
     return text.ljust(-(-len(text) // _BLOCK) * _BLOCK, b"\0")
 
 
-def _packed(info: tarfile.TarInfo) -> bytes:
+def packed(info: tarfile.TarInfo) -> bytes:
+    """Return a header as an archive has it."""
     return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
 
 

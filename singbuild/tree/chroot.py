@@ -23,6 +23,8 @@ from singbuild.privilege import capabilities, container_init
 from singbuild.privilege.container_init import DEVICES, LINKS
 from singrun import syscalls
 
+User = tuple[int, int, tuple[int, ...]]
+"""A user's id, group and further groups."""
 APT = ".singbuild-apt"  # in /dev, which goes when the program has ended
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 ENVIRONMENT = {
@@ -57,14 +59,17 @@ def call(
     *,
     env: Mapping[str, str] | None = None,
     on_line: Callable[[str], None] | None = None,
+    directory: str = "/",
+    user: User | None = None,
 ) -> command.Completed:
     """Execute ``argv`` with ``root`` as its root directory, and return how it ended.
 
-    env: added to ``environment()``. The program looks itself up on the image's PATH;
+    env: added to ``environment()``; directory: where it works, in the tree; user: who it is, root
+    without one. The program looks itself up on the image's PATH;
     127 means that it is not there.
     """
     words = ("chroot", os.fspath(root), *argv)
-    with _job(root, argv, environment(env)) as (launch, job):
+    with _job(root, argv, environment(env), directory=directory, user=user) as (launch, job):
         done = command.call(
             launch, env=_of_python(), on_line=on_line, own_session=True, pass_fds=(job,)
         )
@@ -112,7 +117,13 @@ def host(
 
 @contextlib.contextmanager
 def _job(
-    root: Path, argv: Sequence[str], env: Mapping[str, str], host: Mapping[str, Any] | None = None
+    root: Path,
+    argv: Sequence[str],
+    env: Mapping[str, str],
+    host: Mapping[str, Any] | None = None,
+    *,
+    directory: str = "/",
+    user: User | None = None,
 ) -> Iterator[tuple[list[str], int]]:
     """Give the command that executes ``argv`` in a container, and the descriptor it reads from.
 
@@ -129,6 +140,8 @@ def _job(
         "mounts": mounts,
         "files": _files(),
         "host": host,
+        "directory": directory,
+        "user": user,
     }
     file = os.memfd_create("singbuild", 0)  # for who is executed to read, so not close-on-exec
     try:

@@ -98,6 +98,16 @@ class Made:
         content = json.loads(self.blobs[self.manifest]) | {key: value}
         return self.remade(json.dumps(content).encode())
 
+    def configured(self, config: Mapping[str, Any]) -> Made:
+        """The image with another configuration, and the history that builders of others want."""
+        history = [{"created_by": "test"}] * len(self.layers)
+        known = json.loads(self.blobs[self.config])
+        text = json.dumps(known | {"config": config, "history": history}).encode()
+        manifest = json.loads(self.blobs[self.manifest]) | {"config": described(text, CONFIG)}
+        content = json.dumps(manifest).encode()
+        blobs = {**self.blobs, sha256(text): text, sha256(content): content}
+        return Made(blobs, sha256(content), sha256(text), self.layers)
+
     def remade(self, content: bytes) -> Made:
         """The image with another manifest."""
         return Made(

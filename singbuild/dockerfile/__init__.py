@@ -1,0 +1,1 @@
+"""Dockerfiles and Containerfiles: from their text to recipes of several stages."""

@@ -1,0 +1,114 @@
+"""The files that COPY and ADD name: which of a tree match, and what .dockerignore leaves out.
+
+Source: the Dockerfile reference, "COPY"; Go's filepath.Match for the patterns.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+from singbuild.file_tree import DIRECTORY, Entry, FileTree
+
+_PATTERN = re.compile(r"[*?\[\\]")
+LARGEST = 1 << 20  # characters of a .dockerignore
+
+
+def directory(path: str) -> Path:
+    """Return the context of a Dockerfile: the directory that it is in."""
+    return Path.cwd() if path in ("-", "<stdin>") else Path(path).absolute().parent
+
+
+def ignored(path: str) -> Callable[[str], bool]:
+    """Return what says of a path in a Dockerfile's context whether it is left out.
+
+    ``NAME.dockerignore`` beside a Dockerfile wins over ``.dockerignore``.
+    """
+    for file in (Path(f"{path}.dockerignore"), directory(path) / ".dockerignore"):
+        if file.is_file():
+            with file.open(errors="replace") as lines:
+                return matcher(lines.read(LARGEST).splitlines())
+    return lambda _: False
+
+
+def matcher(lines: Sequence[str]) -> Callable[[str], bool]:
+    """Return what says whether a path, or a directory above it, is matched by the last pattern."""
+    patterns = []
+    for line in lines:
+        text = line.strip()
+        if not text or text.startswith("#"):
+            continue
+        keeps = text.startswith("!")
+        text = posixpath.normpath(text.lstrip("!").strip()).strip("/")
+        if text not in ("", "."):
+            patterns.append((not keeps, re.compile(_translated(text))))
+
+    def is_left_out(path: str) -> bool:
+        left_out = False
+        parts = path.split("/")
+        above = ["/".join(parts[: n + 1]) for n in range(len(parts))]
+        for leaves_out, pattern in patterns:
+            if any(pattern.fullmatch(each) for each in above):
+                left_out = leaves_out
+        return left_out
+
+    return is_left_out
+
+
+def matching(tree: FileTree, pattern: str, is_left_out: Callable[[str], bool]) -> list[Entry]:
+    """Return what a pattern names, sorted. Links in the tree lead inside it."""
+    wanted = posixpath.normpath("/" + pattern).strip("/")
+    found = [""]
+    for part in filter(None, wanted.split("/")):
+        if _PATTERN.search(part):
+            match = re.compile(_translated(part))
+            found = [
+                posixpath.join(above, name)
+                for above in found
+                for name in _names(tree, above)
+                if match.fullmatch(name)
+            ]
+        else:
+            found = [posixpath.join(above, part) for above in found]
+    entries = ((path, tree.find(path, follow=False)) for path in found)
+    return [entry for path, entry in entries if entry and not (path and is_left_out(path))]
+
+
+def _names(tree: FileTree, path: str) -> list[str]:
+    entry = tree.find(path)
+    if entry is None or entry.inode.kind != DIRECTORY:
+        return []
+    return [name.decode(errors="surrogateescape") for name, _, _ in tree.names(entry)]
+
+
+@lru_cache(1024)
+def _translated(pattern: str) -> str:
+    """Return Go's pattern as a regular expression; ``**`` matches any number of directories."""
+    return "".join(_pieces(pattern))
+
+
+def _pieces(pattern: str) -> Iterator[str]:
+    at = 0
+    while at < len(pattern):
+        if pattern.startswith("**/", at):
+            yield "(?:.*/)?"
+            at += 3
+        elif pattern.startswith("**", at):
+            yield ".*"
+            at += 2
+        elif pattern[at] in "*?":
+            yield "[^/]*" if pattern[at] == "*" else "[^/]"
+            at += 1
+        elif pattern[at] == "[" and (end := pattern.find("]", at + 2)) > 0:
+            inside = pattern[at + 1 : end].replace("\\", "\\\\")
+            yield f"[{inside}]"
+            at = end + 1
+        elif pattern[at] == "\\" and at + 1 < len(pattern):
+            yield re.escape(pattern[at + 1])
+            at += 2
+        else:
+            yield re.escape(pattern[at])
+            at += 1

@@ -1,0 +1,326 @@
+"""What the instructions of one stage mean, once the base image's configuration is known.
+
+    instructions + configuration ─▶ actions on the tree, in order, and the new configuration
+
+A configuration is the object ``config`` of the OCI image specification, "config.md".
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from singbuild.dockerfile import loading, reader, variables
+from singbuild.errors import RecipeError
+from singbuild.recipe.recipe import Document, Instruction, Recipe
+
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+SHELL = ("/bin/sh", "-c")
+PROXIES = re.compile(r"(https?|ftp|no|all)_proxy", re.IGNORECASE)
+TOLD = {
+    "EXPOSE": "a container has the host's network",
+    "VOLUME": "the directory is one of the image's; bind one over it with --bind",
+    "STOPSIGNAL": "whoever stops a program chooses its signal",
+    "HEALTHCHECK": "nobody watches a container",
+}
+
+
+@dataclass(frozen=True)
+class Mount:
+    """What ``RUN --mount`` asks for: fields by name."""
+
+    kind: str
+    fields: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Action:
+    """What an instruction does to the tree. name: of its step; user, directory: as of then."""
+
+    name: str
+    instruction: Instruction
+    user: str = ""
+    directory: str = "/"
+
+
+@dataclass(frozen=True)
+class Run(Action):
+    """Execute a program. script: "", or the text of a file to be executed, which ``#!`` begins."""
+
+    argv: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    mounts: tuple[Mount, ...] = ()
+    script: str = ""
+
+
+@dataclass(frozen=True)
+class Copy(Action):
+    """Copy files. stage: whose tree has them, "" for the context; documents: files given here."""
+
+    sources: tuple[str, ...] = ()
+    destination: str = ""
+    stage: str = ""
+    owner: str = ""
+    mode: str = ""
+    documents: tuple[Document, ...] = ()
+    exclude: tuple[str, ...] = ()
+    checksum: str = ""
+
+
+@dataclass(frozen=True)
+class Workdir(Action):
+    """Make the directory if it is not there."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A stage's actions, and the configuration after them."""
+
+    actions: tuple[Action, ...]
+    config: Mapping[str, Any]
+
+
+def evaluate(
+    recipe: Recipe, base: Mapping[str, Any], arch: str, tell: Callable[[str], None]
+) -> Evaluation:
+    """Evaluate a stage. base: its base image's configuration; tell: takes what has no effect here.
+
+    Raises RecipeError.
+    """
+    return _Evaluator(recipe, base, arch, tell).evaluated()
+
+
+class _Evaluator:
+    """Goes through one stage."""
+
+    def __init__(
+        self, recipe: Recipe, base: Mapping[str, Any], arch: str, tell: Callable[[str], None]
+    ) -> None:
+        self._recipe, self._tell = recipe, tell
+        self._config: dict[str, Any] = {key: value for key, value in base.items() if value}
+        self._triggers = [str(each) for each in self._config.pop("OnBuild", [])]
+        self._env = dict(
+            each.split("=", 1) for each in _texts(self._config.get("Env")) if "=" in each
+        )
+        self._env.setdefault("PATH", DEFAULT_PATH)
+        self._args: dict[str, str] = {}
+        self._platform = loading.platform_variables(arch)
+        self._own_command = False
+        self._actions: list[Action] = []
+
+    def evaluated(self) -> Evaluation:
+        line = self._recipe.headers[0].line
+        for text in self._triggers:
+            self._do(reader.parsed(self._recipe.source, line, text))
+        for each in self._recipe.instructions:
+            self._do(each)
+        self._config["Env"] = [f"{name}={value}" for name, value in self._env.items()]
+        return Evaluation(tuple(self._actions), self._config)
+
+    def _do(self, each: Instruction) -> None:
+        method: Callable[[Instruction], None] = getattr(self, f"do_{each.keyword.lower()}")
+        try:
+            method(each)
+        except variables.MalformedError as error:
+            raise self._error(each, str(error)) from error
+        if each.keyword in TOLD:
+            self._tell(
+                f"{self._recipe.path}:{each.line}: {each.keyword} is kept in the configuration "
+                f"and has no effect here: {TOLD[each.keyword]}"
+            )
+
+    # ── what changes the tree ────────────────────────────────────────────────
+
+    def do_run(self, each: Instruction) -> None:
+        for name, value in each.flags:
+            if name == "network" and value in ("", "default", "host"):
+                continue
+            if name != "mount":
+                raise self._error(
+                    each, f"RUN --{name}={value} cannot be had", remedy="Leave the flag out."
+                )
+        words, script = reader.words_of_json(each.rest), ""
+        if words is None:
+            text = each.rest + "".join(f"\n{d.text}{d.name}" for d in each.documents)
+            alone = re.fullmatch(r"<<-?(?:(['\"])[^'\"]+\1|\w+)", each.rest)
+            if alone and each.documents:
+                text = each.documents[0].text
+                script = text if text.startswith("#!") else ""
+            words = [*self._shell(), text]
+        mounts = tuple(self._mount(each, value) for value in each.values("mount"))
+        args = {name: value for name, value in self._args.items() if name not in self._env}
+        env = {**args, **self._env}
+        self._act(Run, each, argv=tuple(words), environment=env, mounts=mounts, script=script)
+
+    def _mount(self, each: Instruction, value: str) -> Mount:
+        parts = dict([*part.split("=", 1), "true"][:2] for part in value.split(",") if part)
+        fields = {key: variables.filled(text, self._all()) for key, text in parts.items()}
+        kind = fields.pop("type", "bind")
+        for short, name in (
+            ("dst", "target"),
+            ("destination", "target"),
+            ("src", "source"),
+            ("ro", "readonly"),
+        ):
+            if short in fields:
+                fields[name] = fields.pop(short)
+        if kind not in ("bind", "cache", "secret", "tmpfs"):
+            raise self._error(
+                each,
+                f"RUN --mount=type={kind} cannot be had",
+                remedy="There are bind, cache, secret and tmpfs.",
+            )
+        if kind != "secret" and not fields.get("target"):
+            raise self._error(
+                each, f"RUN --mount=type={kind} has no target", remedy="Write target=PATH."
+            )
+        return Mount(kind, fields)
+
+    def do_copy(self, each: Instruction) -> None:
+        allowed = ("from", "chown", "chmod", "link", "exclude", "checksum")
+        for name, value in each.flags:
+            if name not in allowed or (name == "checksum" and each.keyword == "COPY"):
+                raise self._error(
+                    each, f"{each.keyword} --{name}={value} cannot be had", remedy="Leave it out."
+                )
+        words = reader.words_of_json(each.rest)
+        if words is None:
+            words = variables.words(each.rest, self._all())
+        else:
+            words = [variables.filled(word, self._all()) for word in words]
+        if len(words) < 2:
+            raise self._error(each, f"{each.keyword} has sources and a destination")
+        *sources, destination = words
+        names = {document.name for document in each.documents}
+        documents = tuple(
+            document
+            if document.literal
+            else Document(document.name, variables.filled_document(document.text, self._all()))
+            for document in each.documents
+        )
+        if len(sources) > 1 and not destination.endswith("/") and destination not in (".", ".."):
+            raise self._error(
+                each,
+                f"{each.keyword} of several sources needs a directory",
+                remedy=f"Write {destination}/",
+            )
+        self._act(
+            Copy,
+            each,
+            sources=tuple(
+                s for s in sources if not (s.startswith("<<") and s.strip("<-'\"") in names)
+            ),
+            destination=destination,
+            stage=each.flag("from"),
+            owner=variables.filled(each.flag("chown"), self._all()),
+            mode=variables.filled(each.flag("chmod"), self._all()),
+            documents=documents,
+            exclude=tuple(each.values("exclude")),
+            checksum=each.flag("checksum"),
+        )
+
+    do_add = do_copy
+
+    def do_workdir(self, each: Instruction) -> None:
+        path = variables.filled(each.rest, self._all())
+        self._config["WorkingDir"] = posixpath.normpath(posixpath.join(self._directory(), path))
+        self._act(Workdir, each)
+
+    def _act(self, kind: type[Action], each: Instruction, **more: Any) -> None:
+        name = f"{each.keyword.lower()}-{len(self._actions) + 1}"
+        user = str(self._config.get("User", ""))
+        self._actions.append(kind(name, each, user, self._directory(), **more))
+
+    # ── what changes the configuration ───────────────────────────────────────
+
+    def do_env(self, each: Instruction) -> None:
+        for name, value in variables.pairs(each.rest, self._all()):
+            self._env[name] = value
+
+    def do_label(self, each: Instruction) -> None:
+        labels = dict(self._config.get("Labels") or {})
+        self._config["Labels"] = labels | dict(variables.pairs(each.rest, self._all()))
+
+    def do_arg(self, each: Instruction) -> None:
+        for name, default in loading.arguments_of(each.rest, self._all()):
+            known = {**self._recipe.globals, **self._platform}
+            value = self._recipe.arguments.get(
+                name, known.get(name) if default is None else default
+            )
+            if value is not None:
+                self._args[name] = str(value)
+
+    def do_user(self, each: Instruction) -> None:
+        self._config["User"] = variables.filled(each.rest, self._all())
+
+    def do_cmd(self, each: Instruction) -> None:
+        self._config["Cmd"] = self._command(each)
+        self._own_command = True
+
+    def do_entrypoint(self, each: Instruction) -> None:
+        self._config["Entrypoint"] = self._command(each)
+        if not self._own_command:  # the base image's is for another program
+            self._config.pop("Cmd", None)
+
+    def do_shell(self, each: Instruction) -> None:
+        words = reader.words_of_json(each.rest)
+        if not words:
+            raise self._error(each, "SHELL is a list", remedy='Write SHELL ["/bin/bash", "-c"].')
+        self._config["Shell"] = words
+
+    def do_expose(self, each: Instruction) -> None:
+        ports = dict(self._config.get("ExposedPorts") or {})
+        for word in variables.words(each.rest, self._all()):
+            ports[word if "/" in word else f"{word}/tcp"] = {}
+        self._config["ExposedPorts"] = ports
+
+    def do_volume(self, each: Instruction) -> None:
+        words = reader.words_of_json(each.rest) or variables.words(each.rest, self._all())
+        self._config["Volumes"] = dict(self._config.get("Volumes") or {}) | {w: {} for w in words}
+
+    def do_stopsignal(self, each: Instruction) -> None:
+        self._config["StopSignal"] = variables.filled(each.rest, self._all())
+
+    def do_healthcheck(self, each: Instruction) -> None:
+        kind, _, rest = each.rest.partition(" ")
+        words = reader.words_of_json(rest.strip())
+        test = (
+            ["NONE"]
+            if kind.upper() == "NONE"
+            else (["CMD", *words] if words else ["CMD-SHELL", rest])
+        )
+        self._config["Healthcheck"] = {"Test": test}
+
+    def do_onbuild(self, each: Instruction) -> None:
+        inner = reader.parsed(self._recipe.source, each.line, each.rest)
+        if inner.keyword in ("ONBUILD", "FROM", "MAINTAINER"):
+            raise self._error(each, f"ONBUILD {inner.keyword} is not allowed")
+        self._config.setdefault("OnBuild", []).append(each.rest)
+
+    def do_maintainer(self, each: Instruction) -> None:
+        self._tell(f"{self._recipe.path}:{each.line}: MAINTAINER is old: LABEL says such things")
+
+    # ── what the others need ─────────────────────────────────────────────────
+
+    def _all(self) -> dict[str, str]:
+        return {**self._args, **self._env}
+
+    def _directory(self) -> str:
+        return str(self._config.get("WorkingDir") or "/")
+
+    def _shell(self) -> Sequence[str]:
+        return _texts(self._config.get("Shell")) or SHELL
+
+    def _command(self, each: Instruction) -> list[str]:
+        words = reader.words_of_json(each.rest)
+        return [*self._shell(), each.rest] if words is None else words
+
+    def _error(self, each: Instruction, what: str, *, remedy: str = "") -> RecipeError:
+        return reader.error(self._recipe.source, each, what, remedy=remedy)
+
+
+def _texts(value: object) -> list[str]:
+    return [word for word in value if isinstance(word, str)] if isinstance(value, list) else []

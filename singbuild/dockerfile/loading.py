@@ -1,0 +1,242 @@
+"""From a Dockerfile to a recipe of several stages: each FROM begins one.
+
+What depends on the base image's own configuration (most variables, ONBUILD) is found out later,
+by ``evaluation``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path, PurePath
+from types import MappingProxyType
+from typing import Any
+
+from singbuild.dockerfile import reader, variables
+from singbuild.errors import RecipeError, UsageError
+from singbuild.recipe import grammar
+from singbuild.recipe.recipe import SCRATCH, Header, Instruction, Recipe
+from singbuild.recipe.text import Text, printable, read
+
+NAME = re.compile(r"(.*[.])?(dockerfile|containerfile)([.].*)?", re.IGNORECASE)
+_FIRST = re.compile(r"\s*(FROM|ARG)\s+[^\s:]", re.IGNORECASE)
+_FROM = re.compile(r"(\S+)(?:\s+AS\s+(\S+))?", re.IGNORECASE)
+_ALIAS = re.compile(r"[a-z][a-z0-9_.-]*")
+MACHINES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}  # Go's names
+ARCHITECTURES = {name: machine for machine, name in MACHINES.items()}
+
+
+def load(path: str, *, build_args: Sequence[str] = (), **more: Any) -> Recipe:
+    """Read a recipe of either kind: a Dockerfile by its name or first instruction.
+
+    more: as ``grammar.load`` takes it, for a definition file. Raises RecipeError, UsageError.
+    """
+    source = read(path)
+    if not is_dockerfile(source):
+        return grammar.load(path, build_args=build_args, source=source, **more)
+    if more.get("values"):
+        raise UsageError("a Dockerfile takes no --values", remedy="Use --build-arg NAME=VALUE.")
+    file = more.get("build_arg_file")
+    return parse(source, _arguments(build_args, file))
+
+
+def is_dockerfile(source: Text) -> bool:
+    """Whether a text is a Dockerfile."""
+    if NAME.fullmatch(PurePath(source.path).name):
+        return True
+    lines = (line for line in source.lines if line.strip() and not line.lstrip().startswith("#"))
+    return bool(_FIRST.match(next(lines, "")))
+
+
+def parse(source: Text, arguments: Mapping[str, str]) -> Recipe:
+    """Return the recipe of a Dockerfile. arguments: what ``--build-arg`` gives."""
+    return _Parser(source, arguments).recipe()
+
+
+def platform_variables(arch: str) -> dict[str, str]:
+    """Return the ARGs that are always there. arch: of the image, as ``uname -m`` has it."""
+    found: dict[str, str] = {}
+    for prefix, machine in (("BUILD", os.uname().machine), ("TARGET", arch or os.uname().machine)):
+        name = MACHINES.get(machine, machine)
+        variant = "v7" if name == "arm" else ""
+        found |= {
+            f"{prefix}PLATFORM": f"linux/{name}{'/' * bool(variant)}{variant}",
+            f"{prefix}OS": "linux",
+            f"{prefix}ARCH": name,
+            f"{prefix}VARIANT": variant,
+        }
+    return found
+
+
+def _arguments(words: Sequence[str], file: Path | None) -> dict[str, str]:
+    """Return the values of --build-arg; a name alone has the value of the caller's variable."""
+    lines = [*file.read_text().splitlines()] if file else []
+    lines = [line for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    found: dict[str, str] = {}
+    for word in (*lines, *words):
+        name, sign, value = word.strip().partition("=")
+        if sign or name in os.environ:
+            found[name] = value if sign else os.environ[name]
+    return found
+
+
+class _Parser:
+    """Reads one Dockerfile."""
+
+    def __init__(self, source: Text, arguments: Mapping[str, str]) -> None:
+        self._source, self._given = source, arguments
+        self._global: dict[str, str] = platform_variables("")
+        self._stages: list[Recipe] = []
+        self._names: dict[str, str] = {}  # as instructions write them, to those of the recipes
+        self._count = 0
+
+    def recipe(self) -> Recipe:
+        """Return the last stage, with those before it."""
+        groups = list(self._groups(reader.instructions(self._source)))
+        if not groups:
+            raise self._source.error(
+                0, 0, "the Dockerfile has no FROM", remedy="Begin it with FROM IMAGE."
+            )
+        for opening, instructions in groups:
+            self._stage(opening, instructions)
+        last = self._stages.pop()
+        return replace(last, stages=tuple(self._stages))
+
+    def _groups(self, found: list[Instruction]) -> Iterator[tuple[Instruction, list[Instruction]]]:
+        """Yield each FROM with the instructions after it; take up the ARGs before the first."""
+        at = 0
+        while at < len(found) and found[at].keyword != "FROM":
+            if found[at].keyword != "ARG":
+                raise self._error(
+                    found[at],
+                    f"{found[at].keyword} comes before FROM",
+                    remedy="Move it behind a FROM.",
+                )
+            for name, value in arguments_of(found[at].rest, self._global):
+                self._global[name] = self._given.get(name, value or "")
+            at += 1
+        while at < len(found):
+            end = next((n for n in range(at + 1, len(found)) if found[n].keyword == "FROM"), None)
+            yield found[at], found[at + 1 : end]
+            at = end if end is not None else len(found)
+
+    def _stage(self, opening: Instruction, instructions: list[Instruction]) -> None:
+        rest = self._filled(opening, opening.rest)
+        match = _FROM.fullmatch(rest)
+        if not match:
+            remedy = "Write FROM IMAGE, or FROM IMAGE AS NAME."
+            raise self._error(opening, "FROM has an image, and perhaps a name", remedy=remedy)
+        image, alias = match[1], (match[2] or "").lower()
+        if alias and (alias in self._names or not _ALIAS.fullmatch(alias)):
+            raise self._error(
+                opening,
+                f"{printable(alias, keep=40)} is no name for a stage, or that of another",
+                remedy="Write a name of small letters, digits, dots, hyphens, underscores.",
+            )
+        base = self._names.get(image.lower(), "")
+        if image.lower() == SCRATCH:
+            base = SCRATCH
+        platform = self._filled(opening, opening.flag("platform"))
+        known = next((each for each in self._stages if base and each.stage == base), None)
+        name, self._count = alias or f"stage-{self._count}", self._count + 1
+        used: list[str] = []
+        changed = tuple(self._with_stages(each, used) for each in instructions)
+        for key in filter(None, (alias, str(self._count - 1))):
+            self._names[key] = name
+        self._stages.append(
+            Recipe(
+                path=self._source.path,
+                source=self._source,
+                headers=_headers(opening, known.header("from").value if known else image, name),  # type: ignore[union-attr]
+                sections=MappingProxyType({}),
+                files=(),
+                labels=(),
+                arguments=MappingProxyType(dict(self._given)),
+                is_dockerfile=True,
+                instructions=changed,
+                base=base,
+                uses=tuple(dict.fromkeys(used)),
+                platform=known.platform if known else self._machine(opening, platform),
+                globals=MappingProxyType(dict(self._global)),
+            )
+        )
+
+    def _with_stages(self, each: Instruction, used: list[str]) -> Instruction:
+        """Let an instruction's --from and mounts name stages; an image becomes one. Note them."""
+        flags = []
+        for name, value in each.flags:
+            if name == "from" and each.keyword in ("COPY", "ADD"):
+                value = self._source_of(each, self._filled(each, value), used)
+            elif name == "mount":
+                parts = [part.partition("=") for part in value.split(",")]
+                value = ",".join(
+                    f"from={self._source_of(each, text, used)}"
+                    if key == "from"
+                    else key + sign + text
+                    for key, sign, text in parts
+                )
+            flags.append((name, value))
+        return replace(each, flags=tuple(flags))
+
+    def _source_of(self, each: Instruction, name: str, used: list[str]) -> str:
+        stage = self._names.get(name.lower(), "")
+        if not stage:
+            if name.isdecimal():
+                raise self._error(each, f"there is no stage {name} before this one")
+            stage = name
+            self._names[name.lower()] = name
+            self._stages.append(
+                Recipe(
+                    path=self._source.path,
+                    source=self._source,
+                    headers=_headers(each, name, name),
+                    sections=MappingProxyType({}),
+                    files=(),
+                    labels=(),
+                    is_dockerfile=True,
+                )
+            )
+        used.append(stage)
+        return stage
+
+    def _machine(self, opening: Instruction, platform: str) -> str:
+        """Return a platform's machine as ``uname -m`` has it, "" for none."""
+        system, _, rest = platform.lower().partition("/")
+        if not platform or (not rest and system == "linux"):
+            return ""
+        name = (rest or system).partition("/")[0]
+        if (rest and system != "linux") or name not in (*ARCHITECTURES, *MACHINES):
+            raise self._error(
+                opening,
+                f"--platform={printable(platform, keep=40)}: there are no images for it here",
+                remedy=f"Write linux/ and one of {', '.join(ARCHITECTURES)}.",
+            )
+        return ARCHITECTURES.get(name, name)
+
+    def _filled(self, each: Instruction, text: str) -> str:
+        try:
+            return variables.filled(text, self._global)
+        except variables.MalformedError as error:
+            raise self._error(each, str(error)) from error
+
+    def _error(self, each: Instruction, what: str, *, remedy: str = "") -> RecipeError:
+        return reader.error(self._source, each, what, remedy=remedy)
+
+
+def arguments_of(rest: str, known: Mapping[str, str]) -> list[tuple[str, str | None]]:
+    """Return the names that an ARG declares, with their defaults; None for none."""
+    found: list[tuple[str, str | None]] = []
+    for word in variables.raw_words(rest):
+        name, sign, value = word.partition("=")
+        found.append((name, variables.filled(value, known) if sign else None))
+    return found
+
+
+def _headers(opening: Instruction, image: str, name: str) -> tuple[Header, ...]:
+    def header(key: str, value: str) -> Header:
+        column = opening.text.find(value) + 1
+        return Header(key, value, opening.line, 1, column, opening.text, (opening.line,))
+
+    return (header("Bootstrap", "docker"), header("From", image), header("Stage", name))

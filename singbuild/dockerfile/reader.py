@@ -1,0 +1,164 @@
+"""From a Dockerfile's text to its instructions: comments, continued lines, here-documents, flags.
+
+A reader of our own: ``dockerfile-parse`` knows neither here-documents nor flags, and ``dockerfile``
+brings a Go runtime into the process, whose threads forbid unshare(2) of a user namespace.
+Source of the grammar: the Dockerfile reference, "Parser directives", "Here-documents".
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from singbuild.errors import RecipeError
+from singbuild.recipe.recipe import Document, Instruction
+from singbuild.recipe.text import Text, did_you_mean, printable
+
+KEYWORDS = """FROM RUN CMD LABEL EXPOSE ENV ADD COPY ENTRYPOINT VOLUME USER WORKDIR ARG ONBUILD
+    STOPSIGNAL HEALTHCHECK SHELL MAINTAINER""".split()  # noqa: SIM905
+WITH_DOCUMENTS = ("RUN", "COPY", "ADD")
+WITH_FLAGS = ("FROM", "RUN", "COPY", "ADD", "HEALTHCHECK")
+
+_DIRECTIVE = re.compile(r"#\s*(\w+)\s*=\s*(.+?)\s*")
+_INSTRUCTION = re.compile(r"\s*([A-Za-z]+)(?:\s+(.*))?", re.DOTALL)
+_FLAG = re.compile(r"--([a-z][a-z-]*)(?:=((?:\"[^\"]*\"|\S)*))?(?:\s+|$)")
+_OPENS = re.compile(r"(?<!<)<<(-?)(?:(['\"])([^'\"]+)\2|([A-Za-z_]\w*))")
+
+
+@dataclass
+class _Lines:
+    """The lines not read yet. n: of the next one, from 1."""
+
+    source: Text
+    escape: str
+    n: int = 1
+
+    def left(self) -> bool:
+        return self.n <= len(self.source.lines)
+
+    def take(self) -> str:
+        self.n += 1
+        return self.source.line(self.n - 1)
+
+
+def instructions(source: Text) -> list[Instruction]:
+    """Return what a Dockerfile says, in order. Raises RecipeError."""
+    lines = _Lines(source, "\\")
+    _read_directives(lines)
+    found = []
+    while lines.left():
+        line = lines.take()
+        if line.strip() and not line.lstrip().startswith("#"):
+            found.append(_instruction(lines, line))
+    return found
+
+
+def parsed(source: Text, n: int, text: str, documents: tuple[Document, ...] = ()) -> Instruction:
+    """Return the instruction that a text, its continued lines joined, is. n: its line."""
+    match = _INSTRUCTION.fullmatch(text.rstrip())
+    keyword = match[1].upper() if match else ""
+    if not match or keyword not in KEYWORDS:
+        word = text.split()[0]
+        raise source.error(
+            n,
+            1,
+            f"there is no instruction {printable(word, keep=40)}",
+            why=f"Instructions: {' '.join(KEYWORDS)}",
+            remedy=did_you_mean(word.upper(), KEYWORDS) or "Correct the line.",
+        )
+    rest, flags = (match[2] or "").strip(), []
+    while keyword in WITH_FLAGS and (flag := _FLAG.match(rest)):
+        flags.append((flag[1], flag[2] or ""))
+        rest = rest[flag.end() :]
+    if not rest and keyword != "HEALTHCHECK":
+        raise source.error(n, 1, f"{keyword} has no argument", remedy="Write one.")
+    return Instruction(keyword, rest, source.number(n), text, tuple(flags), documents)
+
+
+def words_of_json(rest: str) -> list[str] | None:
+    """Return the words of the exec form, ``["a", "b"]``; None for text that is none."""
+    if not rest.startswith("["):
+        return None
+    try:
+        found = json.loads(rest)
+    except ValueError:
+        return None
+    return found if all(isinstance(word, str) for word in found) else None
+
+
+def _read_directives(lines: _Lines) -> None:
+    """Read the comments at the top that say how to read the rest."""
+    while lines.left() and (match := _DIRECTIVE.fullmatch(lines.source.line(lines.n))):
+        n, name, value = lines.n, match[1].lower(), match[2]
+        if name not in ("syntax", "escape", "check"):
+            return
+        lines.take()
+        if name == "escape":
+            if value not in ("\\", "`"):
+                raise lines.source.error(
+                    n, 1, "escape is a backslash or a backtick", remedy="Write # escape=\\"
+                )
+            lines.escape = value
+
+
+def _instruction(lines: _Lines, line: str) -> Instruction:
+    """Read the rest of the instruction that a line begins, and the documents behind it."""
+    begin, pieces = lines.n - 1, []
+    end = re.compile(re.escape(lines.escape) + r"[ \t]*$")
+    while continued := end.search(line):
+        pieces.append(line[: continued.start()])
+        line = ""
+        while lines.left():
+            line = lines.take()
+            if line.strip() and not line.lstrip().startswith("#"):
+                break
+            line = ""  # comments and blank lines between are left out
+    text = "".join([*pieces, line])
+    keyword = text.split(maxsplit=1)[0].upper() if text.strip() else ""
+    inner = text.split(maxsplit=1)[-1] if keyword == "ONBUILD" else text
+    documents: list[Document] = []
+    if inner.split(maxsplit=1)[0].upper() in WITH_DOCUMENTS:
+        documents = [*_documents(lines, begin, text)]
+    return parsed(lines.source, begin, text, tuple(documents))
+
+
+def _documents(lines: _Lines, begin: int, text: str) -> Iterator[Document]:
+    if words_of_json(text.split(maxsplit=1)[-1].strip()) is not None:
+        return
+    for opened in _OPENS.finditer(_without_quotes(text)):
+        # Looked for in the text without quoted parts, read out of the text itself.
+        match = _OPENS.match(text, opened.start())
+        assert match
+        name, body = match[3] or match[4], []
+        while True:
+            if not lines.left():
+                raise lines.source.error(
+                    begin,
+                    1,
+                    f"the here-document {printable(name, keep=40)} does not end",
+                    remedy=f"Write a line of {printable(name, keep=40)} alone behind it.",
+                )
+            line = lines.take()
+            line = line.lstrip("\t") if match[1] else line
+            if line == name:
+                break
+            body.append(line)
+        content = "".join(f"{line}\n" for line in body)
+        yield Document(name, content, literal=bool(match[2]), stripped=bool(match[1]))
+
+
+def _without_quotes(text: str) -> str:
+    """Return a text with blanks in the place of what quotes protect, but for ends of documents."""
+    protected = re.compile(r"(?<!<)(?<!<-)('[^']*'|\"(?:\\.|[^\"\\])*\")")
+    return protected.sub(lambda found: " " * len(found[0]), text)
+
+
+def error(
+    source: Text, instruction: Instruction, what: str, *, why: str = "", remedy: str = ""
+) -> RecipeError:
+    """Make an error at an instruction."""
+    shown = printable(instruction.text.split("\n")[0])
+    path = printable(source.path, keep=4096)
+    return RecipeError(path, instruction.line, 0, shown, what, why=why, remedy=remedy)

@@ -1,0 +1,74 @@
+"""Users and groups of a tree, by its /etc/passwd and /etc/group: who USER and --chown mean."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from singbuild.errors import ImageError
+from singbuild.tree.rootfs import Rootfs
+
+LARGEST = 1 << 20  # bytes
+
+
+@dataclass(frozen=True)
+class Account:
+    """One user. groups: the further ones."""
+
+    uid: int
+    gid: int
+    groups: tuple[int, ...] = ()
+    home: str = "/"
+
+
+class UnknownAccountError(ValueError):
+    """There is no such user or group in the tree."""
+
+
+def account(rootfs: Rootfs, words: str) -> Account:
+    """Return whom ``USER[:GROUP]`` means; names or numbers. Raises UnknownAccountError."""
+    user, _, group = words.partition(":")
+    rows = _rows(rootfs, "passwd", 6)
+    found = next((row for row in rows if user in (row[0], row[2])), None)
+    if found is None and not user.isdecimal():
+        raise UnknownAccountError(f"the image has no user {user}")
+    uid, gid, home = (found[2], found[3], found[5]) if found else (user, "0", "/")
+    if group:
+        return Account(int(uid), _group(rootfs, group), (), home)
+    name = found[0] if found else ""
+    more = [row[2] for row in _rows(rootfs, "group", 4) if name in row[3].split(",") and name]
+    return Account(int(uid), int(gid), tuple(map(int, more)), home)
+
+
+def owner(rootfs: Rootfs, words: str) -> tuple[int, int]:
+    """Return the ids of ``--chown=USER[:GROUP]``; without a group, a number is both.
+
+    Raises UnknownAccountError.
+    """
+    user, _, group = words.partition(":")
+    rows = _rows(rootfs, "passwd", 6)
+    if user.isdecimal():
+        uid, gid = int(user), int(user)
+    else:
+        found = next((row for row in rows if user == row[0]), None)
+        if found is None:
+            raise UnknownAccountError(f"the image has no user {user}")
+        uid, gid = int(found[2]), int(found[3])
+    return uid, _group(rootfs, group) if group else gid
+
+
+def _group(rootfs: Rootfs, group: str) -> int:
+    if group.isdecimal():
+        return int(group)
+    found = next((row for row in _rows(rootfs, "group", 3) if row[0] == group), None)
+    if found is None:
+        raise UnknownAccountError(f"the image has no group {group}")
+    return int(found[2])
+
+
+def _rows(rootfs: Rootfs, name: str, fields: int) -> list[list[str]]:
+    try:
+        text = rootfs.read(f"/etc/{name}", LARGEST).decode(errors="replace")
+    except (OSError, ImageError):
+        return []
+    rows = [line.split(":") for line in text.splitlines()]
+    return [row for row in rows if len(row) >= fields and row[2].isdecimal()]

@@ -1,0 +1,134 @@
+"""COPY and ADD: files of the context, of another stage, of the network, or of a here-document.
+
+Whatever the source, an archive of it is made on the way and unpacked into the tree: nothing in the
+tree leads it elsewhere. What comes from the context belongs to root; what comes from a stage
+keeps its owner; ``--chown`` and ``--chmod`` win over both.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import stat
+from pathlib import PurePosixPath
+from urllib.parse import urlsplit
+
+from singbuild import compression
+from singbuild.contract import Source
+from singbuild.dockerfile import context, files, reader
+from singbuild.dockerfile.evaluation import Copy
+from singbuild.ext3.reader.image import Image
+from singbuild.file_tree import DIRECTORY, REGULAR, Entry, FileTree
+from singbuild.formats.directory import Sandbox
+from singbuild.recipe.recipe import Recipe
+from singbuild.steps import accounts
+from singbuild.steps.step import Site
+from singbuild.tar.prefix import prefixed
+from singbuild.tar.write import one_file, subtree
+from singbuild.tree.rootfs import Rootfs
+
+TAR_MAGIC = slice(257, 262)
+
+
+def copy(recipe: Recipe, action: Copy, site: Site, epoch: int, source: Source) -> None:
+    """Do what an action says. Raises RecipeError, accounts.UnknownAccountError."""
+    rootfs = site.rootfs
+    owner = accounts.owner(rootfs, action.owner) if action.owner else None
+    mode = _mode(recipe, action)
+    given = files.Dress(owner or (0, 0), mode, epoch)
+    place = posixpath.join(action.directory, action.destination)
+    for document in action.documents:
+        _write(rootfs, _into(rootfs, place, document.name), document.text.encode(), given)
+    for name in action.sources:
+        if name.startswith(files.URL):
+            content = files.fetched(action, name, source).read_bytes()
+            last = PurePosixPath(urlsplit(name).path).name or "index"
+            dress = files.Dress(owner or (0, 0), 0o600 if mode is None else mode, epoch)
+            _write(rootfs, _into(rootfs, place, last), content, dress)
+            continue
+        with _tree(recipe, action, site) as tree:
+            dress = files.Dress(owner, mode, None) if action.stage else given
+            entries = files.entries(recipe, action, tree, name)
+            for entry in entries:
+                many = len(entries) > 1
+                _copy(recipe, action, tree, entry, rootfs, place, dress, many=many)
+
+
+def _copy(
+    recipe: Recipe,
+    action: Copy,
+    tree: FileTree,
+    entry: Entry,
+    rootfs: Rootfs,
+    place: str,
+    dress: files.Dress,
+    *,
+    many: bool,
+) -> None:
+    left_out = files.left_out(recipe, action)
+    real = tree.find(entry.path) or entry  # a link that is named is followed
+    if real.inode.kind == DIRECTORY:
+        _make(rootfs, place, dress)
+        rootfs.unpack([subtree(tree, real, place, changed=dress, leave_out=left_out, top=False)])
+    elif action.instruction.keyword == "ADD" and not action.stage and _is_archive(tree, real):
+        pieces = compression.inflated(tree.stream(real), "")
+        _make(rootfs, place, dress)
+        rootfs.unpack([prefixed(pieces, place)])
+    else:
+        name = entry.path.rpartition(b"/")[2].decode(errors="surrogateescape")
+        target = f"{place}/{name}" if many else _into(rootfs, place, name)
+        _make(rootfs, posixpath.dirname(target), dress)
+        rootfs.unpack([subtree(tree, real, target, changed=dress)])
+
+
+def _write(rootfs: Rootfs, target: str, content: bytes, dress: files.Dress) -> None:
+    _make(rootfs, posixpath.dirname(target), dress)
+    rootfs.unpack([one_file(target, content, dress)])
+
+
+def _make(rootfs: Rootfs, place: str, dress: files.Dress) -> None:
+    """Make a directory, and those above it, where they are missing: they get the new owner too."""
+    path = PurePosixPath(posixpath.normpath("/" + place.strip("/")))
+    missing = [each for each in (path, *path.parents) if not rootfs.exists(each)]
+    for each in reversed(missing):
+        rootfs.mkdir(each)
+        if dress.owner and dress.owner != (0, 0):
+            rootfs.chown(each, *dress.owner)
+
+
+def _into(rootfs: Rootfs, place: str, name: str) -> str:
+    """Return where a file goes: into a directory that is there, or that a slash says it is."""
+    status = rootfs.status(place)
+    is_directory = status is not None and stat.S_ISDIR(status.st_mode)
+    into = is_directory or place.endswith(("/", "/.")) or place in (".", "..")
+    return posixpath.normpath("/" + (f"{place}/{name}" if into else place).strip("/"))
+
+
+def _tree(recipe: Recipe, action: Copy, site: Site) -> FileTree:
+    if action.stage:
+        return Image(site.stages[action.stage].image)
+    return Sandbox(context.directory(recipe.path))
+
+
+def _is_archive(tree: FileTree, entry: Entry) -> bool:
+    """Whether ADD unpacks a file: a tar archive, packed or not."""
+    if entry.inode.kind != REGULAR:
+        return False
+    try:
+        head = next(compression.inflated(tree.stream(entry), ""), b"")
+    except Exception:  # damaged, or of another kind: then it is copied
+        return False
+    return bytes(head[TAR_MAGIC]) == b"ustar"
+
+
+def _mode(recipe: Recipe, action: Copy) -> int | None:
+    if not action.mode:
+        return None
+    try:
+        return int(action.mode, 8) & 0o7777
+    except ValueError:
+        raise reader.error(
+            recipe.source,
+            action.instruction,
+            f"--chmod={action.mode} is no octal number",
+            remedy="Write --chmod=755.",
+        ) from None

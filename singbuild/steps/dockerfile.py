@@ -1,0 +1,181 @@
+"""The steps of a Dockerfile's stage: its base, and each RUN, COPY, ADD and WORKDIR."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
+
+from singbuild.contract import Source
+from singbuild.dockerfile.evaluation import Action, Copy, Run, Workdir
+from singbuild.errors import SectionError
+from singbuild.plan.job import Job
+from singbuild.privilege import namespace
+from singbuild.recipe.recipe import SCRATCH
+from singbuild.steps import accounts, copying, definition, run_mounts
+from singbuild.steps.accounts import UnknownAccountError
+from singbuild.steps.step import Site, TreeStep, digest
+from singbuild.tree import chroot, sections
+
+SCRIPT = "/.singbuild.script"
+
+
+def steps(job: Job, stage_keys: Mapping[str, str]) -> tuple[TreeStep, ...]:
+    """Return the steps of a stage's job. stage_keys: as ``definition.steps`` takes them."""
+    assert job.evaluation
+    first = _base(job, stage_keys) if job.plan.recipe.base else definition.bootstrap(job)
+    return (first, *(_step(job, action, stage_keys) for action in job.evaluation.actions))
+
+
+def source(job: Job) -> Source:
+    """Return the source with the configuration that the instructions made of its image's."""
+    assert job.evaluation
+    return replace(job.source, config=job.evaluation.config)
+
+
+def records(job: Job) -> dict[str, str]:
+    """Return the file that has the image's configuration, as container runtimes know it."""
+    assert job.evaluation
+    text = json.dumps(dict(job.evaluation.config), indent=4, sort_keys=True)
+    return {"container.json": f"{text}\n"}
+
+
+def _base(job: Job, stage_keys: Mapping[str, str]) -> TreeStep:
+    """Return the step that begins with an empty tree, or with that of an earlier stage."""
+    base = job.plan.recipe.base
+
+    def execute(site: Site, state: str | None) -> str | None:
+        if base != SCRATCH:
+            site.rootfs.restore(site.stages[base].image, site.stages[base].source)
+        return state
+
+    if base == SCRATCH:
+        names = ("singbuild", "arch", "epoch")
+        facts = {name: digest(job.lock[name]) for name in names}
+        return TreeStep("bootstrap", "FROM scratch: an empty tree", facts, execute)
+    key = stage_keys.get(base, "")
+    facts, reason = {f"stage {base}": key}, f"FROM {base}: the tree of that stage"
+    return TreeStep("bootstrap", reason, facts, execute, stages=(base,), is_known=bool(key))
+
+
+def _step(job: Job, action: Action, stage_keys: Mapping[str, str]) -> TreeStep:
+    stages = tuple(dict.fromkeys(_stages_of(action)))
+    facts = {action.instruction.keyword: digest(asdict(action))} | dict(_files(job, action))
+    facts |= {f"stage {name}": stage_keys.get(name, "") for name in stages}
+
+    def execute(site: Site, state: str | None) -> str | None:
+        try:
+            _execute(job, action, site)
+        except UnknownAccountError as error:
+            raise failed(job, action, str(error)) from error
+        return state
+
+    reason = job.plan.reason(action.name) or f"ONBUILD of the base: {action.instruction.text}"
+    uses_secrets = isinstance(action, Run) and any(m.kind == "secret" for m in action.mounts)
+    return TreeStep(
+        action.name,
+        reason,
+        facts,
+        execute,
+        stages=stages,
+        is_known=all(stage_keys.get(name) for name in stages),
+        uses_secrets=uses_secrets,
+    )
+
+
+def _stages_of(action: Action) -> Iterator[str]:
+    if isinstance(action, Copy) and action.stage:
+        yield action.stage
+    if isinstance(action, Run):
+        yield from (mount.fields["from"] for mount in action.mounts if "from" in mount.fields)
+
+
+def _files(job: Job, action: Action) -> Iterator[tuple[str, str]]:
+    """Yield the digests of what an action reads of the context, as the lock has them."""
+    prefix = f"{action.instruction.line} "
+    for name, value in job.lock["files"].items():
+        if name.startswith(prefix):
+            yield name.removeprefix(prefix), value
+
+
+def _execute(job: Job, action: Action, site: Site) -> None:
+    match action:
+        case Run():
+            _run(job, action, site)
+        case Copy():
+            copying.copy(job.plan.recipe, action, site, job.epoch, job.source)
+        case Workdir():
+            path = action.directory
+            if not site.rootfs.exists(path):
+                site.rootfs.mkdir(path)
+
+
+def _run(job: Job, action: Run, site: Site) -> None:
+    rootfs = site.rootfs
+    who = (
+        accounts.account(rootfs, action.user)
+        if action.user
+        else accounts.Account(0, 0, (), "/root")
+    )
+    env = {"HOME": who.home, **dict(action.environment), **rootfs.variables}
+    argv = list(action.argv)
+    if action.script:
+        rootfs.write(SCRIPT, action.script, 0o755)
+        argv = [SCRIPT]
+    for name in _sources_missing(job, action):
+        raise failed(
+            job,
+            action,
+            f"there is no secret {name}",
+            remedy=f"Build with --secret id={name},src=FILE.",
+        )
+    if not rootfs.exists(action.directory):
+        rootfs.mkdir(action.directory)
+    user = (who.uid, who.gid, who.groups)
+    try:
+        with sections.host_names(rootfs), run_mounts.mounted(job, action, site) as more:
+            shown = rootfs.report.line
+            done = chroot.call(
+                rootfs.root,
+                argv,
+                env=env | more,
+                on_line=shown,
+                directory=action.directory,
+                user=user,
+            )
+            if done.status:
+                error = failed(job, action, f"RUN failed with status {done.status}", tail=done.tail)
+                if rescue := job.options.sections.rescue:
+                    rescue(
+                        error,
+                        lambda extra: chroot.interactive(
+                            rootfs.root, ["/bin/sh"], env=env | dict(extra)
+                        ),
+                    )
+                raise error
+    finally:
+        namespace.end_others()
+        with contextlib.suppress(FileNotFoundError):
+            rootfs.remove(SCRIPT)
+
+
+def _sources_missing(job: Job, action: Run) -> Iterator[str]:
+    known = {secret.name for secret in job.secrets}
+    for mount in action.mounts:
+        name = run_mounts.secret_name(mount) if mount.kind == "secret" else ""
+        if name and name not in known and mount.fields.get("required", "false") == "true":
+            yield name
+
+
+def failed(
+    job: Job, action: Action, what: str, *, remedy: str = "", tail: tuple[str, ...] = ()
+) -> SectionError:
+    """Return the error for an instruction whose work failed."""
+    recipe, instruction = job.plan.recipe, action.instruction
+    return SectionError(
+        f"{recipe.path}:{instruction.line}: {what}",
+        section=instruction.keyword,
+        why="\n".join([f"  {instruction.line:4} | {instruction.text.splitlines()[0]}", *tail]),
+        remedy=remedy,
+    )

@@ -1,0 +1,209 @@
+"""What a Dockerfile's text means: instructions, variables, stages, what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from singbuild.dockerfile import context, loading, reader, variables
+from singbuild.dockerfile.evaluation import Copy, Evaluation, Run, evaluate
+from singbuild.errors import RecipeError
+from singbuild.recipe.recipe import Recipe
+from singbuild.recipe.text import Text
+
+
+def recipe(text: str, **arguments: str) -> Recipe:
+    return loading.parse(Text("Dockerfile", text), arguments)
+
+
+def evaluated(text: str, base: Mapping[str, Any] | None = None, **arguments: str) -> Evaluation:
+    return evaluate(recipe(f"FROM base\n{text}", **arguments), base or {}, "x86_64", lambda _: None)
+
+
+def config(text: str, base: Mapping[str, Any] | None = None, **arguments: str) -> Mapping[str, Any]:
+    return evaluated(text, base, **arguments).config
+
+
+def refused(text: str) -> str:
+    with pytest.raises(RecipeError) as caught:
+        evaluated(text)
+    return str(caught.value)
+
+
+def run(text: str) -> Run:
+    found = evaluated(text).actions[0]
+    assert isinstance(found, Run)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "is_one"),
+    [
+        ("Dockerfile", "", True),
+        ("dir/Containerfile.dev", "", True),
+        ("app.dockerfile", "", True),
+        ("r.def", "# c\n\nFROM x\n", True),
+        ("r.def", "ARG A=1\nFROM x\n", True),
+        ("r.def", "From: x\nBootstrap: docker\n", False),
+        ("r.def", "Bootstrap: docker\nFrom: x\n", False),
+        ("<stdin>", "from x\n", True),
+    ],
+)
+def test_a_dockerfile_is_told_by_name_or_first_instruction(
+    name: str, text: str, is_one: bool
+) -> None:
+    assert loading.is_dockerfile(Text(name, text)) == is_one
+
+
+def test_lines_go_on_over_comments_and_blanks() -> None:
+    assert run("RUN a \\\n# no\n\n   b\\\n c\n").argv == ("/bin/sh", "-c", "a    b c")
+    (found,) = reader.instructions(Text("D", "# escape=`\nRUN a`\n b\n"))
+    assert (found.rest, found.line) == ("a b", 2)
+
+
+def test_documents() -> None:
+    assert run("RUN <<E\na\n b\nE\n").argv[-1] == "a\n b\n"
+    assert run("RUN <<-E\n\ta\n\tE\n").argv[-1] == "a\n"
+    assert run("RUN <<'E E'\na\nE E\n").argv[-1] == "a\n"
+    assert run("RUN x <<A >y <<B\n1\nA\n2\nB\n").argv[-1] == "x <<A >y <<B\n1\nA\n2\nB"
+    assert run("RUN <<E\n#!/bin/x\nE\n").script == "#!/bin/x\n"
+    assert run("RUN echo '<<E'\n").argv[-1] == "echo '<<E'"
+    assert run("RUN cat <<<word\n").argv[-1] == "cat <<<word"
+    assert "Dockerfile:2: the here-document E does not end" in refused("RUN <<E\na\n").replace(
+        ":2:1:", ":2:"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("$A-${A}", "one-one"),
+        ("${A:-x}${N:-x}${E:-x}${E-x}", "onexx"),
+        ("${A:+x}${N:+x}${E:+x}${E+x}", "xx"),
+        ("'$A'\"$A\"", "$Aone"),
+        ('\\$A "a\\"b\\c"', '$A a"b\\c'),
+        ("${N:-$A}", "one"),
+        ("${P#a.}${P##*.} ${P%.*}${P%%.*}", "b.cc a.ba"),
+        ("$ $1", "$ $1"),
+    ],
+)
+def test_variables(text: str, value: str) -> None:
+    assert variables.filled(text, {"A": "one", "E": "", "P": "a.b.c"}) == value
+
+
+def test_pairs_in_both_forms() -> None:
+    known = {"A": "x y"}
+    assert variables.pairs("B=$A C='d e' F=g\\ h", known) == [
+        ("B", "x y"),
+        ("C", "d e"),
+        ("F", "g h"),
+    ]
+    assert variables.pairs('B the $A "rest"', known) == [("B", "the x y rest")]
+
+
+def test_an_environment_is_filled_from_before_its_instruction() -> None:
+    env = config("ENV A=1\nENV A=2 B=$A\n")["Env"]
+    assert {"A=2", "B=1"} <= set(env)
+
+
+def test_arguments_are_given_or_default_and_env_wins() -> None:
+    text = "ARG A=d\nARG B=d\nENV B=e\nLABEL a=$A b=$B\n"
+    assert config(text, A="g", B="g")["Labels"] == {"a": "g", "b": "e"}
+    found = evaluate(recipe("ARG G=1\nFROM x\nARG G\nLABEL g=$G\n"), {}, "x86_64", lambda _: None)
+    assert found.config["Labels"] == {"g": "1"}
+
+
+def test_an_entrypoint_drops_the_base_images_command_only() -> None:
+    base = {"Cmd": ["base"]}
+    assert "Cmd" not in config('ENTRYPOINT ["e"]\n', base)
+    assert config('CMD ["c"]\nENTRYPOINT ["e"]\n', base)["Cmd"] == ["c"]
+    assert config("LABEL a=1\n", base)["Cmd"] == ["base"]
+
+
+def test_the_shell_form_uses_the_shell() -> None:
+    text = 'SHELL ["/bin/bash", "-c"]\nRUN a\nCMD b\n'
+    assert config(text)["Cmd"] == ["/bin/bash", "-c", "b"]
+    assert run(text).argv == ("/bin/bash", "-c", "a")
+
+
+def test_triggers_come_first() -> None:
+    actions = evaluated("RUN b\n", {"OnBuild": ["RUN a"]}).actions
+    assert [action.argv[-1] for action in actions if isinstance(action, Run)] == ["a", "b"]
+    assert config("ONBUILD RUN x\n")["OnBuild"] == ["RUN x"]
+
+
+def test_stages_are_named_numbered_and_shared() -> None:
+    last = recipe(
+        "FROM img AS One\nRUN a\nFROM one AS two\nCOPY --from=0 /a /b\nFROM scratch\n"
+        "COPY --from=two /b /c\nRUN --mount=type=bind,from=other:1,target=/o true\n"
+    )
+    assert [stage.stage for stage in last.stages] == ["one", "two", "other:1"]
+    assert (last.stages[1].base, last.base) == ("one", "scratch")
+    assert last.sources == ("two", "other:1")
+    assert [stage.stage for stage in last.needed] == ["one", "two", "other:1"]
+    header = last.stages[1].header("From")
+    assert header
+    assert header.value == "img"
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("RUNN x\n", "Dockerfile:2:1: there is no instruction RUNN"),
+        ("RUN\n", "RUN has no argument"),
+        ("RUN --mount=type=ssh true\n", "Dockerfile:2: RUN --mount=type=ssh cannot be had"),
+        ("RUN --network=none true\n", "RUN --network=none cannot be had"),
+        ("COPY --parents a b\n", "COPY --parents= cannot be had"),
+        ("COPY a\n", "COPY has sources and a destination"),
+        ("COPY a b c\n", "COPY of several sources needs a directory"),
+        ("ENV A\n", "A has no value"),
+        ("ENV A=${B:?why}\n", "B: why"),
+        ("LABEL a='b\n", "the quote ' is not closed"),
+        ("SHELL sh\n", "SHELL is a list"),
+        ("ONBUILD FROM x\n", "ONBUILD FROM is not allowed"),
+    ],
+)
+def test_what_is_refused_names_its_line(text: str, what: str) -> None:
+    assert what in refused(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("RUN x\n", "RUN comes before FROM"),
+        ("# nothing\n", "the Dockerfile has no FROM"),
+        ("FROM a b\n", "FROM has an image, and perhaps a name"),
+        ("FROM a AS b\nFROM c AS B\n", "b is no name for a stage, or that of another"),
+        ("FROM a\nCOPY --from=3 /x /y\n", "there is no stage 3 before this one"),
+        ("FROM --platform=windows/amd64 a\n", "there are no images for it here"),
+    ],
+)
+def test_what_is_wrong_with_stages(text: str, what: str) -> None:
+    with pytest.raises(RecipeError, match=what):
+        recipe(text)
+
+
+def test_what_is_left_out_of_the_context() -> None:
+    lines = ["# c", "*.log", "**/tmp", "a/b", "!a/b/keep", "x?z", "/top"]
+    left_out = context.matcher(lines)
+    out = ["m.log", "tmp", "d/e/tmp", "tmp/f", "a/b", "a/b/c", "xyz", "top"]
+    kept = ["d/m.log", "a/b/keep", "xz", "d/top", "a"]
+    assert [path for path in (*out, *kept) if left_out(path)] == out
+
+
+def test_a_named_dockerignore_wins(tmp_path: Path) -> None:
+    (tmp_path / ".dockerignore").write_text("one\n")
+    (tmp_path / "my.Dockerfile.dockerignore").write_text("two\n")
+    assert context.ignored(str(tmp_path / "Dockerfile"))("one")
+    assert not context.ignored(str(tmp_path / "my.Dockerfile"))("one")
+    assert context.ignored(str(tmp_path / "my.Dockerfile"))("two")
+
+
+def test_copies_know_their_stage_and_directory() -> None:
+    (found,) = evaluated("WORKDIR /w\nUSER joe\nCOPY --chown=5:6 a b d/\n").actions[1:]
+    assert isinstance(found, Copy)
+    assert (found.sources, found.destination, found.directory) == (("a", "b"), "d/", "/w")
+    assert (found.owner, found.user, found.stage) == ("5:6", "joe", "")
