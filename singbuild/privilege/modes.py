@@ -14,7 +14,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from singbuild.errors import HostError
-from singbuild.privilege import capabilities, namespace, subordinate
+from singbuild.privilege import capabilities, probes, subordinate
 from singbuild.privilege.subordinate import Missing, Ranges
 from singrun import syscalls
 
@@ -87,7 +87,7 @@ def _root() -> list[Missing]:
     if not capabilities.has(capabilities.SYS_ADMIN):
         what = "root may not mount anything here: the capability CAP_SYS_ADMIN is missing"
         found.append(Missing(what, remedy))
-    elif reason := namespace.mounts_refused():
+    elif reason := probes.mounts_refused():
         found.append(Missing(f"root may not mount anything here: {reason}", remedy))
     if not Path("/dev/loop-control").exists():
         what = "this host has no loop devices: /dev/loop-control does not exist"
@@ -123,7 +123,7 @@ def _power_to_drop() -> list[Missing]:
 
 def _namespace(ids: Ranges | None) -> list[Missing]:
     try:
-        reason = namespace.refusal(ids)
+        reason = probes.user_namespace_refused(ids)
     except HostError as error:
         return [Missing(error.what, error.why)]
     what = f"this host gives you no user namespace: {reason}"

@@ -47,114 +47,65 @@ class Terminated(BaseException):
         self.number = number
 
 
-class Answers(Protocol):
-    """Whoever answers system calls of the worker: ``recorder.py``."""
+class Supervisor(Protocol):
+    """Answers system calls of the worker and its children, as ``recorder.Recorder`` does."""
 
-    def listened(self) -> None:
-        """Have the calls of this process and its children answered; called in the worker."""
+    def install(self) -> None:
+        """Put this process and its children under the filter; called in the worker."""
 
     def serve(self) -> None:
         """Answer in a thread; called in init."""
 
     def descriptors(self) -> Sequence[int]:
-        """Return those that ``serve`` needs; init has no others."""
+        """Return the descriptors that ``serve`` needs; init has no others."""
 
 
 def run(
     work: Callable[[], int],
     ids: Ranges | None = None,
-    answers: Answers | None = None,
+    supervisor: Supervisor | None = None,
     without: Sequence[int] = (),
 ) -> int:
     """Execute ``work`` in namespaces of its own and return the status it returns.
 
-    ids: the caller's subordinate ones, to be had in it; answers: to its system calls. A
+    ids: the caller's subordinate ones, mapped into it; supervisor: answers its system calls. A
     worker that dies of a signal gives 128 + its number. SIGINT, SIGTERM and SIGHUP are passed
-    on and raise ``Terminated`` in it, once. For a caller who is not root, all of it happens in
-    a user namespace in which the caller is. Raises OSError when the kernel refuses the namespaces.
+    on and raise ``Terminated`` in it, once. A caller who is not root becomes it in a user
+    namespace. Raises OSError when the kernel refuses the namespaces.
 
     without: capabilities that the work is not to have; with any, it gets no namespaces at all.
     """
     sys.stdout.flush()
     sys.stderr.flush()
     if os.geteuid() == 0 and ids is None and not without:
-        return _contained(work, answers)
+        return _in_namespaces(work, supervisor)
     outer = os.pidfd_open(os.getpid())
     try:
         if without:
-            return _forked(lambda: _adopting(outer, work, answers, without))
-        return _in_user_namespace(outer, ids, lambda: _contained(work, answers))
+            return fork_and_wait(lambda: _as_subreaper(outer, work, supervisor, without))
+        return in_user_namespace(outer, ids, lambda: _in_namespaces(work, supervisor))
     finally:
         os.close(outer)
 
 
 def nested(work: Callable[[], int]) -> int:
     """Execute ``work`` in namespaces of its own within those of ``run``, in whose worker we are."""
-    return _contained(work, None)
+    return _in_namespaces(work, None)
 
 
 def as_owner(ids: Ranges, work: Callable[[], int]) -> int:
     """Execute ``work`` where the caller's subordinate ids are its own, and nothing else differs."""
-    return _in_user_namespace(None, ids, work)
+    return in_user_namespace(None, ids, work)
 
 
-def refusal(ids: Ranges | None = None) -> str:
-    """Return why this host gives the caller no user namespace, "" when it does.
-
-    ids: to be had in it. Raises HostError when newuidmap refuses them.
-    """
-
-    def attempt() -> int:
-        try:
-            syscalls.unshare(syscalls.CLONE_NEWUSER)
-        except OSError as error:
-            return error.errno or 1
-        return 0
-
-    status = _forked(attempt)
-    if not status:
-        status = _in_user_namespace(None, ids, _mounts_refused)
-    return os.strerror(status) if status else ""
-
-
-def mounts_refused() -> str:
-    """Return why root gets no mounts of its own here, "" when it does."""
-
-    def attempt() -> int:
-        try:
-            syscalls.unshare(syscalls.CLONE_NEWNS)
-            syscalls.mount("none", "/", "", syscalls.MS_REC | syscalls.MS_PRIVATE, "")
-        except OSError as error:
-            return error.errno or 1
-        return _mounts_refused()
-
-    status = _forked(attempt)
-    return os.strerror(status) if status else ""
-
-
-def _mounts_refused() -> int:
-    """Return the errno with which a process namespace gets no /proc of its own, 0 when it does."""
-
-    def attempt() -> int:
-        try:
-            syscalls.mount("proc", "/proc", "proc", syscalls.MS_NOSUID | syscalls.MS_NODEV, "")
-        except OSError as error:
-            return error.errno or 1
-        return 0
-
-    try:
-        syscalls.unshare(syscalls.CLONE_NEWPID)
-    except OSError as error:
-        return error.errno or 1
-    return _forked(attempt)
-
-
-def _in_user_namespace(outer: int | None, ids: Ranges | None, work: Callable[[], int]) -> int:
+def in_user_namespace(outer: int | None, ids: Ranges | None, work: Callable[[], int]) -> int:
     """Execute ``work`` as root of a new user namespace (user_namespaces(7)), in a process.
 
     outer: the pidfd of a process to end with. Returns the status of ``work``.
     """
     uid, gid = os.geteuid(), os.getegid()
+    # newuidmap(1) has to map the ids from outside, once the namespace is there and before the
+    # work begins: one pipe says the one, the other the other.
     there, ready = os.pipe()
     wait, go = os.pipe()
 
@@ -169,6 +120,7 @@ def _in_user_namespace(outer: int | None, ids: Ranges | None, work: Callable[[],
                 return EXIT_BUG  # whoever lends the ids has said why not
             os.setgroups([])
         else:
+            # Or gid_map cannot be written without privilege: user_namespaces(7), CVE-2014-8989.
             Path("/proc/self/setgroups").write_text("deny")
             Path("/proc/self/uid_map").write_text(f"0 {uid} 1")
             Path("/proc/self/gid_map").write_text(f"0 {gid} 1")
@@ -181,19 +133,21 @@ def _in_user_namespace(outer: int | None, ids: Ranges | None, work: Callable[[],
             os.write(go, b"x")
 
     try:
-        return _forked(child, lend)
+        return fork_and_wait(child, lend)
     finally:
         for fd in (there, wait, go):
             os.close(fd)
 
 
-def _contained(work: Callable[[], int], answers: Answers | None) -> int:
+def _in_namespaces(work: Callable[[], int], supervisor: Supervisor | None) -> int:
     """Execute ``work`` in process and mount namespaces. The caller's own stay as they are."""
     outer = os.pidfd_open(os.getpid())
     ours = os.open("/proc/self/ns/pid", os.O_RDONLY)
+    # Only children are put into the new one, and the first is its init: pid_namespaces(7). The
+    # mounts are left in that child, so that this process keeps its own.
     syscalls.unshare(syscalls.CLONE_NEWPID)
     try:
-        return _forked(lambda: _init(outer, work, answers))
+        return fork_and_wait(lambda: _init(outer, work, supervisor))
     finally:
         with contextlib.suppress(PermissionError):  # in a user namespace nobody forks after us
             syscalls.setns(ours, syscalls.CLONE_NEWPID)
@@ -201,12 +155,12 @@ def _contained(work: Callable[[], int], answers: Answers | None) -> int:
         os.close(outer)
 
 
-def _forked(child: Callable[[], int], meanwhile: Callable[[int], None] | None = None) -> int:
+def fork_and_wait(child: Callable[[], int], meanwhile: Callable[[int], None] | None = None) -> int:
     """Execute ``child`` in a process of its own, pass ending signals on, return its status.
 
     meanwhile: what to do with it while it runs, by its id; if that fails, the child is killed.
     """
-    # Held back until each process has its handlers; none may be lost or kill too early.
+    # Blocked until each process has its handlers; none may be lost or kill too early.
     signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     pid = os.fork()
     if pid == 0:
@@ -216,7 +170,7 @@ def _forked(child: Callable[[], int], meanwhile: Callable[[int], None] | None = 
         except BaseException:
             traceback.print_exc()
         os._exit(status)
-    previous = _handled(lambda number, _frame: os.kill(pid, number))
+    previous = _handle_ending(lambda number, _frame: os.kill(pid, number))
     try:
         if meanwhile:
             meanwhile(pid)
@@ -233,8 +187,9 @@ def _forked(child: Callable[[], int], meanwhile: Callable[[int], None] | None = 
 def _die_with(process: int, number: int = signal.SIGKILL) -> None:
     """Get a signal when the process that forked us ends. process: its pidfd."""
     syscalls.prctl(PR_SET_PDEATHSIG, number)
+    # Not getppid(2): it is 0 for a parent outside of the PID namespace, dead or alive.
     if select.select([process], [], [], 0)[0]:
-        os._exit(128 + signal.SIGKILL)  # it ended before the line above
+        os._exit(128 + signal.SIGKILL)  # it ended before prctl(2)
 
 
 def end_others() -> None:
@@ -250,42 +205,44 @@ def end_others() -> None:
         return
 
 
-def _init(outer: int, work: Callable[[], int], answers: Answers | None) -> int:
+def _init(outer: int, work: Callable[[], int], supervisor: Supervisor | None) -> int:
     """Be PID 1: fork the worker, reap whatever ends, return the worker's status."""
     _die_with(outer)
     os.close(outer)
     syscalls.unshare(syscalls.CLONE_NEWNS)
+    # systemd makes / shared: without this every mount of the build would appear on the host.
     syscalls.mount("none", "/", "", syscalls.MS_REC | syscalls.MS_PRIVATE, "")
+    # Of this PID namespace; the host's shows processes under other ids.
     syscalls.mount("proc", "/proc", "proc", syscalls.MS_NOSUID | syscalls.MS_NODEV, "")
     worker = os.fork()
     if worker == 0:
-        os._exit(_worker(work, answers))
-    return _waited(worker, answers)
+        os._exit(_worker(work, supervisor))
+    return _reap_until_end(worker, supervisor)
 
 
-def _waited(worker: int, answers: Answers | None) -> int:
+def _reap_until_end(worker: int, supervisor: Supervisor | None) -> int:
     """Serve the worker, pass signals on to it, and reap whatever ends until it does."""
     # A program of the image that gets init to open something for it finds nothing there.
-    _close_all_but(answers.descriptors() if answers else ())
-    if answers:
-        answers.serve()
-    _handled(lambda number, _frame: os.kill(worker, number))
+    _close_others(supervisor.descriptors() if supervisor else ())
+    if supervisor:
+        supervisor.serve()
+    _handle_ending(lambda number, _frame: os.kill(worker, number))
     while True:
         pid, status = os.wait()
         if pid == worker:
             return _shell_status(status)
 
 
-def _close_all_but(wanted: Sequence[int]) -> None:
-    """Close all descriptors but the standard ones and ``wanted``."""
+def _close_others(needed: Sequence[int]) -> None:
+    """Close all descriptors but the standard ones and those that are needed."""
     for fd in map(int, os.listdir("/proc/self/fd")):  # noqa: PTH208 - names are wanted
-        if fd > 2 and fd not in wanted:
+        if fd > 2 and fd not in needed:
             with contextlib.suppress(OSError):  # the one that listed them
                 os.close(fd)
 
 
-def _adopting(
-    outer: int, work: Callable[[], int], answers: Answers | None, without: Sequence[int]
+def _as_subreaper(
+    outer: int, work: Callable[[], int], supervisor: Supervisor | None, without: Sequence[int]
 ) -> int:
     """Be init without a namespace: end what the worker leaves, return the worker's status."""
     syscalls.prctl(PR_SET_CHILD_SUBREAPER, 1)
@@ -298,10 +255,10 @@ def _adopting(
     if worker == 0:
         syscalls.prctl(PR_SET_CHILD_SUBREAPER, 1)
         _die_with(init, signal.SIGTERM)
-        if answers:  # seccomp(2) asks for it where CAP_SYS_ADMIN is missing
+        if supervisor:  # seccomp(2) asks for it where CAP_SYS_ADMIN is missing
             syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
-        os._exit(_worker(work, answers))
-    status = _waited(worker, answers)
+        os._exit(_worker(work, supervisor))
+    status = _reap_until_end(worker, supervisor)
     for number in ENDING:
         signal.signal(number, signal.SIG_IGN)
     _end_children()
@@ -330,11 +287,11 @@ def _end_children() -> None:
             os.waitpid(pid, 0)
 
 
-def _worker(work: Callable[[], int], answers: Answers | None) -> int:
+def _worker(work: Callable[[], int], supervisor: Supervisor | None) -> int:
     try:
-        _handled(_raise_terminated)
-        if answers:
-            answers.listened()
+        _handle_ending(_raise_terminated)
+        if supervisor:
+            supervisor.install()
         return work()
     except Terminated as ended:
         return 128 + ended.number
@@ -352,7 +309,7 @@ def _raise_terminated(number: int, _frame: FrameType | None) -> None:
     raise Terminated(number)
 
 
-def _handled(handler: Callable[[int, FrameType | None], None]) -> dict[signal.Signals, Any]:
+def _handle_ending(handler: Callable[[int, FrameType | None], None]) -> dict[signal.Signals, Any]:
     """Handle the ending signals, and let them come; return the handlers that stood before."""
     previous = {number: signal.signal(number, handler) for number in ENDING}
     signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)

@@ -1,4 +1,4 @@
-"""Remembers the owners that programs give, where the host has only one owner to give.
+"""Records the owners that programs give, where the host has only one owner to give.
 
     program ── chown(2) ──▶ kernel ── question ──▶ recorder (in init) ── note ──▶ journal
                                                       └── "it is done" ──▶ program
@@ -18,13 +18,16 @@ import socket
 import stat
 import threading
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from singbuild.ext3.node import Owner
 from singbuild.privilege import seccomp
 from singbuild.privilege.seccomp import Question
 from singrun import syscalls
+
+Words = tuple[int, ...]  # the arguments of a system call
 
 CHOWNS = ("chown", "fchown", "lchown", "fchownat")
 NODES = ("mknod", "mknodat")
@@ -41,10 +44,10 @@ SAME = -1  # an owner that is left as it was
 class Recorder:
     """Answers the calls of one process and its children.
 
-    journal: where it writes what they asked for; owners: whether owners are asked for in vain
-    too, and not only devices.
+    journal: the file that gets the records; owners: whether owners are recorded too, and not
+    only devices.
 
-    ``listened`` is called in that process, ``serve`` in another one. The thread of ``serve``
+    ``install`` is called in that process, ``serve`` in another one. The thread of ``serve``
     changes root and current directory, which all threads of a process share: no other thread
     there may use them.
     """
@@ -53,25 +56,25 @@ class Recorder:
         self._file = journal.open("ab", buffering=0)
         self._ours, self._theirs = socket.socketpair()
         self._root = -1
-        self._owners: dict[str, tuple[int, int]] = {}  # what was noted, by inode
-        self._asked: Sequence[str] = (*CHOWNS, *NODES, *RENAMES) if owners else NODES
+        self._owners: dict[str, tuple[int, int]] = {}  # recorded, by inode
+        self._supervised: Sequence[str] = (*CHOWNS, *NODES, *RENAMES) if owners else NODES
         self._ignored: Sequence[str] = IGNORED if owners else ()
 
-    def listened(self) -> None:
-        """Have the calls of this process, and of all that it forks, answered."""
-        listener = seccomp.install(self._asked, self._ignored)
+    def install(self) -> None:
+        """Put this process, and all that it forks, under the filter that asks for an answer."""
+        listener = seccomp.install(self._supervised, self._ignored)
         socket.send_fds(self._theirs, [b"x"], [listener])
         os.close(listener)
 
     def descriptors(self) -> Sequence[int]:
-        """Return those that ``serve`` needs."""
+        """Return the descriptors that ``serve`` needs."""
         return self._file.fileno(), self._ours.fileno()
 
     def serve(self) -> None:
         """Answer, in a thread that ends with this process."""
-        threading.Thread(target=self._served, daemon=True).start()
+        threading.Thread(target=self._loop, daemon=True).start()
 
-    def _served(self) -> None:
+    def _loop(self) -> None:
         self._root = os.open("/", os.O_PATH | os.O_DIRECTORY)
         os.umask(0)
         listener = socket.recv_fds(self._ours, 1, 1)[1][0]
@@ -90,98 +93,92 @@ class Recorder:
 
     def _answer(self, listener: int, question: Question) -> int | None:
         """Do what a call asks for, as far as it goes; return as ``seccomp.answer`` takes it."""
-        call, args = question.call, question.args
-        if call in NODES:
-            at, (path, mode, device) = _at(call == "mknodat", args, 3)
-            if stat.S_IFMT(mode) not in (stat.S_IFCHR, stat.S_IFBLK):
-                return None
-            return self._node(listener, question, at, path, mode & 0xFFFF, device & 0xFFFFFFFF)
-        if call in RENAMES:
+        if question.call in NODES:
+            return self._mknod(listener, question)
+        if question.call in RENAMES:
             with contextlib.suppress(OSError):  # which the kernel will say itself
-                self._renamed(listener, question)
+                self._rename(listener, question)
             return None
-        at, (path, uid, gid) = _at(call == "fchownat", args, 3)
-        flags = args[4] if call == "fchownat" else 0
-        if call.removesuffix("16") == "lchown":
-            flags = AT_SYMLINK_NOFOLLOW
-        own = call.startswith("fchown") and call != "fchownat"
-        name = b"" if own else _text(question.pid, path)
-        if own:
-            at = _signed(path)
-        elif not name and not flags & AT_EMPTY_PATH:
+        return self._chown(listener, question)
+
+    def _chown(self, listener: int, question: Question) -> int:
+        """Record an owner for what the call names, and change none."""
+        call = question.call.removesuffix("16")  # the i386 calls with 16-bit ids
+        bits = 32 if call == question.call else 16
+        at, path, uid, gid, flags = _CHOWNS[call](question.args)
+        name = _text(question.pid, path) if path is not None else b""
+        if not name and not flags & AT_EMPTY_PATH:
             return errno.ENOENT
-        bits = 16 if call.endswith("16") else 32
         with _Place(self, question, at) as place:
+            # Asked after the path was read: a process that ended meanwhile may have left its id
+            # to another, whose memory that would be.
             if not seccomp.is_waiting(listener, question):
                 return errno.ESRCH
             last = os.O_NOFOLLOW if flags & AT_SYMLINK_NOFOLLOW else 0
-            fd = place.opened(name, os.O_PATH | last)
+            fd = place.open(name, os.O_PATH | last)
             try:
                 seccomp.chown_nothing(fd)
-                self._note(fd, _signed(uid, bits), _signed(gid, bits))
+                self._record(fd, _signed(uid, bits), _signed(gid, bits))
             finally:
                 os.close(fd)
         return 0
 
-    def _node(
-        self, listener: int, question: Question, at: int, path: int, mode: int, device: int
-    ) -> int:
-        """Make an empty file in a device's place, and note what it stands for."""
+    def _mknod(self, listener: int, question: Question) -> int | None:
+        """Make an empty file in a device's place, and record what it stands for."""
+        at, path, mode, device = _MKNODS[question.call](question.args)
+        if stat.S_IFMT(mode) not in (stat.S_IFCHR, stat.S_IFBLK):
+            return None
         name = _text(question.pid, path)
         mask = int(_status(question.pid, "Umask"), 8)
         with _Place(self, question, at) as place:
             if not seccomp.is_waiting(listener, question):
                 return errno.ESRCH
             flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW
-            fd = place.opened(name, flags, mode & 0o7777 & ~mask)
+            fd = place.open(name, flags, mode & 0o7777 & ~mask)
             try:
-                self._note(fd, SAME, SAME, f" {stat.S_IFMT(mode)} {device}")
+                self._record(fd, SAME, SAME, f" {stat.S_IFMT(mode)} {device}")
             finally:
                 os.close(fd)
         return 0
 
-    def _renamed(self, listener: int, question: Question) -> None:
-        """Let a file that a program made after another one's likeness have that one's owner."""
-        args = question.args
-        if question.call == "rename":
-            old, new = (AT_FDCWD, args[0]), (AT_FDCWD, args[1])
-        else:
-            old, new = (_signed(args[0]), args[1]), (_signed(args[2]), args[3])
-            if question.call == "renameat2" and args[4] & RENAME_EXCHANGE:
-                return
+    def _rename(self, listener: int, question: Question) -> None:
+        """Give a file that replaces another one the other's record, if it has root for owner."""
+        old, new = _RENAMES[question.call](question.args)
+        if question.call == "renameat2" and question.args[4] & RENAME_EXCHANGE:
+            return
         replaced = self._owners.get(self._key_of(listener, question, *new), (0, 0))
         if all(owner in (0, SAME) for owner in replaced):
             return
-        fd = self._opened(listener, question, *old)
+        fd = self._open(listener, question, *old)
         try:
-            made = self._owners.get(_key(fd))
-            if made and all(owner in (0, SAME) for owner in made):
-                self._note(fd, *replaced)
+            ours = self._owners.get(_key(fd))
+            if ours and all(owner in (0, SAME) for owner in ours):
+                self._record(fd, *replaced)
         finally:
             os.close(fd)
 
     def _key_of(self, listener: int, question: Question, at: int, path: int) -> str:
-        fd = self._opened(listener, question, at, path)
+        fd = self._open(listener, question, at, path)
         try:
             return _key(fd)
         finally:
             os.close(fd)
 
-    def _opened(self, listener: int, question: Question, at: int, path: int) -> int:
+    def _open(self, listener: int, question: Question, at: int, path: int) -> int:
         """Open what a call names, a link itself. Raises OSError."""
         name = _text(question.pid, path)
         with _Place(self, question, at) as place:
             if not name or not seccomp.is_waiting(listener, question):
                 raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
-            return place.opened(name, os.O_PATH | os.O_NOFOLLOW)
+            return place.open(name, os.O_PATH | os.O_NOFOLLOW)
 
-    def _note(self, fd: int, uid: int, gid: int, node: str = "") -> None:
+    def _record(self, fd: int, uid: int, gid: int, node: str = "") -> None:
         key = _key(fd)
         known = self._owners.get(key, (SAME, SAME))
         self._owners[key] = (known[0] if uid == SAME else uid, known[1] if gid == SAME else gid)
         self._file.write(f"{key} {uid} {gid}{node}\n".encode())
 
-    def into(self, root: int) -> None:
+    def change_root(self, root: int) -> None:
         """chroot(2) into the directory that ``root`` is open on; back with ``self.root``."""
         os.fchdir(root)
         os.chroot(".")
@@ -215,7 +212,7 @@ class _Place:
         os.close(self._root)
         os.close(self._start)
 
-    def opened(self, name: bytes, flags: int, mode: int = 0) -> int:
+    def open(self, name: bytes, flags: int, mode: int = 0) -> int:
         """Open what a name stands for there; "" is the directory or file itself.
 
         What /proc/self and its kin stand for is not followed: there they would be our own.
@@ -223,25 +220,38 @@ class _Place:
         if not name:
             return os.dup(self._start)
         resolve = syscalls.RESOLVE_NO_MAGICLINKS
-        self._recorder.into(self._root)
+        self._recorder.change_root(self._root)
         try:
             fd = syscalls.openat2(self._start, os.fsdecode(name), flags, resolve, mode)
         finally:
-            self._recorder.into(self._recorder.root)
+            self._recorder.change_root(self._recorder.root)
         if seccomp.kind_of(fd) == PROC_SUPER_MAGIC:
             os.close(fd)
             raise OSError(errno.EPERM, os.strerror(errno.EPERM))
         return fd
 
 
-def _at(given: bool, args: tuple[int, ...], count: int) -> tuple[int, tuple[int, ...]]:
-    """Part a call's arguments into the directory and ``count`` more."""
-    return (_signed(args[0]), args[1 : 1 + count]) if given else (AT_FDCWD, args[:count])
-
-
 def _signed(value: int, bits: int = 32) -> int:
     value &= (1 << bits) - 1
     return value - (1 << bits) if value >> (bits - 1) and (bits == 32 or value == 0xFFFF) else value
+
+
+# What the calls name: a directory's descriptor, and the address of a path; see their man pages.
+_CHOWNS: dict[str, Callable[[Words], tuple[int, int | None, int, int, int]]] = {
+    "chown": lambda a: (AT_FDCWD, a[0], a[1], a[2], 0),
+    "lchown": lambda a: (AT_FDCWD, a[0], a[1], a[2], AT_SYMLINK_NOFOLLOW),
+    "fchown": lambda a: (_signed(a[0]), None, a[1], a[2], AT_EMPTY_PATH),
+    "fchownat": lambda a: (_signed(a[0]), a[1], a[2], a[3], a[4]),
+}
+_MKNODS: dict[str, Callable[[Words], tuple[int, int, int, int]]] = {
+    "mknod": lambda a: (AT_FDCWD, a[0], a[1] & 0xFFFF, a[2] & 0xFFFFFFFF),
+    "mknodat": lambda a: (_signed(a[0]), a[1], a[2] & 0xFFFF, a[3] & 0xFFFFFFFF),
+}
+_RENAMES: dict[str, Callable[[Words], tuple[tuple[int, int], tuple[int, int]]]] = {
+    "rename": lambda a: ((AT_FDCWD, a[0]), (AT_FDCWD, a[1])),
+    "renameat": lambda a: ((_signed(a[0]), a[1]), (_signed(a[2]), a[3])),
+    "renameat2": lambda a: ((_signed(a[0]), a[1]), (_signed(a[2]), a[3])),
+}
 
 
 def _text(pid: int, address: int) -> bytes:
@@ -276,52 +286,62 @@ def _handle(fd: int, name: bytes) -> bytes:
 
 
 def owners(tree: Path, journal: Path) -> dict[bytes, Owner]:
-    """Return what the journal says of a tree's entries, by path, for the seal."""
-    noted = _noted(journal)
-    numbers = {int(key.split()[0]) for key in noted}
+    """Return owners and devices that the journal has for a tree's entries, by path."""
+    records = _read(journal)
+    numbers = {int(key.split()[0]) for key in records}
     found = {}
     for path, name, status, directory in _walk(tree):
-        if status.st_ino not in numbers:
+        if status.st_ino not in numbers:  # most: a handle would cost one more call for each
             continue
-        key = f"{status.st_ino} {_handle(directory, name).hex()}"
-        if key in noted:
-            uid, gid, kind, device = noted[key]
+        record = records.get(f"{status.st_ino} {_handle(directory, name).hex()}")
+        if record:
             found[path] = Owner(
-                status.st_uid if uid == SAME else uid,
-                status.st_gid if gid == SAME else gid,
-                kind | stat.S_IMODE(status.st_mode) if kind else 0,
-                device,
+                status.st_uid if record.uid == SAME else record.uid,
+                status.st_gid if record.gid == SAME else record.gid,
+                record.kind | stat.S_IMODE(status.st_mode) if record.kind else 0,
+                record.device,
             )
     return found
 
 
 def without_group(tree: Path, owners: Mapping[bytes, Owner]) -> list[bytes]:
     """Return paths in set-group-id directories of a recorded group, which they may not have got."""
-    giving: set[bytes] = set()
+    setgid: set[bytes] = set()  # directories whose group the host did not hand down
     found: list[bytes] = []
     if not any(owner.gid for owner in owners.values()):
         return found
     for path, _, status, _ in _walk(tree):
-        lacks = path.rpartition(b"/")[0] in giving and path not in owners
+        lacks = path.rpartition(b"/")[0] in setgid and path not in owners
         if lacks:
             found.append(path)
-        gives = lacks or (path in owners and owners[path].gid != status.st_gid)
-        if gives and stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISGID:
-            giving.add(path)
+        differs = lacks or (path in owners and owners[path].gid != status.st_gid)
+        if differs and stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISGID:
+            setgid.add(path)
     return found
 
 
-def _noted(journal: Path) -> dict[str, list[int]]:
-    """Return owner, group, type and device number of every inode in the journal."""
-    noted: dict[str, list[int]] = {}
+class _Record(NamedTuple):
+    """What the journal says of one inode. kind: the type of a device, else 0."""
+
+    uid: int = SAME
+    gid: int = SAME
+    kind: int = 0
+    device: int = 0
+
+
+def _read(journal: Path) -> dict[str, _Record]:
+    """Return the record of every inode in the journal, whose later lines count."""
+    records: dict[str, _Record] = {}
     for line in journal.read_text().splitlines():
         number, handle, *facts = line.split()
         uid, gid, *device = map(int, facts)
-        known = noted.setdefault(f"{number} {handle}", [SAME, SAME, 0, 0])
-        known[0] = known[0] if uid == SAME else uid & 0xFFFFFFFF
-        known[1] = known[1] if gid == SAME else gid & 0xFFFFFFFF
-        known[2:] = device or known[2:]
-    return noted
+        known = records.get(f"{number} {handle}", _Record())
+        records[f"{number} {handle}"] = _Record(
+            known.uid if uid == SAME else uid & 0xFFFFFFFF,
+            known.gid if gid == SAME else gid & 0xFFFFFFFF,
+            *(device or known[2:]),
+        )
+    return records
 
 
 def _walk(tree: Path) -> Iterator[tuple[bytes, bytes, os.stat_result, int]]:

@@ -50,13 +50,13 @@ def missing() -> list[Missing]:
     return found
 
 
-def lend(pid: int, given: Ranges) -> None:
+def lend(pid: int, ids: Ranges) -> None:
     """Map the caller to root and the ranges to all others, in the user namespace of a process.
 
     Raises HostError when the programs are not there or refuse.
     """
     for program, own, start in zip(
-        PROGRAMS, (os.geteuid(), os.getegid()), (given.uids, given.gids), strict=True
+        PROGRAMS, (os.geteuid(), os.getegid()), (ids.uids, ids.gids), strict=True
     ):
         words = [program, *map(str, (pid, 0, own, 1, 1, start, COUNT - 1))]
         command.run(words, package="uidmap")

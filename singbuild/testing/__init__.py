@@ -31,7 +31,7 @@ import pytest
 from singbuild import command
 from singbuild.backends import loading
 from singbuild.contract import Needs
-from singbuild.privilege.namespace import refusal
+from singbuild.privilege.probes import user_namespace_refused
 from singbuild.testing.engine import Ended, Engine, RecordedRootfs, Recorder, engine_of, source
 from singbuild.testing.format import FormatConformance
 from singbuild.tree.rootfs import Rootfs
@@ -222,5 +222,5 @@ def _skip_unless_able(needs: Needs) -> None:
     missing = [p.package for p in needs.programs if command.which(p.name) is None]
     if missing:
         pytest.skip(f"needs {' '.join(missing)}")
-    if os.geteuid() and (needs.root or refusal()):
+    if os.geteuid() and (needs.root or user_namespace_refused()):
         pytest.skip("needs root" if needs.root else "needs a user namespace")
