@@ -37,7 +37,7 @@ NO_MOUNTS = ("setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin")
 @contextlib.contextmanager
 def builder_of(mode: str) -> Iterator[Builder]:
     """Somebody whose builds take a mode, for the time of a with-block; the doctor must say so."""
-    with contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
         directory = stack.enter_context(shared_directory())
         found = Builder(mode, directory)
         if mode == "container":
@@ -55,9 +55,11 @@ def builder_of(mode: str) -> Iterator[Builder]:
             found.uid, found.gid = entry.pw_uid, entry.pw_gid
             become = ("setpriv", f"--reuid={found.uid}", f"--regid={found.gid}", "--init-groups")
             found.become = (*become, "env", f"HOME={directory}")
+        for variable in DIRECTORIES:
+            patch.setenv(variable, str(found.own_directory(variable.lower())))
         chosen = "chroot" if mode == "container" else mode
         doctor = found.start("doctor", cwd=directory, stdout=subprocess.PIPE, text=True)
-        assert f"Builds here take: {chosen}" in doctor.communicate()[0]
+        assert f"in the mode {chosen}:" in doctor.communicate()[0]
         yield found
 
 
@@ -67,9 +69,7 @@ def builder_of(mode: str) -> Iterator[Builder]:
 )
 def builder(request: pytest.FixtureRequest) -> Iterator[Builder]:
     """Who builds; caches, logs and scratch are theirs."""
-    with builder_of(request.param) as found, pytest.MonkeyPatch.context() as patch:
-        for name in DIRECTORIES:
-            patch.setenv(name, str(found.own_directory(name.lower())))
+    with builder_of(request.param) as found:
         yield found
 
 

@@ -89,4 +89,4 @@ def test_only_the_note_of_it_tells_it_from_an_unbroken_build(mode: str, user: Us
     process = user.start("diff", str(image), "b.img")
     shown = process.communicate()[0].splitlines()
     assert shown[0].startswith("~ /.singularity.d/build.json: content ")
-    assert (process.returncode, shown[1]) == (1, "0 packages and 1 files differ")
+    assert (process.returncode, shown[1]) == (1, "0 packages and 1 file differ")

@@ -221,10 +221,10 @@ def test_the_doctor_knows_what_works_here(user: User) -> None:
 def test_the_doctor_says_what_is_missing() -> None:
     with shared_directory() as directory:
         out, said = User("nobody", directory).start("doctor").communicate()
-    assert "subuid   does not work\n" in out, said
+    assert "no       mode subuid (not needed)\n" in out, said
     assert "/etc/subuid lends you no 65536 ids" in out
     assert "Ask for this line in /etc/subuid: nobody:" in out
-    assert "Builds here take: one-id" in out
+    assert "You can build here, in the mode one-id:" in out
 
 
 def test_whoever_has_no_subordinate_ids_is_told_the_line_to_ask_for() -> None:

@@ -179,7 +179,7 @@ def test_a_container_without_privileges_builds_roots_image(
         assert "privilege: chroot: root may not mount" in subprocess.check_output(argv, text=True)
         assert (tmp_path / "a.img").read_bytes() == image
     doctor = subprocess.check_output([*inside, *SINGBUILD, "doctor"], text=True)
-    assert "Builds here take: chroot" in doctor
+    assert "You can build here, in the mode chroot:" in doctor
 
 
 def test_only_roots_scratch_on_a_disk_needs_mke2fs(singbuild: Build, tmp_path: Path) -> None:
