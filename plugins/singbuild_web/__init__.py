@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from singbuild import Keyword, Needs, Pins, Rootfs, Source, SourceError, hookimpl
 from singbuild.download import digest
-from singbuild_web.transport import singbuild_get
+from singbuild_web import transport
 
 
 @hookimpl
@@ -38,7 +38,7 @@ def singbuild_resolve(source: Source) -> Pins:
     locked = str(source.locked.get("sha256", "")) if source.locked.get("image") == name else ""
     if locked and (source.cache / locked).is_file() and digest(source.cache / locked) == locked:
         return {"image": name, "sha256": locked}
-    return {"image": name, "sha256": singbuild_get(source).sha256}
+    return {"image": name, "sha256": transport.singbuild_get(source).sha256}
 
 
 @hookimpl

@@ -49,7 +49,7 @@ def test_built_ins_come_in_by_the_public_door_alone() -> None:
     assert {"busybox", "debootstrap"} <= set(BUILT_IN)
     shown = subprocess.check_output([sys.executable, "-m", "singbuild", "backends"], text=True)
     for name in BUILT_IN:
-        assert f"{name:20} singbuild " in shown
+        assert re.search(rf"^{name} ", shown, re.M)
 
 
 @pytest.mark.parametrize("name", BUILT_IN)

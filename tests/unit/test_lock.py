@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from singbuild.console.display import Console
-from singbuild.errors import SourceError, UsageError
+from singbuild.errors import LockError, UsageError
 from singbuild.plan import lock, plan
 from singbuild.recipe import grammar
 
@@ -40,7 +40,7 @@ def kept(here: Path) -> lock.LockFile:
 
 
 def drift(file: lock.LockFile, now: lock.Lock) -> str:
-    with pytest.raises(SourceError) as caught:
+    with pytest.raises(LockError) as caught:
         lock.check(file, now, now)
     return str(caught.value)
 
@@ -105,12 +105,12 @@ def test_the_epoch_comes_from_the_user_the_lock_the_source_in_that_order(
 def test_a_file_that_is_no_lock(here: Path, text: str) -> None:
     path = here / "a.lock.yaml"
     path.write_text(text)
-    with pytest.raises(SourceError):
+    with pytest.raises(LockError):
         lock.read(path)
 
 
 def test_no_lock_at_all_says_how_to_make_one(here: Path) -> None:
-    with pytest.raises(SourceError, match="cannot be read") as caught:
+    with pytest.raises(LockError, match="cannot be read") as caught:
         lock.read(here / "none.lock.yaml")
     assert "singbuild lock" in caught.value.remedy
 
