@@ -6,11 +6,12 @@ changes, changes the keys of all that follows.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from singbuild.cache import store
+from singbuild.cache import splitting, store
 from singbuild.cache.store import Entry, Snapshot
 from singbuild.console.display import Console
 from singbuild.errors import SectionError
@@ -90,13 +91,27 @@ def fill(plan: Filling, site: Site, console: Console, first: str = "", state: st
         shell = entry.shell if entry else ""
     for step in waiting:
         console.phase(plan.label + step.name, step.reason)
+        began = time.monotonic()
         try:
             shell = step.execute(site, shell)
         except SectionError as error:
             error.step, error.state = step.name, shell or ""
             raise
         if snapshot := plan.snapshots.get(step.name):
+            _tell_of_splitting(step, snapshot, site, began, console)
             _keep(plan.job, step, snapshot, site, shell, console)
+
+
+def _tell_of_splitting(
+    step: TreeStep, snapshot: Snapshot, site: Site, began: float, console: Console
+) -> None:
+    """Say where a %post that was executed again would best have been two."""
+    other = store.before(snapshot) if step.whole else None
+    if step.whole and other and other.lines:
+        read = {line: seconds - began for line, seconds in site.began.items()}
+        seconds = time.monotonic() - began
+        if text := splitting.hint(step.whole, other.lines, read, seconds):
+            console.line(text)
 
 
 def _keep(
@@ -108,7 +123,8 @@ def _keep(
         if secrets.are_in(shell or "", job.secrets):
             console.line(f"A variable holds a secret: the state after {step.name} is not cached.")
             return
-    store.store(snapshot, site.rootfs, job.epoch, console, shell)
+    lines = splitting.lines_of(step.whole) if step.whole else ()
+    store.store(snapshot, site.rootfs, job.epoch, console, shell, lines)
 
 
 def _restored(plan: Filling, site: Site, console: Console) -> Entry | None:

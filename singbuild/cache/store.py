@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -53,7 +53,8 @@ class Snapshot:
 class Entry:
     """A snapshot in the cache. size: bytes on the disk; used: when last, seconds since 1970.
 
-    source: as ``Rootfs.restore`` takes it; shell: the state of %post's, None once that called exit.
+    source: as ``Rootfs.restore`` takes it; shell: the state of %post's, None once that called exit;
+    lines: digests of the lines of a %post that was not split.
     """
 
     key: str
@@ -67,6 +68,7 @@ class Entry:
     size: int
     used: float
     shell: str | None = ""
+    lines: tuple[str, ...] = ()
 
 
 def directory() -> Path:
@@ -81,6 +83,14 @@ def entries() -> list[Entry]:
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
             found.append(_read(note))
     return sorted(found, key=lambda entry: entry.used)
+
+
+def before(snapshot: Snapshot) -> Entry | None:
+    """Return the latest entry of the same step of the same recipe, if there is one."""
+    found: list[Entry] = []
+    with contextlib.suppress(OSError):  # a cache that may not be read is an empty one
+        found = [e for e in entries() if (e.name, e.recipe) == (snapshot.name, snapshot.recipe)]
+    return found[-1] if found else None
 
 
 def exists(snapshot: Snapshot) -> bool:
@@ -120,18 +130,24 @@ def entry(key: str) -> Entry | None:
 
 
 def store(
-    snapshot: Snapshot, rootfs: Rootfs, epoch: int, report: Console, shell: str | None = ""
+    snapshot: Snapshot,
+    rootfs: Rootfs,
+    epoch: int,
+    report: Console,
+    shell: str | None = "",
+    lines: Sequence[str] = (),
 ) -> bool:
     """Keep a snapshot, and tell whether. A cache that cannot be written warns and fails nothing.
 
-    shell: as ``Entry`` has it.
+    shell, lines: as ``Entry`` has them.
     """
 
     def write(part: Path) -> object:
         times = rootfs.baseline.times(rootfs.root)
         return seal.seal(rootfs.root, part, epoch=epoch, owners=rootfs.wished(), times=times)
 
-    more = {"source": rootfs.baseline.saved(rootfs.root), "shell": shell}
+    more: dict[str, object] = {"source": rootfs.baseline.saved(rootfs.root), "shell": shell}
+    more |= {"lines": [*lines]} if lines else {}
     return _store(snapshot, write, report, more)
 
 
@@ -208,12 +224,10 @@ def _read(note: Path) -> Entry:
 
 def _why_missed(snapshot: Snapshot) -> str:
     """What changed since the latest entry of the same step of the same recipe."""
-    others: list[Entry] = []
-    with contextlib.suppress(OSError):  # a cache that may not be read is an empty one
-        others = [e for e in entries() if (e.name, e.recipe) == (snapshot.name, snapshot.recipe)]
-    if not others:
+    other = before(snapshot)
+    if other is None:
         return "not cached yet"
-    differing = changed(others[-1].inputs, snapshot.inputs)
+    differing = changed(other.inputs, snapshot.inputs)
     return f"changed: {', '.join(differing) or 'an earlier stage'}"
 
 

@@ -93,7 +93,7 @@ def _posts(job: Job) -> Iterator[TreeStep]:
             if state is None:
                 _tell_of_exit(site.rootfs.report, name)
             elif len(found) == 1:
-                sections.post(recipe, part, site.rootfs, context)
+                site.began.update(sections.post(recipe, part, site.rootfs, context))
             else:
                 is_last = name == found[-1][0]
                 with shell_state.lent(site.rootfs, state):
@@ -107,7 +107,8 @@ def _posts(job: Job) -> Iterator[TreeStep]:
             facts["secrets"] = digest(sorted(secret.name for secret in job.secrets))
         if name != found[-1][0]:
             facts["%post after it"] = ""  # it hands the state of its shell on
-        yield replace(_step(job, name, facts, execute), uses_secrets=True)
+        whole = part if len(found) == len(part.places) == 1 else None
+        yield replace(_step(job, name, facts, execute), uses_secrets=True, whole=whole)
 
 
 def _tell_of_exit(report: Reporter, name: str) -> None:

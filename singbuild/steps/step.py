@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from singbuild.recipe.recipe import Section
 from singbuild.tree.rootfs import Rootfs
 
 Facts = Mapping[str, str]
@@ -24,11 +25,16 @@ class StageTree:
 
 @dataclass(frozen=True)
 class Site:
-    """Where steps work. work: the scratch directory; stages: those that a step names, by name."""
+    """Where steps work.
+
+    work: the scratch directory; stages: those that a step names, by name; began: when %post's
+    lines were read, in seconds, by the recipe's line.
+    """
 
     rootfs: Rootfs
     work: Path
     stages: Mapping[str, StageTree]
+    began: dict[int, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -37,7 +43,8 @@ class TreeStep:
 
     facts: what goes in, for a snapshot's key, by name; is_known: whether that is all that does.
     execute: does it, and returns the state of the shell after it, which it is given before it;
-    None once that shell has called exit. uses_secrets: whether the step can read them.
+    None once that shell has called exit. uses_secrets: whether the step can read them;
+    whole: a %post that is not split.
     """
 
     name: str
@@ -47,6 +54,7 @@ class TreeStep:
     stages: tuple[str, ...] = ()
     is_known: bool = True
     uses_secrets: bool = False
+    whole: Section | None = None
 
 
 def digest(value: object) -> str:

@@ -73,15 +73,17 @@ def setup(recipe: Recipe, rootfs: Rootfs, work: Path, context: Context) -> None:
         _execute(recipe, section, str(script), execute, rootfs.report)
 
 
-def post(recipe: Recipe, part: Section, rootfs: Rootfs, context: Context, script: str = "") -> None:
+def post(
+    recipe: Recipe, part: Section, rootfs: Rootfs, context: Context, script: str = ""
+) -> dict[int, float]:
     """Execute %post or a part of it in the image, with the host's names and the secrets.
 
     script: its text, when that is more than the section's, and turns the trace on by itself.
-    Raises SectionError.
+    Returns when each line of the recipe was read, in seconds. Raises SectionError.
     """
     rootfs.mkdir(HOME)  # as for %setup
     with host_names(rootfs), secrets.readable(rootfs, context.secrets):
-        _inside(recipe, part, rootfs, [], context, script)
+        return _inside(recipe, part, rootfs, [], context, script)
 
 
 def test(recipe: Recipe, rootfs: Rootfs, context: Context) -> None:
@@ -179,7 +181,7 @@ def _inside(
     prefix: list[str],
     context: Context,
     script: str = "",
-) -> None:
+) -> dict[int, float]:
     rootfs.write(INSIDE, script or section.script(), 0o755)
 
     def execute(argv: list[str], on_line: Callable[[str], None]) -> command.Completed:
@@ -191,7 +193,7 @@ def _inside(
 
     try:
         with _rescued(context, interactive):
-            _execute(recipe, section, INSIDE, execute, rootfs.report, script)
+            return _execute(recipe, section, INSIDE, execute, rootfs.report, script)
     finally:
         namespace.end_others()
         rootfs.remove(INSIDE)
@@ -215,10 +217,11 @@ def _execute(
     execute: Execute,
     report: Reporter,
     part: str = "",
-) -> None:
+) -> dict[int, float]:
     """Execute a script and say, when it fails, which line of the recipe did.
 
-    part: the text of one that says itself from where on its lines are shown.
+    part: the text of one that says itself from where on its lines are shown. Returns when each
+    line of the recipe was read, in seconds.
     """
     interpreter = (section.interpreter or "/bin/sh").split()
     is_shell = PurePosixPath(interpreter[0]).name in SHELLS
@@ -240,6 +243,7 @@ def _execute(
             section=section.name,
             why="\n".join([f"  {line:4} | {recipe.line(line)}", *told]),
         )
+    return {section.recipe_line(index + 1): began for index, began in trace.began.items()}
 
 
 def _copy(rootfs: Rootfs, source: str, destination: str, *, many: bool) -> None:

@@ -75,8 +75,6 @@ def parts(section: Section) -> tuple[Section, ...]:
 
     It can where a shell's variables are all that matters, or the shell is bash.
     """
-    program = (section.interpreter or "/bin/sh").split()
-    shell = program[-1].rpartition("/")[2]
     found: list[Section] = []
     is_open = False
     for part in section.split():
@@ -84,13 +82,15 @@ def parts(section: Section) -> tuple[Section, ...]:
             found[-1] = found[-1].joined(part)
         else:
             found.append(part)
-        text = part.body()
-        is_open = (
-            shell not in SPLIT
-            or bool(_REDIRECTION.search(text))
-            or (shell != "bash" and bool(_FUNCTION.search(text)))
-        )
+        is_open = not can_end(section, part.body())
     return tuple(found) or (section,)
+
+
+def can_end(section: Section, text: str) -> bool:
+    """Whether what a shell of a section knows behind a part of its text can be handed on."""
+    shell = (section.interpreter or "/bin/sh").split()[-1].rpartition("/")[2]
+    functions = shell != "bash" and _FUNCTION.search(text)
+    return shell in SPLIT and not (functions or _REDIRECTION.search(text))
 
 
 def script(section: Section, *, is_last: bool) -> str:

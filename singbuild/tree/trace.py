@@ -9,6 +9,7 @@ are the command that failed. ``-x`` then tells which part of it.
 from __future__ import annotations
 
 import re
+import time
 
 _WORDS = re.compile(r"[\w./:-]+")
 LOOKAHEAD = 8  # lines searched when output without a newline has swallowed one
@@ -17,11 +18,12 @@ LOOKAHEAD = 8  # lines searched when output without a newline has swallowed one
 class Trace:
     """Follows the output of one script.
 
-    lines: the script's lines, line 1 first.
+    lines: the script's lines, line 1 first. began: when each was read, by index, in seconds.
     """
 
     def __init__(self, lines: list[str]) -> None:
         self._lines = lines
+        self.began: dict[int, float] = {}
         self._read = 0  # lines that the shell has read
         self._start = 0  # where the command read last begins
         self._reading = False
@@ -35,6 +37,7 @@ class Trace:
             if match := re.match(r"\++ (.*)", line):
                 self._command = match[1]
             return line
+        self.began[echoed] = time.monotonic()
         if not self._reading:
             self._start, self._reading = echoed, True
         self._read = echoed + 1

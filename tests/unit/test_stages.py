@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from singbuild.cache import splitting
 from singbuild.console.display import Console
 from singbuild.errors import RecipeError
 from singbuild.plan import plan as plans
@@ -129,3 +130,30 @@ def test_a_program_named_in_the_first_line_counts_for_all_parts() -> None:
     found = shell_state.parts(recipe(text).sections["post"])
     assert [part.interpreter for part in found] == ["/bin/bash", "/bin/bash"]
     assert found[1].recipe_line(6) == 6
+
+
+@pytest.mark.parametrize(
+    ("text", "changed", "place"),
+    [
+        ("one\n    two\n    three", 2, 5),
+        ("one\n    if a; then\n        two\n    fi\n    three", 3, 4),  # not inside the if
+        ("one\n    cat <<END\n    x\n    y\nEND\n    three", 3, 4),
+        ("f() { a; }\n    two\n    three", 2, 0),  # sh hands no functions on
+        ("one\n    two", 0, 0),
+    ],
+)
+def test_where_a_post_would_best_have_been_split(text: str, changed: int, place: int) -> None:
+    section = recipe(f"Bootstrap: busybox\n%post\n    {text}\n").sections["post"]
+    before = splitting.lines_of(section)
+    before[changed] = "other"
+    began = {line.number: 50.0 + n for n, line in enumerate(section.lines)}
+    told = splitting.hint(section, before, began, 60.0)
+    assert f"before line {place} " in told if place else told == ""
+
+
+def test_no_hint_where_little_would_be_saved() -> None:
+    section = recipe("Bootstrap: busybox\n%post\n    one\n    two\n").sections["post"]
+    before = [splitting.lines_of(section)[0], "other"]
+    assert splitting.hint(section, before, {3: 0.0, 4: 4.0}, 5.0) == ""
+    assert splitting.hint(section, before, {3: 0.0, 4: 40.0}, 100.0) == ""
+    assert "before line 4 " in splitting.hint(section, before, {3: 0.0, 4: 60.0}, 100.0)

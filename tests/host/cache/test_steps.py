@@ -148,3 +148,15 @@ def test_the_report_has_each_step(
     times = {case.get("name"): float(case.get("time", "0")) for case in cases}
     assert [*times] == ["bootstrap", "%post-1", "%post-2"]
     assert times["%post-2"] >= 1
+
+
+def test_a_post_that_was_never_split_gets_a_hint(
+    recipe: Callable[[str], Path], singbuild: Build
+) -> None:
+    text = f"{HEAD}%post\n    sleep 6\n    echo 1 > /n\n"
+    first = singbuild(recipe(text), "a.img")
+    assert "hint:" not in first.stdout
+    second = singbuild(recipe(text.replace("echo 1", "echo 2")), "b.img")
+    assert "hint: a line %post before line 4 would have kept what is above it" in second.stdout
+    split_there = text.replace("    echo 1", "%post\n    echo 1")
+    assert "hint:" not in singbuild(recipe(split_there), "c.img").stdout
