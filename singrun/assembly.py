@@ -11,7 +11,7 @@ from singrun.identity import Caller
 from singrun.images.overlay import Layers
 from singrun.mounts.root import NoPlaceError, Root
 from singrun.mounts.table import Bind, Mount, attach
-from singrun.request import MountOptions
+from singrun.request import MountOptions, Program
 
 
 def make_stage() -> str:
@@ -41,14 +41,17 @@ def assemble(stage: str, tree: int, layers: Layers, *, lasting: bool, privileged
     return inside
 
 
-def check_programs(inside: Root, image: str, shell: str) -> None:
-    """Refuse an image without /bin/sh, and one without the ``shell`` that --shell names."""
+def check_programs(inside: Root, image: str, program: Program) -> None:
+    """Refuse an image without /bin/sh but for exec, and one without the shell of --shell."""
+    shell = program.shell
     try:
         os.close(inside.open("/bin/sh", os.O_PATH))
     except OSError as error:
         if error.errno == errno.ENOSYS:
             raise  # no fault of the image
-        why = f"Every program is started with it; looking for it in {image}: {error.strerror}."
+        if error.errno == errno.ENOENT and program.verb == "exec":
+            return
+        why = f"All but exec starts with it; looking for it in {image}: {error.strerror}."
         remedy = "Build the image again with a shell in it."
         if error.errno != errno.ENOENT:
             remedy = f"Check it with: e2fsck -fn {image}"

@@ -116,6 +116,10 @@ def _with_options(request: Request, given: "list[options.Given]") -> Request:
     if request.program.verb not in ("mount", "warm"):
         option_variables.apply(request)
     options.apply(request, given)
+    if request.hardware.devices:
+        from singrun.hardware import cdi  # it imports json
+
+        cdi.apply(request)
     image = request.image
     if (image.writable or image.overlays) and "writable-tmpfs" not in request.given:
         image.writable_tmpfs = False  # that of --compat or of a variable

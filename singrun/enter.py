@@ -38,7 +38,11 @@ def enter(request: Request) -> str:
         if ranks.enter():
             origin.execute(image.path)
     layers = Layers(request.image, site)
-    hardware = None
+    data = hardware = None
+    if table.images:
+        from singrun.images.data import DataImages
+
+        data = DataImages(table.images)
     if origin.behind:
         from singrun.hardware import drivers
 
@@ -49,6 +53,12 @@ def enter(request: Request) -> str:
         text = plan.text(request, image, caller, table, site)
         return text + (hardware.plan() if hardware else "")
     make_workdir(table, request.mounts)
+
+    cgroup = None
+    if request.isolation.limits:
+        from singrun.namespaces import limits
+
+        cgroup = limits.Cgroup(limits.files(request.isolation.limits))
 
     # Out of the host's namespaces. A FUSE daemon starts here, in a namespace that it shall not
     # share with its mount, and works while we go on.
@@ -63,17 +73,25 @@ def enter(request: Request) -> str:
         site=site,
         debug=request.debug,
     )
+    if data:
+        data.mount(stage, privileged=privileged, site=site)
     table.pin()
     tree = layers.mount(stage, mounting.finish(), privileged=privileged, site=site)
     own = [(image, mounting.life)] if image.writable and mounting.life >= 0 else []
-    written = [*own, *layers.written]
-    if outside := waiting.stand_by(request, image, origin.home, written, tree):
+    written = [*own, *layers.written, *(data.written if data else ())]
+    trees = [tree, *(data.trees if data else ())]
+    if outside := waiting.stand_by(request, image, origin.home, written, trees, cgroup):
         proc = os.open("/proc/self", os.O_PATH | os.O_DIRECTORY)
-    leaving.unshare_for(request.isolation, daemon=mounting.life >= 0 or layers.have_daemon)
+    if cgroup:
+        cgroup.enter()
+    have_daemon = mounting.life >= 0 or layers.have_daemon or bool(data and data.have_daemon)
+    leaving.unshare_for(request.isolation, daemon=have_daemon)
+    if data:
+        data.take(stage)
 
     # The image and what is laid over it become a root, and the table of mounts goes into it.
     inside = assembly.assemble(stage, tree, layers, lasting=image.writable, privileged=privileged)
-    assembly.check_programs(inside, image.path, request.program.shell)
+    assembly.check_programs(inside, image.path, request.program)
     rows = [*table.ours, *assembly.identity(stage, inside, caller, request.mounts, site)]
     rows += hardware.rows(inside, image.path) if hardware else []
     rows += assembly.resolver(stage, request.mounts.dns) if request.mounts.dns else []

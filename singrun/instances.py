@@ -200,8 +200,8 @@ def check_name(request: Request) -> None:
     if not _is_name(name):
         remedy = "Say: singrun start IMAGE NAME, with letters, digits, . _ and - in NAME."
         raise UsageError(f"Cannot name an instance {name}", remedy=remedy)
-    if request.isolation.changes_rights:
-        what = "Cannot start an instance with --add-caps, --drop-caps or --no-privs"
+    if request.isolation.changes_rights or request.isolation.limits:
+        what = "Cannot start an instance with limits, --add-caps, --drop-caps or --no-privs"
         raise RunError(what, remedy="Say them of each command that enters it.")
     program.instance, program.arguments, program.logs = name, words, _logs(name)
     request.isolation.pid = True

@@ -15,12 +15,19 @@ OPTIONS = {  # what stands behind the prefix; the option
     "ADD_CAPS": "add-caps",
     "BIND": "bind",
     "BINDPATH": "bind",
+    "BLKIO_WEIGHT": "blkio-weight",
+    "CDI_DIRS": "cdi-dirs",
     "CLEANENV": "cleanenv",
     "COMPAT": "compat",
     "CONTAIN": "contain",
     "CONTAINALL": "containall",
+    "CPUS": "cpus",
+    "CPUSET_CPUS": "cpuset-cpus",
+    "CPUSET_MEMS": "cpuset-mems",
+    "CPU_SHARES": "cpu-shares",
     "CWD": "pwd",
     "DEBUG": "debug",
+    "DEVICE": "device",
     "DNS": "dns",
     "DROP_CAPS": "drop-caps",
     "ENV_FILE": "env-file",
@@ -29,6 +36,10 @@ OPTIONS = {  # what stands behind the prefix; the option
     "HOSTNAME": "hostname",
     "IPC": "ipc",
     "KEEP_PRIVS": "keep-privs",
+    "MEMORY": "memory",
+    "MEMORY_RESERVATION": "memory-reservation",
+    "MEMORY_SWAP": "memory-swap",
+    "MOUNT": "mount",
     "NET": "net",
     "NETWORK": "network",
     "NETWORK_ARGS": "network-args",
@@ -43,6 +54,7 @@ OPTIONS = {  # what stands behind the prefix; the option
     "OVERLAY": "overlay",
     "OVERLAYIMAGE": "overlay",
     "PID": "pid",
+    "PIDS_LIMIT": "pids-limit",
     "PWD": "pwd",
     "ROCM": "rocm",
     "SCRATCH": "scratch",
@@ -63,7 +75,7 @@ OPTIONS = {  # what stands behind the prefix; the option
     "WRITABLE": "writable",
     "WRITABLE_TMPFS": "writable-tmpfs",
 }
-_TOGETHER = ("bind",)
+_TOGETHER = ("bind", "mount")
 # Read elsewhere, or set inside, where a launch may be made as well.
 KNOWN = (
     *("APPNAME", "COMMAND", "CONTAINER", "ENVIRONMENT", "NAME", "ROOTFS"),

@@ -141,6 +141,10 @@ def _bind(request: Request, value: str) -> None:
     request.mounts.binds += binds.parse(value)
 
 
+def _mount(request: Request, value: str) -> None:
+    request.mounts.binds += binds.parse_mount(value)
+
+
 def _home(request: Request, value: str) -> None:
     request.mounts.home = binds.parse_home(value)
 
@@ -226,6 +230,21 @@ def _drop_caps(request: Request, value: str) -> None:
     request.isolation.drop_caps += capabilities.parse(value)
 
 
+def _device(request: Request, value: str) -> None:
+    request.hardware.devices += value.split(",")
+
+
+def _cdi_directories(request: Request, value: str) -> None:
+    request.hardware.cdi_directories = value.split(",")
+
+
+def _limit(name: str) -> "Callable[[Request, str], None]":
+    def set_limit(request: Request, value: str) -> None:
+        request.isolation.limits[name] = value
+
+    return set_limit
+
+
 def _workdir(request: Request, value: str) -> None:
     request.mounts.workdir = os.path.abspath(value)
 
@@ -250,6 +269,7 @@ def _why(request: Request, value: str) -> None:
 
 VALUES: "dict[str, Callable[[Request, str], None]]" = {
     "bind": _bind,
+    "mount": _mount,
     "home": _home,
     "overlay": _overlay,
     "scratch": _scratch,
@@ -259,6 +279,8 @@ VALUES: "dict[str, Callable[[Request, str], None]]" = {
     "env-file": _env_file,
     "mount-with": _mount_with,
     "hostname": _hostname,
+    "device": _device,
+    "cdi-dirs": _cdi_directories,
     "network": _network,
     "network-args": _network_args,
     "dns": _dns,
@@ -270,6 +292,14 @@ VALUES: "dict[str, Callable[[Request, str], None]]" = {
     "shell": _shell,
     "why": _why,
 }
+
+
+# A cgroup of its own has these; namespaces/limits.py.
+LIMITS = [
+    *("memory", "memory-reservation", "memory-swap", "cpus", "cpu-shares", "cpuset-cpus"),
+    *("cpuset-mems", "pids-limit", "blkio-weight"),
+]
+VALUES |= {name: _limit(name) for name in LIMITS}
 
 
 def _no_option(word: str, name: str) -> UsageError:

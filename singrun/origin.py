@@ -95,7 +95,7 @@ class Origin:
         self._host_paths = program.host_paths(request.program.arguments)
         self._request, self.home = request, shared.home(request.mounts, self.caller)
         self.behind: inherited.Environment = {}
-        if request.hardware.any():
+        if request.hardware.wants_drivers():
             from singrun.hardware import drivers
 
             self.behind = drivers.BEHIND

@@ -5,7 +5,7 @@ import os
 
 from singrun.environment import why
 from singrun.environment.inherited import CLEAN_PATH, Environment
-from singrun.environment.variables import Winner
+from singrun.environment.variables import Winner, assigned
 from singrun.errors import RunError, say, spelling
 from singrun.request import Program
 
@@ -44,13 +44,17 @@ def execute(
         verb, words = "exec", [_STARTSCRIPT, *words]
     if verb == "shell" and not words and os.isatty(0):
         os.write(2, b"Singularity: Invoking an interactive shell within container...\n\n")
+    without_shell = verb == "exec" and not os.path.lexists("/bin/sh")
+    if without_shell:
+        variables = {**variables, **assigned(), **own}
     for each in winning:
         variables[each.name] = each.over(variables.get(each.name, b""))
     arguments = [os.fsencode(word) for word in words]
-    if verb == "exec" and spelling():
+    if verb == "exec" and spelling() and not without_shell:
         arguments = _checked(arguments, variables)
-    for path in (f"{_ACTIONS}/{verb}", _OLDER[verb]):
-        _become(path, arguments, variables)
+    if not without_shell:
+        for path in (f"{_ACTIONS}/{verb}", _OLDER[verb]):
+            _become(path, arguments, variables)
     if verb == "exec":
         _become_command(arguments, variables)
     if verb == "test":
@@ -115,9 +119,10 @@ def _become_command(arguments: list[bytes], variables: Environment) -> "NoReturn
     os.execvpe is of no use here: it imports a module, and the host's files are gone.
     """
     name = arguments[0]
-    refused = RunError(f"There is no command {os.fsdecode(name)} in the image")
+    why = "" if os.path.lexists("/bin/sh") else "Container does not have a valid /bin/sh, either."
+    refused = RunError(f"There is no command {os.fsdecode(name)} in the image", why=why)
     refused.status = _NOT_FOUND
-    directories = variables.get(b"PATH", b"").split(b":")
+    directories = variables.get(b"PATH", CLEAN_PATH).split(b":")
     for path in [name] if b"/" in name else [directory + b"/" + name for directory in directories]:
         try:
             os.execve(path, arguments, variables)

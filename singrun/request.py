@@ -30,10 +30,16 @@ class ImageOptions:
 
 
 class BindOption:
-    """A path of the host that is bound inside; why: the option or variable that says so."""
+    """A path of the host that is bound inside; why: the option or variable that says so.
 
-    def __init__(self, source: str, target: str, *, read_only: bool, why: str) -> None:
+    directory: the one to be shown of ``source``, which is an image then; else "".
+    """
+
+    def __init__(
+        self, source: str, target: str, *, read_only: bool, why: str, directory: str = ""
+    ) -> None:
         self.source, self.target, self.read_only, self.why = source, target, read_only, why
+        self.directory = directory
 
 
 class MountOptions:
@@ -57,6 +63,7 @@ class IsolationOptions:
     """Namespaces, who shares them, and who the program is.
 
     hostname: "" for the host's. uid, gid: None for the caller's. add_caps, drop_caps: names.
+    limits: of namespaces/limits.py, by option.
     """
 
     def __init__(self) -> None:
@@ -67,6 +74,7 @@ class IsolationOptions:
         self.gid: int | None = None
         self.add_caps: list[str] = []
         self.drop_caps: list[str] = []
+        self.limits: dict[str, str] = {}
 
     @property
     def changes_rights(self) -> bool:
@@ -87,14 +95,19 @@ class VariableOptions:
 
 
 class HardwareOptions:
-    """Whose drivers of the host come in: each attribute is a kind of driver_lists.py."""
+    """Whose drivers of the host come in: nv, rocm and fabric are kinds of driver_lists.py.
+
+    devices: names of the Container Device Interface, described in ``cdi_directories``.
+    """
 
     def __init__(self) -> None:
         self.nv = self.rocm = self.fabric = False
+        self.devices: list[str] = []
+        self.cdi_directories = ["/etc/cdi", "/var/run/cdi"]
 
-    def any(self) -> bool:
-        """Whether there is one."""
-        return any(vars(self).values())
+    def wants_drivers(self) -> bool:
+        """Whether there is a kind of drivers."""
+        return self.nv or self.rocm or self.fabric
 
 
 class Request:

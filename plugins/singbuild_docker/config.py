@@ -16,6 +16,7 @@ from singbuild import Defaults, Reporter
 RECORDED = {"User": "singbuild.docker.user", "WorkingDir": "singbuild.docker.workdir"}
 OURS = ["/.singularity.d/actions/run"]
 LATEST = 2**33  # the year 2242: a later date is none
+_NO_COMMAND = "The image names no command, executing /bin/sh"
 _NAME = re.compile("[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -39,13 +40,18 @@ def told(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def runscript(entrypoint: Sequence[str], command: Sequence[str]) -> str:
-    """Return a script that does what `docker run IMAGE ARGUMENTS` does; "" if it would do nothing.
+    """Return a script that does what `docker run IMAGE ARGUMENTS` does.
 
-    The arguments stand in the place of CMD, behind ENTRYPOINT.
+    The arguments stand in the place of CMD, behind ENTRYPOINT; of neither, they are the command.
     """
-    if not entrypoint and not command:
-        return ""
     lines = ["#!/bin/sh"]
+    if not entrypoint and not command:
+        lines += [
+            "if [ $# -eq 0 ]; then",
+            f'    echo "{_NO_COMMAND}" >&2',
+            "    set -- /bin/sh",
+            "fi",
+        ]
     if command:
         lines += ["if [ $# -eq 0 ]; then", f"    set -- {shlex.join(command)}", "fi"]
     lines.append(f'exec {shlex.join(entrypoint)} "$@"' if entrypoint else 'exec "$@"')

@@ -122,6 +122,32 @@ def is_identifier(name: bytes) -> bool:
     return text.isascii() and text.isidentifier()
 
 
+def assigned() -> Environment:
+    """Return what an image's scripts assign in so many words, where it has no shell to run them.
+
+    Called inside.
+    """
+    root = Root("/")
+    names = sorted(name for name in root.names(_DIRECTORY) if name.endswith(".sh"))
+    found: Environment = {}
+    for line in b"\n".join(root.read(f"{_DIRECTORY}/{name}") for name in names).split(b"\n"):
+        word, equals, value = line.strip().removeprefix(b"export ").partition(b"=")
+        plain = _plain(value)
+        if equals and is_identifier(word) and plain is not None:
+            found[word] = plain
+    return found
+
+
+def _plain(word: bytes) -> "bytes | None":
+    """Return the value of a shell's word that says it itself, else None."""
+    if len(word) > 1 and word[:1] == word[-1:] == b"'":
+        text = word[1:-1].replace(b"'\"'\"'", b"\0").replace(b"'\\''", b"\0")
+        return None if b"'" in text else text.replace(b"\0", b"'")
+    if len(word) > 1 and word[:1] == word[-1:] == b'"':
+        return None if any(byte in word[1:-1] for byte in b'$`\\"') else word[1:-1]
+    return None if any(byte in word for byte in b"$`\\\"'; \t&|<>()*?[~#") else word
+
+
 def mounts(
     winning: list[Winner], own: Environment, root: Root, stage: str, behind: Environment
 ) -> list[Bind]:

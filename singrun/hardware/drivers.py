@@ -9,7 +9,7 @@ import glob
 import os
 
 from singrun.config import Site
-from singrun.errors import RunError
+from singrun.errors import RunError, say
 from singrun.hardware import elf
 from singrun.hardware.driver_lists import COMPLETE, KINDS, REMEDIES, listed
 from singrun.hardware.elf import Library
@@ -31,9 +31,19 @@ class Drivers:
 
     def __init__(self, options: HardwareOptions, site: Site) -> None:
         self._site, self._host = site, Host(site.word["linker cache"])
-        self._kinds = [kind for kind in KINDS if getattr(options, kind)]
-        self._devices = {kind: self._found_devices(kind) for kind in self._kinds}
-        self._libraries = {kind: self._found_libraries(kind) for kind in self._kinds}
+        self._kinds: list[str] = []
+        self._devices: dict[str, list[str]] = {}
+        self._libraries: dict[str, dict[str, list[str]]] = {}
+        for kind in [kind for kind in KINDS if getattr(options, kind)]:
+            try:
+                self._devices[kind] = self._found_devices(kind)
+                self._libraries[kind] = self._found_libraries(kind)
+                self._kinds.append(kind)
+            except RunError as error:
+                if kind == "fabric":
+                    raise
+                # Sites say --nv for all jobs, also for those on nodes without a GPU.
+                say(f"Without effect: --{kind}\n  {error.what}.\n  {error.remedy}")
 
     def plan(self) -> str:
         """Return a line for each kind, for --plan."""
@@ -45,6 +55,8 @@ class Drivers:
 
     def rows(self, root: Root, image: str) -> list[Mount]:
         """Return the mounts for the image's ``root``. RunError where it cannot bear them."""
+        if not self._kinds:
+            return []
         fresh = [Fresh("tmpfs", place, mode="0755") for place in (_LIBRARIES, _PROGRAMS)]
         rows: list[Mount] = [*fresh]
         for kind in self._kinds:

@@ -1,14 +1,41 @@
-r"""The words of --bind and --home: SRC[:DST[:ro]], commas between, "\\" to protect a colon."""
+r"""The words of --bind, --mount and --home.
+
+SRC[:DST[:ro]], commas between, "\\" to protect a colon; with image-src=DIR, SRC is an image.
+"""
 
 import os
 
 from singrun.errors import RunError
 from singrun.request import BindOption
 
+_DIRECTORY = "image-src="
+_MOUNT_KEYS = {
+    "type": "type",
+    "source": "source",
+    "src": "source",
+    "target": "target",
+    "destination": "target",
+    "dst": "target",
+    "readonly": "read_only",
+    "ro": "read_only",
+    "image-src": "directory",
+}
+
 
 def parse(words: str) -> list[BindOption]:
     """Return a bind for each entry of a comma list; source and target absolute."""
-    return [_bind(entry) for entry in split(words, ",") if entry]
+    entries: list[str] = []
+    for word in filter(None, split(words, ",")):
+        if entries and _is_option(word) and entries[-1].count(":") > 1:
+            entries[-1] += f",{word}"
+        else:
+            entries.append(word)
+    return [_bind(entry) for entry in entries]
+
+
+def parse_mount(text: str) -> list[BindOption]:
+    """Return a bind for each row of type=bind,source=SRC,target=DST[,readonly][,image-src=DIR]."""
+    return [_mount(csv_fields(line, "--mount")) for line in text.splitlines() if line]
 
 
 def parse_home(word: str) -> tuple[str, str]:
@@ -24,12 +51,45 @@ def parse_home(word: str) -> tuple[str, str]:
 
 def _bind(entry: str) -> BindOption:
     fields = [_plain(field) for field in split(entry, ":")]
-    source, place, mode = (*fields, "", "")[:3]
-    if len(fields) > 3 or mode not in ("", "ro", "rw"):
+    source, place, words = (*fields, "", "")[:3]
+    modes = words.split(",")
+    directory = next((m.partition("=")[2] or "/" for m in modes if m.startswith(_DIRECTORY)), "")
+    if len(fields) > 3 or not all(mode == "" or _is_option(mode) for mode in modes):
         remedy = r"Say --bind SRC[:DST[:ro]]; a colon or comma in a name is written \: or \,."
         raise RunError(f"Cannot understand --bind {entry}", remedy=remedy)
     source = _source(source)
-    return BindOption(source, target(place or source), read_only=mode == "ro", why="--bind")
+    return BindOption(
+        source,
+        target(place or source),
+        read_only="ro" in modes,
+        why="--bind",
+        directory=directory,
+    )
+
+
+def _is_option(word: str) -> bool:
+    return word in ("ro", "rw") or word.startswith(_DIRECTORY)
+
+
+def _mount(fields: list[str]) -> BindOption:
+    remedy = "Say --mount type=bind,source=SRC,target=DST[,readonly][,image-src=DIR]."
+    given: dict[str, str] = {}
+    for field in fields:
+        key, equals, value = field.partition("=")
+        name = _MOUNT_KEYS.get(key.strip(), "")
+        if not name or (name == "read_only" and value.lower() not in ("", "true", "false")):
+            raise RunError(f"Cannot understand --mount {field}", remedy=remedy)
+        given[name] = value if equals else "true"
+    if given.get("type") != "bind" or not given.get("source") or not given.get("target"):
+        why = "It takes type=bind, a source and a target."
+        raise RunError(f"Cannot obey --mount {','.join(fields)}", why=why, remedy=remedy)
+    return BindOption(
+        _source(given["source"]),
+        target(given["target"]),
+        read_only=given.get("read_only", "false").lower() != "false",
+        why="--mount",
+        directory=given.get("directory", ""),
+    )
 
 
 def _source(path: str) -> str:

@@ -6,7 +6,7 @@ from singrun.config import Site
 from singrun.errors import RunError
 from singrun.identity import Caller
 from singrun.mounts import binds, mountinfo
-from singrun.mounts.table import Bind, BindUnlessSeen, Fresh, Link, Mount
+from singrun.mounts.table import Bind, BindUnlessSeen, Fresh, ImageDirectory, Link, Mount
 from singrun.request import BindOption, MountOptions
 
 TYPE_CHECKING = False
@@ -53,6 +53,11 @@ class Table:
     def rows(self) -> list[Mount]:
         """Return all of them."""
         return [*self.ours, *self.wished]
+
+    @property
+    def images(self) -> list[ImageDirectory]:
+        """Return those that show what is in an image."""
+        return [row for row in self.wished if isinstance(row, ImageDirectory)]
 
     def pin(self) -> None:
         """Take hold of all sources, with the caller's rights."""
@@ -163,6 +168,11 @@ class Table:
             name = "scratch/" + target.strip("/").replace("/", "_")
             rows.append(self._private(name, target, "1777"))
         for each in options.binds:
+            if each.directory:
+                image = ImageDirectory(each.source, each.directory, each.target, why=each.why)
+                image.read_only = each.read_only
+                rows.append(image)
+                continue
             row = Bind(each.source, each.target, why=each.why, read_only=each.read_only)
             rows.append(self._callers(row))
         # What lies in another comes after it; at one depth, binds after scratch directories.

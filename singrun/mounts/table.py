@@ -125,6 +125,22 @@ class Bind(Mount):
         return clone(self.source)
 
 
+class ImageDirectory(Mount):
+    """A directory of an image, ``source``; images/data.py mounts it, and gives the tree."""
+
+    def __init__(self, source: str, directory: str, target: str, *, why: str) -> None:
+        super().__init__(target, why=why)
+        self.source, self.directory = source, directory
+
+    def what(self) -> str:
+        """Return the image's path, and what of it is shown."""
+        return f"{self.directory} of {self.source}"
+
+    def pin(self) -> Mount:
+        """Do nothing: the image is open already."""
+        return self
+
+
 class BindUnlessSeen(Bind):
     """A bind that the user did not ask for: left out, with a warning, where it cannot be had.
 

@@ -47,12 +47,12 @@ class Holder:
             self._pid_file = os.open(program.pid_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         self._reading, self._writing = os.pipe()
 
-    def fork(self, tree: int) -> None:
+    def fork(self, trees: list[int]) -> None:
         """Fork: return in the child, which will hold; the parent exits once the instance stands."""
         syscalls.unshare(syscalls.CLONE_NEWPID)
         child = os.fork()
         if child:
-            for fd in (self._writing, tree):
+            for fd in (self._writing, *trees):
                 os.close(fd)
             stands = bool(os.read(self._reading, 1))
             for name in self._names:

@@ -40,9 +40,10 @@ def wanted(request: Request) -> bool:
     """Whether to share namespaces: as the options say, else where the launcher is a job's."""
     isolation = request.isolation
     alone = isolation.pid or request.image.writable or isolation.as_caller
+    alone = alone or bool(isolation.limits)
     if request.isolation.join and alone:
         remedy = "Leave one of them out."
-        what = "Cannot combine --join with --pid, --containall, --writable or --as-caller"
+        what = "Cannot combine --join with --pid, --containall, --writable, --as-caller or limits"
         raise RunError(what, remedy=remedy)
     if request.isolation.join or request.isolation.no_join or alone:
         return request.isolation.join

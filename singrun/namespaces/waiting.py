@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
     from singrun.namespaces.holding import Holder
+    from singrun.namespaces.limits import Cgroup
 
 _KEYBOARD = (_signal.SIGINT, _signal.SIGQUIT)  # the terminal sends these to the program itself
 _FORWARDED = (_signal.SIGTERM, _signal.SIGHUP, _signal.SIGUSR1, _signal.SIGUSR2, _signal.SIGALRM)
@@ -26,31 +27,38 @@ _WORD = 4  # bytes of a wait status
 
 
 def stand_by(
-    request: Request, image: Image, home: str, written: list[tuple[Image, int]], tree: int
+    request: Request,
+    image: Image,
+    home: str,
+    written: list[tuple[Image, int]],
+    trees: list[int],
+    cgroup: "Cgroup | None",
 ) -> "Outside | Holder | None":
     """Fork where a process must stay behind: return in the child, wait in the parent.
 
     home: as seen inside. written: images that a daemon writes, with fuse.Mounting.life of each.
-    tree: the descriptor of the mounted tree, which the waiting process closes, or it would keep
-    it mounted.
+    trees: the descriptors of mounted trees, which the waiting process closes, or it would keep
+    them mounted. cgroup: of the program, removed after it.
     """
     if request.program.instance:
         from singrun.namespaces.holding import Holder
 
         own_home = home if request.mounts.home or request.isolation.fakeroot else ""
         holder = Holder(request.program, image, own_home, contain=request.mounts.contain)
-        holder.fork(tree)
+        holder.fork(trees)
         return holder
-    if not request.isolation.pid and not written:
+    if not request.isolation.pid and not written and not cgroup:
         return None
 
     def afterwards() -> None:
         for one, life in written:
             os.read(life, 1)  # end of file: the daemon has written all and ended
             _warn_unless_clean(one)
+        if cgroup:
+            cgroup.remove()
 
     outside = Outside()
-    outside.fork(own_pids=request.isolation.pid, tree=tree, afterwards=afterwards)
+    outside.fork(own_pids=request.isolation.pid, trees=trees, afterwards=afterwards)
     return outside
 
 
@@ -63,7 +71,11 @@ class Outside:
         self._reading, self._writing = os.pipe()
 
     def fork(
-        self, *, own_pids: bool, tree: int = -1, afterwards: "Callable[[], None] | None" = None
+        self,
+        *,
+        own_pids: bool,
+        trees: "tuple[int, ...] | list[int]" = (),
+        afterwards: "Callable[[], None] | None" = None,
     ) -> None:
         """Return in a child, with own_pids as process 1 of a new PID namespace.
 
@@ -73,9 +85,8 @@ class Outside:
             syscalls.unshare(syscalls.CLONE_NEWPID)
         child = os.fork()
         if child:
-            os.close(self._writing)
-            if tree >= 0:
-                os.close(tree)
+            for fd in (self._writing, *trees):
+                os.close(fd)
             _pass_signals_to(child)
             status = _waited(child)
             inner = os.read(self._reading, _WORD)

@@ -81,7 +81,11 @@ VERBS = {  # usage, what it does, examples
     ),
 }
 OPTIONS = {  # the value's name, "" for none; what it does
-    "bind": ("SRC[:DST[:ro]]", "show a file or directory of the host; repeatable, commas"),
+    "bind": (
+        "SRC[:DST[:ro]]",
+        "show a file or directory of the host; with ro,image-src=DIR of an image; commas",
+    ),
+    "mount": ("WORDS", "type=bind,source=SRC,target=DST[,readonly][,image-src=DIR]; repeatable"),
     "home": ("[SRC:]DST", "another home directory: SRC, else DST if there is one, else one's own"),
     "no-home": ("", "do not share the home directory"),
     "no-mount": (
@@ -115,6 +119,15 @@ OPTIONS = {  # the value's name, "" for none; what it does
     "drop-caps": ("NAMES", "lose capabilities; all, commas"),
     "no-privs": ("", "the same as --drop-caps all"),
     "keep-privs": ("", "what root has anyway"),
+    "memory": ("BYTES", "the most memory, with K, M, G; limits need a cgroup that is delegated"),
+    "memory-reservation": ("BYTES", "memory that is taken away last"),
+    "memory-swap": ("BYTES", "the most memory and swap together; -1 for any"),
+    "cpus": ("NUMBER", "the most processor time, as a number of processors"),
+    "cpu-shares": ("NUMBER", "the share of processors, where others want them, too"),
+    "cpuset-cpus": ("LIST", "the only processors, as 0-3,7"),
+    "cpuset-mems": ("LIST", "the only memory nodes"),
+    "pids-limit": ("NUMBER", "the most processes; -1 for any"),
+    "blkio-weight": ("NUMBER", "the share of disks, 10 to 1000"),
     "userns": ("", "a user namespace, which an ordinary user has anyway"),
     "hostname": ("NAME", "that host name"),
     "shell": ("PATH", "the shell to start"),
@@ -127,6 +140,8 @@ OPTIONS = {  # the value's name, "" for none; what it does
     "why": ("NAME", "which layer set this variable"),
     "nv": ("", "bring in the host's NVIDIA driver: libraries, devices, programs"),
     "rocm": ("", "bring in the host's AMD driver"),
+    "device": ("NAME", "a device that a vendor describes: vendor.com/class=name; commas"),
+    "cdi-dirs": ("DIRS", "where: not in /etc/cdi and /var/run/cdi; commas"),
     "fabric": ("", "bring in the host's libraries and devices of the fast network"),
     "join": ("", "share one mount with equal launches, as the ranks of a job step do"),
     "no-join": ("", "share with nobody, in a job step or by way of a started instance"),

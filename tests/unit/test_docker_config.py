@@ -53,10 +53,13 @@ def test_every_argument_arrives_as_it_is(words: list[str]) -> None:
     assert shown(runscript(SHOW, words)) == words
 
 
-def test_an_image_that_names_no_program_has_no_runscript() -> None:
-    assert defaults({}, Recorder(), with_cmd=True).runscript == ""
-    only_cmd = {"config": {"Cmd": ["sh"], "Entrypoint": None}}
-    assert defaults(only_cmd, Recorder(), with_cmd=False).runscript == ""
+def test_of_an_image_that_names_no_program_the_arguments_are_one() -> None:
+    only_cmd = {"config": {"Cmd": ["false"], "Entrypoint": None}}
+    for told, with_cmd in (({}, True), (only_cmd, False)):
+        script = defaults(told, Recorder(), with_cmd=with_cmd).runscript
+        assert shown(script, *SHOW, "x  y") == ["x  y"]
+        done = subprocess.run(["sh", "-c", script], input="exit 7", text=True, check=False)
+        assert done.returncode == 7  # a shell
 
 
 def test_variables_labels_user_and_workdir_are_kept() -> None:
@@ -78,7 +81,7 @@ def test_variables_labels_user_and_workdir_are_kept() -> None:
 @pytest.mark.parametrize("told", [None, [], "x", {"Env": "A=b", "Cmd": "sh -c x", "Labels": []}])
 def test_what_makes_no_sense_counts_as_nothing(told: object) -> None:
     found = defaults({"config": told}, Recorder(), with_cmd=True)
-    assert (found.environment, found.runscript, found.labels) == ({}, "", {})
+    assert (found.environment, found.runscript, found.labels) == ({}, runscript([], []), {})
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from singrun import cli, syscalls
+from singrun import cli, options, syscalls
 from singrun.errors import RunError
 from singrun.mounts import binds
 from singrun.request import Request
@@ -132,6 +132,7 @@ def test_every_option_of_the_help_is_understood() -> None:
         "--bind": "/etc",
         "--home": "/h",
         "--pid-file": "p",
+        "--mount": "type=bind,source=/etc,target=/x",
         "--pwd": "/",
         "--cwd": "/",
         "--mount-with": "loop",
@@ -146,12 +147,14 @@ def test_every_option_of_the_help_is_understood() -> None:
         "--why": "PATH",
         "--network": "none",
         "--network-args": "x",
+        "--cdi-dirs": "/x",
         "--dns": "192.0.2.1",
         "--security": "uid:1",
         "--add-caps": "chown",
         "--drop-caps": "all",
     }
-    for name in set(names) - {"--json", "--mpi"}:
+    values |= {f"--{name}": "5" for name in options.LIMITS}
+    for name in set(names) - {"--json", "--mpi", "--device"}:
         words = [name, values[name]] if name in values else [name]
         assert cli.parse(["run", *words, "image"])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -114,3 +115,105 @@ def test_the_sites_binds_that_cannot_be_are_left_out_with_a_warning(
     said = done.stderr.decode()
     assert "Not shared: /bin" in said
     assert "Not shared: /etc/passwd/x" in said
+
+
+def packed(tree: Path, image: Path) -> Path:
+    subprocess.run(
+        ["mksquashfs", tree, image, "-quiet", "-no-progress"], check=True, stdout=subprocess.DEVNULL
+    )
+    return image
+
+
+@pytest.fixture
+def files(own: Path, person: Person) -> Path:
+    """Images of data: a squashfs and an ext3 with a directory ``sub``, which holds a file."""
+    tree = own / "tree"
+    (tree / "sub").mkdir(parents=True)
+    (tree / "sub/file").write_text("of the image\n")
+    (tree / "large").write_bytes(bytes(8 << 20))  # or the ext3 has no room for a journal
+    packed(tree, own / "data.sqsh")
+    images.ext3(tree, own / "data.img")
+    subprocess.run(["chown", "-R", f"{person.uid}:{person.gid}", own], check=True)
+    return own
+
+
+@pytest.mark.parametrize("name", ["data.sqsh", "data.img"])
+def test_a_directory_of_an_image_is_bound(
+    person: Person, bench: Bench, files: Path, name: str
+) -> None:
+    image = files / name
+    for options in (
+        ("-B", f"{image}:/data:image-src=/sub"),
+        ("-B", f"/etc:/one,{image}:/data:ro,image-src=sub,/usr:/two"),
+        ("--mount", f"type=bind,source={image},target=/data,image-src=/sub"),
+    ):
+        said = person.said("exec", *options, bench.image, "sh", "-c", "cat /data/file; ls /data")
+        assert said == "of the image\nfile\n"
+    option = f"{image}:/more:ro,image-src=/sub/file"
+    assert person.said("exec", "-B", option, bench.image, "cat", "/more") == "of the image\n"
+    done = person.singrun("exec", "-B", f"{image}:/data:image-src=/none", bench.image, "true")
+    assert done.returncode == 255
+    assert b"There is no /none in" in done.stderr
+    images.wait_for_daemons(str(files))
+
+
+def test_an_ext3_image_of_data_is_written_unless_read_only(
+    person: Person, bench: Bench, files: Path
+) -> None:
+    image = files / "data.img"
+    script = "echo new >/data/sub/new"
+    option = f"{image}:/data:ro,image-src=/"
+    done = person.singrun("exec", "-B", option, bench.image, "sh", "-c", script)
+    assert b"Read-only file system" in done.stderr
+    person.said("exec", "-B", f"{image}:/data:image-src=/", bench.image, "sh", "-c", script)
+    said = person.said("exec", "-B", option, bench.image, "cat", "/data/sub/new")
+    assert said == "new\n"
+    images.wait_for_daemons(str(image))
+    check = subprocess.run(["e2fsck", "-fn", image], capture_output=True, check=False)
+    assert check.returncode == 0, check
+
+
+def test_an_escape_from_an_image_of_data_leads_nowhere(
+    person: Person, bench: Bench, files: Path
+) -> None:
+    (files / "tree/link").symlink_to("/etc")
+    packed(files / "tree", files / "links.sqsh")
+    option = f"{files}/links.sqsh:/data:image-src=/link"
+    done = person.singrun("exec", "-B", option, bench.image, "true")
+    assert (done.returncode, b"There is no /link in" in done.stderr) == (255, True)
+
+
+def test_mounts_of_every_spelling(person: Person, bench: Bench, own: Path) -> None:
+    odd = own / 'a,b "c"'
+    odd.mkdir()
+    (odd / "file").touch()
+    quoted = str(odd).replace('"', '""')
+    options = (
+        *("--mount", f'type=bind,"source={quoted}",target=/odd'),
+        "--mount=type=bind,src=/etc,dst=/one,readonly",
+        "--mount=type=bind,source=/usr,destination=/two,ro=true",
+        f"--mount=type=bind,source={own},target=/three,ro=false",
+    )
+    script = "ls -d /odd/file /one/hosts /two/bin; touch /three/made; touch /odd/made; touch /one/x"
+    done = person.singrun("exec", *options, bench.image, "sh", "-c", script)
+    assert done.stdout == b"/odd/file\n/one/hosts\n/two/bin\n"
+    assert b"/one/x: Read-only file system" in done.stderr
+    assert (own / "made").exists()
+    given = person.environment() | {"APPTAINER_MOUNT": "type=bind,src=/etc,dst=/one"}
+    assert person.said("exec", bench.image, "ls", "-d", "/one", env=given) == "/one\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "needle"),
+    [
+        ("type=tmpfs,target=/x", b"It takes type=bind"),
+        ("source=/etc,target=/x", b"It takes type=bind"),
+        ("type=bind,source=/etc", b"and a target"),
+        ("type=bind,source=/etc,target=/x,speed=9", b"Cannot understand --mount speed=9"),
+        ('type=bind,"source=/etc,target=/x', b"Cannot understand --mount"),
+        ("type=bind,source=/no/such,target=/x", b"Cannot bind /no/such"),
+    ],
+)
+def test_mounts_that_mean_nothing(bench: Bench, words: str, needle: bytes) -> None:
+    done = bench.people["user"].singrun("exec", "--mount", words, bench.tree, "true")
+    assert (done.returncode, needle in done.stderr) == (255, True), done

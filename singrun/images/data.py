@@ -1,0 +1,69 @@
+"""Images of which a directory is bound: ``--bind FILE:DST:image-src=DIR``.
+
+An ext3 image that the caller may write is written, unless that is said to be read-only.
+"""
+
+import os
+
+from singrun import syscalls
+from singrun.config import Site
+from singrun.errors import RunError
+from singrun.images import strategies
+from singrun.images.image import EXT3, Image, open_image
+from singrun.mounts.table import ImageDirectory, attach
+
+
+class DataImages:
+    """Those of one launch, opened and locked. written, trees: see waiting.stand_by()."""
+
+    def __init__(self, rows: list[ImageDirectory]) -> None:
+        self._rows = [(row, _opened(row)) for row in rows]
+        self.trees: list[int] = []
+        self.have_daemon = False
+        self.written: list[tuple[Image, int]] = []
+
+    def mount(self, stage: str, *, privileged: bool, site: Site) -> None:
+        """Mount them as detached trees."""
+        for number, (_, image) in enumerate(self._rows):
+            target = f"{stage}/data{number}"
+            os.mkdir(target)
+            mounting = strategies.start(
+                image, target, privileged=privileged, forced="", site=site, debug=False
+            )
+            self.trees.append(mounting.finish())
+            self.have_daemon |= mounting.life >= 0
+            if image.writable and mounting.life >= 0:
+                self.written.append((image, mounting.life))
+
+    def take(self, stage: str) -> None:
+        """Give each row the directory that it shows. Not in a namespace that a daemon is in."""
+        for number, ((row, _), tree) in enumerate(zip(self._rows, self.trees)):
+            place = f"{stage}/data{number}"
+            attach(tree, place)
+            os.close(tree)
+            row.tree = _directory(row, place)
+            syscalls.umount2(place, syscalls.MNT_DETACH)
+
+
+def _opened(row: ImageDirectory) -> Image:
+    image = open_image(row.source)
+    if image.kind == EXT3 and not row.read_only and os.access(row.source, os.W_OK):
+        os.close(image.fd)  # and with it the lock of a reader
+        image = open_image(row.source, writable=True)
+    row.read_only = row.read_only or not image.writable
+    return image
+
+
+def _directory(row: ImageDirectory, place: str) -> int:
+    """Return a detached copy of the file or directory of the image at ``place``."""
+    top = os.open(place, os.O_PATH | os.O_DIRECTORY)
+    flags = syscalls.OPEN_TREE_CLONE | syscalls.OPEN_TREE_CLOEXEC | syscalls.AT_EMPTY_PATH
+    try:
+        name = row.directory.strip("/") or "."
+        fd = syscalls.openat2(top, name, os.O_PATH, syscalls.RESOLVE_IN_ROOT)
+        return syscalls.open_tree(fd, "", flags)
+    except OSError as error:
+        what = f"There is no {row.directory} in {row.source}"
+        raise RunError(what, why=f"{error.strerror}.", remedy="Say image-src=/ for all.") from None
+    finally:
+        os.close(top)
