@@ -23,7 +23,7 @@ HEADER_2X = b"#!/usr/bin/env run-singularity"
 HEADER_2X_SIZE = 31
 _TABLE_PIECE = 64  # inodes read at a time
 _KEPT = 128  # pieces of inode tables held in memory: 2 MiB
-_REMEDY = "Give an image built by singbuild, a bare ext3 image or a Singularity 2.x image."
+_REMEDY = "Give an ext3 image; of one of another kind make it first: singbuild convert A B.img"
 CHECK = "; e2fsck -fn tells what else is wrong"
 
 
