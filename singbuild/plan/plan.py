@@ -81,8 +81,24 @@ def make(recipe: Recipe, report: Reporter, arch: str = "") -> Plan:
                 f"{recipe.path}:{stage.headers[0].line}: the stage{name} is not built: "
                 "nothing copies from it"
             )
+    for argument in _undeclared(recipe):
+        report.warn(f"--build-arg {argument}: no ARG of {recipe.path} has that name")
     stages = tuple(_one(stage, report, arch, is_stage=True) for stage in recipe.needed)
     return _one(recipe, report, arch, stages)
+
+
+def _undeclared(recipe: Recipe) -> list[str]:
+    """Return the names of values that no instruction of a Dockerfile takes."""
+    if not recipe.is_dockerfile:
+        return []
+    texts = [
+        each.rest
+        for part in (*recipe.stages, recipe)
+        for each in part.instructions
+        if each.keyword == "ARG"
+    ]
+    declared = {word.partition("=")[0] for text in texts for word in text.split()}
+    return [name for name in recipe.arguments if name not in declared | {*recipe.globals}]
 
 
 def _one(

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from singbuild.console.display import Console
 from singbuild.dockerfile import context, loading, reader, variables
 from singbuild.dockerfile.evaluation import Copy, Evaluation, Run, evaluate
 from singbuild.errors import RecipeError
+from singbuild.plan import plan
 from singbuild.recipe.recipe import Recipe
 from singbuild.recipe.text import Text
 
@@ -207,3 +210,12 @@ def test_copies_know_their_stage_and_directory() -> None:
     assert isinstance(found, Copy)
     assert (found.sources, found.destination, found.directory) == (("a", "b"), "d/", "/w")
     assert (found.owner, found.user, found.stage) == ("5:6", "joe", "")
+
+
+def test_values_that_nobody_takes_are_warned_of(capsys: pytest.CaptureFixture[str]) -> None:
+    text = "ARG ONE\nFROM scratch AS a\nARG TWO=2 THREE\nFROM a\nRUN x\n"
+    given = recipe(text, ONE="1", THREE="3", FOUR="4")
+    plan.make(given, Console(io.StringIO()))
+    told = capsys.readouterr().err
+    assert "--build-arg FOUR: no ARG of Dockerfile has that name" in told
+    assert told.count("--build-arg") == 1
