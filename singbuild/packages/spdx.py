@@ -18,10 +18,12 @@ from singbuild import __version__
 from singbuild.file_tree import written
 from singbuild.packages.databases import found
 from singbuild.packages.licences import declared
-from singbuild.packages.package import Found, Package, Tree, distribution
+from singbuild.packages.package import Found, Package, Tree, distribution, line, read
 
 _ROOT = "SPDXRef-Image"
 _UNKNOWN = "NOASSERTION"
+_RECORD = b".singularity.d/build.json"
+_MOST_STAGES = 1000
 _MANAGERS = {"deb": "dpkg", "rpm": "rpm", "apk": "apk", "pypi": "Python metadata"}
 
 Json = dict[str, Any]
@@ -32,11 +34,12 @@ def bill(tree: Tree, created: int) -> str:
 
     Raises ImageError for a damaged package database.
     """
-    return document(found(tree, licences=True), distribution(tree) or "image", created)
+    name = distribution(tree) or "image"
+    return document(found(tree, licences=True), name, created, [*_stages(tree)])
 
 
-def document(software: Found, name: str, created: int) -> str:
-    """Return the bill of materials of what was found, as JSON text."""
+def document(software: Found, name: str, created: int, stages: Sequence[Json] = ()) -> str:
+    """Return the bill of materials of what was found, as JSON text. stages: of the build."""
     items = [_package(package) for package in software.packages]
     image = {
         "name": name,
@@ -54,8 +57,8 @@ def document(software: Found, name: str, created: int) -> str:
             "creators": [f"Tool: singbuild-{__version__}"],
         },
         "documentDescribes": [_ROOT],
-        "packages": [image, *items],
-        "relationships": [*_relationships(items)],
+        "packages": [image, *items, *stages],
+        "relationships": [*_relationships(items, stages)],
     }
     if software.notes:
         body["comment"] = "\n".join(software.notes)
@@ -73,10 +76,30 @@ def _namespace(body: Json) -> str:
     return f"urn:uuid:{uuid.UUID(bytes=bytes(digest))}"
 
 
-def _relationships(items: Sequence[Json]) -> Iterator[Json]:
+def _relationships(items: Sequence[Json], stages: Sequence[Json]) -> Iterator[Json]:
     yield _relationship("SPDXRef-DOCUMENT", "DESCRIBES", _ROOT)
     for item in items:
         yield _relationship(_ROOT, "CONTAINS", item["SPDXID"])
+    for stage in stages:
+        yield _relationship(stage["SPDXID"], "BUILD_DEPENDENCY_OF", _ROOT)
+
+
+def _stages(tree: Tree) -> Iterator[Json]:
+    """Yield the stages whose files were copied, as the record of the build has them."""
+    try:
+        record = json.loads(read(tree, _RECORD) or b"{}")
+    except (ValueError, RecursionError):
+        return
+    stages = record.get("stages") if isinstance(record, dict) else None
+    for number, stage in enumerate(stages[:_MOST_STAGES] if isinstance(stages, list) else ()):
+        if isinstance(stage, dict):
+            yield {
+                "name": line(f"stage {stage.get('name')}"),
+                "SPDXID": f"SPDXRef-Stage-{number}",
+                "supplier": _UNKNOWN,
+                **_nothing_known(),
+                "sourceInfo": line(f"{stage.get('backend')}: {stage.get('source')}"),
+            }
 
 
 def _relationship(one: str, kind: str, other: str) -> Json:

@@ -235,6 +235,15 @@ def recorded(plan: Plan, *, tested: bool, free: int, resumed: bool = False) -> s
     """Return how an image was made, as JSON; the same for equal builds. free: bytes."""
     facts: dict[str, Any] = {"singbuild": __version__, "tested": tested, "free": free}
     facts["steps"] = [{"name": step.name, "reason": step.reason} for step in plan.steps]
+    if plan.stages:
+        facts["stages"] = [
+            {
+                "name": stage.recipe.stage,
+                "backend": f"{stage.backend.name} {stage.backend.installed.version}",
+                "source": stage.recipe.base or stage.source.keywords.get("From", ""),
+            }
+            for stage in plan.stages
+        ]
     if resumed:
         facts["resumed"] = True
     return json.dumps(facts, indent=4) + "\n"

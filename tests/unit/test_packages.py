@@ -334,3 +334,29 @@ def test_what_is_no_expression_is_quoted_whole(text: str) -> None:
 def test_any_licence_text_makes_a_valid_reference(text: str) -> None:
     for name in declared(text).references:
         assert re.fullmatch(r"LicenseRef-[A-Za-z0-9.-]+", name)
+
+
+@pytest.mark.parametrize("name", ["build", "evil\n\x1b[2J" + "x" * 9999, 7])
+def test_the_bill_tells_of_the_stages_of_the_build(
+    root: Path, tmp_path: Path, name: object
+) -> None:
+    (root / ".singularity.d").mkdir()
+    stages = [{"name": name, "backend": "docker 1", "source": "debian"}, "none", 3]
+    (root / ".singularity.d/build.json").write_text(json.dumps({"stages": stages}))
+    document = check_valid(spdx.bill(directory(root), EPOCH), tmp_path)
+    (stage,) = [p for p in document["packages"] if p["SPDXID"].startswith("SPDXRef-Stage")]  # type: ignore[attr-defined]
+    assert stage["name"].startswith("stage ")
+    assert stage["name"].isprintable()
+    assert stage["sourceInfo"] == "docker 1: debian"
+    assert {
+        "spdxElementId": stage["SPDXID"],
+        "relationshipType": "BUILD_DEPENDENCY_OF",
+        "relatedSpdxElement": "SPDXRef-Image",
+    } in document["relationships"]  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("text", ["", "[", "[]", '{"stages": {}}', "[" * 5000])
+def test_a_record_of_the_build_that_is_none_is_passed_over(root: Path, text: str) -> None:
+    (root / ".singularity.d").mkdir()
+    (root / ".singularity.d/build.json").write_text(text)
+    assert "SPDXRef-Stage" not in spdx.bill(directory(root), EPOCH)
