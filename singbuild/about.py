@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import struct
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
@@ -18,6 +19,7 @@ from singbuild.packages import spdx
 from singbuild.packages.tree import ImageTree
 
 HOME = b".singularity.d"
+_SCRIPT = re.compile(rb"10-.+\.sh|9\d-environment\.sh")
 _LARGEST = 16 << 20  # bytes of a part
 _FILES = {
     "deffile": (b"Singularity",),
@@ -48,7 +50,7 @@ def of(image: FileTree) -> About:
     tree = ImageTree(image)
     found = attributes(tree, ALL)
     if names := apps(tree):
-        found["apps"] = {name: {} for name in names}
+        found["apps"] = {name: attributes(tree, ALL, name) for name in names}
     made = image.newest()
     return About(
         definition=found.get("deffile", "").encode(),
@@ -60,16 +62,20 @@ def of(image: FileTree) -> About:
     )
 
 
-def attributes(tree: Tree, names: Sequence[str]) -> dict[str, Any]:
-    """Return the attributes that the image has, in the order of ``names``, a choice of ALL."""
+def attributes(tree: Tree, names: Sequence[str], app: str = "") -> dict[str, Any]:
+    """Return the attributes that the image has, in the order of ``names``, a choice of ALL.
+
+    app: those of this application in it.
+    """
     found: dict[str, Any] = {}
+    home = b"scif/apps/" + os.fsencode(app) + b"/scif" if app else HOME
     for name in names:
         if name == "labels":
-            value: Any = _labels(tree)
+            value: Any = _labels(tree, home)
         elif name == "environment":
-            value = _environment(tree)
+            value = _environment(tree, home)
         else:
-            value = next(filter(None, (text(tree, HOME + b"/" + f) for f in _FILES[name])), "")
+            value = next(filter(None, (text(tree, home + b"/" + f) for f in _FILES[name])), "")
         if value:
             found[name] = value
     return found
@@ -100,16 +106,17 @@ def machine(image: FileTree) -> str:
     return known or {"x86_64": "amd64", "aarch64": "arm64"}.get(host, host)
 
 
-def _labels(tree: Tree) -> dict[str, str]:
+def _labels(tree: Tree, home: bytes) -> dict[str, str]:
     try:
-        found = json.loads(text(tree, HOME + b"/labels.json") or "{}")
+        found = json.loads(text(tree, home + b"/labels.json") or "{}")
     except (ValueError, RecursionError):
         return {}
     return {str(k): str(v) for k, v in found.items()} if isinstance(found, dict) else {}
 
 
-def _environment(tree: Tree) -> dict[str, str]:
-    directory = HOME + b"/env"
-    names = [name for name, is_directory in tree.names(directory) if not is_directory]
+def _environment(tree: Tree, home: bytes) -> dict[str, str]:
+    """Return the scripts of a recipe and of a container image; the others are of every image."""
+    directory = home + b"/env"
+    names = [name for name, _ in tree.names(directory) if _SCRIPT.fullmatch(name)]
     texts = {b"/" + directory + b"/" + n: text(tree, directory + b"/" + n) for n in sorted(names)}
     return {path.decode(errors="replace"): found for path, found in texts.items() if found}

@@ -13,6 +13,13 @@ from typing import Any
 
 import click
 
+# As Apptainer prints them for people, and in its JSON.
+_ORDER = ("deffile", "runscript", "startscript", "test", "helpfile", "environment", "labels")
+_KEYS = (
+    *("apps", "environment", "labels", "runscript", "test", "helpfile"),
+    *("deffile", "startscript"),
+)
+
 
 @click.command("inspect", epilog="\b\nExample:\n  singularity inspect --json debian.sif\n")
 @click.argument("image", type=click.Path(path_type=Path))
@@ -24,24 +31,28 @@ import click
 @click.option("-t", "--test", is_flag=True, help="The test.")
 @click.option("-e", "--environment", is_flag=True, help="The environment's scripts.")
 @click.option("-H", "--helpfile", is_flag=True, help="The help text.")
+@click.option("--app", default="", metavar="NAME", help="Of this application in it.")
 @click.option("--list-apps", is_flag=True, help="The names of its applications.")
 @click.option("--all", "everything", is_flag=True, help="All of it, as JSON.")
-def inspect(image: Path, as_json: bool, everything: bool, list_apps: bool, **wanted: bool) -> int:
+def inspect(
+    image: Path, as_json: bool, everything: bool, app: str, list_apps: bool, **wanted: bool
+) -> int:
     """Say what IMAGE says of itself. It is not executed, and needs no root."""
     from singbuild import about
     from singbuild.formats.loading import opened
     from singbuild.packages.tree import ImageTree
 
-    names = [name for name in about.ALL if wanted[name] or everything]
+    names = [name for name in _ORDER if wanted[name] or everything]
     with opened(image) as files:
         tree = ImageTree(files)
-        found = about.attributes(tree, names or ([] if list_apps else ["labels"]))
-        listed = about.apps(tree) if list_apps or everything else []
+        found = _stripped(about.attributes(tree, names or ([] if list_apps else ["labels"]), app))
+        listed = about.apps(tree) if list_apps or (everything and not app) else []
+        apps = {name: _stripped(about.attributes(tree, about.ALL, name)) for name in listed}
     if as_json or everything:
-        if listed or list_apps:
-            found["apps"] = {name: {} for name in listed}
-        document = {"data": {"attributes": found}, "type": "container"}
-        print(json.dumps(document, indent="\t", sort_keys=True))
+        shown = {"apps": {app: found}} if app else ({"apps": apps} if apps else {}) | found
+        keys = {key: shown[key] for key in _KEYS if key in shown}
+        document = {"data": {"attributes": keys}, "type": "container"}
+        print(json.dumps(document, indent="\t", ensure_ascii=False))
         return 0
     for name in listed:
         print(name)
@@ -78,8 +89,16 @@ def run_help(image: Path, app: str | None) -> int:
         path = f"scif/apps/{app}/scif/runscript.help".encode()
     with opened(image) as files:
         text = about.text(ImageTree(files), path)
-    print(text or "No help sections were defined for this image", end="\n" * (not text))
+    print(text.rstrip("\n") or "No help sections were defined for this image")
     return 0
+
+
+def _stripped(found: dict[str, Any]) -> dict[str, Any]:
+    """Return attributes without the line ends after texts, labels by their names."""
+    return {
+        name: dict(sorted(value.items())) if isinstance(value, Mapping) else value.rstrip("\n")
+        for name, value in found.items()
+    }
 
 
 def _told(name: str, value: Any) -> str:
@@ -88,4 +107,4 @@ def _told(name: str, value: Any) -> str:
         return "".join(f"{key}: {each}\n" for key, each in sorted(value.items()))
     if isinstance(value, Mapping):
         return "".join(f"=== {path} ===\n{text}\n" for path, text in value.items())
-    return f"{value.rstrip()}\n"
+    return f"{value}\n"

@@ -218,6 +218,8 @@ def test_inspect_has_the_schema_and_the_letters_of_3(tmp_path: Path, image: Path
     assert set(found) == {"labels", "environment", "deffile", "runscript", "helpfile", "test"}
     assert found["environment"]["/.singularity.d/env/90-environment.sh"] == "    export A=1\n"  # type: ignore[index]
     assert attributes("--all").keys() >= found.keys()
+    said = typed(tmp_path, "inspect", "-l", "-r", "-H", "a.sif").stdout
+    assert said == '#!/bin/sh\n    echo ran "$@"\n    Helps.\nOwner: ada\n'
     for letter, answer in (("-l", "Owner: ada"), ("-r", "echo ran"), ("-H", "Helps."), ("-t", "3")):
         assert answer in typed(tmp_path, "inspect", letter, "a.sif").stdout
     assert typed(tmp_path, "run-help", "a.sif").stdout == "    Helps.\n"
