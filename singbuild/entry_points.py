@@ -63,7 +63,8 @@ def only(kind: str, name: str, known: Sequence[Installed], remedy: str) -> Insta
             f"no {kind} named {name!r} is installed"
             + (f"; did you mean {near!r}?" if near else ""),
             why=f"Installed: {', '.join(claims) or 'none'}.",
-            remedy=remedy,
+            # In a checkout the metadata may be older than the code.
+            remedy=remedy if claims else "Install singbuild again: pip install -e .",
         )
     return wanted[0]
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from singbuild import command
-from singbuild.errors import HostError
+from singbuild.errors import HostError, ImageError
 from tests.bench.host import PATIENCE
 
 
@@ -84,3 +85,27 @@ def test_a_program_that_is_asked_for_its_version_makes_nothing_at_home(tmp_path:
     )
     program.chmod(0o755)
     assert command.version(str(program)) == "tool 1.2"
+
+
+def test_a_program_is_fed_and_what_it_says_is_kept_for_the_error(tmp_path: Path) -> None:
+    target = tmp_path / "fed"
+    command.feed(["sh", "-c", f"cat > {target}"], [b"one ", b"two" * 100_000])
+    assert target.stat().st_size == 4 + 300_000
+    with pytest.raises(HostError, match="failed with status 3") as caught:
+        command.feed(["sh", "-c", "echo nothing taken >&2; exit 3"], iter([b"x" * 65536] * 99))
+    assert "nothing taken" in caught.value.why
+    with pytest.raises(HostError, match="not on this host") as caught:
+        command.feed(["no-such-program"], [], package="its-package")
+    assert "its-package" in caught.value.remedy
+
+
+def test_what_feeds_a_program_ends_it_when_it_fails(tmp_path: Path) -> None:
+    def pieces() -> Iterator[bytes]:
+        yield b"x"
+        raise ImageError("the source is damaged")
+
+    script = f"echo $$ > {tmp_path}/pid; exec sleep 600 <&-"
+    with pytest.raises(ImageError, match="damaged"):
+        command.feed(["sh", "-c", script], pieces())
+    pid = (tmp_path / "pid").read_text().strip() if (tmp_path / "pid").exists() else ""
+    assert not pid or not Path(f"/proc/{pid}").exists()
