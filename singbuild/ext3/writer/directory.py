@@ -49,22 +49,22 @@ def half_md4(name: bytes, seed: bytes) -> int:
 
 
 def _blocks(names: Iterable[Name]) -> Iterator[bytes]:
-    """Entries in the given order, none across the end of a block."""
+    """Pack entries in the given order, none across the end of a block."""
     packed: list[bytes] = []
     used = 0
     for name, number, mode in names:
         length = (len(name) + 11) & ~3
         if used + length > BLOCK:
-            yield _closed(packed, used)
+            yield _block(packed, used)
             packed, used = [], 0
         head = _HEAD(number, length, len(name), _KINDS[mode >> 12])
         packed.append(head + name.ljust(length - 8, b"\0"))
         used += length
     if packed:
-        yield _closed(packed, used)
+        yield _block(packed, used)
 
 
-def _closed(packed: list[bytes], used: int) -> bytes:
+def _block(packed: list[bytes], used: int) -> bytes:
     """Make a block whose last entry reaches to its end."""
     last = packed[-1]
     length = len(last) + BLOCK - used

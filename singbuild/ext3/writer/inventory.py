@@ -53,7 +53,7 @@ def inventory(
     except OSError as error:
         raise unreadable(error, root) from error
     if owners:
-        _give(nodes, owners)
+        _set_owners(nodes, owners)
     if times:
         _keep_times(nodes, times)
     reserve_manifest(nodes)
@@ -63,8 +63,8 @@ def inventory(
     return nodes
 
 
-def _give(nodes: list[Node], owners: Mapping[bytes, Owner]) -> None:
-    """Give each inode, under the first of its names, what was recorded for that."""
+def _set_owners(nodes: list[Node], owners: Mapping[bytes, Owner]) -> None:
+    """Set the owners and devices that were recorded for inodes, by the first of their names."""
     for node in nodes:
         if owner := owners.get(node.path):
             node.uid, node.gid = owner.uid, owner.gid
@@ -82,7 +82,7 @@ def _keep_times(nodes: list[Node], times: Mapping[bytes, int]) -> None:
 
 
 def reserve_manifest(nodes: list[Node]) -> None:
-    """Give the file that the seal fills, where the tree has one, the size that it will have."""
+    """Set the size that the manifest will have, where the tree has one: the seal fills it last."""
     names = {name: node for name, node in nodes[0].entries or [] if name == HOME}
     inside = names[HOME].entries or [] if names else []
     for _, node in inside:
@@ -91,7 +91,7 @@ def reserve_manifest(nodes: list[Node]) -> None:
 
 
 def unreadable(error: OSError, root: bytes) -> ImageError:
-    """Make an error that names the path inside the tree."""
+    """Return the error for what cannot be read, with its path inside the tree."""
     path = os.fsencode(error.filename or b"").removeprefix(root).lstrip(b"/")
     return ImageError(f"cannot seal {shown(path)}", why=f"{error.strerror or error}")
 
@@ -114,7 +114,7 @@ def check_no_mounts(root: bytes) -> None:
 
 
 def check_fits_ext3(node: Node) -> None:
-    """Refuse what the image's file system has no room for, by name."""
+    """Refuse what ext3 cannot hold. Raises ImageError."""
     if node.entries is not None and node.links > MAX_LINKS:
         why = f"it has {node.links - 2} subdirectories; ext3 holds {MAX_LINKS - 2}"
     elif node.links > MAX_LINKS:
@@ -173,7 +173,7 @@ def _walk(root: bytes, epoch: int) -> Iterator[Node]:
 
 @contextmanager
 def _collector_paused() -> Iterator[None]:
-    """Save a fifth of the walk's time: it makes many objects, and no cycles among them."""
+    """Pause the garbage collector: a fifth of the walk's time, and no cycles are made."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:

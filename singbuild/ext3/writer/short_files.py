@@ -27,7 +27,7 @@ from singbuild.ext3.writer.filedata import Files
 _SHORT = DIRECT * BLOCK  # bytes
 _REGULAR = stat.S_IFREG >> 12
 _AT_ONCE = 256  # inodes
-_SHARE = 6  # the writer reads one in so many parts itself
+_OWN_SHARE = 6  # the writer reads every sixth part itself: so both end at about the same time
 _AHEAD = 32 << 20  # bytes read before the writer takes them, while it packs the directories
 _PIPE = 1 << 20  # bytes, what an ordinary user may ask for: pipe(7), /proc/sys/fs/pipe-max-size
 _DIGEST = hashlib.sha256().digest_size
@@ -39,13 +39,14 @@ Short = tuple[Node, bytes | memoryview, bytes]  # its data, its digest; both b""
 def read_ahead(root: bytes, nodes: Sequence[Node]) -> Iterator[Iterator[list[Short]]]:
     """Yield all of ``nodes`` in their order, some at a time; the process ends with the block.
 
-    Short is a file of up to twelve blocks, none of them zeros, without attributes. Where
-    something is wrong with one, it is not short. Raises HostError.
+    A short file has up to twelve blocks, none of them zeros, and no attributes. One that cannot
+    be read, or has changed, is yielded like any other node: the writer will say what is wrong.
+    Raises HostError.
     """
     reading, writing = os.pipe()
     with os.fdopen(reading, "rb") as pipe:
         try:
-            process = _started(root, nodes, reading, writing)
+            process = _start(root, nodes, reading, writing)
         finally:
             os.close(writing)
         try:
@@ -55,8 +56,8 @@ def read_ahead(root: bytes, nodes: Sequence[Node]) -> Iterator[Iterator[list[Sho
             os.waitpid(process, 0)
 
 
-def _started(root: bytes, nodes: Sequence[Node], reading: int, writing: int) -> int:
-    """Start the process, deaf to all signals: one would have it clean up after the writer."""
+def _start(root: bytes, nodes: Sequence[Node], reading: int, writing: int) -> int:
+    """Fork with all signals blocked: the writer's handlers, inherited, would clean up after it."""
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
         process = os.fork()
@@ -77,30 +78,30 @@ def _started(root: bytes, nodes: Sequence[Node], reading: int, writing: int) -> 
 def _in_order(root: bytes, nodes: Sequence[Node], pipe: BinaryIO) -> Iterator[list[Short]]:
     with closing(Files(root)) as files:
         for index, some in enumerate(_parts(nodes)):
-            if index % _SHARE:
-                yield _sent(some, pipe)
+            if index % _OWN_SHARE:
+                yield _receive(some, pipe)
             else:
-                yield [(node, *_short(files, node)) for node in some]
+                yield [(node, *_read_short(files, node)) for node in some]
 
 
-def _sent(nodes: Sequence[Node], pipe: BinaryIO) -> list[Short]:
-    kinds = _received(pipe, len(nodes))
-    digests = _received(pipe, sum(kinds) * _DIGEST)
+def _receive(nodes: Sequence[Node], pipe: BinaryIO) -> list[Short]:
+    kinds = _read_exactly(pipe, len(nodes))
+    digests = _read_exactly(pipe, sum(kinds) * _DIGEST)
     sizes = [node.size if kind else 0 for node, kind in zip(nodes, kinds, strict=True)]
-    data = memoryview(_received(pipe, sum(sizes)))
-    found: list[Short] = []
+    data = memoryview(_read_exactly(pipe, sum(sizes)))
+    files: list[Short] = []
     start = place = 0
     for node, size in zip(nodes, sizes, strict=True):
         if size:
             digest = digests[place : place + _DIGEST]
-            found.append((node, data[start : start + size], digest))
+            files.append((node, data[start : start + size], digest))
             start, place = start + size, place + _DIGEST
         else:
-            found.append((node, b"", b""))
-    return found
+            files.append((node, b"", b""))
+    return files
 
 
-def _received(pipe: BinaryIO, size: int) -> bytes:
+def _read_exactly(pipe: BinaryIO, size: int) -> bytes:
     data = pipe.read(size)
     if len(data) != size:
         raise HostError(
@@ -117,9 +118,9 @@ def _parts(nodes: Sequence[Node]) -> Iterator[Sequence[Node]]:
 
 
 def _serve(root: bytes, nodes: Sequence[Node], pipe: int) -> NoReturn:
-    """Be the process: one byte for each inode, the short ones' digests, then their data."""
+    """Be the process: send each part as a byte per inode, then short files' digests and data."""
     try:
-        gc.disable()
+        gc.disable()  # a collection would copy the nodes' pages, which both processes share
         waiting: deque[memoryview] = deque()
         ahead = 0
         with suppress(OSError):  # a smaller pipe would run dry between two parts
@@ -127,15 +128,15 @@ def _serve(root: bytes, nodes: Sequence[Node], pipe: int) -> NoReturn:
             ahead = _AHEAD
         with closing(Files(root)) as files:
             for index, some in enumerate(_parts(nodes)):
-                if index % _SHARE:
-                    read = [_short(files, node) for node in some]
+                if index % _OWN_SHARE:
+                    read = [_read_short(files, node) for node in some]
                     kinds = bytes([bool(digest) for _, digest in read])
                     digests, data = [digest for _, digest in read], [data for data, _ in read]
                     waiting.append(memoryview(b"".join([kinds, *digests, *data])))
                     _send(waiting, pipe, ahead)
             _send(waiting, pipe, 0)
     finally:
-        os._exit(0)
+        os._exit(0)  # not sys.exit: that would run the writer's finally blocks
 
 
 def _send(waiting: deque[memoryview], pipe: int, most: int) -> None:
@@ -153,8 +154,8 @@ def _send(waiting: deque[memoryview], pipe: int, most: int) -> None:
             waiting.popleft()
 
 
-def _short(files: Files, node: Node) -> tuple[bytes, bytes]:
-    """A short file's data, and its inode's digest; twice b"" for any other inode."""
+def _read_short(files: Files, node: Node) -> tuple[bytes, bytes]:
+    """Return a short file's data, and its inode's digest; twice b"" for any other inode."""
     size = node.size
     if node.mode >> 12 != _REGULAR or not 0 < size <= _SHORT or node.path == MANIFEST:
         return b"", b""
