@@ -1,4 +1,7 @@
-"""Tries again what a network failed at: after a pause that doubles, or as the server asks."""
+"""Tries again what a network failed at: after a pause that doubles, or as the server asks.
+
+Not urllib3's Retry, which repeats a request, but cannot go on with a body that broke off.
+"""
 
 from __future__ import annotations
 

@@ -7,8 +7,7 @@ A store is a directory that builds share, also at the same time::
     KEY.part    what has arrived of a file; whoever holds its lock downloads it
 
 Nothing has its final name before it is whole, so a build that is killed leaves at
-most a ``.part``, which the next one takes up. The attempts are our own: urllib3's Retry
-repeats a request, but cannot go on with the body that broke off.
+most a ``.part``, which the next one takes up.
 """
 
 from __future__ import annotations
@@ -158,22 +157,22 @@ class Transfer:
 
         Raises SourceError, and OSError when the store cannot be written.
         """
-        if kept := self._kept(self.wanted.sha256):
-            return kept
+        if stored := self._from_store(self.wanted.sha256):
+            return stored
         if is_offline():
-            return self._kept_offline()
+            return self._from_store_offline()
         with locked(self.store / f"{self.key}.part", self.report, self.label) as part:
             # Whoever held the lock before us may have been after the same file.
-            return self._kept(self.wanted.sha256) or self._bring(part)
+            return self._from_store(self.wanted.sha256) or self._fetch(part)
 
-    def _bring(self, part: BinaryIO) -> Fetched:
-        self._take_up(part)
-        last = self._last()
-        kept = self._kept(last.get("sha256", ""))
-        return retried(lambda: self._attempt(part, last, kept), self.report, self.label)
+    def _fetch(self, part: BinaryIO) -> Fetched:
+        self._resume(part)
+        saved = self._saved()
+        stored = self._from_store(saved.get("sha256", ""))
+        return retried(lambda: self._attempt(part, saved, stored), self.report, self.label)
 
-    def _take_up(self, part: BinaryIO) -> None:
-        """Go on with what an earlier build left, if the digest will tell whether it fits."""
+    def _resume(self, part: BinaryIO) -> None:
+        """Go on with what an earlier build left; without a digest nothing would tell if it fits."""
         if not self.wanted.sha256:
             part.truncate(0)
         part.seek(0)
@@ -185,25 +184,26 @@ class Transfer:
         part.truncate(0)
         self.size, self.hash, self.validators = 0, hashlib.sha256(), {}
 
-    def _attempt(self, part: BinaryIO, last: dict[str, str], kept: Fetched | None) -> Fetched:
-        """Ask once: for the whole file, for its rest, or whether ``kept`` is still current."""
+    def _attempt(self, part: BinaryIO, saved: dict[str, str], stored: Fetched | None) -> Fetched:
+        """Ask once: for the whole file, for its rest, or whether ``stored`` is still current."""
         try:
-            with self._ask(last if kept else {}) as answer:
-                if kept and answer.status_code == requests.codes.not_modified:
-                    return kept
+            with self._ask(saved if stored else {}) as answer:
+                if stored and answer.status_code == requests.codes.not_modified:
+                    return stored
                 self._receive(answer, part)
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
             raise errors.broken(self.shown, error, self.size) from error
-        return self._keep(part)
+        return self._finish(part)
 
-    def _ask(self, last: dict[str, str]) -> requests.Response:
+    def _ask(self, saved: dict[str, str]) -> requests.Response:
+        # identity: a part can be resumed only in the bytes that its digest is of.
         headers = {"User-Agent": f"singbuild/{__version__}", "Accept-Encoding": "identity"}
         if self.size:
             headers["Range"] = f"bytes={self.size}-"
             if unchanged := _strong(self.validators):
                 headers["If-Range"] = unchanged
         else:
-            headers |= {ask: last[name] for name, ask in VALIDATORS.items() if last.get(name)}
+            headers |= {ask: saved[name] for name, ask in VALIDATORS.items() if saved.get(name)}
         timeout = errors.TIMEOUT
         return self.session.get(self.wanted.url, headers=headers, stream=True, timeout=timeout)
 
@@ -211,14 +211,14 @@ class Transfer:
         """Write an answer's body behind what is there, or in its place if it is the whole file."""
         if answer.status_code == requests.codes.requested_range_not_satisfiable and self.size:
             self._start_over(part)
-            raise self._again("the server has no rest of what came before")
+            raise self._try_again("the server has no rest of what came before")
         if not answer.ok:
             raise errors.refused(self.shown, answer)
         if answer.status_code != requests.codes.partial_content:
             self._start_over(part)
         elif not self._continues(answer):
             self._start_over(part)
-            raise self._again("the file changed between two pieces")
+            raise self._try_again("the file changed between two pieces")
         self.validators = _validators(answer)
         length = answer.headers.get("Content-Length", "")
         self._copy(answer, part, self.size + int(length) if length.isdecimal() else 0)
@@ -239,33 +239,33 @@ class Transfer:
             self.size += len(piece)
             self.report.progress(self.label, self.size, total)
 
-    def _keep(self, part: BinaryIO) -> Fetched:
+    def _finish(self, part: BinaryIO) -> Fetched:
         """Give the whole file its final name."""
-        found, size = self.hash.hexdigest(), self.size
-        if self.wanted.sha256 not in ("", found):
+        sha256, size = self.hash.hexdigest(), self.size
+        if self.wanted.sha256 not in ("", sha256):
             self._start_over(part)
-            raise wrong_digest(self.shown, self.wanted.sha256, found)
+            raise wrong_digest(self.shown, self.wanted.sha256, sha256)
         part.flush()
         os.fsync(part.fileno())
-        (self.store / f"{self.key}.part").rename(self.store / found)
+        (self.store / f"{self.key}.part").rename(self.store / sha256)
         if not self.wanted.sha256:
-            self._remember(found)
-        return Fetched(self.store / found, found, size)
+            self._save_validators(sha256)
+        return Fetched(self.store / sha256, sha256, size)
 
-    def _remember(self, found: str) -> None:
+    def _save_validators(self, sha256: str) -> None:
         scratch = self.store / f"{self.key}.url.part"  # ours alone: the lock is still held
-        scratch.write_text(json.dumps({"sha256": found} | self.validators))
+        scratch.write_text(json.dumps({"sha256": sha256} | self.validators))
         scratch.rename(self.store / f"{self.key}.url")
 
-    def _last(self) -> dict[str, str]:
+    def _saved(self) -> dict[str, str]:
         """Return what is known of this URL from last time; {} if nothing is, or it is damaged."""
         with contextlib.suppress(FileNotFoundError, ValueError):
-            last = json.loads((self.store / f"{self.key}.url").read_text())
-            if isinstance(last, dict) and re.fullmatch("[0-9a-f]{64}", str(last.get("sha256"))):
-                return {str(name): str(value) for name, value in last.items()}
+            saved = json.loads((self.store / f"{self.key}.url").read_text())
+            if isinstance(saved, dict) and re.fullmatch("[0-9a-f]{64}", str(saved.get("sha256"))):
+                return {str(name): str(value) for name, value in saved.items()}
         return {}
 
-    def _kept(self, sha256: str) -> Fetched | None:
+    def _from_store(self, sha256: str) -> Fetched | None:
         """Return a file of the store if it is there and whole."""
         path = self.store / sha256
         if not sha256 or not path.is_file():
@@ -278,18 +278,18 @@ class Transfer:
         self.report.progress(self.label, size, size)
         return Fetched(path, sha256, size)
 
-    def _kept_offline(self) -> Fetched:
+    def _from_store_offline(self) -> Fetched:
         """Return what this URL led to last time. Raises SourceError if that is not known."""
-        last = "" if self.wanted.sha256 else self._last().get("sha256", "")
-        if kept := self._kept(last):
-            return kept
+        sha256 = "" if self.wanted.sha256 else self._saved().get("sha256", "")
+        if stored := self._from_store(sha256):
+            return stored
         raise cannot_fetch(
             self.shown,
             f"{OFFLINE} is set, and the file is not in {self.store}",
             f"Build once without {OFFLINE}, or unset it.",
         )
 
-    def _again(self, why: str) -> TryAgainError:
+    def _try_again(self, why: str) -> TryAgainError:
         return TryAgainError(cannot_fetch(self.shown, why))
 
 
@@ -324,7 +324,7 @@ def locked(path: Path, report: Reporter, label: str) -> Iterator[BinaryIO]:
 
 
 def _names(path: Path, file: BinaryIO) -> bool:
-    """Whether a path still leads to an open file."""
+    """Whether a path names an open file."""
     try:
         return os.path.samestat(path.stat(), os.fstat(file.fileno()))
     except FileNotFoundError:

@@ -13,7 +13,7 @@ from pathlib import Path
 from singbuild.ext3.node import MANIFEST, shown
 from singbuild.file_tree import DIRECTORY, REGULAR, SYMLINK, Entry, FileTree
 from singbuild.formats.loading import opened
-from singbuild.packages.databases import packages
+from singbuild.packages.databases import software
 from singbuild.packages.package import Package
 from singbuild.packages.tree import ImageTree
 
@@ -81,7 +81,7 @@ def differing_paths(one: Path, other: Path) -> Iterator[FileChange]:
 
 def package_changes(one: FileTree, other: FileTree) -> list[PackageChange]:
     """Return the packages that differ, sorted by manager and name."""
-    was, now = (_versions(packages(ImageTree(image))) for image in (one, other))
+    was, now = (_versions(software(ImageTree(image)).packages) for image in (one, other))
     changes = []
     for key in sorted(was.keys() | now.keys()):
         before, after = was.get(key, ""), now.get(key, "")

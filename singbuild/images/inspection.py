@@ -16,8 +16,7 @@ import yaml
 
 from singbuild.errors import SingbuildError
 from singbuild.file_tree import DIRECTORY, REGULAR, FileTree
-from singbuild.packages import package, spdx
-from singbuild.packages.databases import found
+from singbuild.packages import databases, package, spdx
 from singbuild.packages.tree import ImageTree
 from singbuild.plan import lock as locks
 
@@ -81,7 +80,7 @@ def bill(image: FileTree) -> str:
 
 def summary(image: FileTree) -> dict[str, Any]:
     """Return all that is known, as plain values; what an image does not have is None."""
-    software = found(ImageTree(image))
+    software = databases.software(ImageTree(image))
     facts = image.facts
     texts = {name: _text(_part(image, wanted)) for name, wanted in PARTS.items()}
     lock = _lock(texts["lock"])

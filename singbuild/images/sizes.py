@@ -8,7 +8,7 @@ from singbuild.console.sizes import binary
 from singbuild.ext3.node import shown
 from singbuild.file_tree import FileTree
 from singbuild.packages import package
-from singbuild.packages.databases import packages
+from singbuild.packages.databases import software
 from singbuild.packages.tree import ImageTree
 
 DEPTH = 3  # of directories that are told of
@@ -43,7 +43,7 @@ def described(tree: FileTree) -> str:
 
 
 def _lines(tree: FileTree) -> Iterator[str]:
-    found = sorted(packages(ImageTree(tree)), key=lambda each: (-each.size, each))
+    found = sorted(software(ImageTree(tree)).packages, key=lambda each: (-each.size, each))
     if told := [each for each in found if each.size]:
         yield f"Packages: {binary(sum(each.size for each in told))} in {len(told)}"
         for each in told[:SHOWN]:

@@ -5,20 +5,20 @@ from __future__ import annotations
 import base64
 import binascii
 
-from singbuild.packages.package import Found, Package, Stanza, Tree, line, number, read, stanzas
+from singbuild.packages.package import Package, Software, Stanza, Tree, line, number, read, stanzas
 
 DATABASES = (b"lib/apk/db/installed", b"usr/lib/apk/db/installed")
 
 
-def found(tree: Tree, distro: str) -> Found:
+def software(tree: Tree, distro: str) -> Software:
     """Return what apk says is installed; one database, if both paths name it."""
     for path in DATABASES:
         data = read(tree, path)
         if data:
             database = path.decode()
             some = (_package(each, distro, database) for each in stanzas(data, ":"))
-            return Found(tuple(package for package in some if package.name))
-    return Found(())
+            return Software(tuple(package for package in some if package.name))
+    return Software(())
 
 
 def _package(stanza: Stanza, distro: str, database: str) -> Package:

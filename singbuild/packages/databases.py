@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from singbuild.packages import apk, dpkg, python, rpm
-from singbuild.packages.package import Found, Package, Tree, distribution
+from singbuild.packages.package import Software, Tree, distribution
 
 
-def found(tree: Tree, *, licences: bool = False) -> Found:
+def software(tree: Tree, *, licences: bool = False) -> Software:
     """Return every package of a tree, sorted, and what could not be read.
 
     licences: also read Debian's copyright files, one per package. Raises
     ImageError for a damaged database.
     """
     distro = distribution(tree)
-    all_found = (dpkg.found(tree, distro), rpm.found(tree, distro), apk.found(tree, distro),
-                 python.found(tree))  # fmt: skip
-    packages = {package for each in all_found for package in each.packages}
+    databases = (
+        dpkg.software(tree, distro),
+        rpm.software(tree, distro),
+        apk.software(tree, distro),
+        python.software(tree),
+    )
+    packages = {package for each in databases for package in each.packages}
     if licences:
-        packages = {dpkg.licensed(tree, p) if p.kind == "deb" else p for p in packages}
-    return Found(tuple(sorted(packages)), tuple(note for each in all_found for note in each.notes))
-
-
-def packages(tree: Tree) -> tuple[Package, ...]:
-    """Return every package of a tree, sorted by kind, name and version."""
-    return found(tree).packages
+        packages = {dpkg.with_licence(tree, p) if p.kind == "deb" else p for p in packages}
+    notes = tuple(note for each in databases for note in each.notes)
+    return Software(tuple(sorted(packages)), notes)

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from singbuild.packages.licences import debian
-from singbuild.packages.package import Found, Package, Stanza, Tree, line, number, read, stanzas
+from singbuild.packages.package import Package, Software, Stanza, Tree, line, number, read, stanzas
 
 STATUS = b"var/lib/dpkg/status"
 STATUS_D = b"var/lib/dpkg/status.d"
 
 
-def found(tree: Tree, distro: str) -> Found:
+def software(tree: Tree, distro: str) -> Software:
     """Return what dpkg says is installed."""
     data = read(tree, STATUS) or b""
     packages = [
@@ -21,10 +21,10 @@ def found(tree: Tree, distro: str) -> Found:
         if stanza.get("Status", "").endswith(" installed")
     ]
     packages += [_package(stanza, distro, path) for path, stanza in _single(tree)]
-    return Found(tuple(package for package in packages if package.name))
+    return Software(tuple(package for package in packages if package.name))
 
 
-def licensed(tree: Tree, package: Package) -> Package:
+def with_licence(tree: Tree, package: Package) -> Package:
     """Return the package with what its machine-readable copyright file declares, if it has one."""
     path = b"usr/share/doc/%b/copyright" % package.name.encode()
     data = read(tree, path) if "/" not in package.name else None

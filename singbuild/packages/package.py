@@ -77,8 +77,8 @@ class Package:
 
 
 @dataclass(frozen=True)
-class Found:
-    """All that the databases of a tree say. notes: databases that could not be read, and why."""
+class Software:
+    """What is installed in a tree. notes: databases that could not be read, and why."""
 
     packages: tuple[Package, ...]
     notes: tuple[str, ...] = ()

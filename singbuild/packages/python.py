@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from singbuild.packages.package import Found, Package, Stanza, Tree, line, read, stanzas
+from singbuild.packages.package import Package, Software, Stanza, Tree, line, read, stanzas
 
 _LICENCE = "License :: "
 
 
-def found(tree: Tree) -> Found:
+def software(tree: Tree) -> Software:
     """Return the distributions of all Python installations and virtual environments."""
     paths = [
         path
@@ -16,7 +16,7 @@ def found(tree: Tree) -> Found:
         if (path := _metadata(directory + b"/" + name if directory else name, directory=inner))
     ]
     some = (_package(path, read(tree, path) or b"") for path in sorted(paths))
-    return Found(tuple(package for package in some if package.name))
+    return Software(tuple(package for package in some if package.name))
 
 
 def _metadata(path: bytes, *, directory: bool) -> bytes:

@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from singbuild import workspace
 from singbuild.errors import ImageError
-from singbuild.packages.package import LARGEST, Found, Package, Tree, line, number, shown
+from singbuild.packages.package import LARGEST, Package, Software, Tree, line, number, shown
 
 HOMES = (b"usr/lib/sysimage/rpm", b"var/lib/rpm")
 _FOREIGN = {b"Packages": "Berkeley DB", b"Packages.db": "ndb"}
@@ -38,7 +38,7 @@ _TAGS = {
 _STEPS = 50_000_000  # of SQLite's machine: minutes; an honest database takes far fewer
 
 
-def found(tree: Tree, distro: str) -> Found:
+def software(tree: Tree, distro: str) -> Software:
     """Return what rpm says is installed, and which databases cannot be read here."""
     packages: list[Package] = []
     notes = []
@@ -52,7 +52,7 @@ def found(tree: Tree, distro: str) -> Found:
                 f"{shown([home + b'/' + name])} is an rpm database in the {_FOREIGN[name]} form, "
                 "which is not read; its packages are missing here"
             )
-    return Found(tuple(packages), tuple(dict.fromkeys(notes)))
+    return Software(tuple(packages), tuple(dict.fromkeys(notes)))
 
 
 def _packages(tree: Tree, home: bytes, distro: str) -> Iterator[Package]:

@@ -16,9 +16,9 @@ from typing import Any
 
 from singbuild import __version__
 from singbuild.file_tree import written
-from singbuild.packages.databases import found
+from singbuild.packages.databases import software
 from singbuild.packages.licences import declared
-from singbuild.packages.package import Found, Package, Tree, distribution, line, read
+from singbuild.packages.package import Package, Software, Tree, distribution, line, read
 
 _ROOT = "SPDXRef-Image"
 _UNKNOWN = "NOASSERTION"
@@ -35,12 +35,12 @@ def bill(tree: Tree, created: int) -> str:
     Raises ImageError for a damaged package database.
     """
     name = distribution(tree) or "image"
-    return document(found(tree, licences=True), name, created, [*_stages(tree)])
+    return document(software(tree, licences=True), name, created, [*_stages(tree)])
 
 
-def document(software: Found, name: str, created: int, stages: Sequence[Json] = ()) -> str:
-    """Return the bill of materials of what was found, as JSON text. stages: of the build."""
-    items = [_package(package) for package in software.packages]
+def document(installed: Software, name: str, created: int, stages: Sequence[Json] = ()) -> str:
+    """Return the bill of materials of a tree's software, as JSON text. stages: of the build."""
+    items = [_package(package) for package in installed.packages]
     image = {
         "name": name,
         "SPDXID": _ROOT,
@@ -60,9 +60,9 @@ def document(software: Found, name: str, created: int, stages: Sequence[Json] = 
         "packages": [image, *items, *stages],
         "relationships": [*_relationships(items, stages)],
     }
-    if software.notes:
-        body["comment"] = "\n".join(software.notes)
-    if extracted := [*_extracted(software.packages)]:
+    if installed.notes:
+        body["comment"] = "\n".join(installed.notes)
+    if extracted := [*_extracted(installed.packages)]:
         body["hasExtractedLicensingInfos"] = extracted
     body["documentNamespace"] = _namespace(body)
     return json.dumps(body, indent=2, ensure_ascii=True) + "\n"

@@ -161,7 +161,7 @@ def parse(text: str, loader: Any = None) -> Any:
 def installed(rootfs: Rootfs) -> dict[str, dict[str, str]]:
     """Return the packages of a tree, by kind and name, as far as its databases tell: versions."""
     found: dict[str, dict[str, str]] = {}
-    for package in databases.packages(DirectoryTree(rootfs)):
+    for package in databases.software(DirectoryTree(rootfs)).packages:
         found.setdefault(package.kind, {})[package.name] = package.version
     return found
 

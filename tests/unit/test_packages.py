@@ -23,7 +23,7 @@ from singbuild.errors import ImageError
 from singbuild.ext3.reader.image import Image
 from singbuild.ext3.writer.seal import seal
 from singbuild.packages import spdx
-from singbuild.packages.databases import found, packages
+from singbuild.packages.databases import software
 from singbuild.packages.licences import declared
 from singbuild.packages.package import Package, Tree
 from singbuild.packages.tree import DirectoryTree, ImageTree
@@ -116,7 +116,7 @@ def directory(root: Path) -> Tree:
 
 
 def by_name(tree: Tree) -> dict[str, Package]:
-    return {package.name: package for package in packages(tree)}
+    return {package.name: package for package in software(tree).packages}
 
 
 def test_every_database_is_read(root: Path) -> None:
@@ -143,7 +143,7 @@ def test_an_image_and_its_tree_have_one_bill(root: Path, tmp_path: Path) -> None
     image = seal(root, tmp_path / "image", epoch=EPOCH).path
     with Image(image) as opened:
         text = spdx.bill(ImageTree(opened), EPOCH)
-        assert found(ImageTree(opened)) == found(directory(root))
+        assert software(ImageTree(opened)) == software(directory(root))
     assert text == spdx.bill(directory(root), EPOCH)
 
 
@@ -201,7 +201,7 @@ def test_links_out_of_the_tree_do_not_read_the_host(tmp_path: Path) -> None:
     (root / "var/lib/dpkg").symlink_to(tmp_path / "outside")
     (root / "lib/apk/db").mkdir(parents=True)
     os.mkfifo(root / "lib/apk/db/installed")
-    assert packages(directory(root)) == ()
+    assert software(directory(root)).packages == ()
 
 
 @pytest.mark.parametrize(("name", "form"), [("Packages", "Berkeley DB"), ("Packages.db", "ndb")])
@@ -209,7 +209,7 @@ def test_an_rpm_database_of_an_older_form_is_told(
     root: Path, tmp_path: Path, name: str, form: str
 ) -> None:
     write(root / "var/lib/rpm" / name, "x")
-    (note,) = found(directory(root)).notes
+    (note,) = software(directory(root)).notes
     assert f"/var/lib/rpm/{name}" in note
     assert form in note
     assert check_valid(spdx.bill(directory(root), 0), tmp_path)["comment"] == note
@@ -288,13 +288,13 @@ ENDLESS = """CREATE VIEW Packages AS
 def test_a_hostile_rpm_database_is_an_error(root: Path, statements: tuple[str, ...]) -> None:
     sqlite_database(root / "var/lib/rpm/rpmdb.sqlite", *statements)
     with pytest.raises(ImageError, match="/var/lib/rpm/rpmdb"):
-        packages(directory(root))
+        software(directory(root))
 
 
 def test_a_file_that_is_no_database_is_an_error(root: Path) -> None:
     write(root / "var/lib/rpm/rpmdb.sqlite", "x" * 5000)
     with pytest.raises(ImageError, match="/var/lib/rpm/rpmdb"):
-        packages(directory(root))
+        software(directory(root))
 
 
 @given(st.binary(max_size=400))
