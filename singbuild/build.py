@@ -20,7 +20,6 @@ from singbuild.cache import filling, resume, store
 from singbuild.cache.filling import Filling
 from singbuild.console import faults
 from singbuild.console.display import Console
-from singbuild.contract import Defaults
 from singbuild.errors import EXIT_BUG, SingbuildError
 from singbuild.ext3.reader.image import Image
 from singbuild.ext3.writer import seal
@@ -184,30 +183,35 @@ class _Work:
             self._phase("stages")
             stages.build(tree)
         self._phase("scratch")
-        with self.shop.rootfs(self.shop.work, tree.job.epoch) as rootfs:
-            with resume.saved(tree, rootfs, self.console):
-                self._fill(tree, Site(rootfs, self.shop.work, stages.trees))
+        with (
+            self.shop.rootfs(self.shop.work, tree.job.epoch) as rootfs,
+            resume.saved(tree, rootfs, self.console),
+        ):
+            self._fill(tree, Site(rootfs, self.shop.work, stages.trees))
             self._seal(tree.job, rootfs, sealed.path)
+            self._test(rootfs)
         if image := tree.snapshots.get(filling.IMAGE):
             store.store_image(image, sealed, self.console)
 
     def _fill(self, tree: Filling, site: Site) -> None:
         """Do all steps that work on the tree."""
         job, rootfs, options = tree.job, site.rootfs, self.options
-        recipe, call = job.plan.recipe, job.plan.backend.call
+        recipe = job.plan.recipe
         begin = (resume.restored(tree, rootfs) if options.resume else None) or ("", "")
         if options.onto:
             rootfs.is_foreign = True
             rootfs.unpack_image(options.onto)
         filling.fill(tree, site, self.console, *begin)
-        source = dockerfile.source(job) if job.evaluation else job.source
-        defaults = call("singbuild_defaults", source=source, pins=job.pins, rootfs=rootfs)
+        definition.lay(job, rootfs, dockerfile.source(job) if job.evaluation else job.source)
         self._phase("metadata")
-        metadata.write(rootfs, recipe, defaults or Defaults(), self._records(job, rootfs))
+        metadata.write(rootfs, recipe, self._records(job, rootfs))
         sections.check_shell_text(recipe, rootfs)
-        if options.test and "test" in recipe.sections:
+
+    def _test(self, rootfs: Rootfs) -> None:
+        """Execute %test on the tree that is sealed already: what it writes is in no image."""
+        if self.options.test and "test" in self.plan.recipe.sections:
             self._phase("test")
-            sections.test(recipe, rootfs, options.sections)
+            sections.test(self.plan.recipe, rootfs, self.options.sections)
 
     def _records(self, job: Job, rootfs: Rootfs) -> dict[str, str]:
         """Return the files that tell of the build, name to text."""
@@ -216,7 +220,7 @@ class _Work:
         complete = {**job.lock, "packages": lock.installed(rootfs)}
         if options.locked and "packages" in options.locked.lock:
             lock.check(options.locked, complete, ("packages",))
-        how = recorded(plan, tested=options.test, free=options.free, resumed=options.resume)
+        how = recorded(plan, free=options.free, resumed=options.resume)
         records = {
             "lock.yaml": lock.dumped(complete, Path(plan.recipe.path).name),
             "build.json": how,
@@ -227,6 +231,7 @@ class _Work:
         """Write the tree into an ext3, from which any other kind is made."""
         self._phase("seal")
         root, options = rootfs.root, job.options
+        laid = metadata.unlaid(rootfs)
         normalise.normalise(rootfs, job.epoch, indices=options.shape.size > 0)
         secrets.check_absent(root, job.secrets)
         with scratch.written_back(root):
@@ -240,6 +245,7 @@ class _Work:
                 times=rootfs.baseline.times(root),
                 on_progress=self._sealing,
             )
+        rootfs.write(metadata.LAID, laid)  # a %test that fails may be resumed
 
     def _phase(self, name: str) -> None:
         self.console.phase(name, self.plan.reason(name))

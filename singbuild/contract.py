@@ -170,7 +170,7 @@ class Source:
 class Defaults:
     """What a source says of itself; the recipe's own sections win.
 
-    environment: variables for ``env/10-source.sh``, values are data;
+    environment: variables for ``env/10-docker2singularity.sh``, values are data;
     runscript: text of a script, "" for none; labels: names and values.
     """
 

@@ -43,6 +43,19 @@ def singbuild_needs() -> Needs:
 
 
 @hookspec(firstresult=True)
+def singbuild_check(source: Source) -> None:
+    """Refuse what cannot be built, as far as recipe and host tell; optional.
+
+    When: before anything else, for ``singbuild plan`` too.
+    Assume: as for the next hook, but ``source.cache`` may not exist.
+    Return: None.
+    Raise: ``RecipeKeyError`` for a keyword's value, ``HostError`` for what the host lacks.
+    Since: 1.
+    """
+    raise NotImplementedError
+
+
+@hookspec(firstresult=True)
 def singbuild_resolve(source: Source) -> Pins:
     """Pin the inputs: find out exactly what would go into the image, download little.
 

@@ -22,6 +22,7 @@ _FREE = [
     *(
         "pwd",
         "shell",
+        "app",
         "why",
         "cleanenv",
         "env",

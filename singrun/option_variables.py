@@ -13,6 +13,7 @@ from singrun.request import Request
 _PREFIXES = ("SINGRUN_", "APPTAINER_", "SINGULARITY_")  # the first that has a value counts
 OPTIONS = {  # what stands behind the prefix; the option
     "ADD_CAPS": "add-caps",
+    "APP": "app",
     "BIND": "bind",
     "BINDPATH": "bind",
     "BLKIO_WEIGHT": "blkio-weight",

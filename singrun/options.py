@@ -261,6 +261,12 @@ def _shell(request: Request, value: str) -> None:
     request.program.shell = value
 
 
+def _app(request: Request, value: str) -> None:
+    if "/" in value or value.startswith("."):
+        raise RunError(f"Cannot start the app {value}", why="It is no name of an app.")
+    request.program.app = value
+
+
 def _why(request: Request, value: str) -> None:
     if not variables.is_identifier(os.fsencode(value)):
         raise RunError(f"Cannot ask --why {value}", why="It is no name of a variable.")
@@ -291,6 +297,7 @@ VALUES: "dict[str, Callable[[Request, str], None]]" = {
     "pwd": _pwd,
     "shell": _shell,
     "why": _why,
+    "app": _app,
 }
 
 

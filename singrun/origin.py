@@ -126,6 +126,7 @@ class Origin:
         program.tell_missing(self._host_paths)
         for name, directory in self.behind.items():  # the image's scripts may overwrite it
             words[name] = b":".join(filter(None, (words.get(name), directory)))
+        program.check_app(request.program)
         if request.isolation.changes_rights:
             self._settle_rights(request.isolation)
         if outside:

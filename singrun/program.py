@@ -26,7 +26,16 @@ _LOOK = b"""command -v -- "$1" >/dev/null || {
 }
 exec "$@"
 """
+_APPS = "/scif/apps"
 _NOT_FOUND, _NOT_EXECUTABLE = 127, 126  # POSIX, Shell Command Language, 2.8.2
+
+
+def check_app(program: Program) -> None:
+    """Refuse an app that the image has not got."""
+    if program.app and not os.path.isdir(f"{_APPS}/{program.app}/scif"):
+        known = ", ".join(sorted(os.listdir(_APPS))) if os.path.isdir(_APPS) else ""
+        why = f"Its apps are: {known}." if known else "It has none."
+        raise RunError(f"There is no app {program.app} in the image", why=why)
 
 
 def execute(
@@ -39,9 +48,10 @@ def execute(
     if verb == "env":
         verb, words = "exec", ["env"]
     if verb == "start":
-        if not os.access(_STARTSCRIPT, os.X_OK):
+        script = f"{_APPS}/{program.app}/scif/startscript" if program.app else _STARTSCRIPT
+        if not os.access(script, os.X_OK):
             os._exit(0)  # an instance may have nothing to do
-        verb, words = "exec", [_STARTSCRIPT, *words]
+        verb, words = "exec", [script, *words]
     if verb == "shell" and not words and os.isatty(0):
         os.write(2, b"Singularity: Invoking an interactive shell within container...\n\n")
     without_shell = verb == "exec" and not os.path.lexists("/bin/sh")

@@ -4,13 +4,15 @@
 class Program:
     """What is executed, and where. directory: --pwd. why: the variable of ``env --why``.
 
-    no_umask: with the umask 022 and not the caller's. instance: the name of the one that is started
-    for it, "" for the image's, None for none; pid_file, logs: where its process and its output are
-    written down, the latter without ".out" and ".err".
+    no_umask: with the umask 022 and not the caller's. app: the name of one of the image's apps.
+    instance: the name of the one that is started for it, "" for the image's, None for none;
+    pid_file, logs: where its process and its output are written down, the latter without
+    ".out" and ".err".
     """
 
     def __init__(self) -> None:
         self.verb = self.directory = self.shell = self.why = self.pid_file = self.logs = ""
+        self.app = ""
         self.instance: str | None = None
         self.arguments: list[str] = []
         self.no_umask = False

@@ -35,7 +35,7 @@ from singbuild import (
 )
 from singbuild.download import Remote, fetch_all
 from singbuild_debootstrap.archive import open_archive
-from singbuild_debootstrap.choice import choose
+from singbuild_debootstrap.choice import check, choose
 from singbuild_debootstrap.packages import remembered
 
 LOG = "/debootstrap/debootstrap.log"
@@ -96,6 +96,12 @@ def singbuild_needs() -> Needs:
         space=500 << 20,
         root=True,
     )
+
+
+@hookimpl
+def singbuild_check(source: Source) -> None:
+    """Refuse a suite that this host's debootstrap does not know, or whose keys it has not got."""
+    check(source)
 
 
 @hookimpl

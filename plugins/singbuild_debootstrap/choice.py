@@ -100,6 +100,14 @@ def choose(source: Source) -> Choice:
     )
 
 
+def check(source: Source) -> None:
+    """Refuse what cannot be had, where debootstrap is; a host without it can plan all the same."""
+    if SCRIPTS.is_dir():
+        suite = _suite(source.keywords["OSVersion"])
+        knows = ask(suite, ARCHITECTURES.get(source.arch, source.arch), "standard")
+        _keyring(source.keywords.get("Keyring", ""), knows)
+
+
 def ask(suite: str, arch: str, variant: str, **more: str) -> dict[str, list[str]]:
     """Return what the suite's script says: mirror, keyring, variants; with CODENAME also packages.
 

@@ -15,7 +15,7 @@ from typing import Any
 from singbuild import Defaults, Keyword, Needs, Pins, Rootfs, Source, hookimpl
 from singbuild_docker import config
 from singbuild_docker.layers import archives
-from singbuild_docker.source import config_of, is_yes, layers_of, locate, pinned
+from singbuild_docker.source import check, config_of, is_yes, layers_of, locate, pinned
 
 
 @hookimpl
@@ -42,9 +42,15 @@ def singbuild_needs() -> Needs:
 
 
 @hookimpl
+def singbuild_check(source: Source) -> None:
+    """Refuse names that no image can have."""
+    is_yes(source.keywords, "IncludeCmd")
+    check(source)
+
+
+@hookimpl
 def singbuild_resolve(source: Source) -> Pins:
     """Read manifest and configuration; no layer is fetched."""
-    is_yes(source.keywords, "IncludeCmd")
     return pinned(locate(source).image_for(source.arch), source.arch)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ from singbuild_docker.manifest import Layer
 from singbuild_docker.reference import DIGEST, Reference, named
 from singbuild_docker.registry import Registry
 
+_VARIABLE = re.compile(r"\$\{?\w+\}?|\{\{.*?\}\}")
 YES, NO = ("yes", "true", "1"), ("no", "false", "0", "")
 
 
@@ -33,6 +35,20 @@ def locate(source: Source) -> Origin:
     path, tag = split_path(source.keywords["From"])
     kind = DockerArchive if source.bootstrap == "docker-archive" else OciLayout
     return kind(path, tag, store)
+
+
+def check(source: Source) -> None:
+    """Refuse a name of a registry's image that makes no sense, or asks for a variable's value."""
+    text = source.keywords["From"]
+    if variable := _VARIABLE.search(text):
+        raise RecipeKeyError(
+            "From",
+            f"From: {text}: {variable[0]} is not filled in",
+            why="A header knows no variables of the shell.",
+            remedy="Write the value; or {{ NAME }}, and NAME=DEFAULT in a section %arguments.",
+        )
+    if source.bootstrap == "docker":
+        named(source.keywords)
 
 
 def pinned(image: Image, arch: str) -> Pins:

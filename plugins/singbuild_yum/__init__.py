@@ -72,6 +72,12 @@ def singbuild_needs() -> Needs:
 
 
 @hookimpl
+def singbuild_check(source: Source) -> None:
+    """Refuse a recipe without keys; of a key without a digest a lock may know one."""
+    choose(source, keys_are_known=True)
+
+
+@hookimpl
 def singbuild_resolve(source: Source) -> Pins:
     """Read the repositories' state and list every package that will be installed."""
     choice = choose(source)

@@ -14,6 +14,12 @@ SHA256 = re.compile("[0-9A-Fa-f]{64}")
 BASE = ("/etc/redhat-release", "/bin/sh", "coreutils")
 """What every image gets: a release, a shell, the commands that %post takes for granted."""
 
+KEY_FILES = {  # a word of a mirror's URL; the name of the key's file in the distribution
+    "alma": "RPM-GPG-KEY-AlmaLinux-{version}",
+    "rocky": "RPM-GPG-KEY-Rocky-{version}",
+    "centos": "RPM-GPG-KEY-CentOS-{version}",
+    "fedora": "RPM-GPG-KEY-fedora-{version}-primary",
+}
 SPEC = re.compile(r"(@\^?|/)?[A-Za-z0-9_][\w.+:*?\[\]~^/-]*", re.ASCII)
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
 OPTION = re.compile(r"([\w*-]+\.)?(?P<name>\w+)=\S*", re.ASCII)
@@ -38,8 +44,11 @@ class Choice:
     keys: tuple[Remote, ...]
 
 
-def choose(source: Source) -> Choice:
-    """Return what the recipe asks for. Raises RecipeKeyError."""
+def choose(source: Source, *, keys_are_known: bool = False) -> Choice:
+    """Return what the recipe asks for. Raises RecipeKeyError.
+
+    keys_are_known: digests of keys are not asked for.
+    """
     words = source.keywords
     basearch = BASEARCH.get(source.arch, source.arch)
     for keyword in ("OSVersion", "Releasever"):
@@ -62,7 +71,9 @@ def choose(source: Source) -> Choice:
         excludes=_specs(words, "Excludes"),
         options=_options(words.get("SetOpt", "")),
         gpgcheck=gpgcheck,
-        keys=_keys(words, known, source.locked.get("keys")) if gpgcheck else (),
+        keys=_keys(words, known, None if keys_are_known else source.locked.get("keys", {}))
+        if gpgcheck
+        else (),
     )
 
 
@@ -104,17 +115,28 @@ def _keys(words: Mapping[str, str], known: Mapping[str, str], locked: object) ->
         raise RecipeKeyError(
             "GPGKey",
             "the recipe names no key to check the packages' signatures with",
-            remedy="Add GPGKey: path or https URL of the key. "
-            "GPGCheck: no installs what nobody checked.",
+            why="Singularity and Apptainer install them unchecked.",
+            remedy=f"Add GPGKey: path or https URL of the key{_key_file(words)}.\n"
+            "Compare what `gpg --show-keys FILE` prints with the fingerprint that the "
+            "distribution publishes.\nGPGCheck: no installs what nobody checked.",
         )
     return tuple(_key(_filled(word, known), locked) for word in _split(words, "GPGKey"))
+
+
+def _key_file(words: Mapping[str, str]) -> str:
+    """Return what to say of where the key of a distribution is that the recipe names."""
+    for word, file in KEY_FILES.items():
+        if word in words["MirrorURL"].lower():
+            place = file.format(version=words["OSVersion"].partition(".")[0])
+            return f"; such a system has it as /etc/pki/rpm-gpg/{place}"
+    return ""
 
 
 def _key(word: str, locked: object) -> Remote:
     url, mark, sha256 = word.partition("#sha256=")
     if mark and not SHA256.fullmatch(sha256):
         raise RecipeKeyError("GPGKey", f"GPGKey: {sha256!r} is not 64 hexadecimal digits")
-    if not mark and is_open_line(url):
+    if not mark and locked is not None and is_open_line(url):
         sha256 = str(locked.get(url, "")) if isinstance(locked, Mapping) else ""
         if not SHA256.fullmatch(sha256):
             raise RecipeKeyError(

@@ -40,6 +40,7 @@ from singbuild.plan.options import Options
 from singbuild.privilege import capabilities, modes, namespace
 from singbuild.privilege.modes import Mode
 from singbuild.recipe.grammar import Recipe
+from singbuild.tree import metadata
 from singbuild.tree.rootfs import Rootfs
 from singbuild.tree.scratch import scratch, written_back
 from singrun.errors import RunError
@@ -182,6 +183,8 @@ def _changed(job: _Job, work: Work, console: Console) -> None:
         rootfs = Rootfs(root, console, epoch=epoch)
         rootfs.unpack_image(job.target)
         work(rootfs)
+        if rootfs.exists(metadata.HOME):  # else the 2.x names are the image's own
+            metadata.adopt(rootfs)
         with written_back(root):
             seal.seal(
                 root,

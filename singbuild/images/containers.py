@@ -198,7 +198,8 @@ def _configuration(image: FileTree, diff_id: str) -> dict[str, Any]:
 
 def _environment(image: FileTree) -> list[str]:
     """Return the variables that the image has from its source; its scripts set the others."""
-    entry = image.find(f"{HOME}/env/10-source.sh")
+    names = ("10-docker2singularity.sh", "10-source.sh")  # and an older version's
+    entry = next(filter(None, (image.find(f"{HOME}/env/{name}") for name in names)), None)
     try:
         words = shlex.split(image.read(entry).decode()) if entry else []
     except ValueError:  # somebody's own text by now: the entry point executes it

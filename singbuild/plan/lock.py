@@ -31,11 +31,11 @@ import yaml
 
 from singbuild import __version__, command
 from singbuild.contract import Pins
-from singbuild.errors import HostError, LockError, UsageError
+from singbuild.errors import HostError, LockError, RecipeError, UsageError
 from singbuild.packages import databases
 from singbuild.packages.tree import DirectoryTree
 from singbuild.plan.plan import Plan
-from singbuild.recipe.files import matches
+from singbuild.recipe.files import UNFINISHED, matches
 from singbuild.tree.rootfs import Rootfs
 
 VERSION = 1
@@ -225,9 +225,18 @@ def _plain(value: Any) -> Any:
 
 
 def _files(plan: Plan) -> Iterator[tuple[str, str]]:
-    """The digest of every file that %files takes, by its name as the recipe reaches it."""
+    """The digest of every file that %files takes, by its name as the recipe reaches it.
+
+    What a script on the host will make is not there yet, and not locked.
+    """
     for item in plan.recipe.files:
-        for source in () if item.stage else matches(plan.recipe, item):
+        try:
+            sources = [] if item.stage else matches(plan.recipe, item)
+        except RecipeError:
+            if not plan.recipe.may_make_files:
+                raise
+            sources = []
+        for source in sources:
             yield source, f"sha256:{tree_digest(Path(source))}"
 
 
@@ -267,7 +276,8 @@ def _below(path: Path) -> Iterator[Path]:
             continue
         seen.add((found.st_dev, found.st_ino))
         directories.sort()
-        yield from (Path(parent, name) for name in sorted([*directories, *names]))
+        copied = [name for name in (*directories, *names) if not UNFINISHED.fullmatch(name)]
+        yield from (Path(parent, name) for name in sorted(copied))
 
 
 def _file_sha256(path: Path) -> str:

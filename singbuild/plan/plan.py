@@ -13,7 +13,8 @@ from singbuild import __version__, workspace
 from singbuild.backends import loading
 from singbuild.backends.loading import Backend
 from singbuild.contract import Build, Reporter, Source
-from singbuild.errors import RecipeError, RecipeKeyError, UsageError
+from singbuild.errors import BackendError, RecipeError, RecipeKeyError, UsageError
+from singbuild.plan import agents
 from singbuild.recipe.grammar import Recipe, Section
 from singbuild.recipe.recipe import STAGE
 from singbuild.recipe.text import printable
@@ -110,18 +111,36 @@ def _one(
     is_stage: bool = False,
 ) -> Plan:
     """Plan one stage, or the image."""
-    backend = loading.load(recipe.bootstrap)
-    for text in backend.deprecations:
+    backend = _backend(recipe)
+    for text in (*backend.deprecations, *recipe.warnings):
         report.warn(text)
+    for section in (recipe.sections.get(name) for name in ("setup", "post", "test")):
+        if section and section.may_go_on:
+            report.warn(
+                f"{recipe.path}:{section.line}: %{section.name} is read by {section.program}, "
+                "which may go on behind a command that fails"
+            )
     source = Source(
-        keywords=_keywords(recipe, backend),
+        keywords=_keywords(recipe, backend, report),
         arch=_machine(recipe.platform or arch, backend),
         cache=workspace.cache_directory() / backend.name,
         report=report,
         bootstrap=backend.name,
     )
     steps = _tree_steps(recipe, backend) if is_stage else _steps(recipe, backend, stages)
-    return Plan(recipe, backend, source, tuple(steps), stages)
+    plan = Plan(recipe, backend, source, tuple(steps), stages)
+    try:
+        backend.call("singbuild_check", source=source)
+    except RecipeKeyError as error:
+        raise plan.located(error) from error
+    return plan
+
+
+def _backend(recipe: Recipe) -> Backend:
+    try:
+        return loading.load(recipe.bootstrap)
+    except BackendError as error:
+        raise agents.unknown(recipe) or error from error
 
 
 def _instruction_steps(recipe: Recipe, backend: Backend) -> Iterable[Step]:
@@ -158,15 +177,22 @@ def _machine(asked: str, backend: Backend) -> str:
     return wanted
 
 
-def _keywords(recipe: Recipe, backend: Backend) -> dict[str, str]:
+def _keywords(recipe: Recipe, backend: Backend, report: Reporter) -> dict[str, str]:
     """Return the header's values under the backend's spelling, defaults filled in."""
     known = {keyword.name.lower(): keyword for keyword in backend.needs.keywords}
     given = {}
     for header in recipe.headers:
-        if header.name.lower() in known:
-            given[known[header.name.lower()].name] = header.value
-        elif header.name.lower() not in (BOOTSTRAP_KEY.lower(), STAGE):
+        name, where = header.name.lower(), f"{recipe.path}:{header.line}"
+        if name in (BOOTSTRAP_KEY.lower(), STAGE):
+            continue
+        if name not in known | dict.fromkeys(agents.KEYS):
             raise recipe.unknown(header, [keyword.name for keyword in known.values()])
+        if not header.value:
+            report.warn(f"{where}: {header.name} has no value, and no effect")
+        elif name not in known:
+            report.warn(f"{where}: {header.name} has no effect: {recipe.bootstrap} has no such key")
+        else:
+            given[known[name].name] = header.value
     for keyword in known.values():
         if keyword.required and not given.get(keyword.name):
             raise _missing(recipe, backend, keyword.name, keyword.help)
@@ -195,9 +221,9 @@ def _steps(recipe: Recipe, backend: Backend, stages: tuple[Plan, ...]) -> Iterab
     yield Step("scratch", "a fresh ext3 image, mounted where nobody else sees it")
     yield from _tree_steps(recipe, backend)
     yield Step("metadata", "runscript, environment, labels and recipe, in /.singularity.d")
-    if section := recipe.sections.get("test"):
-        yield Step("test", f"%test at line {section.line}: in the finished image")
     yield Step("seal", "what differs from run to run is taken away; the tree becomes one file")
+    if section := recipe.sections.get("test"):
+        yield Step("test", f"%test at line {section.line}: in the tree that was sealed")
     yield Step("finish", "the file gets its name, all at once")
 
 
@@ -206,16 +232,25 @@ def _tree_steps(recipe: Recipe, backend: Backend) -> Iterable[Step]:
     if recipe.is_dockerfile:
         yield from _instruction_steps(recipe, backend)
         return
+    if section := recipe.sections.get("pre"):
+        yield Step("pre", f"%pre at line {section.line}: on the host, before the tree is filled")
     yield Step("bootstrap", f"Bootstrap: {backend.name} fills it")
     for name, what in (
         ("setup", "on the host, with the tree's path in $SINGBUILD_ROOTFS"),
         ("files", f"copied from {_origins(recipe)}"),
     ):
-        if section := recipe.sections.get(name):
-            yield Step(name, f"%{name} at line {section.line}: {what}")
+        of_apps = [app.sections[name] for app in recipe.apps if name in app.sections]
+        if section := recipe.sections.get(name) or next(iter(of_apps), None):
+            yield Step(name, f"%{section.name} at line {section.line}: {what}")
     for name, part in posts(recipe):
         others = "".join(f", with the one at line {place}" for place in part.places[1:])
         yield Step(name, f"%post at line {part.line}{others}: in the image, as root")
+    if lines := [app.sections["install"].line for app in recipe.apps if "install" in app.sections]:
+        yield Step("appinstall", f"%appinstall at {_at(lines)}: in the image, as root")
+
+
+def _at(lines: list[int]) -> str:
+    return f"line {lines[0]}" + "".join(f", {line}" for line in lines[1:])
 
 
 def posts(recipe: Recipe) -> Iterator[tuple[str, Section]]:
@@ -231,9 +266,9 @@ def _origins(recipe: Recipe) -> str:
     return ", ".join(names) or "the host"
 
 
-def recorded(plan: Plan, *, tested: bool, free: int, resumed: bool = False) -> str:
+def recorded(plan: Plan, *, free: int, resumed: bool = False) -> str:
     """Return how an image was made, as JSON; the same for equal builds. free: bytes."""
-    facts: dict[str, Any] = {"singbuild": __version__, "tested": tested, "free": free}
+    facts: dict[str, Any] = {"singbuild": __version__, "free": free}
     facts["steps"] = [{"name": step.name, "reason": step.reason} for step in plan.steps]
     if plan.stages:
         facts["stages"] = [

@@ -119,8 +119,8 @@ def check_writer(kind: Kind) -> None:
 
 
 def check_files(plan: Plan) -> None:
-    """Refuse %files that are not there, unless %setup may still make them."""
-    if "setup" not in plan.recipe.sections:
+    """Refuse %files that are not there, unless a script may still make them."""
+    if not plan.recipe.may_make_files:
         for item in plan.recipe.files:
             if not item.stage:
                 matches(plan.recipe, item)

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from pathlib import Path
 
 from singbuild.errors import RecipeError
 from singbuild.recipe.grammar import CopyItem, Recipe
 
+UNFINISHED = re.compile(r"\..+\.[a-z0-9_]{8}\.part")
+"""Names of images that are being written, which may lie where %files begins: never copied."""
+
 
 def matches(recipe: Recipe, item: CopyItem) -> list[str]:
     """Return the host paths that a %files line names, sorted. Raises RecipeError for none."""
     found = sorted(glob.glob(item.source)) or [item.source] * os.path.lexists(item.source)  # noqa: PTH207
+    found = [path for path in found if not UNFINISHED.fullmatch(os.path.basename(path))]  # noqa: PTH119
     if not found:
         raise RecipeError(
             recipe.path,

@@ -5,8 +5,7 @@ in header.py. What a section means, and what is done with it, is for others.
 """
 
 import re
-from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -14,27 +13,28 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from singbuild.errors import RecipeError
-from singbuild.recipe import template
+from singbuild.recipe import heredocs, template
 from singbuild.recipe.header import is_comment, is_stage, parse_header, stage_lines
-from singbuild.recipe.recipe import STAGE, CopyItem, Header, Label, Line, Recipe, Section
+from singbuild.recipe.recipe import STAGE, App, CopyItem, Header, Label, Line, Recipe, Section
 from singbuild.recipe.text import Text, Word, did_you_mean, printable, read, unquoted
 
-__all__ = ["CopyItem", "Header", "Label", "Line", "Recipe", "Section", "load", "parse"]
+__all__ = ["App", "CopyItem", "Header", "Label", "Line", "Recipe", "Section", "load", "parse"]
 
-SCRIPTS = ("setup", "post", "runscript", "test")
+SCRIPTS = ("pre", "setup", "post", "runscript", "startscript", "test")
 """Sections that are programs: they take ``-c PROGRAM`` and options of the shell."""
 SECTIONS = (*SCRIPTS, "files", "environment", "labels", "help", "arguments")
-_UNSUPPORTED = {
-    "pre": "Put its commands into %setup, or do it before the build.",
-    "startscript": "There are no instances; start the service from %runscript.",
-    **dict.fromkeys(
-        "appinstall applabels appfiles appenv apptest apphelp apprun appstart".split(),  # noqa: SIM905
-        "Put the application's part into %post, %environment and %runscript.",
-    ),
+APP = "app"
+APP_SECTIONS = ("install", "files", "env", "run", "labels", "help", "test", "start")
+"""Sections of an app, SCIF's: their names begin with "app", and the app's name follows."""
+_ALL = (*SECTIONS, *(APP + name for name in APP_SECTIONS))
+_SHELL_TEXT = {
+    *SCRIPTS,
+    "environment",
+    *(APP + name for name in ("install", "env", "run", "test", "start")),
 }
-_SHELL_TEXT = frozenset({*SCRIPTS, "environment"})
-_HEREDOC = re.compile(r"(?<!<)<<-?\s*\\?(['\"]?)(?P<end>[A-Za-z_]\w*)\1")
-_OPENS, _ENDS = range(2)
+_APP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
+_NEARLY = re.compile(r"\s*%\s*(?P<name>[A-Za-z]+)\s*")
+"""A line that somebody may have meant as the beginning of a section, though it is none."""
 _TAKES_WORD = re.compile(r"[-+]\w*[oO]")
 
 
@@ -79,15 +79,21 @@ def _stage(source: Text, lines: range, implied: tuple[Header, ...]) -> Recipe:
     start = next((n for n in lines if source.section(n)), lines.stop)
     headers = parse_header(source, lines.start, start, implied)
     parts = list(_parts(source, range(start, lines.stop)))
-    _check_heredocs(source, parts)
-    files = [part for part in parts if part.name == "files"]
+    heredocs.check_ended(source, [part.lines for part in parts if part.name in _SHELL_TEXT])
+    warnings = _Warnings(source)
+    for part in parts:
+        _warn_of_nearly_sections(warnings, part)
+    own = [part for part in parts if not part.app]
+    apps = dict.fromkeys(part.app for part in parts if part.app)
     return Recipe(
         path=source.path,
         source=source,
         headers=headers,
-        sections=MappingProxyType(_sections(source, parts)),
-        files=tuple(i for part in files for n in part.lines for i in _copy_item(source, n, part)),
-        labels=_labels(source, _content(parts, "labels")),
+        sections=_sections(source, own),
+        files=tuple(item for part in parts for item in _copy_items(source, part)),
+        labels=_labels(warnings, own, "labels"),
+        apps=tuple(_app(warnings, name, [p for p in parts if p.app == name]) for name in apps),
+        warnings=tuple(warnings.texts),
     )
 
 
@@ -119,6 +125,23 @@ def _check_stage(source: Text, stage: Recipe, before: Sequence[Recipe]) -> None:
             )
 
 
+def _app(warnings: "_Warnings", name: str, parts: list["_Part"]) -> App:
+    sections = {
+        key.removeprefix(APP): section for key, section in _sections(warnings.source, parts).items()
+    }
+    return App(name, MappingProxyType(sections), _labels(warnings, parts, "applabels"))
+
+
+class _Warnings:
+    """What is said of a recipe that is taken all the same."""
+
+    def __init__(self, source: Text) -> None:
+        self.source, self.texts = source, list[str]()
+
+    def add(self, n: int, text: str) -> None:
+        self.texts.append(f"{self.source.path}:{self.source.number(n)}: {text}")
+
+
 def _numbers(source: Text) -> range:
     return range(1, len(source.lines) + 1)
 
@@ -127,12 +150,16 @@ def _numbers(source: Text) -> range:
 
 
 class _Part(NamedTuple):
-    """One appearance of a section: its first line's number, its words, its lines' numbers."""
+    """One appearance of a section: its first line's number, its words, its lines' numbers.
+
+    app: whose it is; "" for the recipe's own.
+    """
 
     name: str
     begin: int
     words: list[Word]
     lines: range
+    app: str = ""
 
 
 def _parts(source: Text, lines: range) -> Iterator[_Part]:
@@ -143,49 +170,69 @@ def _parts(source: Text, lines: range) -> Iterator[_Part]:
         assert found
         name = found["name"].lower()
         _check_known(source, begin, found["name"])
-        words = source.words(begin, found.start("arguments"))
+        words, app = source.words(begin, found.start("arguments")), ""
+        if name.startswith(APP):
+            app, words = _app_name(source, begin, name, words), words[1:]
         _check_arguments(source, begin, name, words)
         for n in range(begin + 1, end):
             if is_stage(source.line(n)):  # in a recipe that has no header of its own
                 raise source.error(
                     n, 1, "the header comes after a section", remedy="If it is text, indent it."
                 )
-        yield _Part(name, begin, words, range(begin + 1, end))
+        yield _Part(name, begin, words, range(begin + 1, end), app)
 
 
 def _check_known(source: Text, n: int, name: str) -> None:
-    if name.lower() in SECTIONS:
+    if name.lower() in _ALL:
         return
     shown = printable(name, keep=40)
-    text = f"If the line is text, write %%{shown}: one % is taken away."
-    if name.lower() in _UNSUPPORTED:
-        raise source.error(
-            n,
-            1,
-            f"the section %{shown} is not supported",
-            why="Singularity and Apptainer have it, singbuild does not.",
-            remedy=f"{_UNSUPPORTED[name.lower()]}\n{text}",
-        )
+    text = f"If the line is text, write %%{shown} for it: one % is taken away."
     raise source.error(
         n,
         1,
         f"there is no section %{shown}",
-        why=f"Sections: {' '.join(f'%{known}' for known in SECTIONS)}",
-        remedy="\n".join(
-            filter(None, [did_you_mean(f"%{name}", [f"%{s}" for s in SECTIONS]), text])
-        ),
+        why=f"Sections: {' '.join(f'%{known}' for known in SECTIONS)}\n"
+        f"Sections of an app: {' '.join(f'%app{known}' for known in APP_SECTIONS)}",
+        remedy="\n".join(filter(None, [did_you_mean(f"%{name}", [f"%{s}" for s in _ALL]), text])),
     )
+
+
+def _app_name(source: Text, n: int, name: str, words: list[Word]) -> str:
+    if words and _APP_NAME.fullmatch(words[0].text):
+        return words[0].text
+    raise source.error(
+        n,
+        words[0].column if words else len(source.line(n).rstrip()) + 1,
+        f"%{name} needs the name of an app",
+        why="A name has letters, digits and . _ + -, and begins with a letter or a digit.",
+        remedy=f"Write %{name} NAME.",
+    )
+
+
+def _warn_of_nearly_sections(warnings: _Warnings, part: _Part) -> None:
+    source = warnings.source
+    lines = heredocs.lines_outside(source, part.lines) if part.name in _SHELL_TEXT else part.lines
+    for n in lines:
+        found = _NEARLY.fullmatch(source.line(n))
+        if found and found["name"].lower() in _ALL:
+            warnings.add(
+                n,
+                f"this is text of %{part.name}: a section begins with % in the first column "
+                f"and its name right behind it, as %{found['name'].lower()}",
+            )
 
 
 def _check_arguments(source: Text, n: int, name: str, words: list[Word]) -> None:
     if name == "files" and len(words) == 2 and words[0].text == "from":
         return
-    if words and name not in SCRIPTS:
+    if words and name.removeprefix(APP) not in (*SCRIPTS, "install", "run", "start"):
         raise _no_arguments(source, n, name, words)
-    before = ""
+    before, is_command = "", False
     for word in words:
         takes_word = before == "-c" or _TAKES_WORD.fullmatch(before)
-        if not takes_word and not word.text.startswith(("-", "+")):
+        is_option = word.text.startswith(("-", "+"))
+        is_command = before == "-c" or (is_command and not is_option)
+        if not (takes_word or is_option or is_command):
             raise source.error(
                 n,
                 word.column,
@@ -208,7 +255,7 @@ def _no_arguments(source: Text, n: int, name: str, words: list[Word]) -> RecipeE
     )
 
 
-def _sections(source: Text, parts: list[_Part]) -> dict[str, Section]:
+def _sections(source: Text, parts: list[_Part]) -> Mapping[str, Section]:
     found: dict[str, list[_Part]] = {}
     for part in parts:
         first = found.setdefault(part.name, [part])[0]
@@ -216,7 +263,7 @@ def _sections(source: Text, parts: list[_Part]) -> dict[str, Section]:
             if part.name != "files":  # each of these has a source of its own
                 _check_same_arguments(source, first, part)
             found[part.name].append(part)
-    return {name: _section(source, name, same) for name, same in found.items()}
+    return MappingProxyType({name: _section(source, name, same) for name, same in found.items()})
 
 
 def _section(source: Text, name: str, parts: list[_Part]) -> Section:
@@ -248,53 +295,19 @@ def _literal(line: str) -> str:
     return line[1:] if line.startswith("%%") else line
 
 
-def _check_heredocs(source: Text, parts: list[_Part]) -> None:
-    """Refuse a here-document that a line of its own text, such as ``%files``, would end."""
-    scripts = [part for part in parts if part.name in _SHELL_TEXT]
-    opened = [(part, *found) for part in scripts if (found := _open_heredoc(source, part))]
-    places = _heredoc_places(source) if opened else {}
-    for part, begin, word in opened:
-        later = places[word][bisect_left(places[word], (part.lines.stop, _OPENS)) :]
-        if later and later[0][1] == _ENDS:
-            raise source.error(
-                part.lines.stop,
-                1,
-                "this line is inside a here-document, yet begins a section",
-                why=f"<<{word} in line {source.number(begin)} ends in line "
-                f"{source.number(later[0][0])}.",
-                remedy="If the line is text, write %% for its %: one is taken away."
-                if source.section(part.lines.stop)
-                else "If the line is text, indent it.",
-            )
-
-
-def _open_heredoc(source: Text, part: _Part) -> tuple[int, str] | None:
-    """Find the here-document that is still open where the section ends: line and end word."""
-    opened: tuple[int, str] | None = None
-    for n in part.lines:
-        line = source.line(n)
-        if opened:
-            opened = None if line.strip() == opened[1] else opened
-        elif not is_comment(line) and (found := _HEREDOC.search(line)):
-            opened = n, found["end"]
-    return opened
-
-
-def _heredoc_places(source: Text) -> dict[str, list[tuple[int, int]]]:
-    """Index by word, in order, the lines that could end a here-document and those that open one."""
-    places: dict[str, list[tuple[int, int]]] = {}
-    for n in _numbers(source):
-        places.setdefault(source.line(n).strip(), []).append((n, _ENDS))
-        for found in _HEREDOC.finditer(source.line(n)):
-            places.setdefault(found["end"], []).append((n, _OPENS))
-    return places
-
-
 # ── lines of %files and %labels ──────────────────────────────────────────────
 
 
-def _content(parts: list[_Part], name: str) -> list[int]:
-    return [n for part in parts if part.name == name for n in part.lines]
+def _copy_items(source: Text, part: _Part) -> Iterator[CopyItem]:
+    """Read the lines of %files; those of %appfiles go below the app's own directory."""
+    if part.name in ("files", "appfiles"):
+        for n in part.lines:
+            for item in _copy_item(source, n, part):
+                if part.app:
+                    place = f"/scif/apps/{part.app}/{item.destination or item.source}"
+                    yield replace(item, destination=place)
+                else:
+                    yield item
 
 
 def _copy_item(source: Text, n: int, part: _Part) -> Iterator[CopyItem]:
@@ -315,24 +328,19 @@ def _copy_item(source: Text, n: int, part: _Part) -> Iterator[CopyItem]:
         yield CopyItem(words[0].text, destination, source.number(n), stage)
 
 
-def _labels(source: Text, numbers: list[int]) -> tuple[Label, ...]:
-    found: dict[str, Label] = {}
-    for n in numbers:
+def _labels(warnings: _Warnings, parts: list[_Part], name: str) -> tuple[Label, ...]:
+    """Read KEY VALUE lines as Apptainer does: a value may be missing, and the last one holds."""
+    source, found = warnings.source, dict[str, Label]()
+    for n in (n for part in parts if part.name == name for n in part.lines):
         line = _literal(source.line(n))
         if not line.strip() or is_comment(line):
             continue
         key, *value = line.split(maxsplit=1)
-        column = source.line(n).index(key) + 1
+        shown = printable(key, keep=40)
         if not value:
-            remedy = f"Write {printable(key.replace('=', ' ', 1))}{'' if '=' in key else ' VALUE'}."
-            raise source.error(n, column, "this label has no value", remedy=remedy)
+            written = f"write {key.replace('=', ' ', 1)}" if "=" in key else "it is stored empty"
+            warnings.add(n, f"the label {shown} has no value: {printable(written)}")
         if key in found:
-            raise source.error(
-                n,
-                column,
-                f"the label {printable(key)} is given twice",
-                why=f"Its first value is in line {found[key].line}.",
-                remedy="Remove one of the lines.",
-            )
-        found[key] = Label(key, unquoted(value[0].strip()), source.number(n))
+            warnings.add(n, f"the label {shown} replaces that of line {found.pop(key).line}")
+        found[key] = Label(key, unquoted("".join(value).strip()), source.number(n))
     return tuple(found.values())

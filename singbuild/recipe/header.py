@@ -87,7 +87,7 @@ def _header(source: Text, n: int, end: int) -> tuple[Header, int]:
         raise _no_key(source, n)
     value, last = _value(source, n, key.start("value"), end)
     column = key.start("value") + len(key["value"]) - len(key["value"].lstrip()) + 1
-    if not value:
+    if not value and key["name"].lower() == "bootstrap":
         raise source.error(
             n, column, f"{key['name']} has no value", remedy="Write one, or remove the line."
         )
@@ -109,8 +109,8 @@ def _no_key(source: Text, n: int) -> RecipeError:
     remedy = "Write a comment with #, a key as Key: value, a section as %name."
     if words[0].startswith("%"):
         remedy = "A section begins in the first column, with % and a letter."
-    elif words[0] == "DistType":
-        remedy = "DistType is of Singularity 1. Write Bootstrap: and the name of a backend."
+    elif (key := words[0].partition("=")[0]) in ("DistType", "RELEASE"):
+        remedy = f"{key} is of Singularity 1. Write Bootstrap: and the name of a backend."
     elif words[0].startswith(("{%", "{{")) and not source.origins:
         remedy = "For a template, add a section %arguments or pass --build-arg."
     elif len(words) > 1 and words[0].isalpha():
@@ -162,7 +162,7 @@ def _merged(source: Text, n: int, before: Header | None, header: Header) -> Head
             why=f"Its first value is in line {before.line}.",
             remedy="Remove one of the lines.",
         )
-    value = f"{before.value} {header.value}"
+    value = f"{before.value} {header.value}".strip()
     return replace(before, value=value, lines=before.lines + header.lines)
 
 

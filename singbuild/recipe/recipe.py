@@ -1,8 +1,11 @@
 """What a recipe says, as frozen values. Knows nothing of how they were read."""
 
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import dropwhile, takewhile
+from pathlib import PurePosixPath
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -13,6 +16,9 @@ STAGE = "stage"
 """The header key that names a stage; no backend sees it."""
 SCRATCH = "scratch"
 """What an empty tree is called in Dockerfiles."""
+SHELLS = ("sh", "ash", "bash", "dash", "ksh", "mksh", "zsh")
+STOPS = re.compile("(python|perl|ruby|node|lua|Rscript)[0-9.]*")
+"""Interpreters of scripts that end at an error unless the script says otherwise."""
 
 
 @dataclass(frozen=True)
@@ -89,23 +95,24 @@ class Section:
         padded = self._padded()
         return padded[script_line - 1].number if 0 < script_line <= len(padded) else 0
 
-    def executable(self, interpreter: str = "/bin/sh") -> str:
+    def executable(self, *flags: str) -> str:
         """Make a program of the lines, its first line ``#!`` and the interpreter.
 
-        interpreter: used when the section names none.
+        flags: for a shell, before the section's own.
         """
         lines = [line.text for line in self.lines]
         while lines and not lines[0].strip():
             lines.pop(0)
         if lines and lines[0].lstrip().startswith("#!"):
             lines.pop(0)
-        return "".join(f"{line}\n" for line in [*self._first_lines(interpreter), *lines])
+        return "".join(f"{line}\n" for line in [*self._first_lines(flags), *lines])
 
-    def _first_lines(self, interpreter: str) -> list[str]:
-        program = "#!" + (self.interpreter or interpreter)
-        options = shlex.join(self.shell_options)
+    def _first_lines(self, flags: Sequence[str]) -> list[str]:
+        program = "#!" + (self.interpreter or "/bin/sh")
+        words = [*(flags if self.is_shell else ()), *self.shell_options]
+        options = shlex.join(words)
         # The kernel hands everything behind the program over as one word: execve(2).
-        if " " in program or len(self.shell_options) > 1:
+        if " " in program or len(words) > 1:
             return [program, f"set {options}"] if options else [program]
         return [f"{program} {options}".rstrip()]
 
@@ -113,17 +120,40 @@ class Section:
     def interpreter(self) -> str:
         """``PROGRAM`` of ``-c PROGRAM``, else what follows ``#!`` in the first line, else ""."""
         if "-c" in self.arguments:
-            return self.arguments[self.arguments.index("-c") + 1]
+            return " ".join(self._command())
         first = next((line.text.strip() for line in self.lines if line.text.strip()), "")
         return first[2:].strip() if first.startswith("#!") else ""
 
     @property
     def shell_options(self) -> tuple[str, ...]:
-        """The section's arguments without ``-c PROGRAM``."""
+        """The section's arguments without ``-c PROGRAM`` and the words that belong to it."""
         if "-c" not in self.arguments:
             return self.arguments
         at = self.arguments.index("-c")
-        return self.arguments[:at] + self.arguments[at + 2 :]
+        return self.arguments[:at] + self.arguments[at + 1 + len(self._command()) :]
+
+    def _command(self) -> list[str]:
+        """Return the words of ``-c PROGRAM WORD…``; the first one that is an option ends them."""
+        behind = self.arguments[self.arguments.index("-c") + 1 :]
+        return [behind[0], *takewhile(lambda word: not word.startswith(("-", "+")), behind[1:])]
+
+    @property
+    def program(self) -> str:
+        """The name of the program that reads the lines, which env or busybox may have to find."""
+        words = (self.interpreter or "/bin/sh").split()
+        while len(words) > 1 and PurePosixPath(words[0]).name in ("env", "busybox"):
+            words = [*dropwhile(lambda word: word.startswith("-") or "=" in word, words[1:])]
+        return PurePosixPath(words[0]).name if words else ""
+
+    @property
+    def is_shell(self) -> bool:
+        """Whether a shell of POSIX's kind reads the lines; then ``-e`` stops it where one fails."""
+        return self.program in SHELLS
+
+    @property
+    def may_go_on(self) -> bool:
+        """Whether nothing is known to stop the script where a command fails."""
+        return not (self.is_shell or STOPS.fullmatch(self.program))
 
     def _padded(self) -> list[Line]:
         padded: list[Line] = []
@@ -188,18 +218,28 @@ class Instruction:
 
 
 @dataclass(frozen=True)
+class App:
+    """What a recipe says of one of its apps. sections: by name, without "app" before it."""
+
+    name: str
+    sections: Mapping[str, Section]
+    labels: tuple[Label, ...]
+
+
+@dataclass(frozen=True)
 class Recipe:
     """What a recipe says, checked as far as its text alone can be.
 
     path: as the user named it. source: the text that was parsed, after rendering; its
     own path says ``(rendered)`` when the template's lines are unknown.
-    headers: in the recipe's order. sections: by name, in small letters.
+    headers: in the recipe's order. sections: by name, in small letters. files: of apps too.
     stages: those before this one, which is the last in the file.
 
     Of a Dockerfile: instructions: those of this stage; base: the stage that it begins with, or
     SCRATCH; uses: the other stages whose trees it reads; platform: the machine of
     ``FROM --platform``; globals: the values of the ARGs before the first FROM.
     arguments: the template's values; empty when the text was taken literally.
+    warnings: what looks like a slip, though it is allowed.
     """
 
     path: str
@@ -216,6 +256,8 @@ class Recipe:
     uses: tuple[str, ...] = ()
     platform: str = ""
     globals: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    apps: tuple[App, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @property
     def stage(self) -> str:
@@ -248,6 +290,11 @@ class Recipe:
     def bootstrap(self) -> str:
         """The value of the ``Bootstrap`` key."""
         return next(h.value for h in self.headers if h.name.lower() == "bootstrap")
+
+    @property
+    def may_make_files(self) -> bool:
+        """Whether a script on the host may make what %files names, which so need not be there."""
+        return bool({"pre", "setup"} & self.sections.keys())
 
     def header(self, name: str) -> Header | None:
         """Find the header key ``name``, in any case."""

@@ -36,6 +36,7 @@ from singbuild.recipe.values import (
     from_options,
     from_recipe,
     from_yaml,
+    line_of,
     without_arguments,
 )
 from singrun import syscalls
@@ -52,6 +53,9 @@ _REASONS: dict[type[Exception], str] = {
 }
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
 _MARK = re.compile("\0([0-9]+)\0")
+_NAME_IN_DEFAULT = re.compile(r"\{\{\s*([A-Za-z_]\w*)\s*\}\}")
+_IN_COMMENT = re.compile(r"^[ \t]*#(?!!).*", re.M)
+_BRACE = "{\0"  # the first of two that are text
 
 
 @dataclass(frozen=True)
@@ -79,16 +83,53 @@ def fill(
     """
     source = Text(*recipe)
     declared = from_recipe(source)
-    template = Text(source.path, without_arguments(source))
-    names = _used(template) | declared.keys()
-    merged = {
-        **declared,
+    template = Text(source.path, _with_comments_as_text(without_arguments(source)))
+    within = {name for text in declared.values() for name in _NAME_IN_DEFAULT.findall(text)}
+    names = _used(template) | within | declared.keys()
+    given = {
         **(from_yaml(Text(*values)) if values else {}),
         **(from_file(Text(*build_arg_file), names) if build_arg_file else {}),
         **from_options(build_args, names),
     }
+    merged = _defaults(source, declared, given) | given
     used = {name: merged[name] for name in sorted(names & merged.keys())}
     return Filled(*_rendered(template, merged), used)
+
+
+def _defaults(
+    source: Text, declared: Mapping[str, str], given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the defaults that count, with ``{{ NAME }}`` in them filled in."""
+    found: dict[str, Any] = {}
+
+    def value(name: str, users: tuple[str, ...]) -> str:
+        if name in given:
+            return str(_printed(given[name]))
+        if name in users or name not in declared:
+            raise source.error(
+                line_of(source, users[-1]),
+                1,
+                f"{name} uses itself" if name in users else f"{name} has no value",
+                why=f"The default of {users[-1]} uses it.",
+                remedy=f"Pass --build-arg {name}=VALUE, or declare it in %arguments.",
+            )
+        if name not in found:
+            parts = _NAME_IN_DEFAULT.split(declared[name])
+            parts[1::2] = [value(each, (*users, name)) for each in parts[1::2]]
+            if sum(map(len, parts)) > LIMIT:
+                raise _too_large(source)
+            found[name] = "".join(parts)
+        return str(found[name])
+
+    for name in declared:
+        if name not in given:
+            value(name, ())
+    return found
+
+
+def _with_comments_as_text(text: str) -> str:
+    """Protect ``{{`` in lines that are comments: nothing is filled in there, as in Apptainer."""
+    return _IN_COMMENT.sub(lambda line: re.sub(r"\{(?=\{)", _BRACE, line[0]), text)
 
 
 # ── Jinja2 ───────────────────────────────────────────────────────────────────
@@ -161,16 +202,21 @@ def _rendered(template: Text, values: Mapping[str, Any]) -> tuple[str, tuple[int
 def _text(template: Text, environment: Environment, values: Mapping[str, Any]) -> str:
     pieces, size, lines = [], 0, 0
     for piece in environment.from_string(template.text).generate(values):
+        piece = piece.replace(_BRACE, "{")
         size, lines = size + len(piece), lines + piece.count("\n")
         if size > LIMIT or lines > MOST_LINES:
-            raise template.error(
-                0,
-                0,
-                "the template renders to more than 16 MiB or 100,000 lines",
-                remedy="Look for a loop or a value that repeats too much.",
-            )
+            raise _too_large(template)
         pieces.append(piece)
     return "".join(pieces)
+
+
+def _too_large(template: Text) -> RecipeError:
+    return template.error(
+        0,
+        0,
+        "the template renders to more than 16 MiB or 100,000 lines",
+        remedy="Look for a loop or a value that repeats too much.",
+    )
 
 
 def _check_text(template: Text, text: str) -> None:

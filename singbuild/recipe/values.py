@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import yaml
 
 from singbuild.errors import RecipeError, SingbuildError, UsageError
-from singbuild.recipe.text import Text, did_you_mean, printable, sentence, unquoted
+from singbuild.recipe.text import Text, did_you_mean, printable, sentence
 
 MOST_VALUES = 10_000
 """How many values one --values file may hold once its aliases are written out."""
@@ -32,6 +32,12 @@ class _Fail(Protocol):
 def from_recipe(source: Text) -> dict[str, Any]:
     """Read the names and defaults of %arguments."""
     return _assignments(source, [n for n, first in _arguments_lines(source) if not first])
+
+
+def line_of(source: Text, name: str) -> int:
+    """Return the line of %arguments that declares a name."""
+    lines = (n for n, first in _arguments_lines(source) if not first)
+    return next((n for n in lines if source.line(n).partition("=")[0].strip() == name), 0)
 
 
 def without_arguments(source: Text) -> str:
@@ -90,7 +96,7 @@ def _assignments(
             raise fail(f"{name} is given twice", remedy="Remove one of the lines.")
         if names is not None:
             _check_used(name, names, fail)
-        found[name] = unquoted(value.strip())
+        found[name] = value.strip()
     return found
 
 

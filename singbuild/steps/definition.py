@@ -6,15 +6,22 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from singbuild import entry_points
-from singbuild.contract import Reporter
+from singbuild.contract import Defaults, Reporter, Source
 from singbuild.plan.job import Job
 from singbuild.plan.plan import posts
 from singbuild.recipe.grammar import Section
 from singbuild.steps import stage_files
 from singbuild.steps.step import Facts, Site, TreeStep, digest
-from singbuild.tree import sections, shell_state
+from singbuild.tree import metadata, sections, shell_state
+from singbuild.tree.rootfs import Rootfs
 
-BEFORE_TEST = ("environment", "runscript", "labels", "help")  # written into the tree by then
+BEFORE_TEST = (
+    "environment",
+    "runscript",
+    "startscript",
+    "labels",
+    "help",
+)  # written into the tree by then
 
 
 def steps(job: Job, stage_keys: Mapping[str, str]) -> tuple[TreeStep, ...]:
@@ -22,7 +29,39 @@ def steps(job: Job, stage_keys: Mapping[str, str]) -> tuple[TreeStep, ...]:
 
     A stage without one is not known well enough to be kept, and so is what is copied from it.
     """
-    return (bootstrap(job), *_setup(job), *_files(job, stage_keys), *_posts(job))
+    found = [*_on_host(job, "setup"), *_files(job, stage_keys), *_posts(job), *_apps(job)]
+    if found:
+        found[0] = _with_directory(job, found[0])
+    return (*_on_host(job, "pre"), bootstrap(job), *found)
+
+
+def _with_directory(job: Job, step: TreeStep) -> TreeStep:
+    """Return a step that makes the image's own directory before it begins.
+
+    The snapshot of the bootstrap has none of it: so it is good for other recipes as well.
+    """
+    recipe = job.plan.recipe
+
+    def execute(site: Site, state: str | None) -> str | None:
+        lay(job, site.rootfs, job.source)
+        return step.execute(site, state)
+
+    facts = {**step.facts, **{f"app {app.name}": "" for app in recipe.apps}}
+    environment = recipe.sections.get("environment")
+    if environment and metadata.is_read(recipe):
+        facts["%environment"] = _script(environment)
+    return replace(step, facts=facts, execute=execute)
+
+
+def lay(job: Job, rootfs: Rootfs, source: Source) -> None:
+    """Make the image's own directory, unless the tree has it from this build.
+
+    source: what the backend is told.
+    """
+    if not rootfs.exists(metadata.LAID):
+        call = job.plan.backend.call
+        told = call("singbuild_defaults", source=source, pins=job.pins, rootfs=rootfs)
+        metadata.lay(rootfs, job.plan.recipe, told or Defaults())
 
 
 def bootstrap(job: Job) -> TreeStep:
@@ -47,17 +86,17 @@ def facts_before_test(job: Job) -> Facts:
     return {f"%{name}": _script(section) for name, section in found.items() if section}
 
 
-def _setup(job: Job) -> Iterator[TreeStep]:
+def _on_host(job: Job, name: str) -> Iterator[TreeStep]:
     recipe = job.plan.recipe
 
     def execute(site: Site, state: str | None) -> str | None:
-        sections.setup(recipe, site.rootfs, site.work, job.options.sections)
+        sections.on_host(recipe, name, site.rootfs, site.work, job.options.sections)
         return state
 
-    if section := recipe.sections.get("setup"):
+    if section := recipe.sections.get(name):
         # What a script on the host reads cannot be known.
-        facts = {"%setup": _script(section)}
-        yield replace(_step(job, "setup", facts, execute), is_known=False)
+        facts = {f"%{name}": _script(section)}
+        yield replace(_step(job, name, facts, execute), is_known=False)
 
 
 def _files(job: Job, stage_keys: Mapping[str, str]) -> Iterator[TreeStep]:
@@ -72,7 +111,7 @@ def _files(job: Job, stage_keys: Mapping[str, str]) -> Iterator[TreeStep]:
                 sections.copy(recipe, item, site.rootfs)
         return state
 
-    if "files" in recipe.sections:
+    if job.plan.reason("files"):
         lines = [
             (item.source, item.destination, *filter(None, [item.stage])) for item in recipe.files
         ]
@@ -109,6 +148,19 @@ def _posts(job: Job) -> Iterator[TreeStep]:
             facts["%post after it"] = ""  # it hands the state of its shell on
         whole = part if len(found) == len(part.places) == 1 else None
         yield replace(_step(job, name, facts, execute), uses_secrets=True, whole=whole)
+
+
+def _apps(job: Job) -> Iterator[TreeStep]:
+    recipe = job.plan.recipe
+    found = {app.name: app.sections["install"] for app in recipe.apps if "install" in app.sections}
+
+    def execute(site: Site, state: str | None) -> str | None:
+        sections.install_apps(recipe, site.rootfs, job.options.sections)
+        return state
+
+    if found:
+        facts = {f"%appinstall {name}": _script(section) for name, section in found.items()}
+        yield replace(_step(job, "appinstall", facts, execute), uses_secrets=True)
 
 
 def _tell_of_exit(report: Reporter, name: str) -> None:

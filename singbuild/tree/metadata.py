@@ -8,16 +8,28 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shlex
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 
 from singbuild.contract import Defaults
 from singbuild.errors import ImageError
 from singbuild.recipe.grammar import Recipe, Section
-from singbuild.tree import chroot
+from singbuild.recipe.text import unquoted
+from singbuild.tree import apps
+from singbuild.tree.actions import ACTIONS, BASE
 from singbuild.tree.rootfs import Rootfs
 
 HOME = "/.singularity.d"
+# By the name that recipes of others know, whatever the source is.
+SOURCE_ENVIRONMENT = f"{HOME}/env/10-docker2singularity.sh"
+ENVIRONMENT = f"{HOME}/env/90-environment.sh"
+SECTIONS_ENVIRONMENT = f"{HOME}/env/91-environment.sh"
+SECTIONS_LABELS = "/.build.labels"
+LAID = f"{HOME}/.laid"  # until the seal: what ``lay`` left, path to text, as JSON
+PROGRAMS: Mapping[str, Sequence[str]] = {"runscript": (), "startscript": (), "test": ("-e",)}
+"""Sections that become programs, with a shell's flags for them."""
 
 DIRECTORIES = ("/dev", "/proc", "/sys", "/home", "/var", "/etc")
 MOUNTED_FILES = ("passwd", "group", "hosts", "resolv.conf", "localtime")
@@ -30,61 +42,65 @@ LINKS = {
     "/.test": "actions/test",
 }
 
-_SOURCE = """#!/bin/sh
-for script in /.singularity.d/env/*.sh; do
-    [ -f "$script" ] && . "$script"
-done
-unset script
-"""
-ACTIONS = {
-    "exec": _SOURCE
-    + """case ${1-} in
-    */*) [ -e "$1" ] ;;
-    *) command -v "$1" >/dev/null ;;
-esac || {
-    printf 'There is no command %s in the image\\n' "${1-}" >&2
-    exit 127
-}
-exec "$@"
-""",
-    "run": _SOURCE
-    + """if [ -x /.singularity.d/runscript ]; then
-    exec /.singularity.d/runscript "$@"
-fi
-echo "No Singularity runscript found, executing /bin/sh" >&2
-exec /bin/sh "$@"
-""",
-    "shell": _SOURCE
-    + """for shell in "$SINGULARITY_SHELL" "$SHELL" /bin/bash /bin/sh; do
-    if [ -n "$shell" ] && [ -x "$shell" ]; then
-        export SHELL="$shell"
-        case "${shell##*/}" in
-            bash) exec "$shell" --norc --noprofile "$@" ;;
-            *) exec "$shell" "$@" ;;
-        esac
-    fi
-done
-echo "No shell found in this container" >&2
-exit 127
-""",
-    "test": _SOURCE
-    + """if [ -x /.singularity.d/test ]; then
-    exec /.singularity.d/test "$@"
-fi
-echo "No test code provided in this container" >&2
-""",
-}
-BASE = f'export PATH="{chroot.PATH}"\n'
+_READS = re.compile(r"(?<!/etc)/environment\b|90-environment|singularity\.d/env/(\*|\s|$)", re.M)
 
 
-def write(rootfs: Rootfs, recipe: Recipe, defaults: Defaults, texts: Mapping[str, str]) -> None:
-    """Write everything that the format asks for; what the recipe leaves out is left out.
+def lay(rootfs: Rootfs, recipe: Recipe, defaults: Defaults) -> None:
+    """Write what the sections find: what the source says of itself, and places for what they say.
 
-    Metadata that the tree already has, because it comes from an image, stays where the
-    recipe says nothing. texts: further files of /.singularity.d, name to text.
+    Metadata that the tree already has, because it comes from an image, stays where the recipe says
+    nothing.
+    """
+    with _same_times(rootfs, ("/",)):
+        adopt(rootfs)
+        for name in ACTIONS:
+            rootfs.remove(f"{HOME}/actions/{name}")  # an older version's
+        if text := exports(defaults.environment):
+            rootfs.write(SOURCE_ENVIRONMENT, text)
+        _write_skeleton(rootfs)
+        if defaults.runscript:
+            rootfs.write(f"{HOME}/runscript", defaults.runscript, 0o755)
+        if "environment" in recipe.sections and is_read(recipe):
+            rootfs.write(ENVIRONMENT, _body(recipe.sections["environment"]))
+        _write_labels(rootfs, _labels(rootfs) | dict(defaults.labels))
+        apps.lay(rootfs, recipe)
+        paths = (ENVIRONMENT, *(f"{HOME}/{name}" for name in PROGRAMS))
+        rootfs.write(LAID, json.dumps({path: _text(rootfs, path) for path in paths}))
+
+
+def unlaid(rootfs: Rootfs) -> bytes:
+    """Take the record of ``lay`` out of the tree, as no image has it, and return it."""
+    record = rootfs.read(LAID)
+    rootfs.remove(LAID)
+    return record
+
+
+def is_read(recipe: Recipe) -> bool:
+    """Whether %setup or %post may read the image's environment, which then is there before them.
+
+    Else %environment can change without a new %post.
+    """
+    return any(_READS.search(_body(recipe.sections.get(name))) for name in ("setup", "post"))
+
+
+def adopt(rootfs: Rootfs) -> None:
+    """Take what stands in the place of the links /environment and /singularity for their files."""
+    for link in ("/environment", "/singularity"):
+        status = rootfs.status(link, follow=False)
+        if status and stat.S_ISREG(status.st_mode):
+            rootfs.rename(link, f"{HOME}/{LINKS[link]}")
+            rootfs.symlink(link, f".singularity.d/{LINKS[link]}")
+
+
+def write(rootfs: Rootfs, recipe: Recipe, texts: Mapping[str, str]) -> None:
+    """Complete what ``lay`` began with what the recipe says; what its sections wrote there counts.
+
+    texts: further files of /.singularity.d, name to text.
     """
     with _same_times(rootfs, ("/", "/etc", "/var")):
-        _write(rootfs, recipe, defaults, texts)
+        adopt(rootfs)
+        _write_skeleton(rootfs)  # a section may have removed it
+        _write(rootfs, recipe, texts)
 
 
 @contextlib.contextmanager
@@ -97,7 +113,18 @@ def _same_times(rootfs: Rootfs, directories: Sequence[str]) -> Iterator[None]:
         os.utime(path, ns=(time, time))
 
 
-def _write(rootfs: Rootfs, recipe: Recipe, defaults: Defaults, texts: Mapping[str, str]) -> None:
+def _write_skeleton(rootfs: Rootfs) -> None:
+    """Write what every image has, where it is missing."""
+    files = {f"{HOME}/actions/{name}": (text, 0o755) for name, text in ACTIONS.items()}
+    files |= dict.fromkeys((SOURCE_ENVIRONMENT, ENVIRONMENT, SECTIONS_ENVIRONMENT), ("", 0o644))
+    for path, (text, mode) in {**files, f"{HOME}/env/01-base.sh": (BASE, 0o644)}.items():
+        if not rootfs.exists(path):
+            rootfs.write(path, text, mode)
+    for link, target in LINKS.items():
+        rootfs.symlink(link, f".singularity.d/{target}")
+
+
+def _write(rootfs: Rootfs, recipe: Recipe, texts: Mapping[str, str]) -> None:
     for directory in DIRECTORIES:
         rootfs.mkdir(directory)
     rootfs.mkdir("/root", 0o700)
@@ -106,41 +133,74 @@ def _write(rootfs: Rootfs, recipe: Recipe, defaults: Defaults, texts: Mapping[st
     for name in MOUNTED_FILES:
         if rootfs.status(f"/etc/{name}", follow=False) is None:
             rootfs.write(f"/etc/{name}", "")
-    for name, text in ACTIONS.items():
-        rootfs.write(f"{HOME}/actions/{name}", text, 0o755)
-    rootfs.write(f"{HOME}/env/01-base.sh", BASE)
-    for name, text in (
-        ("10-source.sh", exports(defaults.environment)),
-        ("90-environment.sh", _body(recipe.sections.get("environment"))),
-    ):
-        if text or not rootfs.exists(f"{HOME}/env/{name}"):
-            rootfs.write(f"{HOME}/env/{name}", text)
-    if runscript := _program(recipe.sections.get("runscript")) or defaults.runscript:
-        rootfs.write(f"{HOME}/runscript", runscript, 0o755)
-    if test := _program(recipe.sections.get("test"), "/bin/sh -e"):
-        rootfs.write(f"{HOME}/test", test, 0o755)
+    laid = _json(rootfs, LAID)
+    if "environment" in recipe.sections and not is_read(recipe):
+        said = _body(recipe.sections["environment"])
+        added = _text(rootfs, ENVIRONMENT).removeprefix(laid.get(ENVIRONMENT, said))
+        rootfs.write(ENVIRONMENT, (said + added).encode(errors="surrogateescape"))
+        laid[ENVIRONMENT] = said
+    for name in PROGRAMS:
+        _write_program(rootfs, recipe, name, laid.get(f"{HOME}/{name}", ""))
     if text := _body(recipe.sections.get("help")):
         rootfs.write(f"{HOME}/runscript.help", text)
-    labels = (
-        _labels(rootfs) | dict(defaults.labels) | {each.key: each.value for each in recipe.labels}
-    )
-    rootfs.write(f"{HOME}/labels.json", json.dumps(labels, indent=4, sort_keys=True) + "\n")
+    labels = {each.key: each.value for each in recipe.labels}
+    _write_labels(rootfs, _labels(rootfs) | labels | _labels_of_sections(rootfs))
+    rootfs.remove(SECTIONS_LABELS)
+    rootfs.write(LAID, json.dumps(laid))  # when %test is resumed, this is done again
+    apps.write(rootfs, recipe)
     if recipe.text.strip() or not rootfs.exists(f"{HOME}/Singularity"):
         rootfs.write(f"{HOME}/Singularity", recipe.text)
     for name, text in texts.items():
         rootfs.write(f"{HOME}/{name}", text)
     rootfs.write(f"{HOME}/manifest", "")  # the seal fills it
-    for link, target in LINKS.items():
-        rootfs.symlink(link, f".singularity.d/{target}")
+
+
+def _write_program(rootfs: Rootfs, recipe: Recipe, name: str, laid: str) -> None:
+    """Write a section that becomes a program, unless another section wrote that program."""
+    section, path = recipe.sections.get(name), f"{HOME}/{name}"
+    text = _program(section)
+    if section and text:
+        if _text(rootfs, path) in ("", laid, text):
+            rootfs.write(path, text, 0o755)
+        else:
+            rootfs.report.warn(
+                f"{recipe.path}:{section.line}: %{name} has no effect: the build wrote {path}"
+            )
+    if rootfs.exists(path):
+        rootfs.chmod(path, 0o755)  # it may be a section's, made by a redirection
+
+
+def _write_labels(rootfs: Rootfs, labels: Mapping[str, str]) -> None:
+    rootfs.write(f"{HOME}/labels.json", json.dumps(labels, indent=4, sort_keys=True) + "\n")
+
+
+def _labels_of_sections(rootfs: Rootfs) -> dict[str, str]:
+    """Return what sections wrote to $SINGULARITY_LABELS: KEY VALUE a line."""
+    lines = _text(rootfs, SECTIONS_LABELS).splitlines()
+    pairs = (line.split(maxsplit=1) for line in lines if line.strip())
+    return {key: unquoted("".join(value).strip()) for key, *value in pairs}
 
 
 def _labels(rootfs: Rootfs) -> dict[str, str]:
     """Return the labels that the tree has already; none where they cannot be read."""
+    return _json(rootfs, f"{HOME}/labels.json")
+
+
+def _json(rootfs: Rootfs, path: str) -> dict[str, str]:
+    """Return a JSON object of strings; nothing where there is none."""
     try:
-        found = json.loads(rootfs.read(f"{HOME}/labels.json"))
-    except (ValueError, OSError, ImageError, RecursionError):
+        found = json.loads(_text(rootfs, path))
+    except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _text(rootfs: Rootfs, path: str) -> str:
+    """Return a file's text, "" where there is none."""
+    try:
+        return rootfs.read(path).decode(errors="surrogateescape")
+    except (OSError, ImageError):
+        return ""
 
 
 def exports(variables: Mapping[str, str]) -> str:
@@ -148,9 +208,11 @@ def exports(variables: Mapping[str, str]) -> str:
     return "".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items())
 
 
-def _program(section: Section | None, interpreter: str = "/bin/sh") -> str:
+def _program(section: Section | None) -> str:
     """Return a section as an executable file; "" when it says nothing."""
-    return section.executable(interpreter) if section and section.body().strip() else ""
+    if section is None or not section.body().strip():
+        return ""
+    return section.executable(*PROGRAMS[section.name])
 
 
 def _body(section: Section | None) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import posixpath
 import stat
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -19,19 +20,27 @@ from singbuild import command
 from singbuild.contract import Reporter
 from singbuild.errors import RecipeError, SectionError
 from singbuild.privilege import namespace
-from singbuild.recipe.files import matches
+from singbuild.recipe.files import UNFINISHED, matches
 from singbuild.recipe.grammar import CopyItem, Recipe, Section
-from singbuild.tree import chroot, secrets
-from singbuild.tree.metadata import HOME
+from singbuild.tree import apps, chroot, secrets
+from singbuild.tree.metadata import HOME, SECTIONS_ENVIRONMENT, SECTIONS_LABELS, is_read
 from singbuild.tree.root_directory import READ_LIMIT
 from singbuild.tree.rootfs import Rootfs
 from singbuild.tree.secrets import Secret
 from singbuild.tree.trace import Trace
 
-SHELLS = ("sh", "ash", "bash", "dash", "ksh", "mksh", "zsh")
 INSIDE = "/.singbuild.script"
 CANNOT_EXECUTE = 126  # chroot(1): the program is there, and is none for this machine
 RESOLVER_FILES = ("/etc/resolv.conf", "/etc/hosts")
+
+# The variables that the source gives to its image, and %setup; not yet those of %environment,
+# which may tell of what %post makes.
+_SOURCING = """for script in /.singularity.d/env/*.sh; do
+    case {own}$script in True*/90-environment.sh) continue ;; esac
+    [ -f "$script" ] && . "$script"
+done
+unset script
+"""
 
 Execute = Callable[[list[str], Callable[[str], None]], command.Completed]
 Interactive = Callable[[Mapping[str, str]], None]
@@ -50,18 +59,19 @@ class Context:
     rescue: Callable[[SectionError, Interactive], None] | None = None
 
 
-def setup(recipe: Recipe, rootfs: Rootfs, work: Path, context: Context) -> None:
-    """Execute %setup on the host, in the caller's directory, knowing the tree's path.
+def on_host(recipe: Recipe, name: str, rootfs: Rootfs, work: Path, context: Context) -> None:
+    """Execute %pre or %setup on the host, in the caller's directory, knowing the tree's path.
 
     Raises SectionError.
     """
-    section = recipe.sections["setup"]
-    rootfs.mkdir(HOME)  # so that a script may list there what it wants to keep: normalise.py
-    script = work / "setup"
+    section = recipe.sections[name]
+    script = work / name
     script.write_text(section.script())
     names = ("SINGBUILD_ROOTFS", "SINGULARITY_ROOTFS", "APPTAINER_ROOTFS")
     env = {**os.environ, "LC_ALL": "C.UTF-8", **rootfs.variables}
-    env |= dict.fromkeys(names, str(rootfs.root))
+    env |= dict.fromkeys(names, str(rootfs.root)) | _places(str(rootfs.root))
+    definition = _definition(recipe, work)
+    env |= {"SINGULARITY_BUILDDEF": definition, "APPTAINER_BUILDDEF": definition}
 
     def execute(argv: list[str], on_line: Callable[[str], None]) -> command.Completed:
         return command.call(argv, env=env, on_line=on_line)
@@ -73,6 +83,25 @@ def setup(recipe: Recipe, rootfs: Rootfs, work: Path, context: Context) -> None:
         _execute(recipe, section, str(script), execute, rootfs.report)
 
 
+def _places(root: str) -> dict[str, str]:
+    """Return the variables that tell a section where to write variables and labels of the image."""
+    places = {"ENVIRONMENT": SECTIONS_ENVIRONMENT, "LABELS": SECTIONS_LABELS}
+    return {
+        f"{prefix}_{name}": root + path
+        for name, path in places.items()
+        for prefix in ("SINGULARITY", "APPTAINER")
+    }
+
+
+def _definition(recipe: Recipe, work: Path) -> str:
+    """Return the path of the recipe's file; of a copy when it came from standard input."""
+    path = Path(recipe.path).absolute()
+    if not path.is_file():
+        path = work / "Singularity"
+        path.write_text(recipe.text)
+    return str(path)
+
+
 def post(
     recipe: Recipe, part: Section, rootfs: Rootfs, context: Context, script: str = ""
 ) -> dict[int, float]:
@@ -81,9 +110,34 @@ def post(
     script: its text, when that is more than the section's, and turns the trace on by itself.
     Returns when each line of the recipe was read, in seconds. Raises SectionError.
     """
-    rootfs.mkdir(HOME)  # as for %setup
+    return _in_image(recipe, part, rootfs, context, 'exec "$@"\n', script)
+
+
+def install_apps(recipe: Recipe, rootfs: Rootfs, context: Context) -> None:
+    """Execute each %appinstall as %post is, in its app's directory. Raises SectionError."""
+    for app in recipe.apps:
+        if section := app.sections.get("install"):
+            home = f"{apps.APPS}/{app.name}"
+            start = f'. {home}/scif/env/01-base.sh\ncd {home}\nexec "$@"\n'
+            _in_image(recipe, section, rootfs, context, start)
+
+
+def _in_image(
+    recipe: Recipe,
+    section: Section,
+    rootfs: Rootfs,
+    context: Context,
+    start: str,
+    script: str = "",
+) -> dict[int, float]:
+    """Execute a script in the image, in the environment of its source.
+
+    start: shell text that comes before it and executes it; script: see ``post``.
+    """
+    own = "environment" in recipe.sections and is_read(recipe)
+    prefix = ["/bin/sh", "-c", _SOURCING.format(own=own) + start, "sh"]
     with host_names(rootfs), secrets.readable(rootfs, context.secrets):
-        return _inside(recipe, part, rootfs, [], context, script)
+        return _inside(recipe, section, rootfs, prefix, context, script)
 
 
 def test(recipe: Recipe, rootfs: Rootfs, context: Context) -> None:
@@ -183,13 +237,14 @@ def _inside(
     script: str = "",
 ) -> dict[int, float]:
     rootfs.write(INSIDE, script or section.script(), 0o755)
+    env = rootfs.variables | _places("")
 
     def execute(argv: list[str], on_line: Callable[[str], None]) -> command.Completed:
-        return chroot.call(rootfs.root, [*prefix, *argv], env=rootfs.variables, on_line=on_line)
+        return chroot.call(rootfs.root, [*prefix, *argv], env=env, on_line=on_line)
 
     def interactive(more: Mapping[str, str]) -> None:
         shell = "/bin/bash" if rootfs.exists("/bin/bash") else "/bin/sh"
-        chroot.interactive(rootfs.root, [*prefix, shell], env={**rootfs.variables, **more})
+        chroot.interactive(rootfs.root, [*prefix, shell], env={**env, **more})
 
     try:
         with _rescued(context, interactive):
@@ -224,9 +279,8 @@ def _execute(
     line of the recipe was read, in seconds.
     """
     interpreter = (section.interpreter or "/bin/sh").split()
-    is_shell = PurePosixPath(interpreter[0]).name in SHELLS
     lines = ["", *part.splitlines()[1:]] if part else section.script().splitlines()
-    trace = Trace(lines if is_shell else [])
+    trace = Trace(lines if section.is_shell else [])
     told: deque[str] = deque(maxlen=command.TAIL_LINES)
 
     def show(line: str) -> None:
@@ -234,7 +288,7 @@ def _execute(
             told.append(text)
             report.line(text)
 
-    flags = (["-e"] if part else ["-e", "-x", "-v"]) if is_shell else []
+    flags = (["-e"] if part else ["-e", "-x", "-v"]) if section.is_shell else []
     done = execute([*interpreter, *flags, *section.shell_options, script], show)
     if done.status:
         line = section.recipe_line(trace.failed) or section.line
@@ -247,16 +301,25 @@ def _execute(
 
 
 def _copy(rootfs: Rootfs, source: str, destination: str, *, many: bool) -> None:
-    target = PurePosixPath(destination or source)
+    """Copy as ``cp -rL SOURCE DESTINATION`` does: of ``.``, ``..`` and ``DIR/.`` what they hold."""
+    target, name = PurePosixPath(destination or source), posixpath.basename(source.rstrip("/"))
     status = rootfs.status(target)
     is_directory = status is not None and stat.S_ISDIR(status.st_mode)
-    if destination and (destination.endswith("/") or many or is_directory):
-        target /= Path(source).absolute().name
+    if destination and name.strip(".") and (destination.endswith("/") or many or is_directory):
+        target /= name
+        status = rootfs.status(target)
     where = rootfs.path(target)
-    rootfs.mkdir("/" / where.parent.relative_to(rootfs.root))
+    if where != rootfs.root:
+        rootfs.mkdir("/" / where.parent.relative_to(rootfs.root))
     flags = ["-rLT", "--preserve=mode", "--remove-destination"]
     command.run(["cp", *flags, "--", source, where], on_line=rootfs.report.line)
-    rootfs.adopt(where, _names_below(source))
+    if status and stat.S_ISDIR(status.st_mode):
+        rootfs.chmod(target, stat.S_IMODE(status.st_mode))  # it got that of the source
+    names = [*_names_below(source)]
+    for each in names:
+        if UNFINISHED.fullmatch(posixpath.basename(each)):
+            rootfs.remove(target / each)
+    rootfs.adopt(where, names)
 
 
 def _names_below(source: str) -> Iterator[str]:

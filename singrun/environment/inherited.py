@@ -79,6 +79,8 @@ def inner(given: Environment, image: str, request: Request, caller: Caller) -> E
         b"BIND": os.fsencode(",".join(each.target for each in request.mounts.binds)),
         b"ENVIRONMENT": _ENVIRONMENT,
     }
+    if request.program.app:
+        said[b"APPNAME"] = os.fsencode(request.program.app)
     variables |= {family + word: value for word, value in said.items() for family in _FAMILIES}
     if request.program.verb == "shell":
         variables[b"PS1"] = b"Singularity." + _shown(name) + b"> "

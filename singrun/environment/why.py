@@ -22,7 +22,10 @@ report() {
 old= was= last=nobody
 report "$1"; shift
 for file in /.singularity.d/env/*.sh; do
-  case $file in */zzz-singrun.sh) continue ;; esac
+  case $file in
+    */zzz-singrun.sh) continue ;;
+    */90-environment.sh) [ -h /environment ] || [ ! -f /environment ] || file=/environment ;;
+  esac
   if [ -f "$file" ]; then . "$file"; report "image, $file"; fi
 done
 if [ ! -d /.singularity.d/env ] && [ -f /environment ]; then

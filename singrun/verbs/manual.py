@@ -131,6 +131,7 @@ OPTIONS = {  # the value's name, "" for none; what it does
     "userns": ("", "a user namespace, which an ordinary user has anyway"),
     "hostname": ("NAME", "that host name"),
     "shell": ("PATH", "the shell to start"),
+    "app": ("NAME", "run, test or start this app of the image, or a command in its environment"),
     "eval": ("", "let the image's shell evaluate $ and ` in variables that win over its own"),
     "no-eval": ("", "the contrary, which is the default"),
     "no-umask": ("", "with the umask 022, not the caller's"),

@@ -32,7 +32,7 @@ def test_a_hook_answers_the_same_questions_in_the_same_order(name: str) -> None:
 
 def test_hooks_stand_in_the_order_in_which_a_build_calls_them() -> None:
     assert list(HOOKS) == [
-        *("singbuild_needs", "singbuild_resolve", "singbuild_configuration"),
+        *("singbuild_needs", "singbuild_check", "singbuild_resolve", "singbuild_configuration"),
         *("singbuild_bootstrap", "singbuild_defaults"),
     ]
 

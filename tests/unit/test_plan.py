@@ -1,22 +1,22 @@
 """What is planned of recipes as Singularity and Apptainer take them, and what is said of them."""
 
-import io
+from pathlib import Path
 
 import pytest
 
-from singbuild.console.display import Console
 from singbuild.errors import RecipeError
 from singbuild.plan.plan import Plan, make
 from singbuild.recipe.grammar import parse
 from singbuild.recipe.text import Text
+from singbuild.testing.engine import Recorder
 
 HEAD = "Bootstrap: busybox\n"
 
 
 def planned(text: str) -> tuple[Plan, str]:
     """Plan a recipe; return the plan and what was said."""
-    said = io.StringIO()
-    return make(parse(Text("r.def", text)), Console(said)), said.getvalue()
+    report = Recorder()
+    return make(parse(Text("r.def", text)), report), "\n".join(report.warnings)
 
 
 def refused(text: str) -> RecipeError:
@@ -29,3 +29,84 @@ def test_the_only_stage_may_have_a_name() -> None:
     plan, said = planned(HEAD + "Stage: spython-base\n%post\n    true\n")
     assert "Stage" not in plan.source.keywords
     assert not said
+
+
+@pytest.mark.parametrize(
+    ("first", "program"),
+    [("#!/bin/csh", "csh"), ("#!/usr/bin/env fish", "fish"), ("#!/usr/bin/make -f", "make")],
+)
+def test_an_interpreter_that_may_not_stop_is_told_of(first: str, program: str) -> None:
+    _, said = planned(f"{HEAD}%post\n{first}\nfalse\n")
+    assert f"r.def:2: %post is read by {program}, which may go on behind a command" in said
+
+
+@pytest.mark.parametrize("first", ["#!/usr/bin/env bash", "#!/usr/bin/python3", "#!/bin/zsh -x"])
+def test_an_interpreter_that_stops_is_not(first: str) -> None:
+    assert planned(f"{HEAD}%post\n{first}\nfalse\n")[1] == ""
+
+
+def test_empty_keys_and_those_of_other_agents_are_told_of() -> None:
+    text = "Bootstrap: docker\nFrom: debian\nNamespace:\nInclude: vim\nOSVersion: x\n"
+    plan, said = planned(text)
+    assert plan.source.keywords["From"] == "debian"
+    assert not {"Namespace", "Include", "OSVersion"} & plan.source.keywords.keys()
+    assert "r.def:3: Namespace has no value, and no effect" in said
+    assert "r.def:4: Include has no effect: docker has no such key" in said
+    assert "r.def:5: OSVersion has no effect: docker has no such key" in said
+
+
+def test_a_key_that_must_have_a_value() -> None:
+    assert "needs the keyword From" in refused("Bootstrap: docker\nFrom:\n").what
+
+
+def test_what_the_recipe_warns_of_is_said() -> None:
+    assert "r.def:3: the label A has no value" in planned(HEAD + "%labels\nA\n")[1]
+
+
+def test_pre_comes_before_the_backend_and_apps_after_post() -> None:
+    plan, _ = planned(HEAD + "%appinstall a\nmake\n%appfiles a\nx\n%pre\ntrue\n")
+    names = [step.name for step in plan.steps]
+    assert names[names.index("pre") + 1] == "bootstrap"
+    assert names[names.index("files") + 1] == "appinstall"
+    assert plan.reason("appinstall") == "%appinstall at line 2: in the image, as root"
+    assert plan.reason("files") == "%appfiles at line 4: copied from the host"
+
+
+@pytest.mark.parametrize("value", ["ubuntu:$VERSION", "ubuntu:${VERSION}", "ubuntu:{{ VERSION }}"])
+def test_a_variable_in_from_is_refused_by_plan(value: str) -> None:
+    error = refused(f"Bootstrap: docker\nFrom: {value}\n")
+    assert (error.line, error.column) == (2, 7)
+    assert "is not filled in" in error.what
+
+
+def test_a_name_that_no_image_can_have() -> None:
+    assert "is no name of an image" in refused("Bootstrap: docker\nFrom: My Image\n").what
+
+
+@pytest.mark.parametrize("agent", ["yum", "dnf"])
+def test_packages_that_nobody_checks_are_refused_by_plan(agent: str) -> None:
+    text = (
+        f"Bootstrap: {agent}\nOSVersion: 7\nMirrorURL: http://mirror.test/centos-%{{OSVERSION}}/\n"
+    )
+    error = refused(text)
+    assert "names no key" in error.what
+    assert "/etc/pki/rpm-gpg/RPM-GPG-KEY-CentOS-7." in error.remedy
+    planned(text + "GPGCheck: no\n")
+    planned(text + "GPGKey: http://mirror.test/key\n")  # a lock may have its digest
+
+
+@pytest.mark.parametrize(
+    ("agent", "remedy"),
+    [("zypper", "Bootstrap: docker"), ("arch", "Bootstrap: docker"), ("Self", "singbuild import")],
+)
+def test_an_agent_without_backend_is_refused_with_advice(agent: str, remedy: str) -> None:
+    error = refused(f"Bootstrap: {agent}\n")
+    assert error.what == f"r.def:1:12: there is no backend {agent}"
+    assert remedy in error.remedy
+
+
+def test_keys_of_a_suite_that_the_host_lacks(tmp_path: Path) -> None:
+    if not Path("/usr/share/debootstrap/scripts").is_dir():
+        pytest.skip("needs debootstrap")
+    text = f"Bootstrap: debootstrap\nOSVersion: stable\nKeyring: {tmp_path}/none.gpg\n"
+    assert refused(text).line == 3

@@ -135,12 +135,43 @@ def test_a_shell_reports_the_recipes_line(shell: str, tmp_path: Path) -> None:
         ("%post\n\n  #!/usr/bin/env python3 ", "/usr/bin/env python3", ()),
         ("%post -c /bin/bash\n#!/bin/sh", "/bin/bash", ()),
         ("%post\ntrue\n#!/bin/sh", "", ()),
+        ("%post -c /bin/busybox sh -u", "/bin/busybox sh", ("-u",)),
+        ("%post -c /usr/bin/env bash", "/usr/bin/env bash", ()),
     ],
 )
 def test_interpreters(line: str, interpreter: str, options: tuple[str, ...]) -> None:
     section = recipe(HEAD + line + "\n").sections["post"]
     assert section.interpreter == interpreter
     assert section.shell_options == options
+
+
+@pytest.mark.parametrize(
+    ("line", "program", "is_shell"),
+    [
+        ("%post", "sh", True),
+        ("%post\n#!/usr/bin/env bash", "bash", True),
+        ("%post\n#!/usr/bin/env -S bash -x", "bash", True),
+        ("%post\n#!/usr/bin/env LANG=C zsh", "zsh", True),
+        ("%post -c '/usr/bin/env bash'", "bash", True),
+        ("%post -c /bin/busybox sh", "sh", True),
+        ("%post\n#!/bin/bash -x", "bash", True),
+        ("%post\n#!/usr/bin/env python3", "python3", False),
+        ("%post\n#!/usr/bin/env", "env", False),
+    ],
+)
+def test_the_program_that_reads_a_script(line: str, program: str, is_shell: bool) -> None:
+    section = recipe(HEAD + line + "\n").sections["post"]
+    assert (section.program, section.is_shell) == (program, is_shell)
+
+
+@pytest.mark.parametrize("first", ["", "#!/bin/bash\n", "#!/usr/bin/env bash\n"])
+def test_a_test_in_the_image_stops_at_the_first_failing_command(first: str, tmp_path: Path) -> None:
+    program = tmp_path / "program"
+    text = recipe(f"{HEAD}%test\n{first}false\necho on\n").sections["test"].executable("-e")
+    program.write_text(text)
+    program.chmod(0o755)
+    done = subprocess.run([program], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
 
 
 @pytest.mark.parametrize(
@@ -220,10 +251,42 @@ def test_nothing_is_lost_of_a_last_line_without_end() -> None:
     assert recipe(HEAD + "%post\ntrue").sections["post"].body() == "true\n"
 
 
-def test_every_unsupported_section_is_named_as_such() -> None:
-    names = "pre startscript appinstall applabels appfiles appenv apptest apphelp apprun appstart"
-    for name in names.split():
-        assert "is not supported" in refused(f"{HEAD}%{name} x\n").what
+def test_apps_have_sections_of_their_own() -> None:
+    made = recipe(
+        f"{HEAD}%runscript\nmain\n%apprun foo\necho foo\n%appfiles foo\na.txt\nb /etc/b\n"
+        "%APPLABELS  foo # note\nV 1\n%appinstall bar-2\nmake\n%apprun foo\nmore\n%files\nc\n"
+    )
+    assert set(made.sections) == {"runscript", "files"}
+    assert [app.name for app in made.apps] == ["foo", "bar-2"]
+    assert made.apps[0].sections["run"].body() == "echo foo\nmore\n"
+    assert [tuple(label) for label in made.apps[0].labels] == [("V", "1", 10)]
+    assert [(item.source, item.destination) for item in made.files] == [
+        ("a.txt", "/scif/apps/foo/a.txt"),
+        ("b", "/scif/apps/foo//etc/b"),
+        ("c", ""),
+    ]
+    assert made.labels == ()
+
+
+@pytest.mark.parametrize("line", ["%apprun", "%apprun ../x", "%apprun a/b", "%appenv .x"])
+def test_an_app_needs_a_name_that_is_no_path(line: str) -> None:
+    assert "needs the name of an app" in refused(f"{HEAD}{line}\n").what
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("%runscript\n echo\n% post\n apk add vim\n", ["r.def:4"]),
+        ("%runscript\n echo\n  %environment\n A=1\n", ["r.def:4"]),
+        ("%help\n  %Labels \n", ["r.def:3"]),
+        ("%post\n cat <<END\n  %environment\nEND\n %labels\n", ["r.def:6"]),
+        ("%post\n cat > f <<END\n  %environment\n", []),  # sh takes the rest for its text
+        ("%post\n date +%d\n  %d\n %environments\n echo %post\n", []),
+    ],
+)
+def test_what_looks_like_a_section_and_is_none_is_told_of(text: str, told: list[str]) -> None:
+    warnings = recipe(HEAD + text).warnings
+    assert [each.split(": this is text of %")[0] for each in warnings] == told
 
 
 # ── %files, %labels ──────────────────────────────────────────────────────────
@@ -249,6 +312,22 @@ def test_labels() -> None:
         ("H", "#1", 8),
         ("E=1", "2", 9),
     ]
+
+    assert not recipe(HEAD + text).warnings
+
+
+def test_labels_without_value_or_given_twice() -> None:
+    made = recipe(HEAD + '%labels\nA\nB 1\nC="x"\nB 2\n')
+    assert [tuple(label) for label in made.labels] == [
+        ("A", "", 3),
+        ('C="x"', "", 5),
+        ("B", "2", 6),
+    ]
+    assert made.warnings == (
+        "r.def:3: the label A has no value: it is stored empty",
+        'r.def:5: the label C="x" has no value: write C "x"',
+        "r.def:6: the label B replaces that of line 4",
+    )
 
 
 # ── bytes ────────────────────────────────────────────────────────────────────

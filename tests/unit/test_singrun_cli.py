@@ -143,6 +143,7 @@ def test_every_option_of_the_help_is_understood() -> None:
         "--env": "A=b",
         "--env-file": "/dev/null",
         "--hostname": "h",
+        "--app": "foo",
         "--shell": "/bin/sh",
         "--why": "PATH",
         "--network": "none",

@@ -90,8 +90,8 @@ def test_shell_survives(shell: str) -> None:
 
 
 def test_what_comes_out_is_a_plain_recipe() -> None:
-    made = loaded(HEAD + "%arguments\na={{ b }}\n%post\n{{ a }} {% raw %}{{ c }}{% endraw %}\n")
-    assert made.sections["post"].body() == "{{ b }} {{ c }}\n"
+    made = loaded(HEAD + "%arguments\na={{b.c}}\n%post\n{{ a }} {% raw %}{{ c }}{% endraw %}\n")
+    assert made.sections["post"].body() == "{{b.c}} {{ c }}\n"
     assert "arguments" not in made.sections
     again = loaded(made.text)
     assert again.text == made.text
@@ -110,8 +110,36 @@ def test_precedence() -> None:
 
 def test_values_of_lines_and_options() -> None:
     arguments = " a = \"x  \" \nb='y'\nc=a=b # c\nd=\n"
-    assert filled("[{{ a }}{{ b }}{{ c }}{{ d }}]", arguments=arguments) == "[x  ya=b # c]"
+    assert filled("[{{ a }}{{ b }}{{ c }}{{ d }}]", arguments=arguments) == "[\"x  \"'y'a=b # c]"
     assert filled("[{{ a }}]", 'a="x" ', arguments="a=") == '["x" ]'
+
+
+def test_a_default_may_use_other_arguments() -> None:
+    arguments = "image={{ base }}-{{KIND}}\nbase=cuda:{{ v }}\nv=12\nKIND=devel\n"
+    assert filled("{{ image }}", arguments=arguments) == "cuda:12-devel"
+    assert filled("{{ image }}", "v=13", "KIND={{ v }}", arguments=arguments) == "cuda:13-{{ v }}"
+    assert filled("{{ image }}", arguments=arguments, values="v: 14\n") == "cuda:14-devel"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        ("a={{ b }}\nb={{ a }}", "a uses itself"),
+        ("a={{ a }}", "a uses itself"),
+        ("a=1\nc={{ d }}", "d has no value"),
+        ("a=" + "{{ b }}" * 20000 + "\nb=" + "x" * 20000, "renders to more than 16 MiB"),
+    ],
+)
+def test_a_default_that_cannot_be_filled(arguments: str, what: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        filled("{{ a }}", arguments=arguments)
+    assert what in str(caught.value)
+
+
+def test_a_comment_is_text() -> None:
+    body = "# later: {{ OTHER }} {{{x}}}\n  # {{ a.b }}\n#!{{ a }}\n{{ a }} # {{ a }}\n"
+    expected = "# later: {{ OTHER }} {{{x}}}\n  # {{ a.b }}\n#!1\n1 # 1\n"
+    assert filled(body, arguments="a=1") == expected
 
 
 def test_yaml_keeps_what_is_written() -> None:

@@ -148,6 +148,36 @@ def test_the_third_command_of_five_fails(
     log.unlink()
 
 
+@pytest.mark.parametrize(
+    "post",
+    [
+        "%post\n    #!/usr/bin/env sh",
+        "%post\n#!/usr/bin/env -i PATH=/bin sh -u",
+        '%post -c "/usr/bin/env sh"\n',
+        "%post -c /bin/busybox sh\n",
+        "%post\n#!/bin/sh -x",
+    ],
+)
+def test_a_failing_command_stops_whatever_the_first_line_says(
+    post: str, recipe: Callable[[str], Path], singbuild: Build
+) -> None:
+    done = singbuild(recipe(f"Bootstrap: busybox\n{post}\n    ls /no-such\n    true\n"), "a.img")
+    assert done.returncode == 7, done.stdout
+    assert "recipe.def:4: %post failed with status 1" in done.stderr
+
+
+def test_what_test_writes_does_not_stay(
+    recipe: Callable[[str], Path], singbuild: Build, tmp_path: Path
+) -> None:
+    path = recipe(
+        "Bootstrap: busybox\n%test\n    echo x > /written; rm /bin/vi; touch /etc/passwd\n"
+    )
+    assert singbuild("--no-cache", path, "a.img").returncode == 0
+    assert singbuild("--no-cache", "--notest", path, "b.img").returncode == 0
+    assert (tmp_path / "a.img").read_bytes() == (tmp_path / "b.img").read_bytes()
+    assert "written" not in debugfs(tmp_path / "a.img", "ls /")
+
+
 SLOW = """\
 Bootstrap: busybox
 %setup

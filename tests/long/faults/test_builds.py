@@ -46,7 +46,7 @@ Bootstrap: busybox
 CACHED = RECIPE.replace("%setup\n", "%labels\n    A b\n").replace(
     '    head -c 300000 /dev/zero > "$SINGBUILD_ROOTFS/zeros"\n', ""
 )
-PHASES = ("resolve", "scratch", "bootstrap", "setup", "files", "post", "metadata", "test", "seal",
+PHASES = ("resolve", "scratch", "bootstrap", "setup", "files", "post", "metadata", "seal", "test",
           "finish")  # fmt: skip
 TOLD = (5, 6, 8)  # exit statuses of faults that have a sentence
 
