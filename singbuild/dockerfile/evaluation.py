@@ -323,4 +323,6 @@ class _Evaluator:
 
 
 def _texts(value: object) -> list[str]:
-    return [word for word in value if isinstance(word, str)] if isinstance(value, list) else []
+    words = value if isinstance(value, list) else []
+    # A zero byte ends a string in C; neither an argument nor a variable can have one.
+    return [word for word in words if isinstance(word, str) and "\0" not in word]

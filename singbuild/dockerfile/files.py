@@ -10,7 +10,6 @@ import hashlib
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from singbuild import download
@@ -52,7 +51,7 @@ def digests(recipe: Recipe, action: Copy, source: Source) -> Iterator[tuple[str,
     for name in () if action.stage else action.sources:
         total = hashlib.sha256()
         if name.startswith(URL):
-            total.update(fetched(action, name, source).read_bytes())
+            total.update(bytes.fromhex(fetched(action, name, source).sha256))
         else:
             with Sandbox(context.directory(recipe.path)) as tree:
                 for entry in entries(recipe, action, tree, name):
@@ -85,10 +84,10 @@ def left_out(recipe: Recipe, action: Copy) -> Callable[[str], bool]:
     return lambda path: ignored(path) or excluded(path)
 
 
-def fetched(action: Copy, url: str, source: Source) -> Path:
+def fetched(action: Copy, url: str, source: Source) -> download.Fetched:
     """Return the file of a URL, fetched. Raises SourceError."""
     sha256 = action.checksum.removeprefix("sha256:")
-    return download.fetch(url, source.cache, report=source.report, sha256=sha256).path
+    return download.fetch(url, source.cache, report=source.report, sha256=sha256)
 
 
 def check(recipe: Recipe, action: Copy) -> None:

@@ -86,7 +86,7 @@ class _Parser:
     """Reads one Dockerfile."""
 
     def __init__(self, source: Text, arguments: Mapping[str, str]) -> None:
-        self._source, self._given = source, arguments
+        self._source, self._arguments = source, arguments
         self._global: dict[str, str] = platform_variables("")
         self._stages: list[Recipe] = []
         self._names: dict[str, str] = {}  # as instructions write them, to those of the recipes
@@ -115,7 +115,7 @@ class _Parser:
                     remedy="Move it behind a FROM.",
                 )
             for name, value in arguments_of(found[at].rest, self._global):
-                self._global[name] = self._given.get(name, value or "")
+                self._global[name] = self._arguments.get(name, value or "")
             at += 1
         while at < len(found):
             end = next((n for n in range(at + 1, len(found)) if found[n].keyword == "FROM"), None)
@@ -153,7 +153,7 @@ class _Parser:
                 sections=MappingProxyType({}),
                 files=(),
                 labels=(),
-                arguments=MappingProxyType(dict(self._given)),
+                arguments=MappingProxyType(dict(self._arguments)),
                 is_dockerfile=True,
                 instructions=changed,
                 base=base,

@@ -85,7 +85,7 @@ def words_of_json(rest: str) -> list[str] | None:
         found = json.loads(rest)
     except ValueError:
         return None
-    return found if all(isinstance(word, str) for word in found) else None
+    return found if all(isinstance(word, str) and "\0" not in word for word in found) else None
 
 
 def _read_directives(lines: _Lines) -> None:

@@ -20,6 +20,9 @@ class Account:
     home: str = "/"
 
 
+HIGHEST = 2**32 - 2  # an id: credentials(7); the next one means none
+
+
 class UnknownAccountError(ValueError):
     """There is no such user or group in the tree."""
 
@@ -33,10 +36,10 @@ def account(rootfs: Rootfs, words: str) -> Account:
         raise UnknownAccountError(f"the image has no user {user}")
     uid, gid, home = (found[2], found[3], found[5]) if found else (user, "0", "/")
     if group:
-        return Account(int(uid), _group(rootfs, group), (), home)
+        return Account(_number(uid), _group(rootfs, group), (), home)
     name = found[0] if found else ""
     more = [row[2] for row in _rows(rootfs, "group", 4) if name in row[3].split(",") and name]
-    return Account(int(uid), int(gid), tuple(map(int, more)), home)
+    return Account(_number(uid), _number(gid), tuple(map(_number, more)), home)
 
 
 def owner(rootfs: Rootfs, words: str) -> tuple[int, int]:
@@ -47,22 +50,28 @@ def owner(rootfs: Rootfs, words: str) -> tuple[int, int]:
     user, _, group = words.partition(":")
     rows = _rows(rootfs, "passwd", 6)
     if user.isdecimal():
-        uid, gid = int(user), int(user)
+        uid, gid = _number(user), _number(user)
     else:
         found = next((row for row in rows if user == row[0]), None)
         if found is None:
             raise UnknownAccountError(f"the image has no user {user}")
-        uid, gid = int(found[2]), int(found[3])
+        uid, gid = _number(found[2]), _number(found[3])
     return uid, _group(rootfs, group) if group else gid
 
 
 def _group(rootfs: Rootfs, group: str) -> int:
     if group.isdecimal():
-        return int(group)
+        return _number(group)
     found = next((row for row in _rows(rootfs, "group", 3) if row[0] == group), None)
     if found is None:
         raise UnknownAccountError(f"the image has no group {group}")
-    return int(found[2])
+    return _number(found[2])
+
+
+def _number(text: str) -> int:
+    if not text.isdecimal() or len(text) > 10 or int(text) > HIGHEST:
+        raise UnknownAccountError(f"{text[:40]} is no id of a user or group")
+    return int(text)
 
 
 def _rows(rootfs: Rootfs, name: str, fields: int) -> list[list[str]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import posixpath
 import stat
+from collections.abc import Iterable
 from pathlib import PurePosixPath
 from urllib.parse import urlsplit
 
@@ -26,6 +27,7 @@ from singbuild.tar.prefix import prefixed
 from singbuild.tar.write import one_file, subtree
 from singbuild.tree.rootfs import Rootfs
 
+_PIECE = 1 << 20  # bytes
 TAR_MAGIC = slice(257, 262)
 
 
@@ -34,19 +36,21 @@ def copy(recipe: Recipe, action: Copy, site: Site, epoch: int, source: Source) -
     rootfs = site.rootfs
     owner = accounts.owner(rootfs, action.owner) if action.owner else None
     mode = _mode(recipe, action)
-    given = files.Dress(owner or (0, 0), mode, epoch)
+    of_context = files.Dress(owner or (0, 0), mode, epoch)
     place = posixpath.join(action.directory, action.destination)
     for document in action.documents:
-        _write(rootfs, _into(rootfs, place, document.name), document.text.encode(), given)
+        _write(rootfs, _into(rootfs, place, document.name), [document.text.encode()], of_context)
     for name in action.sources:
         if name.startswith(files.URL):
-            content = files.fetched(action, name, source).read_bytes()
+            content = files.fetched(action, name, source).path
             last = PurePosixPath(urlsplit(name).path).name or "index"
             dress = files.Dress(owner or (0, 0), 0o600 if mode is None else mode, epoch)
-            _write(rootfs, _into(rootfs, place, last), content, dress)
+            with content.open("rb") as file:
+                pieces = iter(lambda: file.read(_PIECE), b"")
+                _write(rootfs, _into(rootfs, place, last), pieces, dress, content.stat().st_size)
             continue
         with _tree(recipe, action, site) as tree:
-            dress = files.Dress(owner, mode, None) if action.stage else given
+            dress = files.Dress(owner, mode, None) if action.stage else of_context
             entries = files.entries(recipe, action, tree, name)
             for entry in entries:
                 many = len(entries) > 1
@@ -80,9 +84,14 @@ def _copy(
         rootfs.unpack([subtree(tree, real, target, changed=dress)])
 
 
-def _write(rootfs: Rootfs, target: str, content: bytes, dress: files.Dress) -> None:
+def _write(
+    rootfs: Rootfs, target: str, pieces: Iterable[bytes], dress: files.Dress, size: int = -1
+) -> None:
+    """Write one file. size: of all pieces; without it there is one."""
+    found = [*pieces] if size < 0 else pieces
+    size = sum(map(len, found)) if isinstance(found, list) else size
     _make(rootfs, posixpath.dirname(target), dress)
-    rootfs.unpack([one_file(target, content, dress)])
+    rootfs.unpack([one_file(target, found, size, dress)])
 
 
 def _make(rootfs: Rootfs, place: str, dress: files.Dress) -> None:

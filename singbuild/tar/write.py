@@ -95,15 +95,18 @@ def subtree(
 
 
 def one_file(
-    name: str, content: bytes, changed: Callable[[tarfile.TarInfo], None]
+    name: str, pieces: Iterable[bytes], size: int, changed: Callable[[tarfile.TarInfo], None]
 ) -> Iterator[bytes]:
-    """Yield an archive of one file, of mode 0644 unless ``changed`` says otherwise."""
+    """Yield an archive of one file, of mode 0644 unless ``changed`` says otherwise.
+
+    pieces: its content; size: of all of them, bytes.
+    """
     info = tarfile.TarInfo(name.strip("/"))
-    info.size, info.mode = len(content), 0o644
+    info.size, info.mode = size, 0o644
     changed(info)
     yield packed(info)
-    yield content
-    yield bytes(-len(content) % _BLOCK + 2 * _BLOCK)
+    yield from pieces
+    yield bytes(-size % _BLOCK + 2 * _BLOCK)
 
 
 def _bytes(name: str) -> bytes:

@@ -24,7 +24,7 @@ SPLIT = ("sh", "ash", "bash", "dash")  # the shells whose state is understood
 _FUNCTION = re.compile(r"^\s*(function\s|[\w.:-]+\s*\(\s*\))", re.MULTILINE)
 _REDIRECTION = re.compile(r"^\s*exec\s+[\d{<>&]", re.MULTILINE)
 # What each part is given anew: an old proxy is none, and its password is nobody's business.
-_GIVEN = re.compile(
+_FROM_BUILDER = re.compile(
     r"^(?:declare -\w+ |export )?(?:\w+_proxy|SOURCE_DATE_EPOCH|APT_CONFIG)=.*\n", re.I | re.M
 )
 
@@ -126,4 +126,4 @@ def taken(rootfs: Rootfs) -> str | None:
             f"the variables of %post have more than {LARGEST >> 20} MiB",
             remedy="Write what is so long to a file, or join the %post sections.",
         ) from error
-    return _GIVEN.sub("", text)
+    return _FROM_BUILDER.sub("", text)

@@ -11,11 +11,14 @@ import pytest
 
 from singbuild.console.display import Console
 from singbuild.dockerfile import context, loading, reader, variables
-from singbuild.dockerfile.evaluation import Copy, Evaluation, Run, evaluate
+from singbuild.dockerfile.evaluation import DEFAULT_PATH, Copy, Evaluation, Run, evaluate
 from singbuild.errors import RecipeError
 from singbuild.plan import plan
 from singbuild.recipe.recipe import Recipe
 from singbuild.recipe.text import Text
+from singbuild.steps import accounts
+from singbuild.testing.engine import Recorder
+from singbuild.tree.rootfs import Rootfs
 
 
 def recipe(text: str, **arguments: str) -> Recipe:
@@ -219,3 +222,33 @@ def test_values_that_nobody_takes_are_warned_of(capsys: pytest.CaptureFixture[st
     told = capsys.readouterr().err
     assert "--build-arg FOUR: no ARG of Dockerfile has that name" in told
     assert told.count("--build-arg") == 1
+
+
+def test_a_hostile_configuration_is_data() -> None:
+    base = {"Env": ["A=1", "B=\0", 7, "none"], "Shell": ["/bin/x\0", 3], "OnBuild": ["RUN x"]}
+    found = evaluated("RUN y\n", base)
+    assert found.config["Env"] == ["A=1", f"PATH={DEFAULT_PATH}"]
+    assert [action.argv for action in found.actions if isinstance(action, Run)] == [
+        ("/bin/sh", "-c", "x"),
+        ("/bin/sh", "-c", "y"),
+    ]
+    assert "Dockerfile:1:1: there is no instruction EVIL" in refused_with({"OnBuild": ["EVIL"]})
+
+
+def refused_with(base: Mapping[str, Any]) -> str:
+    with pytest.raises(RecipeError) as caught:
+        evaluated("", base)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("words", ["9" * 30, "4294967295", "-1", "joe:nobody", "ann"])
+def test_a_user_that_is_none_is_refused(words: str, tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/passwd").write_text("joe:x:7:8::/home/joe:\nbad:x:99999999999:1:::\nshort\n")
+    rootfs = Rootfs(tmp_path, Recorder())
+    for meaning in (accounts.account, accounts.owner):
+        with pytest.raises(accounts.UnknownAccountError):
+            meaning(rootfs, words)
+    assert accounts.account(rootfs, "joe") == accounts.Account(7, 8, (), "/home/joe")
+    assert accounts.account(rootfs, "12:13") == accounts.Account(12, 13)
+    assert accounts.owner(rootfs, "12") == (12, 12)
