@@ -200,7 +200,7 @@ class _Work:
         begin = (resume.restored(tree, rootfs) if options.resume else None) or ("", "")
         if options.onto:
             rootfs.is_foreign = True
-            rootfs.unpack_image(options.onto)
+            rootfs.unpack_tree(options.onto)
         filling.fill(tree, site, self.console, *begin)
         definition.lay(job, rootfs, dockerfile.source(job) if job.evaluation else job.source)
         self._phase("metadata")

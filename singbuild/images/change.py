@@ -55,9 +55,9 @@ def nothing(_rootfs: Rootfs) -> None:
 
 @dataclass(frozen=True)
 class _Job:
-    """One change. privileged: whether we are root who may mount."""
+    """One change. image: what is changed; privileged: whether we are root who may mount."""
 
-    target: Path
+    image: Image
     scratch: Path
     part: Path
     shape: Shape
@@ -94,20 +94,18 @@ def bootstrap(path: Path, recipe: Recipe, *, test: bool = True, quiet: bool = Fa
 
     The recipe's backend works on top of what the image holds, if it holds anything.
     """
-    with held(path) as target:
-        with Image(target) as opened:
-            check_clean(opened)
-            shape = shape_of(opened)
-            empty = len(list(opened.listed(opened.root()))) == 0
+    with _held_image(path) as (target, opened):
+        shape = shape_of(opened)
+        empty = len(list(opened.listed(opened.root()))) == 0
         console = Console2x(sys.stdout, recipe.bootstrap, quiet=quiet)
-        onto = None if empty or recipe.bootstrap == "localimage" else target
+        onto = None if empty or recipe.bootstrap == "localimage" else opened
         options = Options(
             force=True,
             test=test,
             use_cache=empty,
             shape=shape,
             onto=onto,
-            replaced=target.stat(),
+            replaced=opened.status,
             format=DEFAULT,
         )
         return build.build(plan.make(recipe, console), target, options, console)
@@ -130,16 +128,14 @@ def change(
         choice = modes.choose()
         preflight.check_programs(preflight.engine_programs(choice))
         with (
-            held(path) as target,
+            _held_image(path) as (target, opened),
             workspace.scratch_directory() as scratch,
             workspace.part_file(target) as part,
         ):
-            with Image(target) as opened:
-                check_clean(opened)
-                shape = shape_of(opened)
-                wanted = size(opened) if size else shape.size
+            shape = shape_of(opened)
+            wanted = size(opened) if size else shape.size
             shape = Shape(wanted, shape.header)
-            job = _Job(target, scratch, part.path, shape, free, privileged=choice.mode is Mode.ROOT)
+            job = _Job(opened, scratch, part.path, shape, free, privileged=choice.mode is Mode.ROOT)
             status = namespace.run(
                 lambda: _told(console, lambda: _changed(job, work, console)),
                 without=[capabilities.SYS_ADMIN] if choice.mode is Mode.CHROOT else [],
@@ -148,7 +144,7 @@ def change(
                 console.error(faults.KILLED, None)
                 status = faults.KILLED.status
             if status == 0:
-                part.take_over(target.stat())
+                part.take_over(opened.status)
                 workspace.rename_into_place(part, target)
             return status
     except (SingbuildError, OSError) as error:
@@ -181,7 +177,7 @@ def _changed(job: _Job, work: Work, console: Console) -> None:
     with scratch(job.scratch, privileged=job.privileged) as root:
         epoch = _now()
         rootfs = Rootfs(root, console, epoch=epoch)
-        rootfs.unpack_image(job.target)
+        rootfs.unpack_tree(job.image)
         work(rootfs)
         if rootfs.exists(metadata.HOME):  # else the 2.x names are the image's own
             metadata.adopt(rootfs)
@@ -198,11 +194,11 @@ def _changed(job: _Job, work: Work, console: Console) -> None:
 
 
 @contextlib.contextmanager
-def held(path: Path) -> Iterator[Path]:
+def held(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
     """Hold an image for writing for the time of a with-block: nobody else reads or writes it.
 
-    Gives the file that the name stands for, links resolved. Raises ImageError when it is not
-    the caller's to write, or is in use, naming who has it.
+    Gives the file that the name stands for, links resolved, and its status. Raises ImageError when
+    it is not the caller's to write, or is in use, naming who has it.
     """
     target = workspace.resolved(path)
     while True:
@@ -210,12 +206,29 @@ def held(path: Path) -> Iterator[Path]:
         try:
             locks.take(fd, str(path), exclusive=True)
             if _is_at(target, fd):
-                yield target
+                yield target, os.fstat(fd)
                 return
         except RunError as error:
             raise ImageError(error.what, why=error.why, remedy=error.remedy) from error
         finally:
             os.close(fd)
+
+
+@contextlib.contextmanager
+def _held_image(path: Path) -> Iterator[tuple[Path, Image]]:
+    """Hold an image likewise, and open it: the file that is held, whatever has its name by then.
+
+    Raises ImageError.
+    """
+    with held(path) as (target, status), Image(target) as opened:
+        if not os.path.samestat(opened.status, status):
+            raise ImageError(
+                f"{path} was replaced by another process",
+                why="Its directory is open to others.",
+                remedy="Work on a copy in a directory that only you may write.",
+            )
+        check_clean(opened)
+        yield target, opened
 
 
 def _is_at(target: Path, fd: int) -> bool:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from singbuild.ext3.writer.seal import Shape
+from singbuild.file_tree import FileTree
 from singbuild.plan.lock import LockFile
 from singbuild.privilege.modes import Mode
 from singbuild.tree.sections import Context
@@ -31,7 +31,7 @@ class Options:
     use_cache: bool = True
     locked: LockFile | None = None
     shape: Shape = field(default_factory=Shape)
-    onto: Path | None = None
+    onto: FileTree | None = None
     sections: Context = field(default_factory=Context)
     privilege: Mode | None = None
     keep: bool = False

@@ -19,6 +19,7 @@ from singbuild.errors import HostError
 from singbuild.ext3.node import Owner, shown
 from singbuild.ext3.reader.image import Image
 from singbuild.ext3.records import MAX_TIME
+from singbuild.file_tree import FileTree
 from singbuild.formats.loading import opened
 from singbuild.privilege import container_init, recorder
 from singbuild.tar.extract import Unpacker
@@ -161,7 +162,11 @@ class Rootfs(RootDirectory):
         Raises ImageError for what is no image or a damaged one.
         """
         with opened(path) as image:
-            self.unpack([archive(image)])
+            self.unpack_tree(image)
+
+    def unpack_tree(self, image: FileTree) -> None:
+        """Unpack the tree of an open image likewise."""
+        self.unpack([archive(image)])
 
     def restore(self, path: Path, source: Mapping[str, bool]) -> None:
         """Unpack the tree of a build that was interrupted. source: what ``Baseline.saved`` gave."""

@@ -52,9 +52,19 @@ def make_in_cache(directory: Path) -> None:
     with contextlib.suppress(FileExistsError):
         cache.mkdir(mode=0o700)
     if "SINGBUILD_CACHEDIR" not in os.environ:
-        cache.chmod(0o700)  # it was open to all in earlier versions
+        _close_to_others(cache)  # it was open to all in earlier versions
     directory.mkdir(parents=True, exist_ok=True)
     _hold_cache(cache)
+
+
+def _close_to_others(directory: Path) -> None:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        status = os.fstat(fd)
+        if status.st_uid == os.geteuid() and status.st_mode & 0o077:
+            os.fchmod(fd, 0o700)
+    finally:
+        os.close(fd)
 
 
 def _hold_cache(cache: Path) -> None:

@@ -14,23 +14,40 @@ from typing import BinaryIO
 
 from singbuild.errors import ImageError
 from singbuild.workspace.holding import hold, hold_new
+from singrun import syscalls
 
 
 def resolved(target: Path) -> Path:
-    """Return what a name of a target stands for: a link that names it stays.
+    """Return what a name of a target stands for, all links on the way resolved.
 
     Raises ImageError for a link that another user has put into a directory of all, as the kernel
-    does by default (proc(5), protected_symlinks).
+    does by default (proc(5), protected_symlinks), wherever on the way it is.
     """
-    if target.is_symlink():
-        link, parent = target.lstat(), target.parent.stat()
-        shared = parent.st_mode & 0o002 and parent.st_mode & stat.S_ISVTX
-        if shared and link.st_uid not in (os.geteuid(), parent.st_uid):
-            raise ImageError(
-                f"{target} is another user's link in a directory of all",
-                remedy="Remove it, or name another target.",
-            )
-    return target.resolve() if os.path.lexists(target) else target.absolute()
+    there, waiting, links = Path("/"), [*reversed(target.absolute().parts[1:])], 0
+    while waiting:
+        part = waiting.pop()
+        here = there.parent if part == ".." else there / part
+        if part == ".." or not here.is_symlink():
+            there = here
+            continue
+        links += 1
+        if links > syscalls.MAXSYMLINKS:
+            raise ImageError(f"{target}: too many levels of symbolic links")
+        _check_link(here, there.stat())
+        aim = here.readlink()
+        there = Path("/") if aim.is_absolute() else there
+        waiting += [step for step in reversed(aim.parts) if step != "/"]
+    return there
+
+
+def _check_link(link: Path, parent: os.stat_result) -> None:
+    """Refuse a link of another user's in a directory where everybody may put one."""
+    shared = parent.st_mode & 0o002 and parent.st_mode & stat.S_ISVTX
+    if shared and link.lstat().st_uid not in (os.geteuid(), parent.st_uid):
+        raise ImageError(
+            f"{link} is another user's link in a directory of all",
+            remedy="Remove it, or name another target.",
+        )
 
 
 class Part:

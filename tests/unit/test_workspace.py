@@ -72,6 +72,19 @@ def test_a_cache_that_others_may_write_is_refused(
         workspace.cache_directory()
 
 
+def test_a_cache_is_closed_to_others_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SINGBUILD", "APPTAINER", "SINGULARITY"):
+        monkeypatch.delenv(f"{name}_CACHEDIR", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    cache = workspace.cache_directory()
+    cache.mkdir(mode=0o755)
+    workspace.make_in_cache(cache / "docker")
+    assert cache.stat().st_mode & 0o777 == 0o700
+    before = cache.stat().st_ctime_ns
+    workspace.make_in_cache(cache / "docker")
+    assert cache.stat().st_ctime_ns == before
+
+
 def test_a_dead_builds_scratch_is_swept_and_a_living_one_is_kept(scratch: Path) -> None:
     dead = scratch / "singbuild-scratch-dead"
     dead.mkdir(mode=0o700)

@@ -52,6 +52,11 @@ class Disk:
         self._table_piece = lru_cache(_KEPT)(self._read_table_piece)
         self._table = lru_cache(1024)(self._read_descriptor)
 
+    @property
+    def status(self) -> os.stat_result:
+        """What fstat(2) says of the open file."""
+        return os.fstat(self._fd)
+
     def close(self) -> None:
         """Close the file."""
         os.close(self._fd)
