@@ -19,6 +19,8 @@ _UID = os.geteuid()  # the host's; in a user namespace of ours it would be 0
 # A login's /run/user/UID goes with the last session, and programs that were started may not.
 _PLACES = ["/run/singrun"] if _UID == 0 else []
 _PLACES += [f"/tmp/singrun-{_UID}", f"/run/user/{_UID}/singrun"]  # noqa: S108  checked before use
+if _UID and os.path.isabs(os.environ.get("HOME", "")):  # where no other user can squat
+    _PLACES.append(f"{os.environ['HOME']}/.singrun")
 _ANSWER = 5.0  # seconds for the other end to say something
 _PATIENCE, _PAUSE = 5.0, 0.001  # seconds for others of the user's to be done with taking a name
 
@@ -170,15 +172,33 @@ def _open(place: str, *, make: bool = False) -> int:
     except OSError:
         return -1
     status = os.fstat(fd)
-    if status.st_uid == os.geteuid() and not stat.S_IMODE(status.st_mode) & 0o077:
-        return fd
-    os.close(fd)
-    return -1
+    if status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o077:
+        os.close(fd)
+        return -1
+    return fd if place.startswith("/run/") else _of_this_host(fd, make=make)
 
 
-def _make(place: str) -> None:
+def _of_this_host(place: int, *, make: bool) -> int:
+    """Open likewise what is this host's in a directory that hosts may share, as a /tmp on NFS.
+
+    To one host the sockets of another are dead processes'. It is named by the kernel's boot id:
+    random(4).
+    """
     try:
-        os.mkdir(place, 0o700)
+        with open("/proc/sys/kernel/random/boot_id") as file:
+            name = file.read().strip()
+        if make:
+            _make(name, place)
+        return os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=place)
+    except OSError:
+        return -1
+    finally:
+        os.close(place)
+
+
+def _make(name: str, directory: "int | None" = None) -> None:
+    try:
+        os.mkdir(name, 0o700, dir_fd=directory)
     except FileExistsError:
         return
 

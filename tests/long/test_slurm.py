@@ -227,7 +227,7 @@ def test_whatever_is_killed_nothing_is_left(
             pytest.fail(f"kill {number}, of {what}, left:\n{error}")
     done = step(mpi, "-N2", "-n4", "--mem-per-cpu=50", mpi.launcher, "exec", small, "true")
     assert done.returncode == 0, done
-    names = [path for node in NODES for path in meeting_place(slurm, node, mpi.user).iterdir()]
+    names = [path for node in NODES for path in meeting_place(slurm, node, mpi.user).glob("*/*")]
     assert names == [], "a killed rank's name outlived the next set"
 
 

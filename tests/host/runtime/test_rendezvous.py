@@ -43,6 +43,9 @@ time.sleep(1000)
 """
 
 
+BOOT = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
 @pytest.fixture(scope="module")
 def stranger() -> Iterator[str]:
     with images.ordinary_user("stranger") as name:
@@ -57,7 +60,9 @@ def person(bench: Bench, request: pytest.FixtureRequest) -> Iterator[Person]:
 
 def place(person: Person) -> Path:
     """Where the launches of this person meet."""
-    return Path("/run/singrun" if person.uid == 0 else f"/tmp/singrun-{person.uid}")
+    if person.uid == 0:
+        return Path("/run/singrun")
+    return Path(f"/tmp/singrun-{person.uid}", BOOT)
 
 
 def abstract_names(person: Person, image: Path) -> list[str]:
@@ -157,28 +162,34 @@ def test_another_image_in_the_place_of_a_started_one_is_a_launch_of_its_own(
 def test_a_directory_that_is_a_strangers_is_not_used(
     bench: Bench, person: Person, stranger: str
 ) -> None:
-    """Launches go on alone; start says why it cannot."""
-    names, other = place(person), Person(stranger, bench.launcher)
+    """Launches go on alone; start takes the home, or says why it cannot."""
+    names, other = place(person).parent, Person(stranger, bench.launcher)
     subprocess.run(["rm", "-rf", names], check=True)
     assert other.call("mkdir", "-m", "777", names).returncode == 0
     try:
         assert person.said("exec", bench.image, "echo", "fine") == "fine\n"
         assert person.said("exec", "--join", bench.image, "echo", "fine") == "fine\n"
-        done = person.singrun("start", bench.image, "web")
+        homeless = person.environment() | {"HOME": ""}
+        done = person.singrun("start", bench.image, "web", env=homeless)
         assert (done.returncode, str(names).encode() in done.stderr) == (255, True), done
+        assert person.said("start", bench.image, "web") == ""
+        assert person.said("exec", "instance://web", "echo", "fine") == "fine\n"
+        assert person.call(person.launcher, "stop", "web").returncode == 0
         assert list(names.iterdir()) == []
+        assert [*Path(person.home, ".singrun", BOOT).iterdir()] == []
     finally:
         names.rmdir()
 
 
 def test_a_link_in_its_place_is_not_followed(bench: Bench, person: Person) -> None:
-    names = place(person)
+    names = place(person).parent
     subprocess.run(["rm", "-rf", names], check=True)
     victim = Path(person.home) / "victim"
     assert person.call("mkdir", "-m", "700", victim).returncode == 0
     names.symlink_to(victim)
     try:
-        assert person.singrun("start", bench.image, "web").returncode == 255
+        homeless = person.environment() | {"HOME": ""}
+        assert person.singrun("start", bench.image, "web", env=homeless).returncode == 255
         assert list(victim.iterdir()) == []
     finally:
         names.unlink()
@@ -214,6 +225,22 @@ def test_sets_and_instances_leave_no_names(bench: Bench) -> None:
         assert list(place(person).iterdir()) == []
         status = place(person).stat()
         assert (status.st_uid, status.st_mode & 0o7777) == (person.uid, 0o700)
+
+
+def test_names_of_another_host_stay(bench: Bench, person: Person) -> None:
+    """As dead as they look from here: a /tmp may be shared."""
+    other = place(person).parent / "00000000-0000-0000-0000-000000000000"
+    assert person.said("exec", "--join", bench.image, "true") == ""
+    assert person.call("mkdir", "-m", "700", other).returncode == 0
+    bind = "import socket, sys; socket.socket(socket.AF_UNIX).bind(sys.argv[1])"
+    for name in ("instance-web", f"set-{person.name}-theirs"):
+        assert person.call(images.PYTHON, "-c", bind, other / name).returncode == 0
+    assert person.said("exec", "--join", bench.image, "true") == ""
+    assert b"web" not in person.call(person.launcher, "instances").stdout
+    assert person.said("start", bench.image, "web") == ""
+    assert person.call(person.launcher, "stop", "web").returncode == 0
+    assert len([*other.iterdir()]) == 2
+    subprocess.run(["rm", "-r", other], check=True)
 
 
 def test_the_next_set_removes_the_names_of_dead_ones(bench: Bench) -> None:

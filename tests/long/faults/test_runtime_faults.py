@@ -89,7 +89,7 @@ def test_starts_that_are_killed(bench: Bench, user: Person, chance: random.Rando
     print(f"{STARTS} starts: {hit} killed on the way, {stands} stood all the same")
     assert user.said("start", bench.image, "one") == ""
     assert user.call(user.launcher, "stop", "one").returncode == 0
-    assert list(Path(f"/tmp/singrun-{user.uid}").iterdir()) == []
+    assert list(Path(f"/tmp/singrun-{user.uid}").glob("*/*")) == []
     assert hit > STARTS // 4
 
 
@@ -108,7 +108,7 @@ def test_ranks_of_which_one_is_killed(bench: Bench, user: Person, chance: random
         wait_until(lambda: not processes(user))
     print(f"{RANKS} ranks, {RANKS // 4} of them killed")
     assert user.said("exec", "--join", bench.image, "true") == ""
-    assert list(Path(f"/tmp/singrun-{user.uid}").iterdir()) == []
+    assert list(Path(f"/tmp/singrun-{user.uid}").glob("*/*")) == []
 
 
 def test_unpacking_that_is_killed_beside_others(
