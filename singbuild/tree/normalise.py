@@ -14,11 +14,10 @@ import posixpath
 import stat
 import struct
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import PurePosixPath
 
-from singbuild import workspace
 from singbuild.errors import ImageError
 from singbuild.tree.metadata import HOME
 from singbuild.tree.rootfs import Rootfs
@@ -73,10 +72,10 @@ def _record(rootfs: Rootfs, keep: Set[str]) -> None:
 
 def _paths_to_keep(rootfs: Rootfs) -> set[str]:
     """Return the paths that %setup or %post asked to keep: one a line, with all below it."""
-    where = rootfs.path(KEEP)
-    if not where.is_file():
+    status = rootfs.status(KEEP)
+    if not status or not stat.S_ISREG(status.st_mode):
         return set()
-    with where.open("rb") as file:  # which may be a stranger's: an image's that was copied
+    with rootfs.open(KEEP) as file:  # which may be a stranger's: an image's that was copied
         lines = file.read(LONGEST_LIST).decode(errors="surrogateescape").splitlines()
     return {"/" + line.strip().strip("/") for line in lines if line.strip()}
 
@@ -92,86 +91,86 @@ class _Normalising:
 
     def done(self) -> dict[str, int]:
         stay = _with_parents([*self.rootfs.baseline.entries, *self.keep])
-        for name in TEMPORARY:
-            if where := self._directory(name):
-                self.counts[name] += self._empty(where, stay)
+        for name in filter(self._is_directory, TEMPORARY):
+            self.counts[name] += self._empty(name, stay)
         for name in BACKUPS:
-            if where := self._file(name, stat.S_IFREG, stat.S_IFLNK):
-                where.unlink()
+            if self._is_file(name, stat.S_IFREG, stat.S_IFLNK):
+                self.rootfs.remove(name)
                 self.counts[name] += 1
-        if where := self._directory(LOGS):
-            for path in filter(self._is_ours, _walk(where)):
+        if self._is_directory(LOGS):
+            for path in filter(self._is_ours, self.rootfs.files(LOGS)):
                 self._truncate(path)
-        if (where := self._file(MACHINE_ID)) and where.stat().st_size:
+        if self._is_file(MACHINE_ID) and self._status(MACHINE_ID).st_size:
             self.rootfs.write(MACHINE_ID, "", 0o444)
             self.counts[MACHINE_ID] += 1
-        if where := self._file(SHADOW):
-            _pin_password_dates(where, self.epoch)
-        for path in filter(self._is_ours, _walk(self.rootfs.root, BYTECODE)):
+        if self._is_file(SHADOW):
+            _pin_password_dates(self.rootfs, self.epoch)
+        for path in filter(self._is_ours, self.rootfs.files("/", BYTECODE)):
             self._pin_bytecode(path)
         return dict(+self.counts)
 
-    def _inside(self, path: Path) -> bytes:
-        return os.fsencode(path)[len(os.fsencode(self.rootfs.root)) + 1 :]
+    def _status(self, path: str) -> os.stat_result:
+        """Return what lstat(2) says of an entry that is there."""
+        status = self.rootfs.status(path, follow=False)
+        assert status is not None
+        return status
 
     def _is_kept(self, inside: bytes) -> bool:
         return any(inside == path or inside.startswith(path + b"/") for path in self.keep)
 
-    def _is_ours(self, path: Path) -> bool:
+    def _is_ours(self, path: str) -> bool:
         """Whether a program of this build made or changed an entry that nobody wants kept."""
-        inside, baseline = self._inside(path), self.rootfs.baseline
+        inside, baseline = _inside(path), self.rootfs.baseline
         return not (self._is_kept(inside) or baseline.is_intact(self.rootfs.root, inside))
 
-    def _file(self, name: str, *kinds: int) -> Path | None:
-        """An entry of the image that is ours. kinds: that it may have; a regular file's."""
-        where = self.rootfs.path(name, follow=False)
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            kind = stat.S_IFMT(where.lstat().st_mode)
-            if kind in (kinds or (stat.S_IFREG,)) and self._is_ours(where):
-                return where
-        return None
+    def _is_file(self, name: str, *kinds: int) -> bool:
+        """Whether the image has an entry that is ours. kinds: it may have; a regular file's."""
+        status = self.rootfs.status(name, follow=False)
+        kind = stat.S_IFMT(status.st_mode) if status else 0
+        return kind in (kinds or (stat.S_IFREG,)) and self._is_ours(name)
 
-    def _directory(self, name: str) -> Path | None:
-        """A directory of the image; none when a link leads to another one."""
+    def _is_directory(self, name: str) -> bool:
+        """Whether the image has a directory; not when a link leads to another one."""
         with contextlib.suppress(ImageError):
-            where = self.rootfs.path(name)
-            if where == self.rootfs.root / name.lstrip("/") and where.is_dir():
-                return where
-        return None
+            way = [str(each) for each in PurePosixPath(name).parents][:-1]
+            found = [self.rootfs.status(path, follow=False) for path in (name, *way)]
+            return all(status and stat.S_ISDIR(status.st_mode) for status in found)
+        return False
 
-    def _empty(self, directory: Path, stay: frozenset[bytes]) -> int:
+    def _empty(self, directory: str, stay: frozenset[bytes]) -> int:
         """Remove what programs left below a directory; return how many entries that were."""
         count = 0
-        for path in list(directory.iterdir()):
-            inside = self._inside(path)
+        for name in self.rootfs.names(directory):
+            path = f"{directory}/{name}"
+            inside = _inside(path)
             if self._is_kept(inside):
                 continue
-            is_directory = path.is_dir() and not path.is_symlink()
             if inside not in stay:
-                workspace.remove_tree(path) if is_directory else path.unlink()
+                self.rootfs.remove_tree(path)
                 count += 1
-            elif is_directory:
+            elif stat.S_ISDIR(self._status(path).st_mode):
                 count += self._empty(path, stay)
         return count
 
-    def _truncate(self, path: Path) -> None:
+    def _truncate(self, path: str) -> None:
         """Empty a log but keep the file: programs expect its owner and mode."""
-        status = path.lstat()
+        status = self._status(path)
         if not status.st_size:
             return
         if status.st_nlink > 1:
-            path.unlink()  # its other name is no log
+            self.rootfs.remove(path)  # its other name is no log
         else:
-            os.truncate(path, 0)
+            with self.rootfs.open(path, "r+b") as file:
+                file.truncate()
         self.counts[LOGS] += 1
 
-    def _pin_bytecode(self, path: Path) -> None:
+    def _pin_bytecode(self, path: str) -> None:
         """Let a module's bytecode know the time that the seal will give its source.
 
         Python takes bytecode as stale when it names another time than the source
         has; in an image that cannot be written it would compile anew at every start.
         """
-        with path.open("r+b") as file:
+        with self.rootfs.open(path, "r+b") as file:
             header = file.read(PYC_HEADER.size)
             if len(header) < PYC_HEADER.size:
                 return
@@ -180,8 +179,13 @@ class _Normalising:
                 file.seek(0)
                 file.write(PYC_HEADER.pack(magic, flags, self.epoch & 0xFFFFFFFF, size))
 
-    def _keeps_time(self, path: Path) -> bool:
-        return self.rootfs.baseline.is_intact(self.rootfs.root, self._inside(path))
+    def _keeps_time(self, path: str) -> bool:
+        return self.rootfs.baseline.is_intact(self.rootfs.root, _inside(path))
+
+
+def _inside(path: str) -> bytes:
+    """Return a path as the baseline has it: relative to the tree."""
+    return os.fsencode(path.lstrip("/"))
 
 
 def _with_parents(paths: Iterable[bytes]) -> frozenset[bytes]:
@@ -194,35 +198,24 @@ def _with_parents(paths: Iterable[bytes]) -> frozenset[bytes]:
     return frozenset(found)
 
 
-def _source(path: Path) -> Path:
+def _source(path: str) -> str:
     """Return the module that bytecode was made of."""
     try:
-        return Path(importlib.util.source_from_cache(path))
+        return importlib.util.source_from_cache(path)
     except ValueError:  # beside its source, as Python 2 and compileall -b put it
-        return path.with_suffix(".py")
+        return str(PurePosixPath(path).with_suffix(".py"))
 
 
-def _pin_password_dates(path: Path, epoch: int) -> None:
+def _pin_password_dates(rootfs: Rootfs, epoch: int) -> None:
     """Let no password have been changed after the epoch; the field is in days: shadow(5)."""
-    if path.stat().st_size > LONGEST_SHADOW:
-        return  # %post wrote something else there
-    lines = [line.split(b":") for line in path.read_bytes().splitlines()]
-    for fields in lines:
-        if len(fields) > 2 and fields[2].isdigit() and len(fields[2]) < DIGITS:
-            fields[2] = b"%d" % min(int(fields[2]), epoch // 86400)
-    path.write_bytes(b"".join(b":".join(fields) + b"\n" for fields in lines))
-
-
-def _walk(directory: Path, suffix: bytes = b"") -> Iterator[Path]:
-    """Every regular file below a directory, without following links; however deep it is.
-
-    suffix: what its name ends in.
-    """
-    waiting = [os.fsencode(directory)]
-    while waiting:
-        with contextlib.suppress(OSError), os.scandir(waiting.pop()) as entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    waiting.append(entry.path)
-                elif entry.name.endswith(suffix) and entry.is_file(follow_symlinks=False):
-                    yield Path(os.fsdecode(entry.path))
+    with rootfs.open(SHADOW, "r+b") as file:
+        text = file.read(LONGEST_SHADOW + 1)
+        if len(text) > LONGEST_SHADOW:
+            return  # %post wrote something else there
+        lines = [line.split(b":") for line in text.splitlines()]
+        for fields in lines:
+            if len(fields) > 2 and fields[2].isdigit() and len(fields[2]) < DIGITS:
+                fields[2] = b"%d" % min(int(fields[2]), epoch // 86400)
+        file.seek(0)
+        file.write(b"".join(b":".join(fields) + b"\n" for fields in lines))
+        file.truncate()

@@ -135,20 +135,21 @@ class RootDirectory:
 
         suffix: what its name ends in. A directory that goes away meanwhile is passed over.
         """
-        waiting = [os.fspath(inside)]
-        while waiting:
-            above = waiting.pop()
-            with (
-                contextlib.suppress(OSError),
-                self.directory(above) as directory,
-                os.scandir(directory) as entries,
-            ):
-                for entry in entries:
-                    path = posixpath.join(above, entry.name)
-                    if entry.is_dir(follow_symlinks=False):
-                        waiting.append(path)
-                    elif path.endswith(suffix) and entry.is_file(follow_symlinks=False):
-                        yield path
+        with contextlib.ExitStack() as stack:
+            try:
+                top = stack.enter_context(self.directory(inside))
+            except (FileNotFoundError, NotADirectoryError):
+                return
+            waiting = [""]
+            while waiting:
+                below = waiting.pop()
+                with contextlib.suppress(OSError), _scanned(top, below) as entries:
+                    for entry in entries:
+                        path = posixpath.join(below, entry.name)
+                        if entry.is_dir(follow_symlinks=False):
+                            waiting.append(path)
+                        elif path.endswith(suffix) and entry.is_file(follow_symlinks=False):
+                            yield posixpath.join(inside, path)
 
     def mkdir(self, inside: Inside, mode: int = 0o755) -> None:
         """Make a directory of exactly this mode, and its parents with 0755; it may exist."""
@@ -286,6 +287,17 @@ class RootDirectory:
         """Return the path, from the root, of an entry of an open directory."""
         here = os.readlink(f"/proc/self/fd/{directory}")  # noqa: PTH115 - of the kernel's
         return posixpath.normpath(os.path.relpath(f"{here}/{name}", os.path.realpath(self.root)))
+
+
+@contextlib.contextmanager
+def _scanned(top: int, below: str) -> Iterator[Iterator[os.DirEntry[str]]]:
+    """Give the entries of a directory below an open one, to which no link leads."""
+    fd = syscalls.openat2(top, below or ".", _DIRECTORY, _EXACTLY)
+    try:
+        with os.scandir(fd) as entries:
+            yield entries
+    finally:
+        os.close(fd)
 
 
 def _regular(fd: int, inside: Inside, mode: str) -> BinaryIO:

@@ -43,7 +43,7 @@ BACKUPS = {
 LOGS = "/var/log"
 SHADOW = "/etc/shadow"
 MACHINE_ID = "/etc/machine-id"
-BYTECODE = b".pyc"
+BYTECODE = ".pyc"
 
 _FILES = frozenset(os.fsencode(name[1:]) for name in (*BACKUPS, SHADOW, MACHINE_ID))
 _BELOW = tuple(os.fsencode(f"{name[1:]}/") for name in (*TEMPORARY, LOGS))
@@ -51,7 +51,7 @@ _BELOW = tuple(os.fsencode(f"{name[1:]}/") for name in (*TEMPORARY, LOGS))
 
 def is_volatile(path: bytes) -> bool:
     """Whether a rule applies to an entry. path: relative to the tree."""
-    return path.endswith(BYTECODE) or is_in_place(path)
+    return path.endswith(BYTECODE.encode()) or is_in_place(path)
 
 
 def is_in_place(path: bytes) -> bool:

@@ -31,6 +31,7 @@ from singbuild.tar.extract import Unpacker
 from singbuild.tar.limits import Limits
 from singbuild.testing.engine import Recorder
 from singbuild.tree import normalise
+from singbuild.tree.rootfs import Rootfs
 from tests.bench.host import PATIENCE
 from tests.bench.tar_bytes import END, base_256, directory, header, link, member, pax, sparse
 
@@ -256,14 +257,14 @@ def test_a_damaged_list_of_packages_in_the_cache_is_not_taken(
 
 
 def test_dates_of_passwords_that_are_no_dates_stay(tmp_path: Path) -> None:
-    text = b"a:*:" + b"9" * 5000 + b":\nb:*:99999:\n"
-    (tmp_path / "shadow").write_bytes(text)
-    normalise._pin_password_dates(tmp_path / "shadow", 86400)
-    assert (tmp_path / "shadow").read_bytes() == text.replace(b"b:*:99999", b"b:*:1")
-    with (tmp_path / "shadow").open("wb") as file:
+    rootfs, text = Rootfs(tmp_path, Recorder()), b"a:*:" + b"9" * 5000 + b":\nb:*:99999:\n"
+    rootfs.write("/etc/shadow", text)
+    normalise._pin_password_dates(rootfs, 86400)
+    assert rootfs.read("/etc/shadow") == text.replace(b"b:*:99999", b"b:*:1")
+    with rootfs.open("/etc/shadow", "r+b") as file:
         file.truncate(40 << 30)
-    normalise._pin_password_dates(tmp_path / "shadow", 86400)
-    assert (tmp_path / "shadow").stat().st_size == 40 << 30
+    normalise._pin_password_dates(rootfs, 86400)
+    assert (tmp_path / "etc/shadow").stat().st_size == 40 << 30
 
 
 def test_an_archive_to_import_that_is_a_bomb(
