@@ -59,6 +59,8 @@ def lies(about: dict[str, Any]) -> dict[str, dict[str, Any]]:
         "is no SHA-256 digest": with_layer(digest="sha256:../../../../etc/passwd"),
         "no size or type": with_layer(size=-1),
         "no size": with_layer(size=True),
+        "More than 8,388,608 bytes are not taken": about
+        | {"config": about["config"] | {"size": (8 << 20) + 1}},
         "manifest is incomplete": {k: v for k, v in about.items() if k != "config"},
         "no list of layers": about | {"layers": "none"},
         "is no image's": about | {"mediaType": "text/plain"},

@@ -38,6 +38,19 @@ def test_an_image_whose_name_is_no_text_is_inspected(
     assert "udcff" in text or "--sbom" in option
 
 
+def test_an_attribute_whose_name_is_no_text_is_refused_where_a_tar_would_have_it(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree/file").touch()
+    os.setxattr(tmp_path / "tree/file", b"user.caf\xe9", b"value")
+    image = seal(tmp_path / "tree", tmp_path / "i.img", epoch=1_000_000_000).path
+    status, text = said(tmp_path, "export", "-f", "i.tar", str(image))
+    assert (status, "file: has an attribute" in text, "not UTF-8" in text) == (8, True, True), text
+    assert sorted(os.listdir(tmp_path)) == ["i.img", "tree"]
+    assert said(tmp_path, "verify", str(image))[0] == 0
+
+
 def test_a_source_whose_name_is_no_text_is_refused_with_a_remedy(tmp_path: Path) -> None:
     status, text = said(tmp_path, "pull", b"oci-archive:a\xff.tar", "b.img")
     assert status == 2

@@ -132,6 +132,17 @@ def test_an_index_that_cannot_be_trusted_is_refused(
         list(packages(repository(tmp_path / "p", text, packed)))
 
 
+def test_an_index_that_unpacks_to_more_than_any_has_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = PACKAGE.format(epoch="0", kind="sha256", sum="a" * 64)
+    made = repository(tmp_path / "p", text.replace("</metadata>", " " * 100_000 + "</metadata>"))
+    assert len(list(packages(made))) == 1
+    monkeypatch.setattr("singbuild_yum.repository.INDEX_LIMIT", 50_000)
+    with pytest.raises(SourceError, match="over 50,000 bytes, unpacked"):
+        list(packages(made))
+
+
 def put_program(directory: Path, name: str, version: str) -> None:
     """A program of the host that tells its version, and can nothing else."""
     place = directory / name

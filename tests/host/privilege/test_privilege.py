@@ -285,3 +285,23 @@ def test_a_files_mode_outlives_what_is_written_without_fsetid(tmp_path: Path) ->
     without = lacking("fsetid")[: -len(SINGBUILD)]
     subprocess.run([*without, SINGBUILD[0], "-c", script, tmp_path], check=True)
     assert stat.S_IMODE((tmp_path / "su").stat().st_mode) == 0o4755
+
+
+def test_a_tree_of_others_is_kept_from_host_programs_that_cannot_be_confined(
+    tmp_path: Path,
+) -> None:
+    """As in a plain container, where nothing may be mounted around them."""
+    script = (
+        "import sys; from pathlib import Path\n"
+        "from singbuild.console.display import Console\n"
+        "from singbuild.tree.rootfs import Rootfs\n"
+        "rootfs = Rootfs(Path(sys.argv[1]), Console(sys.stdout))\n"
+        "rootfs.host(['touch', 'of-an-empty-image'], directory=rootfs.root)\n"
+        "rootfs.is_foreign = True\n"
+        "rootfs.host(['touch', 'of-a-strangers'], directory=rootfs.root)\n"
+    )
+    without = lacking("sys_admin")[: -len(SINGBUILD)]
+    argv = [*without, SINGBUILD[0], "-c", script, str(tmp_path)]
+    done = subprocess.run(argv, capture_output=True, text=True)
+    assert "touch cannot be kept from following links of the image" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["of-an-empty-image"]

@@ -1,0 +1,43 @@
+"""Mount points are made by descriptor: a link that somebody puts in the way is not followed."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from singrun.mounts.root import _make_entry
+
+_swap: list[Path] = []  # a hook stays for ever: what it does, once
+
+
+def _swapped(event: str, arguments: tuple[Any, ...]) -> None:
+    """Put a link to the second place of ``_swap`` into the first, before it is opened."""
+    if _swap and event == "open" and arguments[0] == _swap[0].name:
+        place, victim = _swap
+        _swap.clear()
+        place.rmdir()
+        place.symlink_to(victim)
+
+
+@pytest.mark.parametrize("directory", [True, False])
+def test_a_link_that_comes_in_the_way_is_not_followed(tmp_path: Path, directory: bool) -> None:
+    victim, place = tmp_path / "victim", tmp_path / "place"
+    victim.mkdir()
+    place.mkdir()
+    sys.addaudithook(_swapped)
+    where = os.open(place, os.O_PATH | os.O_DIRECTORY)
+    try:
+        _make_entry(where, ["before", "point"], directory=directory)
+        assert (place / "before/point").is_dir() is directory
+        _swap[:] = [place / "swapped", victim]
+        with pytest.raises(OSError, match=r"Not a directory|Too many levels"):
+            _make_entry(where, ["swapped", "point"], directory=directory)
+    finally:
+        _swap.clear()
+        os.close(where)
+    assert (place / "swapped").is_symlink()
+    assert list(victim.iterdir()) == []
