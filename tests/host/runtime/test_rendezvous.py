@@ -113,7 +113,7 @@ def answering(path: Path, name: str, image: Path) -> socket.socket:
     if os.fork() == 0:
         while True:
             connection, _ = listener.accept()
-            connection.sendall("\0".join((name, str(image), "", "1", state, "")).encode())
+            connection.sendall("\0".join((name, str(image), "", "1", state, "", "")).encode())
             connection.close()
     return listener
 
