@@ -1,8 +1,8 @@
 """Unpacks tar streams into a directory, and never anywhere else.
 
-``beneath`` finds the directory of every entry, and of every link's target; the last
-component is never followed, and what is there is removed before something is written in its
-place, so no file that has another name is written through.
+``beneath`` opens the directory of every entry, and of every link's target, below the root. A
+link at the end of a path is never followed. An existing entry is removed, never written to: it
+may be a hard link to a file with another name.
 The archives may be the layers of a container image; ``whiteouts`` removes what they hide.
 """
 
@@ -27,7 +27,9 @@ from singbuild.tar.read import Member, TarStream
 from singbuild.tar.whiteouts import WHITEOUT, Whiteouts
 
 LONGEST_PATH = 4095  # bytes: PATH_MAX without its zero
-FAULTS = (OSError, ValueError, OverflowError)  # a zero byte in a name, a huge number
+# What a member can cause: a zero byte in its name is a ValueError, a huge number an OverflowError.
+FAULTS = (OSError, ValueError, OverflowError)
+# What the host causes; the member is not to blame.
 HOST_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE)
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -38,13 +40,13 @@ _Maker = Callable[["Unpacker", Member, TarStream, Directory, bytes, bytes], None
 class Unpacker:
     """Applies archives to one tree, one after the other; a context manager.
 
-    root: an existing directory that nobody else changes meanwhile. whiteouts: the
-    archives are layers of an image. What this process has no right to make
-    (devices, foreign owners, some attributes) is left out with one warning for each
-    kind; ``ownership.owners`` then has the owners that were asked for, by path.
-    owners: is filled with the owners and devices that could not be set, by path, for the seal;
-    an empty file stands for a device.
-    wanted: whether ``baseline_paths`` gets an entry, by path and time in nanoseconds.
+    root: an existing directory that nobody else changes meanwhile. whiteouts: the archives are
+    layers of an image. wanted: says of an entry's path and time in nanoseconds whether
+    ``baseline_paths`` gets it.
+
+    owners: gets the owners and devices that this process has no right to set, by path, for the
+    seal to set them; an empty file stands for a device. Without it they are left out, with one
+    warning for each kind, and ``ownership.owners`` has them.
     """
 
     def __init__(
@@ -64,7 +66,7 @@ class Unpacker:
         self.ownership = Ownership(report, owners)
         self._tree = Tree(root, self._note_open, self._account.implied)
         self._umask = host.umask()
-        self._times: dict[bytes, Member] = {}  # of directories: set when nothing more comes
+        self._times: dict[bytes, Member] = {}  # of directories: set at the end
 
     def __enter__(self) -> Self:
         return self
@@ -117,7 +119,8 @@ class Unpacker:
             raise refused(member, f"its type {member.kind!r} is unknown")
         into = self._tree.directory(above)
         if (later := self._times.get(into.path)) and later.mode & stat.S_ISGID:
-            # The directory will be set-group-id: record also a group that it would have changed.
+            # As in a set-group-id directory, an entry's owner is set or recorded even if it is
+            # ours: the directory's group is what it would have else.
             into = into._replace(is_setgid=True)
         path = into.inside(name)
         if len(path) > LONGEST_PATH:

@@ -18,18 +18,18 @@ from singbuild.ext3.writer.target import Target
 Run = tuple[int, int]  # first block, number of blocks
 Parts = list[bytes | memoryview]  # data and the zeros after it, in turn
 
-_BUFFER = 256  # blocks
+_BUFFER = 256  # blocks of a batch: 1 MiB
 _AT_ONCE = 1024  # parts: writev(2), IOV_MAX
 _ZEROS = memoryview(bytes(BLOCK))
 _PENDING = 4  # batches on their way to the disk: bounds memory
 
 
 class Volume:
-    """A context manager; leaving it waits for both threads.
+    """Gives out the blocks of a file system, and writes and hashes what is put into them.
 
-    next: the next block of content; all content before it is in use.
-    content: blocks given out so far.
-    digests: what ``end`` was called for, in order, once ``finish`` was called.
+    A context manager, which ends both threads. next: the next block of content; all content
+    before it is in use. content: blocks given out so far. digests: of the inodes, in the order
+    of the calls of ``end`` and ``append_short``; complete once ``finish`` was called.
     """
 
     def __init__(self, target: Target, geometry: Geometry) -> None:
@@ -37,11 +37,14 @@ class Volume:
         self._target, self._geometry = target, geometry
         self.digests: list[bytes] = []
         self._streaming = False  # whether the inode at hand has data
-        self._open = hashlib.sha256()  # of streamed data whose inode has not ended
-        self._stream: list[bytes | tuple[int, bytes]] = []  # data; an inode's place, and facts
-        self._batch: list[tuple[int, Parts]] = []  # where each run of blocks starts
-        self._parts: Parts = []  # of the last run of data
-        self._parts_end = 0
+        # For the thread that hashes: data, and where an inode ends, its place in ``digests`` with
+        # the facts that complete it.
+        self._stream: list[bytes | tuple[int, bytes]] = []
+        self._digest = hashlib.sha256()  # that thread's: of the inode at hand
+        # For the thread that writes: runs of blocks, by their first.
+        self._batch: list[tuple[int, Parts]] = []
+        self._parts: Parts = []  # of the last run, which blocks that follow it are added to
+        self._parts_end = 0  # the block behind it
         self._buffered = 0  # blocks
         self._pending: deque[tuple[Future[None], Future[None]]] = deque()
         self._hashing = ThreadPoolExecutor(1, "hash")
@@ -109,7 +112,7 @@ class Volume:
         """Complete an inode's digest: of the data appended since the last one, and of ``facts``."""
         if self._streaming:
             self._stream.append((len(self.digests), facts))
-            self.digests.append(b"")
+            self.digests.append(b"")  # the thread fills it in
             self._streaming = False
         else:
             self.digests.append(hashlib.sha256(facts).digest())
@@ -155,14 +158,14 @@ class Volume:
         for each in stream:
             if isinstance(each, tuple):
                 place, facts = each
-                self._open.update(facts)
-                self.digests[place] = self._open.digest()
-                self._open = hashlib.sha256()
+                self._digest.update(facts)
+                self.digests[place] = self._digest.digest()
+                self._digest = hashlib.sha256()
             else:
-                self._open.update(each)
+                self._digest.update(each)
 
     def _write(self, batch: list[tuple[int, Parts]]) -> None:
-        """Write runs of blocks, those that follow each other at once."""
+        """Write runs of blocks; runs that follow each other take one writev(2)."""
         whole: Parts = []
         first = end = 0
         for start, parts in sorted(batch, key=itemgetter(0)):
