@@ -119,7 +119,8 @@ class _Work:
         plan = self.plan
         stages = [f"{p.recipe.stage}/{s.name}" for p in plan.stages for s in p.steps]
         names = [each.name for each in plan.steps if self.options.test or each.name != "test"]
-        self.console.start(plan.recipe.path, str(self.target), [*stages, *names])
+        shown = self.options.trial_for or self.target
+        self.console.start(plan.recipe.path, str(shown), [*stages, *names])
         self.shop.tell()
         self._phase("resolve")
         job = resolved(plan, self.options, self.shop.downloads)
@@ -139,7 +140,9 @@ class _Work:
             return
         self.part.chmod(self.kind.mode & ~mask)
         workspace.rename_into_place(self.part, self.target, replace=self.options.force)
-        self.console.done(str(self.target), self.target.stat().st_size)
+        if not self.options.trial_for:
+            size, digest = self.target.stat().st_size, loading.recorded_digest(self.target)
+            self.console.done(str(self.target), size, digest)
 
     @contextlib.contextmanager
     def _sealed(self) -> Iterator[workspace.Part]:

@@ -138,7 +138,10 @@ class Reporter(Protocol):
         """Print a warning that the user should read."""
 
     def progress(self, label: str, done: int, total: int) -> None:
-        """Show that ``done`` of ``total`` units are finished; ``total`` 0 means unknown."""
+        """Show that ``done`` of ``total`` units are finished; ``total`` 0 means unknown.
+
+        From 65,536 on they are taken as bytes, and shown with a unit and a rate.
+        """
 
 
 @dataclass(frozen=True)

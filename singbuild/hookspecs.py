@@ -59,13 +59,13 @@ def singbuild_check(source: Source) -> None:
 def singbuild_resolve(source: Source) -> Pins:
     """Pin the inputs: find out exactly what would go into the image, download little.
 
-    When: after the checks, before the scratch exists; also for ``singbuild plan``
-    and without privilege.
+    When: after the checks, before the scratch exists; also for ``singbuild lock``,
+    without privilege. ``singbuild plan`` asks nothing of the network, and does not call it.
     Assume: every keyword in ``source`` is known, every required one is there,
     ``source.cache`` exists and can be written.
     Return: plain values (str, int, bool, list, dict) that name every input exactly:
     digests, package versions, URLs. Equal pins must mean an equal root file
-    system. It is shown by ``plan`` and handed to the hooks below.
+    system. They are written into the lock and handed to the hooks below.
     Raise: ``SourceError`` for a mirror that does not answer or a checksum that
     differs, ``RecipeKeyError`` for a keyword's value that makes no sense.
     Since: 1.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import re
+import traceback
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -56,6 +57,7 @@ class Backend:
         except (Exception, SystemExit) as error:
             raise BackendError(
                 f"backend {self.name!r} failed in {hook}: {type(error).__name__}: {error}",
+                why=_place(error),
                 remedy=f"This is a bug in {self.installed.distribution} "
                 f"{self.installed.version}, not in your recipe; report it there.",
             ) from error
@@ -71,6 +73,19 @@ def description(chosen: Installed) -> str:
     except (OSError, SyntaxError, ValueError):
         return ""
     return re.sub(r"^Bootstrap: [\w, -]+\. ", "", text.partition("\n")[0])
+
+
+def _place(error: BaseException) -> str:
+    """Return the line of code that raised an error, without the frames of ours and of pluggy."""
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if "/pluggy/" not in frame.filename and frame.filename != __file__
+    ]
+    if not frames:
+        return ""
+    last = frames[-1]
+    return f"{last.filename}, line {last.lineno}, in {last.name}: {last.line}"
 
 
 def find(name: str) -> Installed:
@@ -101,6 +116,7 @@ def load(name: str, specifications: ModuleType | type = hookspecs) -> Backend:
     except (Exception, SystemExit) as error:
         raise BackendError(
             f"backend {name!r} cannot be loaded: {type(error).__name__}: {error}",
+            why=_place(error),
             remedy=f"It comes from {chosen.distribution} {chosen.version}; report it there.",
         ) from error
     old = tuple(

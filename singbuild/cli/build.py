@@ -64,7 +64,9 @@ GROUPS = {
 @click.option("--notest", is_flag=True, help="Leave out %test.")
 @click.option("--locked", is_flag=True, help="Refuse inputs that differ from RECIPE's lock file.")
 @click.option(
-    "--check-reproducible", is_flag=True, help="Build twice, compare, and name what differs."
+    "--check-reproducible",
+    is_flag=True,
+    help="Build twice, the second time on another day, and name what differs.",
 )
 @click.option("--no-cache", is_flag=True, help="Take no stage from the cache, and add none.")
 @click.option(

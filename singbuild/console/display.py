@@ -13,17 +13,26 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
 
 from rich.console import Console as Terminal
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.text import Text
 
 from singbuild.console import events
 from singbuild.console.events import Event
+from singbuild.console.sizes import binary
 from singbuild.errors import SingbuildError, UsageError
 
 HEARTBEAT = 60.0  # seconds; many a CI service ends a job that says nothing for some minutes
@@ -125,11 +134,24 @@ class Console:
     def error(self, error: SingbuildError, log: Path | None) -> None:
         """Show an error: what, why, what to do, and where the log is."""
         told = {"what": error.what, "why": error.why, "remedy": error.remedy, "text": str(error)}
-        self._tell("error", status=error.status, **told, log=str(log) if log else "")
+        place = {"path": "", "line": 0, "column": 0, "section": ""}
+        place |= {name: getattr(error, name) for name in place if hasattr(error, name)}
+        if error.__cause__ and self.log:
+            self._record(self.hide("".join(traceback.format_exception(error.__cause__)).rstrip()))
+        self._tell("error", status=error.status, **told, **place, log=str(log) if log else "")
 
-    def done(self, image: str, size: int) -> None:
-        """Say what came out. size: bytes."""
-        self._tell("done", image=image, bytes=size)
+    def difference(self, kind: str, path: str, details: Sequence[Mapping[str, str]]) -> None:
+        """Say in what a path of two builds differs: added, removed or changed, and how."""
+        self._tell("difference", kind=kind, path=path, details=[dict(each) for each in details])
+
+    def reproducible(self, *, same: bool, differing: int, surroundings: Mapping[str, str]) -> None:
+        """Say whether two builds are the same, and what was otherwise in the second."""
+        facts = {"differing": differing, "surroundings": dict(surroundings)}
+        self._tell("reproducible", same=same, **facts)
+
+    def done(self, image: str, size: int, digest: str = "") -> None:
+        """Say what came out. size: bytes; digest: of the content, as the image records it."""
+        self._tell("done", image=image, bytes=size, digest=digest)
 
     def _tell(self, event_name: str, /, **fields: Any) -> None:
         if self._relay >= 0:
@@ -149,6 +171,8 @@ class Console:
         """A field's value as it may be shown."""
         if isinstance(value, list):
             return [self._told(each) for each in value]
+        if isinstance(value, dict):
+            return {name: self._told(each) for name, each in value.items()}
         return events.printable(self.hide(value)) if isinstance(value, str) else value
 
     def _beat(self) -> None:
@@ -175,13 +199,12 @@ class Console:
                 return f"Building {event['image']} from {event['recipe']}"
             case "phase":
                 return f"[{event.seconds:6.1f}s] {event['name']}: {event['reason']}"
-            case "line" | "cache":
-                return f"    {event.logged}"
+            case "line" | "cache" | "difference" | "reproducible":
+                return "\n".join(f"    {line}" for line in event.logged.splitlines())
             case "heartbeat":
                 return f"[{event.seconds:6.1f}s] {event['phase']}: still at work"
             case "done":
-                size = event["bytes"] / (1 << 20)
-                return f"[{event.seconds:6.1f}s] {event['image']}: {size:.1f} MiB"
+                return f"[{event.seconds:6.1f}s] {event['image']}: {binary(event['bytes'])}"
         return ""
 
     def _print(self, text: str) -> None:
@@ -201,16 +224,23 @@ class Console:
                 self.warn(f"the log cannot be written any further: {error.strerror}")
 
 
+STYLES = {"start": "bold", "phase": "bold", "done": "bold green", "line": "dim", "cache": "dim"}
+LEAST_BYTES = 1 << 16  # contract.Reporter: so many are taken as bytes; packages are fewer
+NARROW = 80  # columns, below which the bar and the label give way to the numbers
+
+
 class LiveConsole(Console):
     """On a terminal: finished lines scroll, the phase, its time and a bar stay below them."""
 
     def __init__(self, out: TextIO, *, quiet: bool = False) -> None:
         super().__init__(out, quiet=quiet)
         self._terminal = Terminal(file=out, highlight=False, soft_wrap=True)
+        self._narrow = self._terminal.width < NARROW
+        columns: list[ProgressColumn] = [SpinnerColumn(), TextColumn("{task.description}")]
+        if not self._narrow:
+            columns.append(BarColumn(bar_width=20))
         self._progress = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=30),
+            *columns,
             TextColumn("{task.fields[count]}"),
             TimeElapsedColumn(),
             console=self._terminal,
@@ -218,6 +248,7 @@ class LiveConsole(Console):
             disable=quiet,
         )
         self._task = self._progress.add_task("", total=None, count="", visible=False)
+        self._label, self._label_began = "", 0.0
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -241,8 +272,9 @@ class LiveConsole(Console):
             self._advance(event["label"], event["done"], event["total"])
         elif not self._quiet and (text := self._plain(event)):
             # Text, not markup: what a build prints may hold square brackets.
-            self._scroll(Text(text))
+            self._scroll(Text(text, style=STYLES.get(event.name, "")))
         if event.name == "phase":
+            self._label = ""
             self._progress.reset(
                 self._task, description=self._phase, total=None, count="", visible=True, start=True
             )
@@ -251,8 +283,41 @@ class LiveConsole(Console):
         self._progress.console.print(text)
 
     def _advance(self, label: str, done: int, total: int) -> None:
-        count = f"{label} {done}/{total}" if total else f"{label} {done}"
-        self._progress.update(self._task, completed=done, total=total or None, count=count)
+        """Show how much is done, and how fast.
+
+        The task never becomes complete, whose clock and spinner rich would stop: the phase goes on.
+        """
+        now = self.seconds
+        if label != self._label:
+            self._label, self._label_began = label, now
+        count = counted(label, done, total, now - self._label_began)
+        if self._narrow:
+            count = count.removeprefix(f"{label} ")
+        share = min(done / total, 0.999) if total else None
+        self._progress.update(
+            self._task, completed=share or 0, total=None if share is None else 1, count=count
+        )
+
+
+def counted(label: str, done: int, total: int, seconds: float) -> str:
+    """Return how much is done: bytes with units and their rate, few things by their number.
+
+    seconds: since the first of it.
+    """
+    if max(done, total) < LEAST_BYTES:
+        return f"{label} {done}/{total}" if total else f"{label} {done}"
+    shown = binary(done)
+    if total:
+        number, unit = binary(total).split()
+        shown = f"{float(number) * done / total:.1f}/{number} {unit}"
+    rate = f", {binary(int(done / seconds))}/s" if seconds > 1 and done else ""
+    return f"{label.removesuffix('bytes')} {shown}{rate}".lstrip()
+
+
+def _red(text: str) -> str:
+    """Return text as it stands out on standard error, if that is a terminal that has colours."""
+    plain = "NO_COLOR" in os.environ or os.environ.get("TERM", "dumb") == "dumb"
+    return text if plain or not sys.stderr.isatty() else f"\x1b[1;31m{text}\x1b[0m"
 
 
 class JsonConsole(Console):

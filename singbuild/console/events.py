@@ -42,6 +42,16 @@ class Event:
                 return str(self["text"])
             case "cache":
                 return f"cache: {self['stage']}: {self['why']}"
+            case "difference":
+                details = (f"{d['what']}: {d['first']} and {d['second']}" for d in self["details"])
+                told = "; ".join(details)
+                return f"{self['kind']}: {self['path']}" + f" ({told})" * bool(told)
+            case "reproducible":
+                verdict = "is reproducible: both builds gave the same bytes"
+                if not self["same"]:
+                    verdict = "is not reproducible"
+                other = (f"  {name}: {how}" for name, how in self["surroundings"].items())
+                return "\n".join([f"the image {verdict}; the second had another", *other])
             case "warning" | "error":
                 return f"{self.name}: {self['text']}"
             case "progress" if self["total"] and self["done"] == self["total"]:

@@ -77,14 +77,15 @@ class Report:
 
     def _finish(self, event: Event) -> None:
         failed = event.name == "error"
+        order = [*self._steps, "build"]
         if failed:
             last = self._now or self._cases.setdefault("build", Case("build"))
             last.result = "failure" if event["status"] == SectionError.status else "error"
             last.message, last.text = event["what"], event["text"]
         for name in {step for step in self._steps if CASES.fullmatch(step)}.difference(self._cases):
-            why = "not reached" if failed else "unchanged: its outcome is taken from the cache"
+            reached = not failed or (name in order and order.index(name) < order.index(last.name))
+            why = "unchanged: its outcome is taken from the cache" if reached else "not reached"
             self._cases[name] = Case(name, result="skipped", message=why)
-        order = [*self._steps, "build"]
         told = [self._cases[name] for name in order if name in self._cases]
         try:
             self._write([case for case in told if CASES.fullmatch(case.name) or case.result])

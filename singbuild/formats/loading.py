@@ -149,6 +149,12 @@ def load(each: Installed) -> Kind:
     return Kind(each, said, manager.hook)
 
 
+def recorded_digest(path: Path) -> str:
+    """Return the digest that an image records of its content, "" for none. Raises ImageError."""
+    with opened(path) as tree:
+        return tree.facts.digest or ""
+
+
 def image_digest(path: Path) -> str:
     """Return the SHA-256 of an image: of a file's bytes, of a directory's tree as an archive."""
     total = hashlib.sha256()

@@ -131,7 +131,7 @@ def fetch(place: transports.Place, target: Path | None, console: Console, *, for
         except SingbuildError as error:
             console.error(error, None)
             return error.status
-        console.done(str(target), fetched.size)
+        console.done(str(target), fetched.size, formats.recorded_digest(target))
     return 0
 
 

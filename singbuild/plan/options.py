@@ -22,7 +22,8 @@ class Options:
     tree when a section fails; resume: what was kept;
     replaced: the file whose mode and owner the image takes; format: the word of a kind of image,
     "" for the one that the target's name ends with; writer: the host program that writes
-    it, with its version, "" where none does.
+    it, with its version, "" where none does; trial_for: the target of a check that this build is
+    a part of, which alone says that it is done.
     """
 
     force: bool = False
@@ -39,6 +40,7 @@ class Options:
     replaced: os.stat_result | None = None
     format: str = ""
     writer: str = ""
+    trial_for: Path | None = None
 
     @property
     def finish(self) -> dict[str, str]:

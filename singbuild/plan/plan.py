@@ -214,17 +214,17 @@ def _missing(recipe: Recipe, backend: Backend, name: str, meaning: str) -> Recip
 def _steps(recipe: Recipe, backend: Backend, stages: tuple[Plan, ...]) -> Iterable[Step]:
     origin = f"{backend.installed.distribution} {backend.installed.version}"
     yield Step("check", "host programs, privilege, space and target, before anything is written")
-    yield Step("resolve", f"Bootstrap: {backend.name} ({origin}) finds out what exactly goes in")
+    yield Step("resolve", f"Bootstrap: {backend.name} ({origin}) resolves the exact inputs")
     if stages:
         names = ", ".join(stage.recipe.stage for stage in stages)
         yield Step("stages", f"the trees that later ones read, or what they took of them: {names}")
-    yield Step("scratch", "a fresh ext3 image, mounted where nobody else sees it")
+    yield Step("scratch", "an empty tree, where nobody else sees it")
     yield from _tree_steps(recipe, backend)
     yield Step("metadata", "runscript, environment, labels and recipe, in /.singularity.d")
-    yield Step("seal", "what differs from run to run is taken away; the tree becomes one file")
+    yield Step("seal", "nondeterministic files are removed; the tree becomes one file")
     if section := recipe.sections.get("test"):
         yield Step("test", f"%test at line {section.line}: in the tree that was sealed")
-    yield Step("finish", "the file gets its name, all at once")
+    yield Step("finish", "the image is moved into place, atomically")
 
 
 def _tree_steps(recipe: Recipe, backend: Backend) -> Iterable[Step]:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from singbuild import command, workspace
-from singbuild.contract import Program
+from singbuild.contract import Needs, Program
 from singbuild.errors import HostError, ImageError
 from singbuild.formats.loading import Kind
 from singbuild.plan import places
@@ -67,9 +67,14 @@ def check_target(target: Path, *, force: bool, directory: bool = False) -> None:
         )
 
 
+def lack_owners(needs: Needs, choice: Choice) -> bool:
+    """Whether a backend needs several owners where they can be neither given nor recorded."""
+    return choice.mode is Mode.ONE_ID and needs.root and not seccomp.is_known()
+
+
 def check_privilege(plan: Plan, choice: Choice) -> None:
-    """Refuse a backend that needs several owners where they can be neither given nor recorded."""
-    if choice.mode is Mode.ONE_ID and plan.backend.needs.root and not seccomp.is_known():
+    """Refuse a backend whose owners cannot be had here."""
+    if lack_owners(plan.backend.needs, choice):
         lacks = subordinate.missing()
         raise HostError(
             f"building with Bootstrap: {plan.backend.name} needs root, or subordinate ids",

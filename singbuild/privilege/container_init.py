@@ -70,9 +70,9 @@ def main() -> NoReturn:
     """Do what the descriptor of the first argument says, in marshal; end as the program did.
 
     root: the tree; argv, env: the program; mounts: whether there may be any, and namespaces;
-    files: in /dev, name to text; host: None for a program of the tree, for one of the host
-    the directory that it works in, what it may write besides the tree, and whether that gets
-    /proc and /sys; directory: where one of the tree works; user: id, group and further groups, None
+    files: in /dev, name to content; hostname: "" for the host's; host: None for a program of
+    the tree, for one of the host the directory that it works in, what it may write besides the
+    tree, and whether that gets /proc and /sys; directory: where one of the tree works; user: id, group and further groups, None
     for root.
     """
     for number in _KEYBOARD:  # a terminal sends these to the program too
@@ -98,7 +98,10 @@ def _start(job: dict[str, Any]) -> NoReturn:
         _drop_capabilities(without=(syscalls.CAP_SYS_CHROOT,))
         _execute(job)
     outer = os.pidfd_open(os.getpid())
-    syscalls.unshare(syscalls.CLONE_NEWNS | syscalls.CLONE_NEWPID | syscalls.CLONE_NEWIPC)
+    uts = syscalls.CLONE_NEWUTS if job["hostname"] else 0
+    syscalls.unshare(syscalls.CLONE_NEWNS | syscalls.CLONE_NEWPID | syscalls.CLONE_NEWIPC | uts)
+    if uts:
+        syscalls.sethostname(job["hostname"])
     init = os.fork()
     if init:
         os._exit(_waited(init))
@@ -179,7 +182,7 @@ def _clone(path: str, attributes: int = syscalls.MOUNT_ATTR_NODEV) -> int:
     return tree
 
 
-def mount_dev(dev: str, files: dict[str, str]) -> None:
+def mount_dev(dev: str, files: dict[str, bytes]) -> None:
     """Mount a tmpfs with harmless devices, a devpts of its own, and files."""
     devices = [(_clone_device(name), f"{dev}/{name}") for name in DEVICES]
     flags = syscalls.MS_NOSUID | syscalls.MS_NODEV  # the devices have mounts of their own
@@ -194,9 +197,9 @@ def mount_dev(dev: str, files: dict[str, str]) -> None:
     syscalls.mount("devpts", f"{dev}/pts", "devpts", syscalls.MS_NOSUID, options)
     for name, target in LINKS.items():
         os.symlink(target, f"{dev}/{name}")
-    for name, text in files.items():
-        with open(f"{dev}/{name}", "w") as file:
-            file.write(text)
+    for name, content in files.items():
+        with open(f"{dev}/{name}", "wb") as file:
+            file.write(content)
 
 
 def lend_device(name: str, place: str) -> None:

@@ -21,6 +21,7 @@ from typing import Any
 from singbuild import command
 from singbuild.privilege import capabilities, container_init
 from singbuild.privilege.container_init import DEVICES, LINKS
+from singbuild.tree import surroundings
 from singrun import syscalls
 
 User = tuple[int, int, tuple[int, ...]]
@@ -69,11 +70,25 @@ def call(
     127 means that it is not there.
     """
     words = ("chroot", os.fspath(root), *argv)
-    with _job(root, argv, environment(env), directory=directory, user=user) as (launch, job):
+    variables = environment(env) | _clock(root)
+    with _job(root, argv, variables, directory=directory, user=user) as (launch, job):
         done = command.call(
             launch, env=_of_python(), on_line=on_line, own_session=True, pass_fds=(job,)
         )
     return dataclasses.replace(done, argv=words)
+
+
+def _clock(root: Path) -> dict[str, str]:
+    """Return the variables of another clock, where programs of the tree can take it."""
+    around = surroundings.now
+    if not around.clock:
+        return {}
+    if not around.takes_clock(root):
+        shown = {"LC_ALL": "C", "PATH": PATH} | around.variables
+        with _job(root, ["/bin/sh", "-c", "date +%s"], shown) as (launch, job):
+            done = command.call(launch, env=_of_python(), own_session=True, pass_fds=(job,))
+        around.tried(root, done.status, done.tail)
+    return around.variables if around.takes_clock(root) else {}
 
 
 def interactive(root: Path, argv: Sequence[str], *, env: Mapping[str, str]) -> None:
@@ -142,6 +157,7 @@ def _job(
         "host": host,
         "directory": directory,
         "user": user,
+        "hostname": surroundings.now.hostname,
     }
     file = os.memfd_create("singbuild", 0)  # for who is executed to read, so not close-on-exec
     try:
@@ -159,10 +175,11 @@ def _of_python() -> dict[str, str]:
     return {"LD_LIBRARY_PATH": place} if place else {}
 
 
-def _files() -> dict[str, str]:
-    """Return files of /dev, name to text."""
+def _files() -> dict[str, bytes]:
+    """Return files of /dev, name to content."""
     # apt would become a user of its own for downloads, and checks whether it did.
-    return {APT: 'APT::Sandbox::User "root";\n'} if has_one_id() else {}
+    apt = {APT: b'APT::Sandbox::User "root";\n'} if has_one_id() else {}
+    return {**apt, **surroundings.now.files}
 
 
 @contextlib.contextmanager
@@ -198,8 +215,8 @@ def without_mounts(root: Path) -> Iterator[None]:
             (root / "dev" / name).chmod(mode)
         for name, target in LINKS.items():
             (root / "dev" / name).symlink_to(target)
-        for name, text in _files().items():
-            (root / "dev" / name).write_text(text)
+        for name, content in _files().items():
+            (root / "dev" / name).write_bytes(content)
         yield
 
 

@@ -153,3 +153,61 @@ def test_no_control_character_gets_through(
     assert said.count("red") == 6
     assert "title" not in said
     assert [each for each in said if not each.isprintable() and each not in "\n\t"] == []
+
+
+@pytest.mark.parametrize(
+    ("label", "done", "total", "seconds", "words"),
+    [
+        (
+            "Fetching 88 packages",
+            8 << 20,
+            30 << 20,
+            4.0,
+            "Fetching 88 packages 8.0/30.0 MiB, 2.0 MiB/s",
+        ),
+        ("bytes", 1 << 20, 2 << 20, 0.1, "1.0/2.0 MiB"),
+        ("layer", 3 << 20, 0, 0.1, "layer 3.0 MiB"),
+        ("Unpacking", 3, 7, 9.0, "Unpacking 3/7"),
+        ("Unpacking", 3, 0, 9.0, "Unpacking 3"),
+    ],
+)
+def test_progress_has_units_and_rates(
+    label: str, done: int, total: int, seconds: float, words: str
+) -> None:
+    assert display.counted(label, done, total, seconds) == words
+
+
+def on_a_terminal(columns: int, monkeypatch: pytest.MonkeyPatch, **variables: str) -> str:
+    """What a terminal of a width gets of a phase whose first part is complete, and that goes on."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("TERM", "xterm-256color")
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    controller, terminal = pty.openpty()
+    with os.fdopen(terminal, "w") as out:
+        shown = display.choose(out, as_json=False, quiet=False)
+        with shown:
+            shown.phase("bootstrap", "Bootstrap: debootstrap fills it")
+            shown.progress("Fetching 88 packages", 31870120, 31870120)
+            threading.Event().wait(1.5)  # the clock goes on
+    seen = b""
+    with contextlib.suppress(OSError), os.fdopen(controller, "rb", buffering=0) as screen:
+        while piece := screen.read(1 << 16):  # EIO at the end: pty(7)
+            seen += piece
+    return seen.decode()
+
+
+@pytest.mark.parametrize("columns", [60, 120])
+def test_a_phase_that_goes_on_never_looks_ended(
+    columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = on_a_terminal(columns, monkeypatch)
+    assert "30.4/30.4 MiB" in seen
+    assert ("Fetching 88 packages" in seen) == (columns == 120)
+    assert "0:00:00" in seen
+    assert "0:00:01" in seen  # a second after its part was complete
+
+
+def test_colours_are_the_readers_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "\x1b[1m[" in on_a_terminal(120, monkeypatch)  # the phase, bold
+    assert "\x1b[1;" not in on_a_terminal(120, monkeypatch, NO_COLOR="1").replace("\x1b[1A", "")

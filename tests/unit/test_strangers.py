@@ -130,6 +130,21 @@ def test_a_taken_name_is_refused_with_both_owners(install: Install, tmp_path: Pa
     assert "stranger-thief 4.2" in done.stderr
 
 
+def test_a_failure_is_shown_with_its_line_and_logged_with_its_traceback(
+    install: Install, tmp_path: Path
+) -> None:
+    install("bug", FAILING["bug"][0])
+    (tmp_path / "a.def").write_text("Bootstrap: bug\n")
+    done = singbuild(tmp_path, "a.def", "a.img")
+    assert done.returncode == 4
+    assert re.search(r"stranger_bug\.py, line \d+, in singbuild_resolve: .*1 / 0", done.stderr)
+    log = Path(done.stderr.rpartition("The full log: ")[2].strip())
+    text = log.read_text()
+    log.unlink()
+    assert "Traceback (most recent call last)" in text
+    assert text.count("ZeroDivisionError") >= 2
+
+
 def test_none_of_them_breaks_what_does_not_use_it(install: Install, tmp_path: Path) -> None:
     for name, (text, _) in (BROKEN | FAILING).items():
         install(name, text)

@@ -238,7 +238,7 @@ class _Job:
         def add(size: int) -> None:
             nonlocal done
             done += size
-            report(done, total)
+            report(min(done, total), total)  # the manifest has grown since the nodes were listed
 
         return add
 

@@ -48,9 +48,14 @@ def test_every_event_is_documented_with_its_fields_and_every_documented_one_come
     (tmp_path / "other/stages").touch()  # not a directory: a warning
     monkeypatch.setenv("SINGBUILD_CACHEDIR", str(tmp_path / "other"))
     built.append(singbuild("build", "--json", good, "d.img"))
+    random = tmp_path / "random.def"
+    random.write_text("Bootstrap: busybox\n%post\n    head -c 9 /dev/urandom > /random\n")
+    differing = singbuild("build", "--json", "--check-reproducible", random, "e.img")
+    assert differing.returncode == 1
+    failed_two = (failed, differing)
     assert [done.returncode for done in (*built, failed)] == [0, 0, 0, 7]
     seen: dict[str, set[str]] = {}
-    for done in (*built, failed):
+    for done in (*built, *failed_two):
         assert done.stderr == ""
         for event in printed(done.stdout):
             fields = {*event} - {"event", "seconds"}
@@ -69,6 +74,48 @@ def test_a_stream_begins_with_its_version_and_ends_with_how_it_ended(
     assert (told[-1]["event"], told[-1]["status"]) == ("error", 7)
     refused = [*printed(singbuild("build", "--json", "none.def", "a.img").stdout)]
     assert [(e["event"], e["status"]) for e in refused] == [("error", 3)]
+
+
+def test_a_check_says_that_one_image_is_done_and_what_was_otherwise(
+    recipe: Callable[[str], Path], singbuild: Build, tmp_path: Path
+) -> None:
+    path = recipe("Bootstrap: busybox\n%post\n    head -c 9 /dev/urandom > /{{ name }}\n")
+    words = ("--json", "--check-reproducible", "--build-arg")
+    told = [*printed(singbuild(*words, "name=random", path, "a.img").stdout)]
+    (difference,) = [event for event in told if event["event"] == "difference"]
+    assert (difference["kind"], difference["path"]) == ("changed", "/random")
+    assert [event["same"] for event in told if event["event"] == "reproducible"] == [False]
+    assert not [event for event in told if event["event"] == "done"]
+    assert (told[-1]["event"], told[-1]["status"]) == ("error", 1)
+    told = [*printed(singbuild(*words, "name=tmp/random", path, "a.img").stdout)]
+    (same,) = [event for event in told if event["event"] == "reproducible"]
+    assert (same["same"], same["differing"]) == (True, 0)
+    assert {"clock", "processors", "host name", "umask", "zone"} < {*same["surroundings"]}
+    target = str(tmp_path / "a.img")
+    assert {event["image"] for event in told if event["event"] == "start"} == {target}
+    (done,) = [event for event in told if event["event"] == "done"]
+    assert (done["image"], told[-1]) == (target, done)
+    assert done["digest"] in singbuild("inspect", "a.img").stdout
+
+
+def test_an_error_names_its_place(recipe: Callable[[str], Path], singbuild: Build) -> None:
+    path = recipe("Bootstrap: busybox\n%pots\n    true\n")
+    (wrong,) = printed(singbuild("--json", path, "a.img").stdout)
+    assert (wrong["path"], wrong["line"], wrong["column"]) == (str(path), 2, 1)
+    path = recipe(RECIPE.format(last="false"))
+    *_, failed = printed(singbuild("--json", path, "a.img").stdout)
+    assert (failed["section"], failed["line"]) == ("post", 0)
+
+
+def test_progress_never_passes_its_end(recipe: Callable[[str], Path], singbuild: Build) -> None:
+    told = [
+        *printed(
+            singbuild("--json", "--no-cache", recipe(RECIPE.format(last="true")), "a.img").stdout
+        )
+    ]
+    steps = [event for event in told if event["event"] == "progress"]
+    assert steps
+    assert [event for event in steps if event["total"] and event["done"] > event["total"]] == []
 
 
 def test_help_and_the_document_give_every_status_one_meaning() -> None:

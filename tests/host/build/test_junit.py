@@ -122,3 +122,16 @@ def test_names_that_are_no_text(path: Path, singbuild: Build, tmp_path: Path) ->
     name.write_text("Bootstrap: busybox\n")
     assert singbuild("--junit", path, name, "a.img").returncode == 0
     assert results(path) == {"bootstrap": "passed"}
+
+
+def test_what_came_from_the_cache_before_a_failure_is_not_called_unreached(
+    path: Path, recipe: Callable[[str], Path], singbuild: Build
+) -> None:
+    assert singbuild(recipe(RECIPE.format(last="true")), "a.img").returncode == 0
+    assert singbuild("--junit", path, recipe(RECIPE.format(last="false")), "b.img").returncode == 7
+    found = cases(path)
+    for name in ("bootstrap", "%post"):
+        skipped = found[name].find("skipped")
+        assert skipped is not None
+        assert "taken from the cache" in str(skipped.get("message"))
+    assert result(found["%test"]) == "failure"

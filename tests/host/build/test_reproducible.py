@@ -103,12 +103,38 @@ def test_a_check_builds_twice_and_lists_what_differs(
     assert done.returncode == 0, done.stderr
     assert "is reproducible" in done.stdout
     subprocess.run(["e2fsck", "-fn", tmp_path / "a.img"], check=True, capture_output=True)
-    random = recipe("Bootstrap: busybox\n%post\n    head -c 9 /dev/urandom > /random\n")
+    random = recipe("Bootstrap: busybox\n%post\n    date > /random; hostname >> /random\n")
     done = singbuild("--check-reproducible", random, "b.img")
     assert done.returncode == 1
     assert "changed: /random (content" in done.stdout
     assert "differ in 1 path" in done.stderr
     assert not (tmp_path / "b.img").exists()
+
+
+LIBRARIES = f"""\
+    ldd /usr/bin/date {LIBFAKETIME} | grep -o '/[^ :]*' | while read -r file; do
+        mkdir -p "$SINGBUILD_ROOTFS/${{file%/*}}"
+        cp -L "$file" "$SINGBUILD_ROOTFS/$file"
+    done
+    mkdir -p "$SINGBUILD_ROOTFS/usr/local/bin"
+    cp /usr/bin/date "$SINGBUILD_ROOTFS/usr/local/bin/date"
+    rm "$SINGBUILD_ROOTFS/bin/sh" # busybox's prefers its own date
+    cp /bin/dash "$SINGBUILD_ROOTFS/bin/sh"
+"""
+
+
+@pytest.mark.skipif(not Path(LIBFAKETIME).exists(), reason="needs libfaketime")
+@pytest.mark.parametrize("command", ["date +%A", "date +%H", "nproc", "uname -n"])
+def test_a_check_is_made_on_another_day_and_host(
+    command: str, recipe: Callable[[str], Path], singbuild: Build
+) -> None:
+    """By a date that is linked dynamically, which sees no more than the day or the hour."""
+    if command == "nproc" and len(os.sched_getaffinity(0)) == 1:
+        pytest.skip("one processor is not two")
+    path = recipe(f"Bootstrap: busybox\n%setup\n{LIBRARIES}%post\n    {command} > /when\n")
+    done = singbuild("--check-reproducible", path, "a.img")
+    assert (done.returncode, "changed: /when" in done.stdout) == (1, True), done.stderr
+    assert "clock: 25 hours later, by libfaketime" in done.stdout
 
 
 def test_drift_from_the_lock_is_refused_before_anything_is_built(

@@ -1,0 +1,82 @@
+"""What programs of an image notice of the host: another one, for the second build of a check.
+
+The clock is libfaketime's: loaded before the C library of programs that are linked dynamically,
+which is tried in each tree, since it breaks programs of another C library. Static programs
+see the host's clock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+LIBRARY = "libfaketime.so.1"
+PLACES = ("/usr/lib/*/faketime", "/usr/lib*/faketime", "/usr/local/lib/faketime")
+NAME = ".singbuild-clock"  # in /dev, which goes when the program has ended
+LATER = 25 * 3600  # seconds: another day, hour and name of the day; signatures are still valid
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """A host as programs see it.
+
+    clock: libfaketime's bytes, b"" for the host's own clock; hostname: "" for the host's; seen: a
+    file that is made when a program was seen to have the other clock.
+    """
+
+    clock: bytes = b""
+    hostname: str = ""
+    seen: Path | None = None
+    _tried: dict[Path, bool] = field(default_factory=dict)
+
+    @property
+    def files(self) -> Mapping[str, bytes]:
+        """Return files of /dev, by name."""
+        return {NAME: self.clock} if self.clock else {}
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """Return what makes a program take the other clock. faketime(1)."""
+        return {
+            "LD_PRELOAD": f"/dev/{NAME}",
+            "FAKETIME": f"+{LATER}",
+            # utimensat(2) sets times as they are: stat(2) shall not tell others.
+            "NO_FAKE_STAT": "1",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+            "DONT_FAKE_MONOTONIC": "1",
+        }
+
+    def takes_clock(self, root: Path) -> bool:
+        """Whether programs of this tree can be given the other clock."""
+        return self._tried.get(root, False)
+
+    def tried(self, root: Path, status: int, told: Sequence[str]) -> None:
+        """Take note of what 'date +%s' said with the other clock: its status and last lines."""
+        self._tried[root] = status == 0 and len(told) == 1 and told[0].isdecimal()
+        if self.seen and self._tried[root] and int(told[0]) > time.time() + LATER / 2:
+            self.seen.touch()
+
+
+now = Surroundings()
+
+
+@contextlib.contextmanager
+def within(surroundings: Surroundings) -> Iterator[None]:
+    """Let programs of an image have these surroundings for the time of a with-block."""
+    global now
+    before, now = now, surroundings
+    try:
+        yield
+    finally:
+        now = before
+
+
+def library() -> bytes:
+    """Return the host's libfaketime, b"" where it is not installed."""
+    for pattern in PLACES:
+        for found in sorted(Path("/").glob(f"{pattern[1:]}/{LIBRARY}")):
+            return found.read_bytes()
+    return b""
