@@ -91,7 +91,7 @@ $(VENV)/.tested: $(VENV)/.installed
 	@touch $@
 
 man: $(VENV)/.installed ## man pages of the commands, where man finds them by the PATH
-	$(BIN)/python -m singbuild.cli.manpages $(VENV)/share/man/man1
+	$(BIN)/python -m singbuild.cli.manpages $(VENV)/share/man
 
 singrun.pyz: ## the runtime as one file, for nodes without an installation
 	$(PYTHON) -m singrun.bundle $@

@@ -1,7 +1,8 @@
 """Writes the man pages, of what the commands themselves say: python -m singbuild.cli.manpages DIR.
 
-Knows nothing of the commands but that they have --help, and list in it what they can. click-man
-knows click's commands alone, which ``singrun`` is none of, and help2man no verbs.
+Knows nothing of the commands but that they have --help, and list in it what they can; the rest
+is taken from the documents. click-man knows click's commands alone, which ``singrun`` is none
+of, and help2man no verbs.
 """
 
 from __future__ import annotations
@@ -13,38 +14,98 @@ import sys
 import time
 from pathlib import Path
 
+from singbuild.cli import roff
+
+DOCUMENTS = Path(__file__).parents[2] / "docs"
 COMMANDS = {
     "singbuild": "turn a recipe into one file that holds a whole Linux environment",
     "singrun": "run programs in an image as the calling user",
     "singularity": "the commands of Singularity 2.x and 3.x",
     "apptainer": "the commands of Apptainer",
 }
+FORMATS = {  # pages of section 5: what they are, and the document and its section that they are of
+    "singrun.conf": ("the site's defaults for launches", "runtime.md", "The site's file"),
+    "singbuild-recipe": ("what goes into an image", "recipe-format.md", ""),
+}
+_OF_BUILD = "singbuild"  # whose options and examples are those of its main command
+_HEADING = re.compile(r"^([A-Z][^\n:]*)(?: \(.*\))?:(?:\n|(?= ))", re.M)
 
 
 def main() -> None:
-    """Write the pages into the directory that the command line names."""
+    """Write the pages into man1 and man5 of the directory that the command line names."""
     directory = Path(sys.argv[1])
-    directory.mkdir(parents=True, exist_ok=True)
     for name in COMMANDS:
-        (directory / f"{name}.1").write_text(page(name))
+        _write(directory / f"man1/{name}.1", page(name))
+    for name in FORMATS:
+        _write(directory / f"man5/{name}.5", format_page(name))
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
 
 
 def page(name: str) -> str:
-    """Return the page of a command. man(7)."""
+    """Return the page of a command. man(7), man-pages(7)."""
     overview = said(name, "--help")
-    epoch = int(os.environ.get("SOURCE_DATE_EPOCH", time.time()))
-    day = time.strftime("%Y-%m-%d", time.gmtime(epoch))
-    version = said(name, "--version").split()[-1]
-    others = [f"{other}(1)" for other in COMMANDS if other != name]
-    parts = [
-        f'.TH {name.upper()} 1 "{day}" "{name} {version}" "User commands"',
-        f".SH NAME\n{name} \\- {COMMANDS[name]}",
-        f".SH DESCRIPTION\n{literal(overview)}",
-        ".SH COMMANDS",
-        *(f".SS {verb}\n{literal(said(name, verb, '--help'))}" for verb in verbs(overview)),
-        f".SH SEE ALSO\n{', '.join(others)}",
+    parts = blocks(overview)
+    main_command = blocks(said(name, "build", "--help")) if name == _OF_BUILD else {}
+    options = [
+        f"{title}:\n{text}" for title, text in (main_command or parts).items() if "ption" in title
     ]
-    return "\n".join(parts) + "\n"
+    examples = main_command.get("Examples") or parts.get("Examples") or _examples(name, overview)
+    known = ("Usage", "About", "Example", "Exit", "Options")
+    rest = [t for title, t in parts.items() if not title.startswith(known)]
+    about = "\n".join([parts["About"], *rest])
+    used = name if name in ("singbuild", "singrun") else "singrun"
+    sections = [
+        _head(name, 1, COMMANDS[name]),
+        f".SH SYNOPSIS\n{roff.literal(parts['Usage'])}",
+        f".SH DESCRIPTION\n{roff.literal(about)}",
+        ".SH COMMANDS",
+        *(f".SS {verb}\n{roff.literal(said(name, verb, '--help'))}" for verb in verbs(overview)),
+        f".SH OPTIONS\n{roff.literal(''.join(options))}",
+        ".SH EXIT STATUS\n" + roff.literal(overview[overview.rindex("Exit status") :]),
+        ".SH ENVIRONMENT\n" + roff.table(section("variables.md", f"Read by `{used}`")),
+        ".SH FILES\n" + roff.table(section("administration.md", "Places on disk")),
+        f".SH EXAMPLES\n{roff.literal(examples)}",
+        ".SH SEE ALSO\n" + ",\n".join(f".BR {each}" for each in _others(name)),
+    ]
+    return "\n".join(sections).replace(",\n.BR", "\n.BR") + "\n"
+
+
+def format_page(name: str) -> str:
+    """Return the page of a file's format."""
+    what, document, title = FORMATS[name]
+    text = section(document, title) if title else (DOCUMENTS / document).read_text()
+    body = re.sub(r"\A# .*\n", "", text)
+    others = "\n".join(f".BR {each}" for each in _others(name))
+    return (
+        f"{_head(name, 5, what)}\n.SH DESCRIPTION\n{roff.document(body)}\n.SH SEE ALSO\n{others}\n"
+    )
+
+
+def blocks(text: str) -> dict[str, str]:
+    """Return the parts of a --help by their headings; what stands below "Usage:" in two parts."""
+    found: dict[str, str] = {}
+    heads = [*_HEADING.finditer(text)]
+    for head, following in zip(heads, [*heads[1:], None], strict=True):
+        end = following.start() if following else len(text)
+        found[head[1]] = text[head.end() : end]
+    usage, _, about = text.partition("\n\n")
+    until = next((head.start() for head in heads[1:]), len(text))
+    return found | {
+        "Usage": usage.replace("Usage:", "").strip("\n"),
+        "About": about[: until - len(usage) - 2],
+    }
+
+
+def section(document: str, title: str) -> str:
+    """Return what stands below a heading of a document."""
+    text = (DOCUMENTS / document).read_text()
+    match = re.search(rf"^## {re.escape(title)}\n(.*?)(?=^## |\Z)", text, re.M | re.S)
+    assert match, f"{document} has no section {title}"
+    return match[1]
 
 
 def verbs(overview: str) -> list[str]:
@@ -67,11 +128,26 @@ def said(*words: str) -> str:
     return done.stdout
 
 
-def literal(text: str) -> str:
-    """Return lines to be shown as they are."""
-    escaped = text.strip("\n").replace("\\", "\\e").replace("-", "\\-").replace("'", "\\(aq")
-    lines = [f"\\&{line}" if line.startswith(".") else line for line in escaped.splitlines()]
-    return "\n".join([".nf", *lines, ".fi"])
+def _examples(name: str, overview: str) -> str:
+    """Return the examples of a command's verbs."""
+    found = (blocks(said(name, verb, "--help")).get("Examples", "") for verb in verbs(overview))
+    return "\n".join(text.strip("\n") for text in found if text.strip())
+
+
+def _head(name: str, number: int, what: str) -> str:
+    epoch = int(os.environ.get("SOURCE_DATE_EPOCH", time.time()))
+    day = time.strftime("%Y-%m-%d", time.gmtime(epoch))
+    version = said("singrun", "--version").split()[-1]
+    kind = {1: "User commands", 5: "File formats"}[number]
+    return (
+        f'.TH {name.upper()} {number} "{day}" "singbuild {version}" "{kind}"\n'
+        f".SH NAME\n{name} \\- {what}"
+    )
+
+
+def _others(name: str) -> list[str]:
+    pages = [(each, 1) for each in COMMANDS] + [(each, 5) for each in FORMATS]
+    return [f"{other} ({number})" for other, number in pages if other != name]
 
 
 if __name__ == "__main__":

@@ -30,7 +30,6 @@ COMMANDS = {
 # An option of another tool: what is said here instead.
 OPTIONS = {
     "--size": "Room for later writing is --free SIZE; an image is as large as its content.",
-    "-s": "Room for later writing is --free SIZE; an image is as large as its content.",
     "--dry-run": "What a build would do is told by: singbuild plan RECIPE",
     "-n": "What a build would do is told by: singbuild plan RECIPE",
     "-o": "The image is the second word: singbuild RECIPE IMAGE",
@@ -39,7 +38,6 @@ OPTIONS = {
     "--tag": "The image is the second word: singbuild RECIPE IMAGE",
     "-f": "The recipe is the first word: singbuild RECIPE IMAGE",
     "--file": "The recipe is the first word: singbuild RECIPE IMAGE",
-    "--sandbox": "An image is a file here; its tree is written by: singbuild export IMAGE",
     "-v": "All output is shown as it is; --quiet and --json are the other forms.",
     "--verbose": "All output is shown as it is; --quiet and --json are the other forms.",
     "-d": "All output is shown as it is, and kept in the log when a build fails.",

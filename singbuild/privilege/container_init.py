@@ -72,8 +72,8 @@ def main() -> NoReturn:
     root: the tree; argv, env: the program; mounts: whether there may be any, and namespaces;
     files: in /dev, name to content; hostname: "" for the host's; host: None for a program of
     the tree, for one of the host the directory that it works in, what it may write besides the
-    tree, and whether that gets /proc and /sys; directory: where one of the tree works; user: id, group and further groups, None
-    for root.
+    tree, and whether that gets /proc and /sys; directory: where one of the tree works; user: id,
+    group and further groups, None for root.
     """
     for number in _KEYBOARD:  # a terminal sends these to the program too
         _signal.signal(number, _signal.SIG_IGN)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -30,21 +31,47 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+SECTIONS = (
+    *("NAME", "SYNOPSIS", "DESCRIPTION", "COMMANDS", "OPTIONS", "EXIT STATUS", "ENVIRONMENT"),
+    *("FILES", "EXAMPLES", "SEE ALSO"),
+)
+
+
+def shown(page: Path) -> str:
+    """A page as man shows it; mandoc finds nothing wrong with it."""
+    if not shutil.which("mandoc"):
+        pytest.skip("mandoc is not installed")
+    lint = ["mandoc", "-T", "lint", "-W", "warning", str(page)]
+    done = subprocess.run(lint, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "")
+    text = subprocess.check_output(["mandoc", "-T", "utf8", page], text=True)
+    return subprocess.check_output(["col", "-bx"], input=text, text=True)
+
+
 @pytest.mark.parametrize("name", manpages.COMMANDS)
 def test_a_page_is_well_formed_and_whole(name: str, pages: Path) -> None:
-    page = pages / f"{name}.1"
+    plain = shown(pages / f"man1/{name}.1")
+    for title in SECTIONS:
+        assert re.search(rf"^{title}\n +\S", plain, re.M), title
     overview = manpages.said(name, "--help")
     verbs = manpages.verbs(overview)
     assert {"singrun": "exec", "singbuild": "backends"}.get(name, "create") in verbs
-    if not shutil.which("mandoc"):
-        pytest.skip("mandoc is not installed")
-    done = subprocess.run(["mandoc", "-T", "lint", page], capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (0, "")
-    shown = subprocess.check_output(["mandoc", "-T", "utf8", page], text=True)
-    plain = subprocess.check_output(["col", "-bx"], input=shown, text=True)
     for verb in verbs:
         for line in manpages.said(name, verb, "--help").splitlines():
             assert line.strip() in plain, (verb, line)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("singrun.conf", ["cache directory, cache size", "bind path", "%U"]),
+        ("singbuild-recipe", ["HEADER", "%runscript", "Bootstrap: busybox"]),
+    ],
+)
+def test_formats_have_pages(name: str, words: list[str], pages: Path) -> None:
+    plain = shown(pages / f"man5/{name}.5")
+    assert [word for word in words if word not in plain] == []
+    assert "](" not in plain
 
 
 def test_the_runtimes_page_has_every_verb() -> None:
