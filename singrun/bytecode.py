@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 _FOLDERS = ("", "environment/", "images/", "mounts/", "namespaces/")
 _RARE = (
     *("__init__.py", "__main__.py", "bytecode.py", "bundle.py", "terminal.py"),
-    *("images/pulled.py", "images/unpacking.py", "images/unpacker.py", "namespaces/holding.py"),
+    *("subordinate.py", "images/data.py", "images/pulled.py", "images/sif.py"),
+    *("images/unpacking.py", "images/unpacker.py", "namespaces/capabilities.py"),
+    *("namespaces/holding.py", "namespaces/limits.py", "namespaces/mapping.py"),
 )
 
 # By a file's path in the package: its time in ns, its size, its code.

@@ -116,6 +116,8 @@ def _with_options(request: Request, given: "list[options.Given]") -> Request:
     if request.program.verb not in ("mount", "warm"):
         option_variables.apply(request)
     options.apply(request, given)
+    if request.isolation.no_pid:  # of --containall, --compat or a variable
+        request.isolation.pid = False
     if request.hardware.devices:
         from singrun.hardware import cdi  # it imports json
 

@@ -55,6 +55,7 @@ FLAGS = {  # the parts of a Request, and the attributes in them; none: singrun d
     ],
     "cleanenv": [("variables", "clean")],
     "pid": [("isolation", "pid")],
+    "no-pid": [("isolation", "no_pid")],
     "ipc": [("isolation", "ipc")],
     "uts": [("isolation", "uts")],
     "userns": [],
@@ -77,6 +78,7 @@ FLAGS = {  # the parts of a Request, and the attributes in them; none: singrun d
     "underlay": [],
     "unsquash": [],
     "fetch": [("image", "fetch")],
+    "disable-cache": [("image", "fetch")],
     "plan": [("", "plan")],
     "debug": [("", "debug")],
 }
@@ -309,7 +311,24 @@ LIMITS = [
 VALUES |= {name: _limit(name) for name in LIMITS}
 
 
+# Of Singularity 3 and Apptainer, and not of singrun: why.
+REFUSED = {
+    "allow-setuid": "Set-user-ID programs never gain anything here (no_new_privs).",
+    "apply-cgroups": "Say the limits themselves: --memory, --cpus, --pids-limit.",
+    "blkio-weight-device": "singrun limits all disks alike: --blkio-weight.",
+    "boot": "An instance starts the image's %startscript and no init.",
+    "fusemount": "Mount it on the host, and share it by --bind.",
+    "netns-path": "Enter that namespace first: nsenter --net=PATH singrun …",
+    "oom-kill-disable": "Cgroups of version 2 cannot do that.",
+    "passphrase": "singrun reads no encrypted images.",
+    "pem-path": "singrun reads no encrypted images.",
+    "vm": "singrun starts no virtual machine.",
+}
+
+
 def _no_option(word: str, name: str) -> UsageError:
+    if name in REFUSED:
+        return UsageError(f"There is no option {word}", why=REFUSED[name], remedy=REMEDY)
     if name in FLAGS:
         return UsageError(f"Option --{name} takes no value", remedy=REMEDY)
     guess = nearest(name, [*FLAGS, *VALUES, *ALIASES, *TEXTS])

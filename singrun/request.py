@@ -70,6 +70,7 @@ class IsolationOptions:
 
     def __init__(self) -> None:
         self.pid = self.ipc = self.uts = self.net = self.join = self.no_join = False
+        self.no_pid = False
         self.as_caller = self.fakeroot = self.keep_privs = self.no_privs = False
         self.hostname = ""
         self.uid: int | None = None

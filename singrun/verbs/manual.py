@@ -107,6 +107,7 @@ OPTIONS = {  # the value's name, "" for none; what it does
     "env": ("NAME=VALUE", "set a variable; repeatable, commas"),
     "env-file": ("FILE", "set those in FILE, lines of NAME=VALUE; repeatable"),
     "pid": ("", "a PID namespace of its own"),
+    "no-pid": ("", "none, although --containall or --compat is said"),
     "ipc": ("", "an IPC namespace of its own"),
     "uts": ("", "a host name of its own"),
     "net": ("", "a network namespace of its own, with loopback alone"),
@@ -149,6 +150,7 @@ OPTIONS = {  # the value's name, "" for none; what it does
     "as-caller": ("", "through sudo: as the user who called sudo"),
     "mount-with": ("HOW", "loop, fuse2fs, squashfuse or unpack, not what fits best"),
     "fetch": ("", "fetch an image of a registry (docker://NAME) again, even if it is cached"),
+    "disable-cache": ("", "the same as --fetch"),
     "plan": ("", "print every mount with its reason, and do nothing"),
     "debug": ("", "say on standard error what is done"),
 }

@@ -35,6 +35,11 @@ def test_a_tmpfs_of_compat_yields_to_a_layer_that_is_asked_for() -> None:
     assert parsed("exec", "--writable-tmpfs", "-w", "i", "x").image.writable_tmpfs  # is refused
 
 
+def test_containall_without_a_pid_namespace() -> None:
+    request = parsed("exec", "-C", "--no-pid", "i", "x")
+    assert (request.isolation.pid, request.isolation.ipc) == (False, True)
+
+
 def test_a_flag_takes_yes_and_no() -> None:
     assert parsed("exec", "--contain=true", "i", "x").mounts.contain
     assert not parsed("exec", "-c", "--contain=false", "i", "x").mounts.contain
@@ -87,6 +92,7 @@ def test_binds_that_mean_nothing(word: str) -> None:
         (("exec", "--clean-env", "i"), "Did you mean --cleanenv?"),
         (("exec", "--nohome", "i"), "Did you mean --no-home?"),
         (("--hlep",), "Did you mean --help?"),
+        (("exec", "--boot", "i"), "An instance starts the image's %startscript and no init."),
         (
             ("xyzzy",),
             f"The verbs are {', '.join(manual.VERBS)}.",

@@ -14,6 +14,7 @@ import pytest
 
 import singbuild
 import singrun
+from singrun import bytecode
 from tests.bench import installation
 from tests.bench import singrun_images as images
 from tests.bench.host import shared_directory
@@ -100,6 +101,21 @@ def test_everything_is_imported_before_anything_is_done(tree: Path) -> None:
     after = done.stderr.rpartition("singrun: bind mounts ")[2]
     assert "group" in after
     assert not re.search(r"^import '", after, re.MULTILINE)
+
+
+def test_the_one_file_has_the_modules_that_every_launch_imports(tree: Path) -> None:
+    launched = {
+        name.replace(".", "/").removeprefix("singrun/") + ".py"
+        for name in imported(MAIN, "exec", tree, "true")
+        if name.startswith("singrun.")
+    }
+    package = images.ROOT / "singrun"
+    kept = {
+        folder + path.name
+        for folder in bytecode._FOLDERS
+        for path in (package / folder).glob("*.py")
+    } - {*bytecode._RARE}
+    assert {name for name in kept - launched if not name.endswith("/__init__.py")} == set()
 
 
 def test_runtime_and_builder_have_one_version() -> None:
