@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from singbuild.ext3.writer.seal import Shape
 from singbuild.file_tree import FileTree
