@@ -48,6 +48,8 @@ def image(bench: Bench, builder: Builder) -> Path:
 @pytest.fixture(params=["root, loop", "user"])
 def person(request: pytest.FixtureRequest, bench: Bench) -> Iterator[Person]:
     someone: Person = bench.people[request.param]
+    for kind in ("out", "err"):  # an instance of that name appends to them
+        logged(someone, kind).unlink(missing_ok=True)
     yield someone
     someone.call(someone.launcher, "stop", "web")
     images.wait_for_daemons(str(bench.directory))
