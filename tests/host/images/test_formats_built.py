@@ -65,16 +65,23 @@ def called(person: Person, *words: str, umask: int = 0o022) -> str:
 def test_whoever_builds_it_gets_the_same_bytes(
     place: Path, people: list[Person], form: str
 ) -> None:
-    digests = set()
-    for person, umask in zip(people, (0o022, 0o077), strict=True):
-        target = place / person.name / f"a.{form}"
-        words = ("singbuild", "-q", "--format", form, f"{place}/r.def", str(target))
-        called(person, *words, umask=umask)
-        digests.add(hashlib.sha256(target.read_bytes()).hexdigest())
+    built_alike(place, people, form, "r.def")
+    for person in people:
+        target = place / person.name / f"r.def.{form}"
         assert called(person, "singrun", "run", str(target), "you") == "hello you\n"
-        assert "sound" in called(person, "singbuild", "verify", str(target))
         lock = called(person, "singbuild", "inspect", "--lock", str(target))
         assert ("writer: tar2sqfs" in lock) == (form != "sif-ext3")
+
+
+def built_alike(place: Path, people: list[Person], form: str, recipe: str) -> None:
+    """Build a recipe as several people, with several umasks; all get the same sound file."""
+    digests = set()
+    for person, umask in zip(people, (0o022, 0o077), strict=True):
+        target = place / person.name / f"{recipe}.{form}"
+        words = ("singbuild", "-q", "--format", form, f"{place}/{recipe}", str(target))
+        called(person, *words, umask=umask)
+        digests.add(hashlib.sha256(target.read_bytes()).hexdigest())
+        assert "sound" in called(person, "singbuild", "verify", str(target))
     assert len(digests) == 1
 
 
@@ -98,8 +105,11 @@ def test_a_sandbox_belongs_to_who_built_it_and_is_updated(
 
 
 def test_a_killed_conversion_leaves_nothing_half(place: Path, people: list[Person]) -> None:
+    conversions_killed(place, people[1], 2)
+
+
+def conversions_killed(place: Path, person: Person, kills: int) -> None:
     """By SIGKILL at any moment: the target is the old one or the new one; the next run sweeps."""
-    person = people[1]
     own = place / person.name
     tree = own / "tree"
     tree.mkdir()
@@ -114,7 +124,7 @@ def test_a_killed_conversion_leaves_nothing_half(place: Path, people: list[Perso
         called(person, *words)
         took = time.monotonic() - begin
         whole = content(target)
-        for _ in range(2):
+        for _ in range(kills):
             argv = person.words(*words)
             process = subprocess.Popen(
                 argv, env=person.environment(), cwd=own, start_new_session=True
