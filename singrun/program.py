@@ -140,6 +140,8 @@ def _become_command(arguments: list[bytes], variables: Environment) -> "NoReturn
             if error.errno not in (errno.ENOENT, errno.ENOTDIR):
                 refused = _cannot(os.fsdecode(path), error)
                 refused.status = _NOT_EXECUTABLE
+    if spelling():
+        refused.status = RunError.status
     raise refused
 
 

@@ -144,6 +144,12 @@ def test_a_command_that_is_not_there_ends_with_255_as_in_3(
     (tree / "own").mkdir()
     images.write_script(tree / "own/of-the-image", "#!/bin/sh\nexit 5\n")
     (tree / ".singularity.d/env/90-environment.sh").write_text("export PATH=/own:$PATH\n")
+    if words == ["absent"]:  # nor is there a shell to look for it
+        bare = images.fill(tmp_path / "bare")
+        for name in ("bin/sh", ".singularity.d/actions/exec"):
+            (bare / name).unlink()
+        assert typed(tmp_path, "exec", bare, "absent").returncode == 255
+        assert typed(tmp_path, "exec", bare, "echo", "hi").stdout == "hi\n"
     done = typed(tmp_path, "exec", tree, *words, PATH=f"{os.environ['PATH']}:/of/the/host")
     assert done.returncode == status, done
     assert ("FATAL:   " in done.stderr) == (status == 255)
