@@ -14,7 +14,7 @@ from typing import Any
 from singbuild import Reporter, SourceError
 from singbuild.download import Fetched, NotFoundError, is_offline
 from singbuild_docker import manifest
-from singbuild_docker.arriving import Arriving
+from singbuild_docker.downloads import Arriving
 from singbuild_docker.image import Image, Read, Store
 from singbuild_docker.manifest import Layer
 from singbuild_docker.mirrors import places
