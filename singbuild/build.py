@@ -1,6 +1,6 @@
 """The engine: recipe ─▶ plan ─▶ scratch ─▶ backend ─▶ sections ─▶ metadata ─▶ seal ─▶ target.
 
-``build`` checks, opens what is to be cleaned up, and waits; ``_work`` does the
+``build`` checks, opens what is to be cleaned up, and waits; ``_Work`` does the
 building in namespaces of its own, which end with it.
 """
 

@@ -34,7 +34,7 @@ def enter(request: Request) -> str:
     # Where other ranks of a job step have set up the same already, their namespaces will do.
     ranks = None
     if shared and not request.plan:
-        ranks = joining.Set(request, image, caller, table, origin.winning)
+        ranks = joining.RankSet(request, image, caller, table, origin.winning)
         if ranks.enter():
             origin.execute(image.path)
     layers = Layers(request.image, site)

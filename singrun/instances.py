@@ -6,7 +6,7 @@ import pwd
 from singrun import errors
 from singrun.errors import RunError, UsageError, printable, say
 from singrun.namespaces import rendezvous
-from singrun.namespaces.leaving import Others
+from singrun.namespaces.leaving import ProgramNamespaces
 from singrun.namespaces.waiting import Outside
 from singrun.options import FLAGS
 from singrun.origin import Origin
@@ -124,7 +124,7 @@ def _enter(request: Request, instance: Instance) -> "NoReturn":
     origin, outside = Origin(request), Outside()
     what = f"Cannot enter the instance {instance.name}"
     try:
-        others = Others(instance.pid)
+        others = ProgramNamespaces(instance.pid)
         marker = rendezvous.marker(instance.name, instance.image_state)
         is_it = others.show(marker) and others.are_ours()
     except OSError as error:

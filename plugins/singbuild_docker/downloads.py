@@ -29,7 +29,7 @@ NAP = 0.005  # seconds between two looks at a file that grows
 Bring = Callable[[Layer, Reporter], Fetched]
 
 
-class Arriving:
+class LayerDownloads:
     """Layers that are being fetched; a context manager, whose end stops what still runs."""
 
     def __init__(self, layers: Sequence[Layer], store: Store, bring: Bring) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from singbuild import Reporter, SourceError
 from singbuild.download import Fetched, NotFoundError, is_offline
 from singbuild_docker import manifest
-from singbuild_docker.downloads import Arriving
+from singbuild_docker.downloads import LayerDownloads
 from singbuild_docker.image import Image, Read, Store
 from singbuild_docker.manifest import Layer
 from singbuild_docker.mirrors import places
@@ -76,8 +76,8 @@ class Registry:
         def bring(layer: Layer, report: Reporter) -> Fetched:
             return self.blob(layer.digest, layer.size, report)
 
-        with Arriving(layers, self.store, bring) as arriving:
-            yield arriving.read
+        with LayerDownloads(layers, self.store, bring) as downloads:
+            yield downloads.read
 
     def _manifest(self, wanted: str) -> Fetched:
         """Fetch a manifest by tag or digest, and remember where the tag led, for offline builds."""

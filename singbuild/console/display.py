@@ -16,7 +16,6 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self, TextIO
 
 from rich.console import Console as Terminal
@@ -82,18 +81,13 @@ class Console:
         threading.Thread(target=self._beat, daemon=True).start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._ended.set()
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
         """Leave the terminal to somebody else for the time of a with-block."""
-        self.__exit__(None, None, None)
+        self.__exit__()
         try:
             yield
         finally:
@@ -254,12 +248,7 @@ class LiveConsole(Console):
         self._progress.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
     def _show(self, event: Event) -> None:

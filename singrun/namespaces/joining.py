@@ -14,7 +14,7 @@ from singrun.identity import Caller
 from singrun.images.image import Image
 from singrun.mounts.shared import Table
 from singrun.namespaces import rendezvous
-from singrun.namespaces.leaving import Others
+from singrun.namespaces.leaving import ProgramNamespaces
 from singrun.request import Request
 
 TYPE_CHECKING = False
@@ -51,7 +51,7 @@ def wanted(request: Request) -> bool:
     return many.partition("(")[0] != "1" and any(name in os.environ for name in _RANKS)
 
 
-class Set:
+class RankSet:
     """All launches that may share one set of namespaces, told from others by ``key``.
 
     One user, one job step, one image as it is now, one table of mounts, one set of options,
@@ -138,7 +138,7 @@ class Set:
 
     def _enter(self, pid: int) -> bool:
         """Enter the namespaces of process ``pid``; False: it is not of the set."""
-        others = Others(pid)
+        others = ProgramNamespaces(pid)
         if not others.show(self.marker) or not others.are_ours():
             others.close()
             return False

@@ -14,7 +14,7 @@ _SIOCSIFFLAGS, _IFF_UP, _IFNAMSIZ = 0x8914, 1, 16  # netdevice(7)
 _NS_GET_USERNS, _NS_GET_PARENT, _NS_GET_OWNER_UID = 0xB701, 0xB702, 0xB704  # ioctl_ns(2)
 
 
-class Others:
+class ProgramNamespaces:
     """The namespaces of a program that singrun started for this user, held open.
 
     OSError if process ``pid`` has ended, or is another user's.
