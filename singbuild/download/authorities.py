@@ -29,19 +29,19 @@ OF_REQUESTS = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 
 def session() -> Session:
     """Return a session that trusts the host's authorities."""
-    made = Session()
-    made.mount("https://", HostAdapter(host_context()))
-    return made
+    opened = Session()
+    opened.mount("https://", HostAdapter(host_context()))
+    return opened
 
 
 def host_context() -> ssl.SSLContext:
     """Return TLS settings with the host's authorities."""
     if any(os.environ.get(name) for name in OF_REQUESTS):
         return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # requests itself adds that bundle
-    made = ssl.create_default_context()
+    context = ssl.create_default_context()
     if not _has_store():
-        made.load_verify_locations(next(filter(os.path.isfile, BUNDLES), certifi.where()))
-    return made
+        context.load_verify_locations(next(filter(os.path.isfile, BUNDLES), certifi.where()))
+    return context
 
 
 def _has_store() -> bool:

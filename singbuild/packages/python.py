@@ -46,10 +46,10 @@ def _package(path: bytes, data: bytes) -> Package:
 
 def _licence(stanza: Stanza, header: bytes) -> str:
     """Return the expression, else the short text, else what a classifier says."""
-    given = stanza.get("License-Expression") or stanza.get("License", "")
-    if given and "\n" not in given and given != "UNKNOWN":
-        return line(given)
+    text = stanza.get("License-Expression") or stanza.get("License", "")
+    if text and "\n" not in text and text != "UNKNOWN":
+        return line(text)
     for each in header.decode(errors="replace").splitlines():
         if each.startswith(f"Classifier: {_LICENCE}"):
             return line(each.rpartition(" :: ")[2])
-    return line(given) if given != "UNKNOWN" else ""
+    return line(text) if text != "UNKNOWN" else ""
