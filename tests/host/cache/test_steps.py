@@ -12,6 +12,8 @@ from xml.etree import ElementTree
 
 import pytest
 
+from singbuild.ext3.reader.image import Image
+from singbuild.file_tree import REGULAR, SYMLINK
 from tests.bench.builds import Build
 from tests.bench.singrun_images import ROOT
 
@@ -52,13 +54,18 @@ def executed(said: str) -> list[str]:
     return re.findall(r"\] (post-\d): ", said)
 
 
-def tree(image: Path) -> list[str]:
-    """Everything in an image but what tells of the recipe: one line of facts each."""
-    script = 'find / -xdev ! -path "/.singularity.d*" -exec stat -c "%n|%N|%a|%u|%g|%s|%h|%Y" {} +'
-    sums = "find / -xdev -type f ! -path '/.singularity.d*' -exec sha256sum {} +"
-    said = inside(image, "/bin/sh", "-c", f"{script}; {sums}")
-    lines = [line for line in said.splitlines() if not line.startswith(("/proc", "/sys", "/dev"))]
-    return sorted(lines)
+def tree(path: Path) -> list[tuple[object, ...]]:
+    """Everything in an image but what tells of the recipe."""
+    found: list[tuple[object, ...]] = []
+    with Image(path) as image:
+        for entry in image.walk():
+            node = entry.inode
+            if not entry.path.startswith(b".singularity.d"):
+                content = b"".join(image.stream(entry)) if node.kind == REGULAR else b""
+                target = image.target(entry) if node.kind == SYMLINK else b""
+                facts = (node.mode, node.uid, node.gid, node.mtime, node.links)
+                found.append((entry.path, *facts, content, target))
+    return found
 
 
 def test_parts_make_the_bits_of_one_section(
