@@ -175,8 +175,9 @@ def _store(
             facts = asdict(snapshot) | {"sha256": _sha256(part.path), **more}
             note_part.path.write_text(json.dumps(facts, indent=1))
             # The note first: without its image it is no entry, and takes no room.
-            workspace.rename_into_place(note_part, note)
-            workspace.rename_into_place(part, target)
+            # Not fsync(2), which waits for the disk: what a crash damages is told by its digest.
+            workspace.rename_into_place(note_part, note, lasting=False)
+            workspace.rename_into_place(part, target, lasting=False)
         prune(limit())
     except (OSError, SingbuildError) as error:
         report.warn(

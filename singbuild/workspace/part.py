@@ -150,19 +150,24 @@ def _new_part(target: Path) -> tuple[int, Path]:
         os.close(fd)
 
 
-def rename_into_place(part: Part, target: Path, *, replace: bool = True) -> None:
+def rename_into_place(
+    part: Part, target: Path, *, replace: bool = True, lasting: bool = True
+) -> None:
     """Make the finished file the target, all at once and lasting: rename(2) between fsync(2).
 
-    replace: whether a target that is there may go. Raises ImageError when it may not.
+    replace: whether a target that is there may go; lasting: whether it has to outlive a crash of
+    the host. Raises ImageError when it may not.
     """
     with part.opened() as file:
-        os.fsync(file.fileno())
+        if lasting:
+            os.fsync(file.fileno())
         if replace:
             part.path.rename(target)
         else:
             _link_into_place(file.fileno(), part.path, target)
         part.check_at(target)
-    _sync(target.parent)
+    if lasting:
+        _sync(target.parent)
 
 
 def _link_into_place(fd: int, path: Path, target: Path) -> None:
