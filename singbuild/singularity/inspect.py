@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+_SCHEMA = "org.label-schema"
 # As Apptainer prints them for people, and in its JSON.
 _ORDER = ("deffile", "runscript", "startscript", "test", "helpfile", "environment", "labels")
 _KEYS = (
@@ -45,14 +46,24 @@ def inspect(
     names = [name for name in _ORDER if wanted[name] or everything]
     with opened(image) as files:
         tree = ImageTree(files)
-        found = _stripped(about.attributes(tree, names or ([] if list_apps else ["labels"]), app))
+        names = names or ([] if list_apps else ["labels"])
+        found = about.attributes(tree, names, app)
+        if "labels" in names and not app and tree.chunks(about.HOME + b"/labels.json") is not None:
+            # In every image that Apptainer makes; programs take one without any as none at all.
+            derived = {
+                f"{_SCHEMA}.schema-version": "1.0",
+                f"{_SCHEMA}.build-arch": about.machine(files),
+            }
+            found["labels"] = derived | found.get("labels", {})
+        found = _stripped(found)
         listed = about.apps(tree) if list_apps or (everything and not app) else []
         apps = {name: _stripped(about.attributes(tree, about.ALL, name)) for name in listed}
     if as_json or everything:
         shown = {"apps": {app: found}} if app else ({"apps": apps} if apps else {}) | found
         keys = {key: shown[key] for key in _KEYS if key in shown}
         document = {"data": {"attributes": keys}, "type": "container"}
-        print(json.dumps(document, indent="\t", ensure_ascii=False))
+        text = json.dumps(document, indent="\t", ensure_ascii=False)
+        print("".join(f"\\u{ord(c):04x}" if c in "<>&" else c for c in text))  # as Go writes them
         return 0
     for name in listed:
         print(name)
@@ -96,7 +107,9 @@ def run_help(image: Path, app: str | None) -> int:
 def _stripped(found: dict[str, Any]) -> dict[str, Any]:
     """Return attributes without the line ends after texts, labels by their names."""
     return {
-        name: dict(sorted(value.items())) if isinstance(value, Mapping) else value.rstrip("\n")
+        name: {key: each.rstrip("\n") for key, each in sorted(value.items())}
+        if isinstance(value, Mapping)
+        else value.rstrip("\n")
         for name, value in found.items()
     }
 
@@ -106,5 +119,5 @@ def _told(name: str, value: Any) -> str:
     if name == "labels":
         return "".join(f"{key}: {each}\n" for key, each in sorted(value.items()))
     if isinstance(value, Mapping):
-        return "".join(f"=== {path} ===\n{text}\n" for path, text in value.items())
+        return "".join(f"=== {path} ===\n{text}\n\n" for path, text in value.items())
     return f"{value}\n"

@@ -127,4 +127,5 @@ def test_there_are_150_lines_and_every_reason_is_documented() -> None:
     for _, reason in found:
         assert reason in text or not reason
     assert len({line for line, _ in found}) == len(found)
-    assert not re.search(r"\S#!", LINES.read_text())
+    lines = [each for each in LINES.read_text().splitlines() if not each.startswith("#")]
+    assert not any(re.search(r"\S#!", each) for each in lines)
