@@ -1,8 +1,9 @@
 """A directory beside a target, on its way to become it: what a part file is to an image file.
 
-.NAME.XXXX.part/        0700, removed by the next who makes one when its maker is dead
-lock                held by its maker
-tree/               what becomes the target
+    .NAME.XXXX.part/        0700, held by its maker, removed by the next who makes one after it
+        tree/               what becomes the target
+
+The directory itself is held (flock(2)): a file in it could go first when a removal is killed.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from singbuild.file_tree import FileTree
 from singbuild.formats.loading import Kind
 from singbuild.workspace import remove_tree
 
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _AT_FDCWD, _NOREPLACE, _EXCHANGE = -100, 1, 2  # <linux/fcntl.h>, <linux/fs.h>
 
 
@@ -49,8 +51,7 @@ def part_directory(target: Path) -> Iterator[Path]:
     """
     _sweep(target)
     try:
-        place = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
-        lock = os.open(place / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        place, lock = _new(target)
     except OSError as error:
         raise ImageError(
             f"the directory {target} cannot be written",
@@ -58,13 +59,25 @@ def part_directory(target: Path) -> Iterator[Path]:
             remedy="Name a target in a directory that exists and that you may write.",
         ) from error
     try:
-        with contextlib.suppress(OSError):  # some file systems of clusters know no locks
-            fcntl.flock(lock, fcntl.LOCK_EX)
         (place / "tree").mkdir()
         yield place / "tree"
     finally:
         remove_tree(place)
         os.close(lock)
+        _sweep(target)
+
+
+def _new(target: Path) -> tuple[Path, int]:
+    """Make and hold a directory beside the target."""
+    while True:
+        place = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
+        with contextlib.suppress(FileNotFoundError):  # another swept it before it was held
+            lock = os.open(place, _DIRECTORY)
+            with contextlib.suppress(OSError):  # some file systems of clusters know no locks
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            if os.fstat(lock).st_nlink:
+                return place, lock
+            os.close(lock)
 
 
 def move_into_place(tree: Path, target: Path, *, replace: bool) -> None:
@@ -109,7 +122,7 @@ def _sweep(target: Path) -> None:
             status = found.lstat()
             if status.st_uid != os.geteuid() or status.st_mode != stat.S_IFDIR | 0o700:
                 continue
-            lock = os.open(found / "lock", os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            lock = os.open(found, _DIRECTORY)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 remove_tree(found)
