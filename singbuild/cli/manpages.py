@@ -32,9 +32,9 @@ _HEADING = re.compile(r"^([A-Z][^\n:]*)(?: \(.*\))?:(?:\n|(?= ))", re.M)
 
 
 def main() -> None:
-    """Write the pages into man1 and man5 of the directory that the command line names."""
-    directory = Path(sys.argv[1])
-    for name in COMMANDS:
+    """Write the pages into man1 and man5 of a directory: of all commands, or of those named."""
+    directory, names = Path(sys.argv[1]), sys.argv[2:]
+    for name in names or COMMANDS:
         _write(directory / f"man1/{name}.1", page(name))
     for name in FORMATS:
         _write(directory / f"man5/{name}.5", format_page(name))
