@@ -72,7 +72,7 @@ def saved(plan: Filling, rootfs: Rootfs, console: Console) -> Iterator[None]:
             raise
         failed = FailedTree(NAME + error.step, _identity(job), _facts(plan, error.step))
         if store.store(failed, rootfs, job.epoch, console, state):
-            error.remedy = "The tree is kept. Mend the section, then go on there with --resume."
+            error.remedy = "The tree is kept. Fix the section, then continue with --resume."
         raise
 
 

@@ -136,7 +136,7 @@ def _rows(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "Kind", facts["kind"]
     yield "Size", f"{_mebibytes(facts['size'])}, of which {_mebibytes(facts['used'])} are used"
     yield "Digest", facts["digest"] or "none recorded"
-    yield "System", facts["system"] or "not told (no os-release)"
+    yield "System", facts["system"] or "unknown (no os-release)"
     yield "Backend", " ".join(backend.values()) or "not told"
     yield "Packages", ", ".join(f"{n} {kind}" for kind, n in kinds.items()) or "none known"
     for note in facts["notes"]:

@@ -193,7 +193,7 @@ def check_absent(root: Path, secrets: Sequence[Secret]) -> None:
                 if needle in data:
                     raise SectionError(
                         f"the secret {name!r} is in the image: {shown(node.path)}",
-                        why="Whoever gets the image would get the secret.",
+                        why="Anyone with the image would have the secret.",
                         remedy="Remove it at the end of %post, or let no program write it there.",
                     )
 

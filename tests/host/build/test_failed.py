@@ -157,7 +157,7 @@ def test_a_mended_section_goes_on_in_the_tree_that_it_left(
     broken = recipe(LONG.format(mended="", test="true"))
     failed = singbuild("--on-error=keep", *cache, broken, "a.img")
     assert failed.returncode == 7
-    assert "go on there with --resume" in failed.stderr
+    assert "continue with --resume" in failed.stderr
     assert "failed post" in singbuild("cache", "list").stdout
     mended = recipe(LONG.format(mended="|| true", test="true"))
     resumed = singbuild("--resume", "--json", *cache, mended, "a.img")
