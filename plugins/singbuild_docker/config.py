@@ -14,7 +14,12 @@ from typing import Any
 from singbuild import Defaults, Reporter
 
 RECORDED = {"User": "singbuild.docker.user", "WorkingDir": "singbuild.docker.workdir"}
-OURS = ["/.singularity.d/actions/run"]
+_EXEC = "/.singularity.d/actions/exec"
+OURS = (
+    [_EXEC],
+    [_EXEC, "/.singularity.d/entrypoint"],
+    ["/.singularity.d/actions/run"],  # of an earlier version
+)
 LATEST = 2**33  # the year 2242: a later date is none
 _NO_COMMAND = "The image names no command, executing /bin/sh"
 _NAME = re.compile("[A-Za-z_][A-Za-z0-9_]*")
@@ -28,7 +33,7 @@ def defaults(config: Mapping[str, Any], report: Reporter, *, with_cmd: bool) -> 
     return Defaults(
         environment=_environment(_words(said.get("Env")), report),
         # An image of ours that went through a registry brings its runscript with it.
-        runscript="" if entrypoint == OURS else runscript(entrypoint, command),
+        runscript="" if entrypoint in OURS else runscript(entrypoint, command),
         labels=_labels(said, report),
     )
 

@@ -22,7 +22,7 @@ from isal import isal_zlib
 from singbuild.about import machine
 from singbuild.errors import UsageError
 from singbuild.ext3.node import shown
-from singbuild.file_tree import FileTree, written
+from singbuild.file_tree import REGULAR, Entry, FileTree, written
 from singbuild.images.inspection import HOME, labels
 from singbuild.tar import write
 from singbuild.tar.whiteouts import WHITEOUT
@@ -33,7 +33,10 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-RUN = f"/{HOME}/actions/run"
+# With its environment, the program that follows. Not actions/run: Apptainer puts a runscript of its
+# own into every image of a registry, which executes the entry point, which would execute that.
+EXEC = f"/{HOME}/actions/exec"
+RUNSCRIPT = f"{HOME}/entrypoint"  # a copy of the image's, which nobody replaces
 PACKINGS: dict[str, tuple[str, Callable[[], Any]]] = {
     # isal packs about as well as zlib, several times as fast.
     "gzip": ("+gzip", lambda: isal_zlib.compressobj(3, wbits=31)),
@@ -54,11 +57,11 @@ def archive(image: FileTree, form: str, name: str) -> Iterator[bytes]:
     Sockets are left out: no layer knows them; and what ``is_whiteout`` names. Raises DamagedImage.
     """
     total, size = hashlib.sha256(), 0
-    for piece in write.archive(image, is_whiteout):
+    for piece in _layer(image):
         total.update(piece)
         size += len(piece)
     config = _json(_configuration(image, f"sha256:{total.hexdigest()}"))
-    layer = (total.hexdigest(), size, write.archive(image, is_whiteout))
+    layer = (total.hexdigest(), size, _layer(image))
     for file in FORMS[form](config, layer, name):
         yield from _member(file)
     yield bytes(2 * _BLOCK)
@@ -81,7 +84,7 @@ def write_layout(
             stored.update(piece)
             file.write(piece)
 
-        for piece in write.archive(image, is_whiteout):
+        for piece in _layer(image):
             tar.update(piece)
             put(packer.compress(piece))
         put(packer.flush())
@@ -178,7 +181,6 @@ FORMS: dict[str, Callable[[bytes, File, str], Iterator[File]]] = {
 
 
 def _configuration(image: FileTree, diff_id: str) -> dict[str, Any]:
-    run = image.find(RUN)
     made = written(image.newest())
     return {
         "created": made,
@@ -189,11 +191,40 @@ def _configuration(image: FileTree, diff_id: str) -> dict[str, Any]:
             "WorkingDir": "/",
             "Labels": labels(image) or {},
             # What ./image.img does, with the same arguments.
-            **({"Entrypoint": [RUN]} if run else {"Cmd": ["/bin/sh"]}),
+            **_command(image),
         },
         "rootfs": {"type": "layers", "diff_ids": [diff_id]},
         "history": [{"created": made, "created_by": "singbuild export"}],
     }
+
+
+def _command(image: FileTree) -> dict[str, list[str]]:
+    if not image.find(EXEC):
+        return {"Cmd": ["/bin/sh"]}
+    if _runscript(image):
+        return {"Entrypoint": [EXEC, f"/{RUNSCRIPT}"]}
+    return {"Entrypoint": [EXEC], "Cmd": ["/bin/sh"]}
+
+
+def _runscript(image: FileTree) -> Entry | None:
+    """Return the image's runscript: somebody put a file in the place of the link, or %runscript."""
+    for name in ("singularity", f"{HOME}/runscript"):
+        entry = image.find(name, follow=False)
+        if entry and entry.inode.kind == REGULAR and entry.inode.permissions & 0o111:
+            return entry
+    return None
+
+
+def _layer(image: FileTree) -> Iterator[bytes]:
+    """Yield the tree as an archive, a copy of its runscript before it."""
+    if script := _runscript(image):
+        info = tarfile.TarInfo(RUNSCRIPT)
+        info.mode, info.mtime, info.size = 0o755, script.inode.mtime, script.inode.size
+        yield write.packed(info)
+        yield from image.stream(script)
+        yield bytes(-info.size % _BLOCK)
+    own = RUNSCRIPT.encode()  # of an image that has been a container image before
+    yield from write.archive(image, lambda path: is_whiteout(path) or path == own)
 
 
 def _environment(image: FileTree) -> list[str]:
