@@ -52,7 +52,10 @@ def test_skopeo_sees_what_the_image_is(form: str, singbuild: Build, tmp_path: Pa
     here = subprocess.check_output(["uname", "-m"], text=True).strip()
     assert about["architecture"] == machine.get(here, here)
     assert about["config"]["Labels"] == {"Title": "Exported"}
-    assert about["config"]["Entrypoint"] == ["/.singularity.d/actions/run"]
+    assert about["config"]["Entrypoint"] == [
+        "/.singularity.d/actions/exec",
+        "/.singularity.d/entrypoint",
+    ]
     copied = ["skopeo", "--insecure-policy", "copy", argv[-1], f"dir:{tmp_path}/copy"]
     subprocess.run(copied, check=True, capture_output=True)
     # Equal images give equal bytes; a pipe gets the same.
@@ -113,7 +116,7 @@ def test_the_name_is_the_files_unless_one_is_given(
         (("My_Tools.img",), "my-tools:latest"),
         (("--name", "host.example:5000/a/b", "b.img"), "host.example:5000/a/b:latest"),
     ):
-        done = singbuild("export", "--format", "docker-archive", "-f", "a.tar", *words)
+        done = singbuild("export", "-F", "--format", "docker-archive", "-f", "a.tar", *words)
         assert done.returncode == 0, done.stderr
         with tarfile.open(tmp_path / "a.tar") as tar:
             manifest = tar.extractfile("manifest.json")
