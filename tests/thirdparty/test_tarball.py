@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 from pathlib import Path
 
@@ -31,9 +32,9 @@ def rootfs(with_tarball: Elsewhere, tmp_path: Path) -> Path:
 
 
 def test_it_is_listed_with_its_distribution(with_tarball: Elsewhere) -> None:
-    lines = [line.split() for line in with_tarball.run("singbuild", "backends").splitlines()]
-    assert ["tarball", "singbuild-tarball", "1.2.3"] in lines
-    assert ["busybox", "singbuild", lines[0][2]] in lines
+    listed = with_tarball.run("singbuild", "backends")
+    assert re.search(r"^tarball .*\n +from singbuild-tarball 1\.2\.3$", listed, re.M)
+    assert re.search("^busybox ", listed, re.M)
     assert "SHA256" in with_tarball.run("singbuild", "backends", "tarball")
 
 
@@ -63,7 +64,7 @@ def test_its_recipe_builds_runs_and_locks(
     with rootfs.open("ab") as file:
         file.write(b"\0" * 512)
     again = ("build", "--locked", "--force", recipe, image)
-    assert "pins.sha256" in with_tarball.run("singbuild", *again, status=6)
+    assert "pins.sha256" in with_tarball.run("singbuild", *again, status=9)
 
 
 def test_it_passes_the_conformance_suite(with_tarball: Elsewhere, tmp_path: Path) -> None:

@@ -297,7 +297,7 @@ def test_what_programs_did_is_normalised_told_and_can_be_kept(
     # Kept, and two whose place the image has not.
     assert not {"/var/cache/dnf", "/var/cache/yum", "/var/lib/dpkg/status-old"} & set(told)
     assert told.items() <= REASONS.items()
-    assert "normalised: /tmp (3): temporary files" in done.stdout
+    assert "normalised: /tmp (2): temporary files" in done.stdout
     assert "normalised: /var/tmp" not in done.stdout
 
 

@@ -62,7 +62,7 @@ def test_an_image_is_fetched_once(person: Person, server: str) -> None:
 
 def test_the_second_start_does_not_need_the_builder(person: Person, server: str) -> None:
     name = f"docker://{server}/library/some"
-    assert person.singrun("run", name, "-c", "exit 3").returncode == 3
+    assert person.singrun("run", name, "sh", "-c", "exit 3").returncode == 3
     trace = person.call(
         "strace", "-f", "-e", "execve", person.launcher, "exec", name, "cat", "/text"
     )

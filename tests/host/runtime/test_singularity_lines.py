@@ -21,7 +21,13 @@ from tests.bench.singrun_images import ROOT
 
 pytestmark = pytest.mark.root
 
-HARDWARE = {"nv", "rocm", "fabric"}  # tested with drivers, in test_singrun_drivers.py
+# Options of the runtime that files of their own try: test_drivers.py, and those whose names begin
+# with test_singrun_ and end with devices, rights, limits, binds or apps.
+ELSEWHERE = {"nv", "rocm", "fabric", "device", "cdi-dirs", "mount", "app", "disable-cache"}
+ELSEWHERE |= {"no-pid"}
+ELSEWHERE |= {"add-caps", "drop-caps", "keep-privs", "no-privs", "security", "dns"}
+ELSEWHERE |= {"net", "network", "network-args", "blkio-weight", "pids-limit", "cpu-shares", "cpus"}
+ELSEWHERE |= {"cpuset-cpus", "cpuset-mems", "memory", "memory-reservation", "memory-swap"}
 # After "singularity"; I is the image. What must be in the output stands behind.
 GOOD = [
     ("exec -B /etc:/data I ls /data/passwd", "/data/passwd"),
@@ -188,7 +194,7 @@ def test_the_walk_leaves_out_no_option_of_the_runtime() -> None:
     words = {word for line, _ in GOOD for word in line.split()}
     names = {word[2:].partition("=")[0] for word in words if word.startswith("--")}
     names |= {options.SHORT.get(word[1:], "") for word in words if len(word) == 2}
-    assert {*options.FLAGS, *options.VALUES} - names == HARDWARE
+    assert {*options.FLAGS, *options.VALUES} - names == ELSEWHERE
 
 
 @pytest.mark.parametrize(("line", "status", "answer"), BAD)
