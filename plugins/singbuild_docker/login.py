@@ -25,8 +25,6 @@ from singbuild_docker.credentials import Credentials
 from singbuild_docker.mirrors import places
 from singbuild_docker.reference import DOCKER, Reference, registry_of
 
-_HUB = "https://index.docker.io/v1/"  # the key that docker gives to its own registry
-
 
 def login(registry: str, username: str, password: str, report: Reporter) -> str:
     """Try a password, and keep it; return where. Raises SourceError, HostError."""
@@ -122,4 +120,7 @@ def _store(helper: str) -> Any:
 
 
 def _key(registry: str) -> str:
-    return _HUB if registry_of(registry) == DOCKER else registry_of(registry)
+    """Return the key of a registry's entry; Docker's own has a URL that no other rule gives."""
+    from docker import auth  # see _store
+
+    return str(auth.INDEX_URL) if registry_of(registry) == DOCKER else registry_of(registry)

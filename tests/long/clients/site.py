@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 
+from singbuild_docker.reference import DOCKER
+
 from tests.bench import docker_images, docker_registry, installation
 from tests.bench import singrun_images as images
 from tests.bench.host import PATIENCE, shared_directory
@@ -35,7 +37,6 @@ NAMES = (
     *("library/ubuntu:latest", "library/busybox:latest", "library/busybox:1.30.1"),
     *("library/bash:4.4", "library/bash:4.4.12", "library/alpine:latest", "lab/plain:12"),
 )
-_HUBS = ("docker.io", "quay.io", "ghcr.io")
 
 
 @dataclass
@@ -94,11 +95,9 @@ def site(name: str, *packages: str) -> Iterator[Site]:
             work = place / "work"
             work.mkdir()
             shutil.chown(work, user)
-            lines = (
-                f'[[registry]]\nprefix = "{hub}"\nlocation = "{registry}"\ninsecure = true\n'
-                for hub in _HUBS
+            (work / "registries.conf").write_text(
+                f'[[registry]]\nprefix = "{DOCKER}"\nlocation = "{registry}"\ninsecure = true\n'
             )
-            (work / "registries.conf").write_text("".join(lines))
             yield Site(person, work, registry, programs)
 
 
