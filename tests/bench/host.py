@@ -31,9 +31,9 @@ PATIENCE = float(os.environ.get("SINGBUILD_TEST_PATIENCE", "1"))
 def wait_until(is_so: Callable[[], bool], seconds: float = 30) -> None:
     """Wait for something that happens soon, such as the end of a killed process's children."""
     end = time.monotonic() + seconds * PATIENCE
-    while not is_so() and time.monotonic() < end:
+    while not is_so():  # asked once: it may be over by the next time
+        assert time.monotonic() < end, "it does not happen"
         time.sleep(0.02)
-    assert is_so()
 
 
 def random_numbers(seed: int | None = None) -> random.Random:
