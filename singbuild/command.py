@@ -144,12 +144,16 @@ def feed(
         )
         assert process.stdin
         try:
-            with contextlib.suppress(BrokenPipeError), process.stdin as pipe:
-                pipe.writelines(pieces)
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.writelines(pieces)
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.close()
             status = process.wait()
         except BaseException:
-            process.kill()
+            process.kill()  # first: closing writes what is buffered, to a program that may not read
             process.wait()
+            with contextlib.suppress(BrokenPipeError):  # it would hide what the iterator raised
+                process.stdin.close()
             raise
         said.seek(max(0, said.tell() - LONGEST_LINE))
         lines = said.read().decode(errors="replace").splitlines()[-TAIL_LINES:]

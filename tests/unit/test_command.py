@@ -11,7 +11,7 @@ import pytest
 
 from singbuild import command
 from singbuild.errors import HostError, ImageError
-from tests.bench.host import PATIENCE
+from tests.bench.host import PATIENCE, wait_until
 
 
 def test_lines_of_both_streams_arrive_in_order() -> None:
@@ -99,13 +99,15 @@ def test_a_program_is_fed_and_what_it_says_is_kept_for_the_error(tmp_path: Path)
     assert "its-package" in caught.value.remedy
 
 
-def test_what_feeds_a_program_ends_it_when_it_fails(tmp_path: Path) -> None:
+@pytest.mark.parametrize("input_first", ["exec <&-", ":"], ids=["closed", "open"])
+def test_what_feeds_a_program_ends_it_when_it_fails(tmp_path: Path, input_first: str) -> None:
+    pid = tmp_path / "pid"
+
     def pieces() -> Iterator[bytes]:
         yield b"x"
+        wait_until(lambda: pid.exists() and pid.read_text().endswith("\n"))
         raise ImageError("the source is damaged")
 
-    script = f"echo $$ > {tmp_path}/pid; exec sleep 600 <&-"
     with pytest.raises(ImageError, match="damaged"):
-        command.feed(["sh", "-c", script], pieces())
-    pid = (tmp_path / "pid").read_text().strip() if (tmp_path / "pid").exists() else ""
-    assert not pid or not Path(f"/proc/{pid}").exists()
+        command.feed(["sh", "-c", f"{input_first}; echo $$ > {pid}; exec sleep 600"], pieces())
+    assert not Path(f"/proc/{pid.read_text().strip()}").exists()
