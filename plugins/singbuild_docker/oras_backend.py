@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from singbuild import Keyword, Needs, Pins, Rootfs, Source, SourceError, hookimpl
-from singbuild.download import digest
+from singbuild import Keyword, Needs, Pins, Rootfs, Source, hookimpl
 from singbuild_docker.oras import fetched
 from singbuild_docker.reference import named
 
@@ -31,8 +30,5 @@ def singbuild_resolve(source: Source) -> Pins:
 @hookimpl
 def singbuild_bootstrap(source: Source, pins: Pins, rootfs: Rootfs) -> bool:
     """Unpack the file's tree; what it says of itself holds where the recipe says nothing."""
-    path = source.cache / pins["sha256"]
-    rootfs.unpack_image(path)
-    if digest(path) != pins["sha256"]:
-        raise SourceError(f"{path}: was changed while it was read", remedy="Build again.")
+    rootfs.unpack_image(source.cache / pins["sha256"], sha256=pins["sha256"])
     return True

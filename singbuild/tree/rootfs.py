@@ -15,12 +15,12 @@ from pathlib import Path
 
 from singbuild import command
 from singbuild.contract import Reporter
-from singbuild.errors import HostError
+from singbuild.errors import HostError, SourceError
 from singbuild.ext3.node import Owner, shown
 from singbuild.ext3.reader.image import Image
 from singbuild.ext3.records import MAX_TIME
 from singbuild.file_tree import FileTree
-from singbuild.formats.loading import opened
+from singbuild.formats.loading import image_digest, opened
 from singbuild.privilege import container_init, recorder
 from singbuild.tar.extract import Unpacker
 from singbuild.tar.write import archive
@@ -156,13 +156,17 @@ class Rootfs(RootDirectory):
                 unpacker.apply(archive)
         self.baseline.record(self.root, unpacker.baseline_paths)
 
-    def unpack_image(self, path: Path) -> None:
+    def unpack_image(self, path: Path, *, sha256: str = "") -> None:
         """Unpack the tree of an image of any kind over what is there: owners, attributes and all.
 
-        Raises ImageError for what is no image or a damaged one.
+        sha256: the digest that ``image_digest`` gave before. Raises ImageError for a file that is
+        no image or a damaged one, SourceError for an image with another digest.
         """
         with opened(path) as image:
             self.unpack_tree(image)
+        # Compared last: a change while the tree was unpacked shows as well.
+        if sha256 and image_digest(path) != sha256:
+            raise SourceError(f"{path}: was changed while it was read", remedy="Build again.")
 
     def unpack_tree(self, image: FileTree) -> None:
         """Unpack the tree of an open image likewise."""

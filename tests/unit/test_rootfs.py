@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from singbuild.console.display import Console
-from singbuild.errors import ImageError
+from singbuild.errors import ImageError, SourceError
+from singbuild.formats.loading import image_digest
 from singbuild.tree import sections
 from singbuild.tree.root_directory import READ_LIMIT
 from singbuild.tree.rootfs import Rootfs
@@ -173,3 +174,14 @@ def test_a_line_for_a_long_hosts_file_of_the_image_is_added_to_it(rootfs: Rootfs
         file.seek(READ_LIMIT)
         assert file.read() == b"10.0.0.1 more\n"
     assert rootfs.names("/etc") == ["hosts"]
+
+
+def test_an_image_with_another_digest_is_refused(rootfs: Rootfs, tmp_path: Path) -> None:
+    sandbox = tmp_path / "sandbox"
+    (sandbox / "etc").mkdir(parents=True)
+    digest = image_digest(sandbox)
+    rootfs.unpack_image(sandbox, sha256=digest)
+    assert (rootfs.root / "etc").is_dir()
+    (sandbox / "etc/hosts").write_text("another")
+    with pytest.raises(SourceError, match="sandbox: was changed while it was read"):
+        rootfs.unpack_image(sandbox, sha256=digest)
