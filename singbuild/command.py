@@ -183,6 +183,20 @@ def interactive(argv: Sequence[Word], *, env: Mapping[str, str]) -> None:
         os.close(file)
 
 
+def attended(argv: Sequence[Word], *, env: Mapping[str, str], package: str = "") -> None:
+    """Execute a program that may ask who sits there: it has our standard input and error.
+
+    env: the complete environment. Raises HostError as ``run`` does.
+    """
+    words = tuple(os.fspath(word) for word in argv)
+    found = check_there(words[0], env, package)
+    done = subprocess.run(
+        words, executable=found, env=dict(env), stdout=subprocess.DEVNULL, check=False
+    )
+    status = done.returncode if done.returncode >= 0 else 128 - done.returncode
+    checked(Completed(words, status, ("Its own words stand above.",)))
+
+
 def run(
     argv: Sequence[Word],
     *,

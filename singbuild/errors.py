@@ -12,7 +12,8 @@ Every error carries what failed (``what``), why (``why``), what to do now
     ├── SourceError         6   an input: mirror, download, checksum
     ├── SectionError        7   a command of %setup, %post or %test failed
     ├── ImageError          8   the target, or a file that is not a sound image
-    └── LockError           9   the lock: none there, or an input that differs from it
+    ├── LockError           9   the lock: none there, or an input that differs from it
+    └── SignatureError     10   a signature that is not accepted, or one that is missing
 
 Interruption is no error: Ctrl-C ends with 130, SIGTERM with 143. Whatever else
 escapes is a bug and ends with 70.
@@ -137,3 +138,9 @@ class LockError(SingbuildError):
     """There is no lock to keep to, or an input differs from it: trying again does not help."""
 
     status = 9
+
+
+class SignatureError(SingbuildError):
+    """A signature is not accepted, or one that was asked for is missing."""
+
+    status = 10

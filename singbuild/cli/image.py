@@ -1,4 +1,4 @@
-"""``inspect``, ``diff`` and ``verify``: questions about images, answered from the file."""
+"""``pull``; ``inspect`` and ``diff``: questions about images, answered from the file."""
 
 from __future__ import annotations
 
@@ -103,21 +103,6 @@ def diff_images(one: Path, other: Path, as_json: bool, only_packages: bool, time
     return 1 if packages or files else 0
 
 
-@click.command("verify", cls=Command, examples=("singbuild verify debian.img",))
-@click.argument("image", type=IMAGE)
-@json_option
-def verify_image(image: Path, as_json: bool) -> int:
-    """Check that IMAGE is still, bit for bit, what the build wrote; name the first damaged path."""
-    from singbuild.images import verification
-
-    sound = verification.verify(image)
-    if as_json:
-        document("verify", image=str(image), sound=True, **sound._asdict())
-    else:
-        print(f"{image}: sound, {sound}")
-    return 0
-
-
 def _as_json(packages: list[PackageChange], files: list[FileChange]) -> dict[str, Any]:
     return {
         "same": not (packages or files),
@@ -205,4 +190,4 @@ def pull_image(
         return error.status
 
 
-COMMANDS = (pull_image, inspect_image, diff_images, verify_image)
+COMMANDS = (pull_image, inspect_image, diff_images)

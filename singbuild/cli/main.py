@@ -22,6 +22,7 @@ from singbuild.cli.doctor import doctor
 from singbuild.cli.exchange import COMMANDS as EXCHANGE_COMMANDS
 from singbuild.cli.grammar import Group
 from singbuild.cli.image import COMMANDS as IMAGE_COMMANDS
+from singbuild.cli.signatures import COMMANDS as SIGNATURE_COMMANDS
 from singbuild.errors import (
     EXIT_BUG,
     EXIT_INTERRUPTED,
@@ -42,6 +43,7 @@ Exit statuses:
   7    a command of %setup, %post or %test failed
   8    the image cannot be written, or is not a sound image
   9    an input differs from the lock, or there is no lock
+  10   a signature is not accepted, or one that was asked for is missing
   70   a bug in singbuild
   130  Ctrl-C; 143 SIGTERM. Nothing is left behind.
 """
@@ -96,6 +98,7 @@ commands.add_command(doctor)
 for each_command in (
     *BUILD_COMMANDS,
     *IMAGE_COMMANDS,
+    *SIGNATURE_COMMANDS,
     *EXCHANGE_COMMANDS,
     *CONVERT_COMMANDS,
     *CHANGE_COMMANDS,

@@ -1,10 +1,13 @@
 """The boot block: 1,024 bytes before the superblock, which ext3 leaves to others.
 
 The kernel reads its first line when the file is executed. The second is a
-comment to any shell and records the digest of the content.
+comment to any shell and records the digest of the content. Signatures may
+follow, which a seal never writes.
 """
 
 import re
+
+from singrun.signatures import statement
 
 BOOT_BLOCK = 1024
 LAUNCH_LINE = b"#!/usr/bin/env singrun\n"
@@ -20,3 +23,8 @@ def recorded_digest(boot: bytes) -> str | None:
     """Return "sha256:…" as a boot block records it, or None."""
     found = _RECORD.match(boot, len(LAUNCH_LINE)) if boot.startswith(LAUNCH_LINE) else None
     return f"sha256:{found[1].decode()}" if found else None
+
+
+def unsigned(boot: bytes) -> bytes:
+    """Return a boot block without signatures that stand in order; anything else as it is."""
+    return statement.unsigned(boot)

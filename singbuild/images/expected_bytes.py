@@ -28,18 +28,19 @@ class BlockOwners:
 class Compared:
     """A target that holds what it takes against an image.
 
-    differing: offsets in bytes, of the first byte that differs in each piece.
+    differing: offsets in bytes, of the first byte that differs in each piece. boot: what is held
+    against the boot block, instead of what is there.
     """
 
-    def __init__(self, image: Disk) -> None:
+    def __init__(self, image: Disk, boot: bytes) -> None:
         self.differing: list[int] = []
-        self._image, self._size = image, 0
+        self._image, self._boot, self._size = image, boot, 0
         self._covered: list[tuple[int, int]] = []
 
     def write(self, data: bytes, offset: int) -> None:
         """Compare instead of writing."""
         self._covered.append((offset, offset + len(data)))
-        found = self._image.raw(offset, len(data))
+        found = self._image.raw(offset, len(data)) if offset else self._boot
         if found != data and len(self.differing) < _NOTED:
             self.differing.append(offset + _first_difference(data, found))
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from singbuild.errors import ImageError
-from singbuild.ext3.boot import BOOT_BLOCK, recorded_digest
+from singbuild.ext3.boot import BOOT_BLOCK, recorded_digest, unsigned
 from singbuild.ext3.geometry import (
     BLOCK,
     FIRST_INODE,
@@ -58,8 +58,12 @@ class Sound(NamedTuple):
         return f"{self.files} files and directories as built, content {self.digest}"
 
 
+class NoRecordError(ImageError):
+    """An image that records no digest of its content."""
+
+
 def verify(path: Path) -> Sound:
-    """Return what was found sound.
+    """Return what was found sound. Signatures in the boot block are left to others.
 
     Raises ImageError, naming the first path or place that is not as built, or
     saying that the image records nothing to hold it against.
@@ -93,8 +97,8 @@ def _verify_tree(path: Path) -> Sound:
     return Sound(len(nodes), f"sha256:{written.digest.hex()}")
 
 
-def _without_record(path: Path) -> ImageError:
-    return ImageError(
+def _without_record(path: Path) -> NoRecordError:
+    return NoRecordError(
         f"{path} records no digest",
         why="It was not built by singbuild, or by a version that recorded none.",
         remedy="Build it again from its recipe: singbuild inspect --recipe",
@@ -120,7 +124,7 @@ class _Verification:
             self._check_content(tree_digests(self._nodes, self._reader), manifest)
             where = "the superblock or the journal's inode"
             raise self._error(where, "the file system has another shape than was built")
-        compared = Compared(self._image)
+        compared = Compared(self._image, unsigned(self._image.boot))
         written = write_contents(
             self._nodes,
             self._reader,

@@ -1,0 +1,174 @@
+"""``sign`` and ``verify``: who says what of an image, and whether it is still so."""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from singbuild.cli.grammar import Command
+from singbuild.cli.parameters import FILE as IMAGE
+from singbuild.cli.parameters import document, json_option
+from singbuild.errors import UsageError
+
+if TYPE_CHECKING:
+    from singrun.signatures.statement import Signed, Statement
+
+
+@click.command(
+    "sign",
+    cls=Command,
+    examples=(
+        "singbuild sign debian.img",
+        "singbuild sign --key ~/.ssh/id_ed25519_sk debian.img",
+        "singbuild sign --statement debian.img > s; ssh-keygen -Y sign -n singbuild-image s; "
+        "singbuild sign --add s debian.img",
+    ),
+)
+@click.argument("image", type=IMAGE)
+@click.option(
+    "--key", type=IMAGE, metavar="FILE", help="An SSH key; FILE.pub for one that the agent has."
+)
+@click.option("--agent", is_flag=True, help="Take the key that the SSH agent has.")
+@click.option("--statement", is_flag=True, help="Print what is to be signed; sign nothing.")
+@click.option(
+    "--add", type=IMAGE, metavar="FILE", help="Add FILE.sig, which ssh-keygen made of FILE."
+)
+@click.option("--remove", is_flag=True, help="Remove all signatures.")
+@click.option(
+    "-o", "--output", type=IMAGE, metavar="FILE", help="Write the signature to FILE instead."
+)
+@json_option
+def sign_image(
+    image: Path,
+    key: Path | None,
+    agent: bool,
+    statement: bool,
+    add: Path | None,
+    remove: bool,
+    output: Path | None,
+    as_json: bool,
+) -> int:
+    """Sign IMAGE with your SSH key, once its content is verified.
+
+    The signature goes into the image's first kilobyte, or into IMAGE.sig where that has no room.
+    Without an option the key is the one that ssh would take. Nothing else of the image changes.
+    """
+    from singbuild.signatures import signing
+
+    ways = [key or agent, statement, add, remove]
+    if sum(map(bool, ways)) > 1 or (key and agent):
+        raise UsageError("of --key, --agent, --statement, --add and --remove only one can be")
+    if remove:
+        removed = signing.remove(image, beside=output)
+        if as_json:
+            document("sign", image=str(image), removed=removed)
+        else:
+            print(f"{image}: {removed} signature{'s' * (removed != 1)} removed")
+        return 0
+    now = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    if statement:
+        sys.stdout.write(signing.statement_of(image, now).text())
+        return 0
+
+    def signed(wanted: Statement) -> Signed:
+        return signing.added(add, wanted) if add else signing.by_key(wanted, key, agent=agent)
+
+    placed = signing.sign(image, signed, now, beside=output)
+    made, place = placed.signed, placed.place
+    if as_json:
+        document("sign", image=str(image), **signing.as_json(placed))
+    else:
+        with_key = f"{made.signature.key_type} {made.signature.fingerprint}"
+        print(f"{image}: {made.statement.claim} with {with_key}, in {place}")
+    return 0
+
+
+@click.command(
+    "verify",
+    cls=Command,
+    examples=(
+        "singbuild verify debian.img",
+        "singbuild verify --signed-by ada@lab.example debian.img",
+    ),
+)
+@click.argument("image", type=IMAGE)
+@click.option(
+    "--signers",
+    type=IMAGE,
+    multiple=True,
+    metavar="FILE",
+    help="Somebody in this list (allowed_signers of ssh-keygen) has to have signed; repeatable.",
+)
+@click.option(
+    "--revoked",
+    type=IMAGE,
+    multiple=True,
+    metavar="FILE",
+    help="Keys that are not accepted: a list, or a KRL of ssh-keygen; repeatable.",
+)
+@click.option(
+    "--signed-by",
+    multiple=True,
+    metavar="PRINCIPAL",
+    help="This signer has to have signed; repeatable.",
+)
+@click.option(
+    "--signatures",
+    type=IMAGE,
+    metavar="FILE",
+    help="Where detached signatures are, if not in IMAGE.sig.",
+)
+@click.option(
+    "--extract",
+    type=IMAGE,
+    metavar="DIRECTORY",
+    help="Write each signature, and what it signs, for ssh-keygen -Y verify.",
+)
+@json_option
+def verify_image(
+    image: Path,
+    signers: tuple[Path, ...],
+    revoked: tuple[Path, ...],
+    signed_by: tuple[str, ...],
+    signatures: Path | None,
+    extract: Path | None,
+    as_json: bool,
+) -> int:
+    """Check that IMAGE is still, bit for bit, what the build wrote, and whose signatures it has.
+
+    Names the first damaged path (status 8). A signature that is not over this image, or by a key
+    that is revoked or has expired, or a missing one, is status 10. Signers are known from
+    /etc/singbuild/allowed_signers, ~/.config/singbuild/allowed_signers and ~/.ssh/allowed_signers.
+    """
+    from singbuild.signatures import report, signing
+
+    known = report.known_signers(signers, revoked)
+    found = report.examine(image, known, beside=signatures, wanted=signed_by, signed=bool(signers))
+    if extract:
+        signing.extract([each.placed.signed for each in found.findings], extract)
+    error = found.error(image)
+    if as_json:
+        sound = found.sound._asdict() if found.sound else {"files": None, "digest": None}
+        document(
+            "verify",
+            image=str(image),
+            sound=True,
+            **sound,
+            accepted=not error,
+            signatures=[each.as_json() for each in found.findings],
+            missing=list(found.missing),
+        )
+        return error.status if error else 0
+    print(f"{image}: sound, {found.sound}" if found.sound else f"{image}: as it was signed")
+    for each in found.findings:
+        print(f"  {each}")
+    if error:
+        raise error
+    return 0
+
+
+COMMANDS = (sign_image, verify_image)

@@ -1,0 +1,1 @@
+"""Who says what of an image: signatures made, put where they belong, and checked."""

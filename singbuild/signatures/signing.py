@@ -1,0 +1,117 @@
+"""Puts signatures on an image: its content is verified first, and what was verified is signed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from singbuild.errors import ImageError, SignatureError, UsageError
+from singbuild.signatures import image_file, report, ssh_key
+from singbuild.signatures.image_file import ImageFile, Placed
+from singrun.signatures import signers, sshsig, statement
+from singrun.signatures.statement import Signed, Statement
+
+
+def statement_of(path: Path, date: str, claim: str = statement.SIGNED) -> Statement:
+    """Return what a signature of an image signs. Raises ImageError: it is not as it was built.
+
+    date: as 20261129T210000Z.
+    """
+    with image_file.opened(path) as file:
+        return _statement(file, date, claim)
+
+
+def _statement(file: ImageFile, date: str, claim: str) -> Statement:
+    sound = report.content(file)
+    return Statement(sound.digest if sound else "", file.start, file.digest(), date, claim)
+
+
+def sign(
+    path: Path,
+    signed: Callable[[Statement], Signed],
+    date: str,
+    *,
+    claim: str = statement.SIGNED,
+    beside: Path | None = None,
+) -> Placed:
+    """Sign an image and return the signature with its place. Raises ImageError, HostError.
+
+    signed: makes the signature; beside: where it is written instead of the image and its own file.
+    A signature with the same claim by the same key makes place for this one.
+    """
+    with image_file.opened(path, beside=beside, write=True) as file:
+        if beside:
+            file = ImageFile(file.path, file.fd, beside)
+        wanted = _statement(file, date, claim)
+        new = signed(wanted)
+        with file.alone():
+            if file.boot and statement.recorded(file.boot)[0] != (
+                wanted.content * bool(file.start)
+            ):
+                raise ImageError(f"{path} was changed while it was signed", remedy="Sign it again.")
+            others = [p.signed for p in file.signatures() if not _is_same(p.signed, new)]
+            file.store([*others, new])
+            placed = file.signatures()
+    armor = new.signature.armored()
+    return next(each for each in placed if each.signed.signature.armored() == armor)
+
+
+def _is_same(one: Signed, other: Signed) -> bool:
+    return (one.signature.key, one.statement.claim) == (other.signature.key, other.statement.claim)
+
+
+def by_key(wanted: Statement, key: Path | None, *, agent: bool) -> Signed:
+    """Return a statement signed by a key: a file's, the agent's, or the user's own."""
+    if agent:
+        return ssh_key.signed(wanted, None, ssh_key.agent_key())
+    return ssh_key.signed(wanted, key or ssh_key.default_key())
+
+
+def added(path: Path, wanted: Statement) -> Signed:
+    """Return what ssh-keygen signed elsewhere. Raises SignatureError: it is over another image."""
+    detached = path.with_name(path.name + image_file.BESIDE)
+    try:
+        text, armor = path.read_text("ascii"), detached.read_text("ascii")
+        new = Signed(statement.parsed(text), sshsig.dearmored(armor))
+    except OSError as error:
+        raise UsageError(f"cannot read {error.filename}", why=f"{error.strerror}.") from error
+    except ValueError as error:
+        raise SignatureError(f"{detached} cannot be added", why=str(error)) from error
+    told = new.statement
+    same = (told.content, told.start, told.file) == (wanted.content, wanted.start, wanted.file)
+    verdict = signers.judged(new, signers.Signers([], []))
+    if not same or verdict.status != signers.UNKNOWN:
+        why = verdict.reason if same else "It is over another image."
+        raise SignatureError(f"{detached} cannot be added", why=why)
+    return new
+
+
+def remove(path: Path, *, beside: Path | None = None) -> int:
+    """Remove an image's signatures; return how many there were. Raises ImageError."""
+    with image_file.opened(path, beside=beside, write=True) as file, file.alone():
+        if file.start and not file.writable:
+            raise ImageError(f"{path} is not yours to write", remedy="Work on a copy.")
+        count = file.count()
+        file.store([])
+    return count
+
+
+def extract(signed: Sequence[Signed], directory: Path) -> None:
+    """Write each statement and its signature, as 1 and 1.sig, into a directory."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for number, each in enumerate(signed, 1):
+        Path(directory, f"{number}").write_text(each.statement.text())
+        Path(directory, f"{number}{image_file.BESIDE}").write_text(each.signature.armored())
+
+
+def as_json(placed: Placed) -> dict[str, Any]:
+    """Return a new signature as `sign --json` prints it."""
+    made = placed.signed
+    return {
+        "claim": made.statement.claim,
+        "date": made.statement.date,
+        "key_type": made.signature.key_type,
+        "fingerprint": made.signature.fingerprint,
+        "place": placed.place,
+    }

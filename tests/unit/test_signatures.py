@@ -1,0 +1,416 @@
+"""Signatures of images by SSH keys: made and checked by ours and by the real ssh-keygen."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from singbuild.cli.main import main
+from singbuild.ext3.writer.seal import seal
+from singrun.signatures import sshsig, statement
+from tests.bench.image_trees import sample_tree
+from tests.unit.test_verification import with_manifest
+
+pytestmark = pytest.mark.skipif(not shutil.which("ssh-keygen"), reason="needs ssh-keygen")
+Say = Callable[..., tuple[int, str]]
+ADA = "ada@lab.example"
+
+
+class Desk:
+    """A directory with an image, keys and lists of signers, and what is typed there."""
+
+    def __init__(self, place: Path, run: Callable[..., tuple[int, str]]) -> None:
+        self.place, self.image, self.run = place, place / "i.img", run
+
+    def key(self, name: str = "ada", kind: str = "ed25519", *options: str) -> Path:
+        path = self.place / name
+        words: list[str | Path] = [
+            "ssh-keygen",
+            "-q",
+            "-t",
+            kind,
+            "-N",
+            "",
+            "-C",
+            name,
+            *options,
+            "-f",
+            path,
+        ]
+        subprocess.run(words, check=True)
+        return path
+
+    def signers(self, *keys: Path, options: str = "") -> Path:
+        path = self.place / "allowed_signers"
+        rows = [f"{key.name}@lab.example {options} {public(key)}\n" for key in keys]
+        path.write_text("".join(rows))
+        return path
+
+    def verified(self, *words: str | Path) -> tuple[int, dict[str, object]]:
+        status, text = self.run("verify", "--json", *words, self.image)
+        return status, json.loads(text)
+
+
+def public(key: Path) -> str:
+    return " ".join(key.with_name(key.name + ".pub").read_text().split()[:2])
+
+
+@pytest.fixture(scope="module")
+def sealed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("signatures")
+    tree = with_manifest(sample_tree(place / "tree"))
+    return seal(tree, place / "image", epoch=2**30).path
+
+
+@pytest.fixture
+def desk(
+    sealed: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> Desk:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "home/.config"))
+    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
+    monkeypatch.delenv("DISPLAY", raising=False)
+    (tmp_path / "home/.ssh").mkdir(parents=True)
+
+    def run(*words: str | Path) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["singbuild", *map(str, words)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        said = capfd.readouterr()
+        assert isinstance(ended.value.code, int)
+        return ended.value.code, said.out if "--json" in words else said.out + said.err
+
+    subprocess.run(["cp", "--sparse=always", sealed, tmp_path / "i.img"], check=True)
+    return Desk(tmp_path, run)
+
+
+def the(found: dict[str, object], key: str = "status") -> list[object]:
+    signatures = found["signatures"]
+    assert isinstance(signatures, list)
+    return [each[key] for each in signatures]
+
+
+def by_openssh(desk: Desk, allowed: Path, number: int = 1, name: str = ADA) -> bool:
+    """Whether ssh-keygen itself accepts what verify extracts."""
+    out = desk.place / "out"
+    desk.run("verify", "--extract", out, desk.image)
+    words: list[str | Path] = [
+        "ssh-keygen",
+        "-Y",
+        "verify",
+        "-f",
+        allowed,
+        "-I",
+        name,
+        "-n",
+        "singbuild-image",
+    ]
+    text = (out / f"{number}").read_bytes()
+    done = subprocess.run([*words, "-s", out / f"{number}.sig"], input=text, check=False)
+    return done.returncode == 0
+
+
+def sign_statement(desk: Desk, key: Path, namespace: str) -> None:
+    """Have ssh-keygen sign the file s."""
+    words: list[str | Path] = ["ssh-keygen", "-q", "-Y", "sign", "-n", namespace, "-f", key]
+    subprocess.run([*words, desk.place / "s"], check=True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "place"),
+    [
+        ("ed25519", (), "boot block"),
+        ("ecdsa", (), "boot block"),
+        ("ecdsa", ("-b", "521"), "boot block"),
+        ("rsa", ("-b", "3072"), "i.img.sig"),
+    ],
+)
+def test_a_signature_goes_round(
+    desk: Desk, kind: str, options: tuple[str, ...], place: str
+) -> None:
+    before = desk.image.read_bytes()
+    key = desk.key("ada", kind, *options)
+    status, text = desk.run("sign", "--key", key, desk.image)
+    assert (status, f"in {place}" in text) == (0, True), text
+    assert desk.image.read_bytes()[1024:] == before[1024:]
+    allowed = desk.signers(key)
+    status, found = desk.verified("--signers", allowed, "--signed-by", ADA)
+    assert (status, found["accepted"], found["missing"]) == (0, True, [])
+    assert (the(found), the(found, "place")) == (["good"], [place])
+    assert by_openssh(desk, allowed)
+    status, text = desk.run("verify", "--signers", allowed, desk.image)
+    assert (status, f"signed by {ADA} on " in text) == (0, True)
+
+
+def test_an_unsigned_image_is_sound_and_says_what_is_missing(desk: Desk) -> None:
+    key = desk.key()
+    assert desk.verified()[0] == 0
+    status, found = desk.verified("--signers", desk.signers(key))
+    assert (status, found["accepted"]) == (10, False)
+    status, text = desk.run("verify", "--signed-by", ADA, desk.image)
+    assert (status, f"is not signed by {ADA}" in text) == (10, True)
+
+
+def test_the_users_own_list_is_asked(desk: Desk) -> None:
+    key = desk.key()
+    desk.run("sign", "--key", key, desk.image)
+    status, found = desk.verified()
+    assert (status, the(found)) == (0, ["unknown"])
+    (desk.place / "home/.ssh/allowed_signers").write_text(desk.signers(key).read_text())
+    assert the(desk.verified()[1]) == ["good"]
+
+
+def test_five_signatures_fit_and_the_sixth_lies_beside(desk: Desk) -> None:
+    keys = [desk.key(f"k{number}") for number in range(6)]
+    for key in keys:
+        assert desk.run("sign", "--key", key, desk.image)[0] == 0
+    allowed = desk.signers(*keys)
+    status, found = desk.verified("--signers", allowed)
+    assert (status, the(found)) == (0, ["good"] * 6)
+    assert the(found, "place") == ["boot block"] * 5 + ["i.img.sig"]
+    assert all(by_openssh(desk, allowed, n + 1, f"k{n}@lab.example") for n in range(6))
+    assert desk.run("sign", "--key", keys[0], desk.image)[0] == 0  # again: instead of its first
+    assert len(the(desk.verified()[1])) == 6
+    assert desk.run("sign", "--remove", desk.image)[1].endswith("6 signatures removed\n")
+    assert (the(desk.verified()[1]), (desk.place / "i.img.sig").exists()) == ([], False)
+
+
+def test_what_ssh_keygen_signed_is_taken(desk: Desk) -> None:
+    key = desk.key()
+    text = desk.run("sign", "--statement", desk.image)[1]
+    (desk.place / "s").write_text(text)
+    sign_statement(desk, key, "singbuild-image")
+    assert desk.run("sign", "--add", desk.place / "s", desk.image)[0] == 0
+    assert the(desk.verified("--signers", desk.signers(key))[1]) == ["good"]
+    # The same in a file of one's own making.
+    desk.run("sign", "--remove", desk.image)
+    beside = (desk.place / "s").read_text() + (desk.place / "s.sig").read_text()
+    (desk.place / "i.img.sig").write_text(beside)
+    assert the(desk.verified("--signers", desk.signers(key))[1]) == ["good"]
+
+
+def test_another_namespace_is_refused(desk: Desk) -> None:
+    key = desk.key()
+    (desk.place / "s").write_text(desk.run("sign", "--statement", desk.image)[1])
+    sign_statement(desk, key, "file")
+    status, said = desk.run("sign", "--add", desk.place / "s", desk.image)
+    assert (status, "'file', not for 'singbuild-image'" in said) == (10, True)
+    beside = (desk.place / "s").read_text() + (desk.place / "s.sig").read_text()
+    (desk.place / "i.img.sig").write_text(beside)
+    status, said = desk.run("verify", desk.image)
+    assert (status, "'file', not for" in said) == (8, True)
+
+
+def test_revoked_and_expired_keys_are_refused(desk: Desk) -> None:
+    key = desk.key()
+    desk.run("sign", "--key", key, desk.image)
+    krl, plain = desk.place / "krl", desk.place / "revoked"
+    subprocess.run(
+        ["ssh-keygen", "-q", "-k", "-f", krl, f"{key}.pub"], check=True, stdout=subprocess.DEVNULL
+    )
+    plain.write_text(public(key) + "\n")
+    for ban in (krl, plain):
+        status, found = desk.verified("--signers", desk.signers(key), "--revoked", ban)
+        assert (status, the(found), the(found, "reason")) == (
+            10,
+            ["refused"],
+            ["its key is revoked"],
+        )
+    for options in (
+        'valid-before="20200101"',
+        'valid-after="20990101"',
+        'namespaces="git"',
+    ):
+        status, found = desk.verified("--signers", desk.signers(key, options=options))
+        assert (status, the(found)) == (10, ["refused"]), options
+    good = 'namespaces="singbuild-image",valid-before="20990101",valid-after="20200101"'
+    assert desk.verified("--signers", desk.signers(key, options=good))[0] == 0
+
+
+def test_a_key_that_was_not_valid_when_it_signed_is_refused(desk: Desk) -> None:
+    from singbuild.signatures import signing
+
+    key = desk.key()
+    make = lambda wanted: signing.by_key(wanted, key, agent=False)  # noqa: E731
+    signing.sign(desk.image, make, "20190101T000000Z")
+    allowed = desk.signers(key, options='valid-after="20200101"')
+    status, found = desk.verified("--signers", allowed)
+    assert (status, the(found, "reason")) == (10, ["its key was not valid on the day it signed"])
+    for date in ("20990101T000000Z", "20210230T000000Z"):
+        signing.sign(desk.image, make, date)
+        status, found = desk.verified("--signers", allowed)
+        assert (status, the(found)) == (10, ["refused"])
+
+
+def test_signatures_of_another_image_are_bad(desk: Desk, tmp_path: Path) -> None:
+    key = desk.key()
+    other = seal(sample_tree(tmp_path / "other"), tmp_path / "other.img", epoch=2**29).path
+    for image in (other, desk.image):
+        assert desk.run("sign", "--key", key, image)[0] == 0
+        rsa = tmp_path / "rsa"
+        if not rsa.exists():
+            desk.key("rsa", "rsa")
+        assert desk.run("sign", "--key", rsa, image)[0] == 0
+    signed = other.read_bytes()[:1024], desk.image.read_bytes()[:1024]
+    with desk.image.open("r+b") as file:  # its own records, the other's signature
+        start = signed[1].index(b"# file")
+        file.seek(start)
+        file.write(signed[0][start:])
+    shutil.copy(tmp_path / "other.img.sig", tmp_path / "i.img.sig")
+    status, found = desk.verified("--signers", desk.signers(key, rsa))
+    assert (status, the(found)) == (10, ["bad", "bad"])
+
+
+def test_a_changed_image_is_damaged_whoever_signed_it(desk: Desk) -> None:
+    desk.run("sign", "--key", desk.key(), desk.image)
+    data = bytearray(desk.image.read_bytes())
+    data[-5000] ^= 1
+    desk.image.write_bytes(data)
+    assert desk.run("verify", desk.image)[0] == 8
+
+
+def test_mutations_of_the_boot_block_are_never_accepted(desk: Desk) -> None:
+    keys = [desk.key(f"k{number}") for number in range(5)]
+    for key in keys:
+        desk.run("sign", "--key", key, desk.image)
+    allowed = desk.signers(*keys)
+    boot = desk.image.read_bytes()[:1024]
+    seed = int(os.environ.get("SINGBUILD_TEST_SEED", random.randrange(1 << 30)))
+    print("seed", seed)
+    chance = random.Random(seed)
+    for place in chance.sample(range(1024), 40):
+        changed = bytearray(boot)
+        changed[place] ^= 1 << chance.randrange(8)
+        with desk.image.open("r+b") as file:
+            file.write(changed)
+        status, said = desk.run("verify", "--signers", allowed, desk.image)
+        assert status in (8, 10), (place, said)
+        assert "Traceback" not in said
+
+
+def test_a_seal_drops_signatures(desk: Desk) -> None:
+    desk.run("create", "--size", "8", desk.place / "c.img")
+    key = desk.key()
+    assert desk.run("sign", "--key", key, desk.place / "c.img")[0] == 0
+    assert b"# signature" in (desk.place / "c.img").read_bytes()[:1024]
+    assert desk.run("expand", "-q", "--size", "4", desk.place / "c.img")[0] == 0
+    assert b"# signature" not in (desk.place / "c.img").read_bytes()[:1024]
+    assert desk.run("verify", desk.place / "c.img")[0] in (0, 8)
+
+
+def test_an_image_of_others_is_signed_beside(desk: Desk) -> None:
+    key = desk.key()
+    if os.geteuid():
+        desk.image.chmod(0o444)
+    out = desk.place / "mine.sig"
+    status, said = desk.run("sign", "--key", key, "-o", out, desk.image)
+    assert (status, "in mine.sig" in said) == (0, True)
+    assert (desk.verified()[0], the(desk.verified()[1])) == (0, [])
+    words = ("--signatures", out, "--signers", desk.signers(key))
+    assert (desk.verified(*words)[0], the(desk.verified(*words)[1])) == (0, ["good"])
+
+
+@pytest.fixture
+def agent(desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    words = ["ssh-agent", "-D", "-a", str(tmp_path / "agent")]
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL) as process:
+        monkeypatch.setenv("SSH_AUTH_SOCK", str(tmp_path / "agent"))
+        while subprocess.run(["ssh-add", "-l"], capture_output=True, check=False).returncode == 2:
+            assert process.poll() is None
+        yield
+        process.terminate()
+
+
+@pytest.mark.usefixtures("agent")
+def test_the_agents_key_signs(desk: Desk) -> None:
+    assert desk.run("sign", "--agent", desk.image)[0] == 2
+    key = desk.key()
+    subprocess.run(["ssh-add", "-q", key], check=True, stderr=subprocess.DEVNULL)
+    key.unlink()
+    assert desk.run("sign", "--agent", desk.image)[0] == 0
+    assert the(desk.verified("--signers", desk.signers(key))[1]) == ["good"]
+    other = desk.key("other")
+    subprocess.run(["ssh-add", "-q", other], check=True, stderr=subprocess.DEVNULL)
+    status, said = desk.run("sign", "--agent", desk.image)
+    assert (status, "has 2 keys" in said) == (2, True)
+    assert desk.run("sign", "--key", f"{key}.pub", desk.image)[0] == 0
+
+
+def test_a_key_with_a_passphrase_asks_for_it(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = desk.key("ada", "ed25519", "-N", "open")
+    ask = desk.place / "ask"
+    ask.write_text("#!/bin/sh\necho open\n")
+    ask.chmod(0o755)
+    monkeypatch.setenv("SSH_ASKPASS", str(ask))
+    monkeypatch.setenv("SSH_ASKPASS_REQUIRE", "force")
+    assert desk.run("sign", "--key", key, desk.image)[0] == 0
+    ask.write_text("#!/bin/sh\necho shut\n")
+    before = desk.image.read_bytes()
+    status, said = desk.run("sign", "--key", key, desk.image)
+    assert (status, "ssh-keygen failed" in said) == (5, True)
+    assert desk.image.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "answer"),
+    [
+        (("sign", "none.img"), 8, "cannot open the image"),
+        (("sign", "--key", "none", "i.img"), 2, "there is no file none"),
+        (("sign", "i.img"), 2, "there is no SSH key in"),
+        (("sign", "--agent", "--key", "none", "i.img"), 2, "only one"),
+        (("sign", "--add", "none", "i.img"), 2, "cannot read"),
+        (("verify", "--signers", "none", "i.img"), 8, "cannot read the list of signers none"),
+        (("sign", "home"), 8, "is no image file"),
+    ],
+)
+def test_what_cannot_be_is_told(
+    desk: Desk, words: tuple[str, ...], status: int, answer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(desk.place)
+    found, said = desk.run(*words)
+    assert (found, answer in said) == (status, True), said
+
+
+def test_a_damaged_image_is_not_signed(desk: Desk) -> None:
+    key = desk.key()
+    data = bytearray(desk.image.read_bytes())
+    data[-5000] ^= 1
+    desk.image.write_bytes(data)
+    status, said = desk.run("sign", "--key", key, desk.image)
+    assert (status, "/proc/self" in said, "i.img" in said) == (8, False, True)
+
+
+def test_texts_and_bytes_that_are_no_signatures_are_refused() -> None:
+    key = b"\0\0\0\x0bssh-ed25519" + b"\0\0\0\x20" + bytes(range(32))
+    value = b"\0\0\0\x0bssh-ed25519" + b"\0\0\0\x40" + bytes(64)
+    signature = sshsig.Signature(key, value)
+    armor = signature.armored()
+    assert sshsig.dearmored(armor).armored() == armor
+    assert sshsig.unpacked(signature.packed()).armored() == armor
+    for bad in ("", "AAAA", "=", signature.packed()[:-4], signature.packed() + "AAAA", "A" * 99999):
+        with pytest.raises(ValueError, match=r"it|something"):
+            sshsig.unpacked(bad)
+    for bad in ("", armor[:-3], armor.replace("\n", ""), armor.replace("U1NIU0lH", "U1NIU0lI")):
+        with pytest.raises(ValueError, match=r"it|something"):
+            sshsig.dearmored(bad)
+    text = statement.Statement("", 0, "sha256:" + "0" * 64, "20260101T000000Z", "signed").text()
+    assert statement.parsed(text).text() == text
+    for bad in ("", text[:-1], text + "\n", text.replace("signed", "perfect")):
+        with pytest.raises(ValueError, match=r"it|nobody"):
+            statement.parsed(bad)
+    with pytest.raises(ValueError, match="more than"):
+        statement.in_text((text + armor) * 65)
+    with pytest.raises(ValueError, match="end with"):
+        statement.in_text(text + armor + "x")
