@@ -7,7 +7,7 @@ copy and change it. docs/runtime.md says which directive does what.
 import os
 
 from singrun.errors import RunError, nearest, say
-from singrun.request import IsolationOptions
+from singrun.request import HardwareOptions, IsolationOptions
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ _SWITCHES = {
     "allow ipc ns": True,
     "allow user ns": True,
     "allow root user images": True,
+    "always use nv": False,
+    "always use rocm": False,
     "user bind control": True,
     "enable overlay": True,
     "config passwd": True,
@@ -124,6 +126,16 @@ def check_allowed(site: Site, isolation: IsolationOptions) -> None:
         if wanted and not site.on[directive]:
             what, remedy = f"{site.path} says: {directive} = no", "Ask the administrator."
             raise RunError(what, remedy=remedy)
+
+
+def settle_drivers(site: Site, hardware: HardwareOptions) -> None:
+    """Add the drivers that the site brings into each launch, unless --no-nv, --no-rocm is said."""
+    for kind in ("nv", "rocm"):
+        if getattr(hardware, f"no_{kind}"):
+            setattr(hardware, kind, False)
+        elif site.on[f"always use {kind}"] and not getattr(hardware, kind):
+            setattr(hardware, kind, True)
+            hardware.by_site.append(kind)
 
 
 def _read_file(site: Site, path: str) -> bool:

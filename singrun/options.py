@@ -68,6 +68,8 @@ FLAGS = {  # the parts of a Request, and the attributes in them; none: singrun d
     "nv": [("hardware", "nv")],
     "rocm": [("hardware", "rocm")],
     "fabric": [("hardware", "fabric")],
+    "no-nv": [("hardware", "no_nv")],
+    "no-rocm": [("hardware", "no_rocm")],
     "join": [("isolation", "join")],
     "no-join": [("isolation", "no_join")],
     "as-caller": [("isolation", "as_caller")],

@@ -100,11 +100,14 @@ class VariableOptions:
 class HardwareOptions:
     """Whose drivers of the host come in: nv, rocm and fabric are kinds of driver_lists.py.
 
+    by_site: the kinds that the site's file alone asks for. no_nv, no_rocm: not even then.
     devices: names of the Container Device Interface, described in ``cdi_directories``.
     """
 
     def __init__(self) -> None:
         self.nv = self.rocm = self.fabric = False
+        self.no_nv = self.no_rocm = False
+        self.by_site: list[str] = []
         self.devices: list[str] = []
         self.cdi_directories = ["/etc/cdi", "/var/run/cdi"]
 

@@ -31,6 +31,7 @@ class Drivers:
 
     def __init__(self, options: HardwareOptions, site: Site) -> None:
         self._site, self._host = site, Host(site.word["linker cache"])
+        self._by_site = options.by_site
         self._kinds: list[str] = []
         self._devices: dict[str, list[str]] = {}
         self._libraries: dict[str, dict[str, list[str]]] = {}
@@ -43,7 +44,7 @@ class Drivers:
                 if kind == "fabric":
                     raise
                 # Sites say --nv for all jobs, also for those on nodes without a GPU.
-                say(f"Without effect: --{kind}\n  {error.what}.\n  {error.remedy}")
+                self._warn(kind, error)
 
     def plan(self) -> str:
         """Return a line for each kind, for --plan."""
@@ -60,8 +61,13 @@ class Drivers:
         fresh = [Fresh("tmpfs", place, mode="0755") for place in (_LIBRARIES, _PROGRAMS)]
         rows: list[Mount] = [*fresh]
         for kind in self._kinds:
-            fit = _Fit(kind, self._host, root, image)
-            taken = fit.all_of(self._libraries[kind])
+            try:
+                taken = _Fit(kind, self._host, root, image).all_of(self._libraries[kind])
+            except RunError as error:
+                if kind not in self._by_site:
+                    raise
+                self._warn(kind, error)
+                continue
             why = f"--{kind}"
             rows += [Bind(path, f"{_LIBRARIES}/{name}", why=why) for name, path in taken.items()]
             programs = self._found_programs(kind)
@@ -71,6 +77,11 @@ class Drivers:
         for row in rows:
             row.trace = False
         return list({row.target: row for row in rows}.values())
+
+    def _warn(self, kind: str, error: RunError) -> None:
+        word = f"always use {kind}, in {self._site.path}" if kind in self._by_site else f"--{kind}"
+        reasons = filter(None, (f"{error.what}.", error.why, error.remedy))
+        say("\n  ".join([f"Without effect: {word}", *reasons]))
 
     def _found_devices(self, kind: str) -> list[str]:
         words = listed(self._site, kind, "device")

@@ -142,6 +142,8 @@ OPTIONS = {  # the value's name, "" for none; what it does
     "why": ("NAME", "which layer set this variable"),
     "nv": ("", "bring in the host's NVIDIA driver: libraries, devices, programs"),
     "rocm": ("", "bring in the host's AMD driver"),
+    "no-nv": ("", "not even where the site's file says: always use nv"),
+    "no-rocm": ("", "the same for AMD's"),
     "device": ("NAME", "a device that a vendor describes: vendor.com/class=name; commas"),
     "cdi-dirs": ("DIRS", "where: not in /etc/cdi and /var/run/cdi; commas"),
     "fabric": ("", "bring in the host's libraries and devices of the fast network"),

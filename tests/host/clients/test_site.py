@@ -73,8 +73,9 @@ def test_it_is_obeyed_and_what_is_not_is_told_by_the_doctor(
     said = on_that_site("doctor").stdout
     (line,) = [each for each in said.splitlines() if "site's file" in each]
     assert f"/etc/{name}/{name}.conf" in line
-    for idle in ("enable underlay", "sessiondir max size", "always use nv", "allow container sif"):
+    for idle in ("enable underlay", "sessiondir max size", "allow container sif"):
         assert idle in line
+    assert "always use nv" not in line
     assert "bind path" not in line
     (tmp_path / "etc/singrun.conf").write_text("mount dev = yes\n")
     (tmp_path / "etc/singrun.conf").chmod(0o644)

@@ -261,6 +261,30 @@ def test_an_image_whose_c_library_lies(person: Person, bench: Bench) -> None:
     assert "Its libc.so.6 cannot be read" in said
 
 
+def test_what_the_site_always_brings_in(
+    person: Person, driver: Driver, bench: Bench, image: Path
+) -> None:
+    with driver.site.open("a") as site:
+        site.write("always use nv = yes\n")
+    assert person.said("exec", image, "probe", "libcuda.so.1") == "42\n"
+    assert person.said("exec", image, "nvidia-smi") == "one fake GPU\n"
+    for words, value in ((["--no-nv"], ""), (["--nv", "--no-nv"], ""), ([], "1")):
+        person.variables["APPTAINER_NO_NV"] = value
+        done = person.singrun("exec", *words, image, "ls", "/.singularity.d")
+        assert (done.stdout, done.stderr) == (b"actions\nenv\nrunscript\ntest\n", b"")
+    del person.variables["APPTAINER_NO_NV"]
+    done = person.singrun("exec", bench.image, "echo", "without glibc")
+    assert (done.returncode, done.stdout) == (0, b"without glibc\n"), done
+    said = done.stderr.decode()
+    assert f"Without effect: always use nv, in {driver.site}" in said
+    assert "no libc.so.6" in said
+    (driver.directory / "nvidia0").unlink()
+    (driver.directory / "nvidiactl").unlink()
+    done = person.singrun("exec", image, "echo", "on")
+    assert (done.returncode, done.stdout) == (0, b"on\n"), done
+    assert f"There is no device {driver.directory}/nvidia*" in done.stderr.decode()
+
+
 CUDA = """
 #include <stdio.h>
 int cuInit(unsigned), cuDeviceGetCount(int *);
