@@ -63,8 +63,14 @@ def alone(name: str) -> Iterator[None]:
         yield
 
 
+_LOGS = [Path("/root", name) for name in (".singularity", ".apptainer")]
+_MADE: list[Path] = []
+
+
 def own_mount_namespace() -> Path | None:
     """Give this process a mount namespace, with a /var/tmp, /run/singrun and /dev/fuse of its own.
+
+    Neither do root's instances write their output where this host's root keeps it.
 
     Returns None where mounts are not allowed: an ordinary user, or root in a plain container.
     """
@@ -87,13 +93,21 @@ def own_mount_namespace() -> Path | None:
     names = Path("/run/singrun")  # where root's launches meet
     names.mkdir(mode=0o700, exist_ok=True)
     syscalls.mount("tmpfs", str(names), "tmpfs", 0, "mode=0700")
+    for logs in _LOGS:
+        if not logs.exists():
+            logs.mkdir(mode=0o700)
+            _MADE.append(logs)
+        syscalls.mount("tmpfs", str(logs), "tmpfs", 0, "mode=0700")
     return directory
 
 
 def give_back(directory: Path) -> None:
     """Remove what own_mount_namespace made; the namespace ends with this process."""
-    for place in ("/run/singrun", "/var/tmp"):
+    for place in (*map(str, _LOGS), "/run/singrun", "/var/tmp"):
         syscalls.umount2(place, syscalls.MNT_DETACH)
+    for logs in _MADE:
+        with contextlib.suppress(OSError):
+            logs.rmdir()
     shutil.rmtree(directory, ignore_errors=True)
 
 
