@@ -20,6 +20,7 @@ _FOLDERS = ("", "environment/", "images/", "mounts/", "namespaces/")
 _RARE = (
     *("__init__.py", "__main__.py", "bytecode.py", "bundle.py", "terminal.py"),
     *("subordinate.py", "images/data.py", "images/pulled.py", "images/sif.py"),
+    "images/library.py",
     *("images/unpacking.py", "images/unpacker.py", "namespaces/capabilities.py"),
     *("namespaces/holding.py", "namespaces/limits.py", "namespaces/mapping.py"),
 )

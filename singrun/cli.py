@@ -139,6 +139,10 @@ def _launched(request: Request) -> str:
         if pulled.is_source(image.path):
             _check_no_sudo(request, image.path)
             image.path = pulled.fetched(image.path, anew=image.fetch)
+    if not os.path.exists(image.path):
+        from singrun.images import library
+
+        image.path = library.find(image.path) or image.path
     if verb in ("mount", "warm"):
         _check_no_sudo(request, verb)
     if verb == "mount":

@@ -40,6 +40,7 @@ _WORDS = {
     "mount dev": "yes",
     "cache directory": "",
     "cache size": "20G",
+    "image library": "",
     "linker cache": "/etc/ld.so.cache",
 }
 # Read, and without effect: there is no setuid program and no session directory.

@@ -84,7 +84,7 @@ _TOGETHER = ("bind", "mount")
 # Read elsewhere, or set inside, where a launch may be made as well.
 KNOWN = (
     *("APPNAME", "COMMAND", "CONTAINER", "ENVIRONMENT", "NAME", "ROOTFS"),
-    *("CACHEDIR", "CACHESIZE", "CONFIG", "TMPDIR", "PULLFOLDER", "PULLDIR"),
+    *("CACHEDIR", "CACHESIZE", "CONFIG", "LIBRARY", "TMPDIR", "PULLFOLDER", "PULLDIR"),
     *("DOCKER_USERNAME", "DOCKER_PASSWORD"),
 )
 

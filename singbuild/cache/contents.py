@@ -15,15 +15,18 @@ from pathlib import Path
 
 from singbuild import workspace
 from singbuild.cache import store
+from singrun.images import library
 
 KINDS = ("stage", "download", "image", "log")
+SHARED = "library"  # images of a site, which are shown and never removed
 PULLED = "pulled"
 DAY = 86400
+LAUNCH = 60.0  # seconds in which a launch opens an image that it has found
 
 
 @dataclass(frozen=True)
 class Item:
-    """One thing that is kept. name: what people call it by; of: the recipe or source it is of.
+    """One thing that is kept. name: what people call it by; of: what it is of, and so why.
 
     size: bytes on the disk; used: when it was last used, seconds since 1970.
     """
@@ -56,17 +59,35 @@ def _directories() -> Iterator[Item]:
     cache = workspace.cache_directory()
     for directory in _below(cache):
         if directory.name == PULLED:
-            yield from (
-                _tree("image", each.name.replace("%2F", "/"), each) for each in _below(directory)
-            )
+            yield from (_pulled(each) for each in _below(directory))
         elif directory != store.directory():
-            yield _tree("download", directory.name, directory)
+            of = f"what builds by {directory.name} need again"
+            yield _tree("download", directory.name, directory, of)
+
+
+def _pulled(directory: Path) -> Item:
+    name = directory.name.replace("%2F", "/").replace("%25", "%")
+    return _tree("image", name, directory, "what singrun starts by this name")
+
+
+def shared() -> list[Item]:
+    """Return the images of the site's libraries, by name."""
+    found = []
+    for directory in map(Path, library.directories()):
+        with contextlib.suppress(OSError):
+            for path in sorted(directory.iterdir()):
+                name = path.name.replace("%2F", "/").replace("%25", "%")
+                of = f"{path.readlink()}" if path.is_symlink() else f"shared from {directory}"
+                found.append(_tree(SHARED, name, path, of))
+    return found
 
 
 def _logs() -> Iterator[Item]:
     directory = workspace.log_directory()
     with contextlib.suppress(OSError):
-        yield from (_tree("log", path.stem, path) for path in directory.glob("*.log"))
+        yield from (
+            _tree("log", path.stem, path, "a build that failed") for path in directory.glob("*.log")
+        )
 
 
 def _below(directory: Path) -> list[Path]:
@@ -76,12 +97,14 @@ def _below(directory: Path) -> list[Path]:
         return []
 
 
-def _tree(kind: str, name: str, path: Path) -> Item:
+def _tree(kind: str, name: str, path: Path, of: str) -> Item:
     size, used = 0, 0.0
     for status in _inodes(path):
         size += status.st_blocks * 512
         used = max(used, status.st_atime, status.st_mtime)
-    return Item(kind, name, "", path, size, used)
+    with contextlib.suppress(OSError):
+        used = max(used, path.stat().st_mtime)  # of a pulled image: when it was started last
+    return Item(kind, name, of, path, size, used)
 
 
 def _inodes(path: Path) -> Iterator[os.stat_result]:
@@ -101,16 +124,32 @@ def older(found: list[Item], days: float) -> list[Item]:
     return [item for item in found if item.used < limit]
 
 
-def surplus(found: list[Item], most: int) -> list[Item]:
-    """Return the least recently used stages that are more than ``most`` bytes."""
-    stages = [item for item in found if item.kind == "stage"]
-    total, over = sum(item.size for item in stages), []
-    for item in stages:
+def surplus(found: list[Item], most: int, kind: str = "stage") -> list[Item]:
+    """Return the least recently used things of a kind that are more than ``most`` bytes."""
+    chosen = [item for item in found if item.kind == kind]
+    total, over = sum(item.size for item in chosen), []
+    for item in chosen:
         if total <= most:
             break
         over.append(item)
         total -= item.size
     return over
+
+
+def make_room(target: Path) -> None:
+    """Remove the least recently used of the pulled images that are more than the limit.
+
+    What was used a moment ago may be on its way to a program, and stays; so does ``target``,
+    the image that was pulled just now. Nothing is done for one that is not in the cache.
+    """
+    home = workspace.cache_directory() / PULLED
+    if home != target.parent.parent:
+        return
+    images = [_pulled(each) for each in _below(home)]
+    images.sort(key=lambda item: item.used)
+    for item in surplus(images, store.limit(), "image"):
+        if item.path != target.parent and time.time() - item.used > LAUNCH:
+            remove(item)
 
 
 def remove(item: Item) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from singbuild.cli.grammar import Group
-from singbuild.cli.parameters import SIZE, document, json_option
+from singbuild.cli.parameters import SIZE, document, json_option, quiet_option
 from singbuild.console.sizes import binary
 
 if TYPE_CHECKING:
@@ -31,17 +32,18 @@ def cache_commands() -> None:
 @cache_commands.command("list", examples=("singbuild cache list", "singbuild cache list --json"))
 @json_option
 def list_items(as_json: bool) -> int:
-    """List all that is kept, the least recently used first in each kind.
+    """List all that is kept and why, the least recently used first in each kind.
 
-    A stage's ID is the one that a build names when it takes it.
+    A stage's ID is the one that a build names when it takes it. Below stand the images that the
+    site shares; they are not in the cache, and nothing here removes them.
     """
     from singbuild.cache import contents
 
-    found = contents.items()
+    found = [*contents.items(), *contents.shared()]
     if as_json:
         document("cache list", items=[_facts(item) for item in found])
         return 0
-    print(f"{'KIND':9} {'LAST USED':16} {'SIZE':>10}  {'ID OR NAME':14} OF")
+    print(f"{'KIND':9} {'LAST USED':16} {'SIZE':>10}  {'ID OR NAME':14} WHY")
     for item in found:
         used = datetime.fromtimestamp(item.used).strftime("%Y-%m-%d %H:%M")
         line = f"{item.kind:9} {used} {binary(item.size):>10}  {item.name:14} {item.of}"
@@ -125,6 +127,28 @@ def clean(kinds: tuple[str, ...], everything: bool, dry_run: bool, as_json: bool
     chosen = kinds or contents.KINDS[: None if everything else -1]
     gone = [item for item in contents.items() if item.kind in chosen]
     return _removed("cache clean", gone, dry_run=dry_run, as_json=as_json)
+
+
+@cache_commands.command(
+    "fill",
+    examples=(
+        "singbuild cache fill /srv/images docker://python:3-slim",
+        "singbuild cache fill /srv/images samtools=oras://registry.example/lab/samtools:1.20",
+    ),
+)
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.argument("images", nargs=-1, required=True, metavar="[NAME=]SOURCE…")
+@quiet_option
+def fill(directory: Path, images: tuple[str, ...], quiet: bool) -> int:
+    """Bring images into DIRECTORY, from which a site starts them, or up to date there.
+
+    `singrun exec SOURCE` takes them from there, and `singrun exec NAME`, where `image library` in
+    /etc/singrun.conf or SINGRUN_LIBRARY names the directory. Only what has changed is fetched:
+    let a cron job do it.
+    """
+    from singbuild.images import library
+
+    return library.fill(directory, images, quiet=quiet)
 
 
 def _removed(command: str, gone: list[Item], *, dry_run: bool, as_json: bool) -> int:

@@ -151,7 +151,7 @@ def _counted(count: int, noun: str) -> str:
 @click.option(
     "--once",
     is_flag=True,
-    help="Leave an existing image as it is; if another pull is writing it, wait.",
+    help="Leave an existing image as it is, unless --force; if another pull is writing it, wait.",
 )
 @offline_option
 @events_option
@@ -179,7 +179,7 @@ def pull_image(
         return pull.pull(
             source,
             image,
-            force=force or once,
+            force=force,
             once=once,
             arch=arch,
             as_json=as_json,

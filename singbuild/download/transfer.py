@@ -4,7 +4,7 @@ A store is a directory that builds share, also at the same time::
 
     SHA256      a whole file, named by its own digest
     KEY.url     where a URL of unknown digest led last, and the validators to ask with
-    KEY.part    what has arrived of a file; whoever holds its lock downloads it
+    KEY.part    what has arrived of a file; whoever has claimed it downloads it
 
 Nothing has its final name before it is whole, so a build that is killed leaves at
 most a ``.part``, which the next one takes up.
@@ -13,7 +13,6 @@ most a ``.part``, which the next one takes up.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -26,7 +25,7 @@ from typing import BinaryIO
 import requests
 import urllib3.exceptions
 
-from singbuild import __version__
+from singbuild import __version__, claim
 from singbuild.contract import Reporter
 from singbuild.download import errors
 from singbuild.download.errors import TryAgainError, cannot_fetch, wrong_digest
@@ -247,13 +246,16 @@ class Transfer:
             raise wrong_digest(self.shown, self.wanted.sha256, sha256)
         part.flush()
         os.fsync(part.fileno())
-        (self.store / f"{self.key}.part").rename(self.store / sha256)
+        name = self.store / f"{self.key}.part"
+        if not _names(name, part):  # this host was asleep, and another one took over
+            raise cannot_fetch(self.shown, "another process has taken over", "Try again.")
+        name.rename(self.store / sha256)
         if not self.wanted.sha256:
             self._save_validators(sha256)
         return Fetched(self.store / sha256, sha256, size)
 
     def _save_validators(self, sha256: str) -> None:
-        scratch = self.store / f"{self.key}.url.part"  # ours alone: the lock is still held
+        scratch = self.store / f"{self.key}.url.part"  # ours alone: the part is still claimed
         scratch.write_text(json.dumps({"sha256": sha256} | self.validators))
         scratch.rename(self.store / f"{self.key}.url")
 
@@ -306,21 +308,19 @@ def _strong(validators: dict[str, str]) -> str:
 @contextlib.contextmanager
 def locked(path: Path, report: Reporter, label: str) -> Iterator[BinaryIO]:
     """Open a part for one transfer alone, waiting for another that has it; drop it if empty."""
-    while True:
+
+    def tell() -> None:
+        report.line(f"{label}: waiting for another build that fetches it")
+
+    with claim.claimed(path, tell) as is_doubtful:
+        if is_doubtful:  # who wrote to it may go on: in a file that has no name then
+            path.unlink(missing_ok=True)
         with path.open("a+b") as part:
-            try:
-                fcntl.flock(part, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                report.line(f"{label}: waiting for another build that fetches it")
-                fcntl.flock(part, fcntl.LOCK_EX)
-            if not _names(path, part):
-                continue  # the other one was done and renamed it
             try:
                 yield part
             finally:
                 if _names(path, part) and part.seek(0, os.SEEK_END) == 0:
                     path.unlink()
-            return
 
 
 def _names(path: Path, file: BinaryIO) -> bool:

@@ -5,13 +5,12 @@ Container images are built from their layers; what is a file already is fetched 
 
 from __future__ import annotations
 
-import fcntl
-import os
 import sys
 from pathlib import Path
 from typing import TextIO
 
-from singbuild import build, host, workspace
+from singbuild import build, claim, host, workspace
+from singbuild.cache import contents
 from singbuild.console.display import Console, JsonConsole
 from singbuild.console.events import Event
 from singbuild.console.sizes import binary
@@ -56,16 +55,21 @@ def pull(
     """Make a file of the image that ``source`` names, as SCHEME://NAME; return the exit status.
 
     target: None for a file in the current directory, named after the image; as_json: print
-    events; once: leave a target that is there as it is, and wait for who is just making it;
+    events; once: leave a target that is there as it is, unless ``force``, and wait for who is just
+    making it;
     arch: the machine that it is for, "" for this one.
     """
-    scheme, name = _parted(source)
     if once and target:
         target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        lock = os.open(target.parent / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(lock, fcntl.LOCK_EX)  # until this process ends
-        if target.exists():
-            return 0
+        with claim.claimed(target):
+            if target.exists() and not force:
+                return 0
+            status = pull(
+                source, target, force=True, once=False, arch=arch, as_json=as_json, quiet=quiet
+            )
+            contents.make_room(target)
+            return status
+    scheme, name = parted(source)
     shown = _shown(name) if scheme == "docker" else name
     console: Console = LayersConsole(sys.stdout, shown, quiet=quiet)
     if as_json:
@@ -83,7 +87,15 @@ def recipe(source: str, *, insecure: bool = False) -> Recipe:
 
     Raises UsageError when it names none.
     """
-    scheme, name = _parted(source)
+    check(source)
+    scheme, name = parted(source)
+    more = "Insecure: yes\n" if insecure and scheme in ("docker", "oras") else ""
+    return grammar.parse(Text(source, f"Bootstrap: {scheme}\nFrom: {name}\n{more}"))
+
+
+def check(source: str) -> None:
+    """Raise UsageError for what does not name an image."""
+    scheme, name = parted(source)
     known = [*SCHEMES, *(each for each in transports.schemes() if each not in SCHEMES)]
     if scheme not in known or not name:
         raise UsageError(
@@ -95,30 +107,45 @@ def recipe(source: str, *, insecure: bool = False) -> Recipe:
             f"{source!a} is not UTF-8 text, and cannot be in the image's recipe",
             remedy="Give the file another name, such as: ln -s OLD NEW",
         )
-    more = "Insecure: yes\n" if insecure and scheme in ("docker", "oras") else ""
-    return grammar.parse(Text(source, f"Bootstrap: {scheme}\nFrom: {name}\n{more}"))
 
 
 def is_file(source: str) -> bool:
     """Whether what ``source`` names is fetched as it is, and not built."""
-    scheme, name = _parted(source)
+    scheme, name = parted(source)
     return scheme in transports.schemes() and scheme not in SCHEMES and bool(name)
 
 
-def _parted(source: str) -> tuple[str, str]:
-    """Return scheme and name; "//" between them is not needed."""
+def parted(source: str) -> tuple[str, str]:
+    """Return a source's scheme and name; "//" between them is not needed."""
     scheme, _, name = source.partition(":")
     return scheme, name.removeprefix("//")
 
 
-def fetch(place: transports.Place, target: Path | None, console: Console, *, force: bool) -> int:
-    """Bring an image's file, whatever its format; return the exit status."""
+def fetch(
+    place: transports.Place,
+    target: Path | None,
+    console: Console,
+    *,
+    force: bool,
+    update: bool = False,
+) -> int:
+    """Bring an image's file, whatever its format; return the exit status.
+
+    update: a target that has the same bytes stays as it is.
+    """
     with console:
         try:
             if target:
                 preflight.check_target(target, force=force)
             console.start(str(place), str(target or place))
             fetched = transports.find(place.scheme).get(place, console)
+            if (
+                update
+                and target
+                and target.exists()
+                and formats.image_digest(target) == fetched.sha256
+            ):
+                return 0
             kind = formats.kind_of(fetched.path)
             if not target:
                 ending = next(iter(kind.format.endings), ".img")

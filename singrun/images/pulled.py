@@ -1,8 +1,8 @@
 """Images that are not files: docker://NAME and its kin, which singbuild turns into files once.
 
-The file is kept in the caller's cache, in a directory named by the words that asked for it,
-so that the second start finds it by one look. An archive or layout that has changed since is
-another image.
+An image that a library of the site has is taken from there. Else the file is kept in the caller's
+cache, in a directory named by the words that asked for it, so that the second start finds it by
+one look. An archive or layout that has changed since is another image.
 """
 
 import os
@@ -10,11 +10,11 @@ import pwd
 import sys
 
 from singrun.errors import RunError, UsageError
+from singrun.images import library
 from singrun.images.unpacked import open_private
 
 PATHS = ("docker-archive", "oci", "oci-archive")
 SCHEMES = ("docker", "docker-daemon", "https", "library", "oras", "shub", *PATHS)
-_LONGEST = 255  # NAME_MAX
 
 
 def is_source(word: str) -> bool:
@@ -32,17 +32,21 @@ def fetched(word: str, *, anew: bool) -> str:
     name = name.removeprefix("//")
     if not name:
         raise UsageError(f"{word} names no image", remedy="Say: docker://ubuntu:latest")
-    key = f"{scheme}:{name}"
+    known = name
     if scheme in PATHS:
-        key = f"{scheme}:{os.path.abspath(name)}@{_stamp(name)}"
-    key = key.replace("%", "%25").replace("/", "%2F")
-    if len(os.fsencode(key)) > _LONGEST:
-        raise RunError(f"The name {word} is too long", remedy="Build a file: singbuild pull")
+        known = f"{os.path.abspath(name)}@{_stamp(name)}"
+    elif not anew and (shared := library.find_source(scheme, name)):
+        return shared
     cache = _cache()
     _check_private(cache)
-    path = f"{cache}/pulled/{key}/{os.path.basename(name.rstrip('/')) or 'image'}"
+    directory, _, file = library.place(scheme, known).partition("/")
+    if scheme in PATHS:
+        file = os.path.basename(name.rstrip("/")) or "image"
+    path = f"{cache}/pulled/{directory}/{file}"
     if anew or not os.path.exists(path):
         _build(f"{scheme}:{name}", path, anew=anew)
+    elif os.access(os.path.dirname(path), os.W_OK):
+        os.utime(os.path.dirname(path))  # the time of its last use
     return path
 
 
@@ -91,7 +95,7 @@ def _build(source: str, path: str, *, anew: bool) -> None:
     program = _builder()
     null = os.open(os.devnull, os.O_RDWR)
     actions = [(os.POSIX_SPAWN_DUP2, null, 0), (os.POSIX_SPAWN_DUP2, 2, 1)]
-    words = [program, "pull", "--force" if anew else "--once", source, path]
+    words = [program, "pull", "--once", *["--force"] * anew, source, path]
     child = os.posix_spawn(program, words, os.environ, file_actions=actions)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     os.close(null)

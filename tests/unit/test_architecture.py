@@ -140,6 +140,7 @@ def test_the_builder_imports_only_the_system_calls_and_the_locks_of_the_runtime(
         "mounts.loop",
         "mounts.mountinfo",
         "mounts.pivot",
+        "images.library",
         "images.locks",
         "subordinate",
         "images.sif",

@@ -74,3 +74,20 @@ def test_downloads_stay_while_a_build_uses_the_cache(cache: Path, say: Say) -> N
     assert (status, "in use by a build" in err) == (5, True)
     os.close(held)
     assert len(listed(say)) == 3
+
+
+def test_shared_images_are_shown_and_never_removed(
+    cache: Path, say: Say, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = cache.parent / "library"
+    (library / "docker:a%2Fb").mkdir(parents=True)
+    (library / "docker:a%2Fb/b").write_bytes(bytes(50_000))
+    (library / "b").symlink_to("docker:a%2Fb/b")
+    monkeypatch.setenv("SINGRUN_LIBRARY", str(library))
+    lines = [line.split() for line in say("cache", "list")[1].splitlines()]
+    assert lines[0][-1] == "WHY"
+    assert [line[5] for line in lines if line[0] == "library"] == ["b", "docker:a/b"]
+    assert all(len(line) > 6 for line in lines[1:])  # each has a reason
+    say("cache", "clean", "--all")
+    assert {*listed(say)} == {"library"}
+    assert (library / "docker:a%2Fb/b").exists()

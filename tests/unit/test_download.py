@@ -482,7 +482,7 @@ fetch({server.url!r}, Path({str(tmp_path)!r}), report=Report(), sha256={SHA256!r
     wait_until(lambda: part.exists() and part.stat().st_size > 100_000)
     process.kill()
     process.wait()
-    assert names(tmp_path) == {part.name}
+    assert names(tmp_path) == {part.name, f"{part.name}.owner1"}
     assert fetch(server.url, tmp_path, report=report, sha256=SHA256).path.read_bytes() == BODY
     assert "range" in server.requests[1]
     assert names(tmp_path) == {SHA256}

@@ -1,0 +1,129 @@
+"""One process at a time for a name: whoever dies, wherever locks do not work."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from singbuild import claim
+from tests.bench.host import wait_until
+from tests.bench.no_flock import refuse_flock
+
+MANY = """
+import sys, time
+from pathlib import Path
+from singbuild.claim import claimed
+place = Path(sys.argv[1])
+for _ in range(int(sys.argv[2])):
+    with claimed(place):
+        inside = place.with_name("inside")
+        inside.touch(exist_ok=False)
+        time.sleep(0.002)
+        inside.unlink()
+"""
+HOLD = """
+import sys, time
+from pathlib import Path
+from singbuild.claim import claimed
+with claimed(Path(sys.argv[1])):
+    print("mine", flush=True)
+    time.sleep(600)
+"""
+
+
+def started(code: str, *words: object) -> subprocess.Popen[str]:
+    arguments = [sys.executable, "-c", code, *map(str, words)]
+    return subprocess.Popen(arguments, stdout=-1, text=True, preexec_fn=refuse_flock)
+
+
+def holder(place: Path) -> subprocess.Popen[str]:
+    process = started(HOLD, place)
+    assert process.stdout
+    assert process.stdout.readline() == "mine\n"
+    return process
+
+
+def test_never_two_at_once_without_flock(tmp_path: Path) -> None:
+    processes = [started(MANY, tmp_path / "name", 20) for _ in range(8)]
+    for process in processes:
+        process.communicate()
+    assert [process.returncode for process in processes] == [0] * 8
+    assert not [*tmp_path.iterdir()]
+
+
+def test_never_two_at_once_while_owners_are_killed(tmp_path: Path) -> None:
+    place = tmp_path / "name"
+    killed = [holder(place)]
+    killed[0].kill()
+    killed[0].communicate()
+    waiting = [started(MANY, place, 5) for _ in range(6)]
+    for process in waiting:
+        process.communicate()
+    assert [process.returncode for process in waiting] == [0] * 6
+    assert not [*tmp_path.iterdir()]
+
+
+def test_who_waits_is_told_once_and_goes_on_at_once_after_a_kill(tmp_path: Path) -> None:
+    place, told = tmp_path / "name", []
+    process = holder(place)
+
+    def work() -> None:
+        with claim.claimed(place, lambda: told.append("waits")) as is_doubtful:
+            told.append(str(is_doubtful))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    wait_until(lambda: told == ["waits"])
+    process.kill()
+    process.communicate()
+    thread.join(timeout=20)
+    assert told == ["waits", "False"]
+
+
+def test_an_owner_of_another_host_is_believed_while_its_heart_beats(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claim, "SILENCE", 1.0)
+    owner, done = tmp_path / "name.owner1", threading.Event()
+    owner.write_text("0123 another-host 7\n")
+    began = time.monotonic()
+
+    def beat() -> None:
+        while time.monotonic() - began < 3:
+            time.sleep(0.2)
+            owner.touch()
+        done.set()
+
+    threading.Thread(target=beat).start()
+    with claim.claimed(tmp_path / "name") as is_doubtful:
+        assert done.is_set()
+        assert is_doubtful
+    assert not [*tmp_path.iterdir()]
+
+
+def test_one_that_never_said_who_it_is_does_not_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claim, "UNSIGNED", 0.5)
+    (tmp_path / "name.owner1").touch()
+    with claim.claimed(tmp_path / "name"):
+        assert {path.name for path in tmp_path.iterdir()} == {"name.owner1", "name.owner2"}
+    assert not [*tmp_path.iterdir()]
+
+
+def test_an_owner_touches_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claim, "BEAT", 0.1)
+    with claim.claimed(tmp_path / "name"):
+        owner = tmp_path / "name.owner1"
+        before = owner.stat().st_mtime_ns
+        wait_until(lambda: owner.stat().st_mtime_ns > before)
+
+
+def test_a_directory_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(OSError), claim.claimed(tmp_path / "none" / "name"):
+        pass
