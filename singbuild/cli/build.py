@@ -215,6 +215,7 @@ def show_plan(
     "lock", cls=Command, examples=("singbuild lock tool.def && singbuild --locked tool.def t.img",)
 )
 @recipe_options
+@format_option
 @offline_option
 @click.option(
     "-o",
@@ -230,15 +231,18 @@ def write_lock(
     build_arg_file: Path | None,
     values: Path | None,
     arch: str,
+    form: str,
     output: Path | None,
     quiet: bool,
 ) -> int:
     """Write the exact inputs of a build into a lock file, for `singbuild --locked`.
 
-    A lock that is there is written anew. Prints its name.
+    With --format also the program that will write the image, and its version. A lock that is there
+    is written anew. Prints its name.
     """
     from singbuild.console import display
     from singbuild.dockerfile import loading
+    from singbuild.formats import loading as formats
     from singbuild.plan import job, lock, options, plan
 
     loaded = loading.load(
@@ -246,7 +250,8 @@ def write_lock(
     )
     planned = plan.make(loaded, display.choose(sys.stderr, as_json=False, quiet=quiet), arch)
     target = output or lock.beside(recipe)
-    resolved = job.resolved(planned, options.Options(), plan.downloads)
+    writer = formats.find(form).writer() if form else ""
+    resolved = job.resolved(planned, options.Options(writer=writer), plan.downloads)
     target.write_text(lock.dumped(resolved.lock, Path(recipe).name))
     print(target)
     return 0

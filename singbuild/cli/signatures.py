@@ -143,11 +143,16 @@ def verify_image(
     Names the first damaged path (status 8). A signature that is not over this image, or by a key
     that is revoked or has expired, or a missing one, is status 10. Signers are known from
     /etc/singbuild/allowed_signers, ~/.config/singbuild/allowed_signers and ~/.ssh/allowed_signers.
+    A squashfs or a SIF is written once more, to compare its bytes, where the host has the program.
     """
+    from singbuild.console import display
     from singbuild.signatures import report, signing
 
+    console = display.choose(sys.stderr, as_json=False, quiet=True)
     known = report.known_signers(signers, revoked)
-    found = report.examine(image, known, beside=signatures, wanted=signed_by, signed=bool(signers))
+    found = report.examine(
+        image, known, beside=signatures, wanted=signed_by, signed=bool(signers), report=console
+    )
     if extract:
         signing.extract([each.placed.signed for each in found.findings], extract)
     error = found.error(image)

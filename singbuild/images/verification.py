@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
+from singbuild.contract import Reporter
 from singbuild.errors import ImageError
 from singbuild.ext3.boot import BOOT_BLOCK, recorded_digest, unsigned
 from singbuild.ext3.geometry import (
@@ -37,6 +38,7 @@ from singbuild.ext3.writer.filesystem import (
 from singbuild.ext3.writer.image_reader import ImageReader, tree_nodes
 from singbuild.file_tree import REGULAR, Entry, FileTree
 from singbuild.formats.loading import is_ext3, opened
+from singbuild.images import rewriting
 from singbuild.images.expected_bytes import BlockOwners, Compared
 
 _OWN = {
@@ -49,27 +51,35 @@ _JOURNALS = (1024, 4096)  # blocks; geometry.journal_blocks
 
 
 class Sound(NamedTuple):
-    """What was found as built. files: how many inodes; digest: of the content."""
+    """What was found as built. files: how many inodes; digest: of the content.
+
+    bytes: what is known of all other bytes of the file, in words; "" where they are as built.
+    """
 
     files: int
     digest: str
+    bytes: str = ""
 
     def __str__(self) -> str:
-        return f"{self.files} files and directories as built, content {self.digest}"
+        more = f"; {self.bytes}" if self.bytes else ""
+        return f"{self.files} files and directories as built, content {self.digest}{more}"
 
 
 class NoRecordError(ImageError):
     """An image that records no digest of its content."""
 
 
-def verify(path: Path) -> Sound:
+def verify(path: Path, report: Reporter | None = None) -> Sound:
     """Return what was found sound. Signatures in the boot block are left to others.
+
+    report: where a writer of another format than ours warns; None: of such a file the bytes
+    beyond the content are not looked at.
 
     Raises ImageError, naming the first path or place that is not as built, or
     saying that the image records nothing to hold it against.
     """
     if not is_ext3(path):
-        return _verify_tree(path)
+        return _verify_tree(path, report)
     with Image(path, short=True) as image:
         nodes = tree_nodes(image)
         manifest = _manifest(image, image.superblock.inodes)
@@ -79,8 +89,8 @@ def verify(path: Path) -> Sound:
     return Sound(len(nodes), digest)
 
 
-def _verify_tree(path: Path) -> Sound:
-    """Hold each inode of an image of another kind against the manifest in it."""
+def _verify_tree(path: Path, report: Reporter | None) -> Sound:
+    """Hold an image of another kind against the manifest in it, and against its writer's bytes."""
     with opened(path) as tree:
         entries: dict[int, Entry] = {}
         nodes = tree_nodes(tree, entries)
@@ -94,7 +104,8 @@ def _verify_tree(path: Path) -> Sound:
                 raise tree.damaged(shown(node.path), reason)
         if len(manifest) != len(nodes):
             raise tree.damaged(shown(MANIFEST), "it tells of more files than there are")
-    return Sound(len(nodes), f"sha256:{written.digest.hex()}")
+        what = rewriting.compared(path, tree, report) if report else ""
+    return Sound(len(nodes), f"sha256:{written.digest.hex()}", what)
 
 
 def _without_record(path: Path) -> NoRecordError:

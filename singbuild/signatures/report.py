@@ -11,6 +11,7 @@ from typing import Any
 
 import platformdirs
 
+from singbuild.contract import Reporter
 from singbuild.errors import HostError, ImageError, SignatureError
 from singbuild.images import verification
 from singbuild.images.verification import Sound
@@ -107,16 +108,18 @@ def examine(
     beside: Path | None = None,
     wanted: Sequence[str] = (),
     signed: bool = False,
+    report: Reporter | None = None,
 ) -> Report:
     """Return what is found of an image's content and signatures. Raises ImageError, HostError.
 
-    wanted: principals who have to have signed; signed: somebody of the lists has to have.
+    wanted: principals who have to have signed; signed: somebody of the lists has to have;
+    report: as for ``verification.verify``.
     """
     if path.is_dir():
-        return _report(verification.verify(path), [], wanted, signed=signed)
+        return _report(verification.verify(path, report), [], wanted, signed=signed)
     with image_file.opened(path, beside=beside) as file:
         placed = file.signatures()
-        sound = _content(file, may_lack=bool(placed))
+        sound = _content(file, may_lack=bool(placed), report=report)
         findings = [Finding(each, _verdict(each, file, sound, known)) for each in placed]
     return _report(sound, findings, wanted, signed=signed)
 
@@ -126,9 +129,9 @@ def content(file: ImageFile) -> Sound | None:
     return _content(file, may_lack=True)
 
 
-def _content(file: ImageFile, *, may_lack: bool) -> Sound | None:
+def _content(file: ImageFile, *, may_lack: bool, report: Reporter | None = None) -> Sound | None:
     try:
-        return verification.verify(file.open_path)
+        return verification.verify(file.open_path, report)
     except verification.NoRecordError as error:
         if may_lack:
             return None

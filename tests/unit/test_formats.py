@@ -155,6 +155,36 @@ def test_a_sif_is_what_its_description_says(image: Path, tmp_path: Path) -> None
     assert content[sifs.PARTITION][:4] == b"hsqs"
 
 
+@pytest.mark.parametrize("form", ["squashfs", "sif", "sif-ext3"])
+def test_verify_holds_all_bytes_against_the_writer(image: Path, tmp_path: Path, form: str) -> None:
+    made = converted(image, tmp_path / "made", form)
+    writer = loading.find(form).writer() or "singbuild "
+    assert f"; all bytes as {writer}" in call("verify", made).output
+    data = bytearray(made.read_bytes())
+    data[-1] ^= 1  # padding, which no inode owns
+    made.write_bytes(data)
+    found = call("verify", made)
+    assert f"from offset {len(data) - 1} on" in found.output
+
+
+def test_verify_tells_who_wrote_what_it_cannot_compare(tmp_path: Path) -> None:
+    writer = loading.find("squashfs").writer()
+    for known, status, words in (
+        (writer, 8, "all content is as built, but tar2sqfs"),
+        ("tar2sqfs 9.9", 0, "were not compared: tar2sqfs 9.9 wrote them"),
+    ):
+        tree = tmp_path / known.replace(" ", "-") / "tree"
+        (tree / ".singularity.d").mkdir(parents=True)
+        (tree / ".singularity.d/manifest").touch()
+        (tree / ".singularity.d/lock.yaml").write_text(f"writer: {known}\n")
+        image = seal(tree, tree.parent / "a.img", epoch=EPOCH).path
+        made = converted(image, tree.parent / "a.sqfs", "squashfs")
+        made.write_bytes(made.read_bytes() + b"\1")
+        found = call("verify", made)
+        assert found.status == status, found.output
+        assert words in found.output
+
+
 def test_what_a_squashfs_cannot_hold_is_told_and_the_rest_is_sound(tmp_path: Path) -> None:
     tree = tmp_path / "tree"
     (tree / ".singularity.d").mkdir(parents=True)

@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
+from singbuild.cli.main import commands
 from singbuild.console.display import Console
 from singbuild.errors import LockError, UsageError
+from singbuild.formats import loading
 from singbuild.plan import lock, plan
 from singbuild.recipe import grammar
 
@@ -117,3 +120,12 @@ def test_no_lock_at_all_says_how_to_make_one(here: Path) -> None:
 
 def test_a_lock_is_plain_yaml(here: Path) -> None:
     assert yaml.safe_load(lock.dumped(make(), "a.def"))["version"] == lock.VERSION
+
+
+def test_the_command_names_the_writer_of_the_format(here: Path) -> None:
+    words = ["lock", "--format", "sif", "-o", "with.yaml", "a.def", "--build-arg", "who=ada"]
+    done = CliRunner().invoke(commands, words, standalone_mode=False)
+    assert done.exit_code == 0, done.output
+    writer = loading.find("sif").writer()
+    assert writer.startswith("tar2sqfs")
+    assert lock.read(Path("with.yaml")).lock["writer"] == writer
