@@ -64,7 +64,7 @@ def alone(name: str) -> Iterator[None]:
 
 
 _LOGS = [Path("/root", name) for name in (".singularity", ".apptainer")]
-_MADE: list[Path] = []
+_LOCKS: list[int] = []
 
 
 def own_mount_namespace() -> Path | None:
@@ -93,10 +93,10 @@ def own_mount_namespace() -> Path | None:
     names = Path("/run/singrun")  # where root's launches meet
     names.mkdir(mode=0o700, exist_ok=True)
     syscalls.mount("tmpfs", str(names), "tmpfs", 0, "mode=0700")
+    _LOCKS.append(os.open("/run/lock/singbuild-tests-logs", os.O_RDWR | os.O_CREAT))
+    fcntl.flock(_LOCKS[0], fcntl.LOCK_SH)
     for logs in _LOGS:
-        if not logs.exists():
-            logs.mkdir(mode=0o700)
-            _MADE.append(logs)
+        logs.mkdir(mode=0o700, exist_ok=True)
         syscalls.mount("tmpfs", str(logs), "tmpfs", 0, "mode=0700")
     return directory
 
@@ -104,10 +104,16 @@ def own_mount_namespace() -> Path | None:
 def give_back(directory: Path) -> None:
     """Remove what own_mount_namespace made; the namespace ends with this process."""
     for place in (*map(str, _LOGS), "/run/singrun", "/var/tmp"):
-        syscalls.umount2(place, syscalls.MNT_DETACH)
-    for logs in _MADE:
-        with contextlib.suppress(OSError):
-            logs.rmdir()
+        with contextlib.suppress(FileNotFoundError):
+            syscalls.umount2(place, syscalls.MNT_DETACH)
+    # To remove a mount point is to unmount it for other runs, too: the last of them does.
+    runs = _LOCKS.pop()
+    with contextlib.suppress(BlockingIOError):
+        fcntl.flock(runs, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for logs in _LOGS:
+            with contextlib.suppress(OSError):  # something is in it
+                logs.rmdir()
+    os.close(runs)
     shutil.rmtree(directory, ignore_errors=True)
 
 
