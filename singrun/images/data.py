@@ -50,7 +50,7 @@ def _opened(row: ImageDirectory) -> Image:
     if image.kind == EXT3 and not row.read_only and os.access(row.source, os.W_OK):
         os.close(image.fd)  # and with it the lock of a reader
         image = open_image(row.source, writable=True)
-    row.read_only = row.read_only or not image.writable
+    row.read_only, image.is_data = row.read_only or not image.writable, True
     return image
 
 

@@ -25,6 +25,9 @@ _OVERLAY = "noacl"  # fuse2fs, which may lie below, knows no ACLs
 # Of the mount itself. libfuse 3's programs do not see them, libfuse 2's pass them to mount(2).
 _MOUNT = "default_permissions,allow_other"
 _USE_INO = ",use_ino"  # libfuse 3 does not know it, and its fuse2fs asks for it in another way
+# Of libfuse itself: whoever owns a file on the disk, here it is 0, which is the caller. His own
+# number, by which his mke2fs writes, means nobody in a namespace that has one id.
+_ONE_OWNER = ",uid=0,gid=0"
 _LIBFUSE3_NAME = b"libfuse3.so"
 _LARGEST = 1 << 22  # bytes of a program; the largest seen has 101,024
 _ROOT_MODE = "40000"  # <linux/stat.h>, S_IFDIR, octal
@@ -166,12 +169,19 @@ def _new_mount(device: int, source: str, *, writable: bool) -> int:
 
 def _options(image: Image) -> str:
     """dirty: read without the journal, which a read-only mount must not replay."""
-    offset = f",offset={image.offset}" if image.offset else ""
+    more = f",offset={image.offset}" if image.offset else ""
     if image.kind == SQUASHFS:
-        return f"ro{offset}"
+        return f"ro{more}"
+    more += _ONE_OWNER if image.is_data and _have_one_id() else ""
     if image.writable:
-        return f"rw,{_EXT3}{offset}"
-    return f"ro,{_EXT3},{_LASTING}{offset}" + (",norecovery" if image.dirty else "")
+        return f"rw,{_EXT3}{more}"
+    return f"ro,{_EXT3},{_LASTING}{more}" + (",norecovery" if image.dirty else "")
+
+
+def _have_one_id() -> bool:
+    """Whether this user namespace maps no more than one user. user_namespaces(7)."""
+    with open("/proc/self/uid_map") as file:
+        return [line.split()[2] for line in file] == ["1"]
 
 
 def _withhold_descriptors() -> list[int]:

@@ -29,7 +29,8 @@ class Image:
     """An opened image: ``kind`` EXT3, SQUASHFS or SANDBOX, its file system ``offset`` bytes in.
 
     writable: opened for writing. dirty: the journal holds changes that were
-    never written to their place. stamp: words that tell this file, as it is
+    never written to their place. is_data: no root file system, but one with files of who mounts
+    it. stamp: words that tell this file, as it is
     now, from every other and from itself before; "" for a directory.
     """
 
@@ -44,7 +45,7 @@ class Image:
     def __init__(self, path: str, fd: int, kind: str, *, writable: bool) -> None:
         self.path, self.fd, self.kind, self.writable = path, fd, kind, writable
         self.offset, self.stamp = 0, ""
-        self.dirty = self.full = False
+        self.dirty = self.full = self.is_data = False
 
 
 def open_image(path: str, *, writable: bool = False) -> Image:

@@ -172,7 +172,9 @@ def _overlay(lower: list[str], upper: list[str], target: str, *, privileged: boo
 
 def _opened(path: str, *, read_only: bool) -> Image:
     try:
-        return open_image(path, writable=not read_only)
+        image = open_image(path, writable=not read_only)
+        image.is_data = True
+        return image
     except RunError as error:
         error.what = f"--overlay: {error.what}"
         if os.path.exists(path):
@@ -195,6 +197,6 @@ def _check_sense(options: ImageOptions, images: list[Image]) -> None:
 
 def _no_image_to_write(images: list[Image], error: UnavailableError) -> RunError:
     path = next(image.path for image in images if image.writable)
-    why = f"An ordinary user needs fuse-overlayfs for that, and: {error.what}."
+    why = f"An ordinary user needs fuse-overlayfs for that, and: {error.what}. {error.why}".rstrip()
     remedy = f"{error.remedy} Or use a directory instead, or say --overlay {path}:ro to read it."
     return RunError(f"Cannot write to the overlay {path}", why=why, remedy=remedy)

@@ -199,6 +199,28 @@ def test_an_image_laid_over(person: Person, own: Path, layer: Path) -> None:
     images.wait_for_daemons(str(own))
 
 
+def test_what_an_image_of_data_holds_belongs_to_who_made_it(person: Person, own: Path) -> None:
+    """mke2fs records his number, which his launch's user namespace does not map."""
+    tree, image = own / "tree", own / "mine.img"
+    (tree / "upper/mine").mkdir(parents=True)
+    (tree / "work").mkdir()
+    secret = tree / "upper/mine/secret"
+    secret.write_text("his\n")
+    secret.chmod(0o600)
+    subprocess.run(["chown", "-R", f"{person.uid}:{person.gid}", tree], check=True)
+    subprocess.run(["mke2fs", "-q", "-t", "ext3", "-d", tree, image, "8M"], check=True)
+    os.chown(image, person.uid, person.gid)
+    script = "cat /mine/secret; echo written >/mine/new"
+    said = person.said("exec", "-o", image, own / "image.img", "sh", "-c", script)
+    assert said == "his\n"
+    script = "cat /data/*; echo more >>/data/secret"
+    bind = f"{image}:/data:image-src=/upper/mine"
+    said = person.said("exec", "-B", bind, own / "image.img", "sh", "-c", script)
+    assert said == "written\nhis\n"
+    check(image)
+    images.wait_for_daemons(str(own))
+
+
 def test_a_killed_writer_of_a_layer_leaves_it_whole(person: Person, own: Path, layer: Path) -> None:
     script = "i=0; while :; do i=$((i+1)); echo $i >/file-$i; [ $i != 20 ] || echo up; done"
     command = ("exec", "-o", layer, own / "image.img", "sh", "-c", script)
