@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _FOLDERS = ("", "environment/", "images/", "mounts/", "namespaces/")
 _RARE = (
     *("__init__.py", "__main__.py", "bytecode.py", "bundle.py", "terminal.py"),
+    *("launch_log.py", "title.py"),
     *("subordinate.py", "images/data.py", "images/pulled.py", "images/sif.py"),
     "images/library.py",
     *("images/unpacking.py", "images/unpacker.py", "namespaces/capabilities.py"),

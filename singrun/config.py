@@ -7,7 +7,7 @@ copy and change it. docs/runtime.md says which directive does what.
 import os
 
 from singrun.errors import RunError, nearest, say
-from singrun.request import HardwareOptions, IsolationOptions
+from singrun.request import HardwareOptions, IsolationOptions, Request
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ _WORDS = {
     "cache size": "20G",
     "image library": "",
     "linker cache": "/etc/ld.so.cache",
+    "log launches": "no",
 }
 # Read, and without effect: there is no setuid program and no session directory.
 _IDLE = ("allow setuid", "container dir", "sessiondir prefix", "max loop devices")
@@ -127,6 +128,18 @@ def check_allowed(site: Site, isolation: IsolationOptions) -> None:
         if wanted and not site.on[directive]:
             what, remedy = f"{site.path} says: {directive} = no", "Ask the administrator."
             raise RunError(what, remedy=remedy)
+
+
+def apply(site: Site, request: Request) -> None:
+    """Do what the site's file says of a launch: refuse, add drivers, log."""
+    check_allowed(site, request.isolation)
+    settle_drivers(site, request.hardware)
+    place = site.word["log launches"]
+    if place.lower() not in _NO and not request.plan:
+        from singrun import launch_log
+
+        words = [request.program.verb, *request.program.arguments[:1]]
+        launch_log.send(place, os.path.realpath(request.image.path), words)
 
 
 def settle_drivers(site: Site, hardware: HardwareOptions) -> None:

@@ -23,9 +23,8 @@ def enter(request: Request) -> str:
     """Launch. Returns only what --plan prints; else the program runs, or RunError says why not."""
     shared = joining.wanted(request)
     site = config.read(obey=not request.isolation.as_caller)
-    config.settle_drivers(site, request.hardware)
+    config.apply(site, request)
     origin = Origin(request)
-    config.check_allowed(site, request.isolation)
     image = open_image(request.image.path, writable=request.image.writable)
     caller = origin.caller
     table = Table(

@@ -121,7 +121,7 @@ def _enter(request: Request, instance: Instance) -> "NoReturn":
     if instance.home:
         request.mounts.home = ("", instance.home)
     request.mounts.contain = instance.is_contained
-    origin, outside = Origin(request), Outside()
+    origin, outside = Origin(request), Outside(instance.image)
     what = f"Cannot enter the instance {instance.name}"
     try:
         others = ProgramNamespaces(instance.pid)

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.bench import debian_archive, host, once, rpm_repository, slurm_cluster
+from tests.bench import debian_archive, host, once, pages, rpm_repository, slurm_cluster
 from tests.bench import singrun_images as images
 from tests.bench.builds import DIRECTORIES, SINGBUILD, Build, Builder, User, building_user
 from tests.bench.host import shared_directory
@@ -102,6 +103,20 @@ def pytest_runtest_makereport(
             "make it quicker, or say why by @pytest.mark.slow(...)"
         )
     return report
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say how many commands of the pages were executed, and how many not, and why."""
+    counts: Counter[str] = Counter()
+    for report in terminalreporter.getreports("passed"):
+        counts += Counter(dict(report.user_properties).get("pages", {}))
+    if not counts:
+        return
+    reasons = Counter(b.reason for b in pages.all_blocks() if b.reason)
+    terminalreporter.section("commands of README and docs/")
+    terminalreporter.line(f"executed: {counts['commands']}; answers compared: {counts['answers']}")
+    for reason, number in reasons.items():
+        terminalreporter.line(f"blocks left out: {number}: {reason}")
 
 
 def why_not(item: pytest.Item) -> str:

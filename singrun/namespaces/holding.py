@@ -11,7 +11,7 @@ import os
 import select
 import time
 
-from singrun import syscalls
+from singrun import syscalls, title
 from singrun.errors import RunError, say, spelling
 from singrun.images.image import Image
 from singrun.namespaces import rendezvous
@@ -28,7 +28,8 @@ class Holder:
     """The process to be: namespaces are prepared as for a program, and then it stays in them."""
 
     def __init__(self, program: Program, image: Image, home: str, *, contain: bool) -> None:
-        name = str(program.instance)
+        name = self._name = str(program.instance)
+        self._image = image.path
         named = rendezvous.take(f"instance-{name}")
         if not named:
             remedy = f"Stop it (singrun stop {name}), or name another: singrun start IMAGE NAME"
@@ -80,6 +81,7 @@ class Holder:
                 os.dup2(fd, place)
             os.closerange(3, _beyond())
             return
+        title.show(f"singrun: instance {self._name} of {self._image}")
         os.setsid()
         os.chdir("/")
         for number in (_signal.SIGINT, _signal.SIGHUP, _signal.SIGPIPE):

@@ -57,7 +57,7 @@ def stand_by(
         if cgroup:
             cgroup.remove()
 
-    outside = Outside()
+    outside = Outside(image.path)
     outside.fork(own_pids=request.isolation.pid, trees=trees, afterwards=afterwards)
     return outside
 
@@ -67,7 +67,8 @@ class Outside:
 
     marker = ""  # others do not enter what it stands by
 
-    def __init__(self) -> None:
+    def __init__(self, image: str = "") -> None:
+        self._image = image
         self._reading, self._writing = os.pipe()
 
     def fork(
@@ -88,6 +89,9 @@ class Outside:
             for fd in (self._writing, *trees):
                 os.close(fd)
             _pass_signals_to(child)
+            from singrun import title  # while the child goes on
+
+            title.show(f"singrun: waits for a program in {self._image}")
             status = _waited(child)
             inner = os.read(self._reading, _WORD)
             if afterwards:
