@@ -7,6 +7,7 @@ building in namespaces of its own, which end with it.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import traceback
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from singbuild import about, part_directory, workspace
 from singbuild.backends import extensions
-from singbuild.cache import filling, resume, store
+from singbuild.cache import filling, remote, resume, store
 from singbuild.cache.filling import Filling
 from singbuild.console import faults
 from singbuild.console.display import Console
@@ -128,6 +129,7 @@ class _Work:
             resume.check_there(job)
         mask = os.umask(0o022)  # the caller's has no say in what the image holds
         *earlier, tree = self._fillings(job)
+        remote.take(self.options.cache_from, tree, earlier, self.console)
         with self._sealed() as sealed:
             if not self._taken_from_cache(tree, sealed):
                 self._make(tree, earlier, sealed)
@@ -136,6 +138,7 @@ class _Work:
                 with Image(sealed.path) as image:
                     self.kind.write(image, self.part.path, about.of(image), self.console)
         resume.forget(job)
+        remote.share(self.options.cache_to, [*earlier, tree], self.console)
         if self.kind.format.directory:
             return
         self.part.chmod(self.kind.mode & ~mask)
@@ -198,8 +201,7 @@ class _Work:
 
     def _fill(self, tree: Filling, site: Site) -> None:
         """Do all steps that work on the tree."""
-        job, rootfs, options = tree.job, site.rootfs, self.options
-        recipe = job.plan.recipe
+        job, rootfs, options, recipe = tree.job, site.rootfs, self.options, tree.job.plan.recipe
         begin = (resume.restored(tree, rootfs) if options.resume else None) or ("", "")
         if options.onto:
             rootfs.is_foreign = True
@@ -246,12 +248,9 @@ class _Work:
                 shape=options.shape,
                 owners=rootfs.wished(tell=True),
                 times=rootfs.baseline.times(root),
-                on_progress=self._sealing,
+                on_progress=functools.partial(self.console.progress, "bytes"),
             )
         rootfs.write(metadata.LAID, laid)  # a %test that fails may be resumed
 
     def _phase(self, name: str) -> None:
         self.console.phase(name, self.plan.reason(name))
-
-    def _sealing(self, done: int, total: int) -> None:
-        self.console.progress("bytes", done, total)

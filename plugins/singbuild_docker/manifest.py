@@ -42,6 +42,9 @@ FILES = {
     "appliciation/vnd.sylabs.sif.layer.tar": "sif",
     "application/vnd.sylabs.image.layer.v1.squashfs": "squashfs",
     "application/vnd.singbuild.image.layer.v1.ext3": "ext3",
+    # Not images, but stages of builds, and lists of them: what --cache-to sends.
+    "application/vnd.singbuild.stage.v1+zstd": "stage",
+    "application/vnd.singbuild.stages.v1+json": "stages",
 }
 LARGEST = 4 << 20  # bytes of a manifest: what registries take
 LARGEST_CONFIG = 8 << 20  # bytes of a configuration

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from singbuild import Source, SourceError, Transport, hookimpl
-from singbuild.download import Fetched, digest
+from singbuild.download import Fetched, NotFoundError, digest
 from singbuild_docker import manifest
 from singbuild_docker.image import Store
 from singbuild_docker.reference import named
@@ -34,6 +34,19 @@ def singbuild_transport() -> Transport:
 def singbuild_get(source: Source) -> Fetched:
     """Fetch the artifact's one layer. Raises SourceError."""
     return fetched(source)[1]
+
+
+@hookimpl
+def singbuild_digest(source: Source) -> str:
+    """Return the manifest's digest, "" if there is none. Raises SourceError."""
+    image = named(source.keywords)
+    store = Store(source.cache, source.report)
+    try:
+        return Registry(image, store, insecure=is_insecure(source)).manifest_for(source.arch)[0]
+    except SourceError as error:
+        if isinstance(error.__cause__, NotFoundError):
+            return ""
+        raise
 
 
 @hookimpl

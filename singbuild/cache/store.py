@@ -109,7 +109,7 @@ def find(snapshot: Snapshot, report: Console, label: str = "") -> Entry | None:
     except (OSError, ValueError, TypeError, KeyError):
         report.cache(label + snapshot.name, _why_missed(snapshot), hit=False)
         return None
-    if _sha256(entry.path) != entry.sha256:
+    if digest(entry.path) != entry.sha256:
         report.warn(f"the cache entry {entry.path} is damaged; it is dropped and made again")
         drop(entry)
         return None
@@ -126,7 +126,7 @@ def entry(key: str) -> Entry | None:
         found = _read(directory() / f"{key}.json")
     except (OSError, ValueError, TypeError, KeyError):
         return None
-    return found if _sha256(found.path) == found.sha256 else None
+    return found if digest(found.path) == found.sha256 else None
 
 
 def store(
@@ -148,7 +148,7 @@ def store(
 
     more: dict[str, object] = {"source": rootfs.baseline.saved(rootfs.root), "shell": shell}
     more |= {"lines": [*lines]} if lines else {}
-    return _store(snapshot, write, report, more)
+    return keep(snapshot, write, report, more)
 
 
 def store_image(snapshot: Snapshot, finished: Part, report: Console) -> None:
@@ -158,12 +158,16 @@ def store_image(snapshot: Snapshot, finished: Part, report: Console) -> None:
         with finished.opened() as file, part.open("wb") as copy:
             shutil.copyfileobj(file, copy)
 
-    _store(snapshot, write, report, {"source": {}})
+    keep(snapshot, write, report, {"source": {}})
 
 
-def _store(
+def keep(
     snapshot: Snapshot, write: Callable[[Path], object], report: Console, more: Mapping[str, object]
 ) -> bool:
+    """Keep what ``write`` writes as the image of a snapshot, and tell whether, as ``store`` does.
+
+    more: the fields source, shell and lines of its ``Entry``.
+    """
     home = directory()
     target = home / f"{snapshot.key}.img"
     try:
@@ -172,7 +176,7 @@ def _store(
         note = target.with_suffix(".json")
         with workspace.part_file(target) as part, workspace.part_file(note) as note_part:
             write(part.path)
-            facts = asdict(snapshot) | {"sha256": _sha256(part.path), **more}
+            facts = asdict(snapshot) | {"sha256": digest(part.path), **more}
             note_part.path.write_text(json.dumps(facts, indent=1))
             # The note first: without its image it is no entry, and takes no room.
             # Not fsync(2), which waits for the disk: what a crash damages is told by its digest.
@@ -237,8 +241,8 @@ def changed(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     return sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
 
 
-def _sha256(path: Path) -> str:
-    """A file's digest; "" for one that cannot be read."""
+def digest(path: Path) -> str:
+    """Return a file's SHA-256; "" for one that cannot be read."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

@@ -24,7 +24,7 @@ from singbuild.errors import SingbuildError, UsageError
 
 GROUPS = {
     "Recipe": ("build_args", "build_arg_file", "values", "arch", "secret_words"),
-    "Input": ("locked", "offline", "no_cache"),
+    "Input": ("locked", "offline", "no_cache", "cache_from", "cache_to"),
     "Check": ("check_reproducible", "notest"),
     "Failure": ("on_error", "resume"),
     "Output": ("form", "sandbox", "update", "force", "free", "as_json", "junit", "quiet"),
@@ -70,6 +70,19 @@ GROUPS = {
 )
 @click.option("--no-cache", is_flag=True, help="Take no stage from the cache, and add none.")
 @click.option(
+    "--cache-from",
+    multiple=True,
+    metavar="URI",
+    help="Take stages from there too, such as oras://HOST/NAME, or NAME@sha256:… as --cache-to "
+    "printed it. Who may write there is trusted as this cache is.",
+)
+@click.option(
+    "--cache-to",
+    multiple=True,
+    metavar="URI",
+    help="Send this build's stages there, for --cache-from anywhere.",
+)
+@click.option(
     "--secret",
     "secret_words",
     multiple=True,
@@ -110,6 +123,8 @@ def build(
     locked: bool,
     check_reproducible: bool,
     no_cache: bool,
+    cache_from: tuple[str, ...],
+    cache_to: tuple[str, ...],
     secret_words: tuple[str, ...],
     junit: Path | None,
     on_error: str | None,
@@ -140,6 +155,8 @@ def build(
                 "--resume goes with neither --locked nor --check-reproducible",
                 why="What the failed run left may be in the image.",
             )
+        if no_cache and (cache_from or cache_to):
+            raise UsageError("--no-cache goes with neither --cache-from nor --cache-to")
         if on_error == "shell":
             _check_terminal(as_json=as_json)
         found = secrets.read(secret_words)
@@ -164,6 +181,8 @@ def build(
             keep=on_error == "keep",
             resume=resume,
             privilege=Mode(privilege) if privilege else None,
+            cache_from=cache_from,
+            cache_to=cache_to,
         )
         loaded = loading.load(
             recipe, build_args=build_args, build_arg_file=build_arg_file, values=values

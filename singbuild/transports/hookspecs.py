@@ -55,6 +55,19 @@ def singbuild_get(source: Source) -> Fetched:
 
 
 @hookspec(firstresult=True)
+def singbuild_digest(source: Source) -> str:
+    """Tell what is under a name now, without bringing it.
+
+    When: before stages of builds are brought or sent (``--cache-from``, ``--cache-to``). Optional.
+    Assume: as for ``singbuild_get``.
+    Return: the digest by which the place knows it, as sha256:DIGITS, "" for nothing.
+    Raise: ``SourceError`` when the place cannot be asked.
+    Since: 1.
+    """
+    raise NotImplementedError
+
+
+@hookspec(firstresult=True)
 def singbuild_put(
     image: Path, kind: str, source: Source, annotations: Mapping[str, str], title: str
 ) -> str:

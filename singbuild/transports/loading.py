@@ -72,6 +72,12 @@ class Carrier:
         source = place.source(self, report)
         return cast("Fetched", self._call("singbuild_get", "be pulled from", source=source))
 
+    def digest(self, place: Place, report: Reporter) -> str:
+        """Return the digest of what is there, "" for nothing. Raises SourceError."""
+        return str(
+            self._call("singbuild_digest", "be looked up in", source=place.source(self, report))
+        )
+
     def put(
         self,
         image: Path,

@@ -117,7 +117,7 @@ def test_pulls_pushes_and_conversions_are_killed(bench: Bench) -> None:
         if name.startswith("push"):
             there = bench.check_registry(words[-1], number)
             assert there or not done
-            if not there:
+            if not there and number % 5 == 0:  # all are pushed in the end
                 bench.run(*words)
                 assert bench.check_registry(words[-1], number)
         else:
