@@ -67,7 +67,7 @@ def build(plan: Plan, target: Path, options: Options, console: Console) -> int:
             job = _Work(plan, options, console, shop, part, target, kind)
             status = namespace.run(job.run, choice.ids, shop.recorder(), shop.without())
             if status == 0 and kind.format.directory:  # its files shall be the caller's
-                with Image(part.path) as tree:
+                with Image(part.file) as tree:
                     part_directory.fill(target, tree, kind, console, replace=options.force)
             if status == 128 + signal.SIGKILL:
                 console.error(faults.KILLED, log.path)
@@ -135,8 +135,8 @@ class _Work:
                 self._make(tree, earlier, sealed)
             self._phase("finish")
             if sealed is not self.part:
-                with Image(sealed.path) as image:
-                    self.kind.write(image, self.part.path, about.of(image), self.console)
+                with Image(sealed.file) as image:
+                    self.kind.write(image, self.part.file, about.of(image), self.console)
         resume.forget(job)
         remote.share(self.options.cache_to, [*earlier, tree], self.console)
         if self.kind.format.directory:
@@ -194,7 +194,7 @@ class _Work:
             resume.saved(tree, rootfs, self.console),
         ):
             self._fill(tree, Site(rootfs, self.shop.work, stages.trees))
-            self._seal(tree.job, rootfs, sealed.path)
+            self._seal(tree.job, rootfs, sealed.file)
             self._test(rootfs)
         if image := tree.snapshots.get(filling.IMAGE):
             store.store_image(image, sealed, self.console)

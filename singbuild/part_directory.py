@@ -14,20 +14,20 @@ import errno
 import fcntl
 import glob
 import os
+import secrets
 import stat
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from singbuild import about, command
+from singbuild import about, workspace
 from singbuild.console.display import Console
 from singbuild.errors import ImageError
 from singbuild.file_tree import FileTree
 from singbuild.formats.loading import Kind
-from singbuild.workspace import remove_tree
+from singrun import syscalls
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_AT_FDCWD, _NOREPLACE, _EXCHANGE = -100, 1, 2  # <linux/fcntl.h>, <linux/fs.h>
+_NOREPLACE, _EXCHANGE = 1, 2  # <linux/fs.h>
 
 
 def fill(target: Path, tree: FileTree, kind: Kind, console: Console, *, replace: bool) -> None:
@@ -35,84 +35,114 @@ def fill(target: Path, tree: FileTree, kind: Kind, console: Console, *, replace:
 
     replace: whether a directory that is there may go. Raises ImageError, HostError.
     """
-    with part_directory(target) as place:
-        kind.write(tree, place, about.of(tree), console)
-        move_into_place(place, target, replace=replace)
+    with part_directory(target) as part:
+        kind.write(tree, part.tree, about.of(tree), console)
+        part.become(target, replace=replace)
     with kind.open(target) as made:
         console.done(str(target), made.facts.size)
 
 
+class Part:
+    """A held directory beside a target, with what becomes that in it, both by descriptor.
+
+    Whoever owns the directory of the target, or one above it, may put something else in its place.
+    """
+
+    def __init__(self, directory: int, place: int) -> None:
+        self._directory, self._place = directory, place
+        os.mkdir("tree", 0o755, dir_fd=place)
+        self._tree = os.open("tree", _DIRECTORY, dir_fd=place)
+
+    @property
+    def tree(self) -> Path:
+        """Return what becomes the target, whatever has its name, for this process."""
+        return Path(f"/proc/self/fd/{self._tree}")
+
+    def become(self, target: Path, *, replace: bool) -> None:
+        """Make the finished directory the target, all at once and lasting: renameat2(2).
+
+        replace: whether a directory that is there may go. Raises ImageError when it may not.
+        """
+        syscalls.syncfs(self._tree)
+        try:
+            if replace and self._is_there(target.name):
+                self._rename(target, _EXCHANGE)  # the old one goes with the part
+            else:
+                self._rename(target, _NOREPLACE)
+        except FileExistsError as error:
+            raise ImageError(
+                f"{target} appeared meanwhile",
+                remedy="Name another target, or replace this one with --force.",
+            ) from error
+        syscalls.syncfs(self._directory)
+
+    def close(self) -> None:
+        """Close what becomes the target."""
+        os.close(self._tree)
+
+    def _is_there(self, name: str) -> bool:
+        with contextlib.suppress(FileNotFoundError):
+            os.lstat(name, dir_fd=self._directory)
+            return True
+        return False
+
+    def _rename(self, target: Path, flags: int) -> None:
+        """renameat2(2), where the file system knows it; else rename(2), twice for an exchange."""
+        libc, name = ctypes.CDLL(None, use_errno=True), os.fsencode(target.name)
+        if libc.renameat2(self._place, b"tree", self._directory, name, flags) == 0:
+            return
+        number = ctypes.get_errno()
+        if number not in (errno.EINVAL, errno.ENOSYS):
+            raise OSError(number, os.strerror(number), os.fspath(target))
+        if flags == _NOREPLACE and self._is_there(target.name):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), os.fspath(target))
+        if flags == _EXCHANGE:
+            os.rename(name, "old", src_dir_fd=self._directory, dst_dir_fd=self._place)
+        os.rename("tree", name, src_dir_fd=self._place, dst_dir_fd=self._directory)
+
+
 @contextlib.contextmanager
-def part_directory(target: Path) -> Iterator[Path]:
+def part_directory(target: Path) -> Iterator[Part]:
     """Make an empty directory beside ``target`` to unpack into; sweep dead ones.
 
     It is gone after the with-block unless it was moved. Raises ImageError when the target's
     directory cannot be written.
     """
     _sweep(target)
-    try:
-        place, lock = _new(target)
-    except OSError as error:
-        raise ImageError(
-            f"the directory {target} cannot be written",
-            why=f"{target.parent}: {error.strerror}",
-            remedy="Name a target in a directory that exists and that you may write.",
-        ) from error
-    try:
-        (place / "tree").mkdir()
-        yield place / "tree"
-    finally:
-        remove_tree(place)
-        os.close(lock)
-        _sweep(target)
+    with contextlib.ExitStack() as stack:
+        try:
+            directory = workspace.opened_directory(target.parent)
+            stack.callback(os.close, directory)
+            name, place = _new(directory, target.name)
+        except OSError as error:
+            raise ImageError(
+                f"the directory {target} cannot be written",
+                why=f"{target.parent}: {error.strerror}",
+                remedy="Name a target in a directory that exists and that you may write.",
+            ) from error
+        stack.callback(_sweep, target)
+        stack.callback(os.close, place)
+        stack.callback(workspace.remove_tree, target.with_name(name))
+        part = Part(directory, place)
+        stack.callback(part.close)
+        yield part
 
 
-def _new(target: Path) -> tuple[Path, int]:
-    """Make and hold a directory beside the target."""
+def _new(directory: int, target: str) -> tuple[str, int]:
+    """Make and hold a directory beside the target: its name, and a descriptor."""
     while True:
-        place = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
-        with contextlib.suppress(FileNotFoundError):  # another swept it before it was held
-            lock = os.open(place, _DIRECTORY)
+        name = f".{target}.{secrets.token_hex(4)}.part"
+        with contextlib.suppress(FileExistsError, FileNotFoundError):  # another swept it
+            os.mkdir(name, 0o700, dir_fd=directory)
+            place = os.open(name, _DIRECTORY, dir_fd=directory)
             with contextlib.suppress(OSError):  # some file systems of clusters know no locks
-                fcntl.flock(lock, fcntl.LOCK_EX)
-            if os.fstat(lock).st_nlink:
-                return place, lock
-            os.close(lock)
-
-
-def move_into_place(tree: Path, target: Path, *, replace: bool) -> None:
-    """Make the finished directory the target, all at once and lasting: renameat2(2).
-
-    replace: whether a directory that is there may go. Raises ImageError when it may not.
-    """
-    command.call(["sync", "-f", "--", tree])
-    try:
-        if replace and os.path.lexists(target):
-            _rename(tree, target, _EXCHANGE)  # the old one goes with the part
-        else:
-            _rename(tree, target, _NOREPLACE)
-    except FileExistsError as error:
-        raise ImageError(
-            f"{target} appeared meanwhile",
-            remedy="Name another target, or replace this one with --force.",
-        ) from error
-    command.call(["sync", "-f", "--", target.parent])
-
-
-def _rename(one: Path, other: Path, flags: int) -> None:
-    """renameat2(2), where the file system knows it; else rename(2), twice for an exchange."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    paths = os.fsencode(one), os.fsencode(other)
-    if libc.renameat2(_AT_FDCWD, paths[0], _AT_FDCWD, paths[1], flags) == 0:
-        return
-    number = ctypes.get_errno()
-    if number not in (errno.EINVAL, errno.ENOSYS):
-        raise OSError(number, os.strerror(number), os.fspath(other))
-    if flags == _NOREPLACE and os.path.lexists(other):
-        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), os.fspath(other))
-    if flags == _EXCHANGE:
-        other.rename(one.with_name("old"))
-    one.rename(other)
+                fcntl.flock(place, fcntl.LOCK_EX)
+            status = os.fstat(place)
+            # Another's directory, put in its place, is let be.
+            is_ours = status.st_uid == os.geteuid() and not status.st_mode & 0o077
+            if status.st_nlink and is_ours:
+                return name, place
+            os.close(place)
 
 
 def _sweep(target: Path) -> None:
@@ -125,6 +155,6 @@ def _sweep(target: Path) -> None:
             lock = os.open(found, _DIRECTORY)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                remove_tree(found)
+                workspace.remove_tree(found)
             finally:
                 os.close(lock)

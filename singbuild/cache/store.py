@@ -175,9 +175,9 @@ def keep(
         home.chmod(0o700)  # a snapshot may hold what a later one takes away
         note = target.with_suffix(".json")
         with workspace.part_file(target) as part, workspace.part_file(note) as note_part:
-            write(part.path)
-            facts = asdict(snapshot) | {"sha256": digest(part.path), **more}
-            note_part.path.write_text(json.dumps(facts, indent=1))
+            write(part.file)
+            facts = asdict(snapshot) | {"sha256": digest(part.file), **more}
+            note_part.file.write_text(json.dumps(facts, indent=1))
             # The note first: without its image it is no entry, and takes no room.
             # Not fsync(2), which waits for the disk: what a crash damages is told by its digest.
             workspace.rename_into_place(note_part, note, lasting=False)

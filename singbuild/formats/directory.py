@@ -24,6 +24,7 @@ from singbuild.file_tree import (
     FileTree,
     Found,
     PlainInode,
+    Segment,
     check_names,
     inside,
 )
@@ -109,12 +110,25 @@ class Sandbox(FileTree):
 
     def data(self, entry: Entry) -> Iterator[tuple[int, bytes]]:
         """Yield a file's data as (offset, bytes), holes left out where the host knows them."""
-        with self._read(entry.path):
-            fd = self._open(entry.path, os.O_RDONLY | os.O_NONBLOCK)
-            try:
-                yield from self._pieces(fd, entry)
-            finally:
-                os.close(fd)
+        with self._read(entry.path), self._opened(entry) as fd:
+            for start, end in _ranges(fd, entry.inode.size):
+                at = start
+                while at < end:
+                    data = os.pread(fd, min(PIECE, end - at), at)
+                    if not data:
+                        raise ImageError(f"{entry.shown} was changed while it was read")
+                    yield at, data
+                    at += len(data)
+
+    def segments(self, entry: Entry) -> list[Segment]:
+        """Return where a file has data, as the host knows it."""
+        found: list[Segment] = []
+        with self._read(entry.path), self._opened(entry) as fd:
+            for start, end in _ranges(fd, entry.inode.size):
+                if found and sum(found[-1]) == start:
+                    start = found.pop()[0]
+                found.append((start, end - start))
+        return found
 
     def target(self, entry: Entry) -> bytes:
         """Return a symbolic link's target."""
@@ -140,24 +154,13 @@ class Sandbox(FileTree):
                     return ()
                 raise
 
-    def _pieces(self, fd: int, entry: Entry) -> Iterator[tuple[int, bytes]]:
-        size, at = entry.inode.size, 0
-        while at < size:
-            try:
-                start = os.lseek(fd, at, os.SEEK_DATA) // _BLOCK * _BLOCK
-                end = min(os.lseek(fd, start, os.SEEK_HOLE), size)
-            except OSError as error:
-                if error.errno != errno.ENXIO:
-                    raise
-                return  # a hole up to the end
-            at = max(at, start)
-            while at < end:
-                data = os.pread(fd, min(PIECE, end - at), at)
-                if not data:
-                    raise ImageError(f"{entry.shown} was changed while it was read")
-                yield at, data
-                at += len(data)
-            at = -(-at // _BLOCK) * _BLOCK
+    @contextlib.contextmanager
+    def _opened(self, entry: Entry) -> Iterator[int]:
+        fd = self._open(entry.path, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
 
     def _directory(self, path: bytes) -> int:
         """Return a descriptor of a directory, open until another one is asked for."""
@@ -200,6 +203,21 @@ class Sandbox(FileTree):
                 why=f"{error.strerror}.",
                 remedy="Make it readable for you, or do this as its owner.",
             ) from error
+
+
+def _ranges(fd: int, size: int) -> Iterator[tuple[int, int]]:
+    """Yield where an open file has data: begin and end, bytes, in whole blocks."""
+    at = 0
+    while at < size:
+        try:
+            start = os.lseek(fd, at, os.SEEK_DATA) // _BLOCK * _BLOCK
+            end = min(-(-os.lseek(fd, start, os.SEEK_HOLE) // _BLOCK) * _BLOCK, size)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            return  # a hole up to the end
+        yield max(at, start), end
+        at = end
 
 
 def _type(entry: os.DirEntry[str]) -> int:

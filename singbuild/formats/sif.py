@@ -49,7 +49,7 @@ def singbuild_writer() -> str:
 def singbuild_write(tree: FileTree, target: Path, about: About, report: Reporter) -> bool:
     """Write what the image says of itself, then its tree."""
     # Unnamed, so that a kill leaves nothing; beside the target, where there is room for both.
-    with tempfile.TemporaryFile(dir=target.parent) as packed:
+    with tempfile.TemporaryFile(dir=target.resolve().parent) as packed:
         squashfs.write(tree, packed, about.made, report)
         size = os.fstat(packed.fileno()).st_size
         root = sif_writer.partition(size, sif_writer.SQUASHFS, about.machine)

@@ -84,7 +84,7 @@ def create(path: Path, size: int, *, force: bool, directories: Sequence[str] = (
         for each in directories:
             (scratch / "empty" / each).mkdir(mode=0o755, parents=True)
         owners = {b"": Owner(0, 0)}
-        seal.seal(scratch / "empty", part.path, epoch=epoch, shape=Shape(size), owners=owners)
+        seal.seal(scratch / "empty", part.file, epoch=epoch, shape=Shape(size), owners=owners)
         part.chmod(0o777 & ~host.umask())
         workspace.rename_into_place(part, target, replace=force)
 
@@ -135,7 +135,7 @@ def change(
             shape = shape_of(opened)
             wanted = size(opened) if size else shape.size
             shape = Shape(wanted, shape.header)
-            job = _Job(opened, scratch, part.path, shape, free, privileged=choice.mode is Mode.ROOT)
+            job = _Job(opened, scratch, part.file, shape, free, privileged=choice.mode is Mode.ROOT)
             status = namespace.run(
                 lambda: _told(console, lambda: _changed(job, work, console)),
                 without=[capabilities.SYS_ADMIN] if choice.mode is Mode.CHROOT else [],

@@ -28,7 +28,7 @@ def convert(source: Path, target: Path, console: Console, *, word: str, force: b
             part_directory.fill(target, tree, kind, console, replace=force)
             return
         with workspace.part_file(target) as part:
-            kind.write(tree, part.path, about.of(tree), console)
+            kind.write(tree, part.file, about.of(tree), console)
             part.chmod(kind.mode & ~host.umask())
             workspace.rename_into_place(part, target, replace=force)
 

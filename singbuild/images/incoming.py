@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from singbuild import command
 from singbuild.compression import inflated
 from singbuild.errors import ImageError, SourceError, UsageError
+from singbuild.tree import chroot
 from singbuild.tree.rootfs import Rootfs
 
 _PIECE = 1 << 20
@@ -47,9 +49,9 @@ def copy(
 ) -> None:
     """Copy files of the host into the image, as cp(1) with these options.
 
-    A name that is there is removed before it is written, so that no link of the image
-    leads a copy out of it. What an ordinary user copies belongs to root in the image.
-    Raises ImageError with cp's words.
+    A name that is there is removed before it is written, and the host is read-only for cp where
+    mounts are allowed: no link of the image leads a copy out of it. What an ordinary user copies
+    belongs to root in the image. Raises ImageError with cp's words.
     """
     for source in sources:
         if not os.path.lexists(source):
@@ -61,7 +63,14 @@ def copy(
     if not as_root:
         own.append("--no-preserve=ownership")
     argv = ["cp", *options, *own, "--", *sources, where]
-    done = command.call(argv, on_line=rootfs.report.line, package="coreutils")
+    done = chroot.host(
+        rootfs.root,
+        argv,
+        env=command.environment(),
+        directory=Path.cwd(),
+        plain=True,
+        on_line=rootfs.report.line,
+    )
     if done.status:
         why = "\n".join(done.tail).replace(str(rootfs.root), "")
         raise ImageError(f"cannot copy to {destination}", why=why, remedy="The image is unchanged.")

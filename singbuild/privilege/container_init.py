@@ -72,8 +72,9 @@ def main() -> NoReturn:
     root: the tree; argv, env: the program; mounts: whether there may be any, and namespaces;
     files: in /dev, name to content; hostname: "" for the host's; host: None for a program of
     the tree, for one of the host the directory that it works in, what it may write besides the
-    tree, and whether that gets /proc and /sys; directory: where one of the tree works; user: id,
-    group and further groups, None for root.
+    tree, whether that gets /proc and /sys, and whether the host's /dev, /proc and sockets stay
+    in sight; directory: where one of the tree works; user: id, group and further groups, None for
+    root.
     """
     for number in _KEYBOARD:  # a terminal sends these to the program too
         _signal.signal(number, _signal.SIG_IGN)
@@ -128,7 +129,7 @@ def _change_root(job: dict[str, Any]) -> None:
     """Let the tree be all that there is, or the host be read-only around it."""
     syscalls.mount("none", "/", "", syscalls.MS_REC | syscalls.MS_PRIVATE, "")
     if host := job["host"]:
-        _show_host(job["root"], host["writable"], furnished=host["furnished"])
+        _show_host(job["root"], host)
         os.chdir(host["directory"])
     else:
         _attach(_clone(job["root"]), job["root"])
@@ -138,16 +139,18 @@ def _change_root(job: dict[str, Any]) -> None:
         pivot(job["root"])
 
 
-def _show_host(root: str, writable: Sequence[str], *, furnished: bool) -> None:
-    """Let the host be read-only but for the tree and ``writable``, wherever links lead."""
-    places = [(_clone(root), root), *((_clone(path), path) for path in writable)]
+def _show_host(root: str, host: dict[str, Any]) -> None:
+    """Let the host be read-only but for the tree and what is writable, wherever links lead."""
+    places = [(_clone(root), root), *((_clone(path), path) for path in host["writable"])]
     read_only = syscalls.MOUNT_ATTR_RDONLY
     syscalls.mount_setattr(syscalls.AT_FDCWD, "/", syscalls.AT_RECURSIVE, attr_set=read_only)
-    for path in _sockets("/run"):
+    for path in () if host["plain"] else _sockets("/run"):
         _cover("/dev/null", path)
     for tree, path in sorted(places, key=lambda place: len(place[1])):
         _attach(tree, path)
-    if furnished:
+    if host["plain"]:
+        return
+    if host["furnished"]:
         mount_proc(f"{root}/proc")
         mount_sys(f"{root}/sys")
     tree = _clone(root)

@@ -12,7 +12,7 @@ from singbuild.plan.plan import posts
 from singbuild.recipe.grammar import Section
 from singbuild.steps import stage_files
 from singbuild.steps.step import Facts, Site, TreeStep, digest
-from singbuild.tree import metadata, sections, shell_state
+from singbuild.tree import host_files, metadata, sections, shell_state
 from singbuild.tree.rootfs import Rootfs
 
 BEFORE_TEST = (
@@ -108,7 +108,7 @@ def _files(job: Job, stage_keys: Mapping[str, str]) -> Iterator[TreeStep]:
             if item.stage:
                 stage_files.copy(recipe, item, site.stages[item.stage].image, site.rootfs)
             else:
-                sections.copy(recipe, item, site.rootfs)
+                host_files.copy(recipe, item, site.rootfs)
         return state
 
     if job.plan.reason("files"):

@@ -79,11 +79,6 @@ def subtree(
     changed: changes each header; leave_out: says of a path whether it is left out; top: whether
     the entry itself is in it. Hard links stay within it. Raises DamagedImage.
     """
-    above, prefix = entry.path, _bytes(name).strip(b"/")
-
-    def renamed(path: bytes) -> bytes:
-        below = path[len(above) :].strip(b"/")
-        return b"/".join(filter(None, (prefix, below)))
 
     def is_wanted(path: bytes) -> bool:
         if path == entry.path:
@@ -91,7 +86,24 @@ def subtree(
         return not (leave_out and leave_out(path.decode("utf-8", "surrogateescape")))
 
     found = (each for each in image.walk(entry) if is_wanted(each.path))
-    yield from _archived(image, found, renamed, changed)
+    yield from moved(image, found, entry, name, changed)
+
+
+def moved(
+    image: FileTree,
+    entries: Iterable[Entry],
+    top: Entry,
+    name: str,
+    changed: Callable[[tarfile.TarInfo], None],
+) -> Iterator[bytes]:
+    """Yield entries at and below ``top`` as such an archive; ``name`` is that of ``top`` in it."""
+    above, prefix = top.path, _bytes(name).strip(b"/")
+
+    def renamed(path: bytes) -> bytes:
+        below = path[len(above) :].strip(b"/")
+        return b"/".join(filter(None, (prefix, below)))
+
+    yield from _archived(image, entries, renamed, changed)
 
 
 def one_file(

@@ -105,14 +105,16 @@ def host(
     directory: Path,
     writable: Sequence[Path] = (),
     furnished: bool = False,
+    plain: bool = False,
     on_line: Callable[[str], None] | None = None,
 ) -> command.Completed:
     """Execute a program of the host on the tree at ``root``, and return how it ended.
 
     It sees the host read-only, wherever a link in the tree leads, but for the tree and
     ``writable``. env: the complete environment; directory: where it works; furnished: the tree
-    gets /proc and /sys, for programs of its own. Where nothing may be mounted it is executed as
-    it is. Raises HostError.
+    gets /proc and /sys, for programs of its own; plain: it executes nothing of the tree, and keeps
+    the host's /dev and /proc. Where nothing may be mounted it is executed as it is. Raises
+    HostError.
     """
     if not may_mount():
         return command.call(argv, env=env, cwd=directory, on_line=on_line)
@@ -122,6 +124,7 @@ def host(
         "directory": str(directory),
         "writable": [str(path) for path in writable],
         "furnished": furnished,
+        "plain": plain,
     }
     with _job(root, words, env, about) as (launch, job):
         done = command.call(

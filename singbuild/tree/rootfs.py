@@ -145,12 +145,17 @@ class Rootfs(RootDirectory):
         layers. What they bring is not normalised. Raises SourceError naming the entry, and
         OSError when the disk is full.
         """
+        self._unpack(archives, whiteouts=whiteouts, wanted=self.baseline.wants)
+
+    def _unpack(
+        self,
+        archives: Iterable[Iterable[bytes]],
+        *,
+        whiteouts: bool = False,
+        wanted: Callable[[bytes, int], bool],
+    ) -> None:
         with Unpacker(
-            self.root,
-            self.report,
-            whiteouts=whiteouts,
-            owners=self.owners,
-            wanted=self.baseline.wants,
+            self.root, self.report, whiteouts=whiteouts, owners=self.owners, wanted=wanted
         ) as unpacker:
             for archive in archives:
                 unpacker.apply(archive)
@@ -178,20 +183,12 @@ class Rootfs(RootDirectory):
             unpacker.apply(archive(image))
         self.baseline.restore(self.root, source)
 
-    def adopt(self, target: Path, names: Iterable[str]) -> None:
-        """Let files that were copied from the host be the source's, which is not normalised.
+    def adopt(self, archive: Iterable[bytes]) -> None:
+        """Unpack an archive of files of the host, which are the source's and not normalised.
 
-        target: where they lie; names: their paths below it. Their time is the epoch from now on.
         Bytecode is left to normalising, since the seal changes the time of its source.
         """
-        epoch, found = self.baseline.epoch, []
-        for name in names:
-            path = os.fsencode(target.relative_to(self.root) / name)
-            if is_in_place(path):
-                where = os.fsencode(self.root) + b"/" + path
-                os.utime(where, (epoch, epoch), follow_symlinks=False)
-                found.append(path)
-        self.baseline.record(self.root, found)
+        self._unpack([archive], wanted=lambda path, _mtime: is_in_place(path))
 
     def host(
         self,

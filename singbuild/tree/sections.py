@@ -1,4 +1,4 @@
-"""Executes the recipe's sections: %setup on the host, %files, %post and %test in the image.
+"""Executes the recipe's sections: %setup on the host, %post and %test in the image.
 
 A script is executed with ``-e`` (it stops at the first failing command) and
 ``-x`` (it shows what it does). Its line N is the recipe's line N, so that what
@@ -9,19 +9,17 @@ from __future__ import annotations
 
 import contextlib
 import os
-import posixpath
 import stat
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from singbuild import command
 from singbuild.contract import Reporter
 from singbuild.errors import RecipeError, SectionError
 from singbuild.privilege import namespace
-from singbuild.recipe.files import UNFINISHED, matches
-from singbuild.recipe.grammar import CopyItem, Recipe, Section
+from singbuild.recipe.grammar import Recipe, Section
 from singbuild.tree import apps, chroot, secrets
 from singbuild.tree.metadata import HOME, SECTIONS_ENVIRONMENT, SECTIONS_LABELS, is_read
 from singbuild.tree.root_directory import READ_LIMIT
@@ -168,18 +166,6 @@ def check_shell_text(recipe: Recipe, rootfs: Rootfs) -> None:
         )
 
 
-def copy(recipe: Recipe, item: CopyItem, rootfs: Rootfs) -> None:
-    """Copy what a line of %files names from the host into the image.
-
-    Sources are relative to the caller's directory and may hold shell patterns;
-    links are followed, owners become root, modes are kept, times are the epoch. A destination
-    that ends with a slash or is a directory is copied into. Raises RecipeError.
-    """
-    sources = matches(recipe, item)
-    for source in sources:
-        _copy(rootfs, source, item.destination, many=len(sources) > 1)
-
-
 @contextlib.contextmanager
 def host_names(rootfs: Rootfs) -> Iterator[None]:
     """Give the image the host's resolv.conf and hosts for the time of a with-block.
@@ -298,33 +284,3 @@ def _execute(
             why="\n".join([f"  {line:4} | {recipe.line(line)}", *told]),
         )
     return {section.recipe_line(index + 1): began for index, began in trace.began.items()}
-
-
-def _copy(rootfs: Rootfs, source: str, destination: str, *, many: bool) -> None:
-    """Copy as ``cp -rL SOURCE DESTINATION`` does: of ``.``, ``..`` and ``DIR/.`` what they hold."""
-    target, name = PurePosixPath(destination or source), posixpath.basename(source.rstrip("/"))
-    status = rootfs.status(target)
-    is_directory = status is not None and stat.S_ISDIR(status.st_mode)
-    if destination and name.strip(".") and (destination.endswith("/") or many or is_directory):
-        target /= name
-        status = rootfs.status(target)
-    where = rootfs.path(target)
-    if where != rootfs.root:
-        rootfs.mkdir("/" / where.parent.relative_to(rootfs.root))
-    flags = ["-rLT", "--preserve=mode", "--remove-destination"]
-    command.run(["cp", *flags, "--", source, where], on_line=rootfs.report.line)
-    if status and stat.S_ISDIR(status.st_mode):
-        rootfs.chmod(target, stat.S_IMODE(status.st_mode))  # it got that of the source
-    names = [*_names_below(source)]
-    for each in names:
-        if UNFINISHED.fullmatch(posixpath.basename(each)):
-            rootfs.remove(target / each)
-    rootfs.adopt(where, names)
-
-
-def _names_below(source: str) -> Iterator[str]:
-    """Yield the relative paths of all that ``cp -rL`` copies, its own first."""
-    yield ""
-    for above, directories, names in os.walk(source, followlinks=True):
-        for name in (*directories, *names):
-            yield str(Path(above, name).relative_to(source))

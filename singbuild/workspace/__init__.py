@@ -12,7 +12,14 @@ from singbuild.workspace.directories import (
     whole_cache,
 )
 from singbuild.workspace.log import KEPT_LOGS, Log, log_file
-from singbuild.workspace.part import Part, part_file, rename_into_place, resolved, sweep_parts
+from singbuild.workspace.part import (
+    Part,
+    opened_directory,
+    part_file,
+    rename_into_place,
+    resolved,
+    sweep_parts,
+)
 from singbuild.workspace.scratch import PREFIX, remove_tree, scratch_directory, sweep_scratch
 
 __all__ = [
@@ -24,6 +31,7 @@ __all__ = [
     "log_directory",
     "log_file",
     "make_in_cache",
+    "opened_directory",
     "part_file",
     "remove_tree",
     "rename_into_place",

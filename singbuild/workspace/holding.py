@@ -15,9 +15,9 @@ def hold_new(fd: int) -> bool:
     return os.fstat(fd).st_nlink > 0
 
 
-def hold(path: Path, flags: int) -> int | None:
-    """Open and hold a file; None when a process that lives holds it."""
-    fd = os.open(path, flags | os.O_CLOEXEC, 0o600)
+def hold(path: Path | str, flags: int, directory: int | None = None) -> int | None:
+    """Open and hold a file; None when a process that lives holds it. directory: open, of a name."""
+    fd = os.open(path, flags | os.O_CLOEXEC, 0o600, dir_fd=directory)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

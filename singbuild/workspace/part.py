@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import glob
 import os
+import secrets
 import shutil
 import stat
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -53,19 +54,25 @@ def _check_link(link: Path, parent: os.stat_result) -> None:
 class Part:
     """A locked file beside a target, on its way to become it.
 
-    path: its name, for who writes it. Whoever owns the directory can put something else there, so
-    mode, owner and content that is copied go to the file itself, and what has its name in the end
-    must be that file.
+    path: its name, for messages. Whoever owns the directory, or one above it, can put something
+    else there, so everything is done by descriptor, and what has its name in the end must be that
+    file.
     """
 
-    def __init__(self, path: Path, fd: int) -> None:
-        self.path, self._fd, self._status = path, fd, os.fstat(fd)
+    def __init__(self, path: Path, directory: int, fd: int) -> None:
+        self.path, self._directory, self._fd = path, directory, fd
+        self._status = os.fstat(fd)
+
+    @property
+    def file(self) -> Path:
+        """Return the file itself, whatever has its name, for who writes it in this process."""
+        return Path(f"/proc/self/fd/{self._fd}")
 
     def opened(self) -> BinaryIO:
         """Open the file for reading and writing. Raises ImageError when its name is another's."""
         flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         try:
-            file = os.fdopen(os.open(self.path, flags), "r+b")
+            file = os.fdopen(os.open(self.path.name, flags, dir_fd=self._directory), "r+b")
         except OSError:
             raise self._replaced() from None
         if not os.path.samestat(os.fstat(file.fileno()), self._status):
@@ -90,14 +97,41 @@ class Part:
             os.fchown(self._fd, replaced.st_uid if os.geteuid() == 0 else -1, replaced.st_gid)
         self.chmod(replaced.st_mode & 0o777)  # no set-id bits
 
-    def check_at(self, path: Path) -> None:
-        """Raise ImageError when ``path`` does not name this file."""
+    def become(self, name: str, *, replace: bool, lasting: bool) -> None:
+        """Get another name in its directory: see ``rename_into_place``."""
+        with self.opened() as file:
+            if lasting:
+                os.fsync(file.fileno())
+            if replace:
+                self._rename(name)
+            else:
+                self._link(file.fileno(), name)
+            try:
+                found = os.lstat(name, dir_fd=self._directory)
+            except OSError:
+                raise self._replaced() from None
+            if not os.path.samestat(found, self._status):
+                raise self._replaced()
+        if lasting:
+            os.fsync(self._directory)
+
+    def _rename(self, name: str) -> None:
+        here = self._directory
+        os.rename(self.path.name, name, src_dir_fd=here, dst_dir_fd=here)
+
+    def _link(self, fd: int, name: str) -> None:
+        """linkat(2) with AT_SYMLINK_FOLLOW, which replaces nothing."""
         try:
-            if os.path.samestat(path.lstat(), self._status):
-                return
-        except OSError:
-            pass
-        raise self._replaced()
+            os.link(f"/proc/self/fd/{fd}", name, dst_dir_fd=self._directory, follow_symlinks=True)
+        except FileExistsError as error:
+            raise ImageError(
+                f"{self.path.with_name(name)} appeared while the image was built",
+                remedy="Name another target, or replace this one with --force.",
+            ) from error
+        except OSError:  # a file system without hard links
+            self._rename(name)
+        else:
+            os.unlink(self.path.name, dir_fd=self._directory)
 
     def _replaced(self) -> ImageError:
         return ImageError(
@@ -115,39 +149,70 @@ def part_file(target: Path) -> Iterator[Part]:
     the target's directory cannot be written.
     """
     pattern = f".{glob.escape(target.name)}.*.part"
-    sweep_parts(target.parent, pattern)
     try:
-        fd, path = _new_part(target)
+        directory = opened_directory(target.parent)
     except OSError as error:
-        raise ImageError(
-            f"the image {target} cannot be written",
-            why=f"{target.parent}: {error.strerror}",
-            remedy="Name a target in a directory that exists and that you may write.",
-        ) from error
+        raise _unwritable(target, error) from error
     try:
-        yield Part(path, fd)
+        _sweep(directory, pattern)
+        try:
+            fd, name = _new_part(directory, target.name)
+        except OSError as error:
+            raise _unwritable(target, error) from error
+        try:
+            yield Part(target.with_name(name), directory, fd)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=directory)
+            os.close(fd)
+            _sweep(directory, pattern)
     finally:
-        path.unlink(missing_ok=True)
-        os.close(fd)
-        sweep_parts(target.parent, pattern)
+        os.close(directory)
+
+
+def opened_directory(path: Path) -> int:
+    """Open a target's directory: a link that comes on the way meanwhile is not followed."""
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+    there = str(resolved(path))
+    return syscalls.openat2(syscalls.AT_FDCWD, there, flags, syscalls.RESOLVE_NO_SYMLINKS)
+
+
+def _unwritable(target: Path, error: OSError) -> ImageError:
+    return ImageError(
+        f"the image {target} cannot be written",
+        why=f"{target.parent}: {error.strerror}",
+        remedy="Name a target in a directory that exists and that you may write.",
+    )
 
 
 def sweep_parts(directory: Path, pattern: str) -> None:
     """Remove the part files in a directory, by glob pattern, whose writers are dead."""
-    for path in directory.glob(pattern):
+    with contextlib.suppress(OSError):
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            _sweep(fd, pattern)
+        finally:
+            os.close(fd)
+
+
+def _sweep(directory: int, pattern: str) -> None:
+    for name in fnmatch.filter(os.listdir(directory), pattern):
         with contextlib.suppress(OSError):
-            lock = hold(path, os.O_RDWR | os.O_NOFOLLOW)
+            lock = hold(name, os.O_RDWR | os.O_NOFOLLOW, directory)
             if lock is not None:
-                path.unlink()
+                os.unlink(name, dir_fd=directory)
                 os.close(lock)
 
 
-def _new_part(target: Path) -> tuple[int, Path]:
+def _new_part(directory: int, target: str) -> tuple[int, str]:
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     while True:
-        fd, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
-        if hold_new(fd):
-            return fd, Path(name)
-        os.close(fd)
+        name = f".{target}.{secrets.token_hex(4)}.part"
+        with contextlib.suppress(FileExistsError):
+            fd = os.open(name, flags, 0o600, dir_fd=directory)
+            if hold_new(fd):
+                return fd, name
+            os.close(fd)
 
 
 def rename_into_place(
@@ -155,38 +220,7 @@ def rename_into_place(
 ) -> None:
     """Make the finished file the target, all at once and lasting: rename(2) between fsync(2).
 
-    replace: whether a target that is there may go; lasting: whether it has to outlive a crash of
-    the host. Raises ImageError when it may not.
+    target: as ``part_file`` got it; replace: whether one that is there may go; lasting: whether it
+    has to outlive a crash of the host. Raises ImageError when it may not.
     """
-    with part.opened() as file:
-        if lasting:
-            os.fsync(file.fileno())
-        if replace:
-            part.path.rename(target)
-        else:
-            _link_into_place(file.fileno(), part.path, target)
-        part.check_at(target)
-    if lasting:
-        _sync(target.parent)
-
-
-def _link_into_place(fd: int, path: Path, target: Path) -> None:
-    try:
-        os.link(f"/proc/self/fd/{fd}", target, follow_symlinks=True)  # linkat(2), AT_SYMLINK_FOLLOW
-    except FileExistsError as error:
-        raise ImageError(
-            f"{target} appeared while the image was built",
-            remedy="Name another target, or replace this one with --force.",
-        ) from error
-    except OSError:  # a file system without hard links
-        path.rename(target)
-    else:
-        path.unlink()
-
-
-def _sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    part.become(target.name, replace=replace, lasting=lasting)

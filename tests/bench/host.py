@@ -9,6 +9,7 @@ editing /etc/passwd at once.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import fcntl
 import functools
 import os
@@ -17,6 +18,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -208,3 +210,23 @@ def _read(path: Path) -> str:
         return path.read_text(errors="surrogateescape").strip()  # names are bytes
     except OSError:
         return ""
+
+
+@contextlib.contextmanager
+def swapped(one: Path, other: Path) -> Iterator[None]:
+    """Exchange two names for each other again and again, for the time of a with-block."""
+    done, names = threading.Event(), (os.fsencode(one), os.fsencode(other))
+    exchange = 2  # <linux/fs.h>, RENAME_EXCHANGE
+
+    def swap() -> None:
+        libc = ctypes.CDLL(None)
+        while not done.is_set():
+            assert libc.renameat2(-100, names[0], -100, names[1], exchange) == 0
+
+    thread = threading.Thread(target=swap)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()

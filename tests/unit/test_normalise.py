@@ -15,6 +15,7 @@ import pytest
 from singbuild.console.display import Console
 from singbuild.tree.normalise import normalise
 from singbuild.tree.rootfs import Rootfs
+from tests.bench import docker_images
 
 EPOCH = 1_000_000_000
 
@@ -88,12 +89,17 @@ def test_files_that_only_look_like_bytecode(rootfs: Rootfs) -> None:
 
 def test_what_was_copied_from_the_host_stays_but_its_bytecode_is_pinned(tmp_path: Path) -> None:
     rootfs = Rootfs(tmp_path, Console(io.StringIO()), epoch=EPOCH)
-    rootfs.write("/tmp/given/file", "x")
     rootfs.write("/tmp/made", "x")
-    rootfs.write("/opt/m.py", "")
-    rootfs.write("/opt/m.pyc", importlib.util.MAGIC_NUMBER + bytes(4) + b"\xff" * 4 + bytes(4))
-    names = ["tmp/given", "tmp/given/file", "opt/m.py", "opt/m.pyc"]
-    rootfs.adopt(tmp_path, names)
+    compiled = importlib.util.MAGIC_NUMBER + bytes(4) + b"\xff" * 4 + bytes(4)
+    files = [("tmp/given/file", b"x"), ("opt/m.py", b""), ("opt/m.pyc", compiled)]
+    rootfs.adopt(
+        [
+            docker_images.archive(
+                docker_images.directory("tmp/given", mtime=EPOCH),
+                *(docker_images.file(*each, mtime=EPOCH) for each in files),
+            )
+        ]
+    )
     normalise(rootfs, EPOCH)
     assert (tmp_path / "tmp/given/file").stat().st_mtime == EPOCH
     assert not (tmp_path / "tmp/made").exists()

@@ -40,6 +40,7 @@ def test_what_another_puts_in_a_part_files_place_is_left_alone(tmp_path: Path) -
     with workspace.part_file(target) as part:
         part.path.unlink()
         part.path.symlink_to(victim)
+        part.file.write_text("image")
         part.take_over(tmp_path.stat())
         acts: list[Callable[[], None]] = [
             lambda: part.copy_from(Path(__file__)),

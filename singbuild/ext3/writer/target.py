@@ -10,6 +10,7 @@ from typing import Protocol
 
 from singbuild.errors import HostError, ImageError
 
+_DESCRIPTORS = Path("/proc/self/fd")
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -53,7 +54,7 @@ class TargetFile:
     def check_room(self, needed: int) -> None:
         """Refuse before the first byte when the file system has less than ``needed`` free."""
         self.needed = needed
-        if needed > _free(self.path):
+        if needed > _free(self._fd):
             raise self._failed(errno.ENOSPC)
 
     def write(self, data: bytes, offset: int) -> None:
@@ -97,7 +98,7 @@ class TargetFile:
         if number == errno.EFBIG:
             why = f"the file system on {where} holds no file as large as this image"
         elif number in _NO_ROOM:
-            free = _free(self.path)
+            free = _free(self._fd)
             why = f"the file system on {where} is full: {self.needed} bytes needed, {free} free"
         else:
             why = os.strerror(number)
@@ -107,19 +108,25 @@ class TargetFile:
 
 @contextmanager
 def created(path: Path, header: bytes = b"") -> Iterator[TargetFile]:
-    """Open a new file at ``path``, or the empty one there; remove it if the block fails."""
+    """Open a new file at ``path``, or the empty one there; remove it if the block fails.
+
+    A path of a descriptor (``/proc/self/fd/N``) is that very file, which its owner removes.
+    """
     fd = _opened(path)
     try:
-        yield TargetFile(path, fd, header)
+        yield TargetFile(path.resolve(), fd, header)
     except BaseException:
-        path.unlink(missing_ok=True)
+        if path.parent != _DESCRIPTORS:
+            path.unlink(missing_ok=True)
         raise
     finally:
         os.close(fd)
 
 
 def _opened(path: Path) -> int:
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK
+    if path.parent != _DESCRIPTORS:
+        flags |= os.O_CREAT | os.O_NOFOLLOW
     try:
         fd = os.open(path, flags, 0o755)
     except OSError as error:
@@ -131,12 +138,11 @@ def _opened(path: Path) -> int:
     return fd
 
 
-def _free(path: Path) -> int:
+def _free(fd: int) -> int:
     """Bytes that this user may still write there."""
-    found = os.statvfs(path)
+    found = os.statvfs(fd)
     return found.f_bavail * found.f_frsize
 
 
 def _mount_point(path: Path) -> Path:
-    resolved = path.resolve()
-    return next(above for above in resolved.parents if above.is_mount())
+    return next(above for above in path.parents if above.is_mount())

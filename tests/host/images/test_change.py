@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import tarfile
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from singbuild.console.display import Console
+from singbuild.errors import ImageError
 from singbuild.ext3.reader.disk import HEADER_2X
 from singbuild.ext3.reader.image import Image
+from singbuild.images import incoming
+from singbuild.tree.rootfs import Rootfs
 from tests.bench import docker_images, installation
 from tests.bench import singrun_images as images
 from tests.bench.builds import SINGBUILD, Build
-from tests.bench.host import random_numbers, shared_directory
+from tests.bench.host import random_numbers, shared_directory, swapped
 from tests.bench.singrun_images import ROOT, Person
 
 pytestmark = pytest.mark.root
@@ -140,6 +147,31 @@ def test_a_link_in_the_image_leads_no_copy_out_of_it(
     assert singbuild("copy", "a.img", "file", "/srv/directory/").returncode == 8
     assert [path.name for path in outside.iterdir()] == ["file"]
     assert (outside / "file").read_text() == "untouched"
+
+
+def test_a_link_that_is_swapped_in_leads_no_copy_out(tmp_path: Path) -> None:
+    outside, source, tree = (tmp_path / name for name in ("outside", "source", "tree"))
+    for directory in (outside, source / "sub", tree / "to/sub"):
+        directory.mkdir(parents=True)
+    for number in range(300):
+        (source / "sub" / str(number)).write_text("new")
+    (tree / "link").symlink_to(outside)
+    rootfs = Rootfs(tree, Console(io.StringIO()))
+    with swapped(tree / "to/sub", tree / "link"):
+        for _ in range(20):
+            with contextlib.suppress(ImageError):
+                incoming.copy(rootfs, ["-r"], [f"{source}/sub"], "/to/", as_root=True)
+    assert [*outside.iterdir()] == []
+    incoming.copy(rootfs, ["-r"], [f"{source}/sub"], "/fresh", as_root=True)
+    assert len([*(tree / "fresh").iterdir()]) == 300
+
+
+def test_copies_come_from_memory_too(image: Path) -> None:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as memory:
+        Path(memory, "file").write_text("file")
+        words = [*SINGBUILD, "copy", str(image), "file", "/srv/"]
+        assert subprocess.run(words, cwd=memory).returncode == 0
+    assert "srv/file" in names(image)
 
 
 def archive_of_everything() -> bytes:

@@ -16,10 +16,11 @@ from tests.bench.host import shared_directory
 
 pytestmark = pytest.mark.root
 
-# Puts a link in the place of each part file, as soon as inotify(7) tells of what is named.
+# Puts a link in the place of each part file, of the tree in a part directory, or of the directory
+# above, as soon as inotify(7) tells of what is named.
 SWAP = """
 import ctypes, os, struct, sys
-directory, victim, mask = sys.argv[1], sys.argv[2], int(sys.argv[3], 0)
+directory, victim, mask, what = sys.argv[1], sys.argv[2], int(sys.argv[3], 0), sys.argv[4]
 libc = ctypes.CDLL(None)
 fd = libc.inotify_init()
 libc.inotify_add_watch(fd, directory.encode(), mask)
@@ -31,9 +32,14 @@ while True:
         name = data[at + 16 : at + 16 + length].rstrip(b"\\0").decode()
         at += 16 + length
         path = os.path.join(directory, name)
+        if what == "above":
+            path = directory
         if name.endswith(".part") and not os.path.islink(path):
             try:
                 os.rename(path, path + ".saved")
+                if what == "tree":
+                    os.mkdir(path)
+                    path += "/tree"
                 os.symlink(victim, path)
                 print("swapped", flush=True)
             except OSError:
@@ -68,9 +74,11 @@ def victim(tmp_path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def swapping(account: str, place: Path, victim: Path, events: int) -> Iterator[Callable[[], int]]:
+def swapping(
+    account: str, place: Path, victim: Path, events: int, what: str = "file"
+) -> Iterator[Callable[[], int]]:
     """Let the user swap; the function ends it and says how often it was done."""
-    words = [images.PYTHON, "-c", SWAP, str(place), str(victim), hex(events)]
+    words = [images.PYTHON, "-c", SWAP, str(place), str(victim), hex(events), what]
     become = ["setpriv", "--reuid", account, "--clear-groups"]
     with subprocess.Popen([*become, *words], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
@@ -120,6 +128,53 @@ def test_a_change_of_a_users_image(
     words = [str(place / word) if word == "out.img" else word for word in words]
     done = until_swapped(account, place, victim, events, lambda: singbuild(*words))
     assert done.returncode, done
+
+
+@pytest.mark.parametrize("events", [IN_CREATE, IN_MODIFY, IN_CLOSE_WRITE])
+@pytest.mark.parametrize("form", ["squashfs", "sif", "sif-ext3"])
+def test_an_image_of_another_format(
+    account: str,
+    place: Path,
+    victim: Path,
+    singbuild: Build,
+    recipe: Callable[[str], Path],
+    form: str,
+    events: int,
+) -> None:
+    assert singbuild("build", recipe(RECIPE), "a.img").returncode == 0
+    words = ("convert", "-F", "--format", form, "a.img", str(place / "out"))
+    done = until_swapped(account, place, victim, events, lambda: singbuild(*words))
+    assert done.returncode, done
+
+
+@pytest.mark.parametrize("what", ["tree", "above"])
+@pytest.mark.parametrize("form", ["directory", "ext3", "sif"])
+def test_a_directory_that_becomes_another(
+    account: str,
+    place: Path,
+    tmp_path: Path,
+    singbuild: Build,
+    recipe: Callable[[str], Path],
+    what: str,
+    form: str,
+) -> None:
+    """Of the user's: the part directory, or the one that the target is named in."""
+    if what == "tree" and form != "directory":
+        pytest.skip("has a part file")
+    assert singbuild("build", recipe(RECIPE), "a.img").returncode == 0
+    directory = tmp_path / "of-root"
+    directory.mkdir()
+    (place / "at").mkdir()
+    subprocess.run(["chown", account, place / "at"], check=True)
+    for number in range(20):
+        with swapping(account, place / "at", directory, IN_CREATE, what) as swaps:
+            words = ("--format", form, "a.img", str(place / f"at/out{number}"))
+            done = singbuild("convert", *words)
+            count = swaps()
+        assert [*directory.iterdir()] == [], done
+        if count:
+            return
+    raise AssertionError("the user was never in time")
 
 
 @pytest.mark.parametrize("events", [IN_CREATE, IN_MODIFY])
