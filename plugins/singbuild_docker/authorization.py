@@ -19,7 +19,14 @@ from requests.auth import AuthBase
 from requests.utils import rewind_body
 
 from singbuild import Reporter, SourceError
-from singbuild.download import TIMEOUT, is_loopback, leads_here, origin
+from singbuild.download import (
+    TIMEOUT,
+    RedirectError,
+    check_named,
+    is_loopback,
+    named_by,
+    origin,
+)
 from singbuild_docker import credentials
 from singbuild_docker.credentials import Credentials
 from singbuild_docker.mirrors import Place
@@ -49,7 +56,7 @@ class Authorization(AuthBase):
         self._given = known
         self.place, self.image, self.session, self.actions = place, place.image, session, actions
         self.report = report
-        self._origin = origin(url)
+        self._url, self._origin = url, origin(url)
         self._lock = threading.Lock()
         self._header = ""
 
@@ -100,11 +107,13 @@ class Authorization(AuthBase):
         if self.actions:
             asked["scope"] = f"repository:{self.image.repository}:{self.actions}"
         try:
-            with self._ask(realm, asked, known) as answer:
+            with named_by(self._url), self._ask(realm, asked, known) as answer:
                 if not answer.ok:
                     raise self._denied(answer)
                 told = _json(answer)
                 token = told.get("token") or told.get("access_token")
+        except RedirectError as error:
+            raise self._strange(realm, f"{error}.", "Find out who runs it.") from error
         except (requests.RequestException, ValueError, AttributeError, RecursionError) as error:
             raise SourceError(
                 f"{self.image.registry}: its token server {realm} gives no token",
@@ -128,14 +137,14 @@ class Authorization(AuthBase):
         return self.session.get(realm, params=asked, headers=who, timeout=TIMEOUT, stream=True)
 
     def _check_realm(self, realm: str) -> None:
-        """Refuse to send a password over an open line, or anything to this machine itself."""
+        """Refuse to send a password over an open line, or anything nearer than the registry."""
         try:
             scheme, host, _ = origin(realm)
+            check_named(self._url, realm)
         except ValueError:
             scheme = host = realm = ""
-        to_itself = host == self._origin[1] or is_loopback(self._origin[1])
-        if not to_itself and leads_here(realm):
-            raise self._strange(realm, "That is this machine itself.", "Find out who runs it.")
+        except RedirectError as error:
+            raise self._strange(realm, f"{error}.", "Find out who runs it.") from error
         plain = self.place.insecure or is_loopback(host)
         if scheme != "https" and not (scheme == "http" and plain):
             raise self._strange(

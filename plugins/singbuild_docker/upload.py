@@ -6,6 +6,7 @@ again; one that breaks off is sent anew, as only some registries take up the res
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -21,8 +22,8 @@ from singbuild.download import (
     TIMEOUT,
     TryAgainError,
     broken,
-    is_loopback,
     is_offline,
+    named_by,
     origin,
     refused,
     retried,
@@ -164,8 +165,6 @@ class Upload:
             raise self._refused("the registry names no place for a layer") from None
         if (before[0], after[0]) == ("https", "http") or after[0] not in ("http", "https"):
             raise self._refused(f"the registry wants it by {after[0]} at {after[1]}")
-        if is_loopback(after[1]) and not is_loopback(before[1]):
-            raise self._refused("the registry wants it at this machine itself")
         return place
 
     def _refused(self, why: str) -> SourceError:
@@ -177,9 +176,11 @@ class Upload:
     ) -> requests.Response:
         """Send one request. Raises SourceError, and TryAgainError for what may pass."""
         try:
-            with self._site.session() as session:
+            with contextlib.ExitStack() as stack:
+                session = stack.enter_context(self._site.session())
                 if origin(url) != origin(self._base):
                     session.auth = None  # nobody elsewhere may know who we are
+                    stack.enter_context(named_by(self._base))
                 answer = session.request(
                     method, url, timeout=_ANSWER, allow_redirects=False, stream=True, **what
                 )

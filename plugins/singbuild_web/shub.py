@@ -9,7 +9,7 @@ import re
 from urllib.parse import urljoin
 
 from singbuild import RecipeKeyError, Source, SourceError
-from singbuild.download import Fetched, NotFoundError, fetch, is_loopback, is_open_line
+from singbuild.download import Fetched, NotFoundError, fetch, is_loopback, is_open_line, named_by
 from singbuild_web.url import answer
 
 _NAME = re.compile(
@@ -50,7 +50,6 @@ def get(source: Source) -> Fetched:
             why=f"It names {str(image)[:200]!r}.",
             remedy="Give the file's digest, 'SHA256: DIGITS', or use another registry.",
         )
-    if is_loopback(place.split("/")[2].partition(":")[0]) and scheme == "https":
-        raise SourceError(f"shub://{text}: the registry sends us on to this machine itself")
     label = repository.rpartition("/")[2]
-    return fetch(place, source.cache, report=source.report, sha256=wanted, label=label)
+    with named_by(url):
+        return fetch(place, source.cache, report=source.report, sha256=wanted, label=label)

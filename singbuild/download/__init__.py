@@ -18,6 +18,13 @@ import requests
 
 from singbuild.contract import Reporter
 from singbuild.download import authorities
+from singbuild.download.addresses import (
+    RedirectError,
+    check_named,
+    is_loopback,
+    named_by,
+    origin,
+)
 from singbuild.download.authorities import HostAdapter, host_context
 from singbuild.download.errors import (
     TIMEOUT,
@@ -29,7 +36,7 @@ from singbuild.download.errors import (
 )
 from singbuild.download.progress import SharedProgress
 from singbuild.download.retry import retried
-from singbuild.download.sessions import Session, is_loopback, leads_here, origin
+from singbuild.download.sessions import Session
 from singbuild.download.transfer import (
     Fetched,
     Remote,
@@ -48,11 +55,13 @@ __all__ = [
     "Fetched",
     "HostAdapter",
     "NotFoundError",
+    "RedirectError",
     "Remote",
     "Session",
     "SharedProgress",
     "TryAgainError",
     "broken",
+    "check_named",
     "digest",
     "fetch",
     "fetch_all",
@@ -61,8 +70,8 @@ __all__ = [
     "is_offline",
     "is_open_line",
     "keep",
-    "leads_here",
     "locked",
+    "named_by",
     "origin",
     "refused",
     "retried",

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import certifi
-from requests.adapters import HTTPAdapter
 
+from singbuild.download.addresses import AddressAdapter
 from singbuild.download.sessions import Session
 
 # Of Debian, Enterprise Linux, SUSE: a Python built elsewhere (uv, conda) does not look there.
@@ -55,16 +55,16 @@ def _has_store() -> bool:
     )
 
 
-class HostAdapter(HTTPAdapter):
+class HostAdapter(AddressAdapter):
     """Speaks TLS by the settings that it is made with. context: None for requests' own."""
 
     def __init__(self, context: ssl.SSLContext | None) -> None:
         self._context = context
         super().__init__()
 
-    def init_poolmanager(self, *words: Any, **more: Any) -> Any:
+    def init_poolmanager(self, *words: Any, **more: Any) -> None:
         """Hand the settings to the pool of direct connections."""
-        return super().init_poolmanager(*words, ssl_context=self._context, **more)
+        super().init_poolmanager(*words, ssl_context=self._context, **more)
 
     def proxy_manager_for(self, proxy: str, **more: Any) -> Any:
         """Hand them to the connections through a proxy."""

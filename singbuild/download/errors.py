@@ -8,7 +8,7 @@ import socket
 import requests
 import urllib3.exceptions
 
-from singbuild.download.sessions import RedirectError
+from singbuild.download.addresses import RedirectError
 from singbuild.errors import SourceError
 
 TIMEOUT = (15.0, 60.0)  # seconds to connect, and between two pieces of an answer

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import ssl
 import threading
 from collections.abc import Iterator
@@ -13,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from singbuild import SourceError
-from singbuild.download import fetch, is_loopback, leads_here, origin
-from singbuild.download.sessions import RedirectError, Session
+from singbuild.download import RedirectError, Session, fetch, is_loopback, origin
 from singbuild.testing.engine import Recorder
 from tests.bench.docker_tokens import authority, signed
 
@@ -161,40 +159,3 @@ def test_an_origin_is_scheme_host_and_port() -> None:
     assert origin("https://Ada:x@Host/a") == origin("https://host:443/b")
     assert origin("http://host/") != origin("https://host/")
     assert origin("http://host:80/") != origin("http://host:81/")
-
-
-@pytest.fixture
-def own_name() -> str:
-    """A name of this machine that does not say so: DNS, or /etc/hosts, does."""
-    name = socket.gethostname()
-    try:
-        found = {str(each[4][0]) for each in socket.getaddrinfo(name, None)}
-    except OSError:
-        found = set()
-    if is_loopback(name) or not any(map(is_loopback, found)):
-        pytest.skip("this host's name is no name of the loopback device")
-    return name
-
-
-def test_a_name_that_dns_gives_this_machine_leads_here_too(
-    servers: tuple[Server, Server], own_name: str
-) -> None:
-    _, plain = servers
-    with Session() as session:
-        answer = session.get(f"http://127.0.0.1:{plain.port}/", timeout=10)
-        answer.status_code, answer.headers["Location"] = 302, f"http://{own_name}:9/"
-        assert session.get_redirect_target(answer)
-        answer.url = "http://elsewhere.example/"
-        with pytest.raises(RedirectError, match="this machine itself"):
-            session.get_redirect_target(answer)
-        answer.url = f"http://{own_name}/"  # a server may send us on to itself
-        assert session.get_redirect_target(answer)
-
-
-def test_a_name_that_a_proxy_looks_up_is_not_looked_up_here(
-    own_name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert leads_here(f"https://{own_name}/")
-    monkeypatch.setenv("https_proxy", "http://proxy.example:3128")
-    assert not leads_here(f"https://{own_name}/")
-    assert leads_here("https://127.0.0.1/")
