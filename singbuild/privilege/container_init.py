@@ -118,6 +118,8 @@ def _be_init(job: dict[str, Any], outer: int) -> NoReturn:
     # /proc/1 tells nothing, and nobody traces: its memory maps the host's interpreter.
     syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
     _change_root(job)
+    if not (job["host"] and job["host"]["plain"]):
+        _scope_sockets()
     _drop_capabilities()
     program = os.fork()
     if program == 0:
@@ -144,7 +146,7 @@ def _show_host(root: str, host: dict[str, Any]) -> None:
     places = [(_clone(root), root), *((_clone(path), path) for path in host["writable"])]
     read_only = syscalls.MOUNT_ATTR_RDONLY
     syscalls.mount_setattr(syscalls.AT_FDCWD, "/", syscalls.AT_RECURSIVE, attr_set=read_only)
-    for path in () if host["plain"] else _sockets("/run"):
+    for path in () if host["plain"] else {*_sockets("/run"), *_bound_sockets()}:
         _cover("/dev/null", path)
     for tree, path in sorted(places, key=lambda place: len(place[1])):
         _attach(tree, path)
@@ -173,6 +175,18 @@ def _sockets(top: str) -> Iterator[str]:
                         yield entry.path
         except OSError:  # closed to us, or gone
             continue
+
+
+def _bound_sockets() -> Iterator[str]:
+    """Yield the sockets that the kernel knows by a path, wherever they lie: unix(7), proc(5)."""
+    with open("/proc/net/unix", "rb") as table:
+        for line in table:
+            path = os.fsdecode(line.rstrip(b"\n")[line.find(b" /") + 1 :])
+            try:
+                if path.startswith("/") and stat.S_ISSOCK(os.lstat(path).st_mode):
+                    yield path
+            except OSError:  # of another mount namespace, closed to us, or gone
+                continue
 
 
 def _clone(path: str, attributes: int = syscalls.MOUNT_ATTR_NODEV) -> int:
@@ -246,6 +260,14 @@ def _attach(tree: int, target: str) -> None:
     flags = syscalls.MOVE_MOUNT_F_EMPTY_PATH
     syscalls.move_mount(tree, "", syscalls.AT_FDCWD, target, flags)
     os.close(tree)
+
+
+def _scope_sockets() -> None:
+    """Let the host's abstract sockets be out of reach, where the kernel can do that."""
+    try:
+        syscalls.scope_abstract_sockets()
+    except OSError:
+        return  # before Linux 6.12
 
 
 def _drop_capabilities(without: Sequence[int] = ()) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import marshal
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -14,7 +16,9 @@ import pytest
 
 from singbuild.privilege import container_init
 from singbuild.testing.engine import Recorder
+from singbuild.tree import chroot
 from singbuild.tree.rootfs import Rootfs
+from singrun import syscalls
 from tests.bench.builds import SINGBUILD, User
 from tests.bench.host import shared_directory
 
@@ -22,6 +26,7 @@ pytestmark = pytest.mark.root
 
 VARIABLE = "a-password-of-the-caller"
 CONTENT = "a-file-of-the-caller"
+CONNECT = "import socket, sys; socket.socket(socket.AF_UNIX).connect(sys.argv[1])"
 # Each line that is printed is a way out; a shell goes on after each.
 ATTACK = """\
     set +e +x
@@ -120,7 +125,7 @@ def test_a_python_with_libraries_of_its_own_starts(place: Path) -> None:
 
 def test_what_the_caller_left_open_is_closed(place: Path) -> None:
     victim, job = os.open(place / "victim", os.O_RDONLY), os.memfd_create("job", 0)
-    host = {"directory": "/", "writable": [], "furnished": False}
+    host = {"directory": "/", "writable": [], "furnished": False, "plain": False}
     about = {"root": str(place), "env": dict(os.environ), "mounts": True, "files": {}, "host": host}
     about |= {"argv": ["ls", "-l", "/proc/self/fd"], "hostname": "", "user": None}
     os.write(job, marshal.dumps(about))
@@ -195,22 +200,75 @@ def test_the_recorder_opens_nothing_of_its_own(user: User, place: Path) -> None:
     assert victim.stat().st_mode & 0o7777 == 0o4755
 
 
-def test_a_host_program_reaches_no_service_of_the_host_by_its_socket(tmp_path: Path) -> None:
+@contextlib.contextmanager
+def service(address: str) -> Iterator[None]:
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(address)
+        listening.listen()
+        yield
+
+
+@pytest.mark.parametrize("where", ["/run/it", "/tmp/it", "/opt", "/tmp/with blank"])
+def test_a_host_program_reaches_no_service_of_the_host_by_its_socket(
+    where: str, tmp_path: Path
+) -> None:
     """A read-only mount keeps nobody from connecting: unix(7). PATH is nothing it needs."""
-    path, tree = f"/run/singbuild-test-{os.getpid()}", tmp_path / "tree"
+    path, tree = f"{where}-{os.getpid()}/socket", tmp_path / "tree"
     tree.mkdir()
-    connect = "import socket, sys; socket.socket(socket.AF_UNIX).connect(sys.argv[1])"
-    with socket.socket(socket.AF_UNIX) as service:
-        service.bind(path)
-        try:
-            service.listen()
-            argv = [sys.executable, "-c", connect, path]
+    Path(path).parent.mkdir()
+    try:
+        with service(path):
+            argv = [sys.executable, "-c", CONNECT, path]
             assert subprocess.run(argv).returncode == 0
             done = Rootfs(tree, Recorder()).host(argv, env={}, inherit=False, check=False)
-        finally:
-            Path(path).unlink()
+    finally:
+        shutil.rmtree(Path(path).parent)
     assert done.status == 1
     assert "ConnectionRefusedError" in "".join(done.tail)
+
+
+@contextlib.contextmanager
+def programs_in(tree: Path) -> Iterator[None]:
+    """Show the host's /usr in a tree."""
+    (tree / "usr").mkdir(parents=True)
+    for name in ("bin", "lib", "lib64"):
+        (tree / name).symlink_to(f"usr/{name}")
+    syscalls.mount("/usr", str(tree / "usr"), "", syscalls.MS_BIND, "")
+    try:
+        yield
+    finally:
+        syscalls.umount2(str(tree / "usr"), syscalls.MNT_DETACH)
+
+
+def has_scopes() -> bool:
+    if child := os.fork():
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    try:
+        syscalls.scope_abstract_sockets()
+        os._exit(0)
+    except OSError:
+        os._exit(1)
+
+
+@pytest.mark.skipif(not has_scopes(), reason="this kernel has no scopes: Landlock, Linux 6.12")
+@pytest.mark.parametrize("is_of_host", [True, False])
+def test_no_program_reaches_an_abstract_socket_of_the_host(
+    is_of_host: bool, tmp_path: Path
+) -> None:
+    """But the sockets of its own are there."""
+    name, tree = f"\0singbuild-test-{os.getpid()}", tmp_path / "tree"
+    own = "s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1] + 'own'); s.listen()\n"
+    own += "socket.socket(socket.AF_UNIX).connect(sys.argv[1] + 'own')\n"
+    program = "import socket, sys; sys.argv[1] = chr(0) + sys.argv[1]\n" + own + CONNECT
+    argv = [os.path.realpath(sys.executable), "-c", program, name[1:]]
+    with service(name), programs_in(tree):
+        assert subprocess.run(argv).returncode == 0
+        if is_of_host:
+            done = Rootfs(tree, Recorder()).host(argv, check=False)
+        else:
+            done = chroot.call(tree, argv)
+    said = "".join(done.tail)
+    assert (done.status, "PermissionError" in said, "'own'" in said) == (1, True, False), said
 
 
 def test_a_host_program_is_found_without_a_path_variable(tmp_path: Path) -> None:
