@@ -245,28 +245,68 @@ def test_the_disk_is_full(tmp_path: Path, what: str) -> None:
     print(f"{sum(counts.values())} disks of the {what} filled, phase and status:", dict(counts))
 
 
-def test_a_source_on_a_bad_disk(tmp_path: Path) -> None:
-    """The disk's end is gone: what the image's file has there cannot be read, EIO."""
+def spoil(directory: Path, numbers: random.Random) -> None:
+    """Let the end of a small disk be gone: what its files have there cannot be read, EIO."""
+    subprocess.run(["sync", "-f", directory / "disk"], check=True)
+    files = [path for path in (directory / "disk").rglob("*") if path.is_file()]
+    device = directory / "disk.ext4"
+    os.truncate(device, numbers.randint(64 << 10, device.stat().st_size))
+    for path in files:
+        fd = os.open(path, os.O_RDONLY)
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(fd)
+
+
+@pytest.mark.parametrize("what", ["image", "files", "context"])
+def test_a_source_on_a_bad_disk(tmp_path: Path, what: str) -> None:
     numbers, counts = random_numbers(), Counter[int]()
     place = Place.at(tmp_path)
     wanted = reference(place)
-    (tmp_path / "a.def").write_text(f"Bootstrap: localimage\nFrom: {tmp_path}/disk/source.img\n")
+    text = {
+        "image": "Bootstrap: localimage\nFrom: disk/source\n",
+        "files": "Bootstrap: busybox\n%files\n    disk/source /opt/\n    disk/more /opt\n",
+        "context": "FROM scratch\nCOPY disk/source disk/more /opt/\n",
+    }[what]
+    name = "Dockerfile" if what == "context" else "a.def"
+    (tmp_path / name).write_text(text)
     for _ in range(max(1, ROUNDS // 6)):
         with small_disk(tmp_path, 16 << 10) as disk:
-            (disk / "source.img").write_bytes(wanted)
-            subprocess.run(["sync", "-f", disk], check=True)
-            os.truncate(tmp_path / "disk.ext4", numbers.randint(64 << 10, 9 << 20))
-            fd = os.open(disk / "source.img", os.O_RDONLY)
-            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-            os.close(fd)
-            status, said = place.build("b.img", "--no-cache")
+            (disk / "source").write_bytes(wanted)
+            (disk / "more").mkdir()
+            for number in range(50):
+                (disk / f"more/{number}").write_bytes(numbers.randbytes(20_000))
+            spoil(tmp_path, numbers)
+            process = place.start("--no-cache", "--force", name, "b.img")
+            said = "".join(process.communicate(timeout=300 * PATIENCE))
+            status = process.returncode
             counts[status] += 1
             assert status in (0, 3, *TOLD), said
             assert "Traceback" not in said
             assert place.left() == []
             assert status == 0 or not (tmp_path / "b.img").exists()
             (tmp_path / "b.img").unlink(missing_ok=True)
-    print(f"{sum(counts.values())} builds from a bad disk, by status:", dict(counts))
+    print(f"{sum(counts.values())} builds of {what} from a bad disk, by status:", dict(counts))
+
+
+def test_a_cache_on_a_bad_disk(tmp_path: Path) -> None:
+    """What it has lost is made again, or the build says what it cannot do."""
+    numbers, counts = random_numbers(), Counter[int]()
+    place = Place.at(tmp_path, CACHED)
+    wanted = reference(place)
+    for _ in range(max(1, ROUNDS // 6)):
+        with small_disk(tmp_path, 24 << 10) as disk:
+            place.cache = disk / "cache"
+            status, said = place.build()
+            assert status == 0, said
+            spoil(tmp_path, numbers)
+            (tmp_path / "a.img").unlink()
+            status, said = place.build()
+            counts[status] += 1
+            assert status in (0, *TOLD), said
+            assert "Traceback" not in said
+            assert status or (tmp_path / "a.img").read_bytes() == wanted
+            assert [path.name for path in place.scratch.iterdir()] == []
+    print(f"{sum(counts.values())} builds with a cache on a bad disk, by status:", dict(counts))
 
 
 LIBFAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")

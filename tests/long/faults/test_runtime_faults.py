@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
+import shutil
 import signal
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from tests.bench import docker_images
 from tests.bench.host import random_numbers, wait_until
 from tests.bench.singrun_images import Bench, Person, Word
 from tests.host.images.test_change import everybodys
+from tests.long.faults.test_builds import small_disk, spoil
 
 __all__ = ["everybodys"]
 pytestmark = [pytest.mark.root, pytest.mark.long]
@@ -199,3 +202,24 @@ def test_pulls_that_are_killed(everybodys: Path, user: Person, chance: random.Ra
         left = [path.name for path in home.rglob("*") if path.name.endswith(".part")]
         assert left == []
     print(f"{PULLS} pulls: {hit} killed on the way")
+
+
+def test_images_on_a_bad_disk(bench: Bench, user: Person, chance: random.Random) -> None:
+    """Programs see EIO, or the launch says what it cannot read; nothing hangs, nothing is left."""
+    base = bench.directory / "bad"
+    base.mkdir(mode=0o755)
+    statuses = Counter[str]()
+    words = ("sh", "-c", "find / -xdev -type f -exec cat {} + >/dev/null")
+    for _ in range(SIZES):
+        with small_disk(base, 16 << 10) as disk:
+            shutil.copy(bench.image, disk / "source")
+            base.chmod(0o755)
+            spoil(base, chance)
+            for person in (bench.people["root, loop"], user):
+                for way in ([], ["--mount-with", "unpack"]):
+                    done = person.call(person.launcher, "exec", *way, disk / "source", *words)
+                    assert b"Traceback" not in done.stderr, done
+                    statuses[f"{person.name}{''.join(way[1:])}: {done.returncode}"] += 1
+            wait_until(lambda: not processes(user))
+    print(f"{SIZES} disks that lost their end, launches by status:", dict(statuses))
+    shutil.rmtree(base)
