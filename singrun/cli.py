@@ -154,13 +154,14 @@ def _launched(request: Request) -> str:
 
         return warm.warm(request)
     if starts:
+        _check_no_sudo(request, "start", "Start it as the caller, without sudo.")
         instances.check_name(request)
     return enter(request)
 
 
-def _check_no_sudo(request: Request, word: str) -> None:
+def _check_no_sudo(request: Request, word: str, remedy: str = "") -> None:
     if request.isolation.as_caller:
-        remedy = "Do it as the caller, without sudo, and name the file that comes of it."
+        remedy = remedy or "Do it as the caller, without sudo, and name the file that comes of it."
         raise RunError(f"Cannot combine --as-caller with {word}", remedy=remedy)
 
 

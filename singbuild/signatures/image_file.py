@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from singbuild import workspace
+from singbuild import file_tree, workspace
 from singbuild.errors import ImageError
 from singbuild.ext3.boot import BOOT_BLOCK
 from singrun.errors import RunError
@@ -82,25 +82,30 @@ class ImageFile:
         return [*(Placed(each, "boot block") for each in inside), *beside]
 
     def _beside(self) -> list[Signed]:
-        try:
-            with self.beside.open("rb") as file:
-                data = file.read(statement.LONGEST + 1)
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise ImageError(f"cannot read {self.beside}", why=f"{error.strerror}.") from error
+        data = self._text_beside()
         try:
             if len(data) > statement.LONGEST:
                 raise ValueError(f"it is longer than {statement.LONGEST} bytes")
-            return statement.in_text(data.decode("ascii"))
+            return statement.in_text(data.decode("ascii")) if data else []
         except ValueError as error:
             raise _no_signature(self.beside, str(error)) from error
 
+    def _text_beside(self) -> bytes:
+        """Return what the file beside holds, a byte more than it may at most; b"" for no file."""
+        if not os.path.lexists(self.beside):
+            return b""
+        fd = file_tree.opened(self.beside)
+        try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise _no_signature(self.beside, "it is no regular file")
+            return os.pread(fd, statement.LONGEST + 1, 0)
+        finally:
+            os.close(fd)
+
     def count(self) -> int:
         """Return how many signatures there seem to be, sound or not."""
-        text = self.beside.read_bytes() if self.beside.exists() else b""
         inside = self.boot.count(b"\n# signature ") if self.start else 0
-        return inside + text.count(sshsig.BEGIN.encode())
+        return inside + self._text_beside().count(sshsig.BEGIN.encode())
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:

@@ -392,6 +392,23 @@ def test_a_damaged_image_is_not_signed(desk: Desk) -> None:
     assert (status, "/proc/self" in said, "i.img" in said) == (8, False, True)
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("kind", ["fifo", "endless", "link to nothing", "directory"])
+def test_what_lies_beside_an_image_keeps_nobody_waiting(desk: Desk, kind: str) -> None:
+    beside = desk.image.with_name(desk.image.name + ".sig")
+    if kind == "fifo":
+        os.mkfifo(beside)
+    elif kind == "directory":
+        beside.mkdir()
+    else:
+        beside.symlink_to("/dev/zero" if kind == "endless" else "nothing")
+    key = desk.key()
+    for words in (["verify"], ["sign", "--remove"], ["sign", "--key", key]):
+        status, text = desk.run(*words, desk.image)
+        assert status == 8, text
+        assert ".sig" in text
+
+
 def test_texts_and_bytes_that_are_no_signatures_are_refused() -> None:
     key = b"\0\0\0\x0bssh-ed25519" + b"\0\0\0\x20" + bytes(range(32))
     value = b"\0\0\0\x0bssh-ed25519" + b"\0\0\0\x40" + bytes(64)

@@ -224,6 +224,19 @@ def test_root_is_warned_of_an_image_that_others_can_change(bench: Bench) -> None
     images.wait_for_daemons(str(bench.directory))
 
 
+def test_as_caller_starts_no_instance(bench: Bench, tmp_path: Path) -> None:
+    """Its process would be written down, and its output, in files that root opens."""
+    root, user = bench.people["root, loop"], bench.people["user"]
+    given = root.environment() | {"SUDO_UID": str(user.uid), "SUDO_GID": str(user.gid)}
+    (tmp_path / "file").write_text("of root")
+    for words in (("start",), ("instance", "start"), ("instance", "run")):
+        options = ("--as-caller", "--pid-file", tmp_path / "file")
+        done = root.call(root.launcher, *words, *options, bench.image, "one", env=given, cwd="/")
+        assert done.returncode == 255, done
+        assert b"Cannot combine --as-caller with start" in done.stderr
+    assert (tmp_path / "file").read_text() == "of root"
+
+
 def test_as_caller_reads_and_makes_only_what_the_caller_may(bench: Bench) -> None:
     root, user = bench.people["root, loop"], bench.people["user"]
     closed = bench.directory / "closed"
