@@ -18,7 +18,7 @@ TOOLS := e2fsprogs coreutils debian-archive-keyring debootstrap busybox-static f
 # crun, which Podman brings, refuses hosts with both versions of cgroups: runc does not.
 SERVICES := docker-registry podman runc buildah skopeo umoci
 LONG  := docker.io openmpi-bin libopenmpi-dev python3-mpi4py mpich libmpich-dev \
-         slurm-wlm slurmctld slurmd munge slapd nslcd libnss-ldapd xvfb x11-apps
+         slurm-wlm slurmctld slurmd munge slapd nslcd libnss-ldapd xvfb x11-apps tmux psmisc git
 
 .PHONY: singrun.pyz man demo test test-long coverage fuzz check unit format packages packages-long clean
 

@@ -9,7 +9,7 @@ import _signal  # type: ignore[import-not-found]  # built in, already loaded; si
 import os
 
 from singrun import syscalls
-from singrun.errors import say
+from singrun.errors import say, spelling
 from singrun.images.image import Image, is_clean
 from singrun.request import Request
 
@@ -105,9 +105,19 @@ class Outside:
         die_with_parent()
         child = os.fork() if own_pids else 0
         if child:
+            _take_inits_name()
             _pass_signals_to(child)
             os.write(self._writing, _waited(child).to_bytes(_WORD, "little"))
             os._exit(0)
+
+
+def _take_inits_name() -> None:
+    """Be called as their process 1: Open OnDemand ends a desktop by this name. proc(5), comm."""
+    try:
+        with open("/proc/self/comm", "w") as file:
+            file.write("appinit" if spelling() == "apptainer" else "sinit")
+    except OSError:
+        pass  # --no-mount proc
 
 
 def _warn_unless_clean(image: Image) -> None:

@@ -53,21 +53,26 @@ class Site:
         self, *words: str | Path, seconds: float = 600, env: Mapping[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
         """Run a command in the place."""
-        ours = installation.programs()
-        variables = self.person.environment() | {
-            "PATH": f"{self.programs}:{ours}:{os.environ['PATH']}",
-            "CONTAINERS_REGISTRIES_CONF": str(self.place / "registries.conf"),
-            "LC_ALL": "C.UTF-8",
-        }
         return subprocess.run(
             self.person.words(*words),
             cwd=self.place,
-            env=variables | self.more | dict(env or {}),
+            env=self.variables() | dict(env or {}),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             timeout=seconds * PATIENCE,
         )
+
+    def variables(self) -> dict[str, str]:
+        """Return the environment of a login there."""
+        ours = installation.programs()
+        own = {
+            "PATH": f"{self.programs}:{ours}:{os.environ['PATH']}",
+            "CONTAINERS_REGISTRIES_CONF": str(self.place / "registries.conf"),
+            "LC_ALL": "C.UTF-8",
+            "TMPDIR": str(self.place / "tmp"),  # what a program leaves there goes with the site
+        }
+        return self.person.environment() | own | self.more
 
     def said(
         self, *words: str | Path, seconds: float = 600, env: Mapping[str, str] | None = None
@@ -76,6 +81,10 @@ class Site:
         done = self.call(*words, seconds=seconds, env=env)
         assert done.returncode == 0, f"{done.stdout[-4000:]}\n{done.stderr[-6000:]}"
         return done.stdout
+
+    def own(self, directory: Path) -> None:
+        """Make the person the owner of what a test has written."""
+        subprocess.run(["chown", "-R", self.person.name, directory], check=True)
 
 
 @contextmanager
@@ -93,8 +102,9 @@ def site(name: str, *packages: str) -> Iterator[Site]:
                 docker_registry.push(plain, registry, repository, tag)
             person = Person(user, Path("singularity"))
             work = place / "work"
-            work.mkdir()
-            shutil.chown(work, user)
+            for directory in (work, work / "tmp"):
+                directory.mkdir()
+                shutil.chown(directory, user)
             (work / "registries.conf").write_text(
                 f'[[registry]]\nprefix = "{DOCKER}"\nlocation = "{registry}"\ninsecure = true\n'
             )
@@ -114,8 +124,9 @@ def venv(name: str, packages: Sequence[str]) -> Path:
             shutil.rmtree(place, ignore_errors=True)
             subprocess.run([PYTHON, "-m", "venv", place], check=True)
             pip = str(place / "bin/pip")
-            words = [pip, "install", "-q", "--no-compile", *packages]
-            subprocess.run(words, check=True, capture_output=True)
+            if packages:
+                words = [pip, "install", "-q", "--no-compile", *packages]
+                subprocess.run(words, check=True, capture_output=True)
             subprocess.run(["chmod", "-R", "a+rX", base], check=True)
             done.write_text(wanted)
     return place / "bin"
@@ -136,9 +147,10 @@ def layer() -> bytes:
             entry = tarfile.TarInfo(link)
             entry.type, entry.linkname = tarfile.SYMTYPE, target
             archive.addfile(entry)
-        shell = tarfile.TarInfo("usr/bin/sh")
-        shell.type, shell.linkname = tarfile.SYMTYPE, "dash"
-        archive.addfile(shell)
+        for link, target in (("usr/bin/sh", "dash"), ("usr/bin/awk", "mawk")):
+            entry = tarfile.TarInfo(link)
+            entry.type, entry.linkname = tarfile.SYMTYPE, target
+            archive.addfile(entry)
         for directory in ("tmp", "var/tmp", "root", "home", "proc", "sys", "dev", "mnt", "srv"):
             entry = tarfile.TarInfo(directory)
             entry.type, entry.mode = tarfile.DIRTYPE, 0o1777 if "tmp" in directory else 0o755
