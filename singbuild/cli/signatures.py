@@ -33,6 +33,18 @@ if TYPE_CHECKING:
     "--key", type=IMAGE, metavar="FILE", help="An SSH key; FILE.pub for one that the agent has."
 )
 @click.option("--agent", is_flag=True, help="Take the key that the SSH agent has.")
+@click.option(
+    "--pgp",
+    "scheme",
+    flag_value="pgp",
+    help="Sign a SIF as Apptainer does, with gpg; --key is then the key's id or address.",
+)
+@click.option(
+    "--dsse",
+    "scheme",
+    flag_value="dsse",
+    help="Sign a SIF as Apptainer does with a key file; --key is then a private key in PEM.",
+)
 @click.option("--statement", is_flag=True, help="Print what is to be signed; sign nothing.")
 @click.option(
     "--add", type=IMAGE, metavar="FILE", help="Add FILE.sig, which ssh-keygen made of FILE."
@@ -46,6 +58,7 @@ def sign_image(
     image: Path,
     key: Path | None,
     agent: bool,
+    scheme: str | None,
     statement: bool,
     add: Path | None,
     remove: bool,
@@ -59,9 +72,16 @@ def sign_image(
     """
     from singbuild.signatures import signing
 
-    ways = [key or agent, statement, add, remove]
-    if sum(map(bool, ways)) > 1 or (key and agent):
+    ways = [key or agent or scheme, statement, add, remove]
+    if sum(map(bool, ways)) > 1 or (agent and (key or scheme)):
         raise UsageError("of --key, --agent, --statement, --add and --remove only one can be")
+    if scheme:
+        keys = signing.in_sif(image, key, scheme=scheme)
+        if as_json:
+            document("sign", image=str(image), scheme=scheme, fingerprints=keys)
+        else:
+            print(f"{image}: signed with {scheme.upper()} key {', '.join(keys)}, in the SIF")
+        return 0
     if remove:
         removed = signing.remove(image, beside=output)
         if as_json:
@@ -101,7 +121,8 @@ def sign_image(
     type=IMAGE,
     multiple=True,
     metavar="FILE",
-    help="Somebody in this list (allowed_signers of ssh-keygen) has to have signed; repeatable.",
+    help="Somebody in it has to have signed: allowed_signers of ssh-keygen, PGP keys in armor, "
+    "or a public key in PEM; repeatable.",
 )
 @click.option(
     "--revoked",
@@ -146,15 +167,19 @@ def verify_image(
     A squashfs or a SIF is written once more, to compare its bytes, where the host has the program.
     """
     from singbuild.console import display
-    from singbuild.signatures import report, signing
+    from singbuild.signatures import known, report, signing
 
     console = display.choose(sys.stderr, as_json=False, quiet=True)
-    known = report.known_signers(signers, revoked)
     found = report.examine(
-        image, known, beside=signatures, wanted=signed_by, signed=bool(signers), report=console
+        image,
+        known.known(signers, revoked),
+        beside=signatures,
+        wanted=signed_by,
+        signed=bool(signers),
+        report=console,
     )
     if extract:
-        signing.extract([each.placed.signed for each in found.findings], extract)
+        signing.extract(image, extract, beside=signatures)
     error = found.error(image)
     if as_json:
         sound = found.sound._asdict() if found.sound else {"files": None, "digest": None}

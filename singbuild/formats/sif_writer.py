@@ -18,10 +18,10 @@ LAUNCH_LINE = b"#!/usr/bin/env run-singularity\n"
 DEFINITION, LABELS, JSON, BILL = 0x4001, 0x4003, 0x4006, 0x4009
 SQUASHFS, EXT3 = 1, 2
 SPDX = struct.pack("<i", 4)  # format of a bill of materials: SPDX in JSON
-_HEADER = struct.Struct("<32s10s3s3s16s8q")
-_DESCRIPTOR = struct.Struct("<i?IIIqqqqqqq128s384s")
+HEADER = struct.Struct("<32s10s3s3s16s8q")
+DESCRIPTOR = struct.Struct("<i?IIIqqqqqqq128s384s")
 _TABLE, _COUNT = 4096, 48  # offset; descriptors that there is room for
-_DATA = _TABLE + _COUNT * _DESCRIPTOR.size
+_DATA = _TABLE + _COUNT * DESCRIPTOR.size
 _ALIGNMENT = 4096  # of a partition
 _GROUP = 0xF0000001  # all objects belong to the first group
 _MACHINES = {name: word + b"\0" for word, (name, _) in sif.MACHINES.items()}
@@ -62,14 +62,14 @@ def head(parts: Sequence[Part], digest: bytes, made: int, machine: str) -> bytes
     """Return header and table. digest: of the objects; made: their date, seconds since 1970."""
     rows, end = b"", _DATA
     for number, (part, offset) in enumerate(zip(parts, offsets(parts), strict=True), 1):
-        rows += _DESCRIPTOR.pack(
+        rows += DESCRIPTOR.pack(
             part.kind, True, number, _GROUP, 0, offset, part.size, offset - end + part.size,
             made, made, 0, 0, part.name.encode(), part.extra,
         )  # fmt: skip
         end = offset + part.size
-    header = _HEADER.pack(
+    header = HEADER.pack(
         LAUNCH_LINE, b"SIF_MAGIC\0", b"01\0", machine_word(machine), identity(digest).bytes,
-        made, made, _COUNT - len(parts), _COUNT, _TABLE, _COUNT * _DESCRIPTOR.size,
+        made, made, _COUNT - len(parts), _COUNT, _TABLE, _COUNT * DESCRIPTOR.size,
         _DATA, end - _DATA,
     )  # fmt: skip
     return (header.ljust(_TABLE, b"\0") + rows).ljust(_DATA, b"\0")

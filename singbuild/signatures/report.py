@@ -3,57 +3,22 @@
 from __future__ import annotations
 
 import fnmatch
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import platformdirs
 
 from singbuild.contract import Reporter
 from singbuild.errors import HostError, ImageError, SignatureError
 from singbuild.images import verification
 from singbuild.images.verification import Sound
-from singbuild.signatures import image_file
+from singbuild.signatures import image_file, sif_signatures
+from singbuild.signatures.finding import Finding
 from singbuild.signatures.image_file import ImageFile, Placed
+from singbuild.signatures.known import Known
 from singrun.errors import UnavailableError
 from singrun.signatures import signers
 from singrun.signatures.signers import Signers, Verdict
-
-_WORDS = {signers.GOOD: "", signers.UNKNOWN: "not known: ", signers.REFUSED: "refused: "}
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A signature, where it stands, and what became of it."""
-
-    placed: Placed
-    verdict: Verdict
-
-    def __str__(self) -> str:
-        statement, signature = self.placed.signed.statement, self.placed.signed.signature
-        d, t = statement.date[:8], statement.date[9:]
-        when = f"{d[:4]}-{d[4:6]}-{d[6:]} {t[:2]}:{t[2:4]}:{t[4:6]} UTC"
-        who = f" by {', '.join(self.verdict.names)}" if self.verdict.names else ""
-        reason = "" if self.verdict.status == signers.GOOD else f"; {self.verdict.reason}"
-        word = _WORDS.get(self.verdict.status, "bad: ")
-        key = f"{signature.key_type} {signature.fingerprint}"
-        return f"{word}{statement.claim}{who} on {when} with {key} ({self.placed.place}){reason}"
-
-    def as_json(self) -> dict[str, Any]:
-        """Return it as `verify --json` prints it."""
-        statement, signature = self.placed.signed.statement, self.placed.signed.signature
-        return {
-            "status": self.verdict.status,
-            "reason": self.verdict.reason,
-            "principals": self.verdict.names,
-            "claim": statement.claim,
-            "date": statement.date,
-            "key_type": signature.key_type,
-            "fingerprint": signature.fingerprint,
-            "place": self.placed.place,
-        }
+from singrun.signatures.statement import Signed
 
 
 @dataclass(frozen=True)
@@ -69,41 +34,25 @@ class Report:
 
     def error(self, path: Path) -> SignatureError | None:
         """Return why it is not accepted, if so."""
-        wrong = [f for f in self.findings if f.verdict.status in (signers.REFUSED, signers.BAD)]
+        wrong = [f for f in self.findings if f.status in (signers.REFUSED, signers.BAD)]
         if wrong:
             remedy = "Ask its author, or remove what is wrong: singbuild sign --remove"
             why = "\n".join(map(str, wrong))
             return SignatureError(f"a signature of {path} is not accepted", why=why, remedy=remedy)
+        if not self.sound and not any(f.is_checked for f in self.findings):
+            why = "It records no digest, and nobody is known who signed it:"
+            why = "\n".join([why, *map(str, self.findings)])
+            remedy = "Name the signer's key: --signers FILE"
+            return SignatureError(f"nothing of {path} could be checked", why=why, remedy=remedy)
         if self.missing:
             why = "\n".join(map(str, self.findings)) or "It has no signature."
             return SignatureError(f"{path} is not signed by {', '.join(self.missing)}", why=why)
         return None
 
 
-def known_signers(allowed: Sequence[Path], revoked: Sequence[Path]) -> Signers:
-    """Return the lists to be asked: those named, or else the site's and the user's.
-
-    The site's and the user's revoked keys count always. Raises ImageError for one that is not
-    readable.
-    """
-    own = platformdirs.user_config_path("singbuild")
-    defaults = [
-        Path(signers.ALLOWED),
-        own / "allowed_signers",
-        Path.home() / ".ssh/allowed_signers",
-    ]
-    lists = list(allowed) or [path for path in defaults if path.exists()]
-    bans = [Path(signers.REVOKED), own / "revoked_keys"]
-    bans = [*revoked, *(path for path in bans if path.exists())]
-    for path in (*lists, *bans):
-        if not os.access(path, os.R_OK) or path.is_dir():
-            raise ImageError(f"cannot read the list of signers {path}")
-    return Signers([*map(str, lists)], [*map(str, bans)])
-
-
 def examine(
     path: Path,
-    known: Signers,
+    known: Known,
     *,
     beside: Path | None = None,
     wanted: Sequence[str] = (),
@@ -119,8 +68,9 @@ def examine(
         return _report(verification.verify(path, report), [], wanted, signed=signed)
     with image_file.opened(path, beside=beside) as file:
         placed = file.signatures()
-        sound = _content(file, may_lack=bool(placed), report=report)
-        findings = [Finding(each, _verdict(each, file, sound, known)) for each in placed]
+        findings = sif_signatures.findings(file, known)
+        sound = _content(file, may_lack=bool(placed or findings), report=report)
+        findings += [_finding(each, file, sound, known.ssh) for each in placed]
     return _report(sound, findings, wanted, signed=signed)
 
 
@@ -149,6 +99,22 @@ def _named(error: ImageError, file: ImageFile) -> ImageError:
     return error
 
 
+def _finding(placed: Placed, file: ImageFile, sound: Sound | None, known: Signers) -> Finding:
+    verdict = _verdict(placed, file, sound, known)
+    made: Signed = placed.signed
+    return Finding(
+        status=verdict.status,
+        reason=verdict.reason,
+        principals=tuple(verdict.names),
+        scheme="ssh",
+        claim=made.statement.claim,
+        date=made.statement.date,
+        key_type=made.signature.key_type,
+        fingerprint=made.signature.fingerprint,
+        place=placed.place,
+    )
+
+
 def _verdict(placed: Placed, file: ImageFile, sound: Sound | None, known: Signers) -> Verdict:
     statement = placed.signed.statement
     true = (sound.digest if sound else "", file.start, file.digest())
@@ -163,7 +129,7 @@ def _verdict(placed: Placed, file: ImageFile, sound: Sound | None, known: Signer
 def _report(
     sound: Sound | None, findings: list[Finding], wanted: Sequence[str], *, signed: bool
 ) -> Report:
-    good = [each.verdict.names for each in findings if each.verdict.status == signers.GOOD]
+    good = [each.principals for each in findings if each.status == signers.GOOD]
     patterns = [pattern for names in good for pattern in names]
     missing = [w for w in wanted if not any(fnmatch.fnmatchcase(w, each) for each in patterns)]
     if signed and not good:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from singbuild.errors import ImageError, SignatureError, UsageError
-from singbuild.signatures import image_file, report, ssh_key
+from singbuild.signatures import image_file, report, sif_signatures, ssh_key
 from singbuild.signatures.image_file import ImageFile, Placed
 from singrun.signatures import signers, sshsig, statement
 from singrun.signatures.statement import Signed, Statement
@@ -97,8 +97,20 @@ def remove(path: Path, *, beside: Path | None = None) -> int:
     return count
 
 
-def extract(signed: Sequence[Signed], directory: Path) -> None:
-    """Write each statement and its signature, as 1 and 1.sig, into a directory."""
+def in_sif(path: Path, key: Path | None, *, scheme: str) -> list[str]:
+    """Sign a SIF as Apptainer does, once its content is verified; return the keys' fingerprints.
+
+    scheme, key: as sif_signatures.sign takes them. Raises UsageError, ImageError, HostError.
+    """
+    with image_file.opened(path, write=True) as file:
+        report.content(file)
+        return sif_signatures.sign(file, key, scheme=scheme)
+
+
+def extract(path: Path, directory: Path, *, beside: Path | None) -> None:
+    """Write each statement of an image and its SSH signature, as 1 and 1.sig, into a directory."""
+    with image_file.opened(path, beside=beside) as file:
+        signed = [each.signed for each in file.signatures()]
     directory.mkdir(parents=True, exist_ok=True)
     for number, each in enumerate(signed, 1):
         Path(directory, f"{number}").write_text(each.statement.text())

@@ -6,6 +6,7 @@ Slow: debootstrap makes that root once (minutes).
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -156,3 +157,86 @@ def test_an_overlay_partition_is_told_of(bench: Bench, theirs: str) -> None:
     assert (done.stdout, "overlay partition" in done.stderr) == ("theirs you green\n", True)
     notes = json.loads(bench.ours("singbuild", "inspect", "--json", "layered.sif"))["notes"]
     assert any("overlay partition" in note for note in notes)
+
+
+NEW_KEYS = """
+apptainer key newpair --name Grace --email grace@lab.example --comment x --password '' --push=false
+gpg --batch --quiet --import ~/.apptainer/keys/pgp-public
+gpg --armor --export > grace.asc
+openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out grace.key 2>&1
+openssl pkey -in grace.key -pubout -out grace.pem
+"""
+
+
+@pytest.fixture(scope="module")
+def out(bench: Bench) -> Path:
+    """A directory where the peers' user may write."""
+    place = bench.place / "out"
+    place.mkdir()
+    place.chmod(0o777)
+    return place
+
+
+def script(bench: Bench, text: str) -> subprocess.CompletedProcess[str]:
+    words = ("sh", "-ec", f"cd /src/out\n{text}")
+    return bench.call(*words)
+
+
+def ours(bench: Bench, *words: str | Path, **more: str) -> subprocess.CompletedProcess[str]:
+    argv: list[str | Path] = [installation.programs() / "singbuild", *words]
+    env = os.environ | {"GNUPGHOME": f"{bench.place}/gnupg"} | more
+    return subprocess.run(
+        argv, capture_output=True, text=True, cwd=bench.place / "out", env=env, check=False
+    )
+
+
+@pytest.mark.parametrize("image", ["mini.sif", "mini-ext3.sif"])
+@pytest.mark.parametrize(("option", "key"), [("", "grace.asc"), ("--key grace.key", "grace.pem")])
+def test_ours_verifies_what_apptainer_signed(
+    bench: Bench, out: Path, image: str, option: str, key: str
+) -> None:
+    text = f"{NEW_KEYS}\ncp -f /src/{image} signed.sif\napptainer sign {option} signed.sif"
+    done = script(bench, text)
+    assert done.returncode == 0, done
+    found = ours(bench, "verify", "--signers", key, "signed.sif")
+    assert (found.returncode, "signed by" in found.stdout) == (0, True), found
+    damaged = bytearray((out / "signed.sif").read_bytes())
+    damaged[40000] ^= 1
+    (out / "damaged.sif").write_bytes(damaged)
+    assert ours(bench, "verify", "--signers", key, "damaged.sif").returncode in (8, 10)
+    for each in ("signed.sif", "damaged.sif", "grace.asc", "grace.key", "grace.pem"):
+        (out / each).unlink()
+
+
+@pytest.mark.parametrize("image", ["mini.sif", "mini-ext3.sif"])
+def test_apptainer_verifies_what_ours_signed(bench: Bench, out: Path, image: str) -> None:
+    home = bench.place / "gnupg"
+    env = os.environ | {"GNUPGHOME": str(home)}
+    if not home.exists():
+        home.mkdir(mode=0o700)
+        words = ["gpg", "--batch", "--quiet", "--passphrase", "", "--quick-gen-key", "ada@lab"]
+        subprocess.run([*words, "rsa3072", "sign", "never"], check=True, env=env)
+    export = subprocess.run(
+        ["gpg", "--armor", "--export"], check=True, env=env, capture_output=True
+    )
+    (out / "ada.asc").write_bytes(export.stdout)
+    for kind in ("ed25519", "RSA"):
+        key, public = out / f"{kind}.key", out / f"{kind}.pem"
+        words = ["openssl", "genpkey", "-quiet", "-algorithm", kind, "-out", str(key)]
+        subprocess.run(words, check=True)
+        subprocess.run(["openssl", "pkey", "-in", key, "-pubout", "-out", public], check=True)
+        shutil.copy(bench.place / image, out / "ours.sif")
+        assert ours(bench, "sign", "--dsse", "--key", key, "ours.sif").returncode == 0
+        done = script(bench, f"apptainer verify --key {kind}.pem ours.sif")
+        assert done.returncode == 0, done
+    shutil.copy(bench.place / image, out / "ours.sif")
+    assert ours(bench, "sign", "--pgp", "ours.sif").returncode == 0
+    verify = "apptainer key import ada.asc\napptainer verify --local ours.sif"
+    done = script(bench, verify)
+    assert (done.returncode, "ada@lab" in done.stdout + done.stderr) == (0, True), done
+    assert script(bench, "apptainer exec ours.sif true").returncode == 0
+    data = bytearray((out / "ours.sif").read_bytes())
+    data[40000] ^= 1
+    (out / "ours.sif").write_bytes(data)
+    assert script(bench, verify).returncode != 0
+    subprocess.run(["gpgconf", "--kill", "all"], check=True, env=env)

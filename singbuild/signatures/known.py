@@ -1,0 +1,71 @@
+"""Who is known: lists of SSH signers, keyrings of PGP, public keys in PEM files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+
+from singbuild.errors import ImageError
+from singbuild.signatures import dsse, pgp
+from singbuild.signatures.dsse import PublicKey
+from singrun.signatures import signers
+from singrun.signatures.signers import Signers
+
+_KEYS = "keys"  # the directory of PEM files beside a list of signers
+
+
+@dataclass(frozen=True)
+class Known:
+    """ssh: the lists; keyrings: files of PGP keys, None for the user's keyring; keys: by owner."""
+
+    ssh: Signers
+    keyrings: Sequence[Path] | None
+    keys: Mapping[str, PublicKey]
+
+
+def known(named: Sequence[Path], revoked: Sequence[Path]) -> Known:
+    """Return those whom some files name, or else those that the site and the user know.
+
+    Each file is a list of SSH signers, PGP keys in armor, or a public key in PEM, whose owner is
+    called as the file is. The site's and the user's revoked keys count always. Raises ImageError
+    for a file that is not readable.
+    """
+    own = platformdirs.user_config_path("singbuild")
+    site = Path(signers.ALLOWED).parent
+    bans = [site / "revoked_keys", own / "revoked_keys"]
+    bans = [*revoked, *(path for path in bans if path.exists())]
+    lists, rings, pems = list[Path](), list[Path](), list[Path]()
+    for path in named or _defaults(site, own):
+        start = _start(path)
+        kind = rings if start == pgp.KEY_START else pems if start == dsse.KEY_START else lists
+        kind.append(path)
+    for path in bans:
+        _start(path)
+    ssh = Signers([*map(str, lists)], [*map(str, bans)])
+    keys = {path.stem: dsse.public_key(path) for path in pems}
+    return Known(ssh, rings if named else None, keys)
+
+
+def _defaults(site: Path, own: Path) -> list[Path]:
+    lists = (
+        site / "allowed_signers",
+        own / "allowed_signers",
+        Path.home() / ".ssh/allowed_signers",
+    )
+    pems = (path for each in (site, own) for path in sorted((each / _KEYS).glob("*.pem")))
+    return [*(path for path in lists if path.exists()), *pems]
+
+
+def _start(path: Path) -> bytes:
+    """Return a file's first line. Raises ImageError."""
+    try:
+        with path.open("rb") as file:
+            return file.readline(1 << 10).strip()
+    except OSError as error:
+        raise ImageError(
+            f"cannot read the list of signers {path}", why=f"{os.strerror(error.errno or 0)}."
+        ) from error

@@ -1,0 +1,90 @@
+"""Signs a SIF as Apptainer does, and says what became of signatures in one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from singbuild.errors import ImageError, UsageError
+from singbuild.signatures import dsse, pgp, sif_file
+from singbuild.signatures.finding import Finding
+from singbuild.signatures.image_file import ImageFile
+from singbuild.signatures.known import Known
+from singbuild.signatures.sif_file import SifFile
+from singrun.signatures import signers
+from singrun.signatures.statement import SIGNED
+
+PAYLOAD = "application/vnd.sylabs.sif-metadata+json"
+_PLACE = "in the SIF"
+_GROUP_MASK = 0xF0000000
+
+
+def findings(file: ImageFile, known: Known) -> list[Finding]:
+    """Return what became of the signatures in a file, none where it is no SIF.
+
+    GOOD ones are over the group that has the root file system. Raises ImageError.
+    """
+    if not sif_file.is_sif(file.boot):
+        return []
+    sif = SifFile(str(file.path), file.fd)
+    true: dict[tuple[int, bytes], bool] = {}
+    found = []
+    for group, data in sif.signatures():
+        finding, payload = _opened(data, known)
+        if finding.status in (signers.GOOD, signers.REFUSED):
+            if (group, payload) not in true:
+                true[group, payload] = group in sif.groups and sif.is_true(payload, group)
+            if not true[group, payload]:
+                reason = "it is over another image, or over this one as it was"
+                finding = replace(finding, status=signers.BAD, reason=reason)
+            elif not sif.has_root(group):
+                reason = "it is not over the root file system"
+                finding = replace(finding, status=signers.UNKNOWN, reason=reason)
+        found.append(finding)
+    return found
+
+
+def _opened(data: bytes, known: Known) -> tuple[Finding, bytes]:
+    """Return what became of a signature, and what it signs, as far as that was verified."""
+    if data.startswith(pgp.START):
+        told = pgp.checked(data, known.keyrings)
+        parts = (told.status, told.reason, told.names, "pgp", SIGNED, told.date)
+        return Finding(*parts, "PGP", told.fingerprint, _PLACE), told.text
+    found = dsse.opened(data, PAYLOAD, known.keys)
+    parts = (found.status, found.reason, found.names, "dsse", SIGNED, "")
+    return Finding(*parts, "DSSE", found.fingerprint, _PLACE), found.payload
+
+
+def sign(file: ImageFile, key: Path | None, *, scheme: str) -> list[str]:
+    """Sign each group of a SIF; return the keys' fingerprints. scheme: "pgp" or "dsse".
+
+    key: for PGP as gpg takes it, for DSSE a PEM file. Raises UsageError, ImageError, HostError.
+    """
+    if not sif_file.is_sif(file.boot):
+        raise UsageError(
+            f"{file.path} is no SIF",
+            why="Signatures of PGP and DSSE stand in a SIF only.",
+            remedy="Sign with an SSH key, or make a SIF: singbuild convert IMAGE IMAGE.sif",
+        )
+    if not file.writable:
+        raise ImageError(f"{file.path} is not yours to write", remedy="Sign a copy.")
+    sif = SifFile(str(file.path), file.fd)
+    private = None
+    if scheme == "dsse":
+        if not key:
+            raise UsageError("--dsse needs --key FILE", remedy="Name a private key in PEM.")
+        private = dsse.private_key(key)
+    rows, fingerprints = [], []
+    for group in sif.groups:
+        text = sif.text(group)
+        if private:
+            rows.append((group, dsse.envelope(text, PAYLOAD, private), b""))
+            fingerprints.append(dsse.fingerprint(private.public_key()))
+        else:
+            data, fingerprint = pgp.signed(text, str(key or ""))
+            rows.append((group, data, sif_file.fingerprint_bytes(fingerprint)))
+            fingerprints.append(fingerprint)
+    with file.alone():
+        sif.add(rows, int(datetime.now(UTC).timestamp()))
+    return sorted({*fingerprints})

@@ -1,0 +1,179 @@
+"""Signatures in a SIF, by gpg and by keys of PEM files; the real Apptainer's are in tests/long."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.bench import sif_files
+from tests.unit import test_signatures
+from tests.unit.test_signatures import Desk, the
+
+pytestmark = pytest.mark.skipif(
+    not (shutil.which("gpg") and shutil.which("openssl")), reason="needs gpg and openssl"
+)
+desk = test_signatures.desk
+sealed = test_signatures.sealed
+
+
+@pytest.fixture
+def sif(desk: Desk) -> Desk:
+    """The desk with a SIF of the image."""
+    root = sif_files.partition(desk.image.read_bytes(), sif_files.EXT3)
+    labels = sif_files.Object(sif_files.LABELS, b"{}", name=b"labels.json")
+    desk.image = sif_files.written(desk.place / "i.sif", [labels, root])
+    return desk
+
+
+@pytest.fixture
+def gnupg(sif: Desk, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of a key in a keyring of its own."""
+    home = sif.place / "gnupg"
+    home.mkdir(mode=0o700)
+    monkeypatch.setenv("GNUPGHOME", str(home))
+    new_key("ada@lab.example")
+    yield "ada@lab.example"
+    subprocess.run(["gpgconf", "--kill", "all"], check=True)
+
+
+def new_key(name: str, until: str = "never") -> None:
+    words = ["gpg", "--batch", "--quiet", "--passphrase", "", "--quick-gen-key", name]
+    subprocess.run([*words, "ed25519", "sign", until], check=True, stderr=subprocess.DEVNULL)
+
+
+def exported(desk: Desk, name: str) -> Path:
+    path = desk.place / f"{name}.asc"
+    words = ["gpg", "--batch", "--armor", "--export", name]
+    path.write_bytes(subprocess.run(words, check=True, capture_output=True).stdout)
+    return path
+
+
+def pem_key(desk: Desk, name: str, *options: str) -> tuple[Path, Path]:
+    private, public = desk.place / f"{name}.key", desk.place / f"{name}.pem"
+    algorithm = options or ("-algorithm", "ed25519")
+    make: list[str | Path] = ["openssl", "genpkey", *algorithm, "-out", private]
+    subprocess.run(make, check=True, stderr=subprocess.DEVNULL)
+    subprocess.run(["openssl", "pkey", "-in", private, "-pubout", "-out", public], check=True)
+    return private, public
+
+
+def test_a_pgp_signature_goes_round(sif: Desk, gnupg: str) -> None:
+    before = sif.image.read_bytes()
+    status, said = sif.run("sign", "--pgp", sif.image)
+    assert (status, "in the SIF" in said) == (0, True), said
+    start = 32176
+    assert sif.image.read_bytes()[start : len(before)] == before[start:]
+    status, found = sif.verified()
+    assert (status, the(found), the(found, "scheme")) == (0, ["good"], ["pgp"])
+    ring = exported(sif, gnupg)
+    assert sif.verified("--signers", ring, "--signed-by", gnupg)[0] == 0
+    new_key("bob@lab.example")
+    other = exported(sif, "bob@lab.example")
+    assert sif.verified("--signers", other)[0] == 10
+    assert sif.run("sign", "--pgp", "--key", "bob@lab.example", sif.image)[0] == 0
+    assert the(sif.verified("--signers", ring, "--signers", other)[1]) == ["good", "good"]
+
+
+def test_revoked_and_expired_pgp_keys_are_refused(sif: Desk, gnupg: str) -> None:
+    new_key("old@lab.example", "seconds=2")
+    assert sif.run("sign", "--pgp", "--key", "old@lab.example", sif.image)[0] == 0
+    while sif.verified()[0] == 0:
+        pass
+    status, found = sif.verified()
+    assert (status, the(found), the(found, "reason")) == (10, ["refused"], ["its key has expired"])
+    # A revoked key: gpg makes the certificate with the key.
+    assert sif.run("sign", "--pgp", "--key", gnupg, sif.image)[0] == 0
+    words = ["gpg", "--list-keys", "--with-colons", gnupg]
+    rows = subprocess.run(words, check=True, capture_output=True, text=True).stdout
+    fingerprint = next(row.split(":")[9] for row in rows.split("\n") if row.startswith("fpr"))
+    certificate = sif.place / f"gnupg/openpgp-revocs.d/{fingerprint}.rev"
+    text = certificate.read_text().replace(":-----BEGIN", "-----BEGIN")
+    subprocess.run(["gpg", "--batch", "--quiet", "--import"], input=text.encode(), check=True)
+    assert the(sif.verified()[1], "reason") == ["its key has expired", "its key is revoked"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        (),
+        ("-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"),
+        ("-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"),
+    ],
+)
+def test_a_dsse_signature_goes_round(sif: Desk, options: tuple[str, ...]) -> None:
+    private, public = pem_key(sif, "ada", *options)
+    assert sif.run("sign", "--dsse", "--key", private, sif.image)[0] == 0
+    status, found = sif.verified("--signers", public, "--signed-by", "ada")
+    assert (status, the(found), the(found, "principals")) == (0, ["good"], [["ada"]])
+    _, other = pem_key(sif, "bob")
+    assert sif.verified("--signers", other)[0] == 10
+    assert (sif.verified()[0], the(sif.verified()[1])) == (0, ["unknown"])
+
+
+def test_ssh_signatures_of_a_sif_lie_beside_it(sif: Desk) -> None:
+    key = sif.key()
+    assert "in i.sif.sig" in sif.run("sign", "--key", key, sif.image)[1]
+    assert the(sif.verified("--signers", sif.signers(key))[1]) == ["good"]
+
+
+def test_a_signature_of_another_sif_is_bad(sif: Desk) -> None:
+    private, public = pem_key(sif, "ada")
+    one = sif.image
+    root = sif_files.partition(sif.image.read_bytes()[32768:], sif_files.EXT3)
+    labels = sif_files.Object(sif_files.LABELS, b"[]", name=b"labels.json")
+    other = sif_files.written(sif.place / "o.sif", [labels, root])
+    for image in (one, other):
+        assert sif.run("sign", "--dsse", "--key", private, image)[0] == 0
+    size = one.stat().st_size
+    assert other.stat().st_size == size
+    tail = other.read_bytes()[-2000:]
+    data = one.read_bytes()
+    start = tail.index(b'{"payloadType"')
+    one.write_bytes(data[: size - len(tail) + start] + tail[start:])
+    status, found = sif.verified("--signers", public)
+    assert (status, the(found)) == (10, ["bad"])
+
+
+def test_mutations_are_never_accepted(sif: Desk) -> None:
+    """Of the header's first 64 bytes, of the table, of the objects and of the signature."""
+    private, public = pem_key(sif, "ada")
+    assert sif.run("sign", "--dsse", "--key", private, sif.image)[0] == 0
+    data = sif.image.read_bytes()
+    seed = int(os.environ.get("SINGBUILD_TEST_SEED", random.randrange(1 << 30)))
+    print("seed", seed)
+    chance = random.Random(seed)
+    places = [*range(64), *range(4096, 4096 + 3 * 585), *range(len(data) - 1000, len(data))]
+    accepted = []
+    for place in chance.sample(places, 60):
+        changed = bytearray(data)
+        changed[place] ^= 1 << chance.randrange(8)
+        sif.image.write_bytes(changed)
+        status, said = sif.run("verify", "--signers", public, sif.image)
+        assert "Traceback" not in said
+        if status == 0:
+            accepted.append(place)
+    # What SIF leaves out of a signature: sif_file.py.
+    assert [place for place in accepted if not is_unsigned(place)] == []
+
+
+def is_unsigned(place: int) -> bool:
+    """Whether a byte is no part of what is signed: see pkg/integrity, and the signature's own."""
+    if place < 4096:
+        return 45 <= place < 48  # the machine
+    row, at = divmod(place - 4096, 585)
+    if row == 2:
+        return not (0 <= at < 5 or 13 <= at < 33)  # of the signature: its date, name, fingerprint
+    return 5 <= at < 13 or 17 <= at < 25 or 33 <= at < 41 or 49 <= at < 57
+
+
+def test_only_a_sif_takes_them(desk: Desk) -> None:
+    private, _ = pem_key(desk, "ada")
+    status, said = desk.run("sign", "--dsse", "--key", private, desk.image)
+    assert (status, "is no SIF" in said) == (2, True)
+    assert desk.run("sign", "--dsse", desk.image)[0] == 2
