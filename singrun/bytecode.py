@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 _FOLDERS = ("", "environment/", "images/", "mounts/", "namespaces/")
 _RARE = (
     *("__init__.py", "__main__.py", "bytecode.py", "bundle.py", "terminal.py"),
-    *("launch_log.py", "title.py"),
+    *("launch_log.py", "title.py", "images/policy.py", "images/contents.py"),
     *("subordinate.py", "images/data.py", "images/pulled.py", "images/sif.py"),
-    "images/library.py",
+    *("images/library.py", "images/pull_cache.py"),
     *("images/unpacking.py", "images/unpacker.py", "namespaces/capabilities.py"),
     *("namespaces/holding.py", "namespaces/limits.py", "namespaces/mapping.py"),
 )

@@ -10,7 +10,6 @@ import os
 from singrun import assembly, config
 from singrun.environment import variables
 from singrun.images import strategies
-from singrun.images.image import open_image
 from singrun.images.overlay import Layers
 from singrun.mounts.pivot import pivot
 from singrun.mounts.shared import Table, make_workdir
@@ -25,7 +24,7 @@ def enter(request: Request) -> str:
     site = config.read(obey=not request.isolation.as_caller)
     config.apply(site, request)
     origin = Origin(request)
-    image = open_image(request.image.path, writable=request.image.writable)
+    image = strategies.opened(request.image)
     caller = origin.caller
     table = Table(
         request.mounts, caller, site, origin.directory.names, own_pids=request.isolation.pid

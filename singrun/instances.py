@@ -5,6 +5,7 @@ import pwd
 
 from singrun import errors
 from singrun.errors import RunError, UsageError, printable, say
+from singrun.images import image
 from singrun.namespaces import rendezvous
 from singrun.namespaces.leaving import ProgramNamespaces
 from singrun.namespaces.waiting import Outside
@@ -116,7 +117,27 @@ def _shaping(request: Request) -> list[str]:
     return [f"--{name}" for name in dict.fromkeys(request.given) if name not in _FREE]
 
 
+def _check_policy(instance: Instance) -> None:
+    """Ask the site once more: it may have changed its mind since the instance was started."""
+    if not os.path.lexists(image.POLICY):
+        return
+    try:
+        fd = os.open(instance.image, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+    except OSError as error:
+        what = f"The instance {instance.name} may not be entered"
+        why = f"The site has a policy, and {instance.image} cannot be read: {error.strerror}."
+        raise RunError(what, why=why, remedy="Start it again.") from None
+    states = [rendezvous.image_state(os.fstat(fd), written=written) for written in (False, True)]
+    if instance.image_state not in states:
+        what = f"The instance {instance.name} may not be entered"
+        why = f"The site has a policy, and {instance.image} is another file now."
+        raise RunError(what, why=why, remedy="Start it again.")
+    image.check_policy(fd, instance.image)
+    os.close(fd)
+
+
 def _enter(request: Request, instance: Instance) -> "NoReturn":
+    _check_policy(instance)
     request.mounts, request.isolation.pid = MountOptions(), False
     if instance.home:
         request.mounts.home = ("", instance.home)

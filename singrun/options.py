@@ -80,6 +80,7 @@ FLAGS = {  # the parts of a Request, and the attributes in them; none: singrun d
     "underlay": [],
     "unsquash": [],
     "fetch": [("image", "fetch")],
+    "contents": [("image", "contents")],
     "disable-cache": [("image", "fetch")],
     "plan": [("", "plan")],
     "debug": [("", "debug")],

@@ -295,9 +295,12 @@ def signal_default(number: int) -> None:
     _signal(number, SIG_DFL)
 
 
-def setfsuid(uid: int) -> None:
-    """Access files as user ``uid``; root has all rights to files again with 0 (man 2)."""
-    _setfsuid(uid)
+def setfsuid(uid: int) -> int:
+    """Access files as user ``uid``; root has all rights to files again with 0 (man 2).
+
+    Return who it was before.
+    """
+    return int(_setfsuid(uid))
 
 
 def setfsgid(gid: int) -> None:

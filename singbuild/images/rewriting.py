@@ -19,9 +19,11 @@ from singbuild.file_tree import FileTree
 from singbuild.formats import loading
 from singbuild.formats.loading import Kind
 from singbuild.plan import lock, preflight
+from singrun.images import sif
 
 _LOCK = ".singularity.d/lock.yaml"
 _SCAN = 1 << 20  # bytes
+_SIF_HEAD, _SIF_SIGNATURE = 128, 0x4005  # github.com/sylabs/sif, pkg/sif/sif.go
 
 
 def compared(path: Path, tree: FileTree, report: Reporter) -> str:
@@ -32,6 +34,8 @@ def compared(path: Path, tree: FileTree, report: Reporter) -> str:
     kind = _kind(path, tree)
     if not kind.can_write or kind.format.directory:
         return ""
+    if kind.name.startswith("sif") and _has_signature(path):
+        return "its bytes were not compared, since signatures were put into it"
     try:
         preflight.check_writer(kind)
     except HostError as error:
@@ -49,6 +53,13 @@ def compared(path: Path, tree: FileTree, report: Reporter) -> str:
     if known:
         return f"its bytes were not compared: {known} wrote them, and here is {here}"
     return f"its bytes are not those of {here} from offset {where} on: who wrote them is not known"
+
+
+def _has_signature(path: Path) -> bool:
+    """Whether a SIF, which has been read without an error, has a signature among its objects."""
+    with path.open("rb") as file:
+        found = sif.objects(str(path), file.fileno(), file.read(_SIF_HEAD), path.stat().st_size)
+    return any(each.kind == _SIF_SIGNATURE for each in found)
 
 
 def _kind(path: Path, tree: FileTree) -> Kind:

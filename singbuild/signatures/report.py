@@ -70,7 +70,8 @@ def examine(
         placed = file.signatures()
         findings = sif_signatures.findings(file, known)
         sound = _content(file, may_lack=bool(placed or findings), report=report)
-        findings += [_finding(each, file, sound, known.ssh) for each in placed]
+        true = (sound.digest if sound else "", file.start, file.digest() if placed else "")
+        findings += [_finding(each, true, known.ssh) for each in placed]
     return _report(sound, findings, wanted, signed=signed)
 
 
@@ -99,8 +100,8 @@ def _named(error: ImageError, file: ImageFile) -> ImageError:
     return error
 
 
-def _finding(placed: Placed, file: ImageFile, sound: Sound | None, known: Signers) -> Finding:
-    verdict = _verdict(placed, file, sound, known)
+def _finding(placed: Placed, true: tuple[str, int, str], known: Signers) -> Finding:
+    verdict = _verdict(placed, true, known)
     made: Signed = placed.signed
     return Finding(
         status=verdict.status,
@@ -115,9 +116,9 @@ def _finding(placed: Placed, file: ImageFile, sound: Sound | None, known: Signer
     )
 
 
-def _verdict(placed: Placed, file: ImageFile, sound: Sound | None, known: Signers) -> Verdict:
+def _verdict(placed: Placed, true: tuple[str, int, str], known: Signers) -> Verdict:
+    """Judge a signature. true: what of its statement has to be so: content, start and file."""
     statement = placed.signed.statement
-    true = (sound.digest if sound else "", file.start, file.digest())
     if (statement.content, statement.start, statement.file) != true:
         return Verdict(signers.BAD, [], "it is over another image, or over this one as it was")
     try:

@@ -11,6 +11,7 @@ import stat
 from singrun.errors import RunError, nearest
 from singrun.images import locks
 
+POLICY = "/etc/singrun.policy"  # the site's; policy.py
 EXT3, SQUASHFS, SANDBOX = "ext3", "squashfs", "sandbox"
 HEADER_LINE = b"#!/usr/bin/env run-singularity"
 HEADER_SIZE = 31
@@ -54,6 +55,7 @@ def open_image(path: str, *, writable: bool = False) -> Image:
     whole = os.path.abspath(path)
     status = os.fstat(fd)
     if stat.S_ISDIR(status.st_mode):
+        check_policy(fd, whole)
         return Image(whole, fd, SANDBOX, writable=writable)
     if not stat.S_ISREG(status.st_mode):
         raise RunError(f"{path} is not an image", why="It is no regular file.", remedy=_REMEDY)
@@ -75,7 +77,16 @@ def open_image(path: str, *, writable: bool = False) -> Image:
     if writable and image.full:
         remedy = f"Make room: singbuild expand --size 64M {path}, or build it with --free 64M."
         raise RunError(f"The image {path} is full", why="It was not touched.", remedy=remedy)
+    check_policy(fd, whole)
     return image
+
+
+def check_policy(fd: int, path: str) -> None:
+    """Refuse an open image that the site does not let run, or warn of it. RunError."""
+    if os.path.lexists(POLICY):
+        from singrun.images import policy  # who has none does not pay for it
+
+        policy.check(POLICY, fd, path)
 
 
 def _place(path: str, fd: int, head: bytes, size: int) -> "tuple[int, int, str]":

@@ -6,11 +6,11 @@ one look. An archive or layout that has changed since is another image.
 """
 
 import os
-import pwd
 import sys
 
 from singrun.errors import RunError, UsageError
 from singrun.images import library
+from singrun.images.pull_cache import cache
 from singrun.images.unpacked import open_private
 
 PATHS = ("docker-archive", "oci", "oci-archive")
@@ -37,12 +37,12 @@ def fetched(word: str, *, anew: bool) -> str:
         known = f"{os.path.abspath(name)}@{_stamp(name)}"
     elif not anew and (shared := library.find_source(scheme, name)):
         return shared
-    cache = _cache()
-    _check_private(cache)
+    place = cache()
+    _check_private(place)
     directory, _, file = library.place(scheme, known).partition("/")
     if scheme in PATHS:
         file = os.path.basename(name.rstrip("/")) or "image"
-    path = f"{cache}/pulled/{directory}/{file}"
+    path = f"{place}/pulled/{directory}/{file}"
     if anew or not os.path.exists(path):
         _build(f"{scheme}:{name}", path, anew=anew)
     elif os.access(os.path.dirname(path), os.W_OK):
@@ -61,25 +61,6 @@ def _stamp(name: str) -> str:
     return f"{status.st_mtime_ns}-{status.st_size}"
 
 
-def _cache() -> str:
-    """Return singbuild's cache directory; it finds its own in the same way."""
-    if given := os.environ.get("SINGBUILD_CACHEDIR"):
-        return os.path.abspath(given)
-    if given := os.environ.get("APPTAINER_CACHEDIR") or os.environ.get("SINGULARITY_CACHEDIR"):
-        return os.path.abspath(f"{given}/singbuild")
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    base = base if base.startswith("/") else os.path.expanduser("~/.cache")
-    if base.startswith("~"):
-        why = "HOME is not set, and you have no entry in the passwd database."
-        raise RunError("There is no cache for images", why=why, remedy="Set SINGBUILD_CACHEDIR.")
-    there = base
-    while not os.path.exists(there):
-        there = os.path.dirname(there)
-    if os.geteuid() == 0 and os.stat(there).st_uid not in (0, 65534):  # sudo -E; 65534: unmapped
-        base = pwd.getpwuid(0).pw_dir + "/.cache"
-    return f"{base}/singbuild"
-
-
 def _check_private(cache: str) -> None:
     """Refuse a cache that another user has filled."""
     try:
@@ -92,7 +73,7 @@ def _check_private(cache: str) -> None:
 
 
 def _build(source: str, path: str, *, anew: bool) -> None:
-    program = _builder()
+    program = builder()
     null = os.open(os.devnull, os.O_RDWR)
     actions = [(os.POSIX_SPAWN_DUP2, null, 0), (os.POSIX_SPAWN_DUP2, 2, 1)]
     words = [program, "pull", "--once", *["--force"] * anew, source, path]
@@ -104,12 +85,12 @@ def _build(source: str, path: str, *, anew: bool) -> None:
         raise RunError(f"Cannot get {source}", why=why)
 
 
-def _builder() -> str:
-    """Return the path of the singbuild beside this singrun, or on the PATH."""
+def builder(why: str = "It turns images of registries into files.") -> str:
+    """Return the path of the singbuild beside this singrun, or on the PATH. why: who needs it."""
     beside = sys._xoptions.get("here", "")
     directories = [str(beside), *os.environ.get("PATH", os.defpath).split(":")]
     for path in (f"{directory}/singbuild" for directory in directories if directory):
         if path[0] == "/" and os.access(path, os.X_OK):
             return path
-    why = "It turns images of registries into files, and is neither beside singrun nor on the PATH."
+    why = f"{why} It is neither beside singrun nor on the PATH."
     raise RunError("singbuild is not installed", why=why, remedy="Install it, or bring a file.")

@@ -8,14 +8,28 @@ from singrun.config import Site
 from singrun.errors import RunError, UnavailableError, say
 from singrun.images import fuse, unpacked
 from singrun.images.fuse import FUSE2FS, SQUASHFUSE
-from singrun.images.image import SANDBOX, Image
+from singrun.images.image import SANDBOX, Image, open_image
 from singrun.mounts import loop
 from singrun.mounts.table import clone, image_attributes, restrict
+from singrun.request import ImageOptions
 
 LOOP, UNPACK, BIND = "loop", "unpack", "bind"
 NAMES = [LOOP, FUSE2FS, SQUASHFUSE, UNPACK]
 _ROOT_ON_USERS = "allow root user images"
 _NO_DEVICE = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENXIO, errno.ENODEV)
+
+
+def opened(options: ImageOptions) -> Image:
+    """Return the image of a launch, opened; to be written, and compared with its record, if asked.
+
+    Raises RunError.
+    """
+    image = open_image(options.path, writable=options.writable)
+    if options.contents:
+        from singrun.images import contents  # it reads all of it: seconds
+
+        contents.check(image)
+    return image
 
 
 class Mounted:

@@ -153,11 +153,12 @@ OPTIONS = {  # the value's name, "" for none; what it does
     "mount-with": ("HOW", "loop, fuse2fs, squashfuse or unpack, not what fits best"),
     "fetch": ("", "fetch an image of a registry (docker://NAME) again, even if it is cached"),
     "disable-cache": ("", "the same as --fetch"),
+    "contents": ("", "compare the whole image with what it records before it runs"),
     "plan": ("", "print every mount with its reason, and do nothing"),
     "debug": ("", "say on standard error what is done"),
 }
 ONLY = {"pid-file": ("start",), "shell": ("shell",), "why": ("env",)}  # options of one verb
-MOUNT_TAKES = ("writable", "mount-with", "debug")
+MOUNT_TAKES = ("writable", "mount-with", "contents", "debug")
 STATUS = """\
 Exit status: the command's own; 128+N when signal N killed it, as the shell
 shows it; 127 command not found, 126 not executable; 1 when singrun was called
@@ -207,7 +208,7 @@ def options_of(verb: str) -> list[str]:
     if verb == "mount":
         return [*MOUNT_TAKES]
     if verb == "warm":
-        return ["fetch"]
+        return ["fetch", "contents"]
     return [name for name in OPTIONS if verb in ONLY.get(name, (verb,))]
 
 

@@ -11,7 +11,7 @@ from singrun.environment import inherited
 from singrun.errors import RunError, say
 from singrun.identity import Caller
 from singrun.images import strategies
-from singrun.images.image import SANDBOX, open_image
+from singrun.images.image import SANDBOX
 from singrun.mounts.table import attach
 from singrun.namespaces import leaving
 from singrun.request import Request
@@ -26,7 +26,7 @@ def show(request: Request) -> "NoReturn":
     directory, *command = request.program.arguments
     site = config.read()
     config.check_allowed(site, request.isolation)
-    image = open_image(request.image.path, writable=request.image.writable)
+    image = strategies.opened(request.image)
     if image.kind == SANDBOX:
         raise RunError(f"{request.image.path} is a directory already", remedy="Go there with cd.")
     caller = Caller()

@@ -5,8 +5,8 @@ import os
 from singrun import config
 from singrun.errors import RunError
 from singrun.identity import Caller
-from singrun.images import unpacking
-from singrun.images.image import SANDBOX, open_image
+from singrun.images import strategies, unpacking
+from singrun.images.image import SANDBOX
 from singrun.namespaces import leaving
 from singrun.request import Request
 
@@ -15,7 +15,7 @@ def warm(request: Request) -> str:
     """Fill the caller's cache of unpacked images, and return the line to print."""
     site = config.read()
     config.check_allowed(site, request.isolation)
-    image = open_image(request.image.path)
+    image = strategies.opened(request.image)
     if image.kind == SANDBOX:
         raise RunError(f"{request.image.path} is a directory already", remedy="Run it as it is.")
     proc = os.open("/proc/self", os.O_PATH | os.O_DIRECTORY)

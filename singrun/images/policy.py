@@ -1,0 +1,166 @@
+"""What a site lets run: a file of rules, asked for each image that is opened, of whatever use.
+
+A line is an action and its conditions, all of which have to be true: the first line that fits
+decides, and where none does, the image is refused. docs/signatures.md.
+"""
+
+import os
+import pwd
+
+from singrun.errors import RunError, say
+
+RUN, WARN, REFUSE = "run", "warn", "refuse"
+_CONDITIONS = ("path", "signer", "registry", "user")
+_LISTS = ("signers", "revoked")
+_DEFAULTS = {
+    "signers": ["/etc/singbuild/allowed_signers"],
+    "revoked": ["/etc/singbuild/revoked_keys"],
+}
+_LARGEST = 1 << 20  # bytes
+_REMEDY = "Ask the administrator, or sign the image: singbuild sign."
+
+
+class Rule:
+    """One line. conditions: pairs of a word of _CONDITIONS and a pattern."""
+
+    def __init__(self, action: str, conditions: "list[tuple[str, str]]", where: str) -> None:
+        self.action, self.conditions, self.where = action, conditions, where
+
+
+class Policy:
+    """Rules in their order, and the lists of signers and of revoked keys that they mean."""
+
+    def __init__(self, path: str) -> None:
+        self.rules: list[Rule] = []
+        self.lists: dict[str, list[str]] = {}
+        try:
+            with open(path, errors="surrogateescape") as file:
+                text = file.read(_LARGEST + 1)
+        except OSError as error:
+            what, remedy = f"Cannot read {path}", "Ask the administrator to make it readable."
+            raise RunError(what, why=f"{error.strerror}.", remedy=remedy) from None
+        if len(text) > _LARGEST:
+            raise RunError(f"{path} is longer than a mebibyte")
+        for number, line in enumerate(text.splitlines(), 1):
+            if words := line.partition("#")[0].split():
+                self._take(words, f"{path}, line {number}")
+        for name, paths in _DEFAULTS.items():
+            self.lists.setdefault(name, paths)
+
+    def _take(self, words: "list[str]", where: str) -> None:
+        action, *rest = words
+        if action in _LISTS and len(rest) == 1:
+            self.lists.setdefault(action, []).append(rest[0])
+            return
+        pairs = [word.partition("=") for word in rest]
+        sound = all(kind in _CONDITIONS and pattern for kind, _, pattern in pairs)
+        if action not in (RUN, WARN, REFUSE) or not sound:
+            remedy = f"Say run, warn or refuse, then {', '.join(_CONDITIONS)}, each with =PATTERN."
+            raise RunError(f"{where}: cannot understand {' '.join(words)!r}", remedy=remedy)
+        self.rules.append(Rule(action, [(kind, pattern) for kind, _, pattern in pairs], where))
+
+
+def check(policy_path: str, fd: int, path: str) -> None:
+    """Let an open image pass, warn of it, or raise RunError. path: as the caller names it."""
+    policy = Policy(policy_path)
+    subject = _Subject(fd, path, policy)
+    for rule in policy.rules:
+        if all(subject.fits(kind, pattern) for kind, pattern in rule.conditions):
+            if rule.action == REFUSE:
+                why = f"{rule.where} refuses it."
+                raise RunError(f"{path} may not be run here", why=why, remedy=_REMEDY)
+            if rule.action == WARN:
+                say(f"{path}: {rule.where} warns of it. {subject.described()}")
+            return
+    why = f"No line of {policy_path} lets it. {subject.described()}"
+    raise RunError(f"{path} may not be run here", why=why, remedy=_REMEDY)
+
+
+class _Subject:
+    """An image, its caller and its signers, as far as a rule asks for them."""
+
+    def __init__(self, fd: int, path: str, policy: Policy) -> None:
+        self._fd, self._path, self._policy = fd, path, policy
+        # The name of the file itself, however it was spelled and by whatever links.
+        self._real = os.readlink(f"/proc/self/fd/{fd}")
+        self._names: "list[str] | None" = None  # noqa: UP037  3.9
+
+    def fits(self, kind: str, pattern: str) -> bool:
+        """Whether a condition is true."""
+        if kind == "path":
+            return matches(self._real, pattern)
+        if kind == "user":
+            return any(matches(name, pattern) for name in _users())
+        if kind == "registry":
+            return bool(origin := _origin(self._real)) and matches(origin, pattern)
+        return any(_is_signer(name, pattern) for name in self._signers())
+
+    def _signers(self) -> "list[str]":
+        if self._names is None:
+            self._names = []
+            if os.path.isfile(self._real):
+                from singrun.signatures import verdicts
+
+                lists = self._policy.lists
+                told = (lists["signers"], lists["revoked"])
+                self._names = verdicts.names_of(self._fd, self._path, *told)
+        return self._names
+
+    def described(self) -> str:
+        """Say who signed it, as far as that was asked."""
+        if self._names is None:
+            return ""
+        return f"It is signed by {', '.join(self._names) or 'nobody whom the site knows'}."
+
+
+def _is_signer(name: str, pattern: str) -> bool:
+    """Whether a principal, which a list may have as a pattern itself, is one that a rule means."""
+    return name == pattern or ("*" not in name and matches(name, pattern))
+
+
+def _users() -> "list[str]":
+    """Return with whose rights this is: the user's, and root's where sudo has given them."""
+    uids = {*os.getresuid()}
+    names = []
+    for uid in uids:
+        try:
+            names.append(pwd.getpwuid(uid).pw_name)
+        except KeyError:
+            names.append(str(uid))
+    return names
+
+
+def _origin(path: str) -> str:
+    """Return what an image was pulled from, as docker://NAME; "" for any other file.
+
+    It lies in the caller's cache or in a library, in a directory that is named so: library.place().
+    """
+    directory, _, _ = path.rpartition("/")
+    parent, _, key = directory.rpartition("/")
+    if ":" not in key:
+        return ""
+    from singrun.images import library, pull_cache
+
+    places = [f"{pull_cache.cache()}/pulled", *library.directories()]
+    if parent not in map(os.path.realpath, places):
+        return ""
+    scheme, _, name = key.replace("%2F", "/").replace("%25", "%").partition(":")
+    return f"{scheme}://{name}"
+
+
+def matches(text: str, pattern: str) -> bool:
+    """Whether a text fits a pattern in which * stands for any letters, also / and none."""
+    first, *parts = pattern.split("*")
+    if not parts:
+        return text == pattern
+    *middle, last = parts
+    if not (text.startswith(first) and len(text) >= len(first) + len(last)):
+        return False
+    if not text.endswith(last):
+        return False
+    rest = text[len(first) : len(text) - len(last)]
+    for part in middle:
+        _, found, rest = rest.partition(part) if part else ("", "x", rest)
+        if not found:
+            return False
+    return True

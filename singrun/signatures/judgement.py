@@ -1,0 +1,71 @@
+"""Reads all of an image's file, and has its signatures judged: what verdicts.py remembers."""
+
+import contextlib
+import os
+import stat
+from hashlib import sha256
+
+from singrun.signatures import signers, statement
+from singrun.signatures.statement import BOOT_BLOCK
+
+_PIECE = 1 << 20
+
+
+def start(fd: int) -> int:
+    """Return the first byte that is signed, as singbuild's signatures/image_file.py has it."""
+    return BOOT_BLOCK if statement.recorded(os.pread(fd, BOOT_BLOCK, 0))[0] else 0
+
+
+def digest(fd: int) -> str:
+    """Return the digest of all bytes that are signed."""
+    total, at = sha256(), start(fd)
+    while piece := os.pread(fd, _PIECE, at):
+        total.update(piece)
+        at += len(piece)
+    return f"sha256:{total.hexdigest()}"
+
+
+def names(
+    fd: int, beside: str, found: str, allowed: "list[str]", revoked: "list[str]"
+) -> "list[str]":
+    """Return the principals whose good signatures are over a file with the digest ``found``."""
+    boot, first = os.pread(fd, BOOT_BLOCK, 0), start(fd)
+    content = statement.recorded(boot)[0]
+    lists = signers.Signers(_there(allowed), _there(revoked))
+    names: list[str] = []
+    for each in _signatures(boot, beside):
+        told = each.statement
+        if (told.start, told.file) == (first, found) and told.content in (
+            content,
+            content or told.content,
+        ):
+            verdict = signers.judged(each, lists)
+            names += verdict.names if verdict.status == signers.GOOD else []
+    return names
+
+
+def _there(paths: "list[str]") -> "list[str]":
+    return [path for path in paths if os.path.exists(path)]
+
+
+def _signatures(boot: bytes, beside: str) -> "list[statement.Signed]":
+    """Return what can be read as signatures; nobody is helped by what cannot."""
+    found: list[statement.Signed] = []
+    with contextlib.suppress(ValueError):
+        found += statement.in_boot_block(boot)
+    with contextlib.suppress(OSError, ValueError):
+        data = _read(beside)
+        if len(data) <= statement.LONGEST:
+            found += statement.in_text(data.decode("ascii"))
+    return found
+
+
+def _read(path: str) -> bytes:
+    """Return a regular file's bytes, one more than a file beside an image may have at most."""
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)  # a FIFO would keep us waiting
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            return b""
+        return os.pread(fd, statement.LONGEST + 1, 0)
+    finally:
+        os.close(fd)

@@ -1,0 +1,125 @@
+"""Who has signed an image's file, every byte of it, remembered as long as nothing has changed.
+
+What is remembered lies in a directory that only the user may enter, and is bound to the file's
+device, inode, size and times, and to those of all that the verdict depends on.
+"""
+
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_LASTS = 3600  # seconds that a verdict holds: keys expire
+_LARGEST = 1 << 14  # bytes of what is remembered of one file
+
+
+def names_of(fd: int, path: str, allowed: "list[str]", revoked: "list[str]") -> "list[str]":
+    """Return the principals of those who have signed an open image, of these lists of signers.
+
+    path: of the file, for its detached signatures. Raises RunError where nothing can be said.
+    """
+    beside = f"{path}.sig"
+    file, rest = _state(os.fstat(fd)), _states([beside, *allowed, *revoked])
+    memory = _Memory(os.fstat(fd))
+    known = memory.read()
+    if known[:1] == [file] and known[2:3] == [rest] and _is_fresh(known[3]):
+        return known[4:]
+    from singrun.signatures import judgement  # who asks again does not pay for it
+
+    digest = known[1] if known[:1] == [file] else judgement.digest(fd)
+    names = judgement.names(fd, beside, digest, allowed, revoked)
+    if _state(os.fstat(fd)) == file:  # else it is being written
+        import time
+
+        memory.write([file, digest, rest, str(int(time.time())), *names])
+    return names
+
+
+def _is_fresh(when: str) -> bool:
+    import time  # built in
+
+    return 0 <= time.time() - int(when) < _LASTS
+
+
+def _state(status: os.stat_result) -> str:
+    times = f"{status.st_mtime_ns} {status.st_ctime_ns}"
+    return f"{status.st_dev} {status.st_ino} {status.st_size} {times}"
+
+
+def _states(paths: "list[str]") -> str:
+    found = []
+    for path in paths:
+        try:
+            found.append(_state(os.stat(path)))
+        except OSError:
+            found.append("-")
+    return ", ".join(found)
+
+
+class _Memory:
+    """What is remembered of one file: lines in a file of its own. Without a directory, nothing."""
+
+    def __init__(self, status: os.stat_result) -> None:
+        self._name = f"{status.st_dev:x}-{status.st_ino:x}"
+
+    def read(self) -> "list[str]":
+        """Return the lines, none if there are none."""
+
+        def read(directory: int) -> "list[str]":
+            fd = os.open(self._name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=directory)
+            try:
+                data = os.read(fd, _LARGEST)
+            finally:
+                os.close(fd)
+            lines = data.decode("utf-8", "surrogateescape").split("\n")
+            # What a killed process wrote in half has no end.
+            return lines[:-1] if len(lines) > 4 and lines[-1] == "end" else []
+
+        return _in_private_directory(read) or []
+
+    def write(self, lines: "list[str]") -> None:
+        """Remember lines instead."""
+        data = "\n".join([*lines, "end"]).encode("utf-8", "surrogateescape")
+        if len(data) > _LARGEST:
+            return
+
+        def write(directory: int) -> "list[str]":
+            new = f".{self._name}.{os.getpid()}"
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+            fd = os.open(new, flags, 0o600, dir_fd=directory)
+            try:
+                os.write(fd, data)
+            finally:
+                os.close(fd)
+            os.rename(new, self._name, src_dir_fd=directory, dst_dir_fd=directory)
+            return []
+
+        _in_private_directory(write)
+
+
+def _in_private_directory(work: "Callable[[int], list[str]]") -> "list[str] | None":
+    """Do something in the user's own directory; None if that is not possible.
+
+    Root has root's directory also while files are accessed with the rights of who called sudo.
+    """
+    from singrun import syscalls
+
+    uid = os.geteuid()
+    before = syscalls.setfsuid(uid)
+    path = f"/var/tmp/singrun-signers-{uid}"  # noqa: S108  checked
+    try:
+        if not os.path.lexists(path):
+            os.mkdir(path, 0o700)
+        directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            status = os.fstat(directory)
+            if status.st_uid != uid or status.st_mode & 0o077:
+                return None
+            return work(directory)
+        finally:
+            os.close(directory)
+    except (OSError, ValueError):
+        return None
+    finally:
+        syscalls.setfsuid(before)
