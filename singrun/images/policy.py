@@ -34,8 +34,8 @@ class Policy:
         self.rules: list[Rule] = []
         self.lists: dict[str, list[str]] = {}
         try:
-            with open(path, errors="surrogateescape") as file:
-                text = file.read(_LARGEST + 1)
+            with open(path, "rb", buffering=0) as file:
+                text = (file.read(_LARGEST + 1) or b"").decode("utf-8", "surrogateescape")
         except OSError as error:
             what, remedy = f"Cannot read {path}", "Ask the administrator to make it readable."
             raise RunError(what, why=f"{error.strerror}.", remedy=remedy) from None
@@ -99,7 +99,7 @@ class _Subject:
         if self._names is None:
             self._names = []
             if os.path.isfile(self._real):
-                from singrun.signatures import verdicts
+                from singrun.images import verdicts
 
                 lists = self._policy.lists
                 told = (lists["signers"], lists["revoked"])

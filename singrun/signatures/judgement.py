@@ -1,4 +1,4 @@
-"""Reads all of an image's file, and has its signatures judged: what verdicts.py remembers."""
+"""Reads all of an image's file and has its signatures judged: images/verdicts.py remembers it."""
 
 import contextlib
 import os

@@ -285,7 +285,7 @@ def test_a_second_start_reads_nothing_again(site: Site) -> None:
 
 
 def test_verdicts_end(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    from singrun.signatures import verdicts
+    from singrun.images import verdicts
 
     when = int(time.time())
     assert verdicts._is_fresh(str(when))

@@ -103,10 +103,19 @@ def _in_private_directory(work: "Callable[[int], list[str]]") -> "list[str] | No
 
     Root has root's directory also while files are accessed with the rights of who called sudo.
     """
-    from singrun import syscalls
-
     uid = os.geteuid()
-    before = syscalls.setfsuid(uid)
+    if uid == 0 and "SUDO_UID" in os.environ:
+        from singrun import syscalls
+
+        before = syscalls.setfsuid(uid)
+        try:
+            return _in_directory_of(uid, work)
+        finally:
+            syscalls.setfsuid(before)
+    return _in_directory_of(uid, work)
+
+
+def _in_directory_of(uid: int, work: "Callable[[int], list[str]]") -> "list[str] | None":
     path = f"/var/tmp/singrun-signers-{uid}"  # noqa: S108  checked
     try:
         if not os.path.lexists(path):
@@ -121,5 +130,3 @@ def _in_private_directory(work: "Callable[[int], list[str]]") -> "list[str] | No
             os.close(directory)
     except (OSError, ValueError):
         return None
-    finally:
-        syscalls.setfsuid(before)
