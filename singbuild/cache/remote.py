@@ -143,7 +143,7 @@ def _tagged(place: Place, tag: str) -> Place:
 def _read_list(carrier: Carrier, place: Place, console: Console) -> Mapping[str, str]:
     try:
         found = json.loads(carrier.get(place, console).read())
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
         raise SourceError(f"{place}: is no list of stages", remedy="Take what --cache-to printed.")
@@ -192,7 +192,7 @@ def _note(pieces: Iterator[bytes], file: Path) -> tuple[Mapping[str, Any], bytes
     line, newline, rest = text.partition(b"\n")
     try:
         note = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         note = None
     shapes = {"sha256": str, "source": dict, "shell": str | None, "lines": list}
     is_note = newline and isinstance(note, dict) and note.keys() == shapes.keys()

@@ -19,6 +19,9 @@ from singbuild.recipe.recipe import Document, Instruction, Recipe
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 SHELL = ("/bin/sh", "-c")
+_LISTS = ("Cmd", "Entrypoint", "Env", "OnBuild", "Shell")
+_TABLES = ("ExposedPorts", "Healthcheck", "Labels", "Volumes")
+_WORDS = ("StopSignal", "User", "WorkingDir")
 PROXIES = re.compile(r"(https?|ftp|no|all)_proxy", re.IGNORECASE)
 TOLD = {
     "EXPOSE": "a container has the host's network",
@@ -100,8 +103,11 @@ class _Evaluator:
         self, recipe: Recipe, base: Mapping[str, Any], arch: str, tell: Callable[[str], None]
     ) -> None:
         self._recipe, self._tell = recipe, tell
-        self._config: dict[str, Any] = {key: value for key, value in base.items() if value}
-        self._triggers = [str(each) for each in self._config.pop("OnBuild", [])]
+        # Of strangers: what has not the shape that it should have counts as if it were not there.
+        self._config: dict[str, Any] = {
+            key: value for key, value in base.items() if value and _has_shape(key, value)
+        }
+        self._triggers = _texts(self._config.pop("OnBuild", None))
         self._env = dict(
             each.split("=", 1) for each in _texts(self._config.get("Env")) if "=" in each
         )
@@ -322,7 +328,23 @@ class _Evaluator:
         return reader.error(self._recipe.source, each, what, remedy=remedy)
 
 
+def _has_shape(key: str, value: object) -> bool:
+    """Whether a value of a base image's configuration is what such a value is."""
+    if key in _LISTS:
+        return isinstance(value, list)
+    if key in _TABLES:
+        return isinstance(value, dict)
+    return _is_text(value) if key in _WORDS else True
+
+
 def _texts(value: object) -> list[str]:
     words = value if isinstance(value, list) else []
-    # A zero byte ends a string in C; neither an argument nor a variable can have one.
-    return [word for word in words if isinstance(word, str) and "\0" not in word]
+    return [word for word in words if _is_text(word)]
+
+
+def _is_text(word: object) -> bool:
+    """Whether a value is a string that an argument, a variable or a path can have."""
+    try:  # a zero byte ends a string in C; JSON has halves of surrogates, UTF-8 has none
+        return isinstance(word, str) and b"\0" not in word.encode()
+    except UnicodeEncodeError:
+        return False

@@ -60,7 +60,7 @@ def parsed(source: Text, n: int, text: str, documents: tuple[Document, ...] = ()
     match = _INSTRUCTION.fullmatch(text.rstrip())
     keyword = match[1].upper() if match else ""
     if not match or keyword not in KEYWORDS:
-        word = text.split()[0]
+        word = (text.split() or [""])[0]
         raise source.error(
             n,
             1,
@@ -83,7 +83,7 @@ def words_of_json(rest: str) -> list[str] | None:
         return None
     try:
         found = json.loads(rest)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return found if all(isinstance(word, str) and "\0" not in word for word in found) else None
 
@@ -119,7 +119,7 @@ def _instruction(lines: _Lines, line: str) -> Instruction:
     keyword = text.split(maxsplit=1)[0].upper() if text.strip() else ""
     inner = text.split(maxsplit=1)[-1] if keyword == "ONBUILD" else text
     documents: list[Document] = []
-    if inner.split(maxsplit=1)[0].upper() in WITH_DOCUMENTS:
+    if (inner.split() or [""])[0].upper() in WITH_DOCUMENTS:
         documents = [*_documents(lines, begin, text)]
     return parsed(lines.source, begin, text, tuple(documents))
 
@@ -161,4 +161,6 @@ def error(
     """Make an error at an instruction."""
     shown = printable(instruction.text.split("\n")[0])
     path = printable(source.path, keep=4096)
+    # All may have words of the instruction.
+    what, why, remedy = (printable(each, keep=400) for each in (what, why, remedy))
     return RecipeError(path, instruction.line, 0, shown, what, why=why, remedy=remedy)

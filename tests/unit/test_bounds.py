@@ -22,6 +22,7 @@ from singbuild_docker.archive import DockerArchive
 from singbuild_docker.image import Store
 
 from singbuild import SingbuildError, SourceError, compression
+from singbuild.cache import remote
 from singbuild.compression import inflated
 from singbuild.errors import ImageError, LockError
 from singbuild.images import incoming, inspection
@@ -286,3 +287,9 @@ def test_an_archive_to_import_that_is_cut_off(
     with pytest.raises(SourceError, match=r"half: its \w+ data are cut off") as told:
         list(incoming.archive(str(tmp_path / "half")))
     assert "tar -tvf" in told.value.remedy
+
+
+@pytest.mark.parametrize("text", [b"[" * 100_000 + b"\n", b"[" * (17 << 20), b"5\n", b""])
+def test_a_stage_of_a_registry_that_is_none(text: bytes) -> None:
+    with pytest.raises(SourceError, match="is no stage of a build"):
+        remote._note(iter([text]), Path("file"))

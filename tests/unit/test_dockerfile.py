@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -252,3 +253,37 @@ def test_a_user_that_is_none_is_refused(words: str, tmp_path: Path) -> None:
     assert accounts.account(rootfs, "joe") == accounts.Account(7, 8, (), "/home/joe")
     assert accounts.account(rootfs, "12:13") == accounts.Account(12, 13)
     assert accounts.owner(rootfs, "12") == (12, 12)
+
+
+@pytest.mark.parametrize(
+    "word", ["RUN", "CMD", "ENTRYPOINT", "VOLUME", "COPY a", "HEALTHCHECK CMD"]
+)
+def test_brackets_in_brackets_are_no_exec_form(word: str) -> None:
+    evaluated(f"{word} {'[' * 100_000}\n")
+
+
+def test_a_mark_of_continuation_alone_is_no_instruction() -> None:
+    with pytest.raises(RecipeError, match="there is no instruction"):
+        recipe("FROM x\n\n\\\n")
+
+
+@pytest.mark.parametrize("text", ["ENV \x1b[0m", "ADD x.\x1b[0m y/ z", "ENV A=b ${\x1b}"])
+def test_no_word_of_a_dockerfile_reaches_a_terminal_as_it_is(text: str) -> None:
+    assert "\x1b" not in refused(text + "\n")
+
+
+@pytest.mark.parametrize("value", [5, [5], {"a": 5}, "\ud800", "a\0b", [""], True])
+def test_a_strangers_configuration_may_have_any_shape(value: object) -> None:
+    keys = ("Env", "Shell", "Labels", "ExposedPorts", "Volumes", "User", "WorkingDir", "Cmd")
+    text = "WORKDIR a\nRUN b\nEXPOSE 1\nVOLUME /v\nLABEL a=b\nENV c=d\n"
+    found = evaluated(text, dict.fromkeys(keys, value))
+    assert found.config["ExposedPorts"]["1/tcp"] == found.config["Volumes"]["/v"] == {}
+    assert found.config["Labels"]["a"] == "b"
+    assert "c=d" in found.config["Env"]
+    assert found.config["WorkingDir"].endswith("/a")
+    json.dumps(found.config).encode()
+    if value == [""]:
+        with pytest.raises(RecipeError, match="there is no instruction"):
+            evaluated("RUN b\n", {"OnBuild": value})
+    else:
+        evaluated("RUN b\n", {"OnBuild": value})

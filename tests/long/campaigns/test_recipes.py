@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from singbuild.dockerfile import loading
+from singbuild.dockerfile.evaluation import evaluate
 from singbuild.errors import RecipeError
 from singbuild.recipe.grammar import parse
 from singbuild.recipe.rendering import fill
 from singbuild.recipe.text import Text
 from tests.bench import campaign
+from tests.bench.dockerfile_features import FEATURES
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(7200)]
 RECIPES = sorted((Path(__file__).parents[3] / "recipes").glob("*.def"))
@@ -58,6 +61,71 @@ def outcome(text: str, read: Callable[[Text], object]) -> str:
 
 def test_a_damaged_recipe_is_parsed_or_refused_with_a_place() -> None:
     campaign.run("recipes", lambda chance: outcome(texts(chance), parse))
+
+
+CONFIG: dict[str, object] = {
+    "Env": ["PATH=/bin", "A=b c", "X"],
+    "OnBuild": ["RUN true", "ENV A=$A", "COPY a b"],
+    "Shell": ["/bin/sh", "-c"],
+    "Cmd": ["a"],
+    "Entrypoint": ["/b"],
+    "Labels": {"k": "v"},
+    "ExposedPorts": {"1/tcp": {}},
+    "Volumes": {"/v": {}},
+    "User": "joe",
+    "WorkingDir": "/w",
+    "StopSignal": "9",
+    "Healthcheck": {"Test": ["NONE"]},
+}
+VALUES: tuple[object, ...] = (
+    5,
+    None,
+    [5],
+    [[]],
+    "x",
+    "",
+    {},
+    {"a": 5},
+    "\ud800",
+    "a\0b",
+    "$" * 99,
+    1e999,
+    True,
+    "[[[",
+)
+WORDS = (
+    *(b"FROM scratch AS a\n", b'RUN ["a"]\n', b"RUN <<E\nE\n", b"COPY --from=a ", b"$A ${A:-b}"),
+    *(b"ARG A=1\n", b"ONBUILD ", b"SHELL []\n", b"--mount=type=cache,target=/x ", b"\\\n", b'"'),
+    *(b"[" * 5000, b"${A:-" * 500, b"EXPOSE 1", b"VOLUME /x", b"LABEL a=b", b"USER \0"),
+)
+
+
+def configuration(chance: random.Random) -> dict[str, object]:
+    """That of a base image, with other values in it."""
+    found = dict(CONFIG)
+    for _ in range(chance.randrange(4)):
+        key, value = chance.choice([*CONFIG]), chance.choice(VALUES)
+        kind = chance.randrange(3)
+        found[key] = [value] if kind == 0 else {"a": value} if kind == 1 else value
+    return found
+
+
+def test_a_damaged_dockerfile_is_evaluated_or_refused_with_a_place() -> None:
+    texts = [each.text.replace("{base}", "x").encode() for each in FEATURES]
+
+    def check(chance: random.Random) -> str:
+        one, other = chance.choice(texts), chance.choice(texts)
+        whole = one + b"\n" + other.split(b"\n", 1)[-1] if chance.randrange(2) else one
+        text = campaign.mutated(whole, chance, WORDS).decode(errors="replace")
+
+        def read(source: Text) -> None:
+            recipe = loading.parse(source, {})
+            for stage in (*recipe.stages, recipe):
+                evaluate(stage, configuration(chance), "x86_64", lambda _: None)
+
+        return outcome(text, read)
+
+    campaign.run("Dockerfiles", check)
 
 
 def test_a_damaged_template_is_filled_or_refused_with_a_place() -> None:
