@@ -10,10 +10,11 @@ BIN    := $(VENV)/bin
 WORKERS := -n $(shell expr $$(nproc) + 1) --dist loadgroup
 PYTEST := $(BIN)/pytest $(WORKERS)
 
-# What the builder and the runtime use, and what the tests look at images with.
+# What the builder and the runtime use, and what the tests look at images with; fish and zsh, in
+# which the tests complete words as their users do.
 TOOLS := e2fsprogs coreutils debian-archive-keyring debootstrap busybox-static fuse2fs uidmap squashfuse \
          squashfs-tools squashfs-tools-ng fuse-overlayfs dnf rpm createrepo-c gnupg libcap2-bin util-linux python3-venv \
-         apache2-utils apt-utils bsdextrautils bzip2 file faketime gcc libc6-dev mandoc openssl procps strace tini xz-utils zstd
+         apache2-utils apt-utils bsdextrautils bzip2 faketime file fish gcc libc6-dev mandoc openssl procps strace tini xz-utils zsh zstd
 # Two services: images come from a registry, and a container without privileges is Podman's.
 # crun, which Podman brings, refuses hosts with both versions of cgroups: runc does not.
 SERVICES := docker-registry podman runc buildah skopeo umoci

@@ -6,7 +6,6 @@ That needs click alone.
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -17,6 +16,16 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 COMMANDS = ("singbuild", "singrun", "singularity", "apptainer")
 PAGES = ("singbuild", "singrun")  # the others' words need every library: make man
+COMPLETIONS = {  # each shell's directory and name for the file of a command
+    "bash": ("bash-completion/completions", "{name}"),
+    "zsh": ("zsh/site-functions", "_{name}"),
+    "fish": ("fish/vendor_completions.d", "{name}.fish"),
+}
+STUBS = {  # of the others: their table is made when it is first asked for
+    "bash": 'eval "$({name} completion bash)"\n',
+    "zsh": '#compdef {name}\neval "$({name} completion zsh)"; _{name} "$@"\n',
+    "fish": "{name} completion fish | source\n",
+}
 LAUNCHER = """#!/bin/sh
 exec {python} -m singbuild "$@"
 """
@@ -38,16 +47,19 @@ class ManPages(BuildHookInterface):  # type: ignore[type-arg]
         launcher.chmod(0o755)
         path = f"{commands}:{os.environ.get('PATH', os.defpath)}"
         found = os.pathsep.join([str(root), *filter(None, sys.path)])
-        subprocess.run(
-            [sys.executable, "-m", "singbuild.cli.manpages", str(pages), *PAGES],
-            cwd=root,
-            env=os.environ | {"PATH": path, "PYTHONPATH": found, "SINGRUN_PYTHON": sys.executable},
-            check=True,
-        )
-        for name in COMMANDS:  # bash looks for a file of the command's own name
-            completion = Path(self._place.name, name)
-            shutil.copy(root / "share/completion.bash", completion)
-            target = f"share/bash-completion/completions/{name}"
-            build_data["shared_data"][str(completion)] = target
+        own = {"PATH": path, "PYTHONPATH": found, "SINGRUN_PYTHON": sys.executable}
+        environment = os.environ | own
+        words = [sys.executable, "-m", "singbuild.cli.manpages", str(pages), *PAGES]
+        subprocess.run(words, cwd=root, env=environment, check=True)
+        for shell, (directory, form) in COMPLETIONS.items():
+            for name in COMMANDS:
+                text = STUBS[shell].format(name=name)
+                if name in PAGES:
+                    words = [sys.executable, "-m", "singbuild", "completion", shell, name]
+                    text = subprocess.check_output(words, cwd=root, env=environment, text=True)
+                file = Path(self._place.name, shell, form.format(name=name))
+                file.parent.mkdir(exist_ok=True)
+                file.write_text(text)
+                build_data["shared_data"][str(file)] = f"share/{directory}/{file.name}"
         for page in sorted(pages.glob("man?/*")):
             build_data["shared_data"][str(page)] = f"share/man/{page.parent.name}/{page.name}"

@@ -26,7 +26,7 @@ from singbuild.ext3.reader.image import Image
 from singbuild.ext3.writer import seal
 from singbuild.formats import loading
 from singbuild.formats.loading import Kind
-from singbuild.plan import lock, preflight
+from singbuild.plan import lock, policy, preflight
 from singbuild.plan.job import Job, resolved
 from singbuild.plan.options import Options
 from singbuild.plan.plan import Plan, recorded
@@ -50,12 +50,12 @@ def build(plan: Plan, target: Path, options: Options, console: Console) -> int:
         target = workspace.resolved(target)
         choice = modes.choose(options.privilege)
         kind = loading.chosen(target, options.format)
+        policy.check(plan, needs_lock=options.command == "build" and not options.locked)
         preflight.check(plan, target, choice, kind, force=options.force, test=options.test)
         options = replace(options, writer=kind.writer())
         site = extensions.load(console)
-        asked = plan.build(target, locked=options.locked is not None)
-        for each in (*asked.stages, asked):
-            site.check(each)
+        asked = plan.build(target, options.command, locked=options.locked is not None)
+        site.check(asked)
         site.started(asked)
         with (
             workspace.scratch_directory() as work,

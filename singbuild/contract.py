@@ -104,9 +104,10 @@ class Build:
 
     recipe: the path as the user named it; text: what it says, after rendering; bootstrap: its
     ``Bootstrap:`` word; keywords: the header's values under the backend's own spelling;
-    sections: their text, by name in small letters; image: the target; locked: whether
-    the build keeps to a lock; stages: the recipe's earlier ones that are built, of which a check
-    is asked one by one.
+    sections: their text, by name in small letters ("post", not "%post"); image: the target;
+    command: what was called, "build", "pull" (which has no sections), "bootstrap" or "plan" (after
+    which nothing is built); locked: whether the build keeps to a lock; stages: the recipe's
+    earlier ones that are built, of which a check is asked one by one.
     """
 
     recipe: str
@@ -115,6 +116,7 @@ class Build:
     keywords: Mapping[str, str]
     sections: Mapping[str, str]
     image: Path
+    command: str = "build"
     locked: bool = False
     stages: tuple[Build, ...] = ()
 
@@ -158,6 +160,8 @@ class Source:
     locked: the pins to keep to, from a lock; empty without one.
     config: what a Dockerfile made of the image's configuration, the object ``config`` of the OCI
     image specification; None without one.
+    mirrors: URLs of archives by the names that configuration files give them, such as "debian":
+    for recipes that name none. Keywords that are such a name have the URL already.
     """
 
     keywords: Mapping[str, str]
@@ -167,6 +171,7 @@ class Source:
     bootstrap: str = ""
     locked: Pins = field(default_factory=dict)
     config: Mapping[str, Any] | None = None
+    mirrors: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

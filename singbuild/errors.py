@@ -4,7 +4,8 @@ Every error carries what failed (``what``), why (``why``), what to do now
 (``remedy``) and the exit status that the command ends with::
 
     SingbuildError          1   anything that fits nowhere below
-    ├── UsageError          2   the command line
+    ├── UsageError          2   the command line, or a variable
+    │   └── ConfigurationError  a configuration file: file and line
     ├── RecipeError         3   the recipe's text: file, line, column
     ├── RecipeKeyError      3   a header value that its backend cannot take
     ├── BackendError        4   no such backend, or one that is broken
@@ -46,6 +47,14 @@ class UsageError(SingbuildError):
     """The command line asks for something that cannot be."""
 
     status = 2
+
+
+class ConfigurationError(UsageError):
+    """A configuration file is wrong at a known place. line: from 1, 0 for the whole file."""
+
+    def __init__(self, path: str, line: int, what: str, remedy: str = "") -> None:
+        super().__init__(f"{path}:{line}: {what}" if line else what, remedy=remedy)
+        self.path, self.line = path, line
 
 
 class RecipeError(SingbuildError):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _VERBS = ["exec", "run", "shell", "test", "env", "mount", "start", "warm"]
 _SPELLING = "--spelling="
 # Those that take no image and print what they find.
-_TOLD = ["doctor", "instance", "instances", "stop"]
+_TOLD = ["cache", "config", "doctor", "instance", "instances", "stop"]
 _ALONE = ["env", "warm"]  # those after whose image no command comes: options may
 _HELP = "/.singularity.d/runscript.help"
 _SHOW_HELP = f"""[ ! -f {_HELP} ] || exec cat {_HELP}
@@ -177,6 +177,14 @@ def _text(name: str, verb: str) -> str:
 def _told(verb: str, *words: str) -> str:
     if words in (("--help",), ("-h",)):
         return _text("help", verb)
+    if verb == "cache":
+        from singrun.verbs import cache
+
+        return cache.told([*words])
+    if verb == "config":
+        from singrun.verbs import settings
+
+        return settings.told([*words])
     if verb == "instance":
         from singrun.verbs import instance
 

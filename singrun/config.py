@@ -1,7 +1,8 @@
 """The site's file: one directive a line, ``name = value``, as in Singularity 2.x.
 
-Nothing here is a limit: singrun has no privilege, so whoever may read it may
-copy and change it. docs/runtime.md says which directive does what.
+The builder's configuration files have the same form: ``entries`` reads both. Nothing here is a
+limit: singrun has no privilege, so whoever may read it may copy and change it. docs/runtime.md
+says which directive does what.
 """
 
 import os
@@ -53,13 +54,15 @@ _LISTS = [
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _YES, _NO = ("yes", "y", "1", "try"), ("no", "n", "0")
 _BINDS = ["/etc/localtime", "/etc/hosts"]
+_LARGEST = 1 << 20  # bytes of a file
+_UNMAPPED = 65534  # root, in a user namespace that has no root of its own: user_namespaces(7)
 
 
 class Site:
     """What the site wishes. ``on`` switches, ``word`` values, ``binds``: the words of bind path.
 
     path: of the file, "" if there is none. cache: the directory of unpacked images;
-    cache_size: the bytes that it may take.
+    cache_size: the bytes that it may take. places: by directive, the file and line that set it.
     lists: the values of repeatable directives, in order. idle: directives of Singularity's or
     Apptainer's that are not obeyed.
     """
@@ -68,6 +71,7 @@ class Site:
         self.on, self.word, self.binds = dict(_SWITCHES), dict(_WORDS), list(_BINDS)
         self.lists: dict[str, list[str]] = {}
         self.idle: list[str] = []
+        self.places: dict[str, str] = {}
         self.path = self.cache = ""
         self.cache_size = 0
 
@@ -83,7 +87,7 @@ def read(*, obey: bool = True) -> Site:
         raise RunError(f"There is no file {named}", why=why, remedy=remedy)
     wish = given.get("SINGRUN_CACHEDIR") or expanded(site.word["cache directory"], given)
     size, where = given.get("SINGRUN_CACHESIZE", ""), "SINGRUN_CACHESIZE"
-    site.cache_size = _bytes(size or site.word["cache size"], where if size else site.path)
+    site.cache_size = size_of(size or site.word["cache size"], where if size else site.path)
     site.cache = wish or f"/var/tmp/singrun-{os.geteuid()}"  # noqa: S108  checked before use
     return site
 
@@ -107,8 +111,8 @@ def expanded(path: str, variables: "Mapping[str, str]") -> str:
     return found
 
 
-def _bytes(word: str, where: str) -> int:
-    """Return a size: a number and K, M, G or T, as in 5G, 5 GB or 5GiB."""
+def size_of(word: str, where: str) -> int:
+    """Return a size in bytes: a number and K, M, G or T, as in 5G, 5 GB or 5GiB."""
     text = word.upper().replace(" ", "")
     number = text.rstrip("KMGTIB")
     unit = text[len(number) :].removesuffix("B").removesuffix("I")
@@ -152,41 +156,77 @@ def settle_drivers(site: Site, hardware: HardwareOptions) -> None:
             hardware.by_site.append(kind)
 
 
-def _read_file(site: Site, path: str) -> bool:
-    """Read a file; False if it is not there."""
+def entries(path: str) -> "list[tuple[int, str, str | None]] | None":
+    """Return the lines of a file of settings: number, name, value; None if there is no file.
+
+    The name is in small letters, with single blanks; the value None where the line has no "=".
+    Raises RunError for a file that cannot be read, or that a stranger could have written.
+    """
     try:
-        with open(path, errors="surrogateescape") as file:
-            lines = file.read(1 << 20).splitlines()
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO does not block
+        with open(fd, errors="surrogateescape") as file:
+            _check_trusted(path, os.fstat(fd))
+            text = file.read(_LARGEST + 1)
     except (FileNotFoundError, NotADirectoryError):
-        return False
+        return None
     except OSError as error:
         remedy = "Ask the administrator to make it readable for all."
         raise RunError(f"Cannot read {path}", why=f"{error.strerror}.", remedy=remedy) from None
+    if len(text) > _LARGEST:
+        raise RunError(f"Cannot read {path}", why="It has more than 1 MiB.")
+    found: list[tuple[int, str, str | None]] = []
+    for number, line in enumerate(text.splitlines(), 1):
+        name, equals, value = line.partition("=")
+        name = " ".join(name.split()).lower()
+        if name and not name.startswith("#"):
+            found.append((number, name, value.strip() if equals else None))
+    return found
+
+
+def _check_trusted(path: str, status: os.stat_result) -> None:
+    """Refuse a file that somebody else than root and the caller has written, or may write."""
+    owners = (0, os.geteuid(), _UNMAPPED if path.startswith("/etc/") else 0)
+    why, remedy = "", ""
+    if status.st_uid not in owners:
+        why, remedy = "It belongs to another user.", f"Copy it, or: chown {os.geteuid()} {path}"
+    elif status.st_mode & 0o002 and path != os.devnull:
+        why, remedy = "Everybody may write to it.", f"chmod o-w {path}"
+    if why:
+        raise RunError(f"Cannot trust {path}", why=why, remedy=remedy)
+
+
+def _read_file(site: Site, path: str) -> bool:
+    """Read a file; False if it is not there."""
+    found = entries(path)
+    if found is None:
+        return False
     site.path = path
-    _take(site, lines, is_theirs=os.path.basename(path) in map(os.path.basename, THEIRS))
+    _take(site, found, is_theirs=os.path.basename(path) in map(os.path.basename, THEIRS))
     return True
 
 
-def _take(site: Site, lines: list[str], *, is_theirs: bool) -> None:
+def _take(site: Site, found: "list[tuple[int, str, str | None]]", *, is_theirs: bool) -> None:
     binds: list[str] = []
-    for number, line in enumerate(lines, 1):
-        name, equals, value = (word.strip() for word in line.partition("="))
-        name = " ".join(name.split()).lower()
-        if not name or name.startswith("#"):
-            continue
+    for number, name, value in found:
         where = f"{site.path}, line {number}"
-        if name == "bind path" and equals:
+        if value is None and name not in _IDLE:
+            site.idle.append(name) if is_theirs else _report(where, name)
+            continue
+        value = value or ""
+        if name == "bind path":
             binds += [value] if value else []
-        elif name in site.on and equals:
+        elif name in site.on:
             # Theirs has words for a kind of overlay, or of mounts, where we have only yes.
             site.on[name] = (is_theirs and value.lower() not in _NO) or _switch(value, where)
-        elif name in site.word and equals:
+        elif name in site.word:
             site.word[name] = value
-        elif name in _LISTS and equals:
+        elif name in _LISTS:
             site.lists.setdefault(name, []).append(value)
         elif name not in _IDLE:
             site.idle.append(name) if is_theirs else _report(where, name)
-    if any(line.lower().split("=")[0].split() == ["bind", "path"] for line in lines):
+            continue
+        site.places[name] = where
+    if "bind path" in site.places:
         site.binds = binds
 
 

@@ -231,13 +231,22 @@ def check_name(request: Request) -> None:
 
 def _logs(name: str) -> str:
     """Return where the output of an instance goes, as Singularity 3 and Apptainer have it."""
+    kind = "apptainer" if errors.spelling() == "apptainer" else "singularity"
+    return f"{_log_directory(kind)}/{name}"
+
+
+def log_directories() -> "list[str]":
+    """Return the directories of this host that have output of the caller's instances."""
+    return [d for d in map(_log_directory, ("singularity", "apptainer")) if os.path.isdir(d)]
+
+
+def _log_directory(kind: str) -> str:
     try:
         user = pwd.getpwuid(os.geteuid())
         owner, home = user.pw_name, user.pw_dir
     except KeyError:
         owner, home = str(os.geteuid()), os.environ.get("HOME", "/")
-    kind = "apptainer" if errors.spelling() == "apptainer" else "singularity"
-    return f"{home}/.{kind}/instances/logs/{os.uname().nodename}/{owner}/{name}"
+    return f"{home}/.{kind}/instances/logs/{os.uname().nodename}/{owner}"
 
 
 def _is_name(name: str) -> bool:

@@ -106,6 +106,16 @@ def apply(request: Request) -> None:
             _apply(request, option, name)
 
 
+def in_environment() -> "list[tuple[str, str, str]]":
+    """Return the options that variables give: each with its value and the variable."""
+    found = []
+    for name, value in os.environ.items():
+        prefix, _, word = name.partition("_")
+        if name.startswith(_PREFIXES) and word in OPTIONS and value and _is_first(prefix, word):
+            found.append((f"--{OPTIONS[word]}", value, name))
+    return found
+
+
 def _is_first(prefix: str, word: str) -> bool:
     """Whether no other variable that means the same is preferred to this one."""
     above = _PREFIXES[: _PREFIXES.index(f"{prefix}_")]

@@ -73,8 +73,9 @@ def singbuild_needs() -> Needs:
             Keyword("OSVersion", "the suite, as bookworm or stable", required=True),
             Keyword(
                 "MirrorURL",
-                "http(s) or file URL of the archive; without it the one that the host's apt is "
-                "configured with, else debootstrap's own",
+                "http(s) or file URL of the archive, or a mirror's name in singbuild.conf; without "
+                "it the distribution's mirror there, else that of the host's apt, else "
+                "debootstrap's own",
             ),
             Keyword("Include", "more packages, separated by spaces or commas"),
             Keyword("Variant", "minbase, buildd, or standard", default="minbase"),

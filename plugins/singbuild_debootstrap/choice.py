@@ -95,7 +95,7 @@ def choose(source: Source) -> Choice:
         keyring=_keyring(words.get("Keyring", ""), knows),
         mirror=_given(words["MirrorURL"])
         if "MirrorURL" in words
-        else _mirror(suite, knows, source.cache),
+        else _mirror(suite, knows, source),
         allow_expired=_is_yes(words, "AllowExpired"),
     )
 
@@ -206,14 +206,16 @@ def _given(url: str) -> str:
     return url.rstrip("/")
 
 
-def _mirror(suite: str, knows: Mapping[str, list[str]], cache: Path) -> str:
-    """Return the archive that the host's apt takes this distribution from, else debootstrap's own.
+def _mirror(suite: str, knows: Mapping[str, list[str]], source: Source) -> str:
+    """Return the distribution's configured mirror, else that of the host's apt, else debootstrap's.
 
     The distribution is the one whose keys sign the suite, as debian in
     debian-archive-keyring.gpg: "stable" of some vendor's archive is not Debian's.
     """
     distribution = Path(knows.get("keyring", [""])[0]).name.split("-")[0]
-    ours = [t for t in _configured(cache) if t["ORIGIN"].lower() == distribution]
+    if configured := source.mirrors.get(distribution, ""):
+        return configured.rstrip("/")
+    ours = [t for t in _configured(source.cache) if t["ORIGIN"].lower() == distribution]
     exact = [t for t in ours if suite in (t["RELEASE"], t["CODENAME"], t["SUITE"])]
     # Another suite of the same distribution; "bookworm-security" has no script of its own.
     others = [t for t in ours if (SCRIPTS / t["RELEASE"]).exists()]

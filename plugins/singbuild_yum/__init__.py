@@ -44,8 +44,9 @@ def singbuild_needs() -> Needs:
             Keyword("OSVersion", "the release, as 7 or 9", required=True),
             Keyword(
                 "MirrorURL",
-                "http(s) or file URL of the repository that has repodata; %{OSVERSION} and "
-                "%{BASEARCH} are filled in, $releasever and $basearch too",
+                "http(s) or file URL of the repository that has repodata, or a mirror's name in "
+                "singbuild.conf; %{OSVERSION} and %{BASEARCH} are filled in, $releasever and "
+                "$basearch too",
                 required=True,
             ),
             Keyword("UpdateURL", "the repository of its updates, likewise"),

@@ -23,7 +23,8 @@ hookspec = pluggy.HookspecMarker("singbuild")
 def singbuild_check_recipe(build: Build) -> Iterable[str]:
     """Say what the site objects to in a recipe.
 
-    When: after the engine's own checks, before anything is written.
+    When: after the engine's own checks, before anything is written; for ``singbuild plan``,
+    which only warns, ``build.command`` is "plan".
     Assume: the recipe is valid, its backend is there.
     Return: one sentence for each objection; any refuses the build, with status 3.
     Raise: nothing.

@@ -26,6 +26,8 @@ class Extensions:
 
     def check(self, build: Build) -> None:
         """Refuse a recipe that the site objects to. Raises RecipeError with all objections."""
+        for stage in build.stages:
+            self.check(stage)
         said = [
             f"{text} ({who.distribution})"
             for who, answers in self._called("singbuild_check_recipe", build=build)
@@ -40,7 +42,7 @@ class Extensions:
                 "",
                 "this site does not build such a recipe",
                 why="\n".join(said),
-                remedy="Change the recipe, or ask who runs this site.",
+                remedy="Change the recipe, or ask the site's administrator.",
             )
 
     def started(self, build: Build) -> None:

@@ -18,15 +18,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from singbuild import workspace
+from singbuild.configuration import reading
 from singbuild.console.display import Console
 from singbuild.console.sizes import parse_size
-from singbuild.errors import SingbuildError
+from singbuild.errors import SingbuildError, UsageError
 from singbuild.ext3.writer import seal
 from singbuild.tree.rootfs import Rootfs
 from singbuild.workspace import Part
-
-DEFAULT_LIMIT = 20 << 30
-LIMIT_VARIABLE = "SINGBUILD_CACHE_SIZE"
 
 
 @dataclass(frozen=True)
@@ -193,9 +191,12 @@ def keep(
 
 
 def limit() -> int:
-    """Return the bytes the cache may take: SINGBUILD_CACHE_SIZE (UsageError), else 20 GiB."""
-    size = os.environ.get(LIMIT_VARIABLE)
-    return parse_size(size) if size else DEFAULT_LIMIT
+    """Return the bytes the cache may take: "cache size" as configured. Raises UsageError."""
+    value = reading.current().value("cache size")
+    try:
+        return parse_size(value.text)
+    except UsageError as error:
+        raise UsageError(f"{value.source}: {error.what}", remedy=error.remedy) from None
 
 
 def prune(most: int) -> list[Entry]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -20,7 +21,11 @@ from singbuild.cli.parameters import (
     quiet_option,
     recipe_options,
 )
-from singbuild.errors import SingbuildError, UsageError
+from singbuild.errors import RecipeError, SingbuildError, UsageError
+
+if TYPE_CHECKING:
+    from singbuild.console.display import Console
+    from singbuild.plan.plan import Plan
 
 GROUPS = {
     "Recipe": ("build_args", "build_arg_file", "values", "arch", "secret_words"),
@@ -218,15 +223,19 @@ def show_plan(
     """Print what a build would do, and why. Needs no privilege, writes nothing."""
     from singbuild.console import display
     from singbuild.dockerfile import loading
-    from singbuild.plan import plan
+    from singbuild.plan import plan, policy
 
     loaded = loading.load(
         recipe, build_args=build_args, build_arg_file=build_arg_file, values=values
     )
     if rendered:
         print(loaded.text, end="")
-    else:
-        print(plan.described(plan.make(loaded, display.Console(sys.stdout), arch)))
+        return 0
+    shown = display.Console(sys.stderr)
+    planned = plan.make(loaded, shown, arch)
+    policy.check(planned)
+    _ask_site(planned, recipe, shown)
+    print(plan.described(planned))
     return 0
 
 
@@ -262,18 +271,31 @@ def write_lock(
     from singbuild.console import display
     from singbuild.dockerfile import loading
     from singbuild.formats import loading as formats
-    from singbuild.plan import job, lock, options, plan
+    from singbuild.plan import job, lock, options, plan, policy
 
     loaded = loading.load(
         recipe, build_args=build_args, build_arg_file=build_arg_file, values=values
     )
-    planned = plan.make(loaded, display.choose(sys.stderr, as_json=False, quiet=quiet), arch)
+    shown = display.choose(sys.stderr, as_json=False, quiet=quiet)
+    planned = plan.make(loaded, shown, arch)
+    policy.check(planned)
     target = output or lock.beside(recipe)
     writer = formats.find(form).writer() if form else ""
     resolved = job.resolved(planned, options.Options(writer=writer), plan.downloads)
     target.write_text(lock.dumped(resolved.lock, Path(recipe).name))
     print(target)
     return 0
+
+
+def _ask_site(planned: Plan, recipe: str, shown: Console) -> None:
+    """Warn of what site extensions would say of a build; with a lock they may say less."""
+    from singbuild.backends import extensions
+
+    asked = planned.build(Path(recipe).with_suffix(".img"), "plan", locked=False)
+    try:
+        extensions.load(shown).check(asked)
+    except RecipeError as error:
+        shown.warn(f"{error.what}\n{error.why}")
 
 
 def _format(image: Path, form: str, *, sandbox: bool, free: int) -> str:

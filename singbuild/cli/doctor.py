@@ -18,6 +18,8 @@ def doctor(as_json: bool) -> int:
 
     Ends with 0 when a build can work, else with 5.
     """
+    from singbuild.backends.extensions import GROUP
+    from singbuild.entry_points import installed
     from singbuild.errors import HostError
     from singbuild.privilege.modes import PROBES, choose
 
@@ -27,12 +29,19 @@ def doctor(as_json: bool) -> int:
     except HostError:
         choice = None
     places = _places()
+    sites = [f"{each.name} ({each.distribution} {each.version})" for each in installed(GROUP)]
     if as_json:
         modes = {
             mode: {"works": not lacks, "missing": [vars(each) for each in lacks]}
             for mode, lacks in found.items()
         }
-        document("doctor", chosen=choice and choice.mode, modes=modes, directories=places)
+        document(
+            "doctor",
+            chosen=choice and choice.mode,
+            modes=modes,
+            directories=places,
+            extensions=sites,
+        )
         return 0 if choice else HostError.status
     if choice:
         print(f"{'ok':{WIDTH}} You can build here, in the mode {choice.mode}: {choice.reason}.")
@@ -54,6 +63,8 @@ def doctor(as_json: bool) -> int:
         print(f"{sign:{WIDTH}} {place['what']}: {place['path']} ({place['type']}, {room})")
         if place["trouble"]:
             print(f"{'':{WIDTH}}   - {place['trouble']}")
+    for site in sites:
+        print(f"{'ok':{WIDTH}} site extension: {site}")
     print("\nWhat a recipe's backend needs besides: singbuild backends NAME")
     return 0 if choice else HostError.status
 

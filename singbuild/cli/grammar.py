@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from singbuild.cli import strangers
+from singbuild.configuration import settings
 from singbuild.errors import UsageError
 
 HELP = {"help_option_names": ["-h", "--help"]}
@@ -32,6 +33,28 @@ class Command(click.Command):
         named["context_settings"] = HELP | (named.get("context_settings") or {})
         super().__init__(*arguments, **named)
         self.examples, self.groups = tuple(examples), dict(groups or {})
+
+    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
+        """Parse; a flag may say yes or no, --FLAG=no being the way past a configuration file."""
+        flags = {
+            word: parameter.name
+            for parameter in self.get_params(context)
+            if isinstance(parameter, click.Option) and parameter.is_flag
+            for word in parameter.opts
+        }
+        words: list[str] = []
+        for word in args:
+            name, equals, value = word.partition("=")
+            if "--" in words or not equals or flags.get(name) is None:
+                words.append(word)
+                continue
+            if value.lower() not in (*settings.YES, *settings.NO):
+                raise UsageError(f"{name}: {value!r} is neither yes nor no")
+            words = [each for each in words if each != name]  # the last one counts
+            if settings.is_yes(value):
+                words.append(name)
+            context.default_map = {**(context.default_map or {}), str(flags[name]): False}
+        return super().parse_args(context, words)
 
     def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options, one list for each group."""

@@ -11,18 +11,21 @@ from io import TextIOWrapper
 import click
 
 from singbuild import __version__
-from singbuild.cli import strangers
+from singbuild.cli import configuration, strangers
 from singbuild.cli.backends import COMMANDS as BACKEND_COMMANDS
 from singbuild.cli.build import COMMANDS as BUILD_COMMANDS
 from singbuild.cli.build import build
 from singbuild.cli.cache import cache_commands
 from singbuild.cli.change import COMMANDS as CHANGE_COMMANDS
+from singbuild.cli.completion import COMMANDS as COMPLETION_COMMANDS
+from singbuild.cli.configuration import config_commands
 from singbuild.cli.convert import COMMANDS as CONVERT_COMMANDS
 from singbuild.cli.doctor import doctor
 from singbuild.cli.exchange import COMMANDS as EXCHANGE_COMMANDS
 from singbuild.cli.grammar import Group
 from singbuild.cli.image import COMMANDS as IMAGE_COMMANDS
 from singbuild.cli.signatures import COMMANDS as SIGNATURE_COMMANDS
+from singbuild.configuration import reading
 from singbuild.errors import (
     EXIT_BUG,
     EXIT_INTERRUPTED,
@@ -30,6 +33,7 @@ from singbuild.errors import (
     SingbuildError,
 )
 
+WITHOUT_FILES = ("help", "completion")  # commands that work whatever configuration files say
 NO_HOME = "/nonexistent"  # Debian's name for it
 STATUSES = """\b
 Exit statuses:
@@ -82,7 +86,8 @@ def _options_length(words: list[str]) -> int:
 
 @click.group(cls=Commands, epilog=STATUSES)
 @click.version_option(__version__, message="singbuild %(version)s")
-def commands() -> None:
+@click.pass_context
+def commands(context: click.Context) -> None:
     """Turn a recipe into one file that holds a whole Linux environment.
 
     \b
@@ -91,9 +96,18 @@ def commands() -> None:
       ./IMAGE ARGUMENTS            runs its runscript, as you
       singrun exec IMAGE COMMAND   runs a program in it, as you
     """  # noqa: D301 - click wants the character itself
+    if context.invoked_subcommand not in WITHOUT_FILES and not {"-h", "--help"} & {*sys.argv}:
+        configured = reading.read()
+        configured.check_variables()
+        if (
+            context.invoked_subcommand != "config"
+        ):  # which shows the variables as the caller has them
+            configuration.for_plugins(configured)
+        context.default_map = {"build": configuration.defaults(configured, build)}
 
 
 commands.add_command(cache_commands)
+commands.add_command(config_commands)
 commands.add_command(doctor)
 for each_command in (
     *BUILD_COMMANDS,
@@ -103,6 +117,7 @@ for each_command in (
     *CONVERT_COMMANDS,
     *CHANGE_COMMANDS,
     *BACKEND_COMMANDS,
+    *COMPLETION_COMMANDS,
 ):
     commands.add_command(each_command)
 

@@ -25,6 +25,7 @@ COMMANDS = {
 }
 FORMATS = {  # pages of section 5: what they are, and the document and its section that they are of
     "singrun.conf": ("the site's defaults for launches", "runtime.md", "The site's file"),
+    "singbuild.conf": ("the builder's places, mirrors, defaults, policy", "configuration.md", ""),
     "singbuild-recipe": ("what goes into an image", "recipe-format.md", ""),
 }
 _OF_BUILD = "singbuild"  # whose options and examples are those of its main command

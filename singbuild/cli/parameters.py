@@ -55,9 +55,11 @@ arch_option = click.option(
 def offline_option(function: Any) -> Any:
     """Add --offline. Downloads, those of plugins too, read it from SINGBUILD_OFFLINE."""
 
-    def set_variable(_context: click.Context, _option: click.Parameter, value: bool) -> None:
-        if value:
-            os.environ["SINGBUILD_OFFLINE"] = "1"
+    def set_variable(context: click.Context, option: click.Parameter, value: bool) -> None:
+        # --offline=no is a default of this command line: grammar.Command
+        is_said = (context.default_map or {}).get(option.name) is False
+        if value or is_said:
+            os.environ["SINGBUILD_OFFLINE"] = "1" if value else "0"
 
     words = (
         "Let the backend fetch nothing: it takes what earlier builds left in the cache. "

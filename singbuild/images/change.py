@@ -107,6 +107,7 @@ def bootstrap(path: Path, recipe: Recipe, *, test: bool = True, quiet: bool = Fa
             onto=onto,
             replaced=opened.status,
             format=DEFAULT,
+            command="bootstrap",
         )
         return build.build(plan.make(recipe, console), target, options, console)
 

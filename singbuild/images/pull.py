@@ -78,7 +78,7 @@ def pull(
         return fetch(transports.Place(scheme, name, arch), target, console, force=force)
     loaded = recipe(source)
     target = target or Path(f"{_stem(name)}.img")
-    options = Options(force=force, test=False, use_cache=False)
+    options = Options(force=force, test=False, use_cache=False, command="pull")
     return build.build(plan.make(loaded, console, arch), target, options, console)
 
 

@@ -23,9 +23,9 @@ class Options:
     tree when a section fails; resume: what was kept;
     replaced: the file whose mode and owner the image takes; format: the word of a kind of image,
     "" for the one that the target's name ends with; writer: the host program that writes
-    it, with its version, "" where none does; trial_for: the target of a check that this build is
-    a part of, which alone says that it is done; cache_from, cache_to: URIs of places that have
-    stages of builds, or get them.
+    it, with its version, "" where none does; command: as contract.Build has it; trial_for: the
+    target of a check that this build is a part of, which alone says that it is done; cache_from,
+    cache_to: URIs of places that have stages of builds, or get them.
     """
 
     force: bool = False
@@ -42,6 +42,7 @@ class Options:
     replaced: os.stat_result | None = None
     format: str = ""
     writer: str = ""
+    command: str = "build"
     trial_for: Path | None = None
     cache_from: tuple[str, ...] = ()
     cache_to: tuple[str, ...] = ()

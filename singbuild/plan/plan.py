@@ -12,6 +12,7 @@ from typing import Any
 from singbuild import __version__, workspace
 from singbuild.backends import loading
 from singbuild.backends.loading import Backend
+from singbuild.configuration import reading
 from singbuild.contract import Build, Reporter, Source
 from singbuild.errors import BackendError, RecipeError, RecipeKeyError, UsageError
 from singbuild.plan import agents
@@ -54,7 +55,7 @@ class Plan:
         assert header
         return self.recipe.error(header, error.what, why=error.why, remedy=error.remedy)
 
-    def build(self, image: Path, *, locked: bool) -> Build:
+    def build(self, image: Path, command: str = "build", *, locked: bool) -> Build:
         """Return the build of ``image`` as extensions see it. locked: it keeps to a lock."""
         return Build(
             recipe=self.recipe.path,
@@ -63,8 +64,9 @@ class Plan:
             keywords=self.source.keywords,
             sections={name: section.body() for name, section in self.recipe.sections.items()},
             image=image,
+            command=command,
             locked=locked,
-            stages=tuple(stage.build(image, locked=locked) for stage in self.stages),
+            stages=tuple(stage.build(image, command, locked=locked) for stage in self.stages),
         )
 
 
@@ -126,6 +128,7 @@ def _one(
         cache=workspace.cache_directory() / backend.name,
         report=report,
         bootstrap=backend.name,
+        mirrors=reading.current().mirrors(),
     )
     steps = _tree_steps(recipe, backend) if is_stage else _steps(recipe, backend, stages)
     plan = Plan(recipe, backend, source, tuple(steps), stages)
@@ -181,6 +184,7 @@ def _keywords(recipe: Recipe, backend: Backend, report: Reporter) -> dict[str, s
     """Return the header's values under the backend's spelling, defaults filled in."""
     known = {keyword.name.lower(): keyword for keyword in backend.needs.keywords}
     given = {}
+    mirrors = reading.current().mirrors()
     for header in recipe.headers:
         name, where = header.name.lower(), f"{recipe.path}:{header.line}"
         if name in (BOOTSTRAP_KEY.lower(), STAGE):
@@ -192,7 +196,7 @@ def _keywords(recipe: Recipe, backend: Backend, report: Reporter) -> dict[str, s
         elif name not in known:
             report.warn(f"{where}: {header.name} has no effect: {recipe.bootstrap} has no such key")
         else:
-            given[known[name].name] = header.value
+            given[known[name].name] = mirrors.get(header.value.lower(), header.value)
     for keyword in known.values():
         if keyword.required and not given.get(keyword.name):
             raise _missing(recipe, backend, keyword.name, keyword.help)

@@ -8,12 +8,15 @@ from io import TextIOWrapper
 
 import click
 
+from singbuild.cli import configuration
 from singbuild.cli.change import COMMANDS as CHANGE_COMMANDS
 from singbuild.cli.main import set_home
+from singbuild.configuration import reading
 from singbuild.console.display import Console
 from singbuild.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, SingbuildError, UsageError
 from singbuild.singularity.build import build
 from singbuild.singularity.cache import cache_commands
+from singbuild.singularity.completion import completion
 from singbuild.singularity.exchange import push, registry_commands, remote_commands
 from singbuild.singularity.inspect import apps, inspect, run_help
 from singbuild.singularity.messages import FAILED, FATAL, WARNING
@@ -53,7 +56,7 @@ def verbs() -> None:
 
 
 _OWN = (
-    *(build, pull, push, inspect, apps, run_help, buildcfg),
+    *(build, pull, push, inspect, apps, run_help, buildcfg, completion),
     *(cache_commands, overlay_commands, registry_commands, remote_commands),
 )
 for _each in _OWN:
@@ -71,6 +74,7 @@ def main() -> None:
     Console.error_prefix, Console.warning_prefix = FATAL, WARNING
     set_home()
     try:
+        configuration.for_plugins(reading.read())
         quiet = {"quiet": bool(manner)}
         of_2x = {command.name: quiet for command in CHANGE_COMMANDS}
         status = verbs.main(

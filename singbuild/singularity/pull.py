@@ -60,7 +60,8 @@ def pull(
     if images.is_file(uri):
         return images.fetch(transports.place(uri, machine), target, console, force=force)
     recipe = images.recipe(uri, insecure=options.plain_http(nohttps=nohttps))
-    asked = Options(force=force, test=False, use_cache=False, format=targets.kind(target))
+    kind = targets.kind(target)
+    asked = Options(force=force, test=False, use_cache=False, format=kind, command="pull")
     return build.build(plan.make(recipe, console, machine), target, asked, console)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import platformdirs
 
+from singbuild.configuration import reading
 from singbuild.errors import HostError
 
 UNMAPPED = 65534  # whose id has none in this user namespace: user_namespaces(7)
@@ -21,26 +22,23 @@ _held: list[int] = []  # the cache's descriptor, while this process lives
 def scratch_parent() -> Path:
     """Return where scratch directories are made: SINGBUILD_TMPDIR, TMPDIR, else /var/tmp.
 
-    APPTAINER_TMPDIR and SINGULARITY_TMPDIR count where the first is not set.
+    APPTAINER_TMPDIR and SINGULARITY_TMPDIR count where the first is not set, and configuration
+    files where no variable is.
     """
-    names = ("SINGBUILD_TMPDIR", "APPTAINER_TMPDIR", "SINGULARITY_TMPDIR", "TMPDIR")
-    chosen = next(filter(None, map(os.environ.get, names)), "/var/tmp")  # noqa: S108
-    return Path(chosen).absolute()
+    return Path(reading.current().value("scratch directory").text).absolute()
 
 
 def cache_directory() -> Path:
-    """Return where downloads are kept: SINGBUILD_CACHEDIR, else the user's cache directory.
+    """Return where downloads are kept: SINGBUILD_CACHEDIR, else as configured.
 
-    In those of APPTAINER_CACHEDIR and SINGULARITY_CACHEDIR, which their own programs fill as
-    well, a directory of its own. Raises HostError when it is somebody else's.
+    The built-in place is in the user's cache directory. Raises HostError when it is somebody
+    else's.
     """
-    theirs = os.environ.get("APPTAINER_CACHEDIR") or os.environ.get("SINGULARITY_CACHEDIR")
-    if chosen := os.environ.get("SINGBUILD_CACHEDIR"):
-        path = Path(chosen).absolute()
-    elif theirs:  # beside what they keep there
-        path = Path(theirs, "singbuild").absolute()
-    else:
+    value = reading.current().value("cache directory")
+    if value.source == reading.BUILT_IN:
         path = _owned(platformdirs.user_cache_path("singbuild"), ".cache/singbuild")
+    else:
+        path = Path(value.text).absolute()
     _check_private(path)
     return path
 

@@ -3,7 +3,10 @@
 import os
 import pwd
 
+from singrun.config import entries, expanded
 from singrun.errors import RunError
+
+DIRECTORY = "pulled"  # in singbuild's cache
 
 
 def cache() -> str:
@@ -12,8 +15,26 @@ def cache() -> str:
         return os.path.abspath(given)
     if given := os.environ.get("APPTAINER_CACHEDIR") or os.environ.get("SINGULARITY_CACHEDIR"):
         return os.path.abspath(f"{given}/singbuild")
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    base = base if base.startswith("/") else os.path.expanduser("~/.cache")
+    return _configured() or f"{_below_home('XDG_CACHE_HOME', '.cache')}/singbuild"
+
+
+def _configured() -> str:
+    """Return what singbuild's configuration files say, the user's first; "" for nothing."""
+    own = f"{_below_home('XDG_CONFIG_HOME', '.config')}/singbuild/singbuild.conf"
+    for path in (own, os.environ.get("SINGBUILD_CONFIG") or "/etc/singbuild.conf"):
+        found = ""
+        for _, name, value in entries(path) or ():
+            if name == "cache directory" and value:
+                found = expanded(value, os.environ)
+        if found:
+            return found
+    return ""
+
+
+def _below_home(variable: str, name: str) -> str:
+    """Return a directory as the XDG base directory specification has it; root's own for root."""
+    base = os.environ.get(variable, "")
+    base = base if base.startswith("/") else os.path.expanduser(f"~/{name}")
     if base.startswith("~"):
         why = "HOME is not set, and you have no entry in the passwd database."
         raise RunError("There is no cache for images", why=why, remedy="Set SINGBUILD_CACHEDIR.")
@@ -21,5 +42,5 @@ def cache() -> str:
     while not os.path.exists(there):
         there = os.path.dirname(there)
     if os.geteuid() == 0 and os.stat(there).st_uid not in (0, 65534):  # sudo -E; 65534: unmapped
-        base = pwd.getpwuid(0).pw_dir + "/.cache"
-    return f"{base}/singbuild"
+        return f"{pwd.getpwuid(0).pw_dir}/{name}"
+    return base

@@ -31,7 +31,7 @@ def fill(image: Image, site: Site) -> int:
             continue
         try:
             if os.path.lexists(f"{cache}/{image.stamp}"):  # since we looked
-                _remove(f"{cache}/{image.stamp}.new")
+                remove(f"{cache}/{image.stamp}.new")
             else:
                 _fill_locked(image, cache, site)
         finally:
@@ -88,7 +88,7 @@ def _fill_locked(image: Image, cache: str, site: Site) -> None:
             file.write(str(unpacker.measured(new).size))
         os.rename(new, f"{cache}/{image.stamp}")
     except BaseException:
-        _remove(new)
+        remove(new)
         raise
 
 
@@ -104,20 +104,28 @@ def prune(cache: str, name: str, limit: int) -> None:
     name: of the cache, as it is seen in mountinfo.
     What another PID namespace uses cannot be seen from inside one, so there nothing is removed.
     """
-    if os.readlink("/proc/self/ns/pid") != _FIRST_PID_NAMESPACE:
+    if not sees_users():
         return
     used = _mounted(name)
-    entries = sorted(_entries(cache))
+    entries = sorted(trees(cache))
     total = sum(size for _, size, _ in entries)
     for _, size, tree in entries:
         if total <= limit:
             return
-        if tree not in used and _take_away(f"{cache}/{tree}", name):
+        if tree not in used and take_away(f"{cache}/{tree}", name):
             total -= size
 
 
-def _entries(cache: str) -> list[tuple[int, int, str]]:
-    """(time of last use, bytes, name) of each complete tree; sweeps what killed processes left."""
+def sees_users() -> bool:
+    """Whether all processes can be seen that may use a tree: not from inside a PID namespace."""
+    return os.readlink("/proc/self/ns/pid") == _FIRST_PID_NAMESPACE
+
+
+def trees(cache: str) -> list[tuple[int, int, str]]:
+    """Return each complete tree: time of last use in ns, bytes, name.
+
+    What killed processes left is swept.
+    """
     found_here = []
     for entry in os.scandir(cache):
         if entry.name.endswith((".new", ".old")):
@@ -135,7 +143,7 @@ def _entries(cache: str) -> list[tuple[int, int, str]]:
 def _sweep(path: str) -> None:
     """Remove an unfinished directory that nobody works on."""
     if _lock_alone(path) >= 0:
-        _remove(path)
+        remove(path)
 
 
 def _lock_alone(path: str) -> int:
@@ -148,7 +156,8 @@ def _lock_alone(path: str) -> int:
     return fd
 
 
-def _take_away(path: str, cache: str) -> bool:
+def take_away(path: str, cache: str) -> bool:
+    """Remove a tree; False if somebody uses it. cache: its name as mountinfo has it."""
     fd = _lock_alone(path)
     if fd < 0:
         return False
@@ -156,7 +165,7 @@ def _take_away(path: str, cache: str) -> bool:
         os.close(fd)
         return False
     os.rename(path, f"{path}.old")
-    _remove(f"{path}.old")
+    remove(f"{path}.old")
     os.close(fd)
     return True
 
@@ -177,10 +186,10 @@ def _mounted(cache: str) -> set[str]:
 
 def _empty(path: str) -> None:
     for name in os.listdir(path):
-        _remove(f"{path}/{name}")
+        remove(f"{path}/{name}")
 
 
-def _remove(path: str) -> None:
+def remove(path: str) -> None:
     """Remove a file or a tree, however deep, directories without write permission too."""
     if not stat.S_ISDIR(os.lstat(path).st_mode):
         os.unlink(path)

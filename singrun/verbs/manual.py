@@ -60,7 +60,7 @@ VERBS = {  # usage, what it does, examples
     ),
     "instances": (
         "",
-        "List your instances; as JSON with --json.",
+        "List your instances.",
         ("singrun start debian.img web", "singrun instances"),
     ),
     "warm": (
@@ -73,10 +73,27 @@ VERBS = {  # usage, what it does, examples
         "Print this list, what a verb takes, or the text of an image's section %help.",
         ("singrun help exec", "singrun help debian.img"),
     ),
+    "cache": (
+        "list|du|prune|clean [KIND...]",
+        "Say what launches keep on disk, or make room: unpacked images (tree), images of "
+        "registries (image), the output of instances (log). What is in use stays. prune removes "
+        "trees, down to the limit, and what is old; clean removes trees and images, or the kinds "
+        "that are named.",
+        (
+            "singrun cache list",
+            "singrun cache du --json",
+            "singrun cache prune --size 5G --older 30 --dry-run",
+            "singrun cache clean tree",
+        ),
+    ),
+    "config": (
+        "show",
+        "Say what the site's file and your variables set, and where each value comes from.",
+        ("singrun config show", "singrun config show --json"),
+    ),
     "doctor": (
-        "[--mpi IMAGE]",
-        "Say what this host can do, and what would help; as JSON with --json. With --mpi: "
-        "whether the host's mpirun and Slurm go with the image's MPI.",
+        "",
+        "Say what this host can do, and what would help.",
         ("singrun doctor", "singrun doctor --mpi mpi.img"),
     ),
 }
@@ -157,6 +174,22 @@ OPTIONS = {  # the value's name, "" for none; what it does
     "plan": ("", "print every mount with its reason, and do nothing"),
     "debug": ("", "say on standard error what is done"),
 }
+_JSON = ("", "print one JSON object")
+OWN = {  # options of verbs that are no launch
+    "cache": {
+        "json": _JSON,
+        "dry-run": ("", "of prune and clean: remove nothing, say what would go"),
+        "size": ("SIZE", "of prune: keep trees of at most SIZE"),
+        "older": ("DAYS", "of prune: remove what was not used in DAYS, images too"),
+        "all": ("", "of clean: remove the output of instances too"),
+    },
+    "config": {"json": _JSON},
+    "doctor": {
+        "json": _JSON,
+        "mpi": ("IMAGE", "say whether the host's mpirun and Slurm go with the image's MPI"),
+    },
+    "instances": {"json": _JSON},
+}
 ONLY = {"pid-file": ("start",), "shell": ("shell",), "why": ("env",)}  # options of one verb
 MOUNT_TAKES = ("writable", "mount-with", "contents", "debug")
 STATUS = """\
@@ -197,13 +230,17 @@ def text(verb: str) -> str:
     ]
     if names := options_of(verb):
         shown += ["Options:", _options(names)]
+    for name, (value, does) in OWN.get(verb, {}).items():
+        shown += ["Options:"] if shown[-1] == "" else []
+        shown += [_line(f"    --{name} {value}".rstrip(), does).rstrip()]
+    shown += [""] if verb in OWN else []
     shown += ["Examples:", *(f"  {each}" for each in examples), "", STATUS]
     return "\n".join(shown)
 
 
 def options_of(verb: str) -> list[str]:
     """Return the names of the options that a verb takes."""
-    if verb in ("doctor", "help", "stop", "instance", "instances"):
+    if verb in ("cache", "config", "doctor", "help", "stop", "instance", "instances"):
         return []
     if verb == "mount":
         return [*MOUNT_TAKES]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -55,6 +56,10 @@ def test_a_policy_names_all_that_it_objects_to(
     ):
         assert says in done.error
     assert "(singbuild-site-policy)" in done.error
+    planned = engine.run("plan", recipe)
+    assert planned.returncode == 0
+    assert "There is no %test" in planned.stderr
+    assert "not pinned" not in planned.stderr  # nothing is built, so no lock is missing
 
 
 def test_a_recipe_that_keeps_to_the_policy_builds(
@@ -64,6 +69,28 @@ def test_a_recipe_that_keeps_to_the_policy_builds(
     recipe = engine.recipe("Bootstrap: busybox\n%test\n    true\n")
     assert engine.run("lock", recipe).returncode == 0
     assert engine.build(recipe, "--locked").status == 0
+
+
+def test_doctor_names_it(sites: dict[str, str], singbuild_engine: Engine) -> None:
+    engine = with_env(singbuild_engine, PYTHONPATH=sites["policy"])
+    assert "site extension: site-policy (singbuild-site-policy" in engine.run("doctor").stdout
+
+
+def test_the_example_in_the_page_is_one(singbuild_engine: Engine, tmp_path: Path) -> None:
+    page = (REPOSITORY / "docs/writing-a-backend.md").read_text().partition("## Site extensions")[2]
+    code = page.partition("```python\n")[2].partition("```")[0]
+    (tmp_path / "singbuild_our_site.py").write_text(code)
+    distribution = tmp_path / "our_site-1.dist-info"
+    distribution.mkdir()
+    (distribution / "METADATA").write_text("Metadata-Version: 2.1\nName: our-site\nVersion: 1\n")
+    line = re.search(r"^`(our-site = .*)` below `(\[.*\])`", page, re.M)
+    assert line
+    group = line[2].replace("project.entry-points.", "").replace('"', "")
+    (distribution / "entry_points.txt").write_text(f"{group}\n{line[1].replace(chr(34), '')}\n")
+    engine = with_env(singbuild_engine, PYTHONPATH=str(tmp_path))
+    done = engine.build(engine.recipe("Bootstrap: busybox\n"))
+    assert done.status == 3
+    assert "A section %labels says who answers for it. (our-site)" in done.error
 
 
 class Hook(BaseHTTPRequestHandler):

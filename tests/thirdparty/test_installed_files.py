@@ -16,5 +16,7 @@ def test_man_finds_the_pages_and_bash_the_completion(elsewhere: Elsewhere) -> No
         assert f".SH NAME\n{name} \\- " in page
     for name in ("singbuild", "singrun", "singularity", "apptainer"):
         assert (share / f"bash-completion/completions/{name}").is_file()
-    for name in ("singrun.conf", "singbuild-recipe"):
+        assert (share / f"zsh/site-functions/_{name}").is_file()
+        assert (share / f"fish/vendor_completions.d/{name}.fish").is_file()
+    for name in ("singbuild.conf", "singrun.conf", "singbuild-recipe"):
         assert (share / f"man/man5/{name}.5").is_file()

@@ -1,8 +1,7 @@
-"""Man pages and completion, which come of what the commands say of themselves."""
+"""Man pages, which come of what the commands say of themselves."""
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
@@ -13,15 +12,6 @@ import pytest
 
 from singbuild.cli import manpages
 from singrun.verbs import manual
-from tests.bench.singrun_images import ROOT
-
-COMPLETES = """\
-. "$1"; shift
-COMP_WORDS=("$@")
-COMP_CWORD=$(($# - 1))
-_singbuild_complete "$1" "${@: -1}"
-printf '%s\\n' "${COMPREPLY[@]}"
-"""
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +55,7 @@ def test_a_page_is_well_formed_and_whole(name: str, pages: Path) -> None:
     ("name", "words"),
     [
         ("singrun.conf", ["cache directory, cache size", "bind path", "%U"]),
+        ("singbuild.conf", ["SETTINGS", "cache directory", "mirror NAME", "%U", "allow root"]),
         ("singbuild-recipe", ["HEADER", "%runscript", "Bootstrap: busybox"]),
     ],
 )
@@ -76,37 +67,3 @@ def test_formats_have_pages(name: str, words: list[str], pages: Path) -> None:
 
 def test_the_runtimes_page_has_every_verb() -> None:
     assert manpages.verbs(manual.overview()) == [*manual.VERBS]
-
-
-def offered(*words: str) -> list[str]:
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    script = [str(ROOT / "share/completion.bash"), *words]
-    said = subprocess.check_output(
-        ["bash", "-c", COMPLETES, "bash", *script], text=True, env=os.environ | {"PATH": path}
-    )
-    return said.split()
-
-
-@pytest.mark.parametrize(
-    ("words", "answer"),
-    [
-        (["singrun", "ex"], ["exec"]),
-        (["singrun", "exec", "--writ"], ["--writable", "--writable-tmpfs"]),
-        (["singrun", "--debug", "st"], ["start", "stop"]),
-        (["singrun", "exec", "image"], []),  # files are bash's own
-        (["singbuild", "boot"], ["bootstrap"]),
-        (["singbuild", "create", "--si"], ["--size"]),
-        (["singularity", "boo"], ["bootstrap"]),
-        (["singularity", "create", "--fo"], ["--force"]),
-        (["singularity", "xyzzy"], []),
-    ],
-)
-def test_bash_completes(words: list[str], answer: list[str]) -> None:
-    assert offered(*words) == answer
-
-
-def test_bash_loads_it_without_a_word() -> None:
-    words = ["bash", "-euc", f". {ROOT}/share/completion.bash; complete -p singrun"]
-    done = subprocess.run(words, capture_output=True, text=True, check=True)
-    assert "_singbuild_complete singrun" in done.stdout
-    assert done.stderr == ""

@@ -1,0 +1,69 @@
+"""Refuses builds that a configuration file does not allow: its settings that begin with "allow".
+
+A policy binds nobody who brings a singbuild of his own; it tells what the site, or the user, has
+decided, before anything is written.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from singbuild.configuration import reading, settings
+from singbuild.errors import HostError, LockError, RecipeError
+from singbuild.plan.plan import BOOTSTRAP_KEY, Plan
+
+HOST_SECTIONS = ("pre", "setup")
+UNVERIFIED = {"GPGCheck": "no", "AllowExpired": "yes", "Insecure": "yes"}
+
+
+def check(plan: Plan, *, needs_lock: bool = False) -> None:
+    """Refuse a build that is not allowed. needs_lock: a lock could bind it, and none does.
+
+    Raises HostError, LockError, or RecipeError with the recipe's line.
+    """
+    if os.geteuid() == 0 and (why := _forbidden("allow root")):
+        raise HostError("root may not build here", why=why, remedy="Build as a user.")
+    if needs_lock and (why := _forbidden("allow unlocked")):
+        remedy = f"Add --locked; singbuild lock {plan.recipe.path} writes the lock."
+        raise LockError("builds here keep to a lock", why=why, remedy=remedy)
+    for each in (*plan.stages, plan):
+        for error in _objections(each):
+            raise error
+
+
+def _objections(plan: Plan) -> Iterator[RecipeError]:
+    recipe = plan.recipe
+    if why := _other_backends(plan.backend.name):
+        header = recipe.header(BOOTSTRAP_KEY) or recipe.header("From")
+        if header and header.line:  # else nobody named it: an image is worked on as it is
+            what = f"Bootstrap: {plan.backend.name} is not allowed here"
+            yield recipe.error(header, what, why=why, remedy="Use a backend that is.")
+    for name in HOST_SECTIONS:
+        section = recipe.sections.get(name)
+        if section and (why := _forbidden("allow host sections")):
+            what = f"%{name} is not allowed here: it executes on the host"
+            remedy = "Do its work in %files and %post."
+            yield RecipeError(
+                recipe.path, section.line, 0, f"%{name}", what, why=why, remedy=remedy
+            )
+    for keyword, value in UNVERIFIED.items():
+        header = recipe.header(keyword)
+        if header and header.value.lower() == value and (why := _forbidden("allow unverified")):
+            what = f"{keyword}: {value} is not allowed here"
+            remedy = "Leave it out; packages and downloads are verified then."
+            yield recipe.error(header, what, why=why, remedy=remedy)
+
+
+def _forbidden(name: str) -> str:
+    """Return which line says no to something, "" if none does."""
+    value = reading.current().values.get(name)
+    return f"{value.source}: {name} = no" if value and not settings.is_yes(value.text) else ""
+
+
+def _other_backends(name: str) -> str:
+    """Return which line allows other backends than one, "" if none does."""
+    value = reading.current().values.get("allow backend")
+    if not value or name in reading.words(value.text):
+        return ""
+    return f"{value.source}: allow backend = {value.text}"

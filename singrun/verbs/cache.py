@@ -1,0 +1,233 @@
+"""``cache``: what launches keep on disk, how much room it takes, and making room.
+
+Unpacked images, images of registries (which ``singbuild cache`` shows as well, since it makes
+them) and the output of instances. What is in use stays.
+"""
+
+import fcntl
+import json
+import os
+import time
+
+from singrun import config, instances
+from singrun.errors import UsageError, nearest, printable
+from singrun.images import pull_cache, unpacked, unpacking
+
+KINDS = {"tree": "unpacked images", "image": "images of registries", "log": "output of instances"}
+VERBS = {  # the options that each takes, with the name of their value
+    "list": {"json": ""},
+    "du": {"json": ""},
+    "prune": {"json": "", "dry-run": "", "size": "SIZE", "older": "DAYS"},
+    "clean": {"json": "", "dry-run": "", "all": ""},
+}
+_DAY = 86400  # seconds
+_REMEDY = "See: singrun cache --help"
+
+
+class Item:
+    """One thing that is kept. size: bytes on the disk; used: when last, seconds since 1970."""
+
+    def __init__(self, kind: str, name: str, path: str, size: int, used: float) -> None:
+        self.kind, self.name, self.path, self.size, self.used = kind, name, path, size, used
+
+
+def told(words: "list[str]") -> str:
+    """Return what a verb of ``cache`` prints, after it is done. Raises UsageError, RunError."""
+    if not words or words[0] not in VERBS:
+        guess = nearest(words[0], [*VERBS]) if words else ""
+        why = f"Did you mean cache {guess}?" if guess else f"They are {', '.join(VERBS)}."
+        raise UsageError(f"There is no verb {' '.join(['cache', *words[:1]])}", why=why)
+    verb, rest = words[0], words[1:]
+    given, names = _parted(rest, VERBS[verb])
+    if names and (verb != "clean" or not {*names} <= {*KINDS}):
+        raise UsageError(f"cache {verb} takes no {names[0]}", remedy=_REMEDY)
+    site = config.read()
+    found = _items(site)
+    if verb == "list":
+        return _list(found, as_json="json" in given)
+    if verb == "du":
+        return _usage(found, site, as_json="json" in given)
+    if verb == "prune":
+        gone = _surplus(found, site, given)
+    else:
+        kinds = names or [*KINDS][: None if "all" in given else -1]
+        gone = [item for item in found if item.kind in kinds]
+    return _removed(verb, gone, site, given)
+
+
+def _items(site: config.Site) -> "list[Item]":
+    """Return all that is kept, by kind, the least recently used first."""
+    found = [*_trees(site), *_images(), *_logs()]
+    return sorted(found, key=lambda item: ([*KINDS].index(item.kind), item.used))
+
+
+def _trees(site: config.Site) -> "list[Item]":
+    try:
+        held = unpacked.open_private(site.cache)
+    except FileNotFoundError:
+        return []
+    found = unpacking.trees(f"/proc/self/fd/{held}")
+    os.close(held)
+    return [Item("tree", n, f"{site.cache}/{n}", size, used / 1e9) for used, size, n in found]
+
+
+def _images() -> "list[Item]":
+    parent = f"{pull_cache.cache()}/{pull_cache.DIRECTORY}"
+    try:
+        os.close(unpacked.open_private(pull_cache.cache()))
+        names = os.listdir(parent)
+    except FileNotFoundError:
+        return []
+    return [_measured("image", name.replace("%2F", "/"), f"{parent}/{name}") for name in names]
+
+
+def _logs() -> "list[Item]":
+    running = {instance.logs for instance in instances.running()}
+    found = []
+    for place in instances.log_directories():
+        names = {name.rpartition(".")[0] for name in os.listdir(place) if name[-4:] in _OUTPUT}
+        for name in names - {os.path.basename(each) for each in running}:
+            parts = [_measured("log", name, f"{place}/{name}{end}") for end in _OUTPUT]
+            size, used = sum(each.size for each in parts), max(each.used for each in parts)
+            found.append(Item("log", name, f"{place}/{name}", size, used))
+    return found
+
+
+_OUTPUT = (".out", ".err")
+
+
+def _measured(kind: str, name: str, path: str) -> Item:
+    size, used = 0, 0.0
+    for parent, _, names in [*os.walk(path)] or [(os.path.dirname(path), [], [path])]:
+        for each in names:
+            try:
+                status = os.lstat(f"{parent}/{os.path.basename(each)}")
+            except FileNotFoundError:
+                continue
+            size += status.st_blocks * 512
+            used = max(used, status.st_atime, status.st_mtime)
+    return Item(kind, name, path, size, used)
+
+
+def _surplus(found: "list[Item]", site: config.Site, given: "dict[str, str]") -> "list[Item]":
+    """Return what prune removes: what is old, and the trees that are more than the limit."""
+    gone = []
+    if "older" in given:
+        limit = time.time() - _number(given["older"]) * _DAY
+        gone = [item for item in found if item.used < limit and item.kind != "log"]
+    if "size" in given or "older" not in given:
+        most = config.size_of(given["size"], "--size") if "size" in given else site.cache_size
+        rest = [item for item in found if item.kind == "tree" and item not in gone]
+        total = sum(item.size for item in rest)
+        for item in rest:
+            if total <= most:
+                break
+            gone.append(item)
+            total -= item.size
+    return gone
+
+
+def _removed(verb: str, gone: "list[Item]", site: config.Site, given: "dict[str, str]") -> str:
+    """Remove what is to go; return what is said of it."""
+    dry = "dry-run" in given
+    done = gone if dry else [item for item in gone if _remove(item, site)]
+    if "json" in given:
+        facts = [vars(item) for item in done]
+        return _document(verb, removed=[] if dry else facts, would_remove=facts if dry else [])
+    size = _shown(sum(item.size for item in done))
+    text = (
+        f"{'would remove' if dry else 'removed'} {len(done)} item{'s' * (len(done) != 1)}, {size}"
+    )
+    kept = len(gone) - len(done)
+    return text + (f"; {kept} in use stay{'s' * (kept == 1)}" if kept else "") + "\n"
+
+
+def _remove(item: Item, site: config.Site) -> bool:
+    """Remove one thing; False if it is in use."""
+    if item.kind == "log":
+        for end in _OUTPUT:
+            if os.path.lexists(item.path + end):
+                os.unlink(item.path + end)
+        return True
+    if item.kind == "tree":
+        held = unpacked.open_private(site.cache)
+        path = f"/proc/self/fd/{held}/{item.name}"
+        done = unpacking.sees_users() and unpacking.take_away(path, site.cache)
+        os.close(held)
+        return done
+    cache = unpacked.open_private(pull_cache.cache())
+    try:
+        fcntl.flock(cache, fcntl.LOCK_EX | fcntl.LOCK_NB)  # singbuild holds it while it works
+    except BlockingIOError:
+        return False
+    else:
+        unpacking.remove(item.path)
+        return True
+    finally:
+        os.close(cache)
+
+
+def _list(found: "list[Item]", *, as_json: bool) -> str:
+    if as_json:
+        return _document("list", items=[vars(item) for item in found])
+    lines = [f"{'KIND':6} {'LAST USED':16} {'SIZE':>10}  NAME"]
+    for item in found:
+        used = time.strftime("%Y-%m-%d %H:%M", time.localtime(item.used))
+        lines.append(f"{item.kind:6} {used} {_shown(item.size):>10}  {printable(item.name)}")
+    return "\n".join(lines) + "\n"
+
+
+def _usage(found: "list[Item]", site: config.Site, *, as_json: bool) -> str:
+    totals = {kind: sum(i.size for i in found if i.kind == kind) for kind in KINDS}
+    places = {"cache": site.cache, "images": f"{pull_cache.cache()}/{pull_cache.DIRECTORY}"}
+    if as_json:
+        return _document("du", kinds=totals, limit=site.cache_size, **places)
+    lines = []
+    for kind, what in KINDS.items():
+        limit = f" of {_shown(site.cache_size)}" if kind == "tree" else ""
+        count = sum(item.kind == kind for item in found)
+        lines.append(f"{_shown(totals[kind]):>10}{limit}  {count} {what}")
+    lines.append(f"{_shown(sum(totals.values())):>10}  in all")
+    lines.append(f"in {places['cache']}, images of registries in {places['images']}")
+    return "\n".join(lines) + "\n"
+
+
+def _document(verb: str, **fields: object) -> str:
+    return json.dumps({"version": 1, "command": f"cache {verb}", **fields}, indent=2) + "\n"
+
+
+def _shown(size: int) -> str:
+    """Return a number of bytes for people: 8.4 MiB."""
+    amount, names = float(size), ["B", "KiB", "MiB", "GiB", "TiB"]
+    while amount >= 1024 and len(names) > 1:
+        amount, names = amount / 1024, names[1:]
+    return f"{amount:.1f} {names[0]}" if names[0] != "B" else f"{size} B"
+
+
+def _number(word: str) -> float:
+    try:
+        return abs(float(word))
+    except ValueError:
+        raise UsageError(f"--older {word} is not a number of days", remedy=_REMEDY) from None
+
+
+def _parted(words: "list[str]", known: "dict[str, str]") -> "tuple[dict[str, str], list[str]]":
+    """Return options with their values, and the other words."""
+    given: dict[str, str] = {}
+    names: list[str] = []
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("-"):
+            names.append(word)
+            continue
+        name, equals, value = word[2:].partition("=")
+        if not word.startswith("--") or name not in known:
+            guess = nearest(word.lstrip("-"), [*known])
+            why = f"Did you mean --{guess}?" if guess else ""
+            raise UsageError(f"There is no option {word}", why=why, remedy=_REMEDY)
+        if bool(known[name]) != bool(equals or (known[name] and rest)):
+            what = "needs a value" if known[name] else "takes no value"
+            raise UsageError(f"Option --{name} {what}", remedy=_REMEDY)
+        given[name] = value if equals or not known[name] else rest.pop(0)
+    return given, names
