@@ -11,6 +11,7 @@ import json
 import os
 import re
 import sys
+import textwrap
 import threading
 import time
 import traceback
@@ -177,7 +178,7 @@ class Console:
 
     def _show(self, event: Event) -> None:
         if event.name == "error":
-            print(f"{self.error_prefix}{event['text']}", file=sys.stderr)
+            print(f"{_red(self.error_prefix)}{event['text']}", file=sys.stderr)
             if event["log"]:
                 print(f"The full log: {event['log']}", file=sys.stderr)
             sys.stderr.flush()
@@ -260,6 +261,8 @@ class LiveConsole(Console):
         elif event.name == "progress":
             self._advance(event["label"], event["done"], event["total"])
         elif not self._quiet and (text := self._plain(event)):
+            if event.name in ("start", "phase"):  # ours; what a program prints stays as it is
+                text = _wrapped(text, self._terminal.width)
             # Text, not markup: what a build prints may hold square brackets.
             self._scroll(Text(text, style=STYLES.get(event.name, "")))
         if event.name == "phase":
@@ -301,6 +304,19 @@ def counted(label: str, done: int, total: int, seconds: float) -> str:
         shown = f"{float(number) * done / total:.1f}/{number} {unit}"
     rate = f", {binary(int(done / seconds))}/s" if seconds > 1 and done else ""
     return f"{label.removesuffix('bytes')} {shown}{rate}".lstrip()
+
+
+def _wrapped(text: str, width: int) -> str:
+    """Return text in lines that break between words, and never in a path."""
+    indent = "    "
+    return textwrap.fill(
+        text,
+        width,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+        drop_whitespace=True,
+    )
 
 
 def _red(text: str) -> str:

@@ -7,7 +7,9 @@ import io
 import json
 import os
 import pty
+import re
 import threading
+from collections.abc import Callable
 
 import pytest
 
@@ -211,3 +213,45 @@ def test_a_phase_that_goes_on_never_looks_ended(
 def test_colours_are_the_readers_choice(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "\x1b[1m[" in on_a_terminal(120, monkeypatch)  # the phase, bold
     assert "\x1b[1;" not in on_a_terminal(120, monkeypatch, NO_COLOR="1").replace("\x1b[1A", "")
+
+
+def test_a_long_phase_breaks_between_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    path = f"/{'directory/' * 6}a.img"
+
+    def tell_it(shown: display.Console) -> None:
+        shown.phase("resolve", WORDS)
+        shown.start("a.def", path)
+
+    lines = plain_screen(tell_it)
+    assert " ".join(line.strip() for line in lines[:3]).endswith(WORDS)
+    assert any(path in line for line in lines)  # to be copied in one piece
+
+
+WORDS = "Bootstrap: debootstrap (singbuild 0.1.0) resolves the exact inputs"
+
+
+def plain_screen(tell_it: Callable[[display.Console], object]) -> list[str]:
+    """The lines that a terminal gets of what is told, without colours and movements."""
+    controller, terminal = pty.openpty()
+    with os.fdopen(terminal, "w") as out:
+        tell_it(display.choose(out, as_json=False, quiet=False))
+    seen = b""
+    with contextlib.suppress(OSError), os.fdopen(controller, "rb", buffering=0) as screen:
+        while piece := screen.read(1 << 16):  # EIO at the end: pty(7)
+            seen += piece
+    return re.sub(r"\x1b\[[\d;?]*\w", "", seen.decode()).splitlines()
+
+
+@pytest.mark.parametrize("colours", [True, False])
+def test_an_error_stands_out_on_a_terminal(monkeypatch: pytest.MonkeyPatch, colours: bool) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color" if colours else "dumb")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    controller, terminal = pty.openpty()
+    with os.fdopen(controller, "rb", buffering=0) as screen, os.fdopen(terminal, "w") as errors:
+        monkeypatch.setattr("sys.stderr", errors)
+        display.choose(io.StringIO(), as_json=False, quiet=False).error(HostError("no room"), None)
+        seen = screen.read(1 << 16).decode()
+    prefix = "singbuild: error: "
+    assert seen.startswith(f"\x1b[1;31m{prefix}\x1b[0mno room" if colours else f"{prefix}no room")
