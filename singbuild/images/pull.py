@@ -11,7 +11,7 @@ from typing import TextIO
 
 from singbuild import build, claim, host, workspace
 from singbuild.cache import contents
-from singbuild.console.display import Console, JsonConsole
+from singbuild.console.display import Console, JsonConsole, LiveConsole
 from singbuild.console.events import Event
 from singbuild.console.sizes import binary
 from singbuild.errors import SingbuildError, UsageError
@@ -29,17 +29,26 @@ SCHEMES = ("docker", "docker-daemon", "docker-archive", "oci", "oci-archive")
 class LayersConsole(Console):
     """Shows an image's name and its layers, as Singularity 2.x did."""
 
-    def __init__(self, out: TextIO, name: str, *, quiet: bool = False) -> None:
-        super().__init__(out, quiet=quiet)
-        self._name = name
+    source = ""
 
     def _plain(self, event: Event) -> str:
         """Name the source, its layers and the file; the rest is the same for every image."""
         if event.name == "start":
-            return self._name
+            return self.source
         if event.name == "done":
             return f"{event['image']}: {binary(event['bytes'])}"
         return str(event["text"]) if event.name == "line" and " layer: " in event["text"] else ""
+
+
+class LiveLayersConsole(LayersConsole, LiveConsole):
+    """The same at a terminal, with the phase and how much of it is done below."""
+
+
+def layers_console(out: TextIO, source: str, *, quiet: bool = False) -> LayersConsole:
+    """Return the form that suits where the output goes. source: the name that is shown first."""
+    shown = (LiveLayersConsole if out.isatty() else LayersConsole)(out, quiet=quiet)
+    shown.source = source
+    return shown
 
 
 def pull(
@@ -71,7 +80,7 @@ def pull(
             return status
     scheme, name = parted(source)
     shown = _shown(name) if scheme == "docker" else name
-    console: Console = LayersConsole(sys.stdout, shown, quiet=quiet)
+    console: Console = layers_console(sys.stdout, shown, quiet=quiet)
     if as_json:
         console = JsonConsole(sys.stdout)
     if is_file(source):

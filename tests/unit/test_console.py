@@ -10,11 +10,13 @@ import pty
 import re
 import threading
 from collections.abc import Callable
+from typing import TextIO
 
 import pytest
 
 from singbuild.console import display, events
 from singbuild.errors import HostError, UsageError
+from singbuild.images import pull
 
 
 def tell(shown: display.Console) -> None:
@@ -229,14 +231,46 @@ def test_a_long_phase_breaks_between_words(monkeypatch: pytest.MonkeyPatch) -> N
     assert any(path in line for line in lines)  # to be copied in one piece
 
 
+def test_a_pull_shows_how_much_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "100")
+
+    def tell_it(shown: display.Console) -> None:
+        with shown:
+            shown.start("docker:lab/tool", "tool.img")
+            shown.phase("bootstrap", "Bootstrap: docker fills it")
+            shown.line("Downloading layer: sha256:01")
+            shown.line("of no interest")
+            shown.progress("bytes of layers", 15935060, 31870120)
+            threading.Event().wait(0.5)
+            shown.done("tool.img", 1 << 20)
+
+    def console(out: TextIO) -> display.Console:
+        return pull.layers_console(out, "lab/tool:1")
+
+    seen = "\n".join(plain_screen(tell_it, console))
+    assert "15.2/30.4 MiB" in seen
+    assert "of no interest" not in seen
+    pipe = io.StringIO()
+    tell_it(console(pipe))
+    assert pipe.getvalue() == "lab/tool:1\nDownloading layer: sha256:01\ntool.img: 1.0 MiB\n"
+
+
 WORDS = "Bootstrap: debootstrap (singbuild 0.1.0) resolves the exact inputs"
 
 
-def plain_screen(tell_it: Callable[[display.Console], object]) -> list[str]:
+def chosen(out: TextIO) -> display.Console:
+    return display.choose(out, as_json=False, quiet=False)
+
+
+def plain_screen(
+    tell_it: Callable[[display.Console], object],
+    console: Callable[[TextIO], display.Console] = chosen,
+) -> list[str]:
     """The lines that a terminal gets of what is told, without colours and movements."""
     controller, terminal = pty.openpty()
     with os.fdopen(terminal, "w") as out:
-        tell_it(display.choose(out, as_json=False, quiet=False))
+        tell_it(console(out))
     seen = b""
     with contextlib.suppress(OSError), os.fdopen(controller, "rb", buffering=0) as screen:
         while piece := screen.read(1 << 16):  # EIO at the end: pty(7)
