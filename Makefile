@@ -21,7 +21,7 @@ SERVICES := docker-registry podman runc buildah skopeo umoci
 LONG  := docker.io openmpi-bin libopenmpi-dev python3-mpi4py mpich libmpich-dev \
          slurm-wlm slurmctld slurmd munge slapd nslcd libnss-ldapd xvfb x11-apps tmux psmisc git
 
-.PHONY: singrun.pyz man demo test test-long coverage fuzz check unit format packages packages-long clean
+.PHONY: pictures deb rpm singrun.pyz man demo test test-long coverage fuzz check unit format packages packages-long clean
 
 demo: $(VENV)/.installed ## build recipes/busybox.def and run the image
 	@[ "$$(id -u)" != 0 ] || command -v mke2fs >/dev/null || { $(call install,e2fsprogs); }
@@ -96,6 +96,12 @@ man: $(VENV)/.installed ## man pages of the commands, where man finds them by th
 
 singrun.pyz: ## the runtime as one file, for nodes without an installation
 	$(PYTHON) -m singrun.bundle $@
+
+pictures: $(VENV)/.tested ## docs/pictures, of the terminal: needs a network and a registry
+	$(BIN)/python -m tests.bench.pictures docs/pictures
+
+deb rpm: ## packages for this host's distribution, in dist/
+	/usr/bin/python3 packaging/packages.py $@ dist
 
 clean:
 	rm -rf $(VENV) $(DEMO) dist singrun.pyz
