@@ -26,6 +26,9 @@ from pathlib import Path
 
 from singrun import syscalls
 
+VARIABLE = "SINGBUILD_TEST_RUN"
+"""Names the directory of the run (tests.bench.once), and so marks all of its processes."""
+
 PATIENCE = float(os.environ.get("SINGBUILD_TEST_PATIENCE", "1"))
 """The factor that stretches every time limit of the tests, on hosts that are slow or busy."""
 
@@ -81,7 +84,8 @@ def own_mount_namespace() -> Path | None:
         syscalls.mount("none", "/", "", syscalls.MS_REC | syscalls.MS_PRIVATE)
     except OSError:
         return None
-    directory = Path(tempfile.mkdtemp(prefix="singbuild-tests-", dir="/var/tmp"))
+    run = Path(os.environ[VARIABLE]).name  # its janitor knows the directory by it
+    directory = Path(tempfile.mkdtemp(prefix=f"singbuild-{run}-", dir="/var/tmp"))
     directory.chmod(0o1777)
     if Path("/dev/fuse").exists():
         fuse = directory / "fuse"

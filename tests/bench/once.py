@@ -10,11 +10,15 @@ import contextlib
 import fcntl
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-VARIABLE = "SINGBUILD_TEST_RUN"
+from tests.bench.host import OWN_PROCESSES, VARIABLE
+
+JANITOR = Path(__file__).with_name("janitor.py")
 
 
 @contextlib.contextmanager
@@ -25,12 +29,18 @@ def directory_of_the_run() -> Iterator[None]:
         return
     path = Path(tempfile.mkdtemp(prefix="tests-run-"))
     path.chmod(0o755)
+    argv = [sys.executable, "-IS", str(JANITOR), str(os.getpid()), str(path)]
+    none = subprocess.DEVNULL
+    janitor = subprocess.Popen(argv, stdin=none, stdout=none, stderr=none, start_new_session=True)
+    OWN_PROCESSES.add(janitor.pid)
     os.environ[VARIABLE] = str(path)
     try:
         yield
     finally:
         del os.environ[VARIABLE]
         shutil.rmtree(path)
+        janitor.kill()
+        janitor.wait()
 
 
 def once(name: str, build: Callable[[Path], object]) -> Path:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypedDict, Unpack
 
-from tests.bench.host import PATIENCE, accounts, shared_directory
+from tests.bench.host import PATIENCE, VARIABLE, accounts, shared_directory
 
 ROOT = Path(__file__).parents[2]
 PYTHON = "/usr/bin/python3"
@@ -184,7 +184,11 @@ def ordinary_user(prefix: str = "singrun") -> Iterator[str]:
     name = f"{prefix}{os.getpid()}x{next(_NUMBERS)}"
     own: list[Path] = []
     with accounts():
-        subprocess.run(["useradd", "-m", "-s", "/bin/sh", "-G", "audio", name], check=True)
+        comment = Path(
+            os.environ.get(VARIABLE, "")
+        ).name  # a run's janitor knows its accounts by it
+        words = ["-m", "-s", "/bin/sh", "-G", "audio", "-c", comment, name]
+        subprocess.run(["useradd", *words], check=True)
     try:
         uid = pwd.getpwnam(name).pw_uid
         own = [Path(f"{parent}/singrun-{uid}") for parent in ("/tmp", "/var/tmp")]

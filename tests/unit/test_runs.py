@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench.host import wait_until
-from tests.bench.once import VARIABLE
+from tests.bench.host import VARIABLE, wait_until
 from tests.bench.singrun_images import ROOT
 
 PROMPT = "def test_prompt(): pass\n"
@@ -47,7 +46,9 @@ def start(directory: Path, text: str, *words: str, **more: str) -> subprocess.Po
     environment |= {"TMPDIR": str(directory / "tmp"), **more}
     argv = [sys.executable, "-m", "pytest", "-q", "-p", "tests.conftest", "-p", "no:cacheprovider"]
     argv += [f"--rootdir={directory}", *words, f"{directory}/test_it.py"]
-    return subprocess.Popen(argv, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        argv, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, process_group=0
+    )
 
 
 @pytest.mark.parametrize(
@@ -79,3 +80,28 @@ def test_sigterm_ends_a_run_as_an_interrupt_does(tmp_path: Path, workers: str) -
     assert list((tmp_path / "tmp").glob("tests-run-*")) == []
     if workers == "0":
         assert (tmp_path / "torn down").exists()
+
+
+LEAVES = """
+import os
+import subprocess
+import time
+from pathlib import Path
+
+def test_leaves_a_daemon():
+    subprocess.run(["sh", "-c", "setsid sleep 600 & echo $! > {directory}/daemon"])
+    Path("{directory}/began").touch()
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("group", [True, False], ids=["its group", "itself"])
+def test_a_killed_run_leaves_no_process_and_no_directory(tmp_path: Path, group: bool) -> None:
+    with start(tmp_path, LEAVES.format(directory=tmp_path), "-n2") as run:
+        wait_until(lambda: (tmp_path / "began").exists())
+        daemon = (tmp_path / "daemon").read_text().strip()
+        assert Path(f"/proc/{daemon}").exists()
+        kill = os.killpg if group else os.kill
+        kill(run.pid, signal.SIGKILL)
+    wait_until(lambda: not Path(f"/proc/{daemon}").exists())
+    wait_until(lambda: not list((tmp_path / "tmp").glob("tests-run-*")))
