@@ -33,8 +33,11 @@ PATIENCE = float(os.environ.get("SINGBUILD_TEST_PATIENCE", "1"))
 """The factor that stretches every time limit of the tests, on hosts that are slow or busy."""
 
 
-def wait_until(is_so: Callable[[], bool], seconds: float = 30) -> None:
-    """Wait for something that happens soon, such as the end of a killed process's children."""
+def wait_until(is_so: Callable[[], bool], seconds: float = 120) -> None:
+    """Wait for something that happens soon, such as the end of a killed process's children.
+
+    On a busy host a Python starts in half a minute: who waits for an event loses nothing by that.
+    """
     end = time.monotonic() + seconds * PATIENCE
     while not is_so():  # asked once: it may be over by the next time
         assert time.monotonic() < end, "it does not happen"
