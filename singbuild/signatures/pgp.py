@@ -17,6 +17,7 @@ from singrun.signatures import signers
 KEY_START = b"-----BEGIN PGP PUBLIC KEY BLOCK-----"
 START = b"-----BEGIN PGP SIGNED MESSAGE-----"
 _PASSED = ("GNUPGHOME", "GPG_TTY", "DISPLAY", "WAYLAND_DISPLAY", "XDG_RUNTIME_DIR", "TERM")
+_LARGEST = 1 << 24  # bytes of a text, however small it is packed
 _REFUSALS = {
     "EXPSIG": "it has expired",
     "EXPKEYSIG": "its key has expired",
@@ -74,6 +75,7 @@ def checked(data: bytes, keyrings: Sequence[Path] | None) -> Checked:
         file, out, told = (Path(place, name) for name in ("signed", "text", "status"))
         file.write_bytes(data)
         words: list[str | Path] = ["gpg", "--batch", "--no-auto-key-retrieve", "--no-tty"]
+        words += ["--weak-digest", "SHA1", "--max-output", str(_LARGEST)]
         words += ["--status-file", told, "--output", out, "--decrypt", file]
         command.call(words, env=_environment(home), package="gpg")
         rows = told.read_text(errors="replace").splitlines() if told.exists() else []

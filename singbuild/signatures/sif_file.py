@@ -76,6 +76,8 @@ class SifFile:
         rows = enumerate(DESCRIPTOR.iter_unpack(table))
         self.rows = [row for row in (Row(n, *fields) for n, fields in rows) if row.used]
         self._free = [n for n in range(count) if n not in {row.number for row in self.rows}]
+        if sum(row.size for row in self.rows) > os.fstat(fd).st_size:
+            raise self.damaged("Its objects lie in one another.")
         if len({row.id for row in self.rows}) != len(self.rows):
             raise self.damaged("Two of its objects have one number.")
 

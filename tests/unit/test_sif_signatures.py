@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from singbuild.signatures import pgp
+from singrun.signatures import signers
 from tests.bench import sif_files
 from tests.unit import test_signatures
 from tests.unit.test_signatures import Desk, the
@@ -177,3 +179,24 @@ def test_only_a_sif_takes_them(desk: Desk) -> None:
     status, said = desk.run("sign", "--dsse", "--key", private, desk.image)
     assert (status, "is no SIF" in said) == (2, True)
     assert desk.run("sign", "--dsse", desk.image)[0] == 2
+
+
+def test_a_signature_over_sha1_is_none(sif: Desk, gnupg: str) -> None:
+    for algorithm, status in (("SHA256", signers.GOOD), ("SHA1", signers.BAD)):
+        words = ["gpg", "--batch", "--digest-algo", algorithm, "--clearsign"]
+        data = subprocess.run(words, input=b"{}\n", capture_output=True, check=True).stdout
+        assert pgp.checked(data, None).status == status
+        assert pgp.checked(data, [exported(sif, gnupg)]).status == status
+
+
+@pytest.mark.usefixtures("gnupg")
+def test_a_sif_whose_objects_lie_in_one_another_is_not_hashed_again_and_again(sif: Desk) -> None:
+    root = sif_files.partition((sif.place / "i.img").read_bytes(), sif_files.EXT3)
+    path = sif_files.written(sif.place / "many.sif", [root, *[sif_files.Object(1, b"")] * 40])
+    data = bytearray(path.read_bytes())
+    for number in range(1, 41):  # all of them the root file system again
+        row = sif_files.TABLE + number * 585
+        data[row + 17 : row + 33] = data[sif_files.TABLE + 17 : sif_files.TABLE + 33]
+    path.write_bytes(data)
+    status, said = sif.run("sign", "--pgp", path)
+    assert (status, "lie in one another" in said) == (8, True), said
