@@ -47,14 +47,14 @@ def find_binary(source: Source) -> Pins:
     The store ``source.cache`` then has it under its digest. Raises SourceError, RecipeKeyError.
     """
     named = source.keywords.get("MirrorURL", "")
-    content, origin, shown = _named(named, source) if named else _found(source)
+    content, origin, shown = _read_named(named, source) if named else _find_on_host(source)
     binary, package = _binary_of(content, shown)
     version = _check(binary, source.arch, shown)
-    kept = keep(binary, source.cache, source.report)
-    return {"from": origin, **package, "version": version, "sha256": kept.sha256}
+    stored_path = keep(binary, source.cache, source.report)
+    return {"from": origin, **package, "version": version, "sha256": stored_path.sha256}
 
 
-def _named(named: str, source: Source) -> tuple[bytes, str, str]:
+def _read_named(named: str, source: Source) -> tuple[bytes, str, str]:
     """Return the file that the recipe's MirrorURL means, what kind of place that was, its name."""
     expected = source.keywords.get("SHA256", "").lower()
     if expected and not re.fullmatch("[0-9a-f]{64}", expected):
@@ -62,14 +62,14 @@ def _named(named: str, source: Source) -> tuple[bytes, str, str]:
     if not expected and is_open_line(named):
         expected = _locked(source, named)
     if not re.fullmatch("[a-z0-9][a-z0-9+.-]+", named) or Path(named).exists():
-        got = fetch(named, source.cache, report=source.report, sha256=expected, size_limit=LARGEST)
-        return got.read(), "URL" if "://" in named else "file", named
+        file = fetch(named, source.cache, report=source.report, sha256=expected, size_limit=LARGEST)
+        return file.read(), "URL" if "://" in named else "file", named
     content = _package(named, source)
-    found = hashlib.sha256(content).hexdigest()
-    if expected not in ("", found):
+    sha256 = hashlib.sha256(content).hexdigest()
+    if expected not in ("", sha256):
         raise SourceError(
             f"the package {named} has the wrong SHA-256",
-            why=f"expected {expected}\n     got {found}",
+            why=f"expected {expected}\n     got {sha256}",
             remedy="This host's apt has another version of it; give the digest of that one.",
         )
     return content, "package", named
@@ -88,7 +88,7 @@ def _locked(source: Source, named: str) -> str:
     return sha256
 
 
-def _found(source: Source) -> tuple[bytes, str, str]:
+def _find_on_host(source: Source) -> tuple[bytes, str, str]:
     """Return a static busybox of the host, else the one that Debian packages."""
     if "SHA256" in source.keywords:
         remedy = "Add MirrorURL: the file that the digest belongs to."
@@ -109,8 +109,8 @@ def _package(name: str, source: Source) -> bytes:
     try:
         with locked(source.cache / "apt.lock", source.report, name):
             with contextlib.suppress(SourceError):
-                return stored(source.cache, _offered(name), LARGEST)
-            return _downloaded(name, source)
+                return stored(source.cache, _apt_digest(name), LARGEST)
+            return _download(name, source)
     except HostError as error:
         raise SourceError(
             f"the package {name} cannot be had from this host's apt",
@@ -119,14 +119,14 @@ def _package(name: str, source: Source) -> bytes:
         ) from error
 
 
-def _offered(name: str) -> str:
+def _apt_digest(name: str) -> str:
     """Return the digest of the package that apt would download; "?" when it does not say."""
     offer = command.output(["apt-get", "download", "--print-uris", name])
     digests = re.findall(r"SHA256:([0-9a-f]{64})$", offer, re.M)
     return digests[0] if digests else "?"
 
 
-def _downloaded(name: str, source: Source) -> bytes:
+def _download(name: str, source: Source) -> bytes:
     directory = source.cache / "apt"
     directory.mkdir(exist_ok=True)
     argv = ["apt-get", "download", "-o", "APT::Sandbox::User=root", name]

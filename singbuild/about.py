@@ -48,16 +48,16 @@ class Tree(Protocol):
 def of(image: FileTree) -> About:
     """Return what an open image says of itself. Raises SingbuildError for a part too large."""
     tree = ImageTree(image)
-    found = attributes(tree, ALL)
+    fields = attributes(tree, ALL)
     if names := apps(tree):
-        found["apps"] = {name: attributes(tree, ALL, name) for name in names}
-    made = image.newest()
+        fields["apps"] = {name: attributes(tree, ALL, name) for name in names}
+    time = image.newest()
     return About(
-        definition=found.get("deffile", "").encode(),
-        labels=found.get("labels", {}),
-        attributes=found,
-        bill=lambda: spdx.bill(tree, made),
-        made=made,
+        definition=fields.get("deffile", "").encode(),
+        labels=fields.get("labels", {}),
+        attributes=fields,
+        bill=lambda: spdx.bill(tree, time),
+        created=time,
         machine=machine(image),
     )
 
@@ -67,7 +67,7 @@ def attributes(tree: Tree, names: Sequence[str], app: str = "") -> dict[str, Any
 
     app: those of this application in it.
     """
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     home = b"scif/apps/" + os.fsencode(app) + b"/scif" if app else HOME
     for name in names:
         if name == "labels":
@@ -77,8 +77,8 @@ def attributes(tree: Tree, names: Sequence[str], app: str = "") -> dict[str, Any
         else:
             value = next(filter(None, (text(tree, home + b"/" + f) for f in _FILES[name])), "")
         if value:
-            found[name] = value
-    return found
+            values[name] = value
+    return values
 
 
 def apps(tree: Tree) -> list[str]:
@@ -108,10 +108,10 @@ def machine(image: FileTree) -> str:
 
 def _labels(tree: Tree, home: bytes) -> dict[str, str]:
     try:
-        found = json.loads(text(tree, home + b"/labels.json") or "{}")
+        value = json.loads(text(tree, home + b"/labels.json") or "{}")
     except (ValueError, RecursionError):
         return {}
-    return {str(k): str(v) for k, v in found.items()} if isinstance(found, dict) else {}
+    return {str(k): str(v) for k, v in value.items()} if isinstance(value, dict) else {}
 
 
 def _environment(tree: Tree, home: bytes) -> dict[str, str]:
@@ -119,4 +119,4 @@ def _environment(tree: Tree, home: bytes) -> dict[str, str]:
     directory = home + b"/env"
     names = [name for name, _ in tree.names(directory) if _SCRIPT.fullmatch(name)]
     texts = {b"/" + directory + b"/" + n: text(tree, directory + b"/" + n) for n in sorted(names)}
-    return {path.decode(errors="replace"): found for path, found in texts.items() if found}
+    return {path.decode(errors="replace"): content for path, content in texts.items() if content}

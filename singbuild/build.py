@@ -1,7 +1,7 @@
 """The engine: recipe ─▶ plan ─▶ scratch ─▶ backend ─▶ sections ─▶ metadata ─▶ seal ─▶ target.
 
-``build`` checks, opens what is to be cleaned up, and waits; ``_Work`` does the
-building in namespaces of its own, which end with it.
+``build`` checks, opens the scratch directory, the part file and the log, starts the worker and
+waits for it. ``_Worker.run`` builds in a process with its own namespaces; both end together.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from singbuild import about, part_directory, workspace
 from singbuild.backends import extensions
 from singbuild.cache import filling, remote, resume, store
-from singbuild.cache.filling import Filling
+from singbuild.cache.filling import TreePlan
 from singbuild.console import faults
 from singbuild.console.display import Console
 from singbuild.errors import EXIT_BUG, SingbuildError
@@ -27,22 +27,23 @@ from singbuild.ext3.writer import seal
 from singbuild.formats import loading
 from singbuild.formats.loading import Kind
 from singbuild.plan import lock, policy, preflight
-from singbuild.plan.job import Job, resolved
+from singbuild.plan.job import Job, resolve
 from singbuild.plan.options import Options
-from singbuild.plan.plan import Plan, recorded
+from singbuild.plan.plan import Plan, build_record
 from singbuild.privilege import modes, namespace
 from singbuild.stages import StageError, Stages
 from singbuild.steps import definition, dockerfile
-from singbuild.steps.step import Site
-from singbuild.tree import metadata, normalise, scratch, secrets, sections
+from singbuild.steps.step import Workplace
+from singbuild.tree import metadata, normalise, secrets, sections
 from singbuild.tree.rootfs import Rootfs
+from singbuild.tree.scratch import flushing_in_background
 from singbuild.workshop import Workshop
 
-WITHOUT_LOG = (0, *(128 + number for number in namespace.ENDING))
+STATUSES_WITHOUT_LOG = (0, *(128 + number for number in namespace.ENDING_SIGNALS))
 
 
 def build(plan: Plan, target: Path, options: Options, console: Console) -> int:
-    """Build an image and return the exit status; what goes wrong is told on the console.
+    """Build an image and return the exit status; the console shows errors.
 
     The target is the old file or the new one, never half of one.
     """
@@ -53,45 +54,48 @@ def build(plan: Plan, target: Path, options: Options, console: Console) -> int:
         policy.check(plan, needs_lock=options.command == "build" and not options.locked)
         preflight.check(plan, target, choice, kind, force=options.force, test=options.test)
         options = replace(options, writer=kind.writer())
-        site = extensions.load(console)
-        asked = plan.build(target, options.command, locked=options.locked is not None)
-        site.check(asked)
-        site.started(asked)
+        site_extensions = extensions.load(console)
+        build_facts = plan.as_build(target, options.command, locked=options.locked is not None)
+        site_extensions.check(build_facts)
+        site_extensions.announce_start(build_facts)
         with (
-            workspace.scratch_directory() as work,
-            workspace.part_file(work / "image" if kind.format.directory else target) as part,
+            workspace.scratch_directory() as scratch,
+            workspace.part_file(scratch / "image" if kind.format.directory else target) as part,
             workspace.log_file(target) as log,
         ):
             console.log = log.file
-            shop = Workshop(work, console, choice, log.path)
-            job = _Work(plan, options, console, shop, part, target, kind)
-            status = namespace.run(job.run, choice.ids, shop.recorder(), shop.without())
-            if status == 0 and kind.format.directory:  # its files shall be the caller's
+            workshop = Workshop(scratch, console, choice, log.path)
+            worker = _Worker(plan, options, console, workshop, part, target, kind)
+            drop = workshop.dropped_capabilities()
+            status = namespace.run(worker.run, choice.ids, workshop.recorder(), drop)
+            # Outside the namespaces, so that the files belong to the caller.
+            if status == 0 and kind.format.directory:
                 with Image(part.file) as tree:
                     part_directory.fill(target, tree, kind, console, replace=options.force)
             if status == 128 + signal.SIGKILL:
                 console.error(faults.KILLED, log.path)
                 status = faults.KILLED.status
-            if status == 0 and options.replaced:
-                part.take_over(options.replaced)
-            console.log = None
-            log.keep = status not in WITHOUT_LOG
-        site.finished(asked, status, console.seconds)
+            if status == 0 and options.replaced_image:
+                part.copy_owner_and_mode_from(options.replaced_image)
+            console.log = None  # it is closed at the end of this block, and ``console`` lives on
+            if status in STATUSES_WITHOUT_LOG:
+                log.remove()
+        site_extensions.announce_end(build_facts, status, console.seconds)
         return status
     except (SingbuildError, OSError) as error:
-        told = faults.explained(error, plan, ())
-        console.error(told, None)
-        return told.status
+        explained = faults.explained(error, plan)
+        console.error(explained, None)
+        return explained.status
 
 
 @dataclass(frozen=True)
-class _Work:
+class _Worker:
     """One build in its namespaces."""
 
     plan: Plan
     options: Options
     console: Console
-    shop: Workshop
+    workshop: Workshop
     part: workspace.Part
     target: Path
     kind: Kind
@@ -102,14 +106,15 @@ class _Work:
             try:
                 self._build()
             except (SingbuildError, OSError) as error:
-                told = faults.explained(error, self.plan, (self.shop.work, self.target.parent))
-                self.console.error(told, self.shop.log)
-                return told.status
-            except StageError as failed:
-                return failed.status
+                places = self.workshop.scratch, self.target.parent
+                explained = faults.explained(error, self.plan, places)
+                self.console.error(explained, self.workshop.log)
+                return explained.status
+            except StageError as error:
+                return error.status
             except Exception as error:
                 traceback.print_exc()
-                self.console.error(faults.bug(error), self.shop.log)
+                self.console.error(faults.bug(error), self.workshop.log)
                 return EXIT_BUG
             except namespace.Terminated:
                 self.console.warn("interrupted; nothing is left behind")
@@ -118,24 +123,24 @@ class _Work:
 
     def _build(self) -> None:
         plan = self.plan
-        stages = [f"{p.recipe.stage}/{s.name}" for p in plan.stages for s in p.steps]
-        names = [each.name for each in plan.steps if self.options.test or each.name != "test"]
-        shown = self.options.trial_for or self.target
-        self.console.start(plan.recipe.path, str(shown), [*stages, *names])
-        self.shop.tell()
+        stage_step_names = [f"{p.recipe.stage}/{s.name}" for p in plan.stages for s in p.steps]
+        step_names = [each.name for each in plan.steps if self.options.test or each.name != "test"]
+        shown_target = self.options.checked_target or self.target
+        self.console.start(plan.recipe.path, str(shown_target), [*stage_step_names, *step_names])
+        self.workshop.report_mode()
         self._phase("resolve")
-        job = resolved(plan, self.options, self.shop.downloads)
+        job = resolve(plan, self.options, self.workshop.downloads)
         if self.options.resume:
-            resume.check_there(job)
-        mask = os.umask(0o022)  # the caller's has no say in what the image holds
-        *earlier, tree = self._fillings(job)
+            resume.check_saved_tree(job)
+        mask = os.umask(0o022)  # the caller's must not affect modes in the image
+        *earlier, tree = self._tree_plans(job)
         remote.take(self.options.cache_from, tree, earlier, self.console)
-        with self._sealed() as sealed:
-            if not self._taken_from_cache(tree, sealed):
-                self._make(tree, earlier, sealed)
+        with self._ext3_file() as ext3:
+            if not self._copy_from_cache(tree, ext3):
+                self._make(tree, earlier, ext3)
             self._phase("finish")
-            if sealed is not self.part:
-                with Image(sealed.file) as image:
+            if ext3 is not self.part:
+                with Image(ext3.file) as image:
                     self.kind.write(image, self.part.file, about.of(image), self.console)
         resume.forget(job)
         remote.share(self.options.cache_to, [*earlier, tree], self.console)
@@ -143,92 +148,93 @@ class _Work:
             return
         self.part.chmod(self.kind.mode & ~mask)
         workspace.rename_into_place(self.part, self.target, replace=self.options.force)
-        if not self.options.trial_for:
+        if not self.options.checked_target:
             size, digest = self.target.stat().st_size, loading.recorded_digest(self.target)
             self.console.done(str(self.target), size, digest)
 
     @contextlib.contextmanager
-    def _sealed(self) -> Iterator[workspace.Part]:
-        """Give the file for the sealed ext3: the target's own, or what that is made from."""
+    def _ext3_file(self) -> Iterator[workspace.Part]:
+        """Yield the part file for the ext3: the target's, or one that is converted afterwards."""
         if self.kind.name == loading.DEFAULT or self.kind.format.directory:
             yield self.part
         else:
-            with workspace.part_file(self.shop.work / "image") as sealed:
-                yield sealed
+            with workspace.part_file(self.workshop.scratch / "image") as ext3:
+                yield ext3
 
-    def _fillings(self, job: Job) -> list[Filling]:
-        """Return how each tree is filled: those of the stages, and the image's."""
-        keys: dict[str, str] = {}
-        found = []
+    def _tree_plans(self, job: Job) -> list[TreePlan]:
+        """Plan how each tree is filled: those of the stages, then the image's."""
+        snapshot_keys: dict[str, str] = {}
+        plans = []
         for each in (*job.stages, job):
-            # A resumed tree may hold what the failed run left.
-            is_resumed = self.options.resume and (each is job or resume.is_there(each))
+            # The cache neither gives nor gets a tree that may hold what a failed section left.
+            is_resumed = self.options.resume and (each is job or resume.has_saved_tree(each))
             use_cache = self.options.use_cache and not is_resumed
-            steps = (dockerfile if each.evaluation else definition).steps(each, keys)
-            one_owner = self.shop.has_one_owner
-            found.append(filling.filling(each, steps, one_owner=one_owner, use_cache=use_cache))
-            keys[each.stage] = found[-1].key
-        return found
+            steps = (dockerfile if each.evaluation else definition).steps(each, snapshot_keys)
+            one_owner = self.workshop.has_one_owner
+            plans.append(filling.plan_tree(each, steps, one_owner=one_owner, use_cache=use_cache))
+            snapshot_keys[each.stage] = plans[-1].key
+        return plans
 
-    def _taken_from_cache(self, tree: Filling, sealed: workspace.Part) -> bool:
-        """Whether the very image was built before; then ``sealed`` holds it."""
+    def _copy_from_cache(self, tree: TreePlan, ext3: workspace.Part) -> bool:
+        """Copy the image from the cache; return whether it was there."""
         image = tree.snapshots.get(filling.IMAGE)
         entry = store.find(image, self.console) if image else None
         try:
             if entry:
-                sealed.copy_from(entry.path)
-        except OSError as error:  # another build made room meanwhile
+                ext3.copy_from(entry.path)
+        except OSError as error:  # another build pruned the entry meanwhile
             self.console.warn(f"the cached image cannot be read: {error}")
             return False
         return entry is not None
 
-    def _make(self, tree: Filling, others: list[Filling], sealed: workspace.Part) -> None:
+    def _make(self, tree: TreePlan, earlier: list[TreePlan], ext3: workspace.Part) -> None:
         """Build the stages; fill a scratch, complete it, and seal it."""
-        stages = Stages(self.shop, {each.job.stage: each for each in others})
-        if others:
+        stages = Stages(self.workshop, {each.job.stage: each for each in earlier})
+        if earlier:
             self._phase("stages")
             stages.build(tree)
         self._phase("scratch")
         with (
-            self.shop.rootfs(self.shop.work, tree.job.epoch) as rootfs,
-            resume.saved(tree, rootfs, self.console),
+            self.workshop.rootfs(self.workshop.scratch, tree.job.epoch) as rootfs,
+            resume.saving_on_failure(tree, rootfs, self.console),
         ):
-            self._fill(tree, Site(rootfs, self.shop.work, stages.trees))
-            self._seal(tree.job, rootfs, sealed.file)
+            self._fill(tree, Workplace(rootfs, self.workshop.scratch, stages.trees))
+            self._seal(tree.job, rootfs, ext3.file)
             self._test(rootfs)
         if image := tree.snapshots.get(filling.IMAGE):
-            store.store_image(image, sealed, self.console)
+            store.store_image(image, ext3, self.console)
 
-    def _fill(self, tree: Filling, site: Site) -> None:
+    def _fill(self, tree: TreePlan, workplace: Workplace) -> None:
         """Do all steps that work on the tree."""
-        job, rootfs, options, recipe = tree.job, site.rootfs, self.options, tree.job.plan.recipe
-        begin = (resume.restored(tree, rootfs) if options.resume else None) or ("", "")
-        if options.onto:
-            rootfs.is_foreign = True
-            rootfs.unpack_tree(options.onto)
-        filling.fill(tree, site, self.console, *begin)
-        definition.lay(job, rootfs, dockerfile.source(job) if job.evaluation else job.source)
+        job, rootfs, options = tree.job, workplace.rootfs, self.options
+        recipe = job.plan.recipe
+        start = resume.restore(tree, rootfs) if options.resume else filling.FROM_SNAPSHOT
+        if options.base_image:
+            rootfs.is_untrusted = True
+            rootfs.unpack_tree(options.base_image)
+        filling.fill(tree, workplace, self.console, start)
+        source = dockerfile.source(job) if job.evaluation else job.source
+        definition.prepare_metadata(job, rootfs, source)
         self._phase("metadata")
         metadata.write(rootfs, recipe, self._records(job, rootfs))
         sections.check_shell_text(recipe, rootfs)
 
     def _test(self, rootfs: Rootfs) -> None:
-        """Execute %test on the tree that is sealed already: what it writes is in no image."""
+        """Execute %test; after the seal, so that nothing it writes gets into the image."""
         if self.options.test and "test" in self.plan.recipe.sections:
             self._phase("test")
-            sections.test(self.plan.recipe, rootfs, self.options.sections)
+            sections.test(self.plan.recipe, rootfs, self.options.section_options)
 
     def _records(self, job: Job, rootfs: Rootfs) -> dict[str, str]:
-        """Return the files that tell of the build, name to text."""
+        """Return the files of /.singularity.d that describe the build, name to text."""
         plan, options = job.plan, job.options
         # What %post installed is known only now.
-        complete = {**job.lock, "packages": lock.installed(rootfs)}
+        complete_lock = {**job.lock, "packages": lock.installed_packages(rootfs)}
         if options.locked and "packages" in options.locked.lock:
-            lock.check(options.locked, complete, ("packages",))
-        how = recorded(plan, free=options.free, resumed=options.resume)
+            lock.check(options.locked, complete_lock, ("packages",))
         records = {
-            "lock.yaml": lock.dumped(complete, Path(plan.recipe.path).name),
-            "build.json": how,
+            "lock.yaml": lock.dumped(complete_lock, Path(plan.recipe.path).name),
+            "build.json": build_record(plan, free=options.free, resumed=options.resume),
         }
         return records | (dockerfile.records(job) if job.evaluation else {})
 
@@ -236,21 +242,22 @@ class _Work:
         """Write the tree into an ext3, from which any other kind is made."""
         self._phase("seal")
         root, options = rootfs.root, job.options
-        laid = metadata.unlaid(rootfs)
+        prepared = metadata.take_prepared(rootfs)
+        # An image of a fixed size is there to be added to: apt finds packages by its indices.
         normalise.normalise(rootfs, job.epoch, indices=options.shape.size > 0)
         secrets.check_absent(root, job.secrets)
-        with scratch.written_back(root):
+        with flushing_in_background(root):
             seal.seal(
                 root,
                 target,
                 epoch=job.epoch,
                 free=options.free,
                 shape=options.shape,
-                owners=rootfs.wished(tell=True),
+                owners=rootfs.recorded_owners(warn=True),
                 times=rootfs.baseline.times(root),
                 on_progress=functools.partial(self.console.progress, "bytes"),
             )
-        rootfs.write(metadata.LAID, laid)  # a %test that fails may be resumed
+        rootfs.write(metadata.PREPARED, prepared)  # --resume after a failed %test needs it
 
     def _phase(self, name: str) -> None:
         self.console.phase(name, self.plan.reason(name))

@@ -50,20 +50,20 @@ class Completed:
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return what a host program sees: the caller's PATH and proxies, the C locale, ``extra``."""
-    kept = ("PATH", "HOME", "TMPDIR", "USER", "LOGNAME", "SOURCE_DATE_EPOCH")
-    passed = {k: v for k, v in os.environ.items() if k in kept or k.lower().endswith("_proxy")}
+    names = ("PATH", "HOME", "TMPDIR", "USER", "LOGNAME", "SOURCE_DATE_EPOCH")
+    passed = {k: v for k, v in os.environ.items() if k in names or k.lower().endswith("_proxy")}
     path = passed.get("PATH", os.defpath)
     # Debian's ordinary users have no sbin on their PATH; mke2fs and chroot live there.
     missing = [d for d in ("/usr/sbin", "/sbin") if d not in path.split(":")]
     return passed | {"PATH": ":".join([path, *missing]), "LC_ALL": "C.UTF-8"} | dict(extra or {})
 
 
-def check_there(program: str, env: Mapping[str, str], package: str = "") -> str:
-    """Return the path of a host program; HostError when there is none on the PATH of ``env``."""
-    found = shutil.which(program, path=env.get("PATH", os.defpath))
-    if found is None:
+def check_program(program: str, env: Mapping[str, str], package: str = "") -> str:
+    """Return the path of a host program on the PATH of ``env``. Raises HostError without one."""
+    where = shutil.which(program, path=env.get("PATH", os.defpath))
+    if where is None:
         raise _not_found(program, package)
-    return found
+    return where
 
 
 def which(program: str) -> str | None:
@@ -91,10 +91,10 @@ def call(
     """
     words = tuple(os.fspath(word) for word in argv)
     full_env = environment() if env is None else dict(env)
-    found = check_there(words[0], full_env, package)
+    path = check_program(words[0], full_env, package)
     process = subprocess.Popen(
         words,
-        executable=found,
+        executable=path,
         env=full_env,
         cwd=cwd,
         stdin=subprocess.DEVNULL,
@@ -131,14 +131,14 @@ def feed(
     """
     words = tuple(os.fspath(word) for word in argv)
     full_env = environment() if env is None else dict(env)
-    found = check_there(words[0], full_env, package)
-    with tempfile.TemporaryFile() as said:
+    path = check_program(words[0], full_env, package)
+    with tempfile.TemporaryFile() as error_file:
         process = subprocess.Popen(
             words,
-            executable=found,
+            executable=path,
             env=full_env,
             stdin=subprocess.PIPE,
-            stdout=said,
+            stdout=error_file,
             stderr=subprocess.STDOUT,
             pass_fds=pass_fds,
         )
@@ -155,8 +155,8 @@ def feed(
             with contextlib.suppress(BrokenPipeError):  # it would hide what the iterator raised
                 process.stdin.close()
             raise
-        said.seek(max(0, said.tell() - LONGEST_LINE))
-        lines = said.read().decode(errors="replace").splitlines()[-TAIL_LINES:]
+        error_file.seek(max(0, error_file.tell() - LONGEST_LINE))
+        lines = error_file.read().decode(errors="replace").splitlines()[-TAIL_LINES:]
     checked(Completed(words, status if status >= 0 else 128 - status, tuple(lines)))
 
 
@@ -167,7 +167,7 @@ def interactive(argv: Sequence[Word], *, env: Mapping[str, str]) -> None:
     a terminal. env: the complete environment. Raises HostError as ``call`` does.
     """
     words = [os.fspath(word) for word in argv]
-    found = check_there(words[0], env)
+    path = check_program(words[0], env)
 
     def read(terminal: int) -> bytes:
         size = fcntl.ioctl(0, termios.TIOCGWINSZ, bytes(8))
@@ -176,7 +176,7 @@ def interactive(argv: Sequence[Word], *, env: Mapping[str, str]) -> None:
 
     file = os.memfd_create("singbuild", 0)  # others see arguments; and it is not close-on-exec
     try:
-        os.write(file, json.dumps([found, words, dict(env)]).encode())
+        os.write(file, json.dumps([path, words, dict(env)]).encode())
         os.lseek(file, 0, os.SEEK_SET)
         pty.spawn([sys.executable, "-IS", "-c", _EXECUTE, str(file)], read)
     finally:
@@ -184,14 +184,14 @@ def interactive(argv: Sequence[Word], *, env: Mapping[str, str]) -> None:
 
 
 def attended(argv: Sequence[Word], *, env: Mapping[str, str], package: str = "") -> None:
-    """Execute a program that may ask who sits there: it has our standard input and error.
+    """Execute a program that may ask the user: it inherits standard input and error.
 
     env: the complete environment. Raises HostError as ``run`` does.
     """
     words = tuple(os.fspath(word) for word in argv)
-    found = check_there(words[0], env, package)
+    path = check_program(words[0], env, package)
     done = subprocess.run(
-        words, executable=found, env=dict(env), stdout=subprocess.DEVNULL, check=False
+        words, executable=path, env=dict(env), stdout=subprocess.DEVNULL, check=False
     )
     status = done.returncode if done.returncode >= 0 else 128 - done.returncode
     checked(Completed(words, status, ("Its own words stand above.",)))

@@ -59,7 +59,7 @@ class About:
     """What an image says of itself, for formats that keep it beside the tree.
 
     definition: its recipe, b"" for none; labels; attributes: what ``inspect --json`` of Apptainer
-    shows; bill: makes the bill of materials, SPDX 2.3 in JSON; made: the image's date, seconds
+    shows; bill: makes the bill of materials, SPDX 2.3 in JSON; created: the image's date, seconds
     since 1970; machine: as Go calls it, such as amd64.
     """
 
@@ -67,7 +67,7 @@ class About:
     labels: Mapping[str, str]
     attributes: Mapping[str, Any]
     bill: Callable[[], str]
-    made: int
+    created: int
     machine: str
 
 

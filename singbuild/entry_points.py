@@ -36,13 +36,13 @@ class Installed:
 
 def installed(group: str) -> list[Installed]:
     """Return every plugin of a group that a distribution announces, sorted by name."""
-    found = [
+    plugins = [
         Installed(entry.name, entry.dist.name or "?", entry.dist.version or "?", entry)
         for entry in entry_points(group=group)
         if entry.dist is not None
     ]
     # One distribution can be seen twice, installed and on the path of a checkout.
-    return sorted({(each.name, each.distribution): each for each in found}.values(), key=_by_name)
+    return sorted({(each.name, each.distribution): each for each in plugins}.values(), key=_by_name)
 
 
 def _by_name(each: Installed) -> tuple[str, str]:
@@ -54,10 +54,10 @@ def only(kind: str, name: str, known: Sequence[Installed], remedy: str) -> Insta
     claims: dict[str, list[Installed]] = defaultdict(list)
     for each in known:
         claims[each.name].append(each)
-    wanted = claims.get(name, [])
-    if len(wanted) > 1:
-        raise BackendError(claimed(kind, wanted), remedy="Uninstall one of them.")
-    if not wanted:
+    matches = claims.get(name, [])
+    if len(matches) > 1:
+        raise BackendError(claimed(kind, matches), remedy="Uninstall one of them.")
+    if not matches:
         near = nearest(name, list(claims))
         raise BackendError(
             f"no {kind} named {name!r} is installed"
@@ -66,11 +66,11 @@ def only(kind: str, name: str, known: Sequence[Installed], remedy: str) -> Insta
             # In a checkout the metadata may be older than the code.
             remedy=remedy if claims else "Install singbuild again: pip install -e .",
         )
-    return wanted[0]
+    return matches[0]
 
 
 def claimed(kind: str, claims: Sequence[Installed]) -> str:
-    """Say whose distributions claim one name."""
+    """Name the distributions that claim one name."""
     owners = " and ".join(f"{each.distribution} {each.version}" for each in claims)
     return f"the {kind} name {claims[0].name!r} is claimed by {owners}"
 

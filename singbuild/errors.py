@@ -117,7 +117,7 @@ class HostError(SingbuildError):
 
 
 class SourceError(SingbuildError):
-    """An input could not be had, or is not what was asked for."""
+    """An input could not be fetched, or has another digest than expected."""
 
     status = 6
 

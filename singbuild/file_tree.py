@@ -32,7 +32,7 @@ KINDS = {0o1: "fifo", 0o2: "character device", 0o4: DIRECTORY, 0o6: "block devic
          0o10: REGULAR, 0o12: SYMLINK, 0o14: "socket"}  # fmt: skip
 """What an inode is, by the first four bits of its mode: inode(7)."""
 
-Found = tuple[bytes, int, int]
+DirEntry = tuple[bytes, int, int]
 """A name in a directory, a number by which its inode is found, its type as in KINDS or 0."""
 
 Segment = tuple[int, int]
@@ -92,7 +92,7 @@ class Inode(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PlainInode:
-    """An inode as plain values, for readers that need nothing else of it: see Inode."""
+    """An inode as plain values: the attributes of Inode and no others."""
 
     number: int
     mode: int
@@ -133,7 +133,7 @@ class Facts:
 
     kind: in words; size: of the file, in bytes; used: of these by the tree; offset: of the file
     system in the file; uuid: "" where there is none; digest: of the content, as recorded;
-    made: seconds since 1970, 0 if that is not told; dirty: changes in a journal are not seen;
+    created: seconds since 1970, 0 if that is not told; dirty: changes in a journal are not seen;
     untouched: it would show if it had been mounted for writing, and does not;
     notes: what people should know.
     """
@@ -144,7 +144,7 @@ class Facts:
     offset: int = 0
     uuid: str = ""
     digest: str | None = None
-    made: int = 0
+    created: int = 0
     dirty: bool = False
     untouched: bool = False
     notes: tuple[str, ...] = ()
@@ -178,14 +178,14 @@ class FileTree(ABC):
         """Return the root directory."""
 
     @abstractmethod
-    def names(self, directory: Entry, parent: int | None = None) -> tuple[Found, ...]:
+    def names(self, directory: Entry, parent: int | None = None) -> tuple[DirEntry, ...]:
         """Return a directory's names, sorted, without "." and "..".
 
         parent: the inode that its ".." has to name, where it names one.
         """
 
     @abstractmethod
-    def named(self, directory: Entry, found: Found) -> Entry:
+    def named(self, directory: Entry, name_row: DirEntry) -> Entry:
         """Return the entry of what ``names`` found in a directory."""
 
     @abstractmethod
@@ -211,7 +211,7 @@ class FileTree(ABC):
 
     def newest(self) -> int:
         """Return when the image was made, else its newest file; seconds since 1970."""
-        return self.facts.made or max(entry.inode.mtime for entry in self.walk())
+        return self.facts.created or max(entry.inode.mtime for entry in self.walk())
 
     def walk(self, top: Entry | None = None) -> Iterator[Entry]:
         """Yield every name: directories in pre-order, each one's own entries together and sorted.
@@ -240,16 +240,16 @@ class FileTree(ABC):
 
     def listed(self, directory: Entry, parent: int | None = None) -> Iterator[Entry]:
         """Yield a directory's entries, sorted. parent: the inode its ".." has to name."""
-        for found in self.names(directory, parent):
-            yield self.named(directory, found)
+        for row in self.names(directory, parent):
+            yield self.named(directory, row)
 
     def find(self, path: bytes | str, *, follow: bool = True) -> Entry | None:
         """Return what a path names, or None. Links on the way lead inside the image.
 
         follow: also follow the last component. Raises ImageError for a circle of links.
         """
-        wanted = path if isinstance(path, bytes) else path.encode()
-        waiting = [part for part in reversed(wanted.split(b"/")) if part not in (b"", b".")]
+        path_bytes = path if isinstance(path, bytes) else path.encode()
+        waiting = [part for part in reversed(path_bytes.split(b"/")) if part not in (b"", b".")]
         trail, links = [self.root()], 0
         while waiting:
             part = waiting.pop()
@@ -265,7 +265,7 @@ class FileTree(ABC):
                 links += 1
                 if links > syscalls.MAXSYMLINKS:
                     raise ImageError(
-                        f"{shown(wanted.lstrip(b'/'))}: too many symbolic links in {self.path}"
+                        f"{shown(path_bytes.lstrip(b'/'))}: too many symbolic links in {self.path}"
                     )
                 target = self.target(entry)
                 trail = trail[:1] if target.startswith(b"/") else trail
@@ -287,13 +287,13 @@ class FileTree(ABC):
 
     def segments(self, entry: Entry) -> list[Segment]:
         """Return where a file has data."""
-        found: list[Segment] = []
+        rows: list[Segment] = []
         for offset, data in self.data(entry):
-            if found and sum(found[-1]) == offset:
-                found[-1] = (found[-1][0], found[-1][1] + len(data))
+            if rows and sum(rows[-1]) == offset:
+                rows[-1] = (rows[-1][0], rows[-1][1] + len(data))
             else:
-                found.append((offset, len(data)))
-        return found
+                rows.append((offset, len(data)))
+        return rows
 
     def read(self, entry: Entry, limit: int = 64 << 20) -> bytes:
         """Return a regular file's content. Raises ImageError when it has over ``limit`` bytes."""
@@ -330,7 +330,7 @@ def inside(directory: Entry, name: bytes) -> bytes:
     return path
 
 
-def check_names(names: list[Found]) -> tuple[Found, ...]:
+def check_names(names: list[DirEntry]) -> tuple[DirEntry, ...]:
     """Return a directory's names, sorted. Raises ValueError for those that no directory holds."""
     names.sort()
     last = b""
@@ -345,8 +345,8 @@ def check_names(names: list[Found]) -> tuple[Found, ...]:
 
 def written(seconds: int) -> str:
     """Return a time as RFC 3339 has it; what it has no year for becomes the nearest it has."""
-    made = datetime.fromtimestamp(min(max(seconds, 0), _LAST_SECOND), UTC)
-    return made.strftime("%Y-%m-%dT%H:%M:%SZ")
+    moment = datetime.fromtimestamp(min(max(seconds, 0), _LAST_SECOND), UTC)
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def opened(path: Path) -> int:

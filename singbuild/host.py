@@ -12,11 +12,11 @@ def umask() -> int:
 
     It is 0o777 where the kernel, before Linux 4.7, does not tell.
     """
-    found = re.search(r"^Umask:\s*([0-7]+)$", Path("/proc/self/status").read_text(), re.MULTILINE)
-    return int(found[1], 8) if found else 0o777
+    match = re.search(r"^Umask:\s*([0-7]+)$", Path("/proc/self/status").read_text(), re.MULTILINE)
+    return int(match[1], 8) if match else 0o777
 
 
 def free_bytes(directory: Path) -> int:
     """Return the bytes that a process may still write in the file system of ``directory``."""
-    found = os.statvfs(directory)
-    return found.f_bavail * found.f_frsize
+    status = os.statvfs(directory)
+    return status.f_bavail * status.f_frsize

@@ -38,8 +38,8 @@ def fill(target: Path, tree: FileTree, kind: Kind, console: Console, *, replace:
     with part_directory(target) as part:
         kind.write(tree, part.tree, about.of(tree), console)
         part.become(target, replace=replace)
-    with kind.open(target) as made:
-        console.done(str(target), made.facts.size)
+    with kind.open(target) as sandbox:
+        console.done(str(target), sandbox.facts.size)
 
 
 class Part:
@@ -147,14 +147,14 @@ def _new(directory: int, target: str) -> tuple[str, int]:
 
 def _sweep(target: Path) -> None:
     """Remove directories of dead makers, of this user only."""
-    for found in target.parent.glob(f".{glob.escape(target.name)}.*.part"):
+    for each in target.parent.glob(f".{glob.escape(target.name)}.*.part"):
         with contextlib.suppress(OSError):
-            status = found.lstat()
+            status = each.lstat()
             if status.st_uid != os.geteuid() or status.st_mode != stat.S_IFDIR | 0o700:
                 continue
-            lock = os.open(found, _DIRECTORY)
+            lock = os.open(each, _DIRECTORY)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                workspace.remove_tree(found)
+                workspace.remove_tree(each)
             finally:
                 os.close(lock)

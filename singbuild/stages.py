@@ -20,13 +20,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from singbuild.cache import filling, resume, store
-from singbuild.cache.filling import Filling
+from singbuild.cache.filling import Start, TreePlan
 from singbuild.cache.store import Entry
 from singbuild.console import faults
 from singbuild.errors import RecipeKeyError, SingbuildError
 from singbuild.ext3.writer import seal
 from singbuild.privilege import namespace
-from singbuild.steps.step import Site, StageTree
+from singbuild.steps.step import StageTree, Workplace
 from singbuild.tree import scratch
 from singbuild.tree.rootfs import Rootfs
 from singbuild.workshop import Workshop
@@ -42,38 +42,40 @@ class StageError(Exception):
 
 @dataclass
 class Stages:
-    """The stages of one build. fillings: how each is filled, by name, in the recipe's order."""
+    """The stages of one build. tree_plans: of each stage, by its name, in the recipe's order."""
 
     workshop: Workshop
-    fillings: Mapping[str, Filling]
+    tree_plans: Mapping[str, TreePlan]
     trees: dict[str, StageTree] = field(default_factory=dict)
 
-    def needed_by(self, tree: Filling) -> list[str]:
+    def needed_by(self, tree: TreePlan) -> list[str]:
         """Return the stages that have to be there before a tree can be filled, in order."""
         names = {name for step in tree.waiting(tree.cached()) for name in step.stages}
-        further = {other for name in names for other in self.needed_by(self.fillings[name])}
-        return [name for name in self.fillings if name in names | further]
+        further = {other for name in names for other in self.needed_by(self.tree_plans[name])}
+        return [name for name in self.tree_plans if name in names | further]
 
-    def build(self, tree: Filling) -> None:
+    def build(self, tree: TreePlan) -> None:
         """Build the stages that a tree needs. Raises StageError; what their steps raise."""
         waiting = self.needed_by(tree)
         # A shell in a failed build has the terminal to itself; in a chroot alone nobody tells the
         # processes of one stage from those of another.
-        rescue = tree.job.options.sections.rescue
+        rescue = tree.job.options.section_options.rescue
         if rescue or not self.workshop.may_nest or len(waiting) == 1:
             for name in waiting:
                 self._make(name)
-                self._found(name)
+                self._note_tree(name)
             return
         running: dict[int, tuple[str, threading.Thread]] = {}
         try:
             while waiting or running:
                 ready = [
-                    n for n in waiting if not set(self.needed_by(self.fillings[n])) - {*self.trees}
+                    n
+                    for n in waiting
+                    if not set(self.needed_by(self.tree_plans[n])) - {*self.trees}
                 ]
                 for name in ready:
                     waiting.remove(name)
-                    pid, teller = self._started(name)
+                    pid, teller = self._start_process(name)
                     running[pid] = name, teller
                 pid, status = os.waitpid(-1, 0)
                 if pid not in running:
@@ -82,13 +84,13 @@ class Stages:
                 teller.join()
                 if code := os.waitstatus_to_exitcode(status):
                     raise StageError(code if code > 0 else 128 - code)
-                self._found(name)
+                self._note_tree(name)
         finally:
             for pid in running:
                 os.kill(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
 
-    def _found(self, name: str) -> None:
+    def _note_tree(self, name: str) -> None:
         source = json.loads(self._image(name).with_suffix(".json").read_text())
         self.trees[name] = StageTree(self._image(name), source)
 
@@ -96,19 +98,19 @@ class Stages:
         return self._work(name) / "tree.img"
 
     def _work(self, name: str) -> Path:
-        return self.workshop.work / "stages" / str([*self.fillings].index(name))
+        return self.workshop.scratch / "stages" / str([*self.tree_plans].index(name))
 
-    def _started(self, name: str) -> tuple[int, threading.Thread]:
+    def _start_process(self, name: str) -> tuple[int, threading.Thread]:
         """Build a stage in a process of its own, which ends with this one; tell what it tells."""
         console = self.workshop.console
-        told, telling = os.pipe()
+        reading, writing = os.pipe()
         pid = os.fork()
         if pid == 0:
-            os.close(told)
-            console.relay(telling)
+            os.close(reading)
+            console.relay(writing)
             os._exit(namespace.nested(lambda: self._status(name)))
-        os.close(telling)
-        teller = threading.Thread(target=console.repeat, args=(told,), daemon=True)
+        os.close(writing)
+        teller = threading.Thread(target=console.repeat, args=(reading,), daemon=True)
         teller.start()
         return pid, teller
 
@@ -117,7 +119,7 @@ class Stages:
         try:
             self._make(name)
         except (SingbuildError, OSError) as error:
-            plan, places = self.fillings[name].job.plan, (self.workshop.work,)
+            plan, places = self.tree_plans[name].job.plan, (self.workshop.scratch,)
             explained = faults.explained(error, plan, places)
             self.workshop.console.error(explained, self.workshop.log)
             return explained.status
@@ -125,7 +127,7 @@ class Stages:
 
     def _make(self, name: str) -> None:
         """Make the image of a stage's tree: out of the cache, or by its steps."""
-        tree, shop = self.fillings[name], self.workshop
+        tree, shop = self.tree_plans[name], self.workshop
         work, last = self._work(name), tree.steps[-1].name
         work.mkdir(parents=True)
         if tree.cached() == last and self._is_taken(
@@ -133,17 +135,17 @@ class Stages:
         ):
             return
         with shop.rootfs(work, tree.job.epoch) as rootfs:
-            site = Site(rootfs, work, self.trees)
-            with resume.saved(tree, rootfs, shop.console):
+            workplace = Workplace(rootfs, work, self.trees)
+            with resume.saving_on_failure(tree, rootfs, shop.console):
                 try:
-                    filling.fill(tree, site, shop.console, *_resumed(tree, rootfs))
+                    filling.fill(tree, workplace, shop.console, _start(tree, rootfs))
                 except RecipeKeyError as error:
                     raise tree.job.plan.located(error) from error
             if last in tree.snapshots and self._is_taken(store.entry(tree.key), name):
                 return
-            with scratch.written_back(rootfs.root):
+            with scratch.flushing_in_background(rootfs.root):
                 times = rootfs.baseline.times(rootfs.root)
-                owners, epoch = rootfs.wished(), tree.job.epoch
+                owners, epoch = rootfs.recorded_owners(), tree.job.epoch
                 seal.seal(rootfs.root, self._image(name), epoch=epoch, owners=owners, times=times)
             self._note(name, rootfs.baseline.saved(rootfs.root))
 
@@ -165,6 +167,6 @@ class Stages:
         return image.exists()
 
 
-def _resumed(tree: Filling, rootfs: Rootfs) -> tuple[str, str]:
-    """Return where to begin, and with what state: at the start, or where a failed build ended."""
-    return (tree.job.options.resume and resume.restored(tree, rootfs)) or ("", "")
+def _start(tree: TreePlan, rootfs: Rootfs) -> Start:
+    """Return where to start: after the latest snapshot, or with --resume at the failed step."""
+    return resume.restore(tree, rootfs) if tree.job.options.resume else filling.FROM_SNAPSHOT

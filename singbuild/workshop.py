@@ -21,30 +21,30 @@ from singbuild.tree.rootfs import Rootfs
 
 @dataclass(frozen=True)
 class Workshop:
-    """The means of one build. work: the scratch directory; log: the build's, for errors."""
+    """The means of one build. scratch: the scratch directory; log: the build's, for errors."""
 
-    work: Path
+    scratch: Path
     console: Console
     choice: Choice
     log: Path
 
     @property
     def _journal(self) -> Path:
-        return self.work / "owners"
+        return self.scratch / "owners"
 
     def recorder(self) -> Recorder | None:
         """Return what records the owners and devices that this host cannot give, if it may."""
         if self.choice.mode is Mode.ROOT or not seccomp.is_known():
             return None
-        if self.choice.mode is Mode.CHROOT and scratch.holds_devices(self.work):
+        if self.choice.mode is Mode.CHROOT and scratch.holds_devices(self.scratch):
             return None
         return Recorder(self._journal, owners=self.has_one_owner)
 
-    def without(self) -> list[int]:
+    def dropped_capabilities(self) -> list[int]:
         """Return the capabilities that the build must do without, as the host may."""
         if self.choice.mode is not Mode.CHROOT:
             return []
-        devices = [] if scratch.holds_devices(self.work) else [capabilities.MKNOD]
+        devices = [] if scratch.holds_devices(self.scratch) else [capabilities.MKNOD]
         return [capabilities.SYS_ADMIN, *devices]
 
     @property
@@ -57,7 +57,7 @@ class Workshop:
         """Whether work gets namespaces of its own within those of the build."""
         return self.choice.mode is not Mode.CHROOT
 
-    def tell(self) -> None:
+    def report_mode(self) -> None:
         """Say by what privilege the build works, and what that lacks."""
         self.console.line(f"privilege: {self.choice.mode}: {self.choice.reason}")
         if self.choice.mode is Mode.CHROOT:
@@ -69,9 +69,9 @@ class Workshop:
                 )
 
     @contextlib.contextmanager
-    def rootfs(self, work: Path, epoch: int) -> Iterator[Rootfs]:
-        """Give an empty tree in a scratch below ``work``, for the time of a with-block."""
-        with scratch.scratch(work, privileged=self.choice.mode is Mode.ROOT) as root:
+    def rootfs(self, directory: Path, epoch: int) -> Iterator[Rootfs]:
+        """Give an empty tree in a scratch below a directory, for the time of a with-block."""
+        with scratch.scratch(directory, privileged=self.choice.mode is Mode.ROOT) as root:
             yield Rootfs(root, self.console, self._journal, epoch)
 
     def downloads(self, plan: Plan) -> Path:
@@ -83,5 +83,5 @@ class Workshop:
             self.console.warn(trouble)
         if os.access(cache, os.W_OK):
             return cache
-        (self.work / "downloads" / plan.backend.name).mkdir(parents=True, exist_ok=True)
-        return self.work / "downloads" / plan.backend.name
+        (self.scratch / "downloads" / plan.backend.name).mkdir(parents=True, exist_ok=True)
+        return self.scratch / "downloads" / plan.backend.name

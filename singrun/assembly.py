@@ -8,13 +8,15 @@ from singrun import syscalls
 from singrun.config import Site
 from singrun.errors import RunError, say
 from singrun.identity import Caller
-from singrun.images.overlay import Layers
+from singrun.images import strategies
+from singrun.images.image import Image
+from singrun.images.overlay import Overlay
 from singrun.mounts.root import NoPlaceError, Root
 from singrun.mounts.table import Bind, Mount, attach
-from singrun.request import MountOptions, Program
+from singrun.request import MountOptions, Program, Request
 
 
-def make_stage() -> str:
+def make_tmpfs() -> str:
     """Return a private tmpfs with a directory ``image``, where the root is put together.
 
     It hangs on /proc/PID/task. When this process is killed, the kernel takes that directory
@@ -22,30 +24,46 @@ def make_stage() -> str:
     is left in which a kill leaves a FUSE daemon behind, sitting in a namespace that holds its
     mount.
     """
-    stage = f"/proc/{os.readlink('/proc/self')}/task"
-    syscalls.mount("tmpfs", stage, "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV, "mode=0755")
-    os.mkdir(f"{stage}/image")
-    return stage
+    tmpfs = f"/proc/{os.readlink('/proc/self')}/task"
+    syscalls.mount("tmpfs", tmpfs, "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV, "mode=0755")
+    os.mkdir(f"{tmpfs}/image")
+    return tmpfs
 
 
-def assemble(stage: str, tree: int, layers: Layers, *, lasting: bool, privileged: bool) -> Root:
-    """Attach the image's detached ``tree`` and the layers; lasting: the image is being written."""
-    attach(tree, f"{stage}/image")
-    os.close(tree)
-    path = f"{stage}/image"
-    if layers.wanted:
-        path = layers.lay_over(path, stage, privileged=privileged)
-    inside = Root(path, image_is_written=lasting)
-    if lasting or layers.writable:
-        inside.adopt(inside.fd, "/", lasting=lasting or layers.lasting)
-    return inside
+def mount_image(
+    image: Image, request: Request, site: Site, *, privileged: bool
+) -> "tuple[str, strategies.Mounting]":
+    """Make a private tmpfs and begin to mount the image by way of it; return both."""
+    tmpfs = make_tmpfs()
+    mounting = strategies.start(
+        image,
+        f"{tmpfs}/image",
+        privileged=privileged,
+        forced=request.image.mount_with,
+        site=site,
+        debug=request.debug,
+    )
+    return tmpfs, mounting
 
 
-def check_programs(inside: Root, image: str, program: Program) -> None:
+def assemble(tmpfs: str, image: Image, overlay: Overlay, *, privileged: bool) -> Root:
+    """Attach the image's detached tree, and let the kernel lay the layers over it if need be."""
+    path = f"{tmpfs}/image"
+    attach(overlay.tree, path)
+    os.close(overlay.tree)
+    if not overlay.is_complete:
+        path = overlay.lay_over(path, tmpfs, privileged=privileged)
+    root = Root(path, image_is_written=image.writable)
+    if image.writable or overlay.writable:
+        root.adopt(root.fd, "/", lasting=image.writable or overlay.lasting)
+    return root
+
+
+def check_programs(root: Root, image: str, program: Program) -> None:
     """Refuse an image without /bin/sh but for exec, and one without the shell of --shell."""
     shell = program.shell
     try:
-        os.close(inside.open("/bin/sh", os.O_PATH))
+        os.close(root.open("/bin/sh", os.O_PATH))
     except OSError as error:
         if error.errno == errno.ENOSYS:
             raise  # no fault of the image
@@ -56,13 +74,13 @@ def check_programs(inside: Root, image: str, program: Program) -> None:
         if error.errno != errno.ENOENT:
             remedy = f"Check it with: e2fsck -fn {image}"
         raise RunError("Container does not have a valid /bin/sh", why=why, remedy=remedy) from None
-    if shell and not (shell.startswith("/") and inside.has(shell)):
+    if shell and not (shell.startswith("/") and root.has(shell)):
         why, remedy = "It must be the path of a program in the image.", "Leave --shell out."
         raise RunError(f"There is no shell {shell} in {image}", why=why, remedy=remedy)
 
 
 def identity(
-    stage: str, inside: Root, caller: Caller, options: MountOptions, site: Site
+    tmpfs: str, root: Root, caller: Caller, options: MountOptions, site: Site
 ) -> list[Mount]:
     """Return mounts of the image's passwd and group with the caller's lines before them."""
     table: list[Mount] = []
@@ -71,40 +89,40 @@ def identity(
         path = f"/etc/{name}"
         if not site.on[f"config {name}"] or path in options.no_mount:
             continue
-        if caller.uid == 0 and inside.is_written(path):
+        if caller.uid == 0 and root.is_written(path):
             continue  # root adds users to an image that he writes
-        with open(f"{stage}/{name}", "wb") as file:
-            file.write(lines + inside.read(path))
+        with open(f"{tmpfs}/{name}", "wb") as file:
+            file.write(lines + root.read(path))
         table.append(Bind(file.name, path, why="the same user inside"))
     return table
 
 
-def resolver(stage: str, servers: list[str]) -> list[Mount]:
+def resolver(tmpfs: str, servers: list[str]) -> list[Mount]:
     """Return a mount of a resolv.conf(5) with the ``servers`` of --dns."""
-    with open(f"{stage}/resolv.conf", "w") as file:
+    with open(f"{tmpfs}/resolv.conf", "w") as file:
         file.write("".join(f"nameserver {each}\n" for each in servers))
     return [Bind(file.name, "/etc/resolv.conf", why="--dns")]
 
 
-def put(inside: Root, row: Mount, *, debug: bool) -> None:
+def put(root: Root, row: Mount, *, debug: bool) -> None:
     """Do a row of the table; warn of one for which an image that is written has no place."""
     if debug:
         say(row.describe(), "DEBUG")
     try:
-        row.execute(inside)
+        row.execute(root)
     except NoPlaceError as error:
         say(f"Not mounted: {row.what()}\n  {error.what}: {error.why}")
 
 
-def mark(inside: Root, rows: list[Mount], place: str) -> None:
+def place_marker(root: Root, rows: list[Mount], place: str) -> None:
     """Put the directory ``place`` among the mounts, where it is not seen: below one of the rows.
 
     proc(5), mountinfo: a covered mount is listed like any other.
     """
     for row in rows:
         is_directory = row.tree >= 0 and stat.S_ISDIR(os.fstat(row.tree).st_mode)
-        if is_directory and inside.shows(row.target, row.tree):
+        if is_directory and root.shows(row.target, row.tree):
             cover = Bind(f"/proc/self/fd/{row.tree}", row.target).pin()
-            Bind(place, row.target).execute(inside)
-            cover.execute(inside)
+            Bind(place, row.target).execute(root)
+            cover.execute(root)
             return

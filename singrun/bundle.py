@@ -48,14 +48,14 @@ def write(path: str) -> None:
 def _modules() -> list[tuple[str, bytes]]:
     """Return the paths in the package, without ".py", and the sources of what a node needs."""
     here = os.path.dirname(os.path.abspath(__file__))
-    found = []
+    modules = []
     for folder, _, names in os.walk(here):
         for name in names:
             path = os.path.relpath(f"{folder}/{name}", here).removesuffix(".py")
             if name.endswith(".py") and path not in ("__main__", "bundle"):
                 with open(f"{folder}/{name}", "rb") as file:
-                    found.append((path, file.read()))
-    return sorted(found)
+                    modules.append((path, file.read()))
+    return sorted(modules)
 
 
 def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _VERBS = ["exec", "run", "shell", "test", "env", "mount", "start", "warm"]
 _SPELLING = "--spelling="
 # Those that take no image and print what they find.
-_TOLD = ["cache", "config", "doctor", "instance", "instances", "stop"]
+_DESCRIBED_VERBS = ["cache", "config", "doctor", "instance", "instances", "stop"]
 _ALONE = ["env", "warm"]  # those after whose image no command comes: options may
 _HELP = "/.singularity.d/runscript.help"
 _SHOW_HELP = f"""[ ! -f {_HELP} ] || exec cat {_HELP}
@@ -35,8 +35,8 @@ def main() -> "NoReturn":
     status = errors.STATUS
     try:
         request = _parsed(_spelled(sys.argv[1:]))
-        said = request if isinstance(request, str) else _launched(request)
-        os.write(1, said.encode("utf-8", "surrogateescape"))
+        outcome = request if isinstance(request, str) else _launch_or_explain(request)
+        os.write(1, outcome.encode("utf-8", "surrogateescape"))
         status = 0
     except RunError as error:
         say(str(error), "FATAL")
@@ -76,46 +76,46 @@ def _parsed(words: list[str]) -> "Request | str":
 def parse(words: list[str]) -> "Request | str":
     """Return the request that the words make, or the text that they ask for."""
     request = Request()
-    given: list[options.Given] = []
+    settings: list[options.Setting] = []
     program = request.program
-    rest = options.take(words, given)
+    rest = options.take(words, settings)
     if isinstance(rest, str):
         return _text(rest, "")
     if rest and "/" in rest[0]:
         program.verb, request.image.path, program.arguments = "run", rest[0], rest[1:]
-        return _with_options(request, given)
+        return _with_options(request, settings)
     if not rest:
         raise UsageError("No verb was given", remedy=REMEDY)
     if rest[0] == "start" or rest[:2] in (["instance", "start"], ["instance", "run"]):
         program.instance = ""
         rest = rest[rest[0] == "instance" :]
-    elif rest[0] in _TOLD:
-        return _told(*rest)
+    elif rest[0] in _DESCRIBED_VERBS:
+        return _describe(*rest)
     if rest[0] == "help":
         return _help(request, rest[1:])
     program.verb = _verb(rest[0])
-    rest = options.take(rest[1:], given)
+    rest = options.take(rest[1:], settings)
     if isinstance(rest, str):
         return _text(rest, program.verb)
     if not rest:
         raise UsageError(f"No image was given to {program.verb}", remedy=REMEDY)
     request.image.path, program.arguments = rest[0], rest[1:]
     if program.verb in _ALONE and program.arguments:
-        program.arguments = _behind_image(program.verb, program.arguments, given)
+        program.arguments = _after_image(program.verb, program.arguments, settings)
     if program.verb == "exec":
-        _check_command(request, given)
+        _check_command(request, settings)
     if program.verb == "mount" and not program.arguments:
         what = f"No directory was given to mount {request.image.path} at"
         raise UsageError(what, remedy=REMEDY)
-    return _with_options(request, given)
+    return _with_options(request, settings)
 
 
-def _with_options(request: Request, given: "list[options.Given]") -> Request:
+def _with_options(request: Request, settings: "list[options.Setting]") -> Request:
     """Set the options of the environment, and those of the command line over them."""
-    request.given = [name for name, _ in given]
+    request.option_names = [name for name, _ in settings]
     if request.program.verb not in ("mount", "warm"):
         option_variables.apply(request)
-    options.apply(request, given)
+    options.apply(request, settings)
     if request.isolation.no_pid:  # of --containall, --compat or a variable
         request.isolation.pid = False
     if request.hardware.devices:
@@ -123,12 +123,12 @@ def _with_options(request: Request, given: "list[options.Given]") -> Request:
 
         cdi.apply(request)
     image = request.image
-    if (image.writable or image.overlays) and "writable-tmpfs" not in request.given:
+    if (image.writable or image.overlays) and "writable-tmpfs" not in request.option_names:
         image.writable_tmpfs = False  # that of --compat or of a variable
     return request
 
 
-def _launched(request: Request) -> str:
+def _launch_or_explain(request: Request) -> str:
     verb, image = request.program.verb, request.image
     starts = request.program.instance is not None
     if verb not in ("mount", "warm") and not (starts or request.isolation.no_join):
@@ -174,21 +174,21 @@ def _text(name: str, verb: str) -> str:
     return manual.text(verb) if verb else manual.overview()
 
 
-def _told(verb: str, *words: str) -> str:
+def _describe(verb: str, *words: str) -> str:
     if words in (("--help",), ("-h",)):
         return _text("help", verb)
     if verb == "cache":
         from singrun.verbs import cache
 
-        return cache.told([*words])
+        return cache.explain([*words])
     if verb == "config":
         from singrun.verbs import settings
 
-        return settings.told([*words])
+        return settings.explain([*words])
     if verb == "instance":
         from singrun.verbs import instance
 
-        return instance.told([*words])
+        return instance.explain([*words])
     if verb == "instances":
         return instances.listing([*words])
     if verb == "stop":
@@ -210,7 +210,7 @@ def _help(request: Request, words: list[str]) -> "Request | str":
         return _text("help", "")
     if words[0] in ("-h", "--help", "help"):
         return _text("help", "help")
-    if words[0] in (*_VERBS, *_TOLD):
+    if words[0] in (*_VERBS, *_DESCRIBED_VERBS):
         return _text("help", words[0])
     if not os.path.exists(words[0]) and ":" not in words[0]:
         raise _strangers().no_verb(words[0])
@@ -219,18 +219,18 @@ def _help(request: Request, words: list[str]) -> "Request | str":
     return _with_options(request, [])
 
 
-def _behind_image(verb: str, words: list[str], given: "list[options.Given]") -> list[str]:
+def _after_image(verb: str, words: list[str], settings: "list[options.Setting]") -> list[str]:
     """Take options that stand behind the image; nothing else may be there."""
-    rest = options.take(words, given)
+    rest = options.take(words, settings)
     if isinstance(rest, str) or rest:
         raise _strangers().leftover(verb, words)
     return rest
 
 
-def _check_command(request: Request, given: "list[options.Given]") -> None:
+def _check_command(request: Request, settings: "list[options.Setting]") -> None:
     words, image = request.program.arguments, request.image.path
     if not words:
-        raise _strangers().no_command(image, given)
+        raise _strangers().no_command(image, settings)
     if words[0].startswith("-"):
         raise _strangers().no_program("exec", image, words)
 

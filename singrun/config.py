@@ -76,17 +76,17 @@ class Site:
         self.cache_size = 0
 
 
-def read(*, obey: bool = True) -> Site:
-    """Return the defaults, changed by the site's file and, to ``obey``, the caller's variables."""
+def read(*, enforce: bool = True) -> Site:
+    """Return the defaults, changed by the site's file; enforce: and by the caller's variables."""
     site = Site()
-    given = os.environ if obey else {}
-    named = given.get("SINGRUN_CONFIG", "")
+    settings = os.environ if enforce else {}
+    named = settings.get("SINGRUN_CONFIG", "")
     places = [named] if named else [PATH, *THEIRS]
     if not any(_read_file(site, path) for path in places) and named:
         why, remedy = "SINGRUN_CONFIG names it.", f"Unset it, and {PATH} is read."
         raise RunError(f"There is no file {named}", why=why, remedy=remedy)
-    wish = given.get("SINGRUN_CACHEDIR") or expanded(site.word["cache directory"], given)
-    size, where = given.get("SINGRUN_CACHESIZE", ""), "SINGRUN_CACHESIZE"
+    wish = settings.get("SINGRUN_CACHEDIR") or expanded(site.word["cache directory"], settings)
+    size, where = settings.get("SINGRUN_CACHESIZE", ""), "SINGRUN_CACHESIZE"
     site.cache_size = size_of(size or site.word["cache size"], where if size else site.path)
     site.cache = wish or f"/var/tmp/singrun-{os.geteuid()}"  # noqa: S108  checked before use
     return site
@@ -97,7 +97,7 @@ def expanded(path: str, variables: "Mapping[str, str]") -> str:
 
     "" where a variable is not set, as a scheduler's outside of a job.
     """
-    found, *rest = path.replace("%U", str(os.geteuid())).split("$")
+    start, *rest = path.replace("%U", str(os.geteuid())).split("$")
     for part in rest:
         name, _, more = part[1:].partition("}")
         if not part.startswith("{"):
@@ -107,8 +107,8 @@ def expanded(path: str, variables: "Mapping[str, str]") -> str:
             name, more = part[:length], part[length:]
         if not variables.get(name):
             return ""
-        found += variables[name] + more
-    return found
+        start += variables[name] + more
+    return start
 
 
 def size_of(word: str, where: str) -> int:
@@ -124,12 +124,12 @@ def size_of(word: str, where: str) -> int:
 
 def check_allowed(site: Site, isolation: IsolationOptions) -> None:
     """Refuse what the site's file says no to."""
-    for directive, wanted in (
+    for directive, refused in (
         ("allow pid ns", isolation.pid),
         ("allow ipc ns", isolation.ipc),
         ("allow user ns", os.geteuid() != 0),
     ):
-        if wanted and not site.on[directive]:
+        if refused and not site.on[directive]:
             what, remedy = f"{site.path} says: {directive} = no", "Ask the administrator."
             raise RunError(what, remedy=remedy)
 
@@ -174,13 +174,13 @@ def entries(path: str) -> "list[tuple[int, str, str | None]] | None":
         raise RunError(f"Cannot read {path}", why=f"{error.strerror}.", remedy=remedy) from None
     if len(text) > _LARGEST:
         raise RunError(f"Cannot read {path}", why="It has more than 1 MiB.")
-    found: list[tuple[int, str, str | None]] = []
+    rows: list[tuple[int, str, str | None]] = []
     for number, line in enumerate(text.splitlines(), 1):
         name, equals, value = line.partition("=")
         name = " ".join(name.split()).lower()
         if name and not name.startswith("#"):
-            found.append((number, name, value.strip() if equals else None))
-    return found
+            rows.append((number, name, value.strip() if equals else None))
+    return rows
 
 
 def _check_trusted(path: str, status: os.stat_result) -> None:
@@ -197,17 +197,17 @@ def _check_trusted(path: str, status: os.stat_result) -> None:
 
 def _read_file(site: Site, path: str) -> bool:
     """Read a file; False if it is not there."""
-    found = entries(path)
-    if found is None:
+    settings = entries(path)
+    if settings is None:
         return False
     site.path = path
-    _take(site, found, is_theirs=os.path.basename(path) in map(os.path.basename, THEIRS))
+    _take(site, settings, is_theirs=os.path.basename(path) in map(os.path.basename, THEIRS))
     return True
 
 
-def _take(site: Site, found: "list[tuple[int, str, str | None]]", *, is_theirs: bool) -> None:
+def _take(site: Site, settings: "list[tuple[int, str, str | None]]", *, is_theirs: bool) -> None:
     binds: list[str] = []
-    for number, name, value in found:
+    for number, name, value in settings:
         where = f"{site.path}, line {number}"
         if value is None and name not in _IDLE:
             site.idle.append(name) if is_theirs else _report(where, name)

@@ -1,8 +1,7 @@
-"""The story of a launch: from the caller's request to the program, in one process.
+"""One launch: from the request to the program, in one process.
 
-Nothing supervises the program: this process prepares namespaces and mounts,
-and then becomes it. When it ends, its mount namespace ends, and with that
-everything that was mounted here.
+Nothing supervises the program: this process prepares namespaces and mounts, and then becomes it.
+When it ends, its mount namespace ends, and with that everything that was mounted here.
 """
 
 import os
@@ -19,9 +18,9 @@ from singrun.request import Request
 
 
 def enter(request: Request) -> str:
-    """Launch. Returns only what --plan prints; else the program runs, or RunError says why not."""
-    shared = joining.wanted(request)
-    site = config.read(obey=not request.isolation.as_caller)
+    """Return the text of --plan. Without --plan become the program, or raise RunError."""
+    joins_ranks = joining.want_joining(request)
+    site = config.read(enforce=not request.isolation.as_caller)
     config.apply(site, request)
     origin = Origin(request)
     image = strategies.opened(request.image)
@@ -30,27 +29,26 @@ def enter(request: Request) -> str:
         request.mounts, caller, site, origin.directory.names, own_pids=request.isolation.pid
     )
 
-    # Where other ranks of a job step have set up the same already, their namespaces will do.
+    # Where another rank of a job step has set up an identical root, its namespaces are entered.
     ranks = None
-    if shared and not request.plan:
-        ranks = joining.RankSet(request, image, caller, table, origin.winning)
+    if joins_ranks and not request.plan:
+        ranks = joining.RankSet(request, image, caller, table, origin.overrides)
         if ranks.enter():
-            origin.execute(image.path)
+            return origin.execute(image.path)
     layers = Layers(request.image, site)
     data = hardware = None
     if table.images:
         from singrun.images.data import DataImages
 
         data = DataImages(table.images)
-    if origin.behind:
+    if request.hardware.wants_drivers():
         from singrun.hardware import drivers
 
         hardware = drivers.Drivers(request.hardware, site)
     if request.plan:
         from singrun.verbs import plan
 
-        text = plan.text(request, image, caller, table, site)
-        return text + (hardware.plan() if hardware else "")
+        return plan.text(request, image, caller, table, site, hardware)
     make_workdir(table, request.mounts)
 
     cgroup = None
@@ -59,51 +57,46 @@ def enter(request: Request) -> str:
 
         cgroup = limits.Cgroup(limits.files(request.isolation.limits))
 
-    # Out of the host's namespaces. A FUSE daemon starts here, in a namespace that it shall not
-    # share with its mount, and works while we go on.
+    # Out of the host's namespaces. FUSE daemons start before the mount namespace is made in which
+    # their mounts will be (see images/fuse.py), and mount while we go on.
     proc = os.open("/proc/self", os.O_PATH | os.O_DIRECTORY)
     privileged = leaving.leave_host(caller, proc, slave=site.on["mount slave"])
-    stage = assembly.make_stage()
-    mounting = strategies.start(
-        image,
-        f"{stage}/image",
-        privileged=privileged,
-        forced=request.image.mount_with,
-        site=site,
-        debug=request.debug,
-    )
-    if data:
-        data.mount(stage, privileged=privileged, site=site)
+    tmpfs, mounting = assembly.mount_image(image, request, site, privileged=privileged)
+    bound = data.mount(tmpfs, privileged=privileged, site=site) if data else None
     table.pin()
-    tree = layers.mount(stage, mounting.finish(), privileged=privileged, site=site)
-    own = [(image, mounting.life)] if image.writable and mounting.life >= 0 else []
-    written = [*own, *layers.written, *(data.written if data else ())]
-    trees = [tree, *(data.trees if data else ())]
-    if outside := waiting.stand_by(request, image, origin.home, written, trees, cgroup):
+    overlay = layers.mount(tmpfs, mounting.finish(), privileged=privileged, site=site)
+    own = [(image, mounting.daemon_fd)] if image.writable and mounting.daemon_fd >= 0 else []
+    writable_images = [*own, *overlay.writable_images, *(bound.writable_images if bound else ())]
+    trees = [overlay.tree, *(bound.trees if bound else ())]
+    waiter = waiting.stand_by(request, image, origin.home, writable_images, trees, cgroup)
+    if waiter:  # in its child, whose /proc/self is another
         proc = os.open("/proc/self", os.O_PATH | os.O_DIRECTORY)
     if cgroup:
         cgroup.enter()
-    have_daemon = mounting.life >= 0 or layers.have_daemon or bool(data and data.have_daemon)
-    leaving.unshare_for(request.isolation, daemon=have_daemon)
-    if data:
-        data.take(stage)
+    have_daemon = mounting.daemon_fd >= 0 or overlay.have_daemon
+    leaving.unshare_for(request.isolation, daemon=have_daemon or bool(bound and bound.have_daemon))
+    if data and bound:
+        data.attach_rows(bound.trees, tmpfs)
 
     # The image and what is laid over it become a root, and the table of mounts goes into it.
-    inside = assembly.assemble(stage, tree, layers, lasting=image.writable, privileged=privileged)
-    assembly.check_programs(inside, image.path, request.program)
-    rows = [*table.ours, *assembly.identity(stage, inside, caller, request.mounts, site)]
-    rows += hardware.rows(inside, image.path) if hardware else []
-    rows += assembly.resolver(stage, request.mounts.dns) if request.mounts.dns else []
-    rows += variables.mounts(origin.winning, origin.own, inside, stage, origin.behind)
-    for mount in [*rows, *table.wished]:  # what the user wishes lies over all that is ours
-        assembly.put(inside, mount, debug=request.debug)
-    inside.seal()
-    if marker := ranks.marker if ranks else outside.marker if outside else "":
-        assembly.mark(inside, rows, leaving.mark(marker, f"{stage}/marker", proc))
+    root = assembly.assemble(tmpfs, image, overlay, privileged=privileged)
+    assembly.check_programs(root, image.path, request.program)
+    rows = [*table.defaults, *assembly.identity(tmpfs, root, caller, request.mounts, site)]
+    rows += hardware.rows(root, image.path) if hardware else []
+    rows += assembly.resolver(tmpfs, request.mounts.dns) if request.mounts.dns else []
+    rows += variables.mounts(
+        origin.overrides, origin.caller_variables, root, tmpfs, origin.appended
+    )
+    for mount in [*rows, *table.requested]:  # the user's requests lie over all defaults
+        assembly.put(root, mount, debug=request.debug)
+    root.make_read_only()
+    if (holder := ranks or waiter) and holder.marker:
+        marker = leaving.make_marker(holder.marker, f"{tmpfs}/marker", proc)
+        assembly.place_marker(root, rows, marker)
 
-    # In, and from here on the caller again: with his ids, directory, umask and signals.
-    pivot(inside.fd)
+    # Change root, then take back the caller's ids, directory, umask and signals.
+    pivot(root.fd)
     leaving.become(caller, proc, privileged=privileged)
     if ranks:
         ranks.release()
-    return origin.execute(image.path, outside)
+    return origin.execute(image.path, waiter)

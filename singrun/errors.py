@@ -35,7 +35,7 @@ class UsageError(RunError):
 
 
 class UnavailableError(RunError):
-    """What this host lacks; another way to the same end may be had."""
+    """A program or device that a strategy needs is missing; another strategy may work."""
 
 
 def nearest(word: str, known: list[str]) -> str:

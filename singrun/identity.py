@@ -51,6 +51,8 @@ class Caller:
         """Behind sudo, have the caller's rights to files and no others: what he names is his."""
         if self.behind_sudo:
             os.setgroups(self.groups)
+            # fsuid, not euid: root's capabilities to mount stay, but those on files are dropped
+            # (capabilities(7), "Effect of user ID changes"). The group first, while we may.
             syscalls.setfsgid(self.gid)
             syscalls.setfsuid(self.uid)
 
@@ -71,6 +73,7 @@ class Caller:
         return self._entry.pw_shell if self._entry else os.environ.get("SHELL", "/bin/sh")
 
     def _supplementary(self) -> list[int]:
+        # sudo(8) replaces the supplementary groups by root's, so the host is asked for the user's.
         if self.behind_sudo and self._entry:
             return os.getgrouplist(self._entry.pw_name, self.gid)
         return [] if self.behind_sudo else os.getgroups()
@@ -78,9 +81,10 @@ class Caller:
     @property
     def home(self) -> str:
         """The home directory: $HOME if it is absolute, else the passwd entry's, else ""."""
-        wish = "" if self.behind_sudo else os.environ.get("HOME", "")
-        if wish.startswith("/"):
-            return os.path.normpath(wish)
+        # sudo -E and env_keep leave $HOME as it was, plain sudo sets root's: neither is certain.
+        variable = "" if self.behind_sudo else os.environ.get("HOME", "")
+        if variable.startswith("/"):
+            return os.path.normpath(variable)
         return os.path.normpath(self._entry.pw_dir) if self._entry else ""
 
     @property
@@ -122,6 +126,7 @@ def _spare_name(uid: int) -> str:
     name = os.environ.get("USER", "")
     if not name.isascii() or not name.replace("-", "").replace("_", "").isalnum():
         return f"user{uid}"
+    # A name of somebody else would give the file's ids two meanings inside.
     try:
         pwd.getpwnam(name)
     except KeyError:
@@ -140,6 +145,7 @@ def map_ids(proc: int, *, inside: tuple[int, int], outside: tuple[int, int]) -> 
     proc: a descriptor of /proc/self; inside, outside: (uid, gid). A process
     without privilege may write gid_map only after giving up setgroups(2).
     """
+    # Else a user could leave a group that is denied access to a file: CVE-2014-8989.
     _write(proc, "setgroups", "deny")
     _write(proc, "uid_map", f"{inside[0]} {outside[0]} 1")
     _write(proc, "gid_map", f"{inside[1]} {outside[1]} 1")

@@ -8,7 +8,7 @@ from singrun.errors import RunError, UsageError, printable, say
 from singrun.images import image
 from singrun.namespaces import rendezvous
 from singrun.namespaces.leaving import ProgramNamespaces
-from singrun.namespaces.waiting import Outside
+from singrun.namespaces.waiting import Waiter
 from singrun.options import FLAGS
 from singrun.origin import Origin
 from singrun.request import MountOptions, Request
@@ -48,13 +48,13 @@ class Instance:
     """
 
     def __init__(self, connection: int, pid: int) -> None:
-        said = rendezvous.heard(connection).decode("utf-8", "surrogateescape").split("\0")
+        fields = rendezvous.read_all(connection).decode("utf-8", "surrogateescape").split("\0")
         self.pid = pid
-        self.name, self.image, self.home, since, self.image_state, contained, self.logs = said
+        self.name, self.image, self.home, since, self.image_state, contained, self.logs = fields
         self.since, self.is_contained = int(since), bool(contained)
 
-    def described(self) -> "dict[str, str | int]":
-        """Return what the user is told of it."""
+    def as_json(self) -> "dict[str, str | int]":
+        """Return the fields that `instances --json` prints."""
         names = ("pid", "name", "image", "since")
         return {name: vars(self)[name] for name in names}
 
@@ -63,33 +63,33 @@ def find(word: str) -> "Instance | None":
     """Return what instance://NAME or the path of an image names."""
     states: list[str] = []
     if word.startswith(SCHEME):
-        called = word.removeprefix(SCHEME)
-        if not _is_name(called):
+        word_at_rendezvous = word.removeprefix(SCHEME)
+        if not _is_name(word_at_rendezvous):
             return None
-        called = f"instance-{called}"
+        word_at_rendezvous = f"instance-{word_at_rendezvous}"
     else:
         try:
             status = os.stat(word)
         except OSError:
             return None
-        called = rendezvous.of_image(status)
+        word_at_rendezvous = rendezvous.of_image(status)
         states = [rendezvous.image_state(status, written=written) for written in (False, True)]
-    connection, pid = rendezvous.reach(called)
+    connection, pid = rendezvous.reach(word_at_rendezvous)
     if connection < 0:
         return None
     try:
-        found = Instance(connection, pid)
+        reached = Instance(connection, pid)
     except (ValueError, OSError):  # it ended before it answered, or does not answer
         return None
-    return found if not states or found.image_state in states else None
+    return reached if not states or reached.image_state in states else None
 
 
-def named(word: str) -> Instance:
+def instance_for(word: str) -> Instance:
     """Return the instance of that name or of that image, else RunError."""
     names = [word] if word.startswith(SCHEME) or "/" in word else [SCHEME + word, word]
     for each in names:
-        if found := find(each):
-            return found
+        if match := find(each):
+            return match
     raise RunError(f"There is no instance {word}", remedy="See: singrun instances")
 
 
@@ -99,22 +99,22 @@ def join(request: Request) -> None:
     A request by image and with options of its own is a launch of its own; one by name goes on.
     """
     if request.image.path.startswith(SCHEME):
-        instance = named(request.image.path)
+        instance = instance_for(request.image.path)
         if request.isolation.as_caller:
             what = f"Cannot combine --as-caller with {request.image.path}"
             raise RunError(what, remedy="Leave one of them out.")
         if words := _shaping(request):
             say(f"Without effect on {request.image.path}, as it is started: {' '.join(words)}")
     else:
-        found = find(request.image.path)
-        if not found or request.plan or _shaping(request):
+        match = find(request.image.path)
+        if not match or request.plan or _shaping(request):
             return
-        instance = found
+        instance = match
     _enter(request, instance)
 
 
 def _shaping(request: Request) -> list[str]:
-    return [f"--{name}" for name in dict.fromkeys(request.given) if name not in _FREE]
+    return [f"--{name}" for name in dict.fromkeys(request.option_names) if name not in _FREE]
 
 
 def _check_policy(instance: Instance) -> None:
@@ -142,26 +142,26 @@ def _enter(request: Request, instance: Instance) -> "NoReturn":
     if instance.home:
         request.mounts.home = ("", instance.home)
     request.mounts.contain = instance.is_contained
-    origin, outside = Origin(request), Outside(instance.image)
+    origin, waiter = Origin(request), Waiter(instance.image)
     what = f"Cannot enter the instance {instance.name}"
     try:
         others = ProgramNamespaces(instance.pid)
         marker = rendezvous.marker(instance.name, instance.image_state)
-        is_it = others.show(marker) and others.are_ours()
+        is_it = others.has_marker(marker) and others.are_ours()
     except OSError as error:
         raise RunError(what, why=f"{error.strerror}.") from None
     if not is_it:
         raise RunError(what, why="Its process has not what singrun start makes.")
     others.enter_owner("pid", "ipc", "uts", "net")
-    outside.fork(own_pids=False)
+    waiter.fork(own_pids=False)
     others.enter_mounts()
-    origin.execute(instance.image, outside)
+    origin.execute(instance.image, waiter)
 
 
 def running() -> list[Instance]:
     """Return the caller's instances, by name."""
-    found = (find(SCHEME + name) for name in rendezvous.names("instance-"))
-    return [each for each in found if each]
+    all_of_user = (find(SCHEME + name) for name in rendezvous.names("instance-"))
+    return [each for each in all_of_user if each]
 
 
 def listing(words: list[str]) -> str:
@@ -171,13 +171,13 @@ def listing(words: list[str]) -> str:
     import json
     import time
 
-    found = running()
+    all_of_user = running()
     if words:
-        return json.dumps([each.described() for each in found]) + "\n"
-    if not found:
+        return json.dumps([each.as_json() for each in all_of_user]) + "\n"
+    if not all_of_user:
         return ""
     lines = [f"{'NAME':20} {'PROCESS':>8}  {'SINCE':19}  IMAGE"]
-    for each in found:
+    for each in all_of_user:
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(each.since))
         lines.append(f"{each.name:20} {each.pid:8}  {since}  {printable(each.image)}")
     return "\n".join(lines) + "\n"
@@ -187,16 +187,16 @@ def stop(words: list[str]) -> str:
     """End the instances that the words name, and all that runs in them."""
     if not words:
         raise UsageError("No instance was given to stop", remedy="See: singrun instances")
-    end([named(word) for word in words], _PATIENCE)
+    end([instance_for(word) for word in words], _PATIENCE)
     return ""
 
 
-def end(found: "list[Instance]", patience: float) -> None:
+def end(living: "list[Instance]", patience: float) -> None:
     """End instances and all that runs in them. patience: seconds before they are killed."""
     import select
     import signal
 
-    for instance in found:
+    for instance in living:
         holder = os.pidfd_open(instance.pid)
         for number, seconds in ((signal.SIGTERM, patience), (signal.SIGKILL, _PATIENCE)):
             if number == signal.SIGTERM and not seconds:

@@ -100,7 +100,7 @@ def apply(request: Request) -> None:
         if not option:
             if word not in KNOWN:
                 _report(name, word)
-        elif option in request.given and option not in _TOGETHER:
+        elif option in request.option_names and option not in _TOGETHER:
             continue
         elif os.environ[name] and _is_first(prefix, word):
             _apply(request, option, name)
@@ -108,12 +108,12 @@ def apply(request: Request) -> None:
 
 def in_environment() -> "list[tuple[str, str, str]]":
     """Return the options that variables give: each with its value and the variable."""
-    found = []
+    rows = []
     for name, value in os.environ.items():
         prefix, _, word = name.partition("_")
         if name.startswith(_PREFIXES) and word in OPTIONS and value and _is_first(prefix, word):
-            found.append((f"--{OPTIONS[word]}", value, name))
-    return found
+            rows.append((f"--{OPTIONS[word]}", value, name))
+    return rows
 
 
 def _is_first(prefix: str, word: str) -> bool:

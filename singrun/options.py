@@ -12,7 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    Given = tuple[str, "str | None"]  # an option's name and its value
+    Setting = tuple[str, "str | None"]  # an option's name and its value
 
 REMEDY = "See: singrun --help"
 TEXTS = ["help", "version"]
@@ -88,8 +88,8 @@ FLAGS = {  # the parts of a Request, and the attributes in them; none: singrun d
 _YES, _NO = ("1", "t", "true", "y", "yes", "on"), ("0", "f", "false", "n", "no", "off")
 
 
-def take(words: list[str], given: "list[Given]") -> "list[str] | str":
-    """Append the leading options to ``given``.
+def take(words: list[str], settings: "list[Setting]") -> "list[str] | str":
+    """Append the leading options to ``settings``.
 
     Return the words after them, or the name of a text that is asked for.
     """
@@ -105,17 +105,17 @@ def take(words: list[str], given: "list[Given]") -> "list[str] | str":
             if name in VALUES:
                 if value is None and not rest:
                     raise UsageError(f"Option --{spelled} needs a value", remedy=REMEDY)
-                given.append((name, rest.pop(0) if value is None else value))
+                settings.append((name, rest.pop(0) if value is None else value))
             elif name in FLAGS and (value is None or value.lower() in (*_YES, *_NO)):
-                given.append((name, value))
+                settings.append((name, value))
             else:
                 raise _no_option(word, name)
     return rest
 
 
-def apply(request: Request, given: "list[Given]") -> None:
+def apply(request: Request, settings: "list[Setting]") -> None:
     """Set what they say; the value of a flag says yes or no."""
-    for name, value in given:
+    for name, value in settings:
         if name in VALUES:
             if not value:
                 raise UsageError(f"Option --{name} needs a value", remedy=REMEDY)
@@ -128,18 +128,18 @@ def apply(request: Request, given: "list[Given]") -> None:
             setattr(getattr(request, part) if part else request, attribute, wish in _YES)
 
 
-def _in_word(word: str) -> "list[Given]":
+def _in_word(word: str) -> "list[Setting]":
     """Return the options in one word: --name, --name=value, -ce, -B/data."""
     if word.startswith("--"):
         name, equals, value = word[2:].partition("=")
         return [(name, value if equals else None)]
-    found: list[Given] = []
+    settings: list[Setting] = []
     for i, letter in enumerate(word[1:], 2):
         name = SHORT.get(letter, letter)
         if name in VALUES:
-            return [*found, (name, word[i:] or None)]
-        found.append((name, None))
-    return found
+            return [*settings, (name, word[i:] or None)]
+        settings.append((name, None))
+    return settings
 
 
 def _bind(request: Request, value: str) -> None:
@@ -172,12 +172,12 @@ def _no_mount(request: Request, value: str) -> None:
 
 def _env(request: Request, value: str) -> None:
     pairs = variables.pairs(value, "--env")
-    request.variables.given += [(name, text, "--env") for name, text in pairs]
+    request.variables.assignments += [(name, text, "--env") for name, text in pairs]
 
 
 def _env_file(request: Request, value: str) -> None:
-    place = sum(layer != "--env" for _, _, layer in request.variables.given)
-    request.variables.given[place:place] = variables.read_file(value)
+    place = sum(layer != "--env" for _, _, layer in request.variables.assignments)
+    request.variables.assignments[place:place] = variables.read_file(value)
 
 
 def _mount_with(request: Request, value: str) -> None:

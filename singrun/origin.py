@@ -10,7 +10,6 @@ from singrun.environment import inherited, variables
 from singrun.errors import RunError, say
 from singrun.identity import Caller, forbid_new_privileges
 from singrun.mounts import shared
-from singrun.namespaces.waiting import Outside
 from singrun.request import Request
 
 TYPE_CHECKING = False
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
     from singrun.namespaces.holding import Holder
+    from singrun.namespaces.waiting import Waiter
 
 
 class Directory:
@@ -46,21 +46,21 @@ class Directory:
         """Return the names under which it shall be inside, its own first."""
         return list(dict.fromkeys(name for name in (self.physical, self.logical) if name))
 
-    def enter(self, wish: str, home: str, *, shared: bool) -> str:
+    def enter(self, option: str, home: str, *, shared: bool) -> str:
         """Change to the directory inside, and return its name for PWD.
 
-        wish: --pwd, which must exist. Else the first that there is: the same
+        option: --pwd, which must exist. Else the first that there is: the same
         directory by the caller's name for it, by its own name, the home, the
         root. shared: it is missed where it cannot be had.
         """
-        if wish:
-            return _entered_as_asked(wish)
-        if self.logical and self._is_same(self.logical) and not _refused(self.logical):
+        if option:
+            return _enter_option(option)
+        if self.logical and self._is_same(self.logical) and not _chdir_failure(self.logical):
             return self.logical
-        why = _refused(self.physical) if self.physical else self._why
+        why = _chdir_failure(self.physical) if self.physical else self._why
         if not why:
             return self.physical
-        path = next(path for path in (home, "/") if path and not _refused(path))
+        path = next(path for path in (home, "/") if path and not _chdir_failure(path))
         if shared:
             name = f"the current directory {self._name}".rstrip()
             say(f"Cannot enter {name}: {why}; starting in {path}")
@@ -74,7 +74,7 @@ class Directory:
 
 
 class Origin:
-    """Who calls, from where, and with what. behind: see variables.mounts()."""
+    """Who calls, from where, and with what. appended: see variables.mounts()."""
 
     def __init__(self, request: Request) -> None:
         self._umask = os.umask(0o022)
@@ -86,19 +86,21 @@ class Origin:
         )
         self.directory = Directory()
         self.caller.restore_rights()  # /proc/self is root's
-        self._given = inherited.inherited()
+        self._environment = inherited.caller_environment()
         self.caller.lower_rights()
-        self.own = inherited.of_caller(self._given, request.mounts, self.caller)
-        self.winning = variables.winners(
-            self._given, request.variables, has_home=bool(request.mounts.home)
+        self.caller_variables = inherited.caller_variables(
+            self._environment, request.mounts, self.caller
+        )
+        self.overrides = variables.overrides(
+            self._environment, request.variables, has_home=bool(request.mounts.home)
         )
         self._host_paths = program.host_paths(request.program.arguments)
         self._request, self.home = request, shared.home(request.mounts, self.caller)
-        self.behind: inherited.Environment = {}
+        self.appended: inherited.Environment = {}
         if request.hardware.wants_drivers():
             from singrun.hardware import drivers
 
-            self.behind = drivers.BEHIND
+            self.appended = drivers.APPENDED_DIRECTORIES
         if isolation.keep_privs and self.caller.uid:
             raise RunError("Cannot use --keep-privs", why="It is for root.", remedy="Leave it out.")
         if isolation.changes_rights:
@@ -110,33 +112,36 @@ class Origin:
 
             self._close_back_doors = terminal.close_back_doors
 
-    def _entered(self) -> str:
+    def _enter_directory(self) -> str:
         request = self._request
         shared = not request.mounts.contain and "cwd" not in request.mounts.no_mount
         return self.directory.enter(request.program.directory, self.home, shared=shared)
 
-    def execute(self, image: str, outside: "Outside | Holder | None" = None) -> "NoReturn":
+    def execute(self, image: str, waiter: "Waiter | Holder | None" = None) -> "NoReturn":
         """Become the program, in the namespaces that are entered, as the caller."""
         request = self._request
         forbid_new_privileges()
         if request.mounts.contain:
             self._close_back_doors()
-        words = inherited.inner(self._given, image, request, self.caller)
-        words[b"PWD"] = os.fsencode(self._entered())
+        words = inherited.program_environment(self._environment, image, request, self.caller)
+        words[b"PWD"] = os.fsencode(self._enter_directory())
         program.tell_missing(self._host_paths)
-        for name, directory in self.behind.items():  # the image's scripts may overwrite it
+        for (
+            name,
+            directory,
+        ) in self.appended.items():  # the image's scripts may overwrite it
             words[name] = b":".join(filter(None, (words.get(name), directory)))
         program.check_app(request.program)
         if request.isolation.changes_rights:
             self._settle_rights(request.isolation)
-        if outside:
-            outside.enter(own_pids=request.isolation.pid)
+        if waiter:
+            waiter.enter(own_pids=request.isolation.pid)
         os.umask(0o022 if request.program.no_umask else self._umask)
         inherited.restore_signals(inherited.SIGPIPE, inherited.SIGXFSZ)
-        program.execute(request.program, words, self.own, self.winning)
+        program.execute(request.program, words, self.caller_variables, self.overrides)
 
 
-def _refused(path: str) -> str:
+def _chdir_failure(path: str) -> str:
     """Change to the directory ``path``; "" if that went well, else what the kernel said."""
     try:
         os.chdir(path)
@@ -145,7 +150,7 @@ def _refused(path: str) -> str:
     return ""
 
 
-def _entered_as_asked(path: str) -> str:
+def _enter_option(path: str) -> str:
     try:
         os.chdir(path)
     except OSError as error:

@@ -5,7 +5,7 @@ import os
 
 from singrun.environment import why
 from singrun.environment.inherited import CLEAN_PATH, Environment
-from singrun.environment.variables import Winner, assigned
+from singrun.environment.variables import Override, literal_assignments
 from singrun.errors import RunError, say, spelling
 from singrun.request import Program
 
@@ -39,11 +39,14 @@ def check_app(program: Program) -> None:
 
 
 def execute(
-    program: Program, variables: Environment, own: Environment, winning: list[Winner]
+    program: Program,
+    variables: Environment,
+    caller_variables: Environment,
+    overrides: list[Override],
 ) -> "NoReturn":
     """Become the action for the verb; see docs/image-format.md, "The actions"."""
     if program.why:
-        _become("/bin/sh", why.arguments(program.why, own, winning), variables)
+        _become("/bin/sh", why.arguments(program.why, caller_variables, overrides), variables)
     verb, words = program.verb, program.arguments
     if verb == "env":
         verb, words = "exec", ["env"]
@@ -56,9 +59,9 @@ def execute(
         os.write(2, b"Singularity: Invoking an interactive shell within container...\n\n")
     without_shell = verb == "exec" and not os.path.lexists("/bin/sh")
     if without_shell:
-        variables = {**variables, **assigned(), **own}
-    for each in winning:
-        variables[each.name] = each.over(variables.get(each.name, b""))
+        variables = {**variables, **literal_assignments(), **caller_variables}
+    for each in overrides:
+        variables[each.name] = each.apply_to(variables.get(each.name, b""))
     arguments = [os.fsencode(word) for word in words]
     if verb == "exec" and spelling() and not without_shell:
         arguments = _checked(arguments, variables)

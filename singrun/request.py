@@ -93,7 +93,7 @@ class VariableOptions:
     """
 
     def __init__(self) -> None:
-        self.given: list[tuple[str, str, str]] = []
+        self.assignments: list[tuple[str, str, str]] = []
         self.clean = self.evaluate = False
 
 
@@ -117,10 +117,10 @@ class HardwareOptions:
 
 
 class Request:
-    """One launch. given: the names of the options on the command line."""
+    """One launch. option_names: those on the command line, in order."""
 
     def __init__(self) -> None:
-        self.given: list[str] = []
+        self.option_names: list[str] = []
         self.program, self.image = Program(), ImageOptions()
         self.mounts, self.isolation = MountOptions(), IsolationOptions()
         self.variables, self.hardware = VariableOptions(), HardwareOptions()

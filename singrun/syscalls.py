@@ -351,7 +351,7 @@ def accept(fd: int) -> int:
 
 
 def peer(fd: int) -> tuple[int, int]:
-    """Return pid and uid of who listens at the other end of ``fd``. unix(7), SO_PEERCRED."""
+    """Return pid and uid of the listener at the other end of ``fd``. unix(7), SO_PEERCRED."""
     ucred, size = _Three(), _One(3 * 4)  # pid, uid, gid; bytes
     _call(_getsockopt, fd, SOL_SOCKET, SO_PEERCRED, ucred, size)
     return ucred[0], ucred[1]

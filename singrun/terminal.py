@@ -30,7 +30,7 @@ _REQUEST = 24 if sys.byteorder == "little" else 28
 
 
 def close_back_doors() -> None:
-    """Refuse the two requests from here on; needs no_new_privs. RunError: it cannot be had."""
+    """Refuse the two requests from here on; needs no_new_privs. RunError: seccomp(2) failed."""
     try:
         syscalls.seccomp_filter(_program(os.uname().machine))
     except (OSError, KeyError) as error:

@@ -36,7 +36,7 @@ from singbuild import (
 from singbuild.download import Remote, fetch_all
 from singbuild_debootstrap.archive import open_archive
 from singbuild_debootstrap.choice import check, choose
-from singbuild_debootstrap.packages import remembered
+from singbuild_debootstrap.packages import cached_selection
 
 LOG = "/debootstrap/debootstrap.log"
 STEP = re.compile(r"I: (Extracting|Unpacking|Configuring) \S+\.\.\.")
@@ -120,7 +120,7 @@ def singbuild_resolve(source: Source) -> Pins:
         "include": list(choice.include),
         "epoch": archive.epoch,
         "release": archive.identity,
-        "packages": remembered(choice, archive, source.cache),
+        "packages": cached_selection(choice, archive, source.cache),
     }
 
 
@@ -128,7 +128,7 @@ def singbuild_resolve(source: Source) -> Pins:
 def singbuild_bootstrap(source: Source, pins: Pins, rootfs: Rootfs) -> bool:
     """Fetch the pinned packages and let debootstrap install them."""
     debs = _fetch(pins, source)
-    with rootfs.workplace() as archive:
+    with rootfs.temporary_directory() as archive:
         _write_archive(archive, pins, debs)
         _debootstrap(archive, pins, rootfs)
     _tidy(pins, rootfs)
@@ -138,13 +138,13 @@ def singbuild_bootstrap(source: Source, pins: Pins, rootfs: Rootfs) -> bool:
 def _fetch(pins: Pins, source: Source) -> dict[str, Path]:
     """Return each package's file."""
     packages: Mapping[str, Any] = pins["packages"]
-    wanted = [
+    remotes = [
         Remote(f"{pins['mirror']}/{_inside(package['file'])}", package["sha256"], package["size"])
         for package in packages.values()
     ]
-    label = f"Fetching {len(wanted)} packages"
-    got = fetch_all(wanted, source.cache, report=source.report, label=label)
-    return dict(zip(packages, (fetched.path for fetched in got), strict=True))
+    label = f"Fetching {len(remotes)} packages"
+    files = fetch_all(remotes, source.cache, report=source.report, label=label)
+    return dict(zip(packages, (fetched.path for fetched in files), strict=True))
 
 
 def _inside(file: str) -> str:

@@ -77,8 +77,8 @@ def choose(source: Source) -> Choice:
     suite = _suite(words["OSVersion"])
     arch = ARCHITECTURES.get(source.arch, source.arch)
     variant = words.get("Variant", "minbase")
-    knows = ask(suite, arch, "standard")
-    known_variants = ["standard" if v == "-" else v for v in knows.get("variants", ["-"])]
+    answers = ask(suite, arch, "standard")
+    known_variants = ["standard" if v == "-" else v for v in answers.get("variants", ["-"])]
     if variant not in known_variants or variant == "fakechroot":
         offered = ", ".join(v for v in known_variants if v != "fakechroot")
         raise RecipeKeyError(
@@ -92,20 +92,20 @@ def choose(source: Source) -> Choice:
         components=_words(words, "Components", "main"),
         variant=variant,
         include=_words(words, "Include", ""),
-        keyring=_keyring(words.get("Keyring", ""), knows),
-        mirror=_given(words["MirrorURL"])
+        keyring=_keyring(words.get("Keyring", ""), answers),
+        mirror=_checked_mirror(words["MirrorURL"])
         if "MirrorURL" in words
-        else _mirror(suite, knows, source),
+        else _mirror(suite, answers, source),
         allow_expired=_is_yes(words, "AllowExpired"),
     )
 
 
 def check(source: Source) -> None:
-    """Refuse what cannot be had, where debootstrap is; a host without it can plan all the same."""
+    """Refuse an unknown suite or keyring, where debootstrap is installed; others can plan."""
     if SCRIPTS.is_dir():
         suite = _suite(source.keywords["OSVersion"])
-        knows = ask(suite, ARCHITECTURES.get(source.arch, source.arch), "standard")
-        _keyring(source.keywords.get("Keyring", ""), knows)
+        answers = ask(suite, ARCHITECTURES.get(source.arch, source.arch), "standard")
+        _keyring(source.keywords.get("Keyring", ""), answers)
 
 
 def ask(suite: str, arch: str, variant: str, **more: str) -> dict[str, list[str]]:
@@ -115,7 +115,7 @@ def ask(suite: str, arch: str, variant: str, **more: str) -> dict[str, list[str]
     IMPORTANT, which its function work_out_debs looks at. Raises HostError.
     """
     special = SCRIPTS / f"{suite}.{variant}"
-    asked = {
+    variables = {
         "SCRIPT": str(special if special.exists() else SCRIPTS / suite),
         "DEBOOTSTRAP_DIR": str(SCRIPTS.parent),
         "SUITE": suite,
@@ -123,7 +123,7 @@ def ask(suite: str, arch: str, variant: str, **more: str) -> dict[str, list[str]
         "VARIANT": "-" if variant == "standard" else variant,
     }
     lines: list[str] = []
-    env = command.environment(asked | more)
+    env = command.environment(variables | more)
     command.run(["sh", "-c", ASK], env=env, on_line=lines.append)
     answers = {head: rest.split() for head, _, rest in (line.partition(" ") for line in lines)}
     if "error" in answers:
@@ -171,18 +171,18 @@ def _is_yes(words: Mapping[str, str], keyword: str) -> bool:
     return value == "yes"
 
 
-def _keyring(given: str, knows: Mapping[str, list[str]]) -> Path:
+def _keyring(value: str, answers: Mapping[str, list[str]]) -> Path:
     """Return the file of keys that may sign the archive: the recipe's, else the suite's own."""
-    if not given and "keyring" not in knows:
+    if not value and "keyring" not in answers:
         raise RecipeKeyError(
             "Keyring",
             "debootstrap knows no keys for this suite",
             remedy="Add Keyring: the file of the keys that sign its archive.",
         )
-    path = Path(given or knows["keyring"][0]).absolute()
+    path = Path(value or answers["keyring"][0]).absolute()
     if not path.is_file():
-        if given:
-            raise RecipeKeyError("Keyring", f"Keyring: {given}: no such file")
+        if value:
+            raise RecipeKeyError("Keyring", f"Keyring: {value}: no such file")
         raise HostError(
             f"the keys that sign this suite are not on this host: {path}",
             remedy=f"Install the package {path.stem}, or name another file with Keyring.",
@@ -190,13 +190,13 @@ def _keyring(given: str, knows: Mapping[str, list[str]]) -> Path:
     if path.read_bytes()[:10] == b"-----BEGIN":
         raise RecipeKeyError(
             "Keyring",
-            f"Keyring: {given or path}: is ASCII-armoured, which gpgv cannot read",
+            f"Keyring: {value or path}: is ASCII-armoured, which gpgv cannot read",
             remedy=f"Convert it: gpg --dearmor < {path} > {path.stem}.gpg",
         )
     return path
 
 
-def _given(url: str) -> str:
+def _checked_mirror(url: str) -> str:
     if not re.fullmatch(r"(https?|file)://[^\s\"'`$\\]+", url):
         raise RecipeKeyError(
             "MirrorURL",
@@ -206,13 +206,13 @@ def _given(url: str) -> str:
     return url.rstrip("/")
 
 
-def _mirror(suite: str, knows: Mapping[str, list[str]], source: Source) -> str:
+def _mirror(suite: str, answers: Mapping[str, list[str]], source: Source) -> str:
     """Return the distribution's configured mirror, else that of the host's apt, else debootstrap's.
 
     The distribution is the one whose keys sign the suite, as debian in
     debian-archive-keyring.gpg: "stable" of some vendor's archive is not Debian's.
     """
-    distribution = Path(knows.get("keyring", [""])[0]).name.split("-")[0]
+    distribution = Path(answers.get("keyring", [""])[0]).name.split("-")[0]
     if configured := source.mirrors.get(distribution, ""):
         return configured.rstrip("/")
     ours = [t for t in _configured(source.cache) if t["ORIGIN"].lower() == distribution]
@@ -221,7 +221,7 @@ def _mirror(suite: str, knows: Mapping[str, list[str]], source: Source) -> str:
     others = [t for t in ours if (SCRIPTS / t["RELEASE"]).exists()]
     for target in exact + others:
         return target["REPO_URI"]
-    return (knows.get("mirror") or [_built_in()])[0].rstrip("/")
+    return (answers.get("mirror") or [_built_in()])[0].rstrip("/")
 
 
 def _configured(cache: Path) -> Iterable[dict[str, str]]:
@@ -233,8 +233,8 @@ def _configured(cache: Path) -> Iterable[dict[str, str]]:
     if not command.which("apt-get"):
         return
     form = "\t".join(f"$({field})" for field in FIELDS)
-    kept = [f"-oDir::Cache::{name}={cache / name}.bin" for name in ("pkgcache", "srcpkgcache")]
-    argv = ["apt-get", *kept, "indextargets", "--format", form, "Created-By: Packages"]
+    options = [f"-oDir::Cache::{name}={cache / name}.bin" for name in ("pkgcache", "srcpkgcache")]
+    argv = ["apt-get", *options, "indextargets", "--format", form, "Created-By: Packages"]
     for line in command.output(argv).splitlines():
         target = dict(zip(FIELDS, line.split("\t"), strict=False))
         uri = re.sub("^file:/+", "file:///", target.get("REPO_URI", "")).rstrip("/")
@@ -246,9 +246,9 @@ def _built_in() -> str:
     """Return the mirror that debootstrap falls back on."""
     program = command.which("debootstrap")
     text = Path(program).read_text(errors="replace") if program else ""
-    found = re.search(r'^DEF_MIRROR="([^"]+)"', text, re.M)
-    if not found:
+    match = re.search(r'^DEF_MIRROR="([^"]+)"', text, re.M)
+    if not match:
         raise SourceError(
             "no mirror is known for this suite", remedy="Add MirrorURL to the recipe."
         )
-    return found[1]
+    return match[1]

@@ -30,26 +30,26 @@ NAME = re.compile(r"^Package: *(\S+)", re.M)
 PRIORITY = re.compile(r"^Priority: *(required|important)$", re.M)
 
 
-def remembered(choice: Choice, archive: Archive, cache: Path) -> Packages:
-    """Return what ``select`` does; the answer for one state of an archive is kept in the cache."""
-    asked = [__version__, *map(str, astuple(choice)), archive.identity, script(choice.suite)]
-    key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
-    kept = cache / f"{key}.packages.json"
+def cached_selection(choice: Choice, archive: Archive, cache: Path) -> Packages:
+    """Return the answer of ``select``; the cache has one for each state of an archive."""
+    key_parts = [__version__, *map(str, astuple(choice)), archive.identity, script(choice.suite)]
+    key = hashlib.sha256(json.dumps(key_parts).encode()).hexdigest()
+    file = cache / f"{key}.packages.json"
     with contextlib.suppress(OSError, ValueError, RecursionError):
-        packages: Packages = json.loads(kept.read_text())
+        packages: Packages = json.loads(file.read_text())
         if are_pins(packages):
             return packages
     packages = select(choice, archive)
     cache.mkdir(parents=True, exist_ok=True)
-    part = kept.with_suffix(f".{os.getpid()}.part")
+    part = file.with_suffix(f".{os.getpid()}.part")
     part.write_text(json.dumps(packages))
-    part.rename(kept)
+    part.rename(file)
     return packages
 
 
-def are_pins(found: object) -> bool:
+def are_pins(value: object) -> bool:
     """Whether a value from a file has the form of ``Packages``; such a file may be damaged."""
-    pins = list(found.values()) if isinstance(found, dict) else [None]
+    pins = list(value.values()) if isinstance(value, dict) else [None]
     return all(
         isinstance(pin, dict)
         and isinstance(pin.get("size"), int)
@@ -80,11 +80,11 @@ def select(choice: Choice, archive: Archive) -> Packages:
 
 def _read(indices: Iterable[str]) -> dict[str, str]:
     """Return each package's paragraph: of two, a component's last, an index's first."""
-    found: dict[str, str] = {}
+    fields: dict[str, str] = {}
     for text in indices:
         one = {m[1]: stanza for stanza in text.split("\n\n") if (m := NAME.search(stanza))}
-        found = one | found
-    return found
+        fields = one | fields
+    return fields
 
 
 def _begin(choice: Choice, archive: Archive, index: Mapping[str, str]) -> dict[str, list[str]]:

@@ -71,20 +71,20 @@ def _verify(
     done = command.call(bounded, on_line=lines.append)
     status = [words[1:] for words in map(str.split, lines) if words[:1] == ["[GNUPG:]"]]
     lacking = {words[-1] for words in status if words[0] == "NO_PUBKEY"}
-    said = {words[0] for words in status if not _is_without_key(words)}
-    is_sound = "VALIDSIG" in said and said <= SOUND | WITH_OLD_KEY
-    if is_sound and done.status == (2 if lacking else 0) and ("GOODSIG" in said or old_keys):
+    keywords = {words[0] for words in status if not _is_without_key(words)}
+    is_sound = "VALIDSIG" in keywords and keywords <= SOUND | WITH_OLD_KEY
+    if is_sound and done.status == (2 if lacking else 0) and ("GOODSIG" in keywords or old_keys):
         return status
-    if "BADSIG" in said:
+    if "BADSIG" in keywords:
         raise _refused(url, "the signature does not fit the text: somebody changed one of them")
-    if is_sound and "GOODSIG" not in said:
+    if is_sound and "GOODSIG" not in keywords:
         raise _refused(
             url,
             "the key that signed it has expired since",
             "Use a mirror that is kept up to date; for a suite that is signed no more, "
             "write AllowExpired: yes.",
         )
-    if lacking and not said - SOUND:
+    if lacking and not keywords - SOUND:
         keys = ", ".join(sorted(lacking))
         raise _refused(url, f"it is signed with keys that are not in {keyring}: {keys}")
     raise _refused(url, "\n".join(line for line in lines if line.startswith("gpgv:")))

@@ -57,7 +57,7 @@ def singbuild_resolve(source: Source) -> Pins:
 @hookimpl
 def singbuild_configuration(source: Source, pins: Pins) -> Mapping[str, Any]:
     """Return what the pinned configuration says."""
-    return config.told(config_of(pins, source))
+    return config.settings(config_of(pins, source))
 
 
 @hookimpl

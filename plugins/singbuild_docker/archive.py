@@ -58,6 +58,7 @@ class Archive:
         try:
             self.tar = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115 - lives as long as file
             for member in self.tar:
+                # Of two members with one name the last counts, as for tar(1).
                 self.names[member.name.removeprefix("./")] = member
                 if len(self.names) > MOST_MEMBERS:
                     raise ValueError(f"it has over {MOST_MEMBERS:,} members")
@@ -67,18 +68,18 @@ class Archive:
 
     def open(self, name: str) -> BinaryIO:
         """Open a member; `docker save` makes links of layers that occur twice."""
-        wanted = name
+        member_name = name
         for _ in range(MOST_LINKS):
-            member = self.names.get(wanted)
+            member = self.names.get(member_name)
             if member is None:
                 raise _missing(self.path, name, "no such member")
             if member.isreg():
                 return self.tar.extractfile(member)  # type: ignore[return-value]  # IO[bytes]
             if member.islnk():
-                wanted = member.linkname
+                member_name = member.linkname
             elif member.issym():
-                above = posixpath.dirname(wanted)
-                wanted = posixpath.normpath(posixpath.join(above, member.linkname))
+                above = posixpath.dirname(member_name)
+                member_name = posixpath.normpath(posixpath.join(above, member.linkname))
             else:
                 raise _missing(self.path, name, "it is no file")
         raise _missing(self.path, name, "its links lead in a circle")
@@ -120,20 +121,20 @@ class OciLayout:
         """Return the image for a machine. Raises SourceError."""
         whose = self.whose
         with opened_files(self.path, self.store.path) as files:
-            found = manifest.document(_text(files, "index.json"), whose)
-            chosen = self._tagged(found, arch)
+            document = manifest.document(_text(files, "index.json"), whose)
+            chosen = self._tagged(document, arch)
             content = _blob(files, chosen, whose)
-            found = manifest.document(content, whose)
-            if manifest.is_index(found, whose):
-                chosen = manifest.choose(found, arch, whose)
+            document = manifest.document(content, whose)
+            if manifest.is_index(document, whose):
+                chosen = manifest.choose(document, arch, whose)
                 content = _blob(files, chosen, whose)
-                found = manifest.document(content, whose)
-            about = manifest.config_of(found, whose)
+                document = manifest.document(content, whose)
+            about = manifest.config_of(document, whose)
             config_text = _blob(files, about, whose)
         config = manifest.document(config_text, whose)
         manifest.check_machine(config, arch, whose)
         self.store.keep(config_text)
-        layers = manifest.layers(found, config, whose)
+        layers = manifest.layers(document, config, whose)
         return Image(whose, chosen.digest, about.digest, config, layers)
 
     @contextmanager
@@ -148,8 +149,8 @@ class OciLayout:
 
             yield read
 
-    def _tagged(self, found: Mapping[str, Any], arch: str) -> Descriptor:
-        entries = found.get("manifests")
+    def _tagged(self, index: Mapping[str, Any], arch: str) -> Descriptor:
+        entries = index.get("manifests")
         named = [
             entry
             for entry in (entries if isinstance(entries, list) else [])
@@ -193,6 +194,7 @@ class DockerArchive:
                     f"{self.whose}: its manifest and its configuration differ in their layers",
                     remedy="Find out who made it, and have it repaired.",
                 )
+            # This format names layers by file, in the order of the configuration's diff_ids.
             places = {layer.diff_id: str(name) for layer, name in zip(layers, names, strict=True)}
 
             def read(layer: Layer) -> Iterator[bytes]:
@@ -203,6 +205,7 @@ class DockerArchive:
             yield read
 
     def _entry(self, files: Archive) -> Mapping[str, Any]:
+        # manifest.json is a list; ``document``, with its bounds and its errors, takes an object.
         wrapped = manifest.document(b'{"list":%s}' % _text(files, "manifest.json"), self.whose)
         entries = wrapped["list"] if isinstance(wrapped["list"], list) else []
         named = [each for each in entries if isinstance(each, dict) and self._is_named(each)]
@@ -230,6 +233,7 @@ def split_path(text: str) -> tuple[Path, str]:
     """Split ``PATH:TAG``; a path that exists as it stands has no tag. Raises RecipeKeyError."""
     text = text.strip()
     path, tag = text, ""
+    # From the end: a path may have colons, a tag as "NAME:TAG" of `docker save` too.
     while not Path(path).exists():
         path, colon, end = path.rpartition(":")
         tag = f"{end}:{tag}" if tag else end
@@ -249,9 +253,10 @@ def _checked(layer: Layer, file: BinaryIO) -> Iterator[bytes]:
     check_digest(total.hexdigest(), layer.digest, "it")
 
 
-def _blob(files: Files, wanted: Descriptor, whose: str) -> bytes:
-    content = _text(files, _place(wanted.digest))
-    check_digest(hashlib.sha256(content).hexdigest(), wanted.digest, f"{whose}: {wanted.digest}")
+def _blob(files: Files, descriptor: Descriptor, whose: str) -> bytes:
+    content = _text(files, _place(descriptor.digest))
+    digest = descriptor.digest
+    check_digest(hashlib.sha256(content).hexdigest(), digest, f"{whose}: {digest}")
     return content
 
 

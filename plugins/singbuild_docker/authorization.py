@@ -1,4 +1,4 @@
-"""Proves to a registry who we are, when it asks and to itself alone.
+"""Sends credentials to a registry, when it asks for them and to no other server.
 
 Sources: distribution specification, "Token Authentication Specification" and "OAuth2 Token
 Authentication"; RFC 9110 section 11.6.1.
@@ -51,9 +51,9 @@ class Authorization(AuthBase):
         session: requests.Session,
         report: Reporter,
         actions: str = PULL,
-        known: Credentials | None = None,
+        credentials: Credentials | None = None,
     ) -> None:
-        self._given = known
+        self._credentials = credentials
         self.place, self.image, self.session, self.actions = place, place.image, session, actions
         self.report = report
         self._url, self._origin = url, origin(url)
@@ -64,18 +64,18 @@ class Authorization(AuthBase):
         """Add what the registry asked for before; get ready for it to ask again."""
         if self._header:
             request.headers["Authorization"] = self._header
-        request.hooks.setdefault("response", []).append(self._answered)
+        request.hooks.setdefault("response", []).append(self._on_response)
         return request
 
-    def _answered(self, answer: requests.Response, **how: Any) -> requests.Response:
-        """Repeat a request that the registry refused, once, with what it asks for."""
+    def _on_response(self, answer: requests.Response, **how: Any) -> requests.Response:
+        """Repeat a request that the registry refused, once, with the authorization it asks for."""
         if origin(answer.request.url or "") != self._origin:
-            return answer  # it sent us elsewhere, and nobody there may know who we are
+            return answer  # a redirect to another origin, which must not get our credentials
         if answer.status_code == requests.codes.unauthorized:
             again = answer.request.copy()
             if isinstance(getattr(again, "_body_position", None), int):
-                rewind_body(again)  # a file that is sent has been read by now
-            again.headers["Authorization"] = self._renewed(
+                rewind_body(again)  # the first request has read the file to its end
+            again.headers["Authorization"] = self._renew_header(
                 str(answer.request.headers.get("Authorization", "")), answer
             )
             answer.close()
@@ -84,34 +84,34 @@ class Authorization(AuthBase):
             raise self._denied(answer)
         return answer
 
-    def _renewed(self, used: str, answer: requests.Response) -> str:
-        """Return a header that is not the one refused; one thread asks, all use it."""
+    def _renew_header(self, used: str, answer: requests.Response) -> str:
+        """Return a new header in place of the refused one; one thread gets it, all use it."""
         with self._lock:
             if self._header in ("", used):
-                self._header = self._made(answer)
+                self._header = self._make_header(answer)
             return self._header
 
-    def _made(self, answer: requests.Response) -> str:
+    def _make_header(self, answer: requests.Response) -> str:
         challenge = answer.headers.get("WWW-Authenticate", "")
-        known = self._known
+        credentials = self._known
         if re.match("bearer ", challenge, re.IGNORECASE):
-            return f"Bearer {self._token(dict(_PARAMETER.findall(challenge)), known)}"
-        if re.match("basic", challenge, re.IGNORECASE) and known and known.username:
-            return _basic(known)
+            return f"Bearer {self._token(dict(_PARAMETER.findall(challenge)), credentials)}"
+        if re.match("basic", challenge, re.IGNORECASE) and credentials and credentials.username:
+            return _basic(credentials)
         raise self._denied(answer)
 
-    def _token(self, challenge: dict[str, str], known: Credentials | None) -> str:
+    def _token(self, challenge: dict[str, str], credentials: Credentials | None) -> str:
         realm = challenge.get("realm", "")
         self._check_realm(realm)
-        asked = {"service": challenge.get("service", "")}
+        parameters = {"service": challenge.get("service", "")}
         if self.actions:
-            asked["scope"] = f"repository:{self.image.repository}:{self.actions}"
+            parameters["scope"] = f"repository:{self.image.repository}:{self.actions}"
         try:
-            with named_by(self._url), self._ask(realm, asked, known) as answer:
+            with named_by(self._url), self._ask(realm, parameters, credentials) as answer:
                 if not answer.ok:
                     raise self._denied(answer)
-                told = _json(answer)
-                token = told.get("token") or told.get("access_token")
+                token_answer = _json(answer)
+                token = token_answer.get("token") or token_answer.get("access_token")
         except RedirectError as error:
             raise self._strange(realm, f"{error}.", "Find out who runs it.") from error
         except (requests.RequestException, ValueError, AttributeError, RecursionError) as error:
@@ -125,16 +125,16 @@ class Authorization(AuthBase):
         return token
 
     def _ask(
-        self, realm: str, asked: dict[str, str], known: Credentials | None
+        self, realm: str, parameters: dict[str, str], credentials: Credentials | None
     ) -> requests.Response:
-        if known and known.identity:
-            form = {"grant_type": "refresh_token", "refresh_token": known.identity}
-            form |= {"client_id": "singbuild"} | asked
+        if credentials and credentials.identity:
+            form = {"grant_type": "refresh_token", "refresh_token": credentials.identity}
+            form |= {"client_id": "singbuild"} | parameters
             return self.session.post(
                 realm, data=form, timeout=TIMEOUT, allow_redirects=False, stream=True
             )
-        who = {"Authorization": _basic(known)} if known else {}
-        return self.session.get(realm, params=asked, headers=who, timeout=TIMEOUT, stream=True)
+        who = {"Authorization": _basic(credentials)} if credentials else {}
+        return self.session.get(realm, params=parameters, headers=who, timeout=TIMEOUT, stream=True)
 
     def _check_realm(self, realm: str) -> None:
         """Refuse to send a password over an open line, or anything nearer than the registry."""
@@ -159,8 +159,8 @@ class Authorization(AuthBase):
 
     @functools.cached_property
     def _known(self) -> Credentials | None:
-        if self._given:
-            return self._given
+        if self._credentials:
+            return self._credentials
         # What the environment has is for the registry that the user names, not for a mirror of it.
         return credentials.find(self.image, self.report, environment=not self.place.is_mirror)
 
@@ -181,7 +181,7 @@ class Authorization(AuthBase):
         server = urlsplit(answer.url).netloc
         return SourceError(
             f"{self.image}: the registry {self._refusal}",
-            why=f"{server} answers {answer.status_code} {answer.reason}{_said(answer)}; "
+            why=f"{server} answers {answer.status_code} {answer.reason}{_message(answer)}; "
             f"asked as {who}",
             remedy=remedy,
         )
@@ -201,7 +201,7 @@ def _json(answer: requests.Response) -> Any:
     return json.loads(content)
 
 
-def _said(answer: requests.Response) -> str:
+def _message(answer: requests.Response) -> str:
     """Return a registry's own words: distribution specification, "Error Codes"."""
     try:
         message = str(_json(answer)["errors"][0]["message"])

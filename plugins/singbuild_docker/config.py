@@ -27,21 +27,21 @@ _NAME = re.compile("[A-Za-z_][A-Za-z0-9_]*")
 
 def defaults(config: Mapping[str, Any], report: Reporter, *, with_cmd: bool) -> Defaults:
     """Return what a configuration says of its image. with_cmd: CMD counts too."""
-    said = told(config)
-    command = _words(said.get("Cmd")) if with_cmd else []
-    entrypoint = _words(said.get("Entrypoint"))
+    config_object = settings(config)
+    command = _words(config_object.get("Cmd")) if with_cmd else []
+    entrypoint = _words(config_object.get("Entrypoint"))
     return Defaults(
-        environment=_environment(_words(said.get("Env")), report),
+        environment=_environment(_words(config_object.get("Env")), report),
         # An image of ours that went through a registry brings its runscript with it.
         runscript="" if entrypoint in OURS else runscript(entrypoint, command),
-        labels=_labels(said, report),
+        labels=_labels(config_object, report),
     )
 
 
-def told(config: Mapping[str, Any]) -> Mapping[str, Any]:
+def settings(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return what a container runtime is told of an image."""
-    said = config.get("config")
-    return said if isinstance(said, dict) else {}
+    value = config.get("config")
+    return value if isinstance(value, dict) else {}
 
 
 def runscript(entrypoint: Sequence[str], command: Sequence[str]) -> str:
@@ -66,11 +66,11 @@ def runscript(entrypoint: Sequence[str], command: Sequence[str]) -> str:
 def created(config: Mapping[str, Any]) -> int | None:
     """Return when the image was made, in seconds since 1970, if it says so (RFC 3339)."""
     try:
-        made = datetime.fromisoformat(str(config.get("created")))
-        seconds = int(made.timestamp())
+        time = datetime.fromisoformat(str(config.get("created")))
+        seconds = int(time.timestamp())
     except (ValueError, OverflowError):
         return None
-    return seconds if 0 < seconds < LATEST and made.tzinfo else None
+    return seconds if 0 < seconds < LATEST and time.tzinfo else None
 
 
 def _environment(lines: Sequence[str], report: Reporter) -> dict[str, str]:
@@ -81,13 +81,13 @@ def _environment(lines: Sequence[str], report: Reporter) -> dict[str, str]:
     return variables
 
 
-def _labels(said: Mapping[str, Any], report: Reporter) -> dict[str, str]:
+def _labels(options: Mapping[str, Any], report: Reporter) -> dict[str, str]:
     """Return the image's labels, and what has no other place: USER and WORKDIR."""
-    given = said.get("Labels")
-    labels = {str(k): str(v) for k, v in given.items()} if isinstance(given, dict) else {}
+    value = options.get("Labels")
+    labels = {str(k): str(v) for k, v in value.items()} if isinstance(value, dict) else {}
     for key, label in RECORDED.items():
-        if isinstance(said.get(key), str) and said[key]:
-            labels[label] = said[key]
+        if isinstance(options.get(key), str) and options[key]:
+            labels[label] = options[key]
     if user := labels.get(RECORDED["User"]):
         report.line(f"The image names the user {user}; programs in it run as whoever starts them.")
     return labels

@@ -32,6 +32,7 @@ def open_session(server: str, *, insecure: bool) -> Session:
     session = Session(insecure=insecure)
     session.headers["User-Agent"] = f"singbuild/{__version__}"
     session.mount("http://", _Adapter(None, insecure=insecure))
+    # requests takes the adapter with the longest prefix: our certificate goes to this server only.
     for whose, with_ours in (("https://", False), (f"https://{server}/", True)):
         context = _context(server, insecure=insecure, with_ours=with_ours)
         session.mount(whose, _Adapter(context, insecure=insecure))
@@ -76,6 +77,7 @@ class _Adapter(HostAdapter):
         if self._insecure:
             verify = False
             urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
+        # A proxy would look for "localhost" on its own machine.
         through = {} if is_loopback(urlsplit(request.url or "").netloc) else proxies
         return super().send(request, stream, timeout, verify, cert, through)
 

@@ -39,8 +39,8 @@ def find(image: Reference, report: Reporter, *, environment: bool = True) -> Cre
         if username and password:
             return Credentials(username, password)
     for path in readable(_files()):
-        if found := _read(path, image, report):
-            return found
+        if credentials := _read(path, image, report):
+            return credentials
     return None
 
 
@@ -62,12 +62,12 @@ def _read(path: Path, image: Reference, report: Reporter) -> Credentials | None:
 
     broken = (errors.DockerException, OSError, ValueError, TypeError, AttributeError, LookupError)
     try:
-        said = json.loads(path.read_bytes())
-        entries = dict(said.get("auths") or {})
+        document = json.loads(path.read_bytes())
+        entries = dict(document.get("auths") or {})
     except broken as error:
         report.warn(f"{path}: cannot be understood, and gives no credentials: {error}")
         return None
-    stores = {name: said[name] for name in ("credsStore", "credHelpers") if said.get(name)}
+    stores = {name: document[name] for name in ("credsStore", "credHelpers") if document.get(name)}
     host = auth.resolve_index_name(image.registry)
 
     def of_entries(keys: Iterable[str]) -> Any:
@@ -86,17 +86,17 @@ def _read(path: Path, image: Reference, report: Reporter) -> Credentials | None:
     for look in looks:
         try:
             with warnings.catch_warnings(action="ignore"):  # docker-py says the same twice
-                found = look()
-            if found:
-                return _credentials(found)
+                credentials = look()
+            if credentials:
+                return _credentials(credentials)
         except broken as error:
             report.warn(f"{path}: gives no credentials for {image.registry}: {error}")
     return None
 
 
-def _credentials(found: Mapping[str, Any]) -> Credentials | None:
+def _credentials(entry: Mapping[str, Any]) -> Credentials | None:
     """Return an entry as docker-py gives it."""
-    known = {name.lower(): value for name, value in found.items()}
+    known = {name.lower(): value for name, value in entry.items()}
     if known.get("identitytoken"):
         return Credentials(identity=known["identitytoken"])
     if known.get("username"):

@@ -104,13 +104,13 @@ class LayerDownloads:
         except FileNotFoundError:
             return None  # not begun, or just finished
 
-    def _final(self, got: Fetched, file: BinaryIO | None) -> BinaryIO:
+    def _final(self, fetched: Fetched, file: BinaryIO | None) -> BinaryIO:
         """Return the finished file: the one that grew, unless that was thrown away."""
-        if file and os.path.samestat(os.fstat(file.fileno()), got.path.stat()):
+        if file and os.path.samestat(os.fstat(file.fileno()), fetched.path.stat()):
             return file
         if file:
             file.close()
-        return got.path.open("rb", buffering=0)
+        return fetched.path.open("rb", buffering=0)
 
     def _path(self, layer: Layer, suffix: str) -> Path:
         return self.store.path / (layer.digest.removeprefix("sha256:") + suffix)

@@ -43,10 +43,10 @@ class Engine:
         }
         manifest.check_machine(config, arch, self.name)
         ids = manifest.diff_ids(config, self.name)
-        kept = self.store.keep(json.dumps(config, sort_keys=True).encode())
+        digest = self.store.keep(json.dumps(config, sort_keys=True).encode())
         identity = str(about.get("Id"))
         identity = identity if identity.startswith("sha256:") else f"sha256:{identity}"
-        return Image(self.name, identity, kept, config, tuple(Layer("", 0, "", i) for i in ids))
+        return Image(self.name, identity, digest, config, tuple(Layer("", 0, "", i) for i in ids))
 
     @contextmanager
     def opened(self, layers: Sequence[Layer]) -> Iterator[Read]:

@@ -52,10 +52,10 @@ class Store:
         """Keep a document; return its digest."""
         return f"sha256:{keep(content, self.path, self.report).sha256}"
 
-    def has(self, wanted: str) -> bool:
+    def has(self, sha256: str) -> bool:
         """Whether a blob is there, whole: SHA-256 in hexadecimal."""
-        path = self.path / wanted
-        return path.is_file() and digest(path) == wanted
+        path = self.path / sha256
+        return path.is_file() and digest(path) == sha256
 
     def remember(self, name: str, sha256: str) -> None:
         """Note where a tag leads now."""
@@ -68,10 +68,10 @@ class Store:
     def recall(self, name: str) -> str:
         """Return where a tag led last, "" if nobody knows."""
         try:
-            found = self._tag(name).read_text()
+            text = self._tag(name).read_text()
         except OSError:
             return ""
-        return found if re.fullmatch("[0-9a-f]{64}", found) else ""
+        return text if re.fullmatch("[0-9a-f]{64}", text) else ""
 
     def _tag(self, name: str) -> Path:
         return self.path / "tags" / hashlib.sha256(name.encode()).hexdigest()

@@ -88,12 +88,12 @@ def verified(layer: Layer, read: Read) -> Iterator[bytes]:
     check_digest(total.hexdigest(), layer.diff_id, "its archive")
 
 
-def check_digest(found: str, wanted: str, what: str) -> None:
+def check_digest(actual: str, expected: str, what: str) -> None:
     """Refuse what does not have its digest."""
-    if f"sha256:{found}" != wanted:
+    if f"sha256:{actual}" != expected:
         raise SourceError(
             f"{what} has the wrong SHA-256",
-            why=f"expected {wanted}\n     got sha256:{found}",
+            why=f"expected {expected}\n     got sha256:{actual}",
             remedy="Find out who made the image, and have it repaired.",
         )
 

@@ -61,7 +61,7 @@ def _try(registry: str, who: Credentials, report: Reporter) -> None:
     server = place.image.server
     url = f"{choose_scheme(server, insecure=place.insecure)}://{server}/v2/"
     with open_session(server, insecure=place.insecure) as session:
-        session.auth = Authorization(place, url, session, report, actions="", known=who)
+        session.auth = Authorization(place, url, session, report, actions="", credentials=who)
         try:
             with session.get(url, timeout=TIMEOUT, stream=True) as answer:
                 status = f"{answer.status_code} {answer.reason}"

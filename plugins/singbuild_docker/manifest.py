@@ -85,40 +85,40 @@ class Descriptor:
 def document(content: bytes, whose: str) -> Mapping[str, Any]:
     """Return a JSON object. Raises SourceError for anything else."""
     try:
-        found = json.loads(content)
+        value = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise _lies(whose, f"it is no JSON: {error}") from error
-    if not isinstance(found, dict):
+    if not isinstance(value, dict):
         raise _lies(whose, "it is no JSON object")
-    return found
+    return value
 
 
-def is_index(found: Mapping[str, Any], whose: str) -> bool:
+def is_index(document: Mapping[str, Any], whose: str) -> bool:
     """Tell an index from a manifest. Raises SourceError for what is neither, or says both."""
-    media_type = found.get("mediaType") or (INDEXES if "manifests" in found else MANIFESTS)[0]
-    if found.get("schemaVersion") == 1 or "fsLayers" in found:
+    media_type = document.get("mediaType") or (INDEXES if "manifests" in document else MANIFESTS)[0]
+    if document.get("schemaVersion") == 1 or "fsLayers" in document:
         raise SourceError(
             f"{whose}: has a manifest of schema 1",
             why="Docker gave this format up in 2017; it names layers by no checked digest.",
             remedy="Push the image again with a current program, such as skopeo copy.",
         )
-    if ("manifests" in found) == ("layers" in found) or media_type not in INDEXES + MANIFESTS:
+    if ("manifests" in document) == ("layers" in document) or media_type not in INDEXES + MANIFESTS:
         raise _lies(whose, f"its manifest of type {media_type} is no image's")
-    if ("manifests" in found) != (media_type in INDEXES):
+    if ("manifests" in document) != (media_type in INDEXES):
         raise _lies(whose, f"its manifest says it is {media_type}, and is not")
-    return "manifests" in found
+    return "manifests" in document
 
 
-def choose(found: Mapping[str, Any], arch: str, whose: str) -> Descriptor:
+def choose(index: Mapping[str, Any], arch: str, whose: str) -> Descriptor:
     """Return the entry of an index for a machine. Raises SourceError naming what there is."""
-    wanted, variant = platform(arch)
-    entries = [_descriptor(entry, whose) for entry in _list(found, "manifests", whose) if entry]
+    architecture, variant = platform(arch)
+    entries = [_descriptor(entry, whose) for entry in _list(index, "manifests", whose) if entry]
     images = [entry for entry in entries if entry.media_type in INDEXES + MANIFESTS]
     fitting = [
         entry
         for entry in images
         if entry.platform.get("os", "linux") == "linux"
-        and entry.platform.get("architecture", wanted) == wanted
+        and entry.platform.get("architecture", architecture) == architecture
         and str(entry.platform.get("variant", "")) <= (variant or "v1")
     ]
     if not fitting:
@@ -132,14 +132,14 @@ def choose(found: Mapping[str, Any], arch: str, whose: str) -> Descriptor:
     return max(fitting, key=lambda entry: str(entry.platform.get("variant", "")) * bool(variant))
 
 
-def config_of(found: Mapping[str, Any], whose: str) -> Descriptor:
+def config_of(manifest: Mapping[str, Any], whose: str) -> Descriptor:
     """Return what a manifest says of its configuration."""
-    return _descriptor(found.get("config"), whose)
+    return _descriptor(manifest.get("config"), whose)
 
 
-def check_is_container(found: Mapping[str, Any], whose: str) -> None:
+def check_is_container(manifest: Mapping[str, Any], whose: str) -> None:
     """Refuse an artifact that is an image's file. Raises SourceError that says how to get it."""
-    kinds = [FILES.get(each.media_type) for each in _descriptors(found, whose)]
+    kinds = [FILES.get(each.media_type) for each in _descriptors(manifest, whose)]
     if kinds and kinds[0]:
         raise SourceError(
             f"{whose}: is a file, of the format {kinds[0]}, and no container image of layers",
@@ -147,9 +147,9 @@ def check_is_container(found: Mapping[str, Any], whose: str) -> None:
         )
 
 
-def image_file(found: Mapping[str, Any], whose: str) -> Descriptor:
+def image_file(manifest: Mapping[str, Any], whose: str) -> Descriptor:
     """Return the one layer of an artifact that is an image's file. Raises SourceError."""
-    layers = _descriptors(found, whose)
+    layers = _descriptors(manifest, whose)
     if any(each.media_type in LAYERS for each in layers):
         raise SourceError(
             f"{whose}: is a container image of layers, and no file",
@@ -166,9 +166,9 @@ def image_file(found: Mapping[str, Any], whose: str) -> Descriptor:
     return files[0]
 
 
-def layers(found: Mapping[str, Any], config: Mapping[str, Any], whose: str) -> tuple[Layer, ...]:
+def layers(manifest: Mapping[str, Any], config: Mapping[str, Any], whose: str) -> tuple[Layer, ...]:
     """Return a manifest's layers, the lowest first, with the configuration's diff ids."""
-    descriptors = _descriptors(found, whose)
+    descriptors = _descriptors(manifest, whose)
     for each in descriptors:
         if each.media_type not in LAYERS:
             raise _lies(whose, f"{each.digest} of type {each.media_type!r} is no layer")
@@ -192,10 +192,11 @@ def diff_ids(config: Mapping[str, Any], whose: str) -> list[str]:
 
 def check_machine(config: Mapping[str, Any], arch: str, whose: str) -> None:
     """Refuse an image for another kind of machine; one that does not say is believed."""
-    told, system = config.get("architecture"), config.get("os")
-    if (told or platform(arch)[0], system or "linux") != (platform(arch)[0], "linux"):
+    architecture, system = config.get("architecture"), config.get("os")
+    if (architecture or platform(arch)[0], system or "linux") != (platform(arch)[0], "linux"):
         raise SourceError(
-            f"{whose}: is for {system}/{told}, not for {_platform_text(_as_platform(arch))}",
+            f"{whose}: is for {system}/{architecture}, "
+            f"not for {_platform_text(_as_platform(arch))}",
             why="Its programs cannot be executed here.",
             remedy="Choose another image or tag.",
         )
@@ -206,8 +207,8 @@ def platform(arch: str) -> tuple[str, str]:
     return MACHINES.get(arch, (arch, ""))
 
 
-def _descriptors(found: Mapping[str, Any], whose: str) -> list[Descriptor]:
-    return [_descriptor(entry, whose) for entry in _list(found, "layers", whose)]
+def _descriptors(index: Mapping[str, Any], whose: str) -> list[Descriptor]:
+    return [_descriptor(entry, whose) for entry in _list(index, "layers", whose)]
 
 
 def _descriptor(entry: object, whose: str) -> Descriptor:
@@ -228,8 +229,8 @@ def _digest(value: object, whose: str) -> str:
     return value
 
 
-def _list(found: Mapping[str, Any], key: str, whose: str) -> list[Any]:
-    entries = found.get(key)
+def _list(document: Mapping[str, Any], key: str, whose: str) -> list[Any]:
+    entries = document.get(key)
     if not isinstance(entries, list) or len(entries) > MOST_LAYERS:
         raise _lies(whose, f"its manifest has no list of {key}")
     return entries

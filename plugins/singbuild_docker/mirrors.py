@@ -51,10 +51,10 @@ def places(image: Reference, *, insecure: bool) -> list[Place]:
     daemon = _read(DAEMON, json.loads) if readable([DAEMON]) else {}
     plain = [str(each) for each in daemon.get("insecure-registries") or []]
     main = Place(_moved(image, table, table), insecure or bool(table.get("insecure")))
-    found = [*_mirrors(image, table), *_dockers(image, daemon), main]
+    mirrors = [*_mirrors(image, table), *_dockers(image, daemon), main]
     return [
         replace(each, insecure=each.insecure or _is_listed(each.image.registry, plain))
-        for each in found
+        for each in mirrors
     ]
 
 
@@ -64,8 +64,8 @@ def _is_listed(registry: str, listed: Sequence[str]) -> bool:
     if registry in listed or registry == DOCKER or not networks:
         return registry in listed
     with suppress(OSError, UnicodeError):  # nobody knows the name: the download will say so
-        found = socket.getaddrinfo(host_of(registry), None, type=socket.SOCK_STREAM)
-        addresses = [ipaddress.ip_address(each[4][0]) for each in found]
+        rows = socket.getaddrinfo(host_of(registry), None, type=socket.SOCK_STREAM)
+        addresses = [ipaddress.ip_address(row[4][0]) for row in rows]
         return any(address in network for address in addresses for network in networks)
     return False
 
@@ -81,8 +81,8 @@ def _mirrors(image: Reference, table: Table) -> Iterator[Place]:
     """Yield what registries.conf names."""
     kind = "digest-only" if image.digest else "tag-only"
     for mirror in table.get("mirror") or []:
-        wanted = mirror.get("pull-from-mirror") or "all"
-        if wanted in ("all", kind) and (image.digest or not table.get("mirror-by-digest-only")):
+        policy = mirror.get("pull-from-mirror") or "all"
+        if policy in ("all", kind) and (image.digest or not table.get("mirror-by-digest-only")):
             moved = _moved(image, table, mirror)
             yield Place(moved, bool(mirror.get("insecure")), is_mirror=True)
 
@@ -101,6 +101,7 @@ def _moved(image: Reference, table: Table, place: Table) -> Reference:
     location = str(place.get("location") or "").rstrip("/")
     if not location:
         return image
+    # A prefix *.HOST stands for the whole host, which the location replaces: its man page again.
     prefix = "" if _prefix(table).startswith("*.") else _prefix(table).rstrip("/")
     rest = f"{image.registry}/{image.repository}".removeprefix(prefix or image.registry)
     host, _, repository = (location + rest).partition("/")
@@ -111,6 +112,7 @@ def _chosen(image: Reference) -> Table:
     """Return the [[registry]] whose prefix has most of the image's name; {} if none has any."""
     name = f"{image.registry}/{image.repository}"
     fitting = {prefix: table for prefix, table in _tables().items() if _fits(prefix, name)}
+    # containers-registries.conf(5): "the longest matching prefix" decides.
     return fitting[max(fitting, key=len)] if fitting else {}
 
 
@@ -123,18 +125,18 @@ def _fits(prefix: str, name: str) -> bool:
 def _tables() -> dict[str, Table]:
     """Return the [[registry]] tables of all files by prefix; later files win."""
     own = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "containers"
-    given = os.environ.get("CONTAINERS_REGISTRIES_CONF")
-    mains = [Path(given)] if given else [own / "registries.conf", SYSTEM / "registries.conf"]
+    path = os.environ.get("CONTAINERS_REGISTRIES_CONF")
+    mains = [Path(path)] if path else [own / "registries.conf", SYSTEM / "registries.conf"]
     files = readable(mains)[:1]
     for directory in (SYSTEM, own):
         files += matching_files(directory / "registries.conf.d", "*.conf")
-    found: dict[str, Table] = {}
+    by_prefix: dict[str, Table] = {}
     for file in files:
         tables = _read(file, tomllib.loads).get("registry") or []
         if not isinstance(tables, list) or not all(map(_is_table, tables)):
             raise _unread(file, "registry is not [[registry]] with text and true or false in it")
-        found |= {_prefix(table): table for table in tables}
-    return found
+        by_prefix |= {_prefix(table): table for table in tables}
+    return by_prefix
 
 
 def _is_table(value: object) -> bool:
@@ -148,12 +150,12 @@ def _prefix(table: Table) -> str:
 
 def _read(file: Path, parse: Callable[[str], Any]) -> Table:
     try:
-        found = parse(file.read_text())
+        table = parse(file.read_text())
     except (OSError, ValueError) as error:
         raise _unread(file, str(error)) from error
-    if not isinstance(found, dict):
+    if not isinstance(table, dict):
         raise _unread(file, "it holds no settings")
-    return found
+    return table
 
 
 def _unread(file: Path, why: str) -> SourceError:

@@ -91,6 +91,6 @@ def fetched(source: Source) -> tuple[str, Fetched]:
     image = named(source.keywords)
     store, pin = Store(source.cache, source.report), pinned_digest(source, image)
     registry = Registry(image, store, insecure=is_insecure(source), pinned=pin)
-    manifest_digest, found = registry.manifest_for(source.arch)
-    layer = manifest.image_file(found, str(image))
+    manifest_digest, image_manifest = registry.manifest_for(source.arch)
+    layer = manifest.image_file(image_manifest, str(image))
     return manifest_digest, registry.blob(layer.digest, layer.size, source.report)

@@ -42,7 +42,7 @@ class Reference:
         return DOCKER_SERVER if self.registry == DOCKER else self.registry
 
     @property
-    def wanted(self) -> str:
+    def tag_or_digest(self) -> str:
         """What to ask the registry for: the digest, else the tag."""
         return self.digest or self.tag
 
@@ -82,12 +82,12 @@ def is_loopback(server: str) -> bool:
     return download.is_loopback(host_of(server))
 
 
-def _registry(name: str, given: str) -> tuple[str, str]:
-    """Split the registry from a name; ``given`` holds for names that have none."""
+def _registry(name: str, keyword: str) -> tuple[str, str]:
+    """Split the registry from a name; ``keyword`` holds for names that have none."""
     first, slash, rest = name.partition("/")
     if slash and (set(".:") & set(first) or first == "localhost" or first != first.lower()):
         return _normal(first, "From"), rest
-    return _normal(re.sub("^https?://", "", given).rstrip("/") or DOCKER, "Registry"), name
+    return _normal(re.sub("^https?://", "", keyword).rstrip("/") or DOCKER, "Registry"), name
 
 
 def _normal(registry: str, keyword: str) -> str:

@@ -33,16 +33,16 @@ class Registry:
 
     def __init__(self, image: Reference, store: Store, *, insecure: bool, pinned: str = "") -> None:
         self.image, self.store = image, store
-        self.wanted = pinned or image.wanted
-        found = places(image, insecure=insecure)
-        self._sites = [Site(each) for each in (found[-1:] if is_offline() else found)]
+        self.tag_or_digest = pinned or image.tag_or_digest
+        candidates = places(image, insecure=insecure)
+        self._sites = [Site(each) for each in (candidates[-1:] if is_offline() else candidates)]
 
     def image_for(self, arch: str) -> Image:
         """Return what the reference names, for one kind of machine. Raises SourceError."""
         whose = str(self.image)
-        digest, found = self.manifest_for(arch)
-        manifest.check_is_container(found, whose)
-        about = manifest.config_of(found, whose)
+        digest, image_manifest = self.manifest_for(arch)
+        manifest.check_is_container(image_manifest, whose)
+        about = manifest.config_of(image_manifest, whose)
         if about.size > manifest.LARGEST_CONFIG:
             raise SourceError(
                 f"{whose}: its configuration has {about.size:,} bytes",
@@ -52,21 +52,21 @@ class Registry:
         blob = self.blob(about.digest, about.size, self.store.report)
         config = manifest.document(blob.read(), whose)
         manifest.check_machine(config, arch, whose)
-        layers = manifest.layers(found, config, whose)
+        layers = manifest.layers(image_manifest, config, whose)
         return Image(whose, digest, about.digest, config, layers)
 
     def manifest_for(self, arch: str) -> tuple[str, Mapping[str, Any]]:
         """Return the manifest for one kind of machine, and its digest. Raises SourceError."""
         whose = str(self.image)
-        content = self._manifest(self.wanted)
-        found = manifest.document(content.read(), whose)
+        content = self._manifest(self.tag_or_digest)
+        document = manifest.document(content.read(), whose)
         for _ in range(DEEPEST):
-            if not manifest.is_index(found, whose):
-                return f"sha256:{content.sha256}", found
-            chosen = manifest.choose(found, arch, whose)
+            if not manifest.is_index(document, whose):
+                return f"sha256:{content.sha256}", document
+            chosen = manifest.choose(document, arch, whose)
             content = self._manifest(chosen.digest)
             _check_size(content, chosen.size, f"{whose}: {chosen.digest}")
-            found = manifest.document(content.read(), whose)
+            document = manifest.document(content.read(), whose)
         raise SourceError(f"{whose}: its index leads to no image", remedy="Choose another.")
 
     @contextmanager
@@ -79,15 +79,16 @@ class Registry:
         with LayerDownloads(layers, self.store, bring) as downloads:
             yield downloads.read
 
-    def _manifest(self, wanted: str) -> Fetched:
+    def _manifest(self, tag_or_digest: str) -> Fetched:
         """Fetch a manifest by tag or digest, and remember where the tag led, for offline builds."""
-        name, _, sha256 = wanted.rpartition(":")
-        tag = wanted if name != "sha256" else ""
+        name, _, sha256 = tag_or_digest.rpartition(":")
+        tag = tag_or_digest if name != "sha256" else ""
         if tag and is_offline():
             sha256 = self.store.recall(f"{self.image.registry}/{self.image.repository}:{tag}")
         known = sha256 if not tag or is_offline() else ""
         try:
-            got = self._fetch(f"manifests/{wanted}", known, manifest.LARGEST, self.store.report)
+            url = f"manifests/{tag_or_digest}"
+            fetched = self._fetch(url, known, manifest.LARGEST, self.store.report)
         except NotFoundError as error:
             raise SourceError(
                 f"{self.image}: the registry has no such image",
@@ -97,21 +98,21 @@ class Registry:
             ) from error
         if tag:
             name = f"{self.image.registry}/{self.image.repository}:{tag}"
-            self.store.remember(name, got.sha256)
-        return got
+            self.store.remember(name, fetched.sha256)
+        return fetched
 
     def blob(self, digest: str, size: int, report: Reporter) -> Fetched:
         """Fetch a part of the image by its digest. Raises SourceError."""
         try:
-            got = self._fetch(f"blobs/{digest}", digest.removeprefix("sha256:"), size, report)
+            fetched = self._fetch(f"blobs/{digest}", digest.removeprefix("sha256:"), size, report)
         except NotFoundError as error:
             raise SourceError(
                 f"{self.image}: the registry has lost {digest}, which is a part of it",
                 why=error.why,
                 remedy="Build again: a new image may just have replaced it. Else push it again.",
             ) from error
-        _check_size(got, size, f"{self.image}: {digest}")
-        return got
+        _check_size(fetched, size, f"{self.image}: {digest}")
+        return fetched
 
     def _fetch(self, path: str, sha256: str, limit: int, report: Reporter) -> Fetched:
         """Fetch from the first place that has it; one that fails is not asked again."""
@@ -126,9 +127,9 @@ class Registry:
         return registry.fetch(path, self.store.path, sha256, limit, report)
 
 
-def _check_size(got: Fetched, told: int, what: str) -> None:
-    if got.size != told:
+def _check_size(fetched: Fetched, size: int, what: str) -> None:
+    if fetched.size != size:
         raise SourceError(
-            f"{what}: has {got.size} bytes, not the {told} that the manifest tells",
+            f"{what}: has {fetched.size} bytes, not the {size} that the manifest tells",
             remedy="Find out who made the image, and have it repaired.",
         )

@@ -46,7 +46,7 @@ class Site:
         return self._base
 
     def session(self) -> requests.Session:
-        """Return a session that proves who we are; after ``connect``."""
+        """Return a session that sends our credentials; call ``connect`` before."""
         session = self._open()
         session.headers["Accept"] = ACCEPT
         session.auth = self._auth

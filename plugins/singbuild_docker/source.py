@@ -99,6 +99,6 @@ def is_insecure(source: Source) -> bool:
 
 def pinned_digest(source: Source, image: Reference) -> str:
     """Return the digest that a lock names for an image, "" if it names none."""
-    found = str(source.locked.get("digest"))
+    digest = str(source.locked.get("digest"))
     same = source.locked.get("image") == str(image)
-    return found if same and DIGEST.fullmatch(found) else ""
+    return digest if same and DIGEST.fullmatch(digest) else ""

@@ -30,8 +30,8 @@ def singbuild_put(image: Path, source: Source) -> str:
     (entry,) = index["manifests"]
     blobs = image / "blobs" / "sha256"
     content = (blobs / entry["digest"].removeprefix("sha256:")).read_bytes()
-    found = manifest.document(content, str(reference))
-    for each in (*found["layers"], found["config"]):
+    image_manifest = manifest.document(content, str(reference))
+    for each in (*image_manifest["layers"], image_manifest["config"]):
         sha256 = each["digest"].removeprefix("sha256:")
         upload.file(blobs / sha256, sha256, each["size"])
     upload.manifest(content, entry["mediaType"], reference.tag or "latest")

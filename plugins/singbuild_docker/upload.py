@@ -36,7 +36,8 @@ from singbuild_docker.site import Site
 
 OCI_MANIFEST, OCI_INDEX = manifest.MANIFESTS[0], manifest.INDEXES[0]
 EMPTY, EMPTY_TYPE = b"{}", "application/vnd.oci.empty.v1+json"
-_ANSWER = (TIMEOUT[0], 600.0)  # a registry looks through a large blob before it answers
+# Seconds to connect, and for the answer: a registry computes the digest of the whole blob first.
+_ANSWER = (TIMEOUT[0], 600.0)
 
 
 class Upload:
@@ -128,14 +129,15 @@ class Upload:
         return {"mediaType": media_type or OCI_MANIFEST, "digest": digest, "size": int(size)}
 
     def _add_referrer(self, tag: str, entry: dict[str, object]) -> None:
-        """Add to the index that stands for the list of referrers where a registry keeps none."""
+        """Add to the index under the referrers tag, where a registry has no referrers API."""
         entries: list[object] = []
         with self._send("GET", f"{self._base}/manifests/{tag}", allow_missing=True) as answer:
             if answer.ok:
+                # From raw: requests' own content has no bound.
                 content = answer.raw.read(manifest.LARGEST + 1, decode_content=True)
-                found = manifest.document(content[: manifest.LARGEST], f"{self.image}: {tag}")
-                known = found.get("manifests")
-                entries = known if isinstance(known, list) else []
+                old = manifest.document(content[: manifest.LARGEST], f"{self.image}: {tag}")
+                value = old.get("manifests")
+                entries = value if isinstance(value, list) else []
         if entry not in entries:
             index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [*entries, entry]}
             self.manifest(json.dumps(index, sort_keys=True).encode(), OCI_INDEX, tag)
@@ -149,8 +151,10 @@ class Upload:
         start = f"{self._base}/blobs/uploads/"
         with self._send("POST", start) as answer:
             place = self._place(answer, start)
+        # The registry's own query holds the state of the upload, and has to be kept.
         joined = "&" if urlsplit(place).query else "?"
         url = f"{place}{joined}{urlencode({'digest': digest})}"
+        # requests sends a body of no bytes from a stream as chunked, which registries refuse.
         body = _Progress(file, size, self.report, label) if size else b""
         headers = {"Content-Type": "application/octet-stream"}
         with self._send("PUT", url, data=body, headers=headers):
@@ -185,16 +189,16 @@ class Upload:
                     method, url, timeout=_ANSWER, allow_redirects=False, stream=True, **what
                 )
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-            raise self._told(broken(url, error, 0)) from error
+            raise self._explain(broken(url, error, 0)) from error
         missing = answer.status_code == requests.codes.not_found
         if not answer.ok and not (missing and allow_missing):
-            raise self._told(refused(url, answer))
+            raise self._explain(refused(url, answer))
         return answer
 
-    def _told(self, error: SourceError | TryAgainError) -> Exception:
+    def _explain(self, error: SourceError | TryAgainError) -> Exception:
         """Say of an error what it means here: errors of downloads say "cannot be fetched"."""
-        told = error.error if isinstance(error, TryAgainError) else error
-        told.what = f"{self.image}: cannot be pushed"
+        cause = error.error if isinstance(error, TryAgainError) else error
+        cause.what = f"{self.image}: cannot be pushed"
         return error
 
 

@@ -32,22 +32,22 @@ def get(source: Source) -> Fetched:
             why=error.why,
             remedy="Check the name, the tag and the machine.",
         ) from error
-    found = _DIGEST.fullmatch(str(data.get("hash"))) if isinstance(data, dict) else None
-    if not found:
+    match = _DIGEST.fullmatch(str(data.get("hash"))) if isinstance(data, dict) else None
+    if not match:
         raise SourceError(
             f"library://{path}: the library at {base} tells no SHA-256 of it",
             remedy="Check that this server is a library.",
         )
-    wanted = source.keywords.get("SHA256", "").strip().lower()
-    if wanted and wanted != found[1]:
+    expected = source.keywords.get("SHA256", "").strip().lower()
+    if expected and expected != match[1]:
         raise SourceError(
             f"library://{path}: is another image than the one asked for",
-            why=f"expected {wanted}\n     got {found[1]}",
+            why=f"expected {expected}\n     got {match[1]}",
             remedy="Find out who changed it; if that was on purpose, give the new digest.",
         )
     url = f"{base}/v1/imagefile/{where}"
     label = path.rpartition("/")[2]
-    return fetch(url, source.cache, report=source.report, sha256=found[1], label=label)
+    return fetch(url, source.cache, report=source.report, sha256=match[1], label=label)
 
 
 def _place(source: Source) -> tuple[str, str]:

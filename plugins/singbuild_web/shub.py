@@ -43,8 +43,8 @@ def get(source: Source) -> Fetched:
             remedy="Check the name and the tag.",
         ) from error
     place = urljoin(url, image) if isinstance(image, str) else ""
-    wanted = source.keywords.get("SHA256", "").strip().lower()
-    if not place.startswith(("https://", "http://")) or (is_open_line(place) and not wanted):
+    expected = source.keywords.get("SHA256", "").strip().lower()
+    if not place.startswith(("https://", "http://")) or (is_open_line(place) and not expected):
         raise SourceError(
             f"shub://{text}: the registry names no place for it that can be trusted",
             why=f"It names {str(image)[:200]!r}.",
@@ -52,4 +52,4 @@ def get(source: Source) -> Fetched:
         )
     label = repository.rpartition("/")[2]
     with named_by(url):
-        return fetch(place, source.cache, report=source.report, sha256=wanted, label=label)
+        return fetch(place, source.cache, report=source.report, sha256=expected, label=label)

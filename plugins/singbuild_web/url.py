@@ -17,29 +17,29 @@ def get(source: Source) -> Fetched:
     """Fetch what the URL names; by plain http only with a digest. Raises SourceError."""
     name = re.sub("^(https?:)?//", "", source.keywords["From"].strip())
     place, _, fragment = name.partition("#")
-    given = fragment.removeprefix("sha256=") or source.keywords.get("SHA256", "").strip()
-    if given and not re.fullmatch("[0-9a-fA-F]{64}", given):
-        raise RecipeKeyError("From", f"{given!r} is no SHA-256", remedy="It has 64 hex digits.")
+    sha256 = fragment.removeprefix("sha256=") or source.keywords.get("SHA256", "").strip()
+    if sha256 and not re.fullmatch("[0-9a-fA-F]{64}", sha256):
+        raise RecipeKeyError("From", f"{sha256!r} is no SHA-256", remedy="It has 64 hex digits.")
     url = f"{source.bootstrap}://{place}"
-    if is_open_line(url) and not given:
+    if is_open_line(url) and not sha256:
         raise SourceError(
             f"{url}: would be fetched by plain http",
             why="Anybody on the way could put another file in its place.",
             remedy=f"Use https, or say which file is meant: {url}#sha256=DIGITS",
         )
-    return fetch(url, source.cache, report=source.report, sha256=given)
+    return fetch(url, source.cache, report=source.report, sha256=sha256)
 
 
 def answer(url: str, source: Source) -> Mapping[str, Any]:
     """Fetch a JSON object. Raises SourceError."""
-    got = fetch(url, source.cache, report=source.report, size_limit=LARGEST_ANSWER)
+    file = fetch(url, source.cache, report=source.report, size_limit=LARGEST_ANSWER)
     try:
-        found = json.loads(stored(source.cache, got.sha256, LARGEST_ANSWER))
+        document = json.loads(stored(source.cache, file.sha256, LARGEST_ANSWER))
     except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
+        document = None
+    if not isinstance(document, dict):
         raise SourceError(
             f"{url}: answers with something else than a JSON object",
             remedy="Check that this server is one of that kind.",
         )
-    return found
+    return document

@@ -27,7 +27,7 @@ from singbuild_yum.choice import choose
 from singbuild_yum.database import check_installed, write_database
 from singbuild_yum.dnf import checked_version, install, program
 from singbuild_yum.layout import Layout
-from singbuild_yum.packages import remembered
+from singbuild_yum.packages import cached_solution
 from singbuild_yum.repository import Repository, inside, open_repository, reopen
 from singbuild_yum.signatures import check_signatures
 
@@ -95,7 +95,7 @@ def singbuild_resolve(source: Source) -> Pins:
         "gpgcheck": choice.gpgcheck,
         "keys": keys,
         "epoch": max(each.epoch for each in repositories),
-        "packages": remembered(choice, repositories, source, version),
+        "packages": cached_solution(choice, repositories, source, version),
     }
 
 
@@ -127,7 +127,7 @@ def singbuild_defaults(pins: Pins) -> Defaults:
 def _fetch_key(key: Remote, source: Source) -> str:
     """Put a key into the cache, wherever it is from; return its digest."""
     try:
-        got = fetch(
+        file = fetch(
             key.url,
             source.cache,
             report=source.report,
@@ -136,7 +136,7 @@ def _fetch_key(key: Remote, source: Source) -> str:
         )
     except NotFoundError as error:
         raise RecipeKeyError("GPGKey", f"GPGKey: {error.what}", why=error.why) from error
-    return keep(got.read(), source.cache, source.report).sha256
+    return keep(file.read(), source.cache, source.report).sha256
 
 
 def _names(pins: Pins) -> set[str]:
@@ -147,13 +147,13 @@ def _fetch(pins: Pins, repositories: list[Repository], source: Source) -> dict[s
     """Return each package's file, by what it is pinned as."""
     urls = {each.name: each.url for each in repositories}
     packages = pins["packages"]
-    wanted = [
+    remotes = [
         Remote(f"{urls[p['repository']]}/{inside(p['file'])}", p["sha256"], p["size"])
         for p in packages.values()
     ]
-    label = f"Fetching {len(wanted)} packages"
-    got = fetch_all(wanted, source.cache, report=source.report, label=label)
-    return dict(zip(packages, (fetched.path for fetched in got), strict=True))
+    label = f"Fetching {len(remotes)} packages"
+    files = fetch_all(remotes, source.cache, report=source.report, label=label)
+    return dict(zip(packages, (fetched.path for fetched in files), strict=True))
 
 
 def _tidy(rootfs: Rootfs) -> None:

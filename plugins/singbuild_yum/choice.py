@@ -78,18 +78,18 @@ def choose(source: Source, *, keys_are_known: bool = False) -> Choice:
 
 
 def _repositories(words: Mapping[str, str], known: Mapping[str, str]) -> dict[str, str]:
-    found = {"base": _url("MirrorURL", words["MirrorURL"], known)}
+    urls = {"base": _url("MirrorURL", words["MirrorURL"], known)}
     if "UpdateURL" in words:
-        found["updates"] = _url("UpdateURL", words["UpdateURL"], known)
+        urls["updates"] = _url("UpdateURL", words["UpdateURL"], known)
     for word in _split(words, "Repositories"):
         name, _, url = word.partition("=")
-        if not NAME.fullmatch(name) or name in found or name == "main":
-            why = "is there already" if name in found else "is not a name"
+        if not NAME.fullmatch(name) or name in urls or name == "main":
+            why = "is there already" if name in urls else "is not a name"
             raise RecipeKeyError(
                 "Repositories", f"Repositories: {name!r} {why}", remedy="Write epel=URL extras=URL."
             )
-        found[name] = _url("Repositories", url, known)
-    return found
+        urls[name] = _url("Repositories", url, known)
+    return urls
 
 
 def _url(keyword: str, text: str, known: Mapping[str, str]) -> str:

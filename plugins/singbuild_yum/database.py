@@ -25,17 +25,17 @@ def write_database(layout: Layout, pins: Mapping[str, Any], rootfs: Rootfs) -> N
 
     The host's may be another by years: rpm of EL 8 and before cannot read what today's writes.
     """
-    home = _said(rootfs, "--eval", "%{_dbpath}")[0]
+    home = _query(rootfs, "--eval", "%{_dbpath}")[0]
     rootfs.mkdir(home)
     for key in layout.keys:
-        _said(rootfs, "--import", _inside(layout, str(key)))
+        _query(rootfs, "--import", _inside(layout, str(key)))
     files = [_inside(layout, str(layout.package(pin))) for pin in pins["packages"].values()]
     rootfs.run(["rpm", "-i", "--justdb", "--nodeps", "--noscripts", "--notriggers", "--nosignature",
                 "--ignoresize", "--replacefiles", *files])  # fmt: skip
-    _compare(_said(rootfs, "-qa", "--qf", FORM), pins)
+    _compare(_query(rootfs, "-qa", "--qf", FORM), pins)
 
 
-def _said(rootfs: Rootfs, *words: str) -> list[str]:
+def _query(rootfs: Rootfs, *words: str) -> list[str]:
     lines: list[str] = []
     rootfs.run(["rpm", *words], on_line=lines.append)
     return lines
@@ -46,10 +46,10 @@ def _inside(layout: Layout, path: str) -> str:
 
 
 def _compare(lines: list[str], pins: Mapping[str, Any]) -> None:
-    found = {line for line in lines if not line.startswith(KEYS)}
-    if found != pins["packages"].keys():
+    packages = {line for line in lines if not line.startswith(KEYS)}
+    if packages != pins["packages"].keys():
         raise HostError(
             "rpm's database does not have the packages that were pinned",
-            why=f"differing: {', '.join(sorted(found ^ pins['packages'].keys()))}",
+            why=f"differing: {', '.join(sorted(packages ^ pins['packages'].keys()))}",
             remedy="Build again; if it stays so, report it with the log.",
         )

@@ -28,17 +28,17 @@ def program() -> str:
 
 def checked_version() -> str:
     """Return what dnf says of its version. Raises HostError: it is not dnf 4."""
-    said = command.version(program())
-    found = re.search(r"\b(\d+)\.\d", said)
-    if not found or found[1] != "4":
-        first = said.partition("\n")[0] or "nothing"
+    text = command.version(program())
+    match = re.search(r"\b(\d+)\.\d", text)
+    if not match or match[1] != "4":
+        first = text.partition("\n")[0] or "nothing"
         raise HostError(
             f"this host's {program()} is not dnf 4",
             why=f"{program()} --version says: {first}. "
             "Other versions take other options and tell otherwise what they will install.",
             remedy="Install dnf 4 (apt-get install dnf); it may stay beside the other as dnf-3.",
         )
-    return said
+    return text
 
 
 def solve(layout: Layout, choice: Mapping[str, Any], root: Path, known: Iterable[str]) -> list[str]:
@@ -103,16 +103,16 @@ def _explained(
 ) -> RecipeKeyError | SourceError:
     """What dnf complains about, in the recipe's words where it is the recipe's."""
     for line in lines:
-        found = NO_MATCH.search(line) or NO_GROUP.search(line)
-        spec = found[1] if found else ""
-        wanted = next(
+        match = NO_MATCH.search(line) or NO_GROUP.search(line)
+        spec = match[1] if match else ""
+        package = next(
             (word for word in choice["include"] if word.lstrip("@") == spec.lstrip("@")), ""
         )
-        if wanted:
-            near = difflib.get_close_matches(wanted, list(known), n=3, cutoff=0.8)
+        if package:
+            near = difflib.get_close_matches(package, list(known), n=3, cutoff=0.8)
             remedy = f"Did you mean {' or '.join(near)}?" if near else "It may be in another one."
             return RecipeKeyError(
-                "Include", f"Include: the repositories have no {wanted!r}", remedy=remedy
+                "Include", f"Include: the repositories have no {package!r}", remedy=remedy
             )
         if spec in BASE:
             return SourceError(

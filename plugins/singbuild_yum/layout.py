@@ -79,18 +79,18 @@ class Layout:
         names = []
         for repository in repositories:
             names.append(repository.name)
-            for file, kept in repository.files.items():
-                self._place(kept, self.where / "repositories" / repository.name / file)
-        for pinned, kept in files.items():
-            self._place(kept, self.package(choice["packages"][pinned]))
+            for file, source in repository.files.items():
+                self._place(source, self.where / "repositories" / repository.name / file)
+        for pinned, source in files.items():
+            self._place(source, self.package(choice["packages"][pinned]))
         self.config.write_text(self._configuration(names, choice))
 
-    def _place(self, kept: Path, place: Path) -> None:
+    def _place(self, source: Path, place: Path) -> None:
         place.parent.mkdir(parents=True, exist_ok=True)
         if self.own_database:
-            shutil.copyfile(kept, place)  # the image's rpm could not follow a link out of it
+            shutil.copyfile(source, place)  # the image's rpm could not follow a link out of it
         else:
-            place.symlink_to(kept)
+            place.symlink_to(source)
 
     def _configuration(self, names: Iterable[str], choice: Mapping[str, Any]) -> str:
         none = self.where / "none"

@@ -21,32 +21,32 @@ from singbuild_yum.repository import Repository, inside, packages
 Packages = dict[str, dict[str, Any]]
 
 
-def remembered(
+def cached_solution(
     choice: Choice, repositories: Sequence[Repository], source: Source, version: str
 ) -> Packages:
-    """Return what ``_solved`` does; the answer is kept.
+    """Return the answer of ``_solve``, from the cache where it has been asked before.
 
     It holds for one state of the repositories and one version of dnf.
     Raises RecipeKeyError, SourceError, HostError.
     """
     states = [repository.identity for repository in repositories]
-    asked = [__version__, asdict(choice), states, version]
-    key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
-    kept = source.cache / f"{key}.packages.json"
+    key_parts = [__version__, asdict(choice), states, version]
+    key = hashlib.sha256(json.dumps(key_parts).encode()).hexdigest()
+    file = source.cache / f"{key}.packages.json"
     with contextlib.suppress(OSError, ValueError, RecursionError):
-        found: Packages = json.loads(kept.read_text())
-        if are_pins(found):
-            return found
-    found = _alone(choice, repositories, source, key)
-    part = kept.with_suffix(f".{os.getpid()}.part")
-    part.write_text(json.dumps(found))
-    part.rename(kept)
-    return found
+        packages: Packages = json.loads(file.read_text())
+        if are_pins(packages):
+            return packages
+    packages = _solve_locked(choice, repositories, source, key)
+    part = file.with_suffix(f".{os.getpid()}.part")
+    part.write_text(json.dumps(packages))
+    part.rename(file)
+    return packages
 
 
-def are_pins(found: object) -> bool:
+def are_pins(value: object) -> bool:
     """Whether a value from a file has the form of ``Packages``; such a file may be damaged."""
-    pins = list(found.values()) if isinstance(found, dict) else [None]
+    pins = list(value.values()) if isinstance(value, dict) else [None]
     texts = ("name", "version", "arch", "repository", "file", "sha256")
     return all(
         isinstance(pin, dict)
@@ -56,7 +56,7 @@ def are_pins(found: object) -> bool:
     )
 
 
-def _alone(
+def _solve_locked(
     choice: Choice, repositories: Sequence[Repository], source: Source, key: str
 ) -> Packages:
     """Solve in a directory of the cache; what a killed build left of it goes first."""
@@ -64,12 +64,12 @@ def _alone(
     with locked(source.cache / f"{key}.part", source.report, "the list of packages"):
         shutil.rmtree(where, ignore_errors=True)
         try:
-            return _solved(choice, repositories, Layout(where))
+            return _solve(choice, repositories, Layout(where))
         finally:
             shutil.rmtree(where, ignore_errors=True)
 
 
-def _solved(choice: Choice, repositories: Sequence[Repository], layout: Layout) -> Packages:
+def _solve(choice: Choice, repositories: Sequence[Repository], layout: Layout) -> Packages:
     """Return the packages by NEVRA: name, version, arch, repository, file, sha256, size in bytes.
 
     dnf tells them by name, arch, version and repository. Its table breaks lines as it

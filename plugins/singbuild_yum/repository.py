@@ -95,10 +95,10 @@ def _read(name: str, url: str, repomd: Fetched, source: Source) -> Repository:
         raise SourceError(
             f"{url}/repodata/repomd.xml: cannot be understood", why=f"{error!r}"
         ) from error
-    wanted = [Remote(f"{url}/{e.url}", e.sha256, e.size) for e in data.values()]
+    remotes = [Remote(f"{url}/{e.url}", e.sha256, e.size) for e in data.values()]
     label = f"Fetching the index of {name}"
-    got = fetch_all(wanted, source.cache, report=source.report, label=label)
-    files = {e.url: fetched.path for e, fetched in zip(data.values(), got, strict=True)}
+    fetched = fetch_all(remotes, source.cache, report=source.report, label=label)
+    files = {e.url: file.path for e, file in zip(data.values(), fetched, strict=True)}
     files["repodata/repomd.xml"] = repomd.path
     return Repository(name, url, repomd.sha256, epoch, files, primary)
 
@@ -152,12 +152,12 @@ class _Bounded:
 
 def _package(element: ElementTree.Element, repository: str) -> dict[str, Any]:
     version = element.find(f"{COMMON}version")
-    given = {} if version is None else version.attrib
-    epoch = "" if given.get("epoch", "0") == "0" else f"{given['epoch']}:"
+    attributes = {} if version is None else version.attrib
+    epoch = "" if attributes.get("epoch", "0") == "0" else f"{attributes['epoch']}:"
     file = _attribute(element, f"{COMMON}location", "href")
     return {
         "name": element.findtext(f"{COMMON}name", ""),
-        "version": f"{epoch}{given['ver']}-{given['rel']}",
+        "version": f"{epoch}{attributes['ver']}-{attributes['rel']}",
         "arch": element.findtext(f"{COMMON}arch", ""),
         "repository": repository,
         "file": file,
@@ -167,8 +167,8 @@ def _package(element: ElementTree.Element, repository: str) -> dict[str, Any]:
 
 
 def _attribute(element: ElementTree.Element, tag: str, name: str) -> str:
-    found = element.find(tag)
-    return "" if found is None else found.attrib[name]
+    child = element.find(tag)
+    return "" if child is None else child.attrib[name]
 
 
 def _sha256(element: ElementTree.Element | None, file: str) -> str:

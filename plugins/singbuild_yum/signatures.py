@@ -27,8 +27,8 @@ def check_signatures(layout: Layout, packages: Mapping[str, Any]) -> None:
     files = {name: str(layout.package(pin)) for name, pin in packages.items()}
     lines: list[str] = []
     status = command.call([*check, "-v", *files.values()], on_line=lines.append).status
-    said = _by_file(lines)
-    about = {name: _complaints(said.get(file, [])) for name, file in files.items()}
+    answers = _by_file(lines)
+    about = {name: _complaints(answers.get(file, [])) for name, file in files.items()}
     bad = {name: wrong for name, wrong in about.items() if wrong}
     if not bad and not status:
         return
@@ -42,14 +42,14 @@ def check_signatures(layout: Layout, packages: Mapping[str, Any]) -> None:
 
 def _by_file(lines: list[str]) -> dict[str, list[str]]:
     """Return what rpmkeys says of each file: a line with its name, then indented ones."""
-    said: dict[str, list[str]] = {}
+    answers: dict[str, list[str]] = {}
     about: list[str] = []
     for line in lines:
         if line.startswith(" "):
             about.append(line.strip())
         elif line.endswith(":"):
-            about = said.setdefault(line[:-1], [])
-    return said
+            about = answers.setdefault(line[:-1], [])
+    return answers
 
 
 def _complaints(about: list[str]) -> list[str]:

@@ -25,44 +25,47 @@ class Extensions:
     report: Reporter
 
     def check(self, build: Build) -> None:
-        """Refuse a recipe that the site objects to. Raises RecipeError with all objections."""
+        """Refuse a recipe that the site objects to. Raises RecipeError with all objections.
+
+        Each earlier stage is checked before the recipe itself.
+        """
         for stage in build.stages:
             self.check(stage)
-        said = [
+        texts = [
             f"{text} ({who.distribution})"
-            for who, answers in self._called("singbuild_check_recipe", build=build)
+            for who, answers in self._call_each("singbuild_check_recipe", build=build)
             for answer in answers
             for text in ([answer] if isinstance(answer, str) else answer)
         ]
-        if said:
+        if texts:
             raise RecipeError(
                 build.recipe,
                 0,
                 0,
                 "",
                 "this site does not build such a recipe",
-                why="\n".join(said),
+                why="\n".join(texts),
                 remedy="Change the recipe, or ask the site's administrator.",
             )
 
-    def started(self, build: Build) -> None:
+    def announce_start(self, build: Build) -> None:
         """Tell that a build begins."""
-        self._called("singbuild_build_started", build=build)
+        self._call_each("singbuild_build_started", build=build)
 
-    def finished(self, build: Build, status: int, seconds: float) -> None:
+    def announce_end(self, build: Build, status: int, seconds: float) -> None:
         """Tell how a build ended."""
         size = build.image.stat().st_size if status == 0 else 0
         ended = Finished(status, round(seconds, 3), size)
-        self._called("singbuild_build_finished", build=build, finished=ended)
+        self._call_each("singbuild_build_finished", build=build, announce_end=ended)
 
-    def _called(self, hook: str, **arguments: object) -> list[tuple[Installed, list[Any]]]:
+    def _call_each(self, hook: str, **arguments: object) -> list[tuple[Installed, list[Any]]]:
         """Call a hook of each extension; return their answers."""
         answers = []
         for who, hooks in self.hooks.items():
             try:
-                given = getattr(hooks, hook)(**arguments)
+                results = getattr(hooks, hook)(**arguments)
                 answers.append(
-                    (who, [each if isinstance(each, str) else [*each] for each in given])
+                    (who, [each if isinstance(each, str) else [*each] for each in results])
                 )
             except (Exception, SystemExit) as error:
                 self.report.warn(_blame(who, f"failed in {hook}", error))

@@ -129,9 +129,11 @@ def load(name: str, specifications: ModuleType | type = hookspecs) -> Backend:
 
 def _check_contract(plugin: object, manager: pluggy.PluginManager) -> None:
     """Refuse a plugin of a later contract, or without the hooks that every build calls."""
-    wanted = getattr(plugin, "singbuild_contract", API_VERSION)
-    if wanted != API_VERSION and not (isinstance(wanted, int) and wanted < API_VERSION):
-        raise TypeError(f"it needs version {wanted} of the contract, this is {API_VERSION}")
+    needed_version = getattr(plugin, "singbuild_contract", API_VERSION)
+    if needed_version != API_VERSION and not (
+        isinstance(needed_version, int) and needed_version < API_VERSION
+    ):
+        raise TypeError(f"it needs version {needed_version} of the contract, this is {API_VERSION}")
     missing = [name for name in REQUIRED if not getattr(manager.hook, name).get_hookimpls()]
     if missing:
         raise TypeError(f"it has no {' and no '.join(missing)} marked with @hookimpl")

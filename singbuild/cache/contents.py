@@ -41,8 +41,8 @@ class Item:
 
 def items() -> list[Item]:
     """Return all that is kept, by kind, the least recently used first."""
-    found = [*_stages(), *_directories(), *_logs()]
-    return sorted(found, key=lambda item: (KINDS.index(item.kind), item.used))
+    listing = [*_stages(), *_directories(), *_logs()]
+    return sorted(listing, key=lambda item: (KINDS.index(item.kind), item.used))
 
 
 def _stages() -> Iterator[Item]:
@@ -72,14 +72,14 @@ def _pulled(directory: Path) -> Item:
 
 def shared() -> list[Item]:
     """Return the images of the site's libraries, by name."""
-    found = []
+    rows = []
     for directory in map(Path, library.directories()):
         with contextlib.suppress(OSError):
             for path in sorted(directory.iterdir()):
                 name = path.name.replace("%2F", "/").replace("%25", "%")
                 of = f"{path.readlink()}" if path.is_symlink() else f"shared from {directory}"
-                found.append(_tree(SHARED, name, path, of))
-    return found
+                rows.append(_tree(SHARED, name, path, of))
+    return rows
 
 
 def _logs() -> Iterator[Item]:
@@ -118,22 +118,15 @@ def _inodes(path: Path) -> Iterator[os.stat_result]:
             yield path.lstat()
 
 
-def older(found: list[Item], days: float) -> list[Item]:
+def older(listing: list[Item], days: float) -> list[Item]:
     """Return what was not used in this many days."""
     limit = time.time() - days * DAY
-    return [item for item in found if item.used < limit]
+    return [item for item in listing if item.used < limit]
 
 
-def surplus(found: list[Item], most: int, kind: str = "stage") -> list[Item]:
+def surplus(listing: list[Item], most: int, kind: str = "stage") -> list[Item]:
     """Return the least recently used things of a kind that are more than ``most`` bytes."""
-    chosen = [item for item in found if item.kind == kind]
-    total, over = sum(item.size for item in chosen), []
-    for item in chosen:
-        if total <= most:
-            break
-        over.append(item)
-        total -= item.size
-    return over
+    return store.surplus([item for item in listing if item.kind == kind], most)
 
 
 def make_room(target: Path) -> None:
@@ -160,6 +153,4 @@ def remove(item: Item) -> None:
     if item.path.is_dir():
         workspace.remove_tree(item.path)
         return
-    with contextlib.suppress(OSError):
-        item.path.with_suffix(".json").unlink(missing_ok=True)
-        item.path.unlink(missing_ok=True)
+    store.drop(item.path)

@@ -10,21 +10,22 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from singbuild.cache import splitting, store
 from singbuild.cache.store import Entry, Snapshot
 from singbuild.console.display import Console
 from singbuild.errors import SectionError
 from singbuild.plan.job import Job
-from singbuild.steps.step import Site, TreeStep, digest
+from singbuild.steps.step import TreeStep, Workplace, digest
 from singbuild.tree import secrets
 
 IMAGE = "image"  # the snapshot that is the finished image
 
 
 @dataclass(frozen=True)
-class Filling:
-    """How one tree is filled. snapshots: after its steps, by step; to be taken and kept.
+class TreePlan:
+    """How one tree is filled. snapshots: after its steps, by step's name; found or stored.
 
     key: of the last snapshot, which names the finished tree; "" when not all that goes in is known.
     """
@@ -50,93 +51,110 @@ class Filling:
         return self.steps[names.index(done) + 1 :] if done else self.steps
 
 
-def filling(job: Job, steps: Sequence[TreeStep], *, one_owner: bool, use_cache: bool) -> Filling:
+def plan_tree(job: Job, steps: Sequence[TreeStep], *, one_owner: bool, use_cache: bool) -> TreePlan:
     """Return how the tree of a job is filled.
 
     one_owner: programs see their own owners there, so their trees are snapshots of their own.
     A step of which not all that goes in is known is not kept, nor what comes after it.
     """
     path = f"{job.plan.recipe.path} stage {job.stage}" if job.is_stage else job.plan.recipe.path
-    found: dict[str, Snapshot] = {}
+    by_step: dict[str, Snapshot] = {}
     parent = ""
     for step in steps:
         if not step.is_known:
             break
         facts = {**step.facts, "privilege": ""} if one_owner else step.facts
-        found[step.name] = Snapshot(step.name, path, facts, parent)
-        parent = found[step.name].key
+        by_step[step.name] = Snapshot(step.name, path, facts, parent)
+        parent = by_step[step.name].key
     is_known = all(step.is_known for step in steps)
     if is_known and not job.is_stage:
         facts = {"recipe": digest([Path(job.plan.recipe.path).name, job.plan.recipe.text])}
         more = (*job.options.finish.items(), *job.lock.items())
         facts |= {name: digest(value) for name, value in more}
         facts |= {"privilege": ""} if one_owner else {}
-        found[IMAGE] = Snapshot(IMAGE, path, facts, parent)
-    return Filling(job, tuple(steps), found if use_cache else {}, parent if is_known else "")
+        by_step[IMAGE] = Snapshot(IMAGE, path, facts, parent)
+    return TreePlan(job, tuple(steps), by_step if use_cache else {}, parent if is_known else "")
 
 
-def fill(plan: Filling, site: Site, console: Console, first: str = "", state: str = "") -> None:
-    """Do the steps of a tree that no snapshot in the cache has, or those from ``first`` on.
+class Start(NamedTuple):
+    """Where filling a tree starts. step: the first to do; shell: its state before that step."""
 
-    state: of the shell before ``first``. Raises what the steps raise; a SectionError knows its
-    step.
+    step: str
+    shell: str
+
+
+FROM_SNAPSHOT = Start("", "")  # after the latest step whose snapshot is in the cache
+
+
+def fill(
+    plan: TreePlan, workplace: Workplace, console: Console, start: Start = FROM_SNAPSHOT
+) -> None:
+    """Do the steps of a tree from ``start`` on.
+
+    Raises what the steps raise; a SectionError knows its step.
     """
-    shell: str | None = state
-    if first:
+    shell: str | None = start.shell
+    if start.step:
         names = [step.name for step in plan.steps]
-        waiting = plan.steps[names.index(first) :] if first in names else ()  # %test is no step
+        # %test is no step of a tree: when that failed, all of them are done.
+        waiting = plan.steps[names.index(start.step) :] if start.step in names else ()
     else:
-        entry = _restored(plan, site, console)
+        entry = _restore_snapshot(plan, workplace, console)
         waiting = plan.waiting(entry.name if entry else "")
         shell = entry.shell if entry else ""
     for step in waiting:
         console.phase(plan.label + step.name, step.reason)
         began = time.monotonic()
         try:
-            shell = step.execute(site, shell)
+            shell = step.execute(workplace, shell)
         except SectionError as error:
             error.step, error.state = step.name, shell or ""
             raise
         if snapshot := plan.snapshots.get(step.name):
-            _tell_of_splitting(step, snapshot, site, began, console)
-            _keep(plan.job, step, snapshot, site, shell, console)
+            _tell_of_splitting(step, snapshot, workplace, began, console)
+            _keep(plan.job, step, snapshot, workplace, shell, console)
 
 
 def _tell_of_splitting(
-    step: TreeStep, snapshot: Snapshot, site: Site, began: float, console: Console
+    step: TreeStep, snapshot: Snapshot, workplace: Workplace, began: float, console: Console
 ) -> None:
     """Say where a %post that was executed again would best have been two."""
     other = store.before(snapshot) if step.whole else None
     if step.whole and other and other.lines:
-        read = {line: seconds - began for line, seconds in site.began.items()}
+        read = {line: seconds - began for line, seconds in workplace.began.items()}
         seconds = time.monotonic() - began
         if text := splitting.hint(step.whole, other.lines, read, seconds):
             console.line(text)
 
 
 def _keep(
-    job: Job, step: TreeStep, snapshot: Snapshot, site: Site, shell: str | None, console: Console
+    job: Job,
+    step: TreeStep,
+    snapshot: Snapshot,
+    workplace: Workplace,
+    shell: str | None,
+    console: Console,
 ) -> None:
     """Keep a tree, unless the variables of its shell hold a secret: they would lie in the cache."""
     if step.uses_secrets:
-        secrets.check_absent(site.rootfs.root, job.secrets)
+        secrets.check_absent(workplace.rootfs.root, job.secrets)
         if secrets.are_in(shell or "", job.secrets):
             console.line(f"A variable holds a secret: the state after {step.name} is not cached.")
             return
     lines = splitting.lines_of(step.whole) if step.whole else ()
-    store.store(snapshot, site.rootfs, job.epoch, console, shell, lines)
+    store.store(snapshot, workplace.rootfs, job.epoch, console, shell, lines)
 
 
-def _restored(plan: Filling, site: Site, console: Console) -> Entry | None:
+def _restore_snapshot(plan: TreePlan, workplace: Workplace, console: Console) -> Entry | None:
     """Fill the tree from the latest snapshot that is cached, and return that."""
     for name in reversed([*plan.snapshots]):
         if name != IMAGE and (entry := store.find(plan.snapshots[name], console, plan.label)):
-            site.rootfs.restore(entry.path, entry.source)
+            workplace.rootfs.restore(entry.path, entry.source)
             return entry
     return None
 
 
-def facts_before(plan: Filling, step: str) -> dict[str, str]:
+def facts_before(plan: TreePlan, step: str) -> dict[str, str]:
     """Return what goes into the tree before a step, name to digest; "" for after all."""
     before = []
     for each in plan.steps:

@@ -16,7 +16,7 @@ from typing import Any
 
 from singbuild import workspace
 from singbuild.cache import store
-from singbuild.cache.filling import Filling
+from singbuild.cache.filling import TreePlan
 from singbuild.cache.store import Entry, Snapshot
 from singbuild.compression import inflated
 from singbuild.console.display import Console
@@ -57,21 +57,21 @@ class Remote:
             if place is None or not self._carrier.digest(place, self._console):
                 return False
             fetched = self._carrier.get(place, self._console)
-            taken = _unpack(fetched.path, snapshot, self._console)
+            is_whole = _unpack(fetched.path, snapshot, self._console)
             fetched.path.unlink(missing_ok=True)
         except SingbuildError as error:
             self._fails = True
             self._console.warn(f"the cache {self._uri} is left out: {error}")
             return False
-        if taken:
+        if is_whole:
             self._console.line(f"{snapshot.name}: taken from {self._uri}")
-        return taken
+        return is_whole
 
-    def send(self, fillings: Iterable[Filling]) -> None:
+    def send(self, plans: Iterable[TreePlan]) -> None:
         """Push what the cache has of some trees, and a list of it. Raises SourceError."""
         digests = {}
-        for filling in fillings:
-            for snapshot in filling.snapshots.values():
+        for plan in plans:
+            for snapshot in plan.snapshots.values():
                 if entry := store.entry(snapshot.key):
                     digests[entry.key] = self._push(entry)
         if digests:
@@ -107,7 +107,9 @@ class Remote:
         return Place(place.scheme, f"{place.name}@{digest}") if digest else None
 
 
-def take(uris: Sequence[str], tree: Filling, earlier: Sequence[Filling], console: Console) -> None:
+def take(
+    uris: Sequence[str], tree: TreePlan, earlier: Sequence[TreePlan], console: Console
+) -> None:
     """Have in the cache what places have of a build's trees; of earlier ones only if needed."""
     places = [Remote(uri, console) for uri in uris]
     if places and not _bring(tree, places):
@@ -115,16 +117,16 @@ def take(uris: Sequence[str], tree: Filling, earlier: Sequence[Filling], console
             _bring(each, places)
 
 
-def share(uris: Sequence[str], fillings: Sequence[Filling], console: Console) -> None:
+def share(uris: Sequence[str], plans: Sequence[TreePlan], console: Console) -> None:
     """Send what the cache has of a build's trees; what fails is told, the image is there."""
     for uri in uris:
         try:
-            Remote(uri, console).send(fillings)
+            Remote(uri, console).send(plans)
         except SingbuildError as error:
             console.warn(f"the stages are not all in {uri}: {error}")
 
 
-def _bring(filling: Filling, places: Sequence[Remote]) -> bool:
+def _bring(filling: TreePlan, places: Sequence[Remote]) -> bool:
     """Have the latest snapshot of a tree that any place has in the cache, unless it is there.
 
     Return whether it is that of the finished image.
@@ -142,12 +144,12 @@ def _tagged(place: Place, tag: str) -> Place:
 
 def _read_list(carrier: Carrier, place: Place, console: Console) -> Mapping[str, str]:
     try:
-        found = json.loads(carrier.get(place, console).read())
+        digests = json.loads(carrier.get(place, console).read())
     except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
+        digests = None
+    if not isinstance(digests, dict):
         raise SourceError(f"{place}: is no list of stages", remedy="Take what --cache-to printed.")
-    return {str(key): str(digest) for key, digest in found.items()}
+    return {str(key): str(digest) for key, digest in digests.items()}
 
 
 def _pack(entry: Entry, file: Path) -> None:

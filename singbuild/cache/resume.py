@@ -1,4 +1,4 @@
-"""What becomes of a build whose section failed: a shell in it, or its tree kept for --resume.
+"""A build whose section failed: opens a shell in it, or saves its tree for --resume.
 
 The tree is kept in the cache, as an image like any snapshot, but under a key of its recipe's
 path (and stage) alone: there is one for each, and what it was made of is compared when it is
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from singbuild.cache import filling, store
-from singbuild.cache.filling import Filling
+from singbuild.cache.filling import Start, TreePlan
 from singbuild.cache.store import Entry, Snapshot
 from singbuild.console.display import Console
 from singbuild.errors import SectionError, UsageError
@@ -58,7 +58,7 @@ class Shell:
 
 
 @contextlib.contextmanager
-def saved(plan: Filling, rootfs: Rootfs, console: Console) -> Iterator[None]:
+def saving_on_failure(plan: TreePlan, rootfs: Rootfs, console: Console) -> Iterator[None]:
     """Save the tree, if the caller wants it, when a section fails in the with-block; say so."""
     job = plan.job
     try:
@@ -76,15 +76,15 @@ def saved(plan: Filling, rootfs: Rootfs, console: Console) -> Iterator[None]:
         raise
 
 
-def restored(plan: Filling, rootfs: Rootfs) -> tuple[str, str] | None:
+def restore(plan: TreePlan, rootfs: Rootfs) -> Start:
     """Fill an empty tree with what the last failed build left.
 
-    Returns the step that failed and the state of the shell before it; None when there is no such
-    tree. Raises UsageError when what went in before that step has changed.
+    Returns the step that failed, FROM_SNAPSHOT when there is no such tree. Raises UsageError when
+    what went in before that step has changed.
     """
     entry = _entry(plan.job)
     if entry is None:
-        return None
+        return filling.FROM_SNAPSHOT
     step = entry.name.removeprefix(NAME)
     changed = store.changed(entry.inputs, _facts(plan, step))
     if changed:
@@ -95,17 +95,17 @@ def restored(plan: Filling, rootfs: Rootfs) -> tuple[str, str] | None:
             remedy="Build without --resume.",
         )
     rootfs.restore(entry.path, entry.source)
-    return step, entry.shell or ""
+    return Start(step, entry.shell or "")
 
 
-def is_there(job: Job) -> bool:
+def has_saved_tree(job: Job) -> bool:
     """Whether a failed build of a job left its tree."""
     return _entry(job) is not None
 
 
-def check_there(job: Job) -> None:
+def check_saved_tree(job: Job) -> None:
     """Refuse to resume where no build has failed. Raises UsageError."""
-    if not any(map(is_there, (*job.stages, job))):
+    if not any(map(has_saved_tree, (*job.stages, job))):
         raise UsageError(
             f"there is no failed build of {job.plan.recipe.path} to resume",
             why="A build leaves its tree when a section fails under --on-error=keep.",
@@ -117,14 +117,14 @@ def forget(job: Job) -> None:
     """Drop what failed builds left, once another succeeded."""
     for each in (*job.stages, job):
         if entry := _entry(each):
-            store.drop(entry)
+            store.drop(entry.path)
 
 
 def _entry(job: Job) -> Entry | None:
     return store.entry(FailedTree("", _identity(job), {}).key)
 
 
-def _facts(plan: Filling, step: str) -> dict[str, str]:
+def _facts(plan: TreePlan, step: str) -> dict[str, str]:
     """Return what goes into the tree before a step, name to digest."""
     more = definition.facts_before_test(plan.job) if step == "test" else {}
     return filling.facts_before(plan, step) | dict(more)

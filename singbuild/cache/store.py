@@ -16,6 +16,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 from singbuild import workspace
 from singbuild.configuration import reading
@@ -76,19 +77,19 @@ def directory() -> Path:
 
 def entries() -> list[Entry]:
     """Return all complete entries, the least recently used first."""
-    found = []
+    readable = []
     for note in directory().glob("*.json"):
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-            found.append(_read(note))
-    return sorted(found, key=lambda entry: entry.used)
+            readable.append(_read(note))
+    return sorted(readable, key=lambda entry: entry.used)
 
 
 def before(snapshot: Snapshot) -> Entry | None:
     """Return the latest entry of the same step of the same recipe, if there is one."""
-    found: list[Entry] = []
+    others: list[Entry] = []
     with contextlib.suppress(OSError):  # a cache that may not be read is an empty one
-        found = [e for e in entries() if (e.name, e.recipe) == (snapshot.name, snapshot.recipe)]
-    return found[-1] if found else None
+        others = [e for e in entries() if (e.name, e.recipe) == (snapshot.name, snapshot.recipe)]
+    return others[-1] if others else None
 
 
 def exists(snapshot: Snapshot) -> bool:
@@ -109,7 +110,7 @@ def find(snapshot: Snapshot, report: Console, label: str = "") -> Entry | None:
         return None
     if digest(entry.path) != entry.sha256:
         report.warn(f"the cache entry {entry.path} is damaged; it is dropped and made again")
-        drop(entry)
+        drop(entry.path)
         return None
     with contextlib.suppress(OSError):  # a cache that others may only read is still of use
         os.utime(note)
@@ -121,10 +122,10 @@ def find(snapshot: Snapshot, report: Console, label: str = "") -> Entry | None:
 def entry(key: str) -> Entry | None:
     """Return the sound entry of a key, if there is one."""
     try:
-        found = _read(directory() / f"{key}.json")
+        newest = _read(directory() / f"{key}.json")
     except (OSError, ValueError, TypeError, KeyError):
         return None
-    return found if digest(found.path) == found.sha256 else None
+    return newest if digest(newest.path) == newest.sha256 else None
 
 
 def store(
@@ -142,7 +143,9 @@ def store(
 
     def write(part: Path) -> object:
         times = rootfs.baseline.times(rootfs.root)
-        return seal.seal(rootfs.root, part, epoch=epoch, owners=rootfs.wished(), times=times)
+        return seal.seal(
+            rootfs.root, part, epoch=epoch, owners=rootfs.recorded_owners(), times=times
+        )
 
     more: dict[str, object] = {"source": rootfs.baseline.saved(rootfs.root), "shell": shell}
     more |= {"lines": [*lines]} if lines else {}
@@ -150,7 +153,7 @@ def store(
 
 
 def store_image(snapshot: Snapshot, finished: Part, report: Console) -> None:
-    """Keep a finished image, likewise."""
+    """Store a finished image under its snapshot's key."""
 
     def write(part: Path) -> None:
         with finished.opened() as file, part.open("wb") as copy:
@@ -202,23 +205,36 @@ def limit() -> int:
 def prune(most: int) -> list[Entry]:
     """Drop the least recently used entries until the rest takes at most ``most`` bytes."""
     workspace.sweep_parts(directory(), ".*.part")
-    found = entries()
-    total = sum(entry.size for entry in found)
-    dropped = []
-    for entry in found:
+    doomed = surplus(entries(), most)
+    for entry in doomed:
+        drop(entry.path)
+    return doomed
+
+
+class _Sized(Protocol):
+    @property
+    def size(self) -> int: ...
+
+
+_S = TypeVar("_S", bound=_Sized)
+
+
+def surplus(by_age: Sequence[_S], most: int) -> list[_S]:
+    """Return the least recently used, which come first, beyond ``most`` bytes in all."""
+    total, doomed = sum(each.size for each in by_age), []
+    for each in by_age:
         if total <= most:
             break
-        drop(entry)
-        total -= entry.size
-        dropped.append(entry)
-    return dropped
+        doomed.append(each)
+        total -= each.size
+    return doomed
 
 
-def drop(entry: Entry) -> None:
-    """Remove an entry; a build that has it open goes on undisturbed."""
+def drop(image: Path) -> None:
+    """Remove an entry by the path of its image; a build that has it open goes on undisturbed."""
     with contextlib.suppress(OSError):
-        entry.path.with_suffix(".json").unlink(missing_ok=True)
-        entry.path.unlink(missing_ok=True)
+        image.with_suffix(".json").unlink(missing_ok=True)
+        image.unlink(missing_ok=True)
 
 
 def _read(note: Path) -> Entry:

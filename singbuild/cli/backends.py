@@ -26,11 +26,11 @@ def show_backends(name: str | None, as_json: bool) -> int:
     from singbuild.backends import loading
 
     if name is None:
-        found = entry_points.installed(loading.GROUP)
+        plugins = entry_points.installed(loading.GROUP)
         if as_json:
-            document("backends", backends=[_facts(each) for each in found])
+            document("backends", backends=[_facts(each) for each in plugins])
             return 0
-        for each in found:
+        for each in plugins:
             print(f"{each.name:16} {loading.description(each)}")
             if each.distribution != "singbuild":
                 print(f"{'':16} from {each.distribution} {each.version}")

@@ -164,9 +164,9 @@ def build(
             raise UsageError("--no-cache goes with neither --cache-from nor --cache-to")
         if on_error == "shell":
             _check_terminal(as_json=as_json)
-        found = secrets.read(secret_words)
-        shown.hide = secrets.masked(found)
-        for secret in found:
+        build_secrets = secrets.read(secret_words)
+        shown.hide = secrets.masked(build_secrets)
+        for secret in build_secrets:
             if len(secret.core) < secrets.SEARCHED:
                 shown.warn(
                     f"the secret {secret.name!r} has fewer than {secrets.SEARCHED} bytes: "
@@ -175,14 +175,16 @@ def build(
         if junit:
             shown.watchers.append(Report(junit, recipe))
         form = _format(image, form, sandbox=sandbox or update, free=free)
-        wanted = options.Options(
+        build_options = options.Options(
             force=force or update,
             format=form,
             test=not notest,
             free=free,
             use_cache=not no_cache,
             locked=lock.read(lock.beside(recipe)) if locked else None,
-            sections=sections.Context(found, Shell(shown) if on_error == "shell" else None),
+            section_options=sections.SectionOptions(
+                build_secrets, Shell(shown) if on_error == "shell" else None
+            ),
             keep=on_error == "keep",
             resume=resume,
             privilege=Mode(privilege) if privilege else None,
@@ -196,8 +198,8 @@ def build(
             loaded = replace(loaded, headers=of_image(_existing(image)))
         planned = plan.make(loaded, shown, arch)
         if check_reproducible:
-            return reproducible.check(planned, image, wanted, shown)
-        return engine.build(planned, image, wanted, shown)
+            return reproducible.check(planned, image, build_options, shown)
+        return engine.build(planned, image, build_options, shown)
     except SingbuildError as error:
         shown.error(error, None)
         return error.status
@@ -281,7 +283,7 @@ def write_lock(
     policy.check(planned)
     target = output or lock.beside(recipe)
     writer = formats.find(form).writer() if form else ""
-    resolved = job.resolved(planned, options.Options(writer=writer), plan.downloads)
+    resolved = job.resolve(planned, options.Options(writer=writer), plan.downloads)
     target.write_text(lock.dumped(resolved.lock, Path(recipe).name))
     print(target)
     return 0
@@ -291,9 +293,9 @@ def _ask_site(planned: Plan, recipe: str, shown: Console) -> None:
     """Warn of what site extensions would say of a build; with a lock they may say less."""
     from singbuild.backends import extensions
 
-    asked = planned.build(Path(recipe).with_suffix(".img"), "plan", locked=False)
+    build_facts = planned.as_build(Path(recipe).with_suffix(".img"), "plan", locked=False)
     try:
-        extensions.load(shown).check(asked)
+        extensions.load(shown).check(build_facts)
     except RecipeError as error:
         shown.warn(f"{error.what}\n{error.why}")
 

@@ -39,12 +39,12 @@ def list_items(as_json: bool) -> int:
     """
     from singbuild.cache import contents
 
-    found = [*contents.items(), *contents.shared()]
+    listing = [*contents.items(), *contents.shared()]
     if as_json:
-        document("cache list", items=[_facts(item) for item in found])
+        document("cache list", items=[_facts(item) for item in listing])
         return 0
     print(f"{'KIND':9} {'LAST USED':16} {'SIZE':>10}  {'ID OR NAME':14} WHY")
-    for item in found:
+    for item in listing:
         used = datetime.fromtimestamp(item.used).strftime("%Y-%m-%d %H:%M")
         line = f"{item.kind:9} {used} {binary(item.size):>10}  {item.name:14} {item.of}"
         print(line.rstrip())
@@ -58,21 +58,21 @@ def disk_usage(as_json: bool) -> int:
     from singbuild import workspace
     from singbuild.cache import contents, store
 
-    found = contents.items()
+    listing = contents.items()
     places = {"cache": workspace.cache_directory(), "logs": workspace.log_directory()}
     if as_json:
         document(
             "cache du",
-            kinds={kind: _total(found, kind) for kind in contents.KINDS},
+            kinds={kind: _total(listing, kind) for kind in contents.KINDS},
             limit=store.limit(),
             **{name: str(path) for name, path in places.items()},
         )
         return 0
     for kind in contents.KINDS:
-        count = sum(item.kind == kind for item in found)
+        count = sum(item.kind == kind for item in listing)
         limit = f" of {binary(store.limit())}" if kind == "stage" else ""
-        print(f"{binary(_total(found, kind)):>10}{limit}  {count} {TITLES[kind]}")
-    print(f"{binary(sum(item.size for item in found)):>10}  in all")
+        print(f"{binary(_total(listing, kind)):>10}{limit}  {count} {TITLES[kind]}")
+    print(f"{binary(sum(item.size for item in listing)):>10}  in all")
     print(f"in {places['cache']}, logs in {places['logs']}")
     return 0
 
@@ -97,12 +97,12 @@ def prune(size: int | None, older: float | None, dry_run: bool, as_json: bool) -
     """Remove the least recently used stages, by default down to the limit."""
     from singbuild.cache import contents, store
 
-    found = contents.items()
-    gone = contents.older(found, older) if older is not None else []
+    listing = contents.items()
+    doomed = contents.older(listing, older) if older is not None else []
     if size is not None or older is None:
-        rest = [item for item in found if item not in gone]
-        gone += contents.surplus(rest, store.limit() if size is None else size)
-    return _removed("cache prune", gone, dry_run=dry_run, as_json=as_json)
+        rest = [item for item in listing if item not in doomed]
+        doomed += contents.surplus(rest, store.limit() if size is None else size)
+    return _remove("cache prune", doomed, dry_run=dry_run, as_json=as_json)
 
 
 @cache_commands.command(
@@ -125,8 +125,8 @@ def clean(kinds: tuple[str, ...], everything: bool, dry_run: bool, as_json: bool
     from singbuild.cache import contents
 
     chosen = kinds or contents.KINDS[: None if everything else -1]
-    gone = [item for item in contents.items() if item.kind in chosen]
-    return _removed("cache clean", gone, dry_run=dry_run, as_json=as_json)
+    doomed = [item for item in contents.items() if item.kind in chosen]
+    return _remove("cache clean", doomed, dry_run=dry_run, as_json=as_json)
 
 
 @cache_commands.command(
@@ -151,26 +151,26 @@ def fill(directory: Path, images: tuple[str, ...], quiet: bool) -> int:
     return library.fill(directory, images, quiet=quiet)
 
 
-def _removed(command: str, gone: list[Item], *, dry_run: bool, as_json: bool) -> int:
+def _remove(command: str, doomed: list[Item], *, dry_run: bool, as_json: bool) -> int:
     """Remove what is to go, and say how much it was."""
     from singbuild import workspace
     from singbuild.cache import contents, store
 
-    if not dry_run and all(item.kind in ("stage", "log") for item in gone):
+    if not dry_run and all(item.kind in ("stage", "log") for item in doomed):
         workspace.sweep_parts(store.directory(), ".*.part")
-        for item in gone:
+        for item in doomed:
             contents.remove(item)
     elif not dry_run:
         with workspace.whole_cache():
-            for item in gone:
+            for item in doomed:
                 contents.remove(item)
-    size = sum(item.size for item in gone)
+    size = sum(item.size for item in doomed)
     if as_json:
-        facts = [_facts(item) for item in gone]
+        facts = [_facts(item) for item in doomed]
         document(command, removed=[] if dry_run else facts, would_remove=facts if dry_run else [])
     else:
         word = "would remove" if dry_run else "removed"
-        print(f"{word} {len(gone)} item{'s' * (len(gone) != 1)}, {binary(size)}")
+        print(f"{word} {len(doomed)} item{'s' * (len(doomed) != 1)}, {binary(size)}")
     return 0
 
 
@@ -178,5 +178,5 @@ def _facts(item: Item) -> dict[str, object]:
     return vars(item) | {"path": str(item.path)}
 
 
-def _total(found: list[Item], kind: str) -> int:
-    return sum(item.size for item in found if item.kind == kind)
+def _total(listing: list[Item], kind: str) -> int:
+    return sum(item.size for item in listing if item.kind == kind)

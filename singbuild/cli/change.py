@@ -233,8 +233,8 @@ def export_(
     with opened_image(image) as opened:
         change.check_clean(opened)
         pieces = write.archive(opened) if form == "tar" else containers.archive(opened, form, name)
-        if form != "tar" and (said := containers.whiteout_warning(opened)):
-            click.echo(f"singbuild: warning: {said}", err=True)
+        if form != "tar" and (text := containers.whiteout_warning(opened)):
+            click.echo(f"singbuild: warning: {text}", err=True)
         if file is None:
             if sys.stdout.isatty():
                 raise UsageError(

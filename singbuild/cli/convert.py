@@ -70,8 +70,8 @@ def show_formats(as_json: bool) -> int:
                 "endings": [*kind.format.endings],
                 "written": kind.can_write,
                 "programs": [vars(program) for program in kind.format.programs],
-                "distribution": kind.installed.distribution,
-                "version": kind.installed.version,
+                "distribution": kind.plugin.installed.distribution,
+                "version": kind.plugin.installed.version,
             }
             for kind in kinds
         ]
@@ -84,8 +84,9 @@ def show_formats(as_json: bool) -> int:
         for program in kind.format.programs:
             there = command.which(program.name) or f"missing: apt-get install {program.package}"
             print(f"{'':12} written by {program.name}: {there}")
-        if kind.installed.distribution != "singbuild":
-            print(f"{'':12} from {kind.installed.distribution} {kind.installed.version}")
+        plugin = kind.plugin.installed
+        if plugin.distribution != "singbuild":
+            print(f"{'':12} from {plugin.distribution} {plugin.version}")
     return 0
 
 

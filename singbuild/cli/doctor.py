@@ -23,7 +23,7 @@ def doctor(as_json: bool) -> int:
     from singbuild.errors import HostError
     from singbuild.privilege.modes import PROBES, choose
 
-    found = {mode: probe() for mode, probe in PROBES.items()}
+    reasons = {mode: probe() for mode, probe in PROBES.items()}
     try:
         choice = choose()
     except HostError:
@@ -33,7 +33,7 @@ def doctor(as_json: bool) -> int:
     if as_json:
         modes = {
             mode: {"works": not lacks, "missing": [vars(each) for each in lacks]}
-            for mode, lacks in found.items()
+            for mode, lacks in reasons.items()
         }
         document(
             "doctor",
@@ -47,7 +47,7 @@ def doctor(as_json: bool) -> int:
         print(f"{'ok':{WIDTH}} You can build here, in the mode {choice.mode}: {choice.reason}.")
     else:
         print(f"{'MISSING':{WIDTH}} No build can work here.")
-    for mode, lacks in found.items():
+    for mode, lacks in reasons.items():
         if not lacks:
             print(f"{'ok':{WIDTH}} mode {mode}")
             continue
@@ -76,7 +76,7 @@ def _places() -> list[dict[str, object]]:
     from singbuild.plan import places
     from singrun.mounts.mountinfo import kind_of
 
-    found: list[dict[str, object]] = []
+    rows: list[dict[str, object]] = []
     for what, variable, place in (
         ("scratch", "SINGBUILD_TMPDIR", workspace.scratch_parent),
         ("cache", "SINGBUILD_CACHEDIR", workspace.cache_directory),
@@ -85,7 +85,7 @@ def _places() -> list[dict[str, object]]:
         try:
             path, trouble = place(), ""
         except HostError as error:
-            found.append(
+            rows.append(
                 {
                     "what": what,
                     "path": "",
@@ -98,7 +98,7 @@ def _places() -> list[dict[str, object]]:
         there = next(each for each in (path, *path.parents) if each.exists())
         if reason := places.unwritable(there):
             trouble = f"{there} cannot be written: {reason}. {variable} names another directory."
-        found.append(
+        rows.append(
             {
                 "what": what,
                 "path": str(path),
@@ -107,4 +107,4 @@ def _places() -> list[dict[str, object]]:
                 "trouble": trouble,
             }
         )
-    return found
+    return rows

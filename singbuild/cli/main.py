@@ -156,7 +156,7 @@ def set_home() -> None:
         os.environ["XDG_RUNTIME_DIR"] = f"/run/user/{uid}"
 
 
-def _told(error: SingbuildError) -> int:
+def _report(error: SingbuildError) -> int:
     """Print an error, as an event for --json; return the exit status."""
     from singbuild.console import display
 
@@ -176,12 +176,12 @@ def main() -> None:
     except click.exceptions.Abort:
         sys.exit(EXIT_INTERRUPTED)
     except click.UsageError as error:
-        sys.exit(_told(strangers.explained(error)))
+        sys.exit(_report(strangers.explained(error)))
     except SingbuildError as error:
-        sys.exit(_told(error))
+        sys.exit(_report(error))
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        sys.exit(_told(HostError(f"{where}{error.strerror or error}")))
+        sys.exit(_report(HostError(f"{where}{error.strerror or error}")))
     except Exception:
         traceback.print_exc()
         print("singbuild: this is a bug; please report it with the lines above", file=sys.stderr)

@@ -48,9 +48,9 @@ def _write(path: Path, text: str) -> None:
 
 def page(name: str) -> str:
     """Return the page of a command. man(7), man-pages(7)."""
-    overview = said(name, "--help")
+    overview = output_of(name, "--help")
     parts = blocks(overview)
-    main_command = blocks(said(name, "build", "--help")) if name == _OF_BUILD else {}
+    main_command = blocks(output_of(name, "build", "--help")) if name == _OF_BUILD else {}
     options = [
         f"{title}:\n{text}" for title, text in (main_command or parts).items() if "ption" in title
     ]
@@ -64,7 +64,10 @@ def page(name: str) -> str:
         f".SH SYNOPSIS\n{roff.literal(parts['Usage'])}",
         f".SH DESCRIPTION\n{roff.literal(about)}",
         ".SH COMMANDS",
-        *(f".SS {verb}\n{roff.literal(said(name, verb, '--help'))}" for verb in verbs(overview)),
+        *(
+            f".SS {verb}\n{roff.literal(output_of(name, verb, '--help'))}"
+            for verb in verbs(overview)
+        ),
         f".SH OPTIONS\n{roff.literal(''.join(options))}",
         ".SH EXIT STATUS\n" + roff.literal(overview[overview.rindex("Exit status") :]),
         ".SH ENVIRONMENT\n" + roff.table(section("variables.md", f"Read by `{used}`")),
@@ -88,14 +91,14 @@ def format_page(name: str) -> str:
 
 def blocks(text: str) -> dict[str, str]:
     """Return the parts of a --help by their headings; what stands below "Usage:" in two parts."""
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     heads = [*_HEADING.finditer(text)]
     for head, following in zip(heads, [*heads[1:], None], strict=True):
         end = following.start() if following else len(text)
-        found[head[1]] = text[head.end() : end]
+        texts[head[1]] = text[head.end() : end]
     usage, _, about = text.partition("\n\n")
     until = next((head.start() for head in heads[1:]), len(text))
-    return found | {
+    return texts | {
         "Usage": usage.replace("Usage:", "").strip("\n"),
         "About": about[: until - len(usage) - 2],
     }
@@ -118,7 +121,7 @@ def verbs(overview: str) -> list[str]:
     return [word for each in lists for word in each.split(", ")]
 
 
-def said(*words: str) -> str:
+def output_of(*words: str) -> str:
     """Return what a command prints; it stands beside our Python, or on the PATH."""
     beside = str(Path(sys.executable).parent)
     path = f"{beside}:{os.environ.get('PATH', os.defpath)}"
@@ -131,14 +134,16 @@ def said(*words: str) -> str:
 
 def _examples(name: str, overview: str) -> str:
     """Return the examples of a command's verbs."""
-    found = (blocks(said(name, verb, "--help")).get("Examples", "") for verb in verbs(overview))
-    return "\n".join(text.strip("\n") for text in found if text.strip())
+    texts = (
+        blocks(output_of(name, verb, "--help")).get("Examples", "") for verb in verbs(overview)
+    )
+    return "\n".join(text.strip("\n") for text in texts if text.strip())
 
 
 def _head(name: str, number: int, what: str) -> str:
     epoch = int(os.environ.get("SOURCE_DATE_EPOCH", time.time()))
     day = time.strftime("%Y-%m-%d", time.gmtime(epoch))
-    version = said("singrun", "--version").split()[-1]
+    version = output_of("singrun", "--version").split()[-1]
     kind = {1: "User commands", 5: "File formats"}[number]
     return (
         f'.TH {name.upper()} {number} "{day}" "singbuild {version}" "{kind}"\n'

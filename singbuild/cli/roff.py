@@ -36,9 +36,9 @@ def _block(block: str) -> list[str]:
         return [f".{'SH' if len(heading[1]) < 3 else 'SS'} {_inline(heading[2]).upper()}"]
     if "```" in block:
         before, _, rest = block.partition("```")
-        code, _, behind = rest.partition("\n```")
+        code, _, remainder = rest.partition("\n```")
         code = code.partition("\n")[2]
-        return [*_block(before.strip("\n")), literal(code), *_block(behind.strip("\n"))]
+        return [*_block(before.strip("\n")), literal(code), *_block(remainder.strip("\n"))]
     if block.startswith("|"):
         return [table(block)]
     if block.startswith(("* ", "- ")):
@@ -56,8 +56,8 @@ def _is_head(line: str, rows: list[str]) -> bool:
 
 def _row(line: str) -> str:
     first, *rest = (cell.strip() for cell in re.split(r"(?<!\\)\|", line.strip().strip("|")))
-    told = _filled("; ".join(cell for cell in rest if cell) or "\u2014")
-    return f".TP\n{_guarded(_inline(first))}\n{told}"
+    description = _filled("; ".join(cell for cell in rest if cell) or "\u2014")
+    return f".TP\n{_guarded(_inline(first))}\n{description}"
 
 
 def _filled(text: str) -> str:

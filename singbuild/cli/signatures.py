@@ -94,16 +94,16 @@ def sign_image(
         sys.stdout.write(signing.statement_of(image, now).text())
         return 0
 
-    def signed(wanted: Statement) -> Signed:
-        return signing.added(add, wanted) if add else signing.by_key(wanted, key, agent=agent)
+    def signed(statement: Statement) -> Signed:
+        return signing.added(add, statement) if add else signing.by_key(statement, key, agent=agent)
 
     placed = signing.sign(image, signed, now, beside=output)
-    made, place = placed.signed, placed.place
+    new, place = placed.signed, placed.place
     if as_json:
         document("sign", image=str(image), **signing.as_json(placed))
     else:
-        with_key = f"{made.signature.key_type} {made.signature.fingerprint}"
-        print(f"{image}: {made.statement.claim} with {with_key}, in {place}")
+        with_key = f"{new.signature.key_type} {new.signature.fingerprint}"
+        print(f"{image}: {new.statement.claim} with {with_key}, in {place}")
     return 0
 
 
@@ -170,31 +170,31 @@ def verify_image(
     from singbuild.signatures import known, report, signing
 
     console = display.choose(sys.stderr, as_json=False, quiet=True)
-    found = report.examine(
+    result = report.examine(
         image,
         known.known(signers, revoked),
         beside=signatures,
-        wanted=signed_by,
+        required=signed_by,
         signed=bool(signers),
         report=console,
     )
     if extract:
         signing.extract(image, extract, beside=signatures)
-    error = found.error(image)
+    error = result.error(image)
     if as_json:
-        sound = found.sound._asdict() if found.sound else {"files": None, "digest": None}
+        sound = result.sound._asdict() if result.sound else {"files": None, "digest": None}
         document(
             "verify",
             image=str(image),
             sound=True,
             **sound,
             accepted=not error,
-            signatures=[each.as_json() for each in found.findings],
-            missing=list(found.missing),
+            signatures=[each.as_json() for each in result.findings],
+            missing=list(result.missing),
         )
         return error.status if error else 0
-    print(f"{image}: sound, {found.sound}" if found.sound else f"{image}: as it was signed")
-    for each in found.findings:
+    print(f"{image}: sound, {result.sound}" if result.sound else f"{image}: as it was signed")
+    for each in result.findings:
         print(f"  {each}")
     if error:
         raise error

@@ -77,8 +77,8 @@ def current() -> Configuration:
 def read() -> Configuration:
     """Read the files anew. Raises ConfigurationError for one that is wrong, HostError to trust."""
     named = os.environ.get(SITE_VARIABLE, "")
-    site, found = _entries(named or SITE)
-    if named and not found:
+    site, site_entries = _entries(named or SITE)
+    if named and not site_entries:
         raise ConfigurationError(
             named,
             0,
@@ -89,7 +89,7 @@ def read() -> Configuration:
     values = {**site}
     for name, value in user.items():
         values[name] = _stricter(name, site.get(name), value)
-    files = [named or SITE] * found + [str(user_file())] * found_too
+    files = [named or SITE] * site_entries + [str(user_file())] * found_too
     _current[:] = [Configuration(tuple(files), values)]
     return _current[0]
 
@@ -115,7 +115,7 @@ def _entries(path: str) -> tuple[dict[str, Value], bool]:
         raise HostError(what, why=error.why, remedy=error.remedy) from None
     values: dict[str, Value] = {}
     for line, name, text in lines or ():
-        setting = settings.found(name)
+        setting = settings.by_name(name)
         if setting is None:
             raise _unknown(path, line, name)
         if text is None:

@@ -104,7 +104,7 @@ SETTINGS = {
 }
 
 
-def found(name: str) -> Setting | None:
+def by_name(name: str) -> Setting | None:
     """Return the setting of a name, None if there is none."""
     if name.startswith(MIRROR) and _MIRROR_NAME.fullmatch(name.removeprefix(MIRROR)):
         return Setting(_url)

@@ -128,12 +128,12 @@ class Console:
 
     def error(self, error: SingbuildError, log: Path | None) -> None:
         """Show an error: what, why, what to do, and where the log is."""
-        told = {"what": error.what, "why": error.why, "remedy": error.remedy, "text": str(error)}
+        fields = {"what": error.what, "why": error.why, "remedy": error.remedy, "text": str(error)}
         place = {"path": "", "line": 0, "column": 0, "section": ""}
         place |= {name: getattr(error, name) for name in place if hasattr(error, name)}
         if error.__cause__ and self.log:
             self._record(self.hide("".join(traceback.format_exception(error.__cause__)).rstrip()))
-        self._tell("error", status=error.status, **told, **place, log=str(log) if log else "")
+        self._tell("error", status=error.status, **fields, **place, log=str(log) if log else "")
 
     def difference(self, kind: str, path: str, details: Sequence[Mapping[str, str]]) -> None:
         """Say in what a path of two builds differs: added, removed or changed, and how."""
@@ -153,8 +153,8 @@ class Console:
             os.write(self._relay, f"{json.dumps([event_name, fields])}\n".encode())
             return
         with self._lock:
-            told = {name: self._told(value) for name, value in fields.items()}
-            event = Event(event_name, self.seconds, told)
+            masked = {name: self._mask(value) for name, value in fields.items()}
+            event = Event(event_name, self.seconds, masked)
             if event.logged:
                 self._record(event.logged)
             for watcher in self.watchers:
@@ -162,12 +162,12 @@ class Console:
             self._show(event)
             self._last = time.monotonic()
 
-    def _told(self, value: Any) -> Any:
+    def _mask(self, value: Any) -> Any:
         """A field's value as it may be shown."""
         if isinstance(value, list):
-            return [self._told(each) for each in value]
+            return [self._mask(each) for each in value]
         if isinstance(value, dict):
-            return {name: self._told(each) for name, each in value.items()}
+            return {name: self._mask(each) for name, each in value.items()}
         return events.printable(self.hide(value)) if isinstance(value, str) else value
 
     def _beat(self) -> None:
@@ -203,7 +203,7 @@ class Console:
         return ""
 
     def _print(self, text: str) -> None:
-        """Print; when nobody reads any more, as behind ``| head``, go on without."""
+        """Print; a reader that has closed the pipe (``| head``) does not end the build."""
         try:
             self._out.write(f"{text}\n")  # at once: an interruption never splits a line
             self._out.flush()
@@ -344,10 +344,10 @@ def choose(out: TextIO, *, as_json: bool, quiet: bool) -> Console:
 
 def heartbeat() -> float:
     """Return the seconds of silence that are too many. Raises UsageError for what is no number."""
-    given = os.environ.get(HEARTBEAT_VARIABLE, str(HEARTBEAT))
-    if not re.fullmatch(r"\d{1,6}(\.\d+)?", given) or not float(given):
+    text = os.environ.get(HEARTBEAT_VARIABLE, str(HEARTBEAT))
+    if not re.fullmatch(r"\d{1,6}(\.\d+)?", text) or not float(text):
         raise UsageError(
-            f"{HEARTBEAT_VARIABLE} is {given!r}",
+            f"{HEARTBEAT_VARIABLE} is {text!r}",
             remedy="Set it to seconds, such as 60, or unset it.",
         )
-    return float(given)
+    return float(text)

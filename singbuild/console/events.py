@@ -44,8 +44,8 @@ class Event:
                 return f"cache: {self['stage']}: {self['why']}"
             case "difference":
                 details = (f"{d['what']}: {d['first']} and {d['second']}" for d in self["details"])
-                told = "; ".join(details)
-                return f"{self['kind']}: {self['path']}" + f" ({told})" * bool(told)
+                joined = "; ".join(details)
+                return f"{self['kind']}: {self['path']}" + f" ({joined})" * bool(joined)
             case "reproducible":
                 verdict = "is reproducible: both builds gave the same bytes"
                 if not self["same"]:

@@ -18,7 +18,7 @@ KILLED = HostError(
 
 
 def explained(
-    error: SingbuildError | OSError, plan: Plan, places: Iterable[Path]
+    error: SingbuildError | OSError, plan: Plan, places: Iterable[Path] = ()
 ) -> SingbuildError:
     """Return the error with its place in the recipe, or what the host's answer means.
 

@@ -86,12 +86,12 @@ class Report:
             reached = not failed or (name in order and order.index(name) < order.index(last.name))
             why = "unchanged: its outcome is taken from the cache" if reached else "not reached"
             self._cases[name] = Case(name, result="skipped", message=why)
-        told = [self._cases[name] for name in order if name in self._cases]
+        cases = [self._cases[name] for name in order if name in self._cases]
         try:
-            self._write([case for case in told if CASES.fullmatch(case.name) or case.result])
+            self._write([case for case in cases if CASES.fullmatch(case.name) or case.result])
         except OSError as error:
-            said = f"{self._path} cannot be written: {error.strerror}"
-            print(f"singbuild: warning: {said}", file=sys.stderr)
+            complaint = f"{self._path} cannot be written: {error.strerror}"
+            print(f"singbuild: warning: {complaint}", file=sys.stderr)
 
     def _write(self, cases: list[Case]) -> None:
         counts = {
@@ -110,22 +110,22 @@ class Report:
         place = _possible(Path(self._recipe).name.removesuffix(".def"))
         name, seconds = _name(case.name), f"{case.seconds:.3f}"
         facts = {"classname": place, "name": name, "time": seconds}
-        told = ElementTree.SubElement(suite, "testcase", facts)
+        element = ElementTree.SubElement(suite, "testcase", facts)
         if case.result:
-            result = ElementTree.SubElement(told, case.result, message=_possible(case.message))
+            result = ElementTree.SubElement(element, case.result, message=_possible(case.message))
             result.text = _possible(case.text)
         if case.output:
-            output = ElementTree.SubElement(told, "system-out")
+            output = ElementTree.SubElement(element, "system-out")
             output.text = _possible("\n".join(case.output))
 
 
 def _name(phase: str) -> str:
     """Return a case's name: a section's with a percent sign."""
-    found = CASES.fullmatch(phase)
-    section = f"%{found['section']}" if found and found["section"] else ""
-    return f"{found['stage'] or ''}{section}" if found and section else phase
+    match = CASES.fullmatch(phase)
+    section = f"%{match['section']}" if match and match["section"] else ""
+    return f"{match['stage'] or ''}{section}" if match and section else phase
 
 
 def _possible(text: str) -> str:
     """Return text that XML can hold: what it cannot is written as an escape."""
-    return _IMPOSSIBLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    return _IMPOSSIBLE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)

@@ -60,20 +60,20 @@ def matcher(lines: Sequence[str]) -> Callable[[str], bool]:
 
 def matching(tree: FileTree, pattern: str, is_left_out: Callable[[str], bool]) -> list[Entry]:
     """Return what a pattern names, sorted. Links in the tree lead inside it."""
-    wanted = posixpath.normpath("/" + pattern).strip("/")
-    found = [""]
-    for part in filter(None, wanted.split("/")):
+    normal = posixpath.normpath("/" + pattern).strip("/")
+    paths = [""]
+    for part in filter(None, normal.split("/")):
         if _PATTERN.search(part):
             match = re.compile(_translated(part))
-            found = [
+            paths = [
                 posixpath.join(above, name)
-                for above in found
+                for above in paths
                 for name in _names(tree, above)
                 if match.fullmatch(name)
             ]
         else:
-            found = [posixpath.join(above, part) for above in found]
-    entries = ((path, tree.find(path, follow=False)) for path in found)
+            paths = [posixpath.join(above, part) for above in paths]
+    entries = ((path, tree.find(path, follow=False)) for path in paths)
     return [entry for path, entry in entries if entry and not (path and is_left_out(path))]
 
 

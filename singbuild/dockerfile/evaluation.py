@@ -23,7 +23,7 @@ _LISTS = ("Cmd", "Entrypoint", "Env", "OnBuild", "Shell")
 _TABLES = ("ExposedPorts", "Healthcheck", "Labels", "Volumes")
 _WORDS = ("StopSignal", "User", "WorkingDir")
 PROXIES = re.compile(r"(https?|ftp|no|all)_proxy", re.IGNORECASE)
-TOLD = {
+INEFFECTIVE = {
     "EXPOSE": "a container has the host's network",
     "VOLUME": "the directory is one of the image's; bind one over it with --bind",
     "STOPSIGNAL": "whoever stops a program chooses its signal",
@@ -132,10 +132,10 @@ class _Evaluator:
             method(each)
         except variables.MalformedError as error:
             raise self._error(each, str(error)) from error
-        if each.keyword in TOLD:
+        if each.keyword in INEFFECTIVE:
             self._tell(
                 f"{self._recipe.path}:{each.line}: {each.keyword} is kept in the configuration "
-                f"and has no effect here: {TOLD[each.keyword]}"
+                f"and has no effect here: {INEFFECTIVE[each.keyword]}"
             )
 
     # ── what changes the tree ────────────────────────────────────────────────

@@ -63,8 +63,8 @@ def digests(recipe: Recipe, action: Copy, source: Source) -> Iterator[tuple[str,
 
 def entries(recipe: Recipe, action: Copy, tree: FileTree, name: str) -> list[Entry]:
     """Return what a source names. Raises RecipeError for nothing."""
-    found = context.matching(tree, name, left_out(recipe, action))
-    if not found:
+    matches = context.matching(tree, name, left_out(recipe, action))
+    if not matches:
         where = f"the stage {action.stage}" if action.stage else "the context"
         raise reader.error(
             recipe.source,
@@ -74,7 +74,7 @@ def entries(recipe: Recipe, action: Copy, tree: FileTree, name: str) -> list[Ent
             if not action.stage
             else "Correct the path; it starts at the root of that stage.",
         )
-    return found
+    return matches
 
 
 def left_out(recipe: Recipe, action: Copy) -> Callable[[str], bool]:
@@ -91,7 +91,7 @@ def fetched(action: Copy, url: str, source: Source) -> download.Fetched:
 
 
 def check(recipe: Recipe, action: Copy) -> None:
-    """Refuse sources that cannot be had. Raises RecipeError."""
+    """Refuse sources that do not exist. Raises RecipeError."""
     for name in action.sources:
         if name.startswith(GIT) or (name.startswith(URL) and urlsplit(name).path.endswith(".git")):
             raise _no_git(recipe, action)

@@ -57,29 +57,29 @@ def parse(source: Text, arguments: Mapping[str, str]) -> Recipe:
 
 def platform_variables(arch: str) -> dict[str, str]:
     """Return the ARGs that are always there. arch: of the image, as ``uname -m`` has it."""
-    found: dict[str, str] = {}
+    variables: dict[str, str] = {}
     for prefix, machine in (("BUILD", os.uname().machine), ("TARGET", arch or os.uname().machine)):
         name = MACHINES.get(machine, machine)
         variant = "v7" if name == "arm" else ""
-        found |= {
+        variables |= {
             f"{prefix}PLATFORM": f"linux/{name}{'/' * bool(variant)}{variant}",
             f"{prefix}OS": "linux",
             f"{prefix}ARCH": name,
             f"{prefix}VARIANT": variant,
         }
-    return found
+    return variables
 
 
 def _arguments(words: Sequence[str], file: Path | None) -> dict[str, str]:
     """Return the values of --build-arg; a name alone has the value of the caller's variable."""
     lines = [*file.read_text().splitlines()] if file else []
     lines = [line for line in lines if line.strip() and not line.lstrip().startswith("#")]
-    found: dict[str, str] = {}
+    by_name: dict[str, str] = {}
     for word in (*lines, *words):
         name, sign, value = word.strip().partition("=")
         if sign or name in os.environ:
-            found[name] = value if sign else os.environ[name]
-    return found
+            by_name[name] = value if sign else os.environ[name]
+    return by_name
 
 
 class _Parser:
@@ -104,23 +104,23 @@ class _Parser:
         last = self._stages.pop()
         return replace(last, stages=tuple(self._stages))
 
-    def _groups(self, found: list[Instruction]) -> Iterator[tuple[Instruction, list[Instruction]]]:
+    def _groups(self, rows: list[Instruction]) -> Iterator[tuple[Instruction, list[Instruction]]]:
         """Yield each FROM with the instructions after it; take up the ARGs before the first."""
         at = 0
-        while at < len(found) and found[at].keyword != "FROM":
-            if found[at].keyword != "ARG":
+        while at < len(rows) and rows[at].keyword != "FROM":
+            if rows[at].keyword != "ARG":
                 raise self._error(
-                    found[at],
-                    f"{found[at].keyword} comes before FROM",
+                    rows[at],
+                    f"{rows[at].keyword} comes before FROM",
                     remedy="Move it behind a FROM.",
                 )
-            for name, value in arguments_of(found[at].rest, self._global):
+            for name, value in arguments_of(rows[at].rest, self._global):
                 self._global[name] = self._arguments.get(name, value or "")
             at += 1
-        while at < len(found):
-            end = next((n for n in range(at + 1, len(found)) if found[n].keyword == "FROM"), None)
-            yield found[at], found[at + 1 : end]
-            at = end if end is not None else len(found)
+        while at < len(rows):
+            end = next((n for n in range(at + 1, len(rows)) if rows[n].keyword == "FROM"), None)
+            yield rows[at], rows[at + 1 : end]
+            at = end if end is not None else len(rows)
 
     def _stage(self, opening: Instruction, instructions: list[Instruction]) -> None:
         rest = self._filled(opening, opening.rest)
@@ -227,11 +227,11 @@ class _Parser:
 
 def arguments_of(rest: str, known: Mapping[str, str]) -> list[tuple[str, str | None]]:
     """Return the names that an ARG declares, with their defaults; None for none."""
-    found: list[tuple[str, str | None]] = []
+    arguments: list[tuple[str, str | None]] = []
     for word in variables.raw_words(rest):
         name, sign, value = word.partition("=")
-        found.append((name, variables.filled(value, known) if sign else None))
-    return found
+        arguments.append((name, variables.filled(value, known) if sign else None))
+    return arguments
 
 
 def _headers(opening: Instruction, image: str, name: str) -> tuple[Header, ...]:

@@ -47,12 +47,12 @@ def instructions(source: Text) -> list[Instruction]:
     """Return what a Dockerfile says, in order. Raises RecipeError."""
     lines = _Lines(source, "\\")
     _read_directives(lines)
-    found = []
+    parsed = []
     while lines.left():
         line = lines.take()
         if line.strip() and not line.lstrip().startswith("#"):
-            found.append(_instruction(lines, line))
-    return found
+            parsed.append(_instruction(lines, line))
+    return parsed
 
 
 def parsed(source: Text, n: int, text: str, documents: tuple[Document, ...] = ()) -> Instruction:
@@ -82,10 +82,10 @@ def words_of_json(rest: str) -> list[str] | None:
     if not rest.startswith("["):
         return None
     try:
-        found = json.loads(rest)
+        value = json.loads(rest)
     except (ValueError, RecursionError):
         return None
-    return found if all(isinstance(word, str) and "\0" not in word for word in found) else None
+    return value if all(isinstance(word, str) and "\0" not in word for word in value) else None
 
 
 def _read_directives(lines: _Lines) -> None:
@@ -152,7 +152,7 @@ def _documents(lines: _Lines, begin: int, text: str) -> Iterator[Document]:
 def _without_quotes(text: str) -> str:
     """Return a text with blanks in the place of what quotes protect, but for ends of documents."""
     protected = re.compile(r"(?<!<)(?<!<-)('[^']*'|\"(?:\\.|[^\"\\])*\")")
-    return protected.sub(lambda found: " " * len(found[0]), text)
+    return protected.sub(lambda match: " " * len(match[0]), text)
 
 
 def error(

@@ -20,20 +20,20 @@ class MalformedError(ValueError):
 
 def words(text: str, variables: Variables, escape: str = "\\") -> list[str]:
     """Split a text at blanks outside quotes, and fill each word."""
-    found: list[str] = []
+    parts: list[str] = []
     at, begin = 0, None
     while at < len(text):
         if text[at].isspace():
             if begin is not None:
-                found.append(filled(text[begin:at], variables, escape))
+                parts.append(filled(text[begin:at], variables, escape))
                 begin = None
             at += 1
             continue
         begin = at if begin is None else begin
         at = _after(text, at, escape)
     if begin is not None:
-        found.append(filled(text[begin:], variables, escape))
-    return found
+        parts.append(filled(text[begin:], variables, escape))
+    return parts
 
 
 def pairs(text: str, variables: Variables, escape: str = "\\") -> list[tuple[str, str]]:
@@ -43,13 +43,13 @@ def pairs(text: str, variables: Variables, escape: str = "\\") -> list[tuple[str
         if len(first) < 2:
             raise MalformedError(f"{first[0]} has no value")
         return [(first[0], filled(first[1].strip(), variables, escape))]
-    found = []
+    rows = []
     for raw in raw_words(text, escape):
         name, sign, value = raw.partition("=")
         if not sign:
             raise MalformedError(f"{raw} is no NAME=VALUE")
-        found.append((filled(name, variables, escape), filled(value, variables, escape)))
-    return found
+        rows.append((filled(name, variables, escape), filled(value, variables, escape)))
+    return rows
 
 
 def filled(text: str, variables: Variables, escape: str = "\\") -> str:
@@ -65,8 +65,8 @@ def filled(text: str, variables: Variables, escape: str = "\\") -> str:
             quote = "" if quote else char
             at += 1
         elif char == escape and at + 1 < len(text):
-            kept = escape if quote and text[at + 1] not in f'"${escape}' else ""
-            out.append(kept + text[at + 1])
+            backslash = escape if quote and text[at + 1] not in f'"${escape}' else ""
+            out.append(backslash + text[at + 1])
             at += 2
         elif char == "$":
             value, at = _variable(text, at, variables, escape)
@@ -81,18 +81,18 @@ def filled(text: str, variables: Variables, escape: str = "\\") -> str:
 
 def raw_words(text: str, escape: str = "\\") -> list[str]:
     """Split a text at blanks outside quotes; quotes stay."""
-    found: list[str] = []
+    parts: list[str] = []
     at, begin = 0, None
     while at < len(text):
         if text[at].isspace():
             if begin is not None:
-                found.append(text[begin:at])
+                parts.append(text[begin:at])
             begin = None
             at += 1
         else:
             begin = at if begin is None else begin
             at = _after(text, at, escape)
-    return [*found, text[begin:]] if begin is not None else found
+    return [*parts, text[begin:]] if begin is not None else parts
 
 
 def _after(text: str, at: int, escape: str) -> int:

@@ -102,11 +102,11 @@ def fetch(
     it takes. Proxies come from the environment. With SINGBUILD_OFFLINE=1 only the store is asked.
     Raises NotFoundError, SourceError, and HostError when the store cannot be written.
     """
-    wanted = Remote(url, sha256.lower(), label=label)
+    remote = Remote(url, sha256.lower(), label=label)
     if session:
-        return _fetch(wanted, into, report, size_limit, session)
+        return _fetch(remote, into, report, size_limit, session)
     with authorities.session() as own:
-        return _fetch(wanted, into, report, size_limit, own)
+        return _fetch(remote, into, report, size_limit, own)
 
 
 def is_open_line(url: str) -> bool:
@@ -119,7 +119,7 @@ def is_open_line(url: str) -> bool:
 
 
 def fetch_all(
-    wanted: Sequence[Remote], into: Path, *, report: Reporter, label: str
+    remotes: Sequence[Remote], into: Path, *, report: Reporter, label: str
 ) -> list[Fetched]:
     """Fetch files, a few at a time; return them in the same order.
 
@@ -128,9 +128,9 @@ def fetch_all(
     """
     todo: queue.SimpleQueue[tuple[int, Remote]] = queue.SimpleQueue()
     done: queue.SimpleQueue[tuple[int, Fetched] | BaseException] = queue.SimpleQueue()
-    for numbered in enumerate(wanted):
+    for numbered in enumerate(remotes):
         todo.put(numbered)
-    shared = SharedProgress(report, label, sum(remote.size for remote in wanted))
+    shared = SharedProgress(report, label, sum(remote.size for remote in remotes))
 
     def work() -> None:
         try:
@@ -143,10 +143,10 @@ def fetch_all(
             done.put(error)
 
     # Daemons: Ctrl-C need not wait for a server that has fallen silent.
-    for _ in range(min(WORKERS, len(wanted))):
+    for _ in range(min(WORKERS, len(remotes))):
         threading.Thread(target=work, daemon=True).start()
     try:
-        return _collect(done, len(wanted))
+        return _collect(done, len(remotes))
     finally:
         shared.stop()
 
@@ -164,41 +164,41 @@ def _collect(
 
 
 def _fetch(
-    wanted: Remote, into: Path, report: Reporter, limit: int, session: requests.Session
+    remote: Remote, into: Path, report: Reporter, limit: int, session: requests.Session
 ) -> Fetched:
-    scheme = wanted.url.split("://")[0].lower() if "://" in wanted.url else "file"
+    scheme = remote.url.split("://")[0].lower() if "://" in remote.url else "file"
     if scheme == "file":
-        return _local(wanted, into, report, limit)
+        return _local(remote, into, report, limit)
     if scheme in ("http", "https"):
         with _store_errors(into):
             into.mkdir(parents=True, exist_ok=True)
-            return Transfer(wanted, into, report, limit, session).run()
+            return Transfer(remote, into, report, limit, session).run()
     raise SourceError(
-        f"{wanted.url}: files cannot be fetched by {scheme}",
+        f"{remote.url}: files cannot be fetched by {scheme}",
         remedy="Give an http:// or https:// URL, a file:// URL or a path.",
     )
 
 
-def _local(wanted: Remote, into: Path, report: Reporter, limit: int) -> Fetched:
+def _local(remote: Remote, into: Path, report: Reporter, limit: int) -> Fetched:
     """Check a file of the host, or a copy of it."""
-    named = unquote(urlsplit(wanted.url).path) if "://" in wanted.url else wanted.url
+    named = unquote(urlsplit(remote.url).path) if "://" in remote.url else remote.url
     path = Path(named).absolute()
     try:
         if not path.is_file():
             what = "is not a file" if path.exists() else "no such file"
-            raise NotFoundError(f"{wanted.url}: {what}", remedy="Correct the path.")
+            raise NotFoundError(f"{remote.url}: {what}", remedy="Correct the path.")
         file = path.open("rb")
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", "") or str(error)
-        raise SourceError(f"{wanted.url}: cannot be read", why=why) from error
+        raise SourceError(f"{remote.url}: cannot be read", why=why) from error
     with file:
         size = os.fstat(file.fileno()).st_size
         if size > limit:
-            raise too_large(wanted.url, limit)
-        if not wanted.sha256:
+            raise too_large(remote.url, limit)
+        if not remote.sha256:
             return Fetched(path, hashlib.file_digest(file, "sha256").hexdigest(), size)
         with _store_errors(into):
-            return keep_copy(wanted, file, into, report)
+            return keep_copy(remote, file, into, report)
 
 
 @contextlib.contextmanager

@@ -125,9 +125,9 @@ class _Connection(HTTPConnection):
     """Looks at its peer before anything is sent, also when it is used again."""
 
     def _new_conn(self) -> socket.socket:
-        made = super()._new_conn()
-        _check(made)
-        return made
+        new = super()._new_conn()
+        _check(new)
+        return new
 
     def request(self, *words: Any, **more: Any) -> None:
         if self.sock is not None:
@@ -139,9 +139,9 @@ class _SecureConnection(HTTPSConnection):
     """Likewise, before TLS begins."""
 
     def _new_conn(self) -> socket.socket:
-        made = super()._new_conn()
-        _check(made)
-        return made
+        new = super()._new_conn()
+        _check(new)
+        return new
 
     def request(self, *words: Any, **more: Any) -> None:
         if self.sock is not None:

@@ -68,7 +68,7 @@ FINAL: tuple[tuple[tuple[type[BaseException], ...], str, str], ...] = (
 
 
 def cannot_fetch(url: str, why: str, remedy: str = "") -> SourceError:
-    """Return the error for a file that could not be had."""
+    """Return the error for a file that could not be fetched."""
     remedy = remedy or "Try again later, or use another mirror."
     return SourceError(f"{url}: cannot be fetched", why=why, remedy=remedy)
 
@@ -81,11 +81,11 @@ def too_large(url: str, limit: int) -> SourceError:
     )
 
 
-def wrong_digest(url: str, expected: str, found: str) -> SourceError:
+def wrong_digest(url: str, expected: str, actual: str) -> SourceError:
     """Return the error for a file that is not the one that was asked for."""
     return SourceError(
         f"{url}: has the wrong SHA-256",
-        why=f"expected {expected}\n     got {found}",
+        why=f"expected {expected}\n     got {actual}",
         remedy="Find out who changed the file; if it was changed on purpose, give its new digest.",
     )
 
@@ -106,8 +106,8 @@ def broken(url: str, error: Exception, arrived: int) -> SourceError | TryAgainEr
     server = url.split("/")[2]
     for kinds, why, remedy in FINAL:
         if any(isinstance(cause, kinds) for cause in causes):
-            said = getattr(causes[-1], "verify_message", "") or str(causes[-1])
-            return cannot_fetch(url, why.format(server=server, said=said), remedy)
+            reason = getattr(causes[-1], "verify_message", "") or str(causes[-1])
+            return cannot_fetch(url, why.format(server=server, said=reason), remedy)
     if any(isinstance(cause, TimeoutError | urllib3.exceptions.TimeoutError) for cause in causes):
         return TryAgainError(cannot_fetch(url, f"{server} sent nothing for {TIMEOUT[1]:g} s"))
     return TryAgainError(cannot_fetch(url, f"the connection broke after {arrived} bytes"))

@@ -12,7 +12,7 @@ from typing import TypeVar
 from singbuild.contract import Reporter
 from singbuild.download.errors import TryAgainError
 
-ATTEMPTS = 5
+ATTEMPTS = 5  # in all, the first included
 BACK_OFF = 0.5  # seconds before the second attempt; doubles each time
 LONGEST_WAIT = 60.0  # seconds, whatever Retry-After says
 T = TypeVar("T")

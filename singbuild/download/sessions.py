@@ -1,4 +1,4 @@
-"""HTTP sessions that tell nobody but the server in the URL who the user is.
+"""HTTP sessions that send credentials to the server in the URL and to no other.
 
 An origin is scheme, host and port (RFC 6454). A credential stays with its origin; what was
 asked for by https is never fetched by http, and no server sends us nearer to this machine than it
@@ -51,9 +51,9 @@ class Session(requests.Session):
     def rebuild_auth(
         self, prepared_request: requests.PreparedRequest, response: requests.Response
     ) -> None:
-        """Forget who we are on the way to another origin (RFC 9110 section 15.4).
+        """Drop credentials when a redirect leads to another origin (RFC 9110 section 15.4).
 
-        Who sends us there is noted for the adapter.
+        The URL that redirects is noted for the adapter.
         """
         prepared_request.namer = response.url  # type: ignore[attr-defined]
         if origin(response.request.url or "") != origin(prepared_request.url or ""):

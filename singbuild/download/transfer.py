@@ -82,18 +82,18 @@ def stored(store: Path, sha256: str, limit: int) -> bytes:
     try:
         return _checked(store / sha256, sha256, limit)
     except OSError as error:
-        raise _gone(store / sha256, error.strerror or "") from error
+        raise _removed_error(store / sha256, error.strerror or "") from error
 
 
 def _checked(path: Path, sha256: str, limit: int) -> bytes:
     with path.open("rb") as file:
         content = file.read(limit + 1)
     if hashlib.sha256(content).hexdigest() != sha256:
-        raise _gone(path, "its SHA-256 is another one now")
+        raise _removed_error(path, "its SHA-256 is another one now")
     return content
 
 
-def _gone(path: Path, why: str) -> SourceError:
+def _removed_error(path: Path, why: str) -> SourceError:
     return SourceError(f"{path}: is gone or was changed", why=why, remedy="Build again.")
 
 
@@ -110,25 +110,25 @@ def keep(content: bytes, store: Path, report: Reporter) -> Fetched:
     return Fetched(store / sha256, sha256, len(content))
 
 
-def keep_copy(wanted: Remote, file: BinaryIO, store: Path, report: Reporter) -> Fetched:
+def keep_copy(remote: Remote, file: BinaryIO, store: Path, report: Reporter) -> Fetched:
     """Put a copy of an open file into a store if it has the digest that it should have.
 
     Raises SourceError, OSError.
     """
     store.mkdir(parents=True, exist_ok=True)
     total, size = hashlib.sha256(), 0
-    with locked(store / f"{wanted.sha256}.part", report, wanted.label or wanted.url) as part:
+    with locked(store / f"{remote.sha256}.part", report, remote.label or remote.url) as part:
         part.truncate(0)
         while piece := file.read(PIECE):
             part.write(piece)
             total.update(piece)
             size += len(piece)
-        if total.hexdigest() != wanted.sha256:
+        if total.hexdigest() != remote.sha256:
             part.truncate(0)
-            raise wrong_digest(wanted.url, wanted.sha256, total.hexdigest())
+            raise wrong_digest(remote.url, remote.sha256, total.hexdigest())
         part.flush()
-        (store / f"{wanted.sha256}.part").rename(store / wanted.sha256)
-    return Fetched(store / wanted.sha256, wanted.sha256, size)
+        (store / f"{remote.sha256}.part").rename(store / remote.sha256)
+    return Fetched(store / remote.sha256, remote.sha256, size)
 
 
 class Transfer:
@@ -138,14 +138,14 @@ class Transfer:
     """
 
     def __init__(
-        self, wanted: Remote, store: Path, report: Reporter, limit: int, session: requests.Session
+        self, remote: Remote, store: Path, report: Reporter, limit: int, session: requests.Session
     ) -> None:
-        self.wanted, self.store, self.report = wanted, store, report
+        self.remote, self.store, self.report = remote, store, report
         self.limit, self.session = limit, session
-        self.shown = re.sub(r"//[^/@]*@", "//", wanted.url)  # without a password
-        name = re.split("[?#]", wanted.url)[0].rsplit("/", 1)[-1]
-        self.label = wanted.label or name or self.shown
-        self.key = wanted.sha256 or hashlib.sha256(wanted.url.encode()).hexdigest()
+        self.shown = re.sub(r"//[^/@]*@", "//", remote.url)  # without a password
+        name = re.split("[?#]", remote.url)[0].rsplit("/", 1)[-1]
+        self.label = remote.label or name or self.shown
+        self.key = remote.sha256 or hashlib.sha256(remote.url.encode()).hexdigest()
         # What lies in the part so far:
         self.size = 0
         self.hash = hashlib.sha256()
@@ -156,13 +156,13 @@ class Transfer:
 
         Raises SourceError, and OSError when the store cannot be written.
         """
-        if stored := self._from_store(self.wanted.sha256):
+        if stored := self._from_store(self.remote.sha256):
             return stored
         if is_offline():
             return self._from_store_offline()
         with locked(self.store / f"{self.key}.part", self.report, self.label) as part:
             # Whoever held the lock before us may have been after the same file.
-            return self._from_store(self.wanted.sha256) or self._fetch(part)
+            return self._from_store(self.remote.sha256) or self._fetch(part)
 
     def _fetch(self, part: BinaryIO) -> Fetched:
         self._resume(part)
@@ -172,7 +172,7 @@ class Transfer:
 
     def _resume(self, part: BinaryIO) -> None:
         """Go on with what an earlier build left; without a digest nothing would tell if it fits."""
-        if not self.wanted.sha256:
+        if not self.remote.sha256:
             part.truncate(0)
         part.seek(0)
         while piece := part.read(PIECE):
@@ -204,7 +204,7 @@ class Transfer:
         else:
             headers |= {ask: saved[name] for name, ask in VALIDATORS.items() if saved.get(name)}
         timeout = errors.TIMEOUT
-        return self.session.get(self.wanted.url, headers=headers, stream=True, timeout=timeout)
+        return self.session.get(self.remote.url, headers=headers, stream=True, timeout=timeout)
 
     def _receive(self, answer: requests.Response, part: BinaryIO) -> None:
         """Write an answer's body behind what is there, or in its place if it is the whole file."""
@@ -241,16 +241,16 @@ class Transfer:
     def _finish(self, part: BinaryIO) -> Fetched:
         """Give the whole file its final name."""
         sha256, size = self.hash.hexdigest(), self.size
-        if self.wanted.sha256 not in ("", sha256):
+        if self.remote.sha256 not in ("", sha256):
             self._start_over(part)
-            raise wrong_digest(self.shown, self.wanted.sha256, sha256)
+            raise wrong_digest(self.shown, self.remote.sha256, sha256)
         part.flush()
         os.fsync(part.fileno())
         name = self.store / f"{self.key}.part"
         if not _names(name, part):  # this host was asleep, and another one took over
             raise cannot_fetch(self.shown, "another process has taken over", "Try again.")
         name.rename(self.store / sha256)
-        if not self.wanted.sha256:
+        if not self.remote.sha256:
             self._save_validators(sha256)
         return Fetched(self.store / sha256, sha256, size)
 
@@ -282,7 +282,7 @@ class Transfer:
 
     def _from_store_offline(self) -> Fetched:
         """Return what this URL led to last time. Raises SourceError if that is not known."""
-        sha256 = "" if self.wanted.sha256 else self._saved().get("sha256", "")
+        sha256 = "" if self.remote.sha256 else self._saved().get("sha256", "")
         if stored := self._from_store(sha256):
             return stored
         raise cannot_fetch(

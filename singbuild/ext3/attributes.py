@@ -30,12 +30,12 @@ def want_attribute(name: bytes) -> bool:
     return name in _ACLS or (name.startswith(tuple(_PREFIXES)) and name not in _HOST_OWNED)
 
 
-def attributes(found: Iterable[Attribute]) -> tuple[bytes, bytes]:
+def attributes(pairs: Iterable[Attribute]) -> tuple[bytes, bytes]:
     """Divide attributes between the inode (b"" or up to ATTRIBUTE_ROOM) and a block (b"" or BLOCK).
 
     Raises ValueError when a value fits neither: ext3 has one block for them.
     """
-    entries = sorted(_stored(name, value) for name, value in found)
+    entries = sorted(_stored(name, value) for name, value in pairs)
     inside: list[_Entry] = []
     outside: list[_Entry] = []
     room = ATTRIBUTE_ROOM - 8  # magic, end of the list

@@ -21,8 +21,8 @@ def boot_block(digest: bytes) -> bytes:
 
 def recorded_digest(boot: bytes) -> str | None:
     """Return "sha256:…" as a boot block records it, or None."""
-    found = _RECORD.match(boot, len(LAUNCH_LINE)) if boot.startswith(LAUNCH_LINE) else None
-    return f"sha256:{found[1].decode()}" if found else None
+    match = _RECORD.match(boot, len(LAUNCH_LINE)) if boot.startswith(LAUNCH_LINE) else None
+    return f"sha256:{match[1].decode()}" if match else None
 
 
 def unsigned(boot: bytes) -> bytes:

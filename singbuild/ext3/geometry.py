@@ -122,7 +122,7 @@ def spare_inodes(free: int) -> int:
     return free // _BLOCKS_PER_SPARE_INODE
 
 
-def fitted(content: int, free: int, inodes: int) -> Geometry | None:
+def smallest_geometry(content: int, free: int, inodes: int) -> Geometry | None:
     """Find the smallest geometry with room for so much; None beyond 16 TiB.
 
     content: blocks of files, directories, attributes and indirect blocks, the
@@ -130,17 +130,17 @@ def fitted(content: int, free: int, inodes: int) -> Geometry | None:
     included.
     """
     journal = journal_blocks(content + free)
-    wanted = content + free + journal + indirect_blocks(journal)
+    total = content + free + journal + indirect_blocks(journal)
     inodes += spare_inodes(free)
-    for geometry in _growing(max(wanted, 1), inodes, journal):
+    for geometry in _growing(max(total, 1), inodes, journal):
         if geometry.groups * GROUP_BLOCKS > MAX_BLOCKS + 1:
             return None
-        if geometry.inodes_per_group <= GROUP_BLOCKS and geometry.room() >= wanted:
+        if geometry.inodes_per_group <= GROUP_BLOCKS and geometry.room() >= total:
             return geometry
     raise AssertionError  # the groups grow until one of the two holds
 
 
-def sized(blocks: int, inodes: int) -> Geometry:
+def geometry_of_size(blocks: int, inodes: int) -> Geometry:
     """Return the geometry of a file system of so many blocks, with an inode for each four.
 
     inodes: in use, reserved ones included. A last group too small for its own tables

@@ -1,4 +1,4 @@
-"""One inode of a tree, as the reader finds it and the writer lays it out; and who shall own it."""
+"""One inode of a tree, shared by reader and writer, and its owner in the image."""
 
 from dataclasses import dataclass, field
 

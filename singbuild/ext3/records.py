@@ -101,7 +101,7 @@ def superblock(geometry: Geometry, totals: Totals, group: int) -> bytes:
         (0x018, "<II", 2, 2),  # blocks, and clusters, of 1024 << 2 bytes
         (0x020, "<III", GROUP_BLOCKS, GROUP_BLOCKS, geometry.inodes_per_group),
         (0x030, "<I", seconds),  # last written
-        (0x036, "<HHHH", 0xFFFF, _MAGIC, 1, 1),  # no check by count; clean; on errors go on
+        (0x036, "<HHHH", 0xFFFF, _MAGIC, 1, 1),  # no check by mount count; clean; errors=continue
         (0x040, "<I", seconds),  # last checked
         (0x04C, "<I", 1),  # revision with the fields that follow
         (0x054, "<IHH", LOST_INODE, INODE, group),

@@ -19,10 +19,10 @@ from singbuild.ext3.attributes import Attribute, want_attribute
 from singbuild.ext3.node import LOST_AND_FOUND, shown
 from singbuild.file_tree import (
     PIECE,
+    DirEntry,
     Entry,
     Facts,
     FileTree,
-    Found,
     PlainInode,
     Segment,
     check_names,
@@ -48,9 +48,9 @@ def singbuild_format() -> Format:
 @hookimpl
 def singbuild_write(tree: FileTree, target: Path, report: Reporter) -> bool:
     """Unpack the tree; what an ordinary user may not make is told and left out."""
-    held = without(tree, report, "a directory", sockets=True)
+    lossy_tree = without(tree, report, "a directory", sockets=True)
     with Unpacker(target, report) as unpacker:
-        unpacker.apply(archive(held))
+        unpacker.apply(archive(lossy_tree))
     return True
 
 
@@ -91,22 +91,22 @@ class Sandbox(FileTree):
         """Return the directory itself."""
         return Entry(b"", self._inode(os.fstat(self._root)))
 
-    def names(self, directory: Entry, _parent: int | None = None) -> tuple[Found, ...]:
+    def names(self, directory: Entry, _parent: int | None = None) -> tuple[DirEntry, ...]:
         """Return a directory's names, sorted; a mount of its own kind would hide none."""
-        with self._read(directory.path), os.scandir(self._directory(directory.path)) as found:
-            names = [(os.fsencode(each.name), 0, _type(each)) for each in found]
+        with self._read(directory.path), os.scandir(self._directory(directory.path)) as entries:
+            names = [(os.fsencode(each.name), 0, _type(each)) for each in entries]
         if not directory.path:
             names = [each for each in names if each[0] != LOST_AND_FOUND]
         with self._reading(directory.path):
             return check_names(names)
 
-    def named(self, directory: Entry, found: Found) -> Entry:
+    def named(self, directory: Entry, name_row: DirEntry) -> Entry:
         """Return the entry of a name, as it is now."""
         with self._reading(directory.path):
-            path = inside(directory, found[0])
+            path = inside(directory, name_row[0])
         with self._read(path):
             where = self._directory(directory.path)
-            return Entry(path, self._inode(os.lstat(found[0], dir_fd=where)))
+            return Entry(path, self._inode(os.lstat(name_row[0], dir_fd=where)))
 
     def data(self, entry: Entry) -> Iterator[tuple[int, bytes]]:
         """Yield a file's data as (offset, bytes), holes left out where the host knows them."""
@@ -122,13 +122,13 @@ class Sandbox(FileTree):
 
     def segments(self, entry: Entry) -> list[Segment]:
         """Return where a file has data, as the host knows it."""
-        found: list[Segment] = []
+        rows: list[Segment] = []
         with self._read(entry.path), self._opened(entry) as fd:
             for start, end in _ranges(fd, entry.inode.size):
-                if found and sum(found[-1]) == start:
-                    start = found.pop()[0]
-                found.append((start, end - start))
-        return found
+                if rows and sum(rows[-1]) == start:
+                    start = rows.pop()[0]
+                rows.append((start, end - start))
+        return rows
 
     def target(self, entry: Entry) -> bytes:
         """Return a symbolic link's target."""
@@ -143,10 +143,10 @@ class Sandbox(FileTree):
         follow = isinstance(path, int)
         with self._read(entry.path):
             try:
-                found = sorted(map(os.fsencode, os.listxattr(path, follow_symlinks=follow)))
+                names = sorted(map(os.fsencode, os.listxattr(path, follow_symlinks=follow)))
                 return tuple(
                     (each, os.getxattr(path, each, follow_symlinks=follow))
-                    for each in found
+                    for each in names
                     if want_attribute(each)
                 )
             except OSError as error:

@@ -27,14 +27,14 @@ def singbuild_format() -> Format:
 def singbuild_recognise(head: bytes) -> bool:
     """By the superblock, or by our launch line, so that a damaged one is called so."""
     places = [_MAGIC_AT] + [_MAGIC_AT + HEADER_2X_SIZE] * head.startswith(HEADER_2X)
-    found = any(head[at : at + 2] == MAGIC for at in places)
-    return (found or head.startswith(LAUNCH_LINE)) and head[32:41] != b"SIF_MAGIC"
+    has_magic = any(head[at : at + 2] == MAGIC for at in places)
+    return (has_magic or head.startswith(LAUNCH_LINE)) and head[32:41] != b"SIF_MAGIC"
 
 
 @hookimpl
 def singbuild_write(tree: FileTree, target: Path, about: About) -> bool:
     """Seal it, as small as its content."""
-    seal_tree(tree, target, epoch=about.made)
+    seal_tree(tree, target, epoch=about.created)
     return True
 
 

@@ -8,17 +8,17 @@ import stat
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, cast
-
-import pluggy
+from typing import cast
 
 from singbuild import entry_points
 from singbuild.contract import About, Format, Program, Reporter
 from singbuild.entry_points import Installed
-from singbuild.errors import BackendError, ImageError, SingbuildError
+from singbuild.errors import BackendError, ImageError
 from singbuild.file_tree import FileTree
 from singbuild.file_tree import opened as opened_file
 from singbuild.formats import hookspecs
+from singbuild.plugin import Plugin, blame
+from singbuild.plugin import load as load_plugin
 from singbuild.tar.write import archive
 
 GROUP = "singbuild.format"
@@ -29,21 +29,20 @@ REQUIRED = ("singbuild_format", "singbuild_recognise", "singbuild_open")
 
 @dataclass(frozen=True)
 class Kind:
-    """A loaded format. format: what it said of itself; hooks: its pluggy hooks."""
+    """A loaded format. format: what its plugin says of it."""
 
-    installed: Installed
+    plugin: Plugin
     format: Format
-    hooks: Any
 
     @property
     def name(self) -> str:
         """The word of ``--format``."""
-        return self.installed.name
+        return self.plugin.installed.name
 
     @property
     def can_write(self) -> bool:
         """Whether it writes images, and not only reads them."""
-        return bool(self.hooks.singbuild_write.get_hookimpls())
+        return self.plugin.has("singbuild_write")
 
     @property
     def mode(self) -> int:
@@ -52,30 +51,21 @@ class Kind:
 
     def recognises(self, path: Path, head: bytes) -> bool:
         """Whether an image is of this kind."""
-        return bool(self._call("singbuild_recognise", path=path, head=head))
+        return bool(self.plugin.call("singbuild_recognise", path=path, head=head))
 
     def open(self, path: Path) -> FileTree:
         """Open an image. Raises ImageError."""
-        return cast("FileTree", self._call("singbuild_open", path=path))
+        return cast("FileTree", self.plugin.call("singbuild_open", path=path))
 
     def write(self, tree: FileTree, target: Path, about: About, report: Reporter) -> None:
         """Write a tree to an empty file, or into an empty directory. ImageError, HostError."""
         if not self.can_write:
             raise ImageError(f"the format {self.name} is only read, not written")
-        self._call("singbuild_write", tree=tree, target=target, about=about, report=report)
+        self.plugin.call("singbuild_write", tree=tree, target=target, about=about, report=report)
 
     def writer(self) -> str:
         """Name the host program that writes, with its version; "" when none does."""
-        return str(self._call("singbuild_writer") or "")
-
-    def _call(self, hook: str, **arguments: object) -> object:
-        try:
-            answer: object = getattr(self.hooks, hook)(**arguments)
-            return answer
-        except (SingbuildError, OSError):
-            raise
-        except (Exception, SystemExit) as error:
-            raise _blamed(self.installed, f"failed in {hook}", error) from error
+        return str(self.plugin.call("singbuild_writer") or "")
 
 
 def opened(path: Path) -> FileTree:
@@ -84,7 +74,7 @@ def opened(path: Path) -> FileTree:
 
 
 def kind_of(path: Path) -> Kind:
-    """Return the format of an image. Raises ImageError for what is none."""
+    """Return the format of an image. Raises ImageError for a file of no known format."""
     head = _head(path)
     broken = []
     for each in entry_points.installed(GROUP):
@@ -131,22 +121,15 @@ def chosen(target: Path, word: str = "") -> Kind:
 @cache
 def load(each: Installed) -> Kind:
     """Import a format and check it against the hook specifications. Raises BackendError."""
-    manager = pluggy.PluginManager("singbuild")
-    manager.add_hookspecs(hookspecs)
-    try:
-        manager.register(entry_points.imported(each, "format"), each.name)
-        manager.check_pending()
-        missing = [n for n in REQUIRED if not getattr(manager.hook, n).get_hookimpls()]
-        if missing:
-            raise TypeError(f"it has no {' and no '.join(missing)} marked with @hookimpl")
-        said = manager.hook.singbuild_format()
-        if not isinstance(said, Format) or not all(isinstance(p, Program) for p in said.programs):
-            raise TypeError(f"singbuild_format returned {said!r}, not a Format")
-    except BackendError:
-        raise
-    except (Exception, SystemExit) as error:
-        raise _blamed(each, "cannot be loaded", error) from error
-    return Kind(each, said, manager.hook)
+    plugin = load_plugin("format", each, hookspecs, REQUIRED)
+    with blame("format", each, "cannot be loaded"):
+        answer = plugin.hooks.singbuild_format()
+        if not isinstance(answer, Format):
+            raise TypeError(f"singbuild_format returned {answer!r}, not a Format")
+        for program in answer.programs:
+            if not isinstance(program, Program):
+                raise TypeError(f"Format.programs holds {program!r}, not a Program")
+    return Kind(plugin, answer)
 
 
 def recorded_digest(path: Path) -> str:
@@ -181,10 +164,3 @@ def _head(path: Path) -> bytes:
         return os.pread(fd, HEAD, 0) if stat.S_ISREG(mode) else b""
     finally:
         os.close(fd)
-
-
-def _blamed(each: Installed, what: str, error: BaseException) -> BackendError:
-    return BackendError(
-        f"format {each.name!r} {what}: {type(error).__name__}: {error}",
-        remedy=f"It comes from {each.distribution} {each.version}; report it there.",
-    )

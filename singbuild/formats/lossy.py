@@ -10,7 +10,7 @@ from singbuild.ext3.node import MANIFEST, MANIFEST_ENTRY, shown
 from singbuild.ext3.writer.filesystem import tree_digests
 from singbuild.ext3.writer.image_reader import ImageReader, tree_nodes
 from singbuild.ext3.writer.inventory import reserve_manifest
-from singbuild.file_tree import KINDS, Entry, Facts, FileTree, Found, PlainInode
+from singbuild.file_tree import KINDS, DirEntry, Entry, Facts, FileTree, PlainInode
 
 _SOCKET = 0o14
 _ACL = b"system."
@@ -67,14 +67,14 @@ class _Without(FileTree):
         """Return the root directory."""
         return self._shown(self._tree.root())
 
-    def names(self, directory: Entry, parent: int | None = None) -> tuple[Found, ...]:
+    def names(self, directory: Entry, parent: int | None = None) -> tuple[DirEntry, ...]:
         """Return a directory's names, sorted, but those of sockets."""
         own = self._own(directory)
         return tuple(each for each in self._tree.names(own, parent) if self._is_held(own, each))
 
-    def named(self, directory: Entry, found: Found) -> Entry:
+    def named(self, directory: Entry, name_row: DirEntry) -> Entry:
         """Return the entry of what ``names`` found in a directory."""
-        return self._shown(self._tree.named(self._own(directory), found))
+        return self._shown(self._tree.named(self._own(directory), name_row))
 
     def data(self, entry: Entry) -> Iterator[tuple[int, bytes]]:
         """Yield a file's data."""
@@ -88,13 +88,13 @@ class _Without(FileTree):
 
     def attributes(self, entry: Entry) -> tuple[Attribute, ...]:
         """Return extended attributes, sorted, but ACLs where there are none."""
-        found: Sequence[Attribute] = self._tree.attributes(self._own(entry))
-        return tuple(each for each in found if not (self._packed and each[0].startswith(_ACL)))
+        values: Sequence[Attribute] = self._tree.attributes(self._own(entry))
+        return tuple(each for each in values if not (self._packed and each[0].startswith(_ACL)))
 
-    def _is_held(self, directory: Entry, found: Found) -> bool:
-        if not self._sockets or found[2] not in (0, _SOCKET):
+    def _is_held(self, directory: Entry, name_row: DirEntry) -> bool:
+        if not self._sockets or name_row[2] not in (0, _SOCKET):
             return True
-        return self._tree.named(directory, found).inode.kind != KINDS[_SOCKET]
+        return self._tree.named(directory, name_row).inode.kind != KINDS[_SOCKET]
 
     def _own(self, entry: Entry) -> Entry:
         return self._changed.get(entry.path, entry)
@@ -108,7 +108,8 @@ class _Without(FileTree):
         if (size, mtime) == (inode.size, inode.mtime):
             return entry
         self._changed[entry.path] = entry
-        kept = inode.number, inode.mode, inode.uid, inode.gid
+        identity = inode.number, inode.mode, inode.uid, inode.gid
         return Entry(
-            entry.path, PlainInode(*kept, size, mtime, inode.links, inode.device, inode.disk_bytes)
+            entry.path,
+            PlainInode(*identity, size, mtime, inode.links, inode.device, inode.disk_bytes),
         )

@@ -1,4 +1,4 @@
-"""SIF, the file of Singularity 3 and Apptainer: a root file system with what is said of it.
+"""SIF, the image file of Singularity 3 and Apptainer: a root file system with its metadata.
 
 Layout: github.com/sylabs/sif, pkg/sif/{sif,create,descriptor}.go; the runtime's reader has what
 both need of it.
@@ -50,7 +50,7 @@ def singbuild_write(tree: FileTree, target: Path, about: About, report: Reporter
     """Write what the image says of itself, then its tree."""
     # Unnamed, so that a kill leaves nothing; beside the target, where there is room for both.
     with tempfile.TemporaryFile(dir=target.resolve().parent) as packed:
-        squashfs.write(tree, packed, about.made, report)
+        squashfs.write(tree, packed, about.created, report)
         size = os.fstat(packed.fileno()).st_size
         root = sif_writer.partition(size, sif_writer.SQUASHFS, about.machine)
         with target.open("r+b") as file:
@@ -67,7 +67,7 @@ def write_with_ext3(tree: FileTree, target: Path, about: About) -> None:
     rough = sif_writer.partition(0, sif_writer.EXT3, about.machine)
     parts = [*(part for part, _ in _records(about)), rough]
     offset = sif_writer.offsets(parts)[-1]
-    size = seal_tree(tree, target, epoch=about.made, header=bytes(offset)).size - offset
+    size = seal_tree(tree, target, epoch=about.created, header=bytes(offset)).size - offset
     with target.open("r+b") as file:
         root = replace(rough, size=size)
         _write_records(file, about, root)
@@ -80,7 +80,7 @@ def _records(about: About) -> list[tuple[Part, bytes]]:
     shown = {"data": {"attributes": about.attributes}, "type": "container"}
     inspected = json.dumps(shown, sort_keys=True).encode()
     bill = about.bill().encode()
-    found = [
+    records = [
         (Part(sif_writer.LABELS, len(labels), "labels.json"), labels),
         # By this name Apptainer finds what its inspect shows.
         (Part(sif_writer.JSON, len(inspected), "inspect-metadata.json"), inspected),
@@ -88,8 +88,8 @@ def _records(about: About) -> list[tuple[Part, bytes]]:
     ]
     if about.definition:
         part = Part(sif_writer.DEFINITION, len(about.definition), "Singularity")
-        found.insert(0, (part, about.definition))
-    return found
+        records.insert(0, (part, about.definition))
+    return records
 
 
 def _write_records(file: BinaryIO, about: About, root: Part) -> int:
@@ -107,7 +107,7 @@ def _write_head(file: BinaryIO, about: About, root: Part) -> None:
     parts = [*(part for part, _ in _records(about)), root]
     digest = sif_writer.digest_of(file, sif_writer.offsets(parts)[0])
     file.seek(0)
-    file.write(sif_writer.head(parts, digest, about.made, about.machine))
+    file.write(sif_writer.head(parts, digest, about.created, about.machine))
 
 
 @hookimpl
@@ -122,21 +122,23 @@ def singbuild_open(path: Path) -> FileTree:
     fd = opened(path)
     try:
         size = os.fstat(fd).st_size
-        found = sif.objects(str(path), fd, os.pread(fd, _HEAD, 0), size)
-        root = sif.primary(str(path), found)
+        objects = sif.objects(str(path), fd, os.pread(fd, _HEAD, 0), size)
+        root = sif.primary(str(path), objects)
         is_squashfs = os.pread(fd, len(SQUASHFS), root.offset) == SQUASHFS
     except RunError as error:
         raise ImageError(error.what, why=error.why, remedy=error.remedy) from error
     finally:
         os.close(fd)
     notes = []
-    if any(each.is_partition(sif.OVERLAY) for each in found):
+    if any(each.is_partition(sif.OVERLAY) for each in objects):
         notes.append("has an overlay partition, which is left out: this is what was built")
     name, machine = sif.MACHINES.get(root.machine, ("", ""))
     if name and machine != os.uname().machine:
         notes.append(f"its programs are for {name} processors")
-    told = tuple(notes)
+    warnings = tuple(notes)
     if is_squashfs:
         kind = f"SIF (squashfs at offset {root.offset})"
-        return SquashfsImage(path, offset=root.offset, room=root.size, kind=kind, notes=told)
-    return Image(path, offset=root.offset, kind=f"SIF (ext3 at offset {root.offset})", notes=told)
+        return SquashfsImage(path, offset=root.offset, room=root.size, kind=kind, notes=warnings)
+    return Image(
+        path, offset=root.offset, kind=f"SIF (ext3 at offset {root.offset})", notes=warnings
+    )

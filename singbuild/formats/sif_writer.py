@@ -29,7 +29,7 @@ _MACHINES = {name: word + b"\0" for word, (name, _) in sif.MACHINES.items()}
 
 @dataclass(frozen=True)
 class Part:
-    """One object. extra: what its type says of it."""
+    """One object. extra: the fields of its type."""
 
     kind: int
     size: int
@@ -50,26 +50,26 @@ def partition(size: int, file_system: int, machine: str) -> Part:
 
 def offsets(parts: Sequence[Part]) -> list[int]:
     """Return where each object begins."""
-    at, found = _DATA, []
+    at, places = _DATA, []
     for part in parts:
         at = _aligned(part, at)
-        found.append(at)
+        places.append(at)
         at += part.size
-    return found
+    return places
 
 
-def head(parts: Sequence[Part], digest: bytes, made: int, machine: str) -> bytes:
-    """Return header and table. digest: of the objects; made: their date, seconds since 1970."""
+def head(parts: Sequence[Part], digest: bytes, created: int, machine: str) -> bytes:
+    """Return header and table. digest: of the objects; created: their date, seconds since 1970."""
     rows, end = b"", _DATA
     for number, (part, offset) in enumerate(zip(parts, offsets(parts), strict=True), 1):
         rows += DESCRIPTOR.pack(
             part.kind, True, number, _GROUP, 0, offset, part.size, offset - end + part.size,
-            made, made, 0, 0, part.name.encode(), part.extra,
+            created, created, 0, 0, part.name.encode(), part.extra,
         )  # fmt: skip
         end = offset + part.size
     header = HEADER.pack(
         LAUNCH_LINE, b"SIF_MAGIC\0", b"01\0", machine_word(machine), identity(digest).bytes,
-        made, made, _COUNT - len(parts), _COUNT, _TABLE, _COUNT * DESCRIPTOR.size,
+        created, created, _COUNT - len(parts), _COUNT, _TABLE, _COUNT * DESCRIPTOR.size,
         _DATA, end - _DATA,
     )  # fmt: skip
     return (header.ljust(_TABLE, b"\0") + rows).ljust(_DATA, b"\0")

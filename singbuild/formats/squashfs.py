@@ -46,19 +46,23 @@ def singbuild_writer() -> str:
 def singbuild_write(tree: FileTree, target: Path, about: About, report: Reporter) -> bool:
     """Hand it over as a tar archive, so that owners are right without root."""
     with target.open("r+b") as file:
-        write(tree, file, about.made, report)
+        write(tree, file, about.created, report)
     return True
 
 
-def write(tree: FileTree, file: BinaryIO, made: int, report: Reporter) -> None:
-    """Write a squashfs to an open, empty file. made: its date, seconds since 1970."""
-    held = without(tree, report, "squashfs", sockets=True, packed=True)
+def write(tree: FileTree, file: BinaryIO, created: int, report: Reporter) -> None:
+    """Write a squashfs to an open, empty file. created: its date, seconds since 1970."""
+    lossy_tree = without(tree, report, "squashfs", sockets=True, packed=True)
     # By descriptor: whoever may write to the directory could put another file in its place.
     path = f"/proc/self/fd/{file.fileno()}"
     words = [PROGRAM.name, *_OPTIONS, path]
-    environment = command.environment({"SOURCE_DATE_EPOCH": str(min(max(made, 0), _LATEST))})
+    environment = command.environment({"SOURCE_DATE_EPOCH": str(min(max(created, 0), _LATEST))})
     command.feed(
-        words, archive(held), env=environment, package=PROGRAM.package, pass_fds=[file.fileno()]
+        words,
+        archive(lossy_tree),
+        env=environment,
+        package=PROGRAM.package,
+        pass_fds=[file.fileno()],
     )
 
 

@@ -42,7 +42,7 @@ from singbuild.privilege.modes import Mode
 from singbuild.recipe.grammar import Recipe
 from singbuild.tree import metadata
 from singbuild.tree.rootfs import Rootfs
-from singbuild.tree.scratch import scratch, written_back
+from singbuild.tree.scratch import flushing_in_background, scratch
 from singrun.errors import RunError
 from singrun.images import locks
 
@@ -50,12 +50,12 @@ Work = Callable[[Rootfs], None]
 
 
 def nothing(_rootfs: Rootfs) -> None:
-    """Change nothing: for who only wants another size."""
+    """Change nothing in the tree, where only the size changes."""
 
 
 @dataclass(frozen=True)
 class _Job:
-    """One change. image: what is changed; privileged: whether we are root who may mount."""
+    """One change of an image. privileged: whether this process is root and may mount."""
 
     image: Image
     scratch: Path
@@ -104,8 +104,8 @@ def bootstrap(path: Path, recipe: Recipe, *, test: bool = True, quiet: bool = Fa
             test=test,
             use_cache=empty,
             shape=shape,
-            onto=onto,
-            replaced=opened.status,
+            base_image=onto,
+            replaced_image=opened.status,
             format=DEFAULT,
             command="bootstrap",
         )
@@ -134,39 +134,39 @@ def change(
             workspace.part_file(target) as part,
         ):
             shape = shape_of(opened)
-            wanted = size(opened) if size else shape.size
-            shape = Shape(wanted, shape.header)
+            new_size = size(opened) if size else shape.size
+            shape = Shape(new_size, shape.header)
             job = _Job(opened, scratch, part.file, shape, free, privileged=choice.mode is Mode.ROOT)
             status = namespace.run(
-                lambda: _told(console, lambda: _changed(job, work, console)),
-                without=[capabilities.SYS_ADMIN] if choice.mode is Mode.CHROOT else [],
+                lambda: _report_errors(console, lambda: _changed(job, work, console)),
+                drop=[capabilities.SYS_ADMIN] if choice.mode is Mode.CHROOT else [],
             )
             if status == 128 + signal.SIGKILL:
                 console.error(faults.KILLED, None)
                 status = faults.KILLED.status
             if status == 0:
-                part.take_over(opened.status)
+                part.copy_owner_and_mode_from(opened.status)
                 workspace.rename_into_place(part, target)
             return status
     except (SingbuildError, OSError) as error:
-        told = faults.plain(error, (workspace.scratch_parent(), path.parent))
-        console.error(told, None)
-        return told.status
+        explained = faults.plain(error, (workspace.scratch_parent(), path.parent))
+        console.error(explained, None)
+        return explained.status
 
 
 def _now() -> int:
     return int(os.environ.get("SOURCE_DATE_EPOCH") or time.time())
 
 
-def _told(console: Console, work: Callable[[], None]) -> int:
+def _report_errors(console: Console, work: Callable[[], None]) -> int:
     """Do the work; tell what went wrong, and return the exit status."""
     with console:
         try:
             work()
         except (SingbuildError, OSError) as error:
-            told = faults.plain(error, (workspace.scratch_parent(),))
-            console.error(told, None)
-            return told.status
+            explained = faults.plain(error, (workspace.scratch_parent(),))
+            console.error(explained, None)
+            return explained.status
         except Exception as error:
             traceback.print_exc()
             console.error(faults.bug(error), None)
@@ -182,7 +182,7 @@ def _changed(job: _Job, work: Work, console: Console) -> None:
         work(rootfs)
         if rootfs.exists(metadata.HOME):  # else the 2.x names are the image's own
             metadata.adopt(rootfs)
-        with written_back(root):
+        with flushing_in_background(root):
             seal.seal(
                 root,
                 job.part,
@@ -217,7 +217,7 @@ def held(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
 
 @contextlib.contextmanager
 def _held_image(path: Path) -> Iterator[tuple[Path, Image]]:
-    """Hold an image likewise, and open it: the file that is held, whatever has its name by then.
+    """Hold an image and open the very file that is held, whatever its name leads to by then.
 
     Raises ImageError.
     """
@@ -233,7 +233,7 @@ def _held_image(path: Path) -> Iterator[tuple[Path, Image]]:
 
 
 def _is_at(target: Path, fd: int) -> bool:
-    """Whether a name still stands for an open file: who held it before may have replaced it."""
+    """Whether a name still leads to an open file: another process may have replaced it."""
     try:
         return os.path.samestat(os.fstat(fd), target.stat())
     except FileNotFoundError:
@@ -265,7 +265,7 @@ def shape_of(opened: Image) -> Shape:
 
 
 def check_clean(opened: FileTree) -> None:
-    """Refuse an image whose journal is not empty: nobody but the kernel reads that."""
+    """Refuse an image whose journal is not empty: only the kernel replays it."""
     if opened.facts.dirty:
         raise ImageError(
             f"{opened.path} was not unmounted cleanly",

@@ -181,9 +181,9 @@ FORMS: dict[str, Callable[[bytes, File, str], Iterator[File]]] = {
 
 
 def _configuration(image: FileTree, diff_id: str) -> dict[str, Any]:
-    made = written(image.newest())
+    time = written(image.newest())
     return {
-        "created": made,
+        "created": time,
         "architecture": machine(image),
         "os": "linux",
         "config": {
@@ -194,7 +194,7 @@ def _configuration(image: FileTree, diff_id: str) -> dict[str, Any]:
             **_command(image),
         },
         "rootfs": {"type": "layers", "diff_ids": [diff_id]},
-        "history": [{"created": made, "created_by": "singbuild export"}],
+        "history": [{"created": time, "created_by": "singbuild export"}],
     }
 
 

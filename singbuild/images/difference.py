@@ -91,10 +91,10 @@ def package_changes(one: FileTree, other: FileTree) -> list[PackageChange]:
     return changes
 
 
-def _versions(found: Iterable[Package]) -> dict[tuple[str, str, str], str]:
+def _versions(packages: Iterable[Package]) -> dict[tuple[str, str, str], str]:
     """All versions of each package: of a kernel or a Python module there may be several."""
     versions: dict[tuple[str, str, str], str] = {}
-    for each in found:
+    for each in packages:
         key = each.kind, each.name, each.arch
         version = each.version or "(no version)"
         versions[key] = f"{versions[key]}, {version}" if key in versions else version

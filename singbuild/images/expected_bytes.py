@@ -21,7 +21,7 @@ class BlockOwners:
         self._starts.append((block, shown(node.path)))
 
     def owner(self, block: int) -> str:
-        """Name whose content a block is."""
+        """Name the file that a block belongs to."""
         return self._starts[bisect_right(self._starts, block, key=itemgetter(0)) - 1][1]
 
 
@@ -40,9 +40,9 @@ class Compared:
     def write(self, data: bytes, offset: int) -> None:
         """Compare instead of writing."""
         self._covered.append((offset, offset + len(data)))
-        found = self._image.raw(offset, len(data)) if offset else self._boot
-        if found != data and len(self.differing) < _NOTED:
-            self.differing.append(offset + _first_difference(data, found))
+        actual = self._image.raw(offset, len(data)) if offset else self._boot
+        if actual != data and len(self.differing) < _NOTED:
+            self.differing.append(offset + _first_difference(data, actual))
 
     def write_parts(self, parts: list[bytes | memoryview], offset: int) -> None:
         """Compare several parts, one after the other."""
@@ -66,9 +66,9 @@ class Compared:
         zeros = bytes(min(_SCAN, max(end - start, 0)))
         for offset in range(start, end, _SCAN):
             expected = zeros[: end - offset]
-            found = self._image.raw(offset, len(expected))
-            if found != expected:
-                self.differing.append(offset + _first_difference(expected, found))
+            actual = self._image.raw(offset, len(expected))
+            if actual != expected:
+                self.differing.append(offset + _first_difference(expected, actual))
                 return
 
 

@@ -58,13 +58,13 @@ def part(image: FileTree, name: str) -> bytes:
 
     Raises SingbuildError when the image does not have it.
     """
-    wanted = PARTS[name]
-    data = _part(image, wanted)
+    row = PARTS[name]
+    data = _part(image, row)
     if data is None:
-        hint = f"Its recipe had no {wanted.section} section." if wanted.section else ""
+        hint = f"Its recipe had no {row.section} section." if row.section else ""
         is_old = image.facts.kind.startswith("Singularity 2.x")
         old = "Singularity 2.x kept none in its images." if is_old else hint
-        raise SingbuildError(f"{image.path} holds no {wanted.says}", why=old)
+        raise SingbuildError(f"{image.path} holds no {row.says}", why=old)
     return data
 
 
@@ -82,7 +82,7 @@ def summary(image: FileTree) -> dict[str, Any]:
     """Return all that is known, as plain values; what an image does not have is None."""
     software = databases.software(ImageTree(image))
     facts = image.facts
-    texts = {name: _text(_part(image, wanted)) for name, wanted in PARTS.items()}
+    texts = {name: _text(_part(image, row)) for name, row in PARTS.items()}
     lock = _lock(texts["lock"])
     return {
         "version": 1,
@@ -93,7 +93,7 @@ def summary(image: FileTree) -> dict[str, Any]:
         "used": facts.used,
         "uuid": facts.uuid,
         "digest": facts.digest,
-        "epoch": facts.made or None,
+        "epoch": facts.created or None,
         "journal_pending": facts.dirty,
         "system": _system(image),
         "backend": _backend(lock, texts["recipe"]),
@@ -148,8 +148,8 @@ def _rows(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "Journal", "holds changes that are not shown here; e2fsck brings them into place"
 
 
-def _part(image: FileTree, wanted: Part) -> bytes | None:
-    for path in wanted.paths:
+def _part(image: FileTree, row: Part) -> bytes | None:
+    for path in row.paths:
         entry = image.find(path)
         if entry is None:
             continue
@@ -182,10 +182,10 @@ def _labels(text: str | None) -> dict[str, str] | None:
 def _lock(text: str | None) -> dict[str, Any]:
     """Return what a lock says, every value as text: numbers may be long and dates impossible."""
     try:
-        found = locks.parse(text or "", getattr(yaml, "CBaseLoader", yaml.BaseLoader))
+        parsed = locks.parse(text or "", getattr(yaml, "CBaseLoader", yaml.BaseLoader))
     except (yaml.YAMLError, ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return parsed if isinstance(parsed, dict) else {}
 
 
 def _backend(lock: dict[str, Any], recipe: str | None) -> dict[str, str] | None:

@@ -86,7 +86,7 @@ def _is_current(source: str, target: Path) -> bool:
             entry = tree.find(_LOCK)
             known = lock.parse(tree.read(entry, lock.LARGEST).decode()) if entry else {}
         planned = plan.make(pull.recipe(source), Console(sys.stdout, quiet=True))
-        now = job.resolved(planned, Options(), plan.downloads).lock
+        now = job.resolve(planned, Options(), plan.downloads).lock
         return bool(known.get("pins")) and known["pins"] == now["pins"]
     return False
 

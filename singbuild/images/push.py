@@ -62,8 +62,8 @@ def _put_layers(
 
 def _annotations(tree: FileTree) -> dict[str, str]:
     """Return the image's labels, and its date: OCI image specification, "annotations.md"."""
-    made = datetime.fromtimestamp(tree.newest(), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    time = datetime.fromtimestamp(tree.newest(), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     labels = inspection.labels(tree) or {}
-    return {"org.opencontainers.image.created": made} | {
+    return {"org.opencontainers.image.created": time} | {
         str(name): str(value) for name, value in labels.items()
     }

@@ -46,7 +46,7 @@ def check(plan: Plan, target: Path, options: Options, console: Console) -> int:
         kind = loading.chosen(target, options.format)
         if kind.format.directory:
             raise UsageError("--check-reproducible compares files, and a directory is none")
-        options = replace(options, use_cache=False, format=kind.name, trial_for=target)
+        options = replace(options, use_cache=False, format=kind.name, checked_target=target)
         choice = modes.choose(options.privilege)
         preflight.check(plan, target, choice, kind, force=options.force, test=options.test)
         with workspace.scratch_directory() as work:
@@ -60,9 +60,9 @@ def check(plan: Plan, target: Path, options: Options, console: Console) -> int:
             with _elsewhere(other):
                 if status := build.build(plan, pair[1], options, console):
                     return status
-            told = _varied(other)
+            differences = _varied(other)
             changes = _differences(*pair, console)
-            console.reproducible(same=not changes, differing=changes, surroundings=told)
+            console.reproducible(same=not changes, differing=changes, surroundings=differences)
             if changes:
                 raise _differ(changes)
             with workspace.part_file(target) as part:
@@ -78,7 +78,7 @@ def check(plan: Plan, target: Path, options: Options, console: Console) -> int:
 
 @contextlib.contextmanager
 def _elsewhere(other: Surroundings) -> Iterator[None]:
-    """Be on another host, as far as that can be had, for the time of a with-block."""
+    """Change variables, umask, processors and kernel data, as on another host, for a with-block."""
     time.sleep(1.1)  # a static program has the host's clock: then at least another second
     before, mask = dict(os.environ), os.umask(0o077)
     processors = os.sched_getaffinity(0)

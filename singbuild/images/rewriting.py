@@ -58,8 +58,8 @@ def compared(path: Path, tree: FileTree, report: Reporter) -> str:
 def _has_signature(path: Path) -> bool:
     """Whether a SIF, which has been read without an error, has a signature among its objects."""
     with path.open("rb") as file:
-        found = sif.objects(str(path), file.fileno(), file.read(_SIF_HEAD), path.stat().st_size)
-    return any(each.kind == _SIF_SIGNATURE for each in found)
+        rows = sif.objects(str(path), file.fileno(), file.read(_SIF_HEAD), path.stat().st_size)
+    return any(each.kind == _SIF_SIGNATURE for each in rows)
 
 
 def _kind(path: Path, tree: FileTree) -> Kind:
@@ -71,12 +71,16 @@ def _recorded(tree: FileTree, *, with_writer: bool) -> str:
     """Return the program that wrote the file, as the image's lock has it; "" if it does not say."""
     entry = tree.find(_LOCK)
     try:
-        found = lock.parse(tree.read(entry, lock.LARGEST).decode()) if entry else None
+        document = lock.parse(tree.read(entry, lock.LARGEST).decode()) if entry else None
     except (ImageError, ValueError, yaml.YAMLError):
         return ""
-    if not isinstance(found, dict):
+    if not isinstance(document, dict):
         return ""
-    return str(found.get("writer") or "") if with_writer else f"singbuild {found.get('singbuild')}"
+    return (
+        str(document.get("writer") or "")
+        if with_writer
+        else f"singbuild {document.get('singbuild')}"
+    )
 
 
 def _first_difference(one: Path, other: Path) -> int:

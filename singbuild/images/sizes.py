@@ -43,10 +43,10 @@ def described(tree: FileTree) -> str:
 
 
 def _lines(tree: FileTree) -> Iterator[str]:
-    found = sorted(software(ImageTree(tree)).packages, key=lambda each: (-each.size, each))
-    if told := [each for each in found if each.size]:
-        yield f"Packages: {binary(sum(each.size for each in told))} in {len(told)}"
-        for each in told[:SHOWN]:
+    packages = sorted(software(ImageTree(tree)).packages, key=lambda each: (-each.size, each))
+    if sized := [each for each in packages if each.size]:
+        yield f"Packages: {binary(sum(each.size for each in sized))} in {len(sized)}"
+        for each in sized[:SHOWN]:
             yield f"  {binary(each.size):>10}  {package.line(each.name)} ({each.kind})"
     sizes = directories(tree)
     yield f"Directories: {binary(sizes.get('/', 0))}"

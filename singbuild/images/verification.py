@@ -98,8 +98,8 @@ def _verify_tree(path: Path, report: Reporter | None) -> Sound:
         if manifest is None:
             raise _without_record(path)
         written = tree_digests(nodes, ImageReader(tree, lambda node: entries[node.number]))
-        for place, (node, found) in enumerate(zip(nodes, written.digests, strict=True)):
-            if place >= len(manifest) or manifest[place] != found[:MANIFEST_ENTRY]:
+        for place, (node, digest) in enumerate(zip(nodes, written.digests, strict=True)):
+            if place >= len(manifest) or manifest[place] != digest[:MANIFEST_ENTRY]:
                 reason = "its content or its metadata is not what was built"
                 raise tree.damaged(shown(node.path), reason)
         if len(manifest) != len(nodes):
@@ -141,7 +141,7 @@ class _Verification:
             self._reader,
             compared,
             geometry,
-            epoch=self._image.superblock.made,
+            epoch=self._image.superblock.created,
             on_start=self._owners.note,
         )
         self._check_content(written, manifest)
@@ -174,9 +174,9 @@ class _Verification:
         if manifest is None:
             reason = f"it is {digest}, recorded was {record}; no manifest tells which path differs"
             raise self._error("its content", reason)
-        for node, found in zip(self._nodes, written.digests, strict=True):
+        for node, actual in zip(self._nodes, written.digests, strict=True):
             place = max(node.number - FIRST_INODE + 1, 0)
-            if place >= len(manifest) or manifest[place] != found[:MANIFEST_ENTRY]:
+            if place >= len(manifest) or manifest[place] != actual[:MANIFEST_ENTRY]:
                 reason = "its content or its metadata is not what was built"
                 raise self._error(shown(node.path), reason)
         raise self._error("the boot block", "the digest there is not that of the content")
@@ -185,14 +185,14 @@ class _Verification:
         """Refuse any byte that does not follow from the content."""
         block = self._image.superblock
         last = geometry.content_start(geometry.groups - 1)
-        if block.blocks < max(written.next, last):
+        if block.blocks < max(written.next_block, last):
             raise self._error("the superblock", "it counts fewer blocks than are in use")
-        write_filesystem(self._nodes, written, compared, geometry, block.blocks, block.made)
+        write_filesystem(self._nodes, written, compared, geometry, block.blocks, block.created)
         compared.compare_rest()
         if compared.differing:
             offset = min(compared.differing)
             reason = f"all content is as built, but byte {offset} of the file is not"
-            raise self._error(self._place(geometry, written.next, offset), reason)
+            raise self._error(self._place(geometry, written.next_block, offset), reason)
 
     def _place(self, geometry: Geometry, end: int, offset: int) -> str:
         """Say what lies at an offset of the file. end: the first block that is not in use."""

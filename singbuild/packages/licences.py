@@ -110,17 +110,17 @@ def _grouped(text: str) -> str:
 def _words(text: str, references: dict[str, str]) -> Iterator[str]:
     """Yield a text's words in SPDX's spelling, "" for one that cannot be; note references."""
     before = ""
-    for found in re.findall(r"[()]|[^\s()]+", text):
-        low = found.lower()
-        if low in _OPERATORS or found in "()":
-            yield _OPERATORS.get(low, found)
+    for word in re.findall(r"[()]|[^\s()]+", text):
+        low = word.lower()
+        if low in _OPERATORS or word in "()":
+            yield _OPERATORS.get(low, word)
         elif before == "with":
             yield _KNOWN_EXCEPTIONS.get(low, "")
-        elif known := _KNOWN.get(low) or _OTHER_NAMES.get(low) or _family(found):
+        elif known := _KNOWN.get(low) or _OTHER_NAMES.get(low) or _family(word):
             yield known
-        elif _WORD.fullmatch(found):
-            references[reference(found)] = found
-            yield reference(found)
+        elif _WORD.fullmatch(word):
+            references[reference(word)] = word
+            yield reference(word)
         else:
             yield ""
         before = low
@@ -128,10 +128,10 @@ def _words(text: str, references: dict[str, str]) -> Iterator[str]:
 
 def _family(word: str) -> str:
     """GPL-2+ of Debian and GPLv2+ of Fedora as GPL-2.0-or-later."""
-    found = _FAMILY.fullmatch(word)
-    if not found:
+    match = _FAMILY.fullmatch(word)
+    if not match:
         return ""
-    family, number, later = found.groups()
+    family, number, later = match.groups()
     number = number if "." in number else f"{number}.0"
     name = f"{family}-{number}-{'or-later' if later else 'only'}"
     return _KNOWN.get(name.lower(), "")

@@ -61,16 +61,16 @@ class Package:
     @property
     def purl(self) -> str:
         """The package URL, as the purl specification writes it."""
-        name, version, wanted = self.name, self.version, {}
+        name, version, qualifiers = self.name, self.version, {}
         if self.kind == "pypi":
             name = re.sub(r"[-_.]+", "-", name).lower()
         else:
-            wanted = {"arch": self.arch, "distro": self.distro}
+            qualifiers = {"arch": self.arch, "distro": self.distro}
         if self.kind == "rpm" and ":" in version:
-            wanted["epoch"], _, version = version.partition(":")
+            qualifiers["epoch"], _, version = version.partition(":")
         space = f"{self.distro.partition('-')[0]}/" if self.kind != "pypi" and self.distro else ""
         pairs = "&".join(
-            f"{key}={_quoted(value)}" for key, value in sorted(wanted.items()) if value
+            f"{key}={_quoted(value)}" for key, value in sorted(qualifiers.items()) if value
         )
         question = f"?{pairs}" if pairs else ""
         return f"pkg:{self.kind}/{space}{_quoted(name)}@{_quoted(version)}{question}"
@@ -85,7 +85,7 @@ class Software:
 
 
 def number(text: str) -> int:
-    """Return a field as a number; 0 for what is none, or longer than any size."""
+    """Return a field as a number; 0 for text that is no number, or is too long for a size."""
     return int(text) if text.isascii() and text.isdigit() and len(text) < 16 else 0
 
 
@@ -132,8 +132,8 @@ def line(text: str) -> str:
 def distribution(tree: Tree) -> str:
     """Return ID and VERSION_ID of os-release(5), such as debian-12; "" when it says neither."""
     data = read(tree, b"etc/os-release") or read(tree, b"usr/lib/os-release") or b""
-    found = dict(each.partition("=")[::2] for each in data.decode(errors="replace").splitlines())
-    words = [found.get(key, "").strip("\"'").lower() for key in ("ID", "VERSION_ID")]
+    values = dict(each.partition("=")[::2] for each in data.decode(errors="replace").splitlines())
+    words = [values.get(key, "").strip("\"'").lower() for key in ("ID", "VERSION_ID")]
     return "-".join(word for word in words if _WORD.fullmatch(word)) if words[0] else ""
 
 

@@ -53,8 +53,8 @@ class ImageTree:
     def _directories(self, entry: Entry) -> list[Entry]:
         """Directories in a directory; a file system without types in its names tells by inode."""
         top = stat.S_IFDIR >> 12
-        some = (found for found in self._image.names(entry) if found[2] in (0, top))
-        below = (self._image.named(entry, found) for found in some)
+        some = (name for name in self._image.names(entry) if name[2] in (0, top))
+        below = (self._image.named(entry, name) for name in some)
         return [child for child in below if child.inode.kind == DIRECTORY]
 
 
@@ -91,8 +91,8 @@ class DirectoryTree:
 
 
 def _names(directory: int) -> Names:
-    with os.scandir(directory) as found:
-        entries = [(os.fsencode(each.name), each.is_dir(follow_symlinks=False)) for each in found]
+    with os.scandir(directory) as listing:
+        entries = [(os.fsencode(each.name), each.is_dir(follow_symlinks=False)) for each in listing]
     return sorted(entries)
 
 

@@ -1,4 +1,4 @@
-"""What one build carries from step to step, once its inputs are resolved: a frozen value."""
+"""What one build carries from step to step, once its inputs are resolve: a frozen value."""
 
 from __future__ import annotations
 
@@ -51,43 +51,43 @@ class Job:
     @property
     def secrets(self) -> Sequence[Secret]:
         """Return the secrets of %post."""
-        return self.options.sections.secrets
+        return self.options.section_options.secrets
 
 
-def resolved(plan: Plan, options: Options, downloads: Callable[[Plan], Path]) -> Job:
+def resolve(plan: Plan, options: Options, downloads: Callable[[Plan], Path]) -> Job:
     """Resolve the inputs of a plan and of its stages.
 
     downloads: returns the directory for a backend's. Raises what the backends' hooks raise,
     and LockError for an input that is not what the lock says.
     """
-    wanted = options.locked
-    of_stages = wanted.lock.get("stages") if wanted else None
+    wanted_lock = options.locked
+    of_stages = wanted_lock.lock.get("stages") if wanted_lock else None
     known: Mapping[str, Any] = of_stages if isinstance(of_stages, dict) else {}
     stages: tuple[Job, ...] = ()
     for each in plan.stages:
-        stage = _resolved(each, options, downloads, known.get(each.recipe.stage), stages)
+        stage = _resolve(each, options, downloads, known.get(each.recipe.stage), stages)
         stages = (*stages, replace(stage, is_stage=True))
-    job = _resolved(plan, options, downloads, wanted.lock if wanted else None, stages)
+    job = _resolve(plan, options, downloads, wanted_lock.lock if wanted_lock else None, stages)
     if stages:
         parts = {each.stage: {key: each.lock[key] for key in STAGE_KEYS} for each in stages}
         job = replace(job, stages=stages, lock={**job.lock, "stages": parts})
     if options.writer:
         job = replace(job, lock={**job.lock, "writer": options.writer})
-    if wanted:
+    if wanted_lock:
         # A lock that was made beside the recipe knows of no file that it will be.
-        locks.check(wanted, job.lock, job.lock.keys() - ({"writer"} - wanted.lock.keys()))
+        locks.check(wanted_lock, job.lock, job.lock.keys() - ({"writer"} - wanted_lock.lock.keys()))
     return job
 
 
-def _resolved(
+def _resolve(
     plan: Plan,
     options: Options,
     downloads: Callable[[Plan], Path],
-    wanted: Lock | None,
+    wanted_lock: Lock | None,
     before: Sequence[Job],
 ) -> Job:
     """Resolve the inputs of one stage. before: the stages before it."""
-    pinned = wanted.get("pins") if isinstance(wanted, dict) else None
+    pinned = wanted_lock.get("pins") if isinstance(wanted_lock, dict) else None
     source = replace(plan.source, cache=downloads(plan), locked=pinned or {})
     base = next((each for each in before if each.stage == plan.recipe.base), None)
     try:
@@ -97,11 +97,11 @@ def _resolved(
             pins = plan.backend.call("singbuild_resolve", source=source)
     except RecipeKeyError as error:
         raise plan.located(error) from error
-    job = Job(plan, options, source, pins, locks.make(plan, pins, wanted))
-    return _evaluated(job, base) if plan.recipe.is_dockerfile else job
+    job = Job(plan, options, source, pins, locks.make(plan, pins, wanted_lock))
+    return _evaluate(job, base) if plan.recipe.is_dockerfile else job
 
 
-def _evaluated(job: Job, base: Job | None) -> Job:
+def _evaluate(job: Job, base: Job | None) -> Job:
     """Evaluate a Dockerfile's instructions; the lock gets what they read of the context."""
     plan, recipe = job.plan, job.plan.recipe
     config: Mapping[str, Any] = {}
@@ -110,11 +110,11 @@ def _evaluated(job: Job, base: Job | None) -> Job:
     elif not recipe.base:
         call = plan.backend.call
         config = call("singbuild_configuration", source=job.source, pins=job.pins) or {}
-    found = evaluate(recipe, config, plan.source.arch, plan.source.report.line)
+    result = evaluate(recipe, config, plan.source.arch, plan.source.report.line)
     files = {
         name: digest
-        for action in found.actions
+        for action in result.actions
         if isinstance(action, Copy)
         for name, digest in context_digests(recipe, action, job.source)
     }
-    return replace(job, evaluation=found, lock={**job.lock, "files": files})
+    return replace(job, evaluation=result, lock={**job.lock, "files": files})

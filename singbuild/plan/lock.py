@@ -77,7 +77,7 @@ def shown_name(path: str) -> str:
 
 def make(plan: Plan, pins: Pins, locked: Lock | None = None) -> Lock:
     """Return the lock of a plan whose inputs are resolved. locked: the one to keep to, if any."""
-    recipe, installed = plan.recipe, plan.backend.installed
+    recipe, plugin = plan.recipe, plan.backend.installed
     return {
         "version": VERSION,
         "recipe": {
@@ -86,9 +86,9 @@ def make(plan: Plan, pins: Pins, locked: Lock | None = None) -> Lock:
         },
         "arguments": {name: _plain(value) for name, value in recipe.arguments.items()},
         "backend": {
-            "name": installed.name,
-            "distribution": installed.distribution,
-            "version": installed.version,
+            "name": plugin.name,
+            "distribution": plugin.distribution,
+            "version": plugin.version,
         },
         "singbuild": __version__,
         "arch": plan.source.arch,
@@ -158,26 +158,28 @@ def parse(text: str, loader: Any = None) -> Any:
     return yaml.load(text, loader or SAFE)  # noqa: S506 - a safe one, or one of texts alone
 
 
-def installed(rootfs: Rootfs) -> dict[str, dict[str, str]]:
+def installed_packages(rootfs: Rootfs) -> dict[str, dict[str, str]]:
     """Return the packages of a tree, by kind and name, as far as its databases tell: versions."""
-    found: dict[str, dict[str, str]] = {}
+    by_kind: dict[str, dict[str, str]] = {}
     for package in databases.software(DirectoryTree(rootfs)).packages:
-        found.setdefault(package.kind, {})[package.name] = package.version
-    return found
+        by_kind.setdefault(package.kind, {})[package.name] = package.version
+    return by_kind
 
 
-def check(wanted: LockFile, now: Lock, parts: Iterable[str]) -> None:
+def check(wanted_lock: LockFile, now: Lock, parts: Iterable[str]) -> None:
     """Refuse any drift between a lock and what a build would take now.
 
     parts: the keys of the lock to compare. Raises LockError naming each input
     that drifted, with its line in the lock file.
     """
     drifted = [
-        d for part in parts for d in _differences((part,), wanted.lock.get(part), now.get(part))
+        d
+        for part in parts
+        for d in _differences((part,), wanted_lock.lock.get(part), now.get(part))
     ]
     if drifted:
         lines = [
-            f"{wanted.path}:{_line(wanted.text, keys)}: {'.'.join(keys)}: "
+            f"{wanted_lock.path}:{_line(wanted_lock.text, keys)}: {'.'.join(keys)}: "
             f"locked {_shown(old)}, now {_shown(new)}"
             for keys, old, new in drifted
         ]
@@ -243,26 +245,26 @@ def _files(plan: Plan) -> Iterator[tuple[str, str]]:
 def tree_digest(path: Path) -> str:
     """Return the SHA-256 of a file or a directory: names, modes and content, links followed."""
     total = hashlib.sha256()
-    for found in _below(path):
+    for below in _below(path):
         try:
-            status = found.stat()
-            content = _file_sha256(found) if stat.S_ISREG(status.st_mode) else ""
+            status = below.stat()
+            content = _file_sha256(below) if stat.S_ISREG(status.st_mode) else ""
         except OSError as error:
-            raise _unusable(found, error) from error
-        name = os.fsencode(found.relative_to(path))
+            raise _unusable(below, error) from error
+        name = os.fsencode(below.relative_to(path))
         total.update(b"%s\0%o\0%s\n" % (name, status.st_mode, content.encode()))
     return total.hexdigest()
 
 
-def _unusable(found: Path, error: OSError) -> HostError:
+def _unusable(path: Path, error: OSError) -> HostError:
     """Return the error for something that %files cannot take; links are followed."""
-    if found.is_symlink():
+    if path.is_symlink():
         return HostError(
-            f"%files: {found} is a link to {found.readlink()}, which cannot be copied",
+            f"%files: {path} is a link to {path.readlink()}, which cannot be copied",
             why=f"{error.strerror}. The files that links lead to are copied, not the links.",
             remedy="Remove or correct the link, or make it in %post: ln -s TARGET NAME",
         )
-    return HostError(f"%files: {found}: {error.strerror}", remedy="Give yourself access to it.")
+    return HostError(f"%files: {path}: {error.strerror}", remedy="Give yourself access to it.")
 
 
 def _below(path: Path) -> Iterator[Path]:
@@ -270,11 +272,11 @@ def _below(path: Path) -> Iterator[Path]:
     yield path
     seen: set[tuple[int, int]] = set()
     for parent, directories, names in os.walk(path, followlinks=True):
-        found = Path(parent).stat()
-        if (found.st_dev, found.st_ino) in seen:
+        status = Path(parent).stat()
+        if (status.st_dev, status.st_ino) in seen:
             directories.clear()
             continue
-        seen.add((found.st_dev, found.st_ino))
+        seen.add((status.st_dev, status.st_ino))
         directories.sort()
         copied = [name for name in (*directories, *names) if not UNFINISHED.fullmatch(name)]
         yield from (Path(parent, name) for name in sorted(copied))

@@ -10,7 +10,7 @@ from singbuild.ext3.writer.seal import Shape
 from singbuild.file_tree import FileTree
 from singbuild.plan.lock import LockFile
 from singbuild.privilege.modes import Mode
-from singbuild.tree.sections import Context
+from singbuild.tree.sections import SectionOptions
 
 
 @dataclass(frozen=True)
@@ -18,14 +18,15 @@ class Options:
     """What the command line asks for.
 
     free: bytes of room to leave in the image; locked: the lock to keep to; shape: what
-    an existing image keeps that is filled in place; onto: the image whose tree is filled;
-    sections: what they get; privilege: the mode, None for the best that works; keep: the
-    tree when a section fails; resume: what was kept;
-    replaced: the file whose mode and owner the image takes; format: the word of a kind of image,
-    "" for the one that the target's name ends with; writer: the host program that writes
-    it, with its version, "" where none does; command: as contract.Build has it; trial_for: the
-    target of a check that this build is a part of, which alone says that it is done; cache_from,
-    cache_to: URIs of places that have stages of builds, or get them.
+    an existing image keeps that is filled in place; base_image: the image whose tree is filled;
+    section_options: what sections get; privilege: the mode, None for the best that works; keep:
+    save the tree when a section fails; resume: continue with that tree;
+    replaced_image: the file whose mode and owner the image takes; format: the word of a kind of
+    image, "" for the one that the target's name ends with; writer: the host program that writes
+    it, with its version, "" where none does; command: as contract.Build has it;
+    checked_target: the target of the check for reproducibility that this build is one of two
+    of; then the check says that it is done;
+    cache_from, cache_to: URIs of places that have stages of builds, or get them.
     """
 
     force: bool = False
@@ -34,16 +35,16 @@ class Options:
     use_cache: bool = True
     locked: LockFile | None = None
     shape: Shape = field(default_factory=Shape)
-    onto: FileTree | None = None
-    sections: Context = field(default_factory=Context)
+    base_image: FileTree | None = None
+    section_options: SectionOptions = field(default_factory=SectionOptions)
     privilege: Mode | None = None
     keep: bool = False
     resume: bool = False
-    replaced: os.stat_result | None = None
+    replaced_image: os.stat_result | None = None
     format: str = ""
     writer: str = ""
     command: str = "build"
-    trial_for: Path | None = None
+    checked_target: Path | None = None
     cache_from: tuple[str, ...] = ()
     cache_to: tuple[str, ...] = ()
 

@@ -55,7 +55,7 @@ class Plan:
         assert header
         return self.recipe.error(header, error.what, why=error.why, remedy=error.remedy)
 
-    def build(self, image: Path, command: str = "build", *, locked: bool) -> Build:
+    def as_build(self, image: Path, command: str = "build", *, locked: bool) -> Build:
         """Return the build of ``image`` as extensions see it. locked: it keeps to a lock."""
         return Build(
             recipe=self.recipe.path,
@@ -66,7 +66,7 @@ class Plan:
             image=image,
             command=command,
             locked=locked,
-            stages=tuple(stage.build(image, command, locked=locked) for stage in self.stages),
+            stages=tuple(stage.as_build(image, command, locked=locked) for stage in self.stages),
         )
 
 
@@ -168,22 +168,22 @@ def downloads(plan: Plan) -> Path:
     return plan.source.cache
 
 
-def _machine(asked: str, backend: Backend) -> str:
+def _machine(option: str, backend: Backend) -> str:
     here = os.uname().machine
-    wanted = MACHINES.get(asked, asked) or here
-    if wanted != here and not backend.needs.foreign:
+    target = MACHINES.get(option, option) or here
+    if target != here and not backend.needs.foreign:
         raise UsageError(
-            f"--arch {asked}: Bootstrap: {backend.name} builds for the machine that it is on",
+            f"--arch {option}: Bootstrap: {backend.name} builds for the machine that it is on",
             why=f"This one is {here}, and programs of the new tree are executed.",
             remedy="Build on such a machine, or bring it in with Bootstrap: docker.",
         )
-    return wanted
+    return target
 
 
 def _keywords(recipe: Recipe, backend: Backend, report: Reporter) -> dict[str, str]:
     """Return the header's values under the backend's spelling, defaults filled in."""
     known = {keyword.name.lower(): keyword for keyword in backend.needs.keywords}
-    given = {}
+    set_values = {}
     mirrors = reading.current().mirrors()
     for header in recipe.headers:
         name, where = header.name.lower(), f"{recipe.path}:{header.line}"
@@ -196,12 +196,12 @@ def _keywords(recipe: Recipe, backend: Backend, report: Reporter) -> dict[str, s
         elif name not in known:
             report.warn(f"{where}: {header.name} has no effect: {recipe.bootstrap} has no such key")
         else:
-            given[known[name].name] = mirrors.get(header.value.lower(), header.value)
+            set_values[known[name].name] = mirrors.get(header.value.lower(), header.value)
     for keyword in known.values():
-        if keyword.required and not given.get(keyword.name):
+        if keyword.required and not set_values.get(keyword.name):
             raise _missing(recipe, backend, keyword.name, keyword.help)
-    defaults = {k.name: k.default for k in known.values() if k.default and k.name not in given}
-    return given | defaults
+    defaults = {k.name: k.default for k in known.values() if k.default and k.name not in set_values}
+    return set_values | defaults
 
 
 def _missing(recipe: Recipe, backend: Backend, name: str, meaning: str) -> RecipeError:
@@ -270,7 +270,7 @@ def _origins(recipe: Recipe) -> str:
     return ", ".join(names) or "the host"
 
 
-def recorded(plan: Plan, *, free: int, resumed: bool = False) -> str:
+def build_record(plan: Plan, *, free: int, resumed: bool = False) -> str:
     """Return how an image was made, as JSON; the same for equal builds. free: bytes."""
     facts: dict[str, Any] = {"singbuild": __version__, "free": free}
     facts["steps"] = [{"name": step.name, "reason": step.reason} for step in plan.steps]

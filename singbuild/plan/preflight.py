@@ -73,7 +73,7 @@ def lack_owners(needs: Needs, choice: Choice) -> bool:
 
 
 def check_privilege(plan: Plan, choice: Choice) -> None:
-    """Refuse a backend whose owners cannot be had here."""
+    """Refuse a backend that needs more owners than this privilege mode can set."""
     if lack_owners(plan.backend.needs, choice):
         lacks = subordinate.missing()
         raise HostError(
@@ -85,12 +85,12 @@ def check_privilege(plan: Plan, choice: Choice) -> None:
 
 def check_machine(plan: Plan, executed: tuple[str, ...]) -> None:
     """Warn of sections that are executed in an image for another machine."""
-    here, wanted = os.uname().machine, plan.source.arch
-    if wanted not in (here, *_ALSO_EXECUTED.get(here, ())):
+    here, target = os.uname().machine, plan.source.arch
+    if target not in (here, *_ALSO_EXECUTED.get(here, ())):
         for name in executed:
             if name in plan.recipe.sections:
                 plan.source.report.warn(
-                    f"%{name} is executed in an image for {wanted}: this machine, {here}, needs "
+                    f"%{name} is executed in an image for {target}: this machine, {here}, needs "
                     "an emulator for it, such as that of the package qemu-user-static"
                 )
 

@@ -1,11 +1,11 @@
-"""Executes one program in a container; a script, which ``container.py`` starts.
+"""Executes one program in a container; a script, which ``tree/chroot.py`` starts.
 
     singbuild ── exec ──▶ this script ── fork ──▶ process 1 ── fork ──▶ the program
 
-The script is executed anew, with no variable but LD_LIBRARY_PATH and no descriptors but the
-standard ones: of the builder's memory, variables and files nothing is left in it. Process 1 of
-the new PID namespace mounts, makes the tree its root directory, lets go of the host's, and
-reaps. Then the program is executed, without the capabilities that reach beyond the tree.
+The script is a new process image, with no variable but LD_LIBRARY_PATH and no descriptors but
+the standard ones: it holds nothing of the builder's memory, variables and files. Process 1 of the
+new PID namespace mounts, changes its root to the tree, unmounts the host's, forks the program and
+reaps orphans. The program lacks the capabilities that reach beyond the tree.
 
 It imports the standard library and the system calls alone: ``python -IS`` starts it.
 """
@@ -57,9 +57,9 @@ LINKS = {
     "ptmx": "pts/ptmx",
 }
 TREE = "/dev/tree"  # where programs of the host find the tree too, whatever its path is
-# proc(5): what changes the host's kernel, for whoever has the user id 0.
+# Files of proc(5) by which user id 0 changes the host's kernel.
 READ_ONLY = ("acpi", "asound", "bus", "fs", "irq", "mtrr", "scsi", "sys", "sysrq-trigger")
-EMPTY = ("kcore", "keys", "timer_list")  # what tells of the host's memory and secrets
+EMPTY = ("kcore", "keys", "timer_list")  # they show the host's memory and keys
 
 _KEYBOARD = (_signal.SIGINT, _signal.SIGQUIT)
 _QUIET = syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
@@ -67,20 +67,20 @@ _CLONE = syscalls.OPEN_TREE_CLONE | syscalls.OPEN_TREE_CLOEXEC
 
 
 def main() -> NoReturn:
-    """Do what the descriptor of the first argument says, in marshal; end as the program did.
+    """Execute the job that the descriptor in argv[1] has, as marshal; end with its status.
 
-    root: the tree; argv, env: the program; mounts: whether there may be any, and namespaces;
-    files: in /dev, name to content; hostname: "" for the host's; host: None for a program of
-    the tree, for one of the host the directory that it works in, what it may write besides the
-    tree, whether that gets /proc and /sys, and whether the host's /dev, /proc and sockets stay
-    in sight; directory: where one of the tree works; user: id, group and further groups, None for
-    root.
+    The job is a dictionary. root: the tree; argv, env: the program; mounts: whether this process
+    may mount and make namespaces; files: in /dev, name to content; hostname: "" for the host's;
+    host: None for a program of the tree, else {directory, writable, furnished, plain} of one of the
+    host: its working directory, the paths that it may write besides the tree, whether the tree
+    gets /proc and /sys, and whether the host's /dev, /proc and sockets stay; directory: of a
+    program of the tree; user: (id, group, further groups), None for root.
     """
     for number in _KEYBOARD:  # a terminal sends these to the program too
         _signal.signal(number, _signal.SIG_IGN)
     with os.fdopen(int(sys.argv[1]), "rb") as file:
         job = marshal.load(file)  # noqa: S302 - the builder's own
-    # What the builder's caller left open is inherited, by way of a terminal (pty.spawn) too.
+    # Descriptors that the builder's caller left open are inherited, also through pty.spawn.
     os.closerange(3, max(map(int, os.listdir("/proc/self/fd"))) + 1)
     try:
         _start(job)
@@ -95,8 +95,8 @@ def _start(job: dict[str, Any]) -> NoReturn:
     if not job["mounts"]:
         os.chroot(job["root"])
         os.chdir("/")
-        # There is no other wall than chroot(2), and who may call it again walks out.
-        _drop_capabilities(without=(syscalls.CAP_SYS_CHROOT,))
+        # Only chroot(2) confines the program, and one that may call it again leaves: its NOTES.
+        _drop_capabilities(also_drop=(syscalls.CAP_SYS_CHROOT,))
         _execute(job)
     outer = os.pidfd_open(os.getpid())
     uts = syscalls.CLONE_NEWUTS if job["hostname"] else 0
@@ -105,17 +105,17 @@ def _start(job: dict[str, Any]) -> NoReturn:
         syscalls.sethostname(job["hostname"])
     init = os.fork()
     if init:
-        os._exit(_waited(init))
-    _be_init(job, outer)
+        os._exit(_wait_for(init))
+    _become_init(job, outer)
 
 
-def _be_init(job: dict[str, Any], outer: int) -> NoReturn:
-    """Be process 1. It ends with the process that waits for it. outer: the pidfd of that."""
+def _become_init(job: dict[str, Any], outer: int) -> NoReturn:
+    """Be process 1, which the kernel kills when its parent ends. outer: the parent's pidfd."""
     syscalls.prctl(syscalls.PR_SET_PDEATHSIG, _signal.SIGKILL)
-    if select.select([outer], [], [], 0)[0]:
+    if select.select([outer], [], [], 0)[0]:  # the parent ended before prctl(2)
         os._exit(1)
     os.close(outer)
-    # /proc/1 tells nothing, and nobody traces: its memory maps the host's interpreter.
+    # Nobody may trace process 1 or read /proc/1/mem: its memory maps the host's interpreter.
     syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
     _change_root(job)
     if not (job["host"] and job["host"]["plain"]):
@@ -124,11 +124,11 @@ def _be_init(job: dict[str, Any], outer: int) -> NoReturn:
     program = os.fork()
     if program == 0:
         _execute(job)
-    os._exit(_waited(program))
+    os._exit(_wait_for(program))
 
 
 def _change_root(job: dict[str, Any]) -> None:
-    """Let the tree be all that there is, or the host be read-only around it."""
+    """Make the tree the root directory; for a program of the host, make the host read-only."""
     syscalls.mount("none", "/", "", syscalls.MS_REC | syscalls.MS_PRIVATE, "")
     if host := job["host"]:
         _show_host(job["root"], host)
@@ -142,7 +142,10 @@ def _change_root(job: dict[str, Any]) -> None:
 
 
 def _show_host(root: str, host: dict[str, Any]) -> None:
-    """Let the host be read-only but for the tree and what is writable, wherever links lead."""
+    """Make all mounts of the host read-only but for the tree and what is writable.
+
+    So a link in the tree that leads out of it leads to nothing that can be written.
+    """
     places = [(_clone(root), root), *((_clone(path), path) for path in host["writable"])]
     read_only = syscalls.MOUNT_ATTR_RDONLY
     syscalls.mount_setattr(syscalls.AT_FDCWD, "/", syscalls.AT_RECURSIVE, attr_set=read_only)
@@ -163,7 +166,7 @@ def _show_host(root: str, host: dict[str, Any]) -> None:
 
 
 def _sockets(top: str) -> Iterator[str]:
-    """Yield the sockets below a directory: a read-only mount keeps nobody from connecting."""
+    """Yield the sockets below a directory: connect(2) works on a read-only mount, too."""
     waiting = [top]
     while waiting:
         try:
@@ -220,17 +223,17 @@ def mount_dev(dev: str, files: dict[str, bytes]) -> None:
 
 
 def lend_device(name: str, place: str) -> None:
-    """Let the host's device of a name be seen in a file's place."""
+    """Bind the host's device of a name over a file."""
     _attach(_clone_device(name), place)
 
 
 def _clone_device(name: str) -> int:
-    # Read-only: data go through, but nobody changes the mode of the host's own.
+    # Read-only: data pass, but the inode is the host's, and its mode must not be changed.
     return _clone(f"/dev/{name}", syscalls.MOUNT_ATTR_RDONLY)
 
 
 def mount_proc(place: str) -> None:
-    """Mount the proc(5) of this PID namespace; nobody changes the host with it."""
+    """Mount the proc(5) of this PID namespace, without the files that change the host."""
     syscalls.mount("proc", place, "proc", _QUIET)
     for name in READ_ONLY:
         _cover(f"{place}/{name}", f"{place}/{name}")
@@ -242,7 +245,7 @@ def mount_sys(place: str) -> None:
     """Mount the host's sysfs(5), read-only."""
     try:
         syscalls.mount("sysfs", place, "sysfs", _QUIET | syscalls.MS_RDONLY)
-    except PermissionError:  # only the owner of the network may have another
+    except PermissionError:  # sysfs needs CAP_SYS_ADMIN over the network namespace
         _cover("/sys", place)
 
 
@@ -270,20 +273,20 @@ def _scope_sockets() -> None:
         return  # before Linux 6.12
 
 
-def _drop_capabilities(without: Sequence[int] = ()) -> None:
-    """Let no program that is executed from now on have other capabilities than the allowed."""
+def _drop_capabilities(also_drop: Sequence[int] = ()) -> None:
+    """Drop all capabilities but ALLOWED from the bounding set; also_drop: and these."""
     number = 0
-    while (has := _bounding(number)) is not None:
-        if has and (number not in ALLOWED or number in without):
+    while (has := _is_in_bounding_set(number)) is not None:
+        if has and (number not in ALLOWED or number in also_drop):
             syscalls.prctl(syscalls.PR_CAPBSET_DROP, number)
         number += 1
-    # A program of root's gets the inheritable ones past the bounding set: capabilities(7).
+    # At execve(2) by root, inheritable capabilities pass the bounding set: capabilities(7).
     effective, permitted, _ = syscalls.capget()
     syscalls.capset(effective, permitted, 0)
 
 
-def _bounding(number: int) -> bool | None:
-    """Whether a capability is in the bounding set; None: this kernel has no such one."""
+def _is_in_bounding_set(number: int) -> bool | None:
+    """Whether a capability is in the bounding set; None where the kernel does not know it."""
     try:
         return bool(syscalls.prctl(syscalls.PR_CAPBSET_READ, number))
     except OSError:
@@ -301,7 +304,7 @@ def _execute(job: dict[str, Any]) -> NoReturn:
         os.setgroups(user[2])
         os.setgid(user[1])
         os.setuid(user[0])
-    # os.execvpe() imports a module, and the host's are gone.
+    # Not os.execvpe(): it imports a module, and the host's files are gone.
     directories = (
         [""] if "/" in argv[0] else [f"{each}/" for each in env.get("PATH", os.defpath).split(":")]
     )
@@ -316,7 +319,7 @@ def _execute(job: dict[str, Any]) -> NoReturn:
     os._exit(status)
 
 
-def _waited(child: int) -> int:
+def _wait_for(child: int) -> int:
     """Reap until ``child`` ends; return its status as the shell does."""
     while True:
         pid, status = os.wait()

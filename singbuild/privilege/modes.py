@@ -82,17 +82,19 @@ def _root() -> list[Missing]:
     """What is missing for a build by real root, as in most containers."""
     if os.geteuid():
         return [Missing("you are not root", "Run it with sudo.")]
-    found = []
+    reasons = []
     remedy = "Build outside the container, or give it the capability CAP_SYS_ADMIN."
     if not capabilities.has(capabilities.SYS_ADMIN):
         what = "root may not mount anything here: the capability CAP_SYS_ADMIN is missing"
-        found.append(Missing(what, remedy))
+        reasons.append(Missing(what, remedy))
     elif reason := probes.mounts_refused():
-        found.append(Missing(f"root may not mount anything here: {reason}", remedy))
+        reasons.append(Missing(f"root may not mount anything here: {reason}", remedy))
     if not Path("/dev/loop-control").exists():
         what = "this host has no loop devices: /dev/loop-control does not exist"
-        found.append(Missing(what, "modprobe loop, or give the container access to loop devices."))
-    return found + _power_to_drop() + _kernel()
+        reasons.append(
+            Missing(what, "modprobe loop, or give the container access to loop devices.")
+        )
+    return reasons + _power_to_drop() + _kernel()
 
 
 def _subuid() -> list[Missing]:
@@ -106,11 +108,11 @@ def _one_id() -> list[Missing]:
 def _chroot() -> list[Missing]:
     if os.geteuid():
         return [Missing("you are not root", "Run it with sudo, or in a container as its root.")]
-    found = _power_to_drop()
+    reason = _power_to_drop()
     if not capabilities.has(capabilities.SYS_CHROOT):
         what = "root may not change its root directory: the capability CAP_SYS_CHROOT is missing"
-        found.append(Missing(what, "Give the container this capability."))
-    return found
+        reason.append(Missing(what, "Give the container this capability."))
+    return reason
 
 
 def _power_to_drop() -> list[Missing]:

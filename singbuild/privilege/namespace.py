@@ -36,7 +36,7 @@ from singbuild.privilege.subordinate import Ranges
 from singrun import syscalls
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER, PR_GET_CHILD_SUBREAPER = 1, 36, 37  # prctl(2)
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Terminated(BaseException):
@@ -64,7 +64,7 @@ def run(
     work: Callable[[], int],
     ids: Ranges | None = None,
     supervisor: Supervisor | None = None,
-    without: Sequence[int] = (),
+    drop: Sequence[int] = (),
 ) -> int:
     """Execute ``work`` in namespaces of its own and return the status it returns.
 
@@ -73,16 +73,16 @@ def run(
     on and raise ``Terminated`` in it, once. A caller who is not root becomes it in a user
     namespace. Raises OSError when the kernel refuses the namespaces.
 
-    without: capabilities that the work is not to have; with any, it gets no namespaces at all.
+    drop: capabilities that the work is not to have; with any, it gets no namespaces at all.
     """
     sys.stdout.flush()
     sys.stderr.flush()
-    if os.geteuid() == 0 and ids is None and not without:
+    if os.geteuid() == 0 and ids is None and not drop:
         return _in_namespaces(work, supervisor)
     outer = os.pidfd_open(os.getpid())
     try:
-        if without:
-            return fork_and_wait(lambda: _as_subreaper(outer, work, supervisor, without))
+        if drop:
+            return fork_and_wait(lambda: _as_subreaper(outer, work, supervisor, drop))
         return in_user_namespace(outer, ids, lambda: _in_namespaces(work, supervisor))
     finally:
         os.close(outer)
@@ -104,20 +104,20 @@ def in_user_namespace(outer: int | None, ids: Ranges | None, work: Callable[[], 
     outer: the pidfd of a process to end with. Returns the status of ``work``.
     """
     uid, gid = os.geteuid(), os.getegid()
-    # newuidmap(1) has to map the ids from outside, once the namespace is there and before the
-    # work begins: one pipe says the one, the other the other.
-    there, ready = os.pipe()
-    wait, go = os.pipe()
+    # newuidmap(1) maps ids from the parent namespace: after unshare(2), of which the first pipe
+    # tells it, and before the work begins, which waits for the second.
+    created_reader, created_writer = os.pipe()
+    mapped_reader, mapped_writer = os.pipe()
 
     def child() -> int:
-        os.close(go)
+        os.close(mapped_writer)
         syscalls.unshare(syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWNS)
         if outer is not None:
             _die_with(outer, signal.SIGTERM if ids else signal.SIGKILL)
         if ids:
-            os.write(ready, b"x")
-            if not os.read(wait, 1):
-                return EXIT_BUG  # whoever lends the ids has said why not
+            os.write(created_writer, b"x")
+            if not os.read(mapped_reader, 1):
+                return EXIT_BUG  # subordinate.lend() failed, and has said why
             os.setgroups([])
         else:
             # Or gid_map cannot be written without privilege: user_namespaces(7), CVE-2014-8989.
@@ -126,16 +126,16 @@ def in_user_namespace(outer: int | None, ids: Ranges | None, work: Callable[[], 
             Path("/proc/self/gid_map").write_text(f"0 {gid} 1")
         return work()
 
-    def lend(pid: int) -> None:
-        os.close(ready)
-        if ids and os.read(there, 1):
+    def map_ids(pid: int) -> None:
+        os.close(created_writer)
+        if ids and os.read(created_reader, 1):
             subordinate.lend(pid, ids)
-            os.write(go, b"x")
+            os.write(mapped_writer, b"x")
 
     try:
-        return fork_and_wait(child, lend)
+        return fork_and_wait(child, map_ids)
     finally:
-        for fd in (there, wait, go):
+        for fd in (created_reader, mapped_reader, mapped_writer):
             os.close(fd)
 
 
@@ -161,7 +161,7 @@ def fork_and_wait(child: Callable[[], int], meanwhile: Callable[[int], None] | N
     meanwhile: what to do with it while it runs, by its id; if that fails, the child is killed.
     """
     # Blocked until each process has its handlers; none may be lost or kill too early.
-    signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+    signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
     pid = os.fork()
     if pid == 0:
         status = EXIT_BUG
@@ -242,13 +242,13 @@ def _close_others(needed: Sequence[int]) -> None:
 
 
 def _as_subreaper(
-    outer: int, work: Callable[[], int], supervisor: Supervisor | None, without: Sequence[int]
+    outer: int, work: Callable[[], int], supervisor: Supervisor | None, drop: Sequence[int]
 ) -> int:
     """Be init without a namespace: end what the worker leaves, return the worker's status."""
     syscalls.prctl(PR_SET_CHILD_SUBREAPER, 1)
     _die_with(outer, signal.SIGTERM)
     os.close(outer)
-    for capability in without:
+    for capability in drop:
         capabilities.drop(capability)
     init = os.pidfd_open(os.getpid())
     worker = os.fork()
@@ -259,7 +259,7 @@ def _as_subreaper(
             syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
         os._exit(_worker(work, supervisor))
     status = _reap_until_end(worker, supervisor)
-    for number in ENDING:
+    for number in ENDING_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     _end_children()
     return status
@@ -273,7 +273,7 @@ def _adopts() -> bool:
 
 
 def _end_children() -> None:
-    """Kill all descendants of a process that adopts: whoever is killed leaves its children to us.
+    """Kill all descendants of a subreaper; the children of each killed one become ours: prctl(2).
 
     Only children are killed: nobody else can have got their ids.
     """
@@ -304,15 +304,15 @@ def _worker(work: Callable[[], int], supervisor: Supervisor | None) -> int:
 
 
 def _raise_terminated(number: int, _frame: FrameType | None) -> None:
-    for each in ENDING:
+    for each in ENDING_SIGNALS:
         signal.signal(each, signal.SIG_IGN)  # Ctrl-C comes from the terminal and from outer
     raise Terminated(number)
 
 
 def _handle_ending(handler: Callable[[int, FrameType | None], None]) -> dict[signal.Signals, Any]:
     """Handle the ending signals, and let them come; return the handlers that stood before."""
-    previous = {number: signal.signal(number, handler) for number in ENDING}
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
+    previous = {number: signal.signal(number, handler) for number in ENDING_SIGNALS}
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING_SIGNALS)
     return previous
 
 

@@ -124,7 +124,7 @@ class Recorder:
         return 0
 
     def _mknod(self, listener: int, question: Question) -> int | None:
-        """Make an empty file in a device's place, and record what it stands for."""
+        """Make an empty file in place of a device, and record the device."""
         at, path, mode, device = _MKNODS[question.call](question.args)
         if stat.S_IFMT(mode) not in (stat.S_IFCHR, stat.S_IFBLK):
             return None
@@ -289,35 +289,35 @@ def owners(tree: Path, journal: Path) -> dict[bytes, Owner]:
     """Return owners and devices that the journal has for a tree's entries, by path."""
     records = _read(journal)
     numbers = {int(key.split()[0]) for key in records}
-    found = {}
+    recorded = {}
     for path, name, status, directory in _walk(tree):
         if status.st_ino not in numbers:  # most: a handle would cost one more call for each
             continue
         record = records.get(f"{status.st_ino} {_handle(directory, name).hex()}")
         if record:
-            found[path] = Owner(
+            recorded[path] = Owner(
                 status.st_uid if record.uid == SAME else record.uid,
                 status.st_gid if record.gid == SAME else record.gid,
                 record.kind | stat.S_IMODE(status.st_mode) if record.kind else 0,
                 record.device,
             )
-    return found
+    return recorded
 
 
 def without_group(tree: Path, owners: Mapping[bytes, Owner]) -> list[bytes]:
     """Return paths in set-group-id directories of a recorded group, which they may not have got."""
     setgid: set[bytes] = set()  # directories whose group the host did not hand down
-    found: list[bytes] = []
+    lacking: list[bytes] = []
     if not any(owner.gid for owner in owners.values()):
-        return found
+        return lacking
     for path, _, status, _ in _walk(tree):
         lacks = path.rpartition(b"/")[0] in setgid and path not in owners
         if lacks:
-            found.append(path)
+            lacking.append(path)
         differs = lacks or (path in owners and owners[path].gid != status.st_gid)
         if differs and stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISGID:
             setgid.add(path)
-    return found
+    return lacking
 
 
 class _Record(NamedTuple):

@@ -82,14 +82,14 @@ def is_known() -> bool:
     return asks and os.uname().machine in _MACHINES
 
 
-def install(asked: Sequence[str], ignored: Sequence[str]) -> int:
+def install(notify: Sequence[str], ignored: Sequence[str]) -> int:
     """Filter all calls of this process and those it will fork; return the listener.
 
-    asked, ignored: names of calls; the ignored ones succeed without effect. The process
+    notify, ignored: names of calls; the ignored ones succeed without effect. The process
     needs CAP_SYS_ADMIN in its user namespace. Raises OSError.
     """
     archs, number = _MACHINES[os.uname().machine]
-    program = _program(archs, asked, ignored)
+    program = _program(archs, notify, ignored)
     code = ctypes.create_string_buffer(program, len(program))
     # struct sock_fprog: a count, padded, and a pointer
     filter_ = struct.pack("@HP", len(program) // 8, ctypes.addressof(code))
@@ -102,7 +102,7 @@ def install(asked: Sequence[str], ignored: Sequence[str]) -> int:
     raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
-def _program(archs: Sequence[int], asked: Sequence[str], ignored: Sequence[str]) -> bytes:
+def _program(archs: Sequence[int], notify: Sequence[str], ignored: Sequence[str]) -> bytes:
     """Return the filter: BPF, eight bytes an instruction."""
     code = [_op(_LOAD, _ARCH_AT)]
     for arch in archs:
@@ -111,7 +111,7 @@ def _program(archs: Sequence[int], asked: Sequence[str], ignored: Sequence[str])
             block += _unless(_NOT_LESS, _X32, _ERRNO | errno.ENOSYS)
         for name, number in CALLS[arch].items():
             plain = name.removesuffix("16")
-            if plain in asked:
+            if plain in notify:
                 block += _unless(_EQUAL, number, _ASK)
             elif plain in ignored:
                 block += _unless(_EQUAL, number, _ERRNO)
@@ -129,7 +129,7 @@ def _op(code: int, value: int, then: int = 0, otherwise: int = 0) -> bytes:
 
 
 def receive(listener: int) -> Question | None:
-    """Wait for a question; None when who asked has gone already. Raises OSError at the end."""
+    """Wait for a notification; None when its sender has ended. Raises OSError at the end."""
     buffer = bytearray(_QUESTION.size)
     try:
         fcntl.ioctl(listener, _RECV, buffer)
@@ -143,7 +143,7 @@ def receive(listener: int) -> Question | None:
 
 
 def is_waiting(listener: int, question: Question) -> bool:
-    """Whether who asked is still there, so that what was read of it was its own."""
+    """Whether the sender still waits, so that the memory that was read is its own."""
     try:
         fcntl.ioctl(listener, _VALID, struct.pack("=Q", question.key))
     except OSError:

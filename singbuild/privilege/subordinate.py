@@ -33,21 +33,23 @@ class Missing:
 
 def ranges() -> Ranges | None:
     """Return the caller's ranges, None when there are none that are long enough."""
-    found = [first(name) for name in FILES]
-    return None if None in found else Ranges(*[start for start in found if start is not None])
+    firsts = [first(name) for name in FILES]
+    return None if None in firsts else Ranges(*[start for start in firsts if start is not None])
 
 
 def missing() -> list[Missing]:
     """Return what is missing for subordinate ids, by the files and programs that are here."""
-    found = []
+    reasons = []
     if [name for name in PROGRAMS if command.which(name) is None]:
-        found.append(Missing("newuidmap and newgidmap are not installed", "apt-get install uidmap"))
+        reasons.append(
+            Missing("newuidmap and newgidmap are not installed", "apt-get install uidmap")
+        )
     line = f"{user()}:{_free()}:{COUNT}"
     for name in FILES:
         if first(name) is None:
             what = f"{name} lends you no {COUNT} ids"
-            found.append(Missing(what, f"Ask for this line in {name}: {line}"))
-    return found
+            reasons.append(Missing(what, f"Ask for this line in {name}: {line}"))
+    return reasons
 
 
 def lend(pid: int, ids: Ranges) -> None:

@@ -16,9 +16,9 @@ UNFINISHED = re.compile(r"\..+\.[a-z0-9_]{8}\.part")
 
 def matches(recipe: Recipe, item: CopyItem) -> list[str]:
     """Return the host paths that a %files line names, sorted. Raises RecipeError for none."""
-    found = sorted(glob.glob(item.source)) or [item.source] * os.path.lexists(item.source)  # noqa: PTH207
-    found = [path for path in found if not UNFINISHED.fullmatch(os.path.basename(path))]  # noqa: PTH119
-    if not found:
+    sources = sorted(glob.glob(item.source)) or [item.source] * os.path.lexists(item.source)  # noqa: PTH207
+    sources = [path for path in sources if not UNFINISHED.fullmatch(os.path.basename(path))]  # noqa: PTH119
+    if not sources:
         raise RecipeError(
             recipe.path,
             item.line,
@@ -28,4 +28,4 @@ def matches(recipe: Recipe, item: CopyItem) -> list[str]:
             why=f"Relative paths start at {Path.cwd()}.",
             remedy="Correct the path, or start singbuild in the directory that has it.",
         )
-    return found
+    return sources

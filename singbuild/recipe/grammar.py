@@ -166,11 +166,11 @@ def _parts(source: Text, lines: range) -> Iterator[_Part]:
     begins = [n for n in lines if source.section(n)]
     ends = [*begins[1:], lines.stop]
     for begin, end in zip(begins, ends, strict=False):
-        found = source.section(begin)
-        assert found
-        name = found["name"].lower()
-        _check_known(source, begin, found["name"])
-        words, app = source.words(begin, found.start("arguments")), ""
+        heading = source.section(begin)
+        assert heading
+        name = heading["name"].lower()
+        _check_known(source, begin, heading["name"])
+        words, app = source.words(begin, heading.start("arguments")), ""
         if name.startswith(APP):
             app, words = _app_name(source, begin, name, words), words[1:]
         _check_arguments(source, begin, name, words)
@@ -213,12 +213,12 @@ def _warn_of_nearly_sections(warnings: _Warnings, part: _Part) -> None:
     source = warnings.source
     lines = heredocs.lines_outside(source, part.lines) if part.name in _SHELL_TEXT else part.lines
     for n in lines:
-        found = _NEARLY.fullmatch(source.line(n))
-        if found and found["name"].lower() in _ALL:
+        match = _NEARLY.fullmatch(source.line(n))
+        if match and match["name"].lower() in _ALL:
             warnings.add(
                 n,
                 f"this is text of %{part.name}: a section begins with % in the first column "
-                f"and its name right behind it, as %{found['name'].lower()}",
+                f"and its name right behind it, as %{match['name'].lower()}",
             )
 
 
@@ -256,14 +256,14 @@ def _no_arguments(source: Text, n: int, name: str, words: list[Word]) -> RecipeE
 
 
 def _sections(source: Text, parts: list[_Part]) -> Mapping[str, Section]:
-    found: dict[str, list[_Part]] = {}
+    by_name: dict[str, list[_Part]] = {}
     for part in parts:
-        first = found.setdefault(part.name, [part])[0]
+        first = by_name.setdefault(part.name, [part])[0]
         if part is not first:
             if part.name != "files":  # each of these has a source of its own
                 _check_same_arguments(source, first, part)
-            found[part.name].append(part)
-    return MappingProxyType({name: _section(source, name, same) for name, same in found.items()})
+            by_name[part.name].append(part)
+    return MappingProxyType({name: _section(source, name, same) for name, same in by_name.items()})
 
 
 def _section(source: Text, name: str, parts: list[_Part]) -> Section:
@@ -330,7 +330,7 @@ def _copy_item(source: Text, n: int, part: _Part) -> Iterator[CopyItem]:
 
 def _labels(warnings: _Warnings, parts: list[_Part], name: str) -> tuple[Label, ...]:
     """Read KEY VALUE lines as Apptainer does: a value may be missing, and the last one holds."""
-    source, found = warnings.source, dict[str, Label]()
+    source, labels = warnings.source, dict[str, Label]()
     for n in (n for part in parts if part.name == name for n in part.lines):
         line = _literal(source.line(n))
         if not line.strip() or is_comment(line):
@@ -340,7 +340,7 @@ def _labels(warnings: _Warnings, parts: list[_Part], name: str) -> tuple[Label, 
         if not value:
             written = f"write {key.replace('=', ' ', 1)}" if "=" in key else "it is stored empty"
             warnings.add(n, f"the label {shown} has no value: {printable(written)}")
-        if key in found:
-            warnings.add(n, f"the label {shown} replaces that of line {found.pop(key).line}")
-        found[key] = Label(key, unquoted("".join(value).strip()), source.number(n))
-    return tuple(found.values())
+        if key in labels:
+            warnings.add(n, f"the label {shown} replaces that of line {labels.pop(key).line}")
+        labels[key] = Label(key, unquoted("".join(value).strip()), source.number(n))
+    return tuple(labels.values())

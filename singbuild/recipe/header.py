@@ -66,15 +66,17 @@ def parse_header(
 
     implied: stands for a header that the recipe has not got. Raises RecipeError.
     """
-    found: dict[str, Header] = {}
+    by_name: dict[str, Header] = {}
     n = start
     while n < end:
         if source.line(n).strip() and not is_comment(source.line(n)):
             header, last = _header(source, n, end)
-            found[header.name.lower()] = _merged(source, n, found.get(header.name.lower()), header)
+            by_name[header.name.lower()] = _merged(
+                source, n, by_name.get(header.name.lower()), header
+            )
             n = last
         n += 1
-    headers = tuple(found.values()) or implied
+    headers = tuple(by_name.values()) or implied
     _check_bootstrap(source, headers, start, end)
     return headers
 

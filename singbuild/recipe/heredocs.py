@@ -16,7 +16,7 @@ def check_ended(source: Text, scripts: Sequence[range]) -> None:
 
     scripts: the numbers of the lines of each script.
     """
-    opened = [(lines, *found) for lines in scripts if (found := _open_at_end(source, lines))]
+    opened = [(lines, *start) for lines in scripts if (start := _open_at_end(source, lines))]
     places = _places(source) if opened else {}
     for lines, begin, word in opened:
         later = places[word][bisect_left(places[word], (lines.stop, _OPENS)) :]
@@ -50,8 +50,8 @@ def _states(source: Text, lines: range) -> Iterator[tuple[int, tuple[int, str] |
         line = source.line(n)
         if opened:
             opened = None if line.strip() == opened[1] else opened
-        elif not is_comment(line) and (found := _HEREDOC.search(line)):
-            opened = n, found["end"]
+        elif not is_comment(line) and (match := _HEREDOC.search(line)):
+            opened = n, match["end"]
         yield n, opened
 
 
@@ -60,6 +60,6 @@ def _places(source: Text) -> dict[str, list[tuple[int, int]]]:
     places: dict[str, list[tuple[int, int]]] = {}
     for n in range(1, len(source.lines) + 1):
         places.setdefault(source.line(n).strip(), []).append((n, _ENDS))
-        for found in _HEREDOC.finditer(source.line(n)):
-            places.setdefault(found["end"], []).append((n, _OPENS))
+        for match in _HEREDOC.finditer(source.line(n)):
+            places.setdefault(match["end"], []).append((n, _OPENS))
     return places

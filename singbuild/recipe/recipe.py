@@ -134,8 +134,8 @@ class Section:
 
     def _command(self) -> list[str]:
         """Return the words of ``-c PROGRAM WORD…``; the first one that is an option ends them."""
-        behind = self.arguments[self.arguments.index("-c") + 1 :]
-        return [behind[0], *takewhile(lambda word: not word.startswith(("-", "+")), behind[1:])]
+        script = self.arguments[self.arguments.index("-c") + 1 :]
+        return [script[0], *takewhile(lambda word: not word.startswith(("-", "+")), script[1:])]
 
     @property
     def program(self) -> str:

@@ -86,25 +86,25 @@ def fill(
     template = Text(source.path, _with_comments_as_text(without_arguments(source)))
     within = {name for text in declared.values() for name in _NAME_IN_DEFAULT.findall(text)}
     names = _used(template) | within | declared.keys()
-    given = {
+    by_name = {
         **(from_yaml(Text(*values)) if values else {}),
         **(from_file(Text(*build_arg_file), names) if build_arg_file else {}),
         **from_options(build_args, names),
     }
-    merged = _defaults(source, declared, given) | given
+    merged = _defaults(source, declared, by_name) | by_name
     used = {name: merged[name] for name in sorted(names & merged.keys())}
     return Filled(*_rendered(template, merged), used)
 
 
 def _defaults(
-    source: Text, declared: Mapping[str, str], given: Mapping[str, Any]
+    source: Text, declared: Mapping[str, str], values: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return the defaults that count, with ``{{ NAME }}`` in them filled in."""
-    found: dict[str, Any] = {}
+    by_name: dict[str, Any] = {}
 
     def value(name: str, users: tuple[str, ...]) -> str:
-        if name in given:
-            return str(_printed(given[name]))
+        if name in values:
+            return str(_printed(values[name]))
         if name in users or name not in declared:
             raise source.error(
                 line_of(source, users[-1]),
@@ -113,18 +113,18 @@ def _defaults(
                 why=f"The default of {users[-1]} uses it.",
                 remedy=f"Pass --build-arg {name}=VALUE, or declare it in %arguments.",
             )
-        if name not in found:
+        if name not in by_name:
             parts = _NAME_IN_DEFAULT.split(declared[name])
             parts[1::2] = [value(each, (*users, name)) for each in parts[1::2]]
             if sum(map(len, parts)) > LIMIT:
                 raise _too_large(source)
-            found[name] = "".join(parts)
-        return str(found[name])
+            by_name[name] = "".join(parts)
+        return str(by_name[name])
 
     for name in declared:
-        if name not in given:
+        if name not in values:
             value(name, ())
-    return found
+    return by_name
 
 
 def _with_comments_as_text(text: str) -> str:
@@ -166,7 +166,7 @@ def _refuse_file(name: str) -> Never:
 
 
 def _environment(*extensions: type[Extension]) -> Environment:
-    made = ImmutableSandboxedEnvironment(
+    environment = ImmutableSandboxedEnvironment(
         # Bash writes ${#name}. No text holds a zero byte, so nothing begins a comment.
         comment_start_string="\0#",
         comment_end_string="#\0",
@@ -177,9 +177,9 @@ def _environment(*extensions: type[Extension]) -> Environment:
         extensions=extensions,
     )
     # The same recipe gives the same text.
-    made.filters.pop("random")
-    made.globals.pop("lipsum")
-    return made
+    environment.filters.pop("random")
+    environment.globals.pop("lipsum")
+    return environment
 
 
 def _used(template: Text) -> set[str]:
@@ -265,8 +265,8 @@ def _explained(template: Text, error: Exception, values: Mapping[str, Any]) -> S
 
 def _undefined(template: Text, error: UndefinedError, values: Mapping[str, Any]) -> RecipeError:
     n = _failed_line(template, error)
-    found = re.search(r"'([^']*)' is undefined|attribute '([^']*)'", str(error))
-    name = (found[1] or found[2]) if found else ""
+    match = re.search(r"'([^']*)' is undefined|attribute '([^']*)'", str(error))
+    name = (match[1] or match[2]) if match else ""
     at = re.search(rf"\b{re.escape(name)}\b", template.line(n)) if n and name else None
     return template.error(
         n,
@@ -299,7 +299,7 @@ def _failed_line(template: Text, error: Exception) -> int:
 
 def _tag_column(line: str) -> int:
     """Find the column of the only tag in ``line``; 0 when it is not the only one."""
-    tags = [found.start() + 1 for found in re.finditer(r"\{[{%]", line)]
+    tags = [match.start() + 1 for match in re.finditer(r"\{[{%]", line)]
     return tags[0] if len(tags) == 1 else 0
 
 

@@ -35,7 +35,7 @@ class Rendered:
 def is_template(source: Text) -> bool:
     """Tell whether the recipe declares %arguments."""
     sections = (source.section(n) for n in range(1, len(source.lines) + 1))
-    return any(found["name"].lower() == "arguments" for found in sections if found)
+    return any(match["name"].lower() == "arguments" for match in sections if match)
 
 
 def render(

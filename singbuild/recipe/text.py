@@ -126,8 +126,8 @@ def _unprotected(word: str) -> str:
 
 
 def _end(pattern: re.Pattern[str], line: str, at: int) -> int:
-    found = pattern.match(line, at)
-    return found.end() if found else at
+    match = pattern.match(line, at)
+    return match.end() if match else at
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

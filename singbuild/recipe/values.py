@@ -64,14 +64,14 @@ def from_file(file: Text, names: set[str]) -> dict[str, Any]:
 
 def from_options(build_args: Sequence[str], names: set[str]) -> dict[str, Any]:
     """Read ``NAME=VALUE`` of each --build-arg; the last one wins."""
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for written in build_args:
         fail = _failing_option(written)
         name, value = _assignment(written, fail)
         _check_text(value, fail)
         _check_used(name, names, fail)
-        found[name] = value
-    return found
+        values[name] = value
+    return values
 
 
 def _failing_option(written: str) -> _Fail:
@@ -85,19 +85,19 @@ def _assignments(
     file: Text, numbers: Sequence[int], names: set[str] | None = None
 ) -> dict[str, Any]:
     """Read ``NAME=VALUE`` lines; blank lines and lines that begin with ``#`` are skipped."""
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for n in numbers:
         line = file.line(n).strip()
         if not line or line.startswith("#"):
             continue
         fail = _failing_at(file, n)
         name, value = _assignment(line, fail)
-        if name in found:
+        if name in values:
             raise fail(f"{name} is given twice", remedy="Remove one of the lines.")
         if names is not None:
             _check_used(name, names, fail)
-        found[name] = value.strip()
-    return found
+        values[name] = value.strip()
+    return values
 
 
 def _assignment(written: str, fail: _Fail) -> tuple[str, str]:
@@ -188,14 +188,14 @@ for _tag, _pattern, _first in (
 def from_yaml(file: Text) -> dict[str, Any]:
     """Read a --values file: a mapping; nested ones are reached as ``{{ a.b }}``."""
     try:
-        found = yaml.load(file.text, Loader=_ValuesLoader)  # noqa: S506  a SafeLoader
+        document = yaml.load(file.text, Loader=_ValuesLoader)  # noqa: S506  a SafeLoader
     except Exception as error:  # PyYAML lets ValueError, RecursionError and others through
         raise _bad_yaml(file, error) from None
-    if not isinstance(found or {}, dict):
+    if not isinstance(document or {}, dict):
         raise _failing_at(file, 1)(
             "the values have no names", remedy="Write a mapping: one NAME: VALUE a line."
         )
-    return {str(name): _value(file, name, value) for name, value in (found or {}).items()}
+    return {str(name): _value(file, name, value) for name, value in (document or {}).items()}
 
 
 def _bad_yaml(file: Text, error: Exception) -> RecipeError:

@@ -95,15 +95,15 @@ def signature(key: PrivateKey, data: bytes) -> bytes:
     return key.sign(data, ec.ECDSA(hashes.SHA256()))
 
 
-def is_signed(key: PublicKey, data: bytes, made: bytes) -> bool:
+def is_signed(key: PublicKey, data: bytes, sig: bytes) -> bool:
     """Whether a signature is over some bytes."""
     try:
         if isinstance(key, ed25519.Ed25519PublicKey):
-            key.verify(made, data)
+            key.verify(sig, data)
         elif isinstance(key, rsa.RSAPublicKey):
-            key.verify(made, data, padding.PKCS1v15(), hashes.SHA256())
+            key.verify(sig, data, padding.PKCS1v15(), hashes.SHA256())
         else:
-            key.verify(made, data, ec.ECDSA(hashes.SHA256()))
+            key.verify(sig, data, ec.ECDSA(hashes.SHA256()))
     except InvalidSignature:
         return False
     return True
@@ -111,8 +111,8 @@ def is_signed(key: PublicKey, data: bytes, made: bytes) -> bool:
 
 def envelope(payload: bytes, kind: str, key: PrivateKey) -> bytes:
     """Return a signed payload of this type, as JSON."""
-    made = signature(key, _encoded(payload, kind))
-    row = {"keyid": fingerprint(key.public_key()), "sig": base64.b64encode(made).decode()}
+    signed_bytes = signature(key, _encoded(payload, kind))
+    row = {"keyid": fingerprint(key.public_key()), "sig": base64.b64encode(signed_bytes).decode()}
     text = base64.b64encode(payload).decode()
     return json.dumps({"payloadType": kind, "payload": text, "signatures": [row]}).encode()
 
@@ -120,21 +120,24 @@ def envelope(payload: bytes, kind: str, key: PrivateKey) -> bytes:
 def opened(data: bytes, kind: str, keys: Mapping[str, PublicKey]) -> Opened:
     """Return what became of an envelope. keys: by the names of their owners."""
     try:
-        found = json.loads(data)
-        payload = _decoded(found["payload"])
-        rows = [(str(row.get("keyid", "")), _decoded(row["sig"])) for row in found["signatures"]]
-        told = found["payloadType"]
+        document = json.loads(data)
+        payload = _decoded(document["payload"])
+        rows = [(str(row.get("keyid", "")), _decoded(row["sig"])) for row in document["signatures"]]
+        payload_kind = document["payloadType"]
         if not (
-            {*found} == _FIELDS and all({*row} <= {"keyid", "sig"} for row in found["signatures"])
+            {*document} == _FIELDS
+            and all({*row} <= {"keyid", "sig"} for row in document["signatures"])
         ):
             raise ValueError("it has other fields")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return Opened(signers.BAD, "it is no DSSE envelope", (), "", b"")
-    if told != kind or not 0 < len(rows) <= _MOST:
+    if payload_kind != kind or not 0 < len(rows) <= _MOST:
         return Opened(signers.BAD, "it is an envelope of another kind", (), "", b"")
     for name, key in keys.items():
-        for key_id, made in rows:
-            if key_id in ("", fingerprint(key)) and is_signed(key, _encoded(payload, kind), made):
+        for key_id, signed_bytes in rows:
+            if key_id in ("", fingerprint(key)) and is_signed(
+                key, _encoded(payload, kind), signed_bytes
+            ):
                 return Opened(signers.GOOD, "", (name,), fingerprint(key), payload)
     ids = {fingerprint(key) for key in keys.values()}
     if ids & {key_id for key_id, _ in rows}:

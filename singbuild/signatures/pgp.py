@@ -48,7 +48,7 @@ def signed(text: bytes, key: str) -> tuple[bytes, str]:
     key: as gpg takes it, "" for its default key.
     """
     with tempfile.TemporaryDirectory(prefix="singbuild-sign-") as place:
-        plain, out, told = (Path(place, name) for name in ("text", "text.asc", "status"))
+        plain, out, status_file = (Path(place, name) for name in ("text", "text.asc", "status"))
         plain.write_bytes(text)
         user = ["--local-user", key] if key else []
         words: list[str | Path] = [
@@ -57,13 +57,13 @@ def signed(text: bytes, key: str) -> tuple[bytes, str]:
             "--digest-algo",
             "SHA256",
             "--status-file",
-            told,
+            status_file,
             *user,
         ]
         words += ["--output", out, "--clearsign", plain]
         command.attended(words, env=_environment(None), package="gpg")
-        made = [line.split() for line in told.read_text().splitlines()]
-        return out.read_bytes(), next(row[-1] for row in made if row[1:2] == ["SIG_CREATED"])
+        rows = [line.split() for line in status_file.read_text().splitlines()]
+        return out.read_bytes(), next(row[-1] for row in rows if row[1:2] == ["SIG_CREATED"])
 
 
 def checked(data: bytes, keyrings: Sequence[Path] | None) -> Checked:
@@ -72,13 +72,13 @@ def checked(data: bytes, keyrings: Sequence[Path] | None) -> Checked:
     keyrings: None for the user's keyring. Raises HostError: there is no gpg.
     """
     with tempfile.TemporaryDirectory(prefix="singbuild-verify-") as place, _home(keyrings) as home:
-        file, out, told = (Path(place, name) for name in ("signed", "text", "status"))
+        file, out, status_file = (Path(place, name) for name in ("signed", "text", "status"))
         file.write_bytes(data)
         words: list[str | Path] = ["gpg", "--batch", "--no-auto-key-retrieve", "--no-tty"]
         words += ["--weak-digest", "SHA1", "--max-output", str(_LARGEST)]
-        words += ["--status-file", told, "--output", out, "--decrypt", file]
+        words += ["--status-file", status_file, "--output", out, "--decrypt", file]
         command.call(words, env=_environment(home), package="gpg")
-        rows = told.read_text(errors="replace").splitlines() if told.exists() else []
+        rows = status_file.read_text(errors="replace").splitlines() if status_file.exists() else []
         text = out.read_bytes() if out.exists() else b""
     return _judged([row.split()[1:] for row in rows if len(row.split()) > 1], text)
 

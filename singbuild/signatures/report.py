@@ -55,24 +55,24 @@ def examine(
     known: Known,
     *,
     beside: Path | None = None,
-    wanted: Sequence[str] = (),
+    required: Sequence[str] = (),
     signed: bool = False,
     report: Reporter | None = None,
 ) -> Report:
     """Return what is found of an image's content and signatures. Raises ImageError, HostError.
 
-    wanted: principals who have to have signed; signed: somebody of the lists has to have;
+    required: principals who have to have signed; signed: somebody of the lists has to have;
     report: as for ``verification.verify``.
     """
     if path.is_dir():
-        return _report(verification.verify(path, report), [], wanted, signed=signed)
+        return _report(verification.verify(path, report), [], required, signed=signed)
     with image_file.opened(path, beside=beside) as file:
         placed = file.signatures()
         findings = sif_signatures.findings(file, known)
         sound = _content(file, may_lack=bool(placed or findings), report=report)
         true = (sound.digest if sound else "", file.start, file.digest() if placed else "")
         findings += [_finding(each, true, known.ssh) for each in placed]
-    return _report(sound, findings, wanted, signed=signed)
+    return _report(sound, findings, required, signed=signed)
 
 
 def content(file: ImageFile) -> Sound | None:
@@ -102,16 +102,16 @@ def _named(error: ImageError, file: ImageFile) -> ImageError:
 
 def _finding(placed: Placed, true: tuple[str, int, str], known: Signers) -> Finding:
     verdict = _verdict(placed, true, known)
-    made: Signed = placed.signed
+    own: Signed = placed.signed
     return Finding(
         status=verdict.status,
         reason=verdict.reason,
         principals=tuple(verdict.names),
         scheme="ssh",
-        claim=made.statement.claim,
-        date=made.statement.date,
-        key_type=made.signature.key_type,
-        fingerprint=made.signature.fingerprint,
+        claim=own.statement.claim,
+        date=own.statement.date,
+        key_type=own.signature.key_type,
+        fingerprint=own.signature.fingerprint,
         place=placed.place,
     )
 
@@ -128,11 +128,11 @@ def _verdict(placed: Placed, true: tuple[str, int, str], known: Signers) -> Verd
 
 
 def _report(
-    sound: Sound | None, findings: list[Finding], wanted: Sequence[str], *, signed: bool
+    sound: Sound | None, findings: list[Finding], required: Sequence[str], *, signed: bool
 ) -> Report:
     good = [each.principals for each in findings if each.status == signers.GOOD]
     patterns = [pattern for names in good for pattern in names]
-    missing = [w for w in wanted if not any(fnmatch.fnmatchcase(w, each) for each in patterns)]
+    missing = [w for w in required if not any(fnmatch.fnmatchcase(w, each) for each in patterns)]
     if signed and not good:
         missing.append("anybody in the lists of signers")
     return Report(sound, findings, missing)

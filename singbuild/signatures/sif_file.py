@@ -134,13 +134,13 @@ class SifFile:
 
     def signatures(self) -> list[tuple[int, bytes]]:
         """Return all signatures: the group that each is of, 0 for none, and its bytes."""
-        found = []
+        rows = []
         for row in self.rows:
             if row.kind == SIGNATURE:
                 if row.size > _LARGEST:
                     raise self.damaged("One of its signatures is longer than a mebibyte.")
-                found.append((row.link, os.pread(self._fd, row.size, row.offset)))
-        return found
+                rows.append((row.link, os.pread(self._fd, row.size, row.offset)))
+        return rows
 
     def add(self, signatures: Sequence[tuple[int, bytes, bytes]], now: int) -> None:
         """Append signatures: the group, its bytes, and the fingerprint of a PGP key or b"".

@@ -29,7 +29,7 @@ def findings(file: ImageFile, known: Known) -> list[Finding]:
         return []
     sif = SifFile(str(file.path), file.fd)
     true: dict[tuple[int, bytes], bool] = {}
-    found = []
+    rows = []
     for group, data in sif.signatures():
         finding, payload = _opened(data, known)
         if finding.status in (signers.GOOD, signers.REFUSED):
@@ -41,19 +41,19 @@ def findings(file: ImageFile, known: Known) -> list[Finding]:
             elif not sif.has_root(group):
                 reason = "it is not over the root file system"
                 finding = replace(finding, status=signers.UNKNOWN, reason=reason)
-        found.append(finding)
-    return found
+        rows.append(finding)
+    return rows
 
 
 def _opened(data: bytes, known: Known) -> tuple[Finding, bytes]:
     """Return what became of a signature, and what it signs, as far as that was verified."""
     if data.startswith(pgp.START):
-        told = pgp.checked(data, known.keyrings)
-        parts = (told.status, told.reason, told.names, "pgp", SIGNED, told.date)
-        return Finding(*parts, "PGP", told.fingerprint, _PLACE), told.text
-    found = dsse.opened(data, PAYLOAD, known.keys)
-    parts = (found.status, found.reason, found.names, "dsse", SIGNED, "")
-    return Finding(*parts, "DSSE", found.fingerprint, _PLACE), found.payload
+        by_gpg = pgp.checked(data, known.keyrings)
+        parts = (by_gpg.status, by_gpg.reason, by_gpg.names, "pgp", SIGNED, by_gpg.date)
+        return Finding(*parts, "PGP", by_gpg.fingerprint, _PLACE), by_gpg.text
+    by_key = dsse.opened(data, PAYLOAD, known.keys)
+    parts = (by_key.status, by_key.reason, by_key.names, "dsse", SIGNED, "")
+    return Finding(*parts, "DSSE", by_key.fingerprint, _PLACE), by_key.payload
 
 
 def sign(file: ImageFile, key: Path | None, *, scheme: str) -> list[str]:

@@ -43,11 +43,11 @@ def sign(
     with image_file.opened(path, beside=beside, write=True) as file:
         if beside:
             file = ImageFile(file.path, file.fd, beside)
-        wanted = _statement(file, date, claim)
-        new = signed(wanted)
+        own_statement = _statement(file, date, claim)
+        new = signed(own_statement)
         with file.alone():
             if file.boot and statement.recorded(file.boot)[0] != (
-                wanted.content * bool(file.start)
+                own_statement.content * bool(file.start)
             ):
                 raise ImageError(f"{path} was changed while it was signed", remedy="Sign it again.")
             others = [p.signed for p in file.signatures() if not _is_same(p.signed, new)]
@@ -61,14 +61,14 @@ def _is_same(one: Signed, other: Signed) -> bool:
     return (one.signature.key, one.statement.claim) == (other.signature.key, other.statement.claim)
 
 
-def by_key(wanted: Statement, key: Path | None, *, agent: bool) -> Signed:
+def by_key(own_statement: Statement, key: Path | None, *, agent: bool) -> Signed:
     """Return a statement signed by a key: a file's, the agent's, or the user's own."""
     if agent:
-        return ssh_key.signed(wanted, None, ssh_key.agent_key())
-    return ssh_key.signed(wanted, key or ssh_key.default_key())
+        return ssh_key.signed(own_statement, None, ssh_key.agent_key())
+    return ssh_key.signed(own_statement, key or ssh_key.default_key())
 
 
-def added(path: Path, wanted: Statement) -> Signed:
+def added(path: Path, own_statement: Statement) -> Signed:
     """Return what ssh-keygen signed elsewhere. Raises SignatureError: it is over another image."""
     detached = path.with_name(path.name + image_file.BESIDE)
     try:
@@ -78,8 +78,12 @@ def added(path: Path, wanted: Statement) -> Signed:
         raise UsageError(f"cannot read {error.filename}", why=f"{error.strerror}.") from error
     except ValueError as error:
         raise SignatureError(f"{detached} cannot be added", why=str(error)) from error
-    told = new.statement
-    same = (told.content, told.start, told.file) == (wanted.content, wanted.start, wanted.file)
+    its_statement = new.statement
+    same = (its_statement.content, its_statement.start, its_statement.file) == (
+        own_statement.content,
+        own_statement.start,
+        own_statement.file,
+    )
     verdict = signers.judged(new, signers.Signers([], []))
     if not same or verdict.status != signers.UNKNOWN:
         why = verdict.reason if same else "It is over another image."
@@ -119,11 +123,11 @@ def extract(path: Path, directory: Path, *, beside: Path | None) -> None:
 
 def as_json(placed: Placed) -> dict[str, Any]:
     """Return a new signature as `sign --json` prints it."""
-    made = placed.signed
+    own = placed.signed
     return {
-        "claim": made.statement.claim,
-        "date": made.statement.date,
-        "key_type": made.signature.key_type,
-        "fingerprint": made.signature.fingerprint,
+        "claim": own.statement.claim,
+        "date": own.statement.date,
+        "key_type": own.signature.key_type,
+        "fingerprint": own.signature.fingerprint,
         "place": placed.place,
     }

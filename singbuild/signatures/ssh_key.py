@@ -78,7 +78,7 @@ def signed(statement: Statement, key: Path | None, public: str = "") -> Signed:
             text,
         ]
         command.attended(words, env=_environment(), package=_PACKAGE)
-        made = Signed(statement, sshsig.dearmored(text.with_suffix(".sig").read_text()))
-    if signers.judged(made, signers.Signers([], [])).status == signers.BAD:
+        new = Signed(statement, sshsig.dearmored(text.with_suffix(".sig").read_text()))
+    if signers.judged(new, signers.Signers([], [])).status == signers.BAD:
         raise HostError("ssh-keygen made a signature that it does not accept itself")
-    return made
+    return new

@@ -99,8 +99,8 @@ def build(
     if update:
         recipe = replace(recipe, headers=of_image(target))
     planned = plan.make(recipe, console, options.machine(arch, platform))
-    asked = Options(force=force or update, test=not notest, format=kind)
-    return engine.build(planned, target, asked, console)
+    build_options = Options(force=force or update, test=not notest, format=kind)
+    return engine.build(planned, target, build_options, console)
 
 
 def _copied(image: Path, target: Path, kind: str, console: InfoConsole, *, force: bool) -> int:
@@ -123,10 +123,10 @@ def _only(recipe: Recipe, names: list[str]) -> Recipe:
         raise UsageError(f"there is no section {unknown[0]}", remedy=f"Say one of {known}.")
     if not names or "all" in names:
         return recipe
-    kept = {name: each for name, each in recipe.sections.items() if name in names}
+    chosen = {name: each for name, each in recipe.sections.items() if name in names}
     return replace(
         recipe,
-        sections=MappingProxyType(kept),
+        sections=MappingProxyType(chosen),
         files=recipe.files if "files" in names else (),
         labels=recipe.labels if "labels" in names else (),
     )

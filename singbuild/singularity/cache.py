@@ -22,7 +22,7 @@ _THEIRS = {
 
 
 @dataclass(frozen=True)
-class _Kept:
+class _CacheFile:
     """A file of the cache. size: bytes on the disk; time: of its last change."""
 
     path: Path
@@ -49,13 +49,13 @@ def cache_commands() -> None:
 @_kinds
 def list_cache(verbose: bool, everything: bool, kinds: tuple[str, ...]) -> int:
     """Say how much is kept, and where."""
-    found = _files(kinds)
+    files = _files(kinds)
     if verbose or everything:
-        for each in found:
+        for each in files:
             print(f"{_shown(each.size):>12}  {each.path}")
         print()
-    print(f"There are {len(found)} file(s) in {workspace.cache_directory()}")
-    print(f"Total space used: {_shown(sum(each.size for each in found))}")
+    print(f"There are {len(files)} file(s) in {workspace.cache_directory()}")
+    print(f"Total space used: {_shown(sum(each.size for each in files))}")
     return 0
 
 
@@ -67,10 +67,10 @@ def list_cache(verbose: bool, everything: bool, kinds: tuple[str, ...]) -> int:
 def clean_cache(force: bool, dry_run: bool, days: int, kinds: tuple[str, ...]) -> int:
     """Remove what is kept. Programs and builds that have a file open go on with it."""
     before = time.time() - days * _DAY
-    found = [each for each in _files(kinds) if each.time <= before]
+    files = [each for each in _files(kinds) if each.time <= before]
     if not (force or dry_run):
         click.confirm("This will delete everything in your cache. Continue?", abort=True, err=True)
-    for each in found:
+    for each in files:
         click.echo(f"{'Would remove' if dry_run else 'Removing'} {each.path}", err=True)
         if not dry_run:
             with contextlib.suppress(OSError):
@@ -78,13 +78,13 @@ def clean_cache(force: bool, dry_run: bool, days: int, kinds: tuple[str, ...]) -
     return 0
 
 
-def _files(words: Iterable[str]) -> list[_Kept]:
+def _files(words: Iterable[str]) -> list[_CacheFile]:
     """Return the files of the kinds that the words name, of all when there are none."""
     names = [name for word in words for name in word.split(",")]
     kinds = {kind for name in names for kind in _THEIRS.get(name, (name,))}
     is_wanted: Callable[[str], bool] = kinds.__contains__ if kinds - {"all"} else bool
     cache = workspace.cache_directory()
-    found = []
+    rows = []
     for path in sorted(cache.glob("*/**/*")):
         # Hidden are locks and files that somebody is writing.
         if path.name.startswith(".") or path.is_symlink() or not path.is_file():
@@ -92,8 +92,8 @@ def _files(words: Iterable[str]) -> list[_Kept]:
         if is_wanted(path.relative_to(cache).parts[0]):
             with contextlib.suppress(OSError):
                 status = path.stat()
-                found.append(_Kept(path, status.st_blocks * 512, status.st_mtime))
-    return found
+                rows.append(_CacheFile(path, status.st_blocks * 512, status.st_mtime))
+    return rows
 
 
 def _shown(size: int) -> str:

@@ -36,30 +36,30 @@ _KEYS = (
 @click.option("--list-apps", is_flag=True, help="The names of its applications.")
 @click.option("--all", "everything", is_flag=True, help="All of it, as JSON.")
 def inspect(
-    image: Path, as_json: bool, everything: bool, app: str, list_apps: bool, **wanted: bool
+    image: Path, as_json: bool, everything: bool, app: str, list_apps: bool, **flags: bool
 ) -> int:
     """Say what IMAGE says of itself. It is not executed, and needs no root."""
     from singbuild import about
     from singbuild.formats.loading import opened
     from singbuild.packages.tree import ImageTree
 
-    names = [name for name in _ORDER if wanted[name] or everything]
+    names = [name for name in _ORDER if flags[name] or everything]
     with opened(image) as files:
         tree = ImageTree(files)
         names = names or ([] if list_apps else ["labels"])
-        found = about.attributes(tree, names, app)
+        values = about.attributes(tree, names, app)
         if "labels" in names and not app and tree.chunks(about.HOME + b"/labels.json") is not None:
             # In every image that Apptainer makes; programs take one without any as none at all.
             derived = {
                 f"{_SCHEMA}.schema-version": "1.0",
                 f"{_SCHEMA}.build-arch": about.machine(files),
             }
-            found["labels"] = derived | found.get("labels", {})
-        found = _stripped(found)
+            values["labels"] = derived | values.get("labels", {})
+        values = _stripped(values)
         listed = about.apps(tree) if list_apps or (everything and not app) else []
         apps = {name: _stripped(about.attributes(tree, about.ALL, name)) for name in listed}
     if as_json or everything:
-        shown = {"apps": {app: found}} if app else ({"apps": apps} if apps else {}) | found
+        shown = {"apps": {app: values}} if app else ({"apps": apps} if apps else {}) | values
         keys = {key: shown[key] for key in _KEYS if key in shown}
         document = {"data": {"attributes": keys}, "type": "container"}
         text = json.dumps(document, indent="\t", ensure_ascii=False)
@@ -67,8 +67,8 @@ def inspect(
         return 0
     for name in listed:
         print(name)
-    for name, value in found.items():
-        print(_told(name, value), end="")
+    for name, value in values.items():
+        print(_as_text(name, value), end="")
     return 0
 
 
@@ -104,17 +104,17 @@ def run_help(image: Path, app: str | None) -> int:
     return 0
 
 
-def _stripped(found: dict[str, Any]) -> dict[str, Any]:
+def _stripped(values: dict[str, Any]) -> dict[str, Any]:
     """Return attributes without the line ends after texts, labels by their names."""
     return {
         name: {key: each.rstrip("\n") for key, each in sorted(value.items())}
         if isinstance(value, Mapping)
         else value.rstrip("\n")
-        for name, value in found.items()
+        for name, value in values.items()
     }
 
 
-def _told(name: str, value: Any) -> str:
+def _as_text(name: str, value: Any) -> str:
     """Return an attribute as lines for people."""
     if name == "labels":
         return "".join(f"{key}: {each}\n" for key, each in sorted(value.items()))

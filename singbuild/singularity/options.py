@@ -44,13 +44,13 @@ def refused(name: str, why: str, *, flag: bool = True) -> Decorator:
 
 
 def variable(*names: str, sets: str, shows: str, what: str) -> Decorator:
-    """Add an option whose value is told to all that is below by an environment variable."""
+    """Add an option that sets an environment variable, which the modules below read."""
 
-    def told(_context: click.Context, _option: click.Parameter, value: str | None) -> None:
+    def set_variable(_context: click.Context, _option: click.Parameter, value: str | None) -> None:
         if value:
             os.environ[sets] = value
 
-    return click.option(*names, metavar=shows, expose_value=False, callback=told, help=what)
+    return click.option(*names, metavar=shows, expose_value=False, callback=set_variable, help=what)
 
 
 def _login(_context: click.Context, _option: click.Parameter, value: bool) -> None:

@@ -54,15 +54,15 @@ def pull(
     from singbuild.plan.options import Options
     from singbuild.transports import loading as transports
 
-    uri, given = _sorted(words)
-    target = _folder(folder) / (name or given or default_name(uri))
+    uri, file_name = _sorted(words)
+    target = _folder(folder) / (name or file_name or default_name(uri))
     console, machine = InfoConsole(quiet=quiet), options.machine(arch, platform)
     if images.is_file(uri):
         return images.fetch(transports.place(uri, machine), target, console, force=force)
     recipe = images.recipe(uri, insecure=options.plain_http(nohttps=nohttps))
     kind = targets.kind(target)
-    asked = Options(force=force, test=False, use_cache=False, format=kind, command="pull")
-    return build.build(plan.make(recipe, console, machine), target, asked, console)
+    build_options = Options(force=force, test=False, use_cache=False, format=kind, command="pull")
+    return build.build(plan.make(recipe, console, machine), target, build_options, console)
 
 
 def default_name(uri: str) -> str:
@@ -88,5 +88,5 @@ def _sorted(words: tuple[str, ...]) -> tuple[str, str]:
     return uris[0], names[0] if names else ""
 
 
-def _folder(given: str | None) -> Path:
-    return Path(given or next(filter(None, map(os.environ.get, _FOLDERS)), ""))
+def _folder(directory: str | None) -> Path:
+    return Path(directory or next(filter(None, map(os.environ.get, _FOLDERS)), ""))

@@ -17,10 +17,10 @@ from singbuild.ext3.attributes import Attribute
 from singbuild.ext3.node import LOST_AND_FOUND
 from singbuild.file_tree import (
     DIRECTORY,
+    DirEntry,
     Entry,
     Facts,
     FileTree,
-    Found,
     check_names,
     inside,
     opened,
@@ -65,9 +65,9 @@ class _Metadata:
             data, self._skip = data[self._skip :], 0
             parts.append(data)
             have += len(data)
-        found = b"".join(parts) if len(parts) > 1 else self._left
-        self._left = found[size:]
-        return found[:size]
+        whole = b"".join(parts) if len(parts) > 1 else self._left
+        self._left = whole[size:]
+        return whole[:size]
 
 
 class SquashfsImage(FileTree):
@@ -123,7 +123,9 @@ class SquashfsImage(FileTree):
         """What the superblock says."""
         block = self.superblock
         kind = self._kind or f"squashfs ({block.compression})"
-        return Facts(kind, self.size, block.used, self.offset, made=block.made, notes=self._notes)
+        return Facts(
+            kind, self.size, block.used, self.offset, created=block.created, notes=self._notes
+        )
 
     def root(self) -> Entry:
         """Return the root directory."""
@@ -133,20 +135,20 @@ class SquashfsImage(FileTree):
             raise self.damaged("/", "it is no directory")
         return Entry(b"", inode)
 
-    def names(self, directory: Entry, parent: int | None = None) -> tuple[Found, ...]:
+    def names(self, directory: Entry, parent: int | None = None) -> tuple[DirEntry, ...]:
         """Return a directory's names, sorted. A number is where the inode is."""
         inode = _inode(directory)
         with self._reading(directory.path):
             if parent not in (None, inode.parent, inode.number):
                 raise ValueError(f'its ".." names inode {inode.parent} instead of {parent}')
-            found = self._names(inode)
+            listing = self._names(inode)
         if not directory.path:
-            found = tuple(each for each in found if each[0] != LOST_AND_FOUND)
-        return found
+            listing = tuple(each for each in listing if each[0] != LOST_AND_FOUND)
+        return listing
 
-    def named(self, directory: Entry, found: Found) -> Entry:
+    def named(self, directory: Entry, name_row: DirEntry) -> Entry:
         """Return the entry of what ``names`` found in a directory."""
-        name, place, kind = found
+        name, place, kind = name_row
         with self._reading(directory.path + b"/" + name if directory.path else name):
             path, inode = inside(directory, name), self._inodes(place)
             if kind != inode.mode >> 12:
@@ -162,10 +164,15 @@ class SquashfsImage(FileTree):
             for size in inode.blocks:
                 stored = size & ~_DATA_STORED
                 if stored:
-                    wanted, found = min(block, inode.size - at), self._data_block(place, size)
-                    if len(found) < wanted:
-                        raise ValueError(f"a block holds {len(found)} bytes instead of {wanted}")
-                    yield at, found[:wanted]
+                    size_wanted, block_data = (
+                        min(block, inode.size - at),
+                        self._data_block(place, size),
+                    )
+                    if len(block_data) < size_wanted:
+                        raise ValueError(
+                            f"a block holds {len(block_data)} bytes instead of {size_wanted}"
+                        )
+                    yield at, block_data[:size_wanted]
                 place, at = place + stored, at + block
             if inode.fragment != NONE and at < inode.size:
                 whole = self._fragment(inode.fragment)
@@ -242,13 +249,13 @@ class SquashfsImage(FileTree):
         source = _Metadata(
             self, table, self.superblock.directory_table, place >> 16, place & 0xFFFF
         )
-        found = read_inode.inode(source.take, self._owner, self.superblock.block)
-        if not 0 < found.number <= self.superblock.inodes:
-            raise ValueError(f"an inode of number {found.number}, more than there are")
-        return found
+        parsed = read_inode.inode(source.take, self._owner, self.superblock.block)
+        if not 0 < parsed.number <= self.superblock.inodes:
+            raise ValueError(f"an inode of number {parsed.number}, more than there are")
+        return parsed
 
-    def _read_names(self, inode: Inode) -> tuple[Found, ...]:
-        names: list[Found] = []
+    def _read_names(self, inode: Inode) -> tuple[DirEntry, ...]:
+        names: list[DirEntry] = []
         used = self.superblock.used
         source = _Metadata(self, self.superblock.directory_table, used, inode.start, inode.offset)
         left = inode.size
@@ -305,11 +312,11 @@ class SquashfsImage(FileTree):
         values, count, _ = struct.unpack("<QII", self._read(table, 16))
         if number >= count or not SIZE <= values < table:
             raise ValueError(f"attributes of number {number}, more than there are")
-        place, found, _ = struct.unpack("<QII", self._row(table + 16, number, 16))
-        if found > _MOST_ATTRIBUTES:
-            raise ValueError(f"{found} attributes")
+        place, number_of, _ = struct.unpack("<QII", self._row(table + 16, number, 16))
+        if number_of > _MOST_ATTRIBUTES:
+            raise ValueError(f"{number_of} attributes")
         source = self._attribute_at(values, place)
-        for _ in range(found):
+        for _ in range(number_of):
             kind, size = struct.unpack("<HH", source.take(4))
             prefix = kind & ~_ELSEWHERE
             if prefix >= len(_PREFIXES) or size > 255:

@@ -23,13 +23,13 @@ _MEMORY = 256 << 20  # bytes that one block may take to unpack: xz asks for its 
 
 @dataclass(frozen=True, slots=True)
 class Superblock:
-    """The shape of a file system. block: bytes; used: bytes of all; made: seconds since 1970.
+    """The shape of a file system. block: bytes; used: bytes of all; created: seconds since 1970.
 
     Tables: offsets from its start, -1 for one that is absent; root: where the root's inode is.
     """
 
     inodes: int
-    made: int
+    created: int
     block: int
     fragments: int
     compression: str
@@ -50,7 +50,7 @@ def superblock(data: bytes, room: int) -> Superblock:
     """
     if len(data) < SIZE or data[:4] != MAGIC:
         raise ValueError("there is none")
-    (_, inodes, made, block, fragments, compression, log, _flags, ids, major, minor, root, used,
+    (_, inodes, created, block, fragments, compression, log, _flags, ids, major, minor, root, used,
      id_table, attribute_table, inode_table, directory_table, fragment_table, _export
      ) = _FIELDS.unpack(data[:SIZE])  # fmt: skip
     if (major, minor) != (4, 0):
@@ -73,7 +73,7 @@ def superblock(data: bytes, room: int) -> Superblock:
     if None in optional:
         raise ValueError("a table lies outside the file system")
     return Superblock(
-        inodes, made, block, fragments, _NAMES[compression], ids, root, used, id_table,
+        inodes, created, block, fragments, _NAMES[compression], ids, root, used, id_table,
         optional[0] or 0, inode_table, directory_table, optional[1] or 0,
     )  # fmt: skip
 
@@ -92,12 +92,12 @@ def unpacker(compression: str) -> Callable[[bytes, int], bytes]:
 
     def unpacked(data: bytes, most: int) -> bytes:
         try:
-            found = begin(data, most + 1)
+            content = begin(data, most + 1)
         except (zlib.error, lzma.LZMAError, zstd.ZstdError, EOFError, MemoryError) as error:
             raise ValueError(f"a block does not unpack: {error}") from error
-        if len(found) > most:
+        if len(content) > most:
             raise ValueError(f"a block holds over {most} bytes")
-        return found
+        return content
 
     return unpacked
 

@@ -1,4 +1,4 @@
-"""Users and groups of a tree, by its /etc/passwd and /etc/group: who USER and --chown mean."""
+"""Users and groups that USER and --chown name, from a tree's /etc/passwd and /etc/group."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def account(rootfs: Rootfs, words: str) -> Account:
     """Return whom ``USER[:GROUP]`` means; names or numbers. Raises UnknownAccountError."""
     user, _, group = words.partition(":")
     rows = _rows(rootfs, "passwd", 6)
-    found = next((row for row in rows if user in (row[0], row[2])), None)
-    if found is None and not user.isdecimal():
+    entry = next((row for row in rows if user in (row[0], row[2])), None)
+    if entry is None and not user.isdecimal():
         raise UnknownAccountError(f"the image has no user {user}")
-    uid, gid, home = (found[2], found[3], found[5]) if found else (user, "0", "/")
+    uid, gid, home = (entry[2], entry[3], entry[5]) if entry else (user, "0", "/")
     if group:
         return Account(_number(uid), _group(rootfs, group), (), home)
-    name = found[0] if found else ""
+    name = entry[0] if entry else ""
     more = [row[2] for row in _rows(rootfs, "group", 4) if name in row[3].split(",") and name]
     return Account(_number(uid), _number(gid), tuple(map(_number, more)), home)
 
@@ -52,20 +52,20 @@ def owner(rootfs: Rootfs, words: str) -> tuple[int, int]:
     if user.isdecimal():
         uid, gid = _number(user), _number(user)
     else:
-        found = next((row for row in rows if user == row[0]), None)
-        if found is None:
+        entry = next((row for row in rows if user == row[0]), None)
+        if entry is None:
             raise UnknownAccountError(f"the image has no user {user}")
-        uid, gid = _number(found[2]), _number(found[3])
+        uid, gid = _number(entry[2]), _number(entry[3])
     return uid, _group(rootfs, group) if group else gid
 
 
 def _group(rootfs: Rootfs, group: str) -> int:
     if group.isdecimal():
         return _number(group)
-    found = next((row for row in _rows(rootfs, "group", 3) if row[0] == group), None)
-    if found is None:
+    entry = next((row for row in _rows(rootfs, "group", 3) if row[0] == group), None)
+    if entry is None:
         raise UnknownAccountError(f"the image has no group {group}")
-    return _number(found[2])
+    return _number(entry[2])
 
 
 def _number(text: str) -> int:

@@ -22,7 +22,7 @@ from singbuild.file_tree import DIRECTORY, REGULAR, Entry, FileTree
 from singbuild.formats.directory import Sandbox
 from singbuild.recipe.recipe import Recipe
 from singbuild.steps import accounts
-from singbuild.steps.step import Site
+from singbuild.steps.step import Workplace
 from singbuild.tar.prefix import prefixed
 from singbuild.tar.write import one_file, subtree
 from singbuild.tree.rootfs import Rootfs
@@ -31,9 +31,9 @@ _PIECE = 1 << 20  # bytes
 TAR_MAGIC = slice(257, 262)
 
 
-def copy(recipe: Recipe, action: Copy, site: Site, epoch: int, source: Source) -> None:
+def copy(recipe: Recipe, action: Copy, workplace: Workplace, epoch: int, source: Source) -> None:
     """Do what an action says. Raises RecipeError, accounts.UnknownAccountError."""
-    rootfs = site.rootfs
+    rootfs = workplace.rootfs
     owner = accounts.owner(rootfs, action.owner) if action.owner else None
     mode = _mode(recipe, action)
     of_context = files.Dress(owner or (0, 0), mode, epoch)
@@ -49,7 +49,7 @@ def copy(recipe: Recipe, action: Copy, site: Site, epoch: int, source: Source) -
                 pieces = iter(lambda: file.read(_PIECE), b"")
                 _write(rootfs, _into(rootfs, place, last), pieces, dress, content.stat().st_size)
             continue
-        with _tree(recipe, action, site) as tree:
+        with _tree(recipe, action, workplace) as tree:
             dress = files.Dress(owner, mode, None) if action.stage else of_context
             entries = files.entries(recipe, action, tree, name)
             for entry in entries:
@@ -88,10 +88,10 @@ def _write(
     rootfs: Rootfs, target: str, pieces: Iterable[bytes], dress: files.Dress, size: int = -1
 ) -> None:
     """Write one file. size: of all pieces; without it there is one."""
-    found = [*pieces] if size < 0 else pieces
-    size = sum(map(len, found)) if isinstance(found, list) else size
+    content = [*pieces] if size < 0 else pieces
+    size = sum(map(len, content)) if isinstance(content, list) else size
     _make(rootfs, posixpath.dirname(target), dress)
-    rootfs.unpack([one_file(target, found, size, dress)])
+    rootfs.unpack([one_file(target, content, size, dress)])
 
 
 def _make(rootfs: Rootfs, place: str, dress: files.Dress) -> None:
@@ -112,9 +112,9 @@ def _into(rootfs: Rootfs, place: str, name: str) -> str:
     return posixpath.normpath("/" + (f"{place}/{name}" if into else place).strip("/"))
 
 
-def _tree(recipe: Recipe, action: Copy, site: Site) -> FileTree:
+def _tree(recipe: Recipe, action: Copy, workplace: Workplace) -> FileTree:
     if action.stage:
-        return Image(site.stages[action.stage].image)
+        return Image(workplace.stages[action.stage].image)
     return Sandbox(context.directory(recipe.path))
 
 

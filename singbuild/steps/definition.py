@@ -11,7 +11,7 @@ from singbuild.plan.job import Job
 from singbuild.plan.plan import posts
 from singbuild.recipe.grammar import Section
 from singbuild.steps import stage_files
-from singbuild.steps.step import Facts, Site, TreeStep, digest
+from singbuild.steps.step import Facts, TreeStep, Workplace, digest
 from singbuild.tree import host_files, metadata, sections, shell_state
 from singbuild.tree.rootfs import Rootfs
 
@@ -29,10 +29,10 @@ def steps(job: Job, stage_keys: Mapping[str, str]) -> tuple[TreeStep, ...]:
 
     A stage without one is not known well enough to be kept, and so is what is copied from it.
     """
-    found = [*_on_host(job, "setup"), *_files(job, stage_keys), *_posts(job), *_apps(job)]
-    if found:
-        found[0] = _with_directory(job, found[0])
-    return (*_on_host(job, "pre"), bootstrap(job), *found)
+    tree_steps = [*_on_host(job, "setup"), *_files(job, stage_keys), *_posts(job), *_apps(job)]
+    if tree_steps:
+        tree_steps[0] = _with_directory(job, tree_steps[0])
+    return (*_on_host(job, "pre"), bootstrap(job), *tree_steps)
 
 
 def _with_directory(job: Job, step: TreeStep) -> TreeStep:
@@ -42,9 +42,9 @@ def _with_directory(job: Job, step: TreeStep) -> TreeStep:
     """
     recipe = job.plan.recipe
 
-    def execute(site: Site, state: str | None) -> str | None:
-        lay(job, site.rootfs, job.source)
-        return step.execute(site, state)
+    def execute(workplace: Workplace, state: str | None) -> str | None:
+        prepare_metadata(job, workplace.rootfs, job.source)
+        return step.execute(workplace, state)
 
     facts = {**step.facts, **{f"app {app.name}": "" for app in recipe.apps}}
     environment = recipe.sections.get("environment")
@@ -53,23 +53,23 @@ def _with_directory(job: Job, step: TreeStep) -> TreeStep:
     return replace(step, facts=facts, execute=execute)
 
 
-def lay(job: Job, rootfs: Rootfs, source: Source) -> None:
+def prepare_metadata(job: Job, rootfs: Rootfs, source: Source) -> None:
     """Make the image's own directory, unless the tree has it from this build.
 
-    source: what the backend is told.
+    source: as the backend gets it.
     """
-    if not rootfs.exists(metadata.LAID):
+    if not rootfs.exists(metadata.PREPARED):
         call = job.plan.backend.call
-        told = call("singbuild_defaults", source=source, pins=job.pins, rootfs=rootfs)
-        metadata.lay(rootfs, job.plan.recipe, told or Defaults())
+        defaults = call("singbuild_defaults", source=source, pins=job.pins, rootfs=rootfs)
+        metadata.prepare(rootfs, job.plan.recipe, defaults or Defaults())
 
 
 def bootstrap(job: Job) -> TreeStep:
     """Return the step in which the backend fills the tree."""
 
-    def execute(site: Site, state: str | None) -> str | None:
+    def execute(workplace: Workplace, state: str | None) -> str | None:
         call = job.plan.backend.call
-        call("singbuild_bootstrap", source=job.source, pins=job.pins, rootfs=site.rootfs)
+        call("singbuild_bootstrap", source=job.source, pins=job.pins, rootfs=workplace.rootfs)
         return state
 
     names = ("backend", "singbuild", "arch", "epoch", "tools", "pins")
@@ -82,15 +82,17 @@ def bootstrap(job: Job) -> TreeStep:
 
 def facts_before_test(job: Job) -> Facts:
     """Return what goes into the tree between its last step and %test."""
-    found = {name: job.plan.recipe.sections.get(name) for name in BEFORE_TEST}
-    return {f"%{name}": _script(section) for name, section in found.items() if section}
+    scripts = {name: job.plan.recipe.sections.get(name) for name in BEFORE_TEST}
+    return {f"%{name}": _script(section) for name, section in scripts.items() if section}
 
 
 def _on_host(job: Job, name: str) -> Iterator[TreeStep]:
     recipe = job.plan.recipe
 
-    def execute(site: Site, state: str | None) -> str | None:
-        sections.on_host(recipe, name, site.rootfs, site.work, job.options.sections)
+    def execute(workplace: Workplace, state: str | None) -> str | None:
+        sections.on_host(
+            recipe, name, workplace.rootfs, workplace.scratch, job.options.section_options
+        )
         return state
 
     if section := recipe.sections.get(name):
@@ -103,12 +105,12 @@ def _files(job: Job, stage_keys: Mapping[str, str]) -> Iterator[TreeStep]:
     recipe = job.plan.recipe
     stages = tuple(dict.fromkeys(item.stage for item in recipe.files if item.stage))
 
-    def execute(site: Site, state: str | None) -> str | None:
+    def execute(workplace: Workplace, state: str | None) -> str | None:
         for item in recipe.files:
             if item.stage:
-                stage_files.copy(recipe, item, site.stages[item.stage].image, site.rootfs)
+                stage_files.copy(recipe, item, workplace.stages[item.stage].image, workplace.rootfs)
             else:
-                host_files.copy(recipe, item, site.rootfs)
+                host_files.copy(recipe, item, workplace.rootfs)
         return state
 
     if job.plan.reason("files"):
@@ -122,44 +124,46 @@ def _files(job: Job, stage_keys: Mapping[str, str]) -> Iterator[TreeStep]:
 
 
 def _posts(job: Job) -> Iterator[TreeStep]:
-    recipe, context = job.plan.recipe, job.options.sections
-    found = list(posts(recipe))
-    for name, part in found:
+    recipe, options = job.plan.recipe, job.options.section_options
+    parts = list(posts(recipe))
+    for name, part in parts:
 
         def execute(
-            site: Site, state: str | None, name: str = name, part: Section = part
+            workplace: Workplace, state: str | None, name: str = name, part: Section = part
         ) -> str | None:
             if state is None:
-                _tell_of_exit(site.rootfs.report, name)
-            elif len(found) == 1:
-                site.began.update(sections.post(recipe, part, site.rootfs, context))
+                _tell_of_exit(workplace.rootfs.report, name)
+            elif len(parts) == 1:
+                workplace.began.update(sections.post(recipe, part, workplace.rootfs, options))
             else:
-                is_last = name == found[-1][0]
-                with shell_state.lent(site.rootfs, state):
+                is_last = name == parts[-1][0]
+                with shell_state.lent(workplace.rootfs, state):
                     script = shell_state.script(part, is_last=is_last)
-                    sections.post(recipe, part, site.rootfs, context, script)
-                    return "" if is_last else shell_state.taken(site.rootfs)
+                    sections.post(recipe, part, workplace.rootfs, options, script)
+                    return "" if is_last else shell_state.take(workplace.rootfs)
             return state
 
         facts = {"%post": _script(part)}
         if job.secrets:  # their values may change, as passwords do; their names may not
             facts["secrets"] = digest(sorted(secret.name for secret in job.secrets))
-        if name != found[-1][0]:
+        if name != parts[-1][0]:
             facts["%post after it"] = ""  # it hands the state of its shell on
-        whole = part if len(found) == len(part.places) == 1 else None
+        whole = part if len(parts) == len(part.places) == 1 else None
         yield replace(_step(job, name, facts, execute), uses_secrets=True, whole=whole)
 
 
 def _apps(job: Job) -> Iterator[TreeStep]:
     recipe = job.plan.recipe
-    found = {app.name: app.sections["install"] for app in recipe.apps if "install" in app.sections}
+    scripts = {
+        app.name: app.sections["install"] for app in recipe.apps if "install" in app.sections
+    }
 
-    def execute(site: Site, state: str | None) -> str | None:
-        sections.install_apps(recipe, site.rootfs, job.options.sections)
+    def execute(workplace: Workplace, state: str | None) -> str | None:
+        sections.install_apps(recipe, workplace.rootfs, job.options.section_options)
         return state
 
-    if found:
-        facts = {f"%appinstall {name}": _script(section) for name, section in found.items()}
+    if scripts:
+        facts = {f"%appinstall {name}": _script(section) for name, section in scripts.items()}
         yield replace(_step(job, "appinstall", facts, execute), uses_secrets=True)
 
 

@@ -15,7 +15,7 @@ from singbuild.privilege import namespace
 from singbuild.recipe.recipe import SCRATCH
 from singbuild.steps import accounts, copying, definition, run_mounts
 from singbuild.steps.accounts import UnknownAccountError
-from singbuild.steps.step import Site, TreeStep, digest
+from singbuild.steps.step import TreeStep, Workplace, digest
 from singbuild.tree import chroot, sections
 
 SCRIPT = "/.singbuild.script"
@@ -45,9 +45,9 @@ def _base(job: Job, stage_keys: Mapping[str, str]) -> TreeStep:
     """Return the step that begins with an empty tree, or with that of an earlier stage."""
     base = job.plan.recipe.base
 
-    def execute(site: Site, state: str | None) -> str | None:
+    def execute(workplace: Workplace, state: str | None) -> str | None:
         if base != SCRATCH:
-            site.rootfs.restore(site.stages[base].image, site.stages[base].source)
+            workplace.rootfs.restore(workplace.stages[base].image, workplace.stages[base].source)
         return state
 
     if base == SCRATCH:
@@ -64,9 +64,9 @@ def _step(job: Job, action: Action, stage_keys: Mapping[str, str]) -> TreeStep:
     facts = {action.instruction.keyword: digest(asdict(action))} | dict(_files(job, action))
     facts |= {f"stage {name}": stage_keys.get(name, "") for name in stages}
 
-    def execute(site: Site, state: str | None) -> str | None:
+    def execute(workplace: Workplace, state: str | None) -> str | None:
         try:
-            _execute(job, action, site)
+            _execute(job, action, workplace)
         except UnknownAccountError as error:
             raise failed(job, action, str(error)) from error
         return state
@@ -99,20 +99,20 @@ def _files(job: Job, action: Action) -> Iterator[tuple[str, str]]:
             yield name.removeprefix(prefix), value
 
 
-def _execute(job: Job, action: Action, site: Site) -> None:
+def _execute(job: Job, action: Action, workplace: Workplace) -> None:
     match action:
         case Run():
-            _run(job, action, site)
+            _run(job, action, workplace)
         case Copy():
-            copying.copy(job.plan.recipe, action, site, job.epoch, job.source)
+            copying.copy(job.plan.recipe, action, workplace, job.epoch, job.source)
         case Workdir():
             path = action.directory
-            if not site.rootfs.exists(path):
-                site.rootfs.mkdir(path)
+            if not workplace.rootfs.exists(path):
+                workplace.rootfs.mkdir(path)
 
 
-def _run(job: Job, action: Run, site: Site) -> None:
-    rootfs = site.rootfs
+def _run(job: Job, action: Run, workplace: Workplace) -> None:
+    rootfs = workplace.rootfs
     who = (
         accounts.account(rootfs, action.user)
         if action.user
@@ -134,7 +134,7 @@ def _run(job: Job, action: Run, site: Site) -> None:
         rootfs.mkdir(action.directory)
     user = (who.uid, who.gid, who.groups)
     try:
-        with sections.host_names(rootfs), run_mounts.mounted(job, action, site) as more:
+        with sections.host_names(rootfs), run_mounts.mounted(job, action, workplace) as more:
             shown = rootfs.report.line
             done = chroot.call(
                 rootfs.root,
@@ -146,7 +146,7 @@ def _run(job: Job, action: Run, site: Site) -> None:
             )
             if done.status:
                 error = failed(job, action, f"RUN failed with status {done.status}", tail=done.tail)
-                if rescue := job.options.sections.rescue:
+                if rescue := job.options.section_options.rescue:
                     rescue(
                         error,
                         lambda extra: chroot.interactive(

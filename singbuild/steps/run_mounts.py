@@ -1,4 +1,4 @@
-"""``RUN --mount``: what is in the tree while one program runs, and is none of the image.
+"""``RUN --mount``: files that are in the tree while one program runs, and not in the image.
 
 Mounts are made by the builder, in its own namespace; the container takes them along. Their
 places in the tree are reached by descriptor, so no link leads one elsewhere.
@@ -21,7 +21,7 @@ from singbuild.ext3.reader.image import Image
 from singbuild.file_tree import FileTree
 from singbuild.formats.directory import Sandbox
 from singbuild.plan.job import Job
-from singbuild.steps.step import Site
+from singbuild.steps.step import Workplace
 from singbuild.tar.extract import Unpacker
 from singbuild.tar.write import subtree
 from singbuild.tree import chroot, secrets
@@ -36,7 +36,7 @@ def secret_name(mount: Mount) -> str:
 
 
 @contextlib.contextmanager
-def mounted(job: Job, action: Run, site: Site) -> Iterator[dict[str, str]]:
+def mounted(job: Job, action: Run, workplace: Workplace) -> Iterator[dict[str, str]]:
     """Have an action's mounts for the time of a with-block; give the variables that are secrets."""
     if action.mounts and not chroot.may_mount():
         raise HostError(
@@ -56,17 +56,17 @@ def mounted(job: Job, action: Run, site: Site) -> Iterator[dict[str, str]]:
                                     errors="replace"
                                 )
                             if "env" not in mount.fields or "target" in mount.fields:
-                                stack.enter_context(_secret(site.rootfs, mount, secret))
+                                stack.enter_context(_secret(workplace.rootfs, mount, secret))
                 case "cache":
-                    stack.enter_context(_bound(site.rootfs, mount, _cache(job, mount)))
+                    stack.enter_context(_bound(workplace.rootfs, mount, _cache(job, mount)))
                 case "tmpfs":
-                    stack.enter_context(_tmpfs(site.rootfs, mount))
+                    stack.enter_context(_tmpfs(workplace.rootfs, mount))
                 case _:
-                    place = _unpacked(job, action, mount, site, number)
+                    place = _unpacked(job, action, mount, workplace, number)
                     read_only = (
                         mount.fields.get("rw", mount.fields.get("readwrite", "false")) != "true"
                     )
-                    stack.enter_context(_bound(site.rootfs, mount, place, read_only=read_only))
+                    stack.enter_context(_bound(workplace.rootfs, mount, place, read_only=read_only))
         yield variables
 
 
@@ -82,30 +82,30 @@ def _cache(job: Job, mount: Mount) -> Path:
     return place
 
 
-def _unpacked(job: Job, action: Run, mount: Mount, site: Site, number: int) -> Path:
+def _unpacked(job: Job, action: Run, mount: Mount, workplace: Workplace, number: int) -> Path:
     """Unpack what a bind mount shows, into the scratch: what is written there is thrown away."""
-    place = site.work / "binds" / f"{action.name}-{number}"
+    place = workplace.scratch / "binds" / f"{action.name}-{number}"
     place.mkdir(parents=True)
-    wanted = mount.fields.get("source", "/")
-    with _tree(job, mount, site) as tree:
+    source_path = mount.fields.get("source", "/")
+    with _tree(job, mount, workplace) as tree:
         ignored = context.ignored(job.plan.recipe.path) if "from" not in mount.fields else None
-        found = tree.find(wanted)
-        if found is None:
+        entry = tree.find(source_path)
+        if entry is None:
             raise RecipeError(
                 job.plan.recipe.path,
                 action.instruction.line,
                 0,
                 action.instruction.text,
-                f"there is no {wanted} to be mounted",
+                f"there is no {source_path} to be mounted",
             )
-        with Unpacker(place, site.rootfs.report, owners={}) as unpacker:
-            unpacker.apply(subtree(tree, found, "it", leave_out=ignored))
+        with Unpacker(place, workplace.rootfs.report, owners={}) as unpacker:
+            unpacker.apply(subtree(tree, entry, "it", leave_out=ignored))
     return place / "it"
 
 
-def _tree(job: Job, mount: Mount, site: Site) -> FileTree:
+def _tree(job: Job, mount: Mount, workplace: Workplace) -> FileTree:
     if stage := mount.fields.get("from"):
-        return Image(site.stages[stage].image)
+        return Image(workplace.stages[stage].image)
     return Sandbox(context.directory(job.plan.recipe.path))
 
 
@@ -168,7 +168,7 @@ def _tmpfs(rootfs: Rootfs, mount: Mount) -> Iterator[None]:
 def _secret(rootfs: Rootfs, mount: Mount, secret: secrets.Secret) -> Iterator[None]:
     """Have a secret's file at its place: on a file system in memory, bound there."""
     target = mount.fields.get("target") or f"{secrets.DIRECTORY}/{secret.name}"
-    with rootfs.workplace() as directory:
+    with rootfs.temporary_directory() as directory:
         syscalls.mount("tmpfs", str(directory), "tmpfs", MS_NOSUID | MS_NODEV, "mode=0700")
         try:
             file = directory / "secret"

@@ -43,15 +43,15 @@ def copy(recipe: Recipe, item: CopyItem, image: Path, rootfs: Rootfs) -> None:
 
 def matches(image: FileTree, pattern: str) -> list[str]:
     """Return the paths in an image that match a shell pattern, sorted; links on the way count."""
-    found = ["/"]
+    reached = ["/"]
     for part in PurePosixPath("/", pattern).parts[1:]:
-        found = [
+        reached = [
             posixpath.join(above, name)
-            for above in found
+            for above in reached
             for name in (_names(image, above) if _PATTERN.search(part) else [part])
             if not _PATTERN.search(part) or _is_match(name, part)
         ]
-    return [path for path in found if image.find(path)]
+    return [path for path in reached if image.find(path)]
 
 
 def _is_match(name: str, part: str) -> bool:

@@ -24,15 +24,15 @@ class StageTree:
 
 
 @dataclass(frozen=True)
-class Site:
+class Workplace:
     """Where steps work.
 
-    work: the scratch directory; stages: those that a step names, by name; began: when %post's
+    scratch: the scratch directory; stages: those that a step names, by name; began: when %post's
     lines were read, in seconds, by the recipe's line.
     """
 
     rootfs: Rootfs
-    work: Path
+    scratch: Path
     stages: Mapping[str, StageTree]
     began: dict[int, float] = field(default_factory=dict)
 
@@ -50,7 +50,7 @@ class TreeStep:
     name: str
     reason: str
     facts: Facts
-    execute: Callable[[Site, str | None], str | None]
+    execute: Callable[[Workplace, str | None], str | None]
     stages: tuple[str, ...] = ()
     is_known: bool = True
     uses_secrets: bool = False

@@ -61,7 +61,7 @@ class Tree:
         os.close(self._root)
 
     def directory(self, path: bytes, *, make: bool = True) -> Directory:
-        """Return a directory, open until ``remove``, ``close_some`` or ``close_all`` is called.
+        """Return a directory, open until ``remove``, ``close_surplus`` or ``close_all`` is called.
 
         path: without ``.`` and ``..``, b"" for the root; make: what is missing on the way is
         made, mode 0755. Raises OSError.
@@ -109,7 +109,7 @@ class Tree:
             self.close_all(keep=where)  # others may have been below it, or behind it
         return stat.S_ISDIR(kind)
 
-    def close_some(self) -> None:
+    def close_surplus(self) -> None:
         """Close directories when more than 256 are open; to be called when none is in use.
 
         They stay open at all because most members lie beside the one before.

@@ -1,7 +1,7 @@
 """Unpacks tar streams into a directory, and never anywhere else.
 
-``beneath`` opens the directory of every entry, and of every link's target, below the root. A
-link at the end of a path is never followed. An existing entry is removed, never written to: it
+``beneath`` opens the directory of every entry, and of every hard link's target, below the root.
+A link at the end of a path is never followed. An existing entry is removed, never written to: it
 may be a hard link to a file with another name.
 The archives may be the layers of a container image; ``whiteouts`` removes what they hide.
 """
@@ -14,39 +14,57 @@ import stat
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import ClassVar, Protocol, Self
 
 from singbuild import host
 from singbuild.contract import Reporter
 from singbuild.ext3.node import Owner
 from singbuild.tar.beneath import Directory, Tree
-from singbuild.tar.limits import Account, Limits
+from singbuild.tar.limits import Limits, Quota
 from singbuild.tar.member_path import refused, split, split_target
 from singbuild.tar.owners import Ownership, shown
 from singbuild.tar.read import Member, TarStream
 from singbuild.tar.whiteouts import WHITEOUT, Whiteouts
 
 LONGEST_PATH = 4095  # bytes: PATH_MAX without its zero
-# What a member can cause: a zero byte in its name is a ValueError, a huge number an OverflowError.
-FAULTS = (OSError, ValueError, OverflowError)
-# What the host causes; the member is not to blame.
-HOST_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE)
-_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+# Exceptions that a hostile member causes: a zero byte in its name is a ValueError, a number that
+# no C type holds an OverflowError.
+MEMBER_ERRORS = (OSError, ValueError, OverflowError)
+# Errors of the host: the member is not to blame, and unpacking ends with the error itself.
+HOST_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE)
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-_Maker = Callable[["Unpacker", Member, TarStream, Directory, bytes, bytes], None]
+# Types of members: POSIX pax(1), ustar "typeflag".
+_HARD_LINK, _DIRECTORY = b"1", b"5"
+_SPECIAL = {b"3": stat.S_IFCHR, b"4": stat.S_IFBLK, b"6": stat.S_IFIFO}
+
+
+class _Make(Protocol):
+    """Makes one entry: ``name`` in the open directory ``parent``; path: from the root."""
+
+    def __call__(
+        self,
+        unpacker: Unpacker,
+        member: Member,
+        archive: TarStream,
+        parent: Directory,
+        name: bytes,
+        path: bytes,
+        /,
+    ) -> None: ...
 
 
 class Unpacker:
     """Applies archives to one tree, one after the other; a context manager.
 
     root: an existing directory that nobody else changes meanwhile. whiteouts: the archives are
-    layers of an image. wanted: says of an entry's path and time in nanoseconds whether
+    layers of an image. is_baseline: says of an entry's path and time in nanoseconds whether
     ``baseline_paths`` gets it.
 
     owners: gets the owners and devices that this process has no right to set, by path, for the
-    seal to set them; an empty file stands for a device. Without it they are left out, with one
-    warning for each kind, and ``ownership.owners`` has them.
+    seal to set them; an empty file stands for a device. Without it they are not applied: one
+    warning for each kind, and ``ownership.owners`` still lists them.
     """
 
     def __init__(
@@ -57,16 +75,16 @@ class Unpacker:
         limits: Limits | None = None,
         whiteouts: bool = False,
         owners: dict[bytes, Owner] | None = None,
-        wanted: Callable[[bytes, int], bool] = lambda _path, _mtime: False,
+        is_baseline: Callable[[bytes, int], bool] = lambda _path, _mtime: False,
     ) -> None:
-        self.report, self._wanted = report, wanted
+        self.report, self._is_baseline = report, is_baseline
         self._whiteouts = Whiteouts(self._remove) if whiteouts else None
         self.baseline_paths: set[bytes] = set()
-        self._account = Account(limits or Limits.from_environment())
+        self._quota = Quota(limits or Limits.from_environment())
         self.ownership = Ownership(report, owners)
-        self._tree = Tree(root, self._note_open, self._account.implied)
+        self._tree = Tree(root, self._note_directory_in_layer, self._quota.count_implied)
         self._umask = host.umask()
-        self._times: dict[bytes, Member] = {}  # of directories: set at the end
+        self._pending_directories: dict[bytes, Member] = {}  # set at the end
 
     def __enter__(self) -> Self:
         return self
@@ -82,34 +100,34 @@ class Unpacker:
     def apply(self, chunks: Iterable[bytes]) -> None:
         """Unpack one archive over what is there.
 
-        chunks: the archive, uncompressed, in pieces of any size; all are taken.
+        chunks: the archive, uncompressed, in pieces of any size, consumed to the last.
         Raises SourceError naming the entry, and OSError when the disk is full.
         """
         archive = TarStream(chunks)
         for member in archive:
-            self._account.begin(member)
-            self._tree.close_some()
+            self._quota.count_member(member)
+            self._tree.close_surplus()
             try:
-                self._member(member, archive)
-            except FAULTS as error:
-                if _is_of_the_host(error):
+                self._unpack_member(member, archive)
+            except MEMBER_ERRORS as error:
+                if _is_host_error(error):
                     raise
                 raise refused(member, getattr(error, "strerror", "") or str(error)) from error
         self._tree.close_all()
         if self._whiteouts:
             self._whiteouts.end_layer(self._tree)
 
-    def _note_open(self, directory: bytes) -> None:
+    def _note_directory_in_layer(self, directory: bytes) -> None:
         if self._whiteouts:
             self._whiteouts.add_directory(directory)
 
-    def _member(self, member: Member, archive: TarStream) -> None:
-        above, name = split(member)
+    def _unpack_member(self, member: Member, archive: TarStream) -> None:
+        parent_path, name = split(member)
         if self._whiteouts and name.startswith(WHITEOUT):
-            self._whiteouts.apply(self._tree, member, above, name)
+            self._whiteouts.apply(self._tree, member, parent_path, name)
             return
         if not name:
-            if member.kind != b"5":
+            if member.kind != _DIRECTORY:
                 raise refused(member, "it has no name")
             self._note_directory(member, b"")
             self._note_for_baseline(b"", member.mtime)
@@ -117,43 +135,43 @@ class Unpacker:
         make = self._MAKERS.get(member.kind)
         if make is None:
             raise refused(member, f"its type {member.kind!r} is unknown")
-        into = self._tree.directory(above)
-        if (later := self._times.get(into.path)) and later.mode & stat.S_ISGID:
-            # As in a set-group-id directory, an entry's owner is set or recorded even if it is
-            # ours: the directory's group is what it would have else.
-            into = into._replace(is_setgid=True)
-        path = into.inside(name)
+        parent = self._tree.directory(parent_path)
+        if (pending := self._pending_directories.get(parent.path)) and pending.mode & stat.S_ISGID:
+            # The directory will be set-group-id. An entry made in it could inherit its group, so
+            # the entry's owner is set even where it equals ours: inode(7).
+            parent = parent._replace(is_setgid=True)
+        path = parent.inside(name)
         if len(path) > LONGEST_PATH:
             raise refused(member, f"its path is longer than {LONGEST_PATH} bytes")
-        self._account.name(len(path))
+        self._quota.count_name(len(path))
         if self._whiteouts:
             self._whiteouts.add(path)
         self.ownership.owners.pop(path, None)
-        make(self, member, archive, into, name, path)
-        # The header of a hard link has no say about the file, which keeps its time.
-        is_link = member.kind == b"1"
-        mtime = os.lstat(name, dir_fd=into.fd).st_mtime_ns if is_link else member.mtime
+        make(self, member, archive, parent, name, path)
+        # The header of a hard link sets neither time nor mode: they are the inode's.
+        is_link = member.kind == _HARD_LINK
+        mtime = os.lstat(name, dir_fd=parent.fd).st_mtime_ns if is_link else member.mtime
         self._note_for_baseline(path, mtime)
 
     def _note_for_baseline(self, path: bytes, mtime: int) -> None:
-        if self._wanted(path, mtime):
+        if self._is_baseline(path, mtime):
             self.baseline_paths.add(path)
 
     def _file(
-        self, member: Member, archive: TarStream, into: Directory, name: bytes, path: bytes
+        self, member: Member, archive: TarStream, parent: Directory, name: bytes, path: bytes
     ) -> None:
         try:
-            fd = os.open(name, _NEW, member.mode & 0o777, dir_fd=into.fd)
+            fd = os.open(name, _CREATE, member.mode & 0o777, dir_fd=parent.fd)
         except FileExistsError:
-            self._remove(into, name)
-            fd = os.open(name, _NEW, member.mode & 0o777, dir_fd=into.fd)
+            self._remove(parent, name)
+            fd = os.open(name, _CREATE, member.mode & 0o777, dir_fd=parent.fd)
         try:
             if member.segments is None:
                 for piece in archive.data():
                     _write(fd, piece)
             else:
                 _write_sparse(fd, member, archive)
-            if self.ownership.is_foreign(member, into):
+            if self.ownership.needs_chown(member, parent):
                 self.ownership.set_owner(fd, member, path)
             if member.mode & (0o7000 | self._umask):
                 os.fchmod(fd, member.mode)
@@ -164,19 +182,22 @@ class Unpacker:
             os.close(fd)
 
     def _make_directory(
-        self, member: Member, _archive: TarStream, into: Directory, name: bytes, path: bytes
+        self, member: Member, _archive: TarStream, parent: Directory, name: bytes, path: bytes
     ) -> None:
         try:
-            os.mkdir(name, 0o755, dir_fd=into.fd)
+            os.mkdir(name, 0o755, dir_fd=parent.fd)
         except FileExistsError:
-            if not stat.S_ISDIR(into.kind(name)):
-                self._remove(into, name)
-                os.mkdir(name, 0o755, dir_fd=into.fd)
+            if not stat.S_ISDIR(parent.kind(name)):
+                self._remove(parent, name)
+                os.mkdir(name, 0o755, dir_fd=parent.fd)
         self._note_directory(member, path)
 
     def _note_directory(self, member: Member, path: bytes) -> None:
-        """Note a directory's metadata for the end; set at once what entries inherit: inode(7)."""
-        self._times[path] = member
+        """Note a directory's metadata for the end.
+
+        The set-group-id bit and the group are set at once: new entries inherit both, inode(7).
+        """
+        self._pending_directories[path] = member
         fd = self._tree.exactly(path)
         try:
             if (member.mode | os.fstat(fd).st_mode) & stat.S_ISGID:
@@ -186,81 +207,80 @@ class Unpacker:
             os.close(fd)
 
     def _symlink(
-        self, member: Member, _archive: TarStream, into: Directory, name: bytes, path: bytes
+        self, member: Member, _archive: TarStream, parent: Directory, name: bytes, path: bytes
     ) -> None:
-        self._replace(into, name, lambda: os.symlink(member.link, name, dir_fd=into.fd))
-        self.ownership.set_by_name(member, into, name, path)
+        self._replace(parent, name, lambda: os.symlink(member.link, name, dir_fd=parent.fd))
+        self.ownership.set_by_name(member, parent, name, path)
 
     def _hard_link(
-        self, member: Member, _archive: TarStream, into: Directory, name: bytes, path: bytes
+        self, member: Member, _archive: TarStream, parent: Directory, name: bytes, path: bytes
     ) -> None:
-        above, last = split_target(member)
+        source_parent_path, source_name = split_target(member)
         try:
-            origin = self._tree.directory(above, make=False)
-            if _same(origin, last, into, name):
+            source = self._tree.directory(source_parent_path, make=False)
+            if _is_same_entry(source, source_name, parent, name):
                 return
             try:
-                _link(origin, last, into, name)
+                _link(source, source_name, parent, name)
             except FileExistsError:
-                self._remove(into, name)
-                origin = self._tree.directory(above, make=False)
-                _link(origin, last, into, name)
+                self._remove(parent, name)
+                source = self._tree.directory(source_parent_path, make=False)
+                _link(source, source_name, parent, name)
         except FileNotFoundError:
             why = f"it is a link to {shown(member.link)}, which is not there"
             raise refused(member, why) from None
-        if owner := self.ownership.owners.get(origin.inside(last)):
+        # Owners are recorded by path: this name of the inode gets a record from its own header.
+        if owner := self.ownership.owners.get(source.inside(source_name)):
             self.ownership.owners[path] = replace(owner, uid=member.uid, gid=member.gid)
 
-    def _node(
-        self, member: Member, _archive: TarStream, into: Directory, name: bytes, path: bytes
+    def _special_file(
+        self, member: Member, _archive: TarStream, parent: Directory, name: bytes, path: bytes
     ) -> None:
-        kind = {b"3": stat.S_IFCHR, b"4": stat.S_IFBLK, b"6": stat.S_IFIFO}[member.kind]
+        kind = _SPECIAL[member.kind]
         device = os.makedev(*member.device)
         mode = kind | member.mode
         try:
-            self._replace(into, name, lambda: os.mknod(name, mode, device, dir_fd=into.fd))
+            self._replace(parent, name, lambda: os.mknod(name, mode, device, dir_fd=parent.fd))
         except PermissionError:
-            if self.ownership.for_seal:
-                self._replace(into, name, lambda: _make_empty(into, name))
+            if self.ownership.records_for_seal:
+                self._replace(parent, name, lambda: _make_empty(parent, name))
                 self.ownership.owners[path] = Owner(member.uid, member.gid, mode, device)
-                os.utime(name, ns=(member.mtime, member.mtime), dir_fd=into.fd)
+                os.utime(name, ns=(member.mtime, member.mtime), dir_fd=parent.fd)
             else:
-                self.ownership.leave_out("device nodes are left out", path)
+                self.ownership.warn_once("device nodes are left out", path)
             return
-        self.ownership.set_by_name(member, into, name, path)
+        self.ownership.set_by_name(member, parent, name, path)
         if member.mode & (0o7000 | self._umask):
-            os.chmod(name, member.mode, dir_fd=into.fd)
+            os.chmod(name, member.mode, dir_fd=parent.fd)
 
-    _MAKERS: ClassVar[dict[bytes, _Maker]] = {
+    _MAKERS: ClassVar[dict[bytes, _Make]] = {
         b"0": _file,
-        b"1": _hard_link,
+        _HARD_LINK: _hard_link,
         b"2": _symlink,
-        b"3": _node,
-        b"4": _node,
-        b"5": _make_directory,
-        b"6": _node,
+        _DIRECTORY: _make_directory,
+        **dict.fromkeys(_SPECIAL, _special_file),
     }
 
     def _remove(self, where: Directory, name: bytes) -> None:
         if self._tree.remove(where, name):
-            self._times.pop(where.inside(name), None)
+            self._pending_directories.pop(where.inside(name), None)
 
-    def _replace(self, into: Directory, name: bytes, make: Callable[[], None]) -> None:
+    def _replace(self, parent: Directory, name: bytes, make: Callable[[], None]) -> None:
         """Make an entry in the place of whatever is there."""
         try:
             make()
         except FileExistsError:
-            self._remove(into, name)
+            self._remove(parent, name)
             make()
 
     def _set_directories(self) -> None:
         """Give directories their modes and times; the deepest first.
 
-        At the end, since each entry that is made changes its directory's time, and a mode may
-        forbid to make one.
+        At the end, since a new entry changes its directory's time, and a directory's mode may
+        forbid creating entries.
         """
-        for path in sorted(self._times, reverse=True):
-            member = self._times[path]
+        for path in sorted(self._pending_directories, reverse=True):
+            member = self._pending_directories[path]
             try:
                 fd = self._tree.exactly(path)
             except OSError as error:
@@ -269,8 +289,8 @@ class Unpacker:
                 raise
             try:
                 self._set_directory(fd, member, path)
-            except FAULTS as error:
-                if _is_of_the_host(error):
+            except MEMBER_ERRORS as error:
+                if _is_host_error(error):
                     raise
                 raise refused(member, getattr(error, "strerror", "") or str(error)) from error
             finally:
@@ -279,6 +299,8 @@ class Unpacker:
     def _set_directory(self, fd: int, member: Member, path: bytes) -> None:
         self.ownership.set_owner(fd, member, path)
         os.fchmod(fd, member.mode)
+        # A directory of a lower layer keeps no attribute that this header lacks. Others, as
+        # security.selinux, were not unpacked: they are the host's.
         for name in os.listxattr(fd):
             if name.startswith(("user.", "trusted.", "security.capability")):
                 os.removexattr(fd, name)
@@ -286,21 +308,21 @@ class Unpacker:
         os.utime(fd, ns=(member.mtime, member.mtime))
 
 
-def _is_of_the_host(error: Exception) -> bool:
-    return isinstance(error, OSError) and error.errno in HOST_FAULTS
+def _is_host_error(error: Exception) -> bool:
+    return isinstance(error, OSError) and error.errno in HOST_ERRNOS
 
 
-def _make_empty(into: Directory, name: bytes) -> None:
-    os.close(os.open(name, _NEW, 0o600, dir_fd=into.fd))
+def _make_empty(parent: Directory, name: bytes) -> None:
+    os.close(os.open(name, _CREATE, 0o600, dir_fd=parent.fd))
 
 
-def _link(origin: Directory, first: bytes, into: Directory, second: bytes) -> None:
-    os.link(first, second, src_dir_fd=origin.fd, dst_dir_fd=into.fd, follow_symlinks=False)
+def _link(source: Directory, source_name: bytes, parent: Directory, name: bytes) -> None:
+    os.link(source_name, name, src_dir_fd=source.fd, dst_dir_fd=parent.fd, follow_symlinks=False)
 
 
-def _same(one: Directory, first: bytes, other: Directory, second: bytes) -> bool:
-    """Whether two names are one entry of one directory."""
-    return first == second and os.path.samestat(os.fstat(one.fd), os.fstat(other.fd))
+def _is_same_entry(one: Directory, name: bytes, other: Directory, other_name: bytes) -> bool:
+    """Whether both are the same name in the same directory."""
+    return name == other_name and os.path.samestat(os.fstat(one.fd), os.fstat(other.fd))
 
 
 def _write(fd: int, data: memoryview) -> None:
@@ -309,15 +331,15 @@ def _write(fd: int, data: memoryview) -> None:
 
 
 def _write_sparse(fd: int, member: Member, archive: TarStream) -> None:
-    """Write the data of each segment to its place; what is between stays a hole."""
+    """Write the data of each segment at its offset; between them holes stay."""
     os.ftruncate(fd, member.real_size)
     segments = iter(member.segments or ())
-    at, left = 0, 0
+    at, remaining = 0, 0
     for piece in archive.data():
         while piece:
-            while not left:
-                at, left = next(segments)
-            part = piece[:left]
+            while not remaining:
+                at, remaining = next(segments)
+            part = piece[:remaining]
             os.lseek(fd, at, os.SEEK_SET)
             _write(fd, part)
-            at, left, piece = at + len(part), left - len(part), piece[len(part) :]
+            at, remaining, piece = at + len(part), remaining - len(part), piece[len(part) :]

@@ -1,4 +1,4 @@
-"""What one tree may take at most, so that a small archive fills no disk and no memory."""
+"""Limits of one tree, so that a small archive fills neither the disk nor the memory."""
 
 from __future__ import annotations
 
@@ -33,19 +33,17 @@ class Limits:
         )
 
 
-@dataclass
-class Account:
-    """What the members of one tree have taken so far. member: the current one, for the error."""
+class Quota:
+    """Counts the members of one tree, and refuses the one that exceeds a limit."""
 
-    limits: Limits
-    member: Member | None = None
-    entries: int = 0
-    size: int = 0
-    names: int = 0
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.entries = self.size = self.names = 0
+        self._member: Member | None = None  # the current one, for the error
 
-    def begin(self, member: Member) -> None:
-        """Count a member, but for its path. Raises SourceError."""
-        self.member = member
+    def count_member(self, member: Member) -> None:
+        """Count a member, but for its path, which may differ. Raises SourceError."""
+        self._member = member
         self._entry()
         self.size += member.real_size
         if self.size > self.limits.size:
@@ -54,15 +52,15 @@ class Account:
                 "SINGBUILD_UNPACK_BYTES",
             )
         for name, value in member.xattrs.items():
-            self.name(len(name) + len(value))
+            self.count_name(len(name) + len(value))
 
-    def implied(self, path: bytes) -> None:
+    def count_implied(self, path: bytes) -> None:
         """Count a directory that is made because the current member lies below it."""
         self._entry()
-        self.name(len(path))
+        self.count_name(len(path))
 
-    def name(self, length: int) -> None:
-        """Count bytes that are remembered. Raises SourceError."""
+    def count_name(self, length: int) -> None:
+        """Count bytes of a path or an attribute. Raises SourceError."""
         self.names += length
         if self.names > self.limits.names:
             raise self._too_much(
@@ -80,9 +78,9 @@ class Account:
             )
 
     def _too_much(self, why: str, variable: str) -> SourceError:
-        assert self.member is not None
+        assert self._member is not None
         remedy = f"If you trust the source, set {variable} to a larger number."
-        return refused(self.member, why, remedy)
+        return refused(self._member, why, remedy)
 
 
 def _setting(name: str, default: int) -> int:

@@ -22,23 +22,23 @@ _ROOM = 1 << 20  # bytes: with so much left it is not the disk
 class Ownership:
     """Owners and attributes of one tree.
 
-    owners: those that could not be set, by path. for_seal: the seal will set them.
+    owners: those that could not be set, by path. records_for_seal: the seal will set them.
     """
 
     def __init__(self, report: Reporter, owners: dict[bytes, Owner] | None = None) -> None:
         self.report = report
-        self.for_seal = owners is not None
+        self.records_for_seal = owners is not None
         self.owners: dict[bytes, Owner] = {} if owners is None else owners
         self._ids = os.geteuid(), os.getegid()
-        self._left_out: dict[str, tuple[int, str]] = {}  # how many times, and the first path
+        self._warnings: dict[str, tuple[int, str]] = {}  # how many times, and the first path
 
-    def is_foreign(self, member: Member, into: Directory) -> bool:
+    def needs_chown(self, member: Member, into: Directory) -> bool:
         """Whether a new entry of a directory needs a chown(2); most do not, and are quicker so."""
         return (member.uid, member.gid) != self._ids or into.is_setgid
 
     def set_by_name(self, member: Member, into: Directory, name: bytes, path: bytes) -> None:
         """Set owner, attributes and time of what cannot be opened: a link, a device, a fifo."""
-        if self.is_foreign(member, into):
+        if self.needs_chown(member, into):
             try:
                 os.chown(name, member.uid, member.gid, dir_fd=into.fd, follow_symlinks=False)
             except OSError as error:
@@ -61,8 +61,8 @@ class Ownership:
         if error.errno not in (errno.EPERM, errno.EINVAL):
             raise error
         self.owners[path] = Owner(member.uid, member.gid)
-        if not self.for_seal:
-            self.leave_out("entries keep this user as their owner", path)
+        if not self.records_for_seal:
+            self.warn_once("entries keep this user as their owner", path)
 
     def set_attributes(self, where: int | bytes, member: Member) -> None:
         """Set extended attributes of an open entry, or by a path whose end is not followed."""
@@ -80,16 +80,16 @@ class Ownership:
                     raise _too_large(member, name, value) from error
                 if error.errno not in _REFUSED:
                     raise
-                self.leave_out(f"the attribute {name} is left out", member.name)
+                self.warn_once(f"the attribute {name} is left out", member.name)
 
-    def leave_out(self, what: str, path: bytes) -> None:
+    def warn_once(self, what: str, path: bytes) -> None:
         """Note that something was left out, to be told at the end."""
-        count, first = self._left_out.get(what, (0, shown(path)))
-        self._left_out[what] = count + 1, first
+        count, first = self._warnings.get(what, (0, shown(path)))
+        self._warnings[what] = count + 1, first
 
     def warn(self) -> None:
         """Warn of what was left out, once for each kind."""
-        for what, (count, first) in self._left_out.items():
+        for what, (count, first) in self._warnings.items():
             more = f" and {count - 1:,} more" if count > 1 else ""
             self.report.warn(f"{what}, without root's rights: {first}{more}")
 

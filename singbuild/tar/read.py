@@ -109,8 +109,8 @@ class TarStream:
             if member.kind == b"x":
                 own |= _records(body)
             elif member.kind == b"g":
-                found = _records(body)
-                common |= {key: found[key] for key in GLOBAL if key in found}
+                records = _records(body)
+                common |= {key: records[key] for key in GLOBAL if key in records}
             else:
                 own[b"path" if member.kind == b"L" else b"linkpath"] = body.split(b"\0")[0]
 
@@ -120,9 +120,9 @@ class TarStream:
             return None
         # adler32's low half is 1 + the sum of the bytes, modulo 65521; the checksum counts
         # its own eight bytes as blanks.
-        told = _number(header[148:156])
-        if (zlib.adler32(header) - 1 - sum(header[148:156]) + 8 * 32 - told) & 0xFFFF and (
-            sum(header) - sum(header[148:156]) + 8 * 32 != told
+        field = _number(header[148:156])
+        if (zlib.adler32(header) - 1 - sum(header[148:156]) + 8 * 32 - field) & 0xFFFF and (
+            sum(header) - sum(header[148:156]) + 8 * 32 != field
         ):
             raise SourceError("the archive is damaged", why="a header has a wrong checksum")
         return header

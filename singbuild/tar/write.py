@@ -85,8 +85,8 @@ def subtree(
             return top
         return not (leave_out and leave_out(path.decode("utf-8", "surrogateescape")))
 
-    found = (each for each in image.walk(entry) if is_wanted(each.path))
-    yield from moved(image, found, entry, name, changed)
+    entries = (each for each in image.walk(entry) if is_wanted(each.path))
+    yield from moved(image, entries, entry, name, changed)
 
 
 def moved(

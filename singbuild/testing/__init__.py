@@ -179,9 +179,9 @@ class BackendConformance:
         """Lines or progress while it works; progress never runs past its end."""
         done = engine.build(self.recipe(engine, header))
         assert done.status == 0, done.error
-        said = [e for e in done.during("resolve", "bootstrap") if e["event"] != "phase"]
-        assert said, "the backend works in silence"
-        steps = [e for e in said if e["event"] == "progress"]
+        events = [e for e in done.during("resolve", "bootstrap") if e["event"] != "phase"]
+        assert events, "the backend works in silence"
+        steps = [e for e in events if e["event"] == "progress"]
         assert all(0 <= e["done"] <= (e["total"] or e["done"]) for e in steps)
 
     def test_a_failure_behind_it_leaves_nothing(self, engine: Engine, header: str) -> None:

@@ -47,7 +47,7 @@ class Recorder:
 
 
 class RecordedRootfs(Rootfs):
-    """A Rootfs on a real directory whose commands are written down and not executed.
+    """A Rootfs on a real directory that records commands instead of executing them.
 
     commands: what was asked for, in order; answers: the lines that a program prints, by
     its name. ``report`` is a ``Recorder``.
@@ -110,11 +110,11 @@ class Ended:
 
     def during(self, *phases: str) -> list[Event]:
         """Return the events of some phases."""
-        now, found = "", []
+        now, rows = "", []
         for event in self.events:
             now = event["name"] if event["event"] == "phase" else now
-            found += [event] if now in phases else []
-        return found
+            rows += [event] if now in phases else []
+        return rows
 
 
 @dataclass(frozen=True)
@@ -187,9 +187,9 @@ class Engine:
         The kernel takes namespaces down a moment after their last process: they get five seconds.
         """
         end = time.monotonic() + 5
-        while (found := self._left()) and time.monotonic() < end:
+        while (names := self._left()) and time.monotonic() < end:
             time.sleep(0.1)
-        return found
+        return names
 
     def _left(self) -> list[str]:
         names = [p.name for p in self.place.iterdir() if ".img" in p.name]

@@ -61,8 +61,8 @@ class FormatConformance:
 
     def test_it_is_listed(self, singbuild_engine: Engine, kind: Kind) -> None:
         """``singbuild formats`` knows it."""
-        said = singbuild_engine.run("formats").stdout
-        assert any(line.startswith(f"{kind.name} ") for line in said.splitlines())
+        listing = singbuild_engine.run("formats").stdout
+        assert any(line.startswith(f"{kind.name} ") for line in listing.splitlines())
 
     def test_it_knows_its_own_and_no_others(
         self, singbuild_engine: Engine, kind: Kind, image: Path
@@ -82,14 +82,14 @@ class FormatConformance:
         """Twice, with another umask and another name."""
         if kind.format.directory:
             pytest.skip("a directory has no bytes of its own")
-        made = [singbuild_engine.place / name for name in ("one", "other")]
-        for target, umask in zip(made, (0o022, 0o077), strict=True):
+        paths = [singbuild_engine.place / name for name in ("one", "other")]
+        for target, umask in zip(paths, (0o022, 0o077), strict=True):
             before = os.umask(umask)
             try:
                 self.convert(singbuild_engine, image, target, self.name)
             finally:
                 os.umask(before)
-        assert made[0].read_bytes() == made[1].read_bytes()
+        assert paths[0].read_bytes() == paths[1].read_bytes()
 
     def test_what_was_written_is_read(
         self, singbuild_engine: Engine, kind: Kind, image: Path

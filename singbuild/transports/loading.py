@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
-
-import pluggy
+from typing import TYPE_CHECKING, cast
 
 from singbuild import entry_points, workspace
 from singbuild.contract import Reporter, Source, Transport
 from singbuild.entry_points import Installed
-from singbuild.errors import BackendError, SingbuildError, UsageError
+from singbuild.errors import UsageError
+from singbuild.plugin import Plugin, blame
+from singbuild.plugin import load as load_plugin
 from singbuild.transports import hookspecs
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Place:
 
     def source(self, carrier: Carrier, report: Reporter) -> Source:
         """Return what a transport is handed. Raises HostError."""
-        directory = workspace.cache_directory() / carrier.installed.entry.module.partition(".")[0]
+        directory = workspace.cache_directory() / carrier.package
         workspace.make_in_cache(directory)
         keywords = {"From": self.name}
         arch = self.arch or os.uname().machine
@@ -61,11 +61,15 @@ def schemes() -> list[str]:
 
 @dataclass(frozen=True)
 class Carrier:
-    """A loaded transport. transport: what it said of itself; hooks: its pluggy hooks."""
+    """A loaded transport. transport: what its plugin says of it."""
 
-    installed: Installed
+    plugin: Plugin
     transport: Transport
-    hooks: Any
+
+    @property
+    def package(self) -> str:
+        """The name of its Python package."""
+        return self.plugin.installed.entry.module.partition(".")[0]
 
     def get(self, place: Place, report: Reporter) -> Fetched:
         """Bring an image's file. Raises SourceError."""
@@ -103,7 +107,7 @@ class Carrier:
     @property
     def can_attach(self) -> bool:
         """Whether documents go with an image."""
-        return bool(self.hooks.singbuild_attach.get_hookimpls())
+        return self.plugin.has("singbuild_attach")
 
     def attach(self, place: Place, digest: str, kind: str, content: bytes, report: Reporter) -> str:
         """Send a document about an image; return its digest. Raises SourceError."""
@@ -121,19 +125,12 @@ class Carrier:
         return str(self._call("singbuild_logout", "log out of", server=server))
 
     def _call(self, hook: str, what: str, **arguments: object) -> object:
-        caller = getattr(self.hooks, hook)
-        if not caller.get_hookimpls():
+        if not self.plugin.has(hook):
             raise UsageError(
-                f"nothing can {what} {self.installed.name}://",
+                f"nothing can {what} {self.plugin.installed.name}://",
                 why=f"It is: {self.transport.help}.",
             )
-        try:
-            answer: object = caller(**arguments)
-            return answer
-        except (SingbuildError, OSError):
-            raise
-        except (Exception, SystemExit) as error:
-            raise _blamed(self.installed, f"failed in {hook}", error) from error
+        return self.plugin.call(hook, **arguments)
 
 
 def find(scheme: str) -> Carrier:
@@ -146,25 +143,9 @@ def find(scheme: str) -> Carrier:
 @cache
 def load(each: Installed) -> Carrier:
     """Import a transport and check it against the hook specifications. Raises BackendError."""
-    manager = pluggy.PluginManager("singbuild")
-    manager.add_hookspecs(hookspecs)
-    try:
-        manager.register(entry_points.imported(each, "transport"), each.name)
-        manager.check_pending()
-        if not manager.hook.singbuild_transport.get_hookimpls():
-            raise TypeError("it has no singbuild_transport marked with @hookimpl")
-        said = manager.hook.singbuild_transport()
-        if not isinstance(said, Transport):
-            raise TypeError(f"singbuild_transport returned {said!r}, not a Transport")
-    except BackendError:
-        raise
-    except (Exception, SystemExit) as error:
-        raise _blamed(each, "cannot be loaded", error) from error
-    return Carrier(each, said, manager.hook)
-
-
-def _blamed(each: Installed, what: str, error: BaseException) -> BackendError:
-    return BackendError(
-        f"transport {each.name!r} {what}: {type(error).__name__}: {error}",
-        remedy=f"It comes from {each.distribution} {each.version}; report it there.",
-    )
+    plugin = load_plugin("transport", each, hookspecs, ["singbuild_transport"])
+    with blame("transport", each, "cannot be loaded"):
+        transport = plugin.hooks.singbuild_transport()
+        if not isinstance(transport, Transport):
+            raise TypeError(f"singbuild_transport returned {transport!r}, not a Transport")
+    return Carrier(plugin, transport)

@@ -42,7 +42,7 @@ unset app
 """
 
 
-def lay(rootfs: RootDirectory, recipe: Recipe) -> None:
+def prepare(rootfs: RootDirectory, recipe: Recipe) -> None:
     """Make the directories of each app, and tell %appinstall of them."""
     for app in recipe.apps:
         home = f"{APPS}/{app.name}"

@@ -77,9 +77,9 @@ class Baseline:
 
 def _stamp(tree: Path, path: bytes) -> Stamp | None:
     try:
-        found = os.lstat(os.fsencode(tree) + b"/" + path)
+        status = os.lstat(os.fsencode(tree) + b"/" + path)
     except (FileNotFoundError, NotADirectoryError):
         return None
     # A directory's size says how its file system stores it, and not what it holds.
-    size = 0 if stat.S_ISDIR(found.st_mode) else found.st_size
-    return Stamp(found.st_ino, size, found.st_mtime_ns)
+    size = 0 if stat.S_ISDIR(status.st_mode) else status.st_size
+    return Stamp(status.st_ino, size, status.st_mtime_ns)

@@ -119,7 +119,7 @@ def host(
     if not may_mount():
         return command.call(argv, env=env, cwd=directory, on_line=on_line)
     words = tuple(os.fspath(word) for word in argv)
-    command.check_there(words[0], env)
+    command.check_program(words[0], env)
     about = {
         "directory": str(directory),
         "writable": [str(path) for path in writable],

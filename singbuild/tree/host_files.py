@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 
 from singbuild.errors import ImageError, RecipeError, SourceError
 from singbuild.ext3.attributes import Attribute
-from singbuild.file_tree import DIRECTORY, KINDS, Entry, Found, PlainInode, inside
+from singbuild.file_tree import DIRECTORY, KINDS, DirEntry, Entry, PlainInode, inside
 from singbuild.formats.directory import Sandbox
 from singbuild.recipe.files import UNFINISHED, matches
 from singbuild.recipe.grammar import CopyItem, Recipe
@@ -108,17 +108,17 @@ class _HostFiles(Sandbox):
         root = self.root()
         return self.named(root, (os.fsencode(self._name), 0, 0)) if self._name else root
 
-    def names(self, directory: Entry, parent: int | None = None) -> tuple[Found, ...]:
+    def names(self, directory: Entry, parent: int | None = None) -> tuple[DirEntry, ...]:
         """Return a directory's names but for those of unfinished images."""
-        found = super().names(directory, parent)
-        return tuple(each for each in found if not UNFINISHED.fullmatch(os.fsdecode(each[0])))
+        listing = super().names(directory, parent)
+        return tuple(each for each in listing if not UNFINISHED.fullmatch(os.fsdecode(each[0])))
 
-    def named(self, directory: Entry, found: Found) -> Entry:
+    def named(self, directory: Entry, name_row: DirEntry) -> Entry:
         """Return the entry of a name, or of what a link of this name leads to."""
-        path = inside(directory, found[0])
+        path = inside(directory, name_row[0])
         with self._read(path):
             where = self._directory(directory.path)
-            return Entry(path, self._inode(os.stat(found[0], dir_fd=where)))
+            return Entry(path, self._inode(os.stat(name_row[0], dir_fd=where)))
 
     def attributes(self, _entry: Entry) -> tuple[Attribute, ...]:
         """Return none: they are the host's."""

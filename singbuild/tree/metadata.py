@@ -1,6 +1,7 @@
 """Writes what an image says of itself: ``/.singularity.d`` and the 2.x names.
 
-``docs/image-format.md`` is the contract; nothing else knows these paths.
+``docs/image-format.md`` is the contract. Modules that read them in finished images have their own
+names for these paths: ``images/inspection.py``, ``packages/spdx.py``, ``about.py``.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ SOURCE_ENVIRONMENT = f"{HOME}/env/10-docker2singularity.sh"
 ENVIRONMENT = f"{HOME}/env/90-environment.sh"
 SECTIONS_ENVIRONMENT = f"{HOME}/env/91-environment.sh"
 SECTIONS_LABELS = "/.build.labels"
-LAID = f"{HOME}/.laid"  # until the seal: what ``lay`` left, path to text, as JSON
+PREPARED = f"{HOME}/.prepared"  # until the seal: what ``prepare`` wrote, path to text, as JSON
+BUILD_RECORD = f"{HOME}/build.json"
 PROGRAMS: Mapping[str, Sequence[str]] = {"runscript": (), "startscript": (), "test": ("-e",)}
 """Sections that become programs, with a shell's flags for them."""
 
@@ -45,8 +47,8 @@ LINKS = {
 _READS = re.compile(r"(?<!/etc)/environment\b|90-environment|singularity\.d/env/(\*|\s|$)", re.M)
 
 
-def lay(rootfs: Rootfs, recipe: Recipe, defaults: Defaults) -> None:
-    """Write what the sections find: what the source says of itself, and places for what they say.
+def prepare(rootfs: Rootfs, recipe: Recipe, defaults: Defaults) -> None:
+    """Write what %setup and %post find: the source's own metadata, and empty files for theirs.
 
     Metadata that the tree already has, because it comes from an image, stays where the recipe says
     nothing.
@@ -63,15 +65,15 @@ def lay(rootfs: Rootfs, recipe: Recipe, defaults: Defaults) -> None:
         if "environment" in recipe.sections and is_read(recipe):
             rootfs.write(ENVIRONMENT, _body(recipe.sections["environment"]))
         _write_labels(rootfs, _labels(rootfs) | dict(defaults.labels))
-        apps.lay(rootfs, recipe)
+        apps.prepare(rootfs, recipe)
         paths = (ENVIRONMENT, *(f"{HOME}/{name}" for name in PROGRAMS))
-        rootfs.write(LAID, json.dumps({path: _text(rootfs, path) for path in paths}))
+        rootfs.write(PREPARED, json.dumps({path: _text(rootfs, path) for path in paths}))
 
 
-def unlaid(rootfs: Rootfs) -> bytes:
-    """Take the record of ``lay`` out of the tree, as no image has it, and return it."""
-    record = rootfs.read(LAID)
-    rootfs.remove(LAID)
+def take_prepared(rootfs: Rootfs) -> bytes:
+    """Remove the record of what ``prepare`` wrote, which no image has, and return it."""
+    record = rootfs.read(PREPARED)
+    rootfs.remove(PREPARED)
     return record
 
 
@@ -93,7 +95,7 @@ def adopt(rootfs: Rootfs) -> None:
 
 
 def write(rootfs: Rootfs, recipe: Recipe, texts: Mapping[str, str]) -> None:
-    """Complete what ``lay`` began with what the recipe says; what its sections wrote there counts.
+    """Write what the recipe says, over what ``prepare`` wrote; what sections changed there stays.
 
     texts: further files of /.singularity.d, name to text.
     """
@@ -133,20 +135,20 @@ def _write(rootfs: Rootfs, recipe: Recipe, texts: Mapping[str, str]) -> None:
     for name in MOUNTED_FILES:
         if rootfs.status(f"/etc/{name}", follow=False) is None:
             rootfs.write(f"/etc/{name}", "")
-    laid = _json(rootfs, LAID)
+    record = _json(rootfs, PREPARED)
     if "environment" in recipe.sections and not is_read(recipe):
-        said = _body(recipe.sections["environment"])
-        added = _text(rootfs, ENVIRONMENT).removeprefix(laid.get(ENVIRONMENT, said))
-        rootfs.write(ENVIRONMENT, (said + added).encode(errors="surrogateescape"))
-        laid[ENVIRONMENT] = said
+        script = _body(recipe.sections["environment"])
+        added = _text(rootfs, ENVIRONMENT).removeprefix(record.get(ENVIRONMENT, script))
+        rootfs.write(ENVIRONMENT, (script + added).encode(errors="surrogateescape"))
+        record[ENVIRONMENT] = script
     for name in PROGRAMS:
-        _write_program(rootfs, recipe, name, laid.get(f"{HOME}/{name}", ""))
+        _write_program(rootfs, recipe, name, record.get(f"{HOME}/{name}", ""))
     if text := _body(recipe.sections.get("help")):
         rootfs.write(f"{HOME}/runscript.help", text)
     labels = {each.key: each.value for each in recipe.labels}
     _write_labels(rootfs, _labels(rootfs) | labels | _labels_of_sections(rootfs))
     rootfs.remove(SECTIONS_LABELS)
-    rootfs.write(LAID, json.dumps(laid))  # when %test is resumed, this is done again
+    rootfs.write(PREPARED, json.dumps(record))  # when %test is resumed, this is done again
     apps.write(rootfs, recipe)
     if recipe.text.strip() or not rootfs.exists(f"{HOME}/Singularity"):
         rootfs.write(f"{HOME}/Singularity", recipe.text)
@@ -155,12 +157,12 @@ def _write(rootfs: Rootfs, recipe: Recipe, texts: Mapping[str, str]) -> None:
     rootfs.write(f"{HOME}/manifest", "")  # the seal fills it
 
 
-def _write_program(rootfs: Rootfs, recipe: Recipe, name: str, laid: str) -> None:
+def _write_program(rootfs: Rootfs, recipe: Recipe, name: str, record: str) -> None:
     """Write a section that becomes a program, unless another section wrote that program."""
     section, path = recipe.sections.get(name), f"{HOME}/{name}"
     text = _program(section)
     if section and text:
-        if _text(rootfs, path) in ("", laid, text):
+        if _text(rootfs, path) in ("", record, text):
             rootfs.write(path, text, 0o755)
         else:
             rootfs.report.warn(
@@ -189,10 +191,10 @@ def _labels(rootfs: Rootfs) -> dict[str, str]:
 def _json(rootfs: Rootfs, path: str) -> dict[str, str]:
     """Return a JSON object of strings; nothing where there is none."""
     try:
-        found = json.loads(_text(rootfs, path))
+        value = json.loads(_text(rootfs, path))
     except (ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return value if isinstance(value, dict) else {}
 
 
 def _text(rootfs: Rootfs, path: str) -> str:

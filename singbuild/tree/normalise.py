@@ -1,4 +1,4 @@
-"""Takes away what differs between two honest runs of the same recipe.
+"""Removes what differs between two honest runs of the same recipe.
 
 Only what programs made or changed in this build is touched: what a copied source brought is the
 same every time (``baseline.py``). Times are not the business of this module: the seal clamps them.
@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from singbuild.errors import ImageError
-from singbuild.tree.metadata import HOME
+from singbuild.tree.metadata import BUILD_RECORD, HOME
 from singbuild.tree.rootfs import Rootfs
 from singbuild.tree.volatile import BACKUPS, BYTECODE, INDICES, LOGS, MACHINE_ID, SHADOW, TEMPORARY
 
@@ -27,7 +27,6 @@ KEEP = f"{HOME}/keep"
 LONGEST_LIST = 1 << 20  # bytes
 LONGEST_SHADOW = 64 << 20  # bytes
 DIGITS = 20  # of a number of days
-RECORD = f"{HOME}/build.json"
 REASONS: Mapping[str, str] = {
     **TEMPORARY,
     **BACKUPS,
@@ -39,25 +38,25 @@ PYC_HEADER = struct.Struct("<4sIII")  # magic, flags, mtime of the source, its s
 
 
 def normalise(rootfs: Rootfs, epoch: int, *, indices: bool = False) -> None:
-    """Make the tree as another honest run would have left it, and say what was taken away.
+    """Remove what another honest run would have left otherwise, and say what was removed.
 
-    epoch: as the seal gets it; indices: keep apt's package indices, in an image that is there
-    to be added to.
+    epoch: as the seal gets it; indices: keep apt's package indices, in an image that programs
+    will be added to.
     """
     keep = _paths_to_keep(rootfs) | ({INDICES} if indices else set())
     counts = _Normalising(rootfs, epoch, frozenset(os.fsencode(p[1:]) for p in keep)).done()
     for name, count in counts.items():
         rootfs.report.line(f"normalised: {name} ({count:,}): {REASONS[name]}")
-    if rootfs.exists(RECORD):
+    if rootfs.exists(BUILD_RECORD):
         _record(rootfs, keep)
 
 
 def _record(rootfs: Rootfs, keep: Set[str]) -> None:
-    """Write into the image where its programs' doing was normalised.
+    """Write the rules that were applied into the image's build record.
 
-    That is which rules have a place in it, and not what they found, which differs from run to run.
+    Not what each rule removed, which differs from run to run.
     """
-    facts = json.loads(rootfs.read(RECORD))
+    facts = json.loads(rootfs.read(BUILD_RECORD))
     names = (step["name"].partition("-")[0] for step in facts["steps"])
     ran = {"setup", "post", "appinstall"}.intersection(names)
     if ran or not rootfs.baseline.entries:  # else all there is was copied
@@ -67,7 +66,7 @@ def _record(rootfs: Rootfs, keep: Set[str]) -> None:
             if name not in keep
             and rootfs.exists(posixpath.dirname(name) if name in BACKUPS else name)
         }
-        rootfs.write(RECORD, json.dumps(facts, indent=4) + "\n")
+        rootfs.write(BUILD_RECORD, json.dumps(facts, indent=4) + "\n")
 
 
 def _paths_to_keep(rootfs: Rootfs) -> set[str]:
@@ -133,8 +132,8 @@ class _Normalising:
         """Whether the image has a directory; not when a link leads to another one."""
         with contextlib.suppress(ImageError):
             way = [str(each) for each in PurePosixPath(name).parents][:-1]
-            found = [self.rootfs.status(path, follow=False) for path in (name, *way)]
-            return all(status and stat.S_ISDIR(status.st_mode) for status in found)
+            statuses = [self.rootfs.status(path, follow=False) for path in (name, *way)]
+            return all(status and stat.S_ISDIR(status.st_mode) for status in statuses)
         return False
 
     def _empty(self, directory: str, stay: frozenset[bytes]) -> int:
@@ -190,12 +189,12 @@ def _inside(path: str) -> bytes:
 
 def _with_parents(paths: Iterable[bytes]) -> frozenset[bytes]:
     """Return paths and the directories that lead to them."""
-    found: set[bytes] = set()
+    complete: set[bytes] = set()
     for path in paths:
-        while path and path not in found:
-            found.add(path)
+        while path and path not in complete:
+            complete.add(path)
             path = path.rpartition(b"/")[0]
-    return frozenset(found)
+    return frozenset(complete)
 
 
 def _source(path: str) -> str:

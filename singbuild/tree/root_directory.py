@@ -120,15 +120,15 @@ class RootDirectory:
 
     def glob(self, pattern: str) -> list[str]:
         """Return the paths that match a shell pattern, sorted; ``*`` and ``?`` match no ``/``."""
-        found = ["/"]
+        reached = ["/"]
         for part in PurePosixPath("/", pattern).parts[1:]:
-            found = [
+            reached = [
                 posixpath.join(above, name)
-                for above in found
+                for above in reached
                 for name in (self.names(above) if _PATTERN.search(part) else [part])
                 if fnmatch.fnmatchcase(name, part)
             ]
-        return [path for path in found if self.status(path, follow=False)]
+        return [path for path in reached if self.status(path, follow=False)]
 
     def files(self, inside: Inside = "/", suffix: str = "") -> Iterator[str]:
         """Yield every regular file below a directory, without following links, however deep.

@@ -48,7 +48,7 @@ class Rootfs(RootDirectory):
     report: where output goes; owners: of entries to which the host could not give
     them, by path, for the seal; journal: where programs' wishes for owners are recorded;
     epoch: later times become it, but for those of a source, which ``baseline`` knows;
-    is_foreign: others have made what it holds, whom nobody trusts.
+    is_untrusted: others have made what it holds, whom nobody trusts.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Rootfs(RootDirectory):
         self.baseline = Baseline(epoch)
         self.report = report
         self._furnished = False
-        self.is_foreign = False
+        self.is_untrusted = False
 
     @property
     def variables(self) -> dict[str, str]:
@@ -75,7 +75,7 @@ class Rootfs(RootDirectory):
         return {"SOURCE_DATE_EPOCH": str(epoch)} if epoch < MAX_TIME else {}
 
     @contextlib.contextmanager
-    def workplace(self) -> Iterator[Path]:
+    def temporary_directory(self) -> Iterator[Path]:
         """Make an empty directory on the host, for the time of a with-block.
 
         It lies beside the tree, so no program of the image sees it, and goes with the scratch.
@@ -122,21 +122,21 @@ class Rootfs(RootDirectory):
         finally:
             self._furnished = False
 
-    def wished(self, *, tell: bool = False) -> dict[bytes, Owner]:
+    def recorded_owners(self, *, warn: bool = False) -> dict[bytes, Owner]:
         """Return all owners and devices that the host could not give, by path, as of now.
 
-        tell: warn of entries of which it is not known what they should have got.
+        warn: warn of entries of which it is not known what they should have got.
         """
         if not self._journal:
             return dict(self.owners)
-        wished = recorder.owners(self.root, self._journal) | self.owners
-        if tell and (lacking := recorder.without_group(self.root, wished)):
+        recorded_owners = recorder.owners(self.root, self._journal) | self.owners
+        if warn and (lacking := recorder.without_group(self.root, recorded_owners)):
             more = f" and {len(lacking) - 1:,} more" if len(lacking) > 1 else ""
             self.report.warn(
                 f"{shown(lacking[0])}{more} may lack the group of the set-group-id directory: "
                 "give it with chown in %post"
             )
-        return wished
+        return recorded_owners
 
     def unpack(self, archives: Iterable[Iterable[bytes]], *, whiteouts: bool = False) -> None:
         """Unpack tar archives over what is there, one after the other; nothing leaves the image.
@@ -145,17 +145,17 @@ class Rootfs(RootDirectory):
         layers. What they bring is not normalised. Raises SourceError naming the entry, and
         OSError when the disk is full.
         """
-        self._unpack(archives, whiteouts=whiteouts, wanted=self.baseline.wants)
+        self._unpack(archives, whiteouts=whiteouts, is_baseline=self.baseline.wants)
 
     def _unpack(
         self,
         archives: Iterable[Iterable[bytes]],
         *,
         whiteouts: bool = False,
-        wanted: Callable[[bytes, int], bool],
+        is_baseline: Callable[[bytes, int], bool],
     ) -> None:
         with Unpacker(
-            self.root, self.report, whiteouts=whiteouts, owners=self.owners, wanted=wanted
+            self.root, self.report, whiteouts=whiteouts, owners=self.owners, is_baseline=is_baseline
         ) as unpacker:
             for archive in archives:
                 unpacker.apply(archive)
@@ -188,7 +188,7 @@ class Rootfs(RootDirectory):
 
         Bytecode is left to normalising, since the seal changes the time of its source.
         """
-        self._unpack([archive], wanted=lambda path, _mtime: is_in_place(path))
+        self._unpack([archive], is_baseline=lambda path, _mtime: is_in_place(path))
 
     def host(
         self,
@@ -208,7 +208,7 @@ class Rootfs(RootDirectory):
         where it works; env: added to the plain environment, or with inherit=False all of it;
         on_line: gets the lines instead of the user; check: HostError when it fails.
         """
-        if self.is_foreign and not chroot.may_mount():
+        if self.is_untrusted and not chroot.may_mount():
             raise HostError(
                 f"{os.fspath(argv[0])} cannot be kept from following links of the image out of it",
                 why="Nothing may be mounted here, and the image was made before this build.",

@@ -145,7 +145,7 @@ def _check_full(disk: Path, scratch: Path, error: Exception) -> None:
 
 
 @contextlib.contextmanager
-def written_back(where: Path) -> Iterator[None]:
+def flushing_in_background(where: Path) -> Iterator[None]:
     """Have a scratch written to the disk while a with-block reads it.
 
     Raises HostError at the block's end when a write failed: what it read may not have been

@@ -44,29 +44,29 @@ class Secret:
         return self.value.rstrip(b"\r\n")
 
 
-def read(given: Iterable[str]) -> tuple[Secret, ...]:
+def read(options: Iterable[str]) -> tuple[Secret, ...]:
     """Read secrets as ``--secret`` names them: ``id=NAME,src=FILE`` or ``id=NAME,env=VARIABLE``.
 
     A variable is gone afterwards, for us and for all that we will execute. Raises UsageError for
     another form, a name that comes twice, or a value that is not there.
     """
-    found: dict[str, Secret] = {}
+    by_name: dict[str, Secret] = {}
     variables: list[str] = []
-    for words in given:
+    for words in options:
         match = _WORDS.fullmatch(words)
-        if match is None or match[1] in found:
+        if match is None or match[1] in by_name:
             what = f"two secrets are called {match[1]}" if match else "a --secret is not understood"
             remedy = "Say --secret id=NAME,src=FILE or --secret id=NAME,env=VARIABLE."
             raise UsageError(what, why=UNTOLD * (match is None), remedy=remedy)
         secret = Secret(match[1], _value(match[1], match[2], match[3]))
         if not secret.core:
             raise UsageError(f"--secret id={secret.name}: its value is empty")
-        found[secret.name] = secret
+        by_name[secret.name] = secret
         if match[2] == "env":
             variables.append(match[3])
     for variable in variables:
         _forget(variable)
-    return tuple(found.values())
+    return tuple(by_name.values())
 
 
 def _value(name: str, kind: str, where: str) -> bytes:
@@ -88,7 +88,7 @@ def _value(name: str, kind: str, where: str) -> bytes:
 
 
 def _forget(variable: str) -> None:
-    """Take a variable out of the environment, and out of what /proc/PID/environ shows of it.
+    """Remove a variable from the environment, and overwrite it in /proc/PID/environ.
 
     That is the memory in which execve(2) put it, whatever unsetenv(3) did; children inherit it.
     """
@@ -109,7 +109,7 @@ def readable(rootfs: Rootfs, secrets: Sequence[Secret]) -> Iterator[None]:
     if not secrets:
         yield
         return
-    made = [name for name in ("/run", DIRECTORY) if not rootfs.exists(name)]
+    missing = [name for name in ("/run", DIRECTORY) if not rootfs.exists(name)]
     rootfs.mkdir(DIRECTORY, 0o700)
     with rootfs.directory(DIRECTORY) as place:
         mounted = _mounted(place, sum(len(secret.value) for secret in secrets))
@@ -125,7 +125,7 @@ def readable(rootfs: Rootfs, secrets: Sequence[Secret]) -> Iterator[None]:
                     os.unlink(secret.name, dir_fd=fd)
             if mounted:
                 syscalls.umount2(f"/proc/self/fd/{fd}", MNT_DETACH)
-    for name in reversed(made):
+    for name in reversed(missing):
         with contextlib.suppress(OSError):
             rootfs.rmdir(name)
 
@@ -149,7 +149,7 @@ def _write(directory: int, secret: Secret) -> None:
 
 
 def masked(secrets: Sequence[Secret]) -> Callable[[str], str]:
-    """Return what writes ``***`` for a secret in text: whole, a line of it, quoted or in base64."""
+    """Return a function that masks secrets in text: whole, by line, quoted, in base64."""
     forms = {form for secret in secrets for form in _spellings(secret)}
     if not forms:
         return str
@@ -188,7 +188,7 @@ def check_absent(root: Path, secrets: Sequence[Secret]) -> None:
     if not needles:
         return
     for node in inventory(root, 0):
-        for data in _told(os.fsencode(root), node, max(map(len, needles))):
+        for data in _disclosing(os.fsencode(root), node, max(map(len, needles))):
             for needle, name in needles.items():
                 if needle in data:
                     raise SectionError(
@@ -198,7 +198,7 @@ def check_absent(root: Path, secrets: Sequence[Secret]) -> None:
                     )
 
 
-def _told(root: bytes, node: Node, longest: int) -> Iterator[bytes]:
+def _disclosing(root: bytes, node: Node, longest: int) -> Iterator[bytes]:
     """All that an inode tells, in pieces that overlap by the longest needle."""
     path = root + b"/" + node.path
     yield os.path.basename(node.path)  # noqa: PTH119 - bytes

@@ -46,7 +46,7 @@ Interactive = Callable[[Mapping[str, str]], None]
 
 
 @dataclass(frozen=True)
-class Context:
+class SectionOptions:
     """What sections get from the caller of the build.
 
     secrets: readable in %post; rescue: called when a section failed, before anything of it is
@@ -57,7 +57,7 @@ class Context:
     rescue: Callable[[SectionError, Interactive], None] | None = None
 
 
-def on_host(recipe: Recipe, name: str, rootfs: Rootfs, work: Path, context: Context) -> None:
+def on_host(recipe: Recipe, name: str, rootfs: Rootfs, work: Path, context: SectionOptions) -> None:
     """Execute %pre or %setup on the host, in the caller's directory, knowing the tree's path.
 
     Raises SectionError.
@@ -101,7 +101,7 @@ def _definition(recipe: Recipe, work: Path) -> str:
 
 
 def post(
-    recipe: Recipe, part: Section, rootfs: Rootfs, context: Context, script: str = ""
+    recipe: Recipe, part: Section, rootfs: Rootfs, context: SectionOptions, script: str = ""
 ) -> dict[int, float]:
     """Execute %post or a part of it in the image, with the host's names and the secrets.
 
@@ -111,7 +111,7 @@ def post(
     return _in_image(recipe, part, rootfs, context, 'exec "$@"\n', script)
 
 
-def install_apps(recipe: Recipe, rootfs: Rootfs, context: Context) -> None:
+def install_apps(recipe: Recipe, rootfs: Rootfs, context: SectionOptions) -> None:
     """Execute each %appinstall as %post is, in its app's directory. Raises SectionError."""
     for app in recipe.apps:
         if section := app.sections.get("install"):
@@ -124,7 +124,7 @@ def _in_image(
     recipe: Recipe,
     section: Section,
     rootfs: Rootfs,
-    context: Context,
+    context: SectionOptions,
     start: str,
     script: str = "",
 ) -> dict[int, float]:
@@ -138,7 +138,7 @@ def _in_image(
         return _inside(recipe, section, rootfs, prefix, context, script)
 
 
-def test(recipe: Recipe, rootfs: Rootfs, context: Context) -> None:
+def test(recipe: Recipe, rootfs: Rootfs, context: SectionOptions) -> None:
     """Execute %test in the finished image, in the environment that its users will get."""
     with host_names(rootfs):
         _inside(recipe, recipe.sections["test"], rootfs, [f"{HOME}/actions/exec"], context)
@@ -207,7 +207,7 @@ def _lent(rootfs: Rootfs, name: str, borrowed: bytes) -> Iterator[None]:
 
 
 def _content(rootfs: Rootfs, name: str) -> bytes | None:
-    """Return what a file holds; None where there is none, or what the host never lent."""
+    """Return a file's content; None for a missing one, or one that was not bound from the host."""
     status = rootfs.status(name, follow=False)
     if not status or not stat.S_ISREG(status.st_mode) or status.st_size > READ_LIMIT:
         return None
@@ -219,7 +219,7 @@ def _inside(
     section: Section,
     rootfs: Rootfs,
     prefix: list[str],
-    context: Context,
+    context: SectionOptions,
     script: str = "",
 ) -> dict[int, float]:
     rootfs.write(INSIDE, script or section.script(), 0o755)
@@ -241,7 +241,7 @@ def _inside(
 
 
 @contextlib.contextmanager
-def _rescued(context: Context, interactive: Interactive) -> Iterator[None]:
+def _rescued(context: SectionOptions, interactive: Interactive) -> Iterator[None]:
     """Call for rescue when a section fails inside the with-block; it has failed all the same."""
     try:
         yield
@@ -267,11 +267,11 @@ def _execute(
     interpreter = (section.interpreter or "/bin/sh").split()
     lines = ["", *part.splitlines()[1:]] if part else section.script().splitlines()
     trace = Trace(lines if section.is_shell else [])
-    told: deque[str] = deque(maxlen=command.TAIL_LINES)
+    tail: deque[str] = deque(maxlen=command.TAIL_LINES)
 
     def show(line: str) -> None:
         if (text := trace.shown(line)) is not None:
-            told.append(text)
+            tail.append(text)
             report.line(text)
 
     flags = (["-e"] if part else ["-e", "-x", "-v"]) if section.is_shell else []
@@ -281,6 +281,6 @@ def _execute(
         raise SectionError(
             f"{recipe.path}:{line}: %{section.name} failed with status {done.status}",
             section=section.name,
-            why="\n".join([f"  {line:4} | {recipe.line(line)}", *told]),
+            why="\n".join([f"  {line:4} | {recipe.line(line)}", *tail]),
         )
     return {section.recipe_line(index + 1): began for index, began in trace.began.items()}

@@ -75,15 +75,15 @@ def parts(section: Section) -> tuple[Section, ...]:
 
     It can where a shell's variables are all that matters, or the shell is bash.
     """
-    found: list[Section] = []
+    sections: list[Section] = []
     is_open = False
     for part in section.split():
         if is_open:
-            found[-1] = found[-1].joined(part)
+            sections[-1] = sections[-1].joined(part)
         else:
-            found.append(part)
+            sections.append(part)
         is_open = not can_end(section, part.body())
-    return tuple(found) or (section,)
+    return tuple(sections) or (section,)
 
 
 def can_end(section: Section, text: str) -> bool:
@@ -94,7 +94,7 @@ def can_end(section: Section, text: str) -> bool:
 
 
 def script(section: Section, *, is_last: bool) -> str:
-    """Return a part's script: in front of it and behind it what hands the state on."""
+    """Return a part's script, with lines before and after it that pass on the shell's state."""
     lines = section.script().splitlines()
     lines[0] = _FIRST
     return "".join(f"{line}\n" for line in lines) + ("" if is_last else _LAST)
@@ -112,7 +112,7 @@ def lent(rootfs: Rootfs, state: str) -> Iterator[None]:
         rootfs.remove(AFTER)
 
 
-def taken(rootfs: Rootfs) -> str | None:
+def take(rootfs: Rootfs) -> str | None:
     """Take the state that a part left out of the tree; None when that part called exit.
 
     Raises SectionError.

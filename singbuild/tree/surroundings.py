@@ -53,10 +53,10 @@ class Surroundings:
         """Whether programs of this tree can be given the other clock."""
         return self._tried.get(root, False)
 
-    def tried(self, root: Path, status: int, told: Sequence[str]) -> None:
+    def tried(self, root: Path, status: int, tail: Sequence[str]) -> None:
         """Take note of what 'date +%s' said with the other clock: its status and last lines."""
-        self._tried[root] = status == 0 and len(told) == 1 and told[0].isdecimal()
-        if self.seen and self._tried[root] and int(told[0]) > time.time() + LATER / 2:
+        self._tried[root] = status == 0 and len(tail) == 1 and tail[0].isdecimal()
+        if self.seen and self._tried[root] and int(tail[0]) > time.time() + LATER / 2:
             self.seen.touch()
 
 
@@ -77,6 +77,6 @@ def within(surroundings: Surroundings) -> Iterator[None]:
 def library() -> bytes:
     """Return the host's libfaketime, b"" where it is not installed."""
     for pattern in PLACES:
-        for found in sorted(Path("/").glob(f"{pattern[1:]}/{LIBRARY}")):
-            return found.read_bytes()
+        for path in sorted(Path("/").glob(f"{pattern[1:]}/{LIBRARY}")):
+            return path.read_bytes()
     return b""

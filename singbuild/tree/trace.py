@@ -45,7 +45,7 @@ class Trace:
 
     @property
     def failed(self) -> int:
-        """The number, from 1, of the line whose command was executed last; 0 before any."""
+        """The line, counted from 1, of the last command that was executed; 0 before the first."""
         candidates = [n for n in range(self._start, self._read) if self._is_code(n)]
         return max(candidates, key=lambda n: (self._likeness(n), -n), default=-1) + 1
 

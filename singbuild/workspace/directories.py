@@ -16,7 +16,7 @@ from singbuild.configuration import reading
 from singbuild.errors import HostError
 
 UNMAPPED = 65534  # whose id has none in this user namespace: user_namespaces(7)
-_held: list[int] = []  # the cache's descriptor, while this process lives
+_cache_fd: list[int] = []  # the cache's descriptor, while this process lives
 
 
 def scratch_parent() -> Path:
@@ -67,10 +67,10 @@ def _close_to_others(directory: Path) -> None:
 
 def _hold_cache(cache: Path) -> None:
     """Hold a shared lock on the cache while this process lives; whole_cache is refused then."""
-    if not _held:
+    if not _cache_fd:
         with contextlib.suppress(OSError):  # some file systems of clusters know no locks
-            _held.append(os.open(cache, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
-            fcntl.flock(_held[0], fcntl.LOCK_SH | fcntl.LOCK_NB)
+            _cache_fd.append(os.open(cache, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+            fcntl.flock(_cache_fd[0], fcntl.LOCK_SH | fcntl.LOCK_NB)
 
 
 @contextlib.contextmanager

@@ -16,13 +16,16 @@ from singbuild.workspace.directories import log_directory
 KEPT_LOGS = 20
 
 
-@dataclass
+@dataclass(frozen=True)
 class Log:
-    """The log of one build. keep: whether it stays after the with-block."""
+    """The log of one build."""
 
     path: Path
     file: TextIO
-    keep: bool = True
+
+    def remove(self) -> None:
+        """Remove the file, when nobody will ask for it."""
+        self.path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -37,10 +40,7 @@ def log_file(image: Path) -> Iterator[Log]:
     except OSError:  # a home that cannot be written: a service user's, or root's after sudo
         fd, name = tempfile.mkstemp(prefix=prefix, suffix=".log")
     with os.fdopen(fd, "w", encoding="utf-8", errors="backslashreplace") as file:
-        log = Log(Path(name), file)
-        yield log
-    if not log.keep:
-        log.path.unlink(missing_ok=True)
+        yield Log(Path(name), file)
 
 
 def _prune_logs(directory: Path) -> None:

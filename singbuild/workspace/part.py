@@ -19,7 +19,7 @@ from singrun import syscalls
 
 
 def resolved(target: Path) -> Path:
-    """Return what a name of a target stands for, all links on the way resolved.
+    """Return the path of a target with all symbolic links resolved.
 
     Raises ImageError for a link that another user has put into a directory of all, as the kernel
     does by default (proc(5), protected_symlinks), wherever on the way it is.
@@ -91,11 +91,11 @@ class Part:
         """Set its mode. Only in the process that made it."""
         os.fchmod(self._fd, mode)
 
-    def take_over(self, replaced: os.stat_result) -> None:
-        """Give it the mode of the file that it replaces, and the owner if we may; likewise."""
+    def copy_owner_and_mode_from(self, other: os.stat_result) -> None:
+        """Set the mode of the file that it replaces, and the owner where chown(2) is permitted."""
         with contextlib.suppress(PermissionError):
-            os.fchown(self._fd, replaced.st_uid if os.geteuid() == 0 else -1, replaced.st_gid)
-        self.chmod(replaced.st_mode & 0o777)  # no set-id bits
+            os.fchown(self._fd, other.st_uid if os.geteuid() == 0 else -1, other.st_gid)
+        self.chmod(other.st_mode & 0o777)  # no set-id bits
 
     def become(self, name: str, *, replace: bool, lasting: bool) -> None:
         """Get another name in its directory: see ``rename_into_place``."""
@@ -107,10 +107,10 @@ class Part:
             else:
                 self._link(file.fileno(), name)
             try:
-                found = os.lstat(name, dir_fd=self._directory)
+                status = os.lstat(name, dir_fd=self._directory)
             except OSError:
                 raise self._replaced() from None
-            if not os.path.samestat(found, self._status):
+            if not os.path.samestat(status, self._status):
                 raise self._replaced()
         if lasting:
             os.fsync(self._directory)

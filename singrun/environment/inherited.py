@@ -13,7 +13,7 @@ _SIGIGNORE = 33 - 3  # proc(5), /proc/PID/stat, counted from field 3
 # -e keeps what tells who the user is and how to talk to the terminal, and nothing else.
 # These tell of the caller and not of the software; the image's own count where the caller has none.
 CALLERS = (b"HOME", b"USER", b"LOGNAME", b"SHELL", b"TERM")
-_KEPT = (*CALLERS, b"TZ", b"LANG", b"LANGUAGE")
+_CLEAN_NAMES = (*CALLERS, b"TZ", b"LANG", b"LANGUAGE")
 CLEAN_PATH = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 # In user namespaces of their own the ranks may not read each other's memory (ptrace(2)). Open MPI
@@ -24,18 +24,18 @@ _VADER = b"OMPI_MCA_btl_vader_single_copy_mechanism"
 # which would take them before its own. What the caller or the image has set counts.
 _NO_HOME_LIBRARIES = {b"PYTHONNOUSERSITE": b"1", b"R_LIBS_USER": b"/nonexistent"}
 
-# What starts with these is set inside under the rest of its name, and wins over the image's own.
+# A variable with such a prefix is set inside under the rest of its name, over the image's own.
 # Lowest first: where two spellings of one name are set, the later wins.
 PREFIXES = (b"SINGULARITYENV_", b"APPTAINERENV_", b"SINGRUNENV_")
 
-# What tells a program that it is in an image, and which, has both names.
+# Variables by which a program knows that it is in an image have both prefixes.
 _FAMILIES = (b"SINGULARITY_", b"APPTAINER_")
 _ENVIRONMENT = b"/.singularity.d/env/91-environment.sh"  # where both would look for %environment
 
 Environment = dict[bytes, bytes]
 
 
-def inherited() -> Environment:
+def caller_environment() -> Environment:
     """Return the caller's environment.
 
     os.environb will not do: in the C locale Python adds LC_CTYPE to it (PEP 538).
@@ -47,9 +47,9 @@ def inherited() -> Environment:
     return {name: value for name, equals, value in pairs if name and equals}
 
 
-def of_caller(given: Environment, mounts: MountOptions, caller: Caller) -> Environment:
+def caller_variables(environment: Environment, mounts: MountOptions, caller: Caller) -> Environment:
     """Return those variables that tell of the caller, as they shall be inside."""
-    variables = {name: given[name] for name in CALLERS if name in given}
+    variables = {name: environment[name] for name in CALLERS if name in environment}
     if caller.fakeroot or (caller.home and b"HOME" not in variables):
         variables[b"HOME"] = os.fsencode(caller.home_inside)
     if caller.behind_sudo:
@@ -61,18 +61,22 @@ def of_caller(given: Environment, mounts: MountOptions, caller: Caller) -> Envir
     return variables
 
 
-def inner(given: Environment, image: str, request: Request, caller: Caller) -> Environment:
+def program_environment(
+    environment: Environment, image: str, request: Request, caller: Caller
+) -> Environment:
     """Return the caller's environment, and what docs/image-format.md adds to it."""
-    variables = {name: value for name, value in given.items() if not name.startswith(PREFIXES)}
+    variables = {
+        name: value for name, value in environment.items() if not name.startswith(PREFIXES)
+    }
     if request.variables.clean:
-        variables = {name: value for name, value in variables.items() if _is_kept(name)}
+        variables = {name: value for name, value in variables.items() if _stays_when_clean(name)}
     if request.variables.clean or spelling():  # Singularity 3 never passes the host's on
         variables[b"PATH"] = CLEAN_PATH
     variables.pop(b"PYTHONHOME", None)  # where the host's Python has its library
     variables = _NO_HOME_LIBRARIES | variables
     path = os.fsencode(image)
     name = path.rpartition(b"/")[2]
-    said = {
+    facts = {
         b"CONTAINER": path,
         b"NAME": name,
         b"COMMAND": os.fsencode(request.program.verb),
@@ -80,19 +84,19 @@ def inner(given: Environment, image: str, request: Request, caller: Caller) -> E
         b"ENVIRONMENT": _ENVIRONMENT,
     }
     if request.program.app:
-        said[b"APPNAME"] = os.fsencode(request.program.app)
-    variables |= {family + word: value for word, value in said.items() for family in _FAMILIES}
+        facts[b"APPNAME"] = os.fsencode(request.program.app)
+    variables |= {family + word: value for word, value in facts.items() for family in _FAMILIES}
     if request.program.verb == "shell":
-        variables[b"PS1"] = b"Singularity." + _shown(name) + b"> "
+        variables[b"PS1"] = b"Singularity." + _prompt_name(name) + b"> "
     if request.program.shell:
         variables[b"SINGULARITY_SHELL"] = os.fsencode(request.program.shell)
     alone = request.isolation.no_join or request.isolation.pid or request.image.writable
-    if alone and b"PMIX_RANK" in given and not caller.has_root:
+    if alone and b"PMIX_RANK" in environment and not caller.has_root:
         variables.setdefault(_VADER, b"none")
-    return variables | of_caller(given, request.mounts, caller)
+    return variables | caller_variables(environment, request.mounts, caller)
 
 
-def _shown(name: bytes) -> bytes:
+def _prompt_name(name: bytes) -> bytes:
     """Return a file's name for a prompt, with ? for what a shell would evaluate there.
 
     A backslash before it would not do: bash, dash and busybox need different numbers of them.
@@ -115,5 +119,5 @@ def restore_signals(*numbers: int) -> None:
             syscalls.signal_default(number)
 
 
-def _is_kept(name: bytes) -> bool:
-    return name in _KEPT or name.startswith(b"LC_")
+def _stays_when_clean(name: bytes) -> bool:
+    return name in _CLEAN_NAMES or name.startswith(b"LC_")

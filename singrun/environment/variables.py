@@ -1,6 +1,6 @@
-"""Variables that win over the image's own, and how they get past its scripts.
+"""Variables that override the image's own, and how they get past its scripts.
 
-The image's env/*.sh run after us, in the image's shell. So what must win is
+The image's env/*.sh run after us, in the image's shell. So what must override them is
 written as one more such script, which runs last; values are quoted, so they
 are data to that shell as well.
 """
@@ -18,14 +18,14 @@ _OLDER = "/environment"  # Singularity 2.x: read by /.exec and its like
 
 
 # SINGULARITYENV_PREPEND_PATH=/my/bin puts a directory before the image's PATH. Singularity 2.5.
-_JOINED = {b"PREPEND_PATH": "before", b"APPEND_PATH": "behind"}
+_JOINING = {b"PREPEND_PATH": "before", b"APPEND_PATH": "behind"}
 
 
-class Winner:
-    """A variable that wins over the image's; ``layer`` says who set it.
+class Override:
+    """A variable that overrides the image's; ``layer`` says who set it.
 
     how: "set", or where the value goes in a path: "before" the image's own or "behind" it.
-    evaluate: $ and ` in the value are the image's shell's to replace.
+    evaluate: the image's shell replaces $ and ` in the value.
     """
 
     evaluate = False
@@ -33,8 +33,8 @@ class Winner:
     def __init__(self, name: bytes, value: bytes, layer: str, how: str = "set") -> None:
         self.name, self.value, self.layer, self.how = name, value, layer, how
 
-    def over(self, value: bytes) -> bytes:
-        """Return what the variable is when it was ``value``."""
+    def apply_to(self, value: bytes) -> bytes:
+        """Return the value of the variable, which was ``value`` before."""
         if self.how == "set" or not value:
             return self.value
         both = (self.value, value) if self.how == "before" else (value, self.value)
@@ -52,25 +52,27 @@ class Winner:
         return b"export " + self.name + b"=" + quoted + b"\n"
 
 
-def winners(given: Environment, options: VariableOptions, *, has_home: bool) -> list[Winner]:
-    """Return them, lowest first. given: the caller's environment. has_home: --home sets HOME."""
-    found = [
+def overrides(
+    environment: Environment, options: VariableOptions, *, has_home: bool
+) -> list[Override]:
+    """Return them, lowest first. environment: the caller's; has_home: --home sets HOME."""
+    rows = [
         _of_prefix(name.removeprefix(prefix), value, name.decode(errors="surrogateescape"))
         for prefix in PREFIXES
-        for name, value in given.items()
+        for name, value in environment.items()
         if name.startswith(prefix) and name != prefix
     ]
-    for name, value, layer in options.given:
-        found.append(Winner(_bytes(name), _bytes(value), layer))
-    for each in found:
+    for name, value, layer in options.assignments:
+        rows.append(Override(_bytes(name), _bytes(value), layer))
+    for each in rows:
         each.evaluate = options.evaluate
-    return [each for each in found if not (has_home and each.name == b"HOME")]
+    return [each for each in rows if not (has_home and each.name == b"HOME")]
 
 
-def _of_prefix(name: bytes, value: bytes, layer: str) -> Winner:
-    if how := _JOINED.get(name, ""):
-        return Winner(b"PATH", value, layer, how)
-    return Winner(name, value, layer)
+def _of_prefix(name: bytes, value: bytes, layer: str) -> Override:
+    if how := _JOINING.get(name, ""):
+        return Override(b"PATH", value, layer, how)
+    return Override(name, value, layer)
 
 
 def read_file(path: str) -> list[tuple[str, str, str]]:
@@ -84,13 +86,13 @@ def read_file(path: str) -> list[tuple[str, str, str]]:
             lines = file.read().splitlines()
     except OSError as error:
         raise RunError(f"Cannot read --env-file {path}", why=f"{error.strerror}.") from None
-    found = []
+    rows = []
     for number, line in enumerate(lines, 1):
         words = line.strip().removeprefix("export ").lstrip()
         if words and not words.startswith("#"):
             name, value = split(words, f"{path}, line {number}")
-            found.append((name, _unquoted(value), f"--env-file {path}, line {number}"))
-    return found
+            rows.append((name, _unquote(value), f"--env-file {path}, line {number}"))
+    return rows
 
 
 def pairs(words: str, where: str) -> list[tuple[str, str]]:
@@ -98,14 +100,14 @@ def pairs(words: str, where: str) -> list[tuple[str, str]]:
 
     A value that holds such a comma is quoted as in CSV: "A=1,B=2",C=3 are two pairs.
     """
-    found = list[str]()
+    fields = list[str]()
     for field in csv_fields(words, where) if words.startswith('"') else words.split(","):
         name, equals, _ = field.partition("=")
-        if found and not (equals and is_identifier(_bytes(name))):
-            found[-1] += f",{field}"
+        if fields and not (equals and is_identifier(_bytes(name))):
+            fields[-1] += f",{field}"
         else:
-            found.append(field)
-    return [split(each, where) for each in found]
+            fields.append(field)
+    return [split(each, where) for each in fields]
 
 
 def split(word: str, where: str) -> tuple[str, str]:
@@ -122,24 +124,24 @@ def is_identifier(name: bytes) -> bool:
     return text.isascii() and text.isidentifier()
 
 
-def assigned() -> Environment:
-    """Return what an image's scripts assign in so many words, where it has no shell to run them.
+def literal_assignments() -> Environment:
+    """Return the literal assignments of the image's scripts, for an image without a shell.
 
     Called inside.
     """
     root = Root("/")
     names = sorted(name for name in root.names(_DIRECTORY) if name.endswith(".sh"))
-    found: Environment = {}
+    literals: Environment = {}
     for line in b"\n".join(root.read(f"{_DIRECTORY}/{name}") for name in names).split(b"\n"):
         word, equals, value = line.strip().removeprefix(b"export ").partition(b"=")
         plain = _plain(value)
         if equals and is_identifier(word) and plain is not None:
-            found[word] = plain
-    return found
+            literals[word] = plain
+    return literals
 
 
 def _plain(word: bytes) -> "bytes | None":
-    """Return the value of a shell's word that says it itself, else None."""
+    """Return the value of a shell word without expansions, None for one with any."""
     if len(word) > 1 and word[:1] == word[-1:] == b"'":
         text = word[1:-1].replace(b"'\"'\"'", b"\0").replace(b"'\\''", b"\0")
         return None if b"'" in text else text.replace(b"\0", b"'")
@@ -149,16 +151,20 @@ def _plain(word: bytes) -> "bytes | None":
 
 
 def mounts(
-    winning: list[Winner], own: Environment, root: Root, stage: str, behind: Environment
+    overrides: list[Override],
+    caller_variables: Environment,
+    root: Root,
+    tmpfs: str,
+    appended: Environment,
 ) -> list[Bind]:
     """Return the bind that puts the script into the image, or over its own /environment.
 
-    own: the caller's variables, which the image shall not set. behind: by variable a
-    directory that comes behind all others in it.
+    caller_variables: those that the image shall not set. appended: variable to the directory that
+    is appended to the path in it.
     """
-    script = _restored(own, root)
-    script += b"".join(each.line() for each in winning if is_identifier(each.name))
-    script += b"".join(_append(*each) for each in behind.items())
+    script = _caller_lines(caller_variables, root)
+    script += b"".join(each.line() for each in overrides if is_identifier(each.name))
+    script += b"".join(_append(*each) for each in appended.items())
     if not script:
         return []
     target = _SCRIPT
@@ -166,21 +172,25 @@ def mounts(
         if not root.has(_OLDER):
             return []  # nothing in the image sets variables
         target, script = _OLDER, root.read(_OLDER) + b"\n" + script
-    with open(f"{stage}/environment", "wb") as file:
+    with open(f"{tmpfs}/environment", "wb") as file:
         file.write(script)
     bind = Bind(file.name, target, why="variables that win over the image's")
     bind.trace = False
     return [bind]
 
 
-def _restored(own: Environment, root: Root) -> bytes:
-    """Return lines that set those of ``own``, and PWD, which the image's scripts set.
+def _caller_lines(caller_variables: Environment, root: Root) -> bytes:
+    """Return lines that set again those caller_variables, and PWD, that the image's scripts set.
 
-    To read them is cheaper than a mount that most images do not need.
+    To read the scripts is cheaper than a bind mount that most images do not need.
     """
     scripts = [f"{_DIRECTORY}/{name}" for name in root.names(_DIRECTORY) if name.endswith(".sh")]
     text = b"\n".join(map(root.read, scripts or [_OLDER]))
-    lines = [Winner(name, value, "").line() for name, value in own.items() if _assigns(text, name)]
+    lines = [
+        Override(name, value, "").line()
+        for name, value in caller_variables.items()
+        if _assigns(text, name)
+    ]
     if _assigns(text, b"PWD"):
         lines.append(b'export PWD="$(pwd -P)"\n')
     return b"".join(lines)
@@ -208,7 +218,7 @@ def _bytes(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 
-def _unquoted(value: str) -> str:
+def _unquote(value: str) -> str:
     value = value.strip()
     quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
     return value[1:-1] if quoted else value

@@ -3,7 +3,7 @@
 import os
 
 from singrun.environment.inherited import Environment
-from singrun.environment.variables import Winner
+from singrun.environment.variables import Override
 
 # $1: the name. $2…: what the layers above the image's scripts set, lowest first: each "layer",
 # "how" and "value", see Winner. The scripts run in this very shell, so they are asked one by one.
@@ -46,17 +46,17 @@ printf 'set by: %s\\n' "$last"
 """
 
 
-def arguments(name: str, own: Environment, winning: list[Winner]) -> list[bytes]:
+def arguments(name: str, caller_variables: Environment, overrides: list[Override]) -> list[bytes]:
     """Return the arguments with which the image's /bin/sh tells who set ``name``.
 
-    own: the caller's variables, which no image sets.
+    caller_variables: the caller's variables, which no image sets.
     """
-    wanted = name.encode()
-    callers = [Winner(each, value, "the caller") for each, value in own.items()]
+    variable = name.encode()
+    callers = [Override(each, value, "the caller") for each, value in caller_variables.items()]
     layers = [
         word
-        for each in (*callers, *winning)
-        if each.name == wanted
+        for each in (*callers, *overrides)
+        if each.name == variable
         for word in (os.fsencode(each.layer), each.how.encode(), each.value)
     ]
-    return [b"-c", _SCRIPT.encode(), b"singrun-env", wanted, b"host or singrun", *layers]
+    return [b"-c", _SCRIPT.encode(), b"singrun-env", variable, b"host or singrun", *layers]

@@ -22,22 +22,22 @@ _REMEDY = "Ask the administrator for one in JSON: nvidia-ctk cdi generate --form
 
 def apply(request: Request) -> None:
     """Add what the request's devices need to its binds and variables."""
-    given: list[tuple[str, str, str]] = []
-    found, unread = _devices(request.hardware.cdi_directories)
+    variables: list[tuple[str, str, str]] = []
+    devices, unreadable = _devices(request.hardware.cdi_directories)
     for name in request.hardware.devices:
-        if name not in found:
+        if name not in devices:
             where = " and ".join(request.hardware.cdi_directories)
-            why = f"{where} have {', '.join(sorted(found)) or 'none'}."
-            if unread:
-                why += f" Not read, since they are no JSON: {', '.join(unread)}."
+            why = f"{where} have {', '.join(sorted(devices)) or 'none'}."
+            if unreadable:
+                why += f" Not read, since they are no JSON: {', '.join(unreadable)}."
             raise RunError(f"There is no device {name}", why=why, remedy=_REMEDY)
-        path, edits = found[name]
+        path, edits = devices[name]
         try:
             for each in edits:
-                given += _edit(request, each, f"--device {name}")
+                variables += _edit(request, each, f"--device {name}")
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise RunError(f"Cannot understand {name} in {path}", why=f"{error!r}.") from None
-    request.variables.given[:0] = given  # --env and --env-file lie over them
+    request.variables.assignments[:0] = variables  # --env and --env-file lie over them
 
 
 def _devices(directories: list[str]) -> "tuple[dict[str, tuple[str, list[Any]]], list[str]]":
@@ -45,23 +45,23 @@ def _devices(directories: list[str]) -> "tuple[dict[str, tuple[str, list[Any]]],
 
     Later directories have priority over earlier ones, as the specification says.
     """
-    found: dict[str, tuple[str, list[Any]]] = {}
-    unread: list[str] = []
+    devices: dict[str, tuple[str, list[Any]]] = {}
+    unreadable: list[str] = []
     for directory in directories:
         names = sorted(os.listdir(directory)) if os.path.isdir(directory) else []
         for path in [f"{directory}/{name}" for name in names if name.endswith(_SUFFIXES)]:
             try:
                 with open(path, "rb") as file:
-                    said = json.loads(file.read(_LARGEST))
-                general = said.get("containerEdits") or {}
-                for device in said["devices"]:
+                    description = json.loads(file.read(_LARGEST))
+                general = description.get("containerEdits") or {}
+                for device in description["devices"]:
                     edits = [general, device.get("containerEdits") or {}]
-                    found[f"{said['kind']}={device['name']}"] = path, edits
+                    devices[f"{description['kind']}={device['name']}"] = path, edits
             except OSError as error:
                 raise RunError(f"Cannot read {path}", why=f"{error.strerror}.") from None
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-                unread.append(path)
-    return found, unread
+                unreadable.append(path)
+    return devices, unreadable
 
 
 def _edit(request: Request, edits: "dict[str, Any]", why: str) -> list[tuple[str, str, str]]:

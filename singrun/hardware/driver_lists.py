@@ -46,8 +46,8 @@ _LISTS = {
 }
 
 
-def listed(site: "Site", kind: str, thing: str) -> list[str]:
-    """Return ours and then the site's; what stands before an empty value is forgotten."""
+def driver_words(site: "Site", kind: str, thing: str) -> list[str]:
+    """Return our words, then the site's; an empty value of the site clears the list so far."""
     words = [*_LISTS[f"{kind} {thing}"].split(), *site.lists.get(f"{kind} {thing}", [])]
     last_empty = max((place for place, word in enumerate(words, 1) if not word), default=0)
     return words[last_empty:]

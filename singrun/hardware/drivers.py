@@ -11,17 +11,17 @@ import os
 from singrun.config import Site
 from singrun.errors import RunError, say
 from singrun.hardware import elf
-from singrun.hardware.driver_lists import COMPLETE, KINDS, REMEDIES, listed
+from singrun.hardware.driver_lists import COMPLETE, KINDS, REMEDIES, driver_words
 from singrun.hardware.elf import Library
 from singrun.hardware.linker import Host, Inside
-from singrun.images.fuse import found
+from singrun.images.fuse import host_program
 from singrun.mounts.root import Root
 from singrun.mounts.table import Bind, BindUnlessSeen, Fresh, Mount
 from singrun.request import HardwareOptions
 
 _LIBRARIES, _PROGRAMS = "/.singularity.d/libs", "/.singularity.d/bin"
 # Directories that come behind the image's own in these variables.
-BEHIND = {b"LD_LIBRARY_PATH": _LIBRARIES.encode(), b"PATH": _PROGRAMS.encode()}
+APPENDED_DIRECTORIES = {b"LD_LIBRARY_PATH": _LIBRARIES.encode(), b"PATH": _PROGRAMS.encode()}
 _C_LIBRARY = "libc.so.6"
 _OF_C_LIBRARY = (_C_LIBRARY, "libm.so.6", "libdl.so.2", "libpthread.so.0", "librt.so.1", "ld-")
 
@@ -37,8 +37,8 @@ class Drivers:
         self._libraries: dict[str, dict[str, list[str]]] = {}
         for kind in [kind for kind in KINDS if getattr(options, kind)]:
             try:
-                self._devices[kind] = self._found_devices(kind)
-                self._libraries[kind] = self._found_libraries(kind)
+                self._devices[kind] = self._host_devices(kind)
+                self._libraries[kind] = self._host_libraries(kind)
                 self._kinds.append(kind)
             except RunError as error:
                 if kind == "fabric":
@@ -62,17 +62,17 @@ class Drivers:
         rows: list[Mount] = [*fresh]
         for kind in self._kinds:
             try:
-                taken = _Fit(kind, self._host, root, image).all_of(self._libraries[kind])
+                chosen = _Fit(kind, self._host, root, image).all_of(self._libraries[kind])
             except RunError as error:
                 if kind not in self._by_site:
                     raise
                 self._warn(kind, error)
                 continue
             why = f"--{kind}"
-            rows += [Bind(path, f"{_LIBRARIES}/{name}", why=why) for name, path in taken.items()]
-            programs = self._found_programs(kind)
+            rows += [Bind(path, f"{_LIBRARIES}/{name}", why=why) for name, path in chosen.items()]
+            programs = self._host_programs(kind)
             rows += [Bind(p, f"{_PROGRAMS}/{os.path.basename(p)}", why=why) for p in programs]
-            files = [path for w in listed(self._site, kind, "file") for path in glob.glob(w)]
+            files = [path for w in driver_words(self._site, kind, "file") for path in glob.glob(w)]
             rows += [BindUnlessSeen(p, p, why=why) for p in (*self._devices[kind], *files)]
         for row in rows:
             row.trace = False
@@ -83,17 +83,17 @@ class Drivers:
         reasons = filter(None, (f"{error.what}.", error.why, error.remedy))
         say("\n  ".join([f"Without effect: {word}", *reasons]))
 
-    def _found_devices(self, kind: str) -> list[str]:
-        words = listed(self._site, kind, "device")
+    def _host_devices(self, kind: str) -> list[str]:
+        words = driver_words(self._site, kind, "device")
         devices = sorted(path for word in words for path in glob.glob(word))
         if words and not devices:
             what = f"There is no device {' or '.join(words)}, which --{kind} needs"
             raise RunError(what, remedy=REMEDIES[kind])
         return devices
 
-    def _found_libraries(self, kind: str) -> dict[str, list[str]]:
-        """By name, the files that the host has under it: of several machines, perhaps."""
-        words, libraries = listed(self._site, kind, "library"), dict[str, list[str]]()
+    def _host_libraries(self, kind: str) -> dict[str, list[str]]:
+        """Return the host's files by library name; there may be one for each machine type."""
+        words, libraries = driver_words(self._site, kind, "library"), dict[str, list[str]]()
         for word in words:
             for path in glob.glob(word) if "/" in word else ():
                 libraries.setdefault(os.path.basename(path), []).append(path)
@@ -105,9 +105,9 @@ class Drivers:
                 raise RunError(what, why=why, remedy=REMEDIES[kind])
         return libraries
 
-    def _found_programs(self, kind: str) -> list[str]:
-        words = listed(self._site, kind, "program")
-        return [path for word in words if (path := word if "/" in word else found(word))]
+    def _host_programs(self, kind: str) -> list[str]:
+        words = driver_words(self._site, kind, "program")
+        return [path for word in words if (path := word if "/" in word else host_program(word))]
 
 
 class _Fit:
@@ -116,29 +116,32 @@ class _Fit:
     def __init__(self, kind: str, host: Host, root: Root, image: str) -> None:
         self._kind, self._host, self._image = kind, host, image
         self._inside = Inside(root)
-        self._known: dict[str, Library | None] = {}
+        self._libraries_inside: dict[str, Library | None] = {}
         own = self._of_image(_C_LIBRARY)
         if not own:
             why = f"It has no {_C_LIBRARY}, so its programs are static or use another C library."
-            raise self._refused(f"Cannot use --{kind} with {image}", why)
+            raise self._error(f"Cannot use --{kind} with {image}", why)
         self._c_library = own
 
-    def all_of(self, wanted: dict[str, list[str]]) -> dict[str, str]:
-        """Return the file for each name, and for each that these need and the image has not."""
-        taken: dict[str, str] = {}
-        waiting = list(wanted.items())
+    def all_of(self, libraries: dict[str, list[str]]) -> dict[str, str]:
+        """Return a file for each name, and for each library they need and the image lacks."""
+        chosen: dict[str, str] = {}
+        waiting = list(libraries.items())
         while waiting:
             name, paths = waiting.pop()
-            taken[name], library = self._for_machine(paths)
-            for needed in {*library.needed, *library.wanted} - {*taken, *wanted}:
+            chosen[name], library = self._for_machine(paths)
+            for needed in {*library.needed_libraries, *library.required_versions} - {
+                *chosen,
+                *libraries,
+            }:
                 own = self._of_image(needed)
                 if own:
-                    self._check_versions(taken[name], needed, library, own)
+                    self._check_versions(chosen[name], needed, library, own)
                 elif needed.startswith(_OF_C_LIBRARY):
-                    raise self._refused(taken[name], f"It needs {needed}, which the image lacks.")
+                    raise self._error(chosen[name], f"It needs {needed}, which the image lacks.")
                 elif self._kind in COMPLETE and (more := self._host.paths(needed)):
                     waiting.append((needed, more))
-        return dict(sorted(taken.items()))
+        return dict(sorted(chosen.items()))
 
     def _for_machine(self, paths: list[str]) -> tuple[str, Library]:
         """Return the first file that is for the image's machine."""
@@ -148,37 +151,42 @@ class _Fit:
                 return path, library
         path, library = libraries[0]
         why = f"It is for {library.machine}, the image for {self._c_library.machine}."
-        raise self._refused(path, why)
+        raise self._error(path, why)
 
     def _check_versions(self, path: str, name: str, library: Library, own: Library) -> None:
-        missing = [each for each in library.wanted.get(name, ()) if each not in own.given]
+        defined = own.defined_versions
+        missing = [v for v in library.required_versions.get(name, ()) if v not in defined]
         if missing:
             family = missing[-1].partition("_")[0] + "_"
-            newest = max((v for v in own.given if v.startswith(family)), key=_order, default="none")
+            newest = max(
+                (v for v in defined if v.startswith(family)),
+                key=_order,
+                default="none",
+            )
             why = f"It needs {max(missing, key=_order)} of {name}; the image's has up to {newest}."
-            raise self._refused(path, why)
+            raise self._error(path, why)
 
     def _of_image(self, name: str) -> "Library | None":
-        if name not in self._known:
+        if name not in self._libraries_inside:
             fd = self._inside.open(name)
             try:
-                self._known[name] = elf.read(fd) if fd >= 0 else None
+                self._libraries_inside[name] = elf.read(fd) if fd >= 0 else None
             except (elf.ElfError, OSError) as error:
                 what = f"Cannot use --{self._kind} with {self._image}"
-                raise self._refused(what, f"Its {name} cannot be read: {error}.") from None
+                raise self._error(what, f"Its {name} cannot be read: {error}.") from None
             finally:
                 if fd >= 0:
                     os.close(fd)
-        return self._known[name]
+        return self._libraries_inside[name]
 
     def _of_host(self, path: str) -> Library:
         try:
             with open(path, "rb") as file:
                 return elf.read(file.fileno())
         except (elf.ElfError, OSError) as error:
-            raise self._refused(path, f"The host's file cannot be read: {error}.") from None
+            raise self._error(path, f"The host's file cannot be read: {error}.") from None
 
-    def _refused(self, what: str, why: str) -> RunError:
+    def _error(self, what: str, why: str) -> RunError:
         """Return the error; what: a sentence, or the path of a library of the host."""
         if what.startswith("/"):
             what = f"Cannot bring {what} into {self._image} (--{self._kind})"

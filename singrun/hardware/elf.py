@@ -33,20 +33,20 @@ class ElfError(Exception):
 
 
 class Library:
-    """What one says. soname: "" if it has none. needed: names of libraries.
+    """The dynamic section of a library. soname: "" if it has none; needed_libraries: DT_NEEDED.
 
-    wanted: the versions that it needs of each of them. given: those that it defines.
+    required_versions: of symbols, by library (DT_VERNEED); defined_versions: its own (DT_VERDEF).
     """
 
     def __init__(self, machine: str) -> None:
         self.machine, self.soname = machine, ""
-        self.needed: list[str] = []
-        self.wanted: dict[str, list[str]] = {}
-        self.given: list[str] = []
+        self.needed_libraries: list[str] = []
+        self.required_versions: dict[str, list[str]] = {}
+        self.defined_versions: list[str] = []
 
 
 def read(fd: int) -> Library:
-    """Return what the file ``fd`` says. Raises ElfError, and OSError as pread(2)."""
+    """Read the dynamic section of the file ``fd``. Raises ElfError, and OSError as pread(2)."""
     head = os.pread(fd, 64, 0)
     if len(head) < 52 or head[:4] != b"\x7fELF" or head[4] not in (1, 2) or head[5] not in (1, 2):
         raise ElfError("it is no ELF file")
@@ -56,11 +56,11 @@ def read(fd: int) -> Library:
     first = dict(reversed(tags))
     names = file.offset(first[_STRTAB]) if _STRTAB in first else 0
     library.soname = file.string(names + first[_SONAME]) if _SONAME in first else ""
-    library.needed = [file.string(names + value) for tag, value in tags if tag == _NEEDED]
+    library.needed_libraries = [file.string(names + value) for tag, value in tags if tag == _NEEDED]
     if _VERNEED in first:
-        library.wanted = file.versions_wanted(file.offset(first[_VERNEED]), names)
+        library.required_versions = file.versions_required(file.offset(first[_VERNEED]), names)
     if _VERDEF in first:
-        library.given = file.versions_given(file.offset(first[_VERDEF]), names)
+        library.defined_versions = file.versions_defined(file.offset(first[_VERDEF]), names)
     return library
 
 
@@ -109,20 +109,20 @@ class _File:
                         return
                     yield tag, self._number(data, at + word, word)
 
-    def versions_wanted(self, offset: int, names: int) -> dict[str, list[str]]:
+    def versions_required(self, offset: int, names: int) -> dict[str, list[str]]:
         """Read the table of Verneed, and the chain of Vernaux of each, of <elf.h>."""
-        found: dict[str, list[str]] = {}
+        required: dict[str, list[str]] = {}
         for at, entry in self._chain(offset, 16, following=12):
             library = self.string(names + self._number(entry, 4, 4))
             auxiliary = at + self._number(entry, 8, 4)
-            found[library] = [
+            required[library] = [
                 self.string(names + self._number(one, 8, 4))
                 for _, one in self._chain(auxiliary, 16, following=12)
                 if not self._number(one, 4, 2) & _WEAK
             ]
-        return found
+        return required
 
-    def versions_given(self, offset: int, names: int) -> list[str]:
+    def versions_defined(self, offset: int, names: int) -> list[str]:
         """Read the table of Verdef, and of each its first Verdaux, the version's own name."""
         return [
             self.string(names + self._number(self._bytes(at + self._number(entry, 12, 4), 4), 0, 4))

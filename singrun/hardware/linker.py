@@ -25,16 +25,16 @@ def entries(data: bytes) -> list[tuple[str, str]]:
         return []
     table = data[start:]
     count = int.from_bytes(table[20:24], "little")
-    found = []
+    rows = []
     for at in range(_HEADER, min(_HEADER + count * _ENTRY, len(table) - _ENTRY + 1), _ENTRY):
         name, path = (_string(table, at + field) for field in (4, 8))
         if name and path.startswith("/") and "/" not in name:
-            found.append((name, path))
-    return found
+            rows.append((name, path))
+    return rows
 
 
 def _string(table: bytes, field: int) -> str:
-    """Return the string whose offset is in ``field``; "" for one that leads nowhere."""
+    """Return the string at the offset in ``field``; "" for an offset outside the file."""
     start = int.from_bytes(table[field : field + 4], "little")
     end = table.find(b"\0", start, start + 4096)
     return table[start:end].decode("utf-8", "surrogateescape") if end > start else ""
@@ -57,14 +57,14 @@ class Host:
     def names(self, word: str) -> list[str]:
         """Return the names that are ``word``, or go on after it with a dot, or match its ``*``."""
         stem = word.rstrip("*")
-        found = [
+        matching = [
             name
             for name, _ in self._entries
             if name == word
             or name.startswith(f"{word}.")
             or (stem != word and name.startswith(stem))
         ]
-        return list(dict.fromkeys(found))
+        return list(dict.fromkeys(matching))
 
 
 class Inside:
@@ -90,12 +90,12 @@ class Inside:
 
     def listing(self, *names: str) -> list[str]:
         """Return all files in the directories ``names`` below those of libraries."""
-        found = []
+        rows = []
         for place in (f"{directory}/{name}" for directory in self._directories for name in names):
             try:
                 fd = self._root.open(place, os.O_RDONLY | os.O_DIRECTORY)
             except OSError:
                 continue
-            found += os.listdir(fd)
+            rows += os.listdir(fd)
             os.close(fd)
-        return found
+        return rows

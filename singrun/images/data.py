@@ -8,44 +8,37 @@ import os
 from singrun import syscalls
 from singrun.config import Site
 from singrun.errors import RunError
-from singrun.images import strategies
 from singrun.images.image import EXT3, Image, open_image
+from singrun.images.strategies import DetachedTrees
 from singrun.mounts.table import ImageDirectory, attach
 
 
 class DataImages:
-    """Those of one launch, opened and locked. written, trees: see waiting.stand_by()."""
+    """Those of one launch, opened and locked."""
 
     def __init__(self, rows: list[ImageDirectory]) -> None:
-        self._rows = [(row, _opened(row)) for row in rows]
-        self.trees: list[int] = []
-        self.have_daemon = False
-        self.written: list[tuple[Image, int]] = []
+        self._rows = [(row, _open(row)) for row in rows]
 
-    def mount(self, stage: str, *, privileged: bool, site: Site) -> None:
+    def mount(self, tmpfs: str, *, privileged: bool, site: Site) -> DetachedTrees:
         """Mount them as detached trees."""
-        for number, (_, image) in enumerate(self._rows):
-            target = f"{stage}/data{number}"
-            os.mkdir(target)
-            mounting = strategies.start(
-                image, target, privileged=privileged, forced="", site=site, debug=False
-            )
-            self.trees.append(mounting.finish())
-            self.have_daemon |= mounting.life >= 0
-            if image.writable and mounting.life >= 0:
-                self.written.append((image, mounting.life))
+        images = [image for _, image in self._rows]
+        return DetachedTrees(images, f"{tmpfs}/data", privileged=privileged, site=site)
 
-    def take(self, stage: str) -> None:
-        """Give each row the directory that it shows. Not in a namespace that a daemon is in."""
-        for number, ((row, _), tree) in enumerate(zip(self._rows, self.trees)):
-            place = f"{stage}/data{number}"
+    def attach_rows(self, trees: list[int], tmpfs: str) -> None:
+        """Give each row the directory that it shows.
+
+        Not in a namespace that a FUSE daemon is in: a daemon that saw its own mount would keep it
+        from ending, and so itself.
+        """
+        for number, ((row, _), tree) in enumerate(zip(self._rows, trees)):
+            place = f"{tmpfs}/data{number}"
             attach(tree, place)
             os.close(tree)
             row.tree = _directory(row, place)
             syscalls.umount2(place, syscalls.MNT_DETACH)
 
 
-def _opened(row: ImageDirectory) -> Image:
+def _open(row: ImageDirectory) -> Image:
     image = open_image(row.source)
     if image.kind == EXT3 and not row.read_only and os.access(row.source, os.W_OK):
         os.close(image.fd)  # and with it the lock of a reader

@@ -70,36 +70,36 @@ def start_overlay(lower: list[str], upper: list[str], target: str) -> "Mounting"
 class Mounting:
     """A daemon on its way: its first process ends when the mount is there.
 
-    life: reads end of file when the daemon has ended, and all is on disk.
+    daemon_fd: reads end of file when the daemon has ended, and all is on disk.
     """
 
     def __init__(self, what: str, target: str, remedy: str, *, writable: bool) -> None:
         self._what, self._target, self._remedy, self._writable = what, target, remedy, writable
         self._tree = -1
 
-    def spawn(self, name: str, source: list[str], options: str, *kept: int) -> None:
-        """Start the program; of the descriptors that it would inherit it gets ``kept`` only."""
+    def spawn(self, name: str, source: list[str], options: str, *inherited: int) -> None:
+        """Start the program; it inherits no descriptors but ``inherited``."""
         program = _program(name)
         device = _open_device()
         self._name, place = name, self._target
         if is_of_libfuse3(program):
             self._tree = _new_mount(device, self._what, writable=self._writable)
-            place, kept = f"/dev/fd/{device}", (*kept, device)
+            place, inherited = f"/dev/fd/{device}", (*inherited, device)
         else:
             options += f",{_MOUNT}" + _USE_INO * (name == FUSE2FS)
         # A daemon that an image has got hold of shall gain nothing by a set-id program.
         syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
         self._output, writing = os.pipe()
-        self.life, living = os.pipe()
+        self.daemon_fd, living = os.pipe()
         withheld = _withhold_descriptors()
-        for fd in (living, *kept):
+        for fd in (living, *inherited):
             os.set_inheritable(fd, True)
         null = os.open(os.devnull, os.O_RDWR)
         dup2 = os.POSIX_SPAWN_DUP2
         actions = [(dup2, null, 0), *((dup2, writing, n) for n in (1, 2))]
         words, environment = [program, *source, place, "-o", options], _ENVIRONMENT
         self._child = os.posix_spawn(program, words, environment, file_actions=actions, setsid=True)
-        for fd in kept:
+        for fd in inherited:
             os.set_inheritable(fd, False)
         for fd in withheld:
             os.set_inheritable(fd, True)
@@ -113,18 +113,18 @@ class Mounting:
         UnavailableError: the program refused.
         """
         with open(self._output, "rb") as output:
-            said = output.read().decode(errors="replace").strip()
+            message = output.read().decode(errors="replace").strip()
         refused = os.waitpid(self._child, 0)[1] != 0
         try:
             if not refused:
                 return self._served() if self._tree >= 0 else self._taken_out()
         except OSError:  # EINVAL: nothing is mounted there; ENOTCONN: it died at once
-            said = said or "It ended at once."
+            message = message or "It ended at once."
         if self._tree >= 0:
             os.close(self._tree)
-        os.close(self.life)
+        os.close(self.daemon_fd)
         what = f"{self._name} cannot mount {self._what}"
-        raise UnavailableError(what, why=said.replace("\n", " "), remedy=self._remedy)
+        raise UnavailableError(what, why=message.replace("\n", " "), remedy=self._remedy)
 
     def _served(self) -> int:
         """Return our own mount, once the daemon has answered for its root."""
@@ -203,7 +203,7 @@ def _is_inheritable(fd: int) -> bool:
         return False
 
 
-def found(name: str) -> str:
+def host_program(name: str) -> str:
     """Return the path of a host program, "" if there is none."""
     names = (
         f"{where}/{name}" for where in f"{os.environ.get('PATH', '')}:{DIRECTORIES}".split(":")
@@ -212,7 +212,9 @@ def found(name: str) -> str:
 
 
 def _program(name: str) -> str:
-    if path := (name == SQUASHFUSE and found("squashfuse_ll")) or found(name):  # _ll is quicker
+    if path := (name == SQUASHFUSE and host_program("squashfuse_ll")) or host_program(
+        name
+    ):  # _ll is quicker
         return path
     why = "It mounts for ordinary users, and is not on this host."
     raise UnavailableError(f"{name} is not installed", why=why, remedy=_PACKAGES[name])

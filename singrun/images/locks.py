@@ -17,19 +17,19 @@ _PATIENCE, _PAUSE = 1.0, 0.01  # seconds; a daemon writes its last blocks after 
 def take(fd: int, path: str, *, exclusive: bool) -> None:
     """Lock the open file ``fd``. RunError names the holder if it stays busy."""
     kind = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
-    if _taken(fd, kind):
+    if _take(fd, kind):
         return
     import time  # only who waits needs it
 
     until = time.monotonic() + _PATIENCE
     while time.monotonic() < until:
         time.sleep(_PAUSE)
-        if _taken(fd, kind):
+        if _take(fd, kind):
             return
     raise _busy(fd, path, exclusive=exclusive)
 
 
-def _taken(fd: int, kind: int) -> bool:
+def _take(fd: int, kind: int) -> bool:
     try:
         fcntl.flock(fd, kind | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -54,12 +54,12 @@ def holders_of(fd: int) -> list[int]:
     inode = f":{os.fstat(fd).st_ino}"
     with open("/proc/locks") as file:
         rows = [line.split() for line in file]
-    found = (row for row in rows if row[1] == "FLOCK" and row[5].endswith(inode))
-    return [int(row[4]) for row in found if int(row[4]) > 0]
+    matching = (row for row in rows if row[1] == "FLOCK" and row[5].endswith(inode))
+    return [int(row[4]) for row in matching if int(row[4]) > 0]
 
 
 def _described(pid: int) -> str:
-    """Say who process ``pid`` is, on which host, and since when."""
+    """Describe process ``pid``: its host, its user, and its start time."""
     place = f"on {os.uname().nodename} by process {pid}"
     try:
         uid = os.stat(f"/proc/{pid}").st_uid

@@ -31,85 +31,97 @@ class Layers:
     """The layers of one launch, opened and locked; lowest first."""
 
     def __init__(self, options: ImageOptions, site: Site) -> None:
-        self._images = [_opened(path, read_only=ro) for path, ro in options.overlays]
-        self._tmpfs = options.writable_tmpfs
-        self.writable = self._tmpfs or any(image.writable for image in self._images)
-        self.lasting = self.writable and not self._tmpfs
-        self.have_daemon = False
-        self.wanted = bool(self._images) or self._tmpfs
-        self.written: list[tuple[Image, int]] = []
-        self._trees: list[int] = []
-        _check_sense(options, self._images)
-        if self.wanted and not site.on["enable overlay"]:
+        self.images = [_open(path, read_only=ro) for path, ro in options.overlays]
+        self.has_tmpfs = options.writable_tmpfs
+        _check_sense(options, self.images)
+        if (self.images or self.has_tmpfs) and not site.on["enable overlay"]:
             remedy = "Ask the administrator to change it, or use --writable."
             why = f"{site.path} says: enable overlay = no."
             raise RunError("Cannot use an overlay", why=why, remedy=remedy)
 
-    def mount(self, stage: str, tree: int, *, privileged: bool, site: Site) -> int:
-        """Mount the images of layers, as detached trees.
+    def mount(self, tmpfs: str, tree: int, *, privileged: bool, site: Site) -> "Overlay":
+        """Mount the images of layers as detached trees, to be laid over the image's ``tree``.
 
-        Return what takes the place of the image's ``tree``: it, until lay_over() is called,
-        or what fuse-overlayfs makes of it.
+        fuse-overlayfs, where it is needed, has laid them over it on return; else Overlay.lay_over
+        has the kernel do it, in the mount namespace of the program.
         """
-        for number, image in enumerate(self._images):
-            target = f"{stage}/layer{number}"
-            os.mkdir(target)
-            mounting = strategies.start(
-                image, target, privileged=privileged, forced="", site=site, debug=False
-            )
-            self._trees.append(mounting.finish())
-            self.have_daemon |= mounting.life >= 0
-            if image.writable and mounting.life >= 0:
-                self.written.append((image, mounting.life))
-        return self._laid_by_fuse(stage, tree) if self._want_fuse(privileged) else tree
+        layers = strategies.DetachedTrees(
+            self.images, f"{tmpfs}/layer", privileged=privileged, site=site
+        )
+        overlay = Overlay(self, tree, layers)
+        if not privileged and self._want_fuse(layers):
+            return Overlay(self, overlay.lay_over_by_fuse(tmpfs), layers, is_laid=True)
+        return overlay
 
-    def _want_fuse(self, privileged: bool) -> bool:
+    def _want_fuse(self, layers: strategies.DetachedTrees) -> bool:
         """Whether fuse-overlayfs has to do it, or has perhaps written what is read now.
 
         The kernel writes to no FUSE file system. fuse-overlayfs does, but cannot make the
         kernel's whiteouts there; what it makes in their place only it understands.
         """
-        if privileged or all(image.kind == SANDBOX for image in self._images):
+        if all(image.kind == SANDBOX for image in self.images):
             return False
-        return bool(self.written) or bool(fuse.found(fuse.FUSE_OVERLAYFS))
+        return bool(layers.writable_images) or bool(fuse.host_program(fuse.FUSE_OVERLAYFS))
 
-    def _laid_by_fuse(self, stage: str, tree: int) -> int:
-        """Lay them over the image in this mount namespace, which keeps none of the mounts."""
-        place, target = f"{stage}/image", f"{stage}/root"
-        attach(tree, place)
-        os.close(tree)
-        lower, upper = self._attached(place, stage)
+
+class Overlay:
+    """The image's tree with its layers, mounted. is_laid: ``tree`` shows them already."""
+
+    def __init__(
+        self, layers: Layers, tree: int, trees: strategies.DetachedTrees, *, is_laid: bool = False
+    ) -> None:
+        self.tree, self._layers, self._trees = tree, layers, trees
+        self.writable_images = trees.writable_images
+        self.have_daemon = is_laid or trees.have_daemon
+        self.is_complete = is_laid or not (layers.images or layers.has_tmpfs)
+
+    @property
+    def writable(self) -> bool:
+        """Whether the program may write."""
+        return self._layers.has_tmpfs or self.lasting
+
+    @property
+    def lasting(self) -> bool:
+        """Whether what the program writes outlasts the launch."""
+        return any(image.writable for image in self._layers.images)
+
+    def lay_over_by_fuse(self, tmpfs: str) -> int:
+        """Return a tree that fuse-overlayfs serves; this namespace keeps none of the mounts."""
+        place, target = f"{tmpfs}/image", f"{tmpfs}/root"
+        attach(self.tree, place)
+        os.close(self.tree)
+        lower, upper = self._attach(place, tmpfs)
         os.mkdir(target)
         try:
-            laid = fuse.start_overlay([*map(_name, lower)], [*map(_name, upper)], target).finish()
+            tree = fuse.start_overlay([*map(_name, lower)], [*map(_name, upper)], target).finish()
             _close(lower + upper)
         except UnavailableError as error:
-            raise _no_image_to_write(self._images, error) from None
-        for path in (place, *(f"{stage}/layer{n}" for n in range(len(self._images)))):
+            raise _no_image_to_write(self._layers.images, error) from None
+        # fuse-overlayfs has them open. Mounts left here would keep their daemons from ending.
+        for path in (place, *(f"{tmpfs}/layer{n}" for n in range(len(self._layers.images)))):
             syscalls.umount2(path, syscalls.MNT_DETACH)
-        self.wanted, self.have_daemon = False, True
-        return laid
+        return tree
 
-    def lay_over(self, root: str, stage: str, *, privileged: bool) -> str:
-        """Lay them over the directory ``root``; return the directory that shows all."""
-        lower, upper = self._attached(root, stage)
-        target = _overlay(lower, upper, f"{stage}/root", privileged=privileged)
+    def lay_over(self, root: str, tmpfs: str, *, privileged: bool) -> str:
+        """Lay the layers over the directory ``root``; return the directory that shows all."""
+        lower, upper = self._attach(root, tmpfs)
+        target = _overlay(lower, upper, f"{tmpfs}/root", privileged=privileged)
         _close(lower + upper)
         return target
 
-    def _attached(self, root: str, stage: str) -> tuple[list[str], list[str]]:
-        """Attach the trees below ``stage``; (what is read, topmost first; upper and work)."""
+    def _attach(self, root: str, tmpfs: str) -> tuple[list[str], list[str]]:
+        """Attach the trees below ``tmpfs``; (what is read, topmost first; upper and work)."""
         lower, upper = [root], list[str]()
-        for number, (image, tree) in enumerate(zip(self._images, self._trees)):
-            place = f"{stage}/layer{number}"
+        for number, (image, tree) in enumerate(zip(self._layers.images, self._trees.trees)):
+            place = f"{tmpfs}/layer{number}"
             attach(tree, place)
             os.close(tree)
             if image.writable:
                 upper = [_part(place, name, image.path, make=True) for name in ("upper", "work")]
             else:
                 lower.append(_part(place, "upper", image.path) or place)
-        if self._tmpfs:
-            upper = [f"{stage}/upper", f"{stage}/work"]
+        if self._layers.has_tmpfs:
+            upper = [f"{tmpfs}/upper", f"{tmpfs}/work"]
             for path in upper:
                 os.mkdir(path)
         return lower[::-1], upper
@@ -123,6 +135,7 @@ def _part(place: str, name: str, image: str, *, make: bool = False) -> str:
     """
     top = os.open(place, os.O_PATH | os.O_DIRECTORY)
     try:
+        # mkdir(2) at a link of this name fails with EEXIST, and follows nothing.
         if make and not os.path.lexists(f"{place}/{name}"):
             os.mkdir(name, dir_fd=top)
         resolve = syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_SYMLINKS
@@ -140,7 +153,7 @@ def _part(place: str, name: str, image: str, *, make: bool = False) -> str:
 
 
 def _close(paths: list[str]) -> None:
-    """Let go of what _part() holds, or who waits for a daemon's end would keep it from ending."""
+    """Close the descriptors of _part(): open, they would keep a FUSE daemon from ending."""
     for path in paths:
         if path.startswith(_DESCRIPTORS):
             os.close(int(path.removeprefix(_DESCRIPTORS)))
@@ -159,8 +172,10 @@ def _overlay(lower: list[str], upper: list[str], target: str, *, privileged: boo
     try:
         if upper:
             options += f",upperdir={upper[0]},workdir={upper[1]}"
-        else:
+        else:  # several lower layers and no upper one: such an overlay is read-only anyway
             flags |= syscalls.MS_RDONLY
+        # Whiteouts in user.overlay.*: trusted.* needs CAP_SYS_ADMIN in the first user namespace.
+        # Kernel, Documentation/filesystems/overlayfs.rst, "User xattr"; Linux 5.11.
         options += "" if privileged else ",userxattr"
         syscalls.mount("overlay", target, "overlay", flags, options)
     except OSError as error:
@@ -170,7 +185,7 @@ def _overlay(lower: list[str], upper: list[str], target: str, *, privileged: boo
     return target
 
 
-def _opened(path: str, *, read_only: bool) -> Image:
+def _open(path: str, *, read_only: bool) -> Image:
     try:
         image = open_image(path, writable=not read_only)
         image.is_data = True

@@ -102,8 +102,8 @@ class _Subject:
                 from singrun.images import verdicts
 
                 lists = self._policy.lists
-                told = (lists["signers"], lists["revoked"])
-                self._names = verdicts.names_of(self._fd, self._path, *told)
+                key_files = (lists["signers"], lists["revoked"])
+                self._names = verdicts.names_of(self._fd, self._path, *key_files)
         return self._names
 
     def described(self) -> str:
@@ -160,7 +160,7 @@ def matches(text: str, pattern: str) -> bool:
         return False
     rest = text[len(first) : len(text) - len(last)]
     for part in middle:
-        _, found, rest = rest.partition(part) if part else ("", "x", rest)
-        if not found:
+        _, separator, rest = rest.partition(part) if part else ("", "x", rest)
+        if not separator:
             return False
     return True

@@ -11,10 +11,10 @@ DIRECTORY = "pulled"  # in singbuild's cache
 
 def cache() -> str:
     """Return singbuild's cache directory. RunError: there is none."""
-    if given := os.environ.get("SINGBUILD_CACHEDIR"):
-        return os.path.abspath(given)
-    if given := os.environ.get("APPTAINER_CACHEDIR") or os.environ.get("SINGULARITY_CACHEDIR"):
-        return os.path.abspath(f"{given}/singbuild")
+    if place := os.environ.get("SINGBUILD_CACHEDIR"):
+        return os.path.abspath(place)
+    if place := os.environ.get("APPTAINER_CACHEDIR") or os.environ.get("SINGULARITY_CACHEDIR"):
+        return os.path.abspath(f"{place}/singbuild")
     return _configured() or f"{_below_home('XDG_CACHE_HOME', '.cache')}/singbuild"
 
 
@@ -22,12 +22,12 @@ def _configured() -> str:
     """Return what singbuild's configuration files say, the user's first; "" for nothing."""
     own = f"{_below_home('XDG_CONFIG_HOME', '.config')}/singbuild/singbuild.conf"
     for path in (own, os.environ.get("SINGBUILD_CONFIG") or "/etc/singbuild.conf"):
-        found = ""
+        chosen = ""
         for _, name, value in entries(path) or ():
             if name == "cache directory" and value:
-                found = expanded(value, os.environ)
-        if found:
-            return found
+                chosen = expanded(value, os.environ)
+        if chosen:
+            return chosen
     return ""
 
 

@@ -51,10 +51,10 @@ def root_partition(path: str, fd: int, head: bytes, size: int) -> "tuple[int, in
 
     head: its first bytes; size: of the file. RunError: there is none that can be used here.
     """
-    found = objects(path, fd, head, size)
-    root = primary(path, found)
+    rows = objects(path, fd, head, size)
+    root = primary(path, rows)
     _check_machine(path, root.machine)
-    if any(each.is_partition(OVERLAY) for each in found):
+    if any(each.is_partition(OVERLAY) for each in rows):
         say(f"{path} has an overlay partition, which is left out; it shows what was built.")
     return root.offset, root.size
 
@@ -68,20 +68,20 @@ def objects(path: str, fd: int, head: bytes, size: int) -> "list[Object]":
         raise _damaged(path, "Its table of descriptors lies outside the file, or is too long.")
     table = os.pread(fd, count * DESCRIPTOR, offset)
     rows = [table[at : at + DESCRIPTOR] for at in range(0, len(table), DESCRIPTOR)]
-    found = [Object(row) for row in rows if len(row) == DESCRIPTOR and row[4]]
-    for each in found:
+    present = [Object(row) for row in rows if len(row) == DESCRIPTOR and row[4]]
+    for each in present:
         if not (_HEADER <= each.offset <= size and each.size <= size - each.offset):
             why = f"An object ends at byte {each.offset + each.size}, the file at {size}."
             remedy = "Copy or build it again."
             raise RunError(f"The image {path} is truncated", why=why, remedy=remedy)
-    return found
+    return present
 
 
-def primary(path: str, found: "list[Object]") -> Object:
+def primary(path: str, rows: "list[Object]") -> Object:
     """Return the partition with the root file system. RunError: none, two, or an encrypted one."""
-    roots = [each for each in found if each.is_partition(PRIMARY)]
+    roots = [each for each in rows if each.is_partition(PRIMARY)]
     if not roots:
-        raise _without_root(path, {each.kind for each in found})
+        raise _without_root(path, {each.kind for each in rows})
     if len(roots) > 1:
         raise _damaged(path, "It has two primary partitions.")
     if roots[0].file_system in _ENCRYPTED:

@@ -33,9 +33,9 @@ def opened(options: ImageOptions) -> Image:
 
 
 class Mounted:
-    """An image that is mounted already, as a detached tree. life: see fuse.Mounting."""
+    """An image that is mounted already, as a detached tree. daemon_fd: see fuse.Mounting."""
 
-    life = -1
+    daemon_fd = -1
 
     def __init__(self, tree: int) -> None:
         self._tree = tree
@@ -52,12 +52,12 @@ class Mounting:
         self._image, self._target, self._names, self._site = image, target, list(names), site
         self._refusals: list[tuple[str, RunError]] = []
         self.debug = False
-        self._begun: fuse.Mounting | Mounted
+        self._mount: fuse.Mounting | Mounted
 
     @property
-    def life(self) -> int:
+    def daemon_fd(self) -> int:
         """Return the descriptor that reads end of file when a FUSE daemon has ended, or -1."""
-        return self._begun.life
+        return self._mount.daemon_fd
 
     def start(self) -> None:
         """Begin with the next of the strategies. RunError: there is none left."""
@@ -66,24 +66,24 @@ class Mounting:
             if self.debug:
                 say(f"{name} mounts {self._image.path}, offset {self._image.offset}", "DEBUG")
             try:
-                self._name, self._begun = name, _begin(name, self._image, self._target, self._site)
+                self._name, self._mount = name, _begin(name, self._image, self._target, self._site)
                 return
             except RunError as error:
                 if not (self._refusals or isinstance(error, UnavailableError)):
                     raise
-                self._refused(name, error)
+                self._note_refusal(name, error)
         raise _none_left(self._image, self._refusals)
 
     def finish(self) -> int:
         """Return the tree. The caller has to leave this mount namespace."""
         while True:
             try:
-                return self._begun.finish()
+                return self._mount.finish()
             except UnavailableError as error:
-                self._refused(self._name, error)
+                self._note_refusal(self._name, error)
                 self.start()
 
-    def _refused(self, name: str, error: RunError) -> None:
+    def _note_refusal(self, name: str, error: RunError) -> None:
         self._refusals.append((name, error))
         if self.debug:
             say(str(error), "DEBUG")
@@ -106,6 +106,28 @@ def start(
     mounting.debug = debug
     mounting.start()
     return mounting
+
+
+class DetachedTrees:
+    """Several images, mounted as detached trees by way of the new directories PREFIX0 and so on.
+
+    writable_images: those that a FUSE daemon writes, each with its Mounting.daemon_fd.
+    """
+
+    def __init__(self, images: list[Image], prefix: str, *, privileged: bool, site: Site) -> None:
+        self.trees: list[int] = []
+        self.writable_images: list[tuple[Image, int]] = []
+        self.have_daemon = False
+        for number, image in enumerate(images):
+            target = f"{prefix}{number}"
+            os.mkdir(target)
+            mounting = start(
+                image, target, privileged=privileged, forced="", site=site, debug=False
+            )
+            self.trees.append(mounting.finish())
+            self.have_daemon |= mounting.daemon_fd >= 0
+            if image.writable and mounting.daemon_fd >= 0:
+                self.writable_images.append((image, mounting.daemon_fd))
 
 
 def _check_owner(image: Image, site: Site) -> None:
@@ -146,15 +168,15 @@ def _is_unpacked(image: Image, site: Site) -> bool:
 def _begin(name: str, image: Image, target: str, site: Site) -> "fuse.Mounting | Mounted":
     if name == BIND:
         unpacked.check_executable(image.path, "Copy the directory to another file system.")
-        return Mounted(_restricted(_bound(image), image))
+        return Mounted(_restrict(_clone_directory(image), image))
     if name == LOOP:
         return Mounted(_mount_loop(image))
     if name == UNPACK:
-        return Mounted(_restricted(_unpacked(image, site), image))
+        return Mounted(_restrict(_tree_in_cache(image, site), image))
     return fuse.start(image, target)
 
 
-def _bound(image: Image) -> int:
+def _clone_directory(image: Image) -> int:
     """Return a copy of the mount at the image's path, if that is still what was opened."""
     tree = clone(image.path)
     if not os.path.samestat(os.fstat(tree), os.fstat(image.fd)):
@@ -163,7 +185,7 @@ def _bound(image: Image) -> int:
     return tree
 
 
-def _restricted(tree: int, image: Image) -> int:
+def _restrict(tree: int, image: Image) -> int:
     restrict(tree, image_attributes(writable=image.writable))
     return tree
 
@@ -191,7 +213,7 @@ def _none_left(image: Image, refusals: list[tuple[str, RunError]]) -> RunError:
     return RunError(what, why=why.strip(), remedy=remedy)
 
 
-def _unpacked(image: Image, site: Site) -> int:
+def _tree_in_cache(image: Image, site: Site) -> int:
     """Return the image's tree in the cache, which is filled if need be."""
     place = unpacked.lookup(image, site)
     if place >= 0:
@@ -219,12 +241,12 @@ def _mount_loop(image: Image) -> int:
     except OSError as error:
         if error.errno == errno.ENOSYS:
             raise  # no fault of the image
-        raise _not_mounted(image, error) from None
+        raise _mount_error(image, error) from None
     finally:
         os.close(fd)
 
 
-def _not_mounted(image: Image, error: OSError) -> RunError:
+def _mount_error(image: Image, error: OSError) -> RunError:
     what, why = f"Cannot mount {image.path}", f"The kernel says: {error.strerror}."
     if error.errno in (errno.EPERM, errno.EACCES):  # root of a container that may not mount disks
         return UnavailableError(what, why=why, remedy="Use --mount-with fuse2fs.")

@@ -17,7 +17,7 @@ from typing import NamedTuple, NoReturn
 
 from singrun import syscalls
 from singrun.errors import RunError, UnavailableError, say
-from singrun.images.fuse import found
+from singrun.images.fuse import host_program
 from singrun.images.image import EXT3, Image
 from singrun.images.unpacked import VARIABLE
 from singrun.mounts.table import attach, clone
@@ -45,7 +45,7 @@ class Amount(NamedTuple):
 def check_usable(image: Image) -> None:
     """Refuse where the program that unpacks is missing."""
     name = _PROGRAMS[image.kind]
-    if not found(name):
+    if not host_program(name):
         remedy = f"Install the package {_PACKAGES[name]}."
         raise UnavailableError(f"{name} is not installed", why="It unpacks images.", remedy=remedy)
 
@@ -58,9 +58,9 @@ def unpack(image: Image, tree: str, name_of_tree: str, most: int) -> None:
     """
     name = _PROGRAMS[image.kind]
     source = f"/proc/self/fd/{image.fd}"
-    words = [found(name), "-R", "rdump / .", f"{source}?offset={image.offset}"]
+    words = [host_program(name), "-R", "rdump / .", f"{source}?offset={image.offset}"]
     if image.kind != EXT3:
-        words = [found(name), "-no-progress", "-no-xattrs", "-f", "-d", ".", source]
+        words = [host_program(name), "-no-progress", "-no-xattrs", "-f", "-d", ".", source]
         words[1:1] = ["-offset", str(image.offset)] if image.offset else []
     bounds = _bounds(image, most)
     reading, writing = os.pipe()
@@ -70,7 +70,7 @@ def unpack(image: Image, tree: str, name_of_tree: str, most: int) -> None:
         _become_unpacker(image, (name_of_tree, expected), writing, words, bounds)
     os.close(writing)
     try:
-        said = _said(reading, tree, bounds, time.monotonic() + _longest(image))
+        output = _read_output(reading, tree, bounds, time.monotonic() + _longest(image))
     except RunError as error:
         os.kill(child, 9)
         error.what = f"Cannot unpack {image.path}"
@@ -78,8 +78,8 @@ def unpack(image: Image, tree: str, name_of_tree: str, most: int) -> None:
     finally:
         os.close(reading)
         status = os.waitpid(child, 0)[1]
-    if status or (said and image.kind == EXT3):
-        why = b" ".join(said).decode(errors="replace") or f"{name} ended with {status}."
+    if status or (output and image.kind == EXT3):
+        why = b" ".join(output).decode(errors="replace") or f"{name} ended with {status}."
         remedy = image.remedy
         if "No space" in why or "quota" in why:
             remedy = _FULL
@@ -127,14 +127,14 @@ def _longest(image: Image) -> float:
     return _TIME + os.fstat(image.fd).st_size / _SPEED
 
 
-def _said(output: int, tree: str, bounds: Amount, deadline: float) -> list[bytes]:
+def _read_output(output: int, tree: str, bounds: Amount, deadline: float) -> list[bytes]:
     """Return the first lines that are no harmless ones; RunError when a bound is passed.
 
     The tree is measured at intervals that grow, so that this costs no more than unpacking.
     """
     poller = select.poll()
     poller.register(output, select.POLLIN)
-    said: list[bytes] = []
+    chunks: list[bytes] = []
     begun, pause = b"", _FIRST_LOOK
     look = time.monotonic() + pause
     while True:
@@ -142,10 +142,10 @@ def _said(output: int, tree: str, bounds: Amount, deadline: float) -> list[bytes
             piece = os.read(output, 1 << 16)
             *lines, begun = (begun + piece).split(b"\n")
             begun = begun[:_LONGEST_LINE]
-            said += [line[:_LONGEST_LINE] for line in lines if not _is_harmless(line)]
-            said = said[:_LINES_SHOWN]
+            chunks += [line[:_LONGEST_LINE] for line in lines if not _is_harmless(line)]
+            chunks = chunks[:_LINES_SHOWN]
             if not piece:
-                return said if _is_harmless(begun) else [*said, begun]
+                return chunks if _is_harmless(begun) else [*chunks, begun]
         if time.monotonic() >= look:
             _check_bounds(measured(tree), bounds, deadline)
             pause *= 2

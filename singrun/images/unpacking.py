@@ -10,7 +10,7 @@ import time
 from singrun.config import Site
 from singrun.errors import RunError
 from singrun.images import unpacker
-from singrun.images.fuse import found
+from singrun.images.fuse import host_program
 from singrun.images.image import Image, open_image
 from singrun.images.unpacked import ELSEWHERE, check_executable, lookup, open_private
 from singrun.mounts import mountinfo
@@ -20,10 +20,10 @@ _FIRST_PID_NAMESPACE = "pid:[4026531836]"  # <linux/proc_ns.h>, PROC_PID_INIT_IN
 
 
 def fill(image: Image, site: Site) -> int:
-    """Unpack the image, or wait for who does; a locked descriptor as lookup() gives it."""
+    """Unpack the image, or wait for the process that does; return a descriptor as lookup()."""
     unpacker.check_usable(image)
-    held = _made(site.cache)
-    cache = f"/proc/self/fd/{held}"  # whatever the name comes to mean
+    cache_fd = _make_cache(site.cache)
+    cache = f"/proc/self/fd/{cache_fd}"  # whatever the name comes to mean
     _check_settled(image)
     while (done := lookup(image, site)) < 0:
         lock = _locked(f"{cache}/{image.stamp}.new")
@@ -36,20 +36,20 @@ def fill(image: Image, site: Site) -> int:
                 _fill_locked(image, cache, site)
         finally:
             os.close(lock)
-    os.close(held)
+    os.close(cache_fd)
     return done
 
 
-def _made(cache: str) -> int:
+def _make_cache(cache: str) -> int:
     """Return a descriptor of the cache, made if need be."""
     try:
         os.makedirs(cache, 0o700, exist_ok=True)
     except OSError as error:
         what, why = f"Cannot make the cache {cache}", f"{error.strerror}."
         raise RunError(what, why=why, remedy=ELSEWHERE) from None
-    held = open_private(cache)
+    cache_fd = open_private(cache)
     check_executable(cache, ELSEWHERE)
-    return held
+    return cache_fd
 
 
 def _check_settled(image: Image) -> None:
@@ -198,7 +198,10 @@ def remove(path: str) -> None:
     os.set_inheritable(parent, True)
     name = f"/proc/self/fd/{parent}/{os.path.basename(path)}"
     for words in (["chmod", "-R", "u+rwX", "--", name], ["rm", "-rf", "--", name]):
-        program, quiet = found(words[0]), [(os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0)]
+        program, quiet = (
+            host_program(words[0]),
+            [(os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0)],
+        )
         child = os.posix_spawn(program, words, {"LC_ALL": "C"}, file_actions=quiet)
         os.waitpid(child, 0)
     os.close(parent)

@@ -48,13 +48,13 @@ def _state(status: os.stat_result) -> str:
 
 
 def _states(paths: "list[str]") -> str:
-    found = []
+    rows = []
     for path in paths:
         try:
-            found.append(_state(os.stat(path)))
+            rows.append(_state(os.stat(path)))
         except OSError:
-            found.append("-")
-    return ", ".join(found)
+            rows.append("-")
+    return ", ".join(rows)
 
 
 class _Memory:

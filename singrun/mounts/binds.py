@@ -73,22 +73,22 @@ def _is_option(word: str) -> bool:
 
 def _mount(fields: list[str]) -> BindOption:
     remedy = "Say --mount type=bind,source=SRC,target=DST[,readonly][,image-src=DIR]."
-    given: dict[str, str] = {}
+    values: dict[str, str] = {}
     for field in fields:
         key, equals, value = field.partition("=")
         name = _MOUNT_KEYS.get(key.strip(), "")
         if not name or (name == "read_only" and value.lower() not in ("", "true", "false")):
             raise RunError(f"Cannot understand --mount {field}", remedy=remedy)
-        given[name] = value if equals else "true"
-    if given.get("type") != "bind" or not given.get("source") or not given.get("target"):
+        values[name] = value if equals else "true"
+    if values.get("type") != "bind" or not values.get("source") or not values.get("target"):
         why = "It takes type=bind, a source and a target."
         raise RunError(f"Cannot obey --mount {','.join(fields)}", why=why, remedy=remedy)
     return BindOption(
-        _source(given["source"]),
-        target(given["target"]),
-        read_only=given.get("read_only", "false").lower() != "false",
+        _source(values["source"]),
+        target(values["target"]),
+        read_only=values.get("read_only", "false").lower() != "false",
         why="--mount",
-        directory=given.get("directory", ""),
+        directory=values.get("directory", ""),
     )
 
 

@@ -18,6 +18,7 @@ def attach(fd: int, offset: int, *, read_only: bool) -> tuple[str, int]:
     when its last user is gone, so keep the descriptor until it is mounted.
     Raises OSError: ENOENT or EACCES where the host gives us no loop devices.
     """
+    # AUTOCLEAR: a launch that is killed leaves no device, as nobody stays to detach it.
     flags = _LO_FLAGS_AUTOCLEAR | (_LO_FLAGS_READ_ONLY if read_only else 0)
     config = _loop_config(fd, offset, flags)
     control = os.open("/dev/loop-control", os.O_RDWR)
@@ -27,6 +28,7 @@ def attach(fd: int, offset: int, *, read_only: bool) -> tuple[str, int]:
             device = os.open(path, os.O_RDONLY if read_only else os.O_RDWR)
             if _configured(device, config):
                 return path, device
+            # GET_FREE reserves nothing: another process configured the device between the two.
             os.close(device)
             os.sched_yield()
     finally:

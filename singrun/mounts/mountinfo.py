@@ -10,12 +10,12 @@ _ESCAPED = ((b"\\040", b" "), (b"\\011", b"\t"), (b"\\012", b"\n"), (b"\\134", b
 
 def mounts() -> list[tuple[str, str]]:
     """Return the mount point and the type of each mount, in the kernel's order."""
-    found = []
+    rows = []
     with open("/proc/self/mountinfo", "rb") as file:
         for line in file:
             left, _, right = line.partition(b" - ")
-            found.append((os.fsdecode(plain(left.split()[4])), right.split()[0].decode()))
-    return found
+            rows.append((os.fsdecode(plain(left.split()[4])), right.split()[0].decode()))
+    return rows
 
 
 def kind_of(path: str) -> str:

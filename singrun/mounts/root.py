@@ -39,6 +39,7 @@ class Root:
 
     def open(self, target: str, flags: int) -> int:
         """Open ``target`` as this root's own processes would see it. OSError as openat2(2)."""
+        # RESOLVE_IN_ROOT: links and ".." of a hostile image end at its root: openat2(2).
         return syscalls.openat2(self.fd, target.lstrip("/") or ".", flags, syscalls.RESOLVE_IN_ROOT)
 
     def _opened(self, target: str, flags: int) -> int:
@@ -53,6 +54,7 @@ class Root:
 
     def read(self, target: str, limit: int = 1 << 20) -> bytes:
         """Read the regular file ``target``, at most ``limit`` bytes; b"" if there is none."""
+        # An image may have a FIFO there, or a terminal: neither is waited for, nor taken over.
         fd = self._opened(target, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
         if fd < 0:
             return b""
@@ -91,6 +93,7 @@ class Root:
 
     def is_occupied(self, target: str) -> bool:
         """Whether a row of the table is mounted where ``target`` leads to, or above that."""
+        # A missing target is in the mount of the deepest directory above it that exists.
         for _ in range(syscalls.MAXSYMLINKS):
             if (mount := self._mount_of(target)) >= 0:
                 return mount in self._rows
@@ -169,8 +172,9 @@ class Root:
                 os.symlink(text, os.path.basename(target), dir_fd=parent)
             os.close(parent)
 
-    def seal(self) -> None:
+    def make_read_only(self) -> None:
         """Make the underlays as read-only as what they stand for."""
+        # At the end: until then mount points are made in them.
         for top in self._underlays:
             attributes = syscalls.MOUNT_ATTR_RDONLY
             syscalls.mount_setattr(top, "", syscalls.AT_EMPTY_PATH, attr_set=attributes)
@@ -214,6 +218,8 @@ class Root:
 
     def _underlay(self, below: int, parts: list[str], missing: str, *, lasting: bool) -> int:
         """Mount a tmpfs over the directory ``below``, showing all its entries."""
+        # A writable directory that is not our own is the host's. Under a tmpfs, what the program
+        # writes to it would be lost.
         if not lasting and not os.fstatvfs(below).f_flag & os.ST_RDONLY:
             why = f"/{'/'.join(parts)} is the host's, and singrun creates nothing there."
             raise RunError(
@@ -223,6 +229,7 @@ class Root:
         shown_again = {name: self._own[self._mount_of(name)] for name in self._own_below(place)}
         mode = stat.S_IMODE(os.fstat(below).st_mode)
         flags = syscalls.MS_NOSUID | syscalls.MS_NODEV
+        # ``below`` was opened before, so it still names the directory that is covered now.
         syscalls.mount("tmpfs", f"/proc/self/fd/{below}", "tmpfs", flags, f"mode={mode:o}")
         if not parts:  # the root itself was covered
             self.fd = os.open(self.path, os.O_PATH | os.O_DIRECTORY)

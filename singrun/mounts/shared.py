@@ -32,8 +32,10 @@ class Table:
     ) -> None:
         self._options, self._caller, self._site = options, caller, site
         self._own_pids = own_pids
-        self.ours: list[Mount] = []
-        self.wished: list[Mount] = []
+        self.defaults: list[Mount] = []
+        self.requested: list[Mount] = []
+        # In the order in which they are mounted: the system's directories first, then what may lie
+        # in one another from the outside in. A home below /tmp comes after /tmp.
         groups: dict[str, Callable[[], list[Mount]]] = {
             "dev": self._devices,
             "proc": self._processes,
@@ -46,18 +48,18 @@ class Table:
         }
         for name, rows in groups.items():
             if name not in options.no_mount:
-                self.ours += [row for row in rows() if row.target not in options.no_mount]
-        self.wished += self._wishes()
+                self.defaults += [row for row in rows() if row.target not in options.no_mount]
+        self.requested += self._requests()
 
     @property
     def rows(self) -> list[Mount]:
         """Return all of them."""
-        return [*self.ours, *self.wished]
+        return [*self.defaults, *self.requested]
 
     @property
     def images(self) -> list[ImageDirectory]:
         """Return those that show what is in an image."""
-        return [row for row in self.wished if isinstance(row, ImageDirectory)]
+        return [row for row in self.requested if isinstance(row, ImageDirectory)]
 
     def pin(self) -> None:
         """Take hold of all sources, with the caller's rights."""
@@ -91,8 +93,8 @@ class Table:
             return []
         places = [place for place, _ in mountinfo.mounts()]
         own = ("proc", "sys", "dev", "run", *_SYSTEM, "tmp")
-        wanted = [p for p in places if p != "/" and p.split("/")[1] not in own]
-        seen = filter(os.path.exists, wanted)  # another mount may lie over it
+        bound = [p for p in places if p != "/" and p.split("/")[1] not in own]
+        seen = filter(os.path.exists, bound)  # another mount may lie over it
         return [BindUnlessSeen(place, place, why="mount hostfs = yes") for place in seen]
 
     def _site_binds(self) -> list[Mount]:
@@ -114,7 +116,7 @@ class Table:
         if not self._options.contain:
             shared: list[Mount] = [Bind(name, name, why="temporary files") for name in names]
             for row in shared:
-                row.yields = True
+                row.yields = True  # in an image where /var/tmp is a link to /tmp, they are one
             for name in _SESSIONS:
                 path = os.path.normpath(os.environ.get(name, ""))
                 known = (*names, *(row.target for row in shared))
@@ -144,6 +146,7 @@ class Table:
         path = caller.home
         if path in ("", "/") or not self._site.on["mount home"]:
             return []
+        # A service user's home may be /usr/sbin or /: to bind it would hide the image's own.
         if not os.path.isdir(path) or os.stat(path).st_uid != caller.uid:
             return []
         if options.contain:
@@ -158,7 +161,7 @@ class Table:
         whys = ("current directory", "$PWD")
         return [row for name, why in zip(names, whys) for row in _as_on_host(".", name, why)]
 
-    def _wishes(self) -> list[Mount]:
+    def _requests(self) -> list[Mount]:
         """Return what options ask for; these may lie over all else."""
         options = self._options
         if (options.binds or options.scratch) and not self._site.on["user bind control"]:
@@ -224,6 +227,7 @@ def _magic_cookie() -> list[Mount]:
     path = os.environ.get("XAUTHORITY", "")
     if not os.path.isabs(path) or not os.path.isfile(path):
         return []
+    # Below /tmp or the home it is shared already; GDM and systemd keep it in /run/user.
     if not os.path.realpath(path).startswith("/run/"):
         return []
     return [BindUnlessSeen(path, path, why="$XAUTHORITY")]
@@ -234,7 +238,7 @@ def _few_devices(why: str, terminals: list[Mount]) -> list[Mount]:
     links = {"fd": "/proc/self/fd", "stdin": "fd/0", "stdout": "fd/1", "stderr": "fd/2"}
     return [
         Fresh("tmpfs", "/dev", why=why, mode="0755"),
-        *_binds(_DEVICES),
+        *_binds(_DEVICES),  # bound, not made: mknod(2) is refused in a user namespace
         *terminals,
         Fresh("tmpfs", _SHARED_MEMORY, mode="1777"),
         *(Link(text, f"/dev/{name}") for name, text in links.items()),
@@ -257,5 +261,5 @@ def _own_terminals() -> list[Mount]:
 
 def _binds(names: "Iterable[str]") -> list[Mount]:
     """Return binds of devices that the host has."""
-    found = [f"/dev/{name}" for name in names if os.path.exists(f"/dev/{name}")]
-    return [Bind(path, path) for path in found]
+    paths = [f"/dev/{name}" for name in names if os.path.exists(f"/dev/{name}")]
+    return [Bind(path, path) for path in paths]

@@ -18,6 +18,7 @@ _BY_DESCRIPTOR = syscalls.MOVE_MOUNT_F_EMPTY_PATH | syscalls.MOVE_MOUNT_T_EMPTY_
 
 def image_attributes(*, writable: bool) -> int:
     """Return the MOUNT_ATTR_… of an image: never setuid programs, never devices."""
+    # An image is its builder's: a device node or a setuid program in it must mean nothing here.
     attributes = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV
     return attributes if writable else attributes | syscalls.MOUNT_ATTR_RDONLY
 
@@ -73,7 +74,7 @@ class Mount:
         return False
 
     def pin(self) -> "Mount":
-        """Take hold of the source now, before the host's paths change their meaning."""
+        """Open the source now, before namespaces change what the host's paths lead to."""
         if self.tree < 0:
             try:
                 self.tree = self.create()
@@ -90,6 +91,7 @@ class Mount:
         if self.tree < 0:
             self.pin()
         directory = stat.S_ISDIR(os.fstat(self.tree).st_mode)
+        # Before it is attached: no moment is left in which a process inside could write.
         if self.read_only:
             restrict(self.tree, syscalls.MOUNT_ATTR_RDONLY)
         place = root.place(self.target, directory=directory, trace=self.trace, vacant=self.yields)
@@ -101,6 +103,7 @@ class Mount:
         if directory != stat.S_ISDIR(os.fstat(place).st_mode):
             what = f"Cannot mount {self.what()} on {self.target}"
             raise RunError(what, why="One is a directory, the other is not.")
+        # By descriptor, not by path: a link that changes meanwhile leads nowhere else.
         syscalls.move_mount(self.tree, "", place, "", _BY_DESCRIPTOR)
         root.occupy(self.tree)
         if self.adopted and directory:
@@ -152,7 +155,7 @@ class BindUnlessSeen(Bind):
     unless_there, loud, refused = False, False, False
 
     def pin(self) -> Mount:
-        """Take hold of the source, or warn that it is not to be had."""
+        """Open the source, or warn that it cannot be bound."""
         try:
             return self if self.refused else super().pin()
         except RunError as error:
@@ -201,6 +204,7 @@ class Fresh(Mount):
 
     def create(self) -> int:
         """Return an unattached mount of it. fsopen(2), fsconfig(2), fsmount(2)."""
+        # Not mount(2), which needs a target path, and would resolve it in the host's root.
         context = syscalls.fsopen(self.fstype)
         try:
             for key, value in self.options.items():

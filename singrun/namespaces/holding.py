@@ -1,8 +1,8 @@
-"""What a started instance consists of: one process that holds its namespaces.
+"""An instance: one process that keeps its namespaces open.
 
-It is process 1 of them, so its end is the end of all that runs in there; orphans are reaped by
-the kernel, as it ignores SIGCHLD (wait(2), NOTES). It answers to two names, of the instance and
-of the image, by telling what it is; rendezvous.py.
+It is process 1 of them, so when it ends the kernel ends all others; the kernel also reaps
+orphans, as it ignores SIGCHLD (wait(2), NOTES). It listens under two names, the instance's and
+the image's, and sends its description to each that connects: rendezvous.py.
 """
 
 import _signal  # type: ignore[import-not-found]  # built in; signal itself is dear
@@ -25,40 +25,40 @@ _GRACE, _PAUSE = 5.0, 0.02  # seconds
 
 
 class Holder:
-    """The process to be: namespaces are prepared as for a program, and then it stays in them."""
+    """The process of a new instance; namespaces and mounts are prepared as for a program."""
 
     def __init__(self, program: Program, image: Image, home: str, *, contain: bool) -> None:
         name = self._name = str(program.instance)
         self._image = image.path
-        named = rendezvous.take(f"instance-{name}")
-        if not named:
+        instance_name = rendezvous.take(f"instance-{name}")
+        if not instance_name:
             remedy = f"Stop it (singrun stop {name}), or name another: singrun start IMAGE NAME"
             raise RunError(f"There is an instance {name} already", remedy=remedy)
-        of_image = rendezvous.take(rendezvous.of_image(os.fstat(image.fd)))
-        self._names = [each for each in (named, of_image) if each]
+        image_name = rendezvous.take(rendezvous.of_image(os.fstat(image.fd)))
+        self._names = [each for each in (instance_name, image_name) if each]
         state = rendezvous.image_state(os.fstat(image.fd), written=image.writable)
         self.marker = rendezvous.marker(name, state)
         contained = "contained" * contain
         words = (name, image.path, home, str(int(time.time())), state, contained, program.logs)
-        self._said = "\0".join(words).encode("utf-8", "surrogateescape")
+        self._description = "\0".join(words).encode("utf-8", "surrogateescape")
         self._null = os.open(os.devnull, os.O_RDWR)
-        self._output = [self._opened(f"{program.logs}.{kind}") for kind in ("out", "err")]
+        self._output = [self._open_log(f"{program.logs}.{kind}") for kind in ("out", "err")]
         self._pid_file = -1
         if program.pid_file:
             self._pid_file = os.open(program.pid_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         self._reading, self._writing = os.pipe()
 
     def fork(self, trees: list[int]) -> None:
-        """Fork: return in the child, which will hold; the parent exits once the instance stands."""
+        """Fork: return in the child, the instance; the parent exits once that is ready."""
         syscalls.unshare(syscalls.CLONE_NEWPID)
         child = os.fork()
         if child:
             for fd in (self._writing, *trees):
                 os.close(fd)
-            stands = bool(os.read(self._reading, 1))
+            is_ready = bool(os.read(self._reading, 1))
             for name in self._names:
-                name.close(leave=stands)
-            if stands:
+                name.close(leave=is_ready)
+            if is_ready:
                 if self._pid_file >= 0:
                     os.write(self._pid_file, b"%d\n" % child)
                 if spelling():
@@ -68,9 +68,9 @@ class Holder:
         syscalls.prctl(syscalls.PR_SET_PDEATHSIG, _signal.SIGKILL)
 
     def enter(self, *, own_pids: bool) -> None:
-        """Return as what will be the instance's script; process 1 holds, until the end.
+        """Return in the process that becomes the instance's script; process 1 never returns.
 
-        own_pids: always so.
+        own_pids: always true.
         """
         assert own_pids
         _signal.signal(_signal.SIGCHLD, _signal.SIG_IGN)  # before a script can end
@@ -92,16 +92,16 @@ class Holder:
         for name in self._names:
             name.become_peer()
             poller.register(name.fd, select.POLLIN)
-        _keep_only(self._null, {*sockets, self._writing})
+        _close_all_but(self._null, {*sockets, self._writing})
         syscalls.prctl(syscalls.PR_SET_PDEATHSIG, 0)
         os.write(self._writing, b"!")
         os.close(self._writing)
         while True:
             for fd, _ in poller.poll():
-                self._tell(fd)
+                self._send_description(fd)
 
-    def _opened(self, log: str) -> int:
-        """Open a log of the script's output; without one it goes to nowhere, and that is said."""
+    def _open_log(self, log: str) -> int:
+        """Open a log of the script's output; without one, warn and give /dev/null."""
         try:
             os.makedirs(os.path.dirname(log), 0o700, exist_ok=True)
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
@@ -110,21 +110,21 @@ class Holder:
             say(f"{log} is not written: {error.strerror}")
             return os.dup(self._null)
 
-    def _tell(self, fd: int) -> None:
+    def _send_description(self, fd: int) -> None:
         with contextlib.suppress(OSError):  # whoever asked has gone
             connection = syscalls.accept(fd)
             try:
-                os.write(connection, self._said)
+                os.write(connection, self._description)
             finally:
                 os.close(connection)
 
 
-def _keep_only(null: int, kept: set[int]) -> None:
-    """Close what the caller had open, which others may wait to see closed."""
+def _close_all_but(null: int, used: set[int]) -> None:
+    """Close the caller's descriptors but those in use; readers of its pipes wait for that."""
     for fd in range(3):
         os.dup2(null, fd)
     before = 3
-    for fd in [*sorted(kept), _beyond()]:
+    for fd in [*sorted(used), _beyond()]:
         os.closerange(before, fd)
         before = fd + 1
 
@@ -138,7 +138,7 @@ def _beyond() -> int:
 
 
 def _end(_number: int, _frame: object) -> "NoReturn":
-    """Ask all that runs in here to end, wait a little, and end; the kernel ends the rest."""
+    """Send SIGTERM to all processes in here, wait, and end; the kernel kills the others."""
     try:
         os.kill(-1, _signal.SIGTERM)
         until = time.monotonic() + _GRACE

@@ -8,7 +8,7 @@ among the user's. So the set lives as long as any process in it, whichever.
 import os
 
 from singrun import syscalls
-from singrun.environment.variables import Winner
+from singrun.environment.variables import Override
 from singrun.errors import RunError, say
 from singrun.identity import Caller
 from singrun.images.image import Image
@@ -21,13 +21,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# Of these one is set for every rank: Slurm, Open MPI, PMIx, MPICH and its kin, Flux, PALS.
+# One of these is set for every rank: Slurm, Open MPI, PMIx, MPICH and its kin, Flux, PALS.
 _RANKS = [
     *("SLURM_STEP_ID", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "MPI_LOCALRANKID"),
     *("FLUX_TASK_RANK", "PALS_RANKID"),
 ]
-# How many there are on this node; the innermost launcher's word is first.
-_MANY = ["OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "SLURM_STEP_TASKS_PER_NODE"]
+# Number of ranks on this node; the innermost launcher's variable is first.
+_LOCAL_SIZES = ["OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "SLURM_STEP_TASKS_PER_NODE"]
 _JOBS = [
     *("SLURM_JOB_ID", "SLURM_STEP_ID", "PMIX_NAMESPACE", "OMPI_MCA_ess_base_jobid"),
     *("PMI_JOBID", "FLUX_JOB_ID", "PALS_APID"),
@@ -36,8 +36,8 @@ _HOST = ("mnt", "user", "pid")
 _PATIENCE, _PAUSE = 30.0, 0.001  # seconds to wait for who sets up, and between two attempts
 
 
-def wanted(request: Request) -> bool:
-    """Whether to share namespaces: as the options say, else where the launcher is a job's."""
+def want_joining(request: Request) -> bool:
+    """Whether to share namespaces: as --join and --no-join say, else for ranks of a job step."""
     isolation = request.isolation
     alone = isolation.pid or request.image.writable or isolation.as_caller
     alone = alone or bool(isolation.limits)
@@ -47,33 +47,38 @@ def wanted(request: Request) -> bool:
         raise RunError(what, remedy=remedy)
     if request.isolation.join or request.isolation.no_join or alone:
         return request.isolation.join
-    many = next((os.environ[name] for name in _MANY if name in os.environ), "")
+    many = next((os.environ[name] for name in _LOCAL_SIZES if name in os.environ), "")
     return many.partition("(")[0] != "1" and any(name in os.environ for name in _RANKS)
 
 
 class RankSet:
-    """All launches that may share one set of namespaces, told from others by ``key``.
+    """The launches that share one set of namespaces, which has a marker.
 
-    One user, one job step, one image as it is now, one table of mounts, one set of options,
-    one set of the host's namespaces.
+    The marker is a hash of all that must be the same: user, job step, image as it is now, table of
+    mounts, options, the host's namespaces.
     """
 
     def __init__(
-        self, request: Request, image: Image, caller: Caller, table: Table, winning: list[Winner]
+        self,
+        request: Request,
+        image: Image,
+        caller: Caller,
+        table: Table,
+        overrides: list[Override],
     ) -> None:
         from _blake2 import blake2b  # hashlib is slow to import
 
         status = os.fstat(image.fd)
-        image_options = {**vars(request.image), "path": "", "fetch": False}  # told by the image
-        mounts = {**vars(request.mounts), "binds": ""}  # told by the table
-        shaping = (vars(request.isolation), vars(request.hardware))
-        options = [image_options, mounts, *shaping, request.program.shell]
+        image_options = {**vars(request.image), "path": "", "fetch": False}  # in ``image``
+        mounts = {**vars(request.mounts), "binds": ""}  # in ``table``
+        isolation_options = (vars(request.isolation), vars(request.hardware))
+        options = [image_options, mounts, *isolation_options, request.program.shell]
         words = [
             [os.environ.get(name) for name in _JOBS] if not request.isolation.join else [],
             [os.readlink(f"/proc/self/ns/{name}") for name in _HOST],
             [os.geteuid(), caller.uid, caller.gid, caller.groups, caller.passwd_line(caller.home)],
             [image.kind, image.stamp, status.st_dev, status.st_ino],
-            [(each.name, each.value) for each in winning],
+            [(each.name, each.value) for each in overrides],
             [row.describe() for row in table.rows],
             options,
         ]
@@ -86,9 +91,9 @@ class RankSet:
         self._debug = request.debug
 
     def enter(self) -> bool:
-        """Enter the set's namespaces; False: they are to be set up, and others wait for us.
+        """Enter the set's namespaces; return False when this process has to set them up.
 
-        Who cannot meet the others, or waits for too long, sets up what is needed alone.
+        Then other ranks wait for it, unless they cannot be reached or it waited for too long.
         """
         import time  # built in
 
@@ -97,7 +102,8 @@ class RankSet:
             connection, pid = rendezvous.reach(self._word, _PATIENCE)
             try:
                 if connection >= 0:
-                    rendezvous.heard(connection)  # nothing; it has set up, or entered, or died
+                    # It sends nothing; its end tells that it has set up, entered, or died.
+                    rendezvous.read_all(connection)
                     if self._enter(pid):
                         return True
                 else:
@@ -114,14 +120,14 @@ class RankSet:
         return False
 
     def release(self) -> None:
-        """Let the others in: all is mounted."""
-        show()
+        """Let other ranks enter, once all is mounted."""
+        make_inspectable()
         if self._name:
             self._name.close()
             self._name = None
 
     def _enter_any(self) -> bool:
-        """Enter by way of any process of the set."""
+        """Enter the namespaces of any process of the set."""
         uid, foreign = os.geteuid(), {os.readlink("/proc/self/ns/mnt")}
         for pid in _processes():
             try:
@@ -137,9 +143,9 @@ class RankSet:
         return False
 
     def _enter(self, pid: int) -> bool:
-        """Enter the namespaces of process ``pid``; False: it is not of the set."""
+        """Enter the namespaces of process ``pid``; return False if it is not of the set."""
         others = ProgramNamespaces(pid)
-        if not others.show(self.marker) or not others.are_ours():
+        if not others.has_marker(self.marker) or not others.are_ours():
             others.close()
             return False
         if self._debug:
@@ -150,7 +156,7 @@ class RankSet:
         except OSError as error:
             why, remedy = f"{error.strerror}.", "Use --no-join."
             raise RunError("Cannot join the other ranks", why=why, remedy=remedy) from None
-        show()
+        make_inspectable()
         return True
 
 
@@ -166,10 +172,10 @@ def _processes() -> "Iterator[int]":
     yield from sorted((int(name) for name in os.listdir("/proc") if name.isdecimal()), reverse=True)
 
 
-def show() -> None:
-    """Let the user's other processes look at this one, also while it becomes the program.
+def make_inspectable() -> None:
+    """Let the user's other processes open /proc/PID/ns of this one: prctl(2), PR_SET_DUMPABLE.
 
-    A change of ids takes that away, and its end would be noticed before the program gives it
-    back. prctl(2), PR_SET_DUMPABLE.
+    A change of ids clears the flag, and execve(2) sets it again; ranks that looked in between
+    would not find this process.
     """
     syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)

@@ -1,4 +1,10 @@
-"""Leaving the host's namespaces, and becoming the caller again inside."""
+"""Leaving the host's namespaces, and becoming the caller again inside.
+
+host ── unshare: user*, mounts ──▶ root that mounts ── unshare: user* ──▶ the caller's ids
+
+* only where the caller is not root of the host. The second user namespace owns no mount
+namespace, so the program has no CAP_SYS_ADMIN over the mounts: user_namespaces(7).
+"""
 
 import errno
 import fcntl
@@ -21,68 +27,72 @@ class ProgramNamespaces:
     """
 
     def __init__(self, pid: int) -> None:
-        self._pid, self._held = pid, [os.open("/proc/self/ns/user", os.O_RDONLY)]
+        self._pid, self._descriptors = pid, [os.open("/proc/self/ns/user", os.O_RDONLY)]
         try:
-            self._mounts, self._user = self._opened("mnt"), self._opened("user")
-            self._owner = self._kept(fcntl.ioctl(self._mounts, _NS_GET_USERNS))
+            self._mounts, self._user = self._open("mnt"), self._open("user")
+            self._owner = self._keep_open(fcntl.ioctl(self._mounts, _NS_GET_USERNS))
         except OSError:
             self.close()
             raise
 
     def are_ours(self) -> bool:
         """Whether leave_host() and become() of this user made them, and no program inside them."""
-        own = self._held[0]
+        own = self._descriptors[0]
         if _is_same(self._owner, own):
             return _is_same(self._user, own)
-        above = self._kept(fcntl.ioctl(self._user, _NS_GET_PARENT))
-        host = self._kept(fcntl.ioctl(self._owner, _NS_GET_PARENT))
+        above = self._keep_open(fcntl.ioctl(self._user, _NS_GET_PARENT))
+        host = self._keep_open(fcntl.ioctl(self._owner, _NS_GET_PARENT))
         uid = fcntl.ioctl(self._owner, _NS_GET_OWNER_UID, bytes(4))
         caller = os.geteuid().to_bytes(4, sys.byteorder)
         return _is_same(above, self._owner) and _is_same(host, own) and uid == caller
 
-    def show(self, marker: str) -> bool:
-        """Whether ``marker``, see mark(), is among the mounts. proc(5), mountinfo.
+    def has_marker(self, marker: str) -> bool:
+        """Whether the mounts have ``marker``, see make_marker(): proc(5), mountinfo.
 
-        It names their namespace, so that neither a copy, which a program inside may make, nor
-        another process that has got this pid meanwhile is taken for it.
+        The marker names its mount namespace. So it is not found in a copy of that namespace,
+        which a program inside may make, nor in another process that was given this pid meanwhile.
         """
         row = f" tmpfs {marker}-{os.fstat(self._mounts).st_ino} ".encode()
         with open(f"/proc/{self._pid}/mountinfo", "rb", buffering=0) as file:
             return row in (file.readall() or b"")
 
     def enter_owner(self, *names: str) -> None:
-        """Enter those of ``names`` in /proc/PID/ns that are not the host's; be master of mounts."""
-        found = [(self._opened(name), f"/proc/self/ns/{name}") for name in names]
-        more = [fd for fd, ours in found if not os.path.samestat(os.fstat(fd), os.stat(ours))]
-        if not _is_same(self._owner, self._held[0]):
+        """Enter the owner of the mount namespace, and those of ``names`` that are not the host's.
+
+        names: of files in /proc/PID/ns. As root of the owner this process has CAP_SYS_ADMIN over
+        the mount namespace, which setns(2) requires.
+        """
+        descriptors = [(self._open(name), f"/proc/self/ns/{name}") for name in names]
+        more = [fd for fd, ours in descriptors if not os.path.samestat(os.fstat(fd), os.stat(ours))]
+        if not _is_same(self._owner, self._descriptors[0]):
             syscalls.setns(self._owner, syscalls.CLONE_NEWUSER)
         for fd in more:
             syscalls.setns(fd, 0)
 
     def enter_mounts(self) -> None:
-        """See what the other sees, as the same user, and let go of it."""
+        """Enter the program's mount and user namespaces, and close all descriptors."""
         syscalls.setns(self._mounts, syscalls.CLONE_NEWNS)
         if not _is_same(self._owner, self._user):
             syscalls.setns(self._user, syscalls.CLONE_NEWUSER)
         self.close()
 
     def close(self) -> None:
-        """Let go of them."""
-        while self._held:
-            os.close(self._held.pop())
+        """Close all descriptors."""
+        while self._descriptors:
+            os.close(self._descriptors.pop())
 
-    def _opened(self, name: str) -> int:
-        return self._kept(os.open(f"/proc/{self._pid}/ns/{name}", os.O_RDONLY))
+    def _open(self, name: str) -> int:
+        return self._keep_open(os.open(f"/proc/{self._pid}/ns/{name}", os.O_RDONLY))
 
-    def _kept(self, fd: int) -> int:
-        self._held.append(fd)
+    def _keep_open(self, fd: int) -> int:
+        self._descriptors.append(fd)
         return fd
 
 
-def mark(marker: str, place: str, proc: int) -> str:
-    """Make ``place``, in a tmpfs of its own: files of it, bound inside, tell what made them.
+def make_marker(marker: str, place: str, proc: int) -> str:
+    """Mount a tmpfs on a new directory ``place``, whose source names marker and mount namespace.
 
-    proc: a descriptor of /proc/self.
+    has_marker() finds it in /proc/PID/mountinfo. proc: a descriptor of /proc/self.
     """
     os.mkdir(place)
     namespace = os.readlink("ns/mnt", dir_fd=proc)[5:-1]  # mnt:[NUMBER]
@@ -96,38 +106,41 @@ def _is_same(one: int, other: int) -> bool:
 
 
 def leave_host(caller: Caller, proc: int, *, slave: bool) -> bool:
-    """Enter a private mount namespace; with the host's privilege if we have it.
+    """Enter a private mount namespace; return whether with the host's privilege.
 
-    Returns whether it is so. Otherwise the caller is root of a new user
-    namespace. proc: a descriptor of /proc/self. Nothing that is mounted from
-    here on reaches the host; slave: what the host mounts later still reaches us.
+    Without it the caller is root of a new user namespace. proc: a descriptor of
+    /proc/self. No mount made from here on propagates to the host; slave: mounts that
+    the host makes later still propagate to us. mount_namespaces(7).
     """
     caller.restore_rights()
-    privileged = os.geteuid() == 0 and _unshared_mounts()
+    privileged = os.geteuid() == 0 and _unshare_mounts()
     if not privileged:
-        lender = None
+        mapper = None
         if caller.fakeroot:
             from singrun.namespaces import mapping  # few ask
 
-            lender = mapping.lender(caller.uid, caller.gid)
+            mapper = mapping.id_mapper(caller.uid, caller.gid)
         try:
             syscalls.unshare(syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWNS)
-            if not (lender and lender.call()):
+            if not (mapper and mapper.call()):
                 map_ids(proc, inside=(0, 0), outside=(caller.uid, caller.gid))
-                if lender:
+                if mapper:
                     say("newuidmap refuses the ids lent to you: --fakeroot has no user but root")
         except OSError as error:
-            raise _refused(error) from None
+            raise _user_namespace_error(error) from None
     try:
         propagation = syscalls.MS_SLAVE if slave else syscalls.MS_PRIVATE
         syscalls.mount("", "/", "", syscalls.MS_REC | propagation)
     except OSError as error:
-        raise _refused(error) from None
+        raise _user_namespace_error(error) from None
     return privileged
 
 
 def unshare_for(isolation: IsolationOptions, *, daemon: bool) -> None:
-    """Enter the other namespaces that are asked for, and leave the mounts to a FUSE ``daemon``."""
+    """Enter the other namespaces that options ask for.
+
+    daemon: whether a FUSE daemon stays in this mount namespace; then we move on to a new one.
+    """
     flags = syscalls.CLONE_NEWNS if daemon else 0
     flags |= syscalls.CLONE_NEWIPC if isolation.ipc else 0
     flags |= syscalls.CLONE_NEWUTS if isolation.uts else 0
@@ -157,9 +170,10 @@ def _raise_loopback() -> None:
 
 
 def become(caller: Caller, proc: int, *, privileged: bool) -> None:
-    """From root to what the caller is inside; without privilege in a second user namespace.
+    """Change to the caller's ids inside; without privilege in a second user namespace.
 
-    So nobody inside is master of the mounts, root of --fakeroot neither.
+    The mount namespace belongs to the first, so that no program inside has CAP_SYS_ADMIN over
+    it, not even as root of --fakeroot.
     """
     uid, gid = caller.inside
     if not privileged:
@@ -167,7 +181,7 @@ def become(caller: Caller, proc: int, *, privileged: bool) -> None:
             from singrun.namespaces import mapping
 
             if mapping.has_range(proc):
-                mapping.enter_whole(proc)
+                mapping.enter_with_all_ids(proc)
                 return
         syscalls.unshare(syscalls.CLONE_NEWUSER)
         map_ids(proc, inside=(uid, gid), outside=(0, 0))
@@ -178,8 +192,8 @@ def become(caller: Caller, proc: int, *, privileged: bool) -> None:
         os.setresuid(uid, uid, uid)
 
 
-def _unshared_mounts() -> bool:
-    """Leave the host's mounts; False where root may not, as in most containers."""
+def _unshare_mounts() -> bool:
+    """Leave the host's mount namespace; return False where root may not, as in most containers."""
     try:
         syscalls.unshare(syscalls.CLONE_NEWNS)
     except PermissionError:
@@ -187,8 +201,8 @@ def _unshared_mounts() -> bool:
     return True
 
 
-def _refused(error: OSError) -> RunError:
-    """Why this host gives an ordinary user no namespace of his own."""
+def _user_namespace_error(error: OSError) -> RunError:
+    """Return an error that says why this host gives an ordinary user no user namespace."""
     remedy = "Ask the administrator to allow user namespaces."
     if error.errno in (errno.ENOSPC, errno.EUSERS):
         remedy = "Ask the administrator to raise the sysctl user.max_user_namespaces."

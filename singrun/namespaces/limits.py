@@ -1,6 +1,6 @@
 """--memory, --cpus, --pids-limit and their like: a cgroup of version 2 for one launch.
 
-cgroups(7), "Cgroups delegation": who may write to the cgroup above may make one there. So root
+cgroups(7), "Cgroups delegation": a user who may write to a cgroup may make others below it. So root
 may, and a user below what systemd or a resource manager has handed to him. It is removed when
 the program has ended; what a kill leaves behind, which is empty, goes with the next launch.
 """
@@ -22,53 +22,53 @@ _REMEDY = (
 
 
 class Cgroup:
-    """A new one, with ``values`` in its files, by name. RunError says why it cannot be had."""
+    """A new cgroup. values: what is written to its files, by name. Raises RunError."""
 
     def __init__(self, values: "dict[str, str]") -> None:
-        above = _above()
-        self._above = os.open(above, os.O_RDONLY | os.O_DIRECTORY)
+        parent = _parent()
+        self._parent = os.open(parent, os.O_RDONLY | os.O_DIRECTORY)
         self._sweep()
         self._name = f"{_PREFIX}{os.getpid()}"
-        wanted = sorted({name.partition(".")[0] for name in values})
-        self._enable(wanted, above)
+        controllers = sorted({name.partition(".")[0] for name in values})
+        self._enable(controllers, parent)
         try:
-            os.mkdir(self._name, dir_fd=self._above)
-            self._fd = os.open(self._name, os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._above)
+            os.mkdir(self._name, dir_fd=self._parent)
+            self._fd = os.open(self._name, os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._parent)
             for name, value in values.items():
                 self._write(self._fd, name, value)
         except OSError as error:
             self.remove()
-            what, why = "Cannot limit the program", f"{above}: {error.strerror}."
+            what, why = "Cannot limit the program", f"{parent}: {error.strerror}."
             raise RunError(what, why=why, remedy=_REMEDY) from None
 
     def enter(self) -> None:
-        """Let this process, and all that comes of it, be in it."""
+        """Move this process into the cgroup; its children will be in it too."""
         self._write(self._fd, "cgroup.procs", "0")
 
     def remove(self) -> None:
-        """Remove it, once nobody is in it."""
+        """Remove the cgroup, once no process is in it."""
         with contextlib.suppress(OSError):
-            os.rmdir(self._name, dir_fd=self._above)
+            os.rmdir(self._name, dir_fd=self._parent)
 
     def _sweep(self) -> None:
-        for name in os.listdir(self._above):
+        for name in os.listdir(self._parent):
             if name.startswith(_PREFIX):
                 with contextlib.suppress(OSError):  # somebody is in it
-                    os.rmdir(name, dir_fd=self._above)
+                    os.rmdir(name, dir_fd=self._parent)
 
-    def _enable(self, wanted: "list[str]", above: str) -> None:
-        """Hand the controllers down, unless they are."""
-        missing = set(wanted) - set(_read(f"{above}/cgroup.controllers").split())
+    def _enable(self, controllers: "list[str]", parent: str) -> None:
+        """Enable controllers for the children of the parent cgroup, where they are not."""
+        missing = set(controllers) - set(_read(f"{parent}/cgroup.controllers").split())
         if missing:
             what = f"Cannot limit {' and '.join(sorted(missing))} of the program"
-            why = f"{above} has no such controller of cgroups version 2."
+            why = f"{parent} has no such controller of cgroups version 2."
             raise RunError(what, why=why, remedy=_REMEDY)
-        have = _read(f"{above}/cgroup.subtree_control").split()
-        for name in [name for name in wanted if name not in have]:
+        have = _read(f"{parent}/cgroup.subtree_control").split()
+        for name in [name for name in controllers if name not in have]:
             try:
-                self._write(self._above, "cgroup.subtree_control", f"+{name}")
+                self._write(self._parent, "cgroup.subtree_control", f"+{name}")
             except OSError as error:
-                what, why = f"Cannot limit {name} of the program", f"{above}: {error.strerror}."
+                what, why = f"Cannot limit {name} of the program", f"{parent}: {error.strerror}."
                 raise RunError(what, why=why, remedy=_REMEDY) from None
 
     @staticmethod
@@ -80,10 +80,11 @@ class Cgroup:
             os.close(fd)
 
 
-def _above() -> str:
-    """Return the directory of the cgroup in which ours shall be: the one above the caller's.
+def _parent() -> str:
+    """Return the directory of the parent for our cgroup: the parent of the caller's own.
 
-    The caller's own holds processes, and may have none that are limited below it.
+    Not the caller's own: it holds processes, and cgroup v2 forbids limiting the children of such
+    a cgroup (cgroups(7), "no internal processes" rule).
     """
     tops = [top for top in _HIERARCHIES if os.path.exists(f"{top}/cgroup.controllers")]
     lines = _read("/proc/self/cgroup").splitlines()
@@ -103,11 +104,11 @@ def _read(path: str) -> str:
 
 
 def files(limits: "dict[str, str]") -> "dict[str, str]":
-    """Return the files of a cgroup, and what is written to them, for options and their values."""
-    found: dict[str, str] = {}
+    """Return what is written to which file of a cgroup. limits: option to its value."""
+    written: dict[str, str] = {}
     for option, value in limits.items():
         try:
-            found |= _FILES[option](value)
+            written |= _FILES[option](value)
         except (ValueError, OverflowError):
             remedy = "Say numbers; of bytes also with K, M, G or T."
             raise RunError(f"Cannot understand --{option} {value}", remedy=remedy) from None
@@ -115,8 +116,8 @@ def files(limits: "dict[str, str]") -> "dict[str, str]":
         if "memory" not in limits:
             raise RunError("Cannot use --memory-swap alone", remedy="Say --memory, too.")
         swap = _bytes(limits["memory-swap"]) - _bytes(limits["memory"])
-        found["memory.swap.max"] = str(max(swap, 0))
-    return found
+        written["memory.swap.max"] = str(max(swap, 0))
+    return written
 
 
 def _bytes(text: str) -> int:

@@ -1,14 +1,15 @@
 """User namespaces with more ids than the caller's own, for --fakeroot.
 
-newuidmap(1) is set-user-ID and works from outside, and in a namespace below only who stands above
-it may map more than one id: so in both cases a child, forked before, stays where we leave.
+More than one id of a user namespace must be mapped by a process in the parent namespace
+(user_namespaces(7)), and newuidmap(1) is set-user-ID there alone. So a child is forked before
+unshare(2), and writes the maps after it.
 """
 
 import os
 
 from singrun import subordinate, syscalls
 from singrun.errors import RunError
-from singrun.images.fuse import found
+from singrun.images.fuse import host_program
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
 _PROGRAMS = ("newuidmap", "newgidmap")
 
 
-class Outpost:
-    """A child that does ``work`` for us in the namespace that it was forked in, when it is told."""
+class ForkedChild:
+    """A child, forked before unshare(2), that does ``work`` in its namespace when it is called."""
 
     def __init__(self, work: "Callable[[], bool]") -> None:
         reading, self._telling = os.pipe()
@@ -33,34 +34,34 @@ class Outpost:
         os.close(reading)
 
     def call(self) -> bool:
-        """Have it done, and return whether it went well."""
+        """Have the child do its work; return whether that succeeded."""
         os.write(self._telling, b"!")
         os.close(self._telling)
         return os.waitpid(self._child, 0)[1] == 0
 
 
-def lender(uid: int, gid: int) -> "Outpost | None":
-    """Return who maps the caller to root and the ids lent to him to the others; None: none are."""
+def id_mapper(uid: int, gid: int) -> "ForkedChild | None":
+    """Fork a child that maps root to the caller, other ids to those lent to him; None: none are."""
     firsts = [subordinate.first(path) for path in subordinate.FILES]
-    programs = [found(name) for name in _PROGRAMS]
+    programs = [host_program(name) for name in _PROGRAMS]
     if None in firsts or not all(programs):
         return None
     pid = os.getpid()
 
-    def lend() -> bool:
+    def map_ids() -> bool:
         rows = zip(programs, (uid, gid), firsts)
         rest = subordinate.COUNT - 1
         return all(_run([program, pid, 0, own, 1, 1, start, rest]) for program, own, start in rows)
 
-    return Outpost(lend)
+    return ForkedChild(map_ids)
 
 
-def enter_whole(proc: int) -> None:
-    """Enter a user namespace below this one, with all ids that this one has; stay root.
+def enter_with_all_ids(proc: int) -> None:
+    """Enter a new user namespace with all ids that this one has, as its root.
 
     proc: a descriptor of /proc/self.
     """
-    # A range may not span two of the namespace above. user_namespaces(7).
+    # Two lines, as this namespace has two: a range must lie within one of the parent's ranges.
     text = f"0 0 1\n1 1 {subordinate.COUNT - 1}\n".encode()
 
     def write() -> bool:
@@ -70,9 +71,9 @@ def enter_whole(proc: int) -> None:
             os.close(fd)
         return True
 
-    outpost = Outpost(write)
+    child = ForkedChild(write)
     syscalls.unshare(syscalls.CLONE_NEWUSER)
-    if not outpost.call():
+    if not child.call():
         raise RunError("Cannot map the ids of --fakeroot", why="The kernel refuses it.")
 
 

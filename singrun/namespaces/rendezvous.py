@@ -1,9 +1,9 @@
 """Meeting other launches of the same user on this host: Unix sockets in a directory of the user's.
 
-Nobody else can enter that directory, so nobody else can take a name in it, or hold up who asks
-there; abstract sockets would be anybody's, from within containers too. A process takes a name by
-listening to a socket of that name, and has it as long as it lives: a socket that refuses
-connections is a dead process's. unix(7).
+No other user can enter that directory, and so none can take a name in it or make a launch wait
+there. Abstract sockets would be open to all users, and to programs in containers. A process has a
+name while it listens to a socket of that name: a socket that refuses connections was left by a
+dead process. unix(7).
 """
 
 import errno
@@ -32,9 +32,10 @@ class Name:
         self._directory, self._word, self.fd = directory, word, fd
 
     def become_peer(self) -> None:
-        """Be the process that others find at the other end, instead of who forked this one.
+        """Make this process the peer that others see, instead of the one that forked it.
 
-        Those who asked before find no answer. unix(7), SO_PEERCRED: set by listen(2).
+        listen(2) sets the credentials that SO_PEERCRED shows: unix(7). Connections made before
+        are closed without an answer.
         """
         syscalls.listen(self.fd, 0)
         syscalls.set_timeouts(self.fd, _PAUSE)
@@ -45,7 +46,7 @@ class Name:
             syscalls.listen(self.fd, _BACKLOG)
 
     def close(self, *, leave: bool = False) -> None:
-        """Let go of it. leave: another process holds the socket, so the name stays."""
+        """Release the name. leave: another process holds the socket, so only close it here."""
         if not leave:
             _unlink(self._directory, self._word)
         for fd in (self._directory, self.fd):
@@ -53,7 +54,7 @@ class Name:
 
 
 def of_image(status: os.stat_result) -> str:
-    """Return the name that stands for an image's file or directory."""
+    """Return the name under which instances of an image's file or directory listen."""
     return f"image-{status.st_dev:x}-{status.st_ino:x}"
 
 
@@ -69,24 +70,24 @@ def image_state(status: os.stat_result, *, written: bool) -> str:
 
 
 def marker(name: str, state: str) -> str:
-    """Return what the mounts of an instance show; namespaces.mark()."""
+    """Return the marker of an instance's mounts, for leaving.make_marker()."""
     return f"singrun-instance-{name}-{state}"
 
 
 def take(word: str) -> "Name | None":
-    """Return the name, None if another process has it. RunError: there is no place for names.
+    """Take a name; return None if another process has it. Raises RunError without a directory.
 
-    Names of dead processes are removed: a set's is one job step's, which nobody takes again.
+    Names of dead rank sets are removed: one is of one job step, and never taken again.
     """
-    directory = _opened(make=True)
+    directory = _open_first(make=True)
     try:
-        with_lock = os.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=directory)
+        locked_fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=directory)
         try:
-            _lock(with_lock)
-            _living(directory, with_lock, "set-")
-            fd = _listening(directory, word)
+            _lock(locked_fd)
+            _living(directory, locked_fd, "set-")
+            fd = _listen(directory, word)
         finally:
-            os.close(with_lock)
+            os.close(locked_fd)
     except BaseException:
         os.close(directory)
         raise
@@ -106,7 +107,7 @@ def reach(word: str, seconds: float = _ANSWER) -> tuple[int, int]:
         if directory < 0:
             continue
         try:
-            fd = _connected(directory, word, seconds)
+            fd = _connect(directory, word, seconds)
         except OSError:
             fd = -1
         finally:
@@ -119,41 +120,41 @@ def reach(word: str, seconds: float = _ANSWER) -> tuple[int, int]:
     return -1, 0
 
 
-def heard(connection: int) -> bytes:
-    """Return all that is said on it until the other end closes it, or ends.
+def read_all(connection: int) -> bytes:
+    """Read from a connection until the other end closes it, or ends.
 
-    Raises BlockingIOError when it is silent for longer than reach() was told.
+    Raises BlockingIOError when nothing comes for as long as reach() was told.
     """
-    said = b""
+    answer = b""
     try:
         while more := os.read(connection, 1 << 12):
-            said += more
+            answer += more
     except ConnectionResetError:
         pass  # ended without having looked
     finally:
         os.close(connection)
-    return said
+    return answer
 
 
 def names(prefix: str) -> list[str]:
-    """Return what begins with ``prefix``, without it; names of dead processes are removed."""
-    found: set[str] = set()
+    """Return the names with ``prefix``, without it; those of dead processes are removed."""
+    words: set[str] = set()
     for place in _PLACES:
         directory = _open(place)
         if directory < 0:
             continue
-        with_lock = os.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=directory)
+        locked_fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=directory)
         try:
-            _lock(with_lock)
-            found |= {word.removeprefix(prefix) for word in _living(directory, with_lock, prefix)}
+            _lock(locked_fd)
+            words |= {word.removeprefix(prefix) for word in _living(directory, locked_fd, prefix)}
         finally:
-            os.close(with_lock)
+            os.close(locked_fd)
             os.close(directory)
-    return sorted(found)
+    return sorted(words)
 
 
-def _opened(*, make: bool) -> int:
-    """Return the first of the places that is ours alone, made if need be."""
+def _open_first(*, make: bool) -> int:
+    """Open the first of the places that only this user may enter; make: or make it."""
     for place in _PLACES:
         directory = _open(place, make=make)
         if directory >= 0:
@@ -164,7 +165,7 @@ def _opened(*, make: bool) -> int:
 
 
 def _open(place: str, *, make: bool = False) -> int:
-    """Open (O_PATH) a directory of the user's that nobody else may enter; -1 if it is not so."""
+    """Open (O_PATH) a directory that only this user may enter; -1 for any other."""
     try:
         if make:
             _make(place)
@@ -179,10 +180,10 @@ def _open(place: str, *, make: bool = False) -> int:
 
 
 def _of_this_host(place: int, *, make: bool) -> int:
-    """Open likewise what is this host's in a directory that hosts may share, as a /tmp on NFS.
+    """Open (O_PATH) this host's own directory below ``place``, which hosts may share by NFS.
 
-    To one host the sockets of another are dead processes'. It is named by the kernel's boot id:
-    random(4).
+    A socket of another host refuses connections like a dead process's. The directory's name is
+    the kernel's boot id: random(4).
     """
     try:
         with open("/proc/sys/kernel/random/boot_id") as file:
@@ -218,9 +219,9 @@ def _lock(directory: int) -> None:
     raise RunError("Cannot meet other launches on this host", why="It is busy.", remedy=remedy)
 
 
-def _listening(directory: int, word: str) -> int:
-    """Return a listening socket of that name, -1 if there is one that lives."""
-    if not _swept(directory, word):
+def _listen(directory: int, word: str) -> int:
+    """Return a new listening socket of that name, -1 if a living process has it."""
+    if not _remove_if_dead(directory, word):
         return -1
     fd = syscalls.socket()
     try:
@@ -233,16 +234,16 @@ def _listening(directory: int, word: str) -> int:
 
 
 def _living(directory: int, listing: int, prefix: str) -> list[str]:
-    """Return what begins with ``prefix`` and has a process; what has none is removed."""
+    """Return the names with ``prefix`` of living processes; remove those of dead ones."""
     words = [word for word in os.listdir(listing) if word.startswith(prefix)]
-    return [word for word in words if not _swept(directory, word)]
+    return [word for word in words if not _remove_if_dead(directory, word)]
 
 
-def _swept(directory: int, word: str) -> bool:
-    """Whether nobody has the name; what a dead process left of it is removed."""
+def _remove_if_dead(directory: int, word: str) -> bool:
+    """Remove the socket of a dead process; return whether the name is free."""
     try:
-        fd = _connected(directory, word, _ANSWER)
-    except BlockingIOError:  # so many wait that it lives
+        fd = _connect(directory, word, _ANSWER)
+    except BlockingIOError:  # its backlog is full, so it lives
         return False
     if fd >= 0:
         os.close(fd)
@@ -258,7 +259,7 @@ def _unlink(directory: int, word: str) -> None:
         return
 
 
-def _connected(directory: int, word: str, seconds: float) -> int:
+def _connect(directory: int, word: str, seconds: float) -> int:
     """Return a connection, -1 if nobody listens. BlockingIOError: too many wait already."""
     fd = syscalls.socket()
     try:

@@ -1,8 +1,8 @@
-"""Launches in which somebody must stand by: --pid, and writing by way of a FUSE daemon.
+"""Launches in which a process waits: --pid, limits, instances, writing by way of a FUSE daemon.
 
-In a PID namespace somebody must be process 1 and reap orphans, and somebody
-outside must wait for it. pid_namespaces(7). A FUSE daemon writes its last
-blocks after the program's end, and only then the image is whole.
+A PID namespace needs a process 1 that reaps orphans, and a process outside that
+waits for it: pid_namespaces(7). A FUSE daemon writes its last
+blocks after the program's end, and only then the image is complete.
 """
 
 import _signal  # type: ignore[import-not-found]  # built in, already loaded; signal itself is dear
@@ -30,13 +30,14 @@ def stand_by(
     request: Request,
     image: Image,
     home: str,
-    written: list[tuple[Image, int]],
+    writable_images: list[tuple[Image, int]],
     trees: list[int],
     cgroup: "Cgroup | None",
-) -> "Outside | Holder | None":
+) -> "Waiter | Holder | None":
     """Fork where a process must stay behind: return in the child, wait in the parent.
 
-    home: as seen inside. written: images that a daemon writes, with fuse.Mounting.life of each.
+    home: as seen inside. writable_images: those that a daemon writes, with its
+    fuse.Mounting.daemon_fd.
     trees: the descriptors of mounted trees, which the waiting process closes, or it would keep
     them mounted. cgroup: of the program, removed after it.
     """
@@ -47,25 +48,25 @@ def stand_by(
         holder = Holder(request.program, image, own_home, contain=request.mounts.contain)
         holder.fork(trees)
         return holder
-    if not request.isolation.pid and not written and not cgroup:
+    if not request.isolation.pid and not writable_images and not cgroup:
         return None
 
     def afterwards() -> None:
-        for one, life in written:
-            os.read(life, 1)  # end of file: the daemon has written all and ended
+        for one, daemon_fd in writable_images:
+            os.read(daemon_fd, 1)  # end of file: the daemon has written all and ended
             _warn_unless_clean(one)
         if cgroup:
             cgroup.remove()
 
-    outside = Outside(image.path)
-    outside.fork(own_pids=request.isolation.pid, trees=trees, afterwards=afterwards)
-    return outside
+    waiter = Waiter(image.path)
+    waiter.fork(own_pids=request.isolation.pid, trees=trees, afterwards=afterwards)
+    return waiter
 
 
-class Outside:
-    """The process that the caller sees waits in here, and ends as the program did."""
+class Waiter:
+    """The process that the caller started waits here, and ends with the program's status."""
 
-    marker = ""  # others do not enter what it stands by
+    marker = ""  # no other launch enters its namespaces
 
     def __init__(self, image: str = "") -> None:
         self._image = image
@@ -92,7 +93,7 @@ class Outside:
             from singrun import title  # while the child goes on
 
             title.show(f"singrun: waits for a program in {self._image}")
-            status = _waited(child)
+            status = _wait_for(child)
             inner = os.read(self._reading, _WORD)
             if afterwards:
                 afterwards()
@@ -101,13 +102,13 @@ class Outside:
         die_with_parent()
 
     def enter(self, *, own_pids: bool) -> None:
-        """Return as what will be the program; in a PID namespace process 1 stays and reaps."""
+        """Return in the process that becomes the program; a process 1 stays here and reaps."""
         die_with_parent()
         child = os.fork() if own_pids else 0
         if child:
             _take_inits_name()
             _pass_signals_to(child)
-            os.write(self._writing, _waited(child).to_bytes(_WORD, "little"))
+            os.write(self._writing, _wait_for(child).to_bytes(_WORD, "little"))
             os._exit(0)
 
 
@@ -134,7 +135,7 @@ def _pass_signals_to(child: int) -> None:
         _signal.signal(number, lambda received, _frame: os.kill(child, received))
 
 
-def _waited(child: int) -> int:
+def _wait_for(child: int) -> int:
     """Reap until ``child`` ends; its wait status."""
     while True:
         ended, status = os.wait()
@@ -143,10 +144,10 @@ def _waited(child: int) -> int:
 
 
 def _end_as(status: int) -> "NoReturn":
-    """End with the exit status, or by the signal, that ``status`` tells of. wait(2)."""
+    """End as ``status`` says, with an exit status or by a signal: wait(2)."""
     code = os.waitstatus_to_exitcode(status)
     if code < 0:
-        syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)  # the program has left its core already
+        syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)  # the program has dumped core already
         if -code != _signal.SIGKILL:
             _signal.signal(-code, _signal.SIG_DFL)
         os.kill(os.getpid(), -code)
@@ -154,5 +155,8 @@ def _end_as(status: int) -> "NoReturn":
 
 
 def die_with_parent() -> None:
-    """Be killed when the process that waits is. prctl(2); a change of ids takes this back."""
+    """Have the kernel kill this process when its parent ends.
+
+    prctl(2), PR_SET_PDEATHSIG: a change of ids clears it, so it is set once more after that.
+    """
     syscalls.prctl(syscalls.PR_SET_PDEATHSIG, _signal.SIGKILL)

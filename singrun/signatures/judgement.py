@@ -26,18 +26,18 @@ def digest(fd: int) -> str:
 
 
 def names(
-    fd: int, beside: str, found: str, allowed: "list[str]", revoked: "list[str]"
+    fd: int, beside: str, actual: str, allowed: "list[str]", revoked: "list[str]"
 ) -> "list[str]":
-    """Return the principals whose good signatures are over a file with the digest ``found``."""
+    """Return the principals whose good signatures are over a file with the digest ``actual``."""
     boot, first = os.pread(fd, BOOT_BLOCK, 0), start(fd)
     content = statement.recorded(boot)[0]
     lists = signers.Signers(_there(allowed), _there(revoked))
     names: list[str] = []
     for each in _signatures(boot, beside):
-        told = each.statement
-        if (told.start, told.file) == (first, found) and told.content in (
+        own = each.statement
+        if (own.start, own.file) == (first, actual) and own.content in (
             content,
-            content or told.content,
+            content or own.content,
         ):
             verdict = signers.judged(each, lists)
             names += verdict.names if verdict.status == signers.GOOD else []
@@ -50,14 +50,14 @@ def _there(paths: "list[str]") -> "list[str]":
 
 def _signatures(boot: bytes, beside: str) -> "list[statement.Signed]":
     """Return what can be read as signatures; nobody is helped by what cannot."""
-    found: list[statement.Signed] = []
+    rows: list[statement.Signed] = []
     with contextlib.suppress(ValueError):
-        found += statement.in_boot_block(boot)
+        rows += statement.in_boot_block(boot)
     with contextlib.suppress(OSError, ValueError):
         data = _read(beside)
         if len(data) <= statement.LONGEST:
-            found += statement.in_text(data.decode("ascii"))
-    return found
+            rows += statement.in_text(data.decode("ascii"))
+    return rows
 
 
 def _read(path: str) -> bytes:

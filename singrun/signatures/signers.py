@@ -68,8 +68,8 @@ def _by_list(
     then = f"-Overify-time={then.replace('T', '').rstrip('Z')}"
     allowed = ["-f", memory.copy(path)]
     words = [*words, *allowed]
-    found = _keygen("find-principals", [*words[2:]], b"", memory)
-    names = found.stdout.decode(errors="replace").splitlines() if not found.returncode else []
+    answer = _keygen("find-principals", [*words[2:]], b"", memory)
+    names = answer.stdout.decode(errors="replace").splitlines() if not answer.returncode else []
     reason = "its key is not valid today" if _is_named(signed, path) else ""
     for name in names:
         if _keygen("verify", ["-I", name, *words], text, memory).returncode:

@@ -107,13 +107,13 @@ def _string(data: bytes) -> bytes:
 
 def _strings(data: bytes, count: int) -> "list[bytes]":
     """Return the first strings of some bytes; of more than one, they have to be all."""
-    found, at = [], 0
+    strings, at = [], 0
     for _ in range(count):
         size = int.from_bytes(data[at : at + 4], "big")
         if len(data) < at + 4 + size:
             raise ValueError("it is cut short")
-        found.append(data[at + 4 : at + 4 + size])
+        strings.append(data[at + 4 : at + 4 + size])
         at += 4 + size
     if count > 1 and at != len(data):
         raise ValueError("something stands behind it")
-    return found
+    return strings

@@ -54,10 +54,10 @@ class Signed:
 
 def parsed(text: str) -> Statement:
     """Return a statement. ValueError: it is none."""
-    found = _TEXT.fullmatch(text)
-    if not found:
+    match = _TEXT.fullmatch(text)
+    if not match:
         raise ValueError("it is not a statement of singbuild's about an image")
-    content, start, file, date, claim = found.groups()
+    content, start, file, date, claim = match.groups()
     if claim not in (SIGNED, REBUILT):
         raise ValueError(f"nobody knows what the claim {claim!r} means")
     return Statement(content or "", int(start), file, date, claim)
@@ -68,18 +68,18 @@ def recorded(boot: bytes) -> "tuple[str, str]":
 
     The second stands only where signatures do.
     """
-    found = _BOOT.fullmatch(boot)
-    return (found[1].decode(), (found[2] or b"").decode()) if found else ("", "")
+    match = _BOOT.fullmatch(boot)
+    return (match[1].decode(), (match[2] or b"").decode()) if match else ("", "")
 
 
 def in_boot_block(boot: bytes) -> "list[Signed]":
     """Return the signatures in a boot block of ours. ValueError: one is none."""
-    found = _BOOT.fullmatch(boot)
-    if not found or not found[2]:
+    match = _BOOT.fullmatch(boot)
+    if not match or not match[2]:
         return []
-    content, file = found[1].decode(), found[2].decode()
+    content, file = match[1].decode(), match[2].decode()
     signed = []
-    for date, claim, packed in _LINE.findall(found[3].decode()):
+    for date, claim, packed in _LINE.findall(match[3].decode()):
         statement = parsed(Statement(content, BOOT_BLOCK, file, date, claim).text())
         signed.append(Signed(statement, sshsig.unpacked(packed)))
     return signed
@@ -98,10 +98,10 @@ def boot_lines(signed: "list[Signed]") -> bytes:
 
 def unsigned(boot: bytes) -> bytes:
     """Return a boot block of ours without its signatures; anything else as it is."""
-    found = _BOOT.fullmatch(boot)
-    if not found or not found[2]:
+    match = _BOOT.fullmatch(boot)
+    if not match or not match[2]:
         return boot
-    return boot[: found.start(2) - len(b"# file ")].ljust(len(boot), b"\0")
+    return boot[: match.start(2) - len(b"# file ")].ljust(len(boot), b"\0")
 
 
 def in_text(text: str) -> "list[Signed]":

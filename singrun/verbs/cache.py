@@ -31,44 +31,44 @@ class Item:
         self.kind, self.name, self.path, self.size, self.used = kind, name, path, size, used
 
 
-def told(words: "list[str]") -> str:
+def explain(words: "list[str]") -> str:
     """Return what a verb of ``cache`` prints, after it is done. Raises UsageError, RunError."""
     if not words or words[0] not in VERBS:
         guess = nearest(words[0], [*VERBS]) if words else ""
         why = f"Did you mean cache {guess}?" if guess else f"They are {', '.join(VERBS)}."
         raise UsageError(f"There is no verb {' '.join(['cache', *words[:1]])}", why=why)
     verb, rest = words[0], words[1:]
-    given, names = _parted(rest, VERBS[verb])
+    options, names = _parted(rest, VERBS[verb])
     if names and (verb != "clean" or not {*names} <= {*KINDS}):
         raise UsageError(f"cache {verb} takes no {names[0]}", remedy=_REMEDY)
     site = config.read()
-    found = _items(site)
+    listing = _items(site)
     if verb == "list":
-        return _list(found, as_json="json" in given)
+        return _list(listing, as_json="json" in options)
     if verb == "du":
-        return _usage(found, site, as_json="json" in given)
+        return _usage(listing, site, as_json="json" in options)
     if verb == "prune":
-        gone = _surplus(found, site, given)
+        doomed = _surplus(listing, site, options)
     else:
-        kinds = names or [*KINDS][: None if "all" in given else -1]
-        gone = [item for item in found if item.kind in kinds]
-    return _removed(verb, gone, site, given)
+        kinds = names or [*KINDS][: None if "all" in options else -1]
+        doomed = [item for item in listing if item.kind in kinds]
+    return _removed(verb, doomed, site, options)
 
 
 def _items(site: config.Site) -> "list[Item]":
     """Return all that is kept, by kind, the least recently used first."""
-    found = [*_trees(site), *_images(), *_logs()]
-    return sorted(found, key=lambda item: ([*KINDS].index(item.kind), item.used))
+    listing = [*_trees(site), *_images(), *_logs()]
+    return sorted(listing, key=lambda item: ([*KINDS].index(item.kind), item.used))
 
 
 def _trees(site: config.Site) -> "list[Item]":
     try:
-        held = unpacked.open_private(site.cache)
+        cache_fd = unpacked.open_private(site.cache)
     except FileNotFoundError:
         return []
-    found = unpacking.trees(f"/proc/self/fd/{held}")
-    os.close(held)
-    return [Item("tree", n, f"{site.cache}/{n}", size, used / 1e9) for used, size, n in found]
+    listing = unpacking.trees(f"/proc/self/fd/{cache_fd}")
+    os.close(cache_fd)
+    return [Item("tree", n, f"{site.cache}/{n}", size, used / 1e9) for used, size, n in listing]
 
 
 def _images() -> "list[Item]":
@@ -83,14 +83,14 @@ def _images() -> "list[Item]":
 
 def _logs() -> "list[Item]":
     running = {instance.logs for instance in instances.running()}
-    found = []
+    listing = []
     for place in instances.log_directories():
         names = {name.rpartition(".")[0] for name in os.listdir(place) if name[-4:] in _OUTPUT}
         for name in names - {os.path.basename(each) for each in running}:
             parts = [_measured("log", name, f"{place}/{name}{end}") for end in _OUTPUT]
             size, used = sum(each.size for each in parts), max(each.used for each in parts)
-            found.append(Item("log", name, f"{place}/{name}", size, used))
-    return found
+            listing.append(Item("log", name, f"{place}/{name}", size, used))
+    return listing
 
 
 _OUTPUT = (".out", ".err")
@@ -109,37 +109,37 @@ def _measured(kind: str, name: str, path: str) -> Item:
     return Item(kind, name, path, size, used)
 
 
-def _surplus(found: "list[Item]", site: config.Site, given: "dict[str, str]") -> "list[Item]":
+def _surplus(listing: "list[Item]", site: config.Site, options: "dict[str, str]") -> "list[Item]":
     """Return what prune removes: what is old, and the trees that are more than the limit."""
-    gone = []
-    if "older" in given:
-        limit = time.time() - _number(given["older"]) * _DAY
-        gone = [item for item in found if item.used < limit and item.kind != "log"]
-    if "size" in given or "older" not in given:
-        most = config.size_of(given["size"], "--size") if "size" in given else site.cache_size
-        rest = [item for item in found if item.kind == "tree" and item not in gone]
+    doomed = []
+    if "older" in options:
+        limit = time.time() - _number(options["older"]) * _DAY
+        doomed = [item for item in listing if item.used < limit and item.kind != "log"]
+    if "size" in options or "older" not in options:
+        most = config.size_of(options["size"], "--size") if "size" in options else site.cache_size
+        rest = [item for item in listing if item.kind == "tree" and item not in doomed]
         total = sum(item.size for item in rest)
         for item in rest:
             if total <= most:
                 break
-            gone.append(item)
+            doomed.append(item)
             total -= item.size
-    return gone
+    return doomed
 
 
-def _removed(verb: str, gone: "list[Item]", site: config.Site, given: "dict[str, str]") -> str:
+def _removed(verb: str, doomed: "list[Item]", site: config.Site, options: "dict[str, str]") -> str:
     """Remove what is to go; return what is said of it."""
-    dry = "dry-run" in given
-    done = gone if dry else [item for item in gone if _remove(item, site)]
-    if "json" in given:
+    dry = "dry-run" in options
+    done = doomed if dry else [item for item in doomed if _remove(item, site)]
+    if "json" in options:
         facts = [vars(item) for item in done]
         return _document(verb, removed=[] if dry else facts, would_remove=facts if dry else [])
     size = _shown(sum(item.size for item in done))
     text = (
         f"{'would remove' if dry else 'removed'} {len(done)} item{'s' * (len(done) != 1)}, {size}"
     )
-    kept = len(gone) - len(done)
-    return text + (f"; {kept} in use stay{'s' * (kept == 1)}" if kept else "") + "\n"
+    busy = len(doomed) - len(done)
+    return text + (f"; {busy} in use stay{'s' * (busy == 1)}" if busy else "") + "\n"
 
 
 def _remove(item: Item, site: config.Site) -> bool:
@@ -150,10 +150,10 @@ def _remove(item: Item, site: config.Site) -> bool:
                 os.unlink(item.path + end)
         return True
     if item.kind == "tree":
-        held = unpacked.open_private(site.cache)
-        path = f"/proc/self/fd/{held}/{item.name}"
+        cache_fd = unpacked.open_private(site.cache)
+        path = f"/proc/self/fd/{cache_fd}/{item.name}"
         done = unpacking.sees_users() and unpacking.take_away(path, site.cache)
-        os.close(held)
+        os.close(cache_fd)
         return done
     cache = unpacked.open_private(pull_cache.cache())
     try:
@@ -167,25 +167,25 @@ def _remove(item: Item, site: config.Site) -> bool:
         os.close(cache)
 
 
-def _list(found: "list[Item]", *, as_json: bool) -> str:
+def _list(listing: "list[Item]", *, as_json: bool) -> str:
     if as_json:
-        return _document("list", items=[vars(item) for item in found])
+        return _document("list", items=[vars(item) for item in listing])
     lines = [f"{'KIND':6} {'LAST USED':16} {'SIZE':>10}  NAME"]
-    for item in found:
+    for item in listing:
         used = time.strftime("%Y-%m-%d %H:%M", time.localtime(item.used))
         lines.append(f"{item.kind:6} {used} {_shown(item.size):>10}  {printable(item.name)}")
     return "\n".join(lines) + "\n"
 
 
-def _usage(found: "list[Item]", site: config.Site, *, as_json: bool) -> str:
-    totals = {kind: sum(i.size for i in found if i.kind == kind) for kind in KINDS}
+def _usage(listing: "list[Item]", site: config.Site, *, as_json: bool) -> str:
+    totals = {kind: sum(i.size for i in listing if i.kind == kind) for kind in KINDS}
     places = {"cache": site.cache, "images": f"{pull_cache.cache()}/{pull_cache.DIRECTORY}"}
     if as_json:
         return _document("du", kinds=totals, limit=site.cache_size, **places)
     lines = []
     for kind, what in KINDS.items():
         limit = f" of {_shown(site.cache_size)}" if kind == "tree" else ""
-        count = sum(item.kind == kind for item in found)
+        count = sum(item.kind == kind for item in listing)
         lines.append(f"{_shown(totals[kind]):>10}{limit}  {count} {what}")
     lines.append(f"{_shown(sum(totals.values())):>10}  in all")
     lines.append(f"in {places['cache']}, images of registries in {places['images']}")
@@ -213,7 +213,7 @@ def _number(word: str) -> float:
 
 def _parted(words: "list[str]", known: "dict[str, str]") -> "tuple[dict[str, str], list[str]]":
     """Return options with their values, and the other words."""
-    given: dict[str, str] = {}
+    options: dict[str, str] = {}
     names: list[str] = []
     rest = list(words)
     while rest:
@@ -229,5 +229,5 @@ def _parted(words: "list[str]", known: "dict[str, str]") -> "tuple[dict[str, str
         if bool(known[name]) != bool(equals or (known[name] and rest)):
             what = "needs a value" if known[name] else "takes no value"
             raise UsageError(f"Option --{name} {what}", remedy=_REMEDY)
-        given[name] = value if equals or not known[name] else rest.pop(0)
-    return given, names
+        options[name] = value if equals or not known[name] else rest.pop(0)
+    return options, names

@@ -35,15 +35,15 @@ _NETWORK = ("nfs", "nfs4", "lustre", "gpfs", "cifs", "smb3", "ceph", "beegfs", "
 class Finding:
     """One line of the report: ``good``, what was found, and the remedy where it is not."""
 
-    def __init__(self, topic: str, found: str, remedy: str = "", *, needed: bool = False) -> None:
-        self.topic, self.found, self.remedy, self.needed = topic, found, remedy, needed
+    def __init__(self, topic: str, state: str, remedy: str = "", *, needed: bool = False) -> None:
+        self.topic, self.state, self.remedy, self.needed = topic, state, remedy, needed
         self.good = not remedy
 
     def line(self) -> str:
         """Return it for people."""
         mark = "ok" if self.good else "MISSING" if self.needed else "no"
         remedy = f"\n          -> {self.remedy}" if self.remedy else ""
-        return f"{mark:8}  {self.topic}: {self.found}{remedy}"
+        return f"{mark:8}  {self.topic}: {self.state}{remedy}"
 
 
 def report(*, json: bool) -> str:
@@ -90,7 +90,7 @@ def _ways(findings: list[Finding]) -> list[str]:
     return ways + (["unpack"] if {"debugfs", "cache directory"} <= good else [])
 
 
-def _tried(action: "Callable[[], None]") -> str:
+def _failure(action: "Callable[[], None]") -> str:
     """Do ``action`` in a child process; "" if it went well, else what the kernel said."""
     reading, writing = os.pipe()
     child = os.fork()
@@ -105,9 +105,9 @@ def _tried(action: "Callable[[], None]") -> str:
             os._exit(0)
     os.close(writing)
     with open(reading, "rb") as pipe:
-        said = pipe.read().decode()
+        failure = pipe.read().decode()
     os.waitpid(child, 0)
-    return said
+    return failure
 
 
 def _enter_namespaces() -> None:
@@ -119,11 +119,11 @@ def _enter_namespaces() -> None:
 
 
 def _user_namespaces() -> Finding:
-    topic, said = "user namespaces", _tried(_enter_namespaces)
-    if not said:
+    topic, failure = "user namespaces", _failure(_enter_namespaces)
+    if not failure:
         return Finding(topic, "can be created")
     remedy = "Ask the administrator to allow them; the lines on sysctl below tell how."
-    return Finding(topic, said, remedy, needed=True)
+    return Finding(topic, failure, remedy, needed=True)
 
 
 def _sysctls() -> list[Finding]:
@@ -138,19 +138,19 @@ def _sysctls() -> list[Finding]:
 
 def _lay_over() -> None:
     _enter_namespaces()
-    stage = f"/proc/{os.getpid()}/task"
-    syscalls.mount("tmpfs", stage, "tmpfs")
+    tmpfs = f"/proc/{os.getpid()}/task"
+    syscalls.mount("tmpfs", tmpfs, "tmpfs")
     for name in ("lower", "upper", "work", "root"):
-        os.mkdir(f"{stage}/{name}")
-    options = f"lowerdir={stage}/lower,upperdir={stage}/upper,workdir={stage}/work,userxattr"
-    syscalls.mount("overlay", f"{stage}/root", "overlay", 0, options)
+        os.mkdir(f"{tmpfs}/{name}")
+    options = f"lowerdir={tmpfs}/lower,upperdir={tmpfs}/upper,workdir={tmpfs}/work,userxattr"
+    syscalls.mount("overlay", f"{tmpfs}/root", "overlay", 0, options)
 
 
 def _overlay() -> Finding:
-    said = _tried(_lay_over)
+    failure = _failure(_lay_over)
     remedy = f"Use Linux {kernel.OVERLAY} or later with the module overlay (modprobe overlay)."
-    remedy = remedy if said else ""
-    return Finding("overlay", said or "for --overlay and --writable-tmpfs", remedy)
+    remedy = remedy if failure else ""
+    return Finding("overlay", failure or "for --overlay and --writable-tmpfs", remedy)
 
 
 def _fuse_device() -> Finding:
@@ -162,16 +162,16 @@ def _fuse_device() -> Finding:
 
 
 def _program(name: str, use: str, package: str) -> Finding:
-    path = fuse.found(name)
+    path = fuse.host_program(name)
     if not path:
         return Finding(name, f"not installed ({use})", f"Install the package {package}.")
-    found = f"{path} ({use})"
+    state = f"{path} ({use})"
     if not _may_try(name):
-        return Finding(name, f"{found}, not tried")
-    if said := _tried(lambda: trial.attempt(name, config.read())):
+        return Finding(name, f"{state}, not tried")
+    if failure := _failure(lambda: trial.attempt(name, config.read())):
         remedy = f"Install another version of the package {package}, or report this."
-        return Finding(name, f"{found}, and: {said}", remedy)
-    return Finding(name, f"{found}, works")
+        return Finding(name, f"{state}, and: {failure}", remedy)
+    return Finding(name, f"{state}, works")
 
 
 def _may_try(program: str) -> bool:
@@ -184,23 +184,23 @@ def _may_try(program: str) -> bool:
 def _loop() -> Finding:
     if os.geteuid():
         return Finding("loop devices", "for root only")
-    said = _tried(lambda: trial.attempt("loop", config.read()))
-    return Finding("loop devices", said or "mount images", "modprobe loop" if said else "")
+    failure = _failure(lambda: trial.attempt("loop", config.read()))
+    return Finding("loop devices", failure or "mount images", "modprobe loop" if failure else "")
 
 
 def _kernel() -> list[Finding]:
     """Return a line for the kernel, and one for each call that it lacks."""
     lacking = [
-        Finding(call, said, f"Use Linux {since} or later.", needed=True)
+        Finding(call, failure, f"Use Linux {since} or later.", needed=True)
         for call, since, action in kernel.CALLS
-        if (said := _tried(action))
+        if (failure := _failure(action))
     ]
     return [Finding("kernel", f"Linux {os.uname().release}"), *lacking]
 
 
 def _subordinate_ids() -> Finding:
     topic, purpose = "subordinate ids", "(for building, and for --fakeroot)"
-    if None not in map(subordinate.first, subordinate.FILES) and fuse.found("newuidmap"):
+    if None not in map(subordinate.first, subordinate.FILES) and fuse.host_program("newuidmap"):
         return Finding(topic, f"{subordinate.COUNT} {purpose}")
     remedy = "Ask the administrator for: usermod --add-subuids 100000-165535 --add-subgids … USER"
     return Finding(topic, f"none, or no newuidmap {purpose}", remedy)
@@ -217,22 +217,22 @@ def _cache() -> Finding:
     while not os.path.exists(there):
         there = os.path.dirname(there) or "/"
     kind = mountinfo.kind_of(there)
-    found = f"{path} on {kind}"
+    state = f"{path} on {kind}"
     local = "Name a directory on a local disk: SINGRUN_CACHEDIR=/local/directory"
     try:
         if there == path:
             os.close(unpacked.open_private(path))
     except RunError as error:
-        return Finding("cache directory", f"{found}: {error.why}", error.remedy)
+        return Finding("cache directory", f"{state}: {error.why}", error.remedy)
     if kind in _NETWORK:
-        return Finding("cache directory", f"{found}, which is a network file system", local)
+        return Finding("cache directory", f"{state}, which is a network file system", local)
     if not os.access(there, os.W_OK):
-        return Finding("cache directory", f"{found}, which cannot be written", local)
+        return Finding("cache directory", f"{state}, which cannot be written", local)
     try:
         unpacked.check_executable(there, local)
     except RunError as error:
-        return Finding("cache directory", f"{found}: {error.why}", error.remedy)
-    return Finding("cache directory", found)
+        return Finding("cache directory", f"{state}: {error.why}", error.remedy)
+    return Finding("cache directory", state)
 
 
 def _site() -> Finding:

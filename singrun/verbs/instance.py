@@ -17,7 +17,7 @@ _MEBIBYTE = 1 << 20
 _REMEDY = "See: instance --help"
 
 
-def told(words: "list[str]") -> str:
+def explain(words: "list[str]") -> str:
     """Return what a verb of ``instance`` prints. Raises UsageError."""
     if {"-h", "--help", "help"} & {*words}:
         from singrun.verbs import manual
@@ -31,54 +31,54 @@ def told(words: "list[str]") -> str:
 
 
 def _list(words: "list[str]") -> str:
-    given, names = _parted(words, {"j": "json", "l": "logs", "a": "all"}, {})
-    found = _found(names)
-    if "json" in given:
-        return _json({"instances": [_described(each) for each in found]})
-    if "logs" in given:
+    options, names = _split_words(words, {"j": "json", "l": "logs", "a": "all"}, {})
+    matching = _matching(names)
+    if "json" in options:
+        return _json({"instances": [_described(each) for each in matching]})
+    if "logs" in options:
         rows = [["INSTANCE NAME", "PID", "LOGS"]]
-        for each in found:
+        for each in matching:
             rows += [[each.name, str(each.pid), f"{each.logs}.err"], ["", "", f"{each.logs}.out"]]
         return _table(rows)
     rows = [["INSTANCE NAME", "PID", "IP", "IMAGE"]]
-    return _table(rows + [[each.name, str(each.pid), "", each.image] for each in found])
+    return _table(rows + [[each.name, str(each.pid), "", each.image] for each in matching])
 
 
 def _stop(words: "list[str]") -> str:
     values = {"s": "signal", "t": "timeout"}
-    given, names = _parted(words, {"a": "all", "F": "force"}, values)
-    if bool(names) == ("all" in given):
+    options, names = _split_words(words, {"a": "all", "F": "force"}, values)
+    if bool(names) == ("all" in options):
         raise UsageError("Say which instance to stop, or --all", remedy=_REMEDY)
-    patience = _seconds(given.get("timeout", "10"))
-    found = _found(names)
-    if not found:
+    patience = _seconds(options.get("timeout", "10"))
+    matching = _matching(names)
+    if not matching:
         raise UsageError("no instance found", remedy="See: instance list")
-    if "force" in given or given.get("signal", "").upper().replace("SIG", "") in ("KILL", "9"):
+    if "force" in options or options.get("signal", "").upper().replace("SIG", "") in ("KILL", "9"):
         patience = 0.0
-    for each in found:
+    for each in matching:
         say(f"Stopping {each.name} instance of {each.image} (PID={each.pid})", "INFO")
-    instances.end(found, patience)
+    instances.end(matching, patience)
     return ""
 
 
 def _stats(words: "list[str]") -> str:
-    given, names = _parted(words, {"j": "json", "no-stream": "no-stream"}, {})
-    found = _found(names)
-    if not found:
+    options, names = _split_words(words, {"j": "json", "no-stream": "no-stream"}, {})
+    matching = _matching(names)
+    if not matching:
         raise UsageError("no instance found", remedy="See: instance list")
-    before = {each.pid: _Usage(each.pid) for each in found}
+    before = {each.pid: _Usage(each.pid) for each in matching}
     time.sleep(_PAUSE)
-    after = {each.pid: _Usage(each.pid) for each in found}
+    after = {each.pid: _Usage(each.pid) for each in matching}
     computed = {pid: (use.ticks - before[pid].ticks) for pid, use in after.items()}
     share = {pid: t / os.sysconf("SC_CLK_TCK") / _PAUSE * 100 for pid, t in computed.items()}
-    if "json" in given:
+    if "json" in options:
         rows = [
             {"instance": i.name, "cpu_percent": round(share[i.pid], 2), **vars(after[i.pid])}
-            for i in found
+            for i in matching
         ]
         return _json({"instances": rows})
     table = [["INSTANCE NAME", "CPU USAGE", "MEM USAGE", "PIDS"]]
-    for each in found:
+    for each in matching:
         memory = f"{after[each.pid].memory / _MEBIBYTE:.2f}MiB"
         table.append([each.name, f"{share[each.pid]:.2f}%", memory, str(after[each.pid].pids)])
     return _table(table)
@@ -113,7 +113,7 @@ def _namespace(pid: int) -> str:
         return ""
 
 
-def _found(patterns: "list[str]") -> "list[Instance]":
+def _matching(patterns: "list[str]") -> "list[Instance]":
     """Return the caller's instances, those that a pattern fits where there are any."""
     running = instances.running()
     if not patterns:
@@ -137,11 +137,11 @@ def _table(rows: "list[list[str]]") -> str:
     return "\n".join(lines) + "\n"
 
 
-def _parted(
+def _split_words(
     words: "list[str]", flags: "dict[str, str]", values: "dict[str, str]"
 ) -> "tuple[dict[str, str], list[str]]":
     """Return options by their long names, and the other words. flags, values: letter to name."""
-    given: dict[str, str] = {}
+    set_options: dict[str, str] = {}
     names: list[str] = []
     rest = list(words)
     while rest:
@@ -152,12 +152,12 @@ def _parted(
         name, equals, value = word.lstrip("-").partition("=")
         flag, valued = flags.get(name, name), values.get(name, name)
         if valued in values.values() and (equals or rest):
-            given[valued] = value if equals else rest.pop(0)
+            set_options[valued] = value if equals else rest.pop(0)
         elif flag in flags.values() and not equals:
-            given[flag] = ""
+            set_options[flag] = ""
         else:
             raise UsageError(f"Cannot understand {word}", remedy=_REMEDY)
-    return given, names
+    return set_options, names
 
 
 def _seconds(word: str) -> float:

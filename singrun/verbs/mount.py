@@ -34,20 +34,12 @@ def show(request: Request) -> "NoReturn":
     here = os.getcwd()
     proc = os.open("/proc/self", os.O_PATH | os.O_DIRECTORY)
     privileged = leaving.leave_host(caller, proc, slave=site.on["mount slave"])
-    stage = assembly.make_stage()
-    mounting = strategies.start(
-        image,
-        f"{stage}/image",
-        privileged=privileged,
-        forced=request.image.mount_with,
-        site=site,
-        debug=request.debug,
-    )
+    tmpfs, mounting = assembly.mount_image(image, request, site, privileged=privileged)
     tree = mounting.finish()
-    leaving.unshare_for(request.isolation, daemon=mounting.life >= 0)
+    leaving.unshare_for(request.isolation, daemon=mounting.daemon_fd >= 0)
     attach(tree, place)
     os.close(tree)
-    syscalls.umount2(stage, syscalls.MNT_DETACH)
+    syscalls.umount2(tmpfs, syscalls.MNT_DETACH)
     os.chdir(here)  # it may be the very directory, or below it
     leaving.become(caller, proc, privileged=privileged)
     inherited.restore_signals(inherited.SIGPIPE, inherited.SIGXFSZ)

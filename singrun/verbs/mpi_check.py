@@ -50,7 +50,7 @@ def examine(tree: str, names: Sequence[str] = _SONAMES) -> dict[str, list[str]]:
     """
     inside = Inside(Root(tree), more=_MORE)
     c_library = _read(inside, _C_LIBRARY)
-    facts = {"given": c_library.given if c_library else []}
+    facts = {"given": c_library.defined_versions if c_library else []}
     for name in names:
         library = _read(inside, name)
         if not library:
@@ -58,7 +58,7 @@ def examine(tree: str, names: Sequence[str] = _SONAMES) -> dict[str, list[str]]:
         family = MPICH if "mpich" in name or _has_mpich(inside, name) else OPEN_MPI
         facts |= {"family": [family], "soname": [library.soname or name]}
         facts |= {"pmi": _pmi(inside, library, family)}
-        facts |= {"wanted": library.wanted.get(_C_LIBRARY, [])}
+        facts |= {"wanted": library.required_versions.get(_C_LIBRARY, [])}
         break
     return facts
 
@@ -83,11 +83,11 @@ def _by_mpirun(family: str, mpirun: str) -> Finding:
         return Finding(topic, "this host has no mpirun", remedy)
     if mpirun.startswith(family):
         return Finding(topic, f"the host's is of {mpirun}")
-    found = (
+    state = (
         f"the host's is of {mpirun}, the image has {family}: each rank would run alone, as 0 of 1"
     )
     remedy = f"Use srun --mpi=…, a mpirun of {family}, or the image's own on one node."
-    return Finding(topic, found, remedy, needed=True)
+    return Finding(topic, state, remedy, needed=True)
 
 
 def _by_slurm(pmi: list[str], slurm: "list[str] | None") -> Finding:
@@ -97,9 +97,9 @@ def _by_slurm(pmi: list[str], slurm: "list[str] | None") -> Finding:
     both = [name for name in pmi if name in slurm]
     if both:
         return Finding(topic, f"--mpi={both[0]}")
-    found = f"Slurm speaks {', '.join(slurm) or 'no PMI'}, the image's MPI {', '.join(pmi) or '?'}"
+    state = f"Slurm speaks {', '.join(slurm) or 'no PMI'}, the image's MPI {', '.join(pmi) or '?'}"
     remedy = "Ask for Slurm's PMIx plugin, or build the image with an MPI that speaks one of those."
-    return Finding(topic, f"{found}: each rank would run alone, or refuse", remedy, needed=True)
+    return Finding(topic, f"{state}: each rank would run alone, or refuse", remedy, needed=True)
 
 
 def _bound(image: dict[str, list[str]], host: dict[str, list[str]]) -> Finding:
@@ -107,12 +107,12 @@ def _bound(image: dict[str, list[str]], host: dict[str, list[str]]) -> Finding:
     topic, soname = "the host's MPI bound over the image's", image["soname"][0]
     theirs = host.get("soname", ["none"])[0]
     if host.get("family") != image["family"] or theirs != soname:
-        found = f"the host has {theirs}, the image's programs want {soname}"
-        return Finding(topic, found, "Keep to the image's own MPI.")
+        state = f"the host has {theirs}, the image's programs want {soname}"
+        return Finding(topic, state, "Keep to the image's own MPI.")
     missing = sorted(set(host["wanted"]) - set(image["given"]))
     if missing:
-        found = f"the host's {soname} needs {missing[-1]}, which the image's {_C_LIBRARY} has not"
-        return Finding(topic, found, "Build the image from a distribution as new as the host's.")
+        state = f"the host's {soname} needs {missing[-1]}, which the image's {_C_LIBRARY} has not"
+        return Finding(topic, state, "Build the image from a distribution as new as the host's.")
     return Finding(topic, f"{soname} fits")
 
 
@@ -136,7 +136,9 @@ def _has_mpich(inside: Inside, name: str) -> bool:
 
 def _pmi(inside: Inside, library: Library, family: str) -> list[str]:
     """Which PMI it speaks, by Slurm's names."""
-    own = ["pmix"] if any(name.startswith("libpmix.so") for name in library.needed) else []
+    own = (
+        ["pmix"] if any(name.startswith("libpmix.so") for name in library.needed_libraries) else []
+    )
     if family == MPICH:  # PMI-1 is built in, and Slurm's pmi2 answers it
         return [*own, "pmi2"]
     plugins = " ".join(inside.listing("openmpi/lib/openmpi3", "openmpi/lib/openmpi", "openmpi"))
@@ -174,11 +176,11 @@ def tell(tree: str) -> None:
 
 def _mpirun() -> str:
     """Return family and version of the first mpirun on the PATH, "" if there is none."""
-    said = _said("mpirun", "--version")
-    words = said.split()
-    if "(Open MPI)" in said:
+    text = _output("mpirun", "--version")
+    words = text.split()
+    if "(Open MPI)" in text:
         return f"{OPEN_MPI} {words[words.index('MPI)') + 1]}"
-    if "HYDRA" in said and "Version:" in words:
+    if "HYDRA" in text and "Version:" in words:
         return f"{MPICH} {words[words.index('Version:') + 1]}"
     return words[0] if words else ""
 
@@ -187,11 +189,11 @@ def _slurm() -> "list[str] | None":
     """Return the names that srun --mpi= knows."""
     if not shutil.which("srun"):
         return None
-    words = _said("srun", "--mpi=list").replace(",", " ").split()
+    words = _output("srun", "--mpi=list").replace(",", " ").split()
     return [word for word in words if word.startswith(("pmi", "cray"))]
 
 
-def _said(*command: str) -> str:
+def _output(*command: str) -> str:
     if not shutil.which(command[0]):
         return ""
     done = subprocess.run(

@@ -7,8 +7,19 @@ from singrun.images.image import Image
 from singrun.mounts.shared import Table
 from singrun.request import Request
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from singrun.hardware.drivers import Drivers
 
-def text(request: Request, image: Image, caller: Caller, table: Table, site: Site) -> str:
+
+def text(
+    request: Request,
+    image: Image,
+    caller: Caller,
+    table: Table,
+    site: Site,
+    hardware: "Drivers | None",
+) -> str:
     """Return a line for the image, then one for every mount, in order."""
     ways = strategies.candidates(
         image, privileged=caller.has_root, forced=request.image.mount_with, site=site
@@ -20,5 +31,9 @@ def text(request: Request, image: Image, caller: Caller, table: Table, site: Sit
         layers.append("overlay of a new tmpfs on /: --writable-tmpfs")
     names = [name for name in ("/etc/passwd", "/etc/group") if name not in request.mounts.no_mount]
     own = [f"new file on {name}: the same user inside" for name in names]
-    ours, wished = ([row.describe() for row in rows] for rows in (table.ours, table.wished))
-    return "\n".join([first, *layers, *ours, *own, *wished, ""])
+    defaults, requested = (
+        [row.describe() for row in rows] for rows in (table.defaults, table.requested)
+    )
+    return "\n".join(
+        [first, *layers, *defaults, *own, *requested, hardware.plan() if hardware else ""]
+    )

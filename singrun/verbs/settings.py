@@ -9,7 +9,7 @@ _USAGE = "Usage: singrun config show [--json]"
 _VARIABLES = {"cache directory": "SINGRUN_CACHEDIR", "cache size": "SINGRUN_CACHESIZE"}
 
 
-def told(words: "list[str]") -> str:
+def explain(words: "list[str]") -> str:
     """Return each directive with its value, and the place that it is from. Raises UsageError."""
     if words[:1] != ["show"] or words[1:] not in ([], ["--json"]):
         raise UsageError(f"Cannot understand config {' '.join(words)}".rstrip(), remedy=_USAGE)

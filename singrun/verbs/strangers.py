@@ -8,7 +8,7 @@ from singrun.verbs import manual
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from singrun.options import Given
+    from singrun.options import Setting
 
 _BUILDER = (
     "backends",
@@ -49,11 +49,11 @@ def no_verb(word: str) -> UsageError:
     return UsageError(f"There is no verb {word}", why=why, remedy=remedy)
 
 
-def no_command(image: str, given: "list[Given]") -> UsageError:
+def no_command(image: str, settings: "list[Setting]") -> UsageError:
     """Return what to say of an exec without a command: an option may have taken the image."""
     why = ""
-    if given and given[-1][1] and given[-1][0] in VALUES:
-        name, value = given[-1]
+    if settings and settings[-1][1] and settings[-1][0] in VALUES:
+        name, value = settings[-1]
         why = f"{image} was taken as the image, and {value} as the value of --{name}."
     return UsageError("No command was given to exec", why=why, remedy=REMEDY)
 

@@ -9,7 +9,7 @@ import base64
 import os
 import zlib
 
-from singrun.assembly import make_stage
+from singrun.assembly import make_tmpfs
 from singrun.config import Site
 from singrun.errors import RunError
 from singrun.identity import Caller
@@ -31,15 +31,15 @@ def attempt(program: str, site: Site) -> None:
     """
     proc = os.open("/proc/self", os.O_PATH | os.O_DIRECTORY)
     privileged = leave_host(Caller(), proc, slave=False)
-    stage = make_stage()
-    site.cache = f"{stage}/cache"
+    tmpfs = make_tmpfs()
+    site.cache = f"{tmpfs}/cache"
     if program == FUSE_OVERLAYFS:
-        _lay_over(stage)
+        _lay_over(tmpfs)
         return
     packed = _SQUASHFS if program in (SQUASHFUSE, "unsquashfs") else _EXT3
     way = strategies.start(
         open_image(_file(packed)),
-        f"{stage}/image",
+        f"{tmpfs}/image",
         privileged=privileged,
         forced="unpack" if program in ("debugfs", "unsquashfs") else program,
         site=site,
@@ -48,9 +48,9 @@ def attempt(program: str, site: Site) -> None:
     _check(program, "mounts what cannot be read", way.finish(), os.O_RDONLY, _PROOF)
 
 
-def _lay_over(stage: str) -> None:
+def _lay_over(tmpfs: str) -> None:
     """Lay a directory over another, and write to it."""
-    lower, upper, work, root = (f"{stage}/{name}" for name in ("lower", "upper", "work", "root"))
+    lower, upper, work, root = (f"{tmpfs}/{name}" for name in ("lower", "upper", "work", "root"))
     for path in (lower, upper, work, root, f"{lower}/{_PROOF}"):
         os.mkdir(path)
     tree = fuse.start_overlay([lower], [upper, work], root).finish()

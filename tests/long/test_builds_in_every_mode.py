@@ -6,7 +6,14 @@ import pytest
 
 from tests.bench.privilege_modes import builder, builds_of, tmp_path
 from tests.host.backends import test_yum_recipes
-from tests.host.build import test_build, test_events, test_failed, test_junit, test_secrets
+from tests.host.build import (
+    test_build,
+    test_disk_space,
+    test_events,
+    test_failed,
+    test_junit,
+    test_secrets,
+)
 from tests.host.cache import test_cache
 from tests.host.registries import test_docker_build
 
@@ -23,7 +30,7 @@ SAME_IN_ALL = "|".join(
 )
 globals().update(
     builds_of(
-        *(test_build, test_secrets, test_failed, test_events, test_junit),
+        *(test_build, test_disk_space, test_secrets, test_failed, test_events, test_junit),
         *(test_cache, test_docker_build, test_yum_recipes),
         without=SAME_IN_ALL,
     )

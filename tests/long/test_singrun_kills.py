@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.bench.singrun_images import Bench, Person
-from tests.host.runtime import test_singrun_launch as launches
+from tests.host.runtime import test_singrun_launch_kills as launches
 from tests.host.runtime import test_singularity_lines as lines
 from tests.host.runtime.test_singrun_join import first_ranks_killed
 from tests.host.runtime.test_singrun_launch import ordinary, person

@@ -9,13 +9,18 @@ import pytest
 from tests.bench import singrun_images as images
 from tests.bench.singrun_images import Bench, Person
 from tests.host.runtime.test_singrun_launch import *  # noqa: F403
+from tests.host.runtime.test_singrun_launch_kills import (
+    test_interruption_while_starting_leaves_nothing,
+    test_many_at_once,
+)
 from tests.host.runtime.test_singrun_options import *  # noqa: F403
+from tests.host.runtime.test_singrun_site import *  # noqa: F403
 
 # What is killed is killed alike, whatever file it comes from.
-del test_every_exit_status_comes_out, test_a_kill_at_any_moment_leaves_nothing  # noqa: F821
-del test_launches_killed_at_random_moments_leave_nothing  # noqa: F821
+del test_every_exit_status_comes_out  # noqa: F821
 
 pytestmark = [pytest.mark.root, pytest.mark.long]  # type: ignore[assignment]
+MANY = (test_many_at_once, test_interruption_while_starting_leaves_nothing)
 
 
 @pytest.fixture(scope="module")

@@ -54,7 +54,7 @@ def test_a_registry_elsewhere_may_not_name_this_machine_as_its_token_server(
     asker = authorization("https://registry.example/v2/x", "registry.example", insecure=True)
     answer = requests.get(f"http://{server.name}/v2/", timeout=10)
     with pytest.raises(SourceError, match="token server") as caught:
-        asker._made(answer)
+        asker._make_header(answer)
     assert "this machine itself" in caught.value.why
 
 
@@ -64,7 +64,7 @@ def test_a_password_goes_to_a_token_server_by_https_only(server: Faulty, realm: 
     for registry in ("https://registry.example/v2/x", f"http://{server.name}/v2/x"):
         answer = requests.get(f"http://{server.name}/v2/", timeout=10)
         with pytest.raises(SourceError, match="token server"):
-            authorization(registry, server.name)._made(answer)
+            authorization(registry, server.name)._make_header(answer)
 
 
 @pytest.mark.parametrize("body", [b"[" * 100_000, b"{}" * (1 << 20), b"[]", b'{"token": 5}'])
@@ -75,4 +75,4 @@ def test_an_answer_that_is_no_token_is_bounded_and_refused(server: Faulty, body:
     ]
     answer = requests.get(f"http://{server.name}/v2/", timeout=10)
     with pytest.raises(SourceError, match="gives no token"):
-        authorization(f"http://{server.name}/v2/x", server.name)._made(answer)
+        authorization(f"http://{server.name}/v2/x", server.name)._make_header(answer)

@@ -42,8 +42,8 @@ def test_registry_and_namespace_are_for_names_that_have_none() -> None:
 
 
 def test_a_digest_is_asked_for_before_a_tag() -> None:
-    assert named({"From": f"a:1@{DIGEST}"}).wanted == DIGEST
-    assert named({"From": "a:1"}).wanted == "1"
+    assert named({"From": f"a:1@{DIGEST}"}).tag_or_digest == DIGEST
+    assert named({"From": "a:1"}).tag_or_digest == "1"
 
 
 @pytest.mark.parametrize(

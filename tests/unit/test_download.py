@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from singbuild import HostError, SourceError
-from singbuild.download import NotFoundError, Remote, errors, fetch, fetch_all, retry
+from singbuild import SourceError
+from singbuild.download import NotFoundError, errors, fetch, retry
 from singbuild.testing.engine import Recorder
-from tests.bench.host import PATIENCE, wait_until
+from tests.bench.host import PATIENCE
 
 BODY = os.urandom(300_000)
 SHA256 = hashlib.sha256(BODY).hexdigest()
@@ -396,98 +394,3 @@ def test_a_local_file_of_known_digest_cannot_be_changed_behind_the_check(
     with pytest.raises(SourceError, match="wrong SHA-256"):
         fetch(str(file), tmp_path / "store", report=report, sha256="0" * 64)
     assert names(tmp_path / "store") == {SHA256}
-
-
-def test_a_store_that_cannot_be_made_is_the_hosts_fault(
-    server: Server, tmp_path: Path, report: Recorder
-) -> None:
-    (tmp_path / "store").write_text("a file is in the way")
-    with pytest.raises(HostError, match="cannot be written"):
-        fetch(server.url, tmp_path / "store", report=report)
-
-
-def test_many_files_come_in_order_under_one_bar(
-    server: Server, tmp_path: Path, report: Recorder
-) -> None:
-    pieces = [BODY[i : i + 50_000] for i in range(0, len(BODY), 50_000)]
-    places = {f"/{i}": piece for i, piece in enumerate(pieces)}
-    server.behaviours = [lambda handler: handler.answer(200, places[handler.path])]
-    base = server.url.removesuffix("/dir/file.bin")
-    wanted = [
-        Remote(base + path, hashlib.sha256(piece).hexdigest(), len(piece))
-        for path, piece in places.items()
-    ]
-    got = fetch_all(wanted, tmp_path, report=report, label="Packages")
-    assert [file.path.read_bytes() for file in got] == pieces
-    assert report.steps[-1] == ("Packages", len(BODY), len(BODY))
-    assert [done for _, done, _ in report.steps] == sorted(done for _, done, _ in report.steps)
-    fetch_all(wanted, tmp_path, report=report, label="Packages")
-    assert len(server.requests) == len(pieces)
-
-
-def test_one_of_many_that_fails_ends_all(server: Server, tmp_path: Path, report: Recorder) -> None:
-    server.behaviours = [lambda h: (whole if h.path == "/dir/file.bin" else status(404))(h)]
-    wanted = [Remote(server.url, SHA256, len(BODY))] + [
-        Remote(f"{server.url}{i}", f"{i:064}", 1) for i in range(100)
-    ]
-    with pytest.raises(NotFoundError):
-        fetch_all(wanted, tmp_path, report=report, label="Packages")
-    time.sleep(0.3)
-    assert len(server.requests) < 50
-
-
-def test_two_builds_fetch_a_file_once(server: Server, tmp_path: Path) -> None:
-    reports = [Recorder(), Recorder()]
-
-    def when_the_other_waits(handler: Handler) -> None:
-        waits = "waiting for another build"
-        wait_until(lambda: any(waits in line for r in reports for line in r.lines))
-        whole(handler)
-
-    server.behaviours = [when_the_other_waits]
-    threads = [
-        threading.Thread(
-            target=fetch, args=(server.url, tmp_path), kwargs={"report": r, "sha256": SHA256}
-        )
-        for r in reports
-    ]
-    threads[0].start()
-    while not server.requests:
-        time.sleep(0.01)
-    threads[1].start()
-    for thread in threads:
-        thread.join()
-    assert len(server.requests) == 1
-    assert names(tmp_path) == {SHA256}
-
-
-def test_a_killed_build_leaves_nothing_under_the_final_name(
-    server: Server, tmp_path: Path, report: Recorder
-) -> None:
-    def stalls(handler: Handler) -> None:
-        handler.answer(200, BODY[:200_000], Content_Length=str(len(BODY)), ETag='"one"')
-        handler.wfile.flush()
-        time.sleep(30)
-
-    server.behaviours = [stalls, the_rest]
-    code = f"""
-from pathlib import Path
-from singbuild.download import fetch
-class Report:
-    line = warn = progress = lambda *a: None
-fetch({server.url!r}, Path({str(tmp_path)!r}), report=Report(), sha256={SHA256!r})
-"""
-    process = subprocess.Popen([sys.executable, "-c", code])
-    part = tmp_path / f"{SHA256}.part"
-    wait_until(lambda: part.exists() and part.stat().st_size > 100_000)
-    process.kill()
-    process.wait()
-    assert names(tmp_path) == {part.name, f"{part.name}.owner1"}
-    assert fetch(server.url, tmp_path, report=report, sha256=SHA256).path.read_bytes() == BODY
-    assert "range" in server.requests[1]
-    assert names(tmp_path) == {SHA256}
-
-
-def test_importing_singbuild_does_not_import_requests() -> None:
-    code = "import sys, singbuild; sys.exit('requests' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -39,7 +39,9 @@ def test_a_library_is_read_as_pyelftools_reads_it(path: Path) -> None:
         dynamic = theirs.get_section_by_name(".dynamic")
         assert isinstance(dynamic, DynamicSection)
         tags: list[Any] = list(dynamic.iter_tags())
-        assert [tag.needed for tag in tags if tag.entry.d_tag == "DT_NEEDED"] == ours.needed
+        assert [
+            tag.needed for tag in tags if tag.entry.d_tag == "DT_NEEDED"
+        ] == ours.needed_libraries
         assert [tag.soname for tag in tags if tag.entry.d_tag == "DT_SONAME"] == [ours.soname]
         given, wanted = [], {}
         for section in theirs.iter_sections():
@@ -47,7 +49,7 @@ def test_a_library_is_read_as_pyelftools_reads_it(path: Path) -> None:
                 given = [next(names).name for _, names in section.iter_versions()]
             if isinstance(section, GNUVerNeedSection):
                 wanted = {v.name: [n.name for n in names] for v, names in section.iter_versions()}
-        assert (given, wanted) == (ours.given, ours.wanted)
+        assert (given, wanted) == (ours.defined_versions, ours.required_versions)
 
 
 def test_what_is_no_library_is_said(tmp_path: Path) -> None:

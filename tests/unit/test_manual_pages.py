@@ -43,11 +43,11 @@ def test_a_page_is_well_formed_and_whole(name: str, pages: Path) -> None:
     plain = shown(pages / f"man1/{name}.1")
     for title in SECTIONS:
         assert re.search(rf"^{title}\n +\S", plain, re.M), title
-    overview = manpages.said(name, "--help")
+    overview = manpages.output_of(name, "--help")
     verbs = manpages.verbs(overview)
     assert {"singrun": "exec", "singbuild": "backends"}.get(name, "create") in verbs
     for verb in verbs:
-        for line in manpages.said(name, verb, "--help").splitlines():
+        for line in manpages.output_of(name, verb, "--help").splitlines():
             assert line.strip() in plain, (verb, line)
 
 

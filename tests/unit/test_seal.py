@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from singbuild.errors import HostError, ImageError
-from singbuild.ext3.geometry import GROUP_BLOCKS, MAX_FILE_BYTES, Geometry, fitted
+from singbuild.ext3.geometry import GROUP_BLOCKS, MAX_FILE_BYTES, Geometry, smallest_geometry
 from singbuild.ext3.node import shown
 from singbuild.ext3.writer.directory import half_md4
 from singbuild.ext3.writer.seal import seal
@@ -352,7 +352,7 @@ def test_names_are_hashed_as_e2fsprogs_hashes_them(tree: Path, image: Path, name
 
 @given(content=st.integers(0, 2**32), free=st.integers(0, 2**31), inodes=st.integers(11, 2**27))
 def test_the_smallest_geometry_that_holds_everything(content: int, free: int, inodes: int) -> None:
-    geometry = fitted(content, free, inodes)
+    geometry = smallest_geometry(content, free, inodes)
     if geometry is None:
         assert content + free + inodes > 2**26
         return

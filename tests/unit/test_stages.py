@@ -95,7 +95,7 @@ def test_what_is_needed_is_planned_and_the_rest_is_told_of(
     assert "stage base: Bootstrap: busybox" in described
     assert "post       %post at line 3: in the image, as root" in described
     assert "files      %files at line 11: copied from stage base" in described
-    names = [stage.bootstrap for stage in plan.build(Path("/a"), locked=False).stages]
+    names = [stage.bootstrap for stage in plan.as_build(Path("/a"), locked=False).stages]
     assert names == ["busybox", "busybox"]
 
 

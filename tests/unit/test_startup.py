@@ -189,3 +189,8 @@ def editable_installation(directory: Path) -> Path:
     install = [str(prefix / "bin/pip"), "install", "-q", "--no-deps", "-e", str(source)]
     subprocess.run(install, check=True)
     return prefix
+
+
+def test_importing_singbuild_does_not_import_requests() -> None:
+    code = "import sys, singbuild; sys.exit('requests' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -41,7 +41,7 @@ def test_what_another_puts_in_a_part_files_place_is_left_alone(tmp_path: Path) -
         part.path.unlink()
         part.path.symlink_to(victim)
         part.file.write_text("image")
-        part.take_over(tmp_path.stat())
+        part.copy_owner_and_mode_from(tmp_path.stat())
         acts: list[Callable[[], None]] = [
             lambda: part.copy_from(Path(__file__)),
             lambda: workspace.rename_into_place(part, target),
@@ -176,7 +176,7 @@ def test_a_log_is_kept_or_not_and_old_ones_are_pruned(
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     with workspace.log_file(Path("a.img")) as log:
-        log.keep = False
+        log.remove()
     assert not log.path.exists()
     for _ in range(workspace.KEPT_LOGS + 5):
         with workspace.log_file(Path("a.img")) as log:

@@ -7,13 +7,13 @@ unused entries, by design. The layout is in the kernel's "directory" page of ext
 import struct
 from collections.abc import Iterator
 
-from singbuild.file_tree import Found
+from singbuild.file_tree import DirEntry
 
 _HEAD = struct.Struct("<IHBB")
 _KINDS = {1: 0o10, 2: 0o4, 3: 0o2, 4: 0o6, 5: 0o1, 6: 0o14, 7: 0o12}  # to the mode's top bits
 
 
-def names(block: bytes, *, filetype: bool) -> Iterator[Found]:
+def names(block: bytes, *, filetype: bool) -> Iterator[DirEntry]:
     """Yield what one block names, "." and ".." included. Raises ValueError for what cannot be."""
     offset, end = 0, len(block)
     while offset < end:

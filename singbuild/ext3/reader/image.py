@@ -24,10 +24,10 @@ from singbuild.ext3.reader.inode import Inode
 from singbuild.file_tree import (
     DIRECTORY,
     PIECE,
+    DirEntry,
     Entry,
     Facts,
     FileTree,
-    Found,
     Segment,
     check_names,
     inside,
@@ -72,14 +72,14 @@ class Image(Disk, FileTree):
         uuid, digest = _uuid(block.uuid), recorded_digest(self.boot)
         return Facts(
             self._kind or kind, self.size, used, self.offset, uuid, digest,
-            block.made, block.dirty, self.untouched, self._notes,
+            block.created, block.dirty, self.untouched, self._notes,
         )  # fmt: skip
 
     @property
     def untouched(self) -> bool:
         """Whether the superblock knows of no mount for writing."""
         block = self.superblock
-        return not (block.dirty or block.mounts or block.mounted) and block.written == block.made
+        return not (block.dirty or block.mounts or block.mounted) and block.written == block.created
 
     def root(self) -> Entry:
         """Return the root directory."""
@@ -89,9 +89,9 @@ class Image(Disk, FileTree):
             raise self.damaged("/", "it is no directory")
         return Entry(b"", inode)
 
-    def named(self, directory: Entry, found: Found) -> Entry:
+    def named(self, directory: Entry, name_row: DirEntry) -> Entry:
         """Return the entry of what ``names`` found in a directory."""
-        name, number, kind = found
+        name, number, kind = name_row
         with self._reading(directory.path + b"/" + name if directory.path else name):
             path = inside(directory, name)
             inode = self.inode(number)
@@ -99,13 +99,13 @@ class Image(Disk, FileTree):
                 raise ValueError(f"its directory says it is of another type than inode {number}")
         return Entry(path, inode)
 
-    def names(self, directory: Entry, parent: int | None = None) -> tuple[Found, ...]:
+    def names(self, directory: Entry, parent: int | None = None) -> tuple[DirEntry, ...]:
         """Return a directory's names, sorted, without "." and ".." and the root's lost+found."""
         with self._reading(directory.path):
-            above, found = self._names(_inode(directory))
+            above, listing = self._names(_inode(directory))
             if parent not in (None, above):
                 raise ValueError(f'its ".." names inode {above} instead of {parent}')
-        return found
+        return listing
 
     def data(self, entry: Entry) -> Iterator[tuple[int, bytes]]:
         """Yield a file's data as (offset, bytes), ascending, at most PIECE at a time; no holes."""
@@ -123,15 +123,15 @@ class Image(Disk, FileTree):
     def segments(self, entry: Entry) -> list[Segment]:
         """Return where a file has data, by its map alone."""
         block, size, at = self.superblock.block, entry.inode.size, 0
-        found: list[Segment] = []
+        rows: list[Segment] = []
         for start, count in self.runs(entry):
             length = min(count * block, size - at)
-            if start and found and sum(found[-1]) == at:
-                found[-1] = (found[-1][0], found[-1][1] + length)
+            if start and rows and sum(rows[-1]) == at:
+                rows[-1] = (rows[-1][0], rows[-1][1] + length)
             elif start:
-                found.append((at, length))
+                rows.append((at, length))
             at += length
-        return found
+        return rows
 
     def target(self, entry: Entry) -> bytes:
         """Return a symbolic link's target."""
@@ -155,29 +155,29 @@ class Image(Disk, FileTree):
         if not inode.attribute_block and inode.attributes[:4] != read_attributes.MAGIC:
             return ()
         with self._reading(entry.path):
-            found = dict(read_attributes.in_inode(inode.attributes))
+            values = dict(read_attributes.in_inode(inode.attributes))
             if inode.attribute_block:
-                found |= read_attributes.in_block(self.block(inode.attribute_block))
-        return tuple(sorted(found.items()))
+                values |= read_attributes.in_block(self.block(inode.attribute_block))
+        return tuple(sorted(values.items()))
 
     def runs(self, entry: Entry) -> Iterator[Run]:
         """Yield where a file's blocks lie, in order, to its end."""
         with self._reading(entry.path):
             yield from self._runs(_inode(entry))
 
-    def _read_names(self, inode: Inode) -> tuple[int, tuple[Found, ...]]:
+    def _read_names(self, inode: Inode) -> tuple[int, tuple[DirEntry, ...]]:
         """Return the inode of "..", and the names."""
         if not inode.size or inode.size % self.superblock.block:
             raise ValueError(f"a directory of {inode.size} bytes")
-        found = [each for block in self._directory_blocks(inode) for each in block]
-        if [name for name, _, _ in found[:2]] != [b".", b".."] or found[0][1] != inode.number:
+        listing = [each for block in self._directory_blocks(inode) for each in block]
+        if [name for name, _, _ in listing[:2]] != [b".", b".."] or listing[0][1] != inode.number:
             raise ValueError('a directory that does not begin with "." and ".."')
-        above, names = found[1][1], found[2:]
+        above, names = listing[1][1], listing[2:]
         if inode.number == ROOT:
             names = [each for each in names if each[0] != LOST_AND_FOUND]
         return above, check_names(names)
 
-    def _directory_blocks(self, inode: Inode) -> Iterator[Iterable[Found]]:
+    def _directory_blocks(self, inode: Inode) -> Iterator[Iterable[DirEntry]]:
         for start, count in self._runs(inode):
             if not start:
                 raise ValueError("a directory with a hole")

@@ -39,7 +39,7 @@ class Superblock:
     block: bytes. blocks, inodes: how many there are. first_block: 1 with blocks of
     1 KiB, else 0. meta_from: the first descriptor block that stands in its own groups
     (meta_bg). dirty: the journal holds changes that were never written to their place.
-    made, written, mounted: seconds since 1970, 0 for never. mounts: how often it was
+    created, written, mounted: seconds since 1970, 0 for never. mounts: how often it was
     mounted for writing since the last check.
     """
 
@@ -58,7 +58,7 @@ class Superblock:
     free_blocks: int
     uuid: bytes
     hash_seed: bytes
-    made: int
+    created: int
     written: int
     mounted: int
     mounts: int
@@ -99,11 +99,11 @@ def superblock(data: bytes) -> Superblock:
     first_inode, inode_size = struct.unpack_from("<IH", data, 0x54) if revision else (11, 128)
     _, incompat, ro_compat = struct.unpack_from("<III", data, 0x5C) if revision else (0, 0, 0)
     (meta_from,) = struct.unpack_from("<I", data, 0x104)
-    (made,) = struct.unpack_from("<I", data, 0x108)
+    (created,) = struct.unpack_from("<I", data, 0x108)
     _check_features(incompat)
     if log_block > _MAX_LOG_BLOCK:
         raise ValueError(f"the superblock gives blocks of 2^{log_block + 10} bytes")
-    found = Superblock(
+    parsed = Superblock(
         block=1024 << log_block,
         blocks=blocks,
         inodes=inodes,
@@ -119,13 +119,13 @@ def superblock(data: bytes) -> Superblock:
         free_blocks=free_blocks,
         uuid=data[0x68:0x78],
         hash_seed=data[0xEC:0xFC],
-        made=made | data[0x276] << 32,
+        created=created | data[0x276] << 32,
         written=written | data[0x274] << 32,
         mounted=mounted | data[0x275] << 32,
         mounts=mounts,
     )
-    _check_shape(found)
-    return found
+    _check_shape(parsed)
+    return parsed
 
 
 def inode_table(descriptor: bytes) -> int:
@@ -145,18 +145,18 @@ def _check_features(incompat: int) -> None:
         raise ValueError(f"it is no ext3: its superblock names {', '.join(foreign)}")
 
 
-def _check_shape(found: Superblock) -> None:
+def _check_shape(block: Superblock) -> None:
     """Refuse counts that contradict each other; then no later arithmetic can go astray."""
-    bits = 8 * found.block
+    bits = 8 * block.block
     sound = (
-        found.first_block == (found.block == 1024)
-        and 0 < found.group_blocks <= bits
-        and 0 < found.group_inodes <= bits
-        and found.blocks > found.first_block + 1
-        and 128 <= found.inode_size <= found.block
-        and not found.inode_size & (found.inode_size - 1)
-        and found.inodes == found.groups * found.group_inodes
-        and found.free_blocks < found.blocks
+        block.first_block == (block.block == 1024)
+        and 0 < block.group_blocks <= bits
+        and 0 < block.group_inodes <= bits
+        and block.blocks > block.first_block + 1
+        and 128 <= block.inode_size <= block.block
+        and not block.inode_size & (block.inode_size - 1)
+        and block.inodes == block.groups * block.group_inodes
+        and block.free_blocks < block.blocks
     )
     if not sound:
         raise ValueError("the superblock's counts contradict each other")

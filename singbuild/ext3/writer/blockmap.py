@@ -69,7 +69,7 @@ class BlockMap:
             if level in self._open:
                 number, full = self._open[level]
                 self._volume.put(number, pack_pointers(full))
-            table[index] = self._volume.take_one()
+            table[index] = self._volume.allocate_one()
             self._open[level] = table[index], [0] * POINTERS
             self.blocks += 1
         return self._open[level][1]
@@ -92,7 +92,7 @@ def map_runs(volume: Volume, runs: Iterable[Run]) -> tuple[bytes, int]:
 
 def put_blocks(volume: Volume, content: bytes) -> tuple[bytes, int]:
     """Write whole blocks of metadata; return their i_block, and how many blocks they take."""
-    runs = volume.take(len(content) // BLOCK)
+    runs = volume.allocate(len(content) // BLOCK)
     done = 0
     for start, count in runs:
         volume.put(start, content[done * BLOCK : (done + count) * BLOCK])

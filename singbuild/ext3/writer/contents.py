@@ -118,19 +118,19 @@ class Contents:
 
     def _inode(self, node: Node) -> bytes:
         """Read and write what any node holds; return its inode."""
-        self._on_start(node, self._volume.next)
+        self._on_start(node, self._volume.next_block)
         self._facts = [node_fact(node)]
         try:
             if node.mode >> 12 == _REGULAR and node.path != MANIFEST:
-                mapped, found = self._regular(node)
+                mapped, attributes = self._regular(node)
             else:
                 mapped = self._special(node)
-                found = self._reader.attributes(node)
+                attributes = self._reader.attributes(node)
         except OSError as error:
             why = error.strerror or str(error)
             raise ImageError(f"cannot seal {shown(node.path)}", why=why) from error
-        block, inside = self._attributes(node, found) if found else (0, b"")
-        self._volume.end(closed(b"".join(self._facts)))
+        block, inside = self._attributes(node, attributes) if attributes else (0, b"")
+        self._volume.end_inode(closed(b"".join(self._facts)))
         return records.inode(
             node.mode, node.uid, node.gid, node.mtime, mapped.size, node.links,
             mapped.blocks + (block > 0), mapped.i_block, mapped.flags, block, inside,
@@ -139,11 +139,11 @@ class Contents:
     # Regular files
 
     def _regular(self, node: Node) -> tuple[Mapped, list[Attribute]]:
-        found, parts = self._reader.file(node)
+        attributes, parts = self._reader.file(node)
         mapped = self._data(node, parts)
         if node.size >= PIECE:
             self._on_bytes(node.size)
-        return mapped, found
+        return mapped, attributes
 
     def _data(self, node: Node, parts: Iterable[tuple[int, bytes]]) -> Mapped:
         """Copy a file's blocks, blocks of zeros left out; note where data lies."""
@@ -191,7 +191,7 @@ class Contents:
 
     def _reserved(self, node: Node) -> Mapped:
         """Leave the manifest's blocks free until its content is known."""
-        self._manifest = self._volume.take(-(-node.size // BLOCK))
+        self._manifest = self._volume.allocate(-(-node.size // BLOCK))
         return Mapped(*map_runs(self._volume, self._manifest), node.size)
 
     def _symlink(self, target: bytes) -> Mapped:
@@ -202,7 +202,7 @@ class Contents:
 
     def _directory(self, node: Node, entries: Sequence[tuple[bytes, Node]]) -> tuple[Mapped, bytes]:
         """Write a directory's blocks; return also the fact that describes its names."""
-        self._on_start(node, self._volume.next)
+        self._on_start(node, self._volume.next_block)
         names = [(name, child.number, child.mode) for name, child in entries]
         described = _names_fact(node, names)
         if node.number == ROOT_INODE:
@@ -210,20 +210,20 @@ class Contents:
         content, flags = directory(node.number, node.parent, names, self._seed)
         return Mapped(*put_blocks(self._volume, content), len(content), flags), described
 
-    def _attributes(self, node: Node, found: list[Attribute]) -> tuple[int, bytes]:
+    def _attributes(self, node: Node, pairs: list[Attribute]) -> tuple[int, bytes]:
         """Describe attributes, and write those that the inode has no room for.
 
         Returns that block's number or 0, and what goes into the inode.
         """
-        for name, value in found:
+        for name, value in pairs:
             self._facts.append(fact(b"x", len(name), len(value)) + name + value)
         try:
-            inside, outside = attributes(found)
+            inside, outside = attributes(pairs)
         except ValueError as error:
             raise ImageError(f"cannot seal {shown(node.path)}", why=str(error)) from error
         if not outside:
             return 0, inside
-        block = self._volume.take_one()
+        block = self._volume.allocate_one()
         self._volume.put(block, outside)
         return block, inside
 

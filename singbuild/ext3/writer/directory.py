@@ -10,8 +10,8 @@ Name = tuple[bytes, int, int]  # name, inode number, mode
 
 # Up to here the kernel scans a directory about as quickly as it hashes a name.
 _LINEAR_BLOCKS = 4
-_ROOT_LIMIT = (BLOCK - 32) // 8
-_NODE_LIMIT = (BLOCK - 8) // 8
+_ROOT_LIMIT = (BLOCK - 32) // 8  # entries of struct dx_root: after the dots and dx_root_info
+_NODE_LIMIT = (BLOCK - 8) // 8  # of struct dx_node: after its fake directory entry
 _WORD = 0xFFFFFFFF
 _HEAD = struct.Struct("<IHBB").pack  # inode, length of the entry, length of the name, kind
 
@@ -27,6 +27,7 @@ def directory(own: int, parent: int, names: Sequence[Name], seed: bytes) -> tupl
     linear = list(_blocks([*dots, *names]))
     if len(linear) <= _LINEAR_BLOCKS:
         return b"".join(linear), 0
+    # Sorted by hash, then name: the same leaves whatever the order of scandir(3).
     hashed = sorted((half_md4(name, seed), name, number, mode) for name, number, mode in names)
     leaves = list(_blocks(entry[1:] for entry in hashed))
     if len(leaves) > _ROOT_LIMIT * _NODE_LIMIT:
@@ -45,7 +46,7 @@ def half_md4(name: bytes, seed: bytes) -> int:
     state: tuple[int, ...] = struct.unpack("<4I", seed)
     for start in range(0, len(name), 32):
         state = _compress(state, _words(name[start:]))
-    return state[1] & ~1
+    return state[1] & ~1  # in an index the lowest bit says that a hash goes on from the leaf before
 
 
 def _blocks(names: Iterable[Name]) -> Iterator[bytes]:
@@ -53,7 +54,7 @@ def _blocks(names: Iterable[Name]) -> Iterator[bytes]:
     packed: list[bytes] = []
     used = 0
     for name, number, mode in names:
-        length = (len(name) + 11) & ~3
+        length = (len(name) + 11) & ~3  # 8 bytes before the name; entries begin at multiples of 4
         if used + length > BLOCK:
             yield _block(packed, used)
             packed, used = [], 0
@@ -88,11 +89,11 @@ def _first_hashes(hashed: list[tuple[int, bytes, int, int]], leaves: list[bytes]
 
 
 def _count(block: bytes) -> int:
-    offset = found = 0
+    offset = count = 0
     while offset < BLOCK:
         offset += struct.unpack_from("<H", block, offset + 4)[0]
-        found += 1
-    return found
+        count += 1
+    return count
 
 
 def _tree(dots: list[Name], leaves: list[bytes], firsts: list[int]) -> bytes:
@@ -125,6 +126,7 @@ def _index(below: list[tuple[int, int]], limit: int) -> bytes:
 
 def _words(text: bytes) -> list[int]:
     """Eight words of up to 32 bytes, big-endian, padded with the length."""
+    # As the kernel's str2hashbuf_unsigned(): the length is that of all the rest of the name.
     pad = (len(text) | len(text) << 8) * 0x10001 & _WORD
     words = []
     for start in range(0, 32, 4):

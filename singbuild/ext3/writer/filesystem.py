@@ -24,15 +24,15 @@ _ANY = Geometry(1 << 17, 1 << 15, 1024)  # room for whatever there is
 class Written:
     """What lies in the target once the contents are written; the tables follow from it.
 
-    digests: of the inodes, in the inventory's order. content: blocks given out, the journal's
-    and indirect ones included. next: the block behind the last of them.
+    digests: of the inodes, in the order of the inventory. content_blocks: allocated, those of the
+    journal and indirect ones included. next_block: the one after the last of them.
     """
 
     digests: Sequence[bytes]
     hash_seed: bytes
     journal_map: bytes
-    content: int
-    next: int
+    content_blocks: int
+    next_block: int
 
     @property
     def digest(self) -> bytes:
@@ -62,7 +62,7 @@ def write_contents(
         contents.write(nodes, epoch)
         digests = contents.digests()
         contents.put_manifest(digests)
-    return Written(digests, seed, contents.journal_map, volume.content, volume.next)
+    return Written(digests, seed, contents.journal_map, volume.content_blocks, volume.next_block)
 
 
 def tree_digests(nodes: Sequence[Node], reader: TreeReader) -> Written:
@@ -81,7 +81,7 @@ def write_filesystem(
     """Write the tables: the target becomes a file system of so many blocks, and executable."""
     summary = Summary(
         blocks=blocks,
-        next=written.next,
+        next=written.next_block,
         inodes=FIRST_INODE - 2 + len(nodes),
         directories=[LOST_INODE, *(node.number for node in nodes if node.entries is not None)],
         epoch=epoch,

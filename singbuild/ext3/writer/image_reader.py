@@ -44,8 +44,8 @@ class ImageReader:
         return self._attributes(self._entry_of(node))
 
     def _attributes(self, entry: Entry) -> list[Attribute]:
-        found = self._tree.attributes(entry)
-        return [pair for pair in found if want_attribute(pair[0])]
+        values = self._tree.attributes(entry)
+        return [pair for pair in values if want_attribute(pair[0])]
 
 
 def aligned(pieces: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:

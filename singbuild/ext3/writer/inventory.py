@@ -152,7 +152,7 @@ def _walk(root: bytes, epoch: int) -> Iterator[Node]:
         below = []
         prefix = directory.path + b"/" if directory.path else b""
         names: list[tuple[bytes, Node]] = []
-        for name, status in _listed(root, directory):
+        for name, status in _list(root, directory):
             several = status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode)
             if several and (known := linked.get((status.st_dev, status.st_ino))):
                 known.links += 1
@@ -183,9 +183,9 @@ def _collector_paused() -> Iterator[None]:
             gc.enable()
 
 
-def _listed(root: bytes, directory: Node) -> list[tuple[bytes, os.stat_result]]:
-    with os.scandir(root + b"/" + directory.path) as found:
-        listed = [(entry.name, entry.stat(follow_symlinks=False)) for entry in found]
+def _list(root: bytes, directory: Node) -> list[tuple[bytes, os.stat_result]]:
+    with os.scandir(root + b"/" + directory.path) as entries:
+        listed = [(entry.name, entry.stat(follow_symlinks=False)) for entry in entries]
     if directory.number == ROOT_INODE:
         listed = [pair for pair in listed if not _is_lost_and_found(*pair)]
     listed.sort(key=itemgetter(0))

@@ -12,7 +12,7 @@ from singbuild.ext3.writer.volume import Volume
 
 def resize_inode(volume: Volume, geometry: Geometry, epoch: int) -> bytes:
     """Map descriptor blocks kept free as indirect blocks: how ext3 grows while mounted."""
-    block = volume.take_one()
+    block = volume.allocate_one()
     volume.put(block, records.resize_pointers(geometry))
     for reserved in geometry.reserved():
         volume.put(reserved, records.backup_pointers(geometry, reserved))
@@ -25,7 +25,7 @@ def resize_inode(volume: Volume, geometry: Geometry, epoch: int) -> bytes:
 
 def journal_inode(volume: Volume, geometry: Geometry, epoch: int) -> tuple[bytes, bytes]:
     """Write an empty journal. Returns also its i_block, which the superblock repeats."""
-    runs = volume.take(geometry.journal)
+    runs = volume.allocate(geometry.journal)
     volume.put(runs[0][0], records.journal_superblock(geometry.journal))
     i_block, blocks = map_runs(volume, runs)
     size = geometry.journal * BLOCK

@@ -36,9 +36,9 @@ from singbuild.ext3.geometry import (
     GROUP_BLOCKS,
     INODE,
     Geometry,
-    fitted,
+    geometry_of_size,
     indirect_blocks,
-    sized,
+    smallest_geometry,
 )
 from singbuild.ext3.node import Node, Owner
 from singbuild.ext3.writer.contents import FAST_LINK
@@ -116,8 +116,8 @@ def seal(
     nodes = inventory(tree, epoch, owners, times)
     free_blocks, size = -(-free // BLOCK), shape.size // BLOCK
     with closing(DirectoryReader(os.fsencode(tree.resolve()))) as reader:
-        job = _Job(nodes, reader, epoch, free_blocks, size, on_progress)
-        return _written(job, target, shape.header)
+        job = _Seal(nodes, reader, epoch, free_blocks, size, on_progress)
+        return _write_image(job, target, shape.header)
 
 
 def seal_tree(tree: FileTree, target: Path, *, epoch: int, header: bytes = b"") -> Sealed:
@@ -132,10 +132,10 @@ def seal_tree(tree: FileTree, target: Path, *, epoch: int, header: bytes = b"") 
     for node in nodes:
         check_fits_ext3(node)
     reader = ImageReader(tree, lambda node: entries[node.number])
-    return _written(_Job(nodes, reader, epoch), target, header)
+    return _write_image(_Seal(nodes, reader, epoch), target, header)
 
 
-def _written(job: _Job, target: Path, header: bytes = b"") -> Sealed:
+def _write_image(job: _Seal, target: Path, header: bytes = b"") -> Sealed:
     with created(target, header) as file:
         written, digest = job.write(file)
         file.sync(0o755)
@@ -153,7 +153,7 @@ def check_outside(tree: Path, target: Path) -> None:
 
 
 @dataclass(frozen=True)
-class _Job:
+class _Seal:
     """One seal: the tree, and what the caller asks for. free, size: blocks."""
 
     nodes: Sequence[Node]
@@ -164,16 +164,16 @@ class _Job:
     on_progress: Progress | None = None
 
     def write(self, file: TargetFile) -> tuple[int, bytes]:
-        """Fill the file; its size in bytes and the tree's digest.
+        """Fill the file; return its size in bytes and the tree's digest.
 
         How many blocks the data takes is known only once it has been read,
         since blocks of zeros take none. If the guess led to another geometry
-        than the true number does, all is written again with that one; so the
-        result never depends on the guess.
+        than the true number does, the tree is written again with that one; so
+        the result never depends on the guess.
         """
-        guess = sum(map(guessed_blocks, self.nodes))
+        guess = sum(map(guess_blocks, self.nodes))
         file.check_room(guess * BLOCK + len(self.nodes) * INODE)
-        geometry = self._fitted(guess)
+        geometry = self._geometry_for(guess)
         while True:
             file.truncate(0)
             written = write_contents(
@@ -185,31 +185,31 @@ class _Job:
                 on_bytes=self._progress(),
             )
             if self.size:
-                self._check_fits(written.next)
+                self._check_fits(written.next_block)
                 break
             journal = geometry.journal + indirect_blocks(geometry.journal)
-            exact = self._fitted(written.content - journal)
+            exact = self._geometry_for(written.content_blocks - journal)
             if exact == geometry:
                 break
             geometry = exact
-        blocks = self._end(geometry, written.next)
+        blocks = self._total_blocks(geometry, written.next_block)
         write_filesystem(self.nodes, written, file, geometry, blocks, self.epoch)
         return blocks * BLOCK, written.digest
 
-    def _end(self, geometry: Geometry, used: int) -> int:
-        """Return where the file system ends: after what is used, or what is to be left free."""
+    def _total_blocks(self, geometry: Geometry, used: int) -> int:
+        """Return the blocks of the file system. used: the block after the last one in use."""
         if self.size:
             return min(self.size, geometry.groups * GROUP_BLOCKS)
         blocks = geometry.block_after(used, self.free) if self.free else used
-        # A last group may be there for its inodes alone.
+        # The last group may hold nothing but inodes.
         return max(blocks, geometry.content_start(geometry.groups - 1))
 
-    def _fitted(self, content: int) -> Geometry:
+    def _geometry_for(self, content: int) -> Geometry:
         used = FIRST_INODE - 2 + len(self.nodes)
         if self.size:
             self._check_fits(content)
-            return sized(self.size, used)
-        geometry = fitted(content, self.free, used)
+            return geometry_of_size(self.size, used)
+        geometry = smallest_geometry(content, self.free, used)
         if geometry is None:
             raise ImageError(
                 "the tree is too large for an image",
@@ -243,8 +243,8 @@ class _Job:
         return add
 
 
-def guessed_blocks(node: Node) -> int:
-    """About how many blocks the node's content takes, by what the host says."""
+def guess_blocks(node: Node) -> int:
+    """Estimate the blocks of a node's content from what stat(2) says."""
     size = node.size
     if stat.S_ISREG(node.mode):
         if size <= _SMALL:

@@ -162,11 +162,13 @@ def _read_short(files: Files, node: Node) -> tuple[bytes, bytes]:
     try:
         fd = files.opened(node)
         try:
+            # One byte more shows that the file has grown.
             data, names = os.read(fd, size + 1), os.listxattr(fd)
         finally:
             os.close(fd)
     except OSError:
         return b"", b""
+    # A block that begins with a zero byte may be all zeros, which the writer makes a hole.
     if names or len(data) != size or 0 in data[::BLOCK]:
         return b"", b""
     return data, hashlib.sha256(data + short_facts(node)).digest()

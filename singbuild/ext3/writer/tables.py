@@ -52,10 +52,12 @@ def write_tables(file: Target, geometry: Geometry, summary: Summary) -> None:
     counted = Counter((number - 1) // per_group for number in summary.directories)
     directories = [counted[group] for group in range(geometry.groups)]
     packed = records.descriptors(geometry, free, summary.inodes, directories)
+    # Group 0 last: without its superblock the file is no file system to any reader.
     for group in (*geometry.backups, 0):
         start = group * GROUP_BLOCKS * BLOCK
         file.write(packed, start + BLOCK)
         file.write(records.superblock(geometry, totals, group), start + (0 if group else 1024))
+    # Block 0 holds nothing of ext3 before byte 1024, so the launch line and the digest fit there.
     file.write(boot_block(summary.digest), 0)
 
 

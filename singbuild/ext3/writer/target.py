@@ -74,7 +74,7 @@ class TargetFile:
             written = os.pwritev(self._fd, parts, offset + len(self._header))
         except OSError as error:
             raise self._failed(error.errno or 0) from error
-        if written < sum(map(len, parts)):
+        if written < sum(map(len, parts)):  # the disk is nearly full, or a signal: write(2)
             self.write(b"".join(parts)[written:], offset + written)
 
     def truncate(self, size: int) -> None:
@@ -124,6 +124,7 @@ def created(path: Path, header: bytes = b"") -> Iterator[TargetFile]:
 
 
 def _opened(path: Path) -> int:
+    # O_NONBLOCK: the open(2) of a FIFO in the place of the target would wait for a reader.
     flags = os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK
     if path.parent != _DESCRIPTORS:
         flags |= os.O_CREAT | os.O_NOFOLLOW
@@ -140,8 +141,8 @@ def _opened(path: Path) -> int:
 
 def _free(fd: int) -> int:
     """Bytes that this user may still write there."""
-    found = os.statvfs(fd)
-    return found.f_bavail * found.f_frsize
+    status = os.statvfs(fd)
+    return status.f_bavail * status.f_frsize  # not f_bfree, which counts the reserve of root
 
 
 def _mount_point(path: Path) -> Path:

@@ -50,11 +50,11 @@ class DirectoryReader:
         """Open the file once, so that attributes and data are those of one inode."""
         fd = self._files.opened(node)
         try:
-            found = _attributes(fd)
+            pairs = _attributes(fd)
         except BaseException:
             os.close(fd)
             raise
-        return found, _data(node, fd)
+        return pairs, _data(node, fd)
 
     def target(self, node: Node) -> bytes:
         """Read the link. readlink(2)."""

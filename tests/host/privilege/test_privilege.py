@@ -297,7 +297,7 @@ def test_a_tree_of_others_is_kept_from_host_programs_that_cannot_be_confined(
         "from singbuild.tree.rootfs import Rootfs\n"
         "rootfs = Rootfs(Path(sys.argv[1]), Console(sys.stdout))\n"
         "rootfs.host(['touch', 'of-an-empty-image'], directory=rootfs.root)\n"
-        "rootfs.is_foreign = True\n"
+        "rootfs.is_untrusted = True\n"
         "rootfs.host(['touch', 'of-a-strangers'], directory=rootfs.root)\n"
     )
     without = lacking("sys_admin")[: -len(SINGBUILD)]

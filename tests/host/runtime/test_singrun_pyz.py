@@ -28,8 +28,8 @@ from tests.host.runtime.test_singrun_options import (
     test_a_host_name_of_its_own,
     test_plan_tells_every_mount_and_does_nothing,
     test_the_doctor,
-    test_what_the_sites_file_refuses_and_reports,
 )
+from tests.host.runtime.test_singrun_site import test_what_the_sites_file_refuses_and_reports
 
 pytestmark = pytest.mark.root
 # Some of the tests of launches and of options once more; tests/long has them all.

@@ -11,7 +11,7 @@ from singbuild import Entry, Facts, FileTree, Format, ImageError, PlainInode, Re
 
 MAGIC, END = b"070701", b"TRAILER!!!"
 MOST = 1 << 20  # entries
-Found = tuple[bytes, int, int]  # as FileTree.names describes it
+DirEntry = tuple[bytes, int, int]  # as FileTree.names describes it
 
 
 @hookimpl
@@ -99,12 +99,12 @@ class Cpio(FileTree):
     def root(self) -> Entry:
         return Entry(b"", self._nodes[b""].inode)
 
-    def names(self, directory: Entry, _parent: int | None = None) -> tuple[Found, ...]:
+    def names(self, directory: Entry, _parent: int | None = None) -> tuple[DirEntry, ...]:
         names = self._below.get(directory.path, [])
         return tuple(sorted((each.rpartition(b"/")[2], 0, 0) for each in names))
 
-    def named(self, directory: Entry, found: Found) -> Entry:
-        path = directory.path + b"/" + found[0] if directory.path else found[0]
+    def named(self, directory: Entry, name_row: DirEntry) -> Entry:
+        path = directory.path + b"/" + name_row[0] if directory.path else name_row[0]
         return Entry(path, self._nodes[path].inode)
 
     def data(self, entry: Entry) -> Iterator[tuple[int, bytes]]:
