@@ -25,6 +25,7 @@ from singbuild.download import (
     is_offline,
     named_by,
     origin,
+    passed,
     refused,
     retried,
 )
@@ -213,6 +214,7 @@ class _Progress:
         """Read; a connection asks for some kilobytes each time."""
         piece = self._file.read(count)
         self._report.progress(self._label, self._file.tell(), self._size)
+        passed(len(piece))
         return piece
 
     def tell(self) -> int:

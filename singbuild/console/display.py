@@ -302,8 +302,15 @@ def counted(label: str, done: int, total: int, seconds: float) -> str:
     if total:
         number, unit = binary(total).split()
         shown = f"{float(number) * done / total:.1f}/{number} {unit}"
-    rate = f", {binary(int(done / seconds))}/s" if seconds > 1 and done else ""
-    return f"{label.removesuffix('bytes')} {shown}{rate}".lstrip()
+    if seconds > 1 and done:
+        shown += f", {binary(int(done / seconds))}/s"
+        if total > done:
+            shown += f", {_span(seconds / done * (total - done))} left"
+    return f"{label.removesuffix('bytes')} {shown}".lstrip()
+
+
+def _span(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
 
 
 def _wrapped(text: str, width: int) -> str:

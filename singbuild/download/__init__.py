@@ -34,6 +34,7 @@ from singbuild.download.errors import (
     refused,
     too_large,
 )
+from singbuild.download.limits import passed
 from singbuild.download.progress import SharedProgress
 from singbuild.download.retry import retried
 from singbuild.download.sessions import Session
@@ -73,6 +74,7 @@ __all__ = [
     "locked",
     "named_by",
     "origin",
+    "passed",
     "refused",
     "retried",
     "stored",

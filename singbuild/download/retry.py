@@ -10,9 +10,9 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from singbuild.contract import Reporter
+from singbuild.download import limits
 from singbuild.download.errors import TryAgainError
 
-ATTEMPTS = 5  # in all, the first included
 BACK_OFF = 0.5  # seconds before the second attempt; doubles each time
 LONGEST_WAIT = 60.0  # seconds, whatever Retry-After says
 T = TypeVar("T")
@@ -21,9 +21,10 @@ T = TypeVar("T")
 def retried(attempt: Callable[[], T], report: Reporter, label: str) -> T:
     """Return what ``attempt`` returns; while it raises TryAgainError, call it again.
 
-    label: what is tried, as the user knows it. Raises the last TryAgainError's own error.
+    As often as ``limits.retries`` says. label: what is tried, as the user knows it. Raises the last
+    TryAgainError's own error.
     """
-    for number in range(1, ATTEMPTS):
+    for number in range(1, 1 + limits.retries()):
         try:
             return attempt()
         except TryAgainError as again:

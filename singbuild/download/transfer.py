@@ -27,7 +27,7 @@ import urllib3.exceptions
 
 from singbuild import __version__, claim
 from singbuild.contract import Reporter
-from singbuild.download import errors
+from singbuild.download import errors, limits
 from singbuild.download.errors import TryAgainError, cannot_fetch, wrong_digest
 from singbuild.download.retry import retried
 from singbuild.errors import SourceError
@@ -237,6 +237,7 @@ class Transfer:
             self.hash.update(piece)
             self.size += len(piece)
             self.report.progress(self.label, self.size, total)
+            limits.passed(len(piece))
 
     def _finish(self, part: BinaryIO) -> Fetched:
         """Give the whole file its final name."""

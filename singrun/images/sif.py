@@ -28,6 +28,7 @@ _EMULATED = "/proc/sys/fs/binfmt_misc/qemu-"
 DESCRIPTOR, _HEADER, _MOST = 585, 128, 4096  # bytes, bytes, descriptors
 PARTITION, _OCI = 0x4004, (0x400A, 0x400B)
 PRIMARY, OVERLAY = 2, 4
+SIGNATURE = 0x4005
 _ENCRYPTED = (5, 6)  # squashfs in LUKS, and in gocryptfs
 
 

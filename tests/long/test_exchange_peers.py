@@ -5,10 +5,15 @@ Slow: debootstrap makes the Debian sid that has Apptainer once (minutes).
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import http.server
 import json
+import random
 import shutil
 import subprocess
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -85,6 +90,50 @@ def test_what_apptainer_pushes_is_pulled_and_run(bench: Bench) -> None:
     assert "from theirs.sif" in subprocess.check_output(argv, text=True)
     argv[1:] = ["exec", f"oras://{bench.registry}/theirs/tool:2", "echo", "by its name"]
     assert subprocess.check_output(argv, text=True) == "by its name\n"
+
+
+@pytest.fixture
+def files(bench: Bench) -> Iterator[str]:
+    """A server of plain files that answers as Singularity Hub and as a library; yields its host.
+
+    At port 80, since shub:// names know none.
+    """
+    sif = (bench.place / "hello.sif").read_bytes()
+    digest = hashlib.sha256(sif).hexdigest()
+    host = f"127.{random.randrange(1, 255)}.{random.randrange(256)}.80"
+    hub = {"image": f"http://{host}/hello.sif", "name": "lab/hello", "tag": "1"}
+    library = {"hash": f"sha256.{digest}", "size": len(sif), "arch": "amd64", "uploaded": True}
+    with tempfile.TemporaryDirectory(prefix="files-", dir="/tmp") as site:
+        for name, content in {
+            "hello.sif": sif,
+            "api/container/lab/hello:1": json.dumps(hub).encode(),
+            "v1/images/lab/tools/hello:1": json.dumps({"data": library}).encode(),
+            "v1/imagefile/lab/tools/hello:1": sif,
+        }.items():
+            (Path(site) / name).parent.mkdir(parents=True, exist_ok=True)
+            (Path(site) / name).write_bytes(content)
+        handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=site)
+        with http.server.ThreadingHTTPServer((host, 80), handler) as server:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            yield host
+            server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("options", "uri"),
+    [
+        ("--no-https", "shub://HOST/lab/hello:1"),
+        ("--library http://HOST", "library://lab/tools/hello:1"),
+    ],
+)
+def test_plain_files_are_a_hub_and_a_library_to_apptainer(
+    bench: Bench, files: str, options: str, uri: str
+) -> None:
+    words = f"pull --force {options} f.sif {uri}".replace("HOST", files)
+    # Now and then Apptainer 1.4.5 does not find the directory of its own that it has just made.
+    said = bench.theirs(f"mkdir -p ~/.apptainer/cache/shub; apptainer -q {words}; ./f.sif ada")
+    assert "Hello from" in said
+    assert (bench.place / "out/f.sif").read_bytes() == (bench.place / "hello.sif").read_bytes()
 
 
 @pytest.mark.parametrize("ending", ["img", "sqsh"])

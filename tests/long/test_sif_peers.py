@@ -200,11 +200,25 @@ def test_ours_verifies_what_apptainer_signed(
     assert done.returncode == 0, done
     found = ours(bench, "verify", "--signers", key, "signed.sif")
     assert (found.returncode, "signed by" in found.stdout) == (0, True), found
+    notes = json.loads(ours(bench, "inspect", "--json", "signed.sif").stdout)["notes"]
+    assert any("is signed" in note for note in notes)
+    assert bench.ours("singrun", "exec", "out/signed.sif", "echo", "runs") == "runs\n"
+    for source, target in ((out / "signed.sif", "of-signed.img"), (f"../{image}", "of-plain.img")):
+        assert ours(bench, "convert", "--force", source, target).returncode == 0
+    assert (out / "of-signed.img").read_bytes() == (out / "of-plain.img").read_bytes()
     damaged = bytearray((out / "signed.sif").read_bytes())
     damaged[40000] ^= 1
     (out / "damaged.sif").write_bytes(damaged)
     assert ours(bench, "verify", "--signers", key, "damaged.sif").returncode in (8, 10)
-    for each in ("signed.sif", "damaged.sif", "grace.asc", "grace.key", "grace.pem"):
+    for each in (
+        "signed.sif",
+        "damaged.sif",
+        "grace.asc",
+        "grace.key",
+        "grace.pem",
+        "of-signed.img",
+        "of-plain.img",
+    ):
         (out / each).unlink()
 
 

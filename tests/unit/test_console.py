@@ -167,7 +167,7 @@ def test_no_control_character_gets_through(
             8 << 20,
             30 << 20,
             4.0,
-            "Fetching 88 packages 8.0/30.0 MiB, 2.0 MiB/s",
+            "Fetching 88 packages 8.0/30.0 MiB, 2.0 MiB/s, 11 s left",
         ),
         ("bytes", 1 << 20, 2 << 20, 0.1, "1.0/2.0 MiB"),
         ("layer", 3 << 20, 0, 0.1, "layer 3.0 MiB"),

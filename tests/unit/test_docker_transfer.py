@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from singbuild.download import retry
+from singbuild.download import limits
 from tests.bench.docker_registry import (
     Faulty,
     breaks_after,
@@ -62,7 +62,7 @@ def test_what_does_not_pass_is_given_up(
     said = fails(source(store, f"{server.name}/x"), tmp_path)
     assert f"the server answers {code} " in said
     assert "Try again later" in said
-    assert len(server.asked(part)) == retry.ATTEMPTS
+    assert len(server.asked(part)) == 1 + limits.DEFAULT_RETRIES
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from singbuild import SourceError
-from singbuild.download import NotFoundError, errors, fetch, retry
+from singbuild.download import NotFoundError, errors, fetch, limits, retry
 from singbuild.testing.engine import Recorder
 from tests.bench.host import PATIENCE
 
@@ -211,7 +211,7 @@ def test_a_length_that_is_never_reached_is_an_error(
     with pytest.raises(SourceError, match="cannot be fetched") as caught:
         fetch(server.url, tmp_path, report=report)
     assert "broke" in caught.value.why
-    assert len(server.requests) == retry.ATTEMPTS
+    assert len(server.requests) == 1 + limits.DEFAULT_RETRIES
     assert not any(name.endswith(SHA256) for name in names(tmp_path))
 
 
@@ -249,7 +249,7 @@ def test_a_server_that_stays_broken_is_given_up(
         fetch(server.url, tmp_path, report=report)
     assert "500" in caught.value.why
     assert caught.value.remedy
-    assert len(server.requests) == retry.ATTEMPTS
+    assert len(server.requests) == 1 + limits.DEFAULT_RETRIES
     assert names(tmp_path) == set()
 
 

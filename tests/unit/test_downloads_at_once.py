@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from singbuild.download import NotFoundError, Remote, fetch, fetch_all
-from singbuild.errors import HostError
+from singbuild.errors import HostError, SourceError, UsageError
 from singbuild.testing.engine import Recorder
 from tests.bench.host import wait_until
 from tests.unit.test_download import (
@@ -98,7 +98,7 @@ def test_a_killed_build_leaves_nothing_under_the_final_name(
     server.behaviours = [stalls, the_rest]
     code = f"""
 from pathlib import Path
-from singbuild.errors import HostError
+from singbuild.errors import HostError, SourceError, UsageError
 from singbuild.download import fetch
 class Report:
     line = warn = progress = lambda *a: None
@@ -121,3 +121,30 @@ def test_a_store_that_cannot_be_made_is_the_hosts_fault(
     (tmp_path / "store").write_text("a file is in the way")
     with pytest.raises(HostError, match="cannot be written"):
         fetch(server.url, tmp_path / "store", report=report)
+
+
+def test_retries_are_settable(
+    server: Server, tmp_path: Path, report: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.behaviours = [status(503)]
+    monkeypatch.setenv("SINGBUILD_RETRIES", "1")
+    with pytest.raises(SourceError):
+        fetch(server.url, tmp_path, report=report)
+    assert len(server.requests) == 2
+    monkeypatch.setenv("SINGBUILD_RETRIES", "many")
+    with pytest.raises(UsageError, match="SINGBUILD_RETRIES is 'many'"):
+        fetch(server.url, tmp_path, report=report)
+
+
+def test_the_bandwidth_is_settable_and_holds_for_all_together(
+    server: Server, tmp_path: Path, report: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.behaviours = [whole]
+    monkeypatch.setenv("SINGBUILD_BANDWIDTH", f"{len(BODY)}B/s")
+    began = time.monotonic()
+    wanted = [Remote(f"{server.url}?{n}", "", len(BODY)) for n in range(2)]
+    fetch_all(wanted, tmp_path, report=report, label="Two")
+    assert time.monotonic() - began > 1.9
+    monkeypatch.setenv("SINGBUILD_BANDWIDTH", "fast")
+    with pytest.raises(UsageError, match="SINGBUILD_BANDWIDTH is 'fast'"):
+        fetch(f"{server.url}?3", tmp_path, report=report)

@@ -1,0 +1,54 @@
+"""How often a transfer is tried again, and how many bytes a second all of them may take."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+import time
+
+from singbuild.errors import UsageError
+
+RETRIES, BANDWIDTH = "SINGBUILD_RETRIES", "SINGBUILD_BANDWIDTH"
+DEFAULT_RETRIES = 4
+_RATE = re.compile(r"(\d{1,12})([KMG]?)(I?B?)(/S)?")
+_LONGEST_SLEEP = 0.5  # seconds, so that who is stopped ends soon
+
+
+def retries() -> int:
+    """Return how many more attempts follow the first: SINGBUILD_RETRIES. Raises UsageError."""
+    text = os.environ.get(RETRIES) or str(DEFAULT_RETRIES)
+    if not re.fullmatch(r"\d{1,3}", text):
+        raise UsageError(f"{RETRIES} is {text!r}", remedy="Set it to a number, 0 for none.")
+    return int(text)
+
+
+def bandwidth() -> int:
+    """Return the bytes a second of SINGBUILD_BANDWIDTH, 0 for any number. Raises UsageError."""
+    text = os.environ.get(BANDWIDTH, "")
+    found = _RATE.fullmatch(text.replace(" ", "").upper())
+    if text and not (found and int(found[1])):
+        remedy = "Set it to bytes a second, such as 500K or 20M."
+        raise UsageError(f"{BANDWIDTH} is {text!r}", remedy=remedy)
+    return int(found[1]) << 10 * ("KMG".find(found[2] or "-") + 1) if found else 0
+
+
+class _Meter:
+    """Makes all threads of this process together no faster than the bandwidth."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._free = 0.0  # when all that has passed is paid for, by time.monotonic
+
+    def passed(self, count: int) -> None:
+        """Wait as long as so many bytes take. Raises UsageError."""
+        if not (rate := bandwidth()):
+            return
+        with self._lock:
+            self._free = max(self._free, time.monotonic()) + count / rate
+            wanted = self._free
+        while (wait := wanted - time.monotonic()) > 0:
+            time.sleep(min(wait, _LONGEST_SLEEP))
+
+
+passed = _Meter().passed
