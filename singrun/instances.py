@@ -173,7 +173,9 @@ def listing(words: list[str]) -> str:
 
     all_of_user = running()
     if words:
-        return json.dumps([each.as_json() for each in all_of_user]) + "\n"
+        facts = {"version": 1, "command": "instances"}
+        facts["instances"] = [each.as_json() for each in all_of_user]
+        return json.dumps(facts, indent=2) + "\n"
     if not all_of_user:
         return ""
     lines = [f"{'NAME':20} {'PROCESS':>8}  {'SINCE':19}  IMAGE"]

@@ -23,6 +23,7 @@ from singbuild import hookspecs
 from singbuild.contract import API_VERSION, Defaults, Keyword, Needs, Program
 from singbuild.entry_points import Installed, imported, installed, module_spec, only
 from singbuild.errors import BackendError, SingbuildError
+from singrun.errors import nearest
 
 GROUP = "singbuild.bootstrap"
 REQUIRED = ("singbuild_needs", "singbuild_resolve", "singbuild_bootstrap")
@@ -116,7 +117,7 @@ def load(name: str, specifications: ModuleType | type = hookspecs) -> Backend:
     except (Exception, SystemExit) as error:
         raise BackendError(
             f"backend {name!r} cannot be loaded: {type(error).__name__}: {error}",
-            why=_place(error),
+            why=_place(error) or _meant(str(error), specifications),
             remedy=f"It comes from {chosen.distribution} {chosen.version}; report it there.",
         ) from error
     old = tuple(
@@ -125,6 +126,14 @@ def load(name: str, specifications: ModuleType | type = hookspecs) -> Backend:
         if issubclass(each.category, DeprecationWarning)
     )
     return Backend(chosen, needs, manager.hook, old)
+
+
+def _meant(text: str, specifications: ModuleType | type) -> str:
+    """Return what to say of a hook that pluggy does not know."""
+    word = re.search("unknown hook '(\\w+)'", text)
+    known = [name for name in vars(specifications) if name.startswith("singbuild_")]
+    near = nearest(word[1], known) if word else ""
+    return f"Did you mean {near}?" if near else ""
 
 
 def _check_contract(plugin: object, manager: pluggy.PluginManager) -> None:

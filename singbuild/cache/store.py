@@ -186,7 +186,7 @@ def keep(
         prune(limit())
     except (OSError, SingbuildError) as error:
         report.warn(
-            f"the state after {snapshot.name} is not cached: {error}\n"
+            f"what the steps leave is not cached: {error}\n"
             f"SINGBUILD_CACHEDIR names another directory; --no-cache goes without."
         )
         return False

@@ -15,8 +15,10 @@ from singbuild.cli.grammar import Command
 from singbuild.cli.parameters import (
     FILE,
     SIZE,
+    document,
     events_option,
     force_option,
+    json_option,
     offline_option,
     quiet_option,
     recipe_options,
@@ -214,6 +216,7 @@ def build(
 @click.option(
     "--rendered", is_flag=True, help="Print the recipe after its template is filled, not the plan."
 )
+@json_option
 def show_plan(
     recipe: str,
     build_args: tuple[str, ...],
@@ -221,6 +224,7 @@ def show_plan(
     values: Path | None,
     arch: str,
     rendered: bool,
+    as_json: bool,
 ) -> int:
     """Print what a build would do, and why. Needs no privilege, writes nothing."""
     from singbuild.console import display
@@ -237,7 +241,10 @@ def show_plan(
     planned = plan.make(loaded, shown, arch)
     policy.check(planned)
     _ask_site(planned, recipe, shown)
-    print(plan.described(planned))
+    if as_json:
+        document("plan", **plan.facts(planned))
+    else:
+        print(plan.described(planned))
     return 0
 
 
@@ -254,6 +261,7 @@ def show_plan(
     metavar="FILE",
     help="Write the lock file here; by default beside RECIPE.",
 )
+@json_option
 @quiet_option
 def write_lock(
     recipe: str,
@@ -263,6 +271,7 @@ def write_lock(
     arch: str,
     form: str,
     output: Path | None,
+    as_json: bool,
     quiet: bool,
 ) -> int:
     """Write the exact inputs of a build into a lock file, for `singbuild --locked`.
@@ -285,7 +294,10 @@ def write_lock(
     writer = formats.find(form).writer() if form else ""
     resolved = job.resolve(planned, options.Options(writer=writer), plan.downloads)
     target.write_text(lock.dumped(resolved.lock, Path(recipe).name))
-    print(target)
+    if as_json:
+        document("lock", file=str(target), lock=resolved.lock)
+    else:
+        print(target)
     return 0
 
 

@@ -137,7 +137,7 @@ def _rows(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "Size", f"{_mebibytes(facts['size'])}, of which {_mebibytes(facts['used'])} are used"
     yield "Digest", facts["digest"] or "none recorded"
     yield "System", facts["system"] or "unknown (no os-release)"
-    yield "Backend", " ".join(backend.values()) or "not told"
+    yield "Backend", " ".join(backend.values()) or "unknown"
     yield "Packages", ", ".join(f"{n} {kind}" for kind, n in kinds.items()) or "none known"
     for note in facts["notes"]:
         yield "", note

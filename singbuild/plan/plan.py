@@ -294,6 +294,20 @@ def described(plan: Plan) -> str:
     return "\n".join([*stages, _described(plan, plan.recipe.path)])
 
 
+def facts(plan: Plan) -> dict[str, Any]:
+    """Return the plan as ``singbuild plan --json`` prints it."""
+    return {
+        "recipe": plan.recipe.path,
+        "stage": plan.recipe.stage,
+        "bootstrap": plan.backend.name,
+        "arch": plan.source.arch,
+        "keywords": dict(plan.source.keywords),
+        "programs": [program.name for program in plan.backend.needs.programs],
+        "steps": [{"name": step.name, "reason": step.reason} for step in plan.steps],
+        "stages": [facts(stage) for stage in plan.stages],
+    }
+
+
 def _described(plan: Plan, name: str) -> str:
     width = max(len(step.name) for step in plan.steps)
     lines = [f"{number:2}. {s.name:{width}}  {s.reason}" for number, s in enumerate(plan.steps, 1)]

@@ -64,7 +64,8 @@ def report(*, json: bool) -> str:
     ]
     if json:
         rows = [{**vars(each)} for each in findings]
-        return json_module.dumps({"findings": rows}, indent=2) + "\n"
+        facts = {"version": 1, "command": "doctor", "findings": rows}
+        return json_module.dumps(facts, indent=2) + "\n"
     ways = ", ".join(_ways(findings)) or "none"
     return "\n".join(
         [*(each.line() for each in findings), "", f"Images are mounted by: {ways}", ""]
@@ -238,6 +239,10 @@ def _cache() -> Finding:
 def _site() -> Finding:
     site = config.read()
     idle = f"; not obeyed: {', '.join(dict.fromkeys(site.idle))}" if site.idle else ""
+    if os.geteuid() and not site.on["allow user ns"]:
+        place = site.places["allow user ns"]
+        what = f"{place}: allow user ns = no, which refuses every launch of yours"
+        return Finding("site's file", what, "Ask the administrator.", needed=True)
     return Finding("site's file", (site.path or f"none (it would be {config.PATH})") + idle)
 
 

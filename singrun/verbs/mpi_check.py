@@ -38,7 +38,8 @@ def report(image: str, *, as_json: bool) -> str:
     outside = examine("/", [*inside.get("soname", []), *_SONAMES])
     findings = findings_for(inside, outside, _mpirun(), _slurm())
     if as_json:
-        return json.dumps({"findings": [vars(each) for each in findings]}, indent=2) + "\n"
+        facts = {"version": 1, "command": "doctor", "findings": [vars(each) for each in findings]}
+        return json.dumps(facts, indent=2) + "\n"
     return "".join(f"{each.line()}\n" for each in findings)
 
 

@@ -67,7 +67,12 @@ def test_a_recipe_that_keeps_to_the_policy_builds(
 ) -> None:
     engine = with_env(singbuild_engine, PYTHONPATH=sites["policy"])
     recipe = engine.recipe("Bootstrap: busybox\n%test\n    true\n")
-    assert engine.run("lock", recipe).returncode == 0
+    locked = engine.run("lock", "--json", recipe)
+    assert locked.returncode == 0
+    answer = json.loads(locked.stdout)
+    assert (answer["version"], answer["command"]) == (1, "lock")
+    assert Path(answer["file"]).exists()
+    assert answer["lock"]
     assert engine.build(recipe, "--locked").status == 0
 
 

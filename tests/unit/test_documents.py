@@ -24,6 +24,12 @@ def test_every_link_and_every_named_source_is_there(page: Path) -> None:
     assert [str(path) for path in named if not path.exists()] == []
 
 
+def test_the_first_examples_need_no_root() -> None:
+    """README says that nobody needs root; sudo would not find a command in a user's home."""
+    for name in ("README.md", "docs/first-image.md"):
+        assert "sudo" not in (ROOT / name).read_text(), name
+
+
 def test_the_index_names_every_page() -> None:
     index = (ROOT / "docs/README.md").read_text()
     pages = {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"}

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import subprocess
+import sys
 from collections import defaultdict
 from pathlib import Path
 
@@ -11,9 +15,11 @@ import pytest
 
 from singbuild.cli.grammar import Command
 from singbuild.cli.main import commands
+from singrun.verbs import manual
 from tests.unit.test_first_words import every_command
 
-PAGE = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text()
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "CONTRIBUTING.md").read_text()
 
 
 def found(words: tuple[str, ...]) -> click.Command:
@@ -77,6 +83,42 @@ def test_what_prints_events_or_progress_can_be_quiet() -> None:
             assert "-F" in names, words
         if "--quiet" in names:
             assert "-q" in names, words
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["instances", "config show", "cache list", "cache du", "cache clean --dry-run", "doctor"],
+)
+def test_an_answer_of_singrun_in_json_is_one_object(line: str, tmp_path: Path) -> None:
+    place = {"SINGRUN_CACHEDIR": f"{tmp_path}/own", "SINGBUILD_CACHEDIR": f"{tmp_path}/other"}
+    words = [str(ROOT / "bin/singrun"), *line.split(), "--json"]
+    done = subprocess.run(words, env=os.environ | place, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    answer = json.loads(done.stdout)
+    assert [*answer][:2] == ["version", "command"]
+    assert (answer["version"], answer["command"]) == (1, line.removesuffix(" --dry-run"))
+
+
+def test_a_plan_in_json_is_one_object(tmp_path: Path) -> None:
+    recipe = tmp_path / "a.def"
+    recipe.write_text("Bootstrap: busybox\n%post\n    true\n")
+    words = [sys.executable, "-m", "singbuild", "plan", "--json", str(recipe)]
+    answer = json.loads(subprocess.check_output(words))
+    assert (answer["version"], answer["command"], answer["bootstrap"]) == (1, "plan", "busybox")
+    assert {"name": "post", "reason": "line 2: %post, 1 line"}.keys() == answer["steps"][0].keys()
+    assert "post" in [step["name"] for step in answer["steps"]]
+
+
+@pytest.mark.parametrize("verb", manual.VERBS)
+def test_every_verb_of_singrun_shows_how_it_is_typed(verb: str) -> None:
+    _, what, examples = manual.VERBS[verb]
+    assert what.partition(". ")[0].rstrip(".")
+    assert any(re.search(rf"\bsingrun\b.*\b{verb}\b", example) for example in examples)
+    text = manual.text(verb)
+    assert text.startswith(f"Usage: singrun {verb}")
+    assert "Exit status" in text
+    for name in manual.options_of(verb):
+        assert f"--{name}" in text
 
 
 def test_sizes_are_of_one_type() -> None:

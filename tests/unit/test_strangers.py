@@ -34,7 +34,10 @@ BROKEN = {
         HEAD + "@hookimpl\ndef singbuild_defaults(source, tree): return None\n",
         "Argument(s) {'tree'} are declared in the hookimpl but can not be found in the hookspec",
     ),
-    "misspelt": (HEAD + "@hookimpl\ndef singbuild_bootstap(): pass\n", "unknown hook"),
+    "misspelt": (
+        HEAD + "@hookimpl\ndef singbuild_bootstap(): pass\n",
+        "Did you mean singbuild_bootstrap?",
+    ),
     "unmarked": (HEAD.replace("@hookimpl\ndef singbuild_r", "def singbuild_r"), "no singbuild_res"),
     "later": (HEAD + "singbuild_contract = 2\n", "needs version 2 of the contract, this is 1"),
     "needs": (HEAD.replace("return Needs()", "return ['dnf']"), "returned ['dnf'], not Needs"),

@@ -141,5 +141,5 @@ def test_a_cache_that_will_not_do_is_told_at_once_and_done_without(
     done = building(user, "SINGBUILD_CACHEDIR", place, mount, PLAIN, mode)
     assert done.returncode == 0, done.stderr
     assert f"{place}{said}\nSINGBUILD_CACHEDIR names another" in done.stderr
-    assert "is not cached" in done.stderr
+    assert done.stderr.count("is not cached") == 1  # however many steps there are
     assert (user.directory / "a.img").exists()

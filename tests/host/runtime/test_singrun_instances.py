@@ -36,7 +36,9 @@ def person(request: pytest.FixtureRequest, bench: Bench) -> Iterator[Person]:
 def listed(person: Person) -> list[dict[str, Any]]:
     done = person.call(person.launcher, "instances", "--json")
     assert (done.returncode, done.stderr) == (0, b"")
-    found: list[dict[str, Any]] = json.loads(done.stdout)
+    answer = json.loads(done.stdout)
+    assert (answer["version"], answer["command"]) == (1, "instances")
+    found: list[dict[str, Any]] = answer["instances"]
     return found
 
 

@@ -45,6 +45,9 @@ def test_the_one_file_comes_to_every_node(bench: Bench, tmp_path: Path) -> None:
     words = ["sh", script, str(tmp_path / "pyz"), "one", "bad", "two"]
     done = subprocess.run(words, env=given, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (1, "Not installed on: bad\n")
+    none = subprocess.run(words[:3], env=given, capture_output=True, text=True, check=False)
+    assert none.returncode != 0
+    assert "install-nodes.sh singrun.pyz NODE..." in none.stderr
     for name in ("one", "two"):
         version = subprocess.check_output([tmp_path / name / "singrun", "--version"], text=True)
         assert done.stdout.count(version) == 2
