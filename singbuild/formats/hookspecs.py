@@ -69,7 +69,8 @@ def singbuild_write(tree: FileTree, target: Path, about: About, report: Reporter
 
     When: a build is sealed, or an image is converted. Optional: without it the format is read only.
     Assume: ``target`` is an empty file, or an empty directory where ``Format.directory`` is set;
-    the engine renames it into place and sets its mode.
+    the engine renames it into place and sets its mode. The path is that of an open descriptor
+    (``/proc/self/fd/N``): write to it, and ask its ``resolve()`` for the directory it lies in.
     Return: True. Equal trees must give equal bytes, whoever writes them, wherever and whenever.
     Owners, modes, times, hard links, attributes and devices are the tree's; what the format cannot
     hold is told by ``report.warn``.
