@@ -132,7 +132,7 @@ def singbuild_open(path: Path) -> FileTree:
     notes = []
     if any(each.is_partition(sif.OVERLAY) for each in objects):
         notes.append("has an overlay partition, which is left out: this is what was built")
-    if any(each.kind == sif.SIGNATURE for each in found):
+    if any(each.kind == sif.SIGNATURE for each in objects):
         notes.append("is signed: `singbuild verify` says by whom; what is made of it is not")
     name, machine = sif.MACHINES.get(root.machine, ("", ""))
     if name and machine != os.uname().machine:
