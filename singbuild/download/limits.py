@@ -26,11 +26,11 @@ def retries() -> int:
 def bandwidth() -> int:
     """Return the bytes a second of SINGBUILD_BANDWIDTH, 0 for any number. Raises UsageError."""
     text = os.environ.get(BANDWIDTH, "")
-    found = _RATE.fullmatch(text.replace(" ", "").upper())
-    if text and not (found and int(found[1])):
+    rate = _RATE.fullmatch(text.replace(" ", "").upper())
+    if text and not (rate and int(rate[1])):
         remedy = "Set it to bytes a second, such as 500K or 20M."
         raise UsageError(f"{BANDWIDTH} is {text!r}", remedy=remedy)
-    return int(found[1]) << 10 * ("KMG".find(found[2] or "-") + 1) if found else 0
+    return int(rate[1]) << 10 * ("KMG".find(rate[2] or "-") + 1) if rate else 0
 
 
 class _Meter:
@@ -46,8 +46,8 @@ class _Meter:
             return
         with self._lock:
             self._free = max(self._free, time.monotonic()) + count / rate
-            wanted = self._free
-        while (wait := wanted - time.monotonic()) > 0:
+            due = self._free
+        while (wait := due - time.monotonic()) > 0:
             time.sleep(min(wait, _LONGEST_SLEEP))
 
 

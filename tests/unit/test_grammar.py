@@ -15,7 +15,7 @@ import pytest
 
 from singbuild.cli.grammar import Command
 from singbuild.cli.main import commands
-from singrun.verbs import manual
+from singrun.verbs import manual, strangers
 from tests.unit.test_first_words import every_command
 
 ROOT = Path(__file__).parents[2]
@@ -119,6 +119,11 @@ def test_every_verb_of_singrun_shows_how_it_is_typed(verb: str) -> None:
     assert "Exit status" in text
     for name in manual.options_of(verb):
         assert f"--{name}" in text
+
+
+def test_singrun_knows_every_command_of_singbuild() -> None:
+    for name in {*commands.commands} - {*manual.VERBS}:
+        assert strangers.no_verb(name).why == f"Did you mean singbuild {name}?"
 
 
 def test_sizes_are_of_one_type() -> None:
