@@ -86,6 +86,13 @@ def singbuild_attach(source: Source, digest: str, kind: str, content: bytes) -> 
     return upload.attach(digest, kind, content)
 
 
+@hookimpl
+def singbuild_sign(source: Source, digest: str, key: Path) -> str:
+    """Sign what is there as cosign does; return the payload's digest. SourceError, HostError."""
+    upload = Upload(named(source.keywords), source.report, insecure=is_insecure(source))
+    return upload.sign(digest, key)
+
+
 def fetched(source: Source) -> tuple[str, Fetched]:
     """Return the manifest's digest, and the file."""
     image = named(source.keywords)

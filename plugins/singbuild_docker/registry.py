@@ -13,7 +13,8 @@ from typing import Any
 
 from singbuild import Reporter, SourceError
 from singbuild.download import Fetched, NotFoundError, is_offline
-from singbuild_docker import manifest
+from singbuild_docker import cosign, manifest, trust
+from singbuild_docker.cosign import Signature
 from singbuild_docker.downloads import LayerDownloads
 from singbuild_docker.image import Image, Read, Store
 from singbuild_docker.manifest import Layer
@@ -56,13 +57,19 @@ class Registry:
         return Image(whose, digest, about.digest, config, layers)
 
     def manifest_for(self, arch: str) -> tuple[str, Mapping[str, Any]]:
-        """Return the manifest for one kind of machine, and its digest. Raises SourceError."""
+        """Return the manifest for one kind of machine, and its digest.
+
+        Raises SourceError, also for an image that the host's policy does not let in.
+        """
         whose = str(self.image)
         content = self._manifest(self.tag_or_digest)
+        first = f"sha256:{content.sha256}"
         document = manifest.document(content.read(), whose)
         for _ in range(DEEPEST):
             if not manifest.is_index(document, whose):
-                return f"sha256:{content.sha256}", document
+                digest = f"sha256:{content.sha256}"
+                trust.check(self.image, (digest, first), self._signatures)
+                return digest, document
             chosen = manifest.choose(document, arch, whose)
             content = self._manifest(chosen.digest)
             _check_size(content, chosen.size, f"{whose}: {chosen.digest}")
@@ -78,6 +85,18 @@ class Registry:
 
         with LayerDownloads(layers, self.store, bring) as downloads:
             yield downloads.read
+
+    def _signatures(self, digest: str) -> list[Signature]:
+        """Fetch the signatures of a manifest, none if there are none. Raises SourceError."""
+        try:
+            content = self._manifest(cosign.tag(digest))
+        except SourceError as error:
+            if isinstance(error.__cause__, NotFoundError):
+                return []
+            raise
+        rows = cosign.listed(manifest.document(content.read(), f"{self.image}: its signatures"))
+        report = self.store.report
+        return [Signature(self.blob(d, size, report).read(), value) for d, size, value in rows]
 
     def _manifest(self, tag_or_digest: str) -> Fetched:
         """Fetch a manifest by tag or digest, and remember where the tag led, for offline builds."""

@@ -9,7 +9,7 @@ from typing import Any
 from singbuild import Pins, RecipeKeyError, Source
 from singbuild.download import stored
 from singbuild_docker import config as configuration
-from singbuild_docker import manifest
+from singbuild_docker import manifest, trust
 from singbuild_docker.archive import DockerArchive, OciLayout, split_path
 from singbuild_docker.image import Image, Origin, Store
 from singbuild_docker.manifest import Layer
@@ -28,11 +28,13 @@ def locate(source: Source) -> Origin:
         pin = pinned_digest(source, image)
         return Registry(image, store, insecure=is_insecure(source), pinned=pin)
     if source.bootstrap == "docker-daemon":
+        trust.check_file(source.bootstrap, "")
         # 0.2 s to import, and only this place of images needs it.
         from singbuild_docker.engine import Engine
 
         return Engine(source.keywords["From"].strip(), store)
     path, tag = split_path(source.keywords["From"])
+    trust.check_file(source.bootstrap, str(path))
     kind = DockerArchive if source.bootstrap == "docker-archive" else OciLayout
     return kind(path, tag, store)
 

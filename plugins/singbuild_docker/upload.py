@@ -29,13 +29,14 @@ from singbuild.download import (
     refused,
     retried,
 )
-from singbuild_docker import manifest
+from singbuild_docker import cosign, manifest
 from singbuild_docker.authorization import PUSH
 from singbuild_docker.mirrors import places
 from singbuild_docker.reference import Reference
 from singbuild_docker.site import Site
 
 OCI_MANIFEST, OCI_INDEX = manifest.MANIFESTS[0], manifest.INDEXES[0]
+_CONFIG = "application/vnd.oci.image.config.v1+json"
 EMPTY, EMPTY_TYPE = b"{}", "application/vnd.oci.empty.v1+json"
 # Seconds to connect, and for the answer: a registry computes the digest of the whole blob first.
 _ANSWER = (TIMEOUT[0], 600.0)
@@ -117,6 +118,38 @@ class Upload:
         if not self.manifest(document, OCI_MANIFEST):
             self._add_referrer(digest.replace(":", "-"), entry)
         return str(entry["digest"])
+
+    def sign(self, digest: str, key: Path) -> str:
+        """Add a signature of a manifest that is there, as cosign does; return its payload's digest.
+
+        key: a private key in PEM. Raises HostError for one that cannot be used.
+        """
+        text = cosign.payload(f"{self.image.registry}/{self.image.repository}", digest)
+        layer = {
+            "mediaType": cosign.PAYLOAD,
+            "digest": digest_of(text),
+            "size": len(text),
+            "annotations": {cosign.ANNOTATION: cosign.signed(text, key)},
+        }
+        tag = cosign.tag(digest)
+        layers = [*(each for each in self._layers(tag) if each != layer), layer]
+        self.content(text)
+        about = cosign.config([each["digest"] for each in layers])
+        config = {"mediaType": _CONFIG, "digest": self.content(about), "size": len(about)}
+        document = {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": config}
+        self.manifest(json.dumps({**document, "layers": layers}).encode(), OCI_MANIFEST, tag)
+        return str(layer["digest"])
+
+    def _layers(self, tag: str) -> list[Any]:
+        """Return the layers of a manifest of signatures, none if there is none."""
+        with self._send("GET", f"{self._base}/manifests/{tag}", allow_missing=True) as answer:
+            if not answer.ok:
+                return []
+            content = answer.raw.read(manifest.LARGEST + 1, decode_content=True)
+        found = manifest.document(content[: manifest.LARGEST], f"{self.image}: {tag}")
+        known = {digest for digest, _, _ in cosign.listed(found)}
+        layers = found.get("layers")
+        return [e for e in layers if e.get("digest") in known] if isinstance(layers, list) else []
 
     def _described(self, digest: str) -> dict[str, object]:
         """Return the descriptor of a manifest that the registry has."""

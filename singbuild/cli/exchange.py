@@ -32,8 +32,16 @@ LONGEST_PASSWORD = 1 << 16  # bytes; tokens have a few thousand
     help="Of a container image's layer; older engines take gzip only.",
 )
 @click.option("--no-sbom", is_flag=True, help="Send no bill of materials with it.")
+@click.option(
+    "--sign-key",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Sign it there as cosign does, with this private key in PEM.",
+)
 @quiet_option
-def push_image(image: Path, uri: str, compression: str, no_sbom: bool, quiet: bool) -> int:
+def push_image(
+    image: Path, uri: str, compression: str, no_sbom: bool, sign_key: Path | None, quiet: bool
+) -> int:
     """Send IMAGE to a registry, with its labels, and its bill of materials beside it.
 
     To oras://HOST/NAME:TAG goes the file as it is: SIF, squashfs or ext3. To
@@ -47,7 +55,8 @@ def push_image(image: Path, uri: str, compression: str, no_sbom: bool, quiet: bo
     console = display.choose(sys.stderr, as_json=False, quiet=quiet)
     with console:
         try:
-            digest = push(image, uri, console, packing=compression, bill=not no_sbom)
+            with_bill = not no_sbom
+            digest = push(image, uri, console, packing=compression, bill=with_bill, key=sign_key)
         except SingbuildError as error:
             console.error(error, None)
             return error.status

@@ -18,11 +18,14 @@ from singbuild.transports.loading import Carrier, Place
 _BILL = "application/spdx+json"  # SPDX specification 2.3, "Formats"
 
 
-def push(image: Path, uri: str, report: Reporter, *, packing: str, bill: bool) -> str:
+def push(
+    image: Path, uri: str, report: Reporter, *, packing: str, bill: bool, key: Path | None = None
+) -> str:
     """Send an image to the place that ``uri`` names; return its digest there.
 
     packing: of a container image's layer, a key of containers.PACKINGS; bill: whether its bill of
-    materials goes with it, where the place takes one. Raises SourceError, UsageError, ImageError.
+    materials goes with it, where the place takes one; key: of who signs it there.
+    Raises SourceError, UsageError, ImageError.
     """
     place = transports.place(uri)
     carrier = transports.find(place.scheme)
@@ -35,6 +38,8 @@ def push(image: Path, uri: str, report: Reporter, *, packing: str, bill: bool) -
             digest = _put_layers(tree, carrier, place, annotations, packing, report)
         else:
             digest = carrier.put(image, kind, place, annotations, image.name, report)
+    if key:
+        carrier.sign(place, digest, key, report)
     if text:
         try:
             carrier.attach(place, digest, _BILL, text, report)

@@ -142,9 +142,7 @@ class ImageFile:
         if not self.start:
             return [], [*signed]
         if not self.writable:
-            inside = statement.in_boot_block(self.boot)
-            texts = {each.signature.armored() for each in inside}
-            return inside, [each for each in signed if each.signature.armored() not in texts]
+            return statement.in_boot_block(self.boot), [*signed]
         room = BOOT_BLOCK - len(statement.unsigned(self.boot).rstrip(b"\0"))
         inside, beside = list[Signed](), list[Signed]()
         for each in signed:

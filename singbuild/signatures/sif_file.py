@@ -73,6 +73,8 @@ class SifFile:
         self._head = list(HEADER.unpack(head))
         count, self._table = self._head[8], self._head[9]
         table = os.pread(fd, count * DESCRIPTOR.size, self._table)
+        if {*table[4 :: DESCRIPTOR.size]} - {0, 1}:
+            raise self.damaged("Its table has a descriptor that is neither used nor free.")
         rows = enumerate(DESCRIPTOR.iter_unpack(table))
         self.rows = [row for row in (Row(n, *fields) for n, fields in rows) if row.used]
         self._free = [n for n in range(count) if n not in {row.number for row in self.rows}]

@@ -50,11 +50,13 @@ def sign(
                 own_statement.content * bool(file.start)
             ):
                 raise ImageError(f"{path} was changed while it was signed", remedy="Sign it again.")
-            others = [p.signed for p in file.signatures() if not _is_same(p.signed, new)]
+            # Those in the boot block of an image that is not written stay as they are.
+            old = [p for p in file.signatures() if file.writable or p.place == file.beside.name]
+            others = [p.signed for p in old if not _is_same(p.signed, new)]
             file.store([*others, new])
             placed = file.signatures()
     armor = new.signature.armored()
-    return next(each for each in placed if each.signed.signature.armored() == armor)
+    return next(each for each in placed[::-1] if each.signed.signature.armored() == armor)
 
 
 def _is_same(one: Signed, other: Signed) -> bool:

@@ -97,6 +97,19 @@ def singbuild_attach(source: Source, digest: str, kind: str, content: bytes) -> 
 
 
 @hookspec(firstresult=True)
+def singbuild_sign(source: Source, digest: str, key: Path) -> str:
+    """Sign an image that is there, so that those who bring it from there can check it.
+
+    When: after ``singbuild_put``, for ``singbuild push --sign-key``. Optional.
+    Assume: ``digest`` is what that returned. key: the file of a private key in PEM.
+    Return: the signature's digest there.
+    Raise: ``SourceError``, ``HostError`` for a key that cannot be used.
+    Since: 1.
+    """
+    raise NotImplementedError
+
+
+@hookspec(firstresult=True)
 def singbuild_login(server: str, username: str, password: str, report: Reporter) -> str:
     """Try a name and a password, and keep them.
 

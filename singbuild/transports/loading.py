@@ -115,6 +115,11 @@ class Carrier:
         what = {"source": source, "digest": digest, "kind": kind, "content": content}
         return str(self._call("singbuild_attach", "be attached to", **what))
 
+    def sign(self, place: Place, digest: str, key: Path, report: Reporter) -> str:
+        """Sign an image that is there; return the signature's digest. SourceError, HostError."""
+        what = {"source": place.source(self, report), "digest": digest, "key": key}
+        return str(self._call("singbuild_sign", "be signed at", **what))
+
     def login(self, server: str, username: str, password: str, report: Reporter) -> str:
         """Try a password and keep it; return where. Raises SourceError, HostError."""
         who = {"server": server, "username": username, "password": password, "report": report}

@@ -318,6 +318,10 @@ def test_an_image_of_others_is_signed_beside(desk: Desk) -> None:
     status, said = desk.run("sign", "--key", key, "-o", out, desk.image)
     assert (status, "in mine.sig" in said) == (0, True)
     assert (desk.verified()[0], the(desk.verified()[1])) == (0, [])
+    assert desk.run("sign", "--key", key, desk.image)[0] == 0  # now it has one itself
+    assert desk.run("sign", "--key", key, "-o", out, desk.image)[0] == 0
+    assert the(desk.verified("--signatures", out)[1], "place") == ["boot block", "mine.sig"]
+    desk.run("sign", "--remove", desk.image)
     words = ("--signatures", out, "--signers", desk.signers(key))
     assert (desk.verified(*words)[0], the(desk.verified(*words)[1])) == (0, ["good"])
 

@@ -1,0 +1,133 @@
+"""Cosign's signatures of images in registries, by key pairs: what is signed, and by whom.
+
+The classic form: under the tag sha256-DIGITS.sig lies a manifest whose layers are payloads, each
+with its signature as an annotation. github.com/sigstore/cosign, specs/SIGNATURE_SPEC.md.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+
+from singbuild import HostError
+
+PAYLOAD = "application/vnd.dev.cosign.simplesigning.v1+json"
+ANNOTATION = "dev.cosignproject.cosign/signature"
+LARGEST = 1 << 20  # bytes of a payload
+MOST = 64  # signatures that are looked at
+_TYPE = "cosign container image signature"
+_OURS = "singbuild"
+PublicKey = ed25519.Ed25519PublicKey | ec.EllipticCurvePublicKey | rsa.RSAPublicKey
+
+
+@dataclass(frozen=True)
+class Signature:
+    """A payload and its signature, as they lie in a registry: nobody has checked them."""
+
+    payload: bytes
+    value: str
+
+    def identity(self, digest: str, key: PublicKey) -> str | None:
+        """Return the name of the image that was signed; None unless this key signed this digest."""
+        try:
+            value = base64.b64decode(self.value, validate=True)
+        except binascii.Error:
+            return None
+        if not _is_signed(key, self.payload, value):
+            return None
+        try:
+            critical = json.loads(self.payload)["critical"]
+            names = (critical["identity"]["docker-reference"], critical["type"])
+            same = critical["image"]["docker-manifest-digest"] == digest
+        except (ValueError, KeyError, TypeError, RecursionError):
+            return None
+        return str(names[0]) if same and names[1] == _TYPE else None
+
+
+def tag(digest: str) -> str:
+    """Return the tag of the signatures of a manifest."""
+    return f"{digest.replace(':', '-')}.sig"
+
+
+def payload(name: str, digest: str) -> bytes:
+    """Return what is signed of an image. name: with its registry, without a tag."""
+    critical = {
+        "identity": {"docker-reference": name},
+        "image": {"docker-manifest-digest": digest},
+        "type": _TYPE,
+    }
+    return json.dumps({"critical": critical, "optional": {"creator": _OURS}}).encode()
+
+
+def config(payloads: list[str]) -> bytes:
+    """Return the configuration of a manifest of signatures. payloads: their digests."""
+    root = {"type": "layers", "diff_ids": payloads}
+    return json.dumps({"architecture": "", "os": "", "config": {}, "rootfs": root}).encode()
+
+
+def signed(text: bytes, key: Path) -> str:
+    """Return a signature of some bytes, by a private key in PEM without a password. HostError."""
+    try:
+        private = serialization.load_pem_private_key(key.read_bytes(), None)
+    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise HostError(
+            f"{key} has no private key that can be used",
+            why=f"{error}.",
+            remedy="Make one: openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256",
+        ) from error
+    if isinstance(private, ec.EllipticCurvePrivateKey):
+        value = private.sign(text, ec.ECDSA(hashes.SHA256()))
+    elif isinstance(private, ed25519.Ed25519PrivateKey):
+        value = private.sign(text)
+    elif isinstance(private, rsa.RSAPrivateKey):
+        value = private.sign(text, padding.PKCS1v15(), hashes.SHA256())
+    else:
+        raise HostError(f"the key in {key} is of no kind that cosign takes")
+    return base64.b64encode(value).decode()
+
+
+def public_key(data: bytes) -> PublicKey | None:
+    """Return the public key in a PEM file, None if it has none that cosign takes."""
+    try:
+        key = serialization.load_pem_public_key(data)
+    except (ValueError, UnsupportedAlgorithm):
+        return None
+    return key if isinstance(key, PublicKey) else None
+
+
+def listed(found: Mapping[str, Any]) -> list[tuple[str, int, str]]:
+    """Return digest and size of each payload in a manifest of signatures, and its signature."""
+    rows = []
+    layers = found.get("layers")
+    for layer in (layers if isinstance(layers, list) else [])[:MOST]:
+        if not isinstance(layer, dict) or layer.get("mediaType") != PAYLOAD:
+            continue
+        value = (layer.get("annotations") or {}).get(ANNOTATION)
+        digest, size = layer.get("digest"), layer.get("size")
+        if not (isinstance(value, str) and isinstance(digest, str) and isinstance(size, int)):
+            continue
+        if 0 < size <= LARGEST and digest.startswith("sha256:"):
+            rows.append((digest, size, value))
+    return rows
+
+
+def _is_signed(key: PublicKey, text: bytes, value: bytes) -> bool:
+    try:
+        if isinstance(key, ec.EllipticCurvePublicKey):
+            key.verify(value, text, ec.ECDSA(hashes.SHA256()))
+        elif isinstance(key, rsa.RSAPublicKey):
+            key.verify(value, text, padding.PKCS1v15(), hashes.SHA256())
+        else:
+            key.verify(value, text)
+    except InvalidSignature:
+        return False
+    return True

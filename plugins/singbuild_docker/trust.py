@@ -1,0 +1,182 @@
+"""Which images may be taken: containers-policy.json(5), obeyed as podman obeys it.
+
+All requirements of the most specific scope have to be met. What cannot be checked here (GPG's
+simple signing, Fulcio, Rekor) is not met. Without such a file everything is taken.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from singbuild import SourceError
+from singbuild_docker import cosign
+from singbuild_docker.cosign import PublicKey, Signature
+from singbuild_docker.reference import Reference
+from singbuild_docker.settings import readable
+
+SYSTEM = Path("/etc/containers/policy.json")
+_KEYS = ("keyPath", "keyPaths", "keyData", "keyDatas")
+_TAKEN = {"type", "signedIdentity", *_KEYS}
+Table = Mapping[str, Any]
+Fetch = Callable[[str], Sequence[Signature]]
+
+
+def check(image: Reference, digests: Sequence[str], fetch: Fetch) -> None:
+    """Refuse an image of a registry that the host's policy does not let. Raises SourceError.
+
+    digests: of the manifest, and of the index that led to it; fetch: returns the signatures of one.
+    """
+    path = _path()
+    if not path:
+        return
+    scope, requirements = _chosen(_read(path), "docker", _scopes(image), path)
+    for each in requirements:
+        if why := _unmet(each, image, digests, fetch, path):
+            raise _refused(str(image), why, path, scope)
+
+
+def check_file(transport: str, name: str) -> None:
+    """Refuse an archive, a layout or an engine's image likewise. name: its path, or ""."""
+    path = _path()
+    if not path:
+        return
+    place = Path(name).absolute() if name else None
+    scopes = [str(each) for each in (place, *place.parents)] if place else []
+    scope, requirements = _chosen(_read(path), transport, [*scopes, ""], path)
+    for each in requirements:
+        if each.get("type") != "insecureAcceptAnything":
+            why = f"It asks for {each.get('type')}, and a file or an engine's image has none."
+            raise _refused(f"{transport}:{name}", why, path, scope)
+
+
+def _path() -> Path | None:
+    """Return the user's policy, or the host's: the first that is there."""
+    own = Path.home() / ".config/containers/policy.json"
+    for path in (own, SYSTEM):
+        if path.exists():
+            if not readable([path]):
+                raise _broken(path, "It cannot be read.")
+            return path
+    return None
+
+
+def _read(path: Path) -> Table:
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise _broken(path, f"{error}.") from error
+    if not isinstance(found, dict) or not isinstance(found.get("default"), list):
+        raise _broken(path, "It has no default.")
+    return found
+
+
+def _scopes(image: Reference) -> Iterator[str]:
+    """Yield the scopes of a name, the most specific first: containers-policy.json(5), "docker:"."""
+    repository = f"{image.registry}/{image.repository}"
+    yield f"{repository}@{image.digest}" if image.digest else f"{repository}:{image.tag}"
+    parts = repository.split("/")
+    for count in range(len(parts), 0, -1):
+        yield "/".join(parts[:count])
+    labels = image.registry.partition(":")[0].split(".")
+    for count in range(1, len(labels)):
+        yield f"*.{'.'.join(labels[count:])}"
+    yield ""
+
+
+def _chosen(
+    policy: Table, transport: str, scopes: Sequence[str] | Iterator[str], path: Path
+) -> tuple[str, list[Table]]:
+    """Return the scope that counts, and its requirements. Raises SourceError."""
+    transports = policy.get("transports", {})
+    table = transports.get(transport, {}) if isinstance(transports, dict) else None
+    if not isinstance(table, dict):
+        raise _broken(path, f"What it says of {transport} is no object.")
+    scope = next((scope for scope in scopes if scope in table), None)
+    found = policy["default"] if scope is None else table[scope]
+    name = "default" if scope is None else f"{transport}:{scope}"
+    if not isinstance(found, list) or not found or not all(isinstance(e, dict) for e in found):
+        raise _broken(path, f"Its requirements of {name} are no list of objects.")
+    return name, found
+
+
+def _unmet(
+    requirement: Table, image: Reference, digests: Sequence[str], fetch: Fetch, path: Path
+) -> str:
+    """Return why a requirement is not met, "" if it is."""
+    kind = requirement.get("type")
+    if kind == "insecureAcceptAnything":
+        return ""
+    if kind == "reject":
+        return "It refuses this image."
+    if kind != "sigstoreSigned":
+        return f"It asks for {kind}, which singbuild cannot check."
+    if more := sorted({*requirement} - _TAKEN):
+        return f"It asks for {', '.join(more)}, which singbuild cannot check."
+    keys = _keys(requirement, path)
+    found = False
+    for digest in dict.fromkeys(digests):
+        for signature in fetch(digest):
+            found = True
+            for key in keys:
+                name = signature.identity(digest, key)
+                if name is not None and _is_meant(name, requirement, image, path):
+                    return ""
+    if not found:
+        return "A signature was required, but no signature exists."
+    return "No signature of it is by a key that it names, for this name."
+
+
+def _keys(requirement: Table, path: Path) -> list[PublicKey]:
+    given = [name for name in _KEYS if name in requirement]
+    if len(given) != 1:
+        raise _broken(path, f"sigstoreSigned has to have one of {', '.join(_KEYS)}.")
+    value = requirement[given[0]]
+    texts = value if isinstance(value, list) else [value]
+    keys = []
+    for text in texts:
+        try:
+            raw = Path(text).read_bytes() if "Path" in given[0] else base64.b64decode(text)
+        except (OSError, TypeError, binascii.Error, ValueError) as error:
+            raise _broken(path, f"Its key cannot be read: {error}.") from error
+        key = cosign.public_key(raw)
+        if key is None:
+            raise _broken(path, f"{text if 'Path' in given[0] else given[0]} has no public key.")
+        keys.append(key)
+    return keys
+
+
+def _is_meant(name: str, requirement: Table, image: Reference, path: Path) -> bool:
+    """Whether a signature for a name is one for this image: "signedIdentity"."""
+    wish = requirement.get("signedIdentity", {"type": "matchRepoDigestOrExact"})
+    kind = wish.get("type") if isinstance(wish, dict) else None
+    repository = f"{image.registry}/{image.repository}"
+    signed, _, _ = name.partition("@")
+    bare = signed.rpartition(":")[0] if ":" in signed.rpartition("/")[2] else signed
+    if kind == "matchRepository":
+        return bare == repository
+    if kind in ("matchExact", "matchRepoDigestOrExact"):
+        if image.digest:
+            return kind == "matchRepoDigestOrExact" and bare == repository
+        return signed == f"{repository}:{image.tag}"
+    if kind == "exactReference":
+        return bool(signed == wish.get("dockerReference"))
+    if kind == "exactRepository":
+        return bool(bare == wish.get("dockerRepository"))
+    raise _broken(path, f"singbuild knows no signedIdentity {kind!r}.")
+
+
+def _refused(what: str, why: str, path: Path, scope: str) -> SourceError:
+    return SourceError(
+        f"{what}: this host's policy does not let it in",
+        why=f"{why} ({path}, {scope})",
+        remedy="Choose another image, or ask who administers this host.",
+    )
+
+
+def _broken(path: Path, why: str) -> SourceError:
+    return SourceError(f"{path} is no policy", why=why, remedy="See containers-policy.json(5).")
