@@ -223,7 +223,7 @@ def check_name(request: Request) -> None:
     name, *words = program.arguments or [os.path.basename(os.path.abspath(request.image.path))]
     if not _is_name(name):
         remedy = "Say: singrun start IMAGE NAME, with letters, digits, . _ and - in NAME."
-        raise UsageError(f"Cannot name an instance {name}", remedy=remedy)
+        raise RunError(f"Cannot name an instance {name}", remedy=remedy)
     if request.isolation.changes_rights or request.isolation.limits:
         what = "Cannot start an instance with limits, --add-caps, --drop-caps or --no-privs"
         raise RunError(what, remedy="Say them of each command that enters it.")

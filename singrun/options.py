@@ -117,9 +117,9 @@ def apply(request: Request, settings: "list[Setting]") -> None:
     """Set what they say; the value of a flag says yes or no."""
     for name, value in settings:
         if name in VALUES:
-            if not value:
+            if not value and name != "bind":  # scripts say --bind "$BINDS", perhaps with none
                 raise UsageError(f"Option --{name} needs a value", remedy=REMEDY)
-            VALUES[name](request, value)
+            VALUES[name](request, value or "")
             continue
         wish = (value or "yes").lower()
         if wish not in (*_YES, *_NO):
@@ -129,7 +129,7 @@ def apply(request: Request, settings: "list[Setting]") -> None:
 
 
 def _in_word(word: str) -> "list[Setting]":
-    """Return the options in one word: --name, --name=value, -ce, -B/data."""
+    """Return the options in one word: --name, --name=value, -ce, -B/data, -B=/data."""
     if word.startswith("--"):
         name, equals, value = word[2:].partition("=")
         return [(name, value if equals else None)]
@@ -137,7 +137,7 @@ def _in_word(word: str) -> "list[Setting]":
     for i, letter in enumerate(word[1:], 2):
         name = SHORT.get(letter, letter)
         if name in VALUES:
-            return [*settings, (name, word[i:] or None)]
+            return [*settings, (name, word[i:].removeprefix("=") if word[i:] else None)]
         settings.append((name, None))
     return settings
 
@@ -322,6 +322,8 @@ REFUSED = {
     "boot": "An instance starts the image's %startscript and no init.",
     "fusemount": "Mount it on the host, and share it by --bind.",
     "netns-path": "Enter that namespace first: nsenter --net=PATH singrun …",
+    "no-https": "Which registries speak plain http stands in registries.conf (insecure = true).",
+    "nohttps": "Which registries speak plain http stands in registries.conf (insecure = true).",
     "oom-kill-disable": "Cgroups of version 2 cannot do that.",
     "passphrase": "singrun reads no encrypted images.",
     "pem-path": "singrun reads no encrypted images.",

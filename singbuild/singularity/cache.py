@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from singbuild import workspace
+from singbuild.singularity.group import Group
 
 _DAY = 24 * 60 * 60  # seconds
 # What 3.x calls a kind of its cache, by ours: each is a directory of the cache.
@@ -37,7 +38,7 @@ def _kinds(function: Any) -> Any:
     )
 
 
-@click.group("cache")
+@click.group("cache", cls=Group)
 def cache_commands() -> None:
     """List what is kept of pulled images and of builds, or remove it."""
 

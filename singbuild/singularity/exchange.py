@@ -9,6 +9,7 @@ import click
 
 from singbuild.errors import UsageError
 from singbuild.singularity import options
+from singbuild.singularity.group import Group
 from singbuild.singularity.messages import INFO, InfoConsole
 
 
@@ -30,12 +31,22 @@ def push(quiet: bool, image: Path, uri: str) -> int:
     return 0
 
 
-@click.group("registry")
+_HUBS = "There is no hub that a word without a host would mean; say docker://HOST/NAME."
+_KNOWN = "Passwords are where docker keeps them: ~/.docker/config.json names their hosts."
+_ELSEWHERE = {
+    "list": _KNOWN,
+    **dict.fromkeys(("add", "remove", "status", "use"), _HUBS),
+    **dict.fromkeys(("add-keyserver", "remove-keyserver"), "No server of keys is asked."),
+    "get-login-password": _KNOWN,
+}
+
+
+@click.group("registry", cls=Group, absent={"list": _KNOWN})
 def registry_commands() -> None:
     """Log in to registries, and out."""
 
 
-@click.group("remote")
+@click.group("remote", cls=Group, absent=_ELSEWHERE)
 def remote_commands() -> None:
     """The same as registry, as it was called in 3.x."""
 

@@ -28,7 +28,7 @@ _KEYS = (
 @click.option("-l", "--labels", is_flag=True, help="The labels; also when nothing is asked for.")
 @click.option("-d", "--deffile", is_flag=True, help="The recipe.")
 @click.option("-r", "--runscript", is_flag=True, help="The runscript.")
-@click.option("--startscript", is_flag=True, help="What an instance starts.")
+@click.option("-s", "--startscript", is_flag=True, help="What an instance starts.")
 @click.option("-t", "--test", is_flag=True, help="The test.")
 @click.option("-e", "--environment", is_flag=True, help="The environment's scripts.")
 @click.option("-H", "--helpfile", is_flag=True, help="The help text.")

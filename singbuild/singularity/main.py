@@ -18,12 +18,13 @@ from singbuild.singularity.build import build
 from singbuild.singularity.cache import cache_commands
 from singbuild.singularity.completion import completion
 from singbuild.singularity.exchange import push, registry_commands, remote_commands
+from singbuild.singularity.group import Group
 from singbuild.singularity.inspect import apps, inspect, run_help
 from singbuild.singularity.messages import FAILED, FATAL, WARNING
 from singbuild.singularity.overlay import overlay_commands
 from singbuild.singularity.pull import pull
+from singbuild.singularity.sif import sif_commands
 from singbuild.singularity.site import ABSENT, buildcfg
-from singrun.errors import nearest
 
 OPTION = "--spelling="
 _OF_THE_RUNTIME = (
@@ -33,31 +34,19 @@ _OF_THE_RUNTIME = (
 _WRONGLY_CALLED = 1
 
 
-class Verbs(click.Group):
-    """The builder's verbs; what is known but not had, and what is nearly one, is said."""
-
-    def resolve_command(
-        self, context: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the verb, or refuse the word in one sentence."""
-        word = args[0]
-        if word in ABSENT:
-            raise SingbuildError(f"there is no verb {word} here", why=ABSENT[word])
-        if word not in self.commands and not word.startswith("-"):
-            near = nearest(word, [*self.commands, *_OF_THE_RUNTIME])
-            remedy = f"Did you mean {near}?" if near else f"See: {context.info_name} --help"
-            raise UsageError(f"there is no verb {word}", remedy=remedy)
-        return super().resolve_command(context, args)
-
-
-@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=Group,
+    absent=ABSENT,
+    elsewhere=_OF_THE_RUNTIME,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 def verbs() -> None:
     """Containers as Singularity 2.x, 3.x and Apptainer have them."""
 
 
 _OWN = (
     *(build, pull, push, inspect, apps, run_help, buildcfg, completion),
-    *(cache_commands, overlay_commands, registry_commands, remote_commands),
+    *(cache_commands, overlay_commands, registry_commands, remote_commands, sif_commands),
 )
 for _each in _OWN:
     verbs.add_command(_each)

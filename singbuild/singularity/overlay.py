@@ -7,11 +7,12 @@ from pathlib import Path
 import click
 
 from singbuild.singularity import options
+from singbuild.singularity.group import Group
 
 _MEBIBYTE = 1 << 20
 
 
-@click.group("overlay")
+@click.group("overlay", cls=Group)
 def overlay_commands() -> None:
     """Make an image that --overlay lays over others, to be written."""
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from singbuild import __version__, workspace
+from singbuild.errors import SingbuildError
 
 _NO_SIGNATURES = "Signatures in images are neither made nor checked."
 _NO_LIBRARY = "The library of Sylabs is not spoken to."
@@ -21,7 +22,6 @@ ABSENT = {
     "oci": "Run the image itself, or give it to podman: singbuild export --format oci.",
     "plugin": "Plugins are Python distributions, installed with pip: singbuild new-backend.",
     "search": _NO_LIBRARY,
-    "sif": "singularity inspect shows what an image holds, singbuild export gives it out.",
     "sign": _NO_SIGNATURES,
     "verify": f"{_NO_SIGNATURES} singbuild verify compares an image with its own digest.",
 }
@@ -29,10 +29,11 @@ ABSENT = {
 
 
 @click.command("buildcfg")
-def buildcfg() -> int:
-    """Print how this installation was made, lines of NAME=VALUE."""
+@click.argument("wish", metavar="[NAME]", default="")
+def buildcfg(wish: str) -> int:
+    """Print how this installation was made, lines of NAME=VALUE; of NAME the value alone."""
     root = Path(__file__).parents[2]
-    for name, value in {
+    values = {
         "PACKAGE_NAME": "singbuild",
         "PACKAGE_VERSION": __version__,
         "LIBEXECDIR": root,
@@ -43,6 +44,10 @@ def buildcfg() -> int:
         "CACHEDIR": workspace.cache_directory(),
         "SINGULARITY_SUID_INSTALL": 0,
         "APPTAINER_SUID_INSTALL": 0,
-    }.items():
-        print(f"{name}={value}")
+    }
+    if wish and wish not in values:
+        raise SingbuildError(f"there is no {wish} of this installation", remedy="See: buildcfg")
+    for name, value in values.items():
+        if wish in ("", name):
+            print(value if wish else f"{name}={value}")
     return 0

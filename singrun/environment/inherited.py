@@ -14,6 +14,8 @@ _SIGIGNORE = 33 - 3  # proc(5), /proc/PID/stat, counted from field 3
 # These tell of the caller and not of the software; the image's own count where the caller has none.
 CALLERS = (b"HOME", b"USER", b"LOGNAME", b"SHELL", b"TERM")
 _CLEAN_NAMES = (*CALLERS, b"TZ", b"LANG", b"LANGUAGE")
+# How the network is reached is the host's matter, too.
+_PROXIES = (b"http_proxy", b"https_proxy", b"ftp_proxy", b"all_proxy", b"no_proxy")
 CLEAN_PATH = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 # In user namespaces of their own the ranks may not read each other's memory (ptrace(2)). Open MPI
@@ -120,4 +122,4 @@ def restore_signals(*numbers: int) -> None:
 
 
 def _stays_when_clean(name: bytes) -> bool:
-    return name in _CLEAN_NAMES or name.startswith(b"LC_")
+    return name in _CLEAN_NAMES or name.startswith(b"LC_") or name.lower() in _PROXIES

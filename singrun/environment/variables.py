@@ -45,10 +45,14 @@ class Override:
         quoted = b"'" + self.value.replace(b"'", b"'\\''") + b"'"
         if self.evaluate:
             quoted = b'"' + self.value.replace(b'"', b'\\"') + b'"'
+        # Where the image's scripts leave the path alone, it holds the value already.
+        there = b'case "$%b" in %b) ;; *) %b ;; esac\n'
         if self.how == "before":
-            quoted += b'"${%b:+:$%b}"' % (self.name, self.name)
-        elif self.how == "behind":
-            quoted = b'"${%b:+$%b:}"' % (self.name, self.name) + quoted
+            joined = b'export %b=%b"${%b:+:$%b}"' % (self.name, quoted, self.name, self.name)
+            return there % (self.name, quoted + b"|" + quoted + b":*", joined)
+        if self.how == "behind":
+            joined = b'export %b="${%b:+$%b:}"%b' % (self.name, self.name, self.name, quoted)
+            return there % (self.name, quoted + b"|*:" + quoted, joined)
         return b"export " + self.name + b"=" + quoted + b"\n"
 
 
@@ -57,19 +61,19 @@ def overrides(
 ) -> list[Override]:
     """Return them, lowest first. environment: the caller's; has_home: --home sets HOME."""
     rows = [
-        _of_prefix(name.removeprefix(prefix), value, name.decode(errors="surrogateescape"))
+        _override(name.removeprefix(prefix), value, name.decode(errors="surrogateescape"))
         for prefix in PREFIXES
         for name, value in environment.items()
         if name.startswith(prefix) and name != prefix
     ]
     for name, value, layer in options.assignments:
-        rows.append(Override(_bytes(name), _bytes(value), layer))
+        rows.append(_override(_bytes(name), _bytes(value), layer))
     for each in rows:
         each.evaluate = options.evaluate
     return [each for each in rows if not (has_home and each.name == b"HOME")]
 
 
-def _of_prefix(name: bytes, value: bytes, layer: str) -> Override:
+def _override(name: bytes, value: bytes, layer: str) -> Override:
     if how := _JOINING.get(name, ""):
         return Override(b"PATH", value, layer, how)
     return Override(name, value, layer)

@@ -36,7 +36,8 @@ class Object:
     """One object of a SIF: its type, where its bytes are, and what its type says of it."""
 
     def __init__(self, descriptor: bytes) -> None:
-        self.kind = _number(descriptor, 0, 4)
+        self.kind, self.number = _number(descriptor, 0, 4), _number(descriptor, 5, 4)
+        self.group, self.link = _number(descriptor, 9, 4), _number(descriptor, 13, 4)
         self.offset, self.size = _number(descriptor, 17, 8), _number(descriptor, 25, 8)
         self.name = descriptor[73:201].rstrip(b"\0")
         self.file_system, self.part = _number(descriptor, 201, 4), _number(descriptor, 205, 4)

@@ -80,7 +80,7 @@ def _mount(fields: list[str]) -> BindOption:
         if not name or (name == "read_only" and value.lower() not in ("", "true", "false")):
             raise RunError(f"Cannot understand --mount {field}", remedy=remedy)
         values[name] = value if equals else "true"
-    if values.get("type") != "bind" or not values.get("source") or not values.get("target"):
+    if values.get("type", "bind") != "bind" or not values.get("source") or not values.get("target"):
         why = "It takes type=bind, a source and a target."
         raise RunError(f"Cannot obey --mount {','.join(fields)}", why=why, remedy=remedy)
     return BindOption(

@@ -9,7 +9,7 @@ import os
 import time
 
 from singrun import instances
-from singrun.errors import UsageError, printable, say
+from singrun.errors import RunError, UsageError, printable, say
 from singrun.instances import Instance
 
 _PAUSE = 0.5  # seconds between two readings of the time that was computed
@@ -31,7 +31,11 @@ def explain(words: "list[str]") -> str:
 
 
 def _list(words: "list[str]") -> str:
-    options, names = _split_words(words, {"j": "json", "l": "logs", "a": "all"}, {})
+    flags = {"j": "json", "l": "logs", "a": "all"}
+    options, names = _split_words(words, flags, {"u": "user"})
+    if "user" in options:
+        what, why = f"Cannot list instances of {options['user']}", "Each user finds his own alone."
+        raise RunError(what, why=why, remedy="Leave -u out.")
     matching = _matching(names)
     if "json" in options:
         return _json({"instances": [_described(each) for each in matching]})
@@ -50,10 +54,14 @@ def _stop(words: "list[str]") -> str:
     if bool(names) == ("all" in options):
         raise UsageError("Say which instance to stop, or --all", remedy=_REMEDY)
     patience = _seconds(options.get("timeout", "10"))
+    signal = options.get("signal", "TERM").upper().removeprefix("SIG")
+    if signal not in ("TERM", "15", "KILL", "9"):
+        remedy = "Say TERM or KILL, or kill the process itself: instance list says its number."
+        raise RunError(f"Cannot stop an instance by the signal {signal}", remedy=remedy)
     matching = _matching(names)
     if not matching:
         raise UsageError("no instance found", remedy="See: instance list")
-    if "force" in options or options.get("signal", "").upper().replace("SIG", "") in ("KILL", "9"):
+    if "force" in options or signal in ("KILL", "9"):
         patience = 0.0
     for each in matching:
         say(f"Stopping {each.name} instance of {each.image} (PID={each.pid})", "INFO")

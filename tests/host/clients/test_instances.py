@@ -147,6 +147,7 @@ def test_an_image_without_a_startscript_is_an_instance_too(person: Person, bench
         (("stop", "--timeout", "soon", "x"), "soon"),
         (("stats", "zz"), "no instance found"),
         (("bla",), "bla"),
+        (("stop", "-x", "zz"), "-x"),
         (("list", "--jsn"), "--jsn"),
     ],
 )
@@ -172,3 +173,26 @@ def test_a_log_that_cannot_be_written_is_said(bench: Bench, service: Path) -> No
         typed(user, "instance", "stop", "quiet")
     finally:
         blocked.unlink()
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        (("stop", "-s", "NONSENSE", "web"), "the signal NONSENSE"),
+        (("stop", "--signal=INT", "web"), "the signal INT"),
+        (("list", "-u", "root"), "instances of root"),
+        (("start", "IMAGE", "bad/name"), "bad/name"),
+    ],
+)
+def test_what_cannot_be_done_ends_with_255_and_stops_nothing(
+    bench: Bench, service: Path, words: tuple[str, ...], answer: str
+) -> None:
+    user = bench.people["user"]
+    typed(user, "instance", "start", service, "web")
+    try:
+        done = called(user, "instance", *(w.replace("IMAGE", str(service)) for w in words))
+        assert (done.returncode, done.stdout) == (255, b"")
+        assert answer in done.stderr.decode()
+        assert [each["instance"] for each in listed(user)] == ["web"]
+    finally:
+        typed(user, "instance", "stop", "--force", "web")

@@ -273,3 +273,50 @@ def test_an_overlay_is_made_and_written(tmp_path: Path, image: Path) -> None:
 def test_buildcfg_is_lines_of_names_and_values(tmp_path: Path) -> None:
     lines = typed(tmp_path, "buildcfg").stdout.splitlines()
     assert {"PACKAGE_NAME", "SESSIONDIR"} <= {line.partition("=")[0] for line in lines}
+
+
+def test_the_objects_of_a_sif(tmp_path: Path, image: Path) -> None:
+    (tmp_path / "r.def").write_text(f"Bootstrap: localimage\nFrom: {image}\n%labels\nA b\n")
+    assert typed(tmp_path, "build", "-T", "a.sif", "r.def").returncode == 0
+    lines = typed(tmp_path, "sif", "list", "a.sif").stdout.splitlines()
+    assert lines[1].split("|")[0].strip() == "ID"
+    rows = [[cell.strip() for cell in line.split("|")] for line in lines[3:]]
+    types = {row[4]: row for row in rows}
+    dumped = typed(tmp_path, "sif", "dump", types["Def.FILE"][0], "a.sif")
+    assert dumped.stdout == (tmp_path / "r.def").read_text()
+    begin, end = map(int, types["Def.FILE"][3].split("-"))
+    assert end - begin == len(dumped.stdout)
+    assert any(name.startswith("FS (") and "/*System/" in name for name in types)
+    for words, answer in {
+        ("dump", "77", "a.sif"): "there is no object 77",
+        ("list", "r.def"): "r.def is no SIF",
+        ("list", "absent"): "absent",
+        ("del", "1", "a.sif"): "written whole",
+    }.items():
+        done = typed(tmp_path, "sif", *words)
+        assert (done.returncode, done.stdout) == (255, "")
+        assert answer in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "status", "answer"),
+    [
+        ("remote use x", 255, "say docker://HOST/NAME"),
+        ("remote add x y", 255, "say docker://HOST/NAME"),
+        ("registry list", 255, ".docker/config.json"),
+        ("sif lst", 1, "Did you mean list?"),
+        ("remote logn", 1, "Did you mean login?"),
+        ("buildcfg NONSENSE", 255, "there is no NONSENSE"),
+    ],
+)
+def test_what_is_not_had_is_refused_in_a_sentence(
+    tmp_path: Path, line: str, status: int, answer: str
+) -> None:
+    done = typed(tmp_path, *line.split())
+    assert (done.returncode, done.stdout) == (status, "")
+    assert done.stderr.startswith("FATAL:   ")
+    assert answer in done.stderr
+
+
+def test_buildcfg_gives_one_value(tmp_path: Path) -> None:
+    assert typed(tmp_path, "buildcfg", "PACKAGE_NAME").stdout == "singbuild\n"

@@ -229,3 +229,26 @@ def test_a_relative_home(person: Person, bench: Bench) -> None:
         "exec", "--home", "new", bench.tree, "sh", "-c", "echo $HOME; cat ~/file", cwd=place.parent
     )
     assert said == f"{place}\nfound"
+
+
+def test_a_path_is_joined_once_where_the_images_scripts_leave_it_alone(
+    person: Person, bench: Bench
+) -> None:
+    tree = bench.directory / "without-path"
+    if not tree.exists():
+        for each in (bench.variant("without-path") / ".singularity.d/env").iterdir():
+            each.write_text("export OF_IMAGE=1\n")
+    script = "export SINGRUNENV_PREPEND_PATH='/a b' SINGRUNENV_APPEND_PATH=/z; exec \"$@\""
+    words = ("exec", tree, "sh", "-c", "echo $PATH")
+    done = person.call("sh", "-c", script, "sh", person.launcher, *words)
+    path = done.stdout.decode().strip()
+    assert path.startswith("/a b:/"), done
+    assert path.endswith(":/z")
+    assert path.split(":").count("/a b") == path.split(":").count("/z") == 1
+
+
+def test_a_clean_environment_has_the_hosts_proxies(person: Person, bench: Bench) -> None:
+    script = 'export https_proxy=http://p:1 NO_PROXY=here OTHER=1; exec "$@"'
+    words = ("exec", "--cleanenv", bench.tree, "sh", "-c", "echo $https_proxy $NO_PROXY $OTHER")
+    done = person.call("sh", "-c", script, "sh", person.launcher, *words)
+    assert done.stdout == b"http://p:1 here\n", done

@@ -23,8 +23,8 @@ pytestmark = pytest.mark.root
 
 # Options of the runtime that files of their own try: test_drivers.py, and those whose names begin
 # with test_singrun_ and end with devices, rights, limits, binds or apps.
-ELSEWHERE = {"nv", "rocm", "fabric", "device", "cdi-dirs", "mount", "app", "disable-cache"}
-ELSEWHERE |= {"no-pid", "no-nv", "no-rocm"}
+ELSEWHERE = {"nv", "rocm", "fabric", "device", "cdi-dirs", "app", "disable-cache"}
+ELSEWHERE |= {"no-pid", "no-nv", "no-rocm", "contents"}
 ELSEWHERE |= {"add-caps", "drop-caps", "keep-privs", "no-privs", "security", "dns"}
 ELSEWHERE |= {"net", "network", "network-args", "blkio-weight", "pids-limit", "cpu-shares", "cpus"}
 ELSEWHERE |= {"cpuset-cpus", "cpuset-mems", "memory", "memory-reservation", "memory-swap"}
@@ -32,6 +32,11 @@ ELSEWHERE |= {"cpuset-cpus", "cpuset-mems", "memory", "memory-reservation", "mem
 GOOD = [
     ("exec -B /etc:/data I ls /data/passwd", "/data/passwd"),
     ("exec --bind=/etc:/data:ro I ls /data/passwd", "/data/passwd"),
+    ("exec -B=/etc:/data I ls /data/passwd", "/data/passwd"),
+    ("exec --bind '' I echo none", "none"),
+    ("exec --mount src=/etc,dst=/data I ls /data/passwd", "/data/passwd"),
+    ("exec --env PREPEND_PATH=/pre I sh -c 'echo $PATH'", "/pre:/"),
+    ("exec --env APPEND_PATH=/post I sh -c 'echo $PATH'", "bin:/post"),
     ("exec -H home:/home/me I sh -c 'ls ~'", "mine"),
     ("exec --no-home I true", ""),
     ("exec --no-mount tmp,/etc/hosts I cat /etc/hosts", ""),
