@@ -34,7 +34,7 @@ SUITES = {
     "peers": ("sid", (*_PACKAGES, *_PEERS)),
 }
 # Of this machine: its certificates, and where pip is told to look for packages.
-_OF_THIS_MACHINE = ("/etc/ssl/certs", "/etc/pip.conf", "/etc/resolv.conf", "/etc/hosts", "/opt")
+OF_THIS_MACHINE = ("/etc/ssl/certs", "/etc/pip.conf", "/etc/resolv.conf", "/etc/hosts", "/opt")
 # $1: the root. $2: what is shown at /src, $3: the directory to go to, $4: who shall run the rest.
 _ENTER = """
 set -eu
@@ -57,7 +57,7 @@ cd "$place"
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 [ "$user" = root ] || exec setpriv --reuid 4711 --regid 4711 --clear-groups "$@"
 exec "$@"
-""".replace("OF_THIS_MACHINE", " ".join(_OF_THIS_MACHINE))
+""".replace("OF_THIS_MACHINE", " ".join(OF_THIS_MACHINE))
 
 
 def cache() -> Path:
@@ -89,7 +89,7 @@ def _make(name: str, place: Path) -> None:
         subprocess.run(["chroot", new, *purge], check=True, stdout=subprocess.DEVNULL)
     subprocess.run(["chroot", new, "useradd", "-m", "-u", str(_UID), USER], check=True)
     (new / "src").mkdir()
-    for each in map(Path, _OF_THIS_MACHINE):
+    for each in map(Path, OF_THIS_MACHINE):
         point = new / str(each).lstrip("/")
         if each.is_dir():
             point.mkdir(parents=True, exist_ok=True)
