@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -10,13 +11,15 @@ from pathlib import Path
 import pytest
 
 from tests.bench.builds import SINGBUILD
+from tests.bench.host import wait_until
 from tests.bench.singrun_images import ROOT
+from tests.long.test_singrun_terminal import start_display
 
 pytestmark = [pytest.mark.root, pytest.mark.network, pytest.mark.long]
 
-AUTHORITIES = Path(
-    "/etc/ssl/certs/ca-certificates.crt"
-)  # pip in the image trusts whom the host does
+# pip in the image trusts whom the host does.
+AUTHORITIES = Path("/etc/ssl/certs/ca-certificates.crt")
+SINGRUN = str(ROOT / "bin/singrun")
 
 
 def test_a_python_program_with_its_libraries(tmp_path: Path) -> None:
@@ -34,3 +37,41 @@ def test_a_python_program_with_its_libraries(tmp_path: Path) -> None:
     command = [str(ROOT / "bin/singrun"), "run", "--home", str(tmp_path), "a.img", "numbers"]
     said = subprocess.check_output(command, cwd=tmp_path, text=True, env=os.environ)
     assert said == "numbers: 3 numbers, mean 3, deviation 2.16025\n"
+
+
+def built(name: str, place: Path) -> str:
+    """Build a recipe as it stands; its image."""
+    image = f"{place}/{name}.img"
+    subprocess.run([*SINGBUILD, "-q", f"recipes/{name}.def", image], cwd=ROOT, check=True)
+    return image
+
+
+def test_r_with_a_package_of_cran(tmp_path: Path) -> None:
+    image = built("r", tmp_path)
+    (tmp_path / "numbers").write_text("1\n2\n6\n")
+    out = subprocess.check_output([image, "numbers"], cwd=tmp_path, text=True, env=on_path())
+    assert json.loads(out) == {"file": "numbers", "n": 3, "mean": 3}
+
+
+def on_path() -> dict[str, str]:
+    return os.environ | {"PATH": f"{ROOT}/bin:{os.environ['PATH']}"}
+
+
+@pytest.mark.skipif(not shutil.which("Xvfb"), reason="Xvfb is not installed")
+def test_windows(tmp_path: Path) -> None:
+    image = built("x11", tmp_path)
+    number, server = start_display(tmp_path)
+    env = on_path() | {"DISPLAY": f":{number}"}
+    dump = [SINGRUN, "exec", image, "xwd", "-root", "-silent"]
+
+    def is_drawn() -> bool:
+        done = subprocess.run(dump, env=env, capture_output=True, check=False, cwd="/")
+        return done.returncode == 0 and len(done.stdout) > 10000
+
+    try:
+        wait_until(is_drawn)
+        done = subprocess.run(["timeout", "5", image], env=env, check=False, cwd="/")
+        assert done.returncode == 124  # the clock went until it was stopped
+    finally:
+        server.terminate()
+        server.wait()
