@@ -70,6 +70,7 @@ def test_a_recipe_has_one_hash_in_each_format(place: Path, people: list[Person],
         assert len(digests) == 1, form
 
 
+@pytest.mark.timeout(0)
 def test_random_trees_have_one_hash_in_each_format(place: Path, people: list[Person]) -> None:
     for seed in range(TREES):
         tree = place / f"tree-{seed}"
