@@ -34,7 +34,7 @@ from singbuild.privilege import modes, namespace
 from singbuild.stages import StageError, Stages
 from singbuild.steps import definition, dockerfile
 from singbuild.steps.step import Workplace
-from singbuild.tree import metadata, normalise, secrets, sections
+from singbuild.tree import metadata, normalise, permissions, secrets, sections
 from singbuild.tree.rootfs import Rootfs
 from singbuild.tree.scratch import flushing_in_background
 from singbuild.workshop import Workshop
@@ -127,7 +127,7 @@ class _Worker:
         step_names = [each.name for each in plan.steps if self.options.test or each.name != "test"]
         shown_target = self.options.checked_target or self.target
         self.console.start(plan.recipe.path, str(shown_target), [*stage_step_names, *step_names])
-        self.workshop.report_mode()
+        self.workshop.report_mode(self.options.section_options.host.words())
         self._phase("resolve")
         job = resolve(plan, self.options, self.workshop.downloads)
         if self.options.resume:
@@ -170,8 +170,8 @@ class _Worker:
             is_resumed = self.options.resume and (each is job or resume.has_saved_tree(each))
             use_cache = self.options.use_cache and not is_resumed
             steps = (dockerfile if each.evaluation else definition).steps(each, snapshot_keys)
-            one_owner = self.workshop.has_one_owner
-            plans.append(filling.plan_tree(each, steps, one_owner=one_owner, use_cache=use_cache))
+            snapshots = self.workshop.snapshots
+            plans.append(filling.plan_tree(each, steps, snapshots, use_cache=use_cache))
             snapshot_keys[each.stage] = plans[-1].key
         return plans
 
@@ -232,9 +232,10 @@ class _Worker:
         complete_lock = {**job.lock, "packages": lock.installed_packages(rootfs)}
         if options.locked and "packages" in options.locked.lock:
             lock.check(options.locked, complete_lock, ("packages",))
+        how = build_record(plan, free=options.free, resumed=options.resume, host=options.host_words)
         records = {
             "lock.yaml": lock.dumped(complete_lock, Path(plan.recipe.path).name),
-            "build.json": build_record(plan, free=options.free, resumed=options.resume),
+            "build.json": how,
         }
         return records | (dockerfile.records(job) if job.evaluation else {})
 
@@ -246,6 +247,7 @@ class _Worker:
         # An image of a fixed size is there to be added to: apt finds packages by its indices.
         normalise.normalise(rootfs, job.epoch, indices=options.shape.size > 0)
         secrets.check_absent(root, job.secrets)
+        permissions.fix(rootfs, wants=options.owner_may)
         with flushing_in_background(root):
             seal.seal(
                 root,

@@ -155,7 +155,7 @@ class Stages:
 
     def _is_taken(self, entry: Entry | None, name: str) -> bool:
         """Whether the cache has the finished tree; then its image is a link to it, or a copy."""
-        if entry is None:
+        if entry is None or entry.onto:
             return False
         image = self._image(name)
         try:

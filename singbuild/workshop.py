@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from singbuild import workspace
+from singbuild.cache.filling import Place
 from singbuild.console.display import Console
 from singbuild.plan import places
 from singbuild.plan.plan import Plan
 from singbuild.privilege import capabilities, seccomp
 from singbuild.privilege.modes import Choice, Mode
 from singbuild.privilege.recorder import Recorder
-from singbuild.tree import chroot, scratch
+from singbuild.tree import chroot, layers, scratch
+from singbuild.tree.layers import Layers
 from singbuild.tree.rootfs import Rootfs
 
 
@@ -53,13 +55,25 @@ class Workshop:
         return self.choice.mode is Mode.ONE_ID or chroot.has_one_id()
 
     @property
+    def snapshots(self) -> Place:
+        """Return what snapshots can be here: a tree may lie over images where root mounts them."""
+        lays = self.choice.mode is Mode.ROOT and layers.are_known()
+        return Place(self.has_one_owner, lays)
+
+    @property
     def may_nest(self) -> bool:
         """Whether work gets namespaces of its own within those of the build."""
         return self.choice.mode is not Mode.CHROOT
 
-    def report_mode(self) -> None:
-        """Say by what privilege the build works, and what that lacks."""
+    def report_mode(self, host: Sequence[str]) -> None:
+        """Say by what privilege the build works, what that lacks, and what sections see.
+
+        host: of the host, in the words of the options.
+        """
         self.console.line(f"privilege: {self.choice.mode}: {self.choice.reason}")
+        if host:
+            what = ", ".join(host)
+            self.console.warn(f"sections see {what}: the bits of the image depend on it")
         if self.choice.mode is Mode.CHROOT:
             inside = "in %post and %test"
             self.console.warn(f"nothing may be mounted here: /proc and /sys are empty {inside}")
@@ -71,8 +85,13 @@ class Workshop:
     @contextlib.contextmanager
     def rootfs(self, directory: Path, epoch: int) -> Iterator[Rootfs]:
         """Give an empty tree in a scratch below a directory, for the time of a with-block."""
-        with scratch.scratch(directory, privileged=self.choice.mode is Mode.ROOT) as root:
-            yield Rootfs(root, self.console, self._journal, epoch)
+        is_root = self.choice.mode is Mode.ROOT
+        with (
+            scratch.scratch(directory, privileged=is_root) as root,
+            contextlib.ExitStack() as stack,
+        ):
+            below = stack.enter_context(contextlib.closing(Layers(root))) if is_root else None
+            yield Rootfs(root, self.console, self._journal, epoch, below)
 
     def downloads(self, plan: Plan) -> Path:
         """Where a backend keeps downloads: the cache, or the scratch if that is read-only."""

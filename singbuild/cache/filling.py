@@ -15,7 +15,7 @@ from typing import NamedTuple
 from singbuild.cache import splitting, store
 from singbuild.cache.store import Entry, Snapshot
 from singbuild.console.display import Console
-from singbuild.errors import SectionError
+from singbuild.errors import HostError, SectionError
 from singbuild.plan.job import Job
 from singbuild.steps.step import TreeStep, Workplace, digest
 from singbuild.tree import secrets
@@ -27,13 +27,15 @@ IMAGE = "image"  # the snapshot that is the finished image
 class TreePlan:
     """How one tree is filled. snapshots: after its steps, by step's name; found or stored.
 
-    key: of the last snapshot, which names the finished tree; "" when not all that goes in is known.
+    key: of the last snapshot, which names the finished tree; "" when not all that goes in is known;
+    lays: whether a snapshot may be several images, one over the other.
     """
 
     job: Job
     steps: tuple[TreeStep, ...]
     snapshots: Mapping[str, Snapshot]
     key: str
+    lays: bool = False
 
     @property
     def label(self) -> str:
@@ -43,7 +45,8 @@ class TreePlan:
     def cached(self) -> str:
         """Return the latest step whose snapshot is in the cache, "" for none."""
         names = (n for n in reversed([*self.snapshots]) if n != IMAGE)
-        return next((n for n in names if store.exists(self.snapshots[n])), "")
+        whole = not self.lays
+        return next((n for n in names if store.exists(self.snapshots[n], whole=whole)), "")
 
     def waiting(self, done: str) -> tuple[TreeStep, ...]:
         """Return the steps after one that is done; all without one."""
@@ -51,10 +54,21 @@ class TreePlan:
         return self.steps[names.index(done) + 1 :] if done else self.steps
 
 
-def plan_tree(job: Job, steps: Sequence[TreeStep], *, one_owner: bool, use_cache: bool) -> TreePlan:
+@dataclass(frozen=True)
+class Place:
+    """What of the place where trees are made has a say in their snapshots.
+
+    one_owner: programs see their own owners there, so their trees are snapshots of their own;
+    lays: as ``TreePlan`` has it.
+    """
+
+    one_owner: bool
+    lays: bool
+
+
+def plan_tree(job: Job, steps: Sequence[TreeStep], place: Place, *, use_cache: bool) -> TreePlan:
     """Return how the tree of a job is filled.
 
-    one_owner: programs see their own owners there, so their trees are snapshots of their own.
     A step of which not all that goes in is known is not kept, nor what comes after it.
     """
     path = f"{job.plan.recipe.path} stage {job.stage}" if job.is_stage else job.plan.recipe.path
@@ -63,17 +77,19 @@ def plan_tree(job: Job, steps: Sequence[TreeStep], *, one_owner: bool, use_cache
     for step in steps:
         if not step.is_known:
             break
-        facts = {**step.facts, "privilege": ""} if one_owner else step.facts
+        facts = {**step.facts, "privilege": ""} if place.one_owner else step.facts
         by_step[step.name] = Snapshot(step.name, path, facts, parent)
         parent = by_step[step.name].key
     is_known = all(step.is_known for step in steps)
     if is_known and not job.is_stage:
-        facts = {"recipe": digest([Path(job.plan.recipe.path).name, job.plan.recipe.text])}
+        about = [Path(job.plan.recipe.path).name, job.plan.recipe.text, job.stage]
+        facts = {"recipe": digest(about)}
         more = (*job.options.finish.items(), *job.lock.items())
         facts |= {name: digest(value) for name, value in more}
-        facts |= {"privilege": ""} if one_owner else {}
+        facts |= {"privilege": ""} if place.one_owner else {}
         by_step[IMAGE] = Snapshot(IMAGE, path, facts, parent)
-    return TreePlan(job, tuple(steps), by_step if use_cache else {}, parent if is_known else "")
+    snapshots = by_step if use_cache else {}
+    return TreePlan(job, tuple(steps), snapshots, parent if is_known else "", place.lays)
 
 
 class Start(NamedTuple):
@@ -142,15 +158,25 @@ def _keep(
             console.line(f"A variable holds a secret: the state after {step.name} is not cached.")
             return
     lines = splitting.lines_of(step.whole) if step.whole else ()
-    store.store(snapshot, workplace.rootfs, job.epoch, console, shell, lines)
+    whole = bool(job.options.cache_to)  # others have not what it would lie over
+    store.store(snapshot, workplace.rootfs, job.epoch, console, shell, lines, whole=whole)
 
 
 def _restore_snapshot(plan: TreePlan, workplace: Workplace, console: Console) -> Entry | None:
     """Fill the tree from the latest snapshot that is cached, and return that."""
     for name in reversed([*plan.snapshots]):
-        if name != IMAGE and (entry := store.find(plan.snapshots[name], console, plan.label)):
-            workplace.rootfs.restore(entry.path, entry.source)
+        if name == IMAGE:
+            continue
+        entry = store.find(plan.snapshots[name], console, plan.label, whole=not plan.lays)
+        if entry and workplace.rootfs.restore_layers(entry.images, entry.source, entry.key):
             return entry
+        if entry:
+            store.drop(entry.path)
+            raise HostError(
+                f"the state after {name} in the cache is of no use here",
+                why="It lies over another one, and the kernel's overlay cannot be mounted for it.",
+                remedy="Build again: it is dropped.",
+            )
     return None
 
 

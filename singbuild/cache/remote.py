@@ -72,7 +72,8 @@ class Remote:
         digests = {}
         for plan in plans:
             for snapshot in plan.snapshots.values():
-                if entry := store.entry(snapshot.key):
+                entry = store.entry(snapshot.key)
+                if entry and not entry.onto:  # its image is the whole tree
                     digests[entry.key] = self._push(entry)
         if digests:
             text = json.dumps(digests, sort_keys=True).encode()

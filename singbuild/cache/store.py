@@ -1,7 +1,8 @@
 """The cache of snapshots: trees after a step, kept as images under a key of all that went in.
 
-An entry is two files: ``KEY.img``, an image like any other, and ``KEY.json``,
-which says what it is and what it was made of. An entry is complete once
+An entry is two files: ``KEY.img``, an image, and ``KEY.json``, which says what it is and what
+it was made of. Where the tree lay over that of another entry, the image holds what differs from
+that one, as overlayfs(5) keeps it, and is of use together with it alone. An entry is complete once
 both are there; they are written beside their names and renamed. A damaged
 image is noticed by its SHA-256 before it is used, and dropped.
 """
@@ -14,7 +15,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -24,6 +25,7 @@ from singbuild.console.display import Console
 from singbuild.console.sizes import parse_size
 from singbuild.errors import SingbuildError, UsageError
 from singbuild.ext3.writer import seal
+from singbuild.tree import layers
 from singbuild.tree.rootfs import Rootfs
 from singbuild.workspace import Part
 
@@ -53,7 +55,9 @@ class Entry:
     """A snapshot in the cache. size: bytes on the disk; used: when last, seconds since 1970.
 
     source: as ``Rootfs.restore`` takes it; shell: the state of %post's, None once that called exit;
-    lines: digests of the lines of a %post that was not split.
+    lines: digests of the lines of a %post that was not split; onto: the key of the entry from which
+    its image differs, "" where that is the whole tree; below: the images of that one, topmost
+    first.
     """
 
     key: str
@@ -68,6 +72,13 @@ class Entry:
     used: float
     shell: str | None = ""
     lines: tuple[str, ...] = ()
+    onto: str = ""
+    below: tuple[Path, ...] = ()
+
+    @property
+    def images(self) -> tuple[Path, ...]:
+        """Return the images that make the tree, topmost first."""
+        return (self.path, *self.below)
 
 
 def directory() -> Path:
@@ -92,15 +103,23 @@ def before(snapshot: Snapshot) -> Entry | None:
     return others[-1] if others else None
 
 
-def exists(snapshot: Snapshot) -> bool:
-    """Whether the cache has a snapshot; whether it is sound is another question."""
-    return (directory() / f"{snapshot.key}.json").exists()
+def exists(snapshot: Snapshot, *, whole: bool = False) -> bool:
+    """Whether the cache has a snapshot; whether it is sound is another question.
+
+    whole: in one image.
+    """
+    try:
+        return not (_read(directory() / f"{snapshot.key}.json").onto and whole)
+    except (OSError, ValueError, TypeError, KeyError):
+        return False
 
 
-def find(snapshot: Snapshot, report: Console, label: str = "") -> Entry | None:
+def find(
+    snapshot: Snapshot, report: Console, label: str = "", *, whole: bool = False
+) -> Entry | None:
     """Return the entry of a snapshot if it is there and sound; say why it hit, or what changed.
 
-    label: what stands before its name.
+    label: what stands before its name; whole: only one of a single image is of use.
     """
     note = directory() / f"{snapshot.key}.json"
     try:
@@ -108,12 +127,16 @@ def find(snapshot: Snapshot, report: Console, label: str = "") -> Entry | None:
     except (OSError, ValueError, TypeError, KeyError):
         report.cache(label + snapshot.name, _why_missed(snapshot), hit=False)
         return None
-    if digest(entry.path) != entry.sha256:
-        report.warn(f"the cache entry {entry.path} is damaged; it is dropped and made again")
-        drop(entry.path)
+    if whole and entry.onto:
+        report.cache(label + snapshot.name, "no overlay can be mounted here for it", hit=False)
+        return None
+    if damaged := _damaged(entry):
+        report.warn(f"the cache entry {damaged.path} is damaged; it is dropped and made again")
+        drop(damaged.path)
         return None
     with contextlib.suppress(OSError):  # a cache that others may only read is still of use
-        os.utime(note)
+        for image in entry.images:
+            os.utime(image.with_suffix(".json"))
     inputs = ", ".join(snapshot.inputs)
     report.cache(label + snapshot.name, f"hit {entry.key[:12]}, unchanged: {inputs}", hit=True)
     return entry
@@ -125,7 +148,14 @@ def entry(key: str) -> Entry | None:
         newest = _read(directory() / f"{key}.json")
     except (OSError, ValueError, TypeError, KeyError):
         return None
-    return newest if digest(newest.path) == newest.sha256 else None
+    return None if _damaged(newest) else newest
+
+
+def _damaged(entry: Entry) -> Entry | None:
+    """Return the entry, or one below it, whose image is not what was written."""
+    if digest(entry.path) != entry.sha256:
+        return entry
+    return _damaged(_read(directory() / f"{entry.onto}.json")) if entry.onto else None
 
 
 def store(
@@ -135,20 +165,27 @@ def store(
     report: Console,
     shell: str | None = "",
     lines: Sequence[str] = (),
+    *,
+    whole: bool = False,
 ) -> bool:
     """Keep a snapshot, and tell whether. A cache that cannot be written warns and fails nothing.
 
-    shell, lines: as ``Entry`` has them.
+    shell, lines: as ``Entry`` has them; whole: its image shall be that of the whole tree.
     """
+    below = rootfs.layers
+    changes = None if whole or below is None else below.difference()
 
     def write(part: Path) -> object:
         times = rootfs.baseline.times(rootfs.root)
+        tree = changes or rootfs.root
+        # Not fsync(2), which waits for the disk: what a crash damages is told by its digest.
         return seal.seal(
-            rootfs.root, part, epoch=epoch, owners=rootfs.recorded_owners(), times=times
+            tree, part, epoch=epoch, owners=rootfs.recorded_owners(), times=times, lasting=False
         )
 
     more: dict[str, object] = {"source": rootfs.baseline.saved(rootfs.root), "shell": shell}
     more |= {"lines": [*lines]} if lines else {}
+    more |= {"onto": below.base} if below and changes else {}
     return keep(snapshot, write, report, more)
 
 
@@ -167,7 +204,7 @@ def keep(
 ) -> bool:
     """Keep what ``write`` writes as the image of a snapshot, and tell whether, as ``store`` does.
 
-    more: the fields source, shell and lines of its ``Entry``.
+    more: the fields source, shell, lines and onto of its ``Entry``.
     """
     home = directory()
     target = home / f"{snapshot.key}.img"
@@ -180,7 +217,6 @@ def keep(
             facts = asdict(snapshot) | {"sha256": digest(part.file), **more}
             note_part.file.write_text(json.dumps(facts, indent=1))
             # The note first: without its image it is no entry, and takes no room.
-            # Not fsync(2), which waits for the disk: what a crash damages is told by its digest.
             workspace.rename_into_place(note_part, note, lasting=False)
             workspace.rename_into_place(part, target, lasting=False)
         prune(limit())
@@ -237,11 +273,16 @@ def drop(image: Path) -> None:
         image.unlink(missing_ok=True)
 
 
-def _read(note: Path) -> Entry:
+def _read(note: Path, below: int = layers.MOST) -> Entry:
+    """Return an entry. below: how many may be below it. Raises OSError, ValueError and others."""
     fields = json.loads(note.read_text())
     path = note.with_suffix(".img")
     size = path.stat().st_blocks * 512
-    return Entry(key=note.stem, path=path, size=size, used=note.stat().st_mtime, **fields)
+    entry = Entry(key=note.stem, path=path, size=size, used=note.stat().st_mtime, **fields)
+    if entry.onto and not below:
+        raise ValueError(f"{note}: too many images below it")
+    other = _read(note.with_name(f"{entry.onto}.json"), below - 1) if entry.onto else None
+    return replace(entry, below=other.images) if other else entry
 
 
 def _why_missed(snapshot: Snapshot) -> str:

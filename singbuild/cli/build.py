@@ -18,10 +18,13 @@ from singbuild.cli.parameters import (
     document,
     events_option,
     force_option,
+    host_options,
+    host_parts,
     json_option,
     offline_option,
     quiet_option,
     recipe_options,
+    unused_warning,
 )
 from singbuild.errors import RecipeError, SingbuildError, UsageError
 
@@ -30,11 +33,31 @@ if TYPE_CHECKING:
     from singbuild.plan.plan import Plan
 
 GROUPS = {
-    "Recipe": ("build_args", "build_arg_file", "values", "arch", "secret_words"),
+    "Recipe": (
+        "build_args",
+        "build_arg_file",
+        "warn_unused",
+        "values",
+        "arch",
+        "section_words",
+        "target",
+        "secret_words",
+    ),
+    "Host": ("bind_words", "mount_words", "nv", "rocm"),
     "Input": ("locked", "offline", "no_cache", "cache_from", "cache_to"),
-    "Check": ("check_reproducible", "notest"),
+    "Check": ("check_reproducible", "notest", "writable_tmpfs"),
     "Failure": ("on_error", "resume"),
-    "Output": ("form", "sandbox", "update", "force", "free", "as_json", "junit", "quiet"),
+    "Output": (
+        "form",
+        "sandbox",
+        "update",
+        "fix_perms",
+        "force",
+        "free",
+        "as_json",
+        "junit",
+        "quiet",
+    ),
 }
 
 
@@ -96,6 +119,37 @@ GROUPS = {
     metavar="id=NAME,src=FILE|env=VAR",
     help="Let %post read /run/secrets/NAME, and nobody else.",
 )
+@click.option(
+    "--section",
+    "section_words",
+    multiple=True,
+    metavar="NAME,…",
+    help='Do only these sections of a definition file; "none": its bootstrap alone.',
+)
+@click.option(
+    "--target",
+    default="",
+    metavar="STAGE",
+    help="Let this stage of a Dockerfile, by name or number, be the image; by default the last.",
+)
+@host_options
+@click.option(
+    "--fix-perms",
+    is_flag=True,
+    help="Let the owner of each file read and write it, and enter directories: chmod u+rwX.",
+)
+@click.option(
+    "--writable-tmpfs",
+    is_flag=True,
+    expose_value=False,
+    help="Accepted: what %test writes is in no image anyway.",
+)
+@click.option(
+    "--warn-unused-build-args",
+    "warn_unused",
+    is_flag=True,
+    help="Warn of a --build-arg that the recipe does not use, which is an error otherwise.",
+)
 @click.option("--junit", type=FILE, metavar="FILE", help="Write a JUnit report there.")
 @click.option(
     "--on-error",
@@ -133,6 +187,14 @@ def build(
     cache_from: tuple[str, ...],
     cache_to: tuple[str, ...],
     secret_words: tuple[str, ...],
+    section_words: tuple[str, ...],
+    target: str,
+    bind_words: tuple[str, ...],
+    mount_words: tuple[str, ...],
+    nv: bool,
+    rocm: bool,
+    fix_perms: bool,
+    warn_unused: bool,
     junit: Path | None,
     on_error: str | None,
     resume: bool,
@@ -153,6 +215,7 @@ def build(
     from singbuild.images import reproducible
     from singbuild.plan import lock, options, plan
     from singbuild.privilege.modes import Mode
+    from singbuild.recipe import selection
     from singbuild.tree import secrets, sections
 
     shown = display.choose(sys.stdout, as_json=as_json, quiet=quiet)
@@ -185,8 +248,11 @@ def build(
             use_cache=not no_cache,
             locked=lock.read(lock.beside(recipe)) if locked else None,
             section_options=sections.SectionOptions(
-                build_secrets, Shell(shown) if on_error == "shell" else None
+                build_secrets,
+                host_parts(bind_words, mount_words, nv=nv, rocm=rocm),
+                Shell(shown) if on_error == "shell" else None,
             ),
+            owner_may=fix_perms,
             keep=on_error == "keep",
             resume=resume,
             privilege=Mode(privilege) if privilege else None,
@@ -194,8 +260,14 @@ def build(
             cache_to=cache_to,
         )
         loaded = loading.load(
-            recipe, build_args=build_args, build_arg_file=build_arg_file, values=values
+            recipe,
+            build_args=build_args,
+            build_arg_file=build_arg_file,
+            values=values,
+            target=target,
+            on_unused=unused_warning(shown) if warn_unused else None,
         )
+        loaded = selection.only(loaded, section_words)
         if update:
             loaded = replace(loaded, headers=of_image(_existing(image)))
         planned = plan.make(loaded, shown, arch)

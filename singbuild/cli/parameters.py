@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from singbuild.console.sizes import parse_size
+
+if TYPE_CHECKING:
+    from singbuild.console.display import Console
+    from singbuild.tree.binds import HostParts
 
 FILE = click.Path(path_type=Path)
 MEBIBYTE = 1 << 20
@@ -93,3 +98,47 @@ def value_options(function: Any) -> Any:
 def recipe_options(function: Any) -> Any:
     """Add what every command that reads a recipe takes."""
     return value_options(arch_option(click.argument("recipe")(function)))
+
+
+def host_options(function: Any) -> Any:
+    """Add what sections see of the host."""
+    for option in (
+        click.option("--rocm", is_flag=True, help="Likewise for AMD GPUs."),
+        click.option(
+            "--nv",
+            is_flag=True,
+            help="Let %post and %test have the host's NVIDIA devices and libraries.",
+        ),
+        click.option(
+            "--mount",
+            "mount_words",
+            multiple=True,
+            metavar="type=bind,…",
+            help="The same as --bind: type=bind,source=SRC,target=DST[,readonly].",
+        ),
+        click.option(
+            "-B",
+            "--bind",
+            "bind_words",
+            multiple=True,
+            metavar="SRC[:DST[:ro]]",
+            help="Let %post and %test see a path of the host; repeatable.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def host_parts(
+    bind_words: tuple[str, ...], mount_words: tuple[str, ...], *, nv: bool, rocm: bool
+) -> HostParts:
+    """Return what these options say. Raises UsageError."""
+    from singbuild.tree import binds
+
+    drivers = tuple(name for name, is_set in (("nv", nv), ("rocm", rocm)) if is_set)
+    return binds.HostParts(binds.parsed(bind_words, mount_words), drivers)
+
+
+def unused_warning(console: Console) -> Callable[[str], None]:
+    """Return what warns of a build argument that the recipe does not use."""
+    return lambda name: console.warn(f"--build-arg {name}: the recipe has no such argument")

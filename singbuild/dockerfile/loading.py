@@ -18,7 +18,7 @@ from singbuild.dockerfile import reader, variables
 from singbuild.errors import RecipeError, UsageError
 from singbuild.recipe import grammar
 from singbuild.recipe.recipe import SCRATCH, Header, Instruction, Recipe
-from singbuild.recipe.text import Text, printable, read
+from singbuild.recipe.text import Text, did_you_mean, printable, read
 
 NAME = re.compile(r"(.*[.])?(dockerfile|containerfile)([.].*)?", re.IGNORECASE)
 _FIRST = re.compile(r"\s*(FROM|ARG)\s+[^\s:]", re.IGNORECASE)
@@ -28,18 +28,24 @@ MACHINES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386
 ARCHITECTURES = {name: machine for machine, name in MACHINES.items()}
 
 
-def load(path: str, *, build_args: Sequence[str] = (), **more: Any) -> Recipe:
+def load(path: str, *, build_args: Sequence[str] = (), target: str = "", **more: Any) -> Recipe:
     """Read a recipe of either kind: a Dockerfile by its name or first instruction.
 
-    more: as ``grammar.load`` takes it, for a definition file. Raises RecipeError, UsageError.
+    target: the stage that becomes the image, by name or number, the last without one; more: as
+    ``grammar.load`` takes it, for a definition file. Raises RecipeError, UsageError.
     """
     source = read(path)
     if not is_dockerfile(source):
+        if target:
+            raise UsageError(
+                "--target is of Dockerfiles",
+                remedy="A definition file's image is its last stage: build a copy that ends there.",
+            )
         return grammar.load(path, build_args=build_args, source=source, **more)
     if more.get("values"):
         raise UsageError("a Dockerfile takes no --values", remedy="Use --build-arg NAME=VALUE.")
     file = more.get("build_arg_file")
-    return parse(source, _arguments(build_args, file))
+    return parse(source, _arguments(build_args, file), target)
 
 
 def is_dockerfile(source: Text) -> bool:
@@ -50,9 +56,12 @@ def is_dockerfile(source: Text) -> bool:
     return bool(_FIRST.match(next(lines, "")))
 
 
-def parse(source: Text, arguments: Mapping[str, str]) -> Recipe:
-    """Return the recipe of a Dockerfile. arguments: what ``--build-arg`` gives."""
-    return _Parser(source, arguments).recipe()
+def parse(source: Text, arguments: Mapping[str, str], target: str = "") -> Recipe:
+    """Return the recipe of a Dockerfile.
+
+    arguments: what ``--build-arg`` gives; target: as ``load`` takes it. Raises UsageError.
+    """
+    return _Parser(source, arguments).recipe(target)
 
 
 def platform_variables(arch: str) -> dict[str, str]:
@@ -92,8 +101,8 @@ class _Parser:
         self._names: dict[str, str] = {}  # as instructions write them, to those of the recipes
         self._count = 0
 
-    def recipe(self) -> Recipe:
-        """Return the last stage, with those before it."""
+    def recipe(self, target: str = "") -> Recipe:
+        """Return the last stage, or the target, with those before it."""
         groups = list(self._groups(reader.instructions(self._source)))
         if not groups:
             raise self._source.error(
@@ -101,6 +110,16 @@ class _Parser:
             )
         for opening, instructions in groups:
             self._stage(opening, instructions)
+            if target and self._names.get(target.lower()) == self._stages[-1].stage:
+                break
+        else:
+            if target:
+                names = [stage.stage for stage in self._stages]
+                raise UsageError(
+                    f"--target {printable(target, keep=40)}: the Dockerfile has no such stage",
+                    why=f"It has: {', '.join(names)}.",
+                    remedy=did_you_mean(target, {*names}) or "Name one of these, or its number.",
+                )
         last = self._stages.pop()
         return replace(last, stages=tuple(self._stages))
 

@@ -26,7 +26,8 @@ class Options:
     it, with its version, "" where none does; command: as contract.Build has it;
     checked_target: the target of the check for reproducibility that this build is one of two
     of; then the check says that it is done;
-    cache_from, cache_to: URIs of places that have stages of builds, or get them.
+    cache_from, cache_to: URIs of places that have stages of builds, or get them;
+    owner_may: give the owner of each file what ``chmod u+rwX`` does.
     """
 
     force: bool = False
@@ -47,6 +48,12 @@ class Options:
     checked_target: Path | None = None
     cache_from: tuple[str, ...] = ()
     cache_to: tuple[str, ...] = ()
+    owner_may: bool = False
+
+    @property
+    def host_words(self) -> list[str]:
+        """Return what sections see of the host, and what else has no place in the recipe."""
+        return [*self.section_options.host.words(), *(["--fix-perms"] if self.owner_may else [])]
 
     @property
     def finish(self) -> dict[str, str]:
@@ -57,4 +64,5 @@ class Options:
             "free": str(self.free),
             "shape": str(self.shape),
             "locked": str(packages),
+            **({"fix-perms": ""} if self.owner_may else {}),
         }

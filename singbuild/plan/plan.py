@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -270,8 +270,11 @@ def _origins(recipe: Recipe) -> str:
     return ", ".join(names) or "the host"
 
 
-def build_record(plan: Plan, *, free: int, resumed: bool = False) -> str:
-    """Return how an image was made, as JSON; the same for equal builds. free: bytes."""
+def build_record(plan: Plan, *, free: int, resumed: bool = False, host: Sequence[str] = ()) -> str:
+    """Return how an image was made, as JSON; the same for equal builds.
+
+    free: bytes; host: what sections saw of the host, in the words of the options.
+    """
     facts: dict[str, Any] = {"singbuild": __version__, "free": free}
     facts["steps"] = [{"name": step.name, "reason": step.reason} for step in plan.steps]
     if plan.stages:
@@ -285,6 +288,8 @@ def build_record(plan: Plan, *, free: int, resumed: bool = False) -> str:
         ]
     if resumed:
         facts["resumed"] = True
+    if host:
+        facts["host"] = [*host]
     return json.dumps(facts, indent=4) + "\n"
 
 

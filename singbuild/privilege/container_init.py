@@ -70,7 +70,8 @@ def main() -> NoReturn:
     """Execute the job that the descriptor in argv[1] has, as marshal; end with its status.
 
     The job is a dictionary. root: the tree; argv, env: the program; mounts: whether this process
-    may mount and make namespaces; files: in /dev, name to content; hostname: "" for the host's;
+    may mount and make namespaces; files: in /dev, name to content; devices: paths of the host's
+    below its /dev, which are seen there too; hostname: "" for the host's;
     host: None for a program of the tree, else {directory, writable, furnished, plain} of one of the
     host: its working directory, the paths that it may write besides the tree, whether the tree
     gets /proc and /sys, and whether the host's /dev, /proc and sockets stay; directory: of a
@@ -135,7 +136,7 @@ def _change_root(job: dict[str, Any]) -> None:
         os.chdir(host["directory"])
     else:
         _attach(_clone(job["root"]), job["root"])
-        mount_dev(f"{job['root']}/dev", job["files"])
+        mount_dev(f"{job['root']}/dev", job["files"], job["devices"])
         mount_proc(f"{job['root']}/proc")
         mount_sys(f"{job['root']}/sys")
         pivot(job["root"])
@@ -202,12 +203,17 @@ def _clone(path: str, attributes: int = syscalls.MOUNT_ATTR_NODEV) -> int:
     return tree
 
 
-def mount_dev(dev: str, files: dict[str, bytes]) -> None:
-    """Mount a tmpfs with harmless devices, a devpts of its own, and files."""
+def mount_dev(dev: str, files: dict[str, bytes], more: Sequence[str] = ()) -> None:
+    """Mount a tmpfs with harmless devices, a devpts of its own, and files.
+
+    more: paths of devices below the host's /dev.
+    """
     devices = [(_clone_device(name), f"{dev}/{name}") for name in DEVICES]
+    devices += [(_clone(path, syscalls.MOUNT_ATTR_RDONLY), dev + path[4:]) for path in more]
     flags = syscalls.MS_NOSUID | syscalls.MS_NODEV  # the devices have mounts of their own
     syscalls.mount("tmpfs", dev, "tmpfs", flags, "mode=0755")
     for device, place in devices:
+        os.makedirs(os.path.dirname(place), exist_ok=True)
         os.close(os.open(place, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         _attach(device, place)
     for name, mode in (("pts", 0o755), ("shm", 0o1777)):

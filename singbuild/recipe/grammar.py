@@ -5,7 +5,7 @@ in header.py. What a section means, and what is done with it, is for others.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -46,10 +46,12 @@ def load(
     values: Path | None = None,
     implied: tuple[Header, ...] = (),
     source: Text | None = None,
+    on_unused: Callable[[str], None] | None = None,
 ) -> Recipe:
     """Read the recipe ``path`` ("-": standard input), fill its template, parse it.
 
-    implied: the header of a recipe that has none; source: what was read of the path already.
+    implied: the header of a recipe that has none; source: what was read of the path already;
+    on_unused: as ``template.render`` takes it.
     The text is a template when it has %arguments or when any value is given
     (see ``template.render``), else it is taken literally. Raises RecipeError for
     what is wrong in a file and UsageError for what is wrong in ``build_args``.
@@ -58,7 +60,11 @@ def load(
     if not (template.is_template(source) or build_args or build_arg_file or values):
         return parse(source, implied)
     filled = template.render(
-        source, build_args=build_args, build_arg_file=build_arg_file, values=values
+        source,
+        build_args=build_args,
+        build_arg_file=build_arg_file,
+        values=values,
+        on_unused=on_unused,
     )
     return replace(parse(filled.text, implied), path=source.path, arguments=filled.arguments)
 

@@ -63,12 +63,14 @@ class Filled:
     """What comes back: the text, the template's line for each of its lines, the values used.
 
     origins is empty when the lines cannot be told apart, which only a template
-    that computes with its own text (a ``filter`` or ``set`` block) can bring about.
+    that computes with its own text (a ``filter`` or ``set`` block) can bring about. unused: names
+    of build arguments that it has no place for.
     """
 
     text: str
     origins: tuple[int, ...]
     arguments: Mapping[str, Any]
+    unused: tuple[str, ...] = ()
 
 
 def fill(
@@ -76,8 +78,12 @@ def fill(
     build_args: Sequence[str],
     build_arg_file: tuple[str, str] | None,
     values: tuple[str, str] | None,
+    *,
+    accept_unused: bool = False,
 ) -> Filled:
     """Render ``recipe``; each file is (path as named, text).
+
+    accept_unused: build arguments that it has no place for are no errors.
 
     Raises RecipeError for what is wrong in a file, UsageError for a --build-arg.
     """
@@ -86,14 +92,15 @@ def fill(
     template = Text(source.path, _with_comments_as_text(without_arguments(source)))
     within = {name for text in declared.values() for name in _NAME_IN_DEFAULT.findall(text)}
     names = _used(template) | within | declared.keys()
+    unused: list[str] | None = [] if accept_unused else None
     by_name = {
         **(from_yaml(Text(*values)) if values else {}),
-        **(from_file(Text(*build_arg_file), names) if build_arg_file else {}),
-        **from_options(build_args, names),
+        **(from_file(Text(*build_arg_file), names, unused) if build_arg_file else {}),
+        **from_options(build_args, names, unused),
     }
     merged = _defaults(source, declared, by_name) | by_name
     used = {name: merged[name] for name in sorted(names & merged.keys())}
-    return Filled(*_rendered(template, merged), used)
+    return Filled(*_rendered(template, merged), used, tuple(dict.fromkeys(unused or ())))
 
 
 def _defaults(

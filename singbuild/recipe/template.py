@@ -9,7 +9,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -44,10 +44,12 @@ def render(
     build_args: Sequence[str] = (),
     build_arg_file: Path | None = None,
     values: Path | None = None,
+    on_unused: Callable[[str], None] | None = None,
 ) -> Rendered:
     """Fill ``source`` with, lowest first: %arguments, values, build_arg_file, build_args.
 
-    build_args: ``NAME=VALUE`` each. build_arg_file: such lines. values: YAML.
+    build_args: ``NAME=VALUE`` each. build_arg_file: such lines. values: YAML. on_unused: gets the
+    names of build arguments that the recipe does not use, which are errors without it.
     The %arguments section comes out blank, so that the result, built again, is
     taken literally. Raises RecipeError (in any of the files) and UsageError.
     """
@@ -58,11 +60,15 @@ def render(
             "build_args": list(build_args),
             "build_arg_file": _named(build_arg_file),
             "values": _named(values),
+            "accept_unused": on_unused is not None,
         },
         source,
     )
     if "error" in answer:
         raise _raised(answer)
+    for name in answer["unused"]:
+        assert on_unused
+        on_unused(name)
     return Rendered(_placed(source, answer), MappingProxyType(answer["arguments"]))
 
 

@@ -57,19 +57,33 @@ def _arguments_lines(source: Text) -> Iterator[tuple[int, bool]]:
             yield n, begun is not None
 
 
-def from_file(file: Text, names: set[str]) -> dict[str, Any]:
-    """Read a --build-arg-file; names: those that the recipe declares or uses."""
-    return _assignments(file, range(1, len(file.lines) + 1), names)
+def from_file(file: Text, names: set[str], unused: list[str] | None = None) -> dict[str, Any]:
+    """Read a --build-arg-file; names, unused: as ``from_options`` takes them."""
+    values = _assignments(
+        file, range(1, len(file.lines) + 1), None if unused is not None else names
+    )
+    if unused is not None:
+        unused += [name for name in values if name not in names]
+    return values
 
 
-def from_options(build_args: Sequence[str], names: set[str]) -> dict[str, Any]:
-    """Read ``NAME=VALUE`` of each --build-arg; the last one wins."""
+def from_options(
+    build_args: Sequence[str], names: set[str], unused: list[str] | None = None
+) -> dict[str, Any]:
+    """Read ``NAME=VALUE`` of each --build-arg; the last one wins.
+
+    names: those that the recipe declares or uses; unused: takes others, which are errors without
+    it.
+    """
     values: dict[str, Any] = {}
     for written in build_args:
         fail = _failing_option(written)
         name, value = _assignment(written, fail)
         _check_text(value, fail)
-        _check_used(name, names, fail)
+        if unused is None:
+            _check_used(name, names, fail)
+        elif name not in names:
+            unused.append(name)
         values[name] = value
     return values
 

@@ -5,32 +5,15 @@ from __future__ import annotations
 import contextlib
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
-from typing import TYPE_CHECKING
 
 import click
 
-from singbuild.errors import UsageError
+from singbuild.cli.parameters import host_options, host_parts, unused_warning
 from singbuild.singularity import options, source, targets
 from singbuild.singularity.messages import InfoConsole
 
-if TYPE_CHECKING:
-    from singbuild.recipe.grammar import Recipe
-
 _NO_CIPHER = "Images are not encrypted; keep the file where only its readers may read it."
 _REMOTE = "Builds are made here; no service is asked."
-# What --section leaves out; the others say what the image is, and are its metadata.
-_STEPS = (
-    "setup",
-    "post",
-    "files",
-    "environment",
-    "labels",
-    "help",
-    "runscript",
-    "startscript",
-    "test",
-)
 
 
 @click.command(
@@ -53,9 +36,12 @@ Examples:
 @click.option("--build-arg", "build_args", multiple=True, metavar="NAME=VALUE", help="A value.")
 @click.option("--build-arg-file", type=click.Path(path_type=Path), help="Lines of NAME=VALUE.")
 @options.of_registries
-@options.idle("fakeroot/f", "fix-perms", "disable-cache", "no-cleanup", "isolated/i", "writable")
+@host_options
+@click.option("--fix-perms", is_flag=True, help="Let the owner write and enter all.")
+@click.option("--warn-unused-build-args", "warn_unused", is_flag=True, help="No error of them.")
+@options.idle("fakeroot/f", "disable-cache", "no-cleanup", "isolated/i", "writable")
 @options.idle("ignore-fakeroot-command", "ignore-subuid", "ignore-userns", "no-setgroups")
-@options.idle("warn-unused-build-args")
+@options.idle("writable-tmpfs")
 @options.refused("remote", _REMOTE)
 @options.refused("detached", _REMOTE)
 @options.refused("builder", _REMOTE, flag=False)
@@ -74,6 +60,12 @@ def build(
     sections: tuple[str, ...],
     build_args: tuple[str, ...],
     build_arg_file: Path | None,
+    bind_words: tuple[str, ...],
+    mount_words: tuple[str, ...],
+    nv: bool,
+    rocm: bool,
+    fix_perms: bool,
+    warn_unused: bool,
     arch: str,
     platform: str,
     nohttps: bool,
@@ -84,6 +76,8 @@ def build(
     from singbuild.images import change
     from singbuild.plan import plan
     from singbuild.plan.options import Options
+    from singbuild.recipe import selection
+    from singbuild.tree.sections import SectionOptions
 
     console = InfoConsole(quiet=quiet)
     kind = targets.kind(target, sandbox=sandbox or (update and target.is_dir()))
@@ -91,15 +85,25 @@ def build(
         return _copied(Path(word), target, kind, console, force=force)
     insecure = options.plain_http(nohttps=nohttps)
     recipe = source.recipe(
-        word, insecure=insecure, build_args=build_args, build_arg_file=build_arg_file
+        word,
+        insecure=insecure,
+        build_args=build_args,
+        build_arg_file=build_arg_file,
+        on_unused=unused_warning(console) if warn_unused else None,
     )
-    recipe = _only(recipe, [name for each in sections for name in each.split(",")])
+    recipe = selection.only(recipe, sections)
     if update and not target.is_dir():
         return change.bootstrap(target, recipe, test=not notest, quiet=quiet)
     if update:
         recipe = replace(recipe, headers=of_image(target))
     planned = plan.make(recipe, console, options.machine(arch, platform))
-    build_options = Options(force=force or update, test=not notest, format=kind)
+    build_options = Options(
+        force=force or update,
+        test=not notest,
+        format=kind,
+        section_options=SectionOptions(host=host_parts(bind_words, mount_words, nv=nv, rocm=rocm)),
+        owner_may=fix_perms,
+    )
     return engine.build(planned, target, build_options, console)
 
 
@@ -114,19 +118,3 @@ def _copied(image: Path, target: Path, kind: str, console: InfoConsole, *, force
         size = target.stat().st_size
     console.done(str(target), size)
     return 0
-
-
-def _only(recipe: Recipe, names: list[str]) -> Recipe:
-    """Return a recipe with the named sections only; "all" is all of them, "none" none."""
-    if unknown := [name for name in names if name not in (*_STEPS, "all", "none")]:
-        known = ", ".join(("all", "none", *_STEPS))
-        raise UsageError(f"there is no section {unknown[0]}", remedy=f"Say one of {known}.")
-    if not names or "all" in names:
-        return recipe
-    chosen = {name: each for name, each in recipe.sections.items() if name in names}
-    return replace(
-        recipe,
-        sections=MappingProxyType(chosen),
-        files=recipe.files if "files" in names else (),
-        labels=recipe.labels if "labels" in names else (),
-    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from singbuild.images import pull
@@ -25,6 +25,7 @@ def recipe(
     insecure: bool,
     build_args: Sequence[str] = (),
     build_arg_file: Path | None = None,
+    on_unused: Callable[[str], None] | None = None,
 ) -> Recipe:
     """Return the recipe that a word names, or the one that copies what it names."""
     path = Path(word)
@@ -33,7 +34,9 @@ def recipe(
     if path.is_dir() or _is_binary(path):
         text = f"Bootstrap: localimage\nFrom: {path.absolute()}\n"
         return grammar.parse(Text(word, text))
-    return grammar.load(word, build_args=build_args, build_arg_file=build_arg_file)
+    return grammar.load(
+        word, build_args=build_args, build_arg_file=build_arg_file, on_unused=on_unused
+    )
 
 
 def is_image(word: str) -> bool:

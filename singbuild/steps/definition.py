@@ -149,7 +149,8 @@ def _posts(job: Job) -> Iterator[TreeStep]:
         if name != parts[-1][0]:
             facts["%post after it"] = ""  # it hands the state of its shell on
         whole = part if len(parts) == len(part.places) == 1 else None
-        yield replace(_step(job, name, facts, execute), uses_secrets=True, whole=whole)
+        step = replace(_step(job, name, facts, execute), uses_secrets=True, whole=whole)
+        yield replace(step, is_known=not job.options.section_options.host.words())
 
 
 def _apps(job: Job) -> Iterator[TreeStep]:
@@ -164,7 +165,8 @@ def _apps(job: Job) -> Iterator[TreeStep]:
 
     if scripts:
         facts = {f"%appinstall {name}": _script(section) for name, section in scripts.items()}
-        yield replace(_step(job, "appinstall", facts, execute), uses_secrets=True)
+        step = replace(_step(job, "appinstall", facts, execute), uses_secrets=True)
+        yield replace(step, is_known=not job.options.section_options.host.words())
 
 
 def _tell_of_exit(report: Reporter, name: str) -> None:

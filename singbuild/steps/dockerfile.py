@@ -16,7 +16,7 @@ from singbuild.recipe.recipe import SCRATCH
 from singbuild.steps import accounts, copying, definition, run_mounts
 from singbuild.steps.accounts import UnknownAccountError
 from singbuild.steps.step import TreeStep, Workplace, digest
-from singbuild.tree import chroot, sections
+from singbuild.tree import binds, chroot, sections
 
 SCRIPT = "/.singbuild.script"
 
@@ -79,7 +79,8 @@ def _step(job: Job, action: Action, stage_keys: Mapping[str, str]) -> TreeStep:
         facts,
         execute,
         stages=stages,
-        is_known=all(stage_keys.get(name) for name in stages),
+        is_known=all(stage_keys.get(name) for name in stages)
+        and not (isinstance(action, Run) and job.options.section_options.host.words()),
         uses_secrets=uses_secrets,
     )
 
@@ -134,8 +135,14 @@ def _run(job: Job, action: Run, workplace: Workplace) -> None:
         rootfs.mkdir(action.directory)
     user = (who.uid, who.gid, who.groups)
     try:
-        with sections.host_names(rootfs), run_mounts.mounted(job, action, workplace) as more:
+        with (
+            sections.host_names(rootfs),
+            binds.lent(rootfs, job.options.section_options.host) as (directories, devices),
+            run_mounts.mounted(job, action, workplace) as more,
+        ):
             shown = rootfs.report.line
+            for name, directory in directories.items():
+                env[name] = ":".join(filter(None, [env.get(name), directory]))
             done = chroot.call(
                 rootfs.root,
                 argv,
@@ -143,6 +150,7 @@ def _run(job: Job, action: Run, workplace: Workplace) -> None:
                 on_line=shown,
                 directory=action.directory,
                 user=user,
+                devices=devices,
             )
             if done.status:
                 error = failed(job, action, f"RUN failed with status {done.status}", tail=done.tail)

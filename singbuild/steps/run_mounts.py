@@ -1,15 +1,10 @@
-"""``RUN --mount``: files that are in the tree while one program runs, and not in the image.
-
-Mounts are made by the builder, in its own namespace; the container takes them along. Their
-places in the tree are reached by descriptor, so no link leads one elsewhere.
-"""
+"""``RUN --mount``: files that are in the tree while one program runs, and not in the image."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import os
-import stat
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -24,10 +19,10 @@ from singbuild.plan.job import Job
 from singbuild.steps.step import Workplace
 from singbuild.tar.extract import Unpacker
 from singbuild.tar.write import subtree
-from singbuild.tree import chroot, secrets
+from singbuild.tree import binds, chroot, secrets
 from singbuild.tree.rootfs import Rootfs
 from singrun import syscalls
-from singrun.syscalls import MNT_DETACH, MS_BIND, MS_NODEV, MS_NOSUID
+from singrun.syscalls import MNT_DETACH, MS_NODEV, MS_NOSUID
 
 
 def secret_name(mount: Mount) -> str:
@@ -58,15 +53,19 @@ def mounted(job: Job, action: Run, workplace: Workplace) -> Iterator[dict[str, s
                             if "env" not in mount.fields or "target" in mount.fields:
                                 stack.enter_context(_secret(workplace.rootfs, mount, secret))
                 case "cache":
-                    stack.enter_context(_bound(workplace.rootfs, mount, _cache(job, mount)))
+                    place, target = _cache(job, mount), mount.fields["target"]
+                    stack.enter_context(binds.bound(workplace.rootfs, target, place))
                 case "tmpfs":
-                    stack.enter_context(_tmpfs(workplace.rootfs, mount))
+                    stack.enter_context(binds.memory(workplace.rootfs, mount.fields["target"]))
                 case _:
                     place = _unpacked(job, action, mount, workplace, number)
                     read_only = (
                         mount.fields.get("rw", mount.fields.get("readwrite", "false")) != "true"
                     )
-                    stack.enter_context(_bound(workplace.rootfs, mount, place, read_only=read_only))
+                    target = mount.fields["target"]
+                    stack.enter_context(
+                        binds.bound(workplace.rootfs, target, place, read_only=read_only)
+                    )
         yield variables
 
 
@@ -110,61 +109,6 @@ def _tree(job: Job, mount: Mount, workplace: Workplace) -> FileTree:
 
 
 @contextlib.contextmanager
-def _place(rootfs: Rootfs, path: str, *, file: bool) -> Iterator[str]:
-    """Give the host's path of a place in the tree; what was missing is removed again."""
-    missing = []
-    for each in (*reversed(PurePosixPath(path).parents), PurePosixPath(path)):
-        if rootfs.status(each) is None:
-            missing.append(each)
-    if missing:
-        rootfs.write(path, "") if file else rootfs.mkdir(path)
-    opened = rootfs.open(path) if file else None
-    try:
-        if opened:
-            yield f"/proc/self/fd/{opened.fileno()}"
-        else:
-            with rootfs.directory(path) as fd:
-                yield f"/proc/self/fd/{fd}"
-    finally:
-        if opened:
-            opened.close()
-        for each in reversed(missing):
-            with contextlib.suppress(OSError):
-                if file and each == missing[-1]:
-                    rootfs.remove(each)
-                else:
-                    rootfs.rmdir(each)
-
-
-@contextlib.contextmanager
-def _bound(
-    rootfs: Rootfs, mount: Mount, source: Path, *, read_only: bool = False
-) -> Iterator[None]:
-    is_file = stat.S_ISREG(source.stat().st_mode)
-    with _place(rootfs, mount.fields["target"], file=is_file) as place:
-        syscalls.mount(str(source), place, "", MS_BIND, "")
-        with _opened(rootfs, mount.fields["target"]) as there:
-            if read_only:
-                flags, read = syscalls.AT_RECURSIVE, syscalls.MOUNT_ATTR_RDONLY
-                syscalls.mount_setattr(syscalls.AT_FDCWD, there, flags, attr_set=read)
-            try:
-                yield
-            finally:
-                syscalls.umount2(there, MNT_DETACH)
-
-
-@contextlib.contextmanager
-def _tmpfs(rootfs: Rootfs, mount: Mount) -> Iterator[None]:
-    with _place(rootfs, mount.fields["target"], file=False) as place:
-        syscalls.mount("tmpfs", place, "tmpfs", MS_NOSUID | MS_NODEV, "mode=0755")
-        with _opened(rootfs, mount.fields["target"]) as there:
-            try:
-                yield
-            finally:
-                syscalls.umount2(there, MNT_DETACH)
-
-
-@contextlib.contextmanager
 def _secret(rootfs: Rootfs, mount: Mount, secret: secrets.Secret) -> Iterator[None]:
     """Have a secret's file at its place: on a file system in memory, bound there."""
     target = mount.fields.get("target") or f"{secrets.DIRECTORY}/{secret.name}"
@@ -176,17 +120,7 @@ def _secret(rootfs: Rootfs, mount: Mount, secret: secrets.Secret) -> Iterator[No
             file.chmod(int(mount.fields.get("mode", "0400"), 8))
             with contextlib.suppress(OSError):  # there may be one id alone
                 os.chown(file, int(mount.fields.get("uid", "0")), int(mount.fields.get("gid", "0")))
-            with _bound(rootfs, Mount("bind", {"target": target}), file):
+            with binds.bound(rootfs, target, file):
                 yield
         finally:
             syscalls.umount2(str(directory), MNT_DETACH)
-
-
-@contextlib.contextmanager
-def _opened(rootfs: Rootfs, path: str) -> Iterator[str]:
-    """Give a path for what is mounted at a place now."""
-    fd = os.open(rootfs.path(path), os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        yield f"/proc/self/fd/{fd}"
-    finally:
-        os.close(fd)

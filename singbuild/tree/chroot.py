@@ -62,16 +62,18 @@ def call(
     on_line: Callable[[str], None] | None = None,
     directory: str = "/",
     user: User | None = None,
+    devices: Sequence[str] = (),
 ) -> command.Completed:
     """Execute ``argv`` with ``root`` as its root directory, and return how it ended.
 
     env: added to ``environment()``; directory: where it works, in the tree; user: who it is, root
-    without one. The program looks itself up on the image's PATH;
-    127 means that it is not there.
+    without one; devices: of the host's, that it sees in /dev too. The program looks itself up
+    on the image's PATH; 127 means that it is not there.
     """
     words = ("chroot", os.fspath(root), *argv)
     variables = environment(env) | _clock(root)
-    with _job(root, argv, variables, directory=directory, user=user) as (launch, job):
+    about = {"directory": directory, "user": user, "devices": list(devices)}
+    with _job(root, argv, variables, **about) as (launch, job):  # type: ignore[arg-type]
         done = command.call(
             launch, env=_of_python(), on_line=on_line, own_session=True, pass_fds=(job,)
         )
@@ -142,6 +144,7 @@ def _job(
     *,
     directory: str = "/",
     user: User | None = None,
+    devices: Sequence[str] = (),
 ) -> Iterator[tuple[list[str], int]]:
     """Give the command that executes ``argv`` in a container, and the descriptor it reads from.
 
@@ -157,6 +160,7 @@ def _job(
         "env": dict(env),
         "mounts": mounts,
         "files": _files(),
+        "devices": list(devices),
         "host": host,
         "directory": directory,
         "user": user,

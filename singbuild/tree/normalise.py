@@ -169,13 +169,13 @@ class _Normalising:
         Python takes bytecode as stale when it names another time than the source
         has; in an image that cannot be written it would compile anew at every start.
         """
-        with self.rootfs.open(path, "r+b") as file:
+        with self.rootfs.open(path) as file:
             header = file.read(PYC_HEADER.size)
-            if len(header) < PYC_HEADER.size:
-                return
-            magic, flags, mtime, size = PYC_HEADER.unpack(header)
-            if flags == 0 and mtime > self.epoch and not self._keeps_time(_source(path)):
-                file.seek(0)
+        if len(header) < PYC_HEADER.size:
+            return
+        magic, flags, mtime, size = PYC_HEADER.unpack(header)
+        if flags == 0 and mtime > self.epoch and not self._keeps_time(_source(path)):
+            with self.rootfs.open(path, "r+b") as file:  # only now: an overlay copies it then
                 file.write(PYC_HEADER.pack(magic, flags, self.epoch & 0xFFFFFFFF, size))
 
     def _keeps_time(self, path: str) -> bool:

@@ -26,6 +26,7 @@ from singbuild.tar.extract import Unpacker
 from singbuild.tar.write import archive
 from singbuild.tree import chroot
 from singbuild.tree.baseline import Baseline
+from singbuild.tree.layers import Layers
 from singbuild.tree.root_directory import RootDirectory
 from singbuild.tree.volatile import is_in_place
 
@@ -48,6 +49,7 @@ class Rootfs(RootDirectory):
     report: where output goes; owners: of entries to which the host could not give
     them, by path, for the seal; journal: where programs' wishes for owners are recorded;
     epoch: later times become it, but for those of a source, which ``baseline`` knows;
+    layers: what lays images below it, None where nothing may be mounted;
     is_untrusted: others have made what it holds, whom nobody trusts.
     """
 
@@ -57,8 +59,10 @@ class Rootfs(RootDirectory):
         report: Reporter,
         journal: Path | None = None,
         epoch: int = MAX_TIME,
+        layers: Layers | None = None,
     ) -> None:
         super().__init__(root)
+        self.layers = layers
         self._journal = journal if journal and journal.exists() else None
         self.baseline = Baseline(epoch)
         self.report = report
@@ -178,10 +182,31 @@ class Rootfs(RootDirectory):
         self.unpack([archive(image)])
 
     def restore(self, path: Path, source: Mapping[str, bool]) -> None:
-        """Unpack the tree of a build that was interrupted. source: what ``Baseline.saved`` gave."""
-        with Image(path) as image, Unpacker(self.root, self.report, owners=self.owners) as unpacker:
-            unpacker.apply(archive(image))
+        """Take up the tree of another build, or of a step of one: laid below this one, or unpacked.
+
+        path: its image; source: what ``Baseline.saved`` gave.
+        """
+        if not (self.layers and self.layers.lay([path])):
+            with (
+                Image(path) as image,
+                Unpacker(self.root, self.report, owners=self.owners) as unpacker,
+            ):
+                unpacker.apply(archive(image))
         self.baseline.restore(self.root, source)
+
+    def restore_layers(self, images: Sequence[Path], source: Mapping[str, bool], key: str) -> bool:
+        """Take up the tree of several images likewise, topmost first; tell whether that can be.
+
+        key: of the topmost, in the cache.
+        """
+        is_laid = bool(self.layers and self.layers.lay(images, key))
+        if not is_laid and len(images) > 1:
+            return False
+        if is_laid:
+            self.baseline.restore(self.root, source)
+        else:
+            self.restore(images[0], source)
+        return True
 
     def adopt(self, archive: Iterable[bytes]) -> None:
         """Unpack an archive of files of the host, which are the source's and not normalised.

@@ -12,7 +12,7 @@ import os
 import stat
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from singbuild import command
@@ -20,7 +20,7 @@ from singbuild.contract import Reporter
 from singbuild.errors import RecipeError, SectionError
 from singbuild.privilege import namespace
 from singbuild.recipe.grammar import Recipe, Section
-from singbuild.tree import apps, chroot, secrets
+from singbuild.tree import apps, binds, chroot, secrets
 from singbuild.tree.metadata import HOME, SECTIONS_ENVIRONMENT, SECTIONS_LABELS, is_read
 from singbuild.tree.root_directory import READ_LIMIT
 from singbuild.tree.rootfs import Rootfs
@@ -49,11 +49,13 @@ Interactive = Callable[[Mapping[str, str]], None]
 class SectionOptions:
     """What sections get from the caller of the build.
 
-    secrets: readable in %post; rescue: called when a section failed, before anything of it is
-    taken away, with what executes a shell where and as the section was executed.
+    secrets: readable in %post; host: what they see of the host; rescue: called when a section
+    failed, before anything of it is taken away, with what executes a shell where and as the
+    section was executed.
     """
 
     secrets: tuple[Secret, ...] = ()
+    host: binds.HostParts = field(default_factory=binds.HostParts)
     rescue: Callable[[SectionError, Interactive], None] | None = None
 
 
@@ -224,16 +226,26 @@ def _inside(
 ) -> dict[int, float]:
     rootfs.write(INSIDE, script or section.script(), 0o755)
     env = rootfs.variables | _places("")
+    devices: list[str] = []
+    more: list[str] = []  # a shell that lets variables end with the directories of drivers
 
     def execute(argv: list[str], on_line: Callable[[str], None]) -> command.Completed:
-        return chroot.call(rootfs.root, [*prefix, *argv], env=env, on_line=on_line)
+        words = [*prefix, *more, *argv]
+        return chroot.call(rootfs.root, words, env=env, on_line=on_line, devices=devices)
 
     def interactive(more: Mapping[str, str]) -> None:
         shell = "/bin/bash" if rootfs.exists("/bin/bash") else "/bin/sh"
         chroot.interactive(rootfs.root, [*prefix, shell], env={**env, **more})
 
     try:
-        with _rescued(context, interactive):
+        with (
+            binds.lent(rootfs, context.host) as (directories, lent_devices),
+            _rescued(context, interactive),
+        ):
+            devices += lent_devices
+            if directories:
+                lines = [f'export {n}="${{{n}:+${n}:}}{each}"' for n, each in directories.items()]
+                more += ["/bin/sh", "-c", "\n".join([*lines, 'exec "$@"']), "sh"]
             return _execute(recipe, section, INSIDE, execute, rootfs.report, script)
     finally:
         namespace.end_others()

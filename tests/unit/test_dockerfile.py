@@ -13,7 +13,7 @@ import pytest
 from singbuild.console.display import Console
 from singbuild.dockerfile import context, loading, reader, variables
 from singbuild.dockerfile.evaluation import DEFAULT_PATH, Copy, Evaluation, Run, evaluate
-from singbuild.errors import RecipeError
+from singbuild.errors import RecipeError, UsageError
 from singbuild.plan import plan
 from singbuild.recipe.recipe import Recipe
 from singbuild.recipe.text import Text
@@ -214,6 +214,33 @@ def test_copies_know_their_stage_and_directory() -> None:
     assert isinstance(found, Copy)
     assert (found.sources, found.destination, found.directory) == (("a", "b"), "d/", "/w")
     assert (found.owner, found.user, found.stage) == ("5:6", "joe", "")
+
+
+@pytest.mark.parametrize(
+    ("target", "stage", "before"),
+    [
+        ("", "last", ["one", "stage-1"]),
+        ("One", "one", []),
+        ("1", "stage-1", ["one"]),
+        ("0", "one", []),
+    ],
+)
+def test_the_target_is_the_image(target: str, stage: str, before: list[str]) -> None:
+    text = "FROM scratch AS one\nFROM one\nENV A=2\nFROM scratch AS last\nCOPY --from=one a /\n"
+    found = loading.parse(Text("Dockerfile", text), {}, target)
+    assert (found.stage, [each.stage for each in found.stages]) == (stage, before)
+
+
+def test_a_target_that_is_none_is_answered_by_the_nearest() -> None:
+    with pytest.raises(UsageError, match="no such stage") as caught:
+        loading.parse(Text("Dockerfile", "FROM scratch AS builder\n"), {}, "build")
+    assert "builder" in caught.value.remedy
+
+
+def test_a_definition_file_has_no_target(tmp_path: Path) -> None:
+    (tmp_path / "a.def").write_text("Bootstrap: busybox\n")
+    with pytest.raises(UsageError, match="--target is of Dockerfiles"):
+        loading.load(str(tmp_path / "a.def"), target="one")
 
 
 def test_values_that_nobody_takes_are_warned_of(capsys: pytest.CaptureFixture[str]) -> None:

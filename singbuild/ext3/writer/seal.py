@@ -95,8 +95,9 @@ def seal(
     owners: Mapping[bytes, Owner] | None = None,
     times: Mapping[bytes, int] | None = None,
     on_progress: Progress | None = None,
+    lasting: bool = True,
 ) -> Sealed:
-    """Write the tree under ``tree`` as an image to ``target``, mode 0755, and sync it.
+    """Write the tree under ``tree`` as an image to ``target``, mode 0755.
 
     tree: a directory whose owners and modes are real, as seen from here.
     target: does not exist, or is an empty file; the caller renames it into
@@ -105,7 +106,7 @@ def seal(
     image is as small as it can be. shape: what it shall be, whatever is in it. owners:
     of entries to which the host could not give them, by path. times: modification times that
     may be later than the epoch, by path. on_progress: called with
-    bytes of file data read so far, and in all.
+    bytes of file data read so far, and in all. lasting: wait until it is on the disk.
 
     Raises ImageError for what ext3 cannot hold or what cannot be read, naming
     the path, or what does not fit into the size, and HostError when the target's disk
@@ -117,7 +118,7 @@ def seal(
     free_blocks, size = -(-free // BLOCK), shape.size // BLOCK
     with closing(DirectoryReader(os.fsencode(tree.resolve()))) as reader:
         job = _Seal(nodes, reader, epoch, free_blocks, size, on_progress)
-        return _write_image(job, target, shape.header)
+        return _write_image(job, target, shape.header, lasting=lasting)
 
 
 def seal_tree(tree: FileTree, target: Path, *, epoch: int, header: bytes = b"") -> Sealed:
@@ -135,10 +136,10 @@ def seal_tree(tree: FileTree, target: Path, *, epoch: int, header: bytes = b"") 
     return _write_image(_Seal(nodes, reader, epoch), target, header)
 
 
-def _write_image(job: _Seal, target: Path, header: bytes = b"") -> Sealed:
+def _write_image(job: _Seal, target: Path, header: bytes = b"", *, lasting: bool = True) -> Sealed:
     with created(target, header) as file:
         written, digest = job.write(file)
-        file.sync(0o755)
+        file.finish(0o755, lasting=lasting)
     size = len(header) + written
     return Sealed(target, size, str(identity(digest)), f"sha256:{digest.hex()}")
 

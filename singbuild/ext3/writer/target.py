@@ -85,11 +85,12 @@ class TargetFile:
         except OSError as error:
             raise self._failed(error.errno or 0) from error
 
-    def sync(self, mode: int) -> None:
-        """Give it its mode and wait until it is on the disk."""
+    def finish(self, mode: int, *, lasting: bool) -> None:
+        """Give it its mode. lasting: wait until it is on the disk."""
         try:
             os.fchmod(self._fd, mode)
-            os.fsync(self._fd)
+            if lasting:
+                os.fsync(self._fd)
         except OSError as error:
             raise self._failed(error.errno or 0) from error
 

@@ -167,3 +167,37 @@ def test_a_post_that_was_never_split_gets_a_hint(
     assert "hint: a line %post before line 4 would have kept what is above it" in second.stdout
     split_there = text.replace("    echo 1", "%post\n    echo 1")
     assert "hint:" not in singbuild(recipe(split_there), "c.img").stdout
+
+
+def test_what_a_build_adds_to_a_snapshot_is_kept_apart_from_it(
+    cache: Path, recipe: Callable[[str], Path], singbuild: Build, tmp_path: Path
+) -> None:
+    """Where root may mount; elsewhere, and once hard links were written to, trees are whole."""
+    parts = ["    dd if=/dev/zero bs=1M count=4 | tr '\\0' x > /opt\n", "    rm -r /usr\n"]
+    singbuild(recipe(split(parts)), "a.img")
+    for number in range(3):
+        parts.append(f"    mv /opt /opt-; mv /opt- /opt; mkdir /{number}; rm -rf /dev/x\n")
+        done = singbuild("--force", recipe(split(parts)), "a.img")
+        assert done.returncode == 0, done.stderr
+        assert hits(done.stdout) == [f"post-{number + 1}"]
+        note = next(n for n in cache.glob("*.json") if f'"post-{number + 3}"' in n.read_text())
+        assert json.loads(note.read_text()).get("onto"), note.read_text()
+    assert singbuild("--no-cache", recipe(split(parts)), "b.img").returncode == 0
+    assert (tmp_path / "a.img").read_bytes() == (tmp_path / "b.img").read_bytes()
+
+
+def test_a_hard_link_of_a_snapshot_stays_one(
+    cache: Path, recipe: Callable[[str], Path], singbuild: Build, tmp_path: Path
+) -> None:
+    parts = ["    echo one > /opt; ln /opt /other\n", "    :\n", "    echo two >> /other\n"]
+    singbuild(recipe(split(parts)), "a.img")
+    parts.append("    touch /third\n")  # after the one that writes
+    parts[2] += "    cat /opt > /seen\n"
+    done = singbuild("--force", recipe(split(parts)), "a.img")
+    assert hits(done.stdout) == ["post-2"]
+    note = next(n for n in cache.glob("*.json") if '"post-4"' in n.read_text())
+    assert "onto" not in json.loads(note.read_text())
+    singbuild("--no-cache", recipe(split(parts)), "b.img")
+    assert (tmp_path / "a.img").read_bytes() == (tmp_path / "b.img").read_bytes()
+    read = inside(tmp_path / "a.img", "/bin/busybox", "cat", "/opt", "/other", "/seen")
+    assert read == "one\ntwo\n" * 3
