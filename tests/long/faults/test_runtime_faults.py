@@ -209,7 +209,7 @@ def test_images_on_a_bad_disk(bench: Bench, user: Person, chance: random.Random)
     base = bench.directory / "bad"
     base.mkdir(mode=0o755)
     statuses = Counter[str]()
-    words = ("sh", "-c", "find / -xdev -type f -exec cat {} + >/dev/null")
+    words = ("sh", "-c", "cat /bin/busybox /etc/passwd /.singularity.d/*/* >/dev/null")
     for _ in range(SIZES):
         with small_disk(base, 16 << 10) as disk:
             shutil.copy(bench.image, disk / "source")
