@@ -16,6 +16,7 @@ from tests.bench.singrun_images import ROOT
 from tests.bench.throwaway_host import USER, Host, throwaway_host
 
 pytestmark = [pytest.mark.root, pytest.mark.network, pytest.mark.long]
+pytestmark += [pytest.mark.timeout(3600)]  # each installs with pip, which a busy host makes long
 
 NEXT = "99.0"  # a version to come
 # What tells of packages, logs, homes, and what programs of the host keep.

@@ -10,6 +10,7 @@ import pytest
 from tests.bench import pages
 
 pytestmark = [pytest.mark.root, pytest.mark.network, pytest.mark.long]
+pytestmark += [pytest.mark.timeout(3600)]  # each installs with pip, which a busy host makes long
 
 
 @pytest.mark.parametrize("page", pages.pages(long=True), ids=lambda page: page.name)
