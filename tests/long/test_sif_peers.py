@@ -163,6 +163,7 @@ NEW_KEYS = """
 apptainer key newpair --name Grace --email grace@lab.example --comment x --password '' --push=false
 gpg --batch --quiet --import ~/.apptainer/keys/pgp-public
 gpg --armor --export > grace.asc
+gpgconf --kill all || true
 openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out grace.key 2>&1
 openssl pkey -in grace.key -pubout -out grace.pem
 """
