@@ -24,6 +24,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from singbuild.errors import HostError
 
@@ -225,6 +226,42 @@ def output(argv: Sequence[Word], *, package: str = "") -> str:
     lines: list[str] = []
     run(argv, on_line=lines.append, package=package)
     return "\n".join(lines)
+
+
+@contextlib.contextmanager
+def reading(argv: Sequence[Word], text: bytes = b"", *, package: str = "") -> Iterator[IO[bytes]]:
+    """Execute a program with ``text`` as its standard input, and yield its standard output.
+
+    Raises HostError when it fails, unless the with-block stops reading before its end.
+    """
+    words = tuple(os.fspath(word) for word in argv)
+    full_env = environment()
+    path = check_program(words[0], full_env, package)
+    with tempfile.TemporaryFile() as text_file, tempfile.TemporaryFile() as errors:
+        text_file.write(text)
+        text_file.seek(0)
+        process = subprocess.Popen(
+            words,
+            executable=path,
+            env=full_env,
+            stdin=text_file,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+        )
+        assert process.stdout
+        try:
+            with process.stdout as pipe:
+                yield pipe
+                is_read = pipe.peek(1) == b""  # type: ignore[attr-defined]  # it is buffered
+            status = process.wait()
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+        errors.seek(max(0, errors.tell() - LONGEST_LINE))
+        lines = errors.read().decode(errors="replace").splitlines()[-TAIL_LINES:]
+    if is_read:
+        checked(Completed(words, status if status >= 0 else 128 - status, tuple(lines)))
 
 
 def version(program: str) -> str:

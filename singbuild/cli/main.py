@@ -23,6 +23,7 @@ from singbuild.cli.convert import COMMANDS as CONVERT_COMMANDS
 from singbuild.cli.doctor import doctor
 from singbuild.cli.exchange import COMMANDS as EXCHANGE_COMMANDS
 from singbuild.cli.grammar import Group
+from singbuild.cli.hub import hub_commands
 from singbuild.cli.image import COMMANDS as IMAGE_COMMANDS
 from singbuild.cli.signatures import COMMANDS as SIGNATURE_COMMANDS
 from singbuild.configuration import reading
@@ -109,6 +110,7 @@ def commands(context: click.Context) -> None:
 commands.add_command(cache_commands)
 commands.add_command(config_commands)
 commands.add_command(doctor)
+commands.add_command(hub_commands)
 for each_command in (
     *BUILD_COMMANDS,
     *IMAGE_COMMANDS,

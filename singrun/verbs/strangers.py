@@ -23,6 +23,7 @@ _BUILDER = (
     "export",
     "formats",
     "import",
+    "hub",
     "inspect",
     "lock",
     "login",

@@ -1,0 +1,74 @@
+"""Checks a site: its links, the digests of its images, and that its records have what they name."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from singbuild.errors import ImageError
+from singbuild.hub.site import Site
+
+
+def faults(site: Site) -> Iterator[str]:
+    """Yield what is wrong with a site, a sentence each."""
+    for path in sorted((site.path / "records").glob("*.json")):
+        if not path.name.endswith(".spdx.json"):
+            yield from _of_record(site, path.stem)
+    for page in sorted(site.path.rglob("*.html")):
+        yield from _of_page(site, page)
+
+
+def _of_record(site: Site, key: str) -> Iterator[str]:
+    try:
+        record = site.record(key)
+        if record.get("status") != "built":
+            return
+        with site.image(key).open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if digest != record["image"]["sha256"]:
+            yield f"images/{key}.sif is not what records/{key}.json says: its SHA-256 is {digest}"
+        if len(site.files(key)) != record["files"]:
+            yield f"records/{key}.files.json.gz does not have {record['files']} files"
+    except FileNotFoundError as error:
+        yield f"{Path(error.filename).relative_to(site.path)} is missing"
+    except (ImageError, KeyError, EOFError, OSError, ValueError) as error:
+        yield f"records/{key}: {str(error).splitlines()[0]}"
+
+
+class _Links(HTMLParser):
+    """Collects what a page links to, and the names that links to it may have behind a #."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.names: set[str] = set()
+
+    def handle_starttag(self, _tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        """Take up one element."""
+        for name, value in attributes:
+            if name in ("href", "src") and value:
+                self.links.append(value)
+            elif name == "id" and value:
+                self.names.add(value)
+
+
+def _of_page(site: Site, page: Path) -> Iterator[str]:
+    parser = _Links()
+    parser.feed(page.read_text(errors="replace"))
+    where = page.relative_to(site.path)
+    for link in dict.fromkeys(parser.links):
+        parts = urlsplit(link)
+        if parts.scheme or parts.netloc:
+            continue
+        if not parts.path:
+            if parts.fragment not in parser.names:
+                yield f"{where} links to #{parts.fragment}, which is not there"
+            continue
+        target = (page.parent / unquote(parts.path)).resolve()
+        if not target.is_relative_to(site.path.resolve()):
+            yield f"{where} links to {link}, outside the site"
+        elif not target.exists():
+            yield f"{where} links to {link}, which is not there"

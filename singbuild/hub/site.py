@@ -1,0 +1,178 @@
+"""The directory of a hub's site: its stores by content key, and where each page lies.
+
+    hub.json                        says that the directory is a site
+    images/KEY.sif                  an image, by the content key of its build
+    records/KEY.json                what a page shows of it; the same on every machine
+    records/KEY.files.json.gz       its files; KEY.spdx.json its bill of materials
+    runs/KEY.json                   when, where and how long it was built, with the log: differs
+    OWNER/NAME/collection.json      the commits, and which key each tag had
+    OWNER/NAME/…                    pages
+
+All are renamed into place. Whoever writes pages holds the site; stores are written without, by
+any number of processes, since what has the same name is the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import gzip
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from singbuild.errors import ImageError
+from singbuild.hub.contents import File
+
+VERSION = 1
+LARGEST = 256 << 20  # bytes of a JSON file
+
+
+class Site:
+    """A hub's site. path: its directory, made if it is not there."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.absolute()
+
+    def open(self) -> None:
+        """Make the directory a site. Raises ImageError for one that holds other things."""
+        mark = self.path / "hub.json"
+        if mark.exists():
+            known = self.load("hub.json")
+            if known.get("version") != VERSION:
+                raise ImageError(f"{self.path} is a site of another version of singbuild's")
+            return
+        if self.path.exists() and any(self.path.iterdir()):
+            raise ImageError(
+                f"{self.path} is no hub's site, and not empty",
+                remedy="Name a new or empty directory.",
+            )
+        self.write("hub.json", dumped({"version": VERSION}))
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the site against others that write its pages; wait for them."""
+        descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            with contextlib.suppress(OSError):  # some file systems of clusters know no locks
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def image(self, key: str, ending: str = "sif") -> Path:
+        """Return where an image is kept."""
+        return self.path / "images" / f"{key}.{ending}"
+
+    def has(self, key: str) -> bool:
+        """Whether a build is there, with its image."""
+        record = self.record(key)
+        return bool(record) and record["status"] == "built" and self.image(key).exists()
+
+    def record(self, key: str) -> dict[str, Any]:
+        """Return what is known of a build, {} when nothing is."""
+        return self.load(f"records/{key}.json")
+
+    def run(self, key: str) -> dict[str, Any]:
+        """Return how a build went, {} when it was never made here."""
+        return self.load(f"runs/{key}.json")
+
+    def files(self, key: str) -> list[File]:
+        """Return an image's files, [] when they are not known."""
+        try:
+            with gzip.open(self.path / "records" / f"{key}.files.json.gz") as file:
+                return [File(*each) for each in json.loads(file.read(LARGEST))]
+        except FileNotFoundError:
+            return []
+
+    def write_files(self, key: str, files: list[File]) -> None:
+        """Keep an image's files."""
+        text = json.dumps(files, separators=(",", ":")).encode(errors="surrogateescape")
+        self.write(f"records/{key}.files.json.gz", gzip.compress(text, mtime=0))
+
+    def collections(self) -> list[str]:
+        """Return the names of all collections, sorted."""
+        paths = self.path.glob("*/*/collection.json")
+        return sorted(f"{each.parent.parent.name}/{each.parent.name}" for each in paths)
+
+    def join(self, other: Site) -> None:
+        """Take over what another site's stores have; nothing that is here is replaced.
+
+        Raises ImageError when the other is no site.
+        """
+        if not other.load("hub.json"):
+            raise ImageError(f"{other.path} is no hub's site")
+        for store in ("images", "runs", "records"):  # a record comes last: it makes them count
+            for path in sorted((other.path / store).glob("[!.]*")):
+                place = self.path / store / path.name
+                is_failure = store == "records" and self.record(path.stem).get("status") == "failed"
+                if path.is_file() and not path.is_symlink() and (is_failure or not place.exists()):
+                    place.parent.mkdir(parents=True, exist_ok=True)
+                    part = place.with_name(f".{place.name}.{os.getpid()}.part")
+                    shutil.copyfile(path, part)
+                    os.replace(part, place)  # noqa: PTH105
+
+    def prune(self, keys: set[str], *, dry_run: bool) -> dict[str, int]:
+        """Remove the images of all other keys, and their names for clients; return their sizes."""
+        removed = {}
+        inodes = set()
+        for path in sorted((self.path / "images").glob("*.sif")):
+            if path.stem not in keys:
+                status = path.stat()
+                removed[path.stem] = status.st_size
+                inodes.add(status.st_ino)
+                if not dry_run:
+                    path.unlink()
+        if not dry_run:
+            for path in (self.path / "v1" / "imagefile").rglob("*"):
+                if path.is_file() and path.stat().st_ino in inodes:
+                    path.unlink()
+        return removed
+
+    def load(self, name: str) -> dict[str, Any]:
+        """Return the object in a JSON file of the site, {} when it is not there.
+
+        Raises ImageError for one that is damaged.
+        """
+        try:
+            with (self.path / name).open("rb") as file:
+                values = json.loads(file.read(LARGEST))
+        except FileNotFoundError:
+            return {}
+        except (ValueError, RecursionError) as error:
+            raise ImageError(f"{self.path / name} is damaged", why=str(error)) from error
+        if not isinstance(values, dict):
+            raise ImageError(f"{self.path / name} is damaged", why="it holds no object")
+        return values
+
+    def write(self, name: str, content: bytes | str) -> None:
+        """Write a file of the site, all at once; leave it alone when it is the same already."""
+        path = self.path / name
+        data = content if isinstance(content, bytes) else content.encode(errors="replace")
+        with contextlib.suppress(OSError):
+            if path.read_bytes() == data:
+                return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, part = tempfile.mkstemp(
+            prefix=f".{path.name[:64]}.", suffix=".part", dir=path.parent
+        )
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+            umask = os.umask(0o077)
+            os.umask(umask)
+            os.chmod(part, 0o666 & ~umask)  # noqa: PTH101
+            os.replace(part, path)  # noqa: PTH105
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(part)  # noqa: PTH108
+            raise
+
+
+def dumped(values: Mapping[str, Any]) -> str:
+    """Return values as the text of a JSON file that diffs well."""
+    return json.dumps(values, indent=1, sort_keys=True, ensure_ascii=True) + "\n"

@@ -1,0 +1,1 @@
+"""A hub that builds: real images of real Git repositories."""

@@ -1,0 +1,511 @@
+"""A hub's parts that need no build: Git, names and keys of recipes, what is refused, pages."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+from collections.abc import Callable, Mapping
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from singbuild.errors import SingbuildError, SourceError, UsageError
+from singbuild.hub import check, collection, contents, file_pages, pages, recipes, registry, safety
+from singbuild.hub.contents import File
+from singbuild.hub.repository import Blob, Repository
+from singbuild.hub.site import Site, dumped
+from singbuild.hub.work import Settings, Survey, Unit, chosen, survey
+
+Commit = Callable[..., str]
+BUSYBOX = "Bootstrap: busybox\n"
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SINGBUILD_CACHEDIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("SINGBUILD_TMPDIR", str(tmp_path))
+
+
+@pytest.fixture
+def git(tmp_path: Path) -> Callable[..., str]:
+    """Run git in a new repository, lab/tools; its words have the date and the names of all."""
+    directory = tmp_path / "lab" / "tools"
+    directory.mkdir(parents=True)
+    names = {
+        f"GIT_{who}_{what}": value
+        for who in ("AUTHOR", "COMMITTER")
+        for what, value in (("NAME", "Ada"), ("EMAIL", "a@b"), ("DATE", "2026-01-02T03:04:05Z"))
+    }
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)} | names
+
+    def run(*words: str) -> str:
+        argv = ["git", "-C", str(directory), *words]
+        return subprocess.run(
+            argv, env=environment, check=True, capture_output=True, text=True
+        ).stdout.strip()
+
+    run("init", "-q", "-b", "main")
+    return run
+
+
+@pytest.fixture
+def commit(git: Callable[..., str], tmp_path: Path) -> Commit:
+    """Commit files of the repository; return the commit's id. A value that is None removes one."""
+
+    def make(files: Mapping[str, str | None], subject: str = "a change") -> str:
+        for name, text in files.items():
+            path = tmp_path / "lab" / "tools" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if text is None:
+                path.unlink()
+            else:
+                path.write_text(text)
+        git("add", "-A")
+        git("commit", "-q", "--allow-empty", "-m", subject)
+        return git("rev-parse", "HEAD")
+
+    return make
+
+
+def surveyed(tmp_path: Path, **settings: object) -> Survey:
+    repository = Repository(str(tmp_path / "lab" / "tools"))
+    repository.fetch()
+    number = len(list(tmp_path.glob("checkout*")))
+    checkout = tmp_path / f"checkout{number}"
+    checkout.mkdir()
+    return survey(repository, repository.commit(), checkout, Settings(**settings))  # type: ignore[arg-type]
+
+
+def test_only_what_is_committed_counts_and_branches_tags_and_ids_are_found(
+    commit: Commit, git: Callable[..., str], tmp_path: Path
+) -> None:
+    first = commit({"Singularity": BUSYBOX}, "the first")
+    git("tag", "v1")
+    git("checkout", "-q", "-b", "next")
+    second = commit({"tool.def": BUSYBOX})
+    git("checkout", "-q", "main")
+    (tmp_path / "lab" / "tools" / "dirty.def").write_text(BUSYBOX)
+    repository = Repository(str(tmp_path / "lab" / "tools"))
+    repository.fetch()
+    for name, wanted_id in (("", first), ("v1", first), ("next", second), (second[:9], second)):
+        assert repository.commit(name).id == wanted_id
+    assert repository.commit().subject == "the first"
+    assert [*repository.files(repository.commit())] == ["Singularity"]
+    with pytest.raises(UsageError, match="no commit nowhere"):
+        repository.commit("nowhere")
+    with pytest.raises(UsageError, match="no commit --output=x"):
+        repository.commit("--output=x")
+
+
+@pytest.mark.parametrize("source", ["ext::touch {}/pwned", "--upload-pack=touch {}/pwned"])
+def test_a_repositorys_name_executes_nothing(tmp_path: Path, source: str) -> None:
+    with pytest.raises((SourceError, UsageError)):
+        Repository(source.format(tmp_path)).fetch()
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_a_checkout_runs_no_filter_and_no_link_leads_out_of_it(
+    commit: Commit, git: Callable[..., str], tmp_path: Path
+) -> None:
+    (tmp_path / "secret").write_text("secret")
+    place = tmp_path / "lab" / "tools"
+    commit({".gitattributes": "* filter=bad export-subst\nhidden export-ignore\n"})
+    for name, target in {
+        "inside": "a/file",
+        "absolute": str(tmp_path / "secret"),
+        "above": "../../secret",
+        "a/b/c/up": "../../..",
+        "a/b/c/out": "up/../../secret",
+        "circle": "circle",
+    }.items():
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).symlink_to(target)
+    commit({"a/file": "$Format:%H$", "hidden": "x", "run.sh": "#!/bin/sh\n"})
+    git("update-index", "--chmod=+x", "run.sh")
+    git("commit", "-q", "-m", "executable")
+    repository = Repository(str(place))
+    repository.fetch()
+    checkout = tmp_path / "checkout"
+    checkout.mkdir()
+    left_out = repository.check_out(repository.files(repository.commit()).values(), checkout)
+    assert left_out == ["a/b/c/out", "above", "absolute", "circle"]
+    assert (checkout / "inside").read_text() == "$Format:%H$"
+    assert (checkout / "hidden").exists()
+    assert (checkout / "run.sh").stat().st_mode & 0o777 == 0o755
+    for path in checkout.rglob("*"):
+        assert path.resolve().is_relative_to(checkout.resolve())
+
+
+def test_a_path_that_no_directory_can_hold_is_refused(
+    commit: Commit, git: Callable[..., str], tmp_path: Path
+) -> None:
+    commit({"file": "x"})
+    blob = git("rev-parse", "HEAD:file")
+    entry = b"100644 ..\0" + bytes.fromhex(blob)
+    (tmp_path / "tree").write_bytes(entry)
+    tree = git("hash-object", "-t", "tree", "-w", "--literally", str(tmp_path / "tree"))
+    bad = git("commit-tree", tree, "-m", "hostile")
+    git("update-ref", "refs/heads/main", bad)
+    repository = Repository(str(tmp_path / "lab" / "tools"))
+    repository.fetch()
+    with pytest.raises(SourceError, match="impossible path"):
+        repository.files(repository.commit())
+
+
+def test_recipes_are_named_as_singularity_hub_named_them() -> None:
+    found = recipes.candidates(
+        [
+            "Singularity",
+            "Singularity.gpu",
+            "deep/down/Singularity.gpu",
+            "Apptainer.cpu",
+            "tools/samtools.def",
+            "Dockerfile",
+            "web/Dockerfile",
+            "api.Dockerfile",
+            "Singularity.bad tag",
+            "README.md",
+            "samtools.lock.yaml",
+            "Dockerfile.dockerignore",
+            "Singularity.txt",
+        ]
+    )
+    assert {each.path: each.tag for each in found if each.tag} == {
+        "Apptainer.cpu": "cpu",
+        "Dockerfile": "latest-docker",
+        "Singularity": "latest",
+        "Singularity.gpu": "gpu",
+        "api.Dockerfile": "api",
+        "deep/down/Singularity.gpu": "deep-down-gpu",
+        "tools/samtools.def": "samtools",
+        "web/Dockerfile": "web-latest",
+    }
+    why = {each.path: each.why_not for each in found if not each.tag}
+    assert [*why] == ["Singularity.bad tag"]
+    assert "is no tag" in why["Singularity.bad tag"]
+
+
+def test_only_what_a_recipe_reads_changes_its_key(commit: Commit, tmp_path: Path) -> None:
+    commit(
+        {
+            "copy.def": f"{BUSYBOX}%files\n  data/*.csv /data\n  script.py /bin/script\n",
+            "data/one.csv": "1",
+            "data/one.txt": "1",
+            "script.py": "pass",
+            "plain.def": BUSYBOX,
+            "plain.lock.yaml": "version: 1\n",
+            "app/Dockerfile": "FROM scratch\nCOPY src /src\nCOPY --from=x /a /a\n",
+            "app/src/main.c": "int main;",
+            "app/notes": "n",
+            "child.def": "Bootstrap: localimage\nFrom: plain.sif\n",
+        }
+    )
+
+    def keys() -> dict[str, str]:
+        return {tag: unit.key for tag, unit in surveyed(tmp_path).units.items()}
+
+    before = keys()
+    for path, changed in {
+        "data/one.txt": set(),
+        "README": set(),
+        "app/notes": set(),
+        "data/one.csv": {"copy"},
+        "data/two.csv": {"copy"},
+        "script.py": {"copy"},
+        "plain.lock.yaml": {"plain", "child"},
+        "app/src/new.c": {"latest"},
+        "app/Dockerfile": {"latest"},
+    }.items():
+        text = "FROM scratch\nCOPY src /source\n" if path == "app/Dockerfile" else "changed"
+        commit({path: text})
+        after = keys()
+        assert {tag for tag in after if before[tag] != after[tag]} == changed, path
+        before = after
+
+
+def test_a_recipe_starts_from_what_another_makes_and_circles_are_told(
+    commit: Commit, tmp_path: Path
+) -> None:
+    start = "Bootstrap: localimage\nFrom: {}\n"
+    commit(
+        {
+            "Singularity.z-base": BUSYBOX,
+            "a.def": start.format("z-base.sif"),
+            "b.def": start.format("a.img"),
+            "committed.def": start.format("file.sif"),
+            "file.sif": "",
+        }
+    )
+    found = surveyed(tmp_path)
+    order = [*found.units]
+    assert order.index("z-base") < order.index("a") < order.index("b")
+    assert found.units["b"].bases == {"a.img": "a"}
+    assert found.units["committed"].bases == {}
+    assert [unit.tag for unit in chosen(found, Settings(only=("b",)))] == ["z-base", "a", "b"]
+    commit({"Singularity.z-base": start.format("b.sif")})
+    with pytest.raises(SingbuildError, match="circle: a -> z-base -> b -> a"):
+        surveyed(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (f"{BUSYBOX}%setup\n  touch /tmp/x\n", "%setup would run on this host"),
+        (f"{BUSYBOX}%pre\n  touch /tmp/x\n", "%pre would run on this host"),
+        (f"{BUSYBOX}%files\n  /etc/shadow /x\n", "/etc/shadow is outside the repository"),
+        (f"{BUSYBOX}%files\n  ../../x /x\n", "is outside the repository"),
+        (f"{BUSYBOX}%files\n  a/../../x /x\n", "is outside the repository"),
+        ("Bootstrap: localimage\nFrom: /srv/other.sif\n", "From names a file outside"),
+        ("Bootstrap: localimage\nFrom: ../other.sif\n", "From names a file outside"),
+        ("Bootstrap: docker-archive\nFrom: /home/ada/a.tar\n", "From names a file outside"),
+        ("Bootstrap: yum\nMirrorURL: file:///srv\nInclude: a\n", "MirrorURL names a file outside"),
+    ],
+)
+def test_a_recipe_that_would_leave_its_repository_is_refused_by_line(
+    commit: Commit, tmp_path: Path, text: str, says: str
+) -> None:
+    commit({"bad.def": text, "good.def": f"{BUSYBOX}%files\n  good.def /x\n"})
+    found = surveyed(tmp_path)
+    assert says in found.units["bad"].error
+    assert re.match(r"bad\.def:[1-9]", found.units["bad"].error)
+    assert not found.units["good"].error
+
+
+def test_who_trusts_a_repository_may_let_it_run_on_the_host(commit: Commit, tmp_path: Path) -> None:
+    commit({"setup.def": f"{BUSYBOX}%setup\n  true\n"})
+    assert not surveyed(tmp_path, may_run_on_host=True).units["setup"].error
+
+
+PATHS = st.lists(st.sampled_from(["a", "b", "..", ".", "etc", "~"]), min_size=1, max_size=6)
+
+
+@given(parts=PATHS, start=st.sampled_from([".", "a", "a/b"]), absolute=st.booleans())
+def test_no_path_that_leaves_the_checkout_is_let_through(
+    tmp_path_factory: pytest.TempPathFactory, parts: list[str], start: str, absolute: bool
+) -> None:
+    path = "/" * absolute + "/".join(parts)
+    root = "/top/checkout"
+    reached = os.path.normpath(os.path.join(root, start, path))
+    leaves = reached != root and not reached.startswith(f"{root}/")
+    if leaves:
+        assert safety._leaves(start, path)
+
+
+def crafted(tmp_path: Path, hostile: str) -> Site:
+    """A site of one image and one failure, in which everything that can be text is ``hostile``."""
+    site = Site(tmp_path / "site")
+    site.open()
+    files = [File("/", "d", 0o755, 0, ""), File(f"/{hostile}", "f", 0o644, 9, "ab" * 8)]
+    files += [File("/usr", "d", 0o755, 0, ""), File("/usr/bin", "d", 0o755, 0, "")]
+    files += [File(f"/usr/bin/{hostile.replace('/', '')}", "l", 0o777, 0, hostile)]
+    shown = {
+        "digest": None, "size": 1, "used": 1, "kind": hostile, "system": hostile, "backend": None,
+        "labels": {hostile: hostile}, "environment": {hostile: hostile}, "machine": "amd64",
+        "packages": [{"kind": "deb", "name": hostile, "version": hostile, "size": 1}],
+        "notes": [hostile], "apps": {hostile: {"helpfile": hostile}}, "directories": {},
+        "recipe": hostile, "lock": hostile, "runscript": hostile, "test": hostile, "help": hostile,
+    }  # fmt: skip
+    record = {
+        "version": 1, "key": "1" * 32, "tag": "tool", "path": hostile, "source": f"{hostile}\nx",
+        "commit": {"id": "0" * 40, "time": 0}, "status": "built", "reproducible": None,
+        "image": {"sha256": "0" * 64, "md5": "0" * 32, "size": 5}, "files": len(files),
+        "sketch": contents.sketch(files), "shown": shown,
+    }  # fmt: skip
+    site.write_files("1" * 32, files)
+    site.write(f"records/{'1' * 32}.json", dumped(record))
+    site.write(f"records/{'1' * 32}.spdx.json", "{}")
+    site.write(f"images/{'1' * 32}.sif", "image")
+    run = {"began": 0, "seconds": 1.0, "steps": [{"name": hostile, "seconds": 1}], "log": [hostile]}
+    site.write(f"runs/{'1' * 32}.json", dumped(run))
+    bad = {"version": 1, "key": "2" * 32, "tag": "bad", "path": "bad.def", "source": hostile}
+    bad |= {"commit": record["commit"], "status": "failed", "error": {"status": 3, "text": hostile}}
+    site.write(f"records/{'2' * 32}.json", dumped(bad))
+    commit = type("C", (), {"id": "0" * 40, "time": 0, "subject": hostile})()
+    units = {"tool": Unit("tool", hostile, "1" * 32), "bad": Unit("bad", "bad.def", "2" * 32)}
+    collection.add(
+        site, "lab/tools", "https://x.invalid/a", Survey(commit, units, {hostile: hostile})
+    )
+    return site
+
+
+KNOWN = frozenset(
+    re.findall(
+        r"\w+",
+        """
+html head meta title link body a header nav ol li span form label input div ul main h1 h2 h3 p
+dl dt dd code pre section table caption thead tbody tr th td footer script svg g rect text
+details summary small img
+""",
+    )
+)
+
+
+class Elements(HTMLParser):
+    """Collects what a page is made of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.elements: set[str] = set()
+        self.attributes: list[str] = []
+        self.scripts: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.add(tag)
+        self.attributes += [name for name, _ in attrs]
+        if tag == "script":
+            self.scripts.append((dict(attrs).get("src") or "inline").rpartition("/")[2])
+        if tag == "img":
+            assert dict(attrs)["src"] == "badge.svg"
+
+
+HOSTILE = [
+    "<script>alert(1)</script>",
+    "</pre><img src=x onerror=alert(1)>",
+    '"><svg onload=alert(1)>',
+    "{{ 7 * 7 }}{% raw %}",
+    "</script><script>alert(1)//",
+    "\u2028\u0000\x1b[31m'",
+]
+
+
+@pytest.mark.parametrize("hostile", HOSTILE)
+def test_nothing_that_comes_from_outside_is_markup_in_a_page(tmp_path: Path, hostile: str) -> None:
+    site = crafted(tmp_path, hostile)
+    found = collection.load(site, "lab/tools")
+    registry.write(site, found, "https://hub.invalid")
+    registry.write_service(site, site.collections())
+    pages.write(site, ["lab/tools"], "https://hub.invalid")
+    written = sorted(site.path.rglob("*.html"))
+    assert len(written) > 8
+    for page in written:
+        parser = Elements()
+        parser.feed(page.read_text())
+        assert parser.scripts == ["hub.js"], page
+        assert [name for name in parser.attributes if name.startswith("on")] == []
+        assert parser.elements <= KNOWN
+    for picture in (*site.path.rglob("*.svg"), *site.path.rglob("*.xml")):
+        ElementTree.fromstring(picture.read_bytes())
+    for shard in (site.path / "search").glob("*.js"):
+        text = shard.read_text()
+        assert "<" not in text
+        json.loads(text.partition(",")[2].removesuffix(");\n"))
+    faults = [fault for fault in check.faults(site) if "images/" not in fault]
+    assert faults == []
+
+
+def test_pages_of_many_files_stay_small(tmp_path: Path) -> None:
+    files = [
+        File(f"/usr/lib/d{n % 300}/{'long' * 8}{n}.so", "f", 0o644, n, "0" * 16)
+        for n in range(30_000)
+    ]
+    site = crafted(tmp_path, "plain")
+    site.write_files("1" * 32, files)
+    pages.write(site, ["lab/tools"])
+    written = list((site.path / "lab/tools/tool/files").glob("*.html"))
+    assert len(written) > 20
+    assert max(page.stat().st_size for page in written) < 300_000
+    names = {
+        name for page in written for name in re.findall(r"(?:long){8}\d+\.so", page.read_text())
+    }
+    assert len(names) == 30_000
+
+
+NAMES = st.lists(st.sampled_from("abc"), min_size=1, max_size=5).map("/".join)
+
+
+@given(st.lists(NAMES, max_size=60, unique=True))
+def test_a_tree_has_every_file_once_on_its_pages(names: list[str]) -> None:
+    files = [name for name in names if not any(other.startswith(f"{name}/") for other in names)]
+    root = file_pages.tree([File(f"/{name}", "f", 0o644, 1, "") for name in files])
+    assert (root.size, root.count) == (len(files), len(files))
+    shown: list[str] = []
+
+    def collect(node: file_pages.Node, top: bool) -> None:
+        for each in node.children or ():
+            if each.kind == "f":
+                shown.append(each.path)
+            elif not each.page:
+                collect(each, False)
+
+    for _, top in file_pages.pages(root):
+        collect(top, True)
+    assert sorted(shown) == sorted(f"/{name}" for name in files)
+
+
+def test_a_sketch_estimates_what_two_images_share() -> None:
+    def files(numbers: range) -> list[File]:
+        names = (hashlib.sha256(str(n).encode()).hexdigest()[:16] for n in numbers)
+        return [File(f"/{name}", "f", 0o644, 1, name) for name in names]
+
+    one, other = contents.sketch(files(range(10_000))), contents.sketch(files(range(5000, 15_000)))
+    assert contents.similarity(one, one) == 1
+    assert contents.similarity(one, other) == pytest.approx(1 / 3, abs=0.12)
+    assert contents.similarity(one, contents.sketch(files(range(20_000, 30_000)))) == 0
+
+
+def test_a_difference_names_what_was_added_removed_and_changed() -> None:
+    was = [
+        File("/a", "f", 0o644, 1, "1"),
+        File("/b", "f", 0o644, 1, "1"),
+        File("/c", "l", 0, 0, "x"),
+    ]
+    now = [
+        File("/a", "f", 0o755, 1, "1"),
+        File("/c", "l", 0, 0, "x"),
+        File("/d", "d", 0o755, 0, ""),
+    ]
+    found = contents.difference(was, now)
+    assert found == (["/d"], ["/b"], ["/a"])
+    assert found.total == 3
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("https://git.example/lab/tools.git", "lab/tools"),
+        ("git@git.example:lab/tools.git", "lab/tools"),
+        ("/home/lab/tools/", "lab/tools"),
+    ],
+)
+def test_a_collection_is_named_as_its_repository(source: str, name: str) -> None:
+    assert collection.name_of(source) == name
+
+
+@pytest.mark.parametrize("name", ["tools", "a/b/c", "../x", "a/..", "images/x", ".a/b", "a /b", ""])
+def test_a_name_that_would_leave_the_site_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match="no name of a collection"):
+        collection.check_name(name)
+
+
+def test_a_directory_that_is_no_site_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("x")
+    with pytest.raises(SingbuildError, match="not empty"):
+        Site(tmp_path).open()
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_a_damaged_record_is_told_of(tmp_path: Path) -> None:
+    site = crafted(tmp_path, "plain")
+    site.write(f"records/{'1' * 32}.json", "{")
+    with pytest.raises(SingbuildError, match="is damaged"):
+        pages.write(site, ["lab/tools"])
+    assert any("damaged" in fault for fault in check.faults(site))
+
+
+def test_recipe_errors_name_the_repositorys_path(commit: Commit, tmp_path: Path) -> None:
+    commit({"sub/bad.def": "Bootstrap busybox\n"})
+    error = surveyed(tmp_path).units["bad"].error
+    assert error.startswith("sub/bad.def:1")
+    assert str(tmp_path) not in error
+
+
+def test_blobs_that_are_no_files_are_no_recipes() -> None:
+    assert not Blob("Singularity", 0o120000, "", 9).is_file
+    assert not Blob("Singularity", 0o160000, "", 0).is_file
