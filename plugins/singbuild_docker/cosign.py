@@ -104,10 +104,10 @@ def public_key(data: bytes) -> PublicKey | None:
     return key if isinstance(key, PublicKey) else None
 
 
-def listed(found: Mapping[str, Any]) -> list[tuple[str, int, str]]:
+def listed(document: Mapping[str, Any]) -> list[tuple[str, int, str]]:
     """Return digest and size of each payload in a manifest of signatures, and its signature."""
     rows = []
-    layers = found.get("layers")
+    layers = document.get("layers")
     for layer in (layers if isinstance(layers, list) else [])[:MOST]:
         if not isinstance(layer, dict) or layer.get("mediaType") != PAYLOAD:
             continue

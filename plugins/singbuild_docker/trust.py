@@ -21,7 +21,7 @@ from singbuild_docker.settings import readable
 
 SYSTEM = Path("/etc/containers/policy.json")
 _KEYS = ("keyPath", "keyPaths", "keyData", "keyDatas")
-_TAKEN = {"type", "signedIdentity", *_KEYS}
+_KNOWN_KEYS = {"type", "signedIdentity", *_KEYS}
 Table = Mapping[str, Any]
 Fetch = Callable[[str], Sequence[Signature]]
 
@@ -67,12 +67,12 @@ def _path() -> Path | None:
 
 def _read(path: Path) -> Table:
     try:
-        found = json.loads(path.read_bytes())
+        policy = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise _broken(path, f"{error}.") from error
-    if not isinstance(found, dict) or not isinstance(found.get("default"), list):
+    if not isinstance(policy, dict) or not isinstance(policy.get("default"), list):
         raise _broken(path, "It has no default.")
-    return found
+    return policy
 
 
 def _scopes(image: Reference) -> Iterator[str]:
@@ -97,11 +97,15 @@ def _chosen(
     if not isinstance(table, dict):
         raise _broken(path, f"What it says of {transport} is no object.")
     scope = next((scope for scope in scopes if scope in table), None)
-    found = policy["default"] if scope is None else table[scope]
+    requirements = policy["default"] if scope is None else table[scope]
     name = "default" if scope is None else f"{transport}:{scope}"
-    if not isinstance(found, list) or not found or not all(isinstance(e, dict) for e in found):
+    if (
+        not isinstance(requirements, list)
+        or not requirements
+        or not all(isinstance(e, dict) for e in requirements)
+    ):
         raise _broken(path, f"Its requirements of {name} are no list of objects.")
-    return name, found
+    return name, requirements
 
 
 def _unmet(
@@ -115,37 +119,37 @@ def _unmet(
         return "It refuses this image."
     if kind != "sigstoreSigned":
         return f"It asks for {kind}, which singbuild cannot check."
-    if more := sorted({*requirement} - _TAKEN):
+    if more := sorted({*requirement} - _KNOWN_KEYS):
         return f"It asks for {', '.join(more)}, which singbuild cannot check."
     keys = _keys(requirement, path)
-    found = False
+    is_signed = False
     for digest in dict.fromkeys(digests):
         for signature in fetch(digest):
-            found = True
+            is_signed = True
             for key in keys:
                 name = signature.identity(digest, key)
                 if name is not None and _is_meant(name, requirement, image, path):
                     return ""
-    if not found:
+    if not is_signed:
         return "A signature was required, but no signature exists."
     return "No signature of it is by a key that it names, for this name."
 
 
 def _keys(requirement: Table, path: Path) -> list[PublicKey]:
-    given = [name for name in _KEYS if name in requirement]
-    if len(given) != 1:
+    names = [name for name in _KEYS if name in requirement]
+    if len(names) != 1:
         raise _broken(path, f"sigstoreSigned has to have one of {', '.join(_KEYS)}.")
-    value = requirement[given[0]]
+    value = requirement[names[0]]
     texts = value if isinstance(value, list) else [value]
     keys = []
     for text in texts:
         try:
-            raw = Path(text).read_bytes() if "Path" in given[0] else base64.b64decode(text)
+            raw = Path(text).read_bytes() if "Path" in names[0] else base64.b64decode(text)
         except (OSError, TypeError, binascii.Error, ValueError) as error:
             raise _broken(path, f"Its key cannot be read: {error}.") from error
         key = cosign.public_key(raw)
         if key is None:
-            raise _broken(path, f"{text if 'Path' in given[0] else given[0]} has no public key.")
+            raise _broken(path, f"{text if 'Path' in names[0] else names[0]} has no public key.")
         keys.append(key)
     return keys
 

@@ -146,9 +146,9 @@ class Upload:
             if not answer.ok:
                 return []
             content = answer.raw.read(manifest.LARGEST + 1, decode_content=True)
-        found = manifest.document(content[: manifest.LARGEST], f"{self.image}: {tag}")
-        known = {digest for digest, _, _ in cosign.listed(found)}
-        layers = found.get("layers")
+        image_manifest = manifest.document(content[: manifest.LARGEST], f"{self.image}: {tag}")
+        known = {digest for digest, _, _ in cosign.listed(image_manifest)}
+        layers = image_manifest.get("layers")
         return [e for e in layers if e.get("digest") in known] if isinstance(layers, list) else []
 
     def _described(self, digest: str) -> dict[str, object]:
