@@ -10,20 +10,20 @@ import click
 from singbuild import __version__, workspace
 from singbuild.errors import SingbuildError
 
-_NO_SIGNATURES = "Signatures in images are neither made nor checked."
+_OWN_KEYS = "Keys are those of gpg and ssh; singbuild sign and singbuild verify take them."
 _NO_LIBRARY = "The library of Sylabs is not spoken to."
 ABSENT = {
     "capability": "Programs never get more than their caller has; no capability is lent.",
     "checkpoint": "No checkpoints are made.",
-    "config": "The site's file is edited by hand: /etc/singrun.conf; singrun doctor tells of it.",
+    "config": "The site's file, /etc/singrun.conf, is edited by hand: singrun config show.",
     "delete": _NO_LIBRARY,
-    "key": _NO_SIGNATURES,
-    "keyserver": _NO_SIGNATURES,
+    "key": _OWN_KEYS,
+    "keyserver": _OWN_KEYS,
     "oci": "Run the image itself, or give it to podman: singbuild export --format oci.",
     "plugin": "Plugins are Python distributions, installed with pip: singbuild new-backend.",
     "search": _NO_LIBRARY,
-    "sign": _NO_SIGNATURES,
-    "verify": f"{_NO_SIGNATURES} singbuild verify compares an image with its own digest.",
+    "sign": "singbuild sign --pgp and --dsse sign a SIF so that Apptainer verifies it.",
+    "verify": "singbuild verify says whose signatures a SIF has, Apptainer's too.",
 }
 """By verb of 3.x, why there is none and what does the same."""
 
