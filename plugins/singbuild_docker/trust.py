@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -57,12 +58,17 @@ def check_file(transport: str, name: str) -> None:
 def _path() -> Path | None:
     """Return the user's policy, or the host's: the first that is there."""
     own = Path.home() / ".config/containers/policy.json"
-    for path in (own, SYSTEM):
-        if path.exists():
-            if not readable([path]):
-                raise _broken(path, "It cannot be read.")
-            return path
-    return None
+    # In a home that its user may not enter, as sudo can leave it, nothing is there.
+    is_own_there = os.access(own.parent, os.X_OK) and own.exists()
+    path = own if is_own_there else SYSTEM
+    try:
+        if not path.exists():
+            return None
+    except OSError as error:
+        raise _broken(path, f"{error.strerror}.") from error
+    if not readable([path]):
+        raise _broken(path, "It cannot be read.")
+    return path
 
 
 def _read(path: Path) -> Table:

@@ -56,7 +56,7 @@ class Extensions:
         """Tell how a build ended."""
         size = build.image.stat().st_size if status == 0 else 0
         ended = Finished(status, round(seconds, 3), size)
-        self._call_each("singbuild_build_finished", build=build, announce_end=ended)
+        self._call_each("singbuild_build_finished", build=build, finished=ended)
 
     def _call_each(self, hook: str, **arguments: object) -> list[tuple[Installed, list[Any]]]:
         """Call a hook of each extension; return their answers."""

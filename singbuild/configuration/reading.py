@@ -85,7 +85,9 @@ def read() -> Configuration:
             f"{SITE_VARIABLE} names {named}, which is not there",
             f"Unset it: {SITE} counts.",
         )
-    user, found_too = _entries(str(user_file()))
+    # What its user may not read, as in a home that sudo has left closed, is not there.
+    is_readable = os.access(user_file(), os.R_OK)
+    user, found_too = _entries(str(user_file())) if is_readable else ({}, False)
     values = {**site}
     for name, value in user.items():
         values[name] = _stricter(name, site.get(name), value)

@@ -35,7 +35,8 @@ def only(recipe: Recipe, words: Sequence[str]) -> Recipe:
     if not names or "all" in names:
         return recipe
     if recipe.is_dockerfile:
-        raise UsageError("--section is of definition files: a Dockerfile has no sections")
+        remedy = "A Dockerfile has none; leave --section out."
+        raise UsageError(f"there is no section {names[0]}", remedy=remedy)
     sections = {name: each for name, each in recipe.sections.items() if name in names}
     return replace(
         recipe,

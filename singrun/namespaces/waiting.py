@@ -83,6 +83,8 @@ class Waiter:
 
         afterwards: what the waiting process does when the program has ended.
         """
+        from singrun import title  # now: the child's pivot_root(2) moves this process's root, too
+
         if own_pids:
             syscalls.unshare(syscalls.CLONE_NEWPID)
         child = os.fork()
@@ -90,8 +92,6 @@ class Waiter:
             for fd in (self._writing, *trees):
                 os.close(fd)
             _pass_signals_to(child)
-            from singrun import title  # while the child goes on
-
             title.show(f"singrun: waits for a program in {self._image}")
             status = _wait_for(child)
             inner = os.read(self._reading, _WORD)
@@ -115,8 +115,9 @@ class Waiter:
 def _take_inits_name() -> None:
     """Be called as their process 1: Open OnDemand ends a desktop by this name. proc(5), comm."""
     try:
-        with open("/proc/self/comm", "w") as file:
-            file.write("appinit" if spelling() == "apptainer" else "sinit")
+        # As bytes: Python finds no module of an encoding in the image's root.
+        with open("/proc/self/comm", "wb", buffering=0) as file:
+            file.write(b"appinit" if spelling() == "apptainer" else b"sinit")
     except OSError:
         pass  # --no-mount proc
 

@@ -17,4 +17,4 @@ pytestmark += [pytest.mark.timeout(3600)]  # each installs with pip, which a bus
 def test_every_command_of_the_page(
     page: Path, record_property: Callable[[str, object], None]
 ) -> None:
-    record_property("pages", pages.execute(page, long=True))
+    record_property("pages", dict(pages.execute(page, long=True)))  # xdist sends plain values

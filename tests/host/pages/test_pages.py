@@ -17,7 +17,7 @@ pytestmark = pytest.mark.root
 def test_every_command_of_the_page(
     page: Path, record_property: Callable[[str, object], None]
 ) -> None:
-    record_property("pages", pages.execute(page, long=False))
+    record_property("pages", dict(pages.execute(page, long=False)))  # xdist sends plain values
 
 
 @pytest.mark.slow("it makes a host of its own for each page")

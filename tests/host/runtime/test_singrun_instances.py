@@ -178,8 +178,8 @@ def test_a_written_image_is_whole_after_stop(bench: Bench) -> None:
     ("words", "status", "why"),
     [
         (("start",), 1, "No image"),
-        (("start", "IMAGE", "a/b"), 1, "Cannot name"),
-        (("start", "IMAGE", "a b"), 1, "Cannot name"),
+        (("start", "IMAGE", "a/b"), 255, "Cannot name"),
+        (("start", "IMAGE", "a b"), 255, "Cannot name"),
         (("start", "/no/such.img"), 255, "Cannot open"),
         (("stop",), 1, "No instance"),
         (("stop", "nothing"), 255, "There is no instance"),

@@ -117,7 +117,7 @@ BAD = [
     ("exec", 1, "No image"),
     ("exec /no/such.img true", 255, "/no/such.img"),
     ("mount I", 1, "No directory"),
-    ("start I a/b", 1, "a/b"),
+    ("start I a/b", 255, "a/b"),
     ("stop nothing", 255, "nothing"),
     ("instances --jsn", 1, "--json"),
     ("create", 1, "IMAGE"),
@@ -210,7 +210,8 @@ def test_badly_typed(desk: Path, line: str, status: int, answer: str) -> None:
     assert not done.stdout or line.startswith("create")  # which says first what it will do
 
 
-@pytest.mark.parametrize("name", sorted({*options.FLAGS, *options.VALUES}))
+# An empty --bind binds nothing, as Apptainer has it.
+@pytest.mark.parametrize("name", sorted({*options.FLAGS, *options.VALUES} - {"bind"}))
 def test_an_option_that_lacks_its_value_or_has_one_too_many(desk: Path, name: str) -> None:
     value = "=x" if name in options.FLAGS else "="
     done = typed(desk, f"exec --{name}{value} I true")
