@@ -28,6 +28,8 @@ def person(bench: Bench) -> Iterator[Person]:
     os.chown(place, user.uid, user.gid)
     own = {"SINGRUN_CACHEDIR": f"{place}/trees", "SINGBUILD_CACHEDIR": f"{place}/builder"}
     user.variables |= own
+    for kind in ("singularity", "apptainer"):  # of this worker's earlier tests
+        shutil.rmtree(f"{user.home}/.{kind}/instances/logs", ignore_errors=True)
     yield user
     for name in own:
         del user.variables[name]
