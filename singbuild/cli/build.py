@@ -1,4 +1,4 @@
-"""The commands that read a recipe: build it, plan it, lock it. Words in, calls out."""
+"""``build``: a recipe becomes an image. Words in, calls out."""
 
 from __future__ import annotations
 
@@ -15,22 +15,19 @@ from singbuild.cli.grammar import Command
 from singbuild.cli.parameters import (
     FILE,
     SIZE,
-    document,
     events_option,
     force_option,
     host_options,
     host_parts,
-    json_option,
     offline_option,
     quiet_option,
     recipe_options,
     unused_warning,
 )
-from singbuild.errors import RecipeError, SingbuildError, UsageError
+from singbuild.errors import SingbuildError, UsageError
 
 if TYPE_CHECKING:
-    from singbuild.console.display import Console
-    from singbuild.plan.plan import Plan
+    pass
 
 GROUPS = {
     "Recipe": (
@@ -279,111 +276,6 @@ def build(
         return error.status
 
 
-@click.command(
-    "plan",
-    cls=Command,
-    examples=("singbuild plan tool.def", "singbuild plan --rendered --values v.yaml tool.def.j2"),
-)
-@recipe_options
-@click.option(
-    "--rendered", is_flag=True, help="Print the recipe after its template is filled, not the plan."
-)
-@json_option
-def show_plan(
-    recipe: str,
-    build_args: tuple[str, ...],
-    build_arg_file: Path | None,
-    values: Path | None,
-    arch: str,
-    rendered: bool,
-    as_json: bool,
-) -> int:
-    """Print what a build would do, and why. Needs no privilege, writes nothing."""
-    from singbuild.console import display
-    from singbuild.dockerfile import loading
-    from singbuild.plan import plan, policy
-
-    loaded = loading.load(
-        recipe, build_args=build_args, build_arg_file=build_arg_file, values=values
-    )
-    if rendered:
-        print(loaded.text, end="")
-        return 0
-    shown = display.Console(sys.stderr)
-    planned = plan.make(loaded, shown, arch)
-    policy.check(planned)
-    _ask_site(planned, recipe, shown)
-    if as_json:
-        document("plan", **plan.facts(planned))
-    else:
-        print(plan.described(planned))
-    return 0
-
-
-@click.command(
-    "lock", cls=Command, examples=("singbuild lock tool.def && singbuild --locked tool.def t.img",)
-)
-@recipe_options
-@format_option
-@offline_option
-@click.option(
-    "-o",
-    "--output",
-    type=FILE,
-    metavar="FILE",
-    help="Write the lock file here; by default beside RECIPE.",
-)
-@json_option
-@quiet_option
-def write_lock(
-    recipe: str,
-    build_args: tuple[str, ...],
-    build_arg_file: Path | None,
-    values: Path | None,
-    arch: str,
-    form: str,
-    output: Path | None,
-    as_json: bool,
-    quiet: bool,
-) -> int:
-    """Write the exact inputs of a build into a lock file, for `singbuild --locked`.
-
-    With --format also the program that will write the image, and its version. A lock that is there
-    is written anew. Prints its name.
-    """
-    from singbuild.console import display
-    from singbuild.dockerfile import loading
-    from singbuild.formats import loading as formats
-    from singbuild.plan import job, lock, options, plan, policy
-
-    loaded = loading.load(
-        recipe, build_args=build_args, build_arg_file=build_arg_file, values=values
-    )
-    shown = display.choose(sys.stderr, as_json=False, quiet=quiet)
-    planned = plan.make(loaded, shown, arch)
-    policy.check(planned)
-    target = output or lock.beside(recipe)
-    writer = formats.find(form).writer() if form else ""
-    resolved = job.resolve(planned, options.Options(writer=writer), plan.downloads)
-    target.write_text(lock.dumped(resolved.lock, Path(recipe).name))
-    if as_json:
-        document("lock", file=str(target), lock=resolved.lock)
-    else:
-        print(target)
-    return 0
-
-
-def _ask_site(planned: Plan, recipe: str, shown: Console) -> None:
-    """Warn of what site extensions would say of a build; with a lock they may say less."""
-    from singbuild.backends import extensions
-
-    build_facts = planned.as_build(Path(recipe).with_suffix(".img"), "plan", locked=False)
-    try:
-        extensions.load(shown).check(build_facts)
-    except RecipeError as error:
-        shown.warn(f"{error.what}\n{error.why}")
-
-
 def _format(image: Path, form: str, *, sandbox: bool, free: int) -> str:
     """Return the word of the image's kind, checked against the other options."""
     from singbuild.formats import loading
@@ -417,4 +309,4 @@ def _check_terminal(*, as_json: bool) -> None:
         )
 
 
-COMMANDS = (build, show_plan, write_lock)
+COMMANDS = (build,)

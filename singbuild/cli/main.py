@@ -25,6 +25,7 @@ from singbuild.cli.exchange import COMMANDS as EXCHANGE_COMMANDS
 from singbuild.cli.grammar import Group
 from singbuild.cli.hub import hub_commands
 from singbuild.cli.image import COMMANDS as IMAGE_COMMANDS
+from singbuild.cli.plan import COMMANDS as PLAN_COMMANDS
 from singbuild.cli.signatures import COMMANDS as SIGNATURE_COMMANDS
 from singbuild.configuration import reading
 from singbuild.errors import (
@@ -113,6 +114,7 @@ commands.add_command(doctor)
 commands.add_command(hub_commands)
 for each_command in (
     *BUILD_COMMANDS,
+    *PLAN_COMMANDS,
     *IMAGE_COMMANDS,
     *SIGNATURE_COMMANDS,
     *EXCHANGE_COMMANDS,

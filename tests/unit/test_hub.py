@@ -1,27 +1,21 @@
-"""A hub's parts that need no build: Git, names and keys of recipes, what is refused, pages."""
+"""A hub's parts that need no build: Git, names and keys of recipes, what is refused."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import re
 import subprocess
 from collections.abc import Callable, Mapping
-from html.parser import HTMLParser
 from pathlib import Path
-from xml.etree import ElementTree
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from singbuild.errors import SingbuildError, SourceError, UsageError
-from singbuild.hub import check, collection, contents, file_pages, pages, recipes, registry, safety
-from singbuild.hub.contents import File
+from singbuild.hub import collection, recipes, safety
 from singbuild.hub.repository import Blob, Repository
-from singbuild.hub.site import Site, dumped
-from singbuild.hub.work import Settings, Survey, Unit, chosen, survey
+from singbuild.hub.work import Settings, Survey, chosen, survey
 
 Commit = Callable[..., str]
 BUSYBOX = "Bootstrap: busybox\n"
@@ -298,174 +292,6 @@ def test_no_path_that_leaves_the_checkout_is_let_through(
         assert safety._leaves(start, path)
 
 
-def crafted(tmp_path: Path, hostile: str) -> Site:
-    """A site of one image and one failure, in which everything that can be text is ``hostile``."""
-    site = Site(tmp_path / "site")
-    site.open()
-    files = [File("/", "d", 0o755, 0, ""), File(f"/{hostile}", "f", 0o644, 9, "ab" * 8)]
-    files += [File("/usr", "d", 0o755, 0, ""), File("/usr/bin", "d", 0o755, 0, "")]
-    files += [File(f"/usr/bin/{hostile.replace('/', '')}", "l", 0o777, 0, hostile)]
-    shown = {
-        "digest": None, "size": 1, "used": 1, "kind": hostile, "system": hostile, "backend": None,
-        "labels": {hostile: hostile}, "environment": {hostile: hostile}, "machine": "amd64",
-        "packages": [{"kind": "deb", "name": hostile, "version": hostile, "size": 1}],
-        "notes": [hostile], "apps": {hostile: {"helpfile": hostile}}, "directories": {},
-        "recipe": hostile, "lock": hostile, "runscript": hostile, "test": hostile, "help": hostile,
-    }  # fmt: skip
-    record = {
-        "version": 1, "key": "1" * 32, "tag": "tool", "path": hostile, "source": f"{hostile}\nx",
-        "commit": {"id": "0" * 40, "time": 0}, "status": "built", "reproducible": None,
-        "image": {"sha256": "0" * 64, "md5": "0" * 32, "size": 5}, "files": len(files),
-        "sketch": contents.sketch(files), "shown": shown,
-    }  # fmt: skip
-    site.write_files("1" * 32, files)
-    site.write(f"records/{'1' * 32}.json", dumped(record))
-    site.write(f"records/{'1' * 32}.spdx.json", "{}")
-    site.write(f"images/{'1' * 32}.sif", "image")
-    run = {"began": 0, "seconds": 1.0, "steps": [{"name": hostile, "seconds": 1}], "log": [hostile]}
-    site.write(f"runs/{'1' * 32}.json", dumped(run))
-    bad = {"version": 1, "key": "2" * 32, "tag": "bad", "path": "bad.def", "source": hostile}
-    bad |= {"commit": record["commit"], "status": "failed", "error": {"status": 3, "text": hostile}}
-    site.write(f"records/{'2' * 32}.json", dumped(bad))
-    commit = type("C", (), {"id": "0" * 40, "time": 0, "subject": hostile})()
-    units = {"tool": Unit("tool", hostile, "1" * 32), "bad": Unit("bad", "bad.def", "2" * 32)}
-    collection.add(
-        site, "lab/tools", "https://x.invalid/a", Survey(commit, units, {hostile: hostile})
-    )
-    return site
-
-
-KNOWN = frozenset(
-    re.findall(
-        r"\w+",
-        """
-html head meta title link body a header nav ol li span form label input div ul main h1 h2 h3 p
-dl dt dd code pre section table caption thead tbody tr th td footer script svg g rect text
-details summary small img
-""",
-    )
-)
-
-
-class Elements(HTMLParser):
-    """Collects what a page is made of."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.elements: set[str] = set()
-        self.attributes: list[str] = []
-        self.scripts: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.add(tag)
-        self.attributes += [name for name, _ in attrs]
-        if tag == "script":
-            self.scripts.append((dict(attrs).get("src") or "inline").rpartition("/")[2])
-        if tag == "img":
-            assert dict(attrs)["src"] == "badge.svg"
-
-
-HOSTILE = [
-    "<script>alert(1)</script>",
-    "</pre><img src=x onerror=alert(1)>",
-    '"><svg onload=alert(1)>',
-    "{{ 7 * 7 }}{% raw %}",
-    "</script><script>alert(1)//",
-    "\u2028\u0000\x1b[31m'",
-]
-
-
-@pytest.mark.parametrize("hostile", HOSTILE)
-def test_nothing_that_comes_from_outside_is_markup_in_a_page(tmp_path: Path, hostile: str) -> None:
-    site = crafted(tmp_path, hostile)
-    found = collection.load(site, "lab/tools")
-    registry.write(site, found, "https://hub.invalid")
-    registry.write_service(site, site.collections())
-    pages.write(site, ["lab/tools"], "https://hub.invalid")
-    written = sorted(site.path.rglob("*.html"))
-    assert len(written) > 8
-    for page in written:
-        parser = Elements()
-        parser.feed(page.read_text())
-        assert parser.scripts == ["hub.js"], page
-        assert [name for name in parser.attributes if name.startswith("on")] == []
-        assert parser.elements <= KNOWN
-    for picture in (*site.path.rglob("*.svg"), *site.path.rglob("*.xml")):
-        ElementTree.fromstring(picture.read_bytes())
-    for shard in (site.path / "search").glob("*.js"):
-        text = shard.read_text()
-        assert "<" not in text
-        json.loads(text.partition(",")[2].removesuffix(");\n"))
-    faults = [fault for fault in check.faults(site) if "images/" not in fault]
-    assert faults == []
-
-
-def test_pages_of_many_files_stay_small(tmp_path: Path) -> None:
-    files = [
-        File(f"/usr/lib/d{n % 300}/{'long' * 8}{n}.so", "f", 0o644, n, "0" * 16)
-        for n in range(30_000)
-    ]
-    site = crafted(tmp_path, "plain")
-    site.write_files("1" * 32, files)
-    pages.write(site, ["lab/tools"])
-    written = list((site.path / "lab/tools/tool/files").glob("*.html"))
-    assert len(written) > 20
-    assert max(page.stat().st_size for page in written) < 300_000
-    names = {
-        name for page in written for name in re.findall(r"(?:long){8}\d+\.so", page.read_text())
-    }
-    assert len(names) == 30_000
-
-
-NAMES = st.lists(st.sampled_from("abc"), min_size=1, max_size=5).map("/".join)
-
-
-@given(st.lists(NAMES, max_size=60, unique=True))
-def test_a_tree_has_every_file_once_on_its_pages(names: list[str]) -> None:
-    files = [name for name in names if not any(other.startswith(f"{name}/") for other in names)]
-    root = file_pages.tree([File(f"/{name}", "f", 0o644, 1, "") for name in files])
-    assert (root.size, root.count) == (len(files), len(files))
-    shown: list[str] = []
-
-    def collect(node: file_pages.Node, top: bool) -> None:
-        for each in node.children or ():
-            if each.kind == "f":
-                shown.append(each.path)
-            elif not each.page:
-                collect(each, False)
-
-    for _, top in file_pages.pages(root):
-        collect(top, True)
-    assert sorted(shown) == sorted(f"/{name}" for name in files)
-
-
-def test_a_sketch_estimates_what_two_images_share() -> None:
-    def files(numbers: range) -> list[File]:
-        names = (hashlib.sha256(str(n).encode()).hexdigest()[:16] for n in numbers)
-        return [File(f"/{name}", "f", 0o644, 1, name) for name in names]
-
-    one, other = contents.sketch(files(range(10_000))), contents.sketch(files(range(5000, 15_000)))
-    assert contents.similarity(one, one) == 1
-    assert contents.similarity(one, other) == pytest.approx(1 / 3, abs=0.12)
-    assert contents.similarity(one, contents.sketch(files(range(20_000, 30_000)))) == 0
-
-
-def test_a_difference_names_what_was_added_removed_and_changed() -> None:
-    was = [
-        File("/a", "f", 0o644, 1, "1"),
-        File("/b", "f", 0o644, 1, "1"),
-        File("/c", "l", 0, 0, "x"),
-    ]
-    now = [
-        File("/a", "f", 0o755, 1, "1"),
-        File("/c", "l", 0, 0, "x"),
-        File("/d", "d", 0o755, 0, ""),
-    ]
-    found = contents.difference(was, now)
-    assert found == (["/d"], ["/b"], ["/a"])
-    assert found.total == 3
-
-
 @pytest.mark.parametrize(
     ("source", "name"),
     [
@@ -482,21 +308,6 @@ def test_a_collection_is_named_as_its_repository(source: str, name: str) -> None
 def test_a_name_that_would_leave_the_site_is_refused(name: str) -> None:
     with pytest.raises(UsageError, match="no name of a collection"):
         collection.check_name(name)
-
-
-def test_a_directory_that_is_no_site_is_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "mine").write_text("x")
-    with pytest.raises(SingbuildError, match="not empty"):
-        Site(tmp_path).open()
-    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
-
-
-def test_a_damaged_record_is_told_of(tmp_path: Path) -> None:
-    site = crafted(tmp_path, "plain")
-    site.write(f"records/{'1' * 32}.json", "{")
-    with pytest.raises(SingbuildError, match="is damaged"):
-        pages.write(site, ["lab/tools"])
-    assert any("damaged" in fault for fault in check.faults(site))
 
 
 def test_recipe_errors_name_the_repositorys_path(commit: Commit, tmp_path: Path) -> None:
