@@ -83,7 +83,10 @@ class Waiter:
 
         afterwards: what the waiting process does when the program has ended.
         """
-        from singrun import title  # now: the child's pivot_root(2) moves this process's root, too
+        from singrun import title
+
+        # Before the fork: the child's pivot_root(2) moves this process's root, and its /proc, too.
+        title.show(f"singrun: waits for a program in {self._image}")
 
         if own_pids:
             syscalls.unshare(syscalls.CLONE_NEWPID)
@@ -92,7 +95,6 @@ class Waiter:
             for fd in (self._writing, *trees):
                 os.close(fd)
             _pass_signals_to(child)
-            title.show(f"singrun: waits for a program in {self._image}")
             status = _wait_for(child)
             inner = os.read(self._reading, _WORD)
             if afterwards:
