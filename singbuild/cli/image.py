@@ -39,6 +39,15 @@ NO_TEXT = "backslashreplace"  # how a name is shown that is not UTF-8
 @click.option("--recipe", "part", flag_value="recipe", help="The recipe it was built from.")
 @click.option("--lock", "part", flag_value="lock", help="Its lock: the exact inputs of its build.")
 @click.option("--sbom", "part", flag_value="sbom", help="Its packages, as SPDX 2.3 in JSON.")
+@click.option(
+    "--cyclonedx", "part", flag_value="cyclonedx", help="Its packages, as CycloneDX 1.6 in JSON."
+)
+@click.option(
+    "--provenance",
+    "part",
+    flag_value="provenance",
+    help="How and of what it was built: an in-toto statement with SLSA's predicate, in JSON.",
+)
 @click.option("--environment", "part", flag_value="environment", help="Its environment scripts.")
 @click.option("--runscript", "part", flag_value="runscript", help="Its runscript.")
 @click.option("--test", "part", flag_value="test", help="Its %test.")
@@ -51,16 +60,20 @@ def inspect_image(image: Path, part: str | None) -> int:
     directories, Singularity 2.x images and bare ext3 too.
     """
     from singbuild.formats.loading import opened
-    from singbuild.images import inspection, sizes
+    from singbuild.images import inspection, provenance, sizes
 
+    documents = {
+        "sbom": inspection.bill,
+        "cyclonedx": inspection.cyclonedx_bill,
+        "provenance": provenance.statement,
+        "sizes": sizes.described,
+    }
     with opened(image) as tree:
-        if part == "sbom":
-            text = inspection.bill(tree).encode(errors=NO_TEXT)
+        if part in documents:
+            text = documents[part](tree).encode(errors=NO_TEXT)
         elif part == "json":
             document("inspect", **inspection.summary(tree), directories=sizes.directories(tree))
             return 0
-        elif part == "sizes":
-            text = sizes.described(tree).encode(errors=NO_TEXT)
         elif part:
             text = inspection.part(tree, part)
         else:

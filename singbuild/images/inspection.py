@@ -16,7 +16,7 @@ import yaml
 
 from singbuild.errors import SingbuildError
 from singbuild.file_tree import DIRECTORY, REGULAR, FileTree
-from singbuild.packages import databases, package, spdx
+from singbuild.packages import cyclonedx, databases, package, spdx
 from singbuild.packages.tree import ImageTree
 from singbuild.plan import lock as locks
 
@@ -78,12 +78,27 @@ def bill(image: FileTree) -> str:
     return spdx.bill(ImageTree(image), image.newest())
 
 
+def cyclonedx_bill(image: FileTree) -> str:
+    """Return the same in another form: CycloneDX 1.6, JSON text."""
+    return cyclonedx.bill(ImageTree(image), image.newest())
+
+
+def lock(image: FileTree) -> dict[str, Any]:
+    """Return what an image's lock says, every value as text; nothing where there is none."""
+    return _lock(_text(_part(image, PARTS["lock"])))
+
+
+def record(image: FileTree) -> dict[str, Any]:
+    """Return the record of an image's build; nothing where there is none."""
+    return _object(_text(_part(image, PARTS["record"])))
+
+
 def summary(image: FileTree) -> dict[str, Any]:
     """Return all that is known, as plain values; what an image does not have is None."""
     software = databases.software(ImageTree(image))
     facts = image.facts
     texts = {name: _text(_part(image, row)) for name, row in PARTS.items()}
-    lock = _lock(texts["lock"])
+    lock_values = _lock(texts["lock"])
     return {
         "version": 1,
         "image": str(image.path),
@@ -96,7 +111,7 @@ def summary(image: FileTree) -> dict[str, Any]:
         "epoch": facts.created or None,
         "journal_pending": facts.dirty,
         "system": _system(image),
-        "backend": _backend(lock, texts["recipe"]),
+        "backend": _backend(lock_values, texts["recipe"]),
         "labels": _labels(texts["labels"]),
         **{name: texts[name] for name in PARTS if name != "labels"},
         "packages": [
@@ -179,6 +194,15 @@ def _labels(text: str | None) -> dict[str, str] | None:
     return {str(k): str(v) for k, v in labels.items()} if isinstance(labels, dict) else None
 
 
+def _object(text: str | None) -> dict[str, Any]:
+    """Return a JSON object; nothing for any other text."""
+    try:
+        value = json.loads(text or "{}")
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
 def _lock(text: str | None) -> dict[str, Any]:
     """Return what a lock says, every value as text: numbers may be long and dates impossible."""
     try:
@@ -188,9 +212,9 @@ def _lock(text: str | None) -> dict[str, Any]:
     return parsed if isinstance(parsed, dict) else {}
 
 
-def _backend(lock: dict[str, Any], recipe: str | None) -> dict[str, str] | None:
+def _backend(lock_values: dict[str, Any], recipe: str | None) -> dict[str, str] | None:
     """Return the backend as the lock names it, else the recipe's Bootstrap word."""
-    known = lock.get("backend")
+    known = lock_values.get("backend")
     if isinstance(known, dict):
         names = ("name", "version")
         return {key: known[key] for key in names if isinstance(known.get(key), str) and known[key]}

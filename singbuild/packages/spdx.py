@@ -64,11 +64,12 @@ def document(installed: Software, name: str, created: int, stages: Sequence[Json
         body["comment"] = "\n".join(installed.notes)
     if extracted := [*_extracted(installed.packages)]:
         body["hasExtractedLicensingInfos"] = extracted
-    body["documentNamespace"] = _namespace(body)
+    body["documentNamespace"] = namespace(body)
     return json.dumps(body, indent=2, ensure_ascii=True) + "\n"
 
 
-def _namespace(body: Json) -> str:
+def namespace(body: Json) -> str:
+    """Return a UUID, as a URN, that is cut from all else that a document says."""
     digest = bytearray(hashlib.sha256(json.dumps(body).encode()).digest()[:16])
     # RFC 9562, version 8: a UUID made in its maker's own way.
     digest[6] = digest[6] & 0x0F | 0x80

@@ -11,8 +11,11 @@ import sqlite3
 import struct
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
 from hypothesis import given
 from hypothesis import strategies as st
 from spdx_tools.spdx.parser.parse_anything import parse_file
@@ -22,7 +25,7 @@ from singbuild.console.display import Console
 from singbuild.errors import ImageError
 from singbuild.ext3.reader.image import Image
 from singbuild.ext3.writer.seal import seal
-from singbuild.packages import spdx
+from singbuild.packages import cyclonedx, spdx
 from singbuild.packages.databases import software
 from singbuild.packages.licences import declared
 from singbuild.packages.package import Package, Tree
@@ -177,6 +180,41 @@ def test_the_bill_is_valid_spdx(root: Path, tmp_path: Path) -> None:
     assert named["libc6"]["supplier"].endswith("(debian-glibc@lists.debian.org)")
     assert named["My_Package.x"]["licenseDeclared"] == "MIT"
     assert named["musl"]["comment"].startswith("SHA1 of the control part: ")
+
+
+def check_valid_cyclonedx(text: str) -> dict[str, Any]:
+    errors = JsonStrictValidator(SchemaVersion.V1_6).validate_str(text, all_errors=True)
+    assert [str(each)[:500] for each in errors or ()] == []
+    document = json.loads(text)
+    assert isinstance(document, dict)
+    return document
+
+
+def test_the_bill_is_valid_cyclonedx(root: Path) -> None:
+    document = check_valid_cyclonedx(cyclonedx.bill(directory(root), EPOCH))
+    items = {each["name"]: each for each in document["components"]}
+    assert [each["purl"] for each in document["components"]] == [
+        package.purl for package in software(directory(root)).packages
+    ]
+    assert items["musl"]["licenses"] == [{"expression": "MIT"}]
+    assert "public-domain" in items["libc6"]["licenses"][0]["license"]["name"]
+    assert items["libc6"]["supplier"] == {"name": "GNU Libc Maintainers"}
+    assert document["metadata"]["timestamp"] == "2023-11-14T22:13:20Z"
+    assert cyclonedx.bill(directory(root), EPOCH) == cyclonedx.bill(directory(root), EPOCH)
+
+
+@pytest.mark.parametrize("homepage", ["https://a b", "https://[", "https://example/\u00fc", "x:"])
+def test_no_text_of_a_package_makes_it_invalid(root: Path, homepage: str) -> None:
+    more = f"Homepage: {homepage}\nVersion: \nMaintainer: <>\n"
+    stanza = f"\n\nPackage: odd\nStatus: install ok installed\n{more}"
+    write(root / "var/lib/dpkg/status", STATUS + stanza)
+    document = check_valid_cyclonedx(cyclonedx.bill(directory(root), EPOCH))
+    assert "odd" in {each["name"] for each in document["components"]}
+
+
+def test_an_empty_tree_has_a_valid_bill_of_each_form(tmp_path: Path) -> None:
+    (tmp_path / "root").mkdir()
+    assert not check_valid_cyclonedx(cyclonedx.bill(directory(tmp_path / "root"), 0))["components"]
 
 
 def test_another_package_gives_another_namespace_and_no_other_thing_does(root: Path) -> None:
