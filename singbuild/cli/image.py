@@ -61,6 +61,7 @@ def inspect_image(image: Path, part: str | None) -> int:
     """
     from singbuild.formats.loading import opened
     from singbuild.images import inspection, provenance, sizes
+    from singbuild.signatures.image_file import counts
 
     documents = {
         "sbom": inspection.bill,
@@ -72,12 +73,14 @@ def inspect_image(image: Path, part: str | None) -> int:
         if part in documents:
             text = documents[part](tree).encode(errors=NO_TEXT)
         elif part == "json":
-            document("inspect", **inspection.summary(tree), directories=sizes.directories(tree))
+            facts = inspection.summary(tree) | {"signatures": counts(image)}
+            document("inspect", **facts, directories=sizes.directories(tree))
             return 0
         elif part:
             text = inspection.part(tree, part)
         else:
-            text = inspection.described(inspection.summary(tree)).encode(errors=NO_TEXT)
+            facts = inspection.summary(tree) | {"signatures": counts(image)}
+            text = inspection.described(facts).encode(errors=NO_TEXT)
     sys.stdout.buffer.write(text)
     sys.stdout.flush()
     return 0

@@ -40,7 +40,7 @@ NO_HOME = "/nonexistent"  # Debian's name for it
 STATUSES = """\b
 Exit statuses:
   0    success
-  1    two builds differ (--check-reproducible), two images differ (diff)
+  1    two builds differ (--check-reproducible), two images differ (diff, attest-rebuild)
   2    the command line is wrong
   3    the recipe is wrong: file, line and column are named
   4    no such backend, or a broken one

@@ -11,10 +11,11 @@ import click
 
 from singbuild.cli.grammar import Command
 from singbuild.cli.parameters import FILE as IMAGE
-from singbuild.cli.parameters import document, json_option
+from singbuild.cli.parameters import document, json_option, quiet_option
 from singbuild.errors import UsageError
 
 if TYPE_CHECKING:
+    from singbuild.signatures.image_file import Placed
     from singrun.signatures.statement import Signed, Statement
 
 
@@ -98,13 +99,59 @@ def sign_image(
         return signing.added(add, statement) if add else signing.by_key(statement, key, agent=agent)
 
     placed = signing.sign(image, signed, now, beside=output)
-    new, place = placed.signed, placed.place
     if as_json:
         document("sign", image=str(image), **signing.as_json(placed))
     else:
-        with_key = f"{new.signature.key_type} {new.signature.fingerprint}"
-        print(f"{image}: {new.statement.claim} with {with_key}, in {place}")
+        print(_line(image, placed))
     return 0
+
+
+@click.command(
+    "attest-rebuild",
+    cls=Command,
+    examples=("singbuild attest-rebuild debian.img", "singbuild attest-rebuild --agent tool.sif"),
+)
+@click.argument("image", type=IMAGE)
+@click.option(
+    "--key", type=IMAGE, metavar="FILE", help="An SSH key; FILE.pub for one that the agent has."
+)
+@click.option("--agent", is_flag=True, help="Take the key that the SSH agent has.")
+@click.option(
+    "-o", "--output", type=IMAGE, metavar="FILE", help="Write the signature to FILE instead."
+)
+@quiet_option
+def attest_rebuild(
+    image: Path, key: Path | None, agent: bool, output: Path | None, quiet: bool
+) -> int:
+    """Build IMAGE again from the recipe and the lock in it; if nothing differs, sign that.
+
+    The signature says "rebuilt", and an image can have those of several people: `singbuild verify`
+    counts them. If something differs, the paths are listed, nothing is signed, and the exit
+    status is 1. What %files names is looked for in the current directory, and held to the lock.
+    """
+    from singbuild.console import display
+    from singbuild.signatures import attestation, signing
+
+    if key and agent:
+        raise UsageError("of --key and --agent only one can be")
+    console = display.choose(sys.stderr, as_json=False, quiet=quiet)
+    now = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+
+    def signed(statement: Statement) -> Signed:
+        return signing.by_key(statement, key, agent=agent)
+
+    try:
+        placed = attestation.attest(image, signed, now, console, beside=output)
+    except attestation.FailedError as error:
+        return error.status
+    print(_line(image, placed))
+    return 0
+
+
+def _line(image: Path, placed: Placed) -> str:
+    own = placed.signed
+    with_key = f"{own.signature.key_type} {own.signature.fingerprint}"
+    return f"{image}: {own.statement.claim} with {with_key}, in {placed.place}"
 
 
 @click.command(
@@ -138,6 +185,13 @@ def sign_image(
     help="This signer has to have signed; repeatable.",
 )
 @click.option(
+    "--rebuilds",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="COUNT",
+    help="So many known signers have to have built it again: attest-rebuild.",
+)
+@click.option(
     "--signatures",
     type=IMAGE,
     metavar="FILE",
@@ -155,6 +209,7 @@ def verify_image(
     signers: tuple[Path, ...],
     revoked: tuple[Path, ...],
     signed_by: tuple[str, ...],
+    rebuilds: int,
     signatures: Path | None,
     extract: Path | None,
     as_json: bool,
@@ -175,7 +230,8 @@ def verify_image(
         known.known(signers, revoked),
         beside=signatures,
         required=signed_by,
-        signed=bool(signers),
+        signed=bool(signers) and not rebuilds,
+        rebuilds=rebuilds,
         report=console,
     )
     if extract:
@@ -190,15 +246,19 @@ def verify_image(
             **sound,
             accepted=not error,
             signatures=[each.as_json() for each in result.findings],
+            rebuilds=len(result.rebuilders),
             missing=list(result.missing),
         )
         return error.status if error else 0
     print(f"{image}: sound, {result.sound}" if result.sound else f"{image}: as it was signed")
     for each in result.findings:
         print(f"  {each}")
+    if rebuilders := result.rebuilders:
+        count, known_count = len(rebuilders), sum(map(bool, rebuilders.values()))
+        print(f"  rebuilt {count} time{'s' * (count != 1)}, {known_count} by known signers")
     if error:
         raise error
     return 0
 
 
-COMMANDS = (sign_image, verify_image)
+COMMANDS = (sign_image, attest_rebuild, verify_image)

@@ -154,6 +154,9 @@ def _rows(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "System", facts["system"] or "unknown (no os-release)"
     yield "Backend", " ".join(backend.values()) or "unknown"
     yield "Packages", ", ".join(f"{n} {kind}" for kind, n in kinds.items()) or "none known"
+    if signatures := facts.get("signatures"):
+        numbers = ", ".join(f"{count} that it was {claim}" for claim, count in signatures.items())
+        yield "Signed", f"{numbers} (singbuild verify says by whom)"
     for note in facts["notes"]:
         yield "", note
     missing = [PARTS[name].says for name in PARTS if not facts[name]]

@@ -127,14 +127,22 @@ def read(path: Path) -> LockFile:
     try:
         with path.open() as file:
             text = file.read(LARGEST + 1)
-        lock = parse(text)
     except OSError as error:
         raise LockError(
             f"the lock {path} cannot be read",
             why=str(error.strerror),
             remedy="Make one with: singbuild lock RECIPE",
         ) from error
-    except (yaml.YAMLError, ValueError) as error:
+    except ValueError as error:
+        raise LockError(f"the lock {path} is not valid YAML", why=str(error)) from error
+    return parsed(path, text)
+
+
+def parsed(path: Path, text: str) -> LockFile:
+    """Return the lock that a text is. path: what it is called. Raises LockError."""
+    try:
+        lock = parse(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise LockError(f"the lock {path} is not valid YAML", why=str(error)) from error
     if not isinstance(lock, dict) or lock.get("version") != VERSION:
         raise LockError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,10 @@ from singbuild.configuration import reading
 from singbuild.contract import Build, Reporter, Source
 from singbuild.errors import BackendError, RecipeError, RecipeKeyError, UsageError
 from singbuild.plan import agents
+from singbuild.recipe import grammar
 from singbuild.recipe.grammar import Recipe, Section
 from singbuild.recipe.recipe import STAGE
-from singbuild.recipe.text import printable
+from singbuild.recipe.text import Text, printable
 from singbuild.tree import shell_state
 
 BOOTSTRAP_KEY = "Bootstrap"
@@ -276,7 +277,8 @@ def build_record(plan: Plan, *, free: int, resumed: bool = False, host: Sequence
     free: bytes; host: what sections saw of the host, in the words of the options.
     """
     facts: dict[str, Any] = {"singbuild": __version__, "free": free}
-    facts["steps"] = [{"name": step.name, "reason": step.reason} for step in plan.steps]
+    steps = _steps(_in_image(plan.recipe), plan.backend, plan.stages)
+    facts["steps"] = [{"name": step.name, "reason": step.reason} for step in steps]
     if plan.stages:
         facts["stages"] = [
             {
@@ -291,6 +293,25 @@ def build_record(plan: Plan, *, free: int, resumed: bool = False, host: Sequence
     if host:
         facts["host"] = [*host]
     return json.dumps(facts, indent=4) + "\n"
+
+
+def _in_image(recipe: Recipe) -> Recipe:
+    """Return a recipe with the lines of its text in the image: of a template, once it is filled.
+
+    A record with the template's lines would speak of a file that the image has not, and a build
+    from what it has would make another record.
+    """
+    if not recipe.source.template:
+        return recipe
+    filled = grammar.parse(Text(recipe.path, recipe.text), recipe.headers)
+    return replace(
+        recipe,
+        source=filled.source,
+        headers=filled.headers,
+        sections={name: filled.sections[name] for name in recipe.sections},
+        files=filled.files if recipe.files else (),
+        apps=filled.apps if recipe.apps else (),
+    )
 
 
 def described(plan: Plan) -> str:

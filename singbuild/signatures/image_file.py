@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import os
 import stat
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -173,6 +174,15 @@ def opened(path: Path, *, beside: Path | None = None, write: bool = False) -> It
         yield ImageFile(path, fd, beside or path.with_name(path.name + BESIDE), writable)
     finally:
         os.close(fd)
+
+
+def counts(path: Path) -> dict[str, int]:
+    """Return how many signatures claim what; nobody has checked them. None can be read: nothing."""
+    if path.is_dir():
+        return {}
+    with contextlib.suppress(ImageError), opened(path) as file:
+        return dict(Counter(each.signed.statement.claim for each in file.signatures()))
+    return {}
 
 
 def _opened(path: Path, *, write: bool) -> tuple[int, bool]:

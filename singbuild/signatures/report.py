@@ -18,7 +18,7 @@ from singbuild.signatures.known import Known
 from singrun.errors import UnavailableError
 from singrun.signatures import signers
 from singrun.signatures.signers import Signers, Verdict
-from singrun.signatures.statement import Signed
+from singrun.signatures.statement import REBUILT, SIGNED, Signed
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,12 @@ class Report:
     sound: Sound | None
     findings: Sequence[Finding]
     missing: Sequence[str]
+
+    @property
+    def rebuilders(self) -> dict[str, tuple[str, ...]]:
+        """Return the keys by which it is signed that it was rebuilt, with their known owners."""
+        rebuilt = (each for each in self.findings if each.claim == REBUILT and each.is_checked)
+        return {each.fingerprint: each.principals for each in rebuilt}
 
     def error(self, path: Path) -> SignatureError | None:
         """Return why it is not accepted, if so."""
@@ -57,22 +63,25 @@ def examine(
     beside: Path | None = None,
     required: Sequence[str] = (),
     signed: bool = False,
+    rebuilds: int = 0,
     report: Reporter | None = None,
 ) -> Report:
     """Return what is found of an image's content and signatures. Raises ImageError, HostError.
 
     required: principals who have to have signed; signed: somebody of the lists has to have;
+    rebuilds: as many keys of known owners have to say that they built it again;
     report: as for ``verification.verify``.
     """
     if path.is_dir():
-        return _report(verification.verify(path, report), [], required, signed=signed)
+        sound: Sound | None = verification.verify(path, report)
+        return _report(sound, [], required, signed=signed, rebuilds=rebuilds)
     with image_file.opened(path, beside=beside) as file:
         placed = file.signatures()
         findings = sif_signatures.findings(file, known)
         sound = _content(file, may_lack=bool(placed or findings), report=report)
         true = (sound.digest if sound else "", file.start, file.digest() if placed else "")
         findings += [_finding(each, true, known.ssh) for each in placed]
-    return _report(sound, findings, required, signed=signed)
+    return _report(sound, findings, required, signed=signed, rebuilds=rebuilds)
 
 
 def content(file: ImageFile) -> Sound | None:
@@ -128,11 +137,20 @@ def _verdict(placed: Placed, true: tuple[str, int, str], known: Signers) -> Verd
 
 
 def _report(
-    sound: Sound | None, findings: list[Finding], required: Sequence[str], *, signed: bool
+    sound: Sound | None,
+    findings: list[Finding],
+    required: Sequence[str],
+    *,
+    signed: bool,
+    rebuilds: int,
 ) -> Report:
-    good = [each.principals for each in findings if each.status == signers.GOOD]
+    # Who rebuilt it says that the recipe gives this, and not that anybody should run it.
+    good = [e.principals for e in findings if (e.status, e.claim) == (signers.GOOD, SIGNED)]
     patterns = [pattern for names in good for pattern in names]
     missing = [w for w in required if not any(fnmatch.fnmatchcase(w, each) for each in patterns)]
     if signed and not good:
         missing.append("anybody in the lists of signers")
+    known = sum(bool(names) for names in Report(sound, findings, ()).rebuilders.values())
+    if known < rebuilds:
+        missing.append(f"{rebuilds} known signers who rebuilt it, but by {known}")
     return Report(sound, findings, missing)

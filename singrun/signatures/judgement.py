@@ -28,17 +28,20 @@ def digest(fd: int) -> str:
 def names(
     fd: int, beside: str, actual: str, allowed: "list[str]", revoked: "list[str]"
 ) -> "list[str]":
-    """Return the principals whose good signatures are over a file with the digest ``actual``."""
+    """Return the principals whose good signatures are over a file with the digest ``actual``.
+
+    Those that say it was rebuilt are not among them: they vouch for the build, not for the image.
+    """
     boot, first = os.pread(fd, BOOT_BLOCK, 0), start(fd)
     content = statement.recorded(boot)[0]
     lists = signers.Signers(_there(allowed), _there(revoked))
     names: list[str] = []
     for each in _signatures(boot, beside):
         own = each.statement
-        if (own.start, own.file) == (first, actual) and own.content in (
-            content,
-            content or own.content,
-        ):
+        # A file without a boot block of ours records no content that could be another.
+        true = (first, actual, content or own.content)
+        is_over_it = (own.start, own.file, own.content) == true
+        if is_over_it and own.claim == statement.SIGNED:
             verdict = signers.judged(each, lists)
             names += verdict.names if verdict.status == signers.GOOD else []
     return names

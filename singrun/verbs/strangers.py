@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from singrun.options import Setting
 
 _BUILDER = (
+    "attest-rebuild",
     "backends",
     "bootstrap",
     "build",

@@ -14,6 +14,7 @@ import pytest
 from singbuild.ext3.writer.seal import seal
 from singbuild.signatures import signing
 from singrun.images.policy import matches
+from singrun.signatures.statement import REBUILT
 from tests.bench import singrun_images as images
 from tests.bench.host import shared_directory
 from tests.bench.singrun_images import Person
@@ -115,6 +116,15 @@ def test_a_bad_signature_lets_nothing_run(site: Site) -> None:
     shutil.copy(out, site.place / "swapped.img.sig")
     assert not site.starts(changed)
     assert site.starts(swapped)  # the same bytes as bob's, by whatever name
+
+
+def test_who_rebuilt_an_image_has_not_signed_it(site: Site) -> None:
+    site.rule("run signer=ada@lab.example")
+    image, key = site.copy("rebuilt.img"), site.place / "ada"
+    signing.sign(image, lambda it: signing.by_key(it, key, agent=False), NOW, claim=REBUILT)
+    assert not site.starts(image)
+    signing.sign(image, lambda it: signing.by_key(it, key, agent=False), NOW)
+    assert site.starts(image)
 
 
 @pytest.mark.timeout(60)

@@ -1,0 +1,65 @@
+"""Builds an image once more, from the recipe and the lock that are in it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from singbuild import build
+from singbuild.console.display import Console
+from singbuild.dockerfile import loading as dockerfiles
+from singbuild.errors import SingbuildError
+from singbuild.formats import loading as formats
+from singbuild.images import inspection
+from singbuild.plan import lock as locks
+from singbuild.plan import plan
+from singbuild.plan.lock import Lock
+from singbuild.plan.options import Options
+from singbuild.privilege.modes import Mode
+from singbuild.recipe import grammar
+from singbuild.recipe.recipe import Recipe
+from singbuild.recipe.text import Text
+
+_FIX_PERMS = "--fix-perms"
+
+
+def again(image: Path, target: Path, console: Console, *, privilege: Mode | None) -> int:
+    """Build an image's recipe to its lock, without the cache; return the build's exit status.
+
+    Raises SingbuildError for an image that does not say how it was built, or whose build took of
+    its host what nobody else has.
+    """
+    with formats.opened(image) as tree:
+        parts = (inspection.part(tree, name) for name in ("recipe", "lock"))
+        recipe, lock = (part.decode(errors="replace") for part in parts)
+        record = inspection.record(tree)
+    host = record.get("host")
+    words = [str(each) for each in host] if isinstance(host, list) else []
+    if others := [word for word in words if word != _FIX_PERMS] or record.get("resumed"):
+        seen = ", ".join(others) if isinstance(others, list) else "--resume"
+        raise SingbuildError(
+            f"{image} cannot be built again from its recipe and its lock alone",
+            why=f"Its build was given {seen}.",
+            remedy="Build it without; then anybody can build it again.",
+        )
+    free = record.get("free")
+    lock_file = locks.parsed(Path(f"lock of {image}"), lock)
+    options = Options(
+        test=False,
+        free=free if isinstance(free, int) else 0,
+        use_cache=False,
+        locked=lock_file,
+        format=formats.kind_of(image).name,
+        owner_may=_FIX_PERMS in words,
+        privilege=privilege,
+    )
+    planned = plan.make(_recipe(recipe, lock_file.lock), console, str(lock_file.lock["arch"]))
+    return build.build(planned, target, options, console)
+
+
+def _recipe(text: str, lock: Lock) -> Recipe:
+    """Return what an image has of its recipe: a template is filled in already."""
+    source, arguments = Text(str(lock["recipe"]["name"]), text), lock["arguments"]
+    if dockerfiles.is_dockerfile(source):
+        return dockerfiles.parse(source, {key: str(value) for key, value in arguments.items()})
+    return replace(grammar.parse(source), arguments=arguments)
