@@ -137,8 +137,7 @@ def find(
     with contextlib.suppress(OSError):  # a cache that others may only read is still of use
         for image in entry.images:
             os.utime(image.with_suffix(".json"))
-    inputs = ", ".join(snapshot.inputs)
-    report.cache(label + snapshot.name, f"hit {entry.key[:12]}, unchanged: {inputs}", hit=True)
+    report.cache(label + snapshot.name, f"hit {entry.key[:12]}", hit=True, unchanged=snapshot.inputs)
     return entry
 
 

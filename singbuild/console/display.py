@@ -10,13 +10,15 @@ import contextlib
 import json
 import os
 import re
+import signal
 import sys
 import textwrap
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any, Self, TextIO
 
 from rich.console import Console as Terminal
@@ -112,9 +114,12 @@ class Console:
         """Show one line of what the phase prints."""
         self._tell("line", text=text)
 
-    def cache(self, stage: str, why: str, *, hit: bool) -> None:
-        """Say whether a stage of an earlier build is taken, and why."""
-        self._tell("cache", stage=stage, hit=hit, why=why)
+    def cache(self, stage: str, why: str, *, hit: bool, unchanged: Iterable[str] = ()) -> None:
+        """Say whether a stage of an earlier build is taken, and why.
+
+        unchanged: names of the inputs that were compared, for the log and for programs.
+        """
+        self._tell("cache", stage=stage, hit=hit, why=why, unchanged=[*unchanged])
 
     def warn(self, text: str) -> None:
         """Show a warning, even when quiet; once, though every phase may come upon its cause."""
@@ -194,7 +199,9 @@ class Console:
                 return f"Building {event['image']} from {event['recipe']}"
             case "phase":
                 return f"[{event.seconds:6.1f}s] {event['name']}: {event['reason']}"
-            case "line" | "cache" | "difference" | "reproducible":
+            case "cache":
+                return f"    cache: {event['stage']}: {event['why']}"
+            case "line" | "difference" | "reproducible":
                 return "\n".join(f"    {line}" for line in event.logged.splitlines())
             case "heartbeat":
                 return f"[{event.seconds:6.1f}s] {event['phase']}: still at work"
@@ -244,13 +251,33 @@ class LiveConsole(Console):
         )
         self._task = self._progress.add_task("", total=None, count="", visible=False)
         self._label, self._label_began = "", 0.0
+        self._process = os.getpid()
 
     def __enter__(self) -> Self:
         self._progress.start()
+        # Only the main thread may have handlers, and a shell without job control ignores the signal.
+        if (
+            threading.current_thread() is threading.main_thread()
+            and signal.getsignal(signal.SIGTSTP) is signal.SIG_DFL
+        ):
+            signal.signal(signal.SIGTSTP, self._suspend)
         return self
 
     def __exit__(self, *_: object) -> None:
+        if signal.getsignal(signal.SIGTSTP) == self._suspend:
+            signal.signal(signal.SIGTSTP, signal.SIG_DFL)
         self._progress.stop()
+
+    def _suspend(self, number: int, _frame: FrameType | None) -> None:
+        """Stop as Ctrl-Z asks for, with the cursor shown while the shell has the terminal."""
+        live = os.getpid() == self._process and self._progress.live.is_started
+        if live:
+            self._progress.stop()
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)  # returns when the shell lets it go on
+        signal.signal(number, self._suspend)
+        if live:
+            self._progress.start()
 
     def _show(self, event: Event) -> None:
         if event.name == "error":

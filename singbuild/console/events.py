@@ -41,7 +41,8 @@ class Event:
             case "line":
                 return str(self["text"])
             case "cache":
-                return f"cache: {self['stage']}: {self['why']}"
+                inputs = f", unchanged: {', '.join(self['unchanged'])}" if self["unchanged"] else ""
+                return f"cache: {self['stage']}: {self['why']}{inputs}"
             case "difference":
                 details = (f"{d['what']}: {d['first']} and {d['second']}" for d in self["details"])
                 joined = "; ".join(details)

@@ -8,8 +8,10 @@ import json
 import os
 import pty
 import re
+import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import TextIO
 
 import pytest
@@ -17,6 +19,7 @@ import pytest
 from singbuild.console import display, events
 from singbuild.errors import HostError, UsageError
 from singbuild.images import pull
+from tests.bench.terminal import Terminal
 
 
 def tell(shown: display.Console) -> None:
@@ -289,3 +292,34 @@ def test_an_error_stands_out_on_a_terminal(monkeypatch: pytest.MonkeyPatch, colo
         seen = screen.read(1 << 16).decode()
     prefix = "singbuild: error: "
     assert seen.startswith(f"\x1b[1;31m{prefix}\x1b[0mno room" if colours else f"{prefix}no room")
+
+
+SUSPENDED = """
+import sys, time
+from pathlib import Path
+from singbuild.console import display
+with display.LiveConsole(sys.stdout) as console:
+    console.phase("post", "%post at line 3")
+    while not Path({go_on!r}).exists():
+        time.sleep(0.02)
+print("went on")
+"""
+
+
+def test_ctrl_z_gives_the_cursor_back(tmp_path: Path) -> None:
+    go_on = tmp_path / "go on"
+    (tmp_path / "it.py").write_text(SUSPENDED.format(go_on=str(go_on)))
+    environment = {**os.environ, "TERM": "xterm", "PS1": "$ ", "HISTFILE": ""}
+    argv = ["bash", "--norc", "-i"]
+    terminal = Terminal(lambda: os.execvpe("bash", argv, environment))
+    terminal.type(f"{sys.executable} {tmp_path}/it.py\n")
+    terminal.expect(r"\x1b\[\?25l")
+    terminal.expect("post")
+    terminal.type("\x1a")
+    assert "\x1b[?25h" in terminal.expect(r"(?s).*Stopped")
+    terminal.type("fg\n")
+    terminal.expect(r"\x1b\[\?25l")
+    go_on.touch()
+    assert "\x1b[?25h" in terminal.expect("(?s).*went on")
+    terminal.type("exit\n")
+    assert terminal.status() == 0
