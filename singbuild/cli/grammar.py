@@ -58,17 +58,17 @@ class Command(click.Command):
 
     def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options, one list for each group."""
-        records = {
-            parameter.name: record
-            for parameter in self.get_params(context)
-            if isinstance(parameter, click.Option)
-            and (record := parameter.get_help_record(context))
-        }
+        records: dict[str, list[tuple[str, str]]] = {}  # several options may set one parameter
+        for parameter in self.get_params(context):
+            if isinstance(parameter, click.Option) and (
+                record := parameter.get_help_record(context)
+            ):
+                records.setdefault(str(parameter.name), []).append(record)
         for title, names in self.groups.items():
             with formatter.section(f"{title} options"):
-                formatter.write_dl([records.pop(name) for name in names])
+                formatter.write_dl([record for name in names for record in records.pop(name)])
         with formatter.section("Options"):
-            formatter.write_dl([*records.values()])
+            formatter.write_dl([record for group in records.values() for record in group])
 
     def format_epilog(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the examples, as they are typed."""

@@ -14,7 +14,7 @@ import shlex
 import sys
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from isal import isal_zlib
@@ -62,7 +62,13 @@ def archive(image: FileTree, form: str, name: str) -> Iterator[bytes]:
         size += len(piece)
     config = _json(_configuration(image, f"sha256:{total.hexdigest()}"))
     layer = (total.hexdigest(), size, _layer(image))
+    directories = set()
     for file in FORMS[form](config, layer, name):
+        # Without members of their own, skopeo 1.9 gives the directories to root: users cannot.
+        for parent in reversed(PurePosixPath(file[0]).parents[:-1]):
+            if parent not in directories:
+                directories.add(parent)
+                yield _directory(f"{parent}/")
         yield from _member(file)
     yield bytes(2 * _BLOCK)
 
@@ -247,6 +253,12 @@ def _member(file: File) -> Iterator[bytes]:
     yield info.tobuf(tarfile.PAX_FORMAT)
     yield from content
     yield bytes(-size % _BLOCK)
+
+
+def _directory(name: str) -> bytes:
+    info = tarfile.TarInfo(name)
+    info.type, info.mode = tarfile.DIRTYPE, 0o755
+    return info.tobuf(tarfile.PAX_FORMAT)
 
 
 def _file(name: str, content: bytes) -> File:

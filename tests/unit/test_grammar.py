@@ -63,6 +63,16 @@ def test_every_option_is_explained_in_a_sentence(command: str, option: click.Opt
         assert option.show_default or "default" in (option.help or "")
 
 
+@pytest.mark.parametrize("words", LEAVES, ids=" ".join)
+def test_the_help_lists_every_option(words: tuple[str, ...]) -> None:
+    command = found(words)
+    text = command.get_help(click.Context(command, info_name=words[-1]))
+    listed = [name for line in text.splitlines() for name in re.findall(r"^  (-.*)", line)]
+    for option in command.params:
+        if isinstance(option, click.Option) and not option.hidden:
+            assert any(re.search(rf"{re.escape(option.opts[-1])}\b", line) for line in listed)
+
+
 def test_a_letter_means_one_thing_everywhere() -> None:
     letters: dict[str, set[str]] = defaultdict(set)
     for _, option in OPTIONS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench import container_engines
+from tests.bench import container_engines, host
 from tests.bench.builds import Build
 
 pytestmark = pytest.mark.root
@@ -65,6 +66,22 @@ def test_skopeo_sees_what_the_image_is(form: str, singbuild: Build, tmp_path: Pa
         capture_output=True,
     )
     assert piped.stdout == (tmp_path / "a.tar").read_bytes()
+
+
+@pytest.mark.usefixtures("image")
+def test_skopeo_reads_an_archive_for_an_ordinary_user(singbuild: Build, tmp_path: Path) -> None:
+    container_engines.needs("skopeo")
+    with host.shared_directory() as shared:
+        assert singbuild("export", "--format", "oci", "My_Tools.img", f"{shared}/a.tar").stderr == ""
+        (shared / "a.tar").chmod(0o644)
+        own = shared / "own"
+        own.mkdir()
+        os.chown(own, 65534, 65534)
+        argv = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+        argv += ["env", f"HOME={own}", f"TMPDIR={own}"]
+        argv += ["skopeo", "inspect", f"oci-archive:{shared}/a.tar"]
+        about = json.loads(subprocess.check_output(argv, cwd=shared))
+    assert about["Labels"] == {"Title": "Exported"}
 
 
 @pytest.mark.parametrize(
