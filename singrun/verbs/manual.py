@@ -97,83 +97,112 @@ VERBS = {  # usage, what it does, examples
         ("singrun doctor", "singrun doctor --mpi mpi.img"),
     ),
 }
-OPTIONS = {  # the value's name, "" for none; what it does
-    "bind": (
-        "SRC[:DST[:ro]]",
-        "show a file or directory of the host; with ro,image-src=DIR of an image; commas",
-    ),
-    "mount": ("WORDS", "type=bind,source=SRC,target=DST[,readonly][,image-src=DIR]; repeatable"),
-    "home": ("[SRC:]DST", "another home directory: SRC, else DST if there is one, else one's own"),
-    "no-home": ("", "do not share the home directory"),
-    "no-mount": (
-        "NAME",
-        "leave out proc, sys, dev, tmp, home, cwd, hostfs, bind-paths or a path such as "
-        "/etc/hosts; commas",
-    ),
-    "scratch": ("DIR", "an empty directory of its own; repeatable, commas"),
-    "workdir": ("DIR", "keep --scratch, and --contain's home and /tmp, in DIR"),
-    "pid-file": ("FILE", "write the number of the instance's process there"),
-    "pwd": ("DIR", "start in DIR inside the image; also --cwd"),
-    "writable": ("", "write to the image itself"),
-    "writable-tmpfs": ("", "write to memory, gone afterwards"),
-    "overlay": ("PATH[:ro]", "write to a directory or ext3 image laid over the image"),
-    "contain": ("", "empty home and /tmp, a minimal /dev, no current directory"),
-    "containall": ("", "--contain --pid --ipc --cleanenv"),
-    "compat": ("", "--containall --writable-tmpfs --no-umask"),
-    "cleanenv": ("", "pass no more of the environment than names user and terminal"),
-    "env": ("NAME=VALUE", "set a variable; repeatable, commas"),
-    "env-file": ("FILE", "set those in FILE, lines of NAME=VALUE; repeatable"),
-    "pid": ("", "a PID namespace of its own"),
-    "no-pid": ("", "none, although --containall or --compat is said"),
-    "ipc": ("", "an IPC namespace of its own"),
-    "uts": ("", "a host name of its own"),
-    "net": ("", "a network namespace of its own, with loopback alone"),
-    "network": ("none", "the same; no other network can be had"),
-    "network-args": ("WORDS", "accepted: loopback takes none"),
-    "dns": ("ADDRESS", "the name servers in /etc/resolv.conf; commas"),
-    "fakeroot": ("", "be root inside, with the ids lent to you, if any, as other users"),
-    "security": ("uid:N|gid:N", "be this user and group inside"),
-    "add-caps": ("NAMES", "keep capabilities, for one's own files and processes; all, commas"),
-    "drop-caps": ("NAMES", "lose capabilities; all, commas"),
-    "no-privs": ("", "the same as --drop-caps all"),
-    "keep-privs": ("", "what root has anyway"),
-    "memory": ("BYTES", "the most memory, with K, M, G; limits need a cgroup that is delegated"),
-    "memory-reservation": ("BYTES", "memory that is taken away last"),
-    "memory-swap": ("BYTES", "the most memory and swap together; -1 for any"),
-    "cpus": ("NUMBER", "the most processor time, as a number of processors"),
-    "cpu-shares": ("NUMBER", "the share of processors, where others want them, too"),
-    "cpuset-cpus": ("LIST", "the only processors, as 0-3,7"),
-    "cpuset-mems": ("LIST", "the only memory nodes"),
-    "pids-limit": ("NUMBER", "the most processes; -1 for any"),
-    "blkio-weight": ("NUMBER", "the share of disks, 10 to 1000"),
-    "userns": ("", "a user namespace, which an ordinary user has anyway"),
-    "hostname": ("NAME", "that host name"),
-    "shell": ("PATH", "the shell to start"),
-    "app": ("NAME", "run, test or start this app of the image, or a command in its environment"),
-    "eval": ("", "let the image's shell evaluate $ and ` in variables that win over its own"),
-    "no-eval": ("", "the contrary, which is the default"),
-    "no-umask": ("", "with the umask 022, not the caller's"),
-    "no-init": ("", "accepted: process 1 of --pid is small, and reaps orphans"),
-    "unsquash": ("", "accepted; see --mount-with"),
-    "underlay": ("", "accepted; missing mount points are made so anyway"),
-    "why": ("NAME", "which layer set this variable"),
-    "nv": ("", "bring in the host's NVIDIA driver: libraries, devices, programs"),
-    "rocm": ("", "bring in the host's AMD driver"),
-    "no-nv": ("", "not even where the site's file says: always use nv"),
-    "no-rocm": ("", "the same for AMD's"),
-    "device": ("NAME", "a device that a vendor describes: vendor.com/class=name; commas"),
-    "cdi-dirs": ("DIRS", "where: not in /etc/cdi and /var/run/cdi; commas"),
-    "fabric": ("", "bring in the host's libraries and devices of the fast network"),
-    "join": ("", "share one mount with equal launches, as the ranks of a job step do"),
-    "no-join": ("", "share with nobody, in a job step or by way of a started instance"),
-    "as-caller": ("", "through sudo: as the user who called sudo"),
-    "mount-with": ("HOW", "loop, fuse2fs, squashfuse or unpack, not what fits best"),
-    "fetch": ("", "fetch an image of a registry (docker://NAME) again, even if it is cached"),
-    "disable-cache": ("", "the same as --fetch"),
-    "contents": ("", "compare the whole image with what it records before it runs"),
-    "plan": ("", "print every mount with its reason, and do nothing"),
-    "debug": ("", "say on standard error what is done"),
+GROUPS = {  # options: the value's name, "" for none; what it does
+    "File": {
+        "bind": (
+            "SRC[:DST[:ro]]",
+            "show a file or directory of the host; with ro,image-src=DIR of an image; commas",
+        ),
+        "mount": (
+            "WORDS",
+            "type=bind,source=SRC,target=DST[,readonly][,image-src=DIR]; repeatable",
+        ),
+        "home": (
+            "[SRC:]DST",
+            "another home directory: SRC, else DST if there is one, else one's own",
+        ),
+        "no-home": ("", "do not share the home directory"),
+        "no-mount": (
+            "NAME",
+            "leave out proc, sys, dev, tmp, home, cwd, hostfs, bind-paths or a path such as "
+            "/etc/hosts; commas",
+        ),
+        "scratch": ("DIR", "an empty directory of its own; repeatable, commas"),
+        "workdir": ("DIR", "keep --scratch, and --contain's home and /tmp, in DIR"),
+        "pwd": ("DIR", "start in DIR inside the image; also --cwd"),
+        "writable": ("", "write to the image itself"),
+        "writable-tmpfs": ("", "write to memory, gone afterwards"),
+        "overlay": ("PATH[:ro]", "write to a directory or ext3 image laid over the image"),
+        "contain": ("", "empty home and /tmp, a minimal /dev, no current directory"),
+        "containall": ("", "--contain --pid --ipc --cleanenv"),
+        "compat": ("", "--containall --writable-tmpfs --no-umask"),
+    },
+    "Environment": {
+        "cleanenv": ("", "pass no more of the environment than names user and terminal"),
+        "env": ("NAME=VALUE", "set a variable; repeatable, commas"),
+        "env-file": ("FILE", "set those in FILE, lines of NAME=VALUE; repeatable"),
+        "eval": ("", "let the image's shell evaluate $ and ` in variables that win over its own"),
+        "no-eval": ("", "the contrary, which is the default"),
+    },
+    "Identity": {
+        "fakeroot": ("", "be root inside, with the ids lent to you, if any, as other users"),
+        "security": ("uid:N|gid:N", "be this user and group inside"),
+        "add-caps": ("NAMES", "keep capabilities, for one's own files and processes; all, commas"),
+        "drop-caps": ("NAMES", "lose capabilities; all, commas"),
+        "no-privs": ("", "the same as --drop-caps all"),
+        "keep-privs": ("", "what root has anyway"),
+        "as-caller": ("", "through sudo: as the user who called sudo"),
+        "userns": ("", "a user namespace, which an ordinary user has anyway"),
+    },
+    "Namespace": {
+        "pid": ("", "a PID namespace of its own"),
+        "no-pid": ("", "none, although --containall or --compat is said"),
+        "ipc": ("", "an IPC namespace of its own"),
+        "uts": ("", "a host name of its own"),
+        "hostname": ("NAME", "that host name"),
+        "net": ("", "a network namespace of its own, with loopback alone"),
+        "network": ("none", "the same; no other network can be had"),
+        "network-args": ("WORDS", "accepted: loopback takes none"),
+        "dns": ("ADDRESS", "the name servers in /etc/resolv.conf; commas"),
+        "join": ("", "share one mount with equal launches, as the ranks of a job step do"),
+        "no-join": ("", "share with nobody, in a job step or by way of a started instance"),
+    },
+    "Resource": {
+        "memory": (
+            "BYTES",
+            "the most memory, with K, M, G; limits need a cgroup that is delegated",
+        ),
+        "memory-reservation": ("BYTES", "memory that is taken away last"),
+        "memory-swap": ("BYTES", "the most memory and swap together; -1 for any"),
+        "cpus": ("NUMBER", "the most processor time, as a number of processors"),
+        "cpu-shares": ("NUMBER", "the share of processors, where others want them, too"),
+        "cpuset-cpus": ("LIST", "the only processors, as 0-3,7"),
+        "cpuset-mems": ("LIST", "the only memory nodes"),
+        "pids-limit": ("NUMBER", "the most processes; -1 for any"),
+        "blkio-weight": ("NUMBER", "the share of disks, 10 to 1000"),
+    },
+    "Hardware": {
+        "nv": ("", "bring in the host's NVIDIA driver: libraries, devices, programs"),
+        "rocm": ("", "bring in the host's AMD driver"),
+        "no-nv": ("", "not even where the site's file says: always use nv"),
+        "no-rocm": ("", "the same for AMD's"),
+        "device": ("NAME", "a device that a vendor describes: vendor.com/class=name; commas"),
+        "cdi-dirs": ("DIRS", "where: not in /etc/cdi and /var/run/cdi; commas"),
+        "fabric": ("", "bring in the host's libraries and devices of the fast network"),
+    },
+    "Image": {
+        "mount-with": ("HOW", "loop, fuse2fs, squashfuse or unpack, not what fits best"),
+        "fetch": ("", "fetch an image of a registry (docker://NAME) again, even if it is cached"),
+        "disable-cache": ("", "the same as --fetch"),
+        "contents": ("", "compare the whole image with what it records before it runs"),
+        "unsquash": ("", "accepted; see --mount-with"),
+        "underlay": ("", "accepted; missing mount points are made so anyway"),
+    },
+    "Program": {
+        "app": (
+            "NAME",
+            "run, test or start this app of the image, or a command in its environment",
+        ),
+        "shell": ("PATH", "the shell to start"),
+        "why": ("NAME", "which layer set this variable"),
+        "pid-file": ("FILE", "write the number of the instance's process there"),
+        "no-umask": ("", "with the umask 022, not the caller's"),
+        "no-init": ("", "accepted: process 1 of --pid is small, and reaps orphans"),
+        "plan": ("", "print every mount with its reason, and do nothing"),
+        "debug": ("", "say on standard error what is done"),
+    },
 }
+OPTIONS = {name: row for rows in GROUPS.values() for name, row in rows.items()}
 _JSON = ("", "print one JSON object")
 OWN = {  # options of verbs that are no launch
     "cache": {
@@ -213,8 +242,8 @@ def overview() -> str:
         "made, a bare ext3, a Singularity 2.x image, a SIF, a squashfs, a directory, or an\n"
         "image of a registry or an archive: docker://NAME, oci:DIR, docker-archive:FILE.\n\n"
         f"Verbs (singrun VERB --help tells more of each):\n{verbs}\n"
-        "Options (before IMAGE; what follows IMAGE belongs to the command):\n"
-        f"{_options([*OPTIONS])}{_line('-h, --help', 'this text')}"
+        "Options stand before IMAGE; what follows IMAGE belongs to the command.\n\n"
+        f"{_options([*OPTIONS])}Options:\n{_line('-h, --help', 'this text')}"
         f"{_line('    --version', 'the version')}\n{STATUS}"
     )
 
@@ -229,7 +258,7 @@ def text(verb: str) -> str:
         "",
     ]
     if names := options_of(verb):
-        shown += ["Options:", _options(names)]
+        shown += [_options(names).rstrip("\n"), ""]
     for name, (value, does) in OWN.get(verb, {}).items():
         shown += ["Options:"] if shown[-1] == "" else []
         shown += [_line(f"    --{name} {value}".rstrip(), does).rstrip()]
@@ -257,8 +286,13 @@ def spelled(name: str) -> str:
 
 
 def _options(names: list[str]) -> str:
+    """Return their lines, one list for each group that has some."""
     assert {*OPTIONS} == {*FLAGS, *VALUES}, "every option has its help"
-    return "".join(_line(spelled(name), OPTIONS[name][1]) for name in names)
+    text = ""
+    for title, rows in GROUPS.items():
+        lines = [_line(spelled(name), what) for name, (_, what) in rows.items() if name in names]
+        text += f"{title} options:\n{''.join(lines)}\n" if lines else ""
+    return text
 
 
 def _line(option: str, what: str) -> str:
