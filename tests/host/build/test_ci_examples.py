@@ -141,7 +141,7 @@ def test_the_pipeline_ends_with_singbuilds_status(place: tuple[Pipeline, User]) 
     recipe = user.directory / "tool.def"
     recipe.write_text(RECIPE + "    false\n")
     drifted = execute(pipeline, user)
-    assert drifted.returncode == 6
+    assert drifted.returncode == 9
     assert user.start("lock", "tool.def").wait() == 0
     failed = execute(pipeline, user)
     assert failed.returncode == 7
