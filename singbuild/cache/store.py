@@ -137,7 +137,9 @@ def find(
     with contextlib.suppress(OSError):  # a cache that others may only read is still of use
         for image in entry.images:
             os.utime(image.with_suffix(".json"))
-    report.cache(label + snapshot.name, f"hit {entry.key[:12]}", hit=True, unchanged=snapshot.inputs)
+    report.cache(
+        label + snapshot.name, f"hit {entry.key[:12]}", hit=True, unchanged=snapshot.inputs
+    )
     return entry
 
 

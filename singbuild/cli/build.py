@@ -206,7 +206,7 @@ def build(
     # Imported here: --help and a typing error cost no more than they must.
     from singbuild import build as engine
     from singbuild.cache.resume import Shell
-    from singbuild.console import display
+    from singbuild.console import choice
     from singbuild.console.junit import Report
     from singbuild.dockerfile import loading
     from singbuild.images import reproducible
@@ -215,7 +215,7 @@ def build(
     from singbuild.recipe import selection
     from singbuild.tree import secrets, sections
 
-    shown = display.choose(sys.stdout, as_json=as_json, quiet=quiet)
+    shown = choice.choose(sys.stdout, as_json=as_json, quiet=quiet)
     try:
         if resume and (locked or check_reproducible):
             raise UsageError(
@@ -226,6 +226,8 @@ def build(
             raise UsageError("--no-cache goes with neither --cache-from nor --cache-to")
         if on_error == "shell":
             _check_terminal(as_json=as_json)
+        elif not on_error:
+            shown.after_section = "To look into the tree as it failed: --on-error=shell"
         build_secrets = secrets.read(secret_words)
         shown.hide = secrets.masked(build_secrets)
         for secret in build_secrets:

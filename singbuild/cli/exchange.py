@@ -48,11 +48,11 @@ def push_image(
     docker://HOST/NAME:TAG goes a container image, which podman, docker and Kubernetes run.
     Prints the digest by which the registry knows it.
     """
-    from singbuild.console import display
+    from singbuild.console import choice
     from singbuild.errors import SingbuildError
     from singbuild.images.push import push
 
-    console = display.choose(sys.stderr, as_json=False, quiet=quiet)
+    console = choice.choose(sys.stderr, as_json=False, quiet=quiet)
     with console:
         try:
             with_bill = not no_sbom
@@ -74,7 +74,7 @@ def login(registry: str, username: str, password_stdin: bool, quiet: bool) -> in
 
     That is ~/.docker/config.json, or the helper program that it names.
     """
-    from singbuild.console import display
+    from singbuild.console import choice
     from singbuild.transports.loading import find
 
     if password_stdin:
@@ -83,7 +83,7 @@ def login(registry: str, username: str, password_stdin: bool, quiet: bool) -> in
         password = click.prompt("Password", hide_input=True)
     else:
         raise UsageError("there is no terminal to ask on", remedy="Add --password-stdin.")
-    console = display.choose(sys.stderr, as_json=False, quiet=quiet)
+    console = choice.choose(sys.stderr, as_json=False, quiet=quiet)
     where = find(_scheme(registry)).login(registry, username, password, console)
     if not quiet:
         print(f"The password is kept in {where}.")

@@ -187,7 +187,7 @@ def pull_image(
     oci-archive:FILE; or, for files, oras://HOST/NAME, library://…, shub://… or https://….
     `singrun exec SOURCE COMMAND` does the same, into the cache.
     """
-    from singbuild.console import display
+    from singbuild.console import choice
     from singbuild.errors import SingbuildError
     from singbuild.images import pull
 
@@ -202,7 +202,7 @@ def pull_image(
             quiet=quiet,
         )
     except SingbuildError as error:
-        display.choose(sys.stdout, as_json=as_json, quiet=quiet).error(error, None)
+        choice.choose(sys.stdout, as_json=as_json, quiet=quiet).error(error, None)
         return error.status
 
 

@@ -97,7 +97,7 @@ def write_lock(
     With --format also the program that will write the image, and its version. A lock that is there
     is written anew. Prints its name.
     """
-    from singbuild.console import display
+    from singbuild.console import choice
     from singbuild.dockerfile import loading
     from singbuild.formats import loading as formats
     from singbuild.plan import job, lock, options, plan, policy
@@ -105,7 +105,7 @@ def write_lock(
     loaded = loading.load(
         recipe, build_args=build_args, build_arg_file=build_arg_file, values=values
     )
-    shown = display.choose(sys.stderr, as_json=False, quiet=quiet)
+    shown = choice.choose(sys.stderr, as_json=False, quiet=quiet)
     planned = plan.make(loaded, shown, arch)
     policy.check(planned)
     target = output or lock.beside(recipe)

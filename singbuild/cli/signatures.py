@@ -221,10 +221,10 @@ def verify_image(
     /etc/singbuild/allowed_signers, ~/.config/singbuild/allowed_signers and ~/.ssh/allowed_signers.
     A squashfs or a SIF is written once more, to compare its bytes, where the host has the program.
     """
-    from singbuild.console import display
+    from singbuild.console import choice
     from singbuild.signatures import known, report, signing
 
-    console = display.choose(sys.stderr, as_json=False, quiet=True)
+    console = choice.choose(sys.stderr, as_json=False, quiet=True)
     result = report.examine(
         image,
         known.known(signers, revoked),

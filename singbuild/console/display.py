@@ -1,6 +1,6 @@
 """What the user sees of a build: phases, their output, elapsed time, progress.
 
-Three forms of one thing: live on a terminal (rich), plain lines in a pipe, one
+Three forms of one thing: live on a terminal (``live``), plain lines in a pipe, one
 JSON object a line with ``--json``. Everything also goes to the log.
 """
 
@@ -10,27 +10,13 @@ import contextlib
 import json
 import os
 import re
-import signal
 import sys
-import textwrap
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any, Self, TextIO
-
-from rich.console import Console as Terminal
-from rich.progress import (
-    BarColumn,
-    Progress,
-    ProgressColumn,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-)
-from rich.text import Text
 
 from singbuild.console import events
 from singbuild.console.events import Event
@@ -52,6 +38,8 @@ class Console:
 
     error_prefix, warning_prefix = "singbuild: error: ", "singbuild: warning: "
     """Of the whole program, which another command than singbuild sets when it starts."""
+    after_section = ""
+    """What to say, on a terminal, below the error of a section."""
 
     def __init__(self, out: TextIO, *, quiet: bool = False, heartbeat: float = HEARTBEAT) -> None:
         self.log: TextIO | None = None
@@ -226,133 +214,6 @@ class Console:
                 self.warn(f"the log cannot be written any further: {error.strerror}")
 
 
-STYLES = {"start": "bold", "phase": "bold", "done": "bold green", "line": "dim", "cache": "dim"}
-LEAST_BYTES = 1 << 16  # contract.Reporter: so many are taken as bytes; packages are fewer
-NARROW = 80  # columns, below which the bar and the label give way to the numbers
-
-
-class LiveConsole(Console):
-    """On a terminal: finished lines scroll, the phase, its time and a bar stay below them."""
-
-    def __init__(self, out: TextIO, *, quiet: bool = False) -> None:
-        super().__init__(out, quiet=quiet)
-        self._terminal = Terminal(file=out, highlight=False, soft_wrap=True)
-        self._narrow = self._terminal.width < NARROW
-        columns: list[ProgressColumn] = [SpinnerColumn(), TextColumn("{task.description}")]
-        if not self._narrow:
-            columns.append(BarColumn(bar_width=20))
-        self._progress = Progress(
-            *columns,
-            TextColumn("{task.fields[count]}"),
-            TimeElapsedColumn(),
-            console=self._terminal,
-            transient=True,
-            disable=quiet,
-        )
-        self._task = self._progress.add_task("", total=None, count="", visible=False)
-        self._label, self._label_began = "", 0.0
-        self._process = os.getpid()
-
-    def __enter__(self) -> Self:
-        self._progress.start()
-        # Only the main thread may have handlers, and a shell without job control ignores the signal.
-        if (
-            threading.current_thread() is threading.main_thread()
-            and signal.getsignal(signal.SIGTSTP) is signal.SIG_DFL
-        ):
-            signal.signal(signal.SIGTSTP, self._suspend)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if signal.getsignal(signal.SIGTSTP) == self._suspend:
-            signal.signal(signal.SIGTSTP, signal.SIG_DFL)
-        self._progress.stop()
-
-    def _suspend(self, number: int, _frame: FrameType | None) -> None:
-        """Stop as Ctrl-Z asks for, with the cursor shown while the shell has the terminal."""
-        live = os.getpid() == self._process and self._progress.live.is_started
-        if live:
-            self._progress.stop()
-        signal.signal(number, signal.SIG_DFL)
-        os.kill(os.getpid(), number)  # returns when the shell lets it go on
-        signal.signal(number, self._suspend)
-        if live:
-            self._progress.start()
-
-    def _show(self, event: Event) -> None:
-        if event.name == "error":
-            self._progress.stop()
-            super()._show(event)
-        elif event.name == "warning":
-            self._scroll(Text(event.logged, style="yellow"))
-        elif event.name == "progress":
-            self._advance(event["label"], event["done"], event["total"])
-        elif not self._quiet and (text := self._plain(event)):
-            if event.name in ("start", "phase"):  # ours; what a program prints stays as it is
-                text = _wrapped(text, self._terminal.width)
-            # Text, not markup: what a build prints may hold square brackets.
-            self._scroll(Text(text, style=STYLES.get(event.name, "")))
-        if event.name == "phase":
-            self._label = ""
-            self._progress.reset(
-                self._task, description=self._phase, total=None, count="", visible=True, start=True
-            )
-
-    def _scroll(self, text: Text) -> None:
-        self._progress.console.print(text)
-
-    def _advance(self, label: str, done: int, total: int) -> None:
-        """Show how much is done, and how fast.
-
-        The task never becomes complete, whose clock and spinner rich would stop: the phase goes on.
-        """
-        now = self.seconds
-        if label != self._label:
-            self._label, self._label_began = label, now
-        count = counted(label, done, total, now - self._label_began)
-        if self._narrow:
-            count = count.removeprefix(f"{label} ")
-        share = min(done / total, 0.999) if total else None
-        self._progress.update(
-            self._task, completed=share or 0, total=None if share is None else 1, count=count
-        )
-
-
-def counted(label: str, done: int, total: int, seconds: float) -> str:
-    """Return how much is done: bytes with units and their rate, few things by their number.
-
-    seconds: since the first of it.
-    """
-    if max(done, total) < LEAST_BYTES:
-        return f"{label} {done}/{total}" if total else f"{label} {done}"
-    shown = binary(done)
-    if total:
-        number, unit = binary(total).split()
-        shown = f"{float(number) * done / total:.1f}/{number} {unit}"
-    if seconds > 1 and done:
-        shown += f", {binary(int(done / seconds))}/s"
-        if total > done:
-            shown += f", {_span(seconds / done * (total - done))} left"
-    return f"{label.removesuffix('bytes')} {shown}".lstrip()
-
-
-def _span(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
-
-
-def _wrapped(text: str, width: int) -> str:
-    """Return text in lines that break between words, and never in a path."""
-    indent = "    "
-    return textwrap.fill(
-        text,
-        width,
-        subsequent_indent=indent,
-        break_long_words=False,
-        break_on_hyphens=False,
-        drop_whitespace=True,
-    )
-
-
 def _red(text: str) -> str:
     """Return text as it stands out on standard error, if that is a terminal that has colours."""
     plain = "NO_COLOR" in os.environ or os.environ.get("TERM", "dumb") == "dumb"
@@ -365,15 +226,6 @@ class JsonConsole(Console):
     def _show(self, event: Event) -> None:
         head = {"event": event.name, "seconds": round(event.seconds, 3)}
         self._print(json.dumps(head | dict(event.fields)))
-
-
-def choose(out: TextIO, *, as_json: bool, quiet: bool) -> Console:
-    """Return the form that suits where the output goes. Raises UsageError as ``heartbeat``."""
-    if as_json:
-        return JsonConsole(out, heartbeat=heartbeat())
-    if out.isatty():
-        return LiveConsole(out, quiet=quiet)
-    return Console(out, quiet=quiet, heartbeat=heartbeat())
 
 
 def heartbeat() -> float:

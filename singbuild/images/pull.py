@@ -11,8 +11,9 @@ from typing import TextIO
 
 from singbuild import build, claim, host, workspace
 from singbuild.cache import contents
-from singbuild.console.display import Console, JsonConsole, LiveConsole
+from singbuild.console.display import Console, JsonConsole
 from singbuild.console.events import Event
+from singbuild.console.live import LiveConsole
 from singbuild.console.sizes import binary
 from singbuild.errors import SingbuildError, UsageError
 from singbuild.formats import loading as formats

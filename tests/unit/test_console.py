@@ -16,8 +16,8 @@ from typing import TextIO
 
 import pytest
 
-from singbuild.console import display, events
-from singbuild.errors import HostError, UsageError
+from singbuild.console import choice, display, events, live
+from singbuild.errors import HostError, SectionError, UsageError
 from singbuild.images import pull
 from tests.bench.terminal import Terminal
 
@@ -34,7 +34,7 @@ def tell(shown: display.Console) -> None:
 
 def test_a_pipe_gets_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
     out = io.StringIO()
-    tell(display.choose(out, as_json=False, quiet=False))
+    tell(choice.choose(out, as_json=False, quiet=False))
     assert "\x1b" not in out.getvalue()
     assert "    [bold]not markup[/bold]\n" in out.getvalue()
     assert "post: %post at line 3" in out.getvalue()
@@ -56,14 +56,14 @@ class Pieces(io.StringIO):
 @pytest.mark.parametrize("as_json", [True, False])
 def test_a_line_is_written_at_once(*, as_json: bool) -> None:
     out = Pieces()
-    tell(display.choose(out, as_json=as_json, quiet=False))
+    tell(choice.choose(out, as_json=as_json, quiet=False))
     assert out.pieces
     assert all(piece.endswith("\n") and len(piece) > 1 for piece in out.pieces)
 
 
 def test_json_is_one_object_a_line() -> None:
     out = io.StringIO()
-    shown = display.choose(out, as_json=True, quiet=False)
+    shown = choice.choose(out, as_json=True, quiet=False)
     tell(shown)
     shown.error(HostError("what", why="why", remedy="remedy"), None)
     told = [json.loads(line) for line in out.getvalue().splitlines()]
@@ -77,13 +77,13 @@ def test_json_is_one_object_a_line() -> None:
 
 def test_quiet_keeps_warnings(capsys: pytest.CaptureFixture[str]) -> None:
     out = io.StringIO()
-    tell(display.choose(out, as_json=False, quiet=True))
+    tell(choice.choose(out, as_json=False, quiet=True))
     assert out.getvalue() == ""
     assert "careful" in capsys.readouterr().err
 
 
 def test_a_warning_is_shown_once(capsys: pytest.CaptureFixture[str]) -> None:
-    shown = display.choose(io.StringIO(), as_json=False, quiet=False)
+    shown = choice.choose(io.StringIO(), as_json=False, quiet=False)
     for text in ("broken", "other", "broken"):
         shown.warn(text)
     said = capsys.readouterr().err
@@ -91,7 +91,7 @@ def test_a_warning_is_shown_once(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_log_gets_everything() -> None:
-    shown = display.choose(io.StringIO(), as_json=True, quiet=False)
+    shown = choice.choose(io.StringIO(), as_json=True, quiet=False)
     shown.log = io.StringIO()
     tell(shown)
     for text in ("building a.img from a.def", "== post", "not markup", "warning: careful"):
@@ -101,7 +101,7 @@ def test_the_log_gets_everything() -> None:
 def test_a_terminal_shows_the_phase_and_markup_as_text() -> None:
     controller, terminal = pty.openpty()
     with os.fdopen(terminal, "w") as out:
-        tell(display.choose(out, as_json=False, quiet=False))
+        tell(choice.choose(out, as_json=False, quiet=False))
     seen = ""
     with contextlib.suppress(OSError), os.fdopen(controller, "rb", buffering=0) as screen:
         while piece := screen.read(1 << 16):  # EIO at the end: pty(7)
@@ -115,7 +115,7 @@ def test_a_terminal_shows_the_phase_and_markup_as_text() -> None:
 def test_a_long_silence_is_broken(as_json: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SINGBUILD_HEARTBEAT", "0.01")
     out = Watched("heartbeat" if as_json else "post: still at work")
-    with display.choose(out, as_json=as_json, quiet=False) as shown:
+    with choice.choose(out, as_json=as_json, quiet=False) as shown:
         shown.phase("post", "")
         assert out.seen.wait(30)
 
@@ -137,7 +137,7 @@ class Watched(io.StringIO):
 def test_a_heartbeat_that_is_no_number(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SINGBUILD_HEARTBEAT", given)
     with pytest.raises(UsageError, match="SINGBUILD_HEARTBEAT"):
-        display.choose(io.StringIO(), as_json=True, quiet=False)
+        choice.choose(io.StringIO(), as_json=True, quiet=False)
 
 
 HOSTILE = "\x1b[31mred\x1b[0m \x1b]0;title\x07\a\b\r\x9b1m\x00 tab\tend"
@@ -148,7 +148,7 @@ def test_no_control_character_gets_through(
     as_json: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = io.StringIO()
-    shown = display.choose(out, as_json=as_json, quiet=False)
+    shown = choice.choose(out, as_json=as_json, quiet=False)
     shown.log = io.StringIO()
     shown.line(HOSTILE)
     shown.warn(HOSTILE)
@@ -181,7 +181,7 @@ def test_no_control_character_gets_through(
 def test_progress_has_units_and_rates(
     label: str, done: int, total: int, seconds: float, words: str
 ) -> None:
-    assert display.counted(label, done, total, seconds) == words
+    assert live.counted(label, done, total, seconds) == words
 
 
 def on_a_terminal(columns: int, monkeypatch: pytest.MonkeyPatch, **variables: str) -> str:
@@ -192,7 +192,7 @@ def on_a_terminal(columns: int, monkeypatch: pytest.MonkeyPatch, **variables: st
         monkeypatch.setenv(name, value)
     controller, terminal = pty.openpty()
     with os.fdopen(terminal, "w") as out:
-        shown = display.choose(out, as_json=False, quiet=False)
+        shown = choice.choose(out, as_json=False, quiet=False)
         with shown:
             shown.phase("bootstrap", "Bootstrap: debootstrap fills it")
             shown.progress("Fetching 88 packages", 31870120, 31870120)
@@ -263,7 +263,7 @@ WORDS = "Bootstrap: debootstrap (singbuild 0.1.0) resolves the exact inputs"
 
 
 def chosen(out: TextIO) -> display.Console:
-    return display.choose(out, as_json=False, quiet=False)
+    return choice.choose(out, as_json=False, quiet=False)
 
 
 def plain_screen(
@@ -288,17 +288,41 @@ def test_an_error_stands_out_on_a_terminal(monkeypatch: pytest.MonkeyPatch, colo
     controller, terminal = pty.openpty()
     with os.fdopen(controller, "rb", buffering=0) as screen, os.fdopen(terminal, "w") as errors:
         monkeypatch.setattr("sys.stderr", errors)
-        display.choose(io.StringIO(), as_json=False, quiet=False).error(HostError("no room"), None)
+        choice.choose(io.StringIO(), as_json=False, quiet=False).error(HostError("no room"), None)
         seen = screen.read(1 << 16).decode()
     prefix = "singbuild: error: "
     assert seen.startswith(f"\x1b[1;31m{prefix}\x1b[0mno room" if colours else f"{prefix}no room")
 
 
+def test_an_error_repeats_no_line_that_stands_right_above_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(shown: display.Console) -> None:
+        monkeypatch.setattr("sys.stderr", shown._out)
+        shown.after_section = "Look inside."
+        with shown:
+            shown.phase("post", "%post at line 3")
+            for text in ("+ echo one", "one", "+ ls /nosuch", "ls: /nosuch: no such thing"):
+                shown.line(text)
+        why = "     4 | ls /nosuch\none\n+ ls /nosuch\nls: /nosuch: no such thing"
+        shown.error(SectionError("a.def:4: %post failed", section="post", why=why), Path("a.log"))
+
+    lines = [line.strip() for line in plain_screen(fail)]
+    assert lines[-4:] == [
+        "singbuild: error: a.def:4: %post failed",
+        "4 | ls /nosuch",
+        "The full log: a.log",
+        "Look inside.",
+    ]
+    for text in ("one", "ls: /nosuch: no such thing"):
+        assert lines.count(text) == 1
+
+
 SUSPENDED = """
 import sys, time
 from pathlib import Path
-from singbuild.console import display
-with display.LiveConsole(sys.stdout) as console:
+from singbuild.console.live import LiveConsole
+with LiveConsole(sys.stdout) as console:
     console.phase("post", "%post at line 3")
     while not Path({go_on!r}).exists():
         time.sleep(0.02)

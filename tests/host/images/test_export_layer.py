@@ -72,14 +72,16 @@ def test_skopeo_sees_what_the_image_is(form: str, singbuild: Build, tmp_path: Pa
 def test_skopeo_reads_an_archive_for_an_ordinary_user(singbuild: Build, tmp_path: Path) -> None:
     container_engines.needs("skopeo")
     with host.shared_directory() as shared:
-        assert singbuild("export", "--format", "oci", "My_Tools.img", f"{shared}/a.tar").stderr == ""
-        (shared / "a.tar").chmod(0o644)
+        assert (
+            singbuild("export", "--format", "oci", "My_Tools.img", f"{shared}/a.tar").stderr == ""
+        )
+        archive.chmod(0o644)
         own = shared / "own"
         own.mkdir()
         os.chown(own, 65534, 65534)
         argv = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
         argv += ["env", f"HOME={own}", f"TMPDIR={own}"]
-        argv += ["skopeo", "inspect", f"oci-archive:{shared}/a.tar"]
+        argv += ["skopeo", "inspect", f"oci-archive:{archive}"]
         about = json.loads(subprocess.check_output(argv, cwd=shared))
     assert about["Labels"] == {"Title": "Exported"}
 
