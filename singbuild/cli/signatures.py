@@ -129,12 +129,12 @@ def attest_rebuild(
     counts them. If something differs, the paths are listed, nothing is signed, and the exit
     status is 1. What %files names is looked for in the current directory, and held to the lock.
     """
-    from singbuild.console import display
+    from singbuild.console import choice
     from singbuild.signatures import attestation, signing
 
     if key and agent:
         raise UsageError("of --key and --agent only one can be")
-    console = display.choose(sys.stderr, as_json=False, quiet=quiet)
+    console = choice.choose(sys.stderr, as_json=False, quiet=quiet)
     now = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
 
     def signed(statement: Statement) -> Signed:
