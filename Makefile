@@ -13,7 +13,7 @@ PYTEST := $(BIN)/pytest $(WORKERS)
 # What the builder and the runtime use, and what the tests look at images with; fish and zsh, in
 # which the tests complete words as their users do.
 TOOLS := e2fsprogs coreutils debian-archive-keyring debootstrap busybox-static fuse2fs uidmap squashfuse \
-         squashfs-tools squashfs-tools-ng fuse-overlayfs dnf rpm createrepo-c gnupg libcap2-bin util-linux python3-venv \
+         squashfs-tools squashfs-tools-ng fuse-overlayfs dnf zypper pacman-package-manager rpm createrepo-c gnupg libcap2-bin util-linux python3-venv \
          apache2-utils apt-utils bsdextrautils bzip2 faketime file fish gcc git libc6-dev mandoc openssl procps strace tini xz-utils zsh zstd
 # Two services: images come from a registry, and a container without privileges is Podman's.
 # crun, which Podman brings, refuses hosts with both versions of cgroups: runc does not.

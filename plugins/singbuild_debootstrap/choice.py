@@ -50,6 +50,9 @@ echo excluded $EXCLUDE_DEPENDENCY
 FIELDS = ("REPO_URI", "RELEASE", "CODENAME", "SUITE", "ORIGIN")
 WORD = re.compile("[A-Za-z0-9][A-Za-z0-9.+_-]*")
 
+KEYRING_PACKAGES = {"ubuntu-archive-keyring": "ubuntu-keyring, on Debian ubuntu-archive-keyring"}
+"""What the packages with keyrings are called that do not have the file's name."""
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -183,9 +186,13 @@ def _keyring(value: str, answers: Mapping[str, list[str]]) -> Path:
     if not path.is_file():
         if value:
             raise RecipeKeyError("Keyring", f"Keyring: {value}: no such file")
+        package = KEYRING_PACKAGES.get(path.stem, path.stem)
         raise HostError(
             f"the keys that sign this suite are not on this host: {path}",
-            remedy=f"Install the package {path.stem}, or name another file with Keyring.",
+            remedy=f"Install the package that has it ({package}), "
+            "or copy the file from such a system and name it with Keyring.\n"
+            "Compare what `gpg --show-keys FILE` prints with the fingerprint that the "
+            "distribution publishes.",
         )
     if path.read_bytes()[:10] == b"-----BEGIN":
         raise RecipeKeyError(

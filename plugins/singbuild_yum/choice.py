@@ -111,7 +111,8 @@ def _filled(text: str, known: Mapping[str, str]) -> str:
 
 def _keys(words: Mapping[str, str], known: Mapping[str, str], locked: object) -> tuple[Remote, ...]:
     """Return the keys, with digests where the recipe gives them, or must and the lock does."""
-    if "GPGKey" not in words:
+    keyword = "GPGKey" if "GPGKey" in words else "GPG"
+    if keyword not in words:
         raise RecipeKeyError(
             "GPGKey",
             "the recipe names no key to check the packages' signatures with",
@@ -120,11 +121,13 @@ def _keys(words: Mapping[str, str], known: Mapping[str, str], locked: object) ->
             "Compare what `gpg --show-keys FILE` prints with the fingerprint that the "
             "distribution publishes.\nGPGCheck: no installs what nobody checked.",
         )
-    return tuple(_key(_filled(word, known), locked) for word in _split(words, "GPGKey"))
+    return tuple(_key(_filled(word, known), locked) for word in _split(words, keyword))
 
 
 def _key_file(words: Mapping[str, str]) -> str:
     """Return what to say of where the key of a distribution is that the recipe names."""
+    if "suse" in words["MirrorURL"].lower():
+        return ": SUSE's repositories have it as repodata/repomd.xml.key"
     for word, file in KEY_FILES.items():
         if word in words["MirrorURL"].lower():
             place = file.format(version=words["OSVersion"].partition(".")[0])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -11,10 +10,14 @@ from typing import Any
 
 from singbuild import HostError, RecipeKeyError, Rootfs, SourceError, command
 from singbuild_yum.choice import BASE
+from singbuild_yum.complaints import explained
 from singbuild_yum.layout import Layout
+from singbuild_yum.packages import Row
 
 NAMES = ("dnf-3", "dnf", "yum")
 """What dnf 4 is called. The first is its own everywhere; the others may be another program's."""
+
+LEFT_BEHIND = ("var/log/dnf*.log*", "var/log/hawkey.log*", "var/cache/dnf/*", "var/lib/dnf/*")
 
 NO_MATCH = re.compile(r"(?:No match for argument|Unable to find a match|Argument): *(\S+)")
 NO_GROUP = re.compile(r"Module or Group '([^']+)' ")
@@ -41,10 +44,11 @@ def checked_version() -> str:
     return text
 
 
-def solve(layout: Layout, choice: Mapping[str, Any], root: Path, known: Iterable[str]) -> list[str]:
-    """Return the words of the table that dnf prints before it would install.
+def solve(layout: Layout, choice: Mapping[str, Any], root: Path, known: Iterable[str]) -> list[Row]:
+    """Return the rows of the table that dnf prints before it would install.
 
-    known: names of packages, to guess what was meant. Raises RecipeKeyError, SourceError.
+    The table breaks lines as it likes, so every four words in a row may be one. known: names of
+    packages, to guess what was meant. Raises RecipeKeyError, SourceError.
     """
     argv = [*_argv(layout, choice, root), "--assumeno", "install", *BASE, *choice["include"]]
     if os.geteuid():
@@ -54,7 +58,8 @@ def solve(layout: Layout, choice: Mapping[str, Any], root: Path, known: Iterable
     if status and "Operation aborted." not in done:
         raise _explained(done, choice, known)
     text = "\n".join(done)
-    return re.split(r"^(?:Skipping|Transaction Summary)", text, flags=re.M)[0].split()
+    words = re.split(r"^(?:Skipping|Transaction Summary)", text, flags=re.M)[0].split()
+    return list(zip(words, words[1:], words[2:], words[3:], strict=False))
 
 
 def install(layout: Layout, pins: Mapping[str, Any], rootfs: Rootfs) -> None:
@@ -102,26 +107,17 @@ def _explained(
     lines: list[str], choice: Mapping[str, Any], known: Iterable[str]
 ) -> RecipeKeyError | SourceError:
     """What dnf complains about, in the recipe's words where it is the recipe's."""
-    for line in lines:
-        match = NO_MATCH.search(line) or NO_GROUP.search(line)
-        spec = match[1] if match else ""
-        package = next(
-            (word for word in choice["include"] if word.lstrip("@") == spec.lstrip("@")), ""
-        )
-        if package:
-            near = difflib.get_close_matches(package, list(known), n=3, cutoff=0.8)
-            remedy = f"Did you mean {' or '.join(near)}?" if near else "It may be in another one."
-            return RecipeKeyError(
-                "Include", f"Include: the repositories have no {package!r}", remedy=remedy
-            )
-        if spec in BASE:
-            return SourceError(
-                f"the repositories have no {spec}, which every image gets",
-                remedy="MirrorURL must name the repository of a distribution's base.",
-            )
+    matches = (NO_MATCH.search(line) or NO_GROUP.search(line) for line in lines)
     first = next((n for n, line in enumerate(lines) if line.startswith("Error:")), -20)
-    return SourceError(
-        "dnf cannot install these packages",
-        why="\n".join(lines[first:][:40]),
-        remedy="Correct Include, Excludes or SetOpt, or add a repository that has what is missing.",
+    return explained(
+        [match[1] for match in matches if match],
+        choice["include"],
+        BASE,
+        known,
+        SourceError(
+            "dnf cannot install these packages",
+            why="\n".join(lines[first:][:40]),
+            remedy="Correct Include, Excludes or SetOpt, "
+            "or add a repository that has what is missing.",
+        ),
     )

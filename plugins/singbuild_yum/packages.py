@@ -1,4 +1,4 @@
-"""Lists the packages that dnf would install, as dnf itself works them out."""
+"""Lists the packages that dnf or zypper would install, as it itself works them out."""
 
 from __future__ import annotations
 
@@ -7,26 +7,33 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from singbuild import Source, SourceError, __version__
 from singbuild.download import locked
 from singbuild_yum.choice import Choice
-from singbuild_yum.dnf import solve
 from singbuild_yum.layout import Layout
 from singbuild_yum.repository import Repository, inside, packages
 
 Packages = dict[str, dict[str, Any]]
+Row = tuple[str, str, str, str]
+"""A package as a solver tells it: name, architecture, version, repository, which may be empty."""
+Solver = Callable[[Layout, Mapping[str, Any], Path, Iterable[str]], Sequence[Row]]
 
 
 def cached_solution(
-    choice: Choice, repositories: Sequence[Repository], source: Source, version: str
+    choice: Choice,
+    repositories: Sequence[Repository],
+    source: Source,
+    version: str,
+    solver: Solver,
 ) -> Packages:
     """Return the answer of ``_solve``, from the cache where it has been asked before.
 
-    It holds for one state of the repositories and one version of dnf.
+    It holds for one state of the repositories and one version of the solver.
     Raises RecipeKeyError, SourceError, HostError.
     """
     states = [repository.identity for repository in repositories]
@@ -37,7 +44,7 @@ def cached_solution(
         packages: Packages = json.loads(file.read_text())
         if are_pins(packages):
             return packages
-    packages = _solve_locked(choice, repositories, source, key)
+    packages = _solve_locked(choice, repositories, source, key, solver)
     part = file.with_suffix(f".{os.getpid()}.part")
     part.write_text(json.dumps(packages))
     part.rename(file)
@@ -57,24 +64,22 @@ def are_pins(value: object) -> bool:
 
 
 def _solve_locked(
-    choice: Choice, repositories: Sequence[Repository], source: Source, key: str
+    choice: Choice, repositories: Sequence[Repository], source: Source, key: str, solver: Solver
 ) -> Packages:
     """Solve in a directory of the cache; what a killed build left of it goes first."""
     where = source.cache / f"{key}.solving"
     with locked(source.cache / f"{key}.part", source.report, "the list of packages"):
         shutil.rmtree(where, ignore_errors=True)
         try:
-            return _solve(choice, repositories, Layout(where))
+            return _solve(choice, repositories, Layout(where), solver)
         finally:
             shutil.rmtree(where, ignore_errors=True)
 
 
-def _solve(choice: Choice, repositories: Sequence[Repository], layout: Layout) -> Packages:
-    """Return the packages by NEVRA: name, version, arch, repository, file, sha256, size in bytes.
-
-    dnf tells them by name, arch, version and repository. Its table breaks lines as it
-    likes, so every four words in a row are looked up.
-    """
+def _solve(
+    choice: Choice, repositories: Sequence[Repository], layout: Layout, solver: Solver
+) -> Packages:
+    """Return name, version, arch, repository, file, sha256, size in bytes of each, by NEVRA."""
     # Nothing is installed here, so nothing needs a signature yet.
     wishes = {**asdict(choice), "setopt": choice.options, "gpgcheck": False}
     layout.write(repositories, wishes, {}, ())
@@ -83,11 +88,14 @@ def _solve(choice: Choice, repositories: Sequence[Repository], layout: Layout) -
         for repository in repositories
         for p in packages(repository)
     }
-    words = solve(layout, wishes, layout.where / "root", {key[0] for key in index})
-    rows = zip(words, words[1:], words[2:], words[3:], strict=False)
+    # Of a solver that names no repository, the first one is meant: its files are all alike.
+    for key, package in [*index.items()]:
+        index.setdefault((*key[:3], ""), package)
+    rows = solver(layout, wishes, layout.where / "root", {key[0] for key in index})
     chosen = [index[row] for row in rows if row in index]
     if not chosen:
-        raise SourceError("dnf names no package that the repositories have", why=" ".join(words))
+        why = "\n".join(" ".join(row) for row in rows)
+        raise SourceError("no package that would be installed is in the repositories", why=why)
     for package in chosen:
         inside(package["file"])
     return {f"{p['name']}-{p['version']}.{p['arch']}": p for p in sorted(chosen, key=_nevra)}

@@ -14,15 +14,6 @@ KEYS = frozenset(
     """.split()  # noqa: SIM905 - a list of quoted words is no easier
 )
 _AGENTS = {  # what it is; what to do instead
-    "zypper": (
-        "It installs SUSE's packages with zypper.",
-        "Write Bootstrap: docker and From: opensuse/leap:VERSION.",
-    ),
-    "arch": ("It installs Arch Linux with pacstrap.", "Write Bootstrap: docker, From: archlinux."),
-    "scratch": (
-        "It begins with an empty tree.",
-        "Write Bootstrap: busybox, or copy the tree into an image with singbuild import.",
-    ),
     "self": (
         "It copies the system of the host.",
         "Make a tar archive of it, and an image with singbuild create and singbuild import.",

@@ -115,6 +115,16 @@ echo plain > %{buildroot}/etc/hello.conf
 echo gone > /dev/null
 cat /etc/redhat-release /proc/self/comm > /etc/hello.made
 """,
+    "aaa_base": r"""
+Requires: coreutils
+%description
+%{summary}
+%install
+mkdir -p %{buildroot}/etc
+echo mini > %{buildroot}/etc/SuSE-brand
+%files
+/etc/SuSE-brand
+""",
     "clash": r"""
 %description
 %{summary}

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from singbuild.testing import BackendConformance, Engine
-from tests.bench import docker_images, rpm_repository
+from tests.bench import docker_images, pacman_repository, rpm_repository
+from tests.bench.host import shared_directory
 
 pytestmark = pytest.mark.root
 
@@ -17,6 +18,14 @@ pytestmark = pytest.mark.root
 class TestBusybox(BackendConformance):
     name = "busybox"
     bad = ("MirrorURL: /no/such/file", "MirrorURL: gopher://127.0.0.1/", "SHA256: 12")
+
+
+class TestScratch(BackendConformance):
+    name = "scratch"
+
+    def recipe(self, engine: Engine, header: str, sections: str = "") -> Path:
+        """Write a recipe; an empty tree has no shell for %post."""
+        return super().recipe(engine, header, sections.replace("%post", "%setup"))
 
 
 @pytest.mark.network
@@ -76,3 +85,49 @@ class TestYum(BackendConformance):
     def header(self, mirror: str) -> str:
         key = f"{mirror}/RPM-GPG-KEY-site"
         return f"OSVersion: 7\nMirrorURL: {mirror}\nGPGKey: {key}\nInclude: hello rpm"
+
+
+@pytest.mark.skipif(
+    not (rpm_repository.have_programs() and shutil.which("zypper")), reason="needs zypper"
+)
+class TestZypper(BackendConformance):
+    name = "zypper"
+    bad = (
+        "MirrorURL: http://127.0.0.1:9/",
+        "GPGCheck: perhaps",
+        "GPGKey: /no/such/key",
+        "Include: no-such-package",
+        "Include: wanting",
+    )
+
+    @pytest.fixture
+    def header(self, mirror: str) -> str:
+        key = f"{mirror}/RPM-GPG-KEY-site"
+        return f"OSVersion: 7\nMirrorURL: {mirror}\nGPGKey: {key}\nInclude: hello rpm"
+
+
+@pytest.fixture(scope="module")
+def packages() -> Iterator[tuple[Path, str]]:
+    with shared_directory() as place:
+        where = pacman_repository.make(place)
+        with rpm_repository.served(where) as url:
+            yield where, url
+
+
+@pytest.mark.skipif(not pacman_repository.have_programs(), reason="needs pacman")
+class TestArch(BackendConformance):
+    name = "arch"
+    bad = (
+        "MirrorURL: http://127.0.0.1:9/",
+        "MirrorURL: relative",
+        "Repositories: none",
+        "Include: no-such-package",
+        "Include: wanting",
+        "Keyring: /no/such/file",
+    )
+
+    @pytest.fixture
+    def header(self, packages: tuple[Path, str]) -> str:
+        where, url = packages
+        keyring = where / "site.gpg"
+        return f"MirrorURL: {url}\nRepositories: core\nKeyring: {keyring}\nInclude: hello"
