@@ -18,7 +18,7 @@ from singbuild.cli.parameters import (
     quiet_option,
     recipe_options,
 )
-from singbuild.errors import RecipeError
+from singbuild.errors import HostError, RecipeError
 
 if TYPE_CHECKING:
     from singbuild.console.display import Console
@@ -59,6 +59,7 @@ def show_plan(
     planned = plan.make(loaded, shown, arch)
     policy.check(planned)
     _ask_site(planned, recipe, shown)
+    _ask_host(planned, shown)
     if as_json:
         document("plan", **plan.facts(planned))
     else:
@@ -128,6 +129,18 @@ def _ask_site(planned: Plan, recipe: str, shown: Console) -> None:
         extensions.load(shown).check(build_facts)
     except RecipeError as error:
         shown.warn(f"{error.what}\n{error.why}")
+
+
+def _ask_host(planned: Plan, shown: Console) -> None:
+    """Warn of what this host lacks for a build, which may be meant for another one."""
+    from singbuild.plan import preflight
+
+    for each in (*planned.stages, planned):
+        for check in (preflight.check_backend, preflight.check_files):
+            try:
+                check(each)
+            except (HostError, RecipeError) as error:
+                shown.warn("\n".join(filter(None, (error.what, error.why, error.remedy))))
 
 
 COMMANDS = (show_plan, write_lock)

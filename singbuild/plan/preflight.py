@@ -112,6 +112,11 @@ def check_programs(programs: tuple[Program, ...]) -> None:
         )
 
 
+def check_backend(plan: Plan) -> None:
+    """Refuse a host without the programs of the plan's backend."""
+    check_programs(plan.backend.needs.programs)
+
+
 def check_writer(kind: Kind) -> None:
     """Refuse a host without what writes this kind of image."""
     if not kind.can_write:
