@@ -143,6 +143,8 @@ def _write(rootfs: Rootfs, recipe: Recipe, texts: Mapping[str, str]) -> None:
         record[ENVIRONMENT] = script
     for name in PROGRAMS:
         _write_program(rootfs, recipe, name, record.get(f"{HOME}/{name}", ""))
+    if not rootfs.exists(f"{HOME}/runscript"):
+        rootfs.remove("/singularity")  # a link to nothing
     if text := _body(recipe.sections.get("help")):
         rootfs.write(f"{HOME}/runscript.help", text)
     labels = {each.key: each.value for each in recipe.labels}

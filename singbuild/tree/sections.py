@@ -12,14 +12,15 @@ import os
 import stat
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
 
 from singbuild import command
 from singbuild.contract import Reporter
 from singbuild.errors import RecipeError, SectionError
 from singbuild.privilege import namespace
 from singbuild.recipe.grammar import Recipe, Section
+from singbuild.recipe.recipe import SHELLS
 from singbuild.tree import apps, binds, chroot, secrets
 from singbuild.tree.metadata import HOME, SECTIONS_ENVIRONMENT, SECTIONS_LABELS, is_read
 from singbuild.tree.root_directory import READ_LIMIT
@@ -134,10 +135,29 @@ def _in_image(
 
     start: shell text that comes before it and executes it; script: see ``post``.
     """
+    if not script:
+        section = _for_a_shell_that_is_there(recipe, section, rootfs)
     own = "environment" in recipe.sections and is_read(recipe)
     prefix = ["/bin/sh", "-c", _SOURCING.format(own=own) + start, "sh"]
     with host_names(rootfs), secrets.readable(rootfs, context.secrets):
         return _inside(recipe, section, rootfs, prefix, context, script)
+
+
+def _for_a_shell_that_is_there(recipe: Recipe, section: Section, rootfs: Rootfs) -> Section:
+    """Return a section for /bin/sh where its first line names a shell that the image lacks.
+
+    To Singularity and Apptainer that line is a comment.
+    """
+    words = section.interpreter.split()
+    names_shell = any(PurePosixPath(word).name in SHELLS for word in words)
+    status = rootfs.status(words[0]) if names_shell and words[0].startswith("/") else None
+    if "-c" in section.arguments or not names_shell or (status and stat.S_ISREG(status.st_mode)):
+        return section
+    rootfs.report.warn(
+        f"{recipe.path}:{section.line}: %{section.name} is read by /bin/sh: "
+        f"the image has no {section.interpreter}"
+    )
+    return replace(section, arguments=("-c", "/bin/sh", *section.arguments))
 
 
 def test(recipe: Recipe, rootfs: Rootfs, context: SectionOptions) -> None:

@@ -186,6 +186,44 @@ def test_copy_replaces_environment_and_runscript(
     assert cat(image, "/.singularity.d/env/90-environment.sh") == "export A=2\n"
 
 
+@pytest.mark.parametrize("line", ["#!/bin/bash", "#!/bin\t/bash", "#! /opt/no/zsh -e"])
+def test_a_shell_that_the_image_lacks_is_sh(
+    line: str, singbuild: Build, recipe: Recipe, tmp_path: Path
+) -> None:
+    """As in Singularity and Apptainer, to which the first line is a comment."""
+    done = singbuild(recipe(f"{HEAD}%post\n    {line}\n    echo made > /made\n"), "a.img")
+    assert done.returncode == 0, done.stderr
+    assert "%post is read by /bin/sh: the image has no " in done.stdout + done.stderr
+    assert cat(tmp_path / "a.img", "/made") == "made\n"
+    done = singbuild("build", "-F", recipe(f"{HEAD}%post\n    {line}\n    false\n"), "a.img")
+    assert done.returncode == 7  # it stops at the first command that fails all the same
+
+
+def test_an_empty_tree_is_filled_by_sections(built: Callable[[str], Path]) -> None:
+    busybox = shutil.which("busybox")
+    text = f"Bootstrap: scratch\n%files\n    {busybox} /bin/busybox\n"
+    assert singrun("exec", built(text), "/bin/busybox", "echo", "alone") == "alone\n"
+    script = "ln -s busybox $SINGULARITY_ROOTFS/bin/sh"
+    text += f"%setup\n    mkdir $SINGULARITY_ROOTFS/bin; {script}\n"
+    text += "%post\n    echo hi > /hi\n%runscript\n    read -r said < /hi; echo $said\n"
+    assert singrun("run", built(text)) == "hi\n"
+
+
+def test_no_link_leads_to_a_runscript_that_is_not_there(
+    built: Callable[[str], Path], singbuild: Build, tmp_path: Path
+) -> None:
+    image = built(f"{HEAD}%post\n    test -h /singularity\n")
+    script = "test -h /environment; test -h /singularity || echo none"
+    assert singrun("exec", image, "sh", "-c", script) == "none\n"
+    (tmp_path / "run").write_text("#!/bin/sh\necho first\n")
+    (tmp_path / "run").chmod(0o755)
+    assert singbuild("copy", image, "run", "/singularity").returncode == 0
+    assert singrun("run", image) == "first\n"
+    derived = tmp_path / "base.img"
+    image.rename(derived)
+    assert singrun("run", built(f"Bootstrap: localimage\nFrom: {derived}\n")) == "first\n"
+
+
 def test_writable_replaces_environment_and_runscript(built: Callable[..., Path]) -> None:
     image = built(f"{HEAD}%environment\n    export A=1\n%runscript\n    echo first\n", "--free=4M")
     script = (
