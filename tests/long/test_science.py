@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -37,6 +39,48 @@ def test_a_python_program_with_its_libraries(tmp_path: Path) -> None:
     command = [str(ROOT / "bin/singrun"), "run", "--home", str(tmp_path), "a.img", "numbers"]
     said = subprocess.check_output(command, cwd=tmp_path, text=True, env=os.environ)
     assert said == "numbers: 3 numbers, mean 3, deviation 2.16025\n"
+
+
+def test_jupyter_with_a_kernel(tmp_path: Path) -> None:
+    for file in (ROOT / "recipes/jupyter").iterdir():
+        shutil.copy(file, tmp_path)
+    recipe = tmp_path / "jupyter.def"
+    text = recipe.read_text().replace("%files\n", f"%files\n    {AUTHORITIES} /opt/host.crt\n", 1)
+    recipe.write_text(text)
+    words = [*SINGBUILD, "-q", "--build-arg", "pip=--cert /opt/host.crt", recipe.name, "a.img"]
+    subprocess.run(words, cwd=tmp_path, check=True)  # its %test executes a notebook
+    command = [SINGRUN, "run", "--home", str(tmp_path), "a.img"]
+    env = on_path()
+    # As a kernel of another Jupyter: one of the image with another kernel's file.
+    kernel = tmp_path / ".local/share/jupyter/kernels/other"
+    kernel.mkdir(parents=True)
+    argv = ["python3", "-m", "ipykernel", "-f", "{connection_file}"]
+    about = {"argv": argv, "display_name": "a.img", "language": "python"}
+    (kernel / "kernel.json").write_text(json.dumps(about))
+    cell: dict[str, object] = {"cell_type": "code", "source": "6 * 7"}
+    cell |= {"outputs": [], "metadata": {}, "execution_count": None}
+    notebook = {"nbformat": 4, "nbformat_minor": 4, "metadata": {}, "cells": [cell]}
+    (tmp_path / "sum.ipynb").write_text(json.dumps(notebook))
+    words = [*command, "execute", "--inplace", "--kernel_name=other", "sum.ipynb"]
+    subprocess.run(words, cwd=tmp_path, env=env, check=True)
+    made = json.loads((tmp_path / "sum.ipynb").read_text())
+    assert made["cells"][0]["outputs"][0]["data"]["text/plain"] == "42"
+    # The lab answers.
+    options = ["--no-browser", "--allow-root", "--ip=127.0.0.1", "--ServerApp.port=0"]
+    log = tmp_path / "lab.log"
+    with log.open("w") as out:
+        words = [*command, "lab", *options]
+        lab = subprocess.Popen(words, cwd=tmp_path, env=env, stderr=out, stdout=out)
+    try:
+        pattern = r"http://127\.0\.0\.1:\d+/lab\?token=\w+"
+        wait_until(lambda: bool(re.search(pattern, log.read_text())))
+        found = re.search(pattern, log.read_text())
+        assert found
+        with urllib.request.urlopen(found[0]) as answer:
+            assert b"JupyterLab" in answer.read()
+    finally:
+        lab.terminate()
+        lab.wait()
 
 
 def built(name: str, place: Path) -> str:
