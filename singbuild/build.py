@@ -51,7 +51,7 @@ def build(plan: Plan, target: Path, options: Options, console: Console) -> int:
         target = workspace.resolved(target)
         choice = modes.choose(options.privilege)
         kind = loading.chosen(target, options.format)
-        policy.check(plan, needs_lock=options.command == "build" and not options.locked)
+        policy.check(plan, options)
         preflight.check(plan, target, choice, kind, force=options.force, test=options.test)
         options = replace(options, writer=kind.writer())
         site_extensions = extensions.load(console)
@@ -134,7 +134,7 @@ class _Worker:
             resume.check_saved_tree(job)
         mask = os.umask(0o022)  # the caller's must not affect modes in the image
         *earlier, tree = self._tree_plans(job)
-        remote.take(self.options.cache_from, tree, earlier, self.console)
+        remote.take(self.options, tree, earlier, self.console)
         with self._ext3_file() as ext3:
             if not self._copy_from_cache(tree, ext3):
                 self._make(tree, earlier, ext3)
@@ -143,7 +143,7 @@ class _Worker:
                 with Image(ext3.file) as image:
                     self.kind.write(image, self.part.file, about.of(image), self.console)
         resume.forget(job)
-        remote.share(self.options.cache_to, [*earlier, tree], self.console)
+        remote.share(self.options, [*earlier, tree], self.console)
         if self.kind.format.directory:
             return
         self.part.chmod(self.kind.mode & ~mask)

@@ -45,6 +45,7 @@ FILES = {
     # Not images, but stages of builds, and lists of them: what --cache-to sends.
     "application/vnd.singbuild.stage.v1+zstd": "stage",
     "application/vnd.singbuild.stages.v1+json": "stages",
+    "application/vnd.singbuild.stage-signature.v1": "stage-signature",
 }
 LARGEST = 4 << 20  # bytes of a manifest: what registries take
 LARGEST_CONFIG = 8 << 20  # bytes of a configuration
@@ -227,15 +228,6 @@ def _digest(value: object, whose: str) -> str:
     if not isinstance(value, str) or not DIGEST.fullmatch(value):
         raise _lies(whose, f"{str(value)[:100]!r} is no SHA-256 digest")
     return value
-
-
-def is_described(entry: object) -> bool:
-    """Whether an entry of a manifest says what is needed to fetch it."""
-    try:
-        _descriptor(entry, "")
-    except SourceError:
-        return False
-    return True
 
 
 def _list(document: Mapping[str, Any], key: str, whose: str) -> list[Any]:

@@ -2,7 +2,8 @@
 
 Each is a file of its own under its key as the tag, packed: a line of JSON, then the image. A list
 of the keys of one build, with the digests that they have there, can be pinned by its own digest.
-Who may write to the place is trusted as far as the user's own cache is, unless the list is pinned.
+Who may write to the place is trusted as far as the user's own cache is, unless the list is pinned,
+or signers are named whose stages alone are taken.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from singbuild import workspace
-from singbuild.cache import store
+from singbuild.cache import stage_signatures, store
 from singbuild.cache.filling import TreePlan
 from singbuild.cache.store import Entry, Snapshot
 from singbuild.compression import inflated
 from singbuild.console.display import Console
 from singbuild.errors import SingbuildError, SourceError
+from singbuild.plan.options import Options
 from singbuild.transports import loading as transports
 from singbuild.transports.loading import Carrier, Place
 
@@ -29,10 +31,12 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-STAGE, LIST = "stage", "stages"  # kinds of files, as transports know them
+# Kinds of files, as transports know them.
+STAGE, LIST, SIGNATURE = "stage", "stages", "stage-signature"
 _LEVEL = 3
 _PIECE = 1 << 20
 _LARGEST_NOTE = 16 << 20  # bytes of a snapshot's JSON, or of a list
+_LARGEST_SIGNATURE = 1 << 18  # bytes
 _NOTE = ("source", "shell", "lines")
 _PIN = "@sha256:"
 
@@ -40,10 +44,10 @@ _PIN = "@sha256:"
 class Remote:
     """One place of snapshots. uri: SCHEME://HOST/NAME, with @sha256:DIGITS of a list to pin it."""
 
-    def __init__(self, uri: str, console: Console) -> None:
+    def __init__(self, uri: str, options: Options, console: Console) -> None:
         self._uri, at, digits = uri.partition(_PIN)
         self._pin = at + digits
-        self._console = console
+        self._options, self._console = options, console
         self._listed: Mapping[str, str] | None = None
         self._fails = False
         self._carrier: Carrier = transports.find(transports.place(self._uri).scheme)
@@ -54,10 +58,13 @@ class Remote:
             return False
         try:
             place = self._place(snapshot.key)
-            if place is None or not self._carrier.digest(place, self._console):
+            digest = self._carrier.digest(place, self._console) if place else ""
+            if not digest:
                 return False
-            fetched = self._carrier.get(place, self._console)
-            is_whole = _unpack(fetched.path, snapshot, self._console)
+            fetched = self._carrier.get(self._at(f"@{digest}"), self._console)
+            is_whole = self._is_trusted(fetched.sha256, digest, snapshot) and _unpack(
+                fetched.path, snapshot, self._console
+            )
             fetched.path.unlink(missing_ok=True)
         except SingbuildError as error:
             self._fails = True
@@ -82,47 +89,69 @@ class Remote:
                 digest = self._put(work / LIST, LIST, f"list-{[*digests][-1]}", {})
             self._console.line(f"{len(digests)} stages are in {self._uri}@{digest}")
 
+    def _is_trusted(self, sha256: str, digest: str, snapshot: Snapshot) -> bool:
+        """Whether one of the signers who are named signed a packed file; else it is told."""
+        known = self._options.cache_signers
+        if not known:
+            return True
+        place, why = self._at(f":{stage_signatures.tag(digest)}"), "nobody signed it"
+        if self._carrier.digest(place, self._console):
+            signature = self._carrier.get(place, self._console)
+            why = "its signature is too long"
+            if signature.size <= _LARGEST_SIGNATURE:
+                why = stage_signatures.complaint(signature.path.read_bytes(), sha256, known)
+        if why:
+            self._console.warn(f"{snapshot.name} is not taken from {self._uri}: {why}")
+        return not why
+
     def _push(self, entry: Entry) -> str:
-        place = Place(*self._uri.split("://"))
-        known = self._carrier.digest(_tagged(place, entry.key), self._console)
-        if known:
-            return known
+        # Whatever has its tag now may be somebody else's; the same bytes are not sent again.
         about = {"singbuild.stage": entry.name, "singbuild.recipe": Path(entry.recipe).name}
         with workspace.scratch_directory() as work:
-            _pack(entry, work / STAGE)
-            return self._put(work / STAGE, STAGE, entry.key, about)
+            packed, signature = work / STAGE, work / SIGNATURE
+            _pack(entry, packed)
+            digest = self._put(packed, STAGE, entry.key, about)
+            if self._options.cache_key:
+                text = stage_signatures.text(store.digest(packed), self._options.cache_key)
+                signature.write_bytes(text)
+                self._put(signature, SIGNATURE, stage_signatures.tag(digest), {})
+            return digest
 
     def _put(self, file: Path, kind: str, tag: str, about: Mapping[str, str]) -> str:
-        place = _tagged(Place(*self._uri.split("://")), tag)
-        return self._carrier.put(file, kind, place, about, tag, self._console)
+        return self._carrier.put(file, kind, self._at(f":{tag}"), about, tag, self._console)
+
+    def _at(self, ending: str) -> Place:
+        place = Place(*self._uri.split("://"))
+        return Place(place.scheme, place.name + ending)
 
     def _place(self, key: str) -> Place | None:
         """Return where a snapshot is; None where the list that is pinned has none."""
-        place = Place(*self._uri.split("://"))
         if not self._pin:
-            return _tagged(place, key)
+            return self._at(f":{key}")
         if self._listed is None:
-            self._listed = _read_list(self._carrier, Place(place.scheme, place.name + self._pin),
-                                      self._console)  # fmt: skip
+            self._listed = _read_list(self._carrier, self._at(self._pin), self._console)
         digest = self._listed.get(key)
-        return Place(place.scheme, f"{place.name}@{digest}") if digest else None
+        return self._at(f"@{digest}") if digest else None
 
 
-def take(
-    uris: Sequence[str], tree: TreePlan, earlier: Sequence[TreePlan], console: Console
-) -> None:
+def take(options: Options, tree: TreePlan, earlier: Sequence[TreePlan], console: Console) -> None:
     """Have in the cache what places have of a build's trees; of earlier ones only if needed."""
-    places = [Remote(uri, console) for uri in uris]
+    places = [Remote(uri, options, console) for uri in options.cache_from]
+    for uri in options.open_caches:
+        console.warn(
+            f"whoever may write to {uri} decides what is in this image: pin a list, as "
+            "--cache-to prints it, or name whose stages are taken: --cache-signers FILE"
+        )
     if places and not _bring(tree, places):
         for each in earlier:
             _bring(each, places)
 
 
-def share(uris: Sequence[str], plans: Sequence[TreePlan], console: Console) -> None:
+def share(options: Options, plans: Sequence[TreePlan], console: Console) -> None:
     """Send what the cache has of a build's trees; what fails is told, the image is there."""
-    for uri in uris:
+    for uri in options.cache_to:
         try:
-            Remote(uri, console).send(plans)
+            Remote(uri, options, console).send(plans)
         except SingbuildError as error:
             console.warn(f"the stages are not all in {uri}: {error}")
 
@@ -139,10 +168,6 @@ def _bring(filling: TreePlan, places: Sequence[Remote]) -> bool:
     return False
 
 
-def _tagged(place: Place, tag: str) -> Place:
-    return Place(place.scheme, f"{place.name}:{tag}")
-
-
 def _read_list(carrier: Carrier, place: Place, console: Console) -> Mapping[str, str]:
     try:
         digests = json.loads(carrier.get(place, console).read())
@@ -155,7 +180,9 @@ def _read_list(carrier: Carrier, place: Place, console: Console) -> Mapping[str,
 
 def _pack(entry: Entry, file: Path) -> None:
     """Write a snapshot as one file. Equal ones give equal bytes."""
-    note = {"sha256": entry.sha256} | {name: getattr(entry, name) for name in _NOTE}
+    note = {"key": entry.key, "sha256": entry.sha256} | {
+        name: getattr(entry, name) for name in _NOTE
+    }
     packer = zstd.ZstdCompressor(level=_LEVEL)
     with file.open("wb") as target, entry.path.open("rb") as image:
         target.write(packer.compress(json.dumps(note, sort_keys=True).encode() + b"\n"))
@@ -169,6 +196,8 @@ def _unpack(file: Path, snapshot: Snapshot, console: Console) -> bool:
     with file.open("rb") as packed:
         pieces = inflated(iter(lambda: packed.read(_PIECE), b""), "zstd")
         note, rest = _note(pieces, file)
+        if note["key"] != snapshot.key:
+            raise SourceError(f"{file}: is another stage than its name says")
 
         def write(part: Path) -> None:
             with part.open("wb") as image:
@@ -197,7 +226,7 @@ def _note(pieces: Iterator[bytes], file: Path) -> tuple[Mapping[str, Any], bytes
         note = json.loads(line)
     except (ValueError, RecursionError):
         note = None
-    shapes = {"sha256": str, "source": dict, "shell": str | None, "lines": list}
+    shapes = {"key": str, "sha256": str, "source": dict, "shell": str | None, "lines": list}
     is_note = newline and isinstance(note, dict) and note.keys() == shapes.keys()
     if is_note and all(isinstance(note[name], shape) for name, shape in shapes.items()):
         return note, rest

@@ -41,7 +41,15 @@ GROUPS = {
         "secret_words",
     ),
     "Host": ("bind_words", "mount_words", "nv", "rocm"),
-    "Input": ("locked", "offline", "no_cache", "cache_from", "cache_to"),
+    "Input": (
+        "locked",
+        "offline",
+        "no_cache",
+        "cache_from",
+        "cache_signers",
+        "cache_to",
+        "cache_key",
+    ),
     "Check": ("check_reproducible", "notest", "writable_tmpfs"),
     "Failure": ("on_error", "resume"),
     "Output": (
@@ -101,13 +109,26 @@ GROUPS = {
     multiple=True,
     metavar="URI",
     help="Take stages from there too, such as oras://HOST/NAME, or NAME@sha256:… as --cache-to "
-    "printed it. Who may write there is trusted as this cache is.",
+    "printed it. Else whoever may write there is trusted as this cache is.",
+)
+@click.option(
+    "--cache-signers",
+    multiple=True,
+    type=FILE,
+    metavar="FILE",
+    help="Take from there only what somebody in it has signed: allowed_signers of ssh-keygen.",
 )
 @click.option(
     "--cache-to",
     multiple=True,
     metavar="URI",
     help="Send this build's stages there, for --cache-from anywhere.",
+)
+@click.option(
+    "--cache-key",
+    type=FILE,
+    metavar="FILE",
+    help="Sign them with this SSH key, for --cache-signers.",
 )
 @click.option(
     "--secret",
@@ -182,7 +203,9 @@ def build(
     check_reproducible: bool,
     no_cache: bool,
     cache_from: tuple[str, ...],
+    cache_signers: tuple[Path, ...],
     cache_to: tuple[str, ...],
+    cache_key: Path | None,
     secret_words: tuple[str, ...],
     section_words: tuple[str, ...],
     target: str,
@@ -213,6 +236,7 @@ def build(
     from singbuild.plan import lock, options, plan
     from singbuild.privilege.modes import Mode
     from singbuild.recipe import selection
+    from singbuild.signatures import known
     from singbuild.tree import secrets, sections
 
     shown = choice.choose(sys.stdout, as_json=as_json, quiet=quiet)
@@ -257,6 +281,8 @@ def build(
             privilege=Mode(privilege) if privilege else None,
             cache_from=cache_from,
             cache_to=cache_to,
+            cache_signers=known.known(cache_signers, ()).ssh if cache_signers else None,
+            cache_key=cache_key,
         )
         loaded = loading.load(
             recipe,

@@ -48,6 +48,7 @@ def show_plan(
     from singbuild.console import display
     from singbuild.dockerfile import loading
     from singbuild.plan import plan, policy
+    from singbuild.plan.options import Options
 
     loaded = loading.load(
         recipe, build_args=build_args, build_arg_file=build_arg_file, values=values
@@ -57,7 +58,7 @@ def show_plan(
         return 0
     shown = display.Console(sys.stderr)
     planned = plan.make(loaded, shown, arch)
-    policy.check(planned)
+    policy.check(planned, Options(command="plan"))
     _ask_site(planned, recipe, shown)
     _ask_host(planned, shown)
     if as_json:
@@ -108,7 +109,7 @@ def write_lock(
     )
     shown = choice.choose(sys.stderr, as_json=False, quiet=quiet)
     planned = plan.make(loaded, shown, arch)
-    policy.check(planned)
+    policy.check(planned, options.Options(command="plan"))
     target = output or lock.beside(recipe)
     writer = formats.find(form).writer() if form else ""
     resolved = job.resolve(planned, options.Options(writer=writer), plan.downloads)

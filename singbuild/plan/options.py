@@ -11,6 +11,7 @@ from singbuild.file_tree import FileTree
 from singbuild.plan.lock import LockFile
 from singbuild.privilege.modes import Mode
 from singbuild.tree.sections import SectionOptions
+from singrun.signatures.signers import Signers
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Options:
     checked_target: the target of the check for reproducibility that this build is one of two
     of; then the check says that it is done;
     cache_from, cache_to: URIs of places that have stages of builds, or get them;
+    cache_signers: whose stages are taken, None for everybody's; cache_key: who signs those sent;
     owner_may: give the owner of each file what ``chmod u+rwX`` does.
     """
 
@@ -48,7 +50,15 @@ class Options:
     checked_target: Path | None = None
     cache_from: tuple[str, ...] = ()
     cache_to: tuple[str, ...] = ()
+    cache_signers: Signers | None = None
+    cache_key: Path | None = None
     owner_may: bool = False
+
+    @property
+    def open_caches(self) -> list[str]:
+        """Return where stages are taken from whoever may write there: not pinned, nor signed."""
+        loose = (uri for uri in self.cache_from if "@sha256:" not in uri)
+        return [] if self.cache_signers else [*loose]
 
     @property
     def host_words(self) -> list[str]:

@@ -11,19 +11,27 @@ from collections.abc import Iterator
 
 from singbuild.configuration import reading, settings
 from singbuild.errors import HostError, LockError, RecipeError
+from singbuild.plan.options import Options
 from singbuild.plan.plan import BOOTSTRAP_KEY, Plan
 
 HOST_SECTIONS = ("pre", "setup")
 UNVERIFIED = {"GPGCheck": "no", "AllowExpired": "yes", "Insecure": "yes"}
 
 
-def check(plan: Plan, *, needs_lock: bool = False) -> None:
-    """Refuse a build that is not allowed. needs_lock: a lock could bind it, and none does.
+def check(plan: Plan, options: Options) -> None:
+    """Refuse a build that is not allowed.
 
     Raises HostError, LockError, or RecipeError with the recipe's line.
     """
     if os.geteuid() == 0 and (why := _forbidden("allow root")):
         raise HostError("root may not build here", why=why, remedy="Build as a user.")
+    for uri in options.open_caches:
+        if why := _forbidden("allow unverified"):
+            what = f"stages from {uri} are not allowed here: nobody says who made them"
+            raise HostError(
+                what, why=why, remedy="Pin a list of them, or add --cache-signers FILE."
+            )
+    needs_lock = options.command == "build" and not options.locked
     if needs_lock and (why := _forbidden("allow unlocked")):
         remedy = f"Add --locked; singbuild lock {plan.recipe.path} writes the lock."
         raise LockError("builds here keep to a lock", why=why, remedy=remedy)

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from singbuild import ssh_key
 from singbuild.errors import ImageError, SignatureError, UsageError
-from singbuild.signatures import image_file, report, sif_signatures, ssh_key
+from singbuild.signatures import image_file, report, sif_signatures
 from singbuild.signatures.image_file import ImageFile, Placed
 from singrun.signatures import signers, sshsig, statement
 from singrun.signatures.statement import Signed, Statement

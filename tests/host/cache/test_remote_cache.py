@@ -147,3 +147,95 @@ def test_a_registry_that_is_not_there_costs_a_warning(machines: tuple[Machine, M
     assert texts(events).count("left out") == 1
     assert "not all in" in texts(events)
     machines[1].build(RECIPE, "--no-cache", "--cache-from", place, status=2)
+
+
+@pytest.fixture
+def signers(tmp_path: Path) -> dict[str, Path]:
+    """Return the keys of Ada and Eve, and a list in which Ada stands alone."""
+    keys = {name: tmp_path / name for name in ("ada", "eve")}
+    for name, key in keys.items():
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", key],
+                       check=True)  # fmt: skip
+    public = keys["ada"].with_suffix(".pub").read_text()
+    known = tmp_path / "signers"
+    known.write_text(f'ada@lab.example namespaces="singbuild-image" {public}')
+    return keys | {"list": known}
+
+
+def test_only_what_a_named_signer_signed_is_taken(
+    registry: str, machines: tuple[Machine, Machine], signers: dict[str, Path]
+) -> None:
+    one, two = machines
+    place = f"oras://{registry}/lab/cache"
+    take = ("--cache-from", place, "--cache-signers", str(signers["list"]))
+    one.build(RECIPE, "--cache-to", place)
+    events = two.build(RECIPE, *take)
+    assert "nobody signed it" in texts(events)
+    assert "bootstrap" in phases(events)
+    one.build(RECIPE, "--cache-to", place, "--cache-key", str(signers["eve"]))
+    subprocess.run([*SINGBUILD, "cache", "clean"], env=two.environment, check=True)
+    events = two.build(RECIPE, *take)
+    assert "its key is in no list of signers" in texts(events)
+    assert "bootstrap" in phases(events)
+    one.build(RECIPE, "--cache-to", place, "--cache-key", str(signers["ada"]))
+    subprocess.run([*SINGBUILD, "cache", "clean"], env=two.environment, check=True)
+    assert not {"bootstrap", "post-1", "seal"} & phases(two.build(RECIPE, *take))
+    assert one.image() == two.image()
+
+
+def test_a_signed_stage_passes_for_no_other(
+    registry: str, machines: tuple[Machine, Machine], signers: dict[str, Path]
+) -> None:
+    one, two = machines
+    place = f"oras://{registry}/lab/cache"
+    one.build(RECIPE, "--cache-to", place, "--cache-key", str(signers["ada"]))
+    url = f"http://{registry}/v2/lab/cache/"
+    tags = requests.get(f"{url}tags/list", timeout=10).json()["tags"]
+    keys = [tag for tag in tags if re.fullmatch("[0-9a-f]{32}", tag)]
+    assert len(keys) > 1, tags
+    kind = "application/vnd.oci.image.manifest.v1+json"
+    manifests = [
+        requests.get(f"{url}manifests/{key}", headers={"Accept": kind}, timeout=10).content
+        for key in keys
+    ]
+    for key, text in zip(keys, [*manifests[1:], manifests[0]], strict=True):
+        headers = {"Content-Type": kind}
+        requests.put(f"{url}manifests/{key}", text, headers=headers, timeout=10).raise_for_status()
+    take = ("--cache-from", place, "--cache-signers", str(signers["list"]))
+    events = two.build(RECIPE, *take)
+    assert "another stage than its name says" in texts(events)
+    assert "bootstrap" in phases(events)
+    assert one.image() == two.image()
+
+
+def test_a_list_has_what_was_sent_and_not_what_a_stranger_put_there(
+    registry: str, machines: tuple[Machine, Machine]
+) -> None:
+    one, two = machines
+    place = f"oras://{registry}/lab/cache"
+    one.build(RECIPE, "--cache-to", place)
+    tags = requests.get(f"http://{registry}/v2/lab/cache/tags/list", timeout=10).json()["tags"]
+    for tag in tags:
+        subprocess.run(
+            [*SINGBUILD, "push", "-q", one.place / "r.img", f"{place}:{tag}"],
+            env=one.environment, check=True, stdout=-3,
+        )  # fmt: skip
+    said = texts(one.build(RECIPE, "--cache-to", place))
+    found = re.search(r"oras://\S+@sha256:[0-9a-f]{64}", said)
+    assert found, said
+    events = two.build(RECIPE, "--cache-from", found[0])
+    assert not {"bootstrap", "post-1", "seal"} & phases(events), events
+    assert "whoever may write" not in texts(events)
+
+
+def test_stages_of_whoever_may_write_are_warned_of_or_refused(
+    registry: str, machines: tuple[Machine, Machine]
+) -> None:
+    place = f"oras://{registry}/lab/cache"
+    assert f"whoever may write to {place}" in texts(
+        machines[0].build(RECIPE, "--cache-from", place)
+    )
+    settings = machines[1].place / ".config/singbuild"
+    settings.mkdir(parents=True)
+    (settings / "singbuild.conf").write_text("allow unverified = no\n")
+    machines[1].build(RECIPE, "--cache-from", place, status=5)
