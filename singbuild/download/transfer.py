@@ -20,14 +20,14 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import requests
 import urllib3.exceptions
 
 from singbuild import __version__, claim
 from singbuild.contract import Reporter
-from singbuild.download import errors, limits
+from singbuild.download import errors, limits, segments
 from singbuild.download.errors import TryAgainError, cannot_fetch, wrong_digest
 from singbuild.download.retry import retried
 from singbuild.errors import SourceError
@@ -150,6 +150,7 @@ class Transfer:
         self.size = 0
         self.hash = hashlib.sha256()
         self.validators: dict[str, str] = {}
+        self._alone = False  # by one connection, since the server does not send parts
 
     def run(self) -> Fetched:
         """Return the file, from the store if it is there and still current.
@@ -190,19 +191,27 @@ class Transfer:
                 if stored and answer.status_code == requests.codes.not_modified:
                     return stored
                 self._receive(answer, part)
+        except segments.NoRangesError as error:
+            self._alone = True
+            raise self._try_again("the server does not send it in parts") from error
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
             raise errors.broken(self.shown, error, self.size) from error
         return self._finish(part)
 
     def _ask(self, saved: dict[str, str]) -> requests.Response:
-        # identity: a part can be resumed only in the bytes that its digest is of.
-        headers = {"User-Agent": f"singbuild/{__version__}", "Accept-Encoding": "identity"}
         if self.size:
-            headers["Range"] = f"bytes={self.size}-"
-            if unchanged := _strong(self.validators):
-                headers["If-Range"] = unchanged
-        else:
-            headers |= {ask: saved[name] for name, ask in VALIDATORS.items() if saved.get(name)}
+            return self._get(self._range(self.size))
+        return self._get({ask: saved[name] for name, ask in VALIDATORS.items() if saved.get(name)})
+
+    def _range(self, begin: int, end: int = 0) -> dict[str, str]:
+        """Return the headers that ask for a part. end: the byte after it, 0 for all the rest."""
+        headers = {"Range": f"bytes={begin}-{end - 1 if end else ''}"}
+        unchanged = _strong(self.validators)
+        return headers | ({"If-Range": unchanged} if unchanged else {})
+
+    def _get(self, more: dict[str, str]) -> requests.Response:
+        # identity: a part can be resumed only in the bytes that its digest is of.
+        headers = {"User-Agent": f"singbuild/{__version__}", "Accept-Encoding": "identity"} | more
         timeout = errors.TIMEOUT
         return self.session.get(self.remote.url, headers=headers, stream=True, timeout=timeout)
 
@@ -228,8 +237,7 @@ class Transfer:
         return begins and self.validators in ({}, _validators(answer))
 
     def _copy(self, answer: requests.Response, part: BinaryIO, total: int) -> None:
-        # The bytes as they are sent: some servers call a .gz file "Content-Encoding: gzip".
-        for piece in answer.raw.stream(PIECE, decode_content=False):
+        for piece in self._pieces(answer, total):
             if max(self.size + len(piece), total) > self.limit:
                 self._start_over(part)
                 raise errors.too_large(self.shown, self.limit)
@@ -238,6 +246,23 @@ class Transfer:
             self.size += len(piece)
             self.report.progress(self.label, self.size, total)
             limits.passed(len(piece))
+
+    def _pieces(self, answer: requests.Response, total: int) -> Iterator[bytes]:
+        """Yield a body, in parts where its digest will tell whether they fit together."""
+        takes_ranges = "Content-Range" in answer.headers or (
+            answer.headers.get("Accept-Ranges") == "bytes"
+        )
+        if (
+            total
+            and takes_ranges
+            and self.remote.sha256
+            and not (self._alone or limits.bandwidth())
+        ):
+            return segments.pieces(
+                answer, self.size, total, lambda begin, end: self._get(self._range(begin, end))
+            )
+        # The bytes as they are sent: some servers call a .gz file "Content-Encoding: gzip".
+        return cast("Iterator[bytes]", answer.raw.stream(PIECE, decode_content=False))
 
     def _finish(self, part: BinaryIO) -> Fetched:
         """Give the whole file its final name."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from singbuild.download import NotFoundError, Remote, fetch, fetch_all
+from singbuild.download import NotFoundError, Remote, fetch, fetch_all, segments
 from singbuild.errors import HostError, SourceError, UsageError
 from singbuild.testing.engine import Recorder
 from tests.bench.host import wait_until
@@ -148,3 +148,91 @@ def test_the_bandwidth_is_settable_and_holds_for_all_together(
     monkeypatch.setenv("SINGBUILD_BANDWIDTH", "fast")
     with pytest.raises(UsageError, match="SINGBUILD_BANDWIDTH is 'fast'"):
         fetch(f"{server.url}?3", tmp_path, report=report)
+
+
+def ranges(handler: Handler) -> None:
+    """Answer as a server does that sends whatever part it is asked for."""
+    asked = handler.headers.get("Range", "bytes=0-").removeprefix("bytes=")
+    begin, _, last = asked.partition("-")
+    end = int(last) + 1 if last else len(BODY)
+    place = f"bytes {begin}-{end - 1}/{len(BODY)}"
+    more = {"Accept_Ranges": "bytes", "ETag": '"one"'}
+    if "Range" in handler.headers:
+        handler.answer(206, BODY[int(begin) : end], Content_Range=place, **more)
+    else:
+        handler.answer(200, BODY, **more)
+
+
+@pytest.fixture
+def slow_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take every connection for a slow one, and a small file for a large one."""
+    monkeypatch.setattr(segments, "SEGMENT", 1 << 15)
+    monkeypatch.setattr(segments, "LEAST", 1 << 16)
+    monkeypatch.setattr(segments, "FAST", 1 << 60)
+
+
+@pytest.mark.usefixtures("slow_lines")
+def test_a_slow_line_is_helped_by_others(server: Server, tmp_path: Path, report: Recorder) -> None:
+    server.behaviours = [ranges]
+    got = fetch(server.url, tmp_path, report=report, sha256=SHA256)
+    assert got.path.read_bytes() == BODY
+    assert names(tmp_path) == {SHA256}
+    parts = [each["range"] for each in server.requests if "range" in each]
+    assert len(parts) > 5, parts
+    assert all(each.get("if-range") == '"one"' for each in server.requests if "range" in each)
+    assert report.steps[-1][1:] == (len(BODY), len(BODY))
+
+
+@pytest.mark.usefixtures("slow_lines")
+def test_a_server_without_parts_after_all_sends_the_rest(
+    server: Server, tmp_path: Path, report: Recorder
+) -> None:
+    def refuses(handler: Handler) -> None:
+        """Send the whole and the rest of it, and nothing between."""
+        asked = handler.headers.get("Range", "")
+        (ranges if not asked or asked.endswith("-") else status(429))(handler)
+
+    server.behaviours = [refuses]
+    assert fetch(server.url, tmp_path, report=report, sha256=SHA256).path.read_bytes() == BODY
+    assert "does not send it in parts" in "\n".join(report.lines)
+
+
+@pytest.mark.usefixtures("slow_lines")
+def test_parts_of_another_file_are_refused_by_the_digest(
+    server: Server, tmp_path: Path, report: Recorder
+) -> None:
+    def lies(handler: Handler) -> None:
+        asked = handler.headers.get("Range", "")
+        if asked and not asked.endswith("-"):
+            begin, last = map(int, asked.removeprefix("bytes=").split("-"))
+            place = f"bytes {begin}-{last}/{len(BODY)}"
+            handler.answer(206, bytes(last + 1 - begin), Content_Range=place, ETag='"one"')
+        else:
+            ranges(handler)
+
+    server.behaviours = [lies]
+    with pytest.raises(SourceError, match="wrong SHA-256"):
+        fetch(server.url, tmp_path, report=report, sha256=SHA256)
+    assert names(tmp_path) == set()
+
+
+@pytest.mark.usefixtures("slow_lines")
+def test_a_part_that_breaks_off_is_asked_for_again(
+    server: Server, tmp_path: Path, report: Recorder
+) -> None:
+    broken: list[str] = []
+
+    def breaks_once(handler: Handler) -> None:
+        asked = handler.headers.get("Range", "")
+        if asked and not broken:
+            broken.append(asked)
+            begin, last = asked.removeprefix("bytes=").split("-")
+            place, length = f"bytes {begin}-{last}/{len(BODY)}", str(int(last) + 1 - int(begin))
+            handler.answer(206, b"x" * 9, Content_Range=place, Content_Length=length, ETag='"one"')
+            handler.close_connection = True
+        else:
+            ranges(handler)
+
+    server.behaviours = [breaks_once]
+    assert fetch(server.url, tmp_path, report=report, sha256=SHA256).path.read_bytes() == BODY
+    assert broken
