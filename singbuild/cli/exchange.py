@@ -31,17 +31,28 @@ LONGEST_PASSWORD = 1 << 16  # bytes; tokens have a few thousand
     show_default=True,
     help="Of a container image's layer; older engines take gzip only.",
 )
+@click.option(
+    "--stages",
+    is_flag=True,
+    help="A container image gets a layer for each stage of its build that the cache still has, so "
+    "that its next version shares them.",
+)
 @click.option("--no-sbom", is_flag=True, help="Send no bill of materials with it.")
 @click.option(
     "--sign-key",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Sign it there as cosign does, with its provenance and its bill of materials: a private "
-    "key in PEM, or a cosign.key.",
+    help="Sign it there as cosign does, with this private key in PEM.",
 )
 @quiet_option
 def push_image(
-    image: Path, uri: str, compression: str, no_sbom: bool, sign_key: Path | None, quiet: bool
+    image: Path,
+    uri: str,
+    compression: str,
+    stages: bool,
+    no_sbom: bool,
+    sign_key: Path | None,
+    quiet: bool,
 ) -> int:
     """Send IMAGE to a registry, with its labels, and its bill of materials beside it.
 
@@ -57,7 +68,10 @@ def push_image(
     with console:
         try:
             with_bill = not no_sbom
-            digest = push(image, uri, console, packing=compression, bill=with_bill, key=sign_key)
+            digest = push(
+                image, uri, console,
+                packing=compression, bill=with_bill, key=sign_key, by_stage=stages,
+            )  # fmt: skip
         except SingbuildError as error:
             console.error(error, None)
             return error.status

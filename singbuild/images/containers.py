@@ -1,7 +1,7 @@
-"""An image as a container image of one layer, for podman, docker, skopeo and registries.
+"""An image as a container image of one layer or more, for podman, docker, skopeo and registries.
 
-The tree is read twice, once to learn the layer's size and digest, so that the file can be
-written straight to a pipe. Equal images give equal bytes. Sources: OCI image specification,
+For an archive the tree is read twice, once to learn the layer's size and digest, so that the file
+can be written straight to a pipe. Equal images give equal bytes. Sources: OCI image specification,
 "image-layout.md" and "config.md"; Docker's "Image Specification v1.2", "Combined Image JSON".
 """
 
@@ -13,7 +13,7 @@ import re
 import shlex
 import sys
 import tarfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -23,6 +23,7 @@ from singbuild.about import machine
 from singbuild.errors import UsageError
 from singbuild.ext3.node import shown
 from singbuild.file_tree import REGULAR, Entry, FileTree, written
+from singbuild.images import stage_layers
 from singbuild.images.inspection import HOME, labels
 from singbuild.tar import write
 from singbuild.tar.whiteouts import WHITEOUT
@@ -60,7 +61,7 @@ def archive(image: FileTree, form: str, name: str) -> Iterator[bytes]:
     for piece in _layer(image):
         total.update(piece)
         size += len(piece)
-    config = _json(_configuration(image, f"sha256:{total.hexdigest()}"))
+    config = _json(_configuration(image, [f"sha256:{total.hexdigest()}"]))
     layer = (total.hexdigest(), size, _layer(image))
     directories = set()
     for file in FORMS[form](config, layer, name):
@@ -74,15 +75,37 @@ def archive(image: FileTree, form: str, name: str) -> Iterator[bytes]:
 
 
 def write_layout(
-    image: FileTree, directory: Path, packing: str, annotations: Mapping[str, str]
+    image: FileTree,
+    directory: Path,
+    packing: str,
+    annotations: Mapping[str, str],
+    stages: Sequence[FileTree] = (),
 ) -> None:
-    """Write an OCI layout of the image into an empty directory; its tree is read once.
+    """Write an OCI layout of the image into an empty directory.
 
-    packing: of the layer, a key of PACKINGS. Raises DamagedImage, OSError.
+    packing: of the layers, a key of PACKINGS; stages: the trees that it became the image by, oldest
+    first, each of which is a layer of its own. Raises DamagedImage, OSError.
     """
-    suffix, compressor = PACKINGS[packing]
     blobs = directory / "blobs" / "sha256"
     blobs.mkdir(parents=True)
+    trees = [*stages, image]
+    layers, diff_ids = [], []
+    for number, tree in enumerate(trees):
+        pieces = _layer(tree, trees[number - 1] if number else None)
+        layer, diff_id = _write_layer(pieces, blobs, packing)
+        layers.append(layer)
+        diff_ids.append(diff_id)
+    config = _json(_configuration(image, diff_ids))
+    manifest = _manifest(config, layers, annotations)
+    for text in (config, manifest):
+        (blobs / _sha256(text)).write_bytes(text)
+    (directory / "oci-layout").write_bytes(_LAYOUT)
+    (directory / "index.json").write_bytes(_index(manifest, {}))
+
+
+def _write_layer(pieces: Iterable[bytes], blobs: Path, packing: str) -> tuple[dict[str, Any], str]:
+    """Write a layer under its digest; return its descriptor and its diff id."""
+    suffix, compressor = PACKINGS[packing]
     tar, stored, packer = hashlib.sha256(), hashlib.sha256(), compressor()
     with (blobs / "layer").open("wb") as file:
 
@@ -90,19 +113,14 @@ def write_layout(
             stored.update(piece)
             file.write(piece)
 
-        for piece in _layer(image):
+        for piece in pieces:
             tar.update(piece)
             put(packer.compress(piece))
         put(packer.flush())
         size = file.tell()
     (blobs / "layer").rename(blobs / stored.hexdigest())
-    config = _json(_configuration(image, f"sha256:{tar.hexdigest()}"))
-    layer = _described(f"layer.v1.tar{suffix}", stored.hexdigest(), size)
-    manifest = _manifest(config, layer, annotations)
-    for text in (config, manifest):
-        (blobs / _sha256(text)).write_bytes(text)
-    (directory / "oci-layout").write_bytes(_LAYOUT)
-    (directory / "index.json").write_bytes(_index(manifest, {}))
+    descriptor = _described(f"layer.v1.tar{suffix}", stored.hexdigest(), size)
+    return descriptor, f"sha256:{tar.hexdigest()}"
 
 
 def whiteout_warning(image: FileTree) -> str:
@@ -141,7 +159,7 @@ def default_name(image: Path) -> str:
 
 def _oci(config: bytes, layer: File, name: str) -> Iterator[File]:
     digest, size, content = layer
-    manifest = _manifest(config, _described("layer.v1.tar", digest, size), {})
+    manifest = _manifest(config, [_described("layer.v1.tar", digest, size)], {})
     yield _file("oci-layout", _LAYOUT)
     yield _file("index.json", _index(manifest, {"org.opencontainers.image.ref.name": name}))
     # Debian 12's dockerd knows no layouts, and reads what an archive of its own says.
@@ -151,12 +169,14 @@ def _oci(config: bytes, layer: File, name: str) -> Iterator[File]:
     yield f"blobs/sha256/{digest}", size, content
 
 
-def _manifest(config: bytes, layer: Mapping[str, Any], annotations: Mapping[str, str]) -> bytes:
+def _manifest(
+    config: bytes, layers: Sequence[Mapping[str, Any]], annotations: Mapping[str, str]
+) -> bytes:
     manifest = {
         "schemaVersion": 2,
         "mediaType": f"{_OCI}.manifest.v1+json",
         "config": _described("config.v1+json", _sha256(config), len(config)),
-        "layers": [layer],
+        "layers": layers,
     }
     return _json(manifest | ({"annotations": dict(annotations)} if annotations else {}))
 
@@ -186,7 +206,7 @@ FORMS: dict[str, Callable[[bytes, File, str], Iterator[File]]] = {
 }
 
 
-def _configuration(image: FileTree, diff_id: str) -> dict[str, Any]:
+def _configuration(image: FileTree, diff_ids: Sequence[str]) -> dict[str, Any]:
     time = written(image.newest())
     return {
         "created": time,
@@ -199,8 +219,8 @@ def _configuration(image: FileTree, diff_id: str) -> dict[str, Any]:
             # What ./image.img does, with the same arguments.
             **_command(image),
         },
-        "rootfs": {"type": "layers", "diff_ids": [diff_id]},
-        "history": [{"created": time, "created_by": "singbuild export"}],
+        "rootfs": {"type": "layers", "diff_ids": diff_ids},
+        "history": [{"created": time, "created_by": "singbuild export"} for _ in diff_ids],
     }
 
 
@@ -221,8 +241,11 @@ def _runscript(image: FileTree) -> Entry | None:
     return None
 
 
-def _layer(image: FileTree) -> Iterator[bytes]:
-    """Yield the tree as an archive, a copy of its runscript before it."""
+def _layer(image: FileTree, below: FileTree | None = None) -> Iterator[bytes]:
+    """Yield the tree as an archive, a copy of its runscript before it.
+
+    below: the tree of the layers below; what is there as well is left out.
+    """
     if script := _runscript(image):
         info = tarfile.TarInfo(RUNSCRIPT)
         info.mode, info.mtime, info.size = 0o755, script.inode.mtime, script.inode.size
@@ -230,7 +253,14 @@ def _layer(image: FileTree) -> Iterator[bytes]:
         yield from image.stream(script)
         yield bytes(-info.size % _BLOCK)
     own = RUNSCRIPT.encode()  # of an image that has been a container image before
-    yield from write.archive(image, lambda path: is_whiteout(path) or path == own)
+
+    def is_left_out(path: bytes) -> bool:
+        return is_whiteout(path) or path == own
+
+    if below:
+        yield from stage_layers.changes(below, image, is_left_out)
+    else:
+        yield from write.archive(image, is_left_out)
 
 
 def _environment(image: FileTree) -> list[str]:
