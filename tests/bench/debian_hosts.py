@@ -111,9 +111,17 @@ def call(
     host: Path, *words: str | Path, source: Path, user: str = "root", cwd: str = "/", **more: str
 ) -> subprocess.CompletedProcess[str]:
     """Run a command on the host whose root ``host`` is. source: seen there at /src."""
-    enter = ["unshare", "--mount", "--propagation", "private", "sh", "-c", _ENTER, "enter"]
     home = {"root": "/root", USER: f"/home/{USER}"}[user]
-    return _run([*enter, host, source, cwd, user, *words], {"HOME": home, "USER": user} | more)
+    entering = entered(host, *words, source=source, user=user, cwd=cwd)
+    return _run(entering, {"HOME": home, "USER": user} | more)
+
+
+def entered(
+    host: Path, *words: str | Path, source: Path, user: str = "root", cwd: str = "/"
+) -> list[str | Path]:
+    """Return the command that runs another there, as ``call`` does."""
+    enter = ["unshare", "--mount", "--propagation", "private", "sh", "-c", _ENTER, "enter"]
+    return [*enter, host, source, cwd, user, *words]
 
 
 def _run(
