@@ -1,1 +1,0 @@
-"""A hub seen by the programs of others: browsers, clients, web servers, clusters."""
