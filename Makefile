@@ -19,9 +19,10 @@ TOOLS := e2fsprogs coreutils debian-archive-keyring debootstrap busybox-static f
 # crun, which Podman brings, refuses hosts with both versions of cgroups: runc does not.
 SERVICES := docker-registry podman runc buildah skopeo umoci
 LONG  := docker.io openmpi-bin libopenmpi-dev python3-mpi4py mpich libmpich-dev \
-         slurm-wlm slurmctld slurmd munge slapd nslcd libnss-ldapd xvfb x11-apps tmux psmisc git
+         slurm-wlm slurmctld slurmd munge slapd nslcd libnss-ldapd xvfb x11-apps tmux psmisc git \
+         chromium fonts-dejavu-core nginx-light apache2
 
-.PHONY: pictures deb rpm singrun.pyz man demo test test-long coverage fuzz check unit format packages packages-long clean
+.PHONY: pictures hub-pictures deb rpm singrun.pyz man demo test test-long coverage fuzz check unit format packages packages-long clean
 
 demo: $(VENV)/.installed ## build recipes/busybox.def and run the image
 	@[ "$$(id -u)" != 0 ] || command -v mke2fs >/dev/null || { $(call install,e2fsprogs); }
@@ -99,6 +100,9 @@ singrun.pyz: ## the runtime as one file, for nodes without an installation
 
 pictures: $(VENV)/.tested ## docs/pictures, of the terminal: needs a network and a registry
 	$(BIN)/python -m tests.bench.pictures docs/pictures
+
+hub-pictures: $(VENV)/.tested ## docs/pictures, of a hub's pages: needs chromium and a network
+	$(BIN)/python -m tests.bench.hub_pictures docs/pictures
 
 deb rpm: ## packages for this host's distribution, in dist/
 	/usr/bin/python3 packaging/packages.py $@ dist

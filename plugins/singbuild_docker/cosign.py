@@ -11,14 +11,13 @@ import binascii
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
-from singbuild import HostError
+from singbuild_docker.keys import PrivateKey, PublicKey, signature
 
 PAYLOAD = "application/vnd.dev.cosign.simplesigning.v1+json"
 ANNOTATION = "dev.cosignproject.cosign/signature"
@@ -26,7 +25,6 @@ LARGEST = 1 << 20  # bytes of a payload
 MOST = 64  # signatures that are looked at
 _TYPE = "cosign container image signature"
 _OURS = "singbuild"
-PublicKey = ed25519.Ed25519PublicKey | ec.EllipticCurvePublicKey | rsa.RSAPublicKey
 
 
 @dataclass(frozen=True)
@@ -74,25 +72,9 @@ def config(payloads: list[str]) -> bytes:
     return json.dumps({"architecture": "", "os": "", "config": {}, "rootfs": root}).encode()
 
 
-def signed(text: bytes, key: Path) -> str:
-    """Return a signature of some bytes, by a private key in PEM without a password. HostError."""
-    try:
-        private = serialization.load_pem_private_key(key.read_bytes(), None)
-    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise HostError(
-            f"{key} has no private key that can be used",
-            why=f"{error}.",
-            remedy="Make one: openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256",
-        ) from error
-    if isinstance(private, ec.EllipticCurvePrivateKey):
-        value = private.sign(text, ec.ECDSA(hashes.SHA256()))
-    elif isinstance(private, ed25519.Ed25519PrivateKey):
-        value = private.sign(text)
-    elif isinstance(private, rsa.RSAPrivateKey):
-        value = private.sign(text, padding.PKCS1v15(), hashes.SHA256())
-    else:
-        raise HostError(f"the key in {key} is of no kind that cosign takes")
-    return base64.b64encode(value).decode()
+def signed(text: bytes, key: PrivateKey) -> str:
+    """Return a signature of some bytes, as an annotation has it."""
+    return base64.b64encode(signature(key, text)).decode()
 
 
 def public_key(data: bytes) -> PublicKey | None:

@@ -230,6 +230,15 @@ def _digest(value: object, whose: str) -> str:
     return value
 
 
+def is_described(entry: object) -> bool:
+    """Whether an entry of a manifest says what is needed to fetch it."""
+    try:
+        _descriptor(entry, "")
+    except SourceError:
+        return False
+    return True
+
+
 def _list(document: Mapping[str, Any], key: str, whose: str) -> list[Any]:
     entries = document.get(key)
     if not isinstance(entries, list) or len(entries) > MOST_LAYERS:

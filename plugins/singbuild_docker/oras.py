@@ -7,13 +7,15 @@ tells ext3 apart, for which nobody has one.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from singbuild import Source, SourceError, Transport, hookimpl
 from singbuild.download import Fetched, NotFoundError, digest
 from singbuild_docker import manifest
 from singbuild_docker.image import Store
+from singbuild_docker.keys import private_key
 from singbuild_docker.reference import named
 from singbuild_docker.registry import Registry
 from singbuild_docker.source import is_insecure, pinned_digest
@@ -87,10 +89,11 @@ def singbuild_attach(source: Source, digest: str, kind: str, content: bytes) -> 
 
 
 @hookimpl
-def singbuild_sign(source: Source, digest: str, key: Path) -> str:
-    """Sign what is there as cosign does; return the payload's digest. SourceError, HostError."""
+def singbuild_signer(source: Source, key: Path) -> Callable[[str, Mapping[str, Any]], str]:
+    """Return what signs as cosign does, with a key that can be used. SourceError, HostError."""
+    private = private_key(key)
     upload = Upload(named(source.keywords), source.report, insecure=is_insecure(source))
-    return upload.sign(digest, key)
+    return lambda digest, predicates: upload.sign(digest, private, predicates)
 
 
 def fetched(source: Source) -> tuple[str, Fetched]:

@@ -16,7 +16,8 @@ from typing import Any
 
 from singbuild import SourceError
 from singbuild_docker import cosign
-from singbuild_docker.cosign import PublicKey, Signature
+from singbuild_docker.cosign import Signature
+from singbuild_docker.keys import PublicKey
 from singbuild_docker.reference import Reference
 from singbuild_docker.settings import readable
 

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import io
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import urlencode, urljoin, urlsplit
@@ -29,8 +30,10 @@ from singbuild.download import (
     refused,
     retried,
 )
-from singbuild_docker import cosign, manifest
+from singbuild_docker import attestation, cosign, manifest
 from singbuild_docker.authorization import PUSH
+from singbuild_docker.keys import PrivateKey
+from singbuild_docker.manifest import is_described
 from singbuild_docker.mirrors import places
 from singbuild_docker.reference import Reference
 from singbuild_docker.site import Site
@@ -93,13 +96,16 @@ class Upload:
 
         return retried(attempt, self.report, name)
 
-    def attach(self, digest: str, kind: str, content: bytes) -> str:
+    def attach(
+        self, digest: str, kind: str, content: bytes, annotations: Mapping[str, str] | None = None
+    ) -> str:
         """Send a document about a manifest that is there; return the digest of its own manifest.
 
         Source: distribution specification, "Pushing Manifests with Subject" and "Referrers Tag
         Schema".
         """
         subject = self._described(digest)
+        more = {"annotations": dict(annotations)} if annotations else {}
         text = {
             "schemaVersion": 2,
             "mediaType": OCI_MANIFEST,
@@ -107,6 +113,7 @@ class Upload:
             "config": {"mediaType": EMPTY_TYPE, "digest": self.content(EMPTY), "size": len(EMPTY)},
             "layers": [{"mediaType": kind, "digest": self.content(content), "size": len(content)}],
             "subject": subject,
+            **more,
         }
         document = json.dumps(text, sort_keys=True).encode()
         entry = {
@@ -114,42 +121,67 @@ class Upload:
             "digest": digest_of(document),
             "size": len(document),
             "artifactType": kind,
+            **more,
         }
         if not self.manifest(document, OCI_MANIFEST):
             self._add_referrer(digest.replace(":", "-"), entry)
         return str(entry["digest"])
 
-    def sign(self, digest: str, key: Path) -> str:
-        """Add a signature of a manifest that is there, as cosign does; return its payload's digest.
+    def sign(self, digest: str, key: PrivateKey, predicates: Mapping[str, Any]) -> str:
+        """Sign a manifest that is there, and statements about it, in both of cosign's forms.
 
-        key: a private key in PEM. Raises HostError for one that cannot be used.
+        predicates: by their types. Return the digest of the classic signature's payload.
         """
-        text = cosign.payload(f"{self.image.registry}/{self.image.repository}", digest)
-        layer = {
-            "mediaType": cosign.PAYLOAD,
-            "digest": digest_of(text),
-            "size": len(text),
-            "annotations": {cosign.ANNOTATION: cosign.signed(text, key)},
-        }
-        tag = cosign.tag(digest)
-        layers = [*(each for each in self._layers(tag) if each != layer), layer]
-        self.content(text)
+        name = f"{self.image.registry}/{self.image.repository}"
+        text = cosign.payload(name, digest)
+        layer = self._layer(text, cosign.PAYLOAD, {cosign.ANNOTATION: cosign.signed(text, key)})
+        self._add_layers(cosign.tag(digest), [layer])
+        layers = []
+        for kind, predicate in {attestation.SIGNED: {}, **predicates}.items():
+            envelope = attestation.envelope(name, digest, kind, predicate, key)
+            self._attach_bundle(digest, kind, attestation.bundle(envelope, key))
+            if kind != attestation.SIGNED:
+                text, own = json.dumps(envelope).encode(), attestation.layer_annotations(kind, key)
+                layers.append(self._layer(text, attestation.ENVELOPE, own))
+        if layers:
+            self._add_layers(attestation.tag(digest), layers)
+        return str(layer["digest"])
+
+    def _attach_bundle(self, digest: str, kind: str, content: bytes) -> None:
+        """Attach a bundle; an older registry takes no manifest of its shape, and has the others."""
+        try:
+            about = attestation.bundle_annotations(kind)
+            self.attach(digest, attestation.BUNDLE, content, about)
+        except SourceError as error:
+            self.report.warn(f"no bundle of signatures is there: {error.what}: {error.why}")
+
+    def _layer(self, content: bytes, kind: str, annotations: Mapping[str, str]) -> dict[str, Any]:
+        """Send a blob; return its descriptor."""
+        digest = self.content(content)
+        what = {"mediaType": kind, "digest": digest, "size": len(content)}
+        return what | {"annotations": dict(annotations)}
+
+    def _add_layers(self, tag: str, new: Sequence[dict[str, Any]]) -> None:
+        """Add to the layers of a manifest; one with the same annotations makes place."""
+        ours = [each["annotations"] for each in new]
+        layers = [each for each in self._layers(tag) if each.get("annotations") not in ours]
+        layers = [*layers, *new]
         about = cosign.config([each["digest"] for each in layers])
         config = {"mediaType": _CONFIG, "digest": self.content(about), "size": len(about)}
         document = {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": config}
         self.manifest(json.dumps({**document, "layers": layers}).encode(), OCI_MANIFEST, tag)
-        return str(layer["digest"])
 
-    def _layers(self, tag: str) -> list[Any]:
-        """Return the layers of a manifest of signatures, none if there is none."""
+    def _layers(self, tag: str) -> list[dict[str, Any]]:
+        """Return the layers of a manifest of signatures or attestations, none if there is none."""
         with self._send("GET", f"{self._base}/manifests/{tag}", allow_missing=True) as answer:
             if not answer.ok:
                 return []
             content = answer.raw.read(manifest.LARGEST + 1, decode_content=True)
-        image_manifest = manifest.document(content[: manifest.LARGEST], f"{self.image}: {tag}")
-        known = {digest for digest, _, _ in cosign.listed(image_manifest)}
-        layers = image_manifest.get("layers")
-        return [e for e in layers if e.get("digest") in known] if isinstance(layers, list) else []
+        document = manifest.document(content[: manifest.LARGEST], f"{self.image}: {tag}")
+        layers = document.get("layers")
+        kinds = (cosign.PAYLOAD, attestation.ENVELOPE)
+        rows = [each for each in (layers if isinstance(layers, list) else []) if is_described(each)]
+        return [each for each in rows if each["mediaType"] in kinds]
 
     def _described(self, digest: str) -> dict[str, object]:
         """Return the descriptor of a manifest that the registry has."""

@@ -42,7 +42,8 @@ LONGEST_PASSWORD = 1 << 16  # bytes; tokens have a few thousand
     "--sign-key",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Sign it there as cosign does, with this private key in PEM.",
+    help="Sign it there as cosign does, with its provenance and its bill of materials: a private "
+    "key in PEM, or a cosign.key.",
 )
 @quiet_option
 def push_image(

@@ -70,7 +70,8 @@ def site_options(function: Any) -> Any:
     examples=(
         "singbuild hub build https://git.example/lab/tools.git /srv/hub",
         "singbuild hub build --jobs 4 --twice --url https://hub.example . /srv/hub",
-        "singbuild hub build --jobs 64 --submit 'srun sh -c {}' . /shared/hub",
+        "singbuild hub build --jobs 64 --slurm . /shared/hub",
+        "singbuild hub build --jobs 8 --submit 'srun sh -c {}' . /shared/hub",
     ),
 )
 @click.argument("repository")
@@ -93,6 +94,13 @@ def site_options(function: Any) -> Any:
     help="Start each build by this command of a shell, in which {} is the build.",
 )
 @click.option(
+    "--slurm", is_flag=True, help="Build on a Slurm cluster whose nodes share SITE, as job arrays."
+)
+@click.option("--key", type=FILE, metavar="FILE", help="Sign new images with this SSH key.")
+@click.option(
+    "--push", default="", metavar="URI", help="Push new images to oras://HOST/NAMESPACE as well."
+)
+@click.option(
     "--plan",
     type=click.Choice(["github", "gitlab"]),
     help="Build nothing; print a matrix of jobs for a pipeline.",
@@ -108,6 +116,9 @@ def build_site(
     only: tuple[str, ...],
     jobs: int,
     submit: str,
+    slurm: bool,
+    key: Path | None,
+    push: str,
     plan: str | None,
 ) -> int:
     """Build what is new in a commit of REPOSITORY, a path or URL, and write the pages of SITE.
@@ -116,11 +127,13 @@ def build_site(
     A recipe that fails gets a page with its log, and the status is 7 then. After an interruption
     the same command goes on.
     """
-    from singbuild.hub import publish, work
+    from singbuild.hub import distribution, publish, work
     from singbuild.hub.repository import Repository
     from singbuild.hub.site import Site
 
     name, place, source = _named(name, repository, url), Site(site), Repository(repository)
+    if push and not push.startswith("oras://"):
+        raise UsageError(f"--push {push} is no registry", remedy="Name it: oras://HOST/NAMESPACE")
     settings = work.Settings(twice=twice, may_run_on_host=allow_setup, only=only)
     options = ["--twice"] * twice + ["--allow-setup"] * allow_setup
     _end_on_sigterm()
@@ -131,12 +144,24 @@ def build_site(
             f"no tag is like {' or '.join(only)}",
             remedy=f"There are: {', '.join(survey.units) or 'none'}",
         )
+    if slurm and submit:
+        raise UsageError("of --slurm and --submit only one can be")
     if plan:
         print(json.dumps(publish.matrix(units, plan)))
         return 0
     place.open()
     outcome = publish.build(
-        place, survey, units, options, source=source.source, at_once=jobs, submit=submit
+        place,
+        survey,
+        units,
+        options,
+        source=source.source,
+        at_once=jobs,
+        elsewhere=publish.Elsewhere(submit, slurm),
+        report=_print_at_once,
+    )
+    is_distributed = distribution.distribute(
+        place, name, units, distribution.Recipients(key, push), _print_at_once
     )
     publish.write(place, name, repository, survey, url)
     failed = f" ({', '.join(outcome.failed)})" if outcome.failed else ""
@@ -145,7 +170,7 @@ def build_site(
         f"{len(outcome.before)} as before, {len(outcome.failed)} failed{failed}"
     )
     print(place.path / name / "index.html")
-    return INCOMPLETE if outcome.failed else 0
+    return INCOMPLETE if outcome.failed or not is_distributed else 0
 
 
 @hub_commands.command(
@@ -286,9 +311,7 @@ def prune_site(site: Path, keep: int, dry_run: bool) -> int:
     from singbuild.console.sizes import binary
     from singbuild.hub import publish
 
-    place = _existing(site)
-    with place.held():
-        removed = place.prune(publish.newest_keys(place, keep), dry_run=dry_run)
+    removed = publish.prune(_existing(site), keep, dry_run=dry_run)
     print(f"{len(removed)} images, {binary(sum(removed.values()))}" + " to remove" * dry_run)
     return 0
 

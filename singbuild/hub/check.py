@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from singbuild import command
 from singbuild.errors import ImageError
 from singbuild.hub.site import Site
+from singbuild.hub.surroundings import environment
 
 
 def faults(site: Site) -> Iterator[str]:
@@ -30,12 +33,22 @@ def _of_record(site: Site, key: str) -> Iterator[str]:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         if digest != record["image"]["sha256"]:
             yield f"images/{key}.sif is not what records/{key}.json says: its SHA-256 is {digest}"
+        if site.signers(key):
+            yield from _of_signature(site, key)
         if len(site.files(key)) != record["files"]:
             yield f"records/{key}.files.json.gz does not have {record['files']} files"
     except FileNotFoundError as error:
         yield f"{Path(error.filename).relative_to(site.path)} is missing"
     except (ImageError, KeyError, EOFError, OSError, ValueError) as error:
         yield f"records/{key}: {str(error).splitlines()[0]}"
+
+
+def _of_signature(site: Site, key: str) -> Iterator[str]:
+    image = site.image(key)
+    words = [sys.executable, "-m", "singbuild", "verify", "--json", "--", str(image)]
+    done = command.call(words, env=environment())
+    if done.status:
+        yield f"images/{image.name}.sig is no signature of its image (status {done.status})"
 
 
 class _Links(HTMLParser):

@@ -13,7 +13,18 @@ from singbuild.hub.site import Site, dumped
 from singbuild.hub.work import Survey
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}/[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-RESERVED = ("assets", "images", "records", "runs", "search", "api", "v1", "ga4gh")
+RESERVED = (
+    "assets",
+    "images",
+    "records",
+    "runs",
+    "search",
+    "signatures",
+    "shpc",
+    "api",
+    "v1",
+    "ga4gh",
+)
 """Directories of a site that no owner may have as a name."""
 
 

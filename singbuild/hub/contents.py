@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import heapq
+import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -98,6 +100,21 @@ def _digest(tree: FileTree, entry: Entry) -> str:
     for piece in tree.stream(entry):
         total.update(piece)
     return total.hexdigest()[:16]
+
+
+def programs(files: Iterable[File]) -> list[str]:
+    """Return the names of the files in directories of programs, sorted."""
+    return sorted({each.path.rpartition("/")[2] for each in files if _is_program(each)})
+
+
+def _is_program(file: File) -> bool:
+    return file.kind in "fl" and file.path.split("/")[-2:-1] in (["bin"], ["sbin"])
+
+
+def licences(bill: str) -> dict[str, int]:
+    """Count the licences that packages declare in a bill of materials."""
+    declared = (each.get("licenseDeclared", "") for each in json.loads(bill).get("packages", []))
+    return dict(Counter(each for each in declared if each not in ("", "NOASSERTION", "NONE")))
 
 
 def sketch(files: Iterable[File]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any
 
 from singbuild import workspace
 from singbuild.errors import UsageError
-from singbuild.hub import collection, jobs, pages, registry, work
+from singbuild.hub import collection, jobs, pages, registry, shpc, slurm, work
 from singbuild.hub.repository import Commit, Repository
 from singbuild.hub.site import Site, dumped
 from singbuild.hub.work import Settings, Survey, Unit
@@ -26,6 +26,14 @@ class Outcome:
     built: Sequence[str]
     before: Sequence[str]
     failed: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """Where builds run, if not here. submit: see ``jobs.run``; slurm: as arrays of jobs."""
+
+    submit: str = ""
+    slurm: bool = False
 
 
 @contextmanager
@@ -60,17 +68,32 @@ def build(
     *,
     source: str,
     at_once: int,
-    submit: str,
+    elsewhere: Elsewhere,
+    report: Callable[[str], None],
 ) -> Outcome:
     """Build the units that the site does not have, a process each.
 
-    options: what ``hub image`` gets of ours; submit: see ``jobs.run``.
+    options: what ``hub image`` gets of ours; report: gets lines for people. Raises HostError when
+    nothing can be built at all.
     """
+    queue = slurm.Queue(site.path / ".jobs", survey.commit.id, report) if elsewhere.slurm else None
+    if queue and queue.wait():
+        report("Slurm: an earlier run's jobs have ended")
     new = [unit for unit in units if not site.has(unit.key)]
     where = ["--at", survey.commit.id, *options, "--", source]
     words = {unit.tag: jobs.command("image", *where, unit.tag, str(site.path)) for unit in new}
-    jobs.run(new, words, at_once=at_once, submit=submit)
+    if queue and new:
+        queue.run(new, words, at_once=at_once)
+    elif new:
+        if not elsewhere.submit:
+            work.check_host()
+        jobs.run(new, words, at_once=at_once, submit=elsewhere.submit)
     failed = [unit.tag for unit in units if not site.has(unit.key)]
+    for unit in new:
+        if not site.record(unit.key):
+            report(f"{unit.tag}: its process ended without a result")
+    if queue:
+        queue.clean(is_sound=all(site.record(unit.key) for unit in new))
     built = [unit.tag for unit in new if unit.tag not in failed]
     before = [unit.tag for unit in units if unit not in new]
     return Outcome(survey.commit, built, before, failed)
@@ -79,11 +102,33 @@ def build(
 def write(site: Site, name: str, source: str, survey: Survey, url: str) -> None:
     """Bring a collection and the site's pages up to date. source: as the user named it."""
     with site.held():
-        url = _remembered(site, url)
-        after = collection.add(site, name, source, survey)
-        registry.write(site, after, url)
-        registry.write_service(site, site.collections())
-        pages.write(site, [name], url)
+        collection.add(site, name, source, survey)
+        rewrite(site, [name], url)
+
+
+def rewrite(site: Site, names: Iterable[str], url: str = "") -> None:
+    """Write anew what is there of some collections, and of the site. The site is held."""
+    names = [*names]
+    url = _remembered(site, url)
+    for name in names:
+        subject = collection.load(site, name)
+        registry.write(site, subject, url)
+        shpc.write(site, subject, url)
+    registry.write_service(site, site.collections())
+    shpc.write_library(site, site.collections())
+    pages.write(site, names, url)
+
+
+def prune(site: Site, keep: int, *, dry_run: bool) -> dict[str, int]:
+    """Remove images that only older builds of a tag have; return their sizes by key.
+
+    keep: builds of each tag that stay.
+    """
+    with site.held():
+        removed = site.prune(_newest_keys(site, keep), dry_run=dry_run)
+        if removed and not dry_run:
+            rewrite(site, site.collections())
+    return removed
 
 
 def _remembered(site: Site, url: str) -> str:
@@ -102,7 +147,7 @@ def matrix(units: Sequence[Unit], form: str) -> Any:
     return [{"TAG": unit.tag} for unit in units]
 
 
-def newest_keys(site: Site, keep: int) -> set[str]:
+def _newest_keys(site: Site, keep: int) -> set[str]:
     """Return the keys of the newest builds of all tags, ``keep`` of each."""
     keys: set[str] = set()
     for name in site.collections():

@@ -10,9 +10,7 @@ Sources: Apptainer's internal/pkg/client/shub; Sylabs' library client; GA4GH Too
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -46,10 +44,17 @@ def write_service(site: Site, names: list[str]) -> None:
         "version": __version__,
     }
     site.write(f"{_TRS}/service-info/index.json", dumped(info))
-    tools = []
+    site.write_pieces(f"{_TRS}/tools/index.json", _all_tools(site, names))
+
+
+def _all_tools(site: Site, names: list[str]) -> Iterator[str]:
+    """Yield the text of the list of all tools, one by one: it is as long as the site is large."""
+    between = "["
     for name in names:
-        tools += site.load(f"{name}/tools.json").get("tools", [])
-    site.write(f"{_TRS}/tools/index.json", dumped_list(tools))
+        for tool in site.load(f"{name}/tools.json").get("tools", []):
+            yield between + "\n" + json.dumps(tool, sort_keys=True)
+            between = ","
+    yield ("[" if between == "[" else "") + "\n]\n"
 
 
 def dumped_list(values: list[Any]) -> str:
@@ -101,21 +106,7 @@ def _library(
     }
     for version in versions:
         site.write(f"v1/images/{name}/{tag}:{version}", dumped({"data": facts}))
-        _link(site, build.key, f"v1/imagefile/{name}/{tag}:{version}")
-
-
-def _link(site: Site, key: str, name: str) -> None:
-    """Give an image a second name, as a hard link: symbolic ones many servers do not follow."""
-    image, place = site.image(key), site.path / name
-    with contextlib.suppress(FileNotFoundError):
-        if place.samefile(image):
-            return
-    place.parent.mkdir(parents=True, exist_ok=True)
-    part = place.with_name(f".{place.name}.{os.getpid()}.part")
-    with contextlib.suppress(FileNotFoundError):
-        part.unlink()
-    os.link(image, part)
-    os.replace(part, place)  # noqa: PTH105
+        site.link_image(build.key, f"v1/imagefile/{name}/{tag}:{version}")
 
 
 def _tools(site: Site, collection: Collection, url: str) -> None:

@@ -3,7 +3,8 @@
     hub.json                        says that the directory is a site
     images/KEY.sif                  an image, by the content key of its build
     records/KEY.json                what a page shows of it; the same on every machine
-    records/KEY.files.json.gz       its files; KEY.spdx.json its bill of materials
+    records/KEY.files.json.gz       its files, and KEY.files.js for pages; KEY.spdx.json: its bill
+    signatures/KEY.json             who signed it here; KEY.sif.sig beside the image
     runs/KEY.json                   when, where and how long it was built, with the log: differs
     OWNER/NAME/collection.json      the commits, and which key each tag had
     OWNER/NAME/…                    pages
@@ -14,6 +15,7 @@ any number of processes, since what has the same name is the same.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import fcntl
 import gzip
@@ -21,7 +23,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -90,9 +92,30 @@ class Site:
             return []
 
     def write_files(self, key: str, files: list[File]) -> None:
-        """Keep an image's files."""
+        """Keep an image's files, for programs and as a script for pages; see assets/hub.js."""
         text = json.dumps(files, separators=(",", ":")).encode(errors="surrogateescape")
-        self.write(f"records/{key}.files.json.gz", gzip.compress(text, mtime=0))
+        packed = gzip.compress(text, mtime=0)
+        name = f"records/{key}.files"
+        self.write(f"{name}.js", f'hubData("{name}","{base64.b64encode(packed).decode()}");\n')
+        self.write(f"{name}.json.gz", packed)
+
+    def signers(self, key: str) -> list[dict[str, str]]:
+        """Return who signed an image here."""
+        known: list[dict[str, str]] = self.load(f"signatures/{key}.json").get("signers", [])
+        return known
+
+    def link_image(self, key: str, name: str) -> None:
+        """Give an image a second name, as a hard link: symbolic ones many servers do not follow."""
+        image, place = self.image(key), self.path / name
+        with contextlib.suppress(FileNotFoundError):
+            if place.samefile(image):
+                return
+        place.parent.mkdir(parents=True, exist_ok=True)
+        part = place.with_name(f".{place.name}.{os.getpid()}.part")
+        with contextlib.suppress(FileNotFoundError):
+            part.unlink()
+        os.link(image, part)
+        os.replace(part, place)  # noqa: PTH105
 
     def collections(self) -> list[str]:
         """Return the names of all collections, sorted."""
@@ -106,7 +129,8 @@ class Site:
         """
         if not other.load("hub.json"):
             raise ImageError(f"{other.path} is no hub's site")
-        for store in ("images", "runs", "records"):  # a record comes last: it makes them count
+        # A record comes last: it makes the others count.
+        for store in ("images", "signatures", "runs", "records"):
             for path in sorted((other.path / store).glob("[!.]*")):
                 place = self.path / store / path.name
                 is_failure = store == "records" and self.record(path.stem).get("status") == "failed"
@@ -128,10 +152,22 @@ class Site:
                 if not dry_run:
                     path.unlink()
         if not dry_run:
-            for path in (self.path / "v1" / "imagefile").rglob("*"):
-                if path.is_file() and path.stat().st_ino in inodes:
-                    path.unlink()
+            for store in ("v1/imagefile", "shpc"):
+                for path in (self.path / store).rglob("*"):
+                    if path.is_file() and path.stat().st_ino in inodes:
+                        path.unlink()
+            for store in ("api/container", "v1/images"):
+                for path in (self.path / store).rglob("*"):
+                    if path.is_file() and self._says(path) in removed:
+                        path.unlink()
+            for key in removed:
+                self.image(key, "sif.sig").unlink(missing_ok=True)
         return removed
+
+    def _says(self, path: Path) -> str:
+        """Return the key of the image that a file for clients is about."""
+        facts = self.load(str(path.relative_to(self.path)))
+        return str(facts.get("data", facts).get("id"))
 
     def load(self, name: str) -> dict[str, Any]:
         """Return the object in a JSON file of the site, {} when it is not there.
@@ -151,18 +187,25 @@ class Site:
 
     def write(self, name: str, content: bytes | str) -> None:
         """Write a file of the site, all at once; leave it alone when it is the same already."""
-        path = self.path / name
         data = content if isinstance(content, bytes) else content.encode(errors="replace")
         with contextlib.suppress(OSError):
-            if path.read_bytes() == data:
+            if (self.path / name).read_bytes() == data:
                 return
+        self._write(name, [data])
+
+    def write_pieces(self, name: str, pieces: Iterable[str]) -> None:
+        """Write a file of the site, all at once, whose text may be too long for the memory."""
+        self._write(name, (piece.encode(errors="replace") for piece in pieces))
+
+    def _write(self, name: str, pieces: Iterable[bytes]) -> None:
+        path = self.path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, part = tempfile.mkstemp(
             prefix=f".{path.name[:64]}.", suffix=".part", dir=path.parent
         )
         try:
             with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
+                file.writelines(pieces)
             umask = os.umask(0o077)
             os.umask(umask)
             os.chmod(part, 0o666 & ~umask)  # noqa: PTH101

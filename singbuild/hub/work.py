@@ -20,11 +20,15 @@ from typing import Any
 
 from singbuild import command, workspace
 from singbuild.errors import SingbuildError
+from singbuild.formats import loading
 from singbuild.hub import contents, recipes, safety
 from singbuild.hub.recipes import Inputs
 from singbuild.hub.repository import Commit, Repository
 from singbuild.hub.site import Site, dumped
+from singbuild.hub.surroundings import environment
+from singbuild.plan.preflight import check_programs
 
+FORMAT = "sif"  # which every client runs
 LOG_LINES = 20_000  # that a page keeps of a build: its last ones
 
 
@@ -125,6 +129,11 @@ def chosen(commit_survey: Survey, settings: Settings) -> list[Unit]:
     return [unit for tag, unit in commit_survey.units.items() if tag in names]
 
 
+def check_host() -> None:
+    """Refuse a host that can build no image at all. Raises HostError, with the packages."""
+    check_programs(loading.find(FORMAT).format.programs)
+
+
 def build(
     site: Site,
     commit_survey: Survey,
@@ -140,6 +149,7 @@ def build(
     if site.has(unit.key):
         report(f"{unit.tag}: as before")
         return True
+    check_host()
     if unit.error:
         _record_failure(site, commit_survey, unit, {"status": 3, "text": unit.error})
         report(f"{unit.tag}: {unit.error.splitlines()[0]}")
@@ -190,15 +200,15 @@ class _Run:
         return True
 
     def _build(self, image: Path) -> int:
-        words = [sys.executable, "-m", "singbuild", "build", "--json", "--format", "sif"]
+        words = [sys.executable, "-m", "singbuild", "build", "--json", "--format", FORMAT]
         words += ["--locked"] * self.unit.locked
         words += ["--check-reproducible"] * self.settings.twice
         words += ["--", self.recipe, str(image)]
-        done = command.call(words, env=_environment(), cwd=self.directory, on_line=self._line)
+        done = command.call(words, env=environment(), cwd=self.directory, on_line=self._line)
         if self.reproducible and not self.reproducible["same"]:
             # Two that differ leave no image; a page shows it, and what differs in a second one.
             words.remove("--check-reproducible")
-            done = command.call(words, env=_environment(), cwd=self.directory, on_line=self._line)
+            done = command.call(words, env=environment(), cwd=self.directory, on_line=self._line)
         return done.status
 
     def _line(self, line: str) -> None:
@@ -229,7 +239,8 @@ class _Run:
         key = self.unit.key
         files = contents.files(image)
         self.site.write_files(key, files)
-        self.site.write(f"records/{key}.spdx.json", contents.bill(image))
+        bill = contents.bill(image)
+        self.site.write(f"records/{key}.spdx.json", bill)
         record = contents.shown_by_itself(image)
         with image.open("rb") as file:
             digests = {name: _file_digest(file, name) for name in ("sha256", "md5")}
@@ -241,6 +252,8 @@ class _Run:
             "reproducible": _verdict(self.reproducible, self.differences),
             "files": len(files),
             "sketch": contents.sketch(files),
+            "programs": contents.programs(files),
+            "licences": contents.licences(bill),
             "shown": record,
         }
         _record(self.site, self.survey, self.unit, facts)
@@ -313,17 +326,3 @@ def _link_or_copy(image: Path, place: Path) -> None:
         os.link(image, place)
     except OSError:  # another file system
         shutil.copyfile(image, place)
-
-
-def _environment() -> dict[str, str]:
-    """Return what a build sees: the caller's choices for singbuild and registries, no more."""
-    prefixes = ("SINGBUILD_", "XDG_", "PYTHON")
-    names = (
-        "DOCKER_CONFIG",
-        "REGISTRY_AUTH_FILE",
-        "SSL_CERT_FILE",
-        "SSL_CERT_DIR",
-        "COVERAGE_PROCESS_START",
-    )
-    passed = {k: v for k, v in os.environ.items() if k.startswith(prefixes) or k in names}
-    return command.environment(passed)

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from singbuild import workspace
 from singbuild.contract import Reporter
 from singbuild.errors import SourceError, UsageError
 from singbuild.file_tree import FileTree
 from singbuild.formats import loading as formats
-from singbuild.images import change, containers, inspection, stage_layers
+from singbuild.images import change, containers, inspection, provenance, stage_layers
 from singbuild.transports import loading as transports
 from singbuild.transports.loading import Carrier, Place
 
 _BILL = "application/spdx+json"  # SPDX specification 2.3, "Formats"
+_BILL_PREDICATE = "https://spdx.dev/Document"
 
 
 def push(
@@ -39,10 +42,14 @@ def push(
     place = transports.place(uri)
     carrier = transports.find(place.scheme)
     kind = formats.kind_of(image).name
+    signer = carrier.signer(place, key, report) if key else None
+    predicates: dict[str, Any] = {}
     with formats.opened(image) as tree:
         change.check_clean(tree)
         annotations = _annotations(tree)
         text = inspection.bill(tree).encode() if bill and carrier.can_attach else b""
+        if signer:
+            predicates = _predicates(tree, text)
         if carrier.transport.layers:
             trees = _stages(tree, report) if by_stage else contextlib.nullcontext(())
             with trees as stages:
@@ -51,14 +58,22 @@ def push(
             raise UsageError(f"{place.scheme}:// takes a file, which has no layers of stages")
         else:
             digest = carrier.put(image, kind, place, annotations, image.name, report)
-    if key:
-        carrier.sign(place, digest, key, report)
+    if signer:
+        signer(digest, predicates)
     if text:
         try:
             carrier.attach(place, digest, _BILL, text, report)
         except SourceError as error:
             report.warn(f"the bill of materials stays here: {error.what}: {error.why}")
     return digest
+
+
+def _predicates(tree: FileTree, bill: bytes) -> dict[str, Any]:
+    """Return what is attested of an image: its provenance, if it has one, and what is in it."""
+    predicates: dict[str, Any] = {}
+    if inspection.lock(tree):
+        predicates[provenance.PREDICATE] = provenance.predicate(tree)
+    return predicates | ({_BILL_PREDICATE: json.loads(bill)} if bill else {})
 
 
 @contextlib.contextmanager

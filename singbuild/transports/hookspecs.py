@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING
 import pluggy
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
+    from typing import Any
 
     from singbuild.contract import Reporter, Source, Transport
     from singbuild.download import Fetched
@@ -97,12 +98,13 @@ def singbuild_attach(source: Source, digest: str, kind: str, content: bytes) -> 
 
 
 @hookspec(firstresult=True)
-def singbuild_sign(source: Source, digest: str, key: Path) -> str:
-    """Sign an image that is there, so that those who bring it from there can check it.
+def singbuild_signer(source: Source, key: Path) -> Callable[[str, Mapping[str, Any]], str]:
+    """Prepare to sign an image, so that those who bring it from there can check it.
 
-    When: after ``singbuild_put``, for ``singbuild push --sign-key``. Optional.
-    Assume: ``digest`` is what that returned. key: the file of a private key in PEM.
-    Return: the signature's digest there.
+    When: before ``singbuild_put``, for ``singbuild push --sign-key``. Optional.
+    Assume: key: the file of a private key in PEM, which may be encrypted.
+    Return: what signs the digest that ``singbuild_put`` returned, and statements about it
+    (predicates of in-toto, as values of JSON, by their types), and returns the signature's digest.
     Raise: ``SourceError``, ``HostError`` for a key that cannot be used.
     Since: 1.
     """

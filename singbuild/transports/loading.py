@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from singbuild import entry_points, workspace
 from singbuild.contract import Reporter, Source, Transport
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from singbuild.download import Fetched
 
 GROUP = "singbuild.transport"
+Signer = Callable[[str, Mapping[str, Any]], str]
+"""Signs an image and statements about it: hookspecs.singbuild_signer."""
 
 
 @dataclass(frozen=True)
@@ -115,10 +117,10 @@ class Carrier:
         what = {"source": source, "digest": digest, "kind": kind, "content": content}
         return str(self._call("singbuild_attach", "be attached to", **what))
 
-    def sign(self, place: Place, digest: str, key: Path, report: Reporter) -> str:
-        """Sign an image that is there; return the signature's digest. SourceError, HostError."""
-        what = {"source": place.source(self, report), "digest": digest, "key": key}
-        return str(self._call("singbuild_sign", "be signed at", **what))
+    def signer(self, place: Place, key: Path, report: Reporter) -> Signer:
+        """Return what signs an image once it is there. SourceError, HostError."""
+        what = {"source": place.source(self, report), "key": key}
+        return cast("Signer", self._call("singbuild_signer", "be signed at", **what))
 
     def login(self, server: str, username: str, password: str, report: Reporter) -> str:
         """Try a password and keep it; return where. Raises SourceError, HostError."""

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from singbuild import command
 from tests.bench.host import OWN_PROCESSES, PATIENCE, alone, wait_until
 
 NODES = ("n1", "n2")
+PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue")
 _CGROUPS = Path("/sys/fs/cgroup")
 HAVE_CGROUPS = (_CGROUPS / "memory").is_dir() and (_CGROUPS / "freezer").is_dir()  # version 1
 _CONFIGURATION = """
@@ -61,6 +64,11 @@ _AS_A_NODE = (
 )
 
 
+def is_installed() -> bool:
+    """Whether this host has Slurm."""
+    return all(command.which(name) for name in PROGRAMS)
+
+
 class Cluster:
     """Slurm with its files in ``directory``; daemons by name, a node's slurmd by the node's.
 
@@ -98,6 +106,24 @@ class Cluster:
         """Start a node's slurmd, in the node's namespaces."""
         inside = ("nsenter", "--mount", "--uts", "--target", str(self.nodes[name].pid))
         self._spawn(name, *inside, "slurmd", "-D", "-N", name)
+
+    def lose(self, name: str) -> None:
+        """Kill all that runs on a node, and let Slurm know, as the check of its health would."""
+        namespace = os.readlink(f"/proc/{self.nodes[name].pid}/ns/uts")
+        for entry in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if os.readlink(entry / "ns/uts") == namespace:
+                    pid = int(entry.name)
+                    if pid != self.nodes[name].pid:
+                        os.kill(pid, signal.SIGKILL)
+        self.daemons[name].wait()
+        self.ask("scontrol", "update", f"nodename={name}", "state=down", "reason=lost")
+
+    def restore(self, name: str) -> None:
+        """Start a lost node again."""
+        self.start_slurmd(name)
+        self.ask("scontrol", "update", f"nodename={name}", "state=resume")
+        self.wait_for("sinfo", "-h", "-N", "-r", "-o", "%n", said="\n".join(NODES))
 
     def stop(self) -> None:
         """End all jobs, then the daemons."""

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import singbuild_docker as backend
 from singbuild_docker import cosign, oras, trust
+from singbuild_docker.keys import private_key
 from singbuild_docker.reference import Reference, named
 
-from singbuild import SourceError
+from singbuild import Source, SourceError
 from tests.bench.docker_images import INDEX, image, index
 from tests.bench.docker_registry import genuine, push, put_manifest
 from tests.bench.docker_source import IMAGE, LOWER, built, quick, source, store
@@ -61,6 +62,10 @@ def resolve(store: Path, name: str, **keywords: str) -> str:
     return str(backend.singbuild_resolve(source(store, name, **keywords))["digest"])
 
 
+def sign(place: Source, digest: str, key: Path) -> str:
+    return oras.singbuild_signer(place, key)(digest, {})
+
+
 def refusal(store: Path, name: str) -> str:
     with pytest.raises(SourceError) as caught:
         resolve(store, name)
@@ -85,9 +90,9 @@ def test_a_signed_image_is_taken_and_no_other(
     policy(REJECT, docker={registry: [signed(keys / "ada.pem", **repository)]})
     assert "no signature exists" in refusal(store, name)
     given = source(store, name)
-    oras.singbuild_sign(given, IMAGE.manifest, keys / "bob.key")
+    sign(given, IMAGE.manifest, keys / "bob.key")
     assert "No signature of it" in refusal(store, name)
-    oras.singbuild_sign(given, IMAGE.manifest, keys / "ada.key")  # bob's stays
+    sign(given, IMAGE.manifest, keys / "ada.key")  # bob's stays
     assert resolve(store, name) == IMAGE.manifest
     assert resolve(store, f"{registry}/lab/tool@{IMAGE.manifest}") == IMAGE.manifest
     assert built(given, tmp_path)
@@ -108,20 +113,20 @@ def test_a_signature_of_another_repository_or_image_does_not_count(
     push(IMAGE, registry, "lab/other", "1")
     push(OTHER, registry, "lab/tool", "owner")
     policy(REJECT, docker={"": [signed(keys / "ada.pem", type="matchRepository")]})
-    oras.singbuild_sign(source(store, f"{registry}/lab/other:1"), IMAGE.manifest, keys / "ada.key")
+    sign(source(store, f"{registry}/lab/other:1"), IMAGE.manifest, keys / "ada.key")
     assert resolve(store, f"{registry}/lab/other:1") == IMAGE.manifest
     assert "no signature exists" in refusal(store, f"{registry}/lab/tool:1")
     # Its signature under the tag of another image.
     given = source(store, f"{registry}/lab/tool:owner")
     text = cosign.payload(f"{registry}/lab/tool", IMAGE.manifest)
-    value = cosign.signed(text, keys / "ada.key")
+    value = cosign.signed(text, private_key(keys / "ada.key"))
     key = cosign.public_key((keys / "ada.pem").read_bytes())
     assert key
     assert cosign.Signature(text, value).identity(IMAGE.manifest, key)
     assert cosign.Signature(text, value).identity(OTHER.manifest, key) is None
     assert cosign.Signature(text + b" ", value).identity(IMAGE.manifest, key) is None
     assert cosign.Signature(text, "no base64").identity(IMAGE.manifest, key) is None
-    oras.singbuild_sign(given, OTHER.manifest, keys / "ada.key")
+    sign(given, OTHER.manifest, keys / "ada.key")
     assert resolve(store, f"{registry}/lab/tool:owner") == OTHER.manifest
 
 
@@ -133,7 +138,7 @@ def test_a_signed_index_vouches_for_its_images(store: Path, registry: str, keys:
     given = source(store, f"{registry}/lab/tool:all")
     from singbuild_docker.upload import digest_of
 
-    oras.singbuild_sign(given, digest_of(content), keys / "ada.key")
+    sign(given, digest_of(content), keys / "ada.key")
     assert resolve(store, f"{registry}/lab/tool:all") == IMAGE.manifest
 
 

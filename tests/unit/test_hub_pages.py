@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
@@ -38,7 +39,8 @@ def crafted(tmp_path: Path, hostile: str) -> Site:
         "version": 1, "key": "1" * 32, "tag": "tool", "path": hostile, "source": f"{hostile}\nx",
         "commit": {"id": "0" * 40, "time": 0}, "status": "built", "reproducible": None,
         "image": {"sha256": "0" * 64, "md5": "0" * 32, "size": 5}, "files": len(files),
-        "sketch": contents.sketch(files), "shown": shown,
+        "sketch": contents.sketch(files), "shown": shown, "programs": contents.programs(files),
+        "licences": {hostile: 1},
     }  # fmt: skip
     site.write_files("1" * 32, files)
     site.write(f"records/{'1' * 32}.json", dumped(record))
@@ -62,8 +64,8 @@ KNOWN = frozenset(
         r"\w+",
         """
 html head meta title link body a header nav ol li span form label input div ul main h1 h2 h3 p
-dl dt dd code pre section table caption thead tbody tr th td footer script svg g rect text
-details summary small img
+dl dt dd code pre section table caption thead tbody tr th td footer script svg g rect text path
+details summary small img i b figure figcaption aside noscript button
 """,
     )
 )
@@ -109,13 +111,16 @@ def test_nothing_that_comes_from_outside_is_markup_in_a_page(tmp_path: Path, hos
     for page in written:
         parser = Elements()
         parser.feed(page.read_text())
-        assert parser.scripts == ["hub.js"], page
+        wanted = ["hub.js", "compare.js"] if page.name == "compare.html" else ["hub.js"]
+        assert parser.scripts == wanted, page
         assert [name for name in parser.attributes if name.startswith("on")] == []
         assert parser.elements <= KNOWN
     for picture in (*site.path.rglob("*.svg"), *site.path.rglob("*.xml")):
         ElementTree.fromstring(picture.read_bytes())
-    for shard in (site.path / "search").glob("*.js"):
-        text = shard.read_text()
+    scripts = [*(site.path / "search").glob("*.js"), site.path / "lab/tools/keys.js"]
+    assert len(scripts) > 3
+    for script in scripts:
+        text = script.read_text()
         assert "<" not in text
         json.loads(text.partition(",")[2].removesuffix(");\n"))
     faults = [fault for fault in check.faults(site) if "images/" not in fault]
@@ -124,7 +129,7 @@ def test_nothing_that_comes_from_outside_is_markup_in_a_page(tmp_path: Path, hos
 
 def test_pages_of_many_files_stay_small(tmp_path: Path) -> None:
     files = [
-        File(f"/usr/lib/d{n % 300}/{'long' * 8}{n}.so", "f", 0o644, n, "0" * 16)
+        File(f"/usr/lib/{f'd{n % 300}/' * (n % 2)}{'long' * 8}{n}.so", "f", 0o644, n, "0" * 16)
         for n in range(30_000)
     ]
     site = crafted(tmp_path, "plain")
@@ -139,6 +144,17 @@ def test_pages_of_many_files_stay_small(tmp_path: Path) -> None:
     assert len(names) == 30_000
 
 
+def test_a_tree_of_any_depth_has_its_pages(tmp_path: Path) -> None:
+    paths = ["/d" * depth for depth in range(1, 2040)]
+    files = [File(path, "d", 0o755, 0, "") for path in paths]
+    files.append(File(f"{paths[-1]}/bottom", "f", 0o644, 7, "0" * 16))
+    site = crafted(tmp_path, "plain")
+    site.write_files("1" * 32, files)
+    pages.write(site, ["lab/tools"])
+    page = (site.path / "lab/tools/tool/files/index.html").read_text()
+    assert "/bottom</span>" in page
+
+
 NAMES = st.lists(st.sampled_from("abc"), min_size=1, max_size=5).map("/".join)
 
 
@@ -146,18 +162,19 @@ NAMES = st.lists(st.sampled_from("abc"), min_size=1, max_size=5).map("/".join)
 def test_a_tree_has_every_file_once_on_its_pages(names: list[str]) -> None:
     files = [name for name in names if not any(other.startswith(f"{name}/") for other in names)]
     root = file_pages.tree([File(f"/{name}", "f", 0o644, 1, "") for name in files])
-    assert (root.size, root.count) == (len(files), len(files))
+    above = {str(each) for name in files for each in Path(name).parents} - {"."}
+    assert (root.size, root.count) == (len(files), len(files) + len(above))
     shown: list[str] = []
 
-    def collect(node: file_pages.Node, top: bool) -> None:
-        for each in node.children or ():
+    def collect(nodes: Sequence[file_pages.Node]) -> None:
+        for each in nodes:
             if each.kind == "f":
                 shown.append(each.path)
             elif not each.page:
-                collect(each, False)
+                collect(each.children or ())
 
-    for _, top in file_pages.pages(root):
-        collect(top, True)
+    for page in file_pages.pages(root):
+        collect(page.children)
     assert sorted(shown) == sorted(f"/{name}" for name in files)
 
 

@@ -1,0 +1,69 @@
+"""Statements about an image that is in a registry, signed: in-toto, in DSSE, in sigstore's bundle.
+
+github.com/in-toto/attestation, spec/v1; secure-systems-lab/dsse, protocol.md;
+sigstore/cosign, specs/BUNDLE_SPEC.md and ATTESTATION_SPEC.md. No log of sigstore's has part in it.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+from singbuild_docker import keys
+from singbuild_docker.keys import PrivateKey
+
+ENVELOPE = "application/vnd.dsse.envelope.v1+json"
+BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
+SIGNED = "https://sigstore.dev/cosign/sign/v1"  # the predicate of cosign's signatures in bundles
+IN_TOTO = "application/vnd.in-toto+json"
+_STATEMENT = "https://in-toto.io/Statement/v1"
+_KIND = "predicateType"
+
+Json = dict[str, Any]
+
+
+def tag(digest: str) -> str:
+    """Return the tag of the classic attestations of a manifest."""
+    return f"{digest.replace(':', '-')}.att"
+
+
+def layer_annotations(kind: str, key: PrivateKey) -> dict[str, str]:
+    """Return what a layer of the classic form is annotated with. kind: of the predicate."""
+    # cosign wants its own to be there, though the signature is in the envelope.
+    return {
+        "dev.cosignproject.cosign/signature": "",
+        _KIND: kind,
+        "dev.singbuild.key": keys.hint(key),
+    }
+
+
+def bundle_annotations(kind: str) -> dict[str, str]:
+    """Return what a bundle's manifest is annotated with. kind: of the predicate."""
+    return {
+        "dev.sigstore.bundle.content": "dsse-envelope",
+        "dev.sigstore.bundle.predicateType": kind,
+    }
+
+
+def envelope(name: str, digest: str, kind: str, predicate: Json, key: PrivateKey) -> Json:
+    """Return a signed statement about a manifest. name: with its registry, without a tag."""
+    algorithm, _, hexadecimal = digest.partition(":")
+    body = {
+        "_type": _STATEMENT,
+        "subject": [{"name": name, "digest": {algorithm: hexadecimal}}],
+        _KIND: kind,
+        "predicate": predicate,
+    }
+    payload = json.dumps(body).encode()
+    encoded = b"DSSEv1 %d %b %d %b" % (len(IN_TOTO), IN_TOTO.encode(), len(payload), payload)
+    value = base64.b64encode(keys.signature(key, encoded)).decode()
+    text = base64.b64encode(payload).decode()
+    return {"payloadType": IN_TOTO, "payload": text, "signatures": [{"sig": value}]}
+
+
+def bundle(signed: Json, key: PrivateKey) -> bytes:
+    """Return an envelope as sigstore's bundle has it, to be verified with the key alone."""
+    material = {"publicKey": {"hint": keys.hint(key)}}
+    body = {"mediaType": BUNDLE, "verificationMaterial": material, "dsseEnvelope": signed}
+    return json.dumps(body).encode()

@@ -1,0 +1,1 @@
+"""A hub seen by the programs of others: browsers, clients, web servers, clusters."""

@@ -1,0 +1,152 @@
+"""What goes with a signed push: statements in both of cosign's forms; and the keys that sign."""
+
+from __future__ import annotations
+
+import base64
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from singbuild_docker import attestation, keys, oras
+
+from singbuild import HostError
+from singbuild.signatures import dsse
+from tests.bench.docker_registry import genuine, push
+from tests.bench.docker_source import IMAGE, quick, source, store
+
+__all__ = ["quick", "store"]
+pytestmark = pytest.mark.usefixtures("quick")
+KIND = "https://slsa.dev/provenance/v1"
+PREDICATE = {"buildDefinition": {"buildType": "urn:x"}}
+# `cosign generate-key-pair` of cosign 3 wrote them, with the password "x".
+COSIGN_KEY = """\
+-----BEGIN ENCRYPTED SIGSTORE PRIVATE KEY-----
+eyJrZGYiOnsibmFtZSI6InNjcnlwdCIsInBhcmFtcyI6eyJOIjo2NTUzNiwiciI6
+OCwicCI6MX0sInNhbHQiOiJYWk1nd3NLS3U5TGV4VE5laVpYM1hiMDhFRFE3bjhZ
+bE05dWVzbTBGYjJJPSJ9LCJjaXBoZXIiOnsibmFtZSI6Im5hY2wvc2VjcmV0Ym94
+Iiwibm9uY2UiOiJEY0ZtUlUzSlg0UVZWalBDeTVaY0xZdUtVbUswam41VyJ9LCJj
+aXBoZXJ0ZXh0IjoiblBtQkdOdmMweGcwOUZZbnovdlFrdEtib2VnMHNTWVAwR2ov
+Wm5Hdi8zL3QzeFNmVjRRR0poeVluck5BcXhjaHhrVXBrSkpsMnpTOGpxazRRVGpO
+T3NhUkpPNldBeTNBK2xoMVBqV1hsdUplWjFCek05YU16M1g3R1MwNHVxZ0Q0UDdJ
+dFhPbnVkV25BM0hHdWN3bUhzUE1JSmVqb3NKS1FwUVA3RHEvQmZ3V2R4Tmt0Y2Fm
+bjBpY0QvSFJ2S3lCVUxGSUJIM2tXakhyTnc9PSJ9
+-----END ENCRYPTED SIGSTORE PRIVATE KEY-----
+"""
+COSIGN_PUBLIC = """\
+-----BEGIN PUBLIC KEY-----
+MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEpWr/+lxzM+QFioYba3Lu3vhbv+Qq
+CZpIW9ark4ZU6W+QhntArVzCkjDXCUrU5P0CJQQ4zBRg84gzeSa10tmCLw==
+-----END PUBLIC KEY-----
+"""
+
+
+@pytest.fixture(autouse=True)
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("COSIGN_PASSWORD", "x")
+    (tmp_path / "cosign.key").write_text(COSIGN_KEY)
+    (tmp_path / "cosign.pub").write_text(COSIGN_PUBLIC)
+    return tmp_path
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Iterator[str]:
+    with genuine(tmp_path) as name:
+        push(IMAGE, name, "lab/tool", "1")
+        yield name
+
+
+def get(registry: str, path: str) -> Any:
+    accept = "application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json"
+    url = f"http://{registry}/v2/lab/tool/{path}"
+    answer = requests.get(url, headers={"Accept": accept}, timeout=10)
+    assert answer.ok, answer
+    return answer.json()
+
+
+def opened(envelope: dict[str, Any], public: Path) -> dict[str, Any]:
+    """A statement, as the reader of signatures in SIFs opens its envelope."""
+    text = json.dumps(envelope).encode()
+    result = dsse.opened(text, attestation.IN_TOTO, {"ada": dsse.public_key(public)})
+    assert result.status == "good", result
+    document = json.loads(result.payload)
+    assert isinstance(document, dict)
+    return document
+
+
+def test_statements_lie_under_the_classic_tag_and_as_referrers(
+    registry: str, store: Path, files: Path
+) -> None:
+    sign = oras.singbuild_signer(source(store, f"{registry}/lab/tool:1"), files / "cosign.key")
+    sign(IMAGE.manifest, {KIND: PREDICATE})
+    sign(IMAGE.manifest, {KIND: PREDICATE})  # makes place for the same key's, of the same kind
+    (layer,) = get(registry, f"manifests/{IMAGE.manifest.replace(':', '-')}.att")["layers"]
+    assert layer["annotations"]["predicateType"] == KIND
+    wanted = {"sha256": IMAGE.manifest.removeprefix("sha256:")}
+    statement = opened(get(registry, f"blobs/{layer['digest']}"), files / "cosign.pub")
+    assert (statement["subject"][0]["digest"], statement["predicate"]) == (wanted, PREDICATE)
+    found = {}
+    for entry in get(registry, f"manifests/{IMAGE.manifest.replace(':', '-')}")["manifests"]:
+        assert entry["artifactType"] == attestation.BUNDLE
+        document = get(registry, f"manifests/{entry['digest']}")
+        assert document["subject"]["digest"] == IMAGE.manifest
+        bundle = get(registry, f"blobs/{document['layers'][0]['digest']}")
+        assert bundle["mediaType"] == attestation.BUNDLE
+        statement = opened(bundle["dsseEnvelope"], files / "cosign.pub")
+        assert statement["subject"][0]["digest"] == wanted
+        found[entry["annotations"]["dev.sigstore.bundle.predicateType"]] = statement["predicate"]
+    assert found == {attestation.SIGNED: {}, KIND: PREDICATE}
+
+
+@pytest.mark.parametrize("kind", ["EC", "ed25519", "RSA"])
+def test_an_encrypted_pem_of_openssl(files: Path, kind: str) -> None:
+    more = ("-pkeyopt", "ec_paramgen_curve:P-256") if kind == "EC" else ()
+    words = ["openssl", "genpkey", "-algorithm", kind, *more, "-aes256", "-pass", "pass:x"]
+    subprocess.run([*words, "-out", files / "own.key"], check=True, capture_output=True)
+    key = keys.private_key(files / "own.key")
+    public = key.public_key()
+    assert dsse.is_signed(public, b"text", keys.signature(key, b"text"))
+
+
+@pytest.mark.parametrize("password", ["", "y", None])
+def test_another_password_opens_nothing(
+    files: Path, monkeypatch: pytest.MonkeyPatch, password: str | None
+) -> None:
+    if password is None:
+        monkeypatch.delenv("COSIGN_PASSWORD")
+    else:
+        monkeypatch.setenv("COSIGN_PASSWORD", password)
+    with pytest.raises(HostError) as caught:
+        keys.private_key(files / "cosign.key")
+    assert "COSIGN_PASSWORD" in caught.value.remedy
+
+
+def changed(files: Path, change: Any) -> Path:
+    lines = COSIGN_KEY.splitlines()
+    document = json.loads(base64.b64decode("".join(lines[1:-1])))
+    change(document)
+    text = base64.b64encode(json.dumps(document).encode()).decode()
+    path = files / "other.key"
+    path.write_text("\n".join([lines[0], text, lines[-1]]))
+    return path
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda it: it["kdf"]["params"].update(N=1 << 40),
+        lambda it: it["kdf"]["params"].update(N="65536"),
+        lambda it: it["kdf"]["params"].update(N=-2),
+        lambda it: it["kdf"]["params"].update(r=1 << 30),
+        lambda it: it["kdf"].update(name="argon2"),
+        lambda it: it["cipher"].update(nonce="AA=="),
+        lambda it: it.update(ciphertext=7),
+        lambda it: it.clear(),
+    ],
+)
+def test_a_hostile_key_is_an_error_at_once(files: Path, change: Any) -> None:
+    with pytest.raises(HostError, match=r"has no private key that can be used|not the password"):
+        keys.private_key(changed(files, change))
