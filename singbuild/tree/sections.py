@@ -135,8 +135,7 @@ def _in_image(
 
     start: shell text that comes before it and executes it; script: see ``post``.
     """
-    if not script:
-        section = _for_a_shell_that_is_there(recipe, section, rootfs)
+    section = _for_a_shell_that_is_there(recipe, section, rootfs)
     own = "environment" in recipe.sections and is_read(recipe)
     prefix = ["/bin/sh", "-c", _SOURCING.format(own=own) + start, "sh"]
     with host_names(rootfs), secrets.readable(rootfs, context.secrets):

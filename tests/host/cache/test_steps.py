@@ -84,6 +84,19 @@ def test_parts_make_the_bits_of_one_section(
     )
 
 
+def test_a_part_goes_on_where_the_directory_was_removed(
+    recipe: Callable[[str], Path], singbuild: Build, tmp_path: Path
+) -> None:
+    """As hpccm's recipes do: they remove what they unpacked and worked in."""
+    first = "    mkdir -p /a/b; cd /a/b; rm -rf /a\n"
+    parts = [first, "    touch file 2>&- || echo none > /none\n", "    ls > /seen; cd /; mkdir b\n"]
+    assert singbuild(recipe(split(parts)), "parts.img").returncode == 0
+    whole = f"{HEAD}%post\n{''.join(parts)}"
+    assert singbuild(recipe(whole), "whole.img").returncode == 0
+    assert tree(tmp_path / "parts.img") == tree(tmp_path / "whole.img")
+    assert inside(tmp_path / "parts.img", "/bin/busybox", "cat", "/none", "/seen") == "none\n"
+
+
 @pytest.mark.parametrize("changed", [0, 2, 4])
 def test_a_change_executes_only_what_comes_after_it(
     changed: int, recipe: Callable[[str], Path], singbuild: Build, tmp_path: Path
