@@ -1,5 +1,7 @@
 """What is planned of recipes as Singularity and Apptainer take them, and what is said of them."""
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from singbuild.plan.plan import Plan, make
 from singbuild.recipe.grammar import parse
 from singbuild.recipe.text import Text
 from singbuild.testing.engine import Recorder
+from tests.bench.builds import Build
 
 HEAD = "Bootstrap: busybox\n"
 
@@ -110,3 +113,16 @@ def test_keys_of_a_suite_that_the_host_lacks(tmp_path: Path) -> None:
         pytest.skip("needs debootstrap")
     text = f"Bootstrap: debootstrap\nOSVersion: stable\nKeyring: {tmp_path}/none.gpg\n"
     assert refused(text).line == 3
+
+
+def test_the_command_warns_of_what_this_host_lacks(
+    singbuild: Build, recipe: Callable[[str], Path]
+) -> None:
+    done = singbuild("plan", recipe(f"{HEAD}%files\n    no-such-file\n"))
+    assert done.returncode == 0
+    assert "recipe.def:3: %files: no-such-file does not exist" in done.stderr
+    text = "Bootstrap: dnf\nOSVersion: 7\nMirrorURL: http://mirror.test/\nGPGCheck: no\n"
+    done = singbuild("plan", recipe(text), env={**os.environ, "PATH": "/no/such/directory"})
+    assert done.returncode == 0
+    assert "this host lacks dnf, rpmkeys, unshare\n" in done.stderr
+    assert "apt-get install dnf rpm util-linux\n" in done.stderr

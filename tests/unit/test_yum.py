@@ -53,6 +53,12 @@ def test_the_release_is_filled_in_as_in_singularity(word: str) -> None:
     assert choose(chosen(MirrorURL=url)).repositories == {"base": "http://m.example/7/x86_64"}
 
 
+def test_the_key_by_the_name_that_apptainer_has_for_it() -> None:
+    words = {**GIVEN, "GPG": "https://m.example/key"}
+    del words["GPGKey"]
+    assert choose(source(Path(), arch="x86_64", **words)).keys[0].url == "https://m.example/key"
+
+
 def test_releasever_is_another_word_for_dnf_alone() -> None:
     choice = choose(chosen(Releasever="7.9", UpdateURL="http://m.example/$releasever"))
     assert choice.releasever == "7.9"
