@@ -18,7 +18,7 @@ from singbuild.recipe.recipe import Section
 from singbuild.tree.rootfs import Rootfs
 
 BEFORE, AFTER = "/.singbuild.before", "/.singbuild.after"
-GONE = "/.singbuild.gone"  # as much of a directory as one that a part worked in and removed
+NOWHERE = "/.singbuild.nowhere"  # as much of a directory as one that a part worked in and removed
 LARGEST = 4 << 20  # bytes
 SPLIT = ("sh", "ash", "bash", "dash")  # the shells whose state is understood
 # Only bash prints its functions; nobody prints where descriptors lead.
@@ -64,7 +64,7 @@ else
 fi
 trap
 echo "umask $(umask)"
-echo 'cd -- "$PWD" || {{ mkdir {GONE} && cd {GONE} && rmdir {GONE}; }} || cd /'
+echo 'cd -- "$PWD" || {{ mkdir {NOWHERE} && cd {NOWHERE} && rmdir {NOWHERE}; }} || cd /'
 }} >{AFTER} 2>/dev/null
 trap - EXIT
 exit 0

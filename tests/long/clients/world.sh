@@ -42,7 +42,7 @@ case ${0##*/} in
             shift
         done
         read -r _ url < "$file"
-        name=$(echo "${url##*/}" | sed 's/\.tar.*//; s/\.tgz//')
+        name=$(echo "${url##*/}" | sed 's/\.tar.*//; s/\.t[gb]z$//')
         case $url in
             */archive/v*) repository=${url%/archive/*}; name=${repository##*/}-${name#v} ;;
         esac
@@ -52,7 +52,8 @@ case ${0##*/} in
     git) # clone URL NAME
         last "$@"
         case $last in http*) last=${last##*/}; last=${last%.git} ;; esac
-        mkdir -p "$last/build" "$last/ks_imp_rhmc"
+        mkdir -p "$last/build" "$last/common" "$last/ks_imp_rhmc"
+        : > "$last/common/io.h"
         cp "$0" "$last/configure"
         : > "$last/Makefile"
         ;;
@@ -64,6 +65,7 @@ case ${0##*/} in
         if [ "$1" = -C ]; then cd "$2"; fi
         for word; do
             case $word in
+                COMPILER=GNU) cp "$0" clover_leaf ;;  # what the recipe's project makes
                 -* | *=* | install | all | 1) ;;
                 *) cp "$0" "$word" ;;
             esac
@@ -79,6 +81,11 @@ case ${0##*/} in
             fi
             shift
         done
+        ;;
+    useradd)
+        last "$@"
+        echo "$last:x:1000:1000::/home/$last:/bin/sh" >> /etc/passwd
+        echo "$last:x:1000:" >> /etc/group
         ;;
     *) ;; # has done it
 esac
