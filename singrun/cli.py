@@ -138,7 +138,7 @@ def _launch_or_explain(request: Request) -> str:
 
         if pulled.is_source(image.path):
             _check_no_sudo(request, image.path)
-            image.path = pulled.fetched(image.path, anew=image.fetch)
+            image.path = pulled.fetched(image.path, anew=image.fetch, plain=image.no_https)
     # No library is asked for a path from the root, and the image's directory for nothing but it.
     if image.path[:1] != "/" and not os.path.exists(image.path):
         from singrun.images import library

@@ -33,6 +33,7 @@ _FREE = [
         "debug",
         "plan",
         "fetch",
+        "no-https",
     ),
     *("join", "add-caps", "drop-caps", "keep-privs", "no-privs"),
     *(name for name, attributes in FLAGS.items() if not attributes),

@@ -44,6 +44,7 @@ OPTIONS = {  # what stands behind the prefix; the option
     "NET": "net",
     "NETWORK": "network",
     "NETWORK_ARGS": "network-args",
+    "NOHTTPS": "no-https",
     "NOSHIMINIT": "no-init",
     "NO_EVAL": "no-eval",
     "NO_HOME": "no-home",

@@ -35,7 +35,7 @@ SHORT = {
     "u": "userns",
     "w": "writable",
 }
-ALIASES = {"cwd": "pwd", "sharens": "join", "nvccli": "nv"}
+ALIASES = {"cwd": "pwd", "nohttps": "no-https", "sharens": "join", "nvccli": "nv"}
 FLAGS = {  # the parts of a Request, and the attributes in them; none: singrun does that anyway
     "no-home": [("mounts", "no_home")],
     "contain": [("mounts", "contain")],
@@ -82,6 +82,7 @@ FLAGS = {  # the parts of a Request, and the attributes in them; none: singrun d
     "fetch": [("image", "fetch")],
     "contents": [("image", "contents")],
     "disable-cache": [("image", "fetch")],
+    "no-https": [("image", "no_https")],
     "plan": [("", "plan")],
     "debug": [("", "debug")],
 }
@@ -322,8 +323,6 @@ REFUSED = {
     "boot": "An instance starts the image's %startscript and no init.",
     "fusemount": "Mount it on the host, and share it by --bind.",
     "netns-path": "Enter that namespace first: nsenter --net=PATH singrun …",
-    "no-https": "Which registries speak plain http stands in registries.conf (insecure = true).",
-    "nohttps": "Which registries speak plain http stands in registries.conf (insecure = true).",
     "oom-kill-disable": "Cgroups of version 2 cannot do that.",
     "passphrase": "singrun reads no encrypted images.",
     "pem-path": "singrun reads no encrypted images.",

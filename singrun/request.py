@@ -28,7 +28,7 @@ class ImageOptions:
     def __init__(self) -> None:
         self.path = self.mount_with = ""
         self.overlays: list[tuple[str, bool]] = []
-        self.writable = self.writable_tmpfs = self.fetch = self.contents = False
+        self.writable = self.writable_tmpfs = self.fetch = self.contents = self.no_https = False
 
 
 class BindOption:

@@ -169,6 +169,7 @@ def _counted(count: int, noun: str) -> str:
     is_flag=True,
     help="Leave an existing image as it is, unless --force; if another pull is writing it, wait.",
 )
+@click.option("--insecure", is_flag=True, help="Take plain http from a registry, too.")
 @offline_option
 @events_option
 @quiet_option
@@ -178,6 +179,7 @@ def pull_image(
     force: bool,
     arch: str,
     once: bool,
+    insecure: bool,
     as_json: bool,
     quiet: bool,
 ) -> int:
@@ -198,6 +200,7 @@ def pull_image(
             force=force,
             once=once,
             arch=arch,
+            insecure=insecure,
             as_json=as_json,
             quiet=quiet,
         )

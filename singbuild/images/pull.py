@@ -27,6 +27,10 @@ from singbuild.transports import loading as transports
 SCHEMES = ("docker", "docker-daemon", "docker-archive", "oci", "oci-archive")
 
 
+PLAIN = ("docker", "oras")
+"""Schemes whose servers may speak plain http, where somebody says so."""
+
+
 class LayersConsole(Console):
     """Shows an image's name and its layers, as Singularity 2.x did."""
 
@@ -59,6 +63,7 @@ def pull(
     force: bool,
     once: bool,
     arch: str = "",
+    insecure: bool = False,
     as_json: bool = False,
     quiet: bool = False,
 ) -> int:
@@ -67,7 +72,7 @@ def pull(
     target: None for a file in the current directory, named after the image; as_json: print
     events; once: leave a target that is there as it is, unless ``force``, and wait for who is just
     making it;
-    arch: the machine that it is for, "" for this one.
+    arch: the machine that it is for, "" for this one; insecure: take plain http from a registry.
     """
     if once and target:
         target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -75,7 +80,14 @@ def pull(
             if target.exists() and not force:
                 return 0
             status = pull(
-                source, target, force=True, once=False, arch=arch, as_json=as_json, quiet=quiet
+                source,
+                target,
+                force=True,
+                once=False,
+                arch=arch,
+                insecure=insecure,
+                as_json=as_json,
+                quiet=quiet,
             )
             contents.make_room(target)
             return status
@@ -84,9 +96,9 @@ def pull(
     console: Console = layers_console(sys.stdout, shown, quiet=quiet)
     if as_json:
         console = JsonConsole(sys.stdout)
-    if is_file(source):
+    if is_file(source) and not (insecure and scheme in PLAIN):
         return fetch(transports.Place(scheme, name, arch), target, console, force=force)
-    loaded = recipe(source)
+    loaded = recipe(source, insecure=insecure)
     target = target or Path(f"{_stem(name)}.img")
     options = Options(force=force, test=False, use_cache=False, command="pull")
     return build.build(plan.make(loaded, console, arch), target, options, console)
@@ -99,7 +111,7 @@ def recipe(source: str, *, insecure: bool = False) -> Recipe:
     """
     check(source)
     scheme, name = parted(source)
-    more = "Insecure: yes\n" if insecure and scheme in ("docker", "oras") else ""
+    more = "Insecure: yes\n" if insecure and scheme in PLAIN else ""
     return grammar.parse(Text(source, f"Bootstrap: {scheme}\nFrom: {name}\n{more}"))
 
 

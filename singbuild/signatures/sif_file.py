@@ -20,7 +20,7 @@ from singrun.errors import RunError
 from singrun.images import sif
 
 SIGNATURE = 0x4005
-_GROUP = 0xF0000000  # in the words of group and link
+GROUP = 0xF0000000  # in the words of group and link
 _SHA256 = 1  # <pkg/sif/descriptor.go>, hashSHA256
 _LARGEST = 1 << 20  # bytes of a signature
 _PIECE = 1 << 20
@@ -90,7 +90,7 @@ class SifFile:
     @property
     def groups(self) -> list[int]:
         """The groups of objects, in ascending order."""
-        return sorted({row.group for row in self.rows if row.group & ~_GROUP and row.group})
+        return sorted({row.group for row in self.rows if row.group & ~GROUP and row.group})
 
     def members(self, group: int) -> list[Row]:
         """Return the objects of a group, by number."""

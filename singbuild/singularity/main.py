@@ -24,6 +24,7 @@ from singbuild.singularity.messages import FAILED, FATAL, WARNING
 from singbuild.singularity.overlay import overlay_commands
 from singbuild.singularity.pull import pull
 from singbuild.singularity.sif import sif_commands
+from singbuild.singularity.signatures import sign, verify
 from singbuild.singularity.site import ABSENT, buildcfg
 
 OPTION = "--spelling="
@@ -45,7 +46,7 @@ def verbs() -> None:
 
 
 _OWN = (
-    *(build, pull, push, inspect, apps, run_help, buildcfg, completion),
+    *(build, pull, push, sign, verify, inspect, apps, run_help, buildcfg, completion),
     *(cache_commands, overlay_commands, registry_commands, remote_commands, sif_commands),
 )
 for _each in _OWN:

@@ -10,7 +10,7 @@ import click
 from singbuild import __version__, workspace
 from singbuild.errors import SingbuildError
 
-_OWN_KEYS = "Keys are those of gpg and ssh; singbuild sign and singbuild verify take them."
+_OWN_KEYS = "Keys are gpg's, or files in PEM: sign and verify take both."
 _NO_LIBRARY = "The library of Sylabs is not spoken to."
 ABSENT = {
     "capability": "Programs never get more than their caller has; no capability is lent.",
@@ -22,8 +22,6 @@ ABSENT = {
     "oci": "Run the image itself, or give it to podman: singbuild export --format oci.",
     "plugin": "Plugins are Python distributions, installed with pip: singbuild new-backend.",
     "search": _NO_LIBRARY,
-    "sign": "singbuild sign --pgp and --dsse sign a SIF so that Apptainer verifies it.",
-    "verify": "singbuild verify says whose signatures a SIF has, Apptainer's too.",
 }
 """By verb of 3.x, why there is none and what does the same."""
 

@@ -23,9 +23,10 @@ def is_source(word: str) -> bool:
     return bool(colon) and scheme in SCHEMES and not os.path.exists(word)
 
 
-def fetched(word: str, *, anew: bool) -> str:
-    """Return the path of the image's file, built now if it is not there. anew: in any case.
+def fetched(word: str, *, anew: bool, plain: bool) -> str:
+    """Return the path of the image's file, built now if it is not there.
 
+    anew: in any case; plain: by http, if its registry speaks no https.
     RunError says why it cannot be had; what singbuild says of it goes to standard error.
     """
     scheme, _, name = word.partition(":")
@@ -44,7 +45,7 @@ def fetched(word: str, *, anew: bool) -> str:
         file = os.path.basename(name.rstrip("/")) or "image"
     path = f"{place}/pulled/{directory}/{file}"
     if anew or not os.path.exists(path):
-        _build(f"{scheme}:{name}", path, anew=anew)
+        _build(f"{scheme}:{name}", path, ["--force"] * anew + ["--insecure"] * plain)
     elif os.access(os.path.dirname(path), os.W_OK):
         os.utime(os.path.dirname(path))  # the time of its last use
     return path
@@ -72,11 +73,11 @@ def _check_private(cache: str) -> None:
         raise
 
 
-def _build(source: str, path: str, *, anew: bool) -> None:
+def _build(source: str, path: str, options: "list[str]") -> None:
     program = builder()
     null = os.open(os.devnull, os.O_RDWR)
     actions = [(os.POSIX_SPAWN_DUP2, null, 0), (os.POSIX_SPAWN_DUP2, 2, 1)]
-    words = [program, "pull", "--once", *["--force"] * anew, source, path]
+    words = [program, "pull", "--once", *options, source, path]
     child = os.posix_spawn(program, words, os.environ, file_actions=actions)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     os.close(null)

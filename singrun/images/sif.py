@@ -39,6 +39,7 @@ class Object:
         self.kind, self.number = _number(descriptor, 0, 4), _number(descriptor, 5, 4)
         self.group, self.link = _number(descriptor, 9, 4), _number(descriptor, 13, 4)
         self.offset, self.size = _number(descriptor, 17, 8), _number(descriptor, 25, 8)
+        self.created, self.modified = _number(descriptor, 41, 8), _number(descriptor, 49, 8)
         self.name = descriptor[73:201].rstrip(b"\0")
         self.file_system, self.part = _number(descriptor, 201, 4), _number(descriptor, 205, 4)
         self.machine = descriptor[209:211]

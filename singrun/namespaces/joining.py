@@ -69,7 +69,12 @@ class RankSet:
         from _blake2 import blake2b  # hashlib is slow to import
 
         status = os.fstat(image.fd)
-        image_options = {**vars(request.image), "path": "", "fetch": False}  # in ``image``
+        image_options = {
+            **vars(request.image),
+            "path": "",
+            "fetch": False,
+            "no_https": False,
+        }  # in ``image``
         mounts = {**vars(request.mounts), "binds": ""}  # in ``table``
         isolation_options = (vars(request.isolation), vars(request.hardware))
         options = [image_options, mounts, *isolation_options, request.program.shell]

@@ -184,6 +184,7 @@ GROUPS = {  # options: the value's name, "" for none; what it does
         "mount-with": ("HOW", "loop, fuse2fs, squashfuse or unpack, not what fits best"),
         "fetch": ("", "fetch an image of a registry (docker://NAME) again, even if it is cached"),
         "disable-cache": ("", "the same as --fetch"),
+        "no-https": ("", "fetch it by plain http, if its registry speaks no https"),
         "contents": ("", "compare the whole image with what it records before it runs"),
         "unsquash": ("", "accepted; see --mount-with"),
         "underlay": ("", "accepted; missing mount points are made so anyway"),
@@ -274,7 +275,7 @@ def options_of(verb: str) -> list[str]:
     if verb == "mount":
         return [*MOUNT_TAKES]
     if verb == "warm":
-        return ["fetch", "contents"]
+        return ["fetch", "no-https", "contents"]
     return [name for name in OPTIONS if verb in ONLY.get(name, (verb,))]
 
 
