@@ -130,6 +130,11 @@ def _differences(first: Path, second: Path, console: Console) -> int:
                 {"what": d.what, "first": str(d.was), "second": str(d.now)} for d in change.details
             ]
             console.difference(change.kind, change.shown, details)
+    if not count:
+        raise SingbuildError(
+            "two builds of the recipe have one tree, and are not the same bytes",
+            remedy="This is a bug in singbuild; please report it with the recipe.",
+        )
     return count
 
 

@@ -113,10 +113,10 @@ def test_the_recipes_words_are_in_the_image(person: Person, debian: Path) -> Non
     assert person.singrun("test", debian).returncode == 0
 
 
-def test_a_fault_is_the_shells(person: Person, debian: Path) -> None:
+def test_a_missing_command_is_told_of(person: Person, debian: Path) -> None:
     done = person.singrun("exec", debian, "python")
     assert done.returncode == 127
-    assert b"python: not found" in done.stderr
+    assert done.stderr == b"There is no command python in the image\n"
 
 
 def test_nothing_of_the_hosts_or_of_the_day_is_inside(person: Person, debian: Path) -> None:

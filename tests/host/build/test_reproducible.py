@@ -20,7 +20,7 @@ LIBFAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1"
 # as they are: libfaketime would shift what stat(2) tells, but not what utimensat(2) sets, and
 # update-alternatives gives its links the time of what they lead to.
 FAKED = """\
-import shutil, sys
+import os, shutil, sys
 from singbuild.cli.main import main
 from singbuild.tree import chroot
 
@@ -28,10 +28,18 @@ def call(root, argv, *, real=chroot.call, **more):
     if not (root / "tmp").is_dir():
         (root / "tmp").mkdir()
         (root / "tmp").chmod(0o1777)
+    before = os.stat(root / "tmp")
     shutil.copy({library!r}, root / "tmp/faketime.so")
-    if argv[1:2] == ["-i"]:  # env
+    copied = os.stat(root / "tmp")
+    if argv[:2] == ["/usr/bin/env", "-i"]:
         argv = [*argv[:2], *(f"{{name}}={{value}}" for name, value in faked.items()), *argv[2:]]
-    return real(root, argv, **more)
+    try:
+        return real(root, argv, **more)
+    finally:  # the directory's time is what it would be without the library
+        after = os.stat(root / "tmp")
+        os.unlink(root / "tmp/faketime.so")
+        when = before if after.st_mtime_ns == copied.st_mtime_ns else after
+        os.utime(root / "tmp", ns=(when.st_atime_ns, when.st_mtime_ns))
 
 faked = {{"LD_PRELOAD": "/tmp/faketime.so", "FAKETIME": "+{days}d", "NO_FAKE_STAT": "1"}}
 chroot.ENVIRONMENT |= faked

@@ -12,7 +12,7 @@ import pytest
 from tests.bench import docker_images, docker_registry, rpm_repository
 from tests.bench.builds import SINGBUILD
 from tests.bench.singrun_images import ROOT
-from tests.host.build.test_reproducible import twice
+from tests.host.build.test_reproducible import LIBFAKETIME, twice
 
 pytestmark = pytest.mark.root
 needs_rpm = pytest.mark.skipif(
@@ -47,13 +47,13 @@ mkdir -p %{buildroot}/bin
 cp "$(command -v busybox)" %{buildroot}/bin/busybox
 cp -L /bin/dash %{buildroot}/bin/bash
 ln -s bash %{buildroot}/bin/sh
-for file in $(ldd /bin/dash | grep -o '/[^ ]*'); do
+for file in $(ldd /bin/dash LIBFAKETIME | grep -o '[[:space:]]/[^ ]*'); do
     mkdir -p "%{buildroot}$(dirname "$file")"
     cp -L "$file" "%{buildroot}$file"
 done
 %files
 /*
-"""
+""".replace("LIBFAKETIME", LIBFAKETIME)  # which the programs of the second build are given
 # What the recipes install and ask for in %test; the small distribution has no more of it.
 PACKAGES = {
     "bash": SHELL,
