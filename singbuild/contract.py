@@ -185,3 +185,18 @@ class Defaults:
     environment: Mapping[str, str] = field(default_factory=dict)
     runscript: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RemoteSignature:
+    """A signature that lies beside an image in a registry; nobody has checked it.
+
+    kind: the payload's type; signed: the bytes that the signature is over, which for an in-toto
+    statement are its encoding as DSSE has it; place: where it lies, in words.
+    """
+
+    kind: str
+    payload: bytes
+    signed: bytes
+    signature: bytes
+    place: str

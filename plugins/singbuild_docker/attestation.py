@@ -10,6 +10,7 @@ import base64
 import json
 from typing import Any
 
+from singbuild import RemoteSignature
 from singbuild_docker import keys
 from singbuild_docker.keys import PrivateKey
 
@@ -19,6 +20,7 @@ SIGNED = "https://sigstore.dev/cosign/sign/v1"  # the predicate of cosign's sign
 IN_TOTO = "application/vnd.in-toto+json"
 _STATEMENT = "https://in-toto.io/Statement/v1"
 _KIND = "predicateType"
+_MOST = 16  # signatures of one envelope
 
 Json = dict[str, Any]
 
@@ -56,8 +58,7 @@ def envelope(name: str, digest: str, kind: str, predicate: Json, key: PrivateKey
         "predicate": predicate,
     }
     payload = json.dumps(body).encode()
-    encoded = b"DSSEv1 %d %b %d %b" % (len(IN_TOTO), IN_TOTO.encode(), len(payload), payload)
-    value = base64.b64encode(keys.signature(key, encoded)).decode()
+    value = base64.b64encode(keys.signature(key, _encoded(IN_TOTO, payload))).decode()
     text = base64.b64encode(payload).decode()
     return {"payloadType": IN_TOTO, "payload": text, "signatures": [{"sig": value}]}
 
@@ -67,3 +68,23 @@ def bundle(signed: Json, key: PrivateKey) -> bytes:
     material = {"publicKey": {"hint": keys.hint(key)}}
     body = {"mediaType": BUNDLE, "verificationMaterial": material, "dsseEnvelope": signed}
     return json.dumps(body).encode()
+
+
+def opened(content: bytes, place: str) -> list[RemoteSignature]:
+    """Return the signatures of an envelope, or of the one in a bundle; none of anything else."""
+    try:
+        document = json.loads(content)
+        signed = document.get("dsseEnvelope", document)
+        kind, payload = signed["payloadType"], base64.b64decode(signed["payload"])
+        values = [base64.b64decode(each["sig"]) for each in signed["signatures"][:_MOST]]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return []
+    if not isinstance(kind, str):
+        return []
+    encoded = _encoded(kind, payload)
+    return [RemoteSignature(kind, payload, encoded, value, place) for value in values]
+
+
+def _encoded(kind: str, payload: bytes) -> bytes:
+    """Return what DSSE signs: its "PAE"."""
+    return b"DSSEv1 %d %b %d %b" % (len(kind.encode()), kind.encode(), len(payload), payload)

@@ -49,6 +49,7 @@ FILES = {
 }
 LARGEST = 4 << 20  # bytes of a manifest: what registries take
 LARGEST_CONFIG = 8 << 20  # bytes of a configuration
+EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
 MOST_LAYERS = 1000
 # As `uname -m` says it: GOARCH, GOARM.
 MACHINES = {
@@ -228,6 +229,21 @@ def _digest(value: object, whose: str) -> str:
     if not isinstance(value, str) or not DIGEST.fullmatch(value):
         raise _lies(whose, f"{str(value)[:100]!r} is no SHA-256 digest")
     return value
+
+
+def blobs(document: Mapping[str, Any], kind: str, largest: int) -> list[tuple[str, int]]:
+    """Return digest and size of the layers of a type, of those that are not larger."""
+    layers = document.get("layers")
+    rows = [each for each in (layers if isinstance(layers, list) else []) if is_described(each)]
+    fitting = [each for each in rows if each["mediaType"] == kind and 0 < each["size"] <= largest]
+    return [(each["digest"], each["size"]) for each in fitting[:MOST_LAYERS]]
+
+
+def referrers(index: Mapping[str, Any], kinds: tuple[str | None, ...], most: int) -> list[str]:
+    """Return the digests of the first manifests of an artifact's types in a list of referrers."""
+    entries = index.get("manifests")
+    rows = [each for each in (entries if isinstance(entries, list) else []) if is_described(each)]
+    return [each["digest"] for each in rows if each.get("artifactType") in kinds][:most]
 
 
 def is_described(entry: object) -> bool:

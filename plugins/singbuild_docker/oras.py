@@ -7,11 +7,11 @@ tells ext3 apart, for which nobody has one.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from singbuild import Source, SourceError, Transport, hookimpl
+from singbuild import RemoteSignature, Source, SourceError, Transport, hookimpl
 from singbuild.download import Fetched, NotFoundError, digest
 from singbuild_docker import manifest
 from singbuild_docker.image import Store
@@ -94,6 +94,16 @@ def singbuild_signer(source: Source, key: Path) -> Callable[[str, Mapping[str, A
     private = private_key(key)
     upload = Upload(named(source.keywords), source.report, insecure=is_insecure(source))
     return lambda digest, predicates: upload.sign(digest, private, predicates)
+
+
+@hookimpl
+def singbuild_signatures(source: Source) -> tuple[str, Sequence[RemoteSignature]]:
+    """Return the manifest's digest, and what cosign's signatures of it say. SourceError."""
+    image = named(source.keywords)
+    store = Store(source.cache, source.report)
+    registry = Registry(image, store, insecure=is_insecure(source))
+    digest = registry.manifest_for(source.arch)[0]
+    return digest, registry.all_signatures(digest)
 
 
 def fetched(source: Source) -> tuple[str, Fetched]:

@@ -7,13 +7,16 @@ clients on PyPI (python-dxf, oras) know none of registries.conf, certs.d and cre
 
 from __future__ import annotations
 
+import base64
+import binascii
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from singbuild import Reporter, SourceError
+from singbuild import RemoteSignature, Reporter, SourceError
 from singbuild.download import Fetched, NotFoundError, is_offline
-from singbuild_docker import cosign, manifest, trust
+from singbuild_docker import attestation, cosign, manifest, trust
 from singbuild_docker.cosign import Signature
 from singbuild_docker.downloads import LayerDownloads
 from singbuild_docker.image import Image, Read, Store
@@ -88,15 +91,51 @@ class Registry:
 
     def _signatures(self, digest: str) -> list[Signature]:
         """Fetch the signatures of a manifest, none if there are none. Raises SourceError."""
-        try:
-            content = self._manifest(cosign.tag(digest))
-        except SourceError as error:
-            if isinstance(error.__cause__, NotFoundError):
-                return []
-            raise
-        rows = cosign.listed(manifest.document(content.read(), f"{self.image}: its signatures"))
+        rows = cosign.listed(self._document(cosign.tag(digest)) or {})
         report = self.store.report
         return [Signature(self.blob(d, size, report).read(), value) for d, size, value in rows]
+
+    def all_signatures(self, digest: str) -> list[RemoteSignature]:
+        """Fetch all that is signed of a manifest, in cosign's forms. Raises SourceError."""
+        rows = []
+        for each in self._signatures(digest):
+            with contextlib.suppress(binascii.Error):
+                value = base64.b64decode(each.value, validate=True)
+                place = cosign.tag(digest)
+                rows.append(
+                    RemoteSignature(cosign.PAYLOAD, each.payload, each.payload, value, place)
+                )
+        place = attestation.tag(digest)
+        if document := self._document(place):
+            for blob, size in manifest.blobs(document, attestation.ENVELOPE, cosign.LARGEST):
+                rows += attestation.opened(self.blob(blob, size, self.store.report).read(), place)
+        for bundle in self._referrers(digest):
+            if document := self._document(bundle):
+                for blob, size in manifest.blobs(document, attestation.BUNDLE, cosign.LARGEST):
+                    content = self.blob(blob, size, self.store.report).read()
+                    rows += attestation.opened(content, f"bundle {bundle}")
+        return rows
+
+    def _referrers(self, digest: str) -> list[str]:
+        """Return the digests of the bundles that refer to a manifest."""
+        try:
+            content = self._fetch(f"referrers/{digest}", "", manifest.LARGEST, self.store.report)
+            index = manifest.document(content.read(), f"{self.image}: its referrers")
+        except NotFoundError:
+            index = self._document(digest.replace(":", "-")) or {}
+        # Where a registry keeps no list, cosign's library notes its manifests' empty configuration.
+        kinds = (attestation.BUNDLE, manifest.EMPTY_TYPE, None)
+        return manifest.referrers(index, kinds, cosign.MOST)
+
+    def _document(self, tag_or_digest: str) -> Mapping[str, Any] | None:
+        """Fetch a manifest, None if there is none. Raises SourceError."""
+        try:
+            content = self._manifest(tag_or_digest)
+        except SourceError as error:
+            if isinstance(error.__cause__, NotFoundError):
+                return None
+            raise
+        return manifest.document(content.read(), f"{self.image}: {tag_or_digest}")
 
     def _manifest(self, tag_or_digest: str) -> Fetched:
         """Fetch a manifest by tag or digest, and remember where the tag led, for offline builds."""

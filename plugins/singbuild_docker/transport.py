@@ -7,12 +7,13 @@ from pathlib import Path
 
 from singbuild import Reporter, Source, Transport, hookimpl
 from singbuild_docker import login, manifest
-from singbuild_docker.oras import singbuild_attach, singbuild_signer
+from singbuild_docker.oras import singbuild_attach, singbuild_signatures, singbuild_signer
 from singbuild_docker.reference import named
 from singbuild_docker.source import is_insecure
 from singbuild_docker.upload import Upload, digest_of
 
-__all__ = ["singbuild_attach", "singbuild_signer"]  # the same, whatever they are about
+# The same, whatever they are about.
+__all__ = ["singbuild_attach", "singbuild_signatures", "singbuild_signer"]
 
 
 @hookimpl

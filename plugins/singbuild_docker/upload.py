@@ -40,7 +40,7 @@ from singbuild_docker.site import Site
 
 OCI_MANIFEST, OCI_INDEX = manifest.MANIFESTS[0], manifest.INDEXES[0]
 _CONFIG = "application/vnd.oci.image.config.v1+json"
-EMPTY, EMPTY_TYPE = b"{}", "application/vnd.oci.empty.v1+json"
+EMPTY = b"{}"
 # Seconds to connect, and for the answer: a registry computes the digest of the whole blob first.
 _ANSWER = (TIMEOUT[0], 600.0)
 
@@ -110,7 +110,11 @@ class Upload:
             "schemaVersion": 2,
             "mediaType": OCI_MANIFEST,
             "artifactType": kind,
-            "config": {"mediaType": EMPTY_TYPE, "digest": self.content(EMPTY), "size": len(EMPTY)},
+            "config": {
+                "mediaType": manifest.EMPTY_TYPE,
+                "digest": self.content(EMPTY),
+                "size": len(EMPTY),
+            },
             "layers": [{"mediaType": kind, "digest": self.content(content), "size": len(content)}],
             "subject": subject,
             **more,

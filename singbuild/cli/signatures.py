@@ -15,7 +15,11 @@ from singbuild.cli.parameters import document, json_option, quiet_option
 from singbuild.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from singbuild.console.display import Console
     from singbuild.signatures.image_file import Placed
+    from singbuild.signatures.known import Known
     from singrun.signatures.statement import Signed, Statement
 
 
@@ -160,9 +164,10 @@ def _line(image: Path, placed: Placed) -> str:
     examples=(
         "singbuild verify debian.img",
         "singbuild verify --signed-by ada@lab.example debian.img",
+        "singbuild verify --signers cosign.pub oras://registry.example/lab/tool:1",
     ),
 )
-@click.argument("image", type=IMAGE)
+@click.argument("image", type=click.Path(), metavar="IMAGE|URI")
 @click.option(
     "--signers",
     type=IMAGE,
@@ -205,7 +210,7 @@ def _line(image: Path, placed: Placed) -> str:
 )
 @json_option
 def verify_image(
-    image: Path,
+    image: str,
     signers: tuple[Path, ...],
     revoked: tuple[Path, ...],
     signed_by: tuple[str, ...],
@@ -216,6 +221,9 @@ def verify_image(
 ) -> int:
     """Check that IMAGE is still, bit for bit, what the build wrote, and whose signatures it has.
 
+    Of docker://NAME or oras://NAME, an image in a registry: whose signatures and attestations of
+    cosign's it has there, by the keys that --signers names; without a good one that is status 10.
+
     Names the first damaged path (status 8). A signature that is not over this image, or by a key
     that is revoked or has expired, or a missing one, is status 10. Signers are known from
     /etc/singbuild/allowed_signers, ~/.config/singbuild/allowed_signers and ~/.ssh/allowed_signers.
@@ -225,9 +233,14 @@ def verify_image(
     from singbuild.signatures import known, report, signing
 
     console = choice.choose(sys.stderr, as_json=False, quiet=True)
+    everybody = known.known(signers, revoked)
+    if "://" in image:
+        if rebuilds or signatures or extract:
+            raise UsageError("--rebuilds, --signatures and --extract are for files")
+        return _verify_remote(image, everybody, console, signed_by, as_json=as_json)
     result = report.examine(
-        image,
-        known.known(signers, revoked),
+        Path(image),
+        everybody,
         beside=signatures,
         required=signed_by,
         signed=bool(signers) and not rebuilds,
@@ -235,13 +248,13 @@ def verify_image(
         report=console,
     )
     if extract:
-        signing.extract(image, extract, beside=signatures)
-    error = result.error(image)
+        signing.extract(Path(image), extract, beside=signatures)
+    error = result.error(Path(image))
     if as_json:
         sound = result.sound._asdict() if result.sound else {"files": None, "digest": None}
         document(
             "verify",
-            image=str(image),
+            image=image,
             sound=True,
             **sound,
             accepted=not error,
@@ -256,6 +269,34 @@ def verify_image(
     if rebuilders := result.rebuilders:
         count, known_count = len(rebuilders), sum(map(bool, rebuilders.values()))
         print(f"  rebuilt {count} time{'s' * (count != 1)}, {known_count} by known signers")
+    if error:
+        raise error
+    return 0
+
+
+def _verify_remote(
+    uri: str, everybody: Known, console: Console, signed_by: Sequence[str], *, as_json: bool
+) -> int:
+    from singbuild.signatures import remote
+
+    digest, result = remote.examine(
+        uri, everybody, console, required=signed_by, signed=bool(everybody.keys)
+    )
+    error = result.error(uri)
+    if as_json:
+        document(
+            "verify",
+            image=uri,
+            sound=None,
+            digest=digest,
+            accepted=not error,
+            signatures=[each.as_json() for each in result.findings],
+            missing=list(result.missing),
+        )
+        return error.status if error else 0
+    print(f"{uri}: {digest}")
+    for each in result.findings:
+        print(f"  {each}")
     if error:
         raise error
     return 0

@@ -38,15 +38,16 @@ class Report:
         rebuilt = (each for each in self.findings if each.claim == REBUILT and each.is_checked)
         return {each.fingerprint: each.principals for each in rebuilt}
 
-    def error(self, path: Path) -> SignatureError | None:
-        """Return why it is not accepted, if so."""
+    def error(self, path: Path | str) -> SignatureError | None:
+        """Return why it is not accepted, if so. path: what it is called."""
         wrong = [f for f in self.findings if f.status in (signers.REFUSED, signers.BAD)]
         if wrong:
             remedy = "Ask its author, or remove what is wrong: singbuild sign --remove"
             why = "\n".join(map(str, wrong))
             return SignatureError(f"a signature of {path} is not accepted", why=why, remedy=remedy)
         if not self.sound and not any(f.is_checked for f in self.findings):
-            why = "It records no digest, and nobody is known who signed it:"
+            nothing = "It records no digest, and n" if isinstance(path, Path) else "N"
+            why = f"{nothing}obody is known who signed it:"
             why = "\n".join([why, *map(str, self.findings)])
             remedy = "Name the signer's key: --signers FILE"
             return SignatureError(f"nothing of {path} could be checked", why=why, remedy=remedy)
@@ -134,6 +135,11 @@ def _verdict(placed: Placed, true: tuple[str, int, str], known: Signers) -> Verd
         return signers.judged(placed.signed, known)
     except UnavailableError as error:
         raise HostError(error.what, why=error.why, remedy=error.remedy) from error
+
+
+def judged(findings: list[Finding], required: Sequence[str], *, signed: bool) -> Report:
+    """Return the verdict on what has nothing but signatures. required, signed: as in examine."""
+    return _report(None, findings, required, signed=signed, rebuilds=0)
 
 
 def _report(

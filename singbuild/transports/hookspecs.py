@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING
 import pluggy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
     from typing import Any
 
-    from singbuild.contract import Reporter, Source, Transport
+    from singbuild.contract import RemoteSignature, Reporter, Source, Transport
     from singbuild.download import Fetched
 
 hookspec = pluggy.HookspecMarker("singbuild")
@@ -106,6 +106,19 @@ def singbuild_signer(source: Source, key: Path) -> Callable[[str, Mapping[str, A
     Return: what signs the digest that ``singbuild_put`` returned, and statements about it
     (predicates of in-toto, as values of JSON, by their types), and returns the signature's digest.
     Raise: ``SourceError``, ``HostError`` for a key that cannot be used.
+    Since: 1.
+    """
+    raise NotImplementedError
+
+
+@hookspec(firstresult=True)
+def singbuild_signatures(source: Source) -> tuple[str, Sequence[RemoteSignature]]:
+    """Bring the signatures of an image that is there, and of statements about it.
+
+    When: ``singbuild verify URI``. Optional.
+    Return: the digest by which the place knows the image, as sha256:DIGITS, and what lies beside
+    it, a reasonable number. What cannot be read as a signature is left out.
+    Raise: ``SourceError``.
     Since: 1.
     """
     raise NotImplementedError

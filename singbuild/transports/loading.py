@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from singbuild import entry_points, workspace
-from singbuild.contract import Reporter, Source, Transport
+from singbuild.contract import RemoteSignature, Reporter, Source, Transport
 from singbuild.entry_points import Installed
 from singbuild.errors import UsageError
 from singbuild.plugin import Plugin, blame
@@ -121,6 +121,12 @@ class Carrier:
         """Return what signs an image once it is there. SourceError, HostError."""
         what = {"source": place.source(self, report), "key": key}
         return cast("Signer", self._call("singbuild_signer", "be signed at", **what))
+
+    def signatures(self, place: Place, report: Reporter) -> tuple[str, Sequence[RemoteSignature]]:
+        """Bring an image's digest there, and the signatures of it. Raises SourceError."""
+        source = place.source(self, report)
+        answer = self._call("singbuild_signatures", "say who signed what is at", source=source)
+        return cast("tuple[str, Sequence[RemoteSignature]]", answer)
 
     def login(self, server: str, username: str, password: str, report: Reporter) -> str:
         """Try a password and keep it; return where. Raises SourceError, HostError."""

@@ -17,6 +17,7 @@ import pytest
 
 from tests.bench import debian_hosts as hosts
 from tests.bench import installation
+from tests.bench.builds import SINGBUILD
 from tests.bench.docker_images import archive, file, image
 from tests.bench.docker_registry import genuine, push
 from tests.bench.host import shared_directory
@@ -59,9 +60,12 @@ class Desk:
         path.write_text(json.dumps(text))
         return path
 
+    def without_policy(self) -> None:
+        (self.place / "home/.config/containers/policy.json").unlink(missing_ok=True)
+
     def ours(self, *words: str | Path) -> subprocess.CompletedProcess[str]:
         argv: list[str | Path] = [installation.programs() / "singbuild", *words]
-        env = os.environ | {"HOME": f"{self.place}/home"}
+        env = os.environ | {"HOME": f"{self.place}/home", "COSIGN_PASSWORD": "x"}
         return subprocess.run(
             argv, capture_output=True, text=True, env=env, cwd=self.place, check=False
         )
@@ -93,8 +97,13 @@ def test_cosign_and_skopeo_take_what_ours_signed(desk: Desk) -> None:
         pushed = desk.ours("push", "-q", "--sign-key", "ada.key", "hello.img", uri)
         assert pushed.returncode == 0, pushed
         verify = f"cosign verify --key /src/ada.pem {NO_LOG} $R/lab/{name}:1"
-        done = desk.cosign(verify)
-        assert (done.returncode, pushed.stdout.strip() in done.stdout) == (0, True), done
+        for form in ("true", "false"):  # bundles, and the classic tags
+            done = desk.cosign(f"{verify} --new-bundle-format={form}")
+            assert (done.returncode, pushed.stdout.strip() in done.stdout) == (0, True), done
+            for kind in ("slsaprovenance1", "spdxjson"):
+                attested = verify.replace("cosign verify", "cosign verify-attestation")
+                done = desk.cosign(f"{attested} --new-bundle-format={form} --type {kind}")
+                assert (done.returncode, "in-toto" in done.stdout) == (0, True), done
     key = desk.place / "ada.pem"
     assert desk.skopeo("lab/docker:1", key)
     pulled = desk.ours("pull", "-q", f"docker://{desk.registry}/lab/docker:1", "back.img")
@@ -123,3 +132,44 @@ def test_ours_and_skopeo_take_what_cosign_signed(desk: Desk) -> None:
     assert not desk.skopeo("lab/theirs:1", desk.place / "ada.pem")
     refused = desk.ours("pull", "-q", "--force", uri, "theirs.img")
     assert (refused.returncode, "policy" in refused.stdout + refused.stderr) == (6, True), refused
+
+
+@pytest.mark.parametrize("form", ["true", "false"])
+def test_ours_knows_what_cosign_signed_and_attested(desk: Desk, form: str) -> None:
+    desk.without_policy()
+    name = f"lab/attested-{form}"
+    push(TOOL, desk.registry, name, "1")
+    more = f"--new-bundle-format={form} --tlog-upload=false --use-signing-config=false"
+    place = f"--key cosign.key {more} --allow-http-registry -y $R/{name}@{TOOL.manifest}"
+    done = desk.cosign(
+        "[ -e cosign.key ] || cosign generate-key-pair\n"
+        "echo '{}' > predicate.json\n"
+        f"cosign sign {place}\n"
+        f"cosign attest --type slsaprovenance1 --predicate predicate.json {place}\n"
+    )
+    assert done.returncode == 0, done
+    uri = f"docker://{desk.registry}/{name}:1"
+    done = desk.ours("verify", "--json", "--signers", "out/cosign.pub", uri)
+    found = json.loads(done.stdout)
+    assert (done.returncode, found["digest"]) == (0, TOOL.manifest), done
+    assert sorted((s["status"], s["claim"]) for s in found["signatures"]) == [
+        ("good", "attested https://slsa.dev/provenance/v1"),
+        ("good", "signed"),
+    ]
+    assert desk.ours("verify", "--signers", "ada.pem", uri).returncode == 10
+
+
+def test_ours_signs_with_cosigns_own_key(desk: Desk) -> None:
+    done = desk.cosign("[ -e cosign.key ] || cosign generate-key-pair")
+    assert done.returncode == 0, done
+    (desk.place / "empty.def").write_text("Bootstrap: busybox\n")
+    assert desk.ours("-q", "--force", "empty.def", "empty.img").returncode == 0
+    uri = f"oras://{desk.registry}/lab/own:1"
+    words = [*SINGBUILD, "push", "-q", "--sign-key", "out/cosign.key", "empty.img", uri]
+    env = os.environ | {"COSIGN_PASSWORD": "x"}
+    pushed = subprocess.run(  # with the packages of the tests, of which PyNaCl is one
+        words, capture_output=True, text=True, env=env, cwd=desk.place, check=False
+    )
+    assert pushed.returncode == 0, pushed
+    done = desk.cosign(f"cosign verify --key cosign.pub {NO_LOG} $R/lab/own:1")
+    assert (done.returncode, pushed.stdout.strip() in done.stdout) == (0, True), done

@@ -15,11 +15,14 @@ from singbuild_docker import attestation, keys, oras
 
 from singbuild import HostError
 from singbuild.signatures import dsse
-from tests.bench.docker_registry import genuine, push
+from tests.bench.builds import SINGBUILD
+from tests.bench.docker_images import archive, file, image
+from tests.bench.docker_registry import genuine, push, put_manifest
 from tests.bench.docker_source import IMAGE, quick, source, store
 
 __all__ = ["quick", "store"]
 pytestmark = pytest.mark.usefixtures("quick")
+OTHER = image(archive(file("other", b"B")))
 KIND = "https://slsa.dev/provenance/v1"
 PREDICATE = {"buildDefinition": {"buildType": "urn:x"}}
 # `cosign generate-key-pair` of cosign 3 wrote them, with the password "x".
@@ -99,6 +102,66 @@ def test_statements_lie_under_the_classic_tag_and_as_referrers(
         assert statement["subject"][0]["digest"] == wanted
         found[entry["annotations"]["dev.sigstore.bundle.predicateType"]] = statement["predicate"]
     assert found == {attestation.SIGNED: {}, KIND: PREDICATE}
+
+
+def verified(registry: str, name: str, *words: str | Path) -> tuple[int, Any]:
+    """The exit status of verify, and its JSON."""
+    argv = [*SINGBUILD, "verify", "--json", *words, f"docker://{registry}/{name}"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    return done.returncode, json.loads(done.stdout)
+
+
+def test_verify_knows_what_is_signed_in_a_registry(registry: str, store: Path, files: Path) -> None:
+    place = source(store, f"{registry}/lab/tool:1")
+    assert verified(registry, "lab/tool:1", "--signers", files / "cosign.pub")[0] == 10
+    oras.singbuild_signer(place, files / "cosign.key")(IMAGE.manifest, {KIND: PREDICATE})
+    status, found = verified(registry, "lab/tool:1", "--signers", files / "cosign.pub")
+    assert (status, found["digest"], found["missing"]) == (0, IMAGE.manifest, [])
+    assert {(s["status"], s["claim"]) for s in found["signatures"]} == {
+        ("good", "signed"),
+        ("good", f"attested {KIND}"),
+    }
+    assert len(found["signatures"]) == 4
+    bob = str(files / "bob.key")
+    subprocess.run(["openssl", "genpkey", "-algorithm", "ed25519", "-out", bob], check=True)
+    words = ["openssl", "pkey", "-in", bob, "-pubout", "-out", str(files / "bob.pem")]
+    subprocess.run(words, check=True)
+    status, found = verified(registry, "lab/tool:1", "--signers", files / "bob.pem")
+    assert (status, {s["status"] for s in found["signatures"]}) == (10, {"unknown"})
+    status, found = verified(
+        registry, "lab/tool:1", "--signers", files / "cosign.pub", "--signed-by", "bob"
+    )
+    assert (status, found["missing"]) == (10, ["bob"])
+
+
+def test_statements_about_another_image_are_bad(registry: str, store: Path, files: Path) -> None:
+    push(OTHER, registry, "lab/tool", "2")
+    place = source(store, f"{registry}/lab/tool:1")
+    oras.singbuild_signer(place, files / "cosign.key")(IMAGE.manifest, {KIND: PREDICATE})
+    for ending in ("sig", "att"):
+        kind = "application/vnd.oci.image.manifest.v1+json"
+        names = [each.manifest.replace(":", "-") for each in (IMAGE, OTHER)]
+        content = json.dumps(get(registry, f"manifests/{names[0]}.{ending}")).encode()
+        put_manifest(content, kind, registry, "lab/tool", f"{names[1]}.{ending}")
+    status, found = verified(registry, "lab/tool:2", "--signers", files / "cosign.pub")
+    assert (status, {s["status"] for s in found["signatures"]}) == (10, {"bad"})
+    assert len(found["signatures"]) == 2
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"[]",
+        b'{"payloadType": 1, "payload": "", "signatures": [{"sig": ""}]}',
+        b'{"payloadType": "a", "payload": "=", "signatures": []}',
+        b'{"payloadType": "a", "payload": "AAAA", "signatures": {"sig": 1}}',
+        b'{"dsseEnvelope": [1]}',
+        b"[" * 100_000,
+    ],
+)
+def test_what_is_no_envelope_is_no_signature(content: bytes) -> None:
+    assert attestation.opened(content, "somewhere") == []
 
 
 @pytest.mark.parametrize("kind", ["EC", "ed25519", "RSA"])
