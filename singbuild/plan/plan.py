@@ -144,6 +144,8 @@ def _backend(recipe: Recipe) -> Backend:
     try:
         return loading.load(recipe.bootstrap)
     except BackendError as error:
+        if header := recipe.header(BOOTSTRAP_KEY):
+            error.what = f"{recipe.path}:{header.line}: {error.what}"
         raise agents.unknown(recipe) or error from error
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from singbuild.errors import RecipeError
+from singbuild.errors import BackendError, RecipeError
 from singbuild.plan.plan import Plan, make
 from singbuild.recipe.grammar import parse
 from singbuild.recipe.text import Text
@@ -126,3 +126,10 @@ def test_the_command_warns_of_what_this_host_lacks(
     assert done.returncode == 0
     assert "this host lacks dnf, rpmkeys, unshare\n" in done.stderr
     assert "apt-get install dnf rpm util-linux\n" in done.stderr
+
+
+def test_a_backend_that_is_not_there_is_named_with_its_line() -> None:
+    with pytest.raises(BackendError) as caught:
+        planned("# of a friend\nBootstrap: Docker\nFrom: debian\n")
+    assert caught.value.what.startswith("r.def:2: no backend named 'Docker' is installed")
+    assert "did you mean 'docker'?" in caught.value.what

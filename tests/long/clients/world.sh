@@ -44,9 +44,11 @@ case ${0##*/} in
         read -r _ url < "$file"
         name=$(echo "${url##*/}" | sed 's/\.tar.*//; s/\.t[gb]z$//')
         case $url in
-            */archive/v*) repository=${url%/archive/*}; name=${repository##*/}-${name#v} ;;
+            */archive/*) repository=${url%/archive/*}; name=${repository##*/}-${name#v} ;;
         esac
-        mkdir -p "$directory/$name/build"
+        mkdir -p "$directory/$name/build" "$directory/$name/cmake"
+        mkdir -p "$directory/$name/lib/kokkos/bin"
+        : > "$directory/$name/lib/kokkos/bin/nvcc_wrapper"
         cp "$0" "$directory/$name/configure"
         ;;
     git) # clone URL NAME
@@ -54,6 +56,7 @@ case ${0##*/} in
         case $last in http*) last=${last##*/}; last=${last%.git} ;; esac
         mkdir -p "$last/build" "$last/common" "$last/ks_imp_rhmc"
         : > "$last/common/io.h"
+        : > "$last/build/library"
         cp "$0" "$last/configure"
         : > "$last/Makefile"
         ;;
