@@ -17,6 +17,9 @@ TEMPORARY = {
     "/var/cache/dnf": "package files and indices",
     "/var/cache/yum": "package files and indices",
     "/var/cache/apk": "package files and indices",
+    "/var/cache/zypp": "package files and indices",
+    "/var/cache/pacman/pkg": "package files",
+    "/var/lib/pacman/sync": "package indices, which change by the day",
     "/var/log/apt": "times of installation",
     "/var/log/journal": "times",
     # Only what pip can fetch again: models and other data lie beside it.
