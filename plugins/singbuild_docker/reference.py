@@ -105,4 +105,6 @@ def _parted(name: str) -> tuple[str, str, str]:
 
 
 def _wrong(text: str, why: str, remedy: str) -> RecipeKeyError:
+    if '"' in text or "'" in text:
+        remedy = "Quotes are part of a value, here and in %arguments: leave them out."
     return RecipeKeyError("From", f"{text!r} is no name of an image", why=why, remedy=remedy)

@@ -133,3 +133,9 @@ def test_a_backend_that_is_not_there_is_named_with_its_line() -> None:
         planned("# of a friend\nBootstrap: Docker\nFrom: debian\n")
     assert caught.value.what.startswith("r.def:2: no backend named 'Docker' is installed")
     assert "did you mean 'docker'?" in caught.value.what
+
+
+def test_quotes_in_the_name_of_an_image_are_told_of() -> None:
+    error = refused('Bootstrap: docker\nFrom: ubuntu:"22.04"\n')
+    assert error.why == "'\"22.04\"' is no tag"
+    assert error.remedy == "Quotes are part of a value, here and in %arguments: leave them out."
