@@ -131,7 +131,9 @@ def _one(
         bootstrap=backend.name,
         mirrors=reading.current().mirrors(),
     )
-    steps = _tree_steps(recipe, backend) if is_stage else _steps(recipe, backend, stages)
+    steps = (
+        _tree_steps(recipe, backend, is_stage=True) if is_stage else _steps(recipe, backend, stages)
+    )
     plan = Plan(recipe, backend, source, tuple(steps), stages)
     try:
         backend.call("singbuild_check", source=source)
@@ -234,7 +236,7 @@ def _steps(recipe: Recipe, backend: Backend, stages: tuple[Plan, ...]) -> Iterab
     yield Step("finish", "the image is moved into place, atomically")
 
 
-def _tree_steps(recipe: Recipe, backend: Backend) -> Iterable[Step]:
+def _tree_steps(recipe: Recipe, backend: Backend, *, is_stage: bool = False) -> Iterable[Step]:
     """Yield the steps that change the tree: all that an earlier stage has."""
     if recipe.is_dockerfile:
         yield from _instruction_steps(recipe, backend)
@@ -254,6 +256,8 @@ def _tree_steps(recipe: Recipe, backend: Backend) -> Iterable[Step]:
         yield Step(name, f"%post at line {part.line}{others}: in the image, as root")
     if lines := [app.sections["install"].line for app in recipe.apps if "install" in app.sections]:
         yield Step("appinstall", f"%appinstall at {_at(lines)}: in the image, as root")
+    elif is_stage and recipe.apps:
+        yield Step("appinstall", "what the recipe says of its apps")
 
 
 def _at(lines: list[int]) -> str:

@@ -12,7 +12,7 @@ from singbuild.plan.plan import posts
 from singbuild.recipe.grammar import Section
 from singbuild.steps import stage_files
 from singbuild.steps.step import Facts, TreeStep, Workplace, digest
-from singbuild.tree import host_files, metadata, sections, shell_state
+from singbuild.tree import apps, host_files, metadata, sections, shell_state
 from singbuild.tree.rootfs import Rootfs
 
 BEFORE_TEST = (
@@ -161,10 +161,15 @@ def _apps(job: Job) -> Iterator[TreeStep]:
 
     def execute(workplace: Workplace, state: str | None) -> str | None:
         sections.install_apps(recipe, workplace.rootfs, job.options.section_options)
+        if job.is_stage:  # a later one may copy them; those of the image are metadata
+            apps.write(workplace.rootfs, recipe)
         return state
 
-    if scripts:
+    if scripts or (job.is_stage and recipe.apps):
         facts = {f"%appinstall {name}": _script(section) for name, section in scripts.items()}
+        if job.is_stage:
+            texts = {a.name: [_script(each) for each in a.sections.values()] for a in recipe.apps}
+            facts["apps"] = digest([texts, [app.labels for app in recipe.apps]])
         step = replace(_step(job, "appinstall", facts, execute), uses_secrets=True)
         yield replace(step, is_known=not job.options.section_options.host.words())
 

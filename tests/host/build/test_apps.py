@@ -90,3 +90,17 @@ def test_a_failing_appinstall_names_its_line(
     done = singbuild(recipe(text), "a.img")
     assert done.returncode == 7
     assert "recipe.def:4: %appinstall failed with status 1" in done.stderr
+
+
+@pytest.mark.parametrize("install", ["%appinstall foo\n    touch it\n", ""])
+def test_apps_of_a_stage_are_copied_with_their_programs(
+    install: str, recipe: Callable[[str], Path], singbuild: Build, tmp_path: Path
+) -> None:
+    """As hpccm writes them for several stages."""
+    head = f"Bootstrap: busybox\nStage: devel\n{install}%appenv foo\n    export FOO=1\n"
+    tail = "Bootstrap: busybox\n%files from devel\n    /scif\n"
+    for word in ("first", "second"):  # what changed is not taken from the cache
+        text = f"{head}%apprun foo\n    echo {word} $FOO\n{tail}"
+        done = singbuild("build", "-F", recipe(text), "a.img")
+        assert done.returncode == 0, done.stderr
+        assert singrun("run", "--app", "foo", tmp_path / "a.img") == f"{word} 1\n"
