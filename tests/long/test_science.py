@@ -64,7 +64,7 @@ def test_jupyter_with_a_kernel(tmp_path: Path) -> None:
     words = [*command, "execute", "--inplace", "--kernel_name=other", "sum.ipynb"]
     subprocess.run(words, cwd=tmp_path, env=env, check=True)
     made = json.loads((tmp_path / "sum.ipynb").read_text())
-    assert made["cells"][0]["outputs"][0]["data"]["text/plain"] == "42"
+    assert made["cells"][0]["outputs"][0]["data"]["text/plain"] == ["42"]
     # The lab answers.
     options = ["--no-browser", "--allow-root", "--ip=127.0.0.1", "--ServerApp.port=0"]
     log = tmp_path / "lab.log"
