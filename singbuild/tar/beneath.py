@@ -39,19 +39,14 @@ class Directory(NamedTuple):
 class Tree:
     """The tree below one directory.
 
-    on_open: called with the path of a directory that was opened. on_make: called with the path
-    of one that is missing on the way, and about to be made.
+    on_make: called with a directory, and the name in it of one that was missing on the way and
+    has been made.
     """
 
-    def __init__(
-        self,
-        root: Path,
-        on_open: Callable[[bytes], None],
-        on_make: Callable[[bytes], None] = lambda _path: None,
-    ) -> None:
+    def __init__(self, root: Path, on_make: Callable[[Directory, bytes], None]) -> None:
         self._root = os.open(root, _DIRECTORY)
         self._place = os.path.realpath(os.fsencode(root)).rstrip(b"/") + b"/"
-        self._on_open, self._on_make = on_open, on_make
+        self._on_make = on_make
         self._open: dict[bytes, Directory] = {}
         self._links = 0  # followed on the way to the directory that is being made
 
@@ -77,7 +72,6 @@ class Tree:
             return self._make_parents(path)
         directory = Directory(fd, real, bool(os.fstat(fd).st_mode & stat.S_ISGID))
         self._open[path] = directory
-        self._on_open(real)
         return directory
 
     def _open_anywhere(self, path: bytes) -> tuple[int, bytes]:
@@ -141,8 +135,8 @@ class Tree:
     def _make_missing(self, where: Directory, name: bytes) -> None:
         """Make a directory, or the one that a link of this name leads to."""
         try:
-            self._on_make(where.inside(name))
             os.mkdir(name, 0o755, dir_fd=where.fd)
+            self._on_make(where, name)
         except FileExistsError:
             if self._links == syscalls.MAXSYMLINKS:
                 raise OSError(errno.ELOOP, os.strerror(errno.ELOOP)) from None

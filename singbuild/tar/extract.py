@@ -11,8 +11,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import time
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar, Protocol, Self
 
@@ -82,7 +82,7 @@ class Unpacker:
         self.baseline_paths: set[bytes] = set()
         self._quota = Quota(limits or Limits.from_environment())
         self.ownership = Ownership(report, owners)
-        self._tree = Tree(root, self._note_directory_in_layer, self._quota.count_implied)
+        self._tree = Tree(root, self._note_implied)
         self._umask = host.umask()
         self._pending_directories: dict[bytes, Member] = {}  # set at the end
 
@@ -117,9 +117,18 @@ class Unpacker:
         if self._whiteouts:
             self._whiteouts.end_layer(self._tree)
 
-    def _note_directory_in_layer(self, directory: bytes) -> None:
-        if self._whiteouts:
-            self._whiteouts.add_directory(directory)
+    def _note_implied(self, where: Directory, name: bytes) -> None:
+        """Note a directory that no member names: an earlier one of its name says nothing of it."""
+        path = where.inside(name)
+        self._quota.count_implied(path)
+        self.ownership.owners.pop(path, None)
+        self._pending_directories.pop(path, None)
+        above = self._pending_directories.get(where.path)
+        if above and above.mode & stat.S_ISGID:  # inherited: also where the host has not the group
+            now, mode = time.time_ns(), stat.S_ISGID | 0o755
+            self._pending_directories[path] = Member(
+                path, _DIRECTORY, mode, os.geteuid(), above.gid, 0, now, b"", (0, 0)
+            )
 
     def _unpack_member(self, member: Member, archive: TarStream) -> None:
         parent_path, name = split(member)
@@ -229,9 +238,9 @@ class Unpacker:
         except FileNotFoundError:
             why = f"it is a link to {shown(member.link)}, which is not there"
             raise refused(member, why) from None
-        # Owners are recorded by path: this name of the inode gets a record from its own header.
+        # Owners are recorded by path; a link's own header says nothing of them.
         if owner := self.ownership.owners.get(source.inside(source_name)):
-            self.ownership.owners[path] = replace(owner, uid=member.uid, gid=member.gid)
+            self.ownership.owners[path] = owner
 
     def _special_file(
         self, member: Member, _archive: TarStream, parent: Directory, name: bytes, path: bytes

@@ -29,12 +29,7 @@ class Whiteouts:
         self._cleared: set[bytes] = set()  # directories that the current layer made opaque
 
     def add(self, path: bytes) -> None:
-        """Note that the current layer has a path."""
-        if self._current is not None:
-            self._current.add(path)
-
-    def add_directory(self, path: bytes) -> None:
-        """Note that the current layer has a directory, and all above it."""
+        """Note that the current layer has an entry, and so all directories above it."""
         while self._current is not None and path not in self._current:
             self._current.add(path)
             path = parted(path)[0]
@@ -54,8 +49,10 @@ class Whiteouts:
             return
         if name == OPAQUE:
             self._clear(tree, where.path, self._current)
-        elif where.inside(hidden) not in self._current:
+        elif (path := where.inside(hidden)) not in self._current:
             self._remove(where, hidden)
+        elif _is_directory(where, hidden):  # this layer's own, with what lower ones had in it
+            self._clear(tree, path, self._current)
 
     def end_layer(self, tree: Tree) -> None:
         """Remove what aufs noted for itself; a layer may have hard links to these files."""
@@ -83,6 +80,13 @@ class Whiteouts:
                     self._remove(where, name)
                 elif stat.S_ISDIR(where.kind(name)):
                     waiting.append(path)
+
+
+def _is_directory(where: Directory, name: bytes) -> bool:
+    try:
+        return stat.S_ISDIR(where.kind(name))
+    except FileNotFoundError:  # this layer has replaced it again
+        return False
 
 
 def _names(where: Directory) -> list[bytes]:

@@ -192,6 +192,24 @@ def test_a_whiteout_follows_the_links_above_it_inside(root: Path) -> None:
     assert tree(root) == ["link", "real", "real/b"]
 
 
+def test_a_whiteout_hides_what_lower_layers_had_in_a_directory_of_its_own_layer(root: Path) -> None:
+    lower = archive(file("a/old"), file("a/b/old"), file("c/old"))
+    unpack(root, lower, archive(file("a/b/new"), whiteout("a"), whiteout("c"), file("c/new")))
+    assert tree(root) == ["a", "a/b", "a/b/new", "c", "c/new"]
+    looks = (whiteout("a/b/old"), hardlink("link", "c/old"))  # into directories of lower layers
+    unpack(root, lower, archive(*looks, whiteout("a"), whiteout("c")))
+    assert tree(root) == ["link"]
+
+
+def test_a_directory_has_nothing_of_a_removed_one_of_its_name(root: Path) -> None:
+    attributes = {"SCHILY.xattr.user.mine": "x"}
+    lower = archive(directory("a"), directory("a/b", mode=0o700, mtime=7, pax_headers=attributes))
+    unpack(root, lower, archive(whiteout("a"), file("a/b/new")))
+    made = (root / "a/b").stat()
+    assert (stat.S_IMODE(made.st_mode), os.listxattr(root / "a/b")) == (0o755, [])
+    assert made.st_mtime > 7
+
+
 def test_aufs_keeps_its_notes_to_itself(root: Path) -> None:
     notes = (directory(".wh..wh.plnk"), file(".wh..wh.plnk/1.2", b"linked"), file(".wh..wh.aufs"))
     links = (hardlink("a", ".wh..wh.plnk/1.2"), hardlink("b", ".wh..wh.plnk/1.2"))

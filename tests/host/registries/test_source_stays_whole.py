@@ -19,13 +19,14 @@ from singbuild import Rootfs, SourceError
 from singbuild.ext3.writer.seal import seal
 from singbuild.testing.engine import Recorder
 from singbuild.tree.normalise import REASONS, normalise
-from tests.bench.builds import Build
+from tests.bench.builds import SINGBUILD, Build, User
 from tests.bench.docker_images import (
     archive,
     directory,
     file,
     hardlink,
     image,
+    opaque,
     symlink,
     whiteout,
     write_layout,
@@ -53,6 +54,7 @@ VOLATILE = archive(
     hardlink("a-link-of-another-time", "tmp/z-file", mtime=7, mode=0o777, uid=9),
     directory("set-group-id", mode=0o2775, gid=7),
     file("set-group-id/nobody-named/file", gid=3),
+    *(directory(f"removed{name}", mode=0o700, uid=5, gid=7) for name in ("", "/below")),
     file("var/tmp/data", pax_headers={"SCHILY.xattr.user.mine": "hello"}),
     file("run/state"),
     *(directory(f"root/.cache{name}") for name in ("", "/torch", "/pip", "/pip/http")),
@@ -82,6 +84,8 @@ UPPERMOST = archive(
     file("var/log/app.log", b"of this layer\n", mtime=LATER + 1),
     hardlink("d-link", "opt/module.py", mtime=10),
     whiteout("opt/module.py"),
+    whiteout("removed"),
+    file("removed/below/new"),
     directory("tmp/dir", mode=0o700, mtime=LATER),
     directory("tmp/dir", mode=0o750, mtime=LATER + 2),
     directory("tmp", mode=0o1777, mtime=LATER + 3),
@@ -156,6 +160,21 @@ def test_an_image_without_sections_is_the_layers_tree(singbuild: Build, tmp_path
     assert timeless(again, wanted, begin) == timeless(wanted, wanted, begin)
 
 
+@pytest.mark.root_itself("it compares an ordinary user's image with root's")
+@pytest.mark.parametrize("mode", ["subuid", "one-id"])
+def test_layers_become_the_same_image_without_root(mode: str, user: User, tmp_path: Path) -> None:
+    layout = write_layout(
+        user.directory / "layout", {"one": image(LOWER, UPPER, VOLATILE, UPPERMOST)}
+    )
+    text = f"Bootstrap: oci\nFrom: {layout}:one\n"
+    argv = [*SINGBUILD, "-q", "--no-cache", "-", str(tmp_path / "root.img")]
+    subprocess.run(argv, input=text, text=True, check=True)
+    process = user.start("--no-cache", "--privilege", mode, "-", "a.img")
+    said = process.communicate(text)[1]
+    assert process.returncode == 0, said
+    assert (user.directory / "a.img").read_bytes() == (tmp_path / "root.img").read_bytes()
+
+
 def random_layer(chance: random.Random, files: set[str]) -> bytes:
     """Return a layer; files: regular ones that the layers have so far."""
 
@@ -171,7 +190,7 @@ def random_layer(chance: random.Random, files: set[str]) -> bytes:
 
     entries = [] if files else [symlink("l", "a", mtime=5), directory("a"), directory("tmp")]
     for _ in range(chance.randrange(3, 12)):
-        kind = chance.randrange(8)
+        kind = chance.randrange(9)
         name = chance.choice(("f", "a/f", "a/g", "l/h", "m.pyc", "new/f", "new/deep/f", "tmp/f"))
         if kind < 3:
             entries.append(file(name, name.encode() * chance.randrange(3), **fields(0o644, 0o4755)))
@@ -182,10 +201,14 @@ def random_layer(chance: random.Random, files: set[str]) -> bytes:
         elif kind < 7:
             name = chance.choice(("./", "a", "new", "new/deep", "tmp", "tmp/sub", "var/log"))
             entries.append(directory(name, **fields(0o755, 0o700, 0o2775, 0o1777)))
-        elif files:
+        elif kind < 8 and files:
             name = chance.choice(sorted(files))
             entries.append(whiteout(name))
             files.discard(name)
+        elif entries:
+            name = chance.choice(("a", "new", "new/deep", "tmp"))
+            entries.append(chance.choice((whiteout, opaque))(name))
+            files -= {each for each in files if each.startswith(f"{name}/")}
     return archive(*entries)
 
 
