@@ -2,10 +2,11 @@
 
 Written by ``tar2sqfs`` of squashfs-tools-ng: from a stream, with the stream's owners, the same
 bytes from any number of threads. ``sqfstar`` of squashfs-tools 4.5 refuses a tar archive's entry
-of the root directory. Measured on Debian's Python and programs (58 MiB): level 9 of zstd with
-blocks of 256 KiB takes 1.4 s of the processor and 2 % more room than mksquashfs's default, level
-15 with 128 KiB, which takes 8 s; level 9 with 128 KiB takes 1.1 s and 7 %, level 14 7.4 s and 1 %.
-Reading the interpreter and 60 modules costs squashfuse 20 to 30 ms either way.
+of the root directory. Measured on the Debian of benchmarks/docker-import (913 MB), seconds of the
+processor and room beside mksquashfs's default, level 15 with blocks of 128 KiB, which takes 104 s:
+with blocks of 256 KiB level 6 takes 9.9 s and 6.1 % more room, level 7 11.5 s and 3.7 %, level 9
+16.7 s and 2.8 %. Reading the interpreter and 60 modules costs squashfuse 20 to 30 ms, whatever the
+blocks.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ from singbuild.squashfs.superblock import MAGIC
 from singbuild.tar.write import archive
 
 PROGRAM = Program("tar2sqfs", "squashfs-tools-ng")
+_LEVEL, _BLOCK = 7, 256 << 10  # of zstd; bytes
 _OPTIONS = (
-    *("--compressor", "zstd", "--comp-extra", "level=9", "--block-size", "262144"),
+    *("--compressor", "zstd", "--comp-extra", f"level={_LEVEL}", "--block-size", str(_BLOCK)),
     *("--no-skip", "--force", "--quiet"),
 )
 _LATEST = (1 << 32) - 1  # seconds since 1970, what the superblock holds
@@ -42,8 +44,9 @@ def singbuild_format() -> Format:
 
 @hookimpl
 def singbuild_writer() -> str:
-    """Its version decides over the bytes."""
-    return command.version(PROGRAM.name).partition("\n")[0]
+    """Its version decides over the bytes, and what it is told."""
+    version = command.version(PROGRAM.name).partition("\n")[0]
+    return f"{version}, zstd level {_LEVEL}, blocks of {_BLOCK >> 10} KiB"
 
 
 @hookimpl

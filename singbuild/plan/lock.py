@@ -11,7 +11,7 @@ It is written into every image, and beside the recipe by ``singbuild lock``::
     pins:      {…}                              what the backend's resolve hook said
     files:     {script.py: sha256:…}            what %files takes
     tools:     {debootstrap: 1.0.128}           versions of host programs
-    writer:    tar2sqfs … 1.2.0                 of the image's file, where a program writes it
+    writer:    tar2sqfs … 1.2.0, zstd level 7, …  of the image's file, where a program writes it
     stages:    {NAME: {backend: …, arch: …, epoch: …, pins: …, files: …, tools: …}}
                                                 each earlier stage that is built
     packages:  {deb: {netbase: 6.4}}            in the finished image, where known
