@@ -7,6 +7,7 @@ of, and help2man no verbs.
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import subprocess
@@ -121,6 +122,7 @@ def verbs(overview: str) -> list[str]:
     return [word for each in lists for word in each.split(", ")]
 
 
+@functools.cache  # a process for each, and pages need some of them twice
 def output_of(*words: str) -> str:
     """Return what a command prints; it stands beside our Python, or on the PATH."""
     beside = str(Path(sys.executable).parent)

@@ -6,7 +6,8 @@ import pytest
 
 from tests.thirdparty.conftest import Elsewhere
 
-pytestmark = pytest.mark.network  # pip fetches what builds the wheel
+# pip fetches what builds the wheel; one worker has the environment.
+pytestmark = [pytest.mark.network, pytest.mark.xdist_group("elsewhere")]
 
 
 def test_man_finds_the_pages_and_bash_the_completion(elsewhere: Elsewhere) -> None:

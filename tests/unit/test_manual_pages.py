@@ -17,7 +17,9 @@ from singrun.verbs import manual
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("man")
-    subprocess.run([sys.executable, "-m", "singbuild.cli.manpages", directory], check=True)
+    with pytest.MonkeyPatch.context() as patch:  # in this process, which asks for the same texts
+        patch.setattr(sys, "argv", ["manpages", str(directory)])
+        manpages.main()
     return directory
 
 
