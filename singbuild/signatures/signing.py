@@ -8,8 +8,9 @@ from typing import Any
 
 from singbuild import ssh_key
 from singbuild.errors import ImageError, SignatureError, UsageError
-from singbuild.signatures import image_file, report, sif_signatures
+from singbuild.signatures import image_file, report, sif_file, sif_signatures
 from singbuild.signatures.image_file import ImageFile, Placed
+from singbuild.signatures.sif_file import SifFile
 from singrun.signatures import signers, sshsig, statement
 from singrun.signatures.statement import Signed, Statement
 
@@ -95,13 +96,19 @@ def added(path: Path, own_statement: Statement) -> Signed:
 
 
 def remove(path: Path, *, beside: Path | None = None) -> int:
-    """Remove an image's signatures; return how many there were. Raises ImageError."""
+    """Remove an image's signatures; return how many there were. Raises ImageError.
+
+    beside: the file of those that are meant, alone; else all, those of a SIF too.
+    """
     with image_file.opened(path, beside=beside, write=True) as file, file.alone():
-        if file.start and not file.writable:
+        sif = None
+        if not beside and sif_file.is_sif(file.boot):
+            sif = SifFile(str(path), file.fd)
+        if not file.writable and (file.start or (sif and sif.signatures())):
             raise ImageError(f"{path} is not yours to write", remedy="Work on a copy.")
         count = file.count()
         file.store([])
-    return count
+        return count + (sif.remove_signatures() if sif else 0)
 
 
 def in_sif(path: Path, key: Path | None, *, scheme: str) -> list[str]:

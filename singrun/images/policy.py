@@ -7,6 +7,7 @@ decides, and where none does, the image is refused. docs/signatures.md.
 import os
 import pwd
 
+from singrun import syscalls
 from singrun.errors import RunError, say
 
 RUN, WARN, REFUSE = "run", "warn", "refuse"
@@ -120,7 +121,8 @@ def _is_signer(name: str, pattern: str) -> bool:
 
 def _users() -> "list[str]":
     """Return with whose rights this is: the user's, and root's where sudo has given them."""
-    uids = {*os.getresuid()}
+    # Behind sudo only the rights to files are the user's; -1 is nobody, and changes nothing.
+    uids = {*os.getresuid(), syscalls.setfsuid(-1)}
     names = []
     for uid in uids:
         try:

@@ -100,6 +100,22 @@ def test_revoked_and_expired_pgp_keys_are_refused(sif: Desk, gnupg: str) -> None
     assert the(sif.verified()[1], "reason") == ["its key has expired", "its key is revoked"]
 
 
+def test_removed_signatures_leave_the_file_that_was_signed(sif: Desk, gnupg: str) -> None:
+    before = sif.image.read_bytes()
+    private, _ = pem_key(sif, "ada")
+    for words in (("--pgp",), ("--dsse", "--key", private), ("--key", sif.key("ssh"))):
+        assert sif.run("sign", *words, sif.image)[0] == 0
+    assert len(the(sif.verified()[1])) == 3
+    status, said = sif.run("sign", "--remove", sif.image)
+    assert (status, "3 signatures removed" in said) == (0, True), said
+    assert not (sif.place / "i.sif.sig").exists()
+    # Its maker's header may have another date than its objects; the rest is as it was.
+    now = sif.image.read_bytes()
+    assert (now[:72] + now[80:], len(now)) == (before[:72] + before[80:], len(before))
+    assert sif.run("sign", "--remove", sif.image)[0] == 0
+    assert sif.image.read_bytes() == now
+
+
 @pytest.mark.parametrize(
     "options",
     [

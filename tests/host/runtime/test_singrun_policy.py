@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import time
@@ -16,6 +17,7 @@ from singbuild.signatures import signing
 from singrun.images.policy import matches
 from singrun.signatures.statement import REBUILT
 from tests.bench import singrun_images as images
+from tests.bench.builds import SINGBUILD
 from tests.bench.host import shared_directory
 from tests.bench.singrun_images import Person
 
@@ -273,6 +275,52 @@ def test_contents_are_read_first_where_that_is_asked(site: Site) -> None:
         file.write(b"x")
     done = site.user.singrun("exec", "--contents", image, "true")
     assert (done.returncode, b"is damaged" in done.stderr) == (255, True)
+
+
+def test_contents_of_an_unsigned_image_are_verified_by_the_builder(site: Site) -> None:
+    tree = shutil.copytree(site.place / "tree", site.place / "whole", symlinks=True)
+    (tree / ".singularity.d/manifest").touch()  # the seal fills it, for verify
+    image = seal(tree, site.place / "unsigned.img", epoch=2**30).path
+    image.chmod(0o755)
+    builder = site.place / "bin/singbuild"
+    builder.write_text(f'#!/bin/sh\nexec {shlex.join(SINGBUILD)} "$@"\n')
+    builder.chmod(0o755)
+    variables = site.user.environment() | {"PYTHONPATH": str(images.ROOT)}
+    try:
+        done = site.user.singrun("exec", "--contents", image, "true", env=variables)
+        assert done.returncode == 0, done
+        with image.open("r+b") as file:
+            place = image.read_bytes().index(b"root:x:0")
+            file.seek(place)
+            file.write(b"toor")
+        done = site.user.singrun("exec", "--contents", image, "true", env=variables)
+        assert (done.returncode, b"singbuild verify ended with status 8" in done.stderr) == (
+            255,
+            True,
+        ), done
+        # As it is, it runs: nobody asked for its contents.
+        assert site.user.singrun("exec", image, "true").returncode == 0
+    finally:
+        builder.unlink()
+
+
+def test_root_for_a_user_meets_the_rules_for_both(site: Site) -> None:
+    sudo = {"SUDO_UID": str(site.user.uid), "SUDO_GID": str(site.user.gid)}
+    variables = {"HOME": "/root", "USER": "root", "PATH": "/usr/bin:/bin"} | sudo
+
+    def starts(image: Path) -> bool:
+        words = ("exec", "--as-caller", image, "true")
+        done = site.root.call(site.launcher, *words, env=variables, cwd="/")
+        assert done.returncode == 0 or b"may not be" in done.stderr, done
+        return done.returncode == 0
+
+    assert starts(site.image)
+    for name in (site.user.name, "root"):
+        site.rule(f"refuse user={name}", "run path=*")
+        assert not starts(site.image)
+    site.rule("run signer=ada@lab.example")
+    assert starts(site.signed)
+    assert not starts(site.image)
 
 
 def test_a_second_start_reads_nothing_again(site: Site) -> None:
