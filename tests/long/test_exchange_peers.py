@@ -122,7 +122,9 @@ def files(bench: Bench) -> Iterator[str]:
 @pytest.mark.parametrize(
     ("options", "uri"),
     [
-        ("--no-https", "shub://HOST/lab/hello:1"),
+        # When it starts, Apptainer 1.4.5 removes the directory for hubs from its cache, and then
+        # cannot write there.
+        ("--no-https --disable-cache", "shub://HOST/lab/hello:1"),
         ("--library http://HOST", "library://lab/tools/hello:1"),
     ],
 )
@@ -130,8 +132,7 @@ def test_plain_files_are_a_hub_and_a_library_to_apptainer(
     bench: Bench, files: str, options: str, uri: str
 ) -> None:
     words = f"pull --force {options} f.sif {uri}".replace("HOST", files)
-    # Now and then Apptainer 1.4.5 does not find the directory of its own that it has just made.
-    said = bench.theirs(f"mkdir -p ~/.apptainer/cache/shub; apptainer -q {words}; ./f.sif ada")
+    said = bench.theirs(f"apptainer -q {words}; ./f.sif ada")
     assert "Hello from" in said
     assert (bench.place / "out/f.sif").read_bytes() == (bench.place / "hello.sif").read_bytes()
 
