@@ -28,7 +28,8 @@ def singbuild_needs() -> Needs:
             Keyword(
                 "MirrorURL",
                 "http(s) or file URL of a mirror, $repo and $arch filled in as pacman does, or a "
-                "mirror's name in singbuild.conf; by default its mirror archlinux",
+                "mirror's name in singbuild.conf; by default its mirror archlinux, or the first "
+                "of the host's pacman",
             ),
             Keyword("Repositories", "which of the mirror's", default="core extra"),
             Keyword("Include", "more packages and groups, separated by blanks or commas"),

@@ -16,6 +16,7 @@ KEYRINGS = (
     Path("/usr/share/keyrings/archlinux.gpg"),
 )
 MIRROR = "archlinux"  # its name in singbuild.conf
+MIRRORS = Path("/etc/pacman.d/mirrorlist")
 NAME = re.compile(r"[A-Za-z0-9@_+][\w@.+-]*", re.ASCII)
 
 
@@ -32,12 +33,12 @@ class Choice:
 def choose(source: Source) -> Choice:
     """Return what the recipe asks for. Raises RecipeKeyError, HostError."""
     words = source.keywords
-    mirror = words.get("MirrorURL") or source.mirrors.get(MIRROR, "")
+    mirror = words.get("MirrorURL") or source.mirrors.get(MIRROR) or of_host(MIRRORS)
     if not mirror:
         raise RecipeKeyError(
             "MirrorURL",
             "the recipe names no mirror",
-            why=f"Nor has singbuild.conf one of the name {MIRROR}.",
+            why=f"Nor has singbuild.conf one of the name {MIRROR}, nor this host a {MIRRORS}.",
             remedy="Add MirrorURL: the directory that has core/os and extra/os, "
             f"or mirror {MIRROR} = URL to singbuild.conf.",
         )
@@ -50,6 +51,14 @@ def choose(source: Source) -> Choice:
         include=_names(words, "Include"),
         keyring=_keyring(words.get("Keyring", "")),
     )
+
+
+def of_host(mirrors: Path) -> str:
+    """Return the first mirror of a list of pacman's, "" without one."""
+    if not mirrors.is_file():
+        return ""
+    match = re.search(r"^\s*Server\s*=\s*(\S+)", mirrors.read_text(errors="replace"), re.M)
+    return match[1] if match else ""
 
 
 def _url(mirror: str, repository: str, arch: str) -> str:

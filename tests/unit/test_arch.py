@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from singbuild_arch.choice import choose
+from singbuild_arch.choice import choose, of_host
 from singbuild_arch.repository import Repository, packages
 
 from singbuild import RecipeKeyError, Source, SourceError
@@ -52,6 +52,13 @@ def test_a_recipe_without_a_mirror_takes_the_sites(keyring: str) -> None:
         choose(asked(keyring))
     site = replace(asked(keyring), mirrors={"archlinux": "https://m.example"})
     assert choose(site).repositories["core"] == "https://m.example/core/os/x86_64"
+
+
+def test_the_hosts_mirrors_are_read(tmp_path: Path) -> None:
+    assert of_host(tmp_path / "none") == ""
+    text = "# Server = http://off.example\n\nServer = https://m.example/$repo/os/$arch\n"
+    (tmp_path / "mirrorlist").write_text(text + "Server = https://other.example\n")
+    assert of_host(tmp_path / "mirrorlist") == "https://m.example/$repo/os/$arch"
 
 
 @pytest.mark.parametrize(
