@@ -16,7 +16,7 @@ from typing import Any
 
 from singbuild import RemoteSignature, Reporter, SourceError
 from singbuild.download import Fetched, NotFoundError, is_offline
-from singbuild_docker import attestation, cosign, manifest, trust
+from singbuild_docker import attestation, cosign, manifest, simple_signing, trust
 from singbuild_docker.cosign import Signature
 from singbuild_docker.downloads import LayerDownloads
 from singbuild_docker.image import Image, Read, Store
@@ -71,7 +71,8 @@ class Registry:
         for _ in range(DEEPEST):
             if not manifest.is_index(document, whose):
                 digest = f"sha256:{content.sha256}"
-                trust.check(self.image, (digest, first), self._signatures)
+                digests = (digest, first)
+                trust.check(trust.Subject(self.image, digests, self._signatures, self._simple))
                 return digest, document
             chosen = manifest.choose(document, arch, whose)
             content = self._manifest(chosen.digest)
@@ -94,6 +95,11 @@ class Registry:
         rows = cosign.listed(self._document(cosign.tag(digest)) or {})
         report = self.store.report
         return [Signature(self.blob(d, size, report).read(), value) for d, size, value in rows]
+
+    def _simple(self, digest: str) -> list[bytes]:
+        """Bring GPG's signatures of a manifest, which lie elsewhere. Raises SourceError."""
+        store = self.store
+        return simple_signing.signatures(self.image, digest, store.path, store.report)
 
     def all_signatures(self, digest: str) -> list[RemoteSignature]:
         """Fetch all that is signed of a manifest, in cosign's forms. Raises SourceError."""

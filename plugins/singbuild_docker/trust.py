@@ -1,7 +1,7 @@
 """Which images may be taken: containers-policy.json(5), obeyed as podman obeys it.
 
-All requirements of the most specific scope have to be met. What cannot be checked here (GPG's
-simple signing, Fulcio, Rekor) is not met. Without such a file everything is taken.
+All requirements of the most specific scope have to be met. What cannot be checked here (Fulcio,
+Rekor) is not met. Without such a file everything is taken.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ import binascii
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from singbuild import SourceError
-from singbuild_docker import cosign
+from singbuild_docker import cosign, simple_signing
 from singbuild_docker.cosign import Signature
 from singbuild_docker.keys import PublicKey
 from singbuild_docker.reference import Reference
@@ -24,21 +25,36 @@ from singbuild_docker.settings import readable
 SYSTEM = Path("/etc/containers/policy.json")
 _KEYS = ("keyPath", "keyPaths", "keyData", "keyDatas")
 _KNOWN_KEYS = {"type", "signedIdentity", *_KEYS}
+_GPG_KEYS = ("keyPath", "keyPaths", "keyData")
+_GPG_KNOWN = {"type", "keyType", "signedIdentity", *_GPG_KEYS}
 Table = Mapping[str, Any]
 Fetch = Callable[[str], Sequence[Signature]]
+FetchSimple = Callable[[str], Sequence[bytes]]
 
 
-def check(image: Reference, digests: Sequence[str], fetch: Fetch) -> None:
-    """Refuse an image of a registry that the host's policy does not let. Raises SourceError.
+@dataclass(frozen=True)
+class Subject:
+    """What a policy is asked about.
 
-    digests: of the manifest, and of the index that led to it; fetch: returns the signatures of one.
+    digests: of the manifest, and of the index that led to it; cosign, simple: return the signatures
+    of one, of either kind.
     """
+
+    image: Reference
+    digests: Sequence[str]
+    cosign: Fetch
+    simple: FetchSimple
+
+
+def check(subject: Subject) -> None:
+    """Refuse an image of a registry that the host's policy does not let. Raises SourceError."""
+    image = subject.image
     path = _path()
     if not path:
         return
     scope, requirements = _chosen(_read(path), "docker", _scopes(image), path)
     for each in requirements:
-        if why := _unmet(each, image, digests, fetch, path):
+        if why := _unmet(each, subject, path):
             raise _refused(str(image), why, path, scope)
 
 
@@ -115,50 +131,72 @@ def _chosen(
     return name, requirements
 
 
-def _unmet(
-    requirement: Table, image: Reference, digests: Sequence[str], fetch: Fetch, path: Path
-) -> str:
+def _unmet(requirement: Table, subject: Subject, path: Path) -> str:
     """Return why a requirement is not met, "" if it is."""
     kind = requirement.get("type")
     if kind == "insecureAcceptAnything":
         return ""
     if kind == "reject":
         return "It refuses this image."
-    if kind != "sigstoreSigned":
+    if kind not in ("sigstoreSigned", "signedBy"):
         return f"It asks for {kind}, which singbuild cannot check."
-    if more := sorted({*requirement} - _KNOWN_KEYS):
+    known = _GPG_KNOWN if kind == "signedBy" else _KNOWN_KEYS
+    if more := sorted({*requirement} - known):
         return f"It asks for {', '.join(more)}, which singbuild cannot check."
-    keys = _keys(requirement, path)
+    names = _names_of_gpg if kind == "signedBy" else _names_of_cosign
     is_signed = False
-    for digest in dict.fromkeys(digests):
-        for signature in fetch(digest):
-            is_signed = True
-            for key in keys:
-                name = signature.identity(digest, key)
-                if name is not None and _is_meant(name, requirement, image, path):
-                    return ""
+    for name in names(requirement, subject, path):
+        is_signed = True
+        if name is not None and _is_meant(name, requirement, subject.image, path):
+            return ""
     if not is_signed:
         return "A signature was required, but no signature exists."
     return "No signature of it is by a key that it names, for this name."
 
 
+def _names_of_cosign(requirement: Table, subject: Subject, path: Path) -> Iterator[str | None]:
+    """Yield for each signature the name that it is for, None unless it is by a key of these."""
+    keys = _keys(requirement, path)
+    for digest in dict.fromkeys(subject.digests):
+        for signature in subject.cosign(digest):
+            names = [signature.identity(digest, key) for key in keys]
+            yield None  # there is one, whoever made it
+            yield from names
+
+
+def _names_of_gpg(requirement: Table, subject: Subject, path: Path) -> Iterator[str | None]:
+    """Yield the same of GPG's signatures."""
+    if requirement.get("keyType") != "GPGKeys":
+        raise _broken(path, "signedBy has to have the keyType GPGKeys.")
+    keys = _key_files(requirement, _GPG_KEYS, path)
+    for digest in dict.fromkeys(subject.digests):
+        for signature in subject.simple(digest):
+            yield simple_signing.identity(signature, digest, keys)
+
+
 def _keys(requirement: Table, path: Path) -> list[PublicKey]:
-    names = [name for name in _KEYS if name in requirement]
-    if len(names) != 1:
-        raise _broken(path, f"sigstoreSigned has to have one of {', '.join(_KEYS)}.")
-    value = requirement[names[0]]
-    texts = value if isinstance(value, list) else [value]
     keys = []
-    for text in texts:
-        try:
-            raw = Path(text).read_bytes() if "Path" in names[0] else base64.b64decode(text)
-        except (OSError, TypeError, binascii.Error, ValueError) as error:
-            raise _broken(path, f"Its key cannot be read: {error}.") from error
-        key = cosign.public_key(raw)
+    for data in _key_files(requirement, _KEYS, path):
+        key = cosign.public_key(data)
         if key is None:
-            raise _broken(path, f"{text if 'Path' in names[0] else names[0]} has no public key.")
+            raise _broken(path, "A key of sigstoreSigned is no public key.")
         keys.append(key)
     return keys
+
+
+def _key_files(requirement: Table, known: Sequence[str], path: Path) -> list[bytes]:
+    """Return the contents of the files of keys, or of what stands for them."""
+    names = [name for name in known if name in requirement]
+    if len(names) != 1:
+        raise _broken(path, f"{requirement['type']} has to have one of {', '.join(known)}.")
+    value = requirement[names[0]]
+    texts = value if isinstance(value, list) else [value]
+    try:
+        if "Path" in names[0]:
+            return [Path(text).read_bytes() for text in texts]
+        return [base64.b64decode(text) for text in texts]
+    except (OSError, TypeError, binascii.Error, ValueError) as error:
+        raise _broken(path, f"Its key cannot be read: {error}.") from error
 
 
 def _is_meant(name: str, requirement: Table, image: Reference, path: Path) -> bool:

@@ -196,9 +196,11 @@ def by_chance(desk: Desk, chance: random.Random) -> tuple[str, str, int]:
     if head == whole[:size]:
         return kind, "the same", 0
     changed = [at for at in range(size) if head[at] != whole[at]]
-    # Between header and table, and of the header what tells sizes and dates, nothing is signed.
-    signed = [at for at in changed if not (is_unsigned(at) or HEADER <= at < TABLE)]
-    first = signed[0] if signed or kind != "SIF" else MACHINE
+    if kind == "SIF":
+        # Between header and table, and of the header what tells sizes and dates, nothing is signed.
+        signed = [at for at in changed if not (is_unsigned(at) or HEADER <= at < TABLE)]
+        changed = signed or [MACHINE]
+    first = changed[0]
     return kind, desk.tried(path, head + whole[size:], desk.known), first
 
 
