@@ -40,7 +40,7 @@ def summarise(site: Site, subject: Collection) -> dict[str, Any]:
         images[tag] = {
             "status": record["status"],
             "size": record.get("image", {}).get("size", 0),
-            "labels": sorted(shown.get("labels", {})),
+            "labels": sorted(map(_storable, shown.get("labels", {}))),
             "sketch": record.get("sketch", []),
         }
         for word, kind in sorted(set(_words(subject.name, tag, record)))[:_WORDS]:
@@ -69,9 +69,14 @@ def _words(name: str, tag: str, record: Mapping[str, Any]) -> Iterator[tuple[str
     pairs += [(package["name"], "package") for package in shown.get("packages", [])]
     pairs += [(program, "program") for program in record.get("programs", [])]
     for word, kind in pairs:
-        small = " ".join(word.lower().split())[:_LONGEST]
+        small = _storable(" ".join(word.lower().split())[:_LONGEST])
         if len(small) > 1:
             yield small, kind
+
+
+def _storable(text: str) -> str:
+    """Return text without halves of surrogates, which an image's JSON may have, and UTF-8 not."""
+    return text.encode(errors="replace").decode()
 
 
 def shard_of(word: str) -> str:
@@ -136,7 +141,8 @@ class Catalogue:
     def others(self, labels: Iterable[str]) -> dict[str, int]:
         """Return how many other images have each of an image's labels."""
         query = "SELECT count FROM labels WHERE label = ?"
-        rows = {label: self._database.execute(query, (label,)).fetchone() for label in labels}
+        run = self._database.execute
+        rows = {label: run(query, (_storable(label),)).fetchone() for label in labels}
         return {label: row[0] - 1 if row else 0 for label, row in rows.items()}
 
     def neighbours(self, name: str, tag: str, most: int) -> list[dict[str, Any]]:

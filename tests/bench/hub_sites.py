@@ -34,7 +34,7 @@ BASE = (
 
 @dataclass(frozen=True)
 class Image:
-    """An image that is none. version: its files are others with another one."""
+    """An image that is none. version: its files are others with another one; most: of its files."""
 
     tag: str
     packages: Sequence[str] = ()
@@ -42,7 +42,7 @@ class Image:
     labels: Mapping[str, str] = field(default_factory=dict)
     help: str = ""
     error: str = ""
-    more: Sequence[File] = ()
+    most: int = 1_000_000
 
     @property
     def source(self) -> str:
@@ -60,7 +60,7 @@ class Image:
     @property
     def key(self) -> str:
         """The content key of its build."""
-        facts = json.dumps([self.tag, self.source, self.error, len(self.more)])
+        facts = json.dumps([self.tag, self.source, self.error, self.most])
         return hashlib.sha256(facts.encode()).hexdigest()[:32]
 
 
@@ -102,7 +102,8 @@ def files(image: Image) -> list[File]:
     own = f"/etc/{image.tag}-version"
     digest = hashlib.sha256(f"{image.tag} {image.version}".encode()).hexdigest()[:16]
     by_path[own] = File(own, "f", 0o644, 2, digest)
-    return sorted([*by_path.values(), *image.more])
+    chance = random.Random(image.tag)
+    return sorted(chance.sample([*by_path.values()], min(image.most, len(by_path))))
 
 
 def record(site: Site, image: Image, commit: Commit) -> None:
@@ -217,8 +218,10 @@ def laboratory(site: Site, url: str = "") -> list[str]:
     return names
 
 
-def generated(site: Site, name: str, number: int, count: int, per_image: int) -> None:
-    """Add a collection of images made of random packages. per_image: of its packages."""
+def generated(
+    site: Site, name: str, number: int, count: int, per_image: int, most: int = 1_000_000
+) -> None:
+    """Add a collection of images made of random packages. per_image: of these; most: of files."""
     chance = random.Random(f"{name} {number}")
     others = [each for each in sorted(installed()) if each not in BASE]
     images = []

@@ -79,10 +79,12 @@ class Elements(HTMLParser):
         self.elements: set[str] = set()
         self.attributes: list[str] = []
         self.scripts: list[str] = []
+        self.links: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.elements.add(tag)
         self.attributes += [name for name, _ in attrs]
+        self.links += [value or "" for name, value in attrs if name in ("href", "src")]
         if tag == "script":
             self.scripts.append((dict(attrs).get("src") or "inline").rpartition("/")[2])
         if tag == "img":
@@ -96,6 +98,7 @@ HOSTILE = [
     "{{ 7 * 7 }}{% raw %}",
     "</script><script>alert(1)//",
     "\u2028\u0000\x1b[31m'",
+    "\ud800",
 ]
 
 
