@@ -18,7 +18,7 @@ from singbuild.hub.surroundings import environment
 def faults(site: Site) -> Iterator[str]:
     """Yield what is wrong with a site, a sentence each."""
     for path in sorted((site.path / "records").glob("*.json")):
-        if not path.name.endswith(".spdx.json"):
+        if "." not in path.stem:  # else KEY.spdx.json and the like
             yield from _of_record(site, path.stem)
     for page in sorted(site.path.rglob("*.html")):
         yield from _of_page(site, page)

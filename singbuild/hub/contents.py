@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from singbuild import about
+from singbuild.errors import SingbuildError
 from singbuild.ext3.node import shown
 from singbuild.file_tree import DIRECTORY, REGULAR, SYMLINK, Entry, FileTree
 from singbuild.formats.loading import opened
 from singbuild.images import inspection, sizes
+from singbuild.images.provenance import statement
 from singbuild.packages.tree import ImageTree
 
 SKETCH = 128
@@ -72,6 +74,15 @@ def bill(image: Path) -> str:
     """Return an image's bill of materials: SPDX 2.3, JSON text."""
     with opened(image) as tree:
         return inspection.bill(tree)
+
+
+def provenance(image: Path) -> str:
+    """Return where an image comes from, as an in-toto statement; "" when it holds no lock."""
+    with opened(image) as tree:
+        try:
+            return statement(tree)
+        except SingbuildError:
+            return ""
 
 
 def files(image: Path) -> list[File]:

@@ -39,22 +39,34 @@ def distribute(
     for unit in built:
         if recipients.key and not site.signers(unit.key):
             went_well &= _sign(site, unit, recipients.key, report)
+        went_well &= _note_signers(site, unit, report)
         if recipients.push:
             went_well &= _push(site, name, unit, recipients.push, report)
     return went_well
 
 
 def _sign(site: Site, unit: Unit, key: Path, report: Callable[[str], None]) -> bool:
-    image = site.image(unit.key)
+    image, signature = site.image(unit.key), site.image(unit.key, "sif.sig")
+    words = ["sign", "--key", str(key), "--output", str(signature), str(image)]
+    return bool(_answer(words, f"{unit.tag}: not signed", report))
+
+
+def _note_signers(site: Site, unit: Unit, report: Callable[[str], None]) -> bool:
+    """Keep for the pages who signed an image, or built it again, if a signature has come."""
+    store = site.path / "signatures" / f"{unit.key}.json"
     signature = site.image(unit.key, "sif.sig")
-    words = ["sign", "--json", "--key", str(key), "--output", str(signature), str(image)]
-    answer = _answer(words, f"{unit.tag}: not signed", report)
+    if not signature.exists():
+        return True
+    if store.exists() and store.stat().st_mtime_ns > signature.stat().st_mtime_ns:
+        return True
+    words = ["verify", "--json", "--", str(site.image(unit.key))]
+    answer = _answer(words, f"{unit.tag}: its signatures are not true", report)
     if not answer:
         return False
-    facts = json.loads(answer)
-    signer = {name: facts[name] for name in ("fingerprint", "key_type", "date", "claim")}
-    signer["file"] = f"images/{signature.name}"
-    site.write(f"signatures/{unit.key}.json", dumped({"signers": [signer]}))
+    names = ("fingerprint", "key_type", "date", "claim")
+    signers = [{name: each[name] for name in names} for each in json.loads(answer)["signatures"]]
+    site.write(f"signatures/{unit.key}.json", dumped({"signers": signers}))
+    store.touch()
     return True
 
 

@@ -114,7 +114,7 @@ def rewrite(site: Site, names: Iterable[str], url: str = "") -> None:
         subject = collection.load(site, name)
         registry.write(site, subject, url)
         shpc.write(site, subject, url)
-    registry.write_service(site, site.collections())
+    registry.write_service(site, site.collections(), url)
     shpc.write_library(site, site.collections())
     pages.write(site, names, url)
 

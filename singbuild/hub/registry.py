@@ -34,13 +34,13 @@ def write(site: Site, collection: Collection, url: str) -> None:
     _tools(site, collection, url)
 
 
-def write_service(site: Site, names: list[str]) -> None:
-    """Write what TRS clients ask for of the whole site."""
+def write_service(site: Site, names: list[str], url: str) -> None:
+    """Write what TRS clients ask for of the whole site. url: of the site; TRS wants one."""
     info = {
         "id": "singbuild.hub",
         "name": "singbuild hub",
         "type": {"group": "org.ga4gh", "artifact": "trs", "version": "2.1.0"},
-        "organization": {"name": "singbuild", "url": "urn:singbuild"},
+        "organization": {"name": "singbuild", "url": url or "http://localhost"},
         "version": __version__,
     }
     site.write(f"{_TRS}/service-info/index.json", dumped(info))

@@ -241,6 +241,9 @@ class _Run:
         self.site.write_files(key, files)
         bill = contents.bill(image)
         self.site.write(f"records/{key}.spdx.json", bill)
+        provenance = contents.provenance(image)
+        if provenance:
+            self.site.write(f"records/{key}.provenance.json", provenance)
         record = contents.shown_by_itself(image)
         with image.open("rb") as file:
             digests = {name: _file_digest(file, name) for name in ("sha256", "md5")}
@@ -252,6 +255,7 @@ class _Run:
             "reproducible": _verdict(self.reproducible, self.differences),
             "files": len(files),
             "sketch": contents.sketch(files),
+            "provenance": bool(provenance),
             "programs": contents.programs(files),
             "licences": contents.licences(bill),
             "shown": record,

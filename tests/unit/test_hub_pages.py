@@ -107,7 +107,7 @@ def test_nothing_that_comes_from_outside_is_markup_in_a_page(tmp_path: Path, hos
     site = crafted(tmp_path, hostile)
     found = collection.load(site, "lab/tools")
     registry.write(site, found, "https://hub.invalid")
-    registry.write_service(site, site.collections())
+    registry.write_service(site, site.collections(), "https://hub.invalid")
     pages.write(site, ["lab/tools"], "https://hub.invalid")
     written = sorted(site.path.rglob("*.html"))
     assert len(written) > 8
