@@ -20,6 +20,7 @@ SHOWN_LINES = 2000  # of a log
 NEIGHBOURS = 5
 _LARGEST_CHANGE = 400  # lines of a recipe's change
 _WIDTH = 790  # pixels of a treemap on a screen
+_PACKAGES = 1000  # of a page
 _OLDER = 20  # builds of a tag that have pages
 _PLACES = (
     ("Overview", "index.html"),
@@ -94,9 +95,7 @@ class ImagePages:
         pushed = self._pushed.get(tag, {})
         areas: Sequence[drawings.Area] = ()
         if is_built:
-            self.writer.page(
-                f"{base}/packages.html", "packages.html", [*below, ("Packages", "")], **common
-            )
+            self._packages(base, below, common)
             areas = self._files(base, build, below, common)
         self.writer.page(
             f"{base}/index.html",
@@ -117,6 +116,18 @@ class ImagePages:
             treemap=drawings.treemap(areas, f"Sizes of the directories of {tag}", _WIDTH),
             recipe_change=change,
         )
+
+    def _packages(
+        self, base: str, below: Sequence[tuple[str, str]], common: Mapping[str, Any]
+    ) -> None:
+        """Write the list of packages, as many pages as it takes."""
+        packages = common["shown"]["packages"]
+        parts = [packages[n : n + _PACKAGES] for n in range(0, len(packages), _PACKAGES)] or [[]]
+        names = ["packages.html", *(f"packages-{n}.html" for n in range(2, len(parts) + 1))]
+        trail = [*below, ("Packages", "")]
+        for name, part in zip(names, parts, strict=True):
+            values = {**common, "packages": part, "others": names[1:] and names, "page": name}
+            self.writer.page(f"{base}/{name}", "packages.html", trail, **values)
 
     def _has_image(self, build: Build) -> bool:
         return self.site.image(build.key).exists()

@@ -113,7 +113,8 @@ def _tools(site: Site, collection: Collection, url: str) -> None:
     """Write a collection's tools as TRS has them: a tool for each tag, a version for each build."""
     tools = []
     for tag in collection.commits[-1].builds:
-        tool_id = f"{collection.name}/{tag}".replace("/", ":")  # many servers refuse a quoted slash
+        # Servers refuse a quoted slash, and trs-cli a colon.
+        tool_id = f"{collection.name}/{tag}".replace("/", "~")
         place = f"{_TRS}/tools/{tool_id}"
         versions = list(_versions(site, collection, tag, url, place))
         if not versions:

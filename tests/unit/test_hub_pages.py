@@ -158,6 +158,27 @@ def test_a_tree_of_any_depth_has_its_pages(tmp_path: Path) -> None:
     assert "/bottom</span>" in page
 
 
+def test_pages_of_many_packages_stay_small(tmp_path: Path) -> None:
+    site = crafted(tmp_path, "plain")
+    record = site.record("1" * 32)
+    record["shown"]["packages"] = [
+        {
+            "kind": "deb",
+            "name": f"texlive-of-some-kind-{n}",
+            "version": "2024.20250309-1",
+            "size": n,
+        }
+        for n in range(4000)
+    ]
+    site.write(f"records/{'1' * 32}.json", dumped(record))
+    pages.write(site, ["lab/tools"])
+    written = list((site.path / "lab/tools/tool").glob("packages*.html"))
+    assert max(page.stat().st_size for page in written) < 300_000
+    names = {n for page in written for n in re.findall(r"some-kind-\d+", page.read_text())}
+    assert len(names) == 4000
+    assert [fault for fault in check.faults(site) if "packages" in fault] == []
+
+
 NAMES = st.lists(st.sampled_from("abc"), min_size=1, max_size=5).map("/".join)
 
 

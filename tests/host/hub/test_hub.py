@@ -267,10 +267,10 @@ def test_clients_of_other_registries_find_their_files(
     )
     assert served(f"images/{key}.sif", Range="bytes=0-9") == (206, image[:10])
     tools = json.loads(served("ga4gh/trs/v2/tools")[1])
-    assert "lab:tools:base" in {tool["id"] for tool in tools}
-    version = json.loads(served("ga4gh/trs/v2/tools/lab%3Atools%3Abase")[1])["versions"][0]
+    assert "lab~tools~base" in {tool["id"] for tool in tools}
+    version = json.loads(served("ga4gh/trs/v2/tools/lab%7Etools%7Ebase")[1])["versions"][0]
     containerfile = served(
-        f"ga4gh/trs/v2/tools/lab:tools:base/versions/{version['id']}/containerfile"
+        f"ga4gh/trs/v2/tools/lab~tools~base/versions/{version['id']}/containerfile"
     )
     assert "Bootstrap: busybox" in json.loads(containerfile[1])[0]["content"]
 
@@ -279,6 +279,44 @@ def test_a_command_that_starts_nothing_is_told_of(hub: Hub) -> None:
     status, output = hub.build("wrong", "--submit", "srun")
     assert status == 2
     assert shlex.quote("{}").strip("'") in output
+
+
+def test_a_host_that_can_build_no_image_is_told_of_once(hub: Hub, tmp_path: Path) -> None:
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for place in ("/usr/sbin", "/usr/bin"):
+        for each in Path(place).iterdir():
+            if each.name != "tar2sqfs" and not (programs / each.name).is_symlink():
+                (programs / each.name).symlink_to(each)
+    words = hub.command("build", str(hub.repository), str(hub.directory / "unable"))
+    done = subprocess.run(
+        words, env=os.environ | {"PATH": str(programs)}, capture_output=True, text=True
+    )
+    assert done.returncode == 5
+    assert done.stderr.count("this host lacks tar2sqfs") == 1
+    assert "squashfs-tools-ng" in done.stderr
+    assert not (hub.directory / "unable/records").exists()
+
+
+@pytest.mark.slow("images are built")
+def test_an_older_build_keeps_its_pages_until_prune_takes_its_image(hub: Hub) -> None:
+    first = hub.commit({"aged.def": f"{BUSYBOX}%post\n  echo 1 > /one\n"})
+    hub.build("aged", "--only", "aged", "--url", "https://hub.invalid")
+    hub.commit({"aged.def": f"{BUSYBOX}%post\n  echo 2 > /two\n"})
+    hub.build("aged", "--only", "aged")
+    site = hub.directory / "aged"
+    pages = site / "lab/tools/aged"
+    older = pages / first[:12]
+    assert "An older build" in (older / "index.html").read_text()
+    assert ".sif" in (older / "index.html").read_text()
+    assert "one</span>" in (older / "files/index.html").read_text()
+    assert f"{first[:12]}/index.html" in (pages / "history.html").read_text()
+    subprocess.run(hub.command("prune", str(site)), check=True, capture_output=True)
+    assert "not kept any more" in (older / "index.html").read_text()
+    names = {path.name for path in (site / "api/container/lab").iterdir()}
+    assert not {name for name in names if first in name}
+    checked = subprocess.run(hub.command("check", str(site)), capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stdout
 
 
 @pytest.mark.slow("images are built")

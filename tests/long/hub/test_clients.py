@@ -150,7 +150,7 @@ def test_a_client_of_trs_finds_every_answer_as_the_specification_has_it(
     made, url = hub
     python = venv("trs", ["trs-cli", "pydantic<2"]) / "python"
     done = subprocess.run(
-        [str(python), "-c", TRS, url, "lab:tools:base"], capture_output=True, text=True, check=False
+        [str(python), "-c", TRS, url, "lab~tools~base"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     version, count, name, recipe, host, path, checksum = json.loads(done.stdout)

@@ -126,8 +126,8 @@ def test_pages_and_every_protocol_are_answered(server: str, place: Path) -> None
     for path in (
         "service-info",
         "tools",
-        "tools/lab%3Atools%3Abase",
-        "tools/lab:tools:base/versions",
+        "tools/lab%7Etools%7Ebase",
+        "tools/lab~tools~base/versions",
     ):
         status, headers, text = get(f"{server}/ga4gh/trs/v2/{path}")
         assert status == 200, path
