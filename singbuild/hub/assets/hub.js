@@ -124,7 +124,7 @@ if (form) {
           const [image, tag] = shard.places[number].split(/:(?=[^:]*$)/);
           const note = places.length < count && number === places.at(-1) ? ` and ${count - places.length} more` : "";
           const link = element("a", { href: `${root}${image}/${tag}/${PAGES[kind]}` }, name);
-          link.append(element("small", { textContent: `${kind}${kind === "image" ? "" : ` in ${image}:${tag}`}${note}` }));
+          link.append(element("small", { textContent: `${kind}${kind === "image" ? "" : " in"} ${image}:${tag}${note}` }));
           links.push(element("li", {}, link));
         }
       }
