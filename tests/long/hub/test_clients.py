@@ -35,7 +35,7 @@ service = client.get_service_info()
 tools = client.get_tools()
 tool = client.get_tool(id=sys.argv[2])
 version = client.get_version(id=sys.argv[2], version_id=tool.versions[0].id)
-recipe = client.get_containerfile(id=sys.argv[2], version_id=version.id)
+recipe = client.get_containerfiles(id=sys.argv[2], version_id=version.id)
 image = version.images[0]
 print(json.dumps([service.type.version, len(tools), tool.name, recipe[0].content,
                   image.registry_host, image.image_name, image.checksum[0].checksum]))
