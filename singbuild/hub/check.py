@@ -17,17 +17,20 @@ from singbuild.hub.surroundings import environment
 
 def faults(site: Site) -> Iterator[str]:
     """Yield what is wrong with a site, a sentence each."""
+    pruned = site.pruned()
     for path in sorted((site.path / "records").glob("*.json")):
         if "." not in path.stem:  # else KEY.spdx.json and the like
-            yield from _of_record(site, path.stem)
+            yield from _of_record(site, path.stem, pruned)
     for page in sorted(site.path.rglob("*.html")):
         yield from _of_page(site, page)
 
 
-def _of_record(site: Site, key: str) -> Iterator[str]:
+def _of_record(site: Site, key: str, pruned: set[str]) -> Iterator[str]:
     try:
         record = site.record(key)
         if record.get("status") != "built":
+            return
+        if key in pruned and not site.image(key).exists():
             return
         with site.image(key).open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()

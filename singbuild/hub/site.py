@@ -1,6 +1,7 @@
 """The directory of a hub's site: its stores by content key, and where each page lies.
 
     hub.json                        says that the directory is a site
+    pruned.json                     keys of images that ``hub prune`` has removed
     images/KEY.sif                  an image, by the content key of its build
     records/KEY.json                what a page shows of it; the same on every machine
     records/KEY.files.json.gz       its files, and KEY.files.js for pages; KEY.spdx.json: its bill
@@ -99,6 +100,10 @@ class Site:
         self.write(f"{name}.js", f'hubData("{name}","{base64.b64encode(packed).decode()}");\n')
         self.write(f"{name}.json.gz", packed)
 
+    def pruned(self) -> set[str]:
+        """Return the keys of images that were removed on purpose."""
+        return set(self.load("pruned.json").get("keys", []))
+
     def signers(self, key: str) -> list[dict[str, str]]:
         """Return who signed an image here."""
         known: list[dict[str, str]] = self.load(f"signatures/{key}.json").get("signers", [])
@@ -162,6 +167,7 @@ class Site:
                         path.unlink()
             for key in removed:
                 self.image(key, "sif.sig").unlink(missing_ok=True)
+            self.write("pruned.json", dumped({"keys": sorted(self.pruned() | removed.keys())}))
         return removed
 
     def _says(self, path: Path) -> str:

@@ -12,7 +12,7 @@ import pytest
 from tests.bench.host import random_numbers
 from tests.host.hub.test_hub import BUILT, BUSYBOX, FILES, Hub
 
-pytestmark = [pytest.mark.root, pytest.mark.long]
+pytestmark = [pytest.mark.root, pytest.mark.long, pytest.mark.timeout(7200)]
 
 COMMITS = 20
 STAGES = (
