@@ -134,10 +134,10 @@ def test_a_killed_submitter_finds_its_jobs_again(hub: Hub, slurm: Cluster, numbe
     assert list((hub.directory / "site").rglob("*.part")) == []
 
 
-def test_jobs_that_cannot_start_say_why(hub: Hub, slurm: Cluster, tmp_path: Path) -> None:
+def test_jobs_that_cannot_start_say_why(hub: Hub, slurm: Cluster) -> None:
     """The nodes have no tar2sqfs: no recipe is blamed."""
     hub.commit({"one.def": BUSYBOX})
-    programs = tmp_path / "bin"
+    programs = hub.directory / "bin"
     programs.mkdir()
     for place in ("/usr/sbin", "/usr/bin"):
         for each in Path(place).iterdir():
