@@ -16,6 +16,8 @@ import os
 import random
 import shutil
 import signal
+import socket
+import struct
 import subprocess
 import tempfile
 import threading
@@ -102,6 +104,7 @@ def own_mount_namespace() -> Path | None:
     names = Path("/run/singrun")  # where root's launches meet
     names.mkdir(mode=0o700, exist_ok=True)
     syscalls.mount("tmpfs", str(names), "tmpfs", 0, "mode=0700")
+    MEETING_PLACES.append(names)
     _LOCKS.append(os.open("/run/lock/singbuild-tests-logs", os.O_RDWR | os.O_CREAT))
     fcntl.flock(_LOCKS[0], fcntl.LOCK_SH)
     for logs in _LOGS:
@@ -137,11 +140,13 @@ class HostState:
 
     mounts: lines of /proc/self/mounts below the run's directories. loops: device -> its file.
     children: (pid, start time in ticks since boot) -> name; proc(5), stat, fields 2 and 22.
+    instances: pid -> the socket that it is reached by.
     """
 
     mounts: frozenset[str]
     loops: dict[str, str]
     children: dict[tuple[int, int], str]
+    instances: dict[int, str]
 
     def new_since(self, before: HostState) -> HostState:
         """Return what is here and was not before."""
@@ -149,13 +154,17 @@ class HostState:
             self.mounts - before.mounts,
             {device: file for device, file in self.loops.items() if device not in before.loops},
             {key: name for key, name in self.children.items() if key not in before.children},
+            {pid: name for pid, name in self.instances.items() if pid not in before.instances},
         )
 
     def __bool__(self) -> bool:
-        return bool(self.mounts or self.loops or self.children)
+        return bool(self.mounts or self.loops or self.children or self.instances)
 
     def end(self) -> None:
         """End the processes, unmount and detach, so that the next test starts clean."""
+        for pid in self.instances:  # whose parent they left, so that nobody can wait for them
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         for pid, _ in self.children:
             with contextlib.suppress(ProcessLookupError, ChildProcessError):
                 os.kill(pid, signal.SIGKILL)
@@ -178,8 +187,11 @@ def host_state(base: str) -> HostState:
         if (file := _read(path)).startswith(ours)
     }
     mounts = frozenset(line for line in lines if line.split()[1].startswith(ours))
-    return HostState(mounts, loops, _children())
+    return HostState(mounts, loops, _children(), _instances())
 
+
+MEETING_PLACES: list[Path] = []
+"""Where instances of this run's users have their sockets."""
 
 OWN_DIRECTORIES: list[str] = []
 """Directories of this run outside pytest's own."""
@@ -208,6 +220,18 @@ def _children() -> dict[tuple[int, int], str]:
         name, _, fields = _read(Path(f"/proc/{pid}/stat")).rpartition(")")
         if fields and pid not in OWN_PROCESSES:
             found[pid, int(fields.split()[19])] = name.partition("(")[2]
+    return found
+
+
+def _instances() -> dict[int, str]:
+    """The instances that listen, by the process at the other end: unix(7), SO_PEERCRED."""
+    found = {}
+    for path in (each for place in MEETING_PLACES for each in place.rglob("instance-*")):
+        with socket.socket(socket.AF_UNIX) as end, contextlib.suppress(OSError):  # it has ended
+            end.settimeout(1)
+            end.connect(str(path))
+            credentials = end.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+            found[struct.unpack("iII", credentials)[0]] = str(path)
     return found
 
 

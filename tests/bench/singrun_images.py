@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypedDict, Unpack
 
-from tests.bench.host import PATIENCE, VARIABLE, accounts, shared_directory
+from tests.bench.host import MEETING_PLACES, PATIENCE, VARIABLE, accounts, shared_directory
 
 ROOT = Path(__file__).parents[2]
 PYTHON = "/usr/bin/python3"
@@ -192,11 +192,14 @@ def ordinary_user(prefix: str = "singrun") -> Iterator[str]:
     try:
         uid = pwd.getpwnam(name).pw_uid
         own = [Path(f"{parent}/singrun-{uid}") for parent in ("/tmp", "/var/tmp")]
+        MEETING_PLACES.append(own[0])
         yield name
         wait_for_daemons(name)
     finally:
         for path in own:
             shutil.rmtree(path, ignore_errors=True)
+            with contextlib.suppress(ValueError):
+                MEETING_PLACES.remove(path)
         with accounts():
             subprocess.run(["userdel", "-r", "-f", name], check=True, capture_output=True)
 

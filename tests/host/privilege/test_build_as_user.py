@@ -131,7 +131,8 @@ def test_a_home_that_is_closed_to_its_user_slows_a_build_and_stops_none(user: Us
     home = user.directory / "home"
     for name in (".cache", ".local", ".config", ".docker"):
         (home / name).mkdir(parents=True, mode=0o700)
-    user.env = {"PATH": user.env["PATH"], "HOME": str(home), "SINGBUILD_TMPDIR": str(home.parent)}
+    places = dict.fromkeys(("SINGBUILD_TMPDIR", "TMPDIR"), str(home.parent))  # logs, too
+    user.env = {"PATH": user.env["PATH"], "HOME": str(home)} | places
     for mode in MODES:
         process = user.start("--force", "--privilege", mode, "-", "a.img")
         said = process.communicate("Bootstrap: busybox\n%post\n    true\n")[1]

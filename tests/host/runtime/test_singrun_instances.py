@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.bench import host
 from tests.bench import singrun_images as images
 from tests.bench.host import PATIENCE, wait_until
 from tests.bench.singrun_images import Bench, Person
@@ -50,6 +51,17 @@ def stop(person: Person, *words: str) -> None:
 def has_ended(pid: int) -> bool:
     stat = images.read(Path(f"/proc/{pid}/stat"))
     return not stat or stat.rpartition(")")[2].split()[0] == "Z"
+
+
+def test_one_that_a_test_leaves_is_found_and_ended(person: Person, bench: Bench) -> None:
+    before = host.host_state(str(bench.directory))
+    person.said("start", bench.image, "left-behind")
+    left = host.host_state(str(bench.directory)).new_since(before)
+    (pid,) = left.instances
+    assert left.instances[pid].endswith("/instance-left-behind")
+    left.end()
+    wait_until(lambda: has_ended(pid))
+    assert not host.host_state(str(bench.directory)).new_since(before).instances
 
 
 def test_later_commands_enter_it(person: Person, bench: Bench) -> None:
