@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
 from singbuild.cli.grammar import Command
@@ -95,7 +97,8 @@ def _places() -> list[dict[str, object]]:
                 }
             )
             continue
-        there = next(each for each in (path, *path.parents) if each.exists())
+        # Not exists(): a home that is closed to its user is an answer, and no error.
+        there = next(each for each in (path, *path.parents) if os.access(each, os.F_OK))
         if reason := places.unwritable(there):
             trouble = f"{there} cannot be written: {reason}. {variable} names another directory."
         rows.append(

@@ -8,7 +8,7 @@ import os
 import subprocess
 import time
 
-from singrun.errors import UnavailableError
+from singrun.errors import UnavailableError, printable
 from singrun.signatures.sshsig import NAMESPACE
 from singrun.signatures.statement import Signed
 
@@ -40,12 +40,14 @@ class Verdict:
 def judged(signed: Signed, signers: Signers) -> Verdict:
     """Return what became of a signature of a statement; not whether the statement is true.
 
-    UnavailableError: there is no ssh-keygen.
+    UnavailableError: there is no ssh-keygen, or it does not work here.
     """
     text, date = signed.statement.text().encode(), signed.statement.date
     with _Memory() as memory:
         words = ["-n", NAMESPACE, "-s", memory.file(signed.signature.armored().encode())]
         done = _keygen("check-novalidate", words, text, memory)
+        if done.returncode and b"Could not verify" not in done.stdout:  # it has not looked
+            raise _no_answer(done.stderr)
         if done.returncode:
             return Verdict(BAD, [], "its signature is not over this image, or is damaged")
         at = _seconds(date)
@@ -121,11 +123,21 @@ def _keygen(
     return subprocess.run(
         [program(), "-Y", action, *words],
         input=text,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        capture_output=True,
         env=environment,
         pass_fds=memory.fds,
         check=False,
+    )
+
+
+def _no_answer(complaint: bytes) -> UnavailableError:
+    last = complaint.decode(errors="replace").strip().rpartition("\n")[2]
+    return UnavailableError(
+        "ssh-keygen cannot check signatures here",
+        why=printable(last) or "It ended without a word.",
+        remedy="It needs an entry of its user in /etc/passwd."
+        if last.startswith("No user")
+        else "Try it: ssh-keygen -Y check-novalidate",
     )
 
 

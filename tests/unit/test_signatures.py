@@ -154,6 +154,22 @@ def test_a_signature_goes_round(
     assert (status, f"signed by {ADA} on " in text) == (0, True)
 
 
+@pytest.mark.root
+def test_a_user_whom_ssh_keygen_does_not_know_is_told_so(desk: Desk) -> None:
+    """As containers have them: no entry in /etc/passwd."""
+    assert desk.run("sign", "--key", desk.key(), desk.image)[0] == 0
+    words = [sys.executable, "-m", "singbuild", "verify", "/dev/stdin"]
+    become = ["setpriv", "--reuid", "54321", "--regid", "54321", "--clear-groups"]
+    home = {"HOME": "/", "PATH": os.environ["PATH"]}
+    with desk.image.open("rb") as image:
+        done = subprocess.run(
+            [*become, *words], stdin=image, env=home, capture_output=True, text=True
+        )
+    assert done.returncode == 5, done
+    assert "No user exists for uid 54321" in done.stderr
+    assert "is damaged" not in done.stdout + done.stderr
+
+
 def test_an_unsigned_image_is_sound_and_says_what_is_missing(desk: Desk) -> None:
     key = desk.key()
     assert desk.verified()[0] == 0

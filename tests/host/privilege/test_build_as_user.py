@@ -138,5 +138,9 @@ def test_a_home_that_is_closed_to_its_user_slows_a_build_and_stops_none(user: Us
         said = process.communicate("Bootstrap: busybox\n%post\n    true\n")[1]
         assert process.returncode == 0, said
         assert "cannot be written" in said
+    process = user.start("doctor")
+    shown, said = process.communicate()
+    assert (process.returncode, said) == (0, "")
+    assert f"{home}/.local cannot be written: Permission denied" in shown
     process = user.start("pull", "--force", "docker-daemon:none", "b.img")
     assert "exists" in process.communicate()[1]
