@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import urllib.request
 from pathlib import Path
@@ -66,18 +68,24 @@ def test_jupyter_with_a_kernel(tmp_path: Path) -> None:
     made = json.loads((tmp_path / "sum.ipynb").read_text())
     assert made["cells"][0]["outputs"][0]["data"]["text/plain"] == ["42"]
     # The lab answers.
-    options = ["--no-browser", "--allow-root", "--ip=127.0.0.1", "--ServerApp.port=0"]
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    options = ["--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}"]
     log = tmp_path / "lab.log"
     with log.open("w") as out:
         words = [*command, "lab", *options]
         lab = subprocess.Popen(words, cwd=tmp_path, env=env, stderr=out, stdout=out)
+    url = f"http://127.0.0.1:{port}/lab?token="
+
+    def answers() -> bool:
+        token = re.search(r"/lab\?token=(\w+)", log.read_text())
+        with contextlib.suppress(OSError):
+            page = urllib.request.urlopen(url + token[1]).read() if token else b""
+            return b"JupyterLab" in page
+        return False
+
     try:
-        pattern = r"http://127\.0\.0\.1:\d+/lab\?token=\w+"
-        wait_until(lambda: bool(re.search(pattern, log.read_text())))
-        found = re.search(pattern, log.read_text())
-        assert found
-        with urllib.request.urlopen(found[0]) as answer:
-            assert b"JupyterLab" in answer.read()
+        wait_until(answers)
     finally:
         lab.terminate()
         lab.wait()
