@@ -92,6 +92,7 @@ def tell_missing(paths: list[str]) -> None:
     for path in paths:
         if not os.path.exists(path):
             directory = os.path.dirname(path)
+            directory = path if directory == "/" else directory  # which cannot be bound
             say(
                 f"{path} is not shared with the image\n"
                 f"  Add --bind {directory}, or set SINGRUN_BIND={directory}"

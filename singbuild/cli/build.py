@@ -23,6 +23,7 @@ from singbuild.cli.parameters import (
     quiet_option,
     recipe_options,
     unused_warning,
+    warn_of_ending,
 )
 from singbuild.errors import SingbuildError, UsageError
 
@@ -262,6 +263,8 @@ def build(
                 )
         if junit:
             shown.watchers.append(Report(junit, recipe))
+        if not (form or sandbox or update):
+            warn_of_ending(image, shown)
         form = _format(image, form, sandbox=sandbox or update, free=free)
         build_options = options.Options(
             force=force or update,

@@ -9,7 +9,14 @@ import click
 
 from singbuild import command
 from singbuild.cli.grammar import Command
-from singbuild.cli.parameters import FILE, document, force_option, json_option, quiet_option
+from singbuild.cli.parameters import (
+    FILE,
+    document,
+    force_option,
+    json_option,
+    quiet_option,
+    warn_of_ending,
+)
 from singbuild.errors import SingbuildError
 
 format_option = click.option(
@@ -47,6 +54,8 @@ def convert(source: Path, target: Path, form: str, force: bool, quiet: bool) -> 
 
     console = display.Console(sys.stdout, quiet=quiet)
     try:
+        if not form:
+            warn_of_ending(target, console)
         conversion.convert(source, target, console, word=form, force=force)
     except SingbuildError as error:
         console.error(error, None)

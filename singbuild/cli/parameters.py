@@ -139,6 +139,14 @@ def host_parts(
     return binds.HostParts(binds.parsed(bind_words, mount_words), drivers)
 
 
+def warn_of_ending(target: Path, shown: Console) -> None:
+    """Say what a target becomes whose ending is nearly that of another kind of image."""
+    from singbuild.formats import loading
+
+    if meant := loading.meant_ending(target):
+        shown.warn(f"{target} becomes an ext3, by its ending; did you mean {meant}?")
+
+
 def unused_warning(console: Console) -> Callable[[str], None]:
     """Return what warns of a build argument that the recipe does not use."""
     return lambda name: console.warn(f"--build-arg {name}: the recipe has no such argument")

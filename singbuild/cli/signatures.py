@@ -13,6 +13,7 @@ from singbuild.cli.grammar import Command
 from singbuild.cli.parameters import FILE as IMAGE
 from singbuild.cli.parameters import document, json_option, quiet_option
 from singbuild.errors import UsageError
+from singrun.signatures.signers import UNKNOWN
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -219,7 +220,9 @@ def verify_image(
     extract: Path | None,
     as_json: bool,
 ) -> int:
-    """Check that IMAGE is still, bit for bit, what the build wrote, and whose signatures it has.
+    """Check that IMAGE is, bit for bit, what was written last, and whose signatures it has.
+
+    That is the build, or `copy`, `import` and their like, which drop signatures.
 
     Of docker://NAME or oras://NAME, an image in a registry: whose signatures and attestations of
     cosign's it has there, by the keys that --signers names; without a good one that is status 10.
@@ -266,6 +269,8 @@ def verify_image(
     print(f"{image}: sound, {result.sound}" if result.sound else f"{image}: as it was signed")
     for each in result.findings:
         print(f"  {each}")
+    if not signers and any(each.status == UNKNOWN for each in result.findings):
+        print(f"  who you know stands in {known.own_list()}: docs/signatures.md")
     if rebuilders := result.rebuilders:
         count, known_count = len(rebuilders), sum(map(bool, rebuilders.values()))
         print(f"  rebuilt {count} time{'s' * (count != 1)}, {known_count} by known signers")

@@ -20,6 +20,7 @@ from singbuild.formats import hookspecs
 from singbuild.plugin import Plugin, blame
 from singbuild.plugin import load as load_plugin
 from singbuild.tar.write import archive
+from singrun.errors import nearest
 
 GROUP = "singbuild.format"
 DEFAULT = "ext3"
@@ -116,6 +117,16 @@ def chosen(target: Path, word: str = "") -> Kind:
         if kind.can_write and target.name.lower().endswith(kind.format.endings or "\0"):
             return kind
     return find(DEFAULT)
+
+
+def meant_ending(target: Path) -> str:
+    """Return the ending that the one of a target is a typing error of, maybe; else ""."""
+    suffix = target.suffix.lower()
+    if suffix in ("", ".img", ".simg"):
+        return ""
+    kinds = [find(each.name) for each in entry_points.installed(GROUP)]
+    endings = [ending for kind in kinds for ending in kind.format.endings]
+    return "" if suffix in endings else nearest(suffix, endings)
 
 
 @cache

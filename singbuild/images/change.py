@@ -28,6 +28,7 @@ from singbuild.console import faults
 from singbuild.console.display import Console
 from singbuild.console.singularity_2x import Console2x
 from singbuild.errors import EXIT_BUG, ImageError, SingbuildError
+from singbuild.ext3.boot import unsigned
 from singbuild.ext3.node import Owner
 from singbuild.ext3.reader.disk import HEADER_2X_SIZE
 from singbuild.ext3.reader.image import Image
@@ -147,6 +148,11 @@ def change(
             if status == 0:
                 part.copy_owner_and_mode_from(opened.status)
                 workspace.rename_into_place(part, target)
+                if unsigned(opened.boot) != opened.boot:
+                    console.warn(
+                        f"{path} was signed, and is another image now: its signatures are gone; "
+                        f"sign it again: singbuild sign {path}"
+                    )
             return status
     except (SingbuildError, OSError) as error:
         explained = faults.plain(error, (workspace.scratch_parent(), path.parent))

@@ -62,7 +62,7 @@ class Sound(NamedTuple):
 
     def __str__(self) -> str:
         more = f"; {self.bytes}" if self.bytes else ""
-        return f"{self.files} files and directories as built, content {self.digest}{more}"
+        return f"{self.files} files and directories as recorded, content {self.digest}{more}"
 
 
 class NoRecordError(ImageError):

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 
 from singbuild import command, workspace
 from singbuild.contract import Needs, Program
 from singbuild.errors import HostError, ImageError
+from singbuild.formats import loading
 from singbuild.formats.loading import Kind
 from singbuild.plan import places
 from singbuild.plan.plan import Plan
 from singbuild.privilege import seccomp, subordinate
 from singbuild.privilege.modes import Choice, Mode
 from singbuild.recipe.files import matches
-from singbuild.tree import scratch
+from singbuild.tree import metadata, scratch
 
 _PROGRAMS = (Program("chroot", "coreutils"), Program("cp", "coreutils"))
 _ROOTS_SCRATCH = Program("mke2fs", "e2fsprogs")
@@ -55,6 +57,8 @@ def check_target(target: Path, *, force: bool, directory: bool = False) -> None:
         raise ImageError(
             f"{target} exists", remedy="Name another target, or replace this one with --force."
         )
+    if target.exists():
+        check_replaceable(target)
     if not target.parent.is_dir():
         raise ImageError(
             f"the directory {target.parent} does not exist", remedy=f"mkdir -p {target.parent}"
@@ -65,6 +69,30 @@ def check_target(target: Path, *, force: bool, directory: bool = False) -> None:
             why=f"{places.shown(target.parent)}: {reason}",
             remedy="Name a target in a directory of yours.",
         )
+
+
+def check_replaceable(target: Path) -> None:
+    """Refuse to replace what is no image: with words in the wrong order that is one's own data.
+
+    Empty files and directories may be replaced, but never where the caller stands or is at home.
+    """
+    remedy = f"Name another target, or remove it yourself: rm -r {shlex.quote(str(target))}"
+    if not target.is_dir():
+        try:
+            if target.stat().st_size:
+                loading.kind_of(target)
+        except ImageError:
+            why = "It is no image, and --force replaces images only."
+            raise ImageError(f"{target} is left alone", why=why, remedy=remedy) from None
+        return
+    inhabited = (Path.cwd(), Path.home())
+    place = target.resolve()
+    if any(place == each or place in each.parents for each in inhabited):
+        why = "The current directory or the home directory is in it."
+        raise ImageError(f"{target} is left alone", why=why, remedy="Name another target.")
+    if any(target.iterdir()) and not (target / metadata.HOME[1:]).is_dir():
+        why = f"It is no image: it has no directory {metadata.HOME}."
+        raise ImageError(f"{target} is left alone", why=why, remedy=remedy)
 
 
 def lack_owners(needs: Needs, choice: Choice) -> bool:

@@ -50,6 +50,11 @@ def known(named: Sequence[Path], revoked: Sequence[Path]) -> Known:
     return Known(ssh, rings if named else None, keys)
 
 
+def own_list() -> Path:
+    """Return the user's list of signers."""
+    return platformdirs.user_config_path("singbuild") / "allowed_signers"
+
+
 def _defaults(site: Path, own: Path) -> list[Path]:
     lists = (
         site / "allowed_signers",

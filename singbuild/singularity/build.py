@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from singbuild.cli.parameters import host_options, host_parts, unused_warning
+from singbuild.errors import SingbuildError
 from singbuild.singularity import options, source, targets
 from singbuild.singularity.messages import InfoConsole
 
@@ -79,6 +80,11 @@ def build(
     from singbuild.recipe import selection
     from singbuild.tree.sections import SectionOptions
 
+    if ":" not in word and not Path(word).exists() and target.is_file():
+        raise SingbuildError(
+            f"there is no {word}, and there is {target}",
+            remedy=f"The target stands first: singularity build TARGET {target}",
+        )
     console = InfoConsole(quiet=quiet)
     kind = targets.kind(target, sandbox=sandbox or (update and target.is_dir()))
     if source.is_image(word) and not update:

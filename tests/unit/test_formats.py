@@ -231,13 +231,13 @@ def test_a_failed_conversion_leaves_the_target_as_it_was(
     (tmp_path / "damaged.img").write_bytes(data)
     target = tmp_path / "target"
     if form == "directory":
-        target.mkdir()
-        (target / "kept").write_text("kept")
+        (target / ".singularity.d").mkdir(parents=True)
+        (target / "kept").write_text("hsqs: kept")
     else:
-        target.write_text("kept")
+        target.write_text("hsqs: kept")
     done = call("convert", "--force", "--format", form, tmp_path / "damaged.img", target)
     assert done.status == ImageError.status, done.output
-    assert (target / "kept" if form == "directory" else target).read_text() == "kept"
+    assert (target / "kept" if form == "directory" else target).read_text() == "hsqs: kept"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["damaged.img", "target"]
 
 
@@ -256,12 +256,13 @@ def test_a_target_that_is_there_is_replaced_only_when_asked(image: Path, tmp_pat
         done = call("convert", "--format", form, image, target)
         assert done.status == ImageError.status
         assert "--force" in done.output
+    (image.parent / ".singularity.d").mkdir()
     done = call("convert", "--force", "--format", "directory", image, image.parent)
     assert (done.status, "lie in one another" in done.output) == (ImageError.status, True)
 
 
 def test_a_directory_replaces_another_all_at_once(image: Path, tmp_path: Path) -> None:
-    (tmp_path / "box").mkdir()
+    (tmp_path / "box/.singularity.d").mkdir(parents=True)
     (tmp_path / "box/old").write_text("x")
     converted(image, tmp_path / "box", "directory")
     assert not (tmp_path / "box/old").exists()
@@ -286,3 +287,11 @@ def test_the_real_unsquashfs_agrees(image: Path, tmp_path: Path) -> None:
         assert done.returncode == 0, done
     assert (tmp_path / "out/etc/hosts").read_text() == "127.0.0.1 localhost\n"
     assert (tmp_path / "out/second").stat().st_nlink == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("a.sfi", ".sif"), ("a.SIFF", ".sif"), ("a.img", ""), ("a", ""), ("a.sif", ""), ("a.foo", "")],
+)
+def test_a_mistyped_ending_is_told_of(name: str, meant: str) -> None:
+    assert loading.meant_ending(Path(name)) == meant

@@ -84,7 +84,7 @@ def test_a_sealed_image_is_sound_and_records_its_digest(sealed: Path) -> None:
         assert manifest
         count = len({entry.inode.number for entry in image.walk()})
         assert manifest.inode.size == 16 * count
-    assert str(verify(sealed)) == f"{count} files and directories as built, content {record}"
+    assert str(verify(sealed)) == f"{count} files and directories as recorded, content {record}"
     assert sealed.read_bytes().startswith(
         f"#!/usr/bin/env singrun\n# content {record}\n\0".encode()
     )

@@ -230,13 +230,15 @@ def test_an_existing_target_is_refused_and_replaced_only_by_a_whole_one(
 ) -> None:
     target = tmp_path / "a.img"
     target.write_text("precious")
+    assert "left alone" in singbuild("--force", recipe("Bootstrap: busybox\n"), "a.img").stderr
+    target.write_text("hsqs: a precious squashfs")
     good = recipe("Bootstrap: busybox\n")
     refused = singbuild(good, "a.img")
     assert refused.returncode == 8
     assert "--force" in refused.stderr
     bad = recipe("Bootstrap: busybox\n%post\n    false\n", "bad.def")  # type: ignore[call-arg]
     assert singbuild("--force", bad, "a.img").returncode == 7
-    assert target.read_text() == "precious"
+    assert target.read_text() == "hsqs: a precious squashfs"
     assert singbuild("--force", good, "a.img").returncode == 0
     subprocess.run(["e2fsck", "-fn", target], check=True, capture_output=True)
 

@@ -92,10 +92,10 @@ def test_a_target_whose_disk_fills_up_stays_what_it_was(
     small: Path, recipe: Callable[[str], Path], singbuild: Build
 ) -> None:
     target = small / "a.img"
-    target.write_text("precious")
+    target.write_text("hsqs: precious")
     path = recipe("Bootstrap: busybox\n%post\n    dd if=/dev/urandom of=/big bs=1M count=30\n")
     done = singbuild("--no-cache", "--force", path, target)
     assert done.returncode == 5, done.stdout + done.stderr
     assert str(small) in done.stderr
-    assert target.read_text() == "precious"
+    assert target.read_text() == "hsqs: precious"
     assert [each.name for each in small.iterdir()] == ["a.img"]
