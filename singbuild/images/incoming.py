@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -58,6 +59,13 @@ def copy(
             raise ImageError(f"there is no {source} to copy", remedy="Check the spelling.")
     where = str(rootfs.path(destination))
     if destination.endswith("/"):
+        status = rootfs.status(destination)
+        makes_it = len(sources) == 1 and Path(sources[0]).is_dir()  # cp -r DIRECTORY NEW/
+        if not makes_it and not (status and stat.S_ISDIR(status.st_mode)):
+            raise ImageError(
+                f"the image has no directory {destination}",
+                remedy="Name one that it has, or a file: without the slash at the end.",
+            )
         where += "/"
     own = ["--remove-destination"]
     if not as_root:

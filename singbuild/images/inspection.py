@@ -155,8 +155,8 @@ def _rows(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "Backend", " ".join(backend.values()) or "unknown"
     yield "Packages", ", ".join(f"{n} {kind}" for kind, n in kinds.items()) or "none known"
     if signatures := facts.get("signatures"):
-        numbers = ", ".join(f"{count} that it was {claim}" for claim, count in signatures.items())
-        yield "Signed", f"{numbers} (singbuild verify says by whom)"
+        numbers = ", ".join(f"{count} saying {claim!r}" for claim, count in signatures.items())
+        yield "Signatures", f"{numbers}; singbuild verify checks them"
     for note in facts["notes"]:
         yield "", note
     missing = [PARTS[name].says for name in PARTS if not facts[name]]

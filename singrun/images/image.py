@@ -162,11 +162,16 @@ def _remedy(number: "int | None", path: str) -> str:
         return (
             f"Did you mean {near}?"
             if near
-            else "Check the spelling; an image is named by its path."
+            else f"Check the spelling; an image is named by its path{_or_source(path)}."
         )
     if number == errno.EACCES:
         return "Ask its owner for read permission, on the file and on the directories above it."
     return _REMEDY
+
+
+def _or_source(path: str) -> str:
+    """Name the source that a word may mean which is no path, such as alpine:3."""
+    return "" if "/" in path or path.count(".") else f", or as docker://{path}"
 
 
 def _near(path: str) -> str:

@@ -77,7 +77,7 @@ def test_who_gets_the_same_says_so(singbuild: Build, keys: Path, name: str) -> N
     # Who rebuilt it has not signed it.
     assert singbuild("verify", "--signers", "known", image).returncode == 10
     assert singbuild("verify", "--signed-by", "ada@lab.example", image).returncode == 10
-    assert "2 that it was rebuilt" in singbuild("inspect", image).stdout
+    assert "2 saying 'rebuilt'" in singbuild("inspect", image).stdout
     assert json.loads(singbuild("inspect", "--json", image).stdout)["signatures"] == {"rebuilt": 2}
 
 

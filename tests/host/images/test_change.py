@@ -124,6 +124,8 @@ def test_copies_take_cps_options(image: Path, singbuild: Build, tmp_path: Path) 
         done = singbuild("copy", "a.img", *words)
         assert done.returncode == status, (words, done.stderr)
     assert digest(image) == before
+    said = singbuild("copy", "a.img", "script.py", "/opt/none/").stderr
+    assert "the image has no directory /opt/none/" in said
     check_sound(image)
 
 
