@@ -85,6 +85,10 @@ def install(layout: Layout, pins: Mapping[str, Any], rootfs: Rootfs) -> None:
     for line in lines:
         if "scriptlet failed" in line:
             rootfs.report.warn(line.strip())
+    # Of the package libzypp; zypper makes it too, but not each time.
+    if "libzypp" not in (row["name"] for row in pins["packages"].values()):
+        for path in rootfs.glob("var/lib/zypp"):
+            rootfs.remove_tree(path)
 
 
 def _argv(

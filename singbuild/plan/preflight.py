@@ -90,8 +90,9 @@ def check_replaceable(target: Path) -> None:
     if any(place == each or place in each.parents for each in inhabited):
         why = "The current directory or the home directory is in it."
         raise ImageError(f"{target} is left alone", why=why, remedy="Name another target.")
-    if any(target.iterdir()) and not (target / metadata.HOME[1:]).is_dir():
-        why = f"It is no image: it has no directory {metadata.HOME}."
+    names = {path.name for path in target.iterdir()}
+    if names and metadata.HOME[1:] not in names and not names >= {"etc", "usr"}:
+        why = f"It is no image: it has neither {metadata.HOME} nor /etc and /usr."
         raise ImageError(f"{target} is left alone", why=why, remedy=remedy)
 
 

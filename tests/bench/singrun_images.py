@@ -223,7 +223,7 @@ def without_subordinate_ids(name: str) -> None:
 def read(path: Path) -> str:
     """Read a file of the kernel's; "" when what it tells of has just gone."""
     try:
-        return path.read_text()
+        return path.read_text(errors="replace")
     except OSError:
         return ""
 

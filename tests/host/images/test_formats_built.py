@@ -112,7 +112,7 @@ def conversions_killed(place: Path, person: Person, kills: int) -> None:
     """By SIGKILL at any moment: the target is the old one or the new one; the next run sweeps."""
     own = place / person.name
     tree = own / "tree"
-    tree.mkdir()
+    (tree / ".singularity.d").mkdir(parents=True)
     for number in range(150):
         (tree / f"{number}").write_bytes(random.Random(number).randbytes(20_000))
     subprocess.run(["chown", "-R", str(person.uid), tree], check=True)
@@ -141,5 +141,5 @@ def conversions_killed(place: Path, person: Person, kills: int) -> None:
 def content(path: Path) -> str:
     total = hashlib.sha256()
     for each in sorted(path.rglob("*")) if path.is_dir() else [path]:
-        total.update(each.name.encode() + each.read_bytes())
+        total.update(each.name.encode() + (b"" if each.is_dir() else each.read_bytes()))
     return total.hexdigest()

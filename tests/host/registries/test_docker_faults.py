@@ -25,6 +25,7 @@ ARCHIVES = (
     archive(file("text", b"here\n")),
 )
 IMAGE = image(*ARCHIVES)
+BEFORE = b"hsqs: what was there before"
 
 
 @pytest.fixture
@@ -38,12 +39,12 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Faulty]:
 @pytest.fixture
 def target(tmp_path: Path) -> Path:
     path = tmp_path / "a.img"
-    path.write_bytes(b"what was there before")
+    path.write_bytes(BEFORE)
     return path
 
 
 def check_untouched(target: Path) -> None:
-    assert target.read_bytes() == b"what was there before"
+    assert target.read_bytes() == BEFORE
     assert not [*target.parent.glob(".*.part")]
     assert not [*(target.parent / "scratch").iterdir()]
 
@@ -72,7 +73,7 @@ def test_a_signal_while_fetching_leaves_the_target_and_what_came(
     process.communicate(timeout=15)
     assert process.returncode == status
     if number == signal.SIGKILL:  # nobody was left to clean up but the next build
-        assert target.read_bytes() == b"what was there before"
+        assert target.read_bytes() == BEFORE
     else:
         check_untouched(target)
     del server.behaviours[IMAGE.layers[0]]
@@ -193,7 +194,7 @@ def test_a_registry_that_vanishes_between_manifest_and_layers(
         fetched = [path for path, _ in back.requests if "/blobs/" in path]
         assert sorted(fetched) == sorted(f"/v2/x/blobs/sha256:{each}" for each in (half, none))
         assert back.asked(half)[0]["range"] == f"bytes={arrived}-"
-    assert target.read_bytes() != b"what was there before"
+    assert target.read_bytes() != BEFORE
 
 
 def test_offline_what_was_fetched_before_is_enough(

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.root
 # Options of the runtime that files of their own try: test_drivers.py, and those whose names begin
 # with test_singrun_ and end with devices, rights, limits, binds or apps.
 ELSEWHERE = {"nv", "rocm", "fabric", "device", "cdi-dirs", "app", "disable-cache"}
-ELSEWHERE |= {"no-pid", "no-nv", "no-rocm", "contents"}
+ELSEWHERE |= {"no-pid", "no-nv", "no-rocm", "contents", "no-https"}
 ELSEWHERE |= {"add-caps", "drop-caps", "keep-privs", "no-privs", "security", "dns"}
 ELSEWHERE |= {"net", "network", "network-args", "blkio-weight", "pids-limit", "cpu-shares", "cpus"}
 ELSEWHERE |= {"cpuset-cpus", "cpuset-mems", "memory", "memory-reservation", "memory-swap"}
