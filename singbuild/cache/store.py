@@ -10,11 +10,12 @@ image is noticed by its SHA-256 before it is used, and dropped.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -187,7 +188,7 @@ def store(
     more: dict[str, object] = {"source": rootfs.baseline.saved(rootfs.root), "shell": shell}
     more |= {"lines": [*lines]} if lines else {}
     more |= {"onto": below.base} if below and changes else {}
-    return keep(snapshot, write, report, more)
+    return keep(snapshot, write, report, more, whole=whole)
 
 
 def store_image(snapshot: Snapshot, finished: Part, report: Console) -> None:
@@ -201,11 +202,16 @@ def store_image(snapshot: Snapshot, finished: Part, report: Console) -> None:
 
 
 def keep(
-    snapshot: Snapshot, write: Callable[[Path], object], report: Console, more: Mapping[str, object]
+    snapshot: Snapshot,
+    write: Callable[[Path], object],
+    report: Console,
+    more: Mapping[str, object],
+    *,
+    whole: bool = False,
 ) -> bool:
     """Keep what ``write`` writes as the image of a snapshot, and tell whether, as ``store`` does.
 
-    more: the fields source, shell, lines and onto of its ``Entry``.
+    more: the fields source, shell, lines and onto of its ``Entry``; whole: as ``store`` has it.
     """
     home = directory()
     target = home / f"{snapshot.key}.img"
@@ -217,9 +223,13 @@ def keep(
             write(part.file)
             facts = asdict(snapshot) | {"sha256": digest(part.file), **more}
             note_part.file.write_text(json.dumps(facts, indent=1))
-            # The note first: without its image it is no entry, and takes no room.
-            workspace.rename_into_place(note_part, note, lasting=False)
-            workspace.rename_into_place(part, target, lasting=False)
+            with _alone(home):
+                # The first of two equal ones stays: builds that found it are about to open it, and
+                # one image may be of the whole tree, the other of what it adds to another.
+                if not _serves(note, whole=whole):
+                    # The note first: without its image it is no entry, and takes no room.
+                    workspace.rename_into_place(note_part, note, lasting=False)
+                    workspace.rename_into_place(part, target, lasting=False)
         prune(limit())
     except (OSError, SingbuildError) as error:
         report.warn(
@@ -228,6 +238,27 @@ def keep(
         )
         return False
     return True
+
+
+@contextlib.contextmanager
+def _alone(home: Path) -> Iterator[None]:
+    """Have other builds wait for the time of a with-block, where the file system has locks."""
+    fd = os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _serves(note: Path, *, whole: bool) -> bool:
+    """Whether an entry is there. whole: only one whose image is that of the whole tree."""
+    try:
+        entry = _read(note)
+    except (OSError, ValueError, TypeError, KeyError):
+        return False
+    return not (whole and entry.onto)
 
 
 def limit() -> int:

@@ -189,7 +189,7 @@ def test_sections_have_the_libraries_and_devices_of_the_driver(
     subprocess.run(["/sbin/ldconfig", "-X", *files], check=True)
     places["tool"].write_text("#!/bin/sh\necho one fake GPU\n")
     places["tool"].chmod(0o755)
-    device = Path("/dev/singbuild-fake/zero")
+    device = Path(f"/dev/singbuild-fake-{os.getpid()}/zero")
     device.parent.mkdir()
     os.mknod(device, 0o666 | stat.S_IFCHR, os.makedev(1, 5))
     try:
