@@ -71,7 +71,7 @@ def saving_on_failure(plan: TreePlan, rootfs: Rootfs, console: Console) -> Itera
         if secrets.are_in(state, job.secrets):
             raise
         failed = FailedTree(NAME + error.step, _identity(job), _facts(plan, error.step))
-        if store.store(failed, rootfs, job.epoch, console, state, whole=True):
+        if store.store(failed, rootfs, job.epoch, console, state, whole=True, newest=True):
             error.remedy = "The tree is kept. Fix the section, then continue with --resume."
         raise
 

@@ -169,10 +169,12 @@ def store(
     lines: Sequence[str] = (),
     *,
     whole: bool = False,
+    newest: bool = False,
 ) -> bool:
     """Keep a snapshot, and tell whether. A cache that cannot be written warns and fails nothing.
 
-    shell, lines: as ``Entry`` has them; whole: its image shall be that of the whole tree.
+    shell, lines: as ``Entry`` has them; whole: its image shall be that of the whole tree;
+    newest: it replaces another of its key, which says nothing of what went in.
     """
     below = rootfs.layers
     changes = None if whole or below is None else below.difference()
@@ -188,7 +190,7 @@ def store(
     more: dict[str, object] = {"source": rootfs.baseline.saved(rootfs.root), "shell": shell}
     more |= {"lines": [*lines]} if lines else {}
     more |= {"onto": below.base} if below and changes else {}
-    return keep(snapshot, write, report, more, whole=whole)
+    return keep(snapshot, write, report, more, whole=whole, newest=newest)
 
 
 def store_image(snapshot: Snapshot, finished: Part, report: Console) -> None:
@@ -208,10 +210,12 @@ def keep(
     more: Mapping[str, object],
     *,
     whole: bool = False,
+    newest: bool = False,
 ) -> bool:
     """Keep what ``write`` writes as the image of a snapshot, and tell whether, as ``store`` does.
 
-    more: the fields source, shell, lines and onto of its ``Entry``; whole: as ``store`` has it.
+    more: the fields source, shell, lines and onto of its ``Entry``; whole, newest: as ``store`` has
+    them.
     """
     home = directory()
     target = home / f"{snapshot.key}.img"
@@ -226,7 +230,7 @@ def keep(
             with _alone(home):
                 # The first of two equal ones stays: builds that found it are about to open it, and
                 # one image may be of the whole tree, the other of what it adds to another.
-                if not _serves(note, whole=whole):
+                if newest or not _serves(note, whole=whole):
                     # The note first: without its image it is no entry, and takes no room.
                     workspace.rename_into_place(note_part, note, lasting=False)
                     workspace.rename_into_place(part, target, lasting=False)
