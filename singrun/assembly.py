@@ -12,7 +12,7 @@ from singrun.images import strategies
 from singrun.images.image import Image
 from singrun.images.overlay import Overlay
 from singrun.mounts.root import NoPlaceError, Root
-from singrun.mounts.table import Bind, Mount, attach
+from singrun.mounts.rows import Bind, Mount, attach
 from singrun.request import MountOptions, Program, Request
 
 

@@ -20,7 +20,7 @@ from singrun import syscalls
 from singrun.config import read as site
 from singrun.errors import RunError
 from singrun.hardware.drivers import APPENDED_DIRECTORIES, Drivers
-from singrun.mounts import binds, table
+from singrun.mounts import binds, rows
 from singrun.mounts.root import Root
 from singrun.request import HardwareOptions
 from singrun.syscalls import MNT_DETACH, MS_BIND, MS_NODEV, MS_NOSUID, MS_REC
@@ -108,16 +108,16 @@ def _drivers(
     for name in names:
         setattr(options, name, True)
     try:
-        rows = Drivers(options, site()).rows(Root(str(rootfs.root)), "the tree")
+        mounts = Drivers(options, site()).rows(Root(str(rootfs.root)), "the tree")
     except RunError as error:
         raise HostError(error.what, why=error.why, remedy=error.remedy) from None
-    for row in rows:
-        if isinstance(row, table.Fresh):
+    for row in mounts:
+        if isinstance(row, rows.Fresh):
             stack.enter_context(memory(rootfs, row.target))
-        elif isinstance(row, table.Bind) and row.target.startswith("/dev/"):
+        elif isinstance(row, rows.Bind) and row.target.startswith("/dev/"):
             devices.append(row.source)
-        elif isinstance(row, table.Bind) and not (
-            isinstance(row, table.BindUnlessSeen) and rootfs.exists(row.target)
+        elif isinstance(row, rows.Bind) and not (
+            isinstance(row, rows.BindUnlessSeen) and rootfs.exists(row.target)
         ):
             stack.enter_context(bound(rootfs, row.target, Path(row.source), read_only=True))
     directories = {

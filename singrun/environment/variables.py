@@ -9,7 +9,7 @@ from singrun.environment.inherited import PREFIXES, Environment
 from singrun.errors import RunError
 from singrun.mounts.binds import csv_fields
 from singrun.mounts.root import Root
-from singrun.mounts.table import Bind
+from singrun.mounts.rows import Bind
 from singrun.request import VariableOptions
 
 _DIRECTORY = "/.singularity.d/env"

@@ -16,7 +16,7 @@ from singrun.hardware.elf import Library
 from singrun.hardware.linker import Host, Inside
 from singrun.images.fuse import host_program
 from singrun.mounts.root import Root
-from singrun.mounts.table import Bind, BindUnlessSeen, Fresh, Mount
+from singrun.mounts.rows import Bind, BindUnlessSeen, Fresh, Mount
 from singrun.request import HardwareOptions
 
 _LIBRARIES, _PROGRAMS = "/.singularity.d/libs", "/.singularity.d/bin"

@@ -10,7 +10,7 @@ from singrun.config import Site
 from singrun.errors import RunError
 from singrun.images.image import EXT3, Image, open_image
 from singrun.images.strategies import DetachedTrees
-from singrun.mounts.table import ImageDirectory, attach
+from singrun.mounts.rows import ImageDirectory, attach
 
 
 class DataImages:

@@ -14,7 +14,7 @@ import os
 from singrun import syscalls
 from singrun.errors import UnavailableError
 from singrun.images.image import SQUASHFS, Image
-from singrun.mounts.table import clone, image_attributes, restrict
+from singrun.mounts.rows import clone, image_attributes, restrict
 
 FUSE2FS, SQUASHFUSE, FUSE_OVERLAYFS = "fuse2fs", "squashfuse", "fuse-overlayfs"
 # The kernel checks permissions; fuse2fs itself must not check against its own user once more.

@@ -12,7 +12,7 @@ from singrun.config import Site
 from singrun.errors import RunError, UnavailableError
 from singrun.images import fuse, strategies
 from singrun.images.image import SANDBOX, Image, open_image
-from singrun.mounts.table import attach
+from singrun.mounts.rows import attach
 from singrun.request import ImageOptions
 
 _DESCRIPTORS = "/proc/self/fd/"

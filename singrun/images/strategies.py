@@ -10,7 +10,7 @@ from singrun.images import fuse, unpacked
 from singrun.images.fuse import FUSE2FS, SQUASHFUSE
 from singrun.images.image import SANDBOX, Image, open_image
 from singrun.mounts import loop
-from singrun.mounts.table import clone, image_attributes, restrict
+from singrun.mounts.rows import clone, image_attributes, restrict
 from singrun.request import ImageOptions
 
 LOOP, UNPACK, BIND = "loop", "unpack", "bind"

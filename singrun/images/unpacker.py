@@ -20,7 +20,7 @@ from singrun.errors import RunError, UnavailableError, say
 from singrun.images.fuse import host_program
 from singrun.images.image import EXT3, Image
 from singrun.images.unpacked import VARIABLE
-from singrun.mounts.table import attach, clone
+from singrun.mounts.rows import attach, clone
 
 _PROGRAMS = {EXT3: "debugfs", "squashfs": "unsquashfs"}
 _PACKAGES = {"debugfs": "e2fsprogs", "unsquashfs": "squashfs-tools"}

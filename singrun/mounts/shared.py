@@ -6,7 +6,7 @@ from singrun.config import Site
 from singrun.errors import RunError
 from singrun.identity import Caller
 from singrun.mounts import binds, mountinfo
-from singrun.mounts.table import Bind, BindUnlessSeen, Fresh, ImageDirectory, Link, Mount
+from singrun.mounts.rows import Bind, BindUnlessSeen, Fresh, ImageDirectory, Link, Mount
 from singrun.request import BindOption, MountOptions
 
 TYPE_CHECKING = False

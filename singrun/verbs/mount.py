@@ -12,7 +12,7 @@ from singrun.errors import RunError, say
 from singrun.identity import Caller
 from singrun.images import strategies
 from singrun.images.image import SANDBOX
-from singrun.mounts.table import attach
+from singrun.mounts.rows import attach
 from singrun.namespaces import leaving
 from singrun.request import Request
 

@@ -143,7 +143,7 @@ def test_the_builder_imports_of_the_runtime_only_what_the_table_says() -> None:
         "images.library",
         "mounts.binds",
         "mounts.root",
-        "mounts.table",
+        "mounts.rows",
         "hardware.drivers",
         "images.locks",
         "subordinate",
