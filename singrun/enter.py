@@ -10,8 +10,8 @@ from singrun import assembly, config
 from singrun.environment import variables
 from singrun.images import strategies
 from singrun.images.overlay import Layers
+from singrun.mounts.launch_table import Table, make_workdir
 from singrun.mounts.pivot import pivot
-from singrun.mounts.shared import Table, make_workdir
 from singrun.namespaces import joining, leaving, waiting
 from singrun.origin import Origin
 from singrun.request import Request

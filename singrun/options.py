@@ -5,7 +5,7 @@ import os
 from singrun.environment import variables
 from singrun.errors import RunError, UsageError, nearest, say
 from singrun.images import overlay, strategies
-from singrun.mounts import binds, shared
+from singrun.mounts import binds, launch_table
 from singrun.request import Request
 
 TYPE_CHECKING = False
@@ -165,8 +165,8 @@ def _scratch(request: Request, value: str) -> None:
 
 def _no_mount(request: Request, value: str) -> None:
     for word in value.split(","):
-        if word not in shared.NAMES and not word.startswith("/"):
-            known = ", ".join(shared.NAMES)
+        if word not in launch_table.NAMES and not word.startswith("/"):
+            known = ", ".join(launch_table.NAMES)
             raise RunError(f"Cannot understand --no-mount {word}", remedy=f"Say a path or {known}.")
         request.mounts.no_mount.append(word)
 

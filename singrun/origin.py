@@ -9,7 +9,7 @@ from singrun import program
 from singrun.environment import inherited, variables
 from singrun.errors import RunError, say
 from singrun.identity import Caller, forbid_new_privileges
-from singrun.mounts import shared
+from singrun.mounts import launch_table
 from singrun.request import Request
 
 TYPE_CHECKING = False
@@ -95,7 +95,7 @@ class Origin:
             self._environment, request.variables, has_home=bool(request.mounts.home)
         )
         self._host_paths = program.host_paths(request.program.arguments)
-        self._request, self.home = request, shared.home(request.mounts, self.caller)
+        self._request, self.home = request, launch_table.home(request.mounts, self.caller)
         self.appended: inherited.Environment = {}
         if request.hardware.wants_drivers():
             from singrun.hardware import drivers

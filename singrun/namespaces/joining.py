@@ -12,7 +12,7 @@ from singrun.environment.variables import Override
 from singrun.errors import RunError, say
 from singrun.identity import Caller
 from singrun.images.image import Image
-from singrun.mounts.shared import Table
+from singrun.mounts.launch_table import Table
 from singrun.namespaces import rendezvous
 from singrun.namespaces.leaving import ProgramNamespaces
 from singrun.request import Request

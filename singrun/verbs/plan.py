@@ -4,7 +4,7 @@ from singrun.config import Site
 from singrun.identity import Caller
 from singrun.images import strategies
 from singrun.images.image import Image
-from singrun.mounts.shared import Table
+from singrun.mounts.launch_table import Table
 from singrun.request import Request
 
 TYPE_CHECKING = False

@@ -7,7 +7,7 @@ a value is: "words A B", "file .img .sif", "directory", "output COMMAND", "" for
 """
 
 from singrun.images import strategies
-from singrun.mounts import shared
+from singrun.mounts import launch_table
 from singrun.options import FLAGS, SHORT, TEXTS
 from singrun.verbs import cache, manual
 
@@ -26,7 +26,7 @@ _TAKES = {
     "home": "directory",
     "mount-with": " ".join(["words", *strategies.NAMES]),
     "network": "words none",
-    "no-mount": " ".join(["words", *shared.NAMES]),
+    "no-mount": " ".join(["words", *launch_table.NAMES]),
     "overlay": "file",
     "pid-file": "file",
     "security": "words uid: gid:",
