@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from singbuild import about, part_directory, workspace
+from singbuild import about, sandbox, workspace
 from singbuild.backends import extensions
 from singbuild.cache import filling, remote, resume, store
 from singbuild.cache.filling import TreePlan
@@ -71,7 +71,7 @@ def build(plan: Plan, target: Path, options: Options, console: Console) -> int:
             # Outside the namespaces, so that the files belong to the caller.
             if status == 0 and kind.format.directory:
                 with Image(part.file) as tree:
-                    part_directory.fill(target, tree, kind, console, replace=options.force)
+                    sandbox.write(target, tree, kind, console, replace=options.force)
             if status == 128 + signal.SIGKILL:
                 console.error(faults.KILLED, log.path)
                 status = faults.KILLED.status

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from singbuild import about, host, part_directory, workspace
+from singbuild import about, host, sandbox, workspace
 from singbuild.console.display import Console
 from singbuild.errors import ImageError
 from singbuild.formats import loading
@@ -25,7 +25,7 @@ def convert(source: Path, target: Path, console: Console, *, word: str, force: b
         check_clean(tree)
         _check_apart(source, target)
         if kind.format.directory:
-            part_directory.fill(target, tree, kind, console, replace=force)
+            sandbox.write(target, tree, kind, console, replace=force)
             return
         with workspace.part_file(target) as part:
             kind.write(tree, part.file, about.of(tree), console)

@@ -20,6 +20,7 @@ from singbuild.workspace.part import (
     resolved,
     sweep_parts,
 )
+from singbuild.workspace.part_directory import part_directory
 from singbuild.workspace.scratch import PREFIX, remove_tree, scratch_directory, sweep_scratch
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "log_file",
     "make_in_cache",
     "opened_directory",
+    "part_directory",
     "part_file",
     "remove_tree",
     "rename_into_place",

@@ -19,30 +19,16 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from singbuild import about, workspace
-from singbuild.console.display import Console
 from singbuild.errors import ImageError
-from singbuild.file_tree import FileTree
-from singbuild.formats.loading import Kind
+from singbuild.workspace.part import opened_directory
+from singbuild.workspace.scratch import remove_tree
 from singrun import syscalls
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NOREPLACE, _EXCHANGE = 1, 2  # <linux/fs.h>
 
 
-def fill(target: Path, tree: FileTree, kind: Kind, console: Console, *, replace: bool) -> None:
-    """Write a tree into a directory that becomes the target all at once, and tell of it.
-
-    replace: whether a directory that is there may go. Raises ImageError, HostError.
-    """
-    with part_directory(target) as part:
-        kind.write(tree, part.tree, about.of(tree), console)
-        part.become(target, replace=replace)
-    with kind.open(target) as sandbox:
-        console.done(str(target), sandbox.facts.size)
-
-
-class Part:
+class PartDirectory:
     """A held directory beside a target, with what becomes that in it, both by descriptor.
 
     Whoever owns the directory of the target, or one above it, may put something else in its place.
@@ -102,7 +88,7 @@ class Part:
 
 
 @contextlib.contextmanager
-def part_directory(target: Path) -> Iterator[Part]:
+def part_directory(target: Path) -> Iterator[PartDirectory]:
     """Make an empty directory beside ``target`` to unpack into; sweep dead ones.
 
     It is gone after the with-block unless it was moved. Raises ImageError when the target's
@@ -111,7 +97,7 @@ def part_directory(target: Path) -> Iterator[Part]:
     _sweep(target)
     with contextlib.ExitStack() as stack:
         try:
-            directory = workspace.opened_directory(target.parent)
+            directory = opened_directory(target.parent)
             stack.callback(os.close, directory)
             name, place = _new(directory, target.name)
         except OSError as error:
@@ -122,8 +108,8 @@ def part_directory(target: Path) -> Iterator[Part]:
             ) from error
         stack.callback(_sweep, target)
         stack.callback(os.close, place)
-        stack.callback(workspace.remove_tree, target.with_name(name))
-        part = Part(directory, place)
+        stack.callback(remove_tree, target.with_name(name))
+        part = PartDirectory(directory, place)
         stack.callback(part.close)
         yield part
 
@@ -155,6 +141,6 @@ def _sweep(target: Path) -> None:
             lock = os.open(each, _DIRECTORY)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                workspace.remove_tree(each)
+                remove_tree(each)
             finally:
                 os.close(lock)
