@@ -77,7 +77,7 @@ def build(plan: Plan, target: Path, options: Options, console: Console) -> int:
                 status = faults.KILLED.status
             if status == 0 and options.replaced_image:
                 part.copy_owner_and_mode_from(options.replaced_image)
-            console.log = None  # it is closed at the end of this block, and ``console`` lives on
+            console.log = None  # the file is closed with this block, the console used after it
             if status in STATUSES_WITHOUT_LOG:
                 log.remove()
         site_extensions.announce_end(build_facts, status, console.seconds)
@@ -166,7 +166,7 @@ class _Worker:
         snapshot_keys: dict[str, str] = {}
         plans = []
         for each in (*job.stages, job):
-            # The cache neither gives nor gets a tree that may hold what a failed section left.
+            # A resumed tree may hold left-overs of the failed section: the cache must not get it.
             is_resumed = self.options.resume and (each is job or resume.has_saved_tree(each))
             use_cache = self.options.use_cache and not is_resumed
             steps = (dockerfile if each.evaluation else definition).steps(each, snapshot_keys)
@@ -244,7 +244,7 @@ class _Worker:
         self._phase("seal")
         root, options = rootfs.root, job.options
         prepared = metadata.take_prepared(rootfs)
-        # An image of a fixed size is there to be added to: apt finds packages by its indices.
+        # An image of a fixed size gets programs added later, for which apt needs its indices.
         normalise.normalise(rootfs, job.epoch, indices=options.shape.size > 0)
         secrets.check_absent(root, job.secrets)
         permissions.fix(rootfs, wants=options.owner_may)

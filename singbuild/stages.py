@@ -33,7 +33,7 @@ from singbuild.workshop import Workshop
 
 
 class StageError(Exception):
-    """A stage failed, and said why. status: the exit status of the build."""
+    """A stage failed, and its error has been shown. status: the exit status of the build."""
 
     def __init__(self, status: int) -> None:
         super().__init__(status)
@@ -75,13 +75,13 @@ class Stages:
                 ]
                 for name in ready:
                     waiting.remove(name)
-                    pid, teller = self._start_process(name)
-                    running[pid] = name, teller
+                    pid, relay = self._start_process(name)
+                    running[pid] = name, relay
                 pid, status = os.waitpid(-1, 0)
                 if pid not in running:
                     continue  # one that a section left and this process adopted
-                name, teller = running.pop(pid)
-                teller.join()
+                name, relay = running.pop(pid)
+                relay.join()
                 if code := os.waitstatus_to_exitcode(status):
                     raise StageError(code if code > 0 else 128 - code)
                 self._note_tree(name)
@@ -101,7 +101,10 @@ class Stages:
         return self.workshop.scratch / "stages" / str([*self.tree_plans].index(name))
 
     def _start_process(self, name: str) -> tuple[int, threading.Thread]:
-        """Build a stage in a process of its own, which ends with this one; tell what it tells."""
+        """Build a stage in a process that ends with this one.
+
+        Returns its id, and the thread that repeats its events on this process's console.
+        """
         console = self.workshop.console
         reading, writing = os.pipe()
         pid = os.fork()
@@ -110,12 +113,12 @@ class Stages:
             console.relay(writing)
             os._exit(namespace.nested(lambda: self._status(name)))
         os.close(writing)
-        teller = threading.Thread(target=console.repeat, args=(reading,), daemon=True)
-        teller.start()
-        return pid, teller
+        relay = threading.Thread(target=console.repeat, args=(reading,), daemon=True)
+        relay.start()
+        return pid, relay
 
     def _status(self, name: str) -> int:
-        """Make a stage and return the exit status; what goes wrong is told."""
+        """Make a stage; show what goes wrong, and return the exit status."""
         try:
             self._make(name)
         except (SingbuildError, OSError) as error:
@@ -130,7 +133,7 @@ class Stages:
         tree, shop = self.tree_plans[name], self.workshop
         work, last = self._work(name), tree.steps[-1].name
         work.mkdir(parents=True)
-        if tree.cached() == last and self._is_taken(
+        if tree.cached() == last and self._link_cached(
             store.find(tree.snapshots[last], shop.console, tree.label), name
         ):
             return
@@ -141,7 +144,7 @@ class Stages:
                     filling.fill(tree, workplace, shop.console, _start(tree, rootfs))
                 except RecipeKeyError as error:
                     raise tree.job.plan.located(error) from error
-            if last in tree.snapshots and self._is_taken(store.entry(tree.key), name):
+            if last in tree.snapshots and self._link_cached(store.entry(tree.key), name):
                 return
             with scratch.flushing_in_background(rootfs.root):
                 times = rootfs.baseline.times(rootfs.root)
@@ -150,11 +153,14 @@ class Stages:
             self._note(name, rootfs.baseline.saved(rootfs.root))
 
     def _note(self, name: str, source: Mapping[str, bool]) -> None:
-        """Note what of a tree its source brought, for the process that waits for it."""
+        """Write which entries of a tree are its source's, for the process that waits for it."""
         self._image(name).with_suffix(".json").write_text(json.dumps(dict(source)))
 
-    def _is_taken(self, entry: Entry | None, name: str) -> bool:
-        """Whether the cache has the finished tree; then its image is a link to it, or a copy."""
+    def _link_cached(self, entry: Entry | None, name: str) -> bool:
+        """Make a stage's image of a cache entry, by link(2) or copy; return whether it could be.
+
+        It cannot where there is no entry, or where that lies over others.
+        """
         if entry is None or entry.onto:
             return False
         image = self._image(name)

@@ -23,7 +23,7 @@ from singbuild.tree.rootfs import Rootfs
 
 @dataclass(frozen=True)
 class Workshop:
-    """The means of one build. scratch: the scratch directory; log: the build's, for errors."""
+    """What one build works with. scratch: its directory; log: its path, for errors."""
 
     scratch: Path
     console: Console
@@ -57,8 +57,8 @@ class Workshop:
     @property
     def snapshots(self) -> Place:
         """Return what snapshots can be here: a tree may lie over images where root mounts them."""
-        lays = self.choice.mode is Mode.ROOT and layers.are_known()
-        return Place(self.has_one_owner, lays)
+        may_overlay = self.choice.mode is Mode.ROOT and layers.are_known()
+        return Place(self.has_one_owner, may_overlay)
 
     @property
     def may_nest(self) -> bool:
@@ -66,10 +66,7 @@ class Workshop:
         return self.choice.mode is not Mode.CHROOT
 
     def report_mode(self, host: Sequence[str]) -> None:
-        """Say by what privilege the build works, what that lacks, and what sections see.
-
-        host: of the host, in the words of the options.
-        """
+        """Report the privilege mode and its limits. host: what of the host sections see."""
         self.console.line(f"privilege: {self.choice.mode}: {self.choice.reason}")
         if host:
             what = ", ".join(host)
@@ -84,7 +81,7 @@ class Workshop:
 
     @contextlib.contextmanager
     def rootfs(self, directory: Path, epoch: int) -> Iterator[Rootfs]:
-        """Give an empty tree in a scratch below a directory, for the time of a with-block."""
+        """Yield an empty tree in a scratch below a directory, which goes with the with-block."""
         is_root = self.choice.mode is Mode.ROOT
         with (
             scratch.scratch(directory, privileged=is_root) as root,

@@ -1,4 +1,4 @@
-"""Fills a tree step by step, from the latest snapshot in the cache on, and keeps it after each.
+"""Executes the steps that fill a tree, from the latest cached snapshot on, and caches each result.
 
 A snapshot's key is a digest of what goes into its step and of the key before it, so whatever
 changes, changes the keys of all that follows.
@@ -25,17 +25,18 @@ IMAGE = "image"  # the snapshot that is the finished image
 
 @dataclass(frozen=True)
 class TreePlan:
-    """How one tree is filled. snapshots: after its steps, by step's name; found or stored.
+    """How one tree is filled.
 
-    key: of the last snapshot, which names the finished tree; "" when not all that goes in is known;
-    lays: whether a snapshot may be several images, one over the other.
+    snapshots: by the name of the step after which the cache has, or gets, them; key: of the last
+    snapshot, which names the finished tree, "" when an input is unknown; may_overlay: a snapshot
+    may be several images, which overlayfs(5) lays over each other.
     """
 
     job: Job
     steps: tuple[TreeStep, ...]
     snapshots: Mapping[str, Snapshot]
     key: str
-    lays: bool = False
+    may_overlay: bool = False
 
     @property
     def label(self) -> str:
@@ -45,7 +46,7 @@ class TreePlan:
     def cached(self) -> str:
         """Return the latest step whose snapshot is in the cache, "" for none."""
         names = (n for n in reversed([*self.snapshots]) if n != IMAGE)
-        whole = not self.lays
+        whole = not self.may_overlay
         return next((n for n in names if store.exists(self.snapshots[n], whole=whole)), "")
 
     def waiting(self, done: str) -> tuple[TreeStep, ...]:
@@ -56,20 +57,21 @@ class TreePlan:
 
 @dataclass(frozen=True)
 class Place:
-    """What of the place where trees are made has a say in their snapshots.
+    """What decides, besides the inputs, which snapshots a build can use.
 
-    one_owner: programs see their own owners there, so their trees are snapshots of their own;
-    lays: as ``TreePlan`` has it.
+    one_owner: all files belong to the caller (mode one-id). Programs see that, and may do otherwise
+    than where chown(2) works, so the snapshots have keys of their own; may_overlay: as in
+    ``TreePlan``.
     """
 
     one_owner: bool
-    lays: bool
+    may_overlay: bool
 
 
 def plan_tree(job: Job, steps: Sequence[TreeStep], place: Place, *, use_cache: bool) -> TreePlan:
     """Return how the tree of a job is filled.
 
-    A step of which not all that goes in is known is not kept, nor what comes after it.
+    A step with an unknown input gets no snapshot, and no step after it does.
     """
     path = f"{job.plan.recipe.path} stage {job.stage}" if job.is_stage else job.plan.recipe.path
     by_step: dict[str, Snapshot] = {}
@@ -89,7 +91,7 @@ def plan_tree(job: Job, steps: Sequence[TreeStep], place: Place, *, use_cache: b
         facts |= {"privilege": ""} if place.one_owner else {}
         by_step[IMAGE] = Snapshot(IMAGE, path, facts, parent)
     snapshots = by_step if use_cache else {}
-    return TreePlan(job, tuple(steps), snapshots, parent if is_known else "", place.lays)
+    return TreePlan(job, tuple(steps), snapshots, parent if is_known else "", place.may_overlay)
 
 
 class Start(NamedTuple):
@@ -127,14 +129,14 @@ def fill(
             error.step, error.state = step.name, shell or ""
             raise
         if snapshot := plan.snapshots.get(step.name):
-            _tell_of_splitting(step, snapshot, workplace, began, console)
+            _hint_at_splitting(step, snapshot, workplace, began, console)
             _keep(plan.job, step, snapshot, workplace, shell, console)
 
 
-def _tell_of_splitting(
+def _hint_at_splitting(
     step: TreeStep, snapshot: Snapshot, workplace: Workplace, began: float, console: Console
 ) -> None:
-    """Say where a %post that was executed again would best have been two."""
+    """Suggest where to split a %post that was executed again, so that its first part is cached."""
     other = store.before(snapshot) if step.whole else None
     if step.whole and other and other.lines:
         read = {line: seconds - began for line, seconds in workplace.began.items()}
@@ -151,14 +153,15 @@ def _keep(
     shell: str | None,
     console: Console,
 ) -> None:
-    """Keep a tree, unless the variables of its shell hold a secret: they would lie in the cache."""
+    """Store a snapshot, unless a variable of its shell holds a secret: the cache would have it."""
     if step.uses_secrets:
         secrets.check_absent(workplace.rootfs.root, job.secrets)
         if secrets.are_in(shell or "", job.secrets):
             console.line(f"A variable holds a secret: the state after {step.name} is not cached.")
             return
     lines = splitting.lines_of(step.whole) if step.whole else ()
-    whole = bool(job.options.cache_to)  # others have not what it would lie over
+    # Others who get it from a registry lack the images below it.
+    whole = bool(job.options.cache_to)
     store.store(snapshot, workplace.rootfs, job.epoch, console, shell, lines, whole=whole)
 
 
@@ -167,7 +170,7 @@ def _restore_snapshot(plan: TreePlan, workplace: Workplace, console: Console) ->
     for name in reversed([*plan.snapshots]):
         if name == IMAGE:
             continue
-        entry = store.find(plan.snapshots[name], console, plan.label, whole=not plan.lays)
+        entry = store.find(plan.snapshots[name], console, plan.label, whole=not plan.may_overlay)
         if entry and workplace.rootfs.restore_layers(entry.images, entry.source, entry.key):
             return entry
         if entry:
@@ -188,7 +191,7 @@ def facts_before(plan: TreePlan, step: str) -> dict[str, str]:
             break
         before.append(each)
     return {
-        # Each part of %post has a fact of that name.
+        # Each part of a split %post has facts of the same names.
         f"{name} of {each.name}" if each.name.startswith("post-") else name: value
         for each in before
         for name, value in each.facts.items()

@@ -171,10 +171,11 @@ def store(
     whole: bool = False,
     newest: bool = False,
 ) -> bool:
-    """Keep a snapshot, and tell whether. A cache that cannot be written warns and fails nothing.
+    """Store a snapshot; return whether it was. A cache that cannot be written costs a warning.
 
     shell, lines: as ``Entry`` has them; whole: its image shall be that of the whole tree;
-    newest: it replaces another of its key, which says nothing of what went in.
+    newest: it replaces the entry of its key, where the key is not one of the inputs (a failed
+    build's tree).
     """
     below = rootfs.layers
     changes = None if whole or below is None else below.difference()
@@ -182,7 +183,8 @@ def store(
     def write(part: Path) -> object:
         times = rootfs.baseline.times(rootfs.root)
         tree = changes or rootfs.root
-        # Not fsync(2), which waits for the disk: what a crash damages is told by its digest.
+        # Without fsync(2), which waits for the disk: an image that a crash damages has another
+        # digest than its entry says, and is dropped.
         return seal.seal(
             tree, part, epoch=epoch, owners=rootfs.recorded_owners(), times=times, lasting=False
         )
@@ -212,7 +214,7 @@ def keep(
     whole: bool = False,
     newest: bool = False,
 ) -> bool:
-    """Keep what ``write`` writes as the image of a snapshot, and tell whether, as ``store`` does.
+    """Store what ``write`` writes as the image of a snapshot; return whether it was.
 
     more: the fields source, shell, lines and onto of its ``Entry``; whole, newest: as ``store`` has
     them.
@@ -227,10 +229,10 @@ def keep(
             write(part.file)
             facts = asdict(snapshot) | {"sha256": digest(part.file), **more}
             note_part.file.write_text(json.dumps(facts, indent=1))
-            with _alone(home):
+            with _locked(home):
                 # The first of two equal ones stays: builds that found it are about to open it, and
                 # one image may be of the whole tree, the other of what it adds to another.
-                if newest or not _serves(note, whole=whole):
+                if newest or not exists(snapshot, whole=whole):
                     # The note first: without its image it is no entry, and takes no room.
                     workspace.rename_into_place(note_part, note, lasting=False)
                     workspace.rename_into_place(part, target, lasting=False)
@@ -245,24 +247,15 @@ def keep(
 
 
 @contextlib.contextmanager
-def _alone(home: Path) -> Iterator[None]:
-    """Have other builds wait for the time of a with-block, where the file system has locks."""
+def _locked(home: Path) -> Iterator[None]:
+    """Lock the cache against other builds for the time of a with-block: flock(2)."""
     fd = os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # some file systems of clusters know no locks
             fcntl.flock(fd, fcntl.LOCK_EX)
         yield
     finally:
         os.close(fd)
-
-
-def _serves(note: Path, *, whole: bool) -> bool:
-    """Whether an entry is there. whole: only one whose image is that of the whole tree."""
-    try:
-        entry = _read(note)
-    except (OSError, ValueError, TypeError, KeyError):
-        return False
-    return not (whole and entry.onto)
 
 
 def limit() -> int:
@@ -322,7 +315,7 @@ def _read(note: Path, below: int = layers.MOST) -> Entry:
 
 
 def _why_missed(snapshot: Snapshot) -> str:
-    """What changed since the latest entry of the same step of the same recipe."""
+    """Return what changed since the latest entry of the same step of the same recipe."""
     other = before(snapshot)
     if other is None:
         return "not cached yet"

@@ -1,4 +1,4 @@
-"""What one build carries from step to step, once its inputs are resolve: a frozen value."""
+"""What one build carries from step to step, once its inputs are resolved: a frozen value."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def resolve(plan: Plan, options: Options, downloads: Callable[[Plan], Path]) -> 
     if options.writer:
         job = replace(job, lock={**job.lock, "writer": options.writer})
     if wanted_lock:
-        # A lock that was made beside the recipe knows of no file that it will be.
+        # `singbuild lock` knows no target, so its lock has no key "writer"; an image's lock has.
         locks.check(wanted_lock, job.lock, job.lock.keys() - ({"writer"} - wanted_lock.lock.keys()))
     return job
 

@@ -40,7 +40,7 @@ from singbuild.tree.rootfs import Rootfs
 
 VERSION = 1
 LARGEST = 16 << 20  # characters
-SAFE = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+SAFE = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C, where PyYAML was built with libyaml
 DEFAULT_EPOCH = 1478304000  # 2016-11-05, for sources that know no date of their own
 LAST_EPOCH = 2**33  # the year 2242; ext3 ends some time after
 HEADER = "# What went into {}, exactly. `singbuild --locked` refuses anything else.\n"

@@ -95,7 +95,7 @@ def _owners_refused(directory: Path, choice: Choice) -> int:
 def _chown(directory: Path) -> int:
     try:
         with tempfile.TemporaryFile(dir=directory) as file:
-            os.fchown(file.fileno(), 1, 1)
+            os.fchown(file.fileno(), 1, 1)  # any id but root's, which the caller may be here
     except OSError as error:
         return error.errno or 1
     return 0

@@ -21,6 +21,7 @@ from singbuild.tree import metadata, scratch
 _PROGRAMS = (Program("chroot", "coreutils"), Program("cp", "coreutils"))
 _ROOTS_SCRATCH = Program("mke2fs", "e2fsprogs")
 
+# Machines whose programs a kernel executes besides its own, without an emulator.
 _ALSO_EXECUTED = {"x86_64": ("i386", "i586", "i686"), "aarch64": ("armv6l", "armv7l")}
 
 

@@ -17,7 +17,7 @@ def has(number: int) -> bool:
 
 
 def drop(number: int) -> None:
-    """Go without a capability from now on, and all that is executed too. Raises OSError."""
+    """Drop a capability of this process and of all that it will execute. Raises OSError."""
     if syscalls.prctl(syscalls.PR_CAPBSET_READ, number):
         syscalls.prctl(syscalls.PR_CAPBSET_DROP, number)
     syscalls.capset(*(each & ~(1 << number) for each in syscalls.capget()))

@@ -68,9 +68,9 @@ def run(
 ) -> int:
     """Execute ``work`` in namespaces of its own and return the status it returns.
 
-    ids: the caller's subordinate ones, mapped into it; supervisor: answers its system calls. A
-    worker that dies of a signal gives 128 + its number. SIGINT, SIGTERM and SIGHUP are passed
-    on and raise ``Terminated`` in it, once. A caller who is not root becomes it in a user
+    ids: the caller's subordinate ones, mapped into it; supervisor: answers its system calls.
+    SIGINT, SIGTERM and SIGHUP are passed on and raise ``Terminated`` in it, once; a worker that a
+    signal kills has the status 128 + its number. A caller who is not root becomes root of a user
     namespace. Raises OSError when the kernel refuses the namespaces.
 
     drop: capabilities that the work is not to have; with any, it gets no namespaces at all.
@@ -89,12 +89,12 @@ def run(
 
 
 def nested(work: Callable[[], int]) -> int:
-    """Execute ``work`` in namespaces of its own within those of ``run``, in whose worker we are."""
+    """Execute ``work`` in namespaces within those of ``run``; to be called in a worker of that."""
     return _in_namespaces(work, None)
 
 
 def as_owner(ids: Ranges, work: Callable[[], int]) -> int:
-    """Execute ``work`` where the caller's subordinate ids are its own, and nothing else differs."""
+    """Execute ``work`` in a user namespace that has the caller's subordinate ids, and no other."""
     return in_user_namespace(None, ids, work)
 
 
@@ -222,7 +222,7 @@ def _init(outer: int, work: Callable[[], int], supervisor: Supervisor | None) ->
 
 def _reap_until_end(worker: int, supervisor: Supervisor | None) -> int:
     """Serve the worker, pass signals on to it, and reap whatever ends until it does."""
-    # A program of the image that gets init to open something for it finds nothing there.
+    # The recorder opens paths for programs of the image: no path may lead to the builder's files.
     _close_others(supervisor.descriptors() if supervisor else ())
     if supervisor:
         supervisor.serve()

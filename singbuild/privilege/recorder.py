@@ -92,11 +92,11 @@ class Recorder:
             seccomp.answer(listener, question, result)
 
     def _answer(self, listener: int, question: Question) -> int | None:
-        """Do what a call asks for, as far as it goes; return as ``seccomp.answer`` takes it."""
+        """Do in a call's place what can be done; return the result for ``seccomp.answer``."""
         if question.call in NODES:
             return self._mknod(listener, question)
         if question.call in RENAMES:
-            with contextlib.suppress(OSError):  # which the kernel will say itself
+            with contextlib.suppress(OSError):  # the kernel executes the call, and fails with it
                 self._rename(listener, question)
             return None
         return self._chown(listener, question)
@@ -110,8 +110,8 @@ class Recorder:
         if not name and not flags & AT_EMPTY_PATH:
             return errno.ENOENT
         with _Place(self, question, at) as place:
-            # Asked after the path was read: a process that ended meanwhile may have left its id
-            # to another, whose memory that would be.
+            # Only now, after the path was read: had the process ended, its id could be another's,
+            # and the path from that one's memory. seccomp_unotify(2), SECCOMP_IOCTL_NOTIF_ID_VALID.
             if not seccomp.is_waiting(listener, question):
                 return errno.ESRCH
             last = os.O_NOFOLLOW if flags & AT_SYMLINK_NOFOLLOW else 0
@@ -215,7 +215,7 @@ class _Place:
     def open(self, name: bytes, flags: int, mode: int = 0) -> int:
         """Open what a name stands for there; "" is the directory or file itself.
 
-        What /proc/self and its kin stand for is not followed: there they would be our own.
+        Magic links of /proc are not followed: /proc/self would be this process's own.
         """
         if not name:
             return os.dup(self._start)
@@ -276,7 +276,7 @@ def _key(fd: int) -> str:
 
 
 def _handle(fd: int, name: bytes) -> bytes:
-    """An inode's handle; where the file system has none, its number has to do."""
+    """Return an inode's handle, name_to_handle_at(2); where there is none, its number has to do."""
     try:
         return seccomp.handle(fd, name)
     except OSError as error:

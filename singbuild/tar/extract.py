@@ -59,12 +59,12 @@ class Unpacker:
     """Applies archives to one tree, one after the other; a context manager.
 
     root: an existing directory that nobody else changes meanwhile. whiteouts: the archives are
-    layers of an image. is_baseline: says of an entry's path and time in nanoseconds whether
-    ``baseline_paths`` gets it.
+    layers of an image. is_baseline: of an entry's path and modification time in nanoseconds;
+    ``baseline_paths`` has those for which it is true.
 
-    owners: gets the owners and devices that this process has no right to set, by path, for the
-    seal to set them; an empty file stands for a device. Without it they are not applied: one
-    warning for each kind, and ``ownership.owners`` still lists them.
+    owners: filled, by path, with the owners and devices that this process may not set; the seal
+    sets them, and an empty file stands for a device. Without it they are left out, with one
+    warning for each kind; ``ownership.owners`` lists them all the same.
     """
 
     def __init__(
@@ -118,13 +118,18 @@ class Unpacker:
             self._whiteouts.end_layer(self._tree)
 
     def _note_implied(self, where: Directory, name: bytes) -> None:
-        """Note a directory that no member names: an earlier one of its name says nothing of it."""
+        """Note a directory that no member names, but that the path of one leads through.
+
+        It is new: what was noted of an entry of that name was of one that has been removed.
+        """
         path = where.inside(name)
         self._quota.count_implied(path)
         self.ownership.owners.pop(path, None)
         self._pending_directories.pop(path, None)
         above = self._pending_directories.get(where.path)
-        if above and above.mode & stat.S_ISGID:  # inherited: also where the host has not the group
+        # A new directory inherits group and set-group-id, inode(7): noted, since the host may not
+        # have the group.
+        if above and above.mode & stat.S_ISGID:
             now, mode = time.time_ns(), stat.S_ISGID | 0o755
             self._pending_directories[path] = Member(
                 path, _DIRECTORY, mode, os.geteuid(), above.gid, 0, now, b"", (0, 0)
@@ -182,6 +187,8 @@ class Unpacker:
                 _write_sparse(fd, member, archive)
             if self.ownership.needs_chown(member, parent):
                 self.ownership.set_owner(fd, member, path)
+            # After the owner, since chown(2) clears set-user-ID; and only where open(2) has left
+            # bits out, which saves most files a system call.
             if member.mode & (0o7000 | self._umask):
                 os.fchmod(fd, member.mode)
             if member.xattrs:
@@ -233,6 +240,7 @@ class Unpacker:
                 _link(source, source_name, parent, name)
             except FileExistsError:
                 self._remove(parent, name)
+                # Opened again: a removed directory may have been on the way to the source.
                 source = self._tree.directory(source_parent_path, make=False)
                 _link(source, source_name, parent, name)
         except FileNotFoundError:

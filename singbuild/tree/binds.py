@@ -123,7 +123,7 @@ def _drivers(
     directories = {
         os.fsdecode(name): os.fsdecode(value) for name, value in APPENDED_DIRECTORIES.items()
     }
-    return directories if rows else {}, devices
+    return directories if mounts else {}, devices
 
 
 @contextlib.contextmanager

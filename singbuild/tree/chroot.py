@@ -146,9 +146,9 @@ def _job(
     user: User | None = None,
     devices: Sequence[str] = (),
 ) -> Iterator[tuple[list[str], int]]:
-    """Give the command that executes ``argv`` in a container, and the descriptor it reads from.
+    """Yield the command that executes ``argv`` in a container, and the descriptor of its job.
 
-    What is to be executed, with its environment, is in nobody's argument list or environment.
+    The job is a file in memory, since argument lists and environments can be read in /proc.
     """
     mounts = may_mount()
     if host is None:
@@ -177,7 +177,7 @@ def _job(
 
 
 def _of_python() -> dict[str, str]:
-    """Return what this Python may need to start: where a site keeps its libraries, ld.so(8)."""
+    """Return the variables that a Python outside the system's directories needs: ld.so(8)."""
     place = os.environ.get("LD_LIBRARY_PATH")
     return {"LD_LIBRARY_PATH": place} if place else {}
 
@@ -191,9 +191,9 @@ def _files() -> dict[str, bytes]:
 
 @contextlib.contextmanager
 def furnished(root: Path) -> Iterator[None]:
-    """Give ``root`` a /dev of its own, for the time of a with-block, for programs of the host.
+    """Mount a /dev over the tree's for the time of a with-block, for programs of the host.
 
-    It is seen in the caller's mount namespace, which must be a private one (``namespace.py``).
+    In the caller's mount namespace, which must be a private one (``namespace.py``).
     """
     for name in ("proc", "sys", "dev"):
         _mount_point(root / name)
@@ -210,7 +210,7 @@ def furnished(root: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def without_mounts(root: Path) -> Iterator[None]:
-    """Give ``root`` a /dev of its own for the time of a with-block, of what can be made."""
+    """Put a directory in the place of the tree's /dev, with what can be made without mounts."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(_aside(root / "dev"))
         for name in DEVICES if capabilities.has(capabilities.MKNOD) else ("null",):
@@ -229,9 +229,9 @@ def without_mounts(root: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def bound(name: str, where: Path) -> Iterator[None]:
-    """Let an empty file be the host's device of a name, for the time of a with-block.
+    """Make an empty file the host's device of a name for the time of a with-block: a bind mount.
 
-    Who may not mount makes one in its place; who may not do that either has the empty file.
+    Where nothing may be mounted, mknod(2) makes one; without CAP_MKNOD the file stays empty.
     """
     if may_mount():
         container_init.lend_device(name, str(where))
@@ -248,13 +248,13 @@ def bound(name: str, where: Path) -> Iterator[None]:
 
 
 def may_mount() -> bool:
-    """Whether this process may mount: ``namespace.py`` takes that from one that shall not."""
+    """Whether this process may mount: in mode chroot ``namespace.py`` drops the capability."""
     return capabilities.has(capabilities.SYS_ADMIN)
 
 
 @contextlib.contextmanager
 def _aside(dev: Path) -> Iterator[None]:
-    """Have an empty directory in the place of the tree's own, which comes back unchanged."""
+    """Move the tree's /dev aside for the time of a with-block, and put an empty one there."""
     with tempfile.TemporaryDirectory(dir=dev.parent.parent, ignore_cleanup_errors=True) as place:
         own, used = Path(place, "own"), Path(place, "used")
         dev.rename(own)
@@ -268,7 +268,7 @@ def _aside(dev: Path) -> Iterator[None]:
 
 
 def _mount_point(where: Path) -> None:
-    """Make sure of a directory: an image's link in its place must not lead a mount elsewhere."""
+    """Make a directory to mount on; a link of the image there would lead the mount elsewhere."""
     if where.is_symlink():
         where.unlink()
     where.mkdir(mode=0o755, exist_ok=True)

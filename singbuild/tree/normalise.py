@@ -38,7 +38,7 @@ PYC_HEADER = struct.Struct("<4sIII")  # magic, flags, mtime of the source, its s
 
 
 def normalise(rootfs: Rootfs, epoch: int, *, indices: bool = False) -> None:
-    """Remove what another honest run would have left otherwise, and say what was removed.
+    """Remove what two runs of one recipe leave differently, and report what was removed.
 
     epoch: as the seal gets it; indices: keep apt's package indices, in an image that programs
     will be added to.
@@ -81,7 +81,7 @@ def _paths_to_keep(rootfs: Rootfs) -> set[str]:
 
 @dataclass
 class _Normalising:
-    """One tree on its way. keep: paths that stay with all below them; counts: what was done."""
+    """The work on one tree. keep: paths that stay, with all below them; counts: by rule."""
 
     rootfs: Rootfs
     epoch: int
@@ -164,7 +164,7 @@ class _Normalising:
         self.counts[LOGS] += 1
 
     def _pin_bytecode(self, path: str) -> None:
-        """Let a module's bytecode know the time that the seal will give its source.
+        """Write the time that the seal will give a module's source into its bytecode.
 
         Python takes bytecode as stale when it names another time than the source
         has; in an image that cannot be written it would compile anew at every start.
@@ -206,7 +206,7 @@ def _source(path: str) -> str:
 
 
 def _pin_password_dates(rootfs: Rootfs, epoch: int) -> None:
-    """Let no password have been changed after the epoch; the field is in days: shadow(5)."""
+    """Clamp the dates of password changes to the epoch; the field is in days: shadow(5)."""
     with rootfs.open(SHADOW, "r+b") as file:
         text = file.read(LONGEST_SHADOW + 1)
         if len(text) > LONGEST_SHADOW:

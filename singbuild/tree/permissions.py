@@ -1,4 +1,4 @@
-"""Lets the owner of a tree read and write all of it, and enter its directories: ``--fix-perms``."""
+"""Sets the permission bits that the owner of each file lacks: ``--fix-perms``."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from singbuild.tree.rootfs import Rootfs
 
 
 def fix(rootfs: Rootfs, *, wants: bool) -> None:
-    """Add to each file and directory what its owner lacks, as ``chmod u+rwX``; say how many.
+    """Add to each file and directory what its owner lacks, as ``chmod u+rwX``; report how many.
 
-    wants: else nothing is done. To be called once no program of the tree is executed any more:
-    names are followed by nobody.
+    wants: else nothing is done. To be called when no program of the tree is executed any more:
+    between lstat(2) and chmod(2) one could put a link in an entry's place.
     """
     if not wants:
         return

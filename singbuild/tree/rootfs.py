@@ -47,10 +47,10 @@ class Rootfs(RootDirectory):
 
     root: its directory on the host, for host programs that fill a directory;
     report: where output goes; owners: of entries to which the host could not give
-    them, by path, for the seal; journal: where programs' wishes for owners are recorded;
-    epoch: later times become it, but for those of a source, which ``baseline`` knows;
-    layers: what lays images below it, None where nothing may be mounted;
-    is_untrusted: others have made what it holds, whom nobody trusts.
+    them, by path, for the seal; journal: the file of owners that programs asked for, as
+    ``privilege/recorder.py`` writes it; epoch: later times become it, but for those of a source,
+    which ``baseline`` knows; layers: mounts images below it, None where nothing may be mounted;
+    is_untrusted: it holds the tree of an image that was made elsewhere.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class Rootfs(RootDirectory):
 
     @contextlib.contextmanager
     def plain_path(self) -> Iterator[str]:
-        """Give a path of ``root`` without blanks or quotes, for programs that ``host`` executes."""
+        """Yield a path of ``root`` without blanks or quotes, for programs of ``host``."""
         fd = os.open(self.root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             yield container_init.TREE if chroot.may_mount() else f"/proc/{os.getpid()}/fd/{fd}"
@@ -114,10 +114,10 @@ class Rootfs(RootDirectory):
 
     @contextlib.contextmanager
     def furnished(self) -> Iterator[None]:
-        """Give the image a /dev of its own for the time of a with-block.
+        """Mount a /dev of its own over the image's for the time of a with-block.
 
-        For programs of the host that execute others in the image: with ``host``, which gives it
-        /proc and /sys too. Whatever the image has in /dev is out of sight.
+        For programs of the host that execute others in the image: with ``host``, which mounts
+        /proc and /sys there too.
         """
         self._furnished = True
         try:
@@ -129,7 +129,7 @@ class Rootfs(RootDirectory):
     def recorded_owners(self, *, warn: bool = False) -> dict[bytes, Owner]:
         """Return all owners and devices that the host could not give, by path, as of now.
 
-        warn: warn of entries of which it is not known what they should have got.
+        warn: warn of entries whose group is unknown: see ``recorder.without_group``.
         """
         if not self._journal:
             return dict(self.owners)
@@ -182,9 +182,9 @@ class Rootfs(RootDirectory):
         self.unpack([archive(image)])
 
     def restore(self, path: Path, source: Mapping[str, bool]) -> None:
-        """Take up the tree of another build, or of a step of one: laid below this one, or unpacked.
+        """Restore a tree from its image: as a lower layer of overlayfs(5), or unpacked.
 
-        path: its image; source: what ``Baseline.saved`` gave.
+        source: what ``Baseline.saved`` returned for it.
         """
         if not (self.layers and self.layers.lay([path])):
             with (
@@ -195,7 +195,7 @@ class Rootfs(RootDirectory):
         self.baseline.restore(self.root, source)
 
     def restore_layers(self, images: Sequence[Path], source: Mapping[str, bool], key: str) -> bool:
-        """Take up the tree of several images likewise, topmost first; tell whether that can be.
+        """Restore the tree of several images, topmost first; return whether it could be mounted.
 
         key: of the topmost, in the cache.
         """

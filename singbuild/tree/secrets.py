@@ -102,9 +102,9 @@ def _forget(variable: str) -> None:
 
 @contextlib.contextmanager
 def readable(rootfs: Rootfs, secrets: Sequence[Secret]) -> Iterator[None]:
-    """Give the tree a file for each secret, mode 0400, for the time of a with-block.
+    """Write a file for each secret, mode 0400, for the time of a with-block.
 
-    They are on a file system in memory of their own; where none may be mounted, in the tree.
+    On a tmpfs of their own; where nothing may be mounted, in the tree.
     """
     if not secrets:
         yield
@@ -112,7 +112,7 @@ def readable(rootfs: Rootfs, secrets: Sequence[Secret]) -> Iterator[None]:
     missing = [name for name in ("/run", DIRECTORY) if not rootfs.exists(name)]
     rootfs.mkdir(DIRECTORY, 0o700)
     with rootfs.directory(DIRECTORY) as place:
-        mounted = _mounted(place, sum(len(secret.value) for secret in secrets))
+        on_tmpfs = _mount_tmpfs(place, sum(len(secret.value) for secret in secrets))
     with rootfs.directory(DIRECTORY) as fd:
         try:
             for secret in secrets:
@@ -123,15 +123,15 @@ def readable(rootfs: Rootfs, secrets: Sequence[Secret]) -> Iterator[None]:
             for secret in secrets:
                 with contextlib.suppress(OSError):
                     os.unlink(secret.name, dir_fd=fd)
-            if mounted:
+            if on_tmpfs:
                 syscalls.umount2(f"/proc/self/fd/{fd}", MNT_DETACH)
     for name in reversed(missing):
         with contextlib.suppress(OSError):
             rootfs.rmdir(name)
 
 
-def _mounted(directory: int, size: int) -> bool:
-    """Whether a file system in memory could be mounted there."""
+def _mount_tmpfs(directory: int, size: int) -> bool:
+    """Mount a tmpfs with room for ``size`` bytes on an open directory; return whether it could."""
     where, data = f"/proc/self/fd/{directory}", f"mode=0700,size={size + (1 << 20)}"
     try:
         syscalls.mount("tmpfs", where, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, data)
@@ -220,7 +220,10 @@ def _disclosing(root: bytes, node: Node, longest: int) -> Iterator[bytes]:
 
 
 def _encoded(secret: Secret) -> Iterator[bytes]:
-    """The characters of a secret's base64 that do not depend on what stands around it."""
+    """Yield the characters of a secret's base64 that do not depend on what stands around it.
+
+    There are three: base64 encodes three bytes at a time, and any number may stand before it.
+    """
     if len(secret.core) < SEARCHED:
         return
     for before in range(3):

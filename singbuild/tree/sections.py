@@ -32,8 +32,8 @@ INSIDE = "/.singbuild.script"
 CANNOT_EXECUTE = 126  # chroot(1): the program is there, and is none for this machine
 RESOLVER_FILES = ("/etc/resolv.conf", "/etc/hosts")
 
-# The variables that the source gives to its image, and %setup; not yet those of %environment,
-# which may tell of what %post makes.
+# Sources the scripts of env/ before %post: those of the source, and what %setup wrote. With
+# ``own`` %environment is among them, and is left out: its text may need what %post has yet to make.
 _SOURCING = """for script in /.singularity.d/env/*.sh; do
     case {own}$script in True*/90-environment.sh) continue ;; esac
     [ -f "$script" ] && . "$script"
@@ -189,10 +189,10 @@ def check_shell_text(recipe: Recipe, rootfs: Rootfs) -> None:
 
 @contextlib.contextmanager
 def host_names(rootfs: Rootfs) -> Iterator[None]:
-    """Give the image the host's resolv.conf and hosts for the time of a with-block.
+    """Put the host's resolv.conf and hosts into the image for the time of a with-block.
 
-    What the image had is put back, with what a section appended; a file that a section
-    wrote anew stays.
+    The image's own files are put back, with what a section appended; a file that a section wrote
+    anew stays.
     """
     with contextlib.ExitStack() as stack:
         for name in RESOLVER_FILES:
@@ -246,7 +246,7 @@ def _inside(
     rootfs.write(INSIDE, script or section.script(), 0o755)
     env = rootfs.variables | _places("")
     devices: list[str] = []
-    more: list[str] = []  # a shell that lets variables end with the directories of drivers
+    more: list[str] = []  # a shell that appends the directories of drivers to variables
 
     def execute(argv: list[str], on_line: Callable[[str], None]) -> command.Completed:
         words = [*prefix, *more, *argv]

@@ -63,7 +63,7 @@ class Contents:
     ) -> None:
         self._reader, self._volume, self._geometry = reader, volume, geometry
         self._seed, self._on_bytes, self._on_start = seed, on_bytes, on_start
-        self._facts: list[bytes] = []  # that describe the inode at hand
+        self._facts: list[bytes] = []  # of the current inode: see description.py
         self._directories: dict[int, tuple[Mapped, bytes]] = {}  # with the fact of their names
         self._manifest: list[Run] = []
         self.journal_map = b""
@@ -105,7 +105,7 @@ class Contents:
         return {RESIZE_INODE: resize, JOURNAL_INODE: journal, LOST_INODE: lost}
 
     def _short_or_any(self, node: Node, data: bytes | memoryview, digest: bytes) -> bytes:
-        """Write a node; return its inode. digest: b"" for all but short files."""
+        """Write a node; return its inode, 256 bytes. digest: b"" for all but short files."""
         if digest:
             count = -(-node.size // BLOCK)
             start = self._volume.append_short(data, count, digest)

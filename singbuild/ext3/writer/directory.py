@@ -1,4 +1,4 @@
-"""Directories as blocks of names, hashed from a size at which the search would be felt."""
+"""Directories as blocks of names; large ones with a hash tree, as the kernel's dir_index has it."""
 
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -90,12 +90,12 @@ def _receive(nodes: Sequence[Node], pipe: BinaryIO) -> list[Short]:
     sizes = [node.size if kind else 0 for node, kind in zip(nodes, kinds, strict=True)]
     data = memoryview(_read_exactly(pipe, sum(sizes)))
     files: list[Short] = []
-    start = place = 0
+    start = digest_start = 0
     for node, size in zip(nodes, sizes, strict=True):
         if size:
-            digest = digests[place : place + _DIGEST]
+            digest = digests[digest_start : digest_start + _DIGEST]
             files.append((node, data[start : start + size], digest))
-            start, place = start + size, place + _DIGEST
+            start, digest_start = start + size, digest_start + _DIGEST
         else:
             files.append((node, b"", b""))
     return files
@@ -118,7 +118,10 @@ def _parts(nodes: Sequence[Node]) -> Iterator[Sequence[Node]]:
 
 
 def _serve(root: bytes, nodes: Sequence[Node], pipe: int) -> NoReturn:
-    """Be the process: send each part as a byte per inode, then short files' digests and data."""
+    """Send each part as a byte per inode, then the digests and the data of its short files.
+
+    The byte is 1 for a short file. Ends the process.
+    """
     try:
         gc.disable()  # a collection would copy the nodes' pages, which both processes share
         waiting: deque[memoryview] = deque()

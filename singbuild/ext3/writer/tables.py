@@ -1,4 +1,4 @@
-"""What can be written only when everything lies in its place.
+"""The tables, which can be written only when the place of all content is known.
 
 Bitmaps, group descriptors, superblocks with their backups, and the launch
 line. Until the first superblock is written the file is no file system.
@@ -17,7 +17,7 @@ from singbuild.ext3.writer.target import Target
 
 @dataclass(frozen=True)
 class Summary:
-    """What bitmaps, descriptors and superblocks say of the whole.
+    """What bitmaps, descriptors and superblocks record of the file system.
 
     blocks: of the file system; content is before block ``next``. inodes: 1 to this one are in
     use. directories: their inode numbers. journal_map: the journal's i_block.

@@ -28,7 +28,7 @@ class Target(Protocol):
 
 
 class Nowhere:
-    """A target that forgets what it takes, where the digests alone are wanted."""
+    """A target that discards what it takes, where the digests alone are of interest."""
 
     def write(self, data: bytes, offset: int) -> None:
         """Do nothing."""

@@ -46,6 +46,7 @@ class Volume:
         self._parts_end = 0  # the first block after that run
         self._buffered = 0  # blocks
         self._pending: deque[tuple[Future[None], Future[None]]] = deque()
+        # One worker each, so that batches are hashed and written in the order of their blocks.
         self._hashing = ThreadPoolExecutor(1, "hash")
         self._writing = ThreadPoolExecutor(1, "write")
         self._start_group(0)
@@ -157,9 +158,9 @@ class Volume:
     def _hash(self, stream: list[bytes | tuple[int, bytes]]) -> None:
         for each in stream:
             if isinstance(each, tuple):
-                place, facts = each
+                index, facts = each
                 self._digest.update(facts)
-                self.digests[place] = self._digest.digest()
+                self.digests[index] = self._digest.digest()
                 self._digest = hashlib.sha256()
             else:
                 self._digest.update(each)
