@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import groupby
@@ -15,6 +16,7 @@ from singbuild.entry_points import Installed, claimed, imported, installed
 from singbuild.errors import RecipeError
 
 GROUP = "singbuild.extension"
+_VARIABLE = "SINGBUILD_EXTENSIONS"  # "no": none is called. A policy binds nobody who can do more
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,10 @@ def load(report: Reporter) -> Extensions:
     """
     loaded: dict[Installed, Any] = {}
     everyone = installed(GROUP)
+    if everyone and os.environ.get(_VARIABLE) == "no":
+        names = ", ".join(who.name for who in everyone)
+        report.warn(f"{_VARIABLE}=no leaves out the site's extensions: {names}")
+        everyone = []
     for _name, group in groupby(everyone, lambda who: who.name):
         claims = list(group)
         if len(claims) > 1:

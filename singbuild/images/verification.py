@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from singbuild.contract import Reporter
 from singbuild.errors import ImageError
-from singbuild.ext3.boot import BOOT_BLOCK, recorded_digest, unsigned
+from singbuild.ext3.boot import BOOT_BLOCK, as_sealed, recorded_digest
 from singbuild.ext3.geometry import (
     BLOCK,
     FIRST_INODE,
@@ -135,7 +135,7 @@ class _Verification:
             self._check_content(tree_digests(self._nodes, self._reader), manifest)
             where = "the superblock or the journal's inode"
             raise self._error(where, "the file system has another shape than was built")
-        compared = Compared(self._image, unsigned(self._image.boot))
+        compared = Compared(self._image, as_sealed(self._image.boot))
         written = write_contents(
             self._nodes,
             self._reader,

@@ -5,22 +5,25 @@ Apps are those of SCIF: $SINGULARITY_APPNAME says which one is meant.
 
 from singbuild.tree import chroot
 
+# A variable of these programs hides the caller's of the same name: theirs have names of their own.
 _SOURCE = """#!/bin/sh
-for script in /.singularity.d/env/*.sh; do
-    case $script in  # somebody put a file in the place of the link
-        */90-environment.sh) [ -h /environment ] || [ ! -f /environment ] || script=/environment ;;
+for _singularity_env in /.singularity.d/env/*.sh; do
+    case $_singularity_env in  # somebody put a file in the place of the link
+        */90-environment.sh)
+            [ -h /environment ] || [ ! -f /environment ] || _singularity_env=/environment
+            ;;
     esac
-    [ -f "$script" ] && . "$script"
+    [ -f "$_singularity_env" ] && . "$_singularity_env"
 done
-unset script
+unset _singularity_env
 """
 
 
 def _app(program: str, what: str) -> str:
     """Return shell text that becomes the program of an app, if one is asked for."""
     return f"""if [ -n "${{SINGULARITY_APPNAME:-}}" ]; then
-    app=/scif/apps/$SINGULARITY_APPNAME/scif/{program}
-    [ -x "$app" ] && exec "$app" "$@"
+    [ ! -x "/scif/apps/$SINGULARITY_APPNAME/scif/{program}" ] ||
+        exec "/scif/apps/$SINGULARITY_APPNAME/scif/{program}" "$@"
     echo "The app $SINGULARITY_APPNAME has no {what}" >&2
     exit 1
 fi
@@ -50,12 +53,12 @@ echo "No Singularity runscript found, executing /bin/sh" >&2
 exec /bin/sh "$@"
 """,
     "shell": _SOURCE
-    + """for shell in "$SINGULARITY_SHELL" "$SHELL" /bin/bash /bin/sh; do
-    if [ -n "$shell" ] && [ -x "$shell" ]; then
-        export SHELL="$shell"
-        case "${shell##*/}" in
-            bash) exec "$shell" --norc --noprofile "$@" ;;
-            *) exec "$shell" "$@" ;;
+    + """for _singularity_shell in "$SINGULARITY_SHELL" "$SHELL" /bin/bash /bin/sh; do
+    if [ -n "$_singularity_shell" ] && [ -x "$_singularity_shell" ]; then
+        export SHELL="$_singularity_shell"
+        case "${SHELL##*/}" in
+            bash) exec "$SHELL" --norc --noprofile "$@" ;;
+            *) exec "$SHELL" "$@" ;;
         esac
     fi
 done

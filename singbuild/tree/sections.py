@@ -34,11 +34,11 @@ RESOLVER_FILES = ("/etc/resolv.conf", "/etc/hosts")
 
 # Sources the scripts of env/ before %post: those of the source, and what %setup wrote. With
 # ``own`` %environment is among them, and is left out: its text may need what %post has yet to make.
-_SOURCING = """for script in /.singularity.d/env/*.sh; do
-    case {own}$script in True*/90-environment.sh) continue ;; esac
-    [ -f "$script" ] && . "$script"
+_SOURCING = """for _singularity_env in /.singularity.d/env/*.sh; do
+    case {own}$_singularity_env in True*/90-environment.sh) continue ;; esac
+    [ -f "$_singularity_env" ] && . "$_singularity_env"
 done
-unset script
+unset _singularity_env
 """
 
 Execute = Callable[[list[str], Callable[[str], None]], command.Completed]

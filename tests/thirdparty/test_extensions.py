@@ -39,7 +39,7 @@ def sites(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 def with_env(engine: Engine, **env: str) -> Engine:
-    return Engine(engine.place, env=env)
+    return Engine(engine.place, env={"SINGBUILD_EXTENSIONS": "yes", **env})
 
 
 def test_a_policy_names_all_that_it_objects_to(
@@ -74,6 +74,17 @@ def test_a_recipe_that_keeps_to_the_policy_builds(
     assert Path(answer["file"]).exists()
     assert answer["lock"]
     assert engine.build(recipe, "--locked").status == 0
+
+
+def test_the_suite_of_a_backend_leaves_the_sites_policy_out(
+    sites: dict[str, str], singbuild_engine: Engine
+) -> None:
+    env = {"PYTHONPATH": sites["policy"], "SITE_HOSTS": "mirror.example"}
+    engine = Engine(singbuild_engine.place, env=env)
+    done = engine.build(engine.recipe("Bootstrap: busybox\n"))
+    assert done.status == 0, done.error
+    (warning,) = [each["text"] for each in done.events if each["event"] == "warning"]
+    assert warning == "SINGBUILD_EXTENSIONS=no leaves out the site's extensions: site-policy"
 
 
 def test_doctor_names_it(sites: dict[str, str], singbuild_engine: Engine) -> None:

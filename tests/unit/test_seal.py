@@ -21,6 +21,7 @@ from singbuild.ext3.geometry import GROUP_BLOCKS, MAX_FILE_BYTES, Geometry, smal
 from singbuild.ext3.node import shown
 from singbuild.ext3.writer.directory import half_md4
 from singbuild.ext3.writer.seal import seal
+from singrun.signatures.statement import NOTE
 from tests.bench.host import wait_until
 
 EPOCH = 1_700_000_000
@@ -71,7 +72,7 @@ def test_an_image_is_a_script_and_an_ext3_file_system_with_the_published_feature
 ) -> None:
     (tree / "hello").write_text("hello\n")
     sealed = seal(tree, image, epoch=EPOCH)
-    lines = f"#!/usr/bin/env singrun\n# content {sealed.digest}\n".encode()
+    lines = f"#!/usr/bin/env singrun\n# content {sealed.digest}\n".encode() + NOTE
     assert image.read_bytes()[:1024] == lines.ljust(1024, b"\0")
     assert sealed.size == image.stat().st_size == image.stat().st_size // 4096 * 4096
     shown = debugfs(image, "show_super_stats -h")

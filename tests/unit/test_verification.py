@@ -20,6 +20,7 @@ from singbuild.ext3.reader.image import Image
 from singbuild.ext3.writer.seal import seal
 from singbuild.file_tree import DamagedImage
 from singbuild.images.verification import verify
+from singrun.signatures.statement import NOTE
 from tests.bench.image_trees import EPOCH, sample_tree, trees
 from tests.bench.seal_trees import Tree, build
 
@@ -86,8 +87,16 @@ def test_a_sealed_image_is_sound_and_records_its_digest(sealed: Path) -> None:
         assert manifest.inode.size == 16 * count
     assert str(verify(sealed)) == f"{count} files and directories as recorded, content {record}"
     assert sealed.read_bytes().startswith(
-        f"#!/usr/bin/env singrun\n# content {record}\n\0".encode()
+        f"#!/usr/bin/env singrun\n# content {record}\n".encode() + NOTE + b"\0"
     )
+
+
+def test_an_image_older_than_the_note_is_sound(copy: Path) -> None:
+    with copy.open("r+b") as file:
+        boot = file.read(1024).replace(NOTE, b"").ljust(1024, b"\0")
+        file.seek(0)
+        file.write(boot)
+    verify(copy)
 
 
 @pytest.mark.skipif(not shutil.which("e2fsck", path="/sbin:/usr/sbin"), reason="needs e2fsprogs")

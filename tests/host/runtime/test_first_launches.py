@@ -84,6 +84,23 @@ def test_libraries_of_the_home_are_not_the_images(person: Person, image: Path) -
     assert person.said("exec", *undone) == "[]\n"
 
 
+def test_no_variable_of_the_caller_is_lost(person: Person, image: Path) -> None:
+    names = ("script", "app", "shell", "file", "path")
+    given = person.environment() | dict.fromkeys(names, "mine")
+    words = ("sh", "-c", "echo " + " ".join(f"${name}" for name in names))
+    assert person.said("exec", image, *words, env=given) == "mine mine mine mine mine\n"
+    done = person.singrun("shell", image, "-c", words[-1], env=given)
+    assert done.stdout == b"mine mine mine mine mine\n"
+
+
+def test_an_images_first_lines_say_what_executes_it(image: Path) -> None:
+    first, _, third = image.read_bytes()[:154].decode().splitlines()
+    assert (first, third) == (
+        "#!/usr/bin/env singrun",
+        "# needs singrun, of the Python package singbuild",
+    )
+
+
 def test_an_image_prints_its_own_help(person: Person, image: Path, bench: Bench) -> None:
     assert person.said("help", image).strip() == "Count words."
     done = person.singrun("help", bench.image)
