@@ -93,7 +93,7 @@ def parse(words: list[str]) -> "Request | str":
         return _describe(*rest)
     if rest[0] == "help":
         return _help(request, rest[1:])
-    program.verb = _verb(rest[0])
+    program.verb = _verb(rest[0], words)
     rest = options.take(rest[1:], settings)
     if isinstance(rest, str):
         return _text(rest, program.verb)
@@ -236,9 +236,9 @@ def _check_command(request: Request, settings: "list[options.Setting]") -> None:
         raise _strangers().no_program("exec", image, words)
 
 
-def _verb(word: str) -> str:
+def _verb(word: str, words: list[str]) -> str:
     if word not in _VERBS:
-        raise _strangers().no_verb(word)
+        raise _strangers().no_verb(word, words)
     return word
 
 

@@ -22,6 +22,8 @@ from singbuild.recipe.text import Text, did_you_mean, printable, read
 
 NAME = re.compile(r"(.*[.])?(dockerfile|containerfile)([.].*)?", re.IGNORECASE)
 _FIRST = re.compile(r"\s*(FROM|ARG)\s+[^\s:]", re.IGNORECASE)
+_INSTRUCTION = re.compile(rf"({'|'.join(reader.KEYWORDS)})\s+[^\s:]")
+_DEFINITION = re.compile(r"%[A-Za-z]|\s*[A-Za-z][\w-]*\s*:(\s|$)")  # a section, a key
 _FROM = re.compile(r"(\S+)(?:\s+AS\s+(\S+))?", re.IGNORECASE)
 _ALIAS = re.compile(r"[a-z][a-z0-9_.-]*")
 MACHINES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}  # Go's names
@@ -49,11 +51,16 @@ def load(path: str, *, build_args: Sequence[str] = (), target: str = "", **more:
 
 
 def is_dockerfile(source: Text) -> bool:
-    """Whether a text is a Dockerfile."""
+    """Whether a text is a Dockerfile: by its name, its first instruction, or any instruction.
+
+    The last is for one with a typing error; no definition file's line is like either.
+    """
     if NAME.fullmatch(PurePath(source.path).name):
         return True
-    lines = (line for line in source.lines if line.strip() and not line.lstrip().startswith("#"))
-    return bool(_FIRST.match(next(lines, "")))
+    lines = [line for line in source.lines if line.strip() and not line.lstrip().startswith("#")]
+    if lines and _FIRST.match(lines[0]):
+        return True
+    return any(map(_INSTRUCTION.match, lines)) and not any(map(_DEFINITION.match, lines))
 
 
 def parse(source: Text, arguments: Mapping[str, str], target: str = "") -> Recipe:

@@ -27,7 +27,7 @@ def recorded_digest(boot: bytes) -> str | None:
 
 
 def as_sealed(boot: bytes) -> bytes:
-    """Return a boot block of ours as a seal writes it now, whether signed or older than the note."""
+    """Return a boot block of ours as a seal writes it now, signed or older than the note."""
     content, _ = statement.recorded(boot)
     return boot_block(bytes.fromhex(content.removeprefix("sha256:"))) if content else boot
 

@@ -5,7 +5,10 @@ Container images are built from their layers; what is a file already is fetched 
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
 
@@ -75,8 +78,7 @@ def pull(
     arch: the machine that it is for, "" for this one; insecure: take plain http from a registry.
     """
     if once and target:
-        target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with claim.claimed(target):
+        with _place_for(target):
             if target.exists() and not force:
                 return 0
             status = pull(
@@ -104,6 +106,26 @@ def pull(
     return build.build(plan.make(loaded, console, arch), target, options, console)
 
 
+@contextlib.contextmanager
+def _place_for(target: Path) -> Iterator[None]:
+    """Have a name in the cache, and its directory, which goes if nothing comes of it."""
+    with contextlib.ExitStack() as stack:
+        claimed = False
+        while not claimed:
+            target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            # Another process, which we waited for, may have removed the directory.
+            with contextlib.suppress(FileNotFoundError):
+                stack.enter_context(claim.claimed(target))
+                claimed = True
+        try:
+            yield
+        finally:
+            stack.close()
+            if not target.exists():
+                with contextlib.suppress(OSError):  # another process is at work there
+                    target.parent.rmdir()
+
+
 def recipe(source: str, *, insecure: bool = False) -> Recipe:
     """Return the recipe whose image is the one that ``source`` names. insecure: by plain http.
 
@@ -112,7 +134,10 @@ def recipe(source: str, *, insecure: bool = False) -> Recipe:
     check(source)
     scheme, name = parted(source)
     more = "Insecure: yes\n" if insecure and scheme in PLAIN else ""
-    return grammar.parse(Text(source, f"Bootstrap: {scheme}\nFrom: {name}\n{more}"))
+    parsed = grammar.parse(Text(source, f"Bootstrap: {scheme}\nFrom: {name}\n{more}"))
+    # No error names lines that nobody wrote.
+    headers = (replace(each, line=0, value_column=0) for each in parsed.headers)
+    return replace(parsed, headers=(*headers,))
 
 
 def check(source: str) -> None:

@@ -35,6 +35,7 @@ _SHELL_TEXT = {
 _APP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 _NEARLY = re.compile(r"\s*%\s*(?P<name>[A-Za-z]+)\s*")
 """A line that somebody may have meant as the beginning of a section, though it is none."""
+_TAG = re.compile(r"(?<!\$)\{\{\s*[A-Za-z_]\w*\s*\}\}")
 _TAKES_WORD = re.compile(r"[-+]\w*[oO]")
 
 
@@ -58,7 +59,8 @@ def load(
     """
     source = source or read(path)
     if not (template.is_template(source) or build_args or build_arg_file or values):
-        return parse(source, implied)
+        literal = parse(source, implied)
+        return replace(literal, warnings=(*literal.warnings, *_warning_of_tags(source)))
     filled = template.render(
         source,
         build_args=build_args,
@@ -226,6 +228,18 @@ def _warn_of_nearly_sections(warnings: _Warnings, part: _Part) -> None:
                 f"this is text of %{part.name}: a section begins with % in the first column "
                 f"and its name right behind it, as %{match['name'].lower()}",
             )
+
+
+def _warning_of_tags(source: Text) -> tuple[str, ...]:
+    """Tell of the first ``{{ NAME }}`` in a text that is no template."""
+    warnings = _Warnings(source)
+    for n in _numbers(source):
+        tag = _TAG.search(source.line(n))
+        if tag and not source.line(n).lstrip().startswith("#"):
+            what = f"{tag[0]} stays as it is: a recipe with neither %arguments nor --build-arg"
+            warnings.add(n, f"{what} is no template")
+            break
+    return tuple(warnings.texts)
 
 
 def _check_arguments(source: Text, n: int, name: str, words: list[Word]) -> None:

@@ -9,7 +9,7 @@ import os
 
 from singrun import syscalls
 from singrun.config import Site
-from singrun.errors import RunError, UnavailableError
+from singrun.errors import RunError, UnavailableError, spelling
 from singrun.images import fuse, strategies
 from singrun.images.image import SANDBOX, Image, open_image
 from singrun.mounts.rows import attach
@@ -189,12 +189,27 @@ def _open(path: str, *, read_only: bool) -> Image:
     try:
         image = open_image(path, writable=not read_only)
         image.is_data = True
+        if image.kind == SANDBOX and not read_only:
+            _check_overlay(image)
         return image
     except RunError as error:
         error.what = f"--overlay: {error.what}"
         if os.path.exists(path):
             error.remedy = f"For an overlay that is only read, say --overlay {path}:ro"
         raise
+
+
+def _check_overlay(image: Image) -> None:
+    """Refuse a directory of files that was never an overlay: upper and work would lie among them.
+
+    Singularity and Apptainer take any.
+    """
+    names = {*os.listdir(image.fd)} - {"lost+found"}
+    if not names or "upper" in names or spelling():
+        return
+    why = f"It holds other files, such as {min(names)}, and no directory upper."
+    remedy = "Name an empty directory (mkdir overlay)."
+    raise RunError(f"{image.path} is no overlay", why=why, remedy=remedy)
 
 
 def _check_sense(options: ImageOptions, images: list[Image]) -> None:

@@ -4,6 +4,7 @@
         STAMP/                  one image as it was: see Image.stamp
             tree/               its files
             size                how many bytes they take
+            image               the path of the image, when it was unpacked
         STAMP.new/              being unpacked, by whoever holds the lock on it
 
 A directory gets its final name when it is complete. Its time of change is the

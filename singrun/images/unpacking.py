@@ -86,6 +86,8 @@ def _fill_locked(image: Image, cache: str, site: Site) -> None:
         _check_unchanged(image)
         with open(f"{new}/size", "w") as file:
             file.write(str(unpacker.measured(new).size))
+        with open(f"{new}/image", "wb") as file:
+            file.write(os.fsencode(image.path))
         os.rename(new, f"{cache}/{image.stamp}")
     except BaseException:
         remove(new)

@@ -66,9 +66,22 @@ def _trees(site: config.Site) -> "list[Item]":
         cache_fd = unpacked.open_private(site.cache)
     except FileNotFoundError:
         return []
-    listing = unpacking.trees(f"/proc/self/fd/{cache_fd}")
+    here = f"/proc/self/fd/{cache_fd}"
+    listing = [
+        Item("tree", _image_of(f"{here}/{name}") or name, f"{site.cache}/{name}", size, used / 1e9)
+        for used, size, name in unpacking.trees(here)
+    ]
     os.close(cache_fd)
-    return [Item("tree", n, f"{site.cache}/{n}", size, used / 1e9) for used, size, n in listing]
+    return listing
+
+
+def _image_of(tree: str) -> str:
+    """Return the path of the image that a tree was unpacked from; "" where an older one is."""
+    try:
+        with open(f"{tree}/image", "rb") as file:
+            return os.fsdecode(file.read())
+    except FileNotFoundError:
+        return ""
 
 
 def _images() -> "list[Item]":
@@ -151,7 +164,7 @@ def _remove(item: Item, site: config.Site) -> bool:
         return True
     if item.kind == "tree":
         cache_fd = unpacked.open_private(site.cache)
-        path = f"/proc/self/fd/{cache_fd}/{item.name}"
+        path = f"/proc/self/fd/{cache_fd}/{os.path.basename(item.path)}"
         done = unpacking.sees_users() and unpacking.take_away(path, site.cache)
         os.close(cache_fd)
         return done

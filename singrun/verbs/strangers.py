@@ -48,13 +48,18 @@ _OTHERS = {  # words of other tools, and what they are here
 }
 
 
-def no_verb(word: str) -> UsageError:
-    """Return what to say of a first word that is no verb."""
+def no_verb(word: str, words: "list[str] | None" = None) -> UsageError:
+    """Return what to say of a first word that is no verb. words: all, options before it too."""
     meant = {verb: verb for verb in manual.VERBS}
     meant |= {verb: f"singbuild {verb}" for verb in _BUILDER} | _OTHERS
     guess = nearest(word, [*meant])
     why = f"Did you mean {meant[guess]}?" if guess else f"The verbs are {', '.join(manual.VERBS)}."
-    remedy = f"An image here is run as: singrun ./{word}" if os.path.exists(word) else REMEDY
+    remedy = REMEDY
+    if os.path.exists(word) and words and words != [word]:
+        verb = "run" if words[-1] == word else "exec"
+        remedy = f"With an image of that name: singrun {verb} {' '.join(words)}"
+    elif os.path.exists(word):
+        remedy = f"An image here is run as: singrun ./{word}"
     return UsageError(f"There is no verb {word}", why=why, remedy=remedy)
 
 

@@ -57,12 +57,23 @@ def run(text: str) -> Run:
         ("r.def", "From: x\nBootstrap: docker\n", False),
         ("r.def", "Bootstrap: docker\nFrom: x\n", False),
         ("<stdin>", "from x\n", True),
+        ("Dockerfile2", "FORM x\nRUN true\n", True),
+        ("Dockerfile2", "RUN true\nFORM x\n", True),
+        ("r.def", "Bootstrap x\n%post\n", False),
+        ("r.def", "Bootstap: x\nRUN true\n", False),
+        ("r.def", "notes\nTO whom\n", False),
     ],
 )
-def test_a_dockerfile_is_told_by_name_or_first_instruction(
-    name: str, text: str, is_one: bool
-) -> None:
+def test_a_dockerfile_is_told_by_name_or_instructions(name: str, text: str, is_one: bool) -> None:
     assert loading.is_dockerfile(Text(name, text)) == is_one
+
+
+def test_a_typing_error_in_a_dockerfile_of_another_name(tmp_path: Path) -> None:
+    path = tmp_path / "Dockerfile2"
+    path.write_text("FORM debian:12\nRUN true\n")
+    with pytest.raises(RecipeError, match="there is no instruction FORM") as caught:
+        loading.load(str(path))
+    assert "Did you mean FROM?" in str(caught.value)
 
 
 def test_lines_go_on_over_comments_and_blanks() -> None:

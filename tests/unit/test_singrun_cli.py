@@ -118,6 +118,19 @@ def test_near_misses_are_proposed(words: tuple[str, ...], answer: str) -> None:
         cli.parse(list(words))
 
 
+def test_a_verb_forgotten_before_an_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.img").touch()
+    monkeypatch.chdir(tmp_path)
+    for words, answer in (
+        ("-B /srv a.img ls", "singrun exec -B /srv a.img ls"),
+        ("a.img ls -l", "singrun exec a.img ls -l"),
+        ("--nv a.img", "singrun run --nv a.img"),
+        ("a.img", "singrun ./a.img"),
+    ):
+        with pytest.raises(RunError, match=re.escape(f": {answer}") + "$"):
+            cli.parse(words.split())
+
+
 def test_options_may_follow_an_image_that_no_command_follows() -> None:
     assert parsed("env", "i.img", "--why", "PATH").program.why == "PATH"
 

@@ -37,6 +37,14 @@ def loaded(text: str, *build_args: str, file: str = "", values: str = "") -> Rec
     )
 
 
+def test_a_tag_in_a_recipe_that_is_no_template_is_told_of() -> None:
+    recipe = loaded(HEAD + "%post\n    # {{ not }}\n    echo {{ version }} {{ other }}\n")
+    (warning,) = recipe.warnings
+    assert warning.startswith("r.def:4: {{ version }} stays as it is: a recipe with neither")
+    assert not loaded(HEAD + "%post\n    docker ps --format '{{.ID}}' ${{x}}\n").warnings
+    assert not loaded(HEAD + "%post\n    echo {{ version }}\n", "version=1").warnings
+
+
 def filled(body: str, *build_args: str, arguments: str = "", values: str = "") -> str:
     text = f"{HEAD}%arguments\n{arguments}\n%post\n{body}\n"
     return loaded(text, *build_args, values=values).sections["post"].body().removesuffix("\n")

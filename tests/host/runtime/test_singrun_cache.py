@@ -67,6 +67,7 @@ def test_what_is_kept_is_listed_counted_and_removed(person: Person, bench: Bench
         ("image", str(image)),
     ]
     assert "docker:some/image" in person.said("cache", "list")
+    assert str(bench.directory / "one.img") in person.said("cache", "list")
     total = answer(person, "du")
     assert total["kinds"] == {"tree": items[0]["size"], "image": 65536, "log": 0}
     assert (total["cache"], total["limit"]) == (str(tree.parent), 20 << 30)

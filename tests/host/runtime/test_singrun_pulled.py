@@ -93,6 +93,7 @@ def test_what_cannot_be_had_is_said(person: Person, server: str) -> None:
     for words, reason in (
         ((f"docker://{server}/library/none",), b"no such image"),
         (("docker://127.0.0.1:1/library/some",), b"singbuild ended with status 6"),
+        (("docker:/host/x",), b"docker:/host/x: '/host/x' is no name of an image\n'/host"),
         (("docker://",), b"names no image"),
         (("oci:nothing.here",), b"Cannot open"),
     ):
@@ -101,6 +102,7 @@ def test_what_cannot_be_had_is_said(person: Person, server: str) -> None:
         assert reason in done.stderr, done.stderr
     left = [*Path(person.home).rglob("*.part"), *Path(person.home).rglob("singbuild-scratch-*")]
     assert not left
+    assert len(person.said("cache", "list").splitlines()) == 1
 
 
 def test_a_runtime_alone_says_what_it_lacks(tmp_path: Path) -> None:

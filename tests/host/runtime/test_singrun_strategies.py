@@ -16,7 +16,7 @@ import pytest
 from singrun.images.image import open_image
 from tests.bench import sif_files as sifs
 from tests.bench import singrun_images as images
-from tests.bench.host import PATIENCE, random_numbers, wait_until
+from tests.bench.host import PATIENCE, random_numbers, shared_directory, wait_until
 from tests.bench.sif_files import partition
 from tests.bench.singrun_images import Bench, Person
 
@@ -118,18 +118,42 @@ def test_a_host_with_neither_fuse_nor_debugfs_says_what_would_help(bench: Bench)
     assert b"Install the package e2fsprogs" in done.stderr
 
 
-def test_without_fuse_a_user_unpacks(bench: Bench, person: Person, cache: Path) -> None:
+@contextlib.contextmanager
+def fuse_for_root_alone() -> Iterator[None]:
     fuse = Path("/dev/fuse")
     mode = fuse.stat().st_mode & 0o777
     fuse.chmod(0o600)
     try:
-        assert person.said("exec", bench.image, "echo", "x") == "x\n"
+        yield
     finally:
         fuse.chmod(mode)
+
+
+@pytest.fixture
+def own_image(bench: Bench) -> Iterator[Path]:
+    """An image that the user may write."""
+    with shared_directory() as directory:
+        image = Path(shutil.copy(bench.image, directory / "own.img"))
+        os.chown(image, bench.people["user"].uid, -1)
+        yield image
+
+
+def test_without_fuse_a_user_unpacks(bench: Bench, person: Person, cache: Path) -> None:
+    with fuse_for_root_alone():
+        assert person.said("exec", bench.image, "echo", "x") == "x\n"
     assert len(entries(cache)) == (person.uid != 0)
     if person.uid:
         said = person.singrun("exec", "-d", bench.image, "true").stderr
         assert b"unpack mounts" in said  # what is there already is taken, FUSE or not
+
+
+def test_without_fuse_a_writer_is_told_of_other_ways(bench: Bench, own_image: Path) -> None:
+    with fuse_for_root_alone():
+        done = bench.people["user"].singrun("exec", "-w", own_image, "true")
+    assert done.returncode == 255
+    assert b"Cannot open /dev/fuse" in done.stderr
+    assert b"--overlay DIRECTORY" in done.stderr
+    assert b"--writable-tmpfs" in done.stderr
 
 
 def test_what_is_unpacked_is_the_image(person: Person, bench: Bench, cache: Path) -> None:

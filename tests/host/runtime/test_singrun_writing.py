@@ -310,6 +310,9 @@ def test_root_adds_users_to_the_image_that_he_writes(person: Person, own: Path) 
 def test_what_cannot_be_written(person: Person, bench: Bench, own: Path) -> None:
     subprocess.run(["mksquashfs", bench.tree, own / "i.sqfs", "-quiet", "-no-progress"], check=True)
     image, upper = str(own / "image.img"), str(own / "upper")
+    (own / "full").mkdir()
+    (own / "full").chmod(0o777)
+    (own / "full/notes.txt").touch()
     for words, needle in {
         ("-w", str(own / "i.sqfs")): b"--overlay DIR",
         ("-w", "--mount-with", "unpack", image): b"does not reach the image",
@@ -318,6 +321,7 @@ def test_what_cannot_be_written(person: Person, bench: Bench, own: Path) -> None
         ("-o", upper, "--writable-tmpfs", image): b"Two writable layers",
         ("-o", upper, "-o", f"{own}", image): b"Two writable layers",
         ("-o", "/no/such", image): b"No such file",
+        ("-o", str(own / "full"), image): b"It holds other files, such as notes.txt",
         ("-o", "/etc/passwd:ro", image): b"not an image",
         ("-w", "/no/such.img"): b"No such file",
     }.items():
@@ -328,4 +332,5 @@ def test_what_cannot_be_written(person: Person, bench: Bench, own: Path) -> None
         done = person.singrun("exec", "-w", bench.image, "true")
         assert done.returncode == 255
         assert b"write permission" in done.stderr
+    assert [each.name for each in (own / "full").iterdir()] == ["notes.txt"]
     check(own / "image.img")
