@@ -36,23 +36,23 @@ _SOCKET = "\0singbuild-claim-"
 
 @contextlib.contextmanager
 def claimed(path: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[bool]:
-    """Have the name ``path`` alone for the time of a with-block, waiting for another owner.
+    """Own the name ``path`` for the time of a with-block; wait while another process owns it.
 
-    on_wait: called once if there is one. Yields whether the last owner may still be at work: one
-    of another host that has fallen silent. Raises OSError where no file can be created.
+    on_wait: called once if one does. Yields whether a former owner may still be at work: one of
+    another host, which fell silent. Raises OSError where no file can be created.
     """
     wait = _Wait(on_wait)
     while True:
-        ends: list[tuple[Path, str]] = []
-        owner = _first_free(path, wait, ends)
-        if all(_record(place) == record for place, record in ends):
+        dead: list[tuple[Path, str]] = []
+        owner = _first_free(path, wait, dead)
+        if all(_record(place) == record for place, record in dead):
             break
         owner.give_up()
         time.sleep(random.uniform(0, NAP))  # not to meet again
     try:
-        yield any(not _is_of_here(record) for _, record in ends)
+        yield any(not _is_of_here(record) for _, record in dead)
     finally:
-        for place, _ in ends:
+        for place, _ in dead:
             place.unlink(missing_ok=True)
         owner.give_up()
 
@@ -158,8 +158,8 @@ class _Wait:
         return time.monotonic() - since > (SILENCE if record else UNSIGNED)
 
 
-def _first_free(path: Path, wait: _Wait, ends: list[tuple[Path, str]]) -> _Owner:
-    """Create the first file that is not there; ``ends`` gets those before it, of dead owners."""
+def _first_free(path: Path, wait: _Wait, dead: list[tuple[Path, str]]) -> _Owner:
+    """Create the first file that is not there; ``dead`` gets those before it, of dead owners."""
     number = 1
     while True:
         place = path.with_name(f"{path.name}.owner{number}")
@@ -168,7 +168,7 @@ def _first_free(path: Path, wait: _Wait, ends: list[tuple[Path, str]]) -> _Owner
         except FileExistsError:
             record = _record(place)
         if record is not None and wait.is_dead(place, record):
-            ends.append((place, record))
+            dead.append((place, record))
             number += 1
         elif record is not None:
             wait.nap()

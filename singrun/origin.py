@@ -126,10 +126,9 @@ class Origin:
         words = inherited.program_environment(self._environment, image, request, self.caller)
         words[b"PWD"] = os.fsencode(self._enter_directory())
         program.tell_missing(self._host_paths)
-        for (
-            name,
-            directory,
-        ) in self.appended.items():  # the image's scripts may overwrite it
+        # For programs before which no script of the image runs; for the others, which may overwrite
+        # them, variables.mounts() appends them once more.
+        for name, directory in self.appended.items():
             words[name] = b":".join(filter(None, (words.get(name), directory)))
         program.check_app(request.program)
         if request.isolation.changes_rights:

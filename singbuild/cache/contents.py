@@ -26,7 +26,7 @@ LAUNCH = 60.0  # seconds in which a launch opens an image that it has found
 
 @dataclass(frozen=True)
 class Item:
-    """One thing that is kept. name: what people call it by; of: what it is of, and so why.
+    """One thing on disk. name: as it is listed; of: what it belongs to, which says why it is there.
 
     size: bytes on the disk; used: when it was last used, seconds since 1970.
     """

@@ -53,7 +53,7 @@ class Remote:
         self._carrier: Carrier = transports.find(transports.place(self._uri).scheme)
 
     def bring(self, snapshot: Snapshot) -> bool:
-        """Whether the place had a snapshot; it is in the cache then. A place that fails is told."""
+        """Fetch a snapshot into the cache; return whether the place had it. Warns of failures."""
         if self._fails:
             return False
         try:
@@ -90,7 +90,7 @@ class Remote:
             self._console.line(f"{len(digests)} stages are in {self._uri}@{digest}")
 
     def _is_trusted(self, sha256: str, digest: str, snapshot: Snapshot) -> bool:
-        """Whether one of the signers who are named signed a packed file; else it is told."""
+        """Whether one of --cache-signers signed a packed file; warns when none did."""
         known = self._options.cache_signers
         if not known:
             return True
@@ -105,7 +105,8 @@ class Remote:
         return not why
 
     def _push(self, entry: Entry) -> str:
-        # Whatever has its tag now may be somebody else's; the same bytes are not sent again.
+        # Even where its tag exists, which may be of somebody else's file. A registry that has the
+        # bytes is not sent them again.
         about = {"singbuild.stage": entry.name, "singbuild.recipe": Path(entry.recipe).name}
         with workspace.scratch_directory() as work:
             packed, signature = work / STAGE, work / SIGNATURE
@@ -135,7 +136,7 @@ class Remote:
 
 
 def take(options: Options, tree: TreePlan, earlier: Sequence[TreePlan], console: Console) -> None:
-    """Have in the cache what places have of a build's trees; of earlier ones only if needed."""
+    """Fetch snapshots of a build's trees into the cache; of earlier stages only if needed."""
     places = [Remote(uri, options, console) for uri in options.cache_from]
     for uri in options.open_caches:
         console.warn(
@@ -148,7 +149,7 @@ def take(options: Options, tree: TreePlan, earlier: Sequence[TreePlan], console:
 
 
 def share(options: Options, plans: Sequence[TreePlan], console: Console) -> None:
-    """Send what the cache has of a build's trees; what fails is told, the image is there."""
+    """Push the snapshots of a build's trees; a failure costs a warning: the image is complete."""
     for uri in options.cache_to:
         try:
             Remote(uri, options, console).send(plans)
@@ -157,7 +158,7 @@ def share(options: Options, plans: Sequence[TreePlan], console: Console) -> None
 
 
 def _bring(filling: TreePlan, places: Sequence[Remote]) -> bool:
-    """Have the latest snapshot of a tree that any place has in the cache, unless it is there.
+    """Fetch the latest snapshot of a tree that any place has, unless the cache has it already.
 
     Return whether it is that of the finished image.
     """
@@ -192,7 +193,7 @@ def _pack(entry: Entry, file: Path) -> None:
 
 
 def _unpack(file: Path, snapshot: Snapshot, console: Console) -> bool:
-    """Take a file as a snapshot into the cache, and tell whether. Raises SourceError."""
+    """Store a packed snapshot in the cache; return whether it was. Raises SourceError."""
     with file.open("rb") as packed:
         pieces = inflated(iter(lambda: packed.read(_PIECE), b""), "zstd")
         note, rest = _note(pieces, file)

@@ -1,4 +1,4 @@
-"""Says where a %post of one piece would best have been two: told only when that is true.
+"""Suggests where to split a %post whose first part could have come from the cache.
 
 The snapshot after a %post knows a digest of each of its lines. When a later build executes a
 changed one, the lines before the change are known, and how long they took: with ``%post`` behind

@@ -1,4 +1,4 @@
-"""The form of output that suits where it goes."""
+"""Chooses the form of output: live on a terminal, lines in a pipe, JSON by --json."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ def directory(path: str) -> Path:
 
 
 def ignored(path: str) -> Callable[[str], bool]:
-    """Return what says of a path in a Dockerfile's context whether it is left out.
+    """Return a predicate over paths of a Dockerfile's context: whether .dockerignore excludes one.
 
     ``NAME.dockerignore`` beside a Dockerfile wins over ``.dockerignore``.
     """
@@ -35,7 +35,10 @@ def ignored(path: str) -> Callable[[str], bool]:
 
 
 def matcher(lines: Sequence[str]) -> Callable[[str], bool]:
-    """Return what says whether a path, or a directory above it, is matched by the last pattern."""
+    """Return a predicate over paths: whether the last pattern that matches one excludes it.
+
+    A pattern that matches a directory matches all below it; one with ``!`` does not exclude.
+    """
     patterns = []
     for line in lines:
         text = line.strip()

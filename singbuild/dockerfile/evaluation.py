@@ -103,7 +103,7 @@ class _Evaluator:
         self, recipe: Recipe, base: Mapping[str, Any], arch: str, tell: Callable[[str], None]
     ) -> None:
         self._recipe, self._tell = recipe, tell
-        # Of strangers: what has not the shape that it should have counts as if it were not there.
+        # A stranger's: a value of another type than the specification's is dropped.
         self._config: dict[str, Any] = {
             key: value for key, value in base.items() if value and _has_shape(key, value)
         }
@@ -146,7 +146,7 @@ class _Evaluator:
                 continue
             if name != "mount":
                 raise self._error(
-                    each, f"RUN --{name}={value} cannot be had", remedy="Leave the flag out."
+                    each, f"RUN --{name}={value} is not supported", remedy="Leave the flag out."
                 )
         words, script = reader.words_of_json(each.rest), ""
         if words is None:
@@ -176,7 +176,7 @@ class _Evaluator:
         if kind not in ("bind", "cache", "secret", "tmpfs"):
             raise self._error(
                 each,
-                f"RUN --mount=type={kind} cannot be had",
+                f"RUN --mount=type={kind} is not supported",
                 remedy="There are bind, cache, secret and tmpfs.",
             )
         if kind != "secret" and not fields.get("target"):
@@ -190,7 +190,9 @@ class _Evaluator:
         for name, value in each.flags:
             if name not in allowed or (name == "checksum" and each.keyword == "COPY"):
                 raise self._error(
-                    each, f"{each.keyword} --{name}={value} cannot be had", remedy="Leave it out."
+                    each,
+                    f"{each.keyword} --{name}={value} is not supported",
+                    remedy="Leave it out.",
                 )
         words = reader.words_of_json(each.rest)
         if words is None:

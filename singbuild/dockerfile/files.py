@@ -27,8 +27,8 @@ GIT = ("git@", "git://", "ssh://")
 
 
 @dataclass(frozen=True)
-class Dress:
-    """What entries look like in the tree, whatever they were. mode: None for their own."""
+class Overrides:
+    """The owner, mode and time that copied entries get; None for their own. epoch: seconds."""
 
     owner: tuple[int, int] | None
     mode: int | None
@@ -46,7 +46,7 @@ class Dress:
 
 def digests(recipe: Recipe, action: Copy, source: Source) -> Iterator[tuple[str, str]]:
     """Yield what an action reads of the context or the network: name and digest, for the lock."""
-    dress = Dress((0, 0), None, 0)
+    overrides = Overrides((0, 0), None, 0)
     check(recipe, action)
     for name in () if action.stage else action.sources:
         total = hashlib.sha256()
@@ -56,7 +56,7 @@ def digests(recipe: Recipe, action: Copy, source: Source) -> Iterator[tuple[str,
             with Sandbox(context.directory(recipe.path)) as tree:
                 for entry in entries(recipe, action, tree, name):
                     ignored = left_out(recipe, action)
-                    for piece in subtree(tree, entry, "it", changed=dress, leave_out=ignored):
+                    for piece in subtree(tree, entry, "it", changed=overrides, leave_out=ignored):
                         total.update(piece)
         yield f"{action.instruction.line} {name}", f"sha256:{total.hexdigest()}"
 
@@ -78,7 +78,7 @@ def entries(recipe: Recipe, action: Copy, tree: FileTree, name: str) -> list[Ent
 
 
 def left_out(recipe: Recipe, action: Copy) -> Callable[[str], bool]:
-    """Return what says of a path whether .dockerignore or --exclude leaves it out."""
+    """Return a predicate over paths: whether .dockerignore or --exclude excludes one."""
     ignored = (lambda _: False) if action.stage else context.ignored(recipe.path)
     excluded = context.matcher(action.exclude)
     return lambda path: ignored(path) or excluded(path)
@@ -101,6 +101,6 @@ def _no_git(recipe: Recipe, action: Copy) -> RecipeError:
     return reader.error(
         recipe.source,
         action.instruction,
-        "ADD of a git repository cannot be had",
+        "ADD of a git repository is not supported",
         remedy="Clone it in a RUN, or before the build.",
     )

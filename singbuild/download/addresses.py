@@ -37,7 +37,7 @@ _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _nearness: dict[Origin, int] = {}  # of origins that have answered, for as long as we live
 _namer: ContextVar[str] = ContextVar("namer", default="")  # URL of who names what is asked for
 _limit: ContextVar[int] = ContextVar("limit", default=HERE)
-_met: ContextVar[int | None] = ContextVar("met", default=None)
+_peer_nearness: ContextVar[int | None] = ContextVar("peer_nearness", default=None)
 
 
 class RedirectError(requests.RequestException):
@@ -101,24 +101,24 @@ class AddressAdapter(HTTPAdapter):
             limit = _nearness_of(namer)
         else:  # by the user; but who once answered from elsewhere is not this machine
             limit = max(PRIVATE, _nearness.get(origin(url), HERE))
-        tokens = _limit.set(limit), _met.set(None)
+        tokens = _limit.set(limit), _peer_nearness.set(None)
         try:
             answer = super().send(request, stream, timeout, verify, cert, proxies)
-            _nearness.setdefault(origin(url), _met_or_named(url, proxies))
+            _nearness.setdefault(origin(url), _server_nearness(url, proxies))
             return answer
         except _TooNearError as error:
             where = str(error)
         finally:
             _limit.reset(tokens[0])
-            _met.reset(tokens[1])
+            _peer_nearness.reset(tokens[1])
         # Not in the clause above: the first cause of an error is what is told of it.
         who = urlsplit(namer or url).netloc
         raise RedirectError(f"{who} sends us on to {where}", request=request)
 
 
-def _met_or_named(url: str, proxies: Mapping[str, str] | None) -> int:
-    met = None if select_proxy(url, dict(proxies or {})) else _met.get()
-    return _nearness_of_name(urlsplit(url).hostname or "") if met is None else met
+def _server_nearness(url: str, proxies: Mapping[str, str] | None) -> int:
+    peer = None if select_proxy(url, dict(proxies or {})) else _peer_nearness.get()
+    return _nearness_of_name(urlsplit(url).hostname or "") if peer is None else peer
 
 
 class _Connection(HTTPConnection):
@@ -135,18 +135,8 @@ class _Connection(HTTPConnection):
         super().request(*words, **more)
 
 
-class _SecureConnection(HTTPSConnection):
+class _SecureConnection(_Connection, HTTPSConnection):
     """Likewise, before TLS begins."""
-
-    def _new_conn(self) -> socket.socket:
-        new = super()._new_conn()
-        _check(new)
-        return new
-
-    def request(self, *words: Any, **more: Any) -> None:
-        if self.sock is not None:
-            _check(self.sock)
-        super().request(*words, **more)
 
 
 class _Pool(HTTPConnectionPool):
@@ -161,7 +151,7 @@ def _check(connected: socket.socket) -> None:
     """Note how near a peer is. Raises _TooNearError, HostError."""
     address = ipaddress.ip_address(str(connected.getpeername()[0]).partition("%")[0])
     near = _nearness_of_address(address)
-    _met.set(near)
+    _peer_nearness.set(near)
     if near > _limit.get() and not any(address in each for each in _local_networks()):
         connected.close()
         raise _TooNearError(f"{_WORDS[near]}, {address}")

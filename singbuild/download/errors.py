@@ -33,17 +33,17 @@ class TryAgainError(Exception):
 FINAL: tuple[tuple[tuple[type[BaseException], ...], str, str], ...] = (
     (
         (requests.exceptions.ProxyError,),
-        "the proxy does not let us through: {said}",
+        "the proxy does not let us through: {reason}",
         "Check the variables http_proxy, https_proxy and no_proxy.",
     ),
     (
         (RedirectError,),
-        "{said}",
+        "{reason}",
         "Name the place itself if you trust it, or have the server's administrator correct it.",
     ),
     (
         (requests.exceptions.SSLError,),
-        "no secure connection to {server}: {said}",
+        "no secure connection to {server}: {reason}",
         "Check the URL, the server's certificate, and this host's clock and CA certificates.",
     ),
     (
@@ -53,14 +53,14 @@ FINAL: tuple[tuple[tuple[type[BaseException], ...], str, str], ...] = (
     ),
     ((ConnectionRefusedError,), "{server} refuses connections", ""),
     ((urllib3.exceptions.ConnectTimeoutError,), "{server} does not answer", ""),
-    ((urllib3.exceptions.NewConnectionError,), "{server} cannot be reached: {said}", ""),
+    ((urllib3.exceptions.NewConnectionError,), "{server} cannot be reached: {reason}", ""),
     (
         (
             requests.exceptions.InvalidSchema,
             requests.exceptions.InvalidURL,
             requests.exceptions.TooManyRedirects,
         ),
-        "{said}",
+        "{reason}",
         "Correct the URL.",
     ),
 )
@@ -107,7 +107,7 @@ def broken(url: str, error: Exception, arrived: int) -> SourceError | TryAgainEr
     for kinds, why, remedy in FINAL:
         if any(isinstance(cause, kinds) for cause in causes):
             reason = getattr(causes[-1], "verify_message", "") or str(causes[-1])
-            return cannot_fetch(url, why.format(server=server, said=reason), remedy)
+            return cannot_fetch(url, why.format(server=server, reason=reason), remedy)
     if any(isinstance(cause, TimeoutError | urllib3.exceptions.TimeoutError) for cause in causes):
         return TryAgainError(cannot_fetch(url, f"{server} sent nothing for {TIMEOUT[1]:g} s"))
     return TryAgainError(cannot_fetch(url, f"the connection broke after {arrived} bytes"))

@@ -162,7 +162,7 @@ class Transfer:
         if is_offline():
             return self._from_store_offline()
         with locked(self.store / f"{self.key}.part", self.report, self.label) as part:
-            # Whoever held the lock before us may have been after the same file.
+            # The process that was waited for may have fetched the same file.
             return self._from_store(self.remote.sha256) or self._fetch(part)
 
     def _fetch(self, part: BinaryIO) -> Fetched:
@@ -172,7 +172,7 @@ class Transfer:
         return retried(lambda: self._attempt(part, saved, stored), self.report, self.label)
 
     def _resume(self, part: BinaryIO) -> None:
-        """Go on with what an earlier build left; without a digest nothing would tell if it fits."""
+        """Hash what an earlier build left; drop it where no digest can tell whether it fits."""
         if not self.remote.sha256:
             part.truncate(0)
         part.seek(0)

@@ -41,13 +41,13 @@ _BLOCK = 4096  # what parts of files with holes are aligned to
 
 @hookimpl
 def singbuild_format() -> Format:
-    """No file."""
+    """Describe the format."""
     return Format("a plain directory, to be changed by anything", directory=True)
 
 
 @hookimpl
 def singbuild_write(tree: FileTree, target: Path, report: Reporter) -> bool:
-    """Unpack the tree; what an ordinary user may not make is told and left out."""
+    """Unpack the tree; warn of what an ordinary user may not make, and leave it out."""
     lossy_tree = without(tree, report, "a directory", sockets=True)
     with Unpacker(target, report) as unpacker:
         unpacker.apply(archive(lossy_tree))
@@ -56,7 +56,7 @@ def singbuild_write(tree: FileTree, target: Path, report: Reporter) -> bool:
 
 @hookimpl
 def singbuild_recognise(path: Path, head: bytes) -> bool:
-    """Whatever is a directory."""
+    """Recognise any directory."""
     return not head and path.is_dir()
 
 

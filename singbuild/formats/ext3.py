@@ -18,14 +18,14 @@ _MAGIC_AT = SUPERBLOCK + 56
 
 @hookimpl
 def singbuild_format() -> Format:
-    """Our own file."""
+    """Describe the format."""
     return Format("one file, an ext3 file system that can be mounted and executed",
                   (".img", ".ext3"), executable=True)  # fmt: skip
 
 
 @hookimpl
 def singbuild_recognise(head: bytes) -> bool:
-    """By the superblock, or by our launch line, so that a damaged one is called so."""
+    """Recognise the superblock, or our launch line: a damaged image is to be called damaged."""
     places = [_MAGIC_AT] + [_MAGIC_AT + HEADER_2X_SIZE] * head.startswith(HEADER_2X)
     has_magic = any(head[at : at + 2] == MAGIC for at in places)
     return (has_magic or head.startswith(LAUNCH_LINE)) and head[32:41] != b"SIF_MAGIC"
@@ -33,7 +33,7 @@ def singbuild_recognise(head: bytes) -> bool:
 
 @hookimpl
 def singbuild_write(tree: FileTree, target: Path, about: About) -> bool:
-    """Seal it, as small as its content."""
+    """Seal the tree, in as few blocks as its content takes."""
     seal_tree(tree, target, epoch=about.created)
     return True
 

@@ -1,4 +1,4 @@
-"""A tree without what another kind of file has no words for; its manifest tells what is left."""
+"""A view of a tree without what a format cannot hold; its manifest has the digests of the rest."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def without(
 
 
 class _Without(FileTree):
-    """The rest of a tree."""
+    """A view of a tree. sockets, packed: what it leaves out, as ``without`` has it."""
 
     def __init__(self, tree: FileTree, *, sockets: bool, packed: bool) -> None:
         self.path, self._tree, self._sockets, self._packed = tree.path, tree, sockets, packed

@@ -34,14 +34,14 @@ _PIECE = 1 << 20
 
 @hookimpl
 def singbuild_format() -> Format:
-    """One file."""
+    """Describe the format."""
     what = "a SIF of Singularity 3 and Apptainer, with a squashfs in it"
     return Format(what, (".sif",), (squashfs.PROGRAM,), executable=True)
 
 
 @hookimpl
 def singbuild_writer() -> str:
-    """What writes the squashfs."""
+    """Name the program that writes the squashfs in it."""
     return squashfs.singbuild_writer()
 
 
@@ -63,7 +63,7 @@ def singbuild_write(tree: FileTree, target: Path, about: About, report: Reporter
 
 
 def write_with_ext3(tree: FileTree, target: Path, about: About) -> None:
-    """Write the same with an ext3 in it."""
+    """Write a SIF whose root partition is an ext3."""
     rough = sif_writer.partition(0, sif_writer.EXT3, about.machine)
     parts = [*(part for part, _ in _records(about)), rough]
     offset = sif_writer.offsets(parts)[-1]
@@ -112,7 +112,7 @@ def _write_head(file: BinaryIO, about: About, root: Part) -> None:
 
 @hookimpl
 def singbuild_recognise(head: bytes) -> bool:
-    """By the word in the header."""
+    """Recognise the magic word in the header."""
     return head[MAGIC_AT:].startswith(MAGIC)
 
 

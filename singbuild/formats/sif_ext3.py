@@ -12,14 +12,14 @@ from singbuild.formats.hookspecs import hookimpl
 
 @hookimpl
 def singbuild_format() -> Format:
-    """One file."""
+    """Describe the format."""
     what = "a SIF with an ext3 in it: no host program writes it, and a kernel mounts it faster"
     return Format(what, executable=True)
 
 
 @hookimpl
 def singbuild_recognise() -> bool:
-    """Never: the format sif reads both."""
+    """Recognise nothing: the format sif opens both."""
     return False
 
 

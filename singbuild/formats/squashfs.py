@@ -25,6 +25,8 @@ from singbuild.tar.write import archive
 
 PROGRAM = Program("tar2sqfs", "squashfs-tools-ng")
 _LEVEL, _BLOCK = 7, 256 << 10  # of zstd; bytes
+# tar2sqfs(1). no-skip: fail at what it cannot write, instead of leaving it out; force: write to the
+# file that is there, which is empty.
 _OPTIONS = (
     *("--compressor", "zstd", "--comp-extra", f"level={_LEVEL}", "--block-size", str(_BLOCK)),
     *("--no-skip", "--force", "--quiet"),
@@ -34,7 +36,7 @@ _LATEST = (1 << 32) - 1  # seconds since 1970, what the superblock holds
 
 @hookimpl
 def singbuild_format() -> Format:
-    """A file system in a file."""
+    """Describe the format."""
     return Format(
         "one file, a squashfs (zstd), a third of the size",
         (".sqsh", ".sqfs", ".squashfs"),
@@ -44,14 +46,14 @@ def singbuild_format() -> Format:
 
 @hookimpl
 def singbuild_writer() -> str:
-    """Its version decides over the bytes, and what it is told."""
+    """Name tar2sqfs with its version and options, which decide the bytes."""
     version = command.version(PROGRAM.name).partition("\n")[0]
     return f"{version}, zstd level {_LEVEL}, blocks of {_BLOCK >> 10} KiB"
 
 
 @hookimpl
 def singbuild_write(tree: FileTree, target: Path, about: About, report: Reporter) -> bool:
-    """Hand it over as a tar archive, so that owners are right without root."""
+    """Pack a tar archive of the tree: its headers have the owners, so root is not needed."""
     with target.open("r+b") as file:
         write(tree, file, about.created, report)
     return True
@@ -75,7 +77,7 @@ def write(tree: FileTree, file: BinaryIO, created: int, report: Reporter) -> Non
 
 @hookimpl
 def singbuild_recognise(head: bytes) -> bool:
-    """By the superblock's first word."""
+    """Recognise the superblock's magic number."""
     at = HEADER_2X_SIZE if head.startswith(HEADER_2X) else 0
     return head[at:].startswith(MAGIC)
 

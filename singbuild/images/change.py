@@ -124,7 +124,7 @@ def change(
     """Do ``work`` on the tree of the image at ``path``; return the exit status.
 
     size: says how many bytes the file system shall have, 0 for as few as it can with
-    ``free`` bytes left; by default it keeps its size. Errors are told on the console.
+    ``free`` bytes left; by default it keeps its size. Errors are shown on the console.
     """
     try:
         choice = modes.choose()
@@ -165,7 +165,7 @@ def _now() -> int:
 
 
 def _report_errors(console: Console, work: Callable[[], None]) -> int:
-    """Do the work; tell what went wrong, and return the exit status."""
+    """Do the work; show what went wrong, and return the exit status."""
     with console:
         try:
             work()

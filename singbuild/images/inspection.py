@@ -28,12 +28,12 @@ _LARGEST = 16 << 20  # bytes of a part
 class Part:
     """One thing that an image may say of itself.
 
-    says: for people. paths: where it is, ours first, then Singularity 2.x's.
+    title: for people. paths: where it is, ours first, then Singularity 2.x's.
     section: the recipe's, where there is one.
     """
 
     name: str
-    says: str
+    title: str
     paths: tuple[str, ...]
     section: str = ""
 
@@ -64,7 +64,7 @@ def part(image: FileTree, name: str) -> bytes:
         hint = f"Its recipe had no {row.section} section." if row.section else ""
         is_old = image.facts.kind.startswith("Singularity 2.x")
         old = "Singularity 2.x kept none in its images." if is_old else hint
-        raise SingbuildError(f"{image.path} holds no {row.says}", why=old)
+        raise SingbuildError(f"{image.path} holds no {row.title}", why=old)
     return data
 
 
@@ -159,7 +159,7 @@ def _rows(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "Signatures", f"{numbers}; singbuild verify checks them"
     for note in facts["notes"]:
         yield "", note
-    missing = [PARTS[name].says for name in PARTS if not facts[name]]
+    missing = [PARTS[name].title for name in PARTS if not facts[name]]
     if missing:
         yield "Without", ", ".join(missing)
     if facts["journal_pending"]:

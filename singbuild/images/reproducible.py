@@ -1,7 +1,7 @@
 """Builds twice without the cache, in other surroundings, and lists the paths that differ.
 
 The second build has another day, host name, number of processors, umask, zone, locale, user's
-name and scratch directory. What could not be made otherwise is said.
+name and scratch directory. What could not be varied is reported.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def _elsewhere(other: Surroundings) -> Iterator[None]:
 
 
 def _varied(other: Surroundings) -> dict[str, str]:
-    """Return what was otherwise in the second build, and how; what was not, and why."""
+    """Return what differed in the second build, and how; what did not, and why."""
     assert other.seen
     if other.seen.exists():
         clock = f"{surroundings.LATER // 3600} hours later, by libfaketime; for static programs 1 s"

@@ -51,7 +51,7 @@ _JOURNALS = (1024, 4096)  # blocks; geometry.journal_blocks
 
 
 class Sound(NamedTuple):
-    """What was found as built. files: how many inodes; digest: of the content.
+    """What is as built. files: how many inodes; digest: of the content.
 
     bytes: what is known of all other bytes of the file, in words; "" where they are as built.
     """

@@ -304,8 +304,8 @@ def build_record(plan: Plan, *, free: int, resumed: bool = False, host: Sequence
 def _in_image(recipe: Recipe) -> Recipe:
     """Return a recipe with the lines of its text in the image: of a template, once it is filled.
 
-    A record with the template's lines would speak of a file that the image has not, and a build
-    from what it has would make another record.
+    The image has the filled text alone: with the template's lines a build from that would have
+    another record, and so another image.
     """
     if not recipe.source.template:
         return recipe

@@ -1,8 +1,8 @@
-"""Answers for the kernel: system calls of programs that a supervisor decides: seccomp(2).
+"""A seccomp(2) filter whose system calls a supervisor answers: seccomp_unotify(2).
 
-A filter says which calls succeed without effect and which are asked about; whoever holds
-the listener gets the question and gives the answer (seccomp_unotify(2)). It sees the
-calls themselves, so it holds for static programs and any C library. No policy lives here.
+The filter says which calls succeed without effect and of which the kernel notifies the holder of
+the listener, whose answer they return. It sees the calls themselves, so it holds for static
+programs and any C library. Which calls those are is for others to say.
 
 Not pyseccomp, which knows more architectures: it loads the host's libseccomp, and a build as an
 ordinary user would need one more package.
@@ -107,7 +107,7 @@ def _program(archs: Sequence[int], notify: Sequence[str], ignored: Sequence[str]
     code = [_op(_LOAD, _ARCH_AT)]
     for arch in archs:
         block = [_op(_LOAD, _NUMBER_AT)]
-        if arch == _X86_64:
+        if arch == _X86_64:  # x32 has numbers of its own, which would pass the filter
             block += _unless(_NOT_LESS, _X32, _ERRNO | errno.ENOSYS)
         for name, number in CALLS[arch].items():
             plain = name.removesuffix("16")
@@ -163,7 +163,7 @@ def answer(listener: int, question: Question, error: int | None) -> None:
 
 
 def chown_nothing(fd: int) -> None:
-    """Do to an open entry what chown(2) does besides: clear set-id bits and capabilities."""
+    """chown(2) an open entry to nobody else: which clears its set-id bits and capabilities."""
     at_empty_path = 0x1000
     if _libc.fchownat(fd, b"", -1, -1, at_empty_path):
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
@@ -179,10 +179,10 @@ def kind_of(fd: int) -> int:
 
 
 def handle(fd: int, name: bytes = b"") -> bytes:
-    """Return what tells an inode from all that ever had its number: name_to_handle_at(2).
+    """Return an inode's handle, name_to_handle_at(2): unlike its number no later inode gets it.
 
-    fd: it, open, or the directory that has it under ``name``. Raises OSError where the file
-    system has no such thing.
+    fd: the inode, open, or the directory that has it under ``name``. Raises OSError where the file
+    system has no handles.
     """
     buffer = ctypes.create_string_buffer(struct.pack("=Ii", 128, 0), 8 + 128)
     mount = ctypes.c_int()

@@ -33,7 +33,7 @@ PublicKey = ed25519.Ed25519PublicKey | ec.EllipticCurvePublicKey | rsa.RSAPublic
 
 @dataclass(frozen=True)
 class Opened:
-    """What became of an envelope. payload: what was verified, b"" if nothing."""
+    """The verdict on an envelope. payload: the bytes that were verified, b"" for none."""
 
     status: str
     reason: str
@@ -118,7 +118,7 @@ def envelope(payload: bytes, kind: str, key: PrivateKey) -> bytes:
 
 
 def opened(data: bytes, kind: str, keys: Mapping[str, PublicKey]) -> Opened:
-    """Return what became of an envelope. keys: by the names of their owners."""
+    """Verify an envelope; return the verdict. keys: by the names of their owners."""
     try:
         document = json.loads(data)
         payload = _decoded(document["payload"])

@@ -1,4 +1,4 @@
-"""What became of one signature, of whatever scheme."""
+"""The verdict on one signature, of whatever scheme."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _WORDS = {signers.GOOD: "", signers.UNKNOWN: "not known: ", signers.REFUSED: "re
 
 @dataclass(frozen=True)
 class Finding:
-    """A signature, and what became of it.
+    """A signature and the verdict on it.
 
     status: one of singrun.signatures.signers; reason: why it is not GOOD; principals: whose it is;
     date: as its signer says, 20261129T210000Z or ""; place: where it stands.

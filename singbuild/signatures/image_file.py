@@ -110,7 +110,7 @@ class ImageFile:
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
-        """Keep other signers away for the time of a with-block; launches go on."""
+        """Lock out other signers for a with-block: lockf(3); launches, by flock(2), go on."""
         if not self.writable:
             yield
             return

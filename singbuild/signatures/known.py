@@ -1,4 +1,4 @@
-"""Who is known: lists of SSH signers, keyrings of PGP, public keys in PEM files."""
+"""The keys that are known: lists of SSH signers, PGP keyrings, public keys in PEM files."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Known:
 
 
 def known(named: Sequence[Path], revoked: Sequence[Path]) -> Known:
-    """Return those whom some files name, or else those that the site and the user know.
+    """Return the keys in the named files, else those in the site's and the user's.
 
     Each file is a list of SSH signers, PGP keys in armor, or a public key in PEM, whose owner is
     called as the file is. The site's and the user's revoked keys count always. Raises ImageError

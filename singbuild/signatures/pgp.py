@@ -27,7 +27,7 @@ _REFUSALS = {
 
 @dataclass(frozen=True)
 class Checked:
-    """What gpg says of a clear-signed text. text: what was verified, b"" if nothing."""
+    """The verdict of gpg on a clear-signed text. text: what was verified, b"" for nothing."""
 
     status: str
     reason: str
@@ -74,6 +74,8 @@ def checked(data: bytes, keyrings: Sequence[Path] | None) -> Checked:
     with tempfile.TemporaryDirectory(prefix="singbuild-verify-") as place, _home(keyrings) as home:
         file, out, status_file = (Path(place, name) for name in ("signed", "text", "status"))
         file.write_bytes(data)
+        # No keys from servers: a signature must not choose whom gpg asks. And nothing by SHA-1,
+        # for which collisions are known.
         words: list[str | Path] = ["gpg", "--batch", "--no-auto-key-retrieve", "--no-tty"]
         words += ["--weak-digest", "SHA1", "--max-output", str(_LARGEST)]
         words += ["--status-file", status_file, "--output", out, "--decrypt", file]
@@ -85,7 +87,7 @@ def checked(data: bytes, keyrings: Sequence[Path] | None) -> Checked:
 
 @contextmanager
 def _home(keyrings: Sequence[Path] | None) -> Iterator[Path | None]:
-    """Give a home of gpg's with the keys of some files alone; None for the user's own."""
+    """Yield a GNUPGHOME with the keys of some files alone; None for the user's own."""
     if keyrings is None:
         yield None
         return

@@ -1,4 +1,4 @@
-"""What is signed of an image in a registry: cosign's signatures and attestations, by keys.
+"""Checks cosign's signatures and attestations of an image in a registry, by public keys.
 
 A transport brings them; they are hostile until they are checked.
 """
@@ -28,7 +28,7 @@ ATTESTED = "attested"  # what else is said of an image: followed by the type of 
 def examine(
     uri: str, known: Known, report: Reporter, *, required: Sequence[str], signed: bool
 ) -> tuple[str, Report]:
-    """Return an image's digest in its registry, and what became of its signatures there.
+    """Return an image's digest in its registry, and the verdict on its signatures there.
 
     required, signed: as for ``report.examine``. Raises SourceError, UsageError.
     """

@@ -23,9 +23,9 @@ from singrun.signatures.statement import REBUILT, SIGNED, Signed
 
 @dataclass(frozen=True)
 class Report:
-    """What was found. sound: None where the file records nothing but is signed as it is.
+    """The verdict on an image. sound: None where the file records no digest, but is signed.
 
-    missing: who was asked for and has not signed.
+    missing: required signers who have not signed.
     """
 
     sound: Sound | None
@@ -67,10 +67,10 @@ def examine(
     rebuilds: int = 0,
     report: Reporter | None = None,
 ) -> Report:
-    """Return what is found of an image's content and signatures. Raises ImageError, HostError.
+    """Verify an image's content and signatures. Raises ImageError, HostError.
 
-    required: principals who have to have signed; signed: somebody of the lists has to have;
-    rebuilds: as many keys of known owners have to say that they built it again;
+    required: principals who must have signed; signed: somebody of the lists must have;
+    rebuilds: how many keys of known owners must have signed that they built it again;
     report: as for ``verification.verify``.
     """
     if path.is_dir():
@@ -80,8 +80,8 @@ def examine(
         placed = file.signatures()
         findings = sif_signatures.findings(file, known)
         sound = _content(file, may_lack=bool(placed or findings), report=report)
-        true = (sound.digest if sound else "", file.start, file.digest() if placed else "")
-        findings += [_finding(each, true, known.ssh) for each in placed]
+        expected = (sound.digest if sound else "", file.start, file.digest() if placed else "")
+        findings += [_finding(each, expected, known.ssh) for each in placed]
     return _report(sound, findings, required, signed=signed, rebuilds=rebuilds)
 
 
@@ -110,8 +110,8 @@ def _named(error: ImageError, file: ImageFile) -> ImageError:
     return error
 
 
-def _finding(placed: Placed, true: tuple[str, int, str], known: Signers) -> Finding:
-    verdict = _verdict(placed, true, known)
+def _finding(placed: Placed, expected: tuple[str, int, str], known: Signers) -> Finding:
+    verdict = _verdict(placed, expected, known)
     own: Signed = placed.signed
     return Finding(
         status=verdict.status,
@@ -126,10 +126,10 @@ def _finding(placed: Placed, true: tuple[str, int, str], known: Signers) -> Find
     )
 
 
-def _verdict(placed: Placed, true: tuple[str, int, str], known: Signers) -> Verdict:
-    """Judge a signature. true: what of its statement has to be so: content, start and file."""
+def _verdict(placed: Placed, expected: tuple[str, int, str], known: Signers) -> Verdict:
+    """Judge a signature. expected: the content, start and file that its statement must name."""
     statement = placed.signed.statement
-    if (statement.content, statement.start, statement.file) != true:
+    if (statement.content, statement.start, statement.file) != expected:
         return Verdict(signers.BAD, [], "it is over another image, or over this one as it was")
     try:
         return signers.judged(placed.signed, known)

@@ -121,7 +121,7 @@ class SifFile:
         return json.dumps(self.metadata(group), separators=(",", ":")).encode()
 
     def is_true(self, payload: bytes, group: int) -> bool:
-        """Whether what somebody signed is true of a group as it is."""
+        """Whether a signed payload describes a group as it is now."""
         try:
             return bool(json.loads(payload) == self.metadata(group))
         except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""Signs a SIF as Apptainer does, and says what became of signatures in one."""
+"""Signs a SIF as Apptainer does, and verifies the signatures in one."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ _GROUP_MASK = 0xF0000000
 
 
 def findings(file: ImageFile, known: Known) -> list[Finding]:
-    """Return what became of the signatures in a file, none where it is no SIF.
+    """Return the verdicts on the signatures in a file, none where it is no SIF.
 
     GOOD ones are over the group that has the root file system. Raises ImageError.
     """
     if not sif_file.is_sif(file.boot):
         return []
     sif = SifFile(str(file.path), file.fd)
-    true: dict[tuple[int, bytes], bool] = {}
+    verified: dict[tuple[int, bytes], bool] = {}
     rows = []
     for group, data in sif.signatures():
         finding, payload = _opened(data, known)
         if finding.status in (signers.GOOD, signers.REFUSED):
-            if (group, payload) not in true:
-                true[group, payload] = group in sif.groups and sif.is_true(payload, group)
-            if not true[group, payload]:
+            if (group, payload) not in verified:
+                verified[group, payload] = group in sif.groups and sif.is_true(payload, group)
+            if not verified[group, payload]:
                 reason = "it is over another image, or over this one as it was"
                 finding = replace(finding, status=signers.BAD, reason=reason)
             elif not sif.has_root(group):
@@ -46,7 +46,7 @@ def findings(file: ImageFile, known: Known) -> list[Finding]:
 
 
 def _opened(data: bytes, known: Known) -> tuple[Finding, bytes]:
-    """Return what became of a signature, and what it signs, as far as that was verified."""
+    """Return the verdict on a signature, and the payload, b"" unless that was verified."""
     if data.startswith(pgp.START):
         by_gpg = pgp.checked(data, known.keyrings)
         parts = (by_gpg.status, by_gpg.reason, by_gpg.names, "pgp", SIGNED, by_gpg.date)

@@ -36,7 +36,7 @@ def copy(recipe: Recipe, action: Copy, workplace: Workplace, epoch: int, source:
     rootfs = workplace.rootfs
     owner = accounts.owner(rootfs, action.owner) if action.owner else None
     mode = _mode(recipe, action)
-    of_context = files.Dress(owner or (0, 0), mode, epoch)
+    of_context = files.Overrides(owner or (0, 0), mode, epoch)
     place = posixpath.join(action.directory, action.destination)
     for document in action.documents:
         _write(rootfs, _into(rootfs, place, document.name), [document.text.encode()], of_context)
@@ -44,17 +44,19 @@ def copy(recipe: Recipe, action: Copy, workplace: Workplace, epoch: int, source:
         if name.startswith(files.URL):
             content = files.fetched(action, name, source).path
             last = PurePosixPath(urlsplit(name).path).name or "index"
-            dress = files.Dress(owner or (0, 0), 0o600 if mode is None else mode, epoch)
+            overrides = files.Overrides(owner or (0, 0), 0o600 if mode is None else mode, epoch)
             with content.open("rb") as file:
                 pieces = iter(lambda: file.read(_PIECE), b"")
-                _write(rootfs, _into(rootfs, place, last), pieces, dress, content.stat().st_size)
+                _write(
+                    rootfs, _into(rootfs, place, last), pieces, overrides, content.stat().st_size
+                )
             continue
         with _tree(recipe, action, workplace) as tree:
-            dress = files.Dress(owner, mode, None) if action.stage else of_context
+            overrides = files.Overrides(owner, mode, None) if action.stage else of_context
             entries = files.entries(recipe, action, tree, name)
             for entry in entries:
                 many = len(entries) > 1
-                _copy(recipe, action, tree, entry, rootfs, place, dress, many=many)
+                _copy(recipe, action, tree, entry, rootfs, place, overrides, many=many)
 
 
 def _copy(
@@ -64,44 +66,46 @@ def _copy(
     entry: Entry,
     rootfs: Rootfs,
     place: str,
-    dress: files.Dress,
+    overrides: files.Overrides,
     *,
     many: bool,
 ) -> None:
     left_out = files.left_out(recipe, action)
     real = tree.find(entry.path) or entry  # a link that is named is followed
     if real.inode.kind == DIRECTORY:
-        _make(rootfs, place, dress)
-        rootfs.unpack([subtree(tree, real, place, changed=dress, leave_out=left_out, top=False)])
+        _make(rootfs, place, overrides)
+        rootfs.unpack(
+            [subtree(tree, real, place, changed=overrides, leave_out=left_out, top=False)]
+        )
     elif action.instruction.keyword == "ADD" and not action.stage and _is_archive(tree, real):
         pieces = compression.inflated(tree.stream(real), "")
-        _make(rootfs, place, dress)
+        _make(rootfs, place, overrides)
         rootfs.unpack([prefixed(pieces, place)])
     else:
         name = entry.path.rpartition(b"/")[2].decode(errors="surrogateescape")
         target = f"{place}/{name}" if many else _into(rootfs, place, name)
-        _make(rootfs, posixpath.dirname(target), dress)
-        rootfs.unpack([subtree(tree, real, target, changed=dress)])
+        _make(rootfs, posixpath.dirname(target), overrides)
+        rootfs.unpack([subtree(tree, real, target, changed=overrides)])
 
 
 def _write(
-    rootfs: Rootfs, target: str, pieces: Iterable[bytes], dress: files.Dress, size: int = -1
+    rootfs: Rootfs, target: str, pieces: Iterable[bytes], overrides: files.Overrides, size: int = -1
 ) -> None:
     """Write one file. size: of all pieces; without it there is one."""
     content = [*pieces] if size < 0 else pieces
     size = sum(map(len, content)) if isinstance(content, list) else size
-    _make(rootfs, posixpath.dirname(target), dress)
-    rootfs.unpack([one_file(target, content, size, dress)])
+    _make(rootfs, posixpath.dirname(target), overrides)
+    rootfs.unpack([one_file(target, content, size, overrides)])
 
 
-def _make(rootfs: Rootfs, place: str, dress: files.Dress) -> None:
+def _make(rootfs: Rootfs, place: str, overrides: files.Overrides) -> None:
     """Make a directory, and those above it, where they are missing: they get the new owner too."""
     path = PurePosixPath(posixpath.normpath("/" + place.strip("/")))
     missing = [each for each in (path, *path.parents) if not rootfs.exists(each)]
     for each in reversed(missing):
         rootfs.mkdir(each)
-        if dress.owner and dress.owner != (0, 0):
-            rootfs.chown(each, *dress.owner)
+        if overrides.owner and overrides.owner != (0, 0):
+            rootfs.chown(each, *overrides.owner)
 
 
 def _into(rootfs: Rootfs, place: str, name: str) -> str:

@@ -27,7 +27,7 @@ BEFORE_TEST = (
 def steps(job: Job, stage_keys: Mapping[str, str]) -> tuple[TreeStep, ...]:
     """Return the steps of a job. stage_keys: the snapshots that its stages are, by stage.
 
-    A stage without one is not known well enough to be kept, and so is what is copied from it.
+    A step that copies from a stage without a snapshot gets none either.
     """
     tree_steps = [*_on_host(job, "setup"), *_files(job, stage_keys), *_posts(job), *_apps(job)]
     if tree_steps:
@@ -36,9 +36,9 @@ def steps(job: Job, stage_keys: Mapping[str, str]) -> tuple[TreeStep, ...]:
 
 
 def _with_directory(job: Job, step: TreeStep) -> TreeStep:
-    """Return a step that makes the image's own directory before it begins.
+    """Return a step that makes the image's own directory, /.singularity.d, before it begins.
 
-    The snapshot of the bootstrap has none of it: so it is good for other recipes as well.
+    Not the bootstrap, whose snapshot then serves other recipes as well.
     """
     recipe = job.plan.recipe
 
@@ -132,7 +132,7 @@ def _posts(job: Job) -> Iterator[TreeStep]:
             workplace: Workplace, state: str | None, name: str = name, part: Section = part
         ) -> str | None:
             if state is None:
-                _tell_of_exit(workplace.rootfs.report, name)
+                _warn_of_exit(workplace.rootfs.report, name)
             elif len(parts) == 1:
                 workplace.began.update(sections.post(recipe, part, workplace.rootfs, options))
             else:
@@ -161,7 +161,8 @@ def _apps(job: Job) -> Iterator[TreeStep]:
 
     def execute(workplace: Workplace, state: str | None) -> str | None:
         sections.install_apps(recipe, workplace.rootfs, job.options.section_options)
-        if job.is_stage:  # a later one may copy them; those of the image are metadata
+        # A later stage may copy them; the image's own are written with its other metadata.
+        if job.is_stage:
             apps.write(workplace.rootfs, recipe)
         return state
 
@@ -174,7 +175,7 @@ def _apps(job: Job) -> Iterator[TreeStep]:
         yield replace(step, is_known=not job.options.section_options.host.words())
 
 
-def _tell_of_exit(report: Reporter, name: str) -> None:
+def _warn_of_exit(report: Reporter, name: str) -> None:
     report.warn(f"{name} is left out: a %post before it called exit, which ends all of %post")
 
 

@@ -32,7 +32,7 @@ def secret_name(mount: Mount) -> str:
 
 @contextlib.contextmanager
 def mounted(job: Job, action: Run, workplace: Workplace) -> Iterator[dict[str, str]]:
-    """Have an action's mounts for the time of a with-block; give the variables that are secrets."""
+    """Mount what an action names for the time of a with-block; yield its secret variables."""
     if action.mounts and not chroot.may_mount():
         raise HostError(
             f"{job.plan.recipe.path}:{action.instruction.line}: RUN --mount needs mounts",
@@ -110,7 +110,7 @@ def _tree(job: Job, mount: Mount, workplace: Workplace) -> FileTree:
 
 @contextlib.contextmanager
 def _secret(rootfs: Rootfs, mount: Mount, secret: secrets.Secret) -> Iterator[None]:
-    """Have a secret's file at its place: on a file system in memory, bound there."""
+    """Bind-mount a secret's file, which lies on a tmpfs, for the time of a with-block."""
     target = mount.fields.get("target") or f"{secrets.DIRECTORY}/{secret.name}"
     with rootfs.temporary_directory() as directory:
         syscalls.mount("tmpfs", str(directory), "tmpfs", MS_NOSUID | MS_NODEV, "mode=0700")

@@ -1,4 +1,4 @@
-"""Finds transports by a URI's scheme, and hands them what they need."""
+"""Finds transports by a URI's scheme, and calls their hooks."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ APPS, DATA = "/scif/apps", "/scif/data"
 ENV = "/.singularity.d/env"
 PROGRAMS = {"run": "runscript", "test": "test", "start": "startscript"}
 
-# %(name)s as a part of a variable's name; the runtime sets SINGULARITY_APPNAME.
+# variable: the app's name, as far as a variable's name can have it.
 _ALL_APPS = f"export SCIF_APPS={APPS} SCIF_DATA={DATA}\n"
 _EACH_APP = """\
 export SCIF_APPROOT_{variable}={apps}/{name} SCIF_APPBIN_{variable}={apps}/{name}/bin
@@ -30,6 +30,7 @@ export SCIF_APPNAME={name} SCIF_APPROOT={apps}/{name} SCIF_APPMETA={apps}/{name}
 export SCIF_APPDATA={data}/{name} SCIF_APPINPUT={data}/{name}/input
 export SCIF_APPOUTPUT={data}/{name}/output SCIF_DATA={data} SCIF_APPS={apps}
 """
+# The runtime sets SINGULARITY_APPNAME for `singrun run --app`.
 _CHOSEN = """\
 app=/scif/apps/${SINGULARITY_APPNAME:-}
 if [ -n "${SINGULARITY_APPNAME:-}" ] && [ -d "$app/scif/env" ]; then

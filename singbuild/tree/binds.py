@@ -1,7 +1,7 @@
-"""What of the host is seen in the tree while its programs are executed, and is none of the image.
+"""Mounts paths and drivers of the host in the tree while sections are executed: --bind, --nv.
 
-Mounts are made by the builder, in its own namespace; the container takes them along. Their
-places in the tree are reached by descriptor, so no link leads one elsewhere.
+The builder mounts them in its own namespace, which the container's is a copy of. Their places in
+the tree are opened by descriptor, so no link leads a mount elsewhere.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Bind:
 
 @dataclass(frozen=True)
 class HostParts:
-    """What sections see of the host by the caller's wish. drivers: "nv" or "rocm"."""
+    """What sections see of the host, as the command line says. drivers: "nv" or "rocm"."""
 
     binds: tuple[Bind, ...] = ()
     drivers: tuple[str, ...] = ()
@@ -79,14 +79,14 @@ def parsed(words: Sequence[str], mounts: Sequence[str]) -> tuple[Bind, ...]:
 
 @contextlib.contextmanager
 def lent(rootfs: Rootfs, parts: HostParts) -> Iterator[tuple[dict[str, str], list[str]]]:
-    """Have them in the tree for the time of a with-block; give variables, and devices for /dev.
+    """Mount the parts in the tree for the time of a with-block.
 
-    variables: each with a directory that belongs behind those that it has. Raises HostError where
-    nothing may be mounted.
+    Yields variables, each with a directory to append to its value, and paths of devices that
+    /dev shall have. Raises HostError where nothing may be mounted.
     """
     if parts.words() and not chroot.may_mount():
         raise HostError(
-            f"{parts.words()[0]} cannot be had in a section",
+            f"{parts.words()[0]} cannot be used in a section",
             why="Nothing may be mounted here.",
             remedy="Build as root, or where user namespaces are allowed.",
         )
@@ -128,7 +128,7 @@ def _drivers(
 
 @contextlib.contextmanager
 def bound(rootfs: Rootfs, target: str, source: Path, *, read_only: bool = False) -> Iterator[None]:
-    """Have a file or directory at a place in the tree: no devices there, no set-id programs."""
+    """Bind-mount a file or directory in the tree for a with-block, nodev and nosuid."""
     is_directory = stat.S_ISDIR(source.stat().st_mode)
     with _place(rootfs, target, file=not is_directory) as place:
         syscalls.mount(str(source), place, "", MS_BIND | MS_REC, "")
@@ -145,7 +145,7 @@ def bound(rootfs: Rootfs, target: str, source: Path, *, read_only: bool = False)
 
 @contextlib.contextmanager
 def memory(rootfs: Rootfs, target: str) -> Iterator[None]:
-    """Have an empty tmpfs at a place in the tree."""
+    """Mount an empty tmpfs in the tree for the time of a with-block."""
     with _place(rootfs, target, file=False) as place:
         syscalls.mount("tmpfs", place, "tmpfs", MS_NOSUID | MS_NODEV, "mode=0755")
         with _opened(rootfs, target) as there:
@@ -157,7 +157,7 @@ def memory(rootfs: Rootfs, target: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _place(rootfs: Rootfs, path: str, *, file: bool) -> Iterator[str]:
-    """Give the host's path of a place in the tree; what was missing is removed again."""
+    """Yield the host's path of a mount point in the tree; one made here is removed again."""
     missing = []
     for each in (*reversed(PurePosixPath(path).parents), PurePosixPath(path)):
         if rootfs.status(each) is None:
@@ -184,7 +184,7 @@ def _place(rootfs: Rootfs, path: str, *, file: bool) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _opened(rootfs: Rootfs, path: str) -> Iterator[str]:
-    """Give a path for what is mounted at a place now."""
+    """Yield a path of what is mounted at a place."""
     fd = os.open(rootfs.path(path), os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         yield f"/proc/self/fd/{fd}"

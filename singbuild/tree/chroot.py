@@ -89,7 +89,7 @@ def _clock(root: Path) -> dict[str, str]:
         shown = {"LC_ALL": "C", "PATH": PATH} | around.variables
         with _job(root, ["/bin/sh", "-c", "date +%s"], shown) as (launch, job):
             done = command.call(launch, env=_of_python(), own_session=True, pass_fds=(job,))
-        around.tried(root, done.status, done.tail)
+        around.note_attempt(root, done.status, done.tail)
     return around.variables if around.takes_clock(root) else {}
 
 

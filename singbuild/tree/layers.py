@@ -1,11 +1,11 @@
-"""A tree that lies over the images of earlier ones: nothing is unpacked, and what changes is apart.
+"""Mounts a tree over images by overlayfs(5): nothing is unpacked, and changes stay apart.
 
     images ── loop ──▶ read-only trees ┐
     the scratch's ``upper`` ───────────┴── overlayfs ──▶ the tree
 
-Programs see one file system, whose links and renamed directories are right ones: where the
-kernel's overlay cannot do that, nothing is laid. ``upper`` with those images below it is the tree
-again, so a snapshot of it is as large as what was changed.
+Hard links and renamed directories work as on one file system; where the kernel's overlay cannot
+do that, none is mounted. ``upper`` with those images below it is the tree again, so a snapshot of
+it is as large as what was changed.
 https://docs.kernel.org/filesystems/overlayfs.html
 """
 
@@ -20,10 +20,10 @@ from singrun import syscalls
 from singrun.mounts import loop, mountinfo
 
 MOST = 8  # images below one tree: each is looked up for each name
-_OPTIONS = {  # of hard links, of directories that are renamed, of one device for all files
-    "index": "on",
-    "redirect_dir": "on",
-    "xino": "on",
+_OPTIONS = {
+    "index": "on",  # else a hard link that is written to becomes a file of its own
+    "redirect_dir": "on",  # else rename(2) of a directory of the images fails with EXDEV
+    "xino": "on",  # else stat(2) shows several devices, and tools cross or skip them
 }
 _MODULE = "/sys/module/overlay/parameters"
 _DEFAULTS = {"index": "index", "redirect_dir": "redirect_dir", "xino": "xino_auto"}
@@ -33,8 +33,8 @@ class Layers:
     """The images below one tree, and what is written over them.
 
     root: where the scratch is mounted, and the tree shall be; base: the topmost image's key in the
-    cache, "" without one; changes: the directory of what was written since, None where nothing
-    is laid.
+    cache, "" without one; changes: the directory of what was written since, None while no image
+    is mounted.
     """
 
     def __init__(self, root: Path) -> None:
@@ -47,8 +47,8 @@ class Layers:
         """Unmount all; the scratch stays."""
         self._mounts.close()
 
-    def lay(self, images: Sequence[Path], base: str = "") -> bool:
-        """Let the empty tree be that of images, topmost first; tell whether that can be.
+    def mount(self, images: Sequence[Path], base: str = "") -> bool:
+        """Mount images, topmost first, below the empty tree; return whether they could be.
 
         base: the cache's key of the first.
         """
@@ -65,7 +65,7 @@ class Layers:
                 upper = scratch / "upper"
                 upper.mkdir()
                 self._work.mkdir()
-                _take_over(below[0], upper)  # before: the kernel reads it when it mounts
+                _copy_metadata(below[0], upper)  # before: the kernel reads it when it mounts
                 stack.enter_context(_overlay(below, upper, self._work, self.root))
             except OSError:  # a kernel without loop devices, or with another overlay
                 return False
@@ -76,7 +76,7 @@ class Layers:
     def difference(self) -> Path | None:
         """Return the directory that with the images below it is the whole tree, if there is one.
 
-        Not once a hard link of theirs was written to: its other names are in the kernel's index.
+        None once a hard link of theirs was written to: its other names are in the kernel's index.
         """
         if not self.base or self.depth >= MOST:
             return None
@@ -86,7 +86,7 @@ class Layers:
 
 
 def are_known() -> bool:
-    """Whether the kernel has overlays, as far as it tells without being asked for one."""
+    """Whether the kernel lists overlayfs: proc(5), "/proc/filesystems"."""
     return "\toverlay\n" in Path("/proc/filesystems").read_text()
 
 
@@ -113,7 +113,7 @@ def _image(path: Path, place: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _bound(directory: Path, place: Path) -> Iterator[Path]:
-    """Let a directory be seen at ``place`` too, since something is mounted on it."""
+    """Bind-mount a directory at ``place``, from where it is seen when another is mounted on it."""
     place.mkdir()
     syscalls.mount(str(directory), str(place), "", syscalls.MS_BIND)
     yield from _until_unmounted(place)
@@ -121,7 +121,7 @@ def _bound(directory: Path, place: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _overlay(below: Sequence[Path], upper: Path, work: Path, place: Path) -> Iterator[Path]:
-    """Mount an overlay. Raises OSError where the kernel's cannot do all that is wanted."""
+    """Mount an overlay. Raises OSError where the kernel lacks one of ``_OPTIONS``."""
     with contextlib.ExitStack() as stack:
         # By descriptor: a path could have a colon or a comma.
         *lower, upper_name, work_name = (_opened(path, stack) for path in (*below, upper, work))
@@ -164,13 +164,14 @@ def _check_options(place: Path) -> None:
             raise OSError(f"overlayfs: no {name}={value}: {place}")
 
 
-def _take_over(source: Path, target: Path) -> None:
-    """Give a directory what another one has: owner, mode, attributes and time."""
+def _copy_metadata(source: Path, target: Path) -> None:
+    """Copy the owner, mode, attributes and times of a directory to another one."""
     status = source.stat()
     os.chown(target, status.st_uid, status.st_gid)
     target.chmod(status.st_mode & 0o7777)
     for name in os.listxattr(source):
-        if name.startswith("trusted.overlay."):  # of the tree below that which it was written over
+        # overlayfs's own notes on the layers that the image was written over.
+        if name.startswith("trusted.overlay."):
             continue
         with contextlib.suppress(OSError):  # those of the host's policy
             os.setxattr(target, name, os.getxattr(source, name))

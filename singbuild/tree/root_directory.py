@@ -27,8 +27,8 @@ from singrun import syscalls
 Inside = str | os.PathLike[str]
 READ_LIMIT = 64 << 20  # bytes; what the engine reads are texts
 _FLAGS = {"rb": os.O_RDONLY, "r+b": os.O_RDWR}
-# A fifo in a file's place keeps nobody waiting.
-_NOT_LED = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+# O_NONBLOCK: without it the open(2) of a FIFO in a file's place waits for its other end.
+_OPEN_FLAGS = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _EXACTLY = syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_SYMLINKS
 _PATTERN = re.compile(r"[*?[]")
@@ -98,11 +98,13 @@ class RootDirectory:
         Raises OSError; ImageError for what is no regular file.
         """
         with self._place(inside) as (directory, name):
-            return _regular(os.open(name, _FLAGS[mode] | _NOT_LED, dir_fd=directory), inside, mode)
+            return _regular(
+                os.open(name, _FLAGS[mode] | _OPEN_FLAGS, dir_fd=directory), inside, mode
+            )
 
     @contextlib.contextmanager
     def directory(self, inside: Inside) -> Iterator[int]:
-        """Give the descriptor of a directory, for the time of a with-block."""
+        """Yield the descriptor of a directory, for the time of a with-block."""
         with self._place(inside) as (above, name):
             fd = os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=above)
         try:
@@ -160,7 +162,7 @@ class RootDirectory:
         """Write a file of exactly this mode, replacing whatever file or link is there."""
         with self._place(inside, follow=False, make=True) as (directory, name):
             _remove_file(directory, name)
-            fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NOT_LED, dir_fd=directory)
+            fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _OPEN_FLAGS, dir_fd=directory)
             with os.fdopen(fd, "wb") as file:
                 file.write(data.encode() if isinstance(data, str) else data)
                 file.flush()  # a write after chmod would take set-user-ID off again: chmod(2)
@@ -185,7 +187,7 @@ class RootDirectory:
                 os.mknod(name, mode, device, dir_fd=directory)
                 self.owners.pop(path, None)
             except PermissionError:
-                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NOT_LED
+                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _OPEN_FLAGS
                 os.close(os.open(name, flags, dir_fd=directory))
                 self.owners[path] = Owner(0, 0, mode, device)
             _chmod(directory, name, stat.S_IMODE(mode))
@@ -291,7 +293,7 @@ class RootDirectory:
 
 @contextlib.contextmanager
 def _scanned(top: int, below: str) -> Iterator[Iterator[os.DirEntry[str]]]:
-    """Give the entries of a directory below an open one, to which no link leads."""
+    """Yield the entries of a directory below an open one; no link on the way is followed."""
     fd = syscalls.openat2(top, below or ".", _DIRECTORY, _EXACTLY)
     try:
         with os.scandir(fd) as entries:
@@ -331,7 +333,7 @@ def _make_directory(above: int, name: str, mode: int) -> None:
 
 
 def _chmod(directory: int, name: str, mode: int) -> None:
-    """Change the mode of an entry that is no link, be it what it may: a device is not opened."""
+    """Change the mode of an entry that is no link; by O_PATH, since open(2) of a device acts."""
     fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
     try:
         Path(f"/proc/self/fd/{fd}").chmod(mode)

@@ -186,7 +186,7 @@ class Rootfs(RootDirectory):
 
         source: what ``Baseline.saved`` returned for it.
         """
-        if not (self.layers and self.layers.lay([path])):
+        if not (self.layers and self.layers.mount([path])):
             with (
                 Image(path) as image,
                 Unpacker(self.root, self.report, owners=self.owners) as unpacker,
@@ -199,7 +199,7 @@ class Rootfs(RootDirectory):
 
         key: of the topmost, in the cache.
         """
-        is_laid = bool(self.layers and self.layers.lay(images, key))
+        is_laid = bool(self.layers and self.layers.mount(images, key))
         if not is_laid and len(images) > 1:
             return False
         if is_laid:

@@ -26,7 +26,7 @@ FULL = 2 << 20  # bytes: a file system with less left than this is called full
 
 @contextlib.contextmanager
 def scratch(work: Path, *, privileged: bool) -> Iterator[Path]:
-    """Give an empty root directory for the time of a with-block, below ``work``.
+    """Yield an empty root directory below ``work``, for the time of a with-block.
 
     privileged: on a fresh ext3 image, or a tmpfs; else a directory, which only its owner can
     enter.
@@ -39,7 +39,9 @@ def scratch(work: Path, *, privileged: bool) -> Iterator[Path]:
         except Exception as error:
             _check_full(work, root, error)
             raise
-        finally:  # here, where the caller owns all of it; outside, other ids may
+        finally:
+            # Here, where the caller owns all of it: outside the user namespace files belong to
+            # the subordinate ids.
             workspace.remove_tree(root)
     elif is_memory(work):
         with _mounted_memory(root):
@@ -76,6 +78,7 @@ def make_scratch(path: Path) -> None:
         file.truncate(size)
     inodes = min(INODES, size // 4096)
     argv = ["mke2fs", "-q", "-F", "-t", "ext3", "-b", "4096", "-I", "256", "-N", str(inodes)]
+    # No blocks kept back for root, and a small journal: the scratch does not outlive the build.
     command.run([*argv, "-m", "0", "-J", "size=16", path], package="e2fsprogs")
 
 
@@ -146,7 +149,7 @@ def _check_full(disk: Path, scratch: Path, error: Exception) -> None:
 
 @contextlib.contextmanager
 def flushing_in_background(where: Path) -> Iterator[None]:
-    """Have a scratch written to the disk while a with-block reads it.
+    """Write a scratch to the disk, syncfs(2), while a with-block reads it.
 
     Raises HostError at the block's end when a write failed: what it read may not have been
     what the scratch should hold.

@@ -1,4 +1,4 @@
-r"""Hands the state of a shell from one %post section to the next: they are one script in parts.
+r"""Hands a shell's state from one %post section to the next, as if they were one script.
 
 Each part has a shell of its own. At its end the shell writes, as commands that bring it back, what
 the next one starts with: options, variables, functions, aliases, traps, umask, directory.
@@ -18,13 +18,14 @@ from singbuild.recipe.recipe import Section
 from singbuild.tree.rootfs import Rootfs
 
 BEFORE, AFTER = "/.singbuild.before", "/.singbuild.after"
-NOWHERE = "/.singbuild.nowhere"  # as much of a directory as one that a part worked in and removed
+NOWHERE = "/.singbuild.nowhere"  # made and removed: for a part that removed its own directory
 LARGEST = 4 << 20  # bytes
 SPLIT = ("sh", "ash", "bash", "dash")  # the shells whose state is understood
 # Only bash prints its functions; nobody prints where descriptors lead.
 _FUNCTION = re.compile(r"^\s*(function\s|[\w.:-]+\s*\(\s*\))", re.MULTILINE)
 _REDIRECTION = re.compile(r"^\s*exec\s+[\d{<>&]", re.MULTILINE)
-# What each part is given anew: an old proxy is none, and its password is nobody's business.
+# Variables that the builder sets for each part: a proxy in a cached state may be an old one, and
+# its URL may have a password.
 _FROM_BUILDER = re.compile(
     r"^(?:declare -\w+ |export )?(?:\w+_proxy|SOURCE_DATE_EPOCH|APT_CONFIG)=.*\n", re.I | re.M
 )
@@ -72,9 +73,9 @@ exit 0
 
 
 def parts(section: Section) -> tuple[Section, ...]:
-    """Return the parts of a section that are steps; those are one whose state cannot be handed on.
+    """Return the parts of a section that are steps of their own.
 
-    It can where a shell's variables are all that matters, or the shell is bash.
+    Parts are joined where the shell's state between them cannot be handed on: see ``can_end``.
     """
     sections: list[Section] = []
     is_open = False
@@ -88,7 +89,7 @@ def parts(section: Section) -> tuple[Section, ...]:
 
 
 def can_end(section: Section, text: str) -> bool:
-    """Whether what a shell of a section knows behind a part of its text can be handed on."""
+    """Whether the state of a section's shell can be handed on after a part of its text."""
     shell = (section.interpreter or "/bin/sh").split()[-1].rpartition("/")[2]
     functions = shell != "bash" and _FUNCTION.search(text)
     return shell in SPLIT and not (functions or _REDIRECTION.search(text))
@@ -103,7 +104,7 @@ def script(section: Section, *, is_last: bool) -> str:
 
 @contextlib.contextmanager
 def lent(rootfs: Rootfs, state: str) -> Iterator[None]:
-    """Have the state where the next part reads it, for the time of a with-block."""
+    """Write the state where the next part reads it, for the time of a with-block."""
     if state:
         rootfs.write(BEFORE, state.encode(errors="surrogateescape"))
     try:
@@ -114,7 +115,7 @@ def lent(rootfs: Rootfs, state: str) -> Iterator[None]:
 
 
 def take(rootfs: Rootfs) -> str | None:
-    """Take the state that a part left out of the tree; None when that part called exit.
+    """Return the state that a part has written; None when that part called exit.
 
     Raises SectionError.
     """

@@ -1,8 +1,8 @@
-"""What programs of an image notice of the host: another one, for the second build of a check.
+"""The clock and host name that programs of an image see: others, in a check's second build.
 
-The clock is libfaketime's: loaded before the C library of programs that are linked dynamically,
-which is tried in each tree, since it breaks programs of another C library. Static programs
-see the host's clock.
+The clock is libfaketime's, loaded before the C library of programs that are linked dynamically.
+It breaks programs of another C library, so it is tried in each tree first. Static programs see the
+host's clock.
 """
 
 from __future__ import annotations
@@ -39,12 +39,13 @@ class Surroundings:
 
     @property
     def variables(self) -> dict[str, str]:
-        """Return what makes a program take the other clock. faketime(1)."""
+        """Return the variables that load the other clock: faketime(1)."""
         return {
             "LD_PRELOAD": f"/dev/{NAME}",
             "FAKETIME": f"+{LATER}",
-            # utimensat(2) sets times as they are: stat(2) shall not tell others.
+            # utimensat(2) sets the times that it gets: stat(2) must return the same.
             "NO_FAKE_STAT": "1",
+            # Timeouts are measured by the monotonic clock. Older versions have the second name.
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
             "DONT_FAKE_MONOTONIC": "1",
         }
@@ -53,8 +54,8 @@ class Surroundings:
         """Whether programs of this tree can be given the other clock."""
         return self._tried.get(root, False)
 
-    def tried(self, root: Path, status: int, tail: Sequence[str]) -> None:
-        """Take note of what 'date +%s' said with the other clock: its status and last lines."""
+    def note_attempt(self, root: Path, status: int, tail: Sequence[str]) -> None:
+        """Note whether ``date +%s`` had the other clock: by its status and last lines."""
         self._tried[root] = status == 0 and len(tail) == 1 and tail[0].isdecimal()
         if self.seen and self._tried[root] and int(tail[0]) > time.time() + LATER / 2:
             self.seen.touch()

@@ -1,4 +1,4 @@
-"""The places of a root file system whose content differs between two honest runs: data only.
+"""The places of a root file system whose content differs between two runs: data only.
 
 ``normalise.py`` acts on them; ``baseline.py`` remembers what the source has there.
 """

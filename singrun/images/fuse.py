@@ -212,9 +212,9 @@ def host_program(name: str) -> str:
 
 
 def _program(name: str) -> str:
-    if path := (name == SQUASHFUSE and host_program("squashfuse_ll")) or host_program(
-        name
-    ):  # _ll is quicker
+    # squashfuse_ll has libfuse's low-level interface, and is quicker.
+    names = ("squashfuse_ll", name) if name == SQUASHFUSE else (name,)
+    if path := next(filter(None, map(host_program, names)), ""):
         return path
     why = "It mounts for ordinary users, and is not on this host."
     raise UnavailableError(f"{name} is not installed", why=why, remedy=_PACKAGES[name])

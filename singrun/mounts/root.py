@@ -14,7 +14,8 @@ import stat
 from singrun import syscalls
 from singrun.errors import RunError
 
-# No process inside can reach what these are said of: links in a circle, a directory that is closed.
+# Errors of openat2(2) for what no process inside can reach either: nothing, links in a circle, what
+# is in a closed directory.
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES)
 
 

@@ -70,7 +70,7 @@ class Holder:
     def enter(self, *, own_pids: bool) -> None:
         """Return in the process that becomes the instance's script; process 1 never returns.
 
-        own_pids: always true.
+        own_pids: True, as an instance has PIDs of its own: for the signature of Waiter.enter().
         """
         assert own_pids
         _signal.signal(_signal.SIGCHLD, _signal.SIG_IGN)  # before a script can end

@@ -1,8 +1,8 @@
 """Ranks of one job step on one node: the first sets up, the others enter its namespaces.
 
-Who sets up holds a name (rendezvous.py) until all is mounted; the others wait for that, and enter
-what it has made if its mounts say that they are of the same set. Later ones look for such a process
-among the user's. So the set lives as long as any process in it, whichever.
+The first holds a name (rendezvous.py) until all is mounted. The others wait for that, and enter
+its namespaces if the mounts have the set's marker. Later ranks search the user's processes for one
+of the set, which so lives as long as any process in it.
 """
 
 import os
@@ -116,7 +116,7 @@ class RankSet:
                     if self._name:
                         return self._enter_any()
             except OSError:
-                pass  # it has ended, or does not end
+                pass  # the other process has ended, or is stuck: the next attempt finds another
             except RunError as error:
                 if self._debug:
                     say(str(error), "DEBUG")
