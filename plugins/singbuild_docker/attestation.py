@@ -21,6 +21,8 @@ IN_TOTO = "application/vnd.in-toto+json"
 _STATEMENT = "https://in-toto.io/Statement/v1"
 _KIND = "predicateType"
 _MOST = 16  # signatures of one envelope
+LARGEST = 32 << 20  # bytes of an envelope or a bundle: the bill of materials of a large image
+MOST_BYTES = 64 << 20  # of all that are read of one image
 
 Json = dict[str, Any]
 

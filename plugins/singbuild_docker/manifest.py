@@ -231,11 +231,11 @@ def _digest(value: object, whose: str) -> str:
     return value
 
 
-def blobs(document: Mapping[str, Any], kind: str, largest: int) -> list[tuple[str, int]]:
-    """Return digest and size of the layers of a type, of those that are not larger."""
+def blobs(document: Mapping[str, Any], kind: str) -> list[tuple[str, int]]:
+    """Return digest and size of the layers of a type."""
     layers = document.get("layers")
     rows = [each for each in (layers if isinstance(layers, list) else []) if is_described(each)]
-    fitting = [each for each in rows if each["mediaType"] == kind and 0 < each["size"] <= largest]
+    fitting = [each for each in rows if each["mediaType"] == kind and each["size"] > 0]
     return [(each["digest"], each["size"]) for each in fitting[:MOST_LAYERS]]
 
 

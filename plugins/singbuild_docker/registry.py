@@ -111,15 +111,18 @@ class Registry:
                 rows.append(
                     RemoteSignature(cosign.PAYLOAD, each.payload, each.payload, value, place)
                 )
-        place = attestation.tag(digest)
-        if document := self._document(place):
-            for blob, size in manifest.blobs(document, attestation.ENVELOPE, cosign.LARGEST):
-                rows += attestation.opened(self.blob(blob, size, self.store.report).read(), place)
-        for bundle in self._referrers(digest):
-            if document := self._document(bundle):
-                for blob, size in manifest.blobs(document, attestation.BUNDLE, cosign.LARGEST):
-                    content = self.blob(blob, size, self.store.report).read()
-                    rows += attestation.opened(content, f"bundle {bundle}")
+        places = {attestation.tag(digest): attestation.ENVELOPE}
+        places |= dict.fromkeys(self._referrers(digest), attestation.BUNDLE)
+        room = attestation.MOST_BYTES
+        for place, kind in places.items():
+            for blob, size in manifest.blobs(self._document(place) or {}, kind):
+                if size > min(attestation.LARGEST, room):
+                    self.store.report.warn(f"{blob}: a statement of {size:,} bytes is not read")
+                    continue
+                room -= size
+                content = self.blob(blob, size, self.store.report).read()
+                name = place if kind == attestation.ENVELOPE else f"bundle {place}"
+                rows += attestation.opened(content, name)
         return rows
 
     def _referrers(self, digest: str) -> list[str]:

@@ -20,6 +20,7 @@ from singbuild.transports.loading import Carrier, Place
 
 _BILL = "application/spdx+json"  # SPDX specification 2.3, "Formats"
 _BILL_PREDICATE = "https://spdx.dev/Document"
+_CYCLONEDX_PREDICATE = "https://cyclonedx.org/bom"  # as cosign calls it
 
 
 def push(
@@ -73,7 +74,10 @@ def _predicates(tree: FileTree, bill: bytes) -> dict[str, Any]:
     predicates: dict[str, Any] = {}
     if inspection.lock(tree):
         predicates[provenance.PREDICATE] = provenance.predicate(tree)
-    return predicates | ({_BILL_PREDICATE: json.loads(bill)} if bill else {})
+    if bill:
+        predicates[_BILL_PREDICATE] = json.loads(bill)
+        predicates[_CYCLONEDX_PREDICATE] = json.loads(inspection.cyclonedx_bill(tree))
+    return predicates
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ Both come from a Debian sid; skopeo, whose library podman has too, reads the sam
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import shutil
@@ -21,6 +22,7 @@ from tests.bench.builds import SINGBUILD
 from tests.bench.docker_images import archive, file, image
 from tests.bench.docker_registry import genuine, push
 from tests.bench.host import shared_directory
+from tests.bench.referrers_registry import registry as with_referrers
 from tests.bench.singrun_images import ROOT
 
 pytestmark = [pytest.mark.root, pytest.mark.long, pytest.mark.network]
@@ -80,12 +82,19 @@ class Desk:
         return done.returncode == 0
 
 
-@pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+@pytest.fixture(scope="module", params=["tags", "referrers"])
+def desk(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[Desk]:
+    """With a registry that keeps no list of what refers to a manifest, and with one that does."""
     if not shutil.which("debootstrap"):
         pytest.skip("needs debootstrap")
-    where = tmp_path_factory.mktemp("registry")
-    with shared_directory() as place, genuine(where) as registry:
+    with contextlib.ExitStack() as stack:
+        place = stack.enter_context(shared_directory())
+        if request.param == "tags":
+            registry = stack.enter_context(genuine(tmp_path_factory.mktemp("registry")))
+        else:
+            registry = stack.enter_context(with_referrers()).name
         yield Desk(place, registry)
 
 
@@ -100,7 +109,7 @@ def test_cosign_and_skopeo_take_what_ours_signed(desk: Desk) -> None:
         for form in ("true", "false"):  # bundles, and the classic tags
             done = desk.cosign(f"{verify} --new-bundle-format={form}")
             assert (done.returncode, pushed.stdout.strip() in done.stdout) == (0, True), done
-            for kind in ("slsaprovenance1", "spdxjson"):
+            for kind in ("slsaprovenance1", "spdxjson", "cyclonedx"):
                 attested = verify.replace("cosign verify", "cosign verify-attestation")
                 done = desk.cosign(f"{attested} --new-bundle-format={form} --type {kind}")
                 assert (done.returncode, "in-toto" in done.stdout) == (0, True), done

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import subprocess
 from collections.abc import Iterator
@@ -16,9 +17,11 @@ from singbuild_docker import attestation, keys, oras
 from singbuild import HostError
 from singbuild.signatures import dsse
 from tests.bench.builds import SINGBUILD
-from tests.bench.docker_images import archive, file, image
+from tests.bench.docker_images import INDEX, archive, file, image
 from tests.bench.docker_registry import genuine, push, put_manifest
-from tests.bench.docker_source import IMAGE, quick, source, store
+from tests.bench.docker_source import IMAGE, quick, report, source, store
+from tests.bench.referrers_registry import registry as with_referrers
+from tests.unit import test_provenance as provenance
 
 __all__ = ["quick", "store"]
 pytestmark = pytest.mark.usefixtures("quick")
@@ -55,9 +58,14 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.fixture
-def registry(tmp_path: Path) -> Iterator[str]:
-    with genuine(tmp_path) as name:
+@pytest.fixture(params=["tags", "referrers"])
+def registry(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A registry that keeps no list of what refers to a manifest, and one that does."""
+    with contextlib.ExitStack() as stack:
+        if request.param == "tags":
+            name = stack.enter_context(genuine(tmp_path))
+        else:
+            name = stack.enter_context(with_referrers()).name
         push(IMAGE, name, "lab/tool", "1")
         yield name
 
@@ -68,6 +76,22 @@ def get(registry: str, path: str) -> Any:
     answer = requests.get(url, headers={"Accept": accept}, timeout=10)
     assert answer.ok, answer
     return answer.json()
+
+
+def referrers(registry: str, digest: str = IMAGE.manifest) -> list[dict[str, Any]]:
+    """An image's list of what refers to it: of the API, or under the tag that stands for it."""
+    api, tag = f"referrers/{digest}", f"manifests/{digest.replace(':', '-')}"
+    found = [status(registry, each) == requests.codes.ok for each in (api, tag)]
+    assert found.count(True) == 1
+    rows = get(registry, api if found[0] else tag)["manifests"]
+    assert isinstance(rows, list)
+    return rows
+
+
+def status(registry: str, path: str) -> int:
+    headers = {"Accept": INDEX}
+    url = f"http://{registry}/v2/lab/tool/{path}"
+    return requests.get(url, headers=headers, timeout=10).status_code
 
 
 def opened(envelope: dict[str, Any], public: Path) -> dict[str, Any]:
@@ -92,7 +116,7 @@ def test_statements_lie_under_the_classic_tag_and_as_referrers(
     statement = opened(get(registry, f"blobs/{layer['digest']}"), files / "cosign.pub")
     assert (statement["subject"][0]["digest"], statement["predicate"]) == (wanted, PREDICATE)
     found = {}
-    for entry in get(registry, f"manifests/{IMAGE.manifest.replace(':', '-')}")["manifests"]:
+    for entry in referrers(registry):
         assert entry["artifactType"] == attestation.BUNDLE
         document = get(registry, f"manifests/{entry['digest']}")
         assert document["subject"]["digest"] == IMAGE.manifest
@@ -132,6 +156,50 @@ def test_verify_knows_what_is_signed_in_a_registry(registry: str, store: Path, f
         registry, "lab/tool:1", "--signers", files / "cosign.pub", "--signed-by", "bob"
     )
     assert (status, found["missing"]) == (10, ["bob"])
+
+
+def test_a_signed_push_is_attested_its_provenance_and_both_bills(
+    registry: str, files: Path
+) -> None:
+    words = (*SINGBUILD, "push", "-q", "--sign-key", files / "cosign.key", provenance.image(files))
+    argv = (*words, f"oras://{registry}/lab/tool:built")
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done
+    bills = ["https://spdx.dev/Document", "https://cyclonedx.org/bom"]
+    status, found = verified(registry, "lab/tool:built", "--signers", files / "cosign.pub")
+    claims = sorted((each["status"], each["claim"]) for each in found["signatures"])
+    kinds = ["signed", *(f"attested {each}" for each in (KIND, *bills))]
+    assert (status, claims) == (0, sorted([("good", each) for each in kinds] * 2))
+    rows = referrers(registry, done.stdout.strip())
+    assert {each["artifactType"] for each in rows} == {attestation.BUNDLE, "application/spdx+json"}
+    predicates = {}
+    for entry in rows:
+        document = get(registry, f"manifests/{entry['digest']}")
+        assert document["subject"]["digest"] == done.stdout.strip()
+        content = get(registry, f"blobs/{document['layers'][0]['digest']}")
+        if entry["artifactType"] == attestation.BUNDLE:
+            statement = opened(content["dsseEnvelope"], files / "cosign.pub")
+            predicates[statement["predicateType"]] = statement["predicate"]
+    assert [each["name"] for each in predicates[bills[1]]["components"]] == ["a", "b"]
+    assert predicates[bills[0]]["spdxVersion"] == "SPDX-2.3"
+    assert predicates[KIND]["buildDefinition"]["buildType"] == "urn:singbuild:build:1"
+
+
+def test_a_statement_of_some_megabytes_is_read_and_one_of_many_is_told_of(
+    registry: str, store: Path, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = source(store, f"{registry}/lab/tool:1")
+    sign = oras.singbuild_signer(place, files / "cosign.key")
+    sign(IMAGE.manifest, {KIND: {"packages": "x" * (3 << 20)}})
+    status, found = verified(registry, "lab/tool:1", "--signers", files / "cosign.pub")
+    claims = [each["claim"] for each in found["signatures"]]
+    assert (status, claims.count(f"attested {KIND}"), claims.count("signed")) == (0, 2, 2)
+    monkeypatch.setattr(attestation, "LARGEST", 1 << 20)
+    assert len(oras.singbuild_signatures(place)[1]) == 2
+    assert sum("bytes is not read" in each for each in report(place).warnings) == 2
+    monkeypatch.setattr(attestation, "LARGEST", 8 << 20)
+    monkeypatch.setattr(attestation, "MOST_BYTES", 7 << 20)
+    assert len(oras.singbuild_signatures(place)[1]) == 3
 
 
 def test_statements_about_another_image_are_bad(registry: str, store: Path, files: Path) -> None:

@@ -14,7 +14,7 @@ from singbuild_docker import simple_signing
 
 from singbuild import SourceError
 from tests.bench.docker_images import archive, file, image
-from tests.bench.docker_registry import genuine, push
+from tests.bench.docker_registry import faulty, genuine, push, sends, status
 from tests.bench.docker_source import IMAGE, quick, source, store
 
 __all__ = ["quick", "store"]
@@ -132,6 +132,26 @@ def test_expired_revoked_and_weak_signatures_do_not_count(desk: Desk) -> None:
     subprocess.run(["gpg", "--batch", "-q", "--import"], input=revocation.encode(), check=True)
     revoked = desk.key(ADA).read_bytes()
     assert simple_signing.identity(good, IMAGE.manifest, [revoked]) is None
+
+
+def test_signatures_of_a_web_server(store: Path, desk: Desk) -> None:
+    name = f"{desk.registry}/lab/tool:1"
+    desk.want(ADA)
+    with faulty() as server:
+        rows = f"docker:\n  {desk.registry}:\n    lookaside: http://{server.name}/sigs\n"
+        (desk.policy.parent / "registries.d/lab.yaml").write_text(rows)
+        place = f"/sigs/lab/tool@{IMAGE.manifest.replace(':', '=')}/signature-"
+        assert "no signature exists" in refusal(store, name)
+        signature = desk.signature(ADA, IMAGE.manifest, name)
+        server.behaviours[f"{place}1"] = [sends(desk.signature(BOB, IMAGE.manifest, name))]
+        assert "No signature of it is by a key" in refusal(store, name)
+        server.behaviours[f"{place}2"] = [sends(signature)]
+        assert backend.singbuild_resolve(source(store, name))["digest"] == IMAGE.manifest
+        # What was taken once is not taken when it is no longer there, or the server fails.
+        for behaviour in (status(404), status(500), sends(b"x" * (5 << 20)), sends(signature[:-3])):
+            server.behaviours[f"{place}2"] = [behaviour]
+            with pytest.raises(SourceError):
+                backend.singbuild_resolve(source(store, name))
 
 
 @pytest.mark.skipif(not shutil.which("skopeo"), reason="needs skopeo")
