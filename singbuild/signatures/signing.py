@@ -54,8 +54,12 @@ def sign(
                 raise ImageError(f"{path} was changed while it was signed", remedy="Sign it again.")
             # Those in the boot block of an image that is not written stay as they are.
             old = [p for p in file.signatures() if file.writable or p.place == file.beside.name]
-            others = [p.signed for p in old if not _is_same(p.signed, new)]
-            file.store([*others, new])
+            same = [_is_same(p.signed, new) for p in old]
+            rows = [p.signed for p, is_same in zip(old, same, strict=True) if not is_same]
+            # In its own place: a signer who is killed has moved nobody's from the image to the
+            # file beside it, or back.
+            rows.insert(same.index(True) if any(same) else len(rows), new)
+            file.store(rows)
             placed = file.signatures()
     armor = new.signature.armored()
     return next(each for each in placed[::-1] if each.signed.signature.armored() == armor)

@@ -32,20 +32,8 @@ class Desk:
 
     def key(self, name: str = "ada", kind: str = "ed25519", *options: str) -> Path:
         path = self.place / name
-        words: list[str | Path] = [
-            "ssh-keygen",
-            "-q",
-            "-t",
-            kind,
-            "-N",
-            "",
-            "-C",
-            name,
-            *options,
-            "-f",
-            path,
-        ]
-        subprocess.run(words, check=True)
+        words: list[str | Path] = ["ssh-keygen", "-q", "-t", kind, "-N", "", "-C", name]
+        subprocess.run([*words, *options, "-f", path], check=True)
         return path
 
     def signers(self, *keys: Path, options: str = "") -> Path:
@@ -197,8 +185,9 @@ def test_four_signatures_fit_and_the_fifth_lies_beside(desk: Desk) -> None:
     assert (status, the(found)) == (0, ["good"] * 6)
     assert the(found, "place") == ["boot block"] * 4 + ["i.img.sig"] * 2
     assert all(by_openssh(desk, allowed, n + 1, f"k{n}@lab.example") for n in range(6))
-    assert desk.run("sign", "--key", keys[0], desk.image)[0] == 0  # again: instead of its first
-    assert len(the(desk.verified()[1])) == 6
+    beside = (desk.place / "i.img.sig").read_bytes()
+    assert desk.run("sign", "--key", keys[0], desk.image)[0] == 0  # again: where its first was
+    assert (len(the(desk.verified()[1])), (desk.place / "i.img.sig").read_bytes()) == (6, beside)
     assert desk.run("sign", "--remove", desk.image)[1].endswith("6 signatures removed\n")
     assert (the(desk.verified()[1]), (desk.place / "i.img.sig").exists()) == ([], False)
 

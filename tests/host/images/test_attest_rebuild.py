@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.bench import docker_images, docker_registry, docker_source
 from tests.bench.builds import SINGBUILD, Build
 
 pytestmark = pytest.mark.root
@@ -86,6 +87,42 @@ def test_a_dockerfile_of_several_stages(singbuild: Build, keys: Path) -> None:
     assert singbuild("-q", "--build-arg", "word=x", "Dockerfile", "i.img").returncode == 0
     done = singbuild("attest-rebuild", "-q", "--key", "ada", "i.img")
     assert done.returncode == 0, done
+
+
+def test_a_debian_of_debootstraps(singbuild: Build, keys: Path, mini_debian: str) -> None:
+    text = f"Bootstrap: debootstrap\n{mini_debian}\n%post\n    date > /built\n    mkfifo /fifo\n"
+    (keys / "r.def").write_text(text)
+    assert singbuild("-q", "r.def", "i.img").returncode == 0
+    done = singbuild("attest-rebuild", "-q", "--key", "ada", "i.img")
+    # The build's date is frozen in a lock: date(1) says another thing, and that is told.
+    assert (done.returncode, "changed: /built: content" in done.stderr) == (1, True), done
+    (keys / "r.def").write_text(text.replace("date > /built", "ls /usr/bin > /built"))
+    assert singbuild("-q", "--force", "r.def", "i.img").returncode == 0
+    done = singbuild("attest-rebuild", "-q", "--key", "ada", "i.img")
+    assert done.returncode == 0, done
+    done = singbuild("verify", "--signers", "known", "--rebuilds", "1", "i.img")
+    assert done.returncode == 0, done
+
+
+@pytest.mark.parametrize("recipe", ["r.def", "Dockerfile"])
+def test_an_image_of_a_registry_is_rebuilt_from_what_its_tag_was(
+    singbuild: Build, keys: Path, tmp_path: Path, recipe: str
+) -> None:
+    (tmp_path / "registry").mkdir()
+    with docker_registry.genuine(tmp_path / "registry") as registry:
+        docker_registry.push(docker_source.IMAGE, registry, "lab/base", "1")
+        texts = {
+            "r.def": f"Bootstrap: docker\nFrom: {registry}/lab/base:1\n%files\n    data /data\n",
+            "Dockerfile": f"FROM {registry}/lab/base:1\nCOPY data /data\n",
+        }
+        (keys / recipe).write_text(texts[recipe])
+        assert singbuild("-q", recipe, "i.img").returncode == 0
+        other = docker_images.image(docker_images.archive(docker_images.file("a", b"another")))
+        docker_registry.push(other, registry, "lab/base", "1")
+        done = singbuild("attest-rebuild", "-q", "--key", "ada", "i.img")
+        assert done.returncode == 0, done
+        done = singbuild("verify", "--signers", "known", "--rebuilds", "1", "i.img")
+        assert done.returncode == 0, done
 
 
 def test_another_image_is_told_by_its_paths_and_nothing_is_signed(
