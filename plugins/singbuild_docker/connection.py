@@ -8,6 +8,7 @@ machine itself.
 
 from __future__ import annotations
 
+import functools
 import ssl
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -23,38 +24,58 @@ from singbuild_docker.reference import is_loopback
 from singbuild_docker.settings import matching_files, readable
 
 
-def open_session(server: str, *, insecure: bool) -> Session:
-    """Return a session for a registry and the hosts it sends us to.
+class Connector:
+    """Opens sessions with a registry and the hosts that it sends us to.
 
     insecure: take any certificate of theirs, and redirects to plain http.
-    Raises SourceError for a broken certs.d.
     """
-    session = Session(insecure=insecure)
-    session.headers["User-Agent"] = f"singbuild/{__version__}"
-    session.mount("http://", _Adapter(None, insecure=insecure))
-    # requests takes the adapter with the longest prefix: our certificate goes to this server only.
-    for whose, with_ours in (("https://", False), (f"https://{server}/", True)):
-        context = _context(server, insecure=insecure, with_ours=with_ours)
-        session.mount(whose, _Adapter(context, insecure=insecure))
-    return session
 
+    def __init__(self, server: str, *, insecure: bool) -> None:
+        self.server = server
+        self.insecure = insecure
 
-def choose_scheme(server: str, *, insecure: bool) -> str:
-    """Return "https", or "http" for a server that speaks that and is allowed to.
+    def open(self) -> Session:
+        """Return a new session. Raises SourceError for a broken certs.d."""
+        session = Session(insecure=self.insecure)
+        session.headers["User-Agent"] = f"singbuild/{__version__}"
+        session.mount("http://", _Adapter(None, insecure=self.insecure))
+        # requests takes the adapter with the longest prefix: our certificate is for this server.
+        for whose, context in zip(("https://", f"https://{self.server}/"), self._tls, strict=True):
+            session.mount(whose, _Adapter(context, insecure=self.insecure))
+        return session
 
-    Plain http is tried first: what speaks TLS answers that at once with an error or a redirect,
-    while what speaks http may wait for ever for the end of a TLS greeting. Nothing secret is sent.
-    """
-    if not (insecure or is_loopback(server)):
-        return "https"
-    with open_session(server, insecure=insecure) as session:
-        try:
-            url = f"http://{server}/v2/"
-            with session.get(url, timeout=TIMEOUT, allow_redirects=False, stream=True) as answer:
-                plain = answer.status_code != requests.codes.bad_request and not answer.is_redirect
-        except requests.RequestException:
-            plain = False
-    return "http" if plain else "https"
+    def choose_scheme(self) -> str:
+        """Return "https", or "http" for a server that speaks that and is allowed to.
+
+        Plain http is tried first: what speaks TLS answers that at once with an error or a
+        redirect, while what speaks http may wait for ever for the end of a TLS greeting. Nothing
+        secret is sent.
+        """
+        if not (self.insecure or is_loopback(self.server)):
+            return "https"
+        with self.open() as session:
+            try:
+                url = f"http://{self.server}/v2/"
+                with session.get(
+                    url, timeout=TIMEOUT, allow_redirects=False, stream=True
+                ) as answer:
+                    refused = answer.status_code == requests.codes.bad_request
+                    plain = not refused and not answer.is_redirect
+            except requests.RequestException:
+                plain = False
+        return "http" if plain else "https"
+
+    @functools.cached_property
+    def _tls(self) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+        """TLS settings for hosts that the registry names, and for itself.
+
+        OpenSSL takes some 25 ms to read a host's authorities, and each request of an upload has
+        a session of its own: they are read once.
+        """
+        others = _context(self.server, insecure=self.insecure, with_ours=False)
+        if not any(matching_files(place / self.server, "*.cert") for place in _places()):
+            return others, others
+        return others, _context(self.server, insecure=self.insecure, with_ours=True)
 
 
 class _Adapter(HostAdapter):

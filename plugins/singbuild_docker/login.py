@@ -20,7 +20,7 @@ import requests
 from singbuild import HostError, Reporter, SourceError
 from singbuild.download import TIMEOUT
 from singbuild_docker.authorization import Authorization
-from singbuild_docker.connection import choose_scheme, open_session
+from singbuild_docker.connection import Connector
 from singbuild_docker.credentials import Credentials
 from singbuild_docker.mirrors import places
 from singbuild_docker.reference import DOCKER, Reference, registry_of
@@ -58,9 +58,9 @@ def logout(registry: str) -> str:
 def _try(registry: str, who: Credentials, report: Reporter) -> None:
     """Ask the registry whether it takes a password. Raises SourceError."""
     place = places(Reference(registry, "", ""), insecure=False)[-1]
-    server = place.image.server
-    url = f"{choose_scheme(server, insecure=place.insecure)}://{server}/v2/"
-    with open_session(server, insecure=place.insecure) as session:
+    connector = Connector(place.image.server, insecure=place.insecure)
+    url = f"{connector.choose_scheme()}://{connector.server}/v2/"
+    with connector.open() as session:
         session.auth = Authorization(place, url, session, report, actions="", credentials=who)
         try:
             with session.get(url, timeout=TIMEOUT, stream=True) as answer:

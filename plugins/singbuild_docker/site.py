@@ -11,7 +11,7 @@ from singbuild import Reporter
 from singbuild.download import Fetched, fetch, is_offline
 from singbuild_docker import manifest
 from singbuild_docker.authorization import PULL, Authorization
-from singbuild_docker.connection import choose_scheme, open_session
+from singbuild_docker.connection import Connector
 from singbuild_docker.mirrors import Place
 
 ACCEPT = ", ".join((*manifest.INDEXES, *manifest.MANIFESTS))
@@ -23,6 +23,7 @@ class Site:
     def __init__(self, place: Place, actions: str = PULL) -> None:
         self.place = place
         self._actions = actions
+        self._connector = Connector(place.image.server, insecure=place.insecure)
         self._lock = threading.Lock()
         self._auth: Authorization | None = None
         self._base = ""
@@ -37,20 +38,17 @@ class Site:
         """Return where the repository is; find out how to speak to it, once."""
         with self._lock:
             if not self._base:
-                server, insecure = self.place.image.server, self.place.insecure
-                scheme = "https" if is_offline() else choose_scheme(server, insecure=insecure)
-                self._base = f"{scheme}://{server}/v2/{self.place.image.repository}"
+                scheme = "https" if is_offline() else self._connector.choose_scheme()
+                image = self.place.image
+                self._base = f"{scheme}://{image.server}/v2/{image.repository}"
                 self._auth = Authorization(
-                    self.place, self._base, self._open(), report, self._actions
+                    self.place, self._base, self._connector.open(), report, self._actions
                 )
         return self._base
 
     def session(self) -> requests.Session:
         """Return a session that sends our credentials; call ``connect`` before."""
-        session = self._open()
+        session = self._connector.open()
         session.headers["Accept"] = ACCEPT
         session.auth = self._auth
         return session
-
-    def _open(self) -> requests.Session:
-        return open_session(self.place.image.server, insecure=self.place.insecure)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import requests
 from singbuild_docker.authorization import Authorization
-from singbuild_docker.connection import open_session
+from singbuild_docker.connection import Connector
 from singbuild_docker.mirrors import Place
 from singbuild_docker.reference import Reference
 
@@ -28,7 +28,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Faulty]:
 
 def authorization(url: str, server: str, *, insecure: bool = False) -> Authorization:
     place = Place(Reference(server, "x", "latest"), insecure)
-    return Authorization(place, url, open_session(server, insecure=insecure), Recorder())
+    return Authorization(place, url, Connector(server, insecure=insecure).open(), Recorder())
 
 
 @pytest.mark.parametrize("challenge", CHALLENGES)
@@ -36,7 +36,7 @@ def test_the_same_host_and_port_by_plain_http_is_another_origin(
     server: Faulty, challenge: str
 ) -> None:
     server.behaviours["/"] = [status(401, WWW_Authenticate=challenge)]
-    with open_session(server.name, insecure=True) as session:
+    with Connector(server.name, insecure=True).open() as session:
         session.auth = authorization(f"https://{server.name}/v2/x", server.name, insecure=True)
         answer = session.get(f"http://{server.name}/v2/x/blobs/y", timeout=10)
     assert answer.status_code == requests.codes.unauthorized
