@@ -121,8 +121,11 @@ REVISION_0 = _revision_0()
 """The option for an ext2 of 1993, without features: -r in mke2fs 1.47.0, not in 1.47.4."""
 
 
-def sample_tree(root: Path) -> Path:
-    """A small tree with something of everything that anybody can make."""
+def sample_tree(root: Path, *, hole: int = 3 << 30) -> Path:
+    """A small tree with something of everything that anybody can make.
+
+    hole: bytes that nothing was written to, which programs read as zeros, for a second per GiB.
+    """
     chance = random.Random(1)
     (root / "etc").mkdir(parents=True)
     (root / "many").mkdir()
@@ -131,7 +134,7 @@ def sample_tree(root: Path) -> Path:
     (root / "etc" / "hosts").write_text("127.0.0.1 localhost\n")
     (root / "large").write_bytes(chance.randbytes(5 << 20))
     with (root / "sparse").open("wb") as file:
-        file.seek(3 << 30)
+        file.seek(hole)
         file.write(b"end")
     (root / "link").symlink_to("/etc")
     (root / "long").symlink_to("x" * 200)

@@ -34,7 +34,7 @@ SOME = settings(
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = sample_tree(tmp_path_factory.mktemp("trees") / "tree")
+    root = sample_tree(tmp_path_factory.mktemp("trees") / "tree", hole=20 << 20)
     for path in [root, *root.rglob("*")]:
         os.utime(path, (1, EPOCH - 7), follow_symlinks=False)
     return root
@@ -76,6 +76,21 @@ def test_a_squashfs_of_any_shape_is_read(
     tree: Path, tmp_path: Path, options: tuple[str, ...]
 ) -> None:
     assert differences(tree, squashed(tree, tmp_path / "a.sqfs", *options)) == []
+
+
+def test_a_file_of_more_than_2_gib_is_read(tmp_path: Path) -> None:
+    large = tmp_path / "tree/large"
+    large.parent.mkdir()
+    with large.open("wb") as file:
+        file.seek(2 << 30)
+        file.write(b"end")
+    os.utime(large, (1, EPOCH - 7))
+    image = squashed(large.parent, tmp_path / "a.sqfs", "-b", "1M")
+    assert differences(large.parent, image) == []
+    with opened(image) as found:
+        entry = found.find("large")
+        assert entry
+        assert entry.inode.size == (2 << 30) + 3
 
 
 def test_what_is_packed_as_nothing_here_unpacks_is_refused(tree: Path, tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def public(key: Path) -> str:
 @pytest.fixture(scope="module")
 def sealed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("signatures")
-    tree = with_manifest(sample_tree(place / "tree"))
+    tree = with_manifest(sample_tree(place / "tree", hole=20 << 20))
     return seal(tree, place / "image", epoch=2**30).path
 
 
@@ -261,7 +261,9 @@ def test_a_key_that_was_not_valid_when_it_signed_is_refused(desk: Desk) -> None:
 
 def test_signatures_of_another_image_are_bad(desk: Desk, tmp_path: Path) -> None:
     key = desk.key()
-    other = seal(sample_tree(tmp_path / "other"), tmp_path / "other.img", epoch=2**29).path
+    other = seal(
+        sample_tree(tmp_path / "other", hole=20 << 20), tmp_path / "other.img", epoch=2**29
+    ).path
     for image in (other, desk.image):
         assert desk.run("sign", "--key", key, image)[0] == 0
         rsa = tmp_path / "rsa"
