@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import yaml
 
 from singbuild.errors import RecipeError, SingbuildError, UsageError
+from singbuild.recipe.header import stage_lines
 from singbuild.recipe.text import Text, did_you_mean, printable, sentence
 
 MOST_VALUES = 10_000
@@ -49,10 +50,11 @@ def without_arguments(source: Text) -> str:
 
 def _arguments_lines(source: Text) -> Iterator[tuple[int, bool]]:
     """Yield the line numbers of every %arguments section; True: the line that begins it."""
-    inside = False
+    inside, stages = False, {*stage_lines(source)}
     for n in range(1, len(source.lines) + 1):
-        if begun := source.section(n):
-            inside = begun["name"].lower() == "arguments"
+        begun = source.section(n)
+        if begun or n in stages:
+            inside = bool(begun and begun["name"].lower() == "arguments")
         if inside:
             yield n, begun is not None
 
@@ -98,7 +100,10 @@ def _failing_option(written: str) -> _Fail:
 def _assignments(
     file: Text, numbers: Sequence[int], names: set[str] | None = None
 ) -> dict[str, Any]:
-    """Read ``NAME=VALUE`` lines; blank lines and lines that begin with ``#`` are skipped."""
+    """Read ``NAME=VALUE`` lines; blank lines and lines that begin with ``#`` are skipped.
+
+    A name may come again with the same value: each stage of Apptainer's has %arguments of its own.
+    """
     values: dict[str, Any] = {}
     for n in numbers:
         line = file.line(n).strip()
@@ -106,11 +111,16 @@ def _assignments(
             continue
         fail = _failing_at(file, n)
         name, value = _assignment(line, fail)
-        if name in values:
-            raise fail(f"{name} is given twice", remedy="Remove one of the lines.")
+        value = value.strip()
+        if values.get(name, value) != value:
+            raise fail(
+                f"{name} is given twice, with another value",
+                why=f"Its first value is {printable(values[name])}; all stages share it.",
+                remedy="Give one of them another name, here and where it is used.",
+            )
         if names is not None:
             _check_used(name, names, fail)
-        values[name] = value.strip()
+        values[name] = value
     return values
 
 

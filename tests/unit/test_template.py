@@ -122,6 +122,16 @@ def test_values_of_lines_and_options() -> None:
     assert filled("[{{ a }}]", 'a="x" ', arguments="a=") == '["x" ]'
 
 
+def test_each_stage_may_declare_the_same_argument() -> None:
+    """As Apptainer has it, where each stage has arguments of its own."""
+    stage = "Bootstrap: docker\nFrom: a:{{ v }}\nStage: %s\n%%arguments\n    v=%s\n\n"
+    recipe = loaded(stage % ("one", "1") + stage % ("two", "1"))
+    assert [each.headers[1].value for each in (*recipe.stages, recipe)] == ["a:1"] * 2
+    assert "v is given twice, with another value" in str(
+        refused(stage % ("one", "1") + stage % ("two", "2"))
+    )
+
+
 def test_a_default_may_use_other_arguments() -> None:
     arguments = "image={{ base }}-{{KIND}}\nbase=cuda:{{ v }}\nv=12\nKIND=devel\n"
     assert filled("{{ image }}", arguments=arguments) == "cuda:12-devel"
