@@ -195,14 +195,14 @@ class _Worker:
             stages.build(tree)
         self._phase("scratch")
         with (
+            store.image_storage(tree.snapshots.get(filling.IMAGE), ext3, self.console) as keep,
             self.workshop.rootfs(self.workshop.scratch, tree.job.epoch) as rootfs,
             resume.saving_on_failure(tree, rootfs, self.console),
         ):
             self._fill(tree, Workplace(rootfs, self.workshop.scratch, stages.trees))
             self._seal(tree.job, rootfs, ext3.file)
             self._test(rootfs)
-        if image := tree.snapshots.get(filling.IMAGE):
-            store.store_image(image, ext3, self.console)
+            keep()
 
     def _fill(self, tree: TreePlan, workplace: Workplace) -> None:
         """Do all steps that work on the tree."""

@@ -167,12 +167,20 @@ def _keep(
 
 def _restore_snapshot(plan: TreePlan, workplace: Workplace, console: Console) -> Entry | None:
     """Fill the tree from the latest snapshot that is cached, and return that."""
+    rootfs = workplace.rootfs
     for name in reversed([*plan.snapshots]):
         if name == IMAGE:
             continue
-        entry = store.find(plan.snapshots[name], console, plan.label, whole=not plan.may_overlay)
-        if entry and workplace.rootfs.restore_layers(entry.images, entry.source, entry.key):
+        entry = store.find(
+            plan.snapshots[name],
+            console,
+            plan.label,
+            whole=not plan.may_overlay,
+            meanwhile=lambda entry: rootfs.mount_layers(entry.images, entry.key),
+        )
+        if entry and rootfs.restore_layers(entry.images, entry.source):
             return entry
+        rootfs.unmount_layers()
         if entry:
             store.drop(entry.path)
             raise HostError(

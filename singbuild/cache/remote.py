@@ -200,7 +200,7 @@ def _unpack(file: Path, snapshot: Snapshot, console: Console) -> bool:
         if note["key"] != snapshot.key:
             raise SourceError(f"{file}: is another stage than its name says")
 
-        def write(part: Path) -> None:
+        def write(part: Path) -> str:
             with part.open("wb") as image:
                 for piece in itertools.chain((rest,), pieces):
                     if piece.strip(b"\0"):
@@ -208,8 +208,10 @@ def _unpack(file: Path, snapshot: Snapshot, console: Console) -> bool:
                     else:
                         image.seek(len(piece), 1)  # a hole
                 image.truncate(image.tell())
-            if store.digest(part) != note["sha256"]:
+            digest = store.digest(part)
+            if digest != note["sha256"]:
                 raise SourceError(f"{file}: has the wrong SHA-256")
+            return digest
 
         more = {name: note[name] for name in _NOTE if name in note}
         return store.keep(snapshot, write, console, more)

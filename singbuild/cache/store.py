@@ -14,8 +14,8 @@ import fcntl
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -116,11 +116,17 @@ def exists(snapshot: Snapshot, *, whole: bool = False) -> bool:
 
 
 def find(
-    snapshot: Snapshot, report: Console, label: str = "", *, whole: bool = False
+    snapshot: Snapshot,
+    report: Console,
+    label: str = "",
+    *,
+    whole: bool = False,
+    meanwhile: Callable[[Entry], object] = lambda _entry: None,
 ) -> Entry | None:
     """Return the entry of a snapshot if it is there and sound; say why it hit, or what changed.
 
-    label: what stands before its name; whole: only one of a single image is of use.
+    label: what stands before its name; whole: only one of a single image is of use;
+    meanwhile: what is done while an entry is read to see whether it is sound.
     """
     note = directory() / f"{snapshot.key}.json"
     try:
@@ -131,7 +137,11 @@ def find(
     if whole and entry.onto:
         report.cache(label + snapshot.name, "no overlay can be mounted here for it", hit=False)
         return None
-    if damaged := _damaged(entry):
+    with ThreadPoolExecutor(1, "digest") as thread:
+        reading = thread.submit(_damaged, entry)
+        meanwhile(entry)
+        damaged = reading.result()
+    if damaged:
         report.warn(f"the cache entry {damaged.path} is damaged; it is dropped and made again")
         drop(damaged.path)
         return None
@@ -180,14 +190,15 @@ def store(
     below = rootfs.layers
     changes = None if whole or below is None else below.difference()
 
-    def write(part: Path) -> object:
+    def write(part: Path) -> str:
         times = rootfs.baseline.times(rootfs.root)
         tree = changes or rootfs.root
         # Without fsync(2), which waits for the disk: an image that a crash damages has another
         # digest than its entry says, and is dropped.
-        return seal.seal(
+        seal.seal(
             tree, part, epoch=epoch, owners=rootfs.recorded_owners(), times=times, lasting=False
         )
+        return digest(part)
 
     more: dict[str, object] = {"source": rootfs.baseline.saved(rootfs.root), "shell": shell}
     more |= {"lines": [*lines]} if lines else {}
@@ -195,19 +206,40 @@ def store(
     return keep(snapshot, write, report, more, whole=whole, newest=newest)
 
 
-def store_image(snapshot: Snapshot, finished: Part, report: Console) -> None:
-    """Store a finished image under its snapshot's key."""
+@contextlib.contextmanager
+def image_storage(
+    snapshot: Snapshot | None, finished: Part, report: Console
+) -> Iterator[Callable[[], None]]:
+    """Give a function that stores a finished image under its snapshot's key, if it has one.
 
-    def write(part: Path) -> None:
-        with finished.opened() as file, part.open("wb") as copy:
-            shutil.copyfileobj(file, copy)
+    A thread does it while the with-block goes on; the block's end waits for it.
+    """
 
-    keep(snapshot, write, report, {"source": {}})
+    def write(part: Path) -> str:
+        with (
+            finished.opened() as file,
+            part.open("wb") as copy,
+            ThreadPoolExecutor(1, "digest") as thread,
+        ):
+            sha256 = thread.submit(digest, finished.file)
+            workspace.copy_data(file, copy)
+            return sha256.result()
+
+    storing: list[Future[bool]] = []
+    with ThreadPoolExecutor(1, "store") as thread:
+
+        def begin() -> None:
+            if snapshot:
+                storing.append(thread.submit(keep, snapshot, write, report, {"source": {}}))
+
+        yield begin
+        for each in storing:
+            each.result()
 
 
 def keep(
     snapshot: Snapshot,
-    write: Callable[[Path], object],
+    write: Callable[[Path], str],
     report: Console,
     more: Mapping[str, object],
     *,
@@ -216,8 +248,8 @@ def keep(
 ) -> bool:
     """Store what ``write`` writes as the image of a snapshot; return whether it was.
 
-    more: the fields source, shell, lines and onto of its ``Entry``; whole, newest: as ``store`` has
-    them.
+    write: returns the SHA-256 of what it wrote; more: the fields source, shell, lines and onto of
+    its ``Entry``; whole, newest: as ``store`` has them.
     """
     home = directory()
     target = home / f"{snapshot.key}.img"
@@ -226,8 +258,7 @@ def keep(
         home.chmod(0o700)  # a snapshot may hold what a later one takes away
         note = target.with_suffix(".json")
         with workspace.part_file(target) as part, workspace.part_file(note) as note_part:
-            write(part.file)
-            facts = asdict(snapshot) | {"sha256": digest(part.file), **more}
+            facts = asdict(snapshot) | {"sha256": write(part.file), **more}
             note_part.file.write_text(json.dumps(facts, indent=1))
             with _locked(home):
                 # The first of two equal ones stays: builds that found it are about to open it, and

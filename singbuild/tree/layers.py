@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from singrun import syscalls
 from singrun.mounts import loop, mountinfo
 
 MOST = 8  # images below one tree: each is looked up for each name
+_READ_AHEAD = 1 << 30  # bytes: what was read first shall still be there when it is needed
 _OPTIONS = {
     "index": "on",  # else a hard link that is written to becomes a file of its own
     "redirect_dir": "on",  # else rename(2) of a directory of the images fails with EXDEV
@@ -40,17 +43,29 @@ class Layers:
     def __init__(self, root: Path) -> None:
         self.root, self.base, self.depth = root, "", 0
         self.changes: Path | None = None
-        self._work = root.parent / "layers" / "scratch" / "work"
+        scratch = root.parent / "layers" / "scratch"
+        self._upper, self._work = scratch / "upper", scratch / "work"
         self._mounts = contextlib.ExitStack()
 
     def close(self) -> None:
         """Unmount all; the scratch stays."""
         self._mounts.close()
 
+    def unmount(self) -> None:
+        """Unmount what ``mount`` mounted, and leave the tree as empty as it was."""
+        if self.changes:
+            self.close()
+            self._clear()
+        self.base, self.depth, self.changes = "", 0, None
+
+    def _clear(self) -> None:
+        for directory in (self._upper, self._work):
+            shutil.rmtree(self.root / directory.name, ignore_errors=True)
+
     def mount(self, images: Sequence[Path], base: str = "") -> bool:
         """Mount images, topmost first, below the empty tree; return whether they could be.
 
-        base: the cache's key of the first.
+        base: the cache's key of the first. Their files are read ahead.
         """
         if self.changes or len(images) > MOST or not _is_empty(self.root):
             return False
@@ -61,17 +76,21 @@ class Layers:
                     stack.enter_context(_image(image, home / str(number)))
                     for number, image in enumerate(images)
                 ]
-                scratch = stack.enter_context(_bound(self.root, home / "scratch"))
-                upper = scratch / "upper"
-                upper.mkdir()
+                stack.enter_context(_bound(self.root, self._upper.parent))
+                self._upper.mkdir()
                 self._work.mkdir()
-                _copy_metadata(below[0], upper)  # before: the kernel reads it when it mounts
-                stack.enter_context(_overlay(below, upper, self._work, self.root))
+                # Before: the kernel reads it when it mounts.
+                _copy_metadata(below[0], self._upper)
+                stack.enter_context(_overlay(below, self._upper, self._work, self.root))
+                stack.enter_context(_read_ahead(below))
             except OSError:  # a kernel without loop devices, or with another overlay
-                return False
-            self._mounts.push(stack.pop_all())
-        self.changes, self.base, self.depth = upper, base, len(images)
-        return True
+                pass
+            else:
+                self._mounts.push(stack.pop_all())
+                self.changes, self.base, self.depth = self._upper, base, len(images)
+                return True
+        self._clear()
+        return False
 
     def difference(self) -> Path | None:
         """Return the directory that with the images below it is the whole tree, if there is one.
@@ -97,7 +116,7 @@ def _is_empty(root: Path) -> bool:
 @contextlib.contextmanager
 def _image(path: Path, place: Path) -> Iterator[Path]:
     """Mount an image read-only at ``place`` for the time of a with-block."""
-    place.mkdir(parents=True)
+    place.mkdir(parents=True, exist_ok=True)
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         device, device_fd = loop.attach(fd, 0, read_only=True)
@@ -114,7 +133,7 @@ def _image(path: Path, place: Path) -> Iterator[Path]:
 @contextlib.contextmanager
 def _bound(directory: Path, place: Path) -> Iterator[Path]:
     """Bind-mount a directory at ``place``, from where it is seen when another is mounted on it."""
-    place.mkdir()
+    place.mkdir(exist_ok=True)
     syscalls.mount(str(directory), str(place), "", syscalls.MS_BIND)
     yield from _until_unmounted(place)
 
@@ -162,6 +181,38 @@ def _check_options(place: Path) -> None:
         default = Path(_MODULE, _DEFAULTS[name]).read_text().strip()  # what it has is not shown
         if options.get(name, "on" if default == "Y" else "off") != value:
             raise OSError(f"overlayfs: no {name}={value}: {place}")
+
+
+@contextlib.contextmanager
+def _read_ahead(trees: Sequence[Path]) -> Iterator[None]:
+    """Have the kernel read what trees hold into its memory, while a with-block does other things.
+
+    The seal will read all of it, and reading through a loop device takes as long as all else that
+    it does.
+    """
+    ended = threading.Event()
+    thread = threading.Thread(target=_read, args=(trees, ended), name="read ahead", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _read(trees: Sequence[Path], ended: threading.Event) -> None:
+    left = _READ_AHEAD
+    waiting = [os.fspath(tree) for tree in trees]
+    while waiting and left > 0 and not ended.is_set():
+        with contextlib.suppress(OSError), os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(entry.path)
+                elif entry.is_file(follow_symlinks=False):
+                    left -= entry.stat(follow_symlinks=False).st_size
+                    fd = os.open(entry.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+                    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_WILLNEED)
+                    os.close(fd)
 
 
 def _copy_metadata(source: Path, target: Path) -> None:

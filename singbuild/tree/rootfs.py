@@ -186,26 +186,36 @@ class Rootfs(RootDirectory):
 
         source: what ``Baseline.saved`` returned for it.
         """
-        if not (self.layers and self.layers.mount([path])):
+        self.mount_layers([path])
+        self.restore_layers([path], source)
+
+    def mount_layers(self, images: Sequence[Path], key: str = "") -> None:
+        """Mount images below this empty tree, topmost first, where that is possible.
+
+        key: of the topmost, in the cache.
+        """
+        if self.layers:
+            self.layers.mount(images, key)
+
+    def unmount_layers(self) -> None:
+        """Leave the tree as empty as it was before ``mount_layers``."""
+        if self.layers:
+            self.layers.unmount()
+
+    def restore_layers(self, images: Sequence[Path], source: Mapping[str, bool]) -> bool:
+        """Restore the tree of images that ``mount_layers`` got; return whether that is possible.
+
+        A single one that could not be mounted is unpacked.
+        """
+        if not (self.layers and self.layers.changes):
+            if len(images) > 1:
+                return False
             with (
-                Image(path) as image,
+                Image(images[0]) as image,
                 Unpacker(self.root, self.report, owners=self.owners) as unpacker,
             ):
                 unpacker.apply(archive(image))
         self.baseline.restore(self.root, source)
-
-    def restore_layers(self, images: Sequence[Path], source: Mapping[str, bool], key: str) -> bool:
-        """Restore the tree of several images, topmost first; return whether it could be mounted.
-
-        key: of the topmost, in the cache.
-        """
-        is_laid = bool(self.layers and self.layers.mount(images, key))
-        if not is_laid and len(images) > 1:
-            return False
-        if is_laid:
-            self.baseline.restore(self.root, source)
-        else:
-            self.restore(images[0], source)
         return True
 
     def adopt(self, archive: Iterable[bytes]) -> None:

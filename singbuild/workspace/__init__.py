@@ -14,6 +14,7 @@ from singbuild.workspace.directories import (
 from singbuild.workspace.log import KEPT_LOGS, Log, log_file
 from singbuild.workspace.part import (
     Part,
+    copy_data,
     opened_directory,
     part_file,
     rename_into_place,
@@ -29,6 +30,7 @@ __all__ = [
     "Log",
     "Part",
     "cache_directory",
+    "copy_data",
     "log_directory",
     "log_file",
     "make_in_cache",

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fnmatch
 import glob
 import os
 import secrets
-import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +16,10 @@ from typing import BinaryIO
 from singbuild.errors import ImageError
 from singbuild.workspace.holding import hold, hold_new
 from singrun import syscalls
+
+# Where copy_file_range(2) has no way between two files.
+_NOT_IN_KERNEL = (errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+_PIECE = 1 << 20  # bytes
 
 
 def resolved(target: Path) -> Path:
@@ -85,7 +89,7 @@ class Part:
         with source.open("rb") as readable, self.opened() as file:
             os.fchmod(file.fileno(), 0o755)
             file.truncate()
-            shutil.copyfileobj(readable, file)
+            copy_data(readable, file)
 
     def chmod(self, mode: int) -> None:
         """Set its mode. Only in the process that made it."""
@@ -168,6 +172,39 @@ def part_file(target: Path) -> Iterator[Part]:
             _sweep(directory, pattern)
     finally:
         os.close(directory)
+
+
+def copy_data(source: BinaryIO, target: BinaryIO) -> None:
+    """Give an empty file the data of another; holes stay holes.
+
+    copy_file_range(2): where the file system can, both files share their blocks.
+    """
+    fd, end = source.fileno(), 0
+    size = os.fstat(fd).st_size
+    os.ftruncate(target.fileno(), size)
+    while end < size:
+        try:
+            start = os.lseek(fd, end, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # only a hole follows
+                return
+            raise
+        end = os.lseek(fd, start, os.SEEK_HOLE)
+        _copy_range(source, target, start, end)
+
+
+def _copy_range(source: BinaryIO, target: BinaryIO, start: int, end: int) -> None:
+    while start < end:
+        try:
+            count = os.copy_file_range(source.fileno(), target.fileno(), end - start, start, start)
+        except OSError as error:
+            if error.errno not in _NOT_IN_KERNEL:
+                raise
+            data = os.pread(source.fileno(), min(_PIECE, end - start), start)
+            count = os.pwrite(target.fileno(), data, start)
+        if not count:
+            raise ImageError(f"{source.name} became shorter while it was copied")
+        start += count
 
 
 def opened_directory(path: Path) -> int:

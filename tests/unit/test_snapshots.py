@@ -20,7 +20,12 @@ def keep(snapshot: store.Snapshot, text: str, onto: str = "", *, whole: bool = F
     """Keep a snapshot whose image is a text; return the text that the cache has then."""
     more = {"source": {}, "onto": onto}
     console = Console(io.StringIO())
-    assert store.keep(snapshot, lambda part: part.write_text(text), console, more, whole=whole)
+
+    def write(part: Path) -> str:
+        part.write_text(text)
+        return store.digest(part)
+
+    assert store.keep(snapshot, write, console, more, whole=whole)
     entry = store.find(snapshot, console)
     assert entry
     return entry.path.read_text()

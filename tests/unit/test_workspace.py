@@ -7,6 +7,7 @@ import os
 import pwd
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -241,3 +242,21 @@ def test_root_writes_nothing_into_anothers_home(
     monkeypatch.setenv("SINGBUILD_CACHEDIR", str(home / "cache"))
     with pytest.raises(HostError, match="cannot be trusted"):
         workspace.cache_directory()
+
+
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["one file system", "two"])
+def test_a_copy_has_the_data_and_the_holes(tmp_path: Path, *, elsewhere: bool) -> None:
+    """Between two kinds of file systems copy_file_range(2) does nothing: EXDEV."""
+    source = tmp_path / "source"
+    with source.open("wb") as file:
+        file.write(b"first" * 1_000_000)
+        file.seek(64 << 20)
+        file.write(b"last")
+        file.truncate(128 << 20)
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as memory:
+        target = (Path(memory) if elsewhere else tmp_path) / "target"
+        with source.open("rb") as readable, target.open("wb") as writable:
+            workspace.copy_data(readable, writable)
+        assert target.stat().st_size == 128 << 20
+        assert target.stat().st_blocks * 512 < 16 << 20
+        assert target.read_bytes() == source.read_bytes()

@@ -214,3 +214,23 @@ def test_a_hard_link_of_a_snapshot_stays_one(
     assert (tmp_path / "a.img").read_bytes() == (tmp_path / "b.img").read_bytes()
     read = inside(tmp_path / "a.img", "/bin/busybox", "cat", "/opt", "/other", "/seen")
     assert read == "one\ntwo\n" * 3
+
+
+def test_a_damaged_snapshot_that_was_laid_leaves_nothing_in_the_tree(
+    cache: Path, recipe: Callable[[str], Path], singbuild: Build, tmp_path: Path
+) -> None:
+    """It is read while it is mounted already; then the one before it takes its place."""
+    parts = ["    echo one > /one\n", "    echo two > /two\n", "    :\n"]
+    singbuild(recipe(split(parts)), "a.img")
+    note = next(n for n in cache.glob("*.json") if '"post-2"' in n.read_text())
+    with note.with_suffix(".img").open("r+b") as image:
+        image.seek(-4096, 2)
+        image.write(b"damage")
+    parts[2] = "    ls -d /upper /work /one /two > /seen 2>&1 || true\n"
+    done = singbuild(recipe(split(parts)), "b.img")
+    assert done.returncode == 0, done.stderr
+    assert "is damaged" in done.stderr
+    assert hits(done.stdout) == ["post-1"]
+    assert executed(done.stdout) == ["post-2", "post-3"]
+    assert singbuild("--no-cache", recipe(split(parts)), "c.img").returncode == 0
+    assert (tmp_path / "b.img").read_bytes() == (tmp_path / "c.img").read_bytes()
