@@ -1,14 +1,14 @@
-"""The one place that executes dnf: to solve, and to install."""
+"""The words that dnf 4 is told, to solve and to install, and what its output means."""
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from singbuild import HostError, RecipeKeyError, Rootfs, SourceError, command
+from singbuild import HostError, Program, RecipeKeyError, Rootfs, SourceError, command
+from singbuild_yum import execution
 from singbuild_yum.choice import BASE
 from singbuild_yum.complaints import explained
 from singbuild_yum.layout import Layout
@@ -24,20 +24,21 @@ NO_GROUP = re.compile(r"Module or Group '([^']+)' ")
 STEP = re.compile(r"\s*(Installing|Verifying)\s*:.*\s(\d+)/(\d+)\s*")
 
 
-def program() -> str:
-    """Return the name of the host's dnf: first dnf 4 beside a dnf 5; "dnf" where there is none."""
-    return next(filter(command.which, NAMES), "dnf")
+def program() -> Program:
+    """Return the host's dnf: first dnf 4 beside a dnf 5; "dnf" where there is none."""
+    return Program(next(filter(command.which, NAMES), "dnf"), "dnf")
 
 
 def checked_version() -> str:
     """Return what dnf says of its version. Raises HostError: it is not dnf 4."""
-    text = command.version(program())
+    name = program().name
+    text = command.version(name)
     match = re.search(r"\b(\d+)\.\d", text)
     if not match or match[1] != "4":
         first = text.partition("\n")[0] or "nothing"
         raise HostError(
-            f"this host's {program()} is not dnf 4",
-            why=f"{program()} --version says: {first}. "
+            f"this host's {name} is not dnf 4",
+            why=f"{name} --version says: {first}. "
             "Other versions take other options and tell otherwise what they will install.",
             remedy="Install dnf 4 (apt-get install dnf); it may stay beside the other as dnf-3.",
         )
@@ -51,44 +52,33 @@ def solve(layout: Layout, choice: Mapping[str, Any], root: Path, known: Iterable
     packages, to guess what was meant. Raises RecipeKeyError, SourceError.
     """
     argv = [*_argv(layout, choice, root), "--assumeno", "install", *BASE, *choice["include"]]
-    if os.geteuid():
-        argv = ["unshare", "--map-root-user", *argv]  # dnf insists, though nothing is installed
-    done: list[str] = []
-    status = command.call(argv, env=_environment(layout), on_line=done.append).status
-    if status and "Operation aborted." not in done:
-        raise _explained(done, choice, known)
-    text = "\n".join(done)
+    status, lines = execution.solve(argv, layout)
+    # The answer "no" ends dnf with 1, like an error.
+    if status and "Operation aborted." not in lines:
+        raise _explained(lines, choice, known)
+    text = "\n".join(lines)
     words = re.split(r"^(?:Skipping|Transaction Summary)", text, flags=re.M)[0].split()
     return list(zip(words, words[1:], words[2:], words[3:], strict=False))
 
 
 def install(layout: Layout, pins: Mapping[str, Any], rootfs: Rootfs) -> None:
     """Install the pinned packages, their scriptlets in a furnished image. Raises SourceError."""
-    for directory, mode in (("/proc", 0o555), ("/sys", 0o555), ("/dev", 0o755)):
-        rootfs.mkdir(directory, mode)
-    lines: list[str] = []
 
     def show(line: str) -> None:
-        lines.append(line)
         if step := STEP.fullmatch(line):
             rootfs.report.progress(step[1], int(step[2]), int(step[3]))
         elif line.strip() and set(line) > {"="}:
             rootfs.report.line(line)
 
     argv = [*_argv(layout, pins, rootfs.root), "--assumeyes", "install", *BASE, *pins["include"]]
-    with rootfs.furnished():
-        done = rootfs.host(argv, env={"HOME": str(layout.home)}, on_line=show, check=False)
-    if done.status:
+    status, lines = execution.install(argv, layout, rootfs, show)
+    if status:
         raise _explained(lines, pins, ())
-    # dnf ends with 0 when a scriptlet other than %pre fails.
-    for line in lines:
-        if "scriptlet failed" in line:
-            rootfs.report.warn(line.strip())
 
 
 def _argv(layout: Layout, choice: Mapping[str, Any], root: Path) -> list[command.Word]:
     return [
-        program(),
+        program().name,
         "--config",
         layout.config,
         "--installroot",
@@ -97,10 +87,6 @@ def _argv(layout: Layout, choice: Mapping[str, Any], root: Path) -> list[command
         "--noplugins",
         *(f"--setopt={option}" for option in choice["setopt"]),
     ]
-
-
-def _environment(layout: Layout) -> dict[str, str]:
-    return command.environment({"HOME": str(layout.home)})
 
 
 def _explained(

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from singbuild import Pins, RecipeKeyError, Rootfs, Source, command
+from singbuild import Pins, Program, RecipeKeyError, Rootfs, Source, command
 from singbuild.download import NotFoundError, Remote, fetch, fetch_all, keep, stored
 from singbuild_yum.choice import choose
 from singbuild_yum.database import check_installed, write_database
@@ -30,6 +30,9 @@ class Tool(Protocol):
     @property
     def LEFT_BEHIND(self) -> Sequence[str]:  # noqa: N802 - a module's constant
         """Patterns of what it leaves in an image, with the host's state and times in it."""
+
+    def program(self) -> Program:
+        """Return the host's program, whether it is there or not."""
 
     def checked_version(self) -> str:
         """Return what it says of its version. Raises HostError for one that will not do."""

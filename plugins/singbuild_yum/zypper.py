@@ -1,11 +1,10 @@
-"""The one place that executes zypper: to solve, and to install.
+"""The words that zypper is told, to solve and to install, and what its output means.
 
 libzypp works in the tree with the tree's own configuration, so all places are named: zypper(8).
 """
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable, Mapping
 from html import unescape
@@ -13,7 +12,8 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from singbuild import RecipeKeyError, Rootfs, SourceError, command
+from singbuild import Program, RecipeKeyError, Rootfs, SourceError, command
+from singbuild_yum import execution
 from singbuild_yum.complaints import explained
 from singbuild_yum.layout import Layout
 from singbuild_yum.packages import Row
@@ -34,6 +34,11 @@ NOISE = re.compile(r"^rpm: |^Additional rpm output|: NOKEY$")
 STEP = re.compile(r"\((\d+)/(\d+)\) Installing: (\S+) .*")
 
 
+def program() -> Program:
+    """Return the host's zypper."""
+    return Program("zypper", "zypper")
+
+
 def checked_version() -> str:
     """Return what zypper says of its version."""
     return command.version("zypper")
@@ -45,11 +50,7 @@ def solve(layout: Layout, choice: Mapping[str, Any], root: Path, known: Iterable
     known: names of packages, to guess what was meant.
     """
     root.mkdir(exist_ok=True)
-    argv = _argv(layout, root, choice, "--dry-run")
-    if os.geteuid():
-        argv = ["unshare", "--map-root-user", *argv]  # as for dnf
-    lines: list[str] = []
-    status = command.call(argv, env=_environment(layout), on_line=lines.append).status
+    status, lines = execution.solve(_argv(layout, root, choice, "--dry-run"), layout)
     if status:
         raise _explained(lines, choice, known)
     try:
@@ -66,26 +67,18 @@ def solve(layout: Layout, choice: Mapping[str, Any], root: Path, known: Iterable
 
 def install(layout: Layout, pins: Mapping[str, Any], rootfs: Rootfs) -> None:
     """Install the pinned packages, their scriptlets in a furnished image. Raises SourceError."""
-    for directory, mode in (("/proc", 0o555), ("/sys", 0o555), ("/dev", 0o755)):
-        rootfs.mkdir(directory, mode)
-    lines: list[str] = []
 
     def show(line: str) -> None:
-        lines.append(line)
         if step := STEP.match(line):
             rootfs.report.progress("Installing", int(step[1]), int(step[2]))
         elif line.strip() and not NOISE.search(line):
             rootfs.report.line(line)
 
     argv = _argv(layout, rootfs.root, pins)
-    with rootfs.furnished():
-        done = rootfs.host(argv, env=_places(layout), on_line=show, check=False)
-    if done.status:
+    status, lines = execution.install(argv, layout, rootfs, show)
+    if status:
         raise _explained(lines, pins, ())
-    for line in lines:
-        if "scriptlet failed" in line:
-            rootfs.report.warn(line.strip())
-    # Of the package libzypp; zypper makes it too, but not each time.
+    # The directory is the package libzypp's; zypper makes it too, but not each time.
     if "libzypp" not in (row["name"] for row in pins["packages"].values()):
         for path in rootfs.glob("var/lib/zypp"):
             rootfs.remove_tree(path)
@@ -119,14 +112,6 @@ def _argv(
         *BASE,
         *choice["include"],
     ]
-
-
-def _places(layout: Layout) -> dict[str, str]:
-    return {"HOME": str(layout.home)}
-
-
-def _environment(layout: Layout) -> dict[str, str]:
-    return command.environment(_places(layout))
 
 
 def _explained(

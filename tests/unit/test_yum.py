@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from singbuild_yum import singbuild_resolve
+from singbuild_yum import backend
 from singbuild_yum.choice import BASE, choose
 from singbuild_yum.dnf import checked_version, program
 from singbuild_yum.repository import Repository, inside, packages
@@ -166,7 +166,7 @@ def test_another_dnf_is_refused_before_anything_is_fetched(
     monkeypatch.setenv("PATH", str(tmp_path))
     given = replace(chosen(MirrorURL="http://127.0.0.1:9/"), cache=tmp_path / "cache")
     with pytest.raises(HostError) as caught:
-        singbuild_resolve(given)
+        backend.singbuild_resolve(given)
     assert f"{name} is not dnf 4" in caught.value.what
     assert f"says: {version or 'nothing'}." in caught.value.why
     assert "apt-get install dnf" in caught.value.remedy
@@ -178,7 +178,7 @@ def test_dnf_4_is_found_beside_another(tmp_path: Path, monkeypatch: pytest.Monke
     put_program(tmp_path, "yum", "dnf5 version 5.2.6.2")
     put_program(tmp_path, "dnf-3", "4.21.1")
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert (program(), checked_version()) == ("dnf-3", "4.21.1")
+    assert (program().name, checked_version()) == ("dnf-3", "4.21.1")
 
 
 DIGEST = "0123456789abcdef" * 4

@@ -341,7 +341,7 @@ def test_an_ordinary_user_may_resolve(made: Path) -> None:
         "import sys, json; from pathlib import Path; from tests.bench.backend_alone import source;"
         "import singbuild_yum as y; s = source(Path(sys.argv[1]) / 'cache', OSVersion='7',"
         "MirrorURL=f'file://{sys.argv[1]}/7/os/x86_64', GPGCheck='no', Include='hello');"
-        "print(len(y.singbuild_resolve(s)['packages']))"
+        "print(len(y.backend.singbuild_resolve(s)['packages']))"
     )
     with shared_directory() as directory:
         shutil.copytree(made, directory / "7/os/x86_64")
