@@ -82,6 +82,8 @@ def _settings() -> Iterator[tuple[Path, dict[str, Any]]]:
         fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
+            if path.exists() and not path.is_file():  # to read a FIFO would be to wait
+                raise ValueError("it is no regular file")
             settings = json.loads(path.read_bytes()) if path.exists() else {}
             if not isinstance(settings, dict) or not isinstance(settings.get("auths", {}), dict):
                 raise ValueError("it holds no settings")

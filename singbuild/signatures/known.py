@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,13 +63,16 @@ def _defaults(site: Path, own: Path) -> list[Path]:
         Path.home() / ".ssh/allowed_signers",
     )
     pems = (path for each in (site, own) for path in sorted((each / _KEYS).glob("*.pem")))
-    return [*(path for path in lists if path.exists()), *pems]
+    return [path for path in (*lists, *pems) if path.is_file()]
 
 
 def _start(path: Path) -> bytes:
     """Return a file's first line. Raises ImageError."""
     try:
-        with path.open("rb") as file:
+        # A FIFO in its place keeps nobody waiting.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:  # noqa: PTH123
+            if stat.S_ISFIFO(os.fstat(file.fileno()).st_mode):
+                raise ImageError(f"cannot read the list of signers {path}", why="It is a FIFO.")
             return file.readline(1 << 10).strip()
     except OSError as error:
         raise ImageError(

@@ -5,6 +5,7 @@ No file is written for it: all that it reads lies in memory.
 
 import base64
 import os
+import stat
 import subprocess
 import time
 
@@ -164,6 +165,9 @@ class _Memory:
     def copy(self, path: str) -> str:
         """Return the path of a copy of a file, the same for all that is asked of it here."""
         if path not in self._copies:
-            with open(path, "rb") as file:
+            fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            with open(fd, "rb") as file:
+                if stat.S_ISFIFO(os.fstat(fd).st_mode):  # it would be read as an empty list
+                    raise UnavailableError(f"Cannot read {path}", why="It is a FIFO.")
                 self._copies[path] = self.file(file.read(_LARGEST))
         return self._copies[path]

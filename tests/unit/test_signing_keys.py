@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
+from tests.bench.singrun_images import ROOT
 from tests.unit.test_signatures import Desk, agent, desk, sealed, the
 
 __all__ = ["agent", "desk", "sealed"]
@@ -51,3 +55,48 @@ def test_a_damaged_image_is_not_signed(desk: Desk) -> None:
     desk.image.write_bytes(data)
     status, said = desk.run("sign", "--key", key, desk.image)
     assert (status, "/proc/self" in said, "i.img" in said) == (8, False, True)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    ("name", "status"),
+    [
+        (".config/singbuild/allowed_signers", 0),
+        (".config/singbuild/keys/a.pem", 0),
+        (".ssh/allowed_signers", 0),
+        (".config/singbuild/revoked_keys", 8),  # what it would revoke is not known
+    ],
+)
+def test_a_fifo_in_the_place_of_a_users_file_keeps_nobody_waiting(
+    desk: Desk, name: str, status: int
+) -> None:
+    assert desk.run("sign", "--key", desk.key(), desk.image)[0] == 0
+    fifo = desk.place / "home" / name
+    fifo.parent.mkdir(parents=True, exist_ok=True)
+    os.mkfifo(fifo)
+    found, said = desk.run("verify", desk.image)
+    assert (found, "It is a FIFO" in said) == (status, status == 8), said
+    found, said = desk.run("verify", "--signers", fifo, desk.image)
+    assert (found, "cannot read the list of signers" in said) == (8, True), said
+
+
+@pytest.mark.timeout(60)
+def test_a_fifo_is_no_key_of_the_user(desk: Desk) -> None:
+    (desk.place / "home/.ssh").mkdir(parents=True, exist_ok=True)
+    os.mkfifo(desk.place / "home/.ssh/id_ed25519")
+    status, said = desk.run("sign", desk.image)
+    assert (status, "there is no SSH key" in said) == (2, True), said
+
+
+@pytest.mark.timeout(60)
+def test_a_fifo_in_the_place_of_dockers_settings_keeps_nobody_waiting(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "config.json")
+    done = subprocess.run(
+        [sys.executable, "-m", "singbuild", "logout", "127.0.0.1:1"],
+        env=os.environ | {"DOCKER_CONFIG": str(tmp_path)},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, "no regular file" in done.stderr) == (5, True), done.stderr
