@@ -19,6 +19,7 @@ from typing import ClassVar, Protocol, Self
 from singbuild import host
 from singbuild.contract import Reporter
 from singbuild.ext3.node import Owner
+from singbuild.tar.acl import inherited
 from singbuild.tar.beneath import Directory, Tree
 from singbuild.tar.limits import Limits, Quota
 from singbuild.tar.member_path import refused, split, split_target
@@ -37,6 +38,7 @@ _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 # Types of members: POSIX pax(1), ustar "typeflag".
 _HARD_LINK, _DIRECTORY = b"1", b"5"
+_OF_THE_TREE = ("user.", "trusted.", "security.capability", "system.posix_acl_")
 _SPECIAL = {b"3": stat.S_IFCHR, b"4": stat.S_IFBLK, b"6": stat.S_IFIFO}
 
 
@@ -127,12 +129,16 @@ class Unpacker:
         self.ownership.owners.pop(path, None)
         self._pending_directories.pop(path, None)
         above = self._pending_directories.get(where.path)
-        # A new directory inherits group and set-group-id, inode(7): noted, since the host may not
-        # have the group.
-        if above and above.mode & stat.S_ISGID:
-            now, mode = time.time_ns(), stat.S_ISGID | 0o755
+        # A new directory inherits group and set-group-id, inode(7), and a default ACL, acl(5):
+        # noted, since the one above gets them at the end, and the host may not have the group.
+        acl = above and inherited(above.xattrs)
+        if above and (acl or above.mode & stat.S_ISGID):
+            mode, attributes = acl or (0o755, {})
+            gid = above.gid if above.mode & stat.S_ISGID else os.getegid()
+            mode |= above.mode & stat.S_ISGID
             self._pending_directories[path] = Member(
-                path, _DIRECTORY, mode, os.geteuid(), above.gid, 0, now, b"", (0, 0)
+                *(path, _DIRECTORY, mode, os.geteuid(), gid, 0, time.time_ns(), b"", (0, 0)),
+                xattrs=attributes,
             )
 
     def _unpack_member(self, member: Member, archive: TarStream) -> None:
@@ -319,7 +325,7 @@ class Unpacker:
         # A directory of a lower layer keeps no attribute that this header lacks. Others, as
         # security.selinux, were not unpacked: they are the host's.
         for name in os.listxattr(fd):
-            if name.startswith(("user.", "trusted.", "security.capability")):
+            if name.startswith(_OF_THE_TREE):
                 os.removexattr(fd, name)
         self.ownership.set_attributes(fd, member)
         os.utime(fd, ns=(member.mtime, member.mtime))

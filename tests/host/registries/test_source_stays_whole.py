@@ -32,6 +32,7 @@ from tests.bench.docker_images import (
     write_layout,
 )
 from tests.bench.host import random_numbers
+from tests.bench.seal_trees import acl
 from tests.host.registries.test_docker_build import LOWER, UPPER, Facts
 from tests.host.registries.test_docker_umoci import umoci
 
@@ -40,7 +41,17 @@ REPOSITORY = Path(__file__).parents[3]
 CREATED = 1_600_000_000  # of tests.bench.docker_images: the epoch of a build
 LATER, MUCH_LATER = CREATED + 50_000_000, 4_000_000_000
 APPLETS = ("sh", "mkdir", "cat", "test", "echo", "true", "touch", "ln", "rm")
+NOBODY = 0xFFFFFFFF  # ACL_UNDEFINED_ID: of an entry that names no id
 BYTECODE = b"\xa7\r\r\n" + bytes(4) + LATER.to_bytes(4, "little") + bytes(8)
+DEFAULT_ACL = "SCHILY.xattr.system.posix_acl_default"
+MINIMAL, MASKED, NAMED = (
+    {DEFAULT_ACL: acl(*entries).decode(errors="surrogateescape")}
+    for entries in (
+        ((1, 7, NOBODY), (4, 7, NOBODY), (32, 1, NOBODY)),
+        ((1, 7, NOBODY), (4, 7, NOBODY), (16, 5, NOBODY), (32, 0, NOBODY)),
+        ((1, 7, NOBODY), (2, 6, 5), (4, 7, NOBODY), (16, 7, NOBODY), (32, 0, NOBODY)),
+    )
+)
 VOLATILE = archive(
     directory("./", mtime=1_500_000_001),
     *(directory(name, mtime=1_500_000_002) for name in ("etc", "var", "var/log", "run", "root")),
@@ -54,6 +65,11 @@ VOLATILE = archive(
     hardlink("a-link-of-another-time", "tmp/z-file", mtime=7, mode=0o777, uid=9),
     directory("set-group-id", mode=0o2775, gid=7),
     file("set-group-id/nobody-named/file", gid=3),
+    directory("minimal", pax_headers=MINIMAL),
+    directory("masked", mode=0o2755, gid=7, pax_headers=MASKED),
+    *(file(f"{name}/nobody-named/nor-this/file") for name in ("minimal", "masked")),
+    directory("minimal/named"),
+    directory("no-more", pax_headers=MASKED),
     *(directory(f"removed{name}", mode=0o700, uid=5, gid=7) for name in ("", "/below")),
     file("var/tmp/data", pax_headers={"SCHILY.xattr.user.mine": "hello"}),
     file("run/state"),
@@ -79,6 +95,9 @@ VOLATILE = archive(
     *(symlink(f"bin/{name}", "busybox") for name in APPLETS),
 )
 UPPERMOST = archive(
+    file("minimal/of-another-layer/file"),
+    directory("no-more"),
+    file("no-more/nobody-named/file"),
     hardlink("b-link-across-layers", "tmp/z-file", mtime=8),
     hardlink("c-link", "var/log/app.log", mtime=9),
     file("var/log/app.log", b"of this layer\n", mtime=LATER + 1),
@@ -152,6 +171,9 @@ def test_an_image_without_sections_is_the_layers_tree(singbuild: Build, tmp_path
     assert wanted["tmp/dir/deep"][2] == MUCH_LATER
     assert wanted["a-link-of-another-time"][2] == wanted["d-link"][2] == LATER
     assert stat.S_IMODE(wanted["set-group-id/nobody-named"][0]) == 0o2755
+    assert stat.S_IMODE(wanted["masked/nobody-named"][0]) == 0o2750
+    assert len(wanted["masked/nobody-named/nor-this"][3]) == 2
+    assert not wanted["no-more/nobody-named"][3]
     assert timeless(found, wanted, begin) == timeless(wanted, wanted, begin)
     (tmp_path / "b.def").write_text("Bootstrap: localimage\nFrom: a.img\n")
     done = singbuild("b.def", "b.img")
@@ -173,6 +195,18 @@ def test_layers_become_the_same_image_without_root(mode: str, user: User, tmp_pa
     said = process.communicate(text)[1]
     assert process.returncode == 0, said
     assert (user.directory / "a.img").read_bytes() == (tmp_path / "root.img").read_bytes()
+
+
+@pytest.mark.root_itself("it compares an ordinary user's image with root's")
+def test_an_acl_of_an_id_that_is_not_mapped_is_left_out_and_told(user: User) -> None:
+    layer = archive(directory("acl", pax_headers=NAMED), file("acl/new/file"))
+    layout = write_layout(user.directory / "layout", {"one": image(LOWER, layer)})
+    process = user.start("--no-cache", "--privilege", "one-id", "-", "a.img")
+    said = process.communicate(f"Bootstrap: oci\nFrom: {layout}:one\n")
+    assert process.returncode == 0, said
+    assert "the attribute system.posix_acl_default is left out" in said[1]
+    inside = mounted_facts(user.directory / "a.img")
+    assert [inside[name][3] for name in ("acl", "acl/new")] == [{}, {}]
 
 
 def random_layer(chance: random.Random, files: set[str]) -> bytes:
@@ -200,7 +234,8 @@ def random_layer(chance: random.Random, files: set[str]) -> bytes:
             files.add(name)
         elif kind < 7:
             name = chance.choice(("./", "a", "new", "new/deep", "tmp", "tmp/sub", "var/log"))
-            entries.append(directory(name, **fields(0o755, 0o700, 0o2775, 0o1777)))
+            more = {"pax_headers": NAMED} if not chance.randrange(4) else {}
+            entries.append(directory(name, **fields(0o755, 0o700, 0o2775, 0o1777) | more))
         elif kind < 8 and files:
             name = chance.choice(sorted(files))
             entries.append(whiteout(name))
