@@ -20,7 +20,7 @@ TOOLS := e2fsprogs coreutils debian-archive-keyring debootstrap busybox-static f
 SERVICES := docker-registry podman runc buildah skopeo umoci
 LONG  := docker.io openmpi-bin libopenmpi-dev python3-mpi4py mpich libmpich-dev \
          slurm-wlm slurmctld slurmd munge slapd nslcd libnss-ldapd xvfb x11-apps tmux psmisc git \
-         chromium fonts-dejavu-core nginx-light apache2
+         chromium fonts-dejavu-core nginx-light apache2 user-mode-linux dbus-user-session libpam-systemd
 
 .PHONY: pictures hub-pictures deb rpm singrun.pyz man demo test test-long coverage fuzz check unit format packages packages-long clean
 
