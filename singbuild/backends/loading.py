@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 import traceback
 import warnings
 from collections.abc import Mapping
@@ -78,6 +79,8 @@ def description(chosen: Installed) -> str:
 
 def _place(error: BaseException) -> str:
     """Return the line of code that raised an error, without the frames of ours and of pluggy."""
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}, line {error.lineno}: {(error.text or '').strip()}"
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
@@ -91,7 +94,7 @@ def _place(error: BaseException) -> str:
 
 def find(name: str) -> Installed:
     """Return the backend of this name. Raises BackendError: none, or two that claim it."""
-    remedy = "Correct the recipe's Bootstrap: line, or install the plugin that has it."
+    remedy = f"Correct the name, or install the plugin that has it where singbuild is: {sys.prefix}"
     return only("backend", name, installed(GROUP), remedy)
 
 

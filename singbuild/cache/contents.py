@@ -59,10 +59,15 @@ def _directories() -> Iterator[Item]:
     cache = workspace.cache_directory()
     for directory in _below(cache):
         if directory.name == PULLED:
-            yield from (_pulled(each) for each in _below(directory))
+            yield from filter(_has_files, map(_pulled, _below(directory)))
         elif directory != store.directory():
             of = f"what builds by {directory.name} need again"
-            yield _tree("download", directory.name, directory, of)
+            yield from filter(_has_files, [_tree("download", directory.name, directory, of)])
+
+
+def _has_files(item: Item) -> bool:
+    """Whether anything came of a download; a pull that was killed leaves an empty directory."""
+    return next(_inodes(item.path), None) is not None
 
 
 def _pulled(directory: Path) -> Item:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -85,7 +86,10 @@ def new_backend(name: str, directory: Path | None) -> int:
     from singbuild.backends import scaffold
 
     where = scaffold.new_backend(name, directory)
-    print(f"{where}\nNext: pip install -e '{where}[test]' && pytest {where}")
+    python = f"{sys.prefix}/bin/python"  # a backend is found where singbuild is installed
+    print(
+        f"{where}\nNext: {python} -m pip install -e '{where}[test]' && {python} -m pytest {where}"
+    )
     return 0
 
 

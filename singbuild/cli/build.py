@@ -79,9 +79,14 @@ GROUPS = {
 )
 @recipe_options
 @offline_option
-@click.argument("image", type=FILE)
+@click.argument("image", type=click.Path())
 @format_option
-@click.option("-s", "--sandbox", is_flag=True, help="The same as --format directory.")
+@click.option(
+    "-s",
+    "--sandbox",
+    is_flag=True,
+    help="The same as --format directory, and as a slash at IMAGE's end.",
+)
 @click.option(
     "-u",
     "--update",
@@ -189,7 +194,7 @@ GROUPS = {
 @quiet_option
 def build(
     recipe: str,
-    image: Path,
+    image: str,
     build_args: tuple[str, ...],
     build_arg_file: Path | None,
     values: Path | None,
@@ -263,9 +268,11 @@ def build(
                 )
         if junit:
             shown.watchers.append(Report(junit, recipe))
-        if not (form or sandbox or update):
-            warn_of_ending(image, shown)
-        form = _format(image, form, sandbox=sandbox or update, free=free)
+        path = Path(image)
+        sandbox = sandbox or update or (not form and image.endswith("/"))
+        if not (form or sandbox):
+            warn_of_ending(path, shown)
+        form = _format(path, form, sandbox=sandbox, free=free)
         build_options = options.Options(
             force=force or update,
             format=form,
@@ -297,11 +304,11 @@ def build(
         )
         loaded = selection.only(loaded, section_words)
         if update:
-            loaded = replace(loaded, headers=of_image(_existing(image)))
+            loaded = replace(loaded, headers=of_image(_existing(path)))
         planned = plan.make(loaded, shown, arch)
         if check_reproducible:
-            return reproducible.check(planned, image, build_options, shown)
-        return engine.build(planned, image, build_options, shown)
+            return reproducible.check(planned, path, build_options, shown)
+        return engine.build(planned, path, build_options, shown)
     except SingbuildError as error:
         shown.error(error, None)
         return error.status

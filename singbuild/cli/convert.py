@@ -25,7 +25,7 @@ format_option = click.option(
     default="",
     metavar="NAME",
     help="The kind of image, as `singbuild formats` lists them; by default what the target's name "
-    "ends with (.sif, .sqfs …), else ext3.",
+    "ends with (.sif, .sqfs …, a slash for a directory), else ext3.",
 )
 
 
@@ -35,15 +35,15 @@ format_option = click.option(
     examples=(
         "singbuild convert debian.img debian.sif",
         "singbuild convert downloaded.sif mine.img",
-        "singbuild convert --format directory debian.img debian/",
+        "singbuild convert debian.img debian/",
     ),
 )
 @click.argument("source", type=FILE)
-@click.argument("target", type=FILE)
+@click.argument("target", type=click.Path())
 @format_option
 @force_option
 @quiet_option
-def convert(source: Path, target: Path, form: str, force: bool, quiet: bool) -> int:
+def convert(source: Path, target: str, form: str, force: bool, quiet: bool) -> int:
     """Make an image of another kind of SOURCE: ext3, squashfs, SIF or a directory.
 
     It needs neither root nor a mount. Owners, attributes, links and holes are kept; into a
@@ -54,9 +54,11 @@ def convert(source: Path, target: Path, form: str, force: bool, quiet: bool) -> 
 
     console = display.Console(sys.stdout, quiet=quiet)
     try:
+        path = Path(target)
+        form = form or "directory" * target.endswith("/")
         if not form:
-            warn_of_ending(target, console)
-        conversion.convert(source, target, console, word=form, force=force)
+            warn_of_ending(path, console)
+        conversion.convert(source, path, console, word=form, force=force)
     except SingbuildError as error:
         console.error(error, None)
         return error.status

@@ -160,6 +160,17 @@ def set_home() -> None:
         os.environ["XDG_RUNTIME_DIR"] = f"/run/user/{uid}"
 
 
+def _lost_output() -> HostError | None:
+    """Flush standard output; return why it cannot be written, after which nothing goes there."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the interpreter flushes once more
+        if not isinstance(error, BrokenPipeError):  # of ``| head`` nobody wants to hear
+            return HostError("standard output cannot be written", why=f"{error.strerror}")
+    return None
+
+
 def _report(error: SingbuildError) -> int:
     """Print an error, as an event for --json; return the exit status."""
     from singbuild.console import display
@@ -185,9 +196,10 @@ def main() -> None:
         sys.exit(_report(error))
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        sys.exit(_report(HostError(f"{where}{error.strerror or error}")))
+        sys.exit(_report(_lost_output() or HostError(f"{where}{error.strerror or error}")))
     except Exception:
         traceback.print_exc()
         print("singbuild: this is a bug; please report it with the lines above", file=sys.stderr)
         sys.exit(EXIT_BUG)
-    sys.exit(status)
+    lost = _lost_output()
+    sys.exit(_report(lost) if lost else status)

@@ -23,6 +23,8 @@ COMMANDS = {
     "list": "singbuild cache list",
     "images": "singbuild cache list",
     "check": "singbuild verify IMAGE",
+    "log": "singbuild cache list",
+    "logs": "singbuild cache list",
     "convert": "singbuild build",
     "update": "singbuild RECIPE IMAGE --force",
     "search": "singbuild backends",

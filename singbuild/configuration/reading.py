@@ -134,7 +134,9 @@ def _entries(path: str) -> tuple[dict[str, Value], bool]:
 
 
 def _unknown(path: str, line: int, name: str) -> ConfigurationError:
-    guess = nearest(name, [*settings.SETTINGS])
+    guess = nearest(name, [*settings.SETTINGS]) or next(
+        (known for known in settings.SETTINGS if name in known.split()), ""
+    )
     remedy = f"Did you mean {guess!r}?" if guess else "man singbuild.conf lists all settings."
     return ConfigurationError(path, line, f"there is no setting {name!r}", remedy)
 

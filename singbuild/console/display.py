@@ -198,12 +198,15 @@ class Console:
         return ""
 
     def _print(self, text: str) -> None:
-        """Print; a reader that has closed the pipe (``| head``) does not end the build."""
+        """Print; neither a closed pipe (``| head``) nor a full disk ends the build."""
         try:
             self._out.write(f"{text}\n")  # at once: an interruption never splits a line
             self._out.flush()
-        except BrokenPipeError:
+        except OSError as error:
             os.dup2(os.open(os.devnull, os.O_WRONLY), self._out.fileno())
+            if not isinstance(error, BrokenPipeError):
+                what = f"standard output cannot be written any further: {error.strerror}"
+                print(f"{self.warning_prefix}{what}", file=sys.stderr, flush=True)
 
     def _record(self, text: str) -> None:
         if self.log:

@@ -194,7 +194,9 @@ def _open(path: str, *, read_only: bool) -> Image:
         return image
     except RunError as error:
         error.what = f"--overlay: {error.what}"
-        if os.path.exists(path):
+        if not os.path.lexists(path):
+            error.remedy = f"For an overlay that is a directory, make it first: mkdir {path}"
+        elif os.path.exists(path):
             error.remedy = f"For an overlay that is only read, say --overlay {path}:ro"
         raise
 

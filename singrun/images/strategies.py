@@ -208,7 +208,7 @@ def _none_left(image: Image, refusals: list[tuple[str, RunError]]) -> RunError:
     if image.writable and isinstance(refusals[-1][1], UnavailableError):
         error = refusals[-1][1]
         beside = "To write beside the image: --overlay DIRECTORY. To memory: --writable-tmpfs."
-        error.remedy = f"{error.remedy}\n{beside}".strip()
+        error.remedy = f"{error.remedy}\n  {beside}".lstrip()
     if len(refusals) == 1:
         return refusals[0][1]
     why = " ".join(f"{name}: {error.what.rstrip('.')}. {error.why}" for name, error in refusals)

@@ -91,6 +91,8 @@ def _images() -> "list[Item]":
         names = os.listdir(parent)
     except FileNotFoundError:
         return []
+    # A pull that was killed leaves an empty directory.
+    names = [name for name in names if any(files for _, _, files in os.walk(f"{parent}/{name}"))]
     return [_measured("image", name.replace("%2F", "/"), f"{parent}/{name}") for name in names]
 
 

@@ -60,6 +60,12 @@ def no_verb(word: str, words: "list[str] | None" = None) -> UsageError:
         remedy = f"With an image of that name: singrun {verb} {' '.join(words)}"
     elif os.path.exists(word):
         remedy = f"An image here is run as: singrun ./{word}"
+    if not guess and "." in word and not os.path.exists(word):
+        here = [name for name in os.listdir() if os.path.isfile(name)]
+        near = nearest(word, here)
+        why = (
+            f"Did you mean the image {near}?" if near else "There is no file of that name, either."
+        )
     return UsageError(f"There is no verb {word}", why=why, remedy=remedy)
 
 

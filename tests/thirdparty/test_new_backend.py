@@ -20,6 +20,7 @@ def test_the_generated_distribution_works_at_the_first_try(
 ) -> None:
     shown = elsewhere.run("singbuild", "new-backend", "my-site", cwd=tmp_path)
     assert shown.startswith("singbuild-my-site\n")
+    assert re.search(r"^Next: /\S+/bin/python -m pip install -e 'singbuild-my-site", shown, re.M)
     project = tmp_path / "singbuild-my-site"
     elsewhere.install(elsewhere.wheel(project), options=["--no-deps"])
     listed = elsewhere.run("singbuild", "backends")

@@ -24,6 +24,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("busybox/0123", "pulled/docker:library%2Fpython/python"):
         (place / name).parent.mkdir(parents=True)
         (place / name).write_bytes(bytes(100_000))
+    for name in ("docker/sha256", "pulled/docker:killed"):  # nothing came of it
+        (place / name).mkdir(parents=True)
     place.chmod(0o700)
     (tmp_path / "state/singbuild/log").mkdir(parents=True)
     (tmp_path / "state/singbuild/log/a.img-1.log").write_text("failed")

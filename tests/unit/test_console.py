@@ -32,6 +32,17 @@ def tell(shown: display.Console) -> None:
         shown.done("a.img", 1 << 20)
 
 
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_full_disk_for_the_output_ends_no_build(
+    as_json: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with open("/dev/full", "w") as full:
+        tell(choice.choose(full, as_json=as_json, quiet=False))
+    said = capsys.readouterr().err
+    told = "warning: standard output cannot be written any further: No space left on device\n"
+    assert said.count(told) == 1
+
+
 def test_a_pipe_gets_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
     out = io.StringIO()
     tell(choice.choose(out, as_json=False, quiet=False))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -42,6 +43,7 @@ def say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
         ("run", "Did you mean: singrun run IMAGE?"),
         ("version", "Did you mean: singbuild --version?"),
         ("list", "Did you mean: singbuild cache list?"),
+        ("logs", "Did you mean: singbuild cache list?"),
         ("qwertyuiop", "See: singbuild --help"),
         ("cache clan", "Did you mean: singbuild cache clean?"),
         ("help buld", "Did you mean: singbuild build?"),
@@ -83,6 +85,17 @@ def test_a_wrong_line_with_json_is_an_event(say: Say) -> None:
         assert (status, err) == (2, "")
         assert (event["event"], event["status"]) == ("error", 2)
         assert event["what"]
+
+
+@pytest.mark.parametrize("line", ["backends", "completion bash", "--version", "help"])
+def test_output_that_cannot_be_written_is_an_error(line: str) -> None:
+    words = [sys.executable, "-m", "singbuild", *line.split()]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 5
+    assert done.stderr.startswith("singbuild: error: ")
+    assert "No space left on device" in done.stderr
+    assert "Exception ignored" not in done.stderr
 
 
 def test_help_has_the_help_of_every_command(say: Say) -> None:

@@ -261,6 +261,12 @@ def test_a_target_that_is_there_is_replaced_only_when_asked(image: Path, tmp_pat
     assert (done.status, "lie in one another" in done.output) == (ImageError.status, True)
 
 
+def test_a_slash_at_the_end_is_a_directorys(image: Path, tmp_path: Path) -> None:
+    done = call("convert", "-q", image, f"{tmp_path}/box/")
+    assert done.status == 0, done.output
+    assert (tmp_path / "box").is_dir()
+
+
 def test_a_directory_replaces_another_all_at_once(image: Path, tmp_path: Path) -> None:
     (tmp_path / "box/.singularity.d").mkdir(parents=True)
     (tmp_path / "box/old").write_text("x")

@@ -1,6 +1,7 @@
 """What is planned of recipes as Singularity and Apptainer take them, and what is said of them."""
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -132,6 +133,7 @@ def test_a_backend_that_is_not_there_is_named_with_its_line() -> None:
     with pytest.raises(BackendError) as caught:
         planned("# of a friend\nBootstrap: Docker\nFrom: debian\n")
     assert caught.value.what.startswith("r.def:2: no backend named 'Docker' is installed")
+    assert f"install the plugin that has it where singbuild is: {sys.prefix}" in str(caught.value)
     assert "did you mean 'docker'?" in caught.value.what
 
 

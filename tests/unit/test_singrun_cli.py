@@ -131,6 +131,18 @@ def test_a_verb_forgotten_before_an_image(tmp_path: Path, monkeypatch: pytest.Mo
             cli.parse(words.split())
 
 
+def test_a_first_word_that_is_neither_verb_nor_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RunError, match="There is no file of that name, either"):
+        cli.parse(["tool.img", "ls"])
+    (tmp_path / "tools.img").touch()
+    for words in (["tool.img", "ls"], ["help", "tool.img"]):
+        with pytest.raises(RunError, match=re.escape("Did you mean the image tools.img?")):
+            cli.parse(words)
+
+
 def test_options_may_follow_an_image_that_no_command_follows() -> None:
     assert parsed("env", "i.img", "--why", "PATH").program.why == "PATH"
 

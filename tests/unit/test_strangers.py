@@ -29,7 +29,7 @@ BROKEN = {
     "raises": ("raise RuntimeError('not today')", "RuntimeError: not today"),
     "exits": ("import sys; sys.exit(3)", "SystemExit: 3"),
     "missing": ("import no_such_module_anywhere", "No module named 'no_such_module_anywhere'"),
-    "syntax": ("def broken(:", "SyntaxError"),
+    "syntax": ("def broken(:", "stranger_syntax.py, line 1: def broken(:"),
     "signature": (
         HEAD + "@hookimpl\ndef singbuild_defaults(source, tree): return None\n",
         "Argument(s) {'tree'} are declared in the hookimpl but can not be found in the hookspec",

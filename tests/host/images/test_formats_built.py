@@ -92,7 +92,7 @@ def test_a_sandbox_belongs_to_who_built_it_and_is_updated(
     update.write_text("Bootstrap: busybox\n%post\n    cat /data/file > /data/new\n")
     for person in people:
         box = place / person.name / "box"
-        called(person, "singbuild", "-q", "--sandbox", f"{place}/r.def", str(box))
+        called(person, "singbuild", "-q", f"{place}/r.def", f"{box}/")  # the slash says sandbox
         owner = (7, 8) if person.uid == 0 else (person.uid, person.gid)
         status = (box / "data/file").stat()
         assert (status.st_uid, status.st_gid, status.st_nlink) == (*owner, 2)

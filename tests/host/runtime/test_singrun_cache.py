@@ -60,6 +60,8 @@ def pulled(person: Person) -> Path:
 def test_what_is_kept_is_listed_counted_and_removed(person: Person, bench: Bench) -> None:
     assert person.said("cache", "list").splitlines() == ["KIND   LAST USED              SIZE  NAME"]
     assert "0 unpacked images" in person.said("cache", "du")
+    place = Path(person.variables["SINGBUILD_CACHEDIR"], "pulled/docker:killed")
+    person.call("mkdir", "-p", place)  # nothing came of it
     tree, image = warm(person, bench, "one.img"), pulled(person)
     items = answer(person, "list")["items"]
     assert [(each["kind"], each["path"]) for each in items] == [

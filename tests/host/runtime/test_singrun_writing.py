@@ -320,7 +320,7 @@ def test_what_cannot_be_written(person: Person, bench: Bench, own: Path) -> None
         ("-w", "-o", upper, image): b"Leave one of them out",
         ("-o", upper, "--writable-tmpfs", image): b"Two writable layers",
         ("-o", upper, "-o", f"{own}", image): b"Two writable layers",
-        ("-o", "/no/such", image): b"No such file",
+        ("-o", "/no/such", image): b"make it first: mkdir /no/such",
         ("-o", str(own / "full"), image): b"It holds other files, such as notes.txt",
         ("-o", "/etc/passwd:ro", image): b"not an image",
         ("-w", "/no/such.img"): b"No such file",
