@@ -14,6 +14,7 @@ from singbuild.console.events import printable
 from singbuild.hub.collection import Collection
 
 _ENTRIES = 50
+_TAGS = 50  # of an entry
 
 
 def day(seconds: int) -> str:
@@ -41,7 +42,7 @@ def atom(subject: Collection, url: str) -> str:
     entries = [
         f"<entry><id>{escape(base)}/{each.id}</id><title>{escape(printable(each.subject))}</title>"
         f"<updated>{moment(each.time)}</updated>"
-        f'<link href="index.html"/><summary>{escape(", ".join(each.builds))}</summary></entry>'
+        f'<link href="index.html"/><summary>{escape(_named(each.builds))}</summary></entry>'
         for each in subject.commits[::-1][:_ENTRIES]
     ]
     return (
@@ -50,6 +51,13 @@ def atom(subject: Collection, url: str) -> str:
         f"<author><name>{escape(subject.name)}</name></author>"
         f"<updated>{moment(subject.commits[-1].time)}</updated>{''.join(entries)}</feed>\n"
     )
+
+
+def _named(builds: Iterable[str]) -> str:
+    """Return the first tags, and how many more there are."""
+    tags = [*builds]
+    more = [f"and {len(tags) - _TAGS} more"] if len(tags) > _TAGS else []
+    return ", ".join([*tags[:_TAGS], *more])
 
 
 def script(name: str, values: Any) -> str:

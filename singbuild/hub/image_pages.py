@@ -122,12 +122,8 @@ class ImagePages:
     ) -> None:
         """Write the list of packages, as many pages as it takes."""
         packages = common["shown"]["packages"]
-        parts = [packages[n : n + _PACKAGES] for n in range(0, len(packages), _PACKAGES)] or [[]]
-        names = ["packages.html", *(f"packages-{n}.html" for n in range(2, len(parts) + 1))]
         trail = [*below, ("Packages", "")]
-        for name, part in zip(names, parts, strict=True):
-            values = {**common, "packages": part, "others": names[1:] and names, "page": name}
-            self.writer.page(f"{base}/{name}", "packages.html", trail, **values)
+        self.writer.parts(f"{base}/packages", "packages.html", trail, packages, _PACKAGES, **common)
 
     def _has_image(self, build: Build) -> bool:
         return self.site.image(build.key).exists()

@@ -22,6 +22,9 @@ from singbuild.hub.writer import Writer
 ASSETS = ("hub.css", "hub.js", "compare.js", "icon.svg")
 _LARGEST_MAP = 40  # images in a table of similarities
 _SHOWN_COMMITS = 100
+_SHOWN_TAGS = 12  # that a commit changed
+_SHOWN_FILES = 200  # without an image
+_ROWS = 300  # of images or collections on a page
 _WIDTH = 1130  # pixels of a treemap on a screen
 
 
@@ -45,11 +48,13 @@ def write(site: Site, names: Iterable[str], url: str = "") -> None:
 def _write_site(writer: Writer, catalogue: Catalogue) -> None:
     """Write the list of collections, the page that compares images, and the search index."""
     rows = catalogue.collections
-    writer.page(
-        "index.html",
+    writer.parts(
+        "index",
         "site.html",
         [("Images", "")],
-        collections=rows,
+        rows,
+        _ROWS,
+        collections=len(rows),
         images=sum(row["built"] for row in rows),
         size=sum(row["size"] for row in rows),
     )
@@ -88,14 +93,15 @@ def _write_collection(writer: Writer, subject: Collection, catalogue: Catalogue)
         commits.append({"id": each.id, "time": each.time, "subject": each.subject})
         commits[-1]["changed"] = changed
         before = each.builds
-    writer.page(
-        f"{subject.name}/index.html",
+    writer.parts(
+        f"{subject.name}/index",
         "collection.html",
         [("Images", "../../index.html"), (subject.name, "")],
+        rows,
+        _ROWS,
         name=subject.name,
         source=subject.source if subject.source.startswith(("http://", "https://")) else "",
         commit=newest,
-        rows=rows,
         tags=newest.builds.keys(),
         left_out=newest.left_out,
         built=len(built),
@@ -104,6 +110,8 @@ def _write_collection(writer: Writer, subject: Collection, catalogue: Catalogue)
         map=_map(sketches),
         commits=commits[: -_SHOWN_COMMITS - 1 : -1],
         earlier=max(0, len(commits) - _SHOWN_COMMITS),
+        most_files=_SHOWN_FILES,
+        most_tags=_SHOWN_TAGS,
     )
     site = writer.site
     site.write(f"{subject.name}/badge.svg", drawings.badge(len(built), len(rows)))

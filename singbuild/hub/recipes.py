@@ -22,6 +22,11 @@ from singbuild.hub.repository import Blob
 from singbuild.recipe.recipe import Recipe
 
 TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+# What lies in a site beside the directories of a collection's tags.
+_PAGES = re.compile(
+    r"index(-\d+)?\.html|(collection|pushed|tools|library)\.json|summary\.json\.gz"
+    r"|badge\.svg|sizes\.csv|feed\.xml|keys\.js"
+)
 """What may be a tag: Docker's rule (the OCI distribution specification), but for the length."""
 LATEST = "latest"
 _DEFINITION = re.compile(r"(?:Singularity|Apptainer)(?:\.(?P<tag>.+))?|(?P<stem>.+)\.def")
@@ -81,6 +86,9 @@ def candidates(paths: Sequence[str]) -> list[Candidate]:
         tag = next((form for form in forms if form not in by_tag), forms[-1])
         if not TAG.fullmatch(tag):
             why = f"{tag!r} is no tag: letters, digits, dots, hyphens, underscores, at most 64"
+            unusable.append(Candidate(path, "", why))
+        elif _PAGES.fullmatch(tag):
+            why = f"{tag} is the name of a page of each collection"
             unusable.append(Candidate(path, "", why))
         elif tag in by_tag:
             why = f"the tag {tag} is that of {by_tag[tag].path} already"

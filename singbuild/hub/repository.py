@@ -22,6 +22,9 @@ from singbuild.workspace import cache_directory, make_in_cache
 # gitprotocol-common(5); ext:: would execute what it names.
 _PROTOCOLS = "file:git:http:https:ssh"
 _GIT = ("git", "-c", "core.quotePath=false", "-c", "gc.auto=0", "-c", "core.hooksPath=/dev/null")
+# A commit, among what git may warn of.
+_COMMIT = re.compile("([0-9a-f]{40}) ([0-9]*) (.*)")
+_LATEST = 253_402_300_799  # 9999-12-31: no date is later
 _REFS = ("+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*", "+HEAD:refs/hub/HEAD")
 _REGULAR, _EXECUTABLE, _LINK = 0o100644, 0o100755, 0o120000
 LARGEST = 4 << 30  # bytes of all files of a commit
@@ -87,15 +90,18 @@ class Repository:
         Raises UsageError when the repository has none of that name.
         """
         refs = [f"refs/heads/{name}", f"refs/tags/{name}"] if name else ["refs/hub/HEAD"]
-        if re.fullmatch("[0-9a-f]{7,40}", name):
+        if re.fullmatch("[0-9a-f]{40}", name):
+            refs = [name]  # whatever a branch of the repository is called
+        elif re.fullmatch("[0-9a-f]{7,39}", name):
             refs.append(name)
         for ref in refs:
             argv = [*self._git, "log", "-1", "--format=%H %ct %s", f"{ref}^{{commit}}", "--"]
             lines: list[str] = []
             done = command.call(argv, on_line=lines.append)
-            if not done.status and lines:
-                whole_id, time, subject = f"{lines[0]} ".split(" ", 2)
-                return Commit(whole_id, int(time), printable(subject).strip())
+            commits = [match for line in lines if (match := _COMMIT.fullmatch(f"{line} "))]
+            if not done.status and commits:
+                whole_id, time, subject = commits[0].groups()
+                return Commit(whole_id, min(int(time or 0), _LATEST), printable(subject).strip())
         raise UsageError(
             f"{self.source} has no commit {name or 'at all'}",
             remedy="Name a branch, a tag, or the first digits of a commit.",

@@ -47,6 +47,30 @@ class Writer:
         )
         self.site.write(place, text)
 
+    def parts(
+        self,
+        place: str,
+        template: str,
+        trail: Sequence[tuple[str, str]],
+        rows: Sequence[Any],
+        most: int,
+        **values: Any,
+    ) -> None:
+        """Write a list as pages with ``most`` rows each: PLACE.html, PLACE-2.html and so on.
+
+        The template gets its ``rows``, its name as ``page``, and ``others``: all names, [] for one.
+        """
+        names = [f"-{n // most + 1}.html" if n else ".html" for n in range(0, len(rows) or 1, most)]
+        directory, _, stem = f"/{place}".rpartition("/")
+        pages = [f"{stem}{name}" for name in names]
+        for number, page in enumerate(pages):
+            values |= {"rows": rows[number * most :][:most], "page": page}
+            values["others"] = pages if pages[1:] else []
+            self.page(f"{directory}/{page}"[1:], template, trail, **values)
+        for path in (self.site.path / directory[1:]).glob(f"{stem}-*.html"):
+            if path.name not in pages:
+                path.unlink()
+
     def state(self, *facts: object) -> str:
         """Return a digest of what a page shows, of the templates too."""
         text = json.dumps([_digest_of_templates(), self.url, *facts])

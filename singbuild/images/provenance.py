@@ -7,6 +7,7 @@ in-toto.io/Statement/v1, slsa.dev/spec/v1.0/provenance.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -34,17 +35,24 @@ Json = dict[str, Any]
 
 def statement(image: FileTree) -> str:
     """Return an image's provenance about its content, as JSON text. Raises SingbuildError."""
-    digest = image.facts.digest
-    if not digest:
+    if digest := image.facts.digest:
+        about = {_CONTENT: digest.removeprefix("sha256:")}
+    elif image.path.is_file():
+        with image.path.open("rb") as file:
+            about = {"sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    else:
         raise SingbuildError(
             f"{image.path} records no digest of its content",
             why="Provenance is about a content that nobody can exchange.",
-            remedy="Make an image that does: singbuild convert IMAGE NEW.img",
+            remedy="Make an image that does: singbuild convert DIRECTORY NEW.img",
         )
-    hexadecimal = digest.removeprefix("sha256:")
-    subject = [{"name": "content", "digest": {_CONTENT: hexadecimal}}]
-    body = {"_type": STATEMENT, "subject": subject, "predicateType": PREDICATE}
-    return json.dumps(body | {"predicate": predicate(image)}, indent=2) + "\n"
+    body = {
+        "_type": STATEMENT,
+        "subject": [{"name": "content", "digest": about}],
+        "predicateType": PREDICATE,
+        "predicate": predicate(image),
+    }
+    return json.dumps(body, indent=2) + "\n"
 
 
 def predicate(image: FileTree) -> Json:

@@ -102,7 +102,7 @@ def test_an_image_is_as_it_was_or_wholly_signed(tmp_path: Path, name: str) -> No
         expected = now
     print(f"{name}: {seconds:.1f} s each, {dict(outcomes)}")
     for signer in range(SIGNERS + 1):
-        assert desk.attest(signer).wait() == 0
+        assert desk.attest(signer).wait() == 0, (tmp_path / "said").read_text()
     assert len(desk.signatures()) == 2 * SIGNERS + 1
     assert desk.digest() == desk.content
     wait_until(desk.is_clean)

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from singbuild.errors import SingbuildError, SourceError, UsageError
-from singbuild.hub import collection, recipes, safety
+from singbuild.hub import collection, feeds, recipes, safety
 from singbuild.hub.repository import Blob, Repository
 from singbuild.hub.work import Settings, Survey, chosen, survey
 
@@ -96,6 +96,33 @@ def test_only_what_is_committed_counts_and_branches_tags_and_ids_are_found(
         repository.commit("nowhere")
     with pytest.raises(UsageError, match="no commit --output=x"):
         repository.commit("--output=x")
+
+
+def test_a_whole_id_is_that_commit_whatever_a_branch_is_called(
+    commit: Commit, git: Callable[..., str], tmp_path: Path
+) -> None:
+    first = commit({"Singularity": BUSYBOX})
+    second = commit({"Singularity": f"{BUSYBOX}# other\n"})
+    git("update-ref", f"refs/heads/{first}", second)
+    git("update-ref", f"refs/tags/{first}", second)
+    repository = Repository(str(tmp_path / "lab" / "tools"))
+    repository.fetch()
+    assert repository.commit(first).id == first
+
+
+@pytest.mark.parametrize("time", ["9" * 15, "9" * 30, "-5"])
+def test_a_commit_of_no_time_has_one(git: Callable[..., str], tmp_path: Path, time: str) -> None:
+    tree = git("write-tree")
+    text = f"tree {tree}\nauthor A <a@b> 1 +0000\ncommitter A <a@b> {time} +0000\n\nx\n"
+    (tmp_path / "text").write_text(text)
+    path = tmp_path / "text"
+    found = git("hash-object", "-t", "commit", "-w", "--literally", str(path))
+    git("update-ref", "refs/heads/main", found)
+    repository = Repository(str(tmp_path / "lab" / "tools"))
+    repository.fetch()
+    commit = repository.commit("main")
+    assert commit.id == found
+    assert feeds.day(commit.time)
 
 
 @pytest.mark.parametrize("source", ["ext::touch {}/pwned", "--upload-pack=touch {}/pwned"])
@@ -184,6 +211,19 @@ def test_recipes_are_named_as_singularity_hub_named_them() -> None:
     why = {each.path: each.why_not for each in found if not each.tag}
     assert [*why] == ["Singularity.bad tag"]
     assert "is no tag" in why["Singularity.bad tag"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("index.html", "index-2.html", "feed.xml", "keys.js", "collection.json", "badge.svg"),
+        *("sizes.csv", "pushed.json", "tools.json", "library.json", "summary.json.gz"),
+    ],
+)
+def test_no_tag_has_the_name_of_a_collections_page(name: str) -> None:
+    (found,) = recipes.candidates([f"Singularity.{name}"])
+    assert (found.tag, name in found.why_not) == ("", True)
+    assert recipes.candidates([f"Singularity.{name}.1"])[0].tag == f"{name}.1"
 
 
 def test_only_what_a_recipe_reads_changes_its_key(commit: Commit, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import re
 from collections.abc import Sequence
@@ -17,44 +18,46 @@ from hypothesis import strategies as st
 from singbuild.errors import SingbuildError
 from singbuild.hub import check, collection, contents, file_pages, pages, registry
 from singbuild.hub.contents import File
+from singbuild.hub.repository import Commit
 from singbuild.hub.site import Site, dumped
 from singbuild.hub.work import Survey, Unit
 
 
-def crafted(tmp_path: Path, hostile: str) -> Site:
-    """A site of one image and one failure, in which everything that can be text is ``hostile``."""
+def crafted(tmp_path: Path, *hostile: str) -> Site:
+    """A site of one image and one failure, in which all that can be text is one of ``hostile``."""
+    text = itertools.cycle(hostile).__next__
     site = Site(tmp_path / "site")
     site.open()
-    files = [File("/", "d", 0o755, 0, ""), File(f"/{hostile}", "f", 0o644, 9, "ab" * 8)]
+    files = [File("/", "d", 0o755, 0, ""), File(f"/{text()}", "f", 0o644, 9, "ab" * 8)]
     files += [File("/usr", "d", 0o755, 0, ""), File("/usr/bin", "d", 0o755, 0, "")]
-    files += [File(f"/usr/bin/{hostile.replace('/', '')}", "l", 0o777, 0, hostile)]
+    files += [File(f"/usr/bin/{text().replace('/', '')}", "l", 0o777, 0, text())]
     shown = {
-        "digest": None, "size": 1, "used": 1, "kind": hostile, "system": hostile, "backend": None,
-        "labels": {hostile: hostile}, "environment": {hostile: hostile}, "machine": "amd64",
-        "packages": [{"kind": "deb", "name": hostile, "version": hostile, "size": 1}],
-        "notes": [hostile], "apps": {hostile: {"helpfile": hostile}}, "directories": {},
-        "recipe": hostile, "lock": hostile, "runscript": hostile, "test": hostile, "help": hostile,
+        "digest": None, "size": 1, "used": 1, "kind": text(), "system": text(), "backend": None,
+        "labels": {text(): text()}, "environment": {text(): text()}, "machine": "amd64",
+        "packages": [{"kind": "deb", "name": text(), "version": text(), "size": 1}],
+        "notes": [text()], "apps": {text(): {"helpfile": text()}}, "directories": {},
+        "recipe": text(), "lock": text(), "runscript": text(), "test": text(), "help": text(),
     }  # fmt: skip
     record = {
-        "version": 1, "key": "1" * 32, "tag": "tool", "path": hostile, "source": f"{hostile}\nx",
+        "version": 1, "key": "1" * 32, "tag": "tool", "path": text(), "source": f"{text()}\nx",
         "commit": {"id": "0" * 40, "time": 0}, "status": "built", "reproducible": None,
         "image": {"sha256": "0" * 64, "md5": "0" * 32, "size": 5}, "files": len(files),
         "sketch": contents.sketch(files), "shown": shown, "programs": contents.programs(files),
-        "licences": {hostile: 1},
+        "licences": {text(): 1},
     }  # fmt: skip
     site.write_files("1" * 32, files)
     site.write(f"records/{'1' * 32}.json", dumped(record))
     site.write(f"records/{'1' * 32}.spdx.json", "{}")
     site.write(f"images/{'1' * 32}.sif", "image")
-    run = {"began": 0, "seconds": 1.0, "steps": [{"name": hostile, "seconds": 1}], "log": [hostile]}
+    run = {"began": 0, "seconds": 1.0, "steps": [{"name": text(), "seconds": 1}], "log": [text()]}
     site.write(f"runs/{'1' * 32}.json", dumped(run))
-    bad = {"version": 1, "key": "2" * 32, "tag": "bad", "path": "bad.def", "source": hostile}
-    bad |= {"commit": record["commit"], "status": "failed", "error": {"status": 3, "text": hostile}}
+    bad = {"version": 1, "key": "2" * 32, "tag": "bad", "path": "bad.def", "source": text()}
+    bad |= {"commit": record["commit"], "status": "failed", "error": {"status": 3, "text": text()}}
     site.write(f"records/{'2' * 32}.json", dumped(bad))
-    commit = type("C", (), {"id": "0" * 40, "time": 0, "subject": hostile})()
-    units = {"tool": Unit("tool", hostile, "1" * 32), "bad": Unit("bad", "bad.def", "2" * 32)}
+    commit = type("C", (), {"id": "0" * 40, "time": 0, "subject": text()})()
+    units = {"tool": Unit("tool", text(), "1" * 32), "bad": Unit("bad", "bad.def", "2" * 32)}
     collection.add(
-        site, "lab/tools", "https://x.invalid/a", Survey(commit, units, {hostile: hostile})
+        site, "lab/tools", "https://x.invalid/a", Survey(commit, units, {text(): text()})
     )
     return site
 
@@ -177,6 +180,72 @@ def test_pages_of_many_packages_stay_small(tmp_path: Path) -> None:
     names = {n for page in written for n in re.findall(r"some-kind-\d+", page.read_text())}
     assert len(names) == 4000
     assert [fault for fault in check.faults(site) if "packages" in fault] == []
+
+
+def commit_of(number: int) -> Commit:
+    return Commit(f"{number:040x}", number, f"commit {number}")
+
+
+def test_a_collection_of_many_images_and_commits_stands_on_as_many_pages_as_it_takes(
+    tmp_path: Path,
+) -> None:
+    site = crafted(tmp_path, "plain")
+
+    def add(number: int, count: int) -> None:
+        path = f"recipes/{'long' * 15}.def"
+        units = {f"tool-{'t' * 50}-{n:04}": Unit("", path, "2" * 32) for n in range(count)}
+        left_out = {f"recipes/of/another/kind/{n}": "is no recipe" for n in range(1000)}
+        survey = Survey(commit_of(number), units, left_out)
+        collection.add(site, "lab/tools", "https://x.invalid/a", survey)
+
+    add(1, 700)
+    known = site.load("lab/tools/collection.json")
+    _, commit = known["commits"]
+    some = dict([*commit["builds"].items()][1:])
+    commits = [
+        {**commit, "id": f"{n:040x}", "time": n, "builds": commit["builds"] if n % 2 else some}
+        for n in range(120)
+    ]
+    site.write("lab/tools/collection.json", json.dumps({**known, "commits": commits}))
+    pages.write(site, ["lab/tools"])
+    place = site.path / "lab/tools"
+    written = sorted(place.glob("*.html"))
+    assert [page.name for page in written] == ["index-2.html", "index-3.html", "index.html"]
+    assert max(page.stat().st_size for page in written) < 300_000
+    text = "".join(page.read_text() for page in written)
+    links = re.findall(r'<th scope="row"><a href="(.*?)/', text)
+    assert (len(links), len({*links})) == (700, 700)
+    assert (place / "feed.xml").stat().st_size < 300_000
+    assert [fault for fault in check.faults(site) if "index" in fault] == []
+    add(120, 2)
+    pages.write(site, ["lab/tools"])
+    assert [page.name for page in place.glob("*.html")] == ["index.html"]
+
+
+def test_many_collections_stand_on_as_many_pages_as_it_takes(tmp_path: Path) -> None:
+    site = crafted(tmp_path, "plain")
+    pages.write(site, ["lab/tools"])
+    for number in range(700):
+        place = site.path / f"{'o' * 35}-{number:03}/{'n' * 60}"
+        place.mkdir(parents=True)
+        for name in ("collection.json", "summary.json.gz"):
+            (place / name).write_bytes((site.path / "lab/tools" / name).read_bytes())
+    pages.write(site, ["lab/tools"])
+    written = sorted(site.path.glob("index*.html"))
+    assert [page.name for page in written] == ["index-2.html", "index-3.html", "index.html"]
+    assert max(page.stat().st_size for page in written) < 300_000
+    text = "".join(page.read_text() for page in written)
+    assert len({*re.findall(r'<th scope="row"><a href="(.*?)/index.html', text)}) == 701
+
+
+def test_a_recipe_of_many_lines_stays_on_a_small_page(tmp_path: Path) -> None:
+    site = crafted(tmp_path, "plain")
+    record = site.record("1" * 32)
+    site.write(f"records/{'1' * 32}.json", dumped({**record, "source": "\n" * 50_000}))
+    pages.write(site, ["lab/tools"])
+    page = site.path / "lab/tools/tool/index.html"
+    assert page.stat().st_size < 300_000
+    assert "The rest of it is in the record." in page.read_text()
 
 
 NAMES = st.lists(st.sampled_from("abc"), min_size=1, max_size=5).map("/".join)

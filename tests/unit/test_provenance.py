@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +92,25 @@ def test_equal_images_have_equal_statements_wherever_they_lie(tmp_path: Path) ->
     (tmp_path / "two").mkdir()
     texts = {said("inspect", "--provenance", image(tmp_path / name)) for name in ("one", "two")}
     assert len(texts) == 1
+
+
+@pytest.mark.parametrize("name", ["tool.sqfs", "tool.sif"])
+def test_of_another_format_it_is_about_the_file(tmp_path: Path, name: str) -> None:
+    if not shutil.which("tar2sqfs"):
+        pytest.skip("needs tar2sqfs")
+    said("convert", image(tmp_path), tmp_path / name)
+    found, first = (
+        json.loads(said("inspect", "--provenance", tmp_path / each)) for each in (name, "tool.img")
+    )
+    digest = hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
+    assert found["subject"] == [{"name": "content", "digest": {"sha256": digest}}]
+    assert found["predicate"] == first["predicate"]
+
+
+def test_a_directory_has_none(tmp_path: Path) -> None:
+    image(tmp_path)
+    with pytest.raises(SingbuildError, match="records no digest"):
+        said("inspect", "--provenance", tmp_path / "root")
 
 
 def test_recipe_packages_layers_and_files_have_their_digests(tmp_path: Path) -> None:

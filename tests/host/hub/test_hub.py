@@ -319,6 +319,66 @@ def test_an_older_build_keeps_its_pages_until_prune_takes_its_image(hub: Hub) ->
     assert checked.returncode == 0, checked.stdout
 
 
+@pytest.mark.slow("an image is built twice")
+def test_a_page_says_what_went_in_and_who_signed_and_rebuilt_it(hub: Hub) -> None:
+    """The image has a package database, and its second signer has built it again."""
+    rows = "Package: {}\nStatus: install ok installed\nVersion: 1\nArchitecture: all\n\n"
+    hub.commit(
+        {
+            "known/status": "".join(rows.format(name) for name in ("one", "two")),
+            "known/copyright": "Format: https://www.debian.org/doc/packaging-manuals/"
+            "copyright-format/1.0/\n\nFiles: *\nCopyright: Ada\nLicense: Expat\n",
+            "known/known.def": f"{BUSYBOX}%files\n  status /var/lib/dpkg/status\n"
+            "  copyright /usr/share/doc/one/copyright\n",
+        }
+    )
+    for name in ("ada", "bob"):
+        place = str(hub.directory / name)
+        words = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", place]
+        subprocess.run(words, check=True)
+    fingerprints = [
+        subprocess.check_output(
+            ["ssh-keygen", "-l", "-f", hub.directory / f"{name}.pub"], text=True
+        ).split()[1]
+        for name in ("ada", "bob")
+    ]
+    options = ("--only", "known", "--key", str(hub.directory / "ada"))
+    status, output = hub.build("known", *options)
+    assert status == 0, output
+    site = hub.directory / "known"
+    key = hub.collection("known")["known"]["key"]
+    image = site / f"images/{key}.sif"
+    page = site / "lab/tools/known/index.html"
+    text = page.read_text()
+    assert "Licences of packages" in text
+    assert "MIT (1)" in text
+    assert f"<dt>Signed by</dt><dd><code>{fingerprints[0]}</code>" in text
+    assert "Built again" not in text
+    assert f"records/{key}.provenance.json" in text
+    statement = json.loads((site / f"records/{key}.provenance.json").read_text())
+    assert statement["predicateType"] == "https://slsa.dev/provenance/v1"
+    names = {
+        row["name"] for row in statement["predicate"]["buildDefinition"]["resolvedDependencies"]
+    }
+    assert {"recipe known.def", "one", "two", "%files status"} <= names
+    bob = ("attest-rebuild", "-q", "--key", str(hub.directory / "bob"), str(image))
+    done = subprocess.run(
+        [*SINGBUILD, *bob],
+        cwd=hub.repository / "known",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done
+    status, output = hub.build("known", *options)
+    assert (status, "0 built, 1 as before" in output) == (0, True), output
+    text = page.read_text()
+    assert f"<dt>Signed by</dt><dd><code>{fingerprints[0]}</code>" in text
+    assert f"<dt>Built again, bit for bit, by</dt><dd><code>{fingerprints[1]}</code>" in text
+    checked = subprocess.run(hub.command("check", str(site)), capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stdout
+
+
 @pytest.mark.slow("images are built")
 def test_prune_removes_what_only_older_commits_have(hub: Hub) -> None:
     site = hub.directory / "site"

@@ -185,11 +185,19 @@ WORDS = (
 )
 
 
+TEXTS = 10
+
+
 def test_texts(place: Path) -> None:
-    def check(chance: random.Random) -> str:
-        text = "".join(chance.choice(WORDS) for _ in range(chance.randrange(1, 9)))
+    """Each field of a site has one of some texts, and its pages are looked through once."""
+
+    def check(chance: random.Random) -> Counter[str]:
+        texts = [
+            "".join(chance.choice(WORDS) for _ in range(chance.randrange(1, 9)))
+            for _ in range(TEXTS)
+        ]
         try:
-            site = crafted(place, text)
+            site = crafted(place, *texts)
             found = collection.load(site, "lab/tools")
             registry.write(site, found, "https://hub.invalid")
             shpc.write(site, found, "https://hub.invalid")
@@ -208,6 +216,6 @@ def test_texts(place: Path) -> None:
                 json.loads(written.partition(",")[2].removesuffix(");\n"))
         finally:
             shutil.rmtree(place / "site", ignore_errors=True)
-        return "shown"
+        return Counter(shown=TEXTS)
 
-    campaign.run("hostile texts", check)
+    campaign.run("hostile texts", check, batch=TEXTS)
