@@ -17,71 +17,80 @@ _DEFAULTS = {
     "signers": ["/etc/singbuild/allowed_signers"],
     "revoked": ["/etc/singbuild/revoked_keys"],
 }
-_LARGEST = 1 << 20  # bytes
+_LARGEST, _PIECE = 1 << 20, 1 << 14  # bytes; room for a mebibyte at once costs 20 µs
 _REMEDY = "Ask the administrator, or sign the image: singbuild sign."
 
 
-class Rule:
-    """One line. conditions: pairs of a word of _CONDITIONS and a pattern."""
-
-    def __init__(self, action: str, conditions: "list[tuple[str, str]]", where: str) -> None:
-        self.action, self.conditions, self.where = action, conditions, where
-
-
-class Policy:
-    """Rules in their order, and the lists of signers and of revoked keys that they mean."""
-
-    def __init__(self, path: str) -> None:
-        self.rules: list[Rule] = []
-        self.lists: dict[str, list[str]] = {}
-        try:
-            with open(path, "rb", buffering=0) as file:
-                text = (file.read(_LARGEST + 1) or b"").decode("utf-8", "surrogateescape")
-        except OSError as error:
-            what, remedy = f"Cannot read {path}", "Ask the administrator to make it readable."
-            raise RunError(what, why=f"{error.strerror}.", remedy=remedy) from None
-        if len(text) > _LARGEST:
-            raise RunError(f"{path} is longer than a mebibyte")
-        for number, line in enumerate(text.splitlines(), 1):
-            if words := line.partition("#")[0].split():
-                self._take(words, f"{path}, line {number}")
-        for name, paths in _DEFAULTS.items():
-            self.lists.setdefault(name, paths)
-
-    def _take(self, words: "list[str]", where: str) -> None:
-        action, *rest = words
-        if action in _LISTS and len(rest) == 1:
-            self.lists.setdefault(action, []).append(rest[0])
-            return
-        pairs = [word.partition("=") for word in rest]
-        sound = all(kind in _CONDITIONS and pattern for kind, _, pattern in pairs)
-        if action not in (RUN, WARN, REFUSE) or not sound:
-            remedy = f"Say run, warn or refuse, then {', '.join(_CONDITIONS)}, each with =PATTERN."
-            raise RunError(f"{where}: cannot understand {' '.join(words)!r}", remedy=remedy)
-        self.rules.append(Rule(action, [(kind, pattern) for kind, _, pattern in pairs], where))
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    # No class: each costs a launch some microseconds. An action, its conditions as pairs of a word
+    # of _CONDITIONS and a pattern, and the number of the line.
+    Rule = tuple[str, list[tuple[str, str]], int]
+    Lists = dict[str, list[str]]
 
 
 def check(policy_path: str, fd: int, path: str) -> None:
     """Let an open image pass, warn of it, or raise RunError. path: as the caller names it."""
-    policy = Policy(policy_path)
-    subject = _Subject(fd, path, policy)
-    for rule in policy.rules:
-        if all(subject.fits(kind, pattern) for kind, pattern in rule.conditions):
-            if rule.action == REFUSE:
-                why = f"{rule.where} refuses it."
+    rules, lists = _parsed(policy_path)
+    subject = _Subject(fd, path, lists)
+    for action, conditions, number in rules:
+        if all(subject.fits(kind, pattern) for kind, pattern in conditions):
+            where = f"{policy_path}, line {number}"
+            if action == REFUSE:
+                why = f"{where} refuses it."
                 raise RunError(f"{path} may not be run here", why=why, remedy=_REMEDY)
-            if rule.action == WARN:
-                say(f"{path}: {rule.where} warns of it. {subject.described()}")
+            if action == WARN:
+                say(f"{path}: {where} warns of it. {subject.described()}")
             return
     why = f"No line of {policy_path} lets it. {subject.described()}"
     raise RunError(f"{path} may not be run here", why=why, remedy=_REMEDY)
 
 
+def _parsed(path: str) -> "tuple[list[Rule], Lists]":
+    """Return the rules in their order, and the lists of signers and of revoked keys. RunError."""
+    rules: "list[Rule]" = []  # noqa: UP037  3.9
+    lists: "Lists" = {}  # noqa: UP037
+    for number, line in enumerate(_text(path).splitlines(), 1):
+        action, *rest = line.partition("#")[0].split() or [""]
+        if action in _LISTS and len(rest) == 1:
+            lists.setdefault(action, []).append(rest[0])
+        elif action:
+            pairs = [word.partition("=") for word in rest]
+            sound = all(kind in _CONDITIONS and pattern for kind, _, pattern in pairs)
+            if action not in (RUN, WARN, REFUSE) or not sound:
+                what = f"{path}, line {number}: cannot understand {' '.join([action, *rest])!r}"
+                words = ", ".join(_CONDITIONS)
+                remedy = f"Say run, warn or refuse, then {words}, each with =PATTERN."
+                raise RunError(what, remedy=remedy)
+            rules.append((action, [(kind, pattern) for kind, _, pattern in pairs], number))
+    for name, paths in _DEFAULTS.items():
+        lists.setdefault(name, paths)
+    return rules, lists
+
+
+def _text(path: str) -> str:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            data = piece = os.read(fd, _PIECE)
+            while piece and len(data) <= _LARGEST:
+                piece = os.read(fd, _PIECE)
+                data += piece
+        finally:
+            os.close(fd)
+    except OSError as error:
+        what, remedy = f"Cannot read {path}", "Ask the administrator to make it readable."
+        raise RunError(what, why=f"{error.strerror}.", remedy=remedy) from None
+    if len(data) > _LARGEST:
+        raise RunError(f"{path} is longer than a mebibyte")
+    return data.decode("utf-8", "surrogateescape")
+
+
 class _Subject:
     """An image, its caller and its signers, as far as a rule asks for them."""
 
-    def __init__(self, fd: int, path: str, policy: Policy) -> None:
-        self._fd, self._path, self._policy = fd, path, policy
+    def __init__(self, fd: int, path: str, lists: "Lists") -> None:
+        self._fd, self._path, self._lists = fd, path, lists
         # The name of the file itself, however it was spelled and by whatever links.
         self._real = os.readlink(f"/proc/self/fd/{fd}")
         self._names: "list[str] | None" = None  # noqa: UP037  3.9
@@ -102,8 +111,7 @@ class _Subject:
             if os.path.isfile(self._real):
                 from singrun.images import verdicts
 
-                lists = self._policy.lists
-                key_files = (lists["signers"], lists["revoked"])
+                key_files = (self._lists["signers"], self._lists["revoked"])
                 self._names = verdicts.names_of(self._fd, self._path, *key_files)
         return self._names
 

@@ -20,9 +20,10 @@ def names_of(fd: int, path: str, allowed: "list[str]", revoked: "list[str]") -> 
     path: of the file, for its detached signatures. Raises RunError where nothing can be said.
     """
     beside = f"{path}.sig"
-    file, rest = _state(os.fstat(fd)), _states([beside, *allowed, *revoked])
-    memory = _Memory(os.fstat(fd))
-    known = memory.read()
+    status = os.fstat(fd)
+    file, rest = _state(status), _states([beside, *allowed, *revoked])
+    name = f"{status.st_dev:x}-{status.st_ino:x}"
+    known = _remembered(name)
     if known[:1] == [file] and known[2:3] == [rest] and _is_fresh(known[3]):
         return known[4:]
     from singrun.signatures import judgement  # who asks again does not pay for it
@@ -32,7 +33,7 @@ def names_of(fd: int, path: str, allowed: "list[str]", revoked: "list[str]") -> 
     if _state(os.fstat(fd)) == file:  # else it is being written
         import time
 
-        memory.write([file, digest, rest, str(int(time.time())), *names])
+        _remember(name, [file, digest, rest, str(int(time.time())), *names])
     return names
 
 
@@ -57,45 +58,43 @@ def _states(paths: "list[str]") -> str:
     return ", ".join(rows)
 
 
-class _Memory:
-    """What is remembered of one file: lines in a file of its own. Without a directory, nothing."""
+# What is remembered of one file: lines in a file of its own. Without a directory, nothing.
 
-    def __init__(self, status: os.stat_result) -> None:
-        self._name = f"{status.st_dev:x}-{status.st_ino:x}"
 
-    def read(self) -> "list[str]":
-        """Return the lines, none if there are none."""
+def _remembered(name: str) -> "list[str]":
+    """Return the lines, none if there are none."""
 
-        def read(directory: int) -> "list[str]":
-            fd = os.open(self._name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=directory)
-            try:
-                data = os.read(fd, _LARGEST)
-            finally:
-                os.close(fd)
-            lines = data.decode("utf-8", "surrogateescape").split("\n")
-            # What a killed process wrote in half has no end.
-            return lines[:-1] if len(lines) > 4 and lines[-1] == "end" else []
+    def read(directory: int) -> "list[str]":
+        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=directory)
+        try:
+            data = os.read(fd, _LARGEST)
+        finally:
+            os.close(fd)
+        lines = data.decode("utf-8", "surrogateescape").split("\n")
+        # What a killed process wrote in half has no end.
+        return lines[:-1] if len(lines) > 4 and lines[-1] == "end" else []
 
-        return _in_private_directory(read) or []
+    return _in_private_directory(read) or []
 
-    def write(self, lines: "list[str]") -> None:
-        """Remember lines instead."""
-        data = "\n".join([*lines, "end"]).encode("utf-8", "surrogateescape")
-        if len(data) > _LARGEST:
-            return
 
-        def write(directory: int) -> "list[str]":
-            new = f".{self._name}.{os.getpid()}"
-            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
-            fd = os.open(new, flags, 0o600, dir_fd=directory)
-            try:
-                os.write(fd, data)
-            finally:
-                os.close(fd)
-            os.rename(new, self._name, src_dir_fd=directory, dst_dir_fd=directory)
-            return []
+def _remember(name: str, lines: "list[str]") -> None:
+    """Remember lines instead."""
+    data = "\n".join([*lines, "end"]).encode("utf-8", "surrogateescape")
+    if len(data) > _LARGEST:
+        return
 
-        _in_private_directory(write)
+    def write(directory: int) -> "list[str]":
+        new = f".{name}.{os.getpid()}"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+        fd = os.open(new, flags, 0o600, dir_fd=directory)
+        try:
+            os.write(fd, data)
+        finally:
+            os.close(fd)
+        os.rename(new, name, src_dir_fd=directory, dst_dir_fd=directory)
+        return []
+
+    _in_private_directory(write)
 
 
 def _in_private_directory(work: "Callable[[int], list[str]]") -> "list[str] | None":
@@ -118,9 +117,12 @@ def _in_private_directory(work: "Callable[[int], list[str]]") -> "list[str] | No
 def _in_directory_of(uid: int, work: "Callable[[int], list[str]]") -> "list[str] | None":
     path = f"/var/tmp/singrun-signers-{uid}"  # noqa: S108  checked
     try:
-        if not os.path.lexists(path):
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+        try:
+            directory = os.open(path, flags)
+        except FileNotFoundError:
             os.mkdir(path, 0o700)
-        directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            directory = os.open(path, flags)
         try:
             status = os.fstat(directory)
             if status.st_uid != uid or status.st_mode & 0o077:
