@@ -227,7 +227,6 @@ def generated(
     images = []
     for each in range(count):
         packages = (*BASE, *chance.sample(others, min(per_image, len(others))))
-        images.append(
-            Image(f"tool-{each:03}", packages, version=each, labels={"Number": f"{each}"})
-        )
+        labels = {"Number": f"{each}"}
+        images.append(Image(f"tool-{each:03}", packages, version=each, labels=labels, most=most))
     add(site, name, commit(number, "Many tools"), images)
