@@ -44,6 +44,26 @@ def find(image: Reference, report: Reporter, *, environment: bool = True) -> Cre
     return None
 
 
+def servers(report: Reporter) -> list[str]:
+    """Return the registries, or parts of them, for which the files and their helpers have some."""
+    from docker import auth, errors  # see _read
+    from docker.credentials import Store
+
+    broken = (errors.DockerException, OSError, ValueError, TypeError, AttributeError)
+    names: set[str] = set()
+    for path in readable(_files()):
+        try:
+            document = json.loads(path.read_bytes())
+            for kind in ("auths", "credHelpers"):
+                names.update(document.get(kind) or {})
+            if helper := document.get("credsStore"):
+                store: Any = Store(helper)  # docker-py has no types
+                names.update(store.list())
+        except broken as error:
+            report.warn(f"{path}: cannot be understood: {error}")
+    return sorted({name if _is_part(name) else auth.resolve_index_name(name) for name in names})
+
+
 def _files() -> Iterator[Path]:
     """The files that `docker login` and `podman login` write: containers-auth.json(5)."""
     home = Path.home()

@@ -21,7 +21,7 @@ from singbuild import HostError, Reporter, SourceError
 from singbuild.download import TIMEOUT
 from singbuild_docker.authorization import Authorization
 from singbuild_docker.connection import Connector
-from singbuild_docker.credentials import Credentials
+from singbuild_docker.credentials import Credentials, servers
 from singbuild_docker.mirrors import places
 from singbuild_docker.reference import DOCKER, Reference, registry_of
 
@@ -37,6 +37,14 @@ def login(registry: str, username: str, password: str, report: Reporter) -> str:
         settings.setdefault("auths", {})[_key(registry)] = {"auth": pair}
         _write(path, settings)
         return str(path)
+
+
+def logins(report: Reporter) -> dict[str, bool]:
+    """Return the registries with a password, and whether each is asked by TLS alone."""
+    return {
+        name: not places(Reference(name.partition("/")[0], "", ""), insecure=False)[-1].insecure
+        for name in servers(report)
+    }
 
 
 def logout(registry: str) -> str:

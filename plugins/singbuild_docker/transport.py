@@ -46,6 +46,12 @@ def singbuild_login(server: str, username: str, password: str, report: Reporter)
 
 
 @hookimpl
+def singbuild_logins(report: Reporter) -> dict[str, bool]:
+    """Return the registries of docker's and Podman's files; False for those of plain http."""
+    return login.logins(report)
+
+
+@hookimpl
 def singbuild_logout(server: str) -> str:
     """Forget a password; return the file, "" if none was known."""
     return login.logout(server)

@@ -32,18 +32,16 @@ def push(quiet: bool, image: Path, uri: str) -> int:
 
 
 _HUBS = "There is no hub that a word without a host would mean; say docker://HOST/NAME."
-_KNOWN = "Passwords are where docker keeps them: ~/.docker/config.json names their hosts."
 _ELSEWHERE = {
-    "list": _KNOWN,
     **dict.fromkeys(("add", "remove", "status", "use"), _HUBS),
     **dict.fromkeys(("add-keyserver", "remove-keyserver"), "No server of keys is asked."),
-    "get-login-password": _KNOWN,
+    "get-login-password": "Passwords are where docker keeps them, in ~/.docker/config.json.",
 }
 
 
-@click.group("registry", cls=Group, absent={"list": _KNOWN})
+@click.group("registry", cls=Group)
 def registry_commands() -> None:
-    """Log in to registries, and out."""
+    """Log in to registries, and out, and say where one is logged in."""
 
 
 @click.group("remote", cls=Group, absent=_ELSEWHERE)
@@ -83,6 +81,20 @@ def logout(uri: str) -> int:
     return 0
 
 
+@click.command("list")
+@click.pass_obj
+def logins(quiet: bool) -> int:
+    """List the registries for which you have a password, in docker's and Podman's files."""
+    from singbuild.transports.loading import find
+
+    servers = find("docker").logins(InfoConsole(quiet=quiet))
+    width = max(map(len, ("URI", *(f"docker://{server}" for server in servers))))
+    click.echo(f"{'URI':{width}}  SECURE?")
+    for server, is_secure in servers.items():
+        click.echo(f"{f'docker://{server}':{width}}  {'✓' if is_secure else '✗!'}")
+    return 0
+
+
 def _server(uri: str) -> str:
     return uri.partition("://")[2] or uri
 
@@ -90,3 +102,4 @@ def _server(uri: str) -> str:
 for _group in (registry_commands, remote_commands):
     _group.add_command(login)
     _group.add_command(logout)
+    _group.add_command(logins)

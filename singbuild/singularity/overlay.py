@@ -12,7 +12,10 @@ from singbuild.singularity.group import Group
 _MEBIBYTE = 1 << 20
 
 
-@click.group("overlay", cls=Group)
+_OWN_FILE = "An overlay stays a file of its own, which each launch names: --overlay FILE."
+
+
+@click.group("overlay", cls=Group, absent=dict.fromkeys(("seal", "sync"), _OWN_FILE))
 def overlay_commands() -> None:
     """Make an image that --overlay lays over others, to be written."""
 

@@ -10,18 +10,26 @@ import click
 from singbuild import __version__, workspace
 from singbuild.errors import SingbuildError
 
-_OWN_KEYS = "Keys are gpg's, or files in PEM: sign and verify take both."
-_NO_LIBRARY = "The library of Sylabs is not spoken to."
+_OWN_KEYS = (
+    "Keys are gpg's (--gen-key, --list-keys, --import, --export, --recv-keys), or files in PEM; "
+    "sign and verify take both."
+)
+_BY_HAND = "The site's file, /etc/singrun.conf, is edited by hand: singrun config show."
 ABSENT = {
-    "capability": "Programs never get more than their caller has; no capability is lent.",
-    "checkpoint": "No checkpoints are made.",
-    "config": "The site's file, /etc/singrun.conf, is edited by hand: singrun config show.",
-    "delete": _NO_LIBRARY,
+    "capability": "Nobody is lent a capability: root's launches have --add-caps and --drop-caps.",
+    "check": "Other programs look for weaknesses in what singbuild inspect --sbom lists.",
+    "checkpoint": "No checkpoints are made: neither singrun nor singbuild has anything like it.",
+    "confgen": _BY_HAND,
+    "config": _BY_HAND,
+    "data": "A squashfs or an ext3 is a data container: --bind FILE:/data:image-src=/.",
+    "delete": "Pushed images are deleted by the registry's own means, those of a hub by prune.",
     "key": _OWN_KEYS,
     "keyserver": _OWN_KEYS,
     "oci": "Run the image itself, or give it to podman: singbuild export --format oci.",
     "plugin": "Plugins are Python distributions, installed with pip: singbuild new-backend.",
-    "search": _NO_LIBRARY,
+    "search": "The pages of a hub, which singbuild hub writes, have a search.",
+    "selftest": "The host is looked at by singrun doctor and by singbuild doctor.",
+    "tag": "An image has another tag once it is pushed by that, too: push IMAGE oras://HOST/NAME:TAG.",
 }
 """By verb of 3.x, why there is none and what does the same."""
 

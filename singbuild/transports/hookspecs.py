@@ -138,6 +138,19 @@ def singbuild_login(server: str, username: str, password: str, report: Reporter)
 
 
 @hookspec(firstresult=True)
+def singbuild_logins(report: Reporter) -> Mapping[str, bool]:
+    """Tell where the user has a password.
+
+    When: ``registry list`` of singularity and apptainer. Optional.
+    Assume: nothing.
+    Return: by server, whether it is asked by TLS alone.
+    Raise: nothing; what cannot be read is warned of.
+    Since: 1.
+    """
+    raise NotImplementedError
+
+
+@hookspec(firstresult=True)
 def singbuild_logout(server: str) -> str:
     """Forget a name and a password.
 

@@ -133,6 +133,11 @@ class Carrier:
         who = {"server": server, "username": username, "password": password, "report": report}
         return str(self._call("singbuild_login", "log in at", **who))
 
+    def logins(self, report: Reporter) -> Mapping[str, bool]:
+        """Return the servers with a password, and whether each is asked by TLS alone."""
+        answer = self._call("singbuild_logins", "tell who you are at", report=report)
+        return cast("Mapping[str, bool]", answer)
+
     def logout(self, server: str) -> str:
         """Forget a password; return where it was, "" if nowhere. Raises HostError."""
         return str(self._call("singbuild_logout", "log out of", server=server))

@@ -66,6 +66,8 @@ def singularity(*words: str) -> subprocess.CompletedProcess[str]:
         (["expand", "help"], ["singbuild", S, "expand", "--help"]),
         (["mount", "-h"], ["singrun", S, "mount", "-h"]),
         (["instance", "list", "--json"], ["singrun", S, "instance", "list", "--json"]),
+        (["image.expand", "i"], ["singbuild", S, "expand", "i"]),
+        (["siftool", "list", "i"], ["singbuild", S, "sif", "list", "i"]),
         (["instance.stop", "n"], ["singrun", S, "instance", "stop", "n"]),
         (["--config", "f", "exec", "i", "c"], ["singrun", S, "exec", "i", "c"]),
         (["-c", "f", "exec", "i", "c"], ["singrun", S, "exec", "i", "c"]),

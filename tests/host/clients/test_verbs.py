@@ -126,6 +126,38 @@ def test_push_and_pull_of_files_and_a_login_that_fails(
     assert (done.returncode, done.stdout) == (1, "")
 
 
+@pytest.mark.parametrize("verb", ["registry", "remote"])
+def test_the_registries_for_which_there_is_a_password(tmp_path: Path, verb: str) -> None:
+    entry = {"auth": "YTpi"}
+    names = ("https://index.docker.io/v1/", "a.example:5000", "b.example/part")
+    settings = {"auths": dict.fromkeys(names, entry), "credHelpers": {"c.example": "absent"}}
+    (tmp_path / "config.json").write_text(json.dumps(settings | {"credsStore": "test"}))
+    helper = '#!/bin/sh\n[ "$1" = list ] && echo \'{"https://d.example": "ada"}\'\n'
+    images.write_script(tmp_path / "docker-credential-test", helper)
+    (tmp_path / "registries.conf").write_text(
+        '[[registry]]\nlocation = "a.example:5000"\ninsecure = true\n'
+    )
+    variables = {
+        "DOCKER_CONFIG": str(tmp_path),
+        "XDG_CONFIG_HOME": str(tmp_path),
+        "CONTAINERS_REGISTRIES_CONF": str(tmp_path / "registries.conf"),
+        "PATH": f"{tmp_path}:{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
+    done = typed(tmp_path, verb, "list", **variables)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert lines == [
+        ["URI", "SECURE?"],
+        ["docker://a.example:5000", "✗!"],
+        *([f"docker://{name}", "✓"] for name in ("b.example/part", "c.example", "d.example")),
+        ["docker://docker.io", "✓"],
+    ]
+    (tmp_path / "config.json").write_text("[")
+    done = typed(tmp_path, verb, "list", **variables)
+    assert (done.returncode, done.stdout.split()) == (0, ["URI", "SECURE?"])
+    assert "config.json" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "status"),
     [
@@ -303,7 +335,10 @@ def test_the_objects_of_a_sif(tmp_path: Path, image: Path) -> None:
     [
         ("remote use x", 255, "say docker://HOST/NAME"),
         ("remote add x y", 255, "say docker://HOST/NAME"),
-        ("registry list", 255, ".docker/config.json"),
+        ("remote get-login-password", 255, ".docker/config.json"),
+        ("overlay seal mine.img a.sif", 255, "--overlay"),
+        ("siftool add a.sif b", 255, "singbuild convert"),
+        ("image.expnd a.img", 1, "Did you mean expand?"),
         ("sif lst", 1, "Did you mean list?"),
         ("remote logn", 1, "Did you mean login?"),
         ("buildcfg NONSENSE", 255, "there is no NONSENSE"),
