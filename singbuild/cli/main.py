@@ -144,6 +144,20 @@ def show_help(context: click.Context, words: tuple[str, ...]) -> int:
     return 0
 
 
+def prepare_streams() -> None:
+    """Let standard streams be open, and take names that are no text.
+
+    One that the caller has closed (``>&-``) is /dev/null: else the next file that is opened would
+    get its number, and what is printed.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: PTH123, SIM115 - the lowest number
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def set_home() -> None:
     """Set HOME and XDG_RUNTIME_DIR, where they are not, as the host has them for the caller.
 
@@ -160,17 +174,6 @@ def set_home() -> None:
         os.environ["XDG_RUNTIME_DIR"] = f"/run/user/{uid}"
 
 
-def _lost_output() -> HostError | None:
-    """Flush standard output; return why it cannot be written, after which nothing goes there."""
-    try:
-        sys.stdout.flush()
-    except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the interpreter flushes once more
-        if not isinstance(error, BrokenPipeError):  # of ``| head`` nobody wants to hear
-            return HostError("standard output cannot be written", why=f"{error.strerror}")
-    return None
-
-
 def _report(error: SingbuildError) -> int:
     """Print an error, as an event for --json; return the exit status."""
     from singbuild.console import display
@@ -182,24 +185,42 @@ def _report(error: SingbuildError) -> int:
 
 def main() -> None:
     """Execute the command line; the only place that ends the process."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # names need not be text
+    prepare_streams()
     set_home()
+    sys.exit(with_output_written(_status()))
+
+
+def _status() -> int:
+    """Execute the command line; return the exit status."""
     try:
-        status = commands.main(prog_name="singbuild", standalone_mode=False)
+        return int(commands.main(prog_name="singbuild", standalone_mode=False) or 0)
     except click.exceptions.Abort:
-        sys.exit(EXIT_INTERRUPTED)
+        return EXIT_INTERRUPTED
     except click.UsageError as error:
-        sys.exit(_report(strangers.explained(error)))
+        return _report(strangers.explained(error))
     except SingbuildError as error:
-        sys.exit(_report(error))
+        return _report(error)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        sys.exit(_report(_lost_output() or HostError(f"{where}{error.strerror or error}")))
+        return _report(HostError(f"{where}{error.strerror or error}"))
     except Exception:
         traceback.print_exc()
         print("singbuild: this is a bug; please report it with the lines above", file=sys.stderr)
-        sys.exit(EXIT_BUG)
-    lost = _lost_output()
-    sys.exit(_report(lost) if lost else status)
+        return EXIT_BUG
+
+
+def with_output_written(status: int) -> int:
+    """Write what standard output still holds; return the exit status, which says if it cannot be.
+
+    Else the interpreter would complain, on its way out, with a status of its own.
+    """
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):  # of ``| head`` nobody wants to hear
+            return status
+        cause = HostError("standard output cannot be written", why=error.strerror or str(error))
+        print(f"singbuild: error: {cause}", file=sys.stderr)
+        return status or cause.status
+    return status

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import sys
 import traceback
-from io import TextIOWrapper
 
 import click
 
 from singbuild.cli import configuration
 from singbuild.cli.change import COMMANDS as CHANGE_COMMANDS
-from singbuild.cli.main import set_home
+from singbuild.cli.main import prepare_streams, set_home, with_output_written
 from singbuild.configuration import reading
 from singbuild.console.display import Console
 from singbuild.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, SingbuildError, UsageError
@@ -58,9 +57,7 @@ for _each in CHANGE_COMMANDS:  # of 2.x, as singbuild has them
 def main() -> None:
     """Execute the command line, whose first word is --spelling=NAME[:quiet|:silent]."""
     name, _, manner = sys.argv.pop(1).removeprefix(OPTION).partition(":")
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # names need not be text
+    prepare_streams()
     Console.error_prefix, Console.warning_prefix = FATAL, WARNING
     set_home()
     try:
@@ -87,4 +84,4 @@ def main() -> None:
         print(f"{FATAL}this is a bug; please report it with the lines above", file=sys.stderr)
         status = FAILED
     own = (0, _WRONGLY_CALLED, EXIT_INTERRUPTED, EXIT_TERMINATED)
-    sys.exit(status if status in own else FAILED)
+    sys.exit(with_output_written(status if status in own else FAILED))

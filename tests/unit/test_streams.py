@@ -1,0 +1,72 @@
+"""Standard streams that are full, closed, or a pipe that nobody reads."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.bench.singrun_images import ROOT
+
+SINGBUILD = (sys.executable, "-m", "singbuild")
+COMMANDS = [
+    ("--version",),
+    ("--help",),
+    ("help", "build"),
+    ("backends",),
+    ("formats",),
+    ("config", "show"),
+    ("cache", "list"),
+    ("plan", "a.def"),
+    ("plan", "--json", "a.def"),
+    ("completion", "bash"),
+    ("backends", "nothing"),
+]
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.def").write_text("Bootstrap: busybox\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("SINGBUILD_CACHEDIR", str(tmp_path / "cache"))
+
+
+def ended(redirection: str, *words: str) -> tuple[int, str]:
+    """Execute a command whose standard streams a shell has redirected."""
+    line = f'exec "$@" {redirection}'
+    done = subprocess.run(
+        ["sh", "-c", line, "sh", *SINGBUILD, *words], capture_output=True, text=True, check=False
+    )
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_output_that_cannot_be_written_is_an_error(words: tuple[str, ...]) -> None:
+    status, said = ended(">/dev/full", *words)
+    if words == ("backends", "nothing"):  # it prints nothing there
+        assert status == 4
+    else:
+        assert (status, "No space left on device" in said) == (5, True), said
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_a_closed_stream_is_an_empty_one(words: tuple[str, ...]) -> None:
+    wanted = ended(">/dev/null", *words)
+    assert ended(">&-", *words) == wanted
+    assert ended("<&- >&-", *words) == wanted
+    assert ended("<&- >&- 2>&-", *words) == (wanted[0], "")
+
+
+def test_a_pipe_that_nobody_reads_says_nothing() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    argv = [*SINGBUILD, "help", "build"]
+    done = subprocess.run(argv, stdout=writing, stderr=subprocess.PIPE, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, b"")
