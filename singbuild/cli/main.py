@@ -201,8 +201,9 @@ def _status() -> int:
     except SingbuildError as error:
         return _report(error)
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        return _report(HostError(f"{where}{error.strerror or error}"))
+        from singbuild.console import faults
+
+        return _report(faults.of_host(error))
     except Exception:
         traceback.print_exc()
         print("singbuild: this is a bug; please report it with the lines above", file=sys.stderr)

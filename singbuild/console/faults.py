@@ -36,8 +36,21 @@ def plain(error: SingbuildError | OSError, places: Iterable[Path]) -> SingbuildE
         remedy = "Free some space. SINGBUILD_TMPDIR and SINGBUILD_CACHEDIR name other places."
         return HostError(f"the disk that holds {full} is full", remedy=remedy)
     if isinstance(error, OSError):
-        return HostError(f"{error.filename or 'the host'}: {error.strerror or error}")
+        return of_host(error, "the host: ")
     return error
+
+
+def of_host(error: OSError, place: str = "") -> HostError:
+    """Return what a system call's error means. place: what is said where it names no file."""
+    if error.errno == errno.ENOENT and not error.filename:
+        try:
+            Path.cwd()
+        except FileNotFoundError:
+            return HostError(
+                "the current directory has been removed", remedy="Go to one that is there."
+            )
+    where = f"{error.filename}: " if error.filename else place
+    return HostError(f"{where}{error.strerror or error}")
 
 
 def bug(error: Exception) -> SingbuildError:

@@ -1,4 +1,4 @@
-"""Standard streams that are full, closed, or a pipe that nobody reads."""
+"""Standard streams that are full, closed, or a pipe nobody reads; a directory that is gone."""
 
 from __future__ import annotations
 
@@ -70,3 +70,16 @@ def test_a_pipe_that_nobody_reads_says_nothing() -> None:
     done = subprocess.run(argv, stdout=writing, stderr=subprocess.PIPE, check=False)
     os.close(writing)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize("words", [("plan", "f.def"), ("build", "f.def", "a.img")])
+def test_a_current_directory_that_is_gone_is_told(tmp_path: Path, words: tuple[str, ...]) -> None:
+    (tmp_path / "f.def").write_text("Bootstrap: busybox\n%files\n    relative /x\n")
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    names = [str(tmp_path / word) if "." in word else word for word in words]
+    line = 'cd "$1" && rmdir "$1" && shift && exec "$@"'
+    argv = ["sh", "-c", line, "sh", str(gone), *SINGBUILD, *names]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert "the current directory has been removed" in done.stderr, done.stderr
+    assert done.returncode == 5
