@@ -102,7 +102,8 @@ def user_file() -> Path:
 
     directory = platformdirs.user_config_path("singbuild")
     if os.geteuid() == 0:
-        there = next(each for each in (directory, *directory.parents) if each.exists())
+        # Not Path.exists(), which raises PermissionError: root may be kept out of a user's home.
+        there = next(each for each in (directory, *directory.parents) if os.path.exists(each))  # noqa: PTH110
         if there.stat().st_uid not in (0, 65534):  # unmapped: root in a user namespace
             directory = Path(pwd.getpwuid(0).pw_dir, _BELOW_HOME)
     return directory / "singbuild.conf"

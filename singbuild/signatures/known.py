@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from collections.abc import Mapping, Sequence
@@ -38,7 +39,7 @@ def known(named: Sequence[Path], revoked: Sequence[Path]) -> Known:
     own = platformdirs.user_config_path("singbuild")
     site = Path(signers.ALLOWED).parent
     bans = [site / "revoked_keys", own / "revoked_keys"]
-    bans = [*revoked, *(path for path in bans if path.exists())]
+    bans = [*revoked, *(path for path in bans if os.path.exists(path))]  # noqa: PTH110 - of a home
     lists, rings, pems = list[Path](), list[Path](), list[Path]()
     for path in named or _defaults(site, own):
         start = _start(path)
@@ -62,8 +63,12 @@ def _defaults(site: Path, own: Path) -> list[Path]:
         own / "allowed_signers",
         Path.home() / ".ssh/allowed_signers",
     )
-    pems = (path for each in (site, own) for path in sorted((each / _KEYS).glob("*.pem")))
-    return [path for path in (*lists, *pems) if path.is_file()]
+    pems: list[Path] = []
+    for each in (site, own):
+        with contextlib.suppress(OSError):
+            pems += sorted((each / _KEYS).glob("*.pem"))
+    # Not Path.is_file(), which raises PermissionError: root may be kept out of a user's home.
+    return [path for path in (*lists, *pems) if os.path.isfile(path)]  # noqa: PTH113
 
 
 def _start(path: Path) -> bytes:

@@ -1,0 +1,58 @@
+"""Root who may not enter a home, as on NFS with root_squash: what lies in it is not there."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.bench.singrun_images import ROOT
+
+pytestmark = pytest.mark.root
+OTHER = 4711
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("image")
+    (place / "a.def").write_text("Bootstrap: busybox\n")
+    argv = [sys.executable, "-m", "singbuild", "-q", str(place / "a.def"), str(place / "a.img")]
+    subprocess.run(argv, cwd=ROOT, check=True)
+    return place / "a.img"
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "answer"),
+    [
+        (("verify", "IMAGE"), 0, "sound"),
+        (("sign", "IMAGE"), 2, "there is no SSH key"),
+        (("inspect", "IMAGE"), 0, "ext3"),
+        (("config", "show"), 0, "Files: none"),
+        (("backends",), 0, "busybox"),
+    ],
+)
+def test_commands_go_without_what_is_there(
+    image: Path, tmp_path: Path, words: tuple[str, ...], status: int, answer: str
+) -> None:
+    home = tmp_path / "home"
+    (home / ".ssh").mkdir(parents=True)
+    (home / ".ssh/id_ed25519").write_text("key\n")
+    (home / ".config/singbuild/keys").mkdir(parents=True)
+    (home / ".config/singbuild/singbuild.conf").write_text("no setting\n")
+    home.chmod(0o700)
+    os.chown(home, OTHER, OTHER)
+    line = [str(image) if word == "IMAGE" else word for word in words]
+    # The namespace does not know the home's owner, whose root has no rights there.
+    done = subprocess.run(
+        ["unshare", "-U", "-r", sys.executable, "-m", "singbuild", *line],
+        env=os.environ | {"HOME": str(home), "SINGBUILD_CACHEDIR": str(tmp_path / "cache")},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == status, done.stderr
+    assert answer in done.stdout + done.stderr
