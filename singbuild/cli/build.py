@@ -22,6 +22,7 @@ from singbuild.cli.parameters import (
     offline_option,
     quiet_option,
     recipe_options,
+    unused_option,
     unused_warning,
     warn_of_ending,
 )
@@ -168,12 +169,7 @@ GROUPS = {
     expose_value=False,
     help="Accepted: what %test writes is in no image anyway.",
 )
-@click.option(
-    "--warn-unused-build-args",
-    "warn_unused",
-    is_flag=True,
-    help="Warn of a --build-arg that the recipe does not use, which is an error otherwise.",
-)
+@unused_option
 @click.option("--junit", type=FILE, metavar="FILE", help="Write a JUnit report there.")
 @click.option(
     "--on-error",

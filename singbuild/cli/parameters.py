@@ -95,6 +95,14 @@ def value_options(function: Any) -> Any:
     return function
 
 
+unused_option = click.option(
+    "--warn-unused-build-args",
+    "warn_unused",
+    is_flag=True,
+    help="Warn of a --build-arg that the recipe does not use, which is an error otherwise.",
+)
+
+
 def recipe_options(function: Any) -> Any:
     """Add what every command that reads a recipe takes."""
     return value_options(arch_option(click.argument("recipe")(function)))

@@ -17,6 +17,8 @@ from singbuild.cli.parameters import (
     offline_option,
     quiet_option,
     recipe_options,
+    unused_option,
+    unused_warning,
 )
 from singbuild.errors import HostError, RecipeError
 
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     examples=("singbuild plan tool.def", "singbuild plan --rendered --values v.yaml tool.def.j2"),
 )
 @recipe_options
+@unused_option
 @click.option(
     "--rendered", is_flag=True, help="Print the recipe after its template is filled, not the plan."
 )
@@ -41,6 +44,7 @@ def show_plan(
     build_arg_file: Path | None,
     values: Path | None,
     arch: str,
+    warn_unused: bool,
     rendered: bool,
     as_json: bool,
 ) -> int:
@@ -50,13 +54,17 @@ def show_plan(
     from singbuild.plan import plan, policy
     from singbuild.plan.options import Options
 
+    shown = display.Console(sys.stderr)
     loaded = loading.load(
-        recipe, build_args=build_args, build_arg_file=build_arg_file, values=values
+        recipe,
+        build_args=build_args,
+        build_arg_file=build_arg_file,
+        values=values,
+        on_unused=unused_warning(shown) if warn_unused else None,
     )
     if rendered:
         print(loaded.text, end="")
         return 0
-    shown = display.Console(sys.stderr)
     planned = plan.make(loaded, shown, arch)
     policy.check(planned, Options(command="plan"))
     _ask_site(planned, recipe, shown)
@@ -72,6 +80,7 @@ def show_plan(
     "lock", cls=Command, examples=("singbuild lock tool.def && singbuild --locked tool.def t.img",)
 )
 @recipe_options
+@unused_option
 @format_option
 @offline_option
 @click.option(
@@ -89,6 +98,7 @@ def write_lock(
     build_arg_file: Path | None,
     values: Path | None,
     arch: str,
+    warn_unused: bool,
     form: str,
     output: Path | None,
     as_json: bool,
@@ -104,10 +114,14 @@ def write_lock(
     from singbuild.formats import loading as formats
     from singbuild.plan import job, lock, options, plan, policy
 
-    loaded = loading.load(
-        recipe, build_args=build_args, build_arg_file=build_arg_file, values=values
-    )
     shown = choice.choose(sys.stderr, as_json=False, quiet=quiet)
+    loaded = loading.load(
+        recipe,
+        build_args=build_args,
+        build_arg_file=build_arg_file,
+        values=values,
+        on_unused=unused_warning(shown) if warn_unused else None,
+    )
     planned = plan.make(loaded, shown, arch)
     policy.check(planned, options.Options(command="plan"))
     target = output or lock.beside(recipe)

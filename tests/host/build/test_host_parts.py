@@ -144,6 +144,11 @@ def test_a_build_argument_without_use_is_warned_of_when_that_is_asked_for(
     assert read(tmp_path / "a.img", "/a") == "2\n"
     assert "--build-arg b: the recipe has no such argument" in done.stderr
     assert "--build-arg c: the recipe has no such argument" in done.stderr
+    for command in ("plan", "lock"):
+        assert singbuild(command, *words, path).returncode == 3
+        done = singbuild(command, "--warn-unused-build-args", *words, path)
+        assert done.returncode == 0, done.stderr
+        assert "--build-arg b: the recipe has no such argument" in done.stderr
 
 
 def test_what_a_test_writes_is_in_no_image(
