@@ -193,11 +193,7 @@ def store(
     def write(part: Path) -> str:
         times = rootfs.baseline.times(rootfs.root)
         tree = changes or rootfs.root
-        # Without fsync(2), which waits for the disk: an image that a crash damages has another
-        # digest than its entry says, and is dropped.
-        seal.seal(
-            tree, part, epoch=epoch, owners=rootfs.recorded_owners(), times=times, lasting=False
-        )
+        seal.seal(tree, part, epoch=epoch, owners=rootfs.recorded_owners(), times=times)
         return digest(part)
 
     more: dict[str, object] = {"source": rootfs.baseline.saved(rootfs.root), "shell": shell}
@@ -264,6 +260,8 @@ def keep(
                 # The first of two equal ones stays: builds that found it are about to open it, and
                 # one image may be of the whole tree, the other of what it adds to another.
                 if newest or not exists(snapshot, whole=whole):
+                    # Without fsync(2), which waits for the disk: an image that a crash damages has
+                    # another digest than its note says, and is dropped.
                     # The note first: without its image it is no entry, and takes no room.
                     workspace.rename_into_place(note_part, note, lasting=False)
                     workspace.rename_into_place(part, target, lasting=False)

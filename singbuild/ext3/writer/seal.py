@@ -95,7 +95,6 @@ def seal(
     owners: Mapping[bytes, Owner] | None = None,
     times: Mapping[bytes, int] | None = None,
     on_progress: Progress | None = None,
-    lasting: bool = True,
 ) -> Sealed:
     """Write the tree under ``tree`` as an image to ``target``, mode 0755.
 
@@ -106,7 +105,7 @@ def seal(
     image is as small as it can be. shape: what it shall be, whatever is in it. owners:
     of entries to which the host could not give them, by path. times: modification times that
     may be later than the epoch, by path. on_progress: called with
-    bytes of file data read so far, and in all. lasting: wait until it is on the disk.
+    bytes of file data read so far, and in all. fsync(2) is left to whoever renames it into place.
 
     Raises ImageError for what ext3 cannot hold or what cannot be read, naming
     the path, or what does not fit into the size, and HostError when the target's disk
@@ -118,7 +117,7 @@ def seal(
     free_blocks, size = -(-free // BLOCK), shape.size // BLOCK
     with closing(DirectoryReader(os.fsencode(tree.resolve()))) as reader:
         job = _Seal(nodes, reader, epoch, free_blocks, size, on_progress)
-        return _write_image(job, target, shape.header, lasting=lasting)
+        return _write_image(job, target, shape.header)
 
 
 def seal_tree(tree: FileTree, target: Path, *, epoch: int, header: bytes = b"") -> Sealed:
@@ -136,10 +135,10 @@ def seal_tree(tree: FileTree, target: Path, *, epoch: int, header: bytes = b"") 
     return _write_image(_Seal(nodes, reader, epoch), target, header)
 
 
-def _write_image(job: _Seal, target: Path, header: bytes = b"", *, lasting: bool = True) -> Sealed:
+def _write_image(job: _Seal, target: Path, header: bytes = b"") -> Sealed:
     with created(target, header) as file:
         written, digest = job.write(file)
-        file.finish(0o755, lasting=lasting)
+        file.finish(0o755)
     size = len(header) + written
     return Sealed(target, size, str(identity(digest)), f"sha256:{digest.hex()}")
 

@@ -85,12 +85,10 @@ class TargetFile:
         except OSError as error:
             raise self._failed(error.errno or 0) from error
 
-    def finish(self, mode: int, *, lasting: bool) -> None:
-        """Give it its mode. lasting: wait until it is on the disk."""
+    def finish(self, mode: int) -> None:
+        """Give it its mode."""
         try:
             os.fchmod(self._fd, mode)
-            if lasting:
-                os.fsync(self._fd)
         except OSError as error:
             raise self._failed(error.errno or 0) from error
 
