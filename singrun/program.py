@@ -3,7 +3,7 @@
 import errno
 import os
 
-from singrun.environment import why
+from singrun.environment import assignments, why
 from singrun.environment.inherited import CLEAN_PATH, Environment
 from singrun.environment.variables import Override, literal_assignments
 from singrun.errors import RunError, say, spelling
@@ -66,6 +66,8 @@ def execute(
     if verb == "exec" and spelling() and not without_shell:
         arguments = _checked(arguments, variables)
     if not without_shell:
+        if verb == "exec":
+            _become_by_assignments(arguments, variables)
         for path in (f"{_ACTIONS}/{verb}", _OLDER[verb]):
             _become(path, arguments, variables)
     if verb == "exec":
@@ -125,6 +127,23 @@ def _become(path: str, arguments: list[bytes], variables: Environment) -> None:
     except OSError as error:
         if error.errno != errno.ENOENT or os.path.exists(path):
             raise _cannot(path, error) from None
+
+
+def _become_by_assignments(arguments: list[bytes], variables: Environment) -> None:
+    """Execute a command without the image's shell; return where that shell has to do it."""
+    name = arguments[0] if arguments else b""
+    if not name or name.startswith(b"-") or b"%" in name:
+        return
+    exported = assignments.without_shell(variables)
+    if exported is None:
+        return
+    directories = exported.get(b"PATH", b"").split(b":")
+    for each in [b""] if b"/" in name else directories:
+        try:
+            os.execve(each + b"/" + name if each else name, arguments, exported)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.EACCES):
+                return  # a script without a first line, perhaps: the shell reads it
 
 
 def _become_command(arguments: list[bytes], variables: Environment) -> "NoReturn":

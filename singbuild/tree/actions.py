@@ -4,19 +4,7 @@ Apps are those of SCIF: $SINGULARITY_APPNAME says which one is meant.
 """
 
 from singbuild.tree import chroot
-
-# A variable of these programs hides the caller's of the same name: theirs have names of their own.
-_SOURCE = """#!/bin/sh
-for _singularity_env in /.singularity.d/env/*.sh; do
-    case $_singularity_env in  # somebody put a file in the place of the link
-        */90-environment.sh)
-            [ -h /environment ] || [ ! -f /environment ] || _singularity_env=/environment
-            ;;
-    esac
-    [ -f "$_singularity_env" ] && . "$_singularity_env"
-done
-unset _singularity_env
-"""
+from singrun.environment import assignments
 
 
 def _app(program: str, what: str) -> str:
@@ -31,17 +19,8 @@ fi
 
 
 ACTIONS = {
-    "exec": _SOURCE
-    + """case ${1-} in
-    */*) [ -e "$1" ] ;;
-    *) command -v "$1" >/dev/null ;;
-esac || {
-    printf 'There is no command %s in the image\\n' "${1-}" >&2
-    exit 127
-}
-exec "$@"
-""",
-    "run": _SOURCE
+    "exec": assignments.EXEC,
+    "run": assignments.SOURCE
     + _app("runscript", "%apprun")
     + """if [ -f /singularity ] && [ ! -h /singularity ] && [ -x /singularity ]; then
     exec /singularity "$@"
@@ -52,7 +31,7 @@ fi
 echo "No Singularity runscript found, executing /bin/sh" >&2
 exec /bin/sh "$@"
 """,
-    "shell": _SOURCE
+    "shell": assignments.SOURCE
     + """for _singularity_shell in "$SINGULARITY_SHELL" "$SHELL" /bin/bash /bin/sh; do
     if [ -n "$_singularity_shell" ] && [ -x "$_singularity_shell" ]; then
         export SHELL="$_singularity_shell"
@@ -65,7 +44,7 @@ done
 echo "No shell found in this container" >&2
 exit 127
 """,
-    "test": _SOURCE
+    "test": assignments.SOURCE
     + _app("test", "%apptest")
     + """if [ -x /.singularity.d/test ]; then
     exec /.singularity.d/test "$@"

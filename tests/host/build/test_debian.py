@@ -12,6 +12,7 @@ import pytest
 from spdx_tools.spdx.parser.parse_anything import parse_file
 from spdx_tools.spdx.validation.document_validator import validate_full_spdx_document
 
+from singrun.environment.assignments import EXEC
 from tests.bench import singrun_images as images
 from tests.bench.builds import SINGBUILD
 from tests.bench.host import shared_directory
@@ -86,6 +87,29 @@ def test_inside_user_is_outside_user(person: Person, debian: Path) -> None:
     assert inside == (f"{person.name}\n", f"{person.uid}\n")
     assert person.said("exec", debian, "id", "-g") == f"{person.gid}\n"
     assert person.said("exec", debian, "sh", "-c", "cd; pwd") == f"{person.home}\n"
+
+
+def test_plain_exports_need_no_shell(person: Person, debian: Path, shared: Path) -> None:
+    """No letter of the environment tells whether /bin/sh was executed."""
+    (shared / "no-shell").write_text("")
+    (shared / "exec").write_text(EXEC + "# changed\n")
+    (shared / "exec").chmod(0o755)
+    environment = person.environment() | {
+        "SINGRUNENV_MINE": "it's $HOME",
+        "BASH_FUNC_f%%": "() { }",
+    }
+    seen = []
+    for bind in ("no-shell:/usr/bin/dash", "exec:/.singularity.d/actions/exec"):
+        words = ("exec", "-B", f"{shared}/{bind}", debian, "env", "-0")
+        done = person.singrun(*words, env=environment)
+        assert done.returncode == 0, done.stderr
+        variables = sorted(done.stdout.split(b"\0"))
+        seen.append(
+            [each for each in variables if b"_BIND=" not in each and b"COMMAND" not in each]
+        )
+    assert seen[0] == seen[1]
+    assert b"MINE=it's $HOME" in seen[0]
+    assert b"BASH_FUNC_f%%=() { }" not in seen[0]
 
 
 def test_id_is_the_same_inside_for_who_has_one_group(debian: Path, launcher: Path) -> None:

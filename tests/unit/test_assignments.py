@@ -1,0 +1,100 @@
+"""What images' scripts assign, evaluated by the runtime as dash would."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from singrun.environment.assignments import EXEC, SOURCE, evaluate
+
+DASH = shutil.which("dash") or pytest.skip("dash is not installed", allow_module_level=True)
+BEFORE = {b"PATH": b"/usr/bin:/bin", b"HOME": b"/home/ada", b"A": b"one two", b"PWD": b"/"}
+
+names = st.sampled_from([b"A", b"B", b"PATH", b"LD_LIBRARY_PATH", b"_x1"])
+# What shells know as syntax, what they do not, and what is not UTF-8.
+SYNTAX = rb"""' " $ { } \ ` # ~ * ? [ ! ; & | ( < = a 7 - % ^ : /opt/bin""".split()
+EXPANSIONS = rb"""$A ${B} "$A" "${PATH}" 'it'\''s' ${A:-b} $(id) $1 $$""".split()
+pieces = st.sampled_from([*SYNTAX, *EXPANSIONS, b" ", b"\t", b"\0", b"\r", b"\xe9"])
+words = st.lists(pieces, max_size=5).map(b"".join)
+lines = st.one_of(
+    st.builds(lambda name, word: b"export %b=%b" % (name, word), names, words),
+    st.builds(lambda name, word: b"  export  %b=%b  " % (name, word), names, words),
+    st.sampled_from([b"", b"# export A=b", b"B=c", b"unset A", b"export A", b"export IFS=:"]),
+)
+scripts = st.lists(lines, max_size=4).map(b"\n".join)
+
+
+def by_dash(text: bytes, directory: Path) -> dict[bytes, bytes]:
+    """What dash exports behind a script."""
+    script = directory / "script"
+    script.write_bytes(text + b"\nexec /usr/bin/env -0\n")
+    done = subprocess.run([DASH, script], env=BEFORE, cwd="/", capture_output=True)
+    pairs = (each.partition(b"=") for each in done.stdout.split(b"\0") if each)
+    return {name: value for name, _, value in pairs}
+
+
+@given(text=scripts)
+def test_what_is_evaluated_is_what_dash_exports(
+    text: bytes, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    found = evaluate(text, BEFORE)
+    if found is not None:
+        assert found == by_dash(text, tmp_path_factory.getbasetemp())
+
+
+@pytest.mark.parametrize(
+    ("line", "value"),
+    [
+        (b"export A=bar", b"bar"),
+        (b"export A=/opt/bin:$PATH", b"/opt/bin:/usr/bin:/bin"),
+        (b'export A="/opt/bin:${PATH}"', b"/opt/bin:/usr/bin:/bin"),
+        (b'export A="$A three"', b"one two three"),
+        (b"export A='it'\\''s; $HOME'", b"it's; $HOME"),
+        (b"export A=\"a b\"'c d'e", b"a bc de"),
+        (b"export A=", b""),
+        (b'export A="$NOT_SET"x', b"x"),
+    ],
+)
+def test_plain_exports_need_no_shell(line: bytes, value: bytes, tmp_path: Path) -> None:
+    found = evaluate(line, BEFORE)
+    assert found
+    assert found[b"A"] == value
+    assert found == by_dash(line, tmp_path)
+
+
+OTHER_LINES = rb"""
+export A=$(id)
+export A=`id`
+export A=${B:-c}
+export A=b; rm x
+export A=~
+export A=$A
+export A=*
+export A=b C=d
+export IFS=:
+export A='b
+A=b
+export A=$PPID
+. /opt/profile
+export A=b # c
+export A="\$b"
+set -u
+"""
+
+
+@pytest.mark.parametrize("line", [*OTHER_LINES.split(b"\n")[1:-1], b"export A=\0"])
+def test_everything_else_is_the_shells(line: bytes) -> None:
+    assert evaluate(line, BEFORE) is None
+
+
+def test_values_that_grow_are_the_shells() -> None:
+    assert evaluate(b'export A="$A$A"\n' * 60, BEFORE) is None
+
+
+def test_the_action_begins_as_all_do() -> None:
+    assert EXEC.startswith(SOURCE)
