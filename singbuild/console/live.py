@@ -29,6 +29,8 @@ from singbuild.console.sizes import binary
 STYLES = {"start": "bold", "phase": "bold", "done": "bold green", "line": "dim", "cache": "dim"}
 LEAST_BYTES = 1 << 16  # contract.Reporter: so many are taken as bytes; packages are fewer
 REPEATED = 50  # lines of programs that are remembered: more than an error repeats
+OURS = ("", "resolve", "scratch", "metadata", "seal", "finish")
+"""Phases in which no program of the recipe's prints: lines break between words."""
 NARROW = 80  # columns, below which the bar and the label give way to the numbers
 
 
@@ -90,14 +92,14 @@ class LiveConsole(Console):
             if event["section"] and self.after_section:
                 print(self.after_section, file=sys.stderr, flush=True)
         elif event.name == "warning":
-            self._scroll(Text(event.logged, style="yellow"))
+            self._scroll(Text(_wrapped(event.logged, self._terminal.width), style="yellow"))
         elif event.name == "progress":
             self._advance(event["label"], event["done"], event["total"])
         elif not self._quiet and (text := self._plain(event)):
-            if event.name in ("start", "phase"):  # ours; what a program prints stays as it is
-                text = _wrapped(text, self._terminal.width)
-            elif event.name == "line":
+            if event.name == "line":
                 self._scrolled.append(text.strip())
+            if event.name in ("start", "phase") or self._phase in OURS:
+                text = _wrapped(text, self._terminal.width)
             # Text, not markup: what a build prints may hold square brackets.
             self._scroll(Text(text, style=STYLES.get(event.name, "")))
         if event.name == "phase":
@@ -159,12 +161,14 @@ def _span(seconds: float) -> str:
 
 def _wrapped(text: str, width: int) -> str:
     """Return text in lines that break between words, and never in a path."""
-    indent = "    "
-    return textwrap.fill(
-        text,
-        width,
-        subsequent_indent=indent,
-        break_long_words=False,
-        break_on_hyphens=False,
-        drop_whitespace=True,
-    )
+    lines = []
+    for line in text.split("\n"):
+        indent = "    " + line[: len(line) - len(line.lstrip())]
+        lines += textwrap.wrap(
+            line,
+            width,
+            subsequent_indent=indent,
+            break_long_words=False,
+            break_on_hyphens=False,
+        ) or [""]
+    return "\n".join(lines)

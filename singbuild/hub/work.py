@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from singbuild import command, workspace
+from singbuild.console.display import heartbeat
 from singbuild.errors import SingbuildError
 from singbuild.formats import loading
 from singbuild.hub import contents, recipes, safety
@@ -27,6 +28,7 @@ from singbuild.hub.repository import Commit, Repository
 from singbuild.hub.site import Site, dumped
 from singbuild.hub.surroundings import environment
 from singbuild.plan.preflight import check_programs
+from singrun.errors import printable
 
 FORMAT = "sif"  # which every client runs
 LOG_LINES = 20_000  # that a page keeps of a build: its last ones
@@ -180,9 +182,11 @@ class _Run:
         self.reproducible: dict[str, Any] | None = None
         self.differences: list[str] = []
         self.began = time.time()
+        self.reported = time.monotonic()
 
     def execute(self, report: Callable[[str], None]) -> bool:
         """Build; return whether there is an image now."""
+        self.report = report
         report(f"{self.unit.tag}: building {self.unit.path}")
         with workspace.scratch_directory() as scratch:
             image = scratch / "image.sif"
@@ -192,7 +196,8 @@ class _Run:
                 error = {"status": status, "text": error.get("text", "")}
                 _record_failure(self.site, self.survey, self.unit, error)
                 self._record_run()
-                report(f"{self.unit.tag}: failed with status {status}")
+                shown = [f"    {printable(line)}" for line in error["text"].splitlines()]
+                report("\n".join([f"{self.unit.tag}: failed with status {status}", *shown]))
                 return False
             self._record(image)
         seconds = time.time() - self.began
@@ -233,6 +238,10 @@ class _Run:
             case "difference":
                 self.differences.append(str(event["path"]))
         del self.log[:-LOG_LINES]
+        if time.monotonic() - self.reported >= heartbeat() and self.phases:
+            self.reported = time.monotonic()
+            so_far = f"{time.time() - self.began:.0f} s so far"
+            self.report(f"{self.unit.tag}: {self.phases[-1][0]}, {so_far}")
 
     def _record(self, image: Path) -> None:
         """Keep the image and what it says of itself; the record comes last, and makes it count."""

@@ -1,7 +1,7 @@
 """Pictures of the terminal: what singbuild prints, drawn from the bytes of a real pseudo-terminal.
 
-    make pictures      writes docs/pictures/*.svg: of a build, a pull and a failure, on 60 and on
-                       120 columns, without colours, and into a pipe
+    make pictures      writes docs/pictures/*.svg: of a build, a pull, a failure and a hub, on 60
+                       and on 120 columns, without colours, and into a pipe
 
 pyte is the terminal, rich draws what stands on it. A picture of a phase is taken
 half a second after it has begun.
@@ -15,6 +15,7 @@ import os
 import pty
 import re
 import select
+import shutil
 import struct
 import subprocess
 import sys
@@ -76,6 +77,7 @@ BUILD = Shot(
     "singbuild --no-cache --force hello.def hello.img",
     (("bootstrap", r"Unpacking"), ("post", r"\] post:"), ("seal", r"\] seal")),
 )
+HUB = Shot("hub", "singbuild hub build tools site", (("building", r"hello: building"),))
 FAILURE = Shot("failure", "singbuild --no-cache --force broken.def broken.img")
 HELLO = """\
 Bootstrap: debootstrap
@@ -99,6 +101,12 @@ Bootstrap: busybox
     mkdir -p /opt/tool
     cp /nowhere/tool /opt/tool
 """
+
+
+HUB_RECIPES = {
+    "Singularity.hello": "Bootstrap: busybox\n\n%post\n    sleep 2\n\n%runscript\n    echo hello\n",
+    "Singularity.broken": BROKEN,
+}
 
 
 def style(char: pyte.screens.Char) -> Style:
@@ -176,6 +184,16 @@ def record_pipe(shot: Shot, place: Path, target: Path) -> None:
     draw(screen, "a pipe", target / f"{shot.name}-pipe.svg")
 
 
+def repository(place: Path) -> None:
+    """Make a Git repository of two recipes, one of which fails, unless it is there."""
+    place.mkdir(exist_ok=True)
+    for name, text in HUB_RECIPES.items():
+        (place / name).write_text(text)
+    person = ["-c", "user.name=Ada", "-c", "user.email=ada@lab.example"]
+    for words in (["init", "-q"], ["add", "."], [*person, "commit", "-q", "--allow-empty", "-m1"]):
+        subprocess.run(["git", "-C", place, *words], check=True)
+
+
 def main() -> None:
     """Draw all pictures."""
     target = Path(sys.argv[1]).absolute()
@@ -195,6 +213,9 @@ def main() -> None:
         for columns in (60, 120):
             record(BUILD, place, target, columns)
             record(FAILURE, place, target, columns)
+            repository(place / "tools")
+            record(HUB, place, target, columns)
+            shutil.rmtree(place / "site")
         record(Shot("colourless", FAILURE.command), place, target, 120, NO_COLOR="1")
         record_pipe(FAILURE, place, target)
         data = [file(f"opt/{n}", os.urandom(12 << 20)) for n in range(4)]

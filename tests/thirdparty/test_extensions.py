@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 import threading
@@ -94,19 +93,17 @@ def test_doctor_names_it(sites: dict[str, str], singbuild_engine: Engine) -> Non
 
 def test_the_example_in_the_page_is_one(singbuild_engine: Engine, tmp_path: Path) -> None:
     page = (REPOSITORY / "docs/writing-a-backend.md").read_text().partition("## Site extensions")[2]
-    code = page.partition("```python\n")[2].partition("```")[0]
-    (tmp_path / "singbuild_our_site.py").write_text(code)
-    distribution = tmp_path / "our_site-1.dist-info"
-    distribution.mkdir()
-    (distribution / "METADATA").write_text("Metadata-Version: 2.1\nName: our-site\nVersion: 1\n")
-    line = re.search(r"^`(our-site = .*)` below `(\[.*\])`", page, re.M)
-    assert line
-    group = line[2].replace("project.entry-points.", "").replace('"', "")
-    (distribution / "entry_points.txt").write_text(f"{group}\n{line[1].replace(chr(34), '')}\n")
-    engine = with_env(singbuild_engine, PYTHONPATH=str(tmp_path))
+    project = tmp_path / "project"
+    project.mkdir()
+    for language, name in (("toml", "pyproject.toml"), ("python", "singbuild_our_site.py")):
+        text = page.partition(f"```{language}\n")[2].partition("```")[0]
+        (project / name).write_text(text)
+    words = ["-m", "pip", "install", "-q", "--no-deps", "--target", str(tmp_path / "site")]
+    subprocess.run([sys.executable, *words, str(project)], check=True)
+    engine = with_env(singbuild_engine, PYTHONPATH=str(tmp_path / "site"))
     done = engine.build(engine.recipe("Bootstrap: busybox\n"))
     assert done.status == 3
-    assert "A section %labels says who answers for it. (our-site)" in done.error
+    assert "A section %labels says who answers for it. (singbuild-our-site)" in done.error
 
 
 class Hook(BaseHTTPRequestHandler):

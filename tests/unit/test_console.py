@@ -358,3 +358,22 @@ def test_ctrl_z_gives_the_cursor_back(tmp_path: Path) -> None:
     assert "\x1b[?25h" in terminal.expect("(?s).*went on")
     terminal.type("exit\n")
     assert terminal.status() == 0
+
+
+def test_what_we_say_ourselves_breaks_between_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm-256color")
+
+    def tell_it(shown: display.Console) -> None:
+        shown.phase("post", "")
+        shown.line("a program wrote this line of more than forty columns")
+        shown.phase("seal", "")
+        shown.line("normalised: /run (2): what a running system would write")
+        shown.warn("the cache entry 0123456789 is damaged; it is dropped and made again")
+
+    lines = [line.rstrip() for line in plain_screen(tell_it)]
+    assert "    normalised: /run (2): what a running" in lines
+    assert "        system would write" in lines
+    assert "warning: the cache entry 0123456789 is" in lines
+    assert "    a program wrote this line of more than forty columns" in lines

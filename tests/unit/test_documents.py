@@ -30,6 +30,13 @@ def test_the_first_examples_need_no_root() -> None:
         assert "sudo" not in (ROOT / name).read_text(), name
 
 
+def test_an_installation_leaves_the_users_python_alone() -> None:
+    """A directory of ours on the PATH would have its python, pip and normalizer come first."""
+    page = (ROOT / "README.md").read_text().partition("## Install")[2].partition("\n## ")[0]
+    assert "pipx install ." in page
+    assert "export PATH" not in page.replace('export PATH="/tmp/pipx/bin:$PATH" -->', "")
+
+
 def test_the_index_names_every_page() -> None:
     index = (ROOT / "docs/README.md").read_text()
     pages = {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"}

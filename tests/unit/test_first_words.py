@@ -132,6 +132,20 @@ def test_what_may_be_a_secret_is_not_repeated(words: str, say: Say) -> None:
     assert "s3cr3t" not in out + err
 
 
+def test_a_plan_asks_nothing_of_the_network(say: Say, tmp_path: Path) -> None:
+    recipe = tmp_path / "a.def"
+    recipe.write_text("Bootstrap: docker\nFrom: 127.0.0.1:9/lab/tool\n")
+    status, out, err = say("plan", str(recipe))
+    assert (status, err) == (0, "")
+    assert "scratch    an empty tree, where nobody else sees it" in out  # a directory for most
+
+
+def test_offline_says_whose_downloads_it_forbids(say: Say) -> None:
+    text = " ".join(say("build", "--help")[1].split())
+    assert "Let the backend fetch nothing" in text
+    assert "What %post fetches is its own." in text
+
+
 def test_export_overwrites_nothing_unasked(say: Say, tmp_path: Path) -> None:
     assert say("create", "--size", "8", "a.img")[0] == 0
     kept = tmp_path / "kept.tar"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import filecmp
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -78,7 +79,8 @@ class Hub:
         return [*SINGBUILD, "hub", *words]
 
     def build(self, site: str, *options: str, cache: str = "") -> tuple[int, str]:
-        more = {"SINGBUILD_CACHEDIR": str(self.directory / cache)} if cache else {}
+        more = {"SINGBUILD_HEARTBEAT": "0.3"}
+        more |= {"SINGBUILD_CACHEDIR": str(self.directory / cache)} if cache else {}
         done = subprocess.run(
             self.command("build", *options, str(self.repository), str(self.directory / site)),
             env=os.environ | more,
@@ -101,8 +103,10 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Hub:
     made = Hub(tmp_path_factory.mktemp("hub"))
     made.commit(FILES)
     status, output = made.build("site", "--jobs", "3", "--url", "https://hub.invalid")
+    assert re.search(r"^\w+: \w+, \d+ s so far$", output, re.M)
     assert status == 7, output
     assert "7 built, 0 as before, 1 failed (broken)" in output
+    assert "broken: failed with status 7\n    broken.def:" in output
     return made
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from singbuild.backends import scaffold
 from tests.bench.builds import SINGBUILD, User
 from tests.bench.host import shared_directory, wait_until
 from tests.bench.singrun_images import ROOT
@@ -144,3 +146,27 @@ def test_a_home_that_is_closed_to_its_user_slows_a_build_and_stops_none(user: Us
     assert f"{home}/.local cannot be written: Permission denied" in shown
     process = user.start("pull", "--force", "docker-daemon:none", "b.img")
     assert "exists" in process.communicate()[1]
+
+
+def test_the_suite_of_a_backend_for_root_is_for_who_has_subordinate_ids(user: User) -> None:
+    project = scaffold.new_backend("for-root", user.directory / "project")
+    module = project / "singbuild_for_root.py"
+    module.write_text(module.read_text().replace("Needs(\n", "Needs(\n        root=True,\n", 1))
+    about = project / "for_root-1.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: for-root\nVersion: 1\n")
+    entry = "[singbuild.bootstrap]\nfor-root = singbuild_for_root\n"
+    (about / "entry_points.txt").write_text(entry)
+    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    environment = user.env | {"PYTHONPATH": str(project), "TMPDIR": str(user.directory)}
+    done = subprocess.run(
+        [*words, "-k", "lock or alike", str(project)],
+        **user.become(),
+        cwd=project,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
+    assert " passed" in done.stdout
+    assert "skipped" not in done.stdout
