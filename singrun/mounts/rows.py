@@ -90,7 +90,7 @@ class Mount:
         """
         if self.tree < 0:
             self.pin()
-        directory = stat.S_ISDIR(os.fstat(self.tree).st_mode)
+        directory = self._is_directory(self.tree)
         # Before it is attached: no moment is left in which a process inside could write.
         if self.read_only:
             restrict(self.tree, syscalls.MOUNT_ATTR_RDONLY)
@@ -100,7 +100,7 @@ class Mount:
         if self.is_needless(place):
             os.close(place)
             return False
-        if directory != stat.S_ISDIR(os.fstat(place).st_mode):
+        if directory != self._is_directory(place):
             what = f"Cannot mount {self.what()} on {self.target}"
             raise RunError(what, why="One is a directory, the other is not.")
         # By descriptor, not by path: a link that changes meanwhile leads nowhere else.
@@ -110,6 +110,13 @@ class Mount:
             root.adopt(self.tree, self.target, lasting=True)
         os.close(place)
         return True
+
+    def _is_directory(self, fd: int) -> bool:
+        try:
+            return stat.S_ISDIR(os.fstat(fd).st_mode)
+        except OSError as error:  # even root may not ask that of another user's FUSE
+            what = f"Cannot mount {self.what()} on {self.target}"
+            raise RunError(what, why=f"{error.strerror}.") from None
 
 
 class Bind(Mount):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.bench.builds import User
+from tests.bench.container_engines import needs
 from tests.bench.singrun_images import ROOT
 
 pytestmark = pytest.mark.root
@@ -56,3 +59,24 @@ def test_commands_go_without_what_is_there(
     )
     assert done.returncode == status, done.stderr
     assert answer in done.stdout + done.stderr
+
+
+@pytest.mark.root_itself("a user's mount by FUSE is closed to it")
+@pytest.mark.parametrize("word", ["HOME", "HOME:/home/me"])
+def test_a_home_of_a_users_fuse_is_told_by_its_name(image: Path, user: User, word: str) -> None:
+    needs("fuse2fs")
+    home, disk = user.directory / "home", user.directory / "disk"
+    home.mkdir()
+    os.chown(home, user.uid, user.gid)
+    words = ["mke2fs", "-q", "-F", "-t", "ext2", "-E", f"root_owner={user.uid}:{user.gid}"]
+    subprocess.run([*words, disk, "8M"], check=True)
+    os.chown(disk, user.uid, user.gid)
+    subprocess.run(["fuse2fs", disk, home, "-o", "fakeroot"], check=True, **user.become())
+    argv = [sys.executable, "-m", "singrun", "exec", "--home"]
+    argv += [word.replace("HOME", str(home)), str(image), "true"]
+    try:
+        done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False)
+    finally:
+        subprocess.run(["umount", "-l", home], check=True)
+    assert done.returncode == 255
+    assert re.match(f"singrun: Cannot mount bind .*{home}.*\n.*Permission denied", done.stderr)
