@@ -18,7 +18,7 @@ from typing import Any
 
 from singbuild.hub import contents
 from singbuild.hub.collection import Collection
-from singbuild.hub.site import LARGEST, Site
+from singbuild.hub.site import Site, bounded
 
 PLACES = 20
 """Images that the index names for a word; of more it says only how many they are."""
@@ -57,7 +57,7 @@ def summarise(site: Site, subject: Collection) -> dict[str, Any]:
 def summary(site: Site, name: str) -> dict[str, Any]:
     """Return what ``summarise`` wrote."""
     with gzip.open(site.path / name / "summary.json.gz") as file:
-        known: dict[str, Any] = json.loads(file.read(LARGEST))
+        known: dict[str, Any] = json.loads(bounded(file))
     return known
 
 

@@ -25,6 +25,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from io import BufferedIOBase
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ class Site:
         """Return an image's files, [] when they are not known."""
         try:
             with gzip.open(self.path / "records" / f"{key}.files.json.gz") as file:
-                return [File(*each) for each in json.loads(file.read(LARGEST))]
+                return [File(*each) for each in json.loads(bounded(file))]
         except FileNotFoundError:
             return []
 
@@ -182,7 +183,7 @@ class Site:
         """
         try:
             with (self.path / name).open("rb") as file:
-                values = json.loads(file.read(LARGEST))
+                values = json.loads(bounded(file))
         except FileNotFoundError:
             return {}
         except (ValueError, RecursionError) as error:
@@ -220,6 +221,17 @@ class Site:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(part)  # noqa: PTH108
             raise
+
+
+def bounded(file: BufferedIOBase) -> bytes:
+    """Return what a file holds, LARGEST bytes of it at most.
+
+    In pieces: read(LARGEST) would have all of that room made before it reads the first byte.
+    """
+    content = bytearray()
+    while len(content) < LARGEST and (piece := file.read(1 << 18)):
+        content += piece
+    return bytes(content)
 
 
 def dumped(values: Mapping[str, Any]) -> str:
