@@ -175,7 +175,7 @@ def part_file(target: Path) -> Iterator[Part]:
 
 
 def copy_data(source: BinaryIO, target: BinaryIO) -> None:
-    """Give an empty file the data of another; holes stay holes.
+    """Give an empty file the data of another; holes stay holes. Raises OSError.
 
     copy_file_range(2): where the file system can, both files share their blocks.
     """
@@ -203,7 +203,7 @@ def _copy_range(source: BinaryIO, target: BinaryIO, start: int, end: int) -> Non
             data = os.pread(source.fileno(), min(_PIECE, end - start), start)
             count = os.pwrite(target.fileno(), data, start)
         if not count:
-            raise ImageError(f"{source.name} became shorter while it was copied")
+            raise OSError(errno.EIO, "it became shorter while it was copied", source.name)
         start += count
 
 
