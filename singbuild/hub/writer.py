@@ -68,7 +68,7 @@ class Writer:
             values["others"] = pages if pages[1:] else []
             self.page(f"{directory}/{page}"[1:], template, trail, **values)
         for path in (self.site.path / directory[1:]).glob(f"{stem}-*.html"):
-            if path.name not in pages:
+            if path.name not in pages and path.is_file():  # a tag may be called so
                 path.unlink()
 
     def state(self, *facts: object) -> str:
