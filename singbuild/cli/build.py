@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -27,9 +26,6 @@ from singbuild.cli.parameters import (
     warn_of_ending,
 )
 from singbuild.errors import SingbuildError, UsageError
-
-if TYPE_CHECKING:
-    pass
 
 GROUPS = {
     "Recipe": (

@@ -197,7 +197,7 @@ def import_(image: Path, source: str, quiet: bool) -> int:
 @click.argument("image", type=IMAGE)
 @click.argument("file", type=IMAGE, required=False)
 @click.option(
-    "-o", "--output", "-f", "--file", "named", type=IMAGE, metavar="FILE", help="Likewise: FILE."
+    "-o", "--output", "-f", "--file", "named", type=IMAGE, metavar="FILE", help="The same FILE."
 )
 @force_option
 @click.option(

@@ -194,16 +194,10 @@ def pull_image(
     from singbuild.images import pull
 
     try:
-        return pull.pull(
-            source,
-            image,
-            force=force,
-            once=once,
-            arch=arch,
-            insecure=insecure,
-            as_json=as_json,
-            quiet=quiet,
-        )
+        options = pull.PullOptions(force, arch, insecure, as_json, quiet)
+        if once and image:
+            return pull.pull_once(source, image, options)
+        return pull.pull(source, image, options)
     except SingbuildError as error:
         choice.choose(sys.stdout, as_json=as_json, quiet=quiet).error(error, None)
         return error.status

@@ -101,9 +101,8 @@ def commands(context: click.Context) -> None:
     if context.invoked_subcommand not in WITHOUT_FILES and not {"-h", "--help"} & {*sys.argv}:
         configured = reading.read()
         configured.check_variables()
-        if (
-            context.invoked_subcommand != "config"
-        ):  # which shows the variables as the caller has them
+        # ``config`` shows the variables as the caller has them.
+        if context.invoked_subcommand != "config":
             configuration.for_plugins(configured)
         context.default_map = {"build": configuration.defaults(configured, build)}
 

@@ -74,7 +74,7 @@ def _bring(source: str, target: Path, *, quiet: bool) -> int:
     except SingbuildError as error:
         Console(sys.stdout, quiet=quiet).error(error, None)
         return error.status
-    return pull.pull(source, target, force=True, once=False, quiet=quiet)
+    return pull.pull(source, target, pull.PullOptions(force=True, quiet=quiet))
 
 
 def _is_current(source: str, target: Path) -> bool:

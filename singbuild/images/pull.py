@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TextIO
 
@@ -28,8 +28,6 @@ from singbuild.recipe.text import Text
 from singbuild.transports import loading as transports
 
 SCHEMES = ("docker", "docker-daemon", "docker-archive", "oci", "oci-archive")
-
-
 PLAIN = ("docker", "oras")
 """Schemes whose servers may speak plain http, where somebody says so."""
 
@@ -59,56 +57,55 @@ def layers_console(out: TextIO, source: str, *, quiet: bool = False) -> LayersCo
     return shown
 
 
-def pull(
-    source: str,
-    target: Path | None,
-    *,
-    force: bool,
-    once: bool,
-    arch: str = "",
-    insecure: bool = False,
-    as_json: bool = False,
-    quiet: bool = False,
-) -> int:
+@dataclass(frozen=True)
+class PullOptions:
+    """How an image is pulled.
+
+    force: replace a target that is there; arch: the machine that the image is for, "" for this
+    one; insecure: take plain http from a registry; as_json: print events; quiet: warnings and
+    errors only.
+    """
+
+    force: bool = False
+    arch: str = ""
+    insecure: bool = False
+    as_json: bool = False
+    quiet: bool = False
+
+
+def pull(source: str, target: Path | None, options: PullOptions) -> int:
     """Make a file of the image that ``source`` names, as SCHEME://NAME; return the exit status.
 
-    target: None for a file in the current directory, named after the image; as_json: print
-    events; once: leave a target that is there as it is, unless ``force``, and wait for who is just
-    making it;
-    arch: the machine that it is for, "" for this one; insecure: take plain http from a registry.
+    target: None for a file in the current directory, named after the image.
     """
-    if once and target:
-        with _place_for(target):
-            if target.exists() and not force:
-                return 0
-            status = pull(
-                source,
-                target,
-                force=True,
-                once=False,
-                arch=arch,
-                insecure=insecure,
-                as_json=as_json,
-                quiet=quiet,
-            )
-            contents.make_room(target)
-            return status
     scheme, name = parted(source)
     shown = _shown(name) if scheme == "docker" else name
-    console: Console = layers_console(sys.stdout, shown, quiet=quiet)
-    if as_json:
+    console: Console = layers_console(sys.stdout, shown, quiet=options.quiet)
+    if options.as_json:
         console = JsonConsole(sys.stdout)
-    if is_file(source) and not (insecure and scheme in PLAIN):
-        return fetch(transports.Place(scheme, name, arch), target, console, force=force)
-    loaded = recipe(source, insecure=insecure)
+    if is_file(source) and not (options.insecure and scheme in PLAIN):
+        place = transports.Place(scheme, name, options.arch)
+        return fetch(place, target, console, force=options.force)
+    loaded = recipe(source, insecure=options.insecure)
     target = target or Path(f"{_stem(name)}.img")
-    options = Options(force=force, test=False, use_cache=False, command="pull")
-    return build.build(plan.make(loaded, console, arch), target, options, console)
+    of_build = Options(force=options.force, test=False, use_cache=False, command="pull")
+    return build.build(plan.make(loaded, console, options.arch), target, of_build, console)
+
+
+def pull_once(source: str, target: Path, options: PullOptions) -> int:
+    """Pull an image unless the target is there or ``force`` is set; wait for who is pulling it."""
+    with _place_for(target):
+        if target.exists() and not options.force:
+            return 0
+        # Nobody else writes it now, so what is there is to be replaced.
+        status = pull(source, target, replace(options, force=True))
+        contents.make_room(target)
+        return status
 
 
 @contextlib.contextmanager
 def _place_for(target: Path) -> Iterator[None]:
-    """Have a name in the cache, and its directory, which goes if nothing comes of it."""
+    """Own a name in the cache, and make its directory, which is removed if no image comes of it."""
     with contextlib.ExitStack() as stack:
         claimed = False
         while not claimed:

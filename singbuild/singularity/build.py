@@ -38,8 +38,8 @@ Examples:
 @click.option("--build-arg-file", type=click.Path(path_type=Path), help="Lines of NAME=VALUE.")
 @options.of_registries
 @host_options
-@click.option("--fix-perms", is_flag=True, help="Let the owner write and enter all.")
-@click.option("--warn-unused-build-args", "warn_unused", is_flag=True, help="No error of them.")
+@click.option("--fix-perms", is_flag=True, help="chmod u+rwX in the image.")
+@click.option("--warn-unused-build-args", "warn_unused", is_flag=True, help="Warn of them.")
 @options.idle("fakeroot/f", "disable-cache", "no-cleanup", "isolated/i", "writable")
 @options.idle("ignore-fakeroot-command", "ignore-subuid", "ignore-userns", "no-setgroups")
 @options.idle("writable-tmpfs")

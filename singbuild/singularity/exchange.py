@@ -52,7 +52,7 @@ def remote_commands() -> None:
 @click.command("login")
 @click.argument("uri")
 @click.option("-u", "--username", prompt=True, prompt_required=True, help="Who you are there.")
-@click.option("-p", "--password", help="In sight of other users of this host; better is:")
+@click.option("-p", "--password", help="Other users of this host can see it.")
 @click.option("--password-stdin", is_flag=True, help="Read it from standard input.")
 @click.pass_obj
 def login(quiet: bool, uri: str, username: str, password: str | None, password_stdin: bool) -> int:

@@ -1,4 +1,4 @@
-"""A command with commands of its own; those of 3.x that are not had are refused in one sentence."""
+"""A command with commands of its own; those of 3.x that are missing are refused in a sentence."""
 
 from __future__ import annotations
 

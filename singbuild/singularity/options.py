@@ -38,7 +38,7 @@ def refused(name: str, why: str, *, flag: bool = True) -> Decorator:
 
     def refuse(_context: click.Context, _option: click.Parameter, value: Any) -> None:
         if value:
-            raise UsageError(f"--{name} is not had here", why=why)
+            raise UsageError(f"--{name} is not supported", why=why)
 
     return click.option(f"--{name}", is_flag=flag, expose_value=False, callback=refuse, hidden=True)
 
