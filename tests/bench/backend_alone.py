@@ -40,9 +40,9 @@ def bootstrap(module: str, root: Path, cache: Path, **keywords: str) -> dict[str
 def main(module: str, root: str, cache: str, keywords: Mapping[str, str]) -> None:
     backend = importlib.import_module(module)
     report = Recorder()
-    given = Source(keywords, os.uname().machine, Path(cache), report)
-    pins = backend.singbuild_resolve(given)
-    backend.singbuild_bootstrap(given, pins, Rootfs(Path(root), report))
+    request = Source(keywords, os.uname().machine, Path(cache), report)
+    pins = backend.singbuild_resolve(request)
+    backend.singbuild_bootstrap(request, pins, Rootfs(Path(root), report))
     json.dump({"pins": pins, "lines": report.lines, "steps": report.steps}, sys.stdout)
 
 

@@ -77,10 +77,10 @@ class Visit:
     def violations(self, axe: str) -> list[str]:
         """Return what axe-core finds in the tab, a line for each place."""
         self.tab.evaluate(axe)
-        found = self.tab.evaluate("axe.run({resultTypes: ['violations'], preload: false})")
+        violations = self.tab.evaluate("axe.run({resultTypes: ['violations'], preload: false})")
         return [
             f"{each['id']}: {node['html'][:200]} {node['failureSummary']}"
-            for each in found["violations"]
+            for each in violations["violations"]
             for node in each["nodes"]
         ]
 

@@ -57,18 +57,18 @@ class User:
 
     def left(self) -> list[str]:
         """What lies in the scratch and beside the target."""
-        found = [*self.directory.glob("singbuild-*"), *self.directory.glob(".a.img.*")]
-        return [path.name for path in found]
+        result = [*self.directory.glob("singbuild-*"), *self.directory.glob(".a.img.*")]
+        return [path.name for path in result]
 
 
 @contextlib.contextmanager
 def building_user(name: str) -> Iterator[User]:
     """Give an account a directory, for the time of a with-block; skip where it cannot build."""
     with shared_directory() as directory:
-        found = User(name, directory)
-        if found.start("--version").wait():
+        result = User(name, directory)
+        if result.start("--version").wait():
             pytest.skip("an ordinary user cannot read this checkout or its Python")
-        yield found
+        yield result
 
 
 class Builder:
@@ -133,8 +133,8 @@ class Builder:
         next(line for line in process.stdout if "+ sleep 60" in line)
         parents = _processes(process, cwd)
         os.kill(max(parents, key=lambda pid: _depth(pid, parents)), signal.SIGKILL)
-        out, said = process.communicate()
-        return subprocess.CompletedProcess(words, process.returncode, out, said)
+        out, errors = process.communicate()
+        return subprocess.CompletedProcess(words, process.returncode, out, errors)
 
 
 def _depth(pid: int, parents: Mapping[int, int]) -> int:
@@ -143,16 +143,16 @@ def _depth(pid: int, parents: Mapping[int, int]) -> int:
 
 def _processes(process: subprocess.Popen[Any], cwd: Path) -> dict[int, int]:
     """The parents of a build's processes: of its own, and of those forked from it that work."""
-    found = {}
+    result = {}
     words = cast("list[str]", process.args)
-    wanted = ("\0".join(words[words.index(SINGBUILD[0]) :]) + "\0").encode()
+    needle = ("\0".join(words[words.index(SINGBUILD[0]) :]) + "\0").encode()
     for path in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            same = (path / "cmdline").read_bytes() == wanted
+            same = (path / "cmdline").read_bytes() == needle
             if same and (path / "cwd").readlink() == cwd:
                 fields = (path / "stat").read_text().rpartition(")")[2].split()
-                found[int(path.name)] = int(fields[1])
-    return found
+                result[int(path.name)] = int(fields[1])
+    return result
 
 
 def killed_in(

@@ -58,11 +58,11 @@ def run(name: str, check: Check, *, batch: int = 1) -> None:
 
 def seeds(begin: float, batch: int) -> Iterator[str]:
     """Yield the seed of each call."""
-    given = os.environ.get("SINGBUILD_TEST_SEED", "")
-    if ":" in given:
-        yield given
+    setting = os.environ.get("SINGBUILD_TEST_SEED", "")
+    if ":" in setting:
+        yield setting
         return
-    base = given or str(random.SystemRandom().randrange(1 << 32))
+    base = setting or str(random.SystemRandom().randrange(1 << 32))
     inputs = int(os.environ.get("SINGBUILD_TEST_INPUTS", INPUTS)) // batch
     seconds = float(os.environ.get("SINGBUILD_TEST_SECONDS", "0"))
     number = 0
@@ -95,10 +95,10 @@ def mutated(content: bytes, chance: random.Random, tokens: tuple[bytes, ...] = (
 
 def _outcome(check: Check, seed: str) -> Counter[str]:
     try:
-        found = check(random.Random(seed)) or "taken"
+        outcome = check(random.Random(seed)) or "taken"
     except SingbuildError:
-        found = "refused"
-    return found if isinstance(found, Counter) else Counter([found])
+        outcome = "refused"
+    return outcome if isinstance(outcome, Counter) else Counter([outcome])
 
 
 def _too_long(_number: int, _frame: FrameType | None) -> None:

@@ -41,9 +41,9 @@ class Desk:
         done = subprocess.run(
             shell, check=False, capture_output=True, env=variables, cwd=self.directory, timeout=600
         )
-        said = done.stdout.decode(errors="replace")
-        assert done.returncode == status, f"$ {line}\n{said}"
-        return said
+        output = done.stdout.decode(errors="replace")
+        assert done.returncode == status, f"$ {line}\n{output}"
+        return output
 
 
 @pytest.fixture(scope="module")

@@ -89,9 +89,9 @@ class Made:
     layers: list[str]
 
     def descriptor(self, **platform: str) -> dict[str, Any]:
-        found = {"mediaType": MANIFEST, "digest": self.manifest}
+        about = {"mediaType": MANIFEST, "digest": self.manifest}
         size = len(self.blobs[self.manifest])
-        return {**found, "size": size} | ({"platform": platform} if platform else {})
+        return {**about, "size": size} | ({"platform": platform} if platform else {})
 
     def changed(self, key: str, value: object) -> Made:
         """The image with another value in its manifest."""

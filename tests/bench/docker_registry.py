@@ -89,7 +89,7 @@ class Faulty(ThreadingHTTPServer):
         self.tags[tag] = image.blobs[image.manifest]
         self.blobs |= image.blobs
 
-    def asked(self, part: str) -> list[dict[str, str]]:
+    def requests_to(self, part: str) -> list[dict[str, str]]:
         """The headers of the requests for paths with a part."""
         return [headers for path, headers in self.requests if part in path]
 
@@ -150,8 +150,8 @@ def proper(handler: Handler) -> None:
         handler.answer(200)
     elif content is None:
         handler.answer(404)
-    elif asked := re.fullmatch(r"bytes=(\d+)-", handler.headers.get("Range", "")):
-        begin = int(asked[1])
+    elif byte_range := re.fullmatch(r"bytes=(\d+)-", handler.headers.get("Range", "")):
+        begin = int(byte_range[1])
         place = f"bytes {begin}-{len(content) - 1}/{len(content)}"
         handler.answer(206, content[begin:], Content_Range=place)
     else:

@@ -61,35 +61,35 @@ def server() -> Iterator[Faulty]:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
-    made = tmp_path / "store"
-    made.mkdir()
-    return made
+    place = tmp_path / "store"
+    place.mkdir()
+    return place
 
 
 def source(store: Path, name: str, arch: str = "x86_64", **keywords: str) -> Source:
-    given = {"From": name, "IncludeCmd": "yes", "Insecure": "no", **keywords}
-    return replace(backend_alone.source(store, arch=arch, **given), bootstrap="docker")
+    request = {"From": name, "IncludeCmd": "yes", "Insecure": "no", **keywords}
+    return replace(backend_alone.source(store, arch=arch, **request), bootstrap="docker")
 
 
-def built(given: Source, tmp_path: Path) -> list[str]:
+def built(request: Source, tmp_path: Path) -> list[str]:
     """Resolve and unpack; return the names in the tree."""
     root = tmp_path / f"root-{len(list(tmp_path.iterdir()))}"
     root.mkdir()
-    pins = backend.singbuild_resolve(given)
-    backend.singbuild_bootstrap(given, pins, Rootfs(root, given.report))
+    pins = backend.singbuild_resolve(request)
+    backend.singbuild_bootstrap(request, pins, Rootfs(root, request.report))
     assert not (root / "noise").exists() or (root / "noise").read_bytes() == NOISE
     return sorted(path.name for path in root.iterdir())
 
 
-def fails(given: Source, tmp_path: Path) -> str:
+def fails(request: Source, tmp_path: Path) -> str:
     with pytest.raises(SingbuildError) as caught:
-        built(given, tmp_path)
+        built(request, tmp_path)
     return str(caught.value)
 
 
-def report(given: Source) -> backend_alone.Recorder:
-    assert isinstance(given.report, backend_alone.Recorder)
-    return given.report
+def report(request: Source) -> backend_alone.Recorder:
+    assert isinstance(request.report, backend_alone.Recorder)
+    return request.report
 
 
 def basic(user: str, password: str) -> str:

@@ -39,21 +39,21 @@ class Certificate:
 
 def authority(where: Path) -> Certificate:
     """Make a private authority."""
-    return _made(where / "authority", "-addext", "keyUsage=keyCertSign,cRLSign")
+    return _make_certificate(where / "authority", "-addext", "keyUsage=keyCertSign,cRLSign")
 
 
 def signed(where: Path, by: Certificate) -> Certificate:
     """Make a certificate of 127.0.0.1 that an authority signs."""
     more = ("-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=CA:FALSE")
-    return _made(where / "server", "-CA", by.cert, "-CAkey", by.key, *more)
+    return _make_certificate(where / "server", "-CA", by.cert, "-CAkey", by.key, *more)
 
 
-def _made(stem: Path, *more: str | Path) -> Certificate:
-    made = Certificate(stem.with_suffix(".pem"), stem.with_suffix(".key"))
+def _make_certificate(stem: Path, *more: str | Path) -> Certificate:
+    certificate = Certificate(stem.with_suffix(".pem"), stem.with_suffix(".key"))
     argv = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *more]
-    argv += ["-subj", f"/CN={stem.name}", "-out", made.cert, "-keyout", made.key]
+    argv += ["-subj", f"/CN={stem.name}", "-out", certificate.cert, "-keyout", certificate.key]
     subprocess.run(argv, check=True, capture_output=True)
-    return made
+    return certificate
 
 
 class TokenServer(ThreadingHTTPServer):
@@ -84,7 +84,7 @@ class TokenServer(ThreadingHTTPServer):
         """Forget what was."""
         self.rights, self.lifetimes = rights, [300]
         self.requests: list[tuple[str, dict[str, str], dict[str, str]]] = []
-        self.given: list[str] = []
+        self.issued: list[str] = []
         self.shown: list[object] = []
 
     @property
@@ -106,7 +106,7 @@ class TokenServer(ThreadingHTTPServer):
             "iss": ISSUER,
             "sub": user,
             "aud": SERVICE,
-            "jti": str(len(self.given)),
+            "jti": str(len(self.issued)),
         }
         claims |= {"iat": now, "nbf": now - 1, "exp": now + lifetime - LEEWAY} | {
             "access": access if may else []
@@ -118,8 +118,8 @@ class TokenServer(ThreadingHTTPServer):
         )
         argv = ["openssl", "dgst", "-sha256", "-sign", str(self.signer.key)]
         signature = subprocess.run(argv, input=text.encode(), capture_output=True, check=True)
-        self.given.append(f"{text}.{_encoded(signature.stdout)}")
-        return self.given[-1]
+        self.issued.append(f"{text}.{_encoded(signature.stdout)}")
+        return self.issued[-1]
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Clients that refuse the certificate are part of the tests."""
@@ -134,36 +134,39 @@ class _Handler(BaseHTTPRequestHandler):
     connection: ssl.SSLSocket
 
     def do_GET(self) -> None:
-        asked = _form(urlsplit(self.path).query)
+        fields = _form(urlsplit(self.path).query)
         known = self.headers.get("Authorization", "")
-        self._note(asked)
+        self._note(fields)
         if known and known not in self.server.users:
             words = {"code": "UNAUTHORIZED", "message": "incorrect username or password"}
             self._answer(401, {"errors": [words]})
         else:
             user = self.server.names[self.server.users.index(known)] if known else ""
-            self._give(user, asked)
+            self._give(user, fields)
 
     def do_POST(self) -> None:
-        asked = _form(self.rfile.read(int(self.headers["Content-Length"])).decode())
-        self._note(asked)
-        if asked["grant_type"] == "refresh_token" and asked["refresh_token"] == self.server.refresh:
-            self._give("ada", asked)
+        fields = _form(self.rfile.read(int(self.headers["Content-Length"])).decode())
+        self._note(fields)
+        if (
+            fields["grant_type"] == "refresh_token"
+            and fields["refresh_token"] == self.server.refresh
+        ):
+            self._give("ada", fields)
         else:
             self._answer(401, {"errors": [{"code": "UNAUTHORIZED", "message": "log in again"}]})
 
     def log_message(self, *args: object) -> None:
         pass
 
-    def _note(self, asked: dict[str, str]) -> None:
+    def _note(self, fields: dict[str, str]) -> None:
         headers = {name.lower(): value for name, value in self.headers.items()}
         if own := self.connection.getpeercert():
             self.server.shown.append(own)
-        self.server.requests.append((self.command, headers, asked))
+        self.server.requests.append((self.command, headers, fields))
 
-    def _give(self, user: str, asked: dict[str, str]) -> None:
-        assert asked["service"] == SERVICE
-        token = self.server.token(user, asked.get("scope", ""))
+    def _give(self, user: str, fields: dict[str, str]) -> None:
+        assert fields["service"] == SERVICE
+        token = self.server.token(user, fields.get("scope", ""))
         self._answer(200, {"token": token, "access_token": token, "expires_in": 60})
 
     def _answer(self, status: int, content: dict[str, Any]) -> None:

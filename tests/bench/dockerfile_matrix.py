@@ -43,7 +43,7 @@ def by_singbuild(file: Path, feature: Feature, where: Path) -> tuple[Tree, dict[
     )
     assert done.returncode == 0, done.stderr
     with Image(where / "a.img") as image:
-        found: Tree = {}
+        tree: Tree = {}
         for entry in image.walk():
             path, inode = entry.shown, entry.inode
             if path.startswith(OURS):
@@ -53,10 +53,10 @@ def by_singbuild(file: Path, feature: Feature, where: Path) -> tuple[Tree, dict[
                 content = hashlib.sha256(b"".join(image.stream(entry))).hexdigest()
             elif stat.S_ISLNK(inode.mode):
                 content = image.target(entry).decode()
-            found[path] = (oct(inode.mode), inode.uid, inode.gid, content)
+            tree[path] = (oct(inode.mode), inode.uid, inode.gid, content)
         note = image.find("/.singularity.d/container.json")
         assert note
-        return found, json.loads(image.read(note))
+        return tree, json.loads(image.read(note))
 
 
 def by_buildah(
@@ -82,8 +82,8 @@ def by_buildah(
     done = subprocess.run(build, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     image = done.stdout.split()[-1]
-    said = subprocess.check_output([*tool.words, "inspect", "--type", "image", image])
-    config = json.loads(said)["Docker"]["config"]
+    output = subprocess.check_output([*tool.words, "inspect", "--type", "image", image])
+    config = json.loads(output)["Docker"]["config"]
     buildah = " ".join(tool.words)
     script = f"""set -e
     c=$({buildah} from {image}); m=$({buildah} mount $c); cd "$m"
@@ -94,7 +94,7 @@ def by_buildah(
 
 def _of_archive(path: Path) -> Tree:
     kinds = {tarfile.DIRTYPE: stat.S_IFDIR, tarfile.SYMTYPE: stat.S_IFLNK}
-    found: Tree = {}
+    tree: Tree = {}
     with tarfile.open(path) as archive:
         for info in archive:
             name = info.name.removeprefix(".") or "/"
@@ -106,13 +106,13 @@ def _of_archive(path: Path) -> Tree:
             elif info.issym():
                 content = info.linkname
             mode = 0o777 if info.issym() else info.mode
-            found[name] = (
+            tree[name] = (
                 oct(kinds.get(info.type, stat.S_IFREG) | mode),
                 info.uid,
                 info.gid,
                 content,
             )
-    return found
+    return tree
 
 
 def differences(ours: Tree, theirs: Tree) -> list[str]:

@@ -44,14 +44,14 @@ def counted(person: Person, words: Sequence[Word], program: str) -> Counter[str]
 
 
 def _sum(trace: str, program: str) -> Counter[str]:
-    found: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for line in trace.splitlines():
         match = _LINE.match(line)
         if match and match[2] == "execve" and match[3].startswith(program):
-            return found
+            return counts
         if match and match[2] != "execve":
             kind = "opens" if match[2] in _OPENS else "reads" if match[2] in _READS else "stats"
-            found[kind] += 1
+            counts[kind] += 1
     raise AssertionError(f"{program} was not executed")
 
 

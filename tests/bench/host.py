@@ -215,24 +215,24 @@ def shared_directory() -> Iterator[Path]:
 
 def _children() -> dict[tuple[int, int], str]:
     """The children of this process but for OWN_PROCESSES, zombies included."""
-    found = {}
+    result = {}
     for pid in map(int, _read(Path(f"/proc/self/task/{os.getpid()}/children")).split()):
         name, _, fields = _read(Path(f"/proc/{pid}/stat")).rpartition(")")
         if fields and pid not in OWN_PROCESSES:
-            found[pid, int(fields.split()[19])] = name.partition("(")[2]
-    return found
+            result[pid, int(fields.split()[19])] = name.partition("(")[2]
+    return result
 
 
 def _instances() -> dict[int, str]:
     """The instances that listen, by the process at the other end: unix(7), SO_PEERCRED."""
-    found = {}
+    result = {}
     for path in (each for place in MEETING_PLACES for each in place.rglob("instance-*")):
         with socket.socket(socket.AF_UNIX) as end, contextlib.suppress(OSError):  # it has ended
             end.settimeout(1)
             end.connect(str(path))
             credentials = end.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-            found[struct.unpack("iII", credentials)[0]] = str(path)
-    return found
+            result[struct.unpack("iII", credentials)[0]] = str(path)
+    return result
 
 
 def _read(path: Path) -> str:

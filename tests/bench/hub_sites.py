@@ -78,7 +78,7 @@ def files_of(package: str) -> tuple[File, ...]:
     """Return the files of one of this host's packages."""
     done = subprocess.run(["dpkg", "-L", package], capture_output=True, text=True, check=False)
     version = installed().get(package, ("0", ""))[0]
-    found = []
+    rows = []
     for name in done.stdout.splitlines():
         path = Path(name)
         try:
@@ -87,13 +87,13 @@ def files_of(package: str) -> tuple[File, ...]:
             continue
         mode = stat.S_IMODE(status.st_mode)
         if stat.S_ISDIR(status.st_mode):
-            found.append(File("/" if name == "/." else name, "d", mode, 0, ""))
+            rows.append(File("/" if name == "/." else name, "d", mode, 0, ""))
         elif stat.S_ISLNK(status.st_mode):
-            found.append(File(name, "l", mode, 0, str(path.readlink())))
+            rows.append(File(name, "l", mode, 0, str(path.readlink())))
         else:
             digest = hashlib.sha256(f"{package} {version} {name}".encode()).hexdigest()[:16]
-            found.append(File(name, "f", mode, status.st_size, digest))
-    return tuple(found)
+            rows.append(File(name, "f", mode, status.st_size, digest))
+    return tuple(rows)
 
 
 def files(image: Image) -> list[File]:

@@ -61,14 +61,14 @@ def trees(draw: st.DrawFn) -> Tree:
 
 def image_snapshot(path: Path) -> dict[bytes, Facts]:
     """What ``seal_trees.snapshot`` tells of a directory, told of an image."""
-    found: dict[bytes, Facts] = {}
+    facts: dict[bytes, Facts] = {}
     groups: dict[int, bytes] = {}
     with Image(path) as image:
         for entry in sorted(image.walk(), key=_host_name):
             inode = entry.inode
             name = _host_name(entry)
             directory = inode.kind == "directory"
-            found[name] = (
+            facts[name] = (
                 inode.mode,
                 inode.uid,
                 inode.gid,
@@ -80,7 +80,7 @@ def image_snapshot(path: Path) -> dict[bytes, Facts]:
                 tuple((os.fsdecode(key), value) for key, value in image.attributes(entry)),
                 content(image, entry),
             )
-    return found
+    return facts
 
 
 def _host_name(entry: Entry) -> bytes:
@@ -107,8 +107,8 @@ def mke2fs(tree: Path, image: Path, *options: str) -> Path:
 
 def _revision_0() -> tuple[str, str]:
     with contextlib.suppress(FileNotFoundError):
-        said = subprocess.run(["mke2fs", "-r", "0"], env=_with_sbin(), capture_output=True).stderr
-        if b"-E revision" in said:
+        output = subprocess.run(["mke2fs", "-r", "0"], env=_with_sbin(), capture_output=True).stderr
+        if b"-E revision" in output:
             return "-E", "revision=0"
     return "-r", "0"
 

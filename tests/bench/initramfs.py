@@ -26,10 +26,10 @@ def main(command: list[str]) -> int:
     own = os.open("/proc/self/ns/mnt", os.O_RDONLY)
     syscalls.umount2("/", syscalls.MNT_DETACH)
     syscalls.setns(own, syscalls.CLONE_NEWNS)  # our root becomes that of the namespace
-    made = [name for name in _SHOWN if not os.path.lexists(f"/{name}")]
+    missing = [name for name in _SHOWN if not os.path.lexists(f"/{name}")]
     linked = [name for name in _LINKS if not os.path.lexists(f"/{name}")]
     try:
-        for name in made:
+        for name in missing:
             os.mkdir(f"/{name}")
         for name in linked:
             os.symlink(f"usr/{name}", f"/{name}")
@@ -40,7 +40,7 @@ def main(command: list[str]) -> int:
     finally:
         for name in trees:
             syscalls.umount2(f"/{name}", syscalls.MNT_DETACH)
-        for name in made:
+        for name in missing:
             os.rmdir(f"/{name}")
         for name in linked:
             os.unlink(f"/{name}")

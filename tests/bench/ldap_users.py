@@ -96,9 +96,9 @@ def directory(place: Path, uid: int = 70123) -> Iterator[Directory]:
     server: list[str | Path] = ["slapd", "-d", "0", "-f", place / "slapd.conf"]
     server += ["-h", f"ldap://127.0.0.1:{port}/"]
     with _running(server), _running(_services(place)) as holder:
-        found = Directory(holder, name, home)
-        wait_until(lambda: found.call("true").returncode == 0)
-        yield found
+        users = Directory(holder, name, home)
+        wait_until(lambda: users.call("true").returncode == 0)
+        yield users
     shutil.rmtree(f"/var/tmp/singrun-{uid}", ignore_errors=True)
 
 

@@ -43,15 +43,15 @@ def main() -> int:
 
 def _places() -> Places:
     """Give each source as many bytes as it has lines, and one for line 0."""
-    found: Places = {}
+    places: Places = {}
     end = 0
     for package, directory in PACKAGES.items():
         above = directory if package == "plugins" else directory.parent
         for path in sorted(directory.rglob("*.py")):
             size = len(path.read_bytes().splitlines()) + 1
-            found[str(path.relative_to(above))] = path, end, size
+            places[str(path.relative_to(above))] = path, end, size
             end += size
-    return found
+    return places
 
 
 def _trace_all(directory: Path, executed: Path, places: Places) -> None:

@@ -96,7 +96,7 @@ class Block:
 def blocks(page: Path) -> list[Block]:
     """Return the fences of a page, in order."""
     text = page.read_text()
-    found = []
+    rows = []
     for match in _FENCE.finditer(text):
         line = text.count("\n", 0, match.start(3)) + 1
         words: dict[str, str] = {}
@@ -109,8 +109,8 @@ def blocks(page: Path) -> list[Block]:
                 name = next((name for name in WORDS if word.startswith(name)), "")
                 assert name, f"{page}:{line}: {word}"
                 words[name] = word.removeprefix(name).lstrip(": ")
-        found.append(Block(page, line, match[2].strip(), match[3], before, words))
-    return found
+        rows.append(Block(page, line, match[2].strip(), match[3], before, words))
+    return rows
 
 
 def all_blocks() -> list[Block]:

@@ -39,28 +39,28 @@ def builder_of(mode: str) -> Iterator[Builder]:
     """Somebody whose builds take a mode, for the time of a with-block; the doctor must say so."""
     with contextlib.ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
         directory = stack.enter_context(shared_directory())
-        found = Builder(mode, directory)
+        result = Builder(mode, directory)
         if mode == "container":
             within = stack.enter_context(container_engines.container_of_this_host())
-            found.container = within(
+            result.container = within(
                 "--interactive", "--env-host", f"--volume={directory}:{directory}"
             )
         elif mode == "chroot":
-            found.become = NO_MOUNTS
+            result.become = NO_MOUNTS
         else:
             name = stack.enter_context(images.ordinary_user("builder"))
             if mode == "one-id":
                 images.without_subordinate_ids(name)
             entry = pwd.getpwnam(name)
-            found.uid, found.gid = entry.pw_uid, entry.pw_gid
-            become = ("setpriv", f"--reuid={found.uid}", f"--regid={found.gid}", "--init-groups")
-            found.become = (*become, "env", f"HOME={directory}")
+            result.uid, result.gid = entry.pw_uid, entry.pw_gid
+            become = ("setpriv", f"--reuid={result.uid}", f"--regid={result.gid}", "--init-groups")
+            result.become = (*become, "env", f"HOME={directory}")
         for variable in DIRECTORIES:
-            patch.setenv(variable, str(found.own_directory(variable.lower())))
+            patch.setenv(variable, str(result.own_directory(variable.lower())))
         chosen = "chroot" if mode == "container" else mode
-        doctor = found.start("doctor", cwd=directory, stdout=subprocess.PIPE, text=True)
+        doctor = result.start("doctor", cwd=directory, stdout=subprocess.PIPE, text=True)
         assert f"in the mode {chosen}:" in doctor.communicate()[0]
-        yield found
+        yield result
 
 
 @pytest.fixture(
@@ -69,8 +69,8 @@ def builder_of(mode: str) -> Iterator[Builder]:
 )
 def builder(request: pytest.FixtureRequest) -> Iterator[Builder]:
     """Who builds; caches, logs and scratch are theirs."""
-    with builder_of(request.param) as found:
-        yield found
+    with builder_of(request.param) as result:
+        yield result
 
 
 @pytest.fixture
@@ -88,14 +88,14 @@ def builds_of(*modules: ModuleType, only: str = "", without: str = "") -> dict[s
     only, without: regular expressions of names; "" names none. Those that say why they need root
     itself, and those of an account of their own, are left out.
     """
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     for module in modules:
         for name, thing in vars(module).items():
             chosen = re.match(only, name) and not (without and re.match(without, name))
             if _is_fixture(thing, module) or (chosen and _builds(name, thing)):
-                assert name not in found
-                found[name] = thing
-    return found
+                assert name not in result
+                result[name] = thing
+    return result
 
 
 def _is_fixture(thing: object, module: ModuleType) -> bool:

@@ -58,10 +58,10 @@ class Handler(BaseHTTPRequestHandler):
         address = urlsplit(self.path)
         if address.path == "/v2/":
             self.answer(200)
-        elif found := re.fullmatch(f"{NAME}/(blobs|manifests)/([^/]+)", address.path):
-            self.content(found[1], found[2], found[3])
-        elif found := re.fullmatch(f"{NAME}/referrers/(sha256:[0-9a-f]{{64}})", address.path):
-            self.referrers(found[1], found[2], parse_qs(address.query))
+        elif match := re.fullmatch(f"{NAME}/(blobs|manifests)/([^/]+)", address.path):
+            self.content(match[1], match[2], match[3])
+        elif match := re.fullmatch(f"{NAME}/referrers/(sha256:[0-9a-f]{{64}})", address.path):
+            self.referrers(match[1], match[2], parse_qs(address.query))
         else:
             self.answer(404)
 
@@ -81,8 +81,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_PUT(self) -> None:
         address, content = urlsplit(self.path), self.body()
-        if found := re.fullmatch(f"{NAME}/manifests/([^/]+)", address.path):
-            self.put_manifest(found[1], found[2], content)
+        if match := re.fullmatch(f"{NAME}/manifests/([^/]+)", address.path):
+            self.put_manifest(match[1], match[2], content)
         elif address.path in self.server.uploads:
             content = self.server.uploads[address.path] + content
             (digest,) = parse_qs(address.query)["digest"]
@@ -93,8 +93,8 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self.answer(404)
 
-    def content(self, name: str, kind: str, wanted: str) -> None:
-        digest = self.server.tags.get((name, wanted), wanted)
+    def content(self, name: str, kind: str, reference: str) -> None:
+        digest = self.server.tags.get((name, reference), reference)
         media_type = "application/octet-stream"
         if kind == "blobs":
             content = self.server.blobs.get((name, digest))
@@ -113,16 +113,16 @@ class Handler(BaseHTTPRequestHandler):
         index = {"schemaVersion": 2, "mediaType": INDEX, "manifests": rows}
         self.answer(200, json.dumps(index).encode(), Content_Type=INDEX, **more)
 
-    def put_manifest(self, name: str, wanted: str, content: bytes) -> None:
+    def put_manifest(self, name: str, reference: str, content: bytes) -> None:
         digest, document = sha256(content), json.loads(content)
         parts = [document["config"], *document["layers"]] if "layers" in document else []
         is_whole = all((name, part["digest"]) in self.server.blobs for part in parts)
-        if not is_whole or (":" in wanted and wanted != digest):
+        if not is_whole or (":" in reference and reference != digest):
             self.answer(400)
             return
         self.server.manifests[name, digest] = (self.headers["Content-Type"], content)
-        if ":" not in wanted:
-            self.server.tags[name, wanted] = digest
+        if ":" not in reference:
+            self.server.tags[name, reference] = digest
         subject = document.get("subject", {}).get("digest")
         self.answer(201, **({"OCI_Subject": subject} if subject else {}))
 

@@ -97,13 +97,13 @@ def snapshot(root: Path, *, epoch: int | None = None) -> dict[bytes, Facts]:
     epoch: modification times are taken as the seal takes them.
     """
     base = os.fsencode(root)
-    found: dict[bytes, Facts] = {}
+    facts: dict[bytes, Facts] = {}
     groups: dict[int, bytes] = {}
     for path in sorted(_paths(base)):
         status = os.lstat(path)
         name = path.removeprefix(base)
         seconds = status.st_mtime_ns // 10**9
-        found[name] = (
+        facts[name] = (
             status.st_mode,
             status.st_uid,
             status.st_gid,
@@ -115,7 +115,7 @@ def snapshot(root: Path, *, epoch: int | None = None) -> dict[bytes, Facts]:
             _attributes(path),
             _content(path, status.st_mode),
         )
-    return found
+    return facts
 
 
 def _paths(base: bytes) -> Iterator[bytes]:

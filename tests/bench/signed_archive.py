@@ -35,9 +35,9 @@ class Signer:
 
     home: Path
 
-    def key(self, name: str, *, made: str = "", valid: str = "never") -> Path:
-        """Make a key pair; return a keyring of its public half. made: a date in the past."""
-        self.gpg("--quick-gen-key", f"{name}@localhost", "ed25519", "sign", valid, when=made)
+    def key(self, name: str, *, created: str = "", valid: str = "never") -> Path:
+        """Make a key pair; return a keyring of its public half. created: a date in the past."""
+        self.gpg("--quick-gen-key", f"{name}@localhost", "ed25519", "sign", valid, when=created)
         ring = self.home / f"{name}.gpg"
         ring.write_bytes(self.gpg("--export", f"{name}@localhost"))
         return ring

@@ -237,13 +237,13 @@ def daemons(owner: Path | str) -> list[str]:
         ["ps", "-eo", "stat=,user:64=,args="], capture_output=True, text=True, check=True
     )
     names = ("fuse2fs", "squashfuse", "fuse-overlayfs")
-    found = []
+    rows = []
     for line in listing.stdout.splitlines():
         state, user, words = line.split(None, 2)
         own = str(owner) in words if "/" in str(owner) else user == owner
         if own and state[0] != "Z" and any(name in words for name in names):
-            found.append(line)
-    return found
+            rows.append(line)
+    return rows
 
 
 def wait_for_daemons(owner: Path | str, seconds: float = 20) -> None:

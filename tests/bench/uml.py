@@ -65,7 +65,7 @@ def run(script: str, directory: Path, *, memory: str = "512M", seconds: float = 
         env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "TMPDIR": str(directory)},
         check=False,
     )
-    said = out.read_text(errors="replace") if out.exists() else ""
+    output = out.read_text(errors="replace") if out.exists() else ""
     ended = status.read_text().strip() if status.exists() else "not at all"
-    assert ended == "0", f"{said}\nended: {ended}\n{done.stdout.decode(errors='replace')[-4000:]}"
-    return said
+    assert ended == "0", f"{output}\nended: {ended}\n{done.stdout.decode(errors='replace')[-4000:]}"
+    return output

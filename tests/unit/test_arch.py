@@ -30,9 +30,9 @@ def keyring(tmp_path: Path) -> str:
     return str(tmp_path / "keys.gpg")
 
 
-def asked(keyring: str, **words: str) -> Source:
-    given = {"Repositories": "core extra", "Keyring": keyring, **words}
-    return source(Path(), arch="x86_64", **given)
+def request(keyring: str, **words: str) -> Source:
+    keywords = {"Repositories": "core extra", "Keyring": keyring, **words}
+    return source(Path(), arch="x86_64", **keywords)
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def asked(keyring: str, **words: str) -> Source:
     ["http://m.example/arch", "http://m.example/arch/", "http://m.example/arch/$repo/os/$arch"],
 )
 def test_a_mirror_is_named_as_pacman_has_it_or_by_its_directory(mirror: str, keyring: str) -> None:
-    choice = choose(asked(keyring, MirrorURL=mirror))
+    choice = choose(request(keyring, MirrorURL=mirror))
     assert choice.repositories == {
         "core": "http://m.example/arch/core/os/x86_64",
         "extra": "http://m.example/arch/extra/os/x86_64",
@@ -49,8 +49,8 @@ def test_a_mirror_is_named_as_pacman_has_it_or_by_its_directory(mirror: str, key
 
 def test_a_recipe_without_a_mirror_takes_the_sites(keyring: str) -> None:
     with pytest.raises(RecipeKeyError, match="names no mirror"):
-        choose(asked(keyring))
-    site = replace(asked(keyring), mirrors={"archlinux": "https://m.example"})
+        choose(request(keyring))
+    site = replace(request(keyring), mirrors={"archlinux": "https://m.example"})
     assert choose(site).repositories["core"] == "https://m.example/core/os/x86_64"
 
 
@@ -75,7 +75,7 @@ def test_the_hosts_mirrors_are_read(tmp_path: Path) -> None:
 def test_a_value_that_makes_no_sense_is_refused(keyword: str, value: str, keyring: str) -> None:
     words = {"MirrorURL": "http://m.example", keyword: value}
     with pytest.raises(RecipeKeyError) as caught:
-        choose(asked(words.pop("Keyring", keyring), **words))
+        choose(request(words.pop("Keyring", keyring), **words))
     assert caught.value.keyword == keyword
 
 

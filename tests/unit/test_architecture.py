@@ -30,17 +30,17 @@ IMPORTABLE = [name for name in NAMES.values() if not name.endswith("__main__")]
 
 def imports(path: Path, *, lazy: bool) -> set[str]:
     """Modules of ours that a file imports; lazy: also those inside functions and for types only."""
-    found: set[str] = set()
+    modules: set[str] = set()
     tree = ast.parse(path.read_text())
     nodes = ast.walk(tree) if lazy else iter(tree.body)
     for node in nodes:
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            modules |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             inner = {f"{node.module}.{alias.name}" for alias in node.names}
-            found |= {name if name in NAMES.values() else node.module for name in inner}
-    return {name for name in found if name.split(".")[0] in ("singbuild", "singrun")} | {
-        name for name in found if name.startswith("singbuild_")
+            modules |= {name if name in NAMES.values() else node.module for name in inner}
+    return {name for name in modules if name.split(".")[0] in ("singbuild", "singrun")} | {
+        name for name in modules if name.startswith("singbuild_")
     }
 
 

@@ -175,8 +175,8 @@ def test_headers_before_headers_are_no_bug(tmp_path: Path) -> None:
 
 def test_a_date_that_no_image_can_have_is_none() -> None:
     assert config.created({"created": "9999-12-31T23:59:59+00:00"}) is None
-    for told in ("9", None, -5, 2**40, True, [1]):
-        assert lock.choose_epoch({"epoch": told}, None) in (lock.DEFAULT_EPOCH, 1)
+    for size in ("9", None, -5, 2**40, True, [1]):
+        assert lock.choose_epoch({"epoch": size}, None) in (lock.DEFAULT_EPOCH, 1)
 
 
 class Files:
@@ -250,11 +250,11 @@ def test_a_lock_that_is_made_to_grow_is_refused(tmp_path: Path, text: str) -> No
 
 
 @pytest.mark.parametrize("are_pins", [debootstrap_packages.are_pins, yum_packages.are_pins])
-@pytest.mark.parametrize("found", [5, [], None, {"a": 5}, {"a": {}}, {"a": {"size": "1"}}])
+@pytest.mark.parametrize("answer", [5, [], None, {"a": 5}, {"a": {}}, {"a": {"size": "1"}}])
 def test_a_damaged_list_of_packages_in_the_cache_is_not_taken(
-    are_pins: Callable[[object], bool], found: object
+    are_pins: Callable[[object], bool], answer: object
 ) -> None:
-    assert not are_pins(found)
+    assert not are_pins(answer)
 
 
 def test_dates_of_passwords_that_are_no_dates_stay(tmp_path: Path) -> None:
@@ -273,9 +273,9 @@ def test_an_archive_to_import_that_is_a_bomb(
 ) -> None:
     monkeypatch.setattr(compression, "RATIO_FROM", 1 << 20)
     (tmp_path / "bomb.tar.gz").write_bytes(gzip.compress(bytes(8 << 20)))
-    with pytest.raises(SourceError, match=r"bomb.tar.gz: it grows to more than 200 times") as told:
+    with pytest.raises(SourceError, match=r"bomb.tar.gz: it grows to more than 200 times") as size:
         list(incoming.archive(str(tmp_path / "bomb.tar.gz")))
-    assert "SINGBUILD_UNPACK_RATIO" in told.value.remedy
+    assert "SINGBUILD_UNPACK_RATIO" in size.value.remedy
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, lzma.compress, bz2.compress])
@@ -284,9 +284,9 @@ def test_an_archive_to_import_that_is_cut_off(
 ) -> None:
     packed = pack(bytes(range(256)) * 1000)
     (tmp_path / "half").write_bytes(packed[: len(packed) // 2])
-    with pytest.raises(SourceError, match=r"half: its \w+ data are cut off") as told:
+    with pytest.raises(SourceError, match=r"half: its \w+ data are cut off") as size:
         list(incoming.archive(str(tmp_path / "half")))
-    assert "tar -tvf" in told.value.remedy
+    assert "tar -tvf" in size.value.remedy
 
 
 @pytest.mark.parametrize("text", [b"[" * 100_000 + b"\n", b"[" * (17 << 20), b"5\n", b""])

@@ -34,10 +34,10 @@ def version(command: Path, **variables: str) -> str:
 
 
 def test_variables_of_python_do_not_count(broken: Path) -> None:
-    said = f"singbuild {__version__}\n"
-    assert version(BESIDE, PYTHONPATH=str(broken)) == said
-    assert version(BESIDE, PYTHONHOME="/opt/python27") == said
-    assert version(BESIDE, PYTHONSTARTUP=str(broken / "click.py"), PYTHONUTF8="x") == said
+    output = f"singbuild {__version__}\n"
+    assert version(BESIDE, PYTHONPATH=str(broken)) == output
+    assert version(BESIDE, PYTHONHOME="/opt/python27") == output
+    assert version(BESIDE, PYTHONSTARTUP=str(broken / "click.py"), PYTHONUTF8="x") == output
 
 
 @pytest.mark.parametrize("linked", [False, True])
@@ -60,8 +60,8 @@ def test_a_users_installation_is_found_and_what_lies_beside_it_is_not(
     if linked:
         (tmp_path / "link").symlink_to(command)
         command = tmp_path / "link"
-    said = version(command, HOME=str(tmp_path / "home"), PYTHONPATH=str(broken))
-    assert said == f"singbuild {__version__}\n"
+    output = version(command, HOME=str(tmp_path / "home"), PYTHONPATH=str(broken))
+    assert output == f"singbuild {__version__}\n"
 
 
 def test_a_missing_python_is_said(tmp_path: Path) -> None:

@@ -239,7 +239,7 @@ def test_a_program_by_plain_http_needs_a_digest(tmp_path: Path) -> None:
     with pytest.raises(RecipeKeyError, match="comes over plain http") as caught:
         singbuild_resolve(source(tmp_path, MirrorURL=url))
     assert "SHA256" in caught.value.remedy
-    given = source(tmp_path, MirrorURL=url)
+    request = source(tmp_path, MirrorURL=url)
     for locked in ({"sha256": "no digest"}, {"sha256": 5}):
         with pytest.raises(RecipeKeyError, match="comes over plain http"):
-            singbuild_resolve(replace(given, locked=locked))
+            singbuild_resolve(replace(request, locked=locked))

@@ -41,10 +41,10 @@ def listed(say: Say) -> dict[str, str]:
 def test_everything_is_listed_and_counted(cache: Path, say: Say) -> None:
     names = {"download": "busybox", "image": "docker:library/python", "log": "a.img-1"}
     assert listed(say) == names
-    told = json.loads(say("cache", "du", "--json")[1])
-    assert told["kinds"]["download"] >= 100_000
-    assert told["kinds"]["image"] >= 100_000
-    assert told["cache"] == str(cache)
+    usage = json.loads(say("cache", "du", "--json")[1])
+    assert usage["kinds"]["download"] >= 100_000
+    assert usage["kinds"]["image"] >= 100_000
+    assert usage["cache"] == str(cache)
     lines = say("cache", "list")[1].splitlines()
     assert lines[0].split()[:3] == ["KIND", "LAST", "USED"]
     assert len(lines) == 4
@@ -70,11 +70,11 @@ def test_what_was_not_used_for_days_goes(cache: Path, say: Say) -> None:
 
 
 def test_downloads_stay_while_a_build_uses_the_cache(cache: Path, say: Say) -> None:
-    held = os.open(cache, os.O_RDONLY)
-    fcntl.flock(held, fcntl.LOCK_SH)
+    lock = os.open(cache, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_SH)
     status, _, err = say("cache", "clean")
     assert (status, "in use by a build" in err) == (5, True)
-    os.close(held)
+    os.close(lock)
     assert len(listed(say)) == 3
 
 

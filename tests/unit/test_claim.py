@@ -69,20 +69,20 @@ def test_never_two_at_once_while_owners_are_killed(tmp_path: Path) -> None:
 
 
 def test_who_waits_is_told_once_and_goes_on_at_once_after_a_kill(tmp_path: Path) -> None:
-    place, told = tmp_path / "name", []
+    place, waits = tmp_path / "name", []
     process = holder(place)
 
     def work() -> None:
-        with claim.claimed(place, lambda: told.append("waits")) as is_doubtful:
-            told.append(str(is_doubtful))
+        with claim.claimed(place, lambda: waits.append("waits")) as is_doubtful:
+            waits.append(str(is_doubtful))
 
     thread = threading.Thread(target=work)
     thread.start()
-    wait_until(lambda: told == ["waits"])
+    wait_until(lambda: waits == ["waits"])
     process.kill()
     process.communicate()
     thread.join(timeout=20)
-    assert told == ["waits", "False"]
+    assert waits == ["waits", "False"]
 
 
 def test_an_owner_of_another_host_is_believed_while_its_heart_beats(

@@ -87,16 +87,16 @@ def environment() -> dict[str, str]:
 
 def in_bash(line: str, desk: Path) -> list[str]:
     typed = [str(desk / source(line, "bash")), *line.split(" ")]
-    said = subprocess.check_output(
+    output = subprocess.check_output(
         ["bash", "-c", BASH, "bash", *typed], text=True, cwd=desk, env=environment()
     )
-    return said.split()
+    return output.split()
 
 
 def in_fish(line: str, desk: Path) -> list[str]:
     lines = f"source {source(line, 'fish')}; complete -C {shlex.quote(line)}"
-    said = subprocess.check_output(["fish", "-c", lines], text=True, cwd=desk, env=environment())
-    return [row.split("\t")[0] for row in said.splitlines()]
+    output = subprocess.check_output(["fish", "-c", lines], text=True, cwd=desk, env=environment())
+    return [row.split("\t")[0] for row in output.splitlines()]
 
 
 @pytest.mark.parametrize("shell", ["bash", "fish"])
@@ -129,9 +129,9 @@ def zsh(desk: Path) -> Iterator[Callable[[str, str], str]]:
     def type_tab(line: str, answer: str) -> str:
         terminal.expect("ready> ")
         terminal.type(f"{line}\t")
-        found = terminal.expect(f"{line[: line.rindex(' ') + 1]}{answer}[ /]")
+        result = terminal.expect(f"{line[: line.rindex(' ') + 1]}{answer}[ /]")
         terminal.type("\x15\n")
-        return found
+        return result
 
     yield type_tab
     terminal.type("\x15exit\n")
@@ -150,11 +150,11 @@ def test_the_table_has_every_command_and_option() -> None:
     for path in every_command(commands):
         *above, name = path
         assert (" ".join(["singbuild", *above]), name) in rows
-        found: click.Command = commands
+        result: click.Command = commands
         for word in path:
-            assert isinstance(found, click.Group)
-            found = found.commands[word]
-        for parameter in found.params:
+            assert isinstance(result, click.Group)
+            result = result.commands[word]
+        for parameter in result.params:
             for option in parameter.opts if isinstance(parameter, click.Option) else ():
                 assert (" ".join(["singbuild", *path]), option) in rows
     for verb in manual.VERBS:

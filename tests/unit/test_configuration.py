@@ -31,9 +31,11 @@ class Desk:
         self.user = directory / "config/singbuild/singbuild.conf"
         self.user.parent.mkdir(parents=True)
         self.site.write_text("")
-        kept = {n: v for n, v in os.environ.items() if not n.startswith(("SINGBUILD", "TMPDIR"))}
+        environment = {
+            n: v for n, v in os.environ.items() if not n.startswith(("SINGBUILD", "TMPDIR"))
+        }
         own = {"SINGBUILD_CONFIG": self.site, "XDG_CONFIG_HOME": self.user.parents[1]}
-        self.environment = kept | {name: str(path) for name, path in own.items()}
+        self.environment = environment | {name: str(path) for name, path in own.items()}
         (directory / "a.def").write_text(RECIPE)
 
     def run(self, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -78,10 +80,10 @@ def test_variable_before_user_before_site_before_built_in(desk: Desk) -> None:
 
 def test_people_see_where_each_value_is_from(desk: Desk) -> None:
     desk.site.write_text("mirror debian = http://mirror.invalid/debian\nbuild free = 64M\n")
-    said = desk.run("config", "show").stdout
+    output = desk.run("config", "show").stdout
     line = f"mirror debian .* http://mirror.invalid/debian +{re.escape(str(desk.site))}, line 1"
-    assert re.search(line, said)
-    assert f"Files: {desk.site}\n" in said
+    assert re.search(line, output)
+    assert f"Files: {desk.site}\n" in output
     assert desk.run("config", "show", "build free").stdout == "64M\n"
     wrong = desk.run("config", "show", "build fre")
     assert (wrong.returncode, wrong.stdout) == (2, "")
@@ -227,9 +229,9 @@ def test_a_mirrors_name_in_a_recipe_stands_for_its_url(desk: Desk) -> None:
 
 def test_the_example_for_sites_is_one(desk: Desk) -> None:
     desk.site.write_text((ROOT / "docs/site/singbuild.conf").read_text())
-    said = desk.shown()
-    assert said["cache directory"][0] == f"/var/tmp/singbuild-{os.geteuid()}"
-    assert said["allow host sections"] == ("no", f"{desk.site}, line 7")
+    output = desk.shown()
+    assert output["cache directory"][0] == f"/var/tmp/singbuild-{os.geteuid()}"
+    assert output["allow host sections"] == ("no", f"{desk.site}, line 7")
 
 
 def test_the_example_in_the_page_is_one(desk: Desk) -> None:
@@ -269,10 +271,10 @@ def test_singrun_shows_its_own(tmp_path: Path) -> None:
     site.write_text("mount home = no\ncache directory = /c/%U\ncache size = 5G\n")
     environment = {"PATH": os.environ["PATH"], "SINGRUN_CONFIG": str(site), "SINGRUN_BIND": "/data"}
     words = [str(ROOT / "bin/singrun"), "config", "show", "--json"]
-    said = subprocess.run(
+    output = subprocess.run(
         words, env=environment | {"SINGRUN_CACHESIZE": "7G"}, capture_output=True, check=True
     )
-    answer = json.loads(said.stdout)
+    answer = json.loads(output.stdout)
     assert (answer["version"], answer["command"], answer["file"]) == (1, "config show", str(site))
     rows = {each["name"]: (each["value"], each["source"]) for each in answer["settings"]}
     assert rows["mount home"] == ("no", f"{site}, line 1")
@@ -294,7 +296,7 @@ def test_singrun_looks_for_pulled_images_where_singbuild_keeps_them(tmp_path: Pa
     code = "from singrun.images import pull_cache; print(pull_cache.cache())"
     environment = {"PYTHONPATH": str(ROOT), "SINGBUILD_CONFIG": str(site), "HOME": str(tmp_path)}
     for job, answer in (("7", f"/c/7/{os.geteuid()}"), ("", f"{tmp_path}/.cache/singbuild")):
-        said = subprocess.check_output(
+        output = subprocess.check_output(
             [sys.executable, "-c", code], env=environment | {"JOB": job}, text=True
         )
-        assert said.strip() == answer
+        assert output.strip() == answer

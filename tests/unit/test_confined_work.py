@@ -22,7 +22,7 @@ def roots(path: Path) -> list[str]:
     """Where a file does more with ``rootfs.root`` or ``rootfs.path()`` than to pass it on."""
     tree = ast.parse(path.read_text())
     parents = {child: node for node in ast.walk(tree) for child in ast.iter_child_nodes(node)}
-    found = []
+    paths = []
     for node in ast.walk(tree):
         if not isinstance(node, ast.Attribute) or node.attr not in ("root", "path"):
             continue
@@ -34,8 +34,8 @@ def roots(path: Path) -> list[str]:
             isinstance(above, ast.Attribute) and above.attr not in ("parent", "relative_to")
         )
         if joins or (isinstance(above, ast.Call) and ast.unparse(above.func) in ("Path", "open")):
-            found.append(f"{path.name}:{node.lineno}: {ast.unparse(above)}")
-    return found
+            paths.append(f"{path.name}:{node.lineno}: {ast.unparse(above)}")
+    return paths
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))

@@ -38,9 +38,9 @@ def test_a_full_disk_for_the_output_ends_no_build(
 ) -> None:
     with open("/dev/full", "w") as full:
         tell(choice.choose(full, as_json=as_json, quiet=False))
-    said = capsys.readouterr().err
-    told = "warning: standard output cannot be written any further: No space left on device\n"
-    assert said.count(told) == 1
+    text_of_error = capsys.readouterr().err
+    printed = "warning: standard output cannot be written any further: No space left on device\n"
+    assert text_of_error.count(printed) == 1
 
 
 def test_a_pipe_gets_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
@@ -77,13 +77,13 @@ def test_json_is_one_object_a_line() -> None:
     shown = choice.choose(out, as_json=True, quiet=False)
     tell(shown)
     shown.error(HostError("what", why="why", remedy="remedy"), None)
-    told = [json.loads(line) for line in out.getvalue().splitlines()]
-    assert [event["event"] for event in told] == [
+    printed = [json.loads(line) for line in out.getvalue().splitlines()]
+    assert [event["event"] for event in printed] == [
         *("start", "phase", "line", "progress", "warning", "done", "error"),
     ]
-    assert told[0]["version"] == events.VERSION
-    said = {"status": 5, "what": "what", "why": "why", "remedy": "remedy", "log": ""}
-    assert said.items() <= told[-1].items()
+    assert printed[0]["version"] == events.VERSION
+    text_of_error = {"status": 5, "what": "what", "why": "why", "remedy": "remedy", "log": ""}
+    assert text_of_error.items() <= printed[-1].items()
 
 
 def test_quiet_keeps_warnings(capsys: pytest.CaptureFixture[str]) -> None:
@@ -97,8 +97,8 @@ def test_a_warning_is_shown_once(capsys: pytest.CaptureFixture[str]) -> None:
     shown = choice.choose(io.StringIO(), as_json=False, quiet=False)
     for text in ("broken", "other", "broken"):
         shown.warn(text)
-    said = capsys.readouterr().err
-    assert said == "singbuild: warning: broken\nsingbuild: warning: other\n"
+    text_of_error = capsys.readouterr().err
+    assert text_of_error == "singbuild: warning: broken\nsingbuild: warning: other\n"
 
 
 def test_the_log_gets_everything() -> None:
@@ -144,9 +144,9 @@ class Watched(io.StringIO):
         return super().write(text)
 
 
-@pytest.mark.parametrize("given", ["", "0", "-1", "soon", "nan"])
-def test_a_heartbeat_that_is_no_number(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SINGBUILD_HEARTBEAT", given)
+@pytest.mark.parametrize("text", ["", "0", "-1", "soon", "nan"])
+def test_a_heartbeat_that_is_no_number(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SINGBUILD_HEARTBEAT", text)
     with pytest.raises(UsageError, match="SINGBUILD_HEARTBEAT"):
         choice.choose(io.StringIO(), as_json=True, quiet=False)
 
@@ -164,13 +164,13 @@ def test_no_control_character_gets_through(
     shown.line(HOSTILE)
     shown.warn(HOSTILE)
     shown.error(HostError(HOSTILE), None)
-    told = out.getvalue()
+    printed = out.getvalue()
     if as_json:
-        told = "".join(json.loads(line)["text"] for line in told.splitlines())
-    said = told + capsys.readouterr().err + shown.log.getvalue()
-    assert said.count("red") == 6
-    assert "title" not in said
-    assert [each for each in said if not each.isprintable() and each not in "\n\t"] == []
+        printed = "".join(json.loads(line)["text"] for line in printed.splitlines())
+    text_of_error = printed + capsys.readouterr().err + shown.log.getvalue()
+    assert text_of_error.count("red") == 6
+    assert "title" not in text_of_error
+    assert [each for each in text_of_error if not each.isprintable() and each not in "\n\t"] == []
 
 
 @pytest.mark.parametrize(

@@ -45,9 +45,9 @@ def genuine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = tmp_path_factory.mktemp("genuine")
     dists = base / "debian/dists/bookworm"
     for name in ("InRelease", "Release", "Release.gpg", INDEX):
-        got = fetch(f"{configured_mirror()}/dists/bookworm/{name}", base, report=Recorder())
+        release = fetch(f"{configured_mirror()}/dists/bookworm/{name}", base, report=Recorder())
         (dists / name).parent.mkdir(parents=True, exist_ok=True)
-        got.path.rename(dists / name)
+        release.path.rename(dists / name)
     return base / "debian"
 
 
@@ -78,8 +78,8 @@ def mirror(tmp_path: Path) -> Iterator[str]:
 
 
 def resolve(cache: Path, mirror: str, suite: str = "bookworm", **more: str) -> dict[str, Any]:
-    given = source(cache, arch="x86_64", OSVersion=suite, MirrorURL=mirror, **more)
-    return dict(singbuild_resolve(given))
+    request = source(cache, arch="x86_64", OSVersion=suite, MirrorURL=mirror, **more)
+    return dict(singbuild_resolve(request))
 
 
 @pytest.mark.network
@@ -222,9 +222,9 @@ def test_a_damaged_index_is_refused(dists: Path, mirror: str, tmp_path: Path) ->
 def test_a_machine_that_the_archive_lacks_is_named(
     dists: Path, mirror: str, tmp_path: Path
 ) -> None:
-    given = source(tmp_path, arch="loongarch64", OSVersion="bookworm", MirrorURL=mirror)
+    request = source(tmp_path, arch="loongarch64", OSVersion="bookworm", MirrorURL=mirror)
     with pytest.raises(SourceError, match="not for this machine") as caught:
-        singbuild_resolve(given)
+        singbuild_resolve(request)
     assert "not loong64" in caught.value.why
 
 
@@ -317,8 +317,8 @@ def test_without_apt_debootstraps_own_mirror_is_taken(
 @needs_debootstrap
 def test_another_distributions_suite_is_not_taken_from_the_hosts_apt(tmp_path: Path) -> None:
     keyring = str(KEYS / "debian-archive-keyring.gpg")
-    given = source(tmp_path, arch="x86_64", OSVersion="jammy", Keyring=keyring)
-    assert "ubuntu" in choose(given).mirror
+    request = source(tmp_path, arch="x86_64", OSVersion="jammy", Keyring=keyring)
+    assert "ubuntu" in choose(request).mirror
 
 
 def test_all_keywords_are_described_and_only_the_suite_is_required() -> None:

@@ -27,16 +27,16 @@ EVIL = b"Suite: nova\nCodename: evil\nComponents: main\nDate: Sat, 06 Sep 2025 1
 @pytest.fixture(scope="module")
 def signer() -> Iterator[Signer]:
     home = Path(tempfile.mkdtemp(prefix="keys-"))
-    found = Signer(home)
+    signing = Signer(home)
     try:
         for name in ("site", "stranger"):
-            found.key(name)
-        found.key("old", made="2020-01-01", valid="1y")
+            signing.key(name)
+        signing.key("old", created="2020-01-01", valid="1y")
         rings = (home / f"{name}.gpg" for name in ("site", "old"))
         (home / "both.gpg").write_bytes(b"".join(ring.read_bytes() for ring in rings))
-        yield found
+        yield signing
     finally:
-        found.close()
+        signing.close()
         shutil.rmtree(home)
 
 
@@ -57,8 +57,8 @@ class Opener:
         mirror = signed_archive.write(self.place / "archive", files)
         ring = self.signer.home / f"{keyring}.gpg"
         choice = Choice("nova", "amd64", ("main",), "minbase", (), ring, mirror, allow_expired)
-        given = source(self.place / "cache")
-        return open_archive(choice, replace(given, locked=locked or {}))
+        request = source(self.place / "cache")
+        return open_archive(choice, replace(request, locked=locked or {}))
 
 
 @pytest.fixture
@@ -125,30 +125,30 @@ def test_a_signature_that_does_not_fit_outweighs_a_good_one(opened: Opener, sign
 
 @pytest.mark.parametrize("how", ["--clearsign", "--detach-sign"])
 def test_a_signature_over_sha_1_is_refused(opened: Opener, signer: Signer, how: str) -> None:
-    made = signer.sign(release(), "site", how=f"--digest-algo SHA1 {how}")
-    detached = {"Release": release(), "Release.gpg": made}
+    signed = signer.sign(release(), "site", how=f"--digest-algo SHA1 {how}")
+    detached = {"Release": release(), "Release.gpg": signed}
     with pytest.raises(SourceError, match="signature cannot be verified") as caught:
-        opened({"InRelease": made} if how == "--clearsign" else detached)
+        opened({"InRelease": signed} if how == "--clearsign" else detached)
     assert "SHA1" in caught.value.why
 
 
 def test_a_signature_that_has_expired_is_refused(opened: Opener, signer: Signer) -> None:
-    made = signer.sign(
+    signed = signer.sign(
         release(), "old", how="--default-sig-expire 1d --clearsign", when="2020-02-01"
     )
     with pytest.raises(SourceError, match="signature cannot be verified"):
-        opened({"InRelease": made}, "old", allow_expired=True)
+        opened({"InRelease": signed}, "old", allow_expired=True)
 
 
 def test_a_key_that_has_expired_counts_where_the_recipe_says_so(
     opened: Opener, signer: Signer
 ) -> None:
-    made = signer.sign(release(), "old", when="2020-02-01")
+    signed = signer.sign(release(), "old", when="2020-02-01")
     with pytest.raises(SourceError, match="signature cannot be verified") as caught:
-        opened({"InRelease": made}, "old")
+        opened({"InRelease": signed}, "old")
     assert "expired" in caught.value.why
     assert "AllowExpired" in caught.value.remedy
-    assert opened({"InRelease": made}, "old", allow_expired=True).codename == "nova"
+    assert opened({"InRelease": signed}, "old", allow_expired=True).codename == "nova"
 
 
 def test_an_expired_key_beside_a_good_one_does_no_harm(opened: Opener, signer: Signer) -> None:
@@ -161,9 +161,9 @@ def test_an_expired_key_beside_a_good_one_does_no_harm(opened: Opener, signer: S
 def test_a_signature_that_does_not_cover_all_bytes_is_refused(
     opened: Opener, signer: Signer
 ) -> None:
-    made = signer.sign(release(), "site", how="--textmode --detach-sign")
+    signed = signer.sign(release(), "site", how="--textmode --detach-sign")
     with pytest.raises(SourceError, match="signature cannot be verified") as caught:
-        opened({"Release": release(), "Release.gpg": made})
+        opened({"Release": release(), "Release.gpg": signed})
     assert "of a text" in caught.value.why
 
 

@@ -81,9 +81,9 @@ def get(registry: str, path: str) -> Any:
 def referrers(registry: str, digest: str = IMAGE.manifest) -> list[dict[str, Any]]:
     """An image's list of what refers to it: of the API, or under the tag that stands for it."""
     api, tag = f"referrers/{digest}", f"manifests/{digest.replace(':', '-')}"
-    found = [status(registry, each) == requests.codes.ok for each in (api, tag)]
-    assert found.count(True) == 1
-    rows = get(registry, api if found[0] else tag)["manifests"]
+    result = [status(registry, each) == requests.codes.ok for each in (api, tag)]
+    assert result.count(True) == 1
+    rows = get(registry, api if result[0] else tag)["manifests"]
     assert isinstance(rows, list)
     return rows
 
@@ -112,10 +112,10 @@ def test_statements_lie_under_the_classic_tag_and_as_referrers(
     sign(IMAGE.manifest, {KIND: PREDICATE})  # makes place for the same key's, of the same kind
     (layer,) = get(registry, f"manifests/{IMAGE.manifest.replace(':', '-')}.att")["layers"]
     assert layer["annotations"]["predicateType"] == KIND
-    wanted = {"sha256": IMAGE.manifest.removeprefix("sha256:")}
+    subject = {"sha256": IMAGE.manifest.removeprefix("sha256:")}
     statement = opened(get(registry, f"blobs/{layer['digest']}"), files / "cosign.pub")
-    assert (statement["subject"][0]["digest"], statement["predicate"]) == (wanted, PREDICATE)
-    found = {}
+    assert (statement["subject"][0]["digest"], statement["predicate"]) == (subject, PREDICATE)
+    result = {}
     for entry in referrers(registry):
         assert entry["artifactType"] == attestation.BUNDLE
         document = get(registry, f"manifests/{entry['digest']}")
@@ -123,9 +123,9 @@ def test_statements_lie_under_the_classic_tag_and_as_referrers(
         bundle = get(registry, f"blobs/{document['layers'][0]['digest']}")
         assert bundle["mediaType"] == attestation.BUNDLE
         statement = opened(bundle["dsseEnvelope"], files / "cosign.pub")
-        assert statement["subject"][0]["digest"] == wanted
-        found[entry["annotations"]["dev.sigstore.bundle.predicateType"]] = statement["predicate"]
-    assert found == {attestation.SIGNED: {}, KIND: PREDICATE}
+        assert statement["subject"][0]["digest"] == subject
+        result[entry["annotations"]["dev.sigstore.bundle.predicateType"]] = statement["predicate"]
+    assert result == {attestation.SIGNED: {}, KIND: PREDICATE}
 
 
 def verified(registry: str, name: str, *words: str | Path) -> tuple[int, Any]:
@@ -139,23 +139,23 @@ def test_verify_knows_what_is_signed_in_a_registry(registry: str, store: Path, f
     place = source(store, f"{registry}/lab/tool:1")
     assert verified(registry, "lab/tool:1", "--signers", files / "cosign.pub")[0] == 10
     oras.singbuild_signer(place, files / "cosign.key")(IMAGE.manifest, {KIND: PREDICATE})
-    status, found = verified(registry, "lab/tool:1", "--signers", files / "cosign.pub")
-    assert (status, found["digest"], found["missing"]) == (0, IMAGE.manifest, [])
-    assert {(s["status"], s["claim"]) for s in found["signatures"]} == {
+    status, result = verified(registry, "lab/tool:1", "--signers", files / "cosign.pub")
+    assert (status, result["digest"], result["missing"]) == (0, IMAGE.manifest, [])
+    assert {(s["status"], s["claim"]) for s in result["signatures"]} == {
         ("good", "signed"),
         ("good", f"attested {KIND}"),
     }
-    assert len(found["signatures"]) == 4
+    assert len(result["signatures"]) == 4
     bob = str(files / "bob.key")
     subprocess.run(["openssl", "genpkey", "-algorithm", "ed25519", "-out", bob], check=True)
     words = ["openssl", "pkey", "-in", bob, "-pubout", "-out", str(files / "bob.pem")]
     subprocess.run(words, check=True)
-    status, found = verified(registry, "lab/tool:1", "--signers", files / "bob.pem")
-    assert (status, {s["status"] for s in found["signatures"]}) == (10, {"unknown"})
-    status, found = verified(
+    status, result = verified(registry, "lab/tool:1", "--signers", files / "bob.pem")
+    assert (status, {s["status"] for s in result["signatures"]}) == (10, {"unknown"})
+    status, result = verified(
         registry, "lab/tool:1", "--signers", files / "cosign.pub", "--signed-by", "bob"
     )
-    assert (status, found["missing"]) == (10, ["bob"])
+    assert (status, result["missing"]) == (10, ["bob"])
 
 
 def test_a_signed_push_is_attested_its_provenance_and_both_bills(
@@ -166,8 +166,8 @@ def test_a_signed_push_is_attested_its_provenance_and_both_bills(
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done
     bills = ["https://spdx.dev/Document", "https://cyclonedx.org/bom"]
-    status, found = verified(registry, "lab/tool:built", "--signers", files / "cosign.pub")
-    claims = sorted((each["status"], each["claim"]) for each in found["signatures"])
+    status, result = verified(registry, "lab/tool:built", "--signers", files / "cosign.pub")
+    claims = sorted((each["status"], each["claim"]) for each in result["signatures"])
     kinds = ["signed", *(f"attested {each}" for each in (KIND, *bills))]
     assert (status, claims) == (0, sorted([("good", each) for each in kinds] * 2))
     rows = referrers(registry, done.stdout.strip())
@@ -191,8 +191,8 @@ def test_a_statement_of_some_megabytes_is_read_and_one_of_many_is_told_of(
     place = source(store, f"{registry}/lab/tool:1")
     sign = oras.singbuild_signer(place, files / "cosign.key")
     sign(IMAGE.manifest, {KIND: {"packages": "x" * (3 << 20)}})
-    status, found = verified(registry, "lab/tool:1", "--signers", files / "cosign.pub")
-    claims = [each["claim"] for each in found["signatures"]]
+    status, result = verified(registry, "lab/tool:1", "--signers", files / "cosign.pub")
+    claims = [each["claim"] for each in result["signatures"]]
     assert (status, claims.count(f"attested {KIND}"), claims.count("signed")) == (0, 2, 2)
     monkeypatch.setattr(attestation, "LARGEST", 1 << 20)
     assert len(oras.singbuild_signatures(place)[1]) == 2
@@ -211,9 +211,9 @@ def test_statements_about_another_image_are_bad(registry: str, store: Path, file
         names = [each.manifest.replace(":", "-") for each in (IMAGE, OTHER)]
         content = json.dumps(get(registry, f"manifests/{names[0]}.{ending}")).encode()
         put_manifest(content, kind, registry, "lab/tool", f"{names[1]}.{ending}")
-    status, found = verified(registry, "lab/tool:2", "--signers", files / "cosign.pub")
-    assert (status, {s["status"] for s in found["signatures"]}) == (10, {"bad"})
-    assert len(found["signatures"]) == 2
+    status, result = verified(registry, "lab/tool:2", "--signers", files / "cosign.pub")
+    assert (status, {s["status"] for s in result["signatures"]}) == (10, {"bad"})
+    assert len(result["signatures"]) == 2
 
 
 @pytest.mark.parametrize(

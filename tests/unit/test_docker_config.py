@@ -55,8 +55,8 @@ def test_every_argument_arrives_as_it_is(words: list[str]) -> None:
 
 def test_of_an_image_that_names_no_program_the_arguments_are_one() -> None:
     only_cmd = {"config": {"Cmd": ["false"], "Entrypoint": None}}
-    for told, with_cmd in (({}, True), (only_cmd, False)):
-        script = defaults(told, Recorder(), with_cmd=with_cmd).runscript
+    for config, with_cmd in (({}, True), (only_cmd, False)):
+        script = defaults(config, Recorder(), with_cmd=with_cmd).runscript
         assert shown(script, *SHOW, "x  y") == ["x  y"]
         done = subprocess.run(["sh", "-c", script], input="exit 7", text=True, check=False)
         assert done.returncode == 7  # a shell
@@ -64,24 +64,24 @@ def test_of_an_image_that_names_no_program_the_arguments_are_one() -> None:
 
 def test_variables_labels_user_and_workdir_are_kept() -> None:
     report = Recorder()
-    told = {
+    config = {
         "Env": ["A=b c", "EMPTY=", "EQUAL=a=b", "NOTHING", "a-b=c"],
         "Labels": {"x": "y"},
         "User": "1000:1000",
         "WorkingDir": "/srv",
     }
-    found = defaults({"config": told}, report, with_cmd=True)
-    assert found.environment == {"A": "b c", "EMPTY": "", "EQUAL": "a=b"}
+    answer = defaults({"config": config}, report, with_cmd=True)
+    assert answer.environment == {"A": "b c", "EMPTY": "", "EQUAL": "a=b"}
     recorded = {"singbuild.docker.user": "1000:1000", "singbuild.docker.workdir": "/srv"}
-    assert found.labels == {"x": "y", **recorded}
+    assert answer.labels == {"x": "y", **recorded}
     assert "1000:1000" in report.lines[0]
     assert "'a-b'" in report.warnings[0]
 
 
-@pytest.mark.parametrize("told", [None, [], "x", {"Env": "A=b", "Cmd": "sh -c x", "Labels": []}])
-def test_what_makes_no_sense_counts_as_nothing(told: object) -> None:
-    found = defaults({"config": told}, Recorder(), with_cmd=True)
-    assert (found.environment, found.runscript, found.labels) == ({}, runscript([], []), {})
+@pytest.mark.parametrize("config", [None, [], "x", {"Env": "A=b", "Cmd": "sh -c x", "Labels": []}])
+def test_what_makes_no_sense_counts_as_nothing(config: object) -> None:
+    answer = defaults({"config": config}, Recorder(), with_cmd=True)
+    assert (answer.environment, answer.runscript, answer.labels) == ({}, runscript([], []), {})
 
 
 @pytest.mark.parametrize(

@@ -48,13 +48,13 @@ def test_credentials_come_from_the_environment(
     server: Faulty, store: Path, tmp_path: Path, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.behaviours["/"] = [wants(basic("ada", "s3:cret"), 'Basic realm="x"')]
-    said = fails(source(store, f"{server.name}/x"), tmp_path)
-    assert "no credentials found" in said
+    message = fails(source(store, f"{server.name}/x"), tmp_path)
+    assert "no credentials found" in message
     monkeypatch.setenv(f"{prefix}_DOCKER_USERNAME", "ada")
     monkeypatch.setenv(f"{prefix}_DOCKER_PASSWORD", "wrong")
-    said = fails(source(store, f"{server.name}/x"), tmp_path)
-    assert "asked as ada" in said
-    assert "wrong" not in said
+    message = fails(source(store, f"{server.name}/x"), tmp_path)
+    assert "asked as ada" in message
+    assert "wrong" not in message
     monkeypatch.setenv(f"{prefix}_DOCKER_PASSWORD", "s3:cret")
     assert built(source(store, f"{server.name}/x"), tmp_path) == FILES
 
@@ -97,12 +97,12 @@ def test_what_podman_login_keeps_counts_for_the_part_that_it_names(
     words = ["--tls-verify=false", f"--authfile={file}", "-u=ada", "-p=secret", f"{name}{of}"]
     subprocess.run(["skopeo", "login", *words], check=True, capture_output=True)
     others = {f"{name}/{part}": {"auth": "Ym9iOmJvYg=="} for part in ("a", "x/y", "xy")}
-    kept = json.loads(file.read_text())
-    file.write_text(json.dumps({"auths": others | kept["auths"]}))
+    settings = json.loads(file.read_text())
+    file.write_text(json.dumps({"auths": others | settings["auths"]}))
     assert built(source(store, f"{name}/x"), tmp_path) == FILES
     assert "asked as bob" in fails(source(store, f"{name}/x/y"), tmp_path)
-    said = fails(source(store, f"{name}/none"), tmp_path)
-    assert ("no credentials found" if of else "no such image") in said
+    message = fails(source(store, f"{name}/none"), tmp_path)
+    assert ("no credentials found" if of else "no such image") in message
 
 
 def test_credentials_come_from_a_helper(
@@ -118,9 +118,9 @@ def test_credentials_come_from_a_helper(
     (tmp_path / "config.json").write_text(json.dumps({"credHelpers": {server.name: "mine"}}))
     assert built(source(store, f"{server.name}/x"), tmp_path) == FILES
     helper.write_text("#!/bin/sh\necho broken; exit 1\n")
-    given = source(store, f"{server.name}/x")
-    assert "no credentials found" in fails(given, tmp_path)
-    assert "gives no credentials" in "".join(report(given).warnings)
+    request = source(store, f"{server.name}/x")
+    assert "no credentials found" in fails(request, tmp_path)
+    assert "gives no credentials" in "".join(report(request).warnings)
 
 
 BROKEN: dict[str, dict[str, Any]] = {
@@ -143,10 +143,10 @@ def test_what_is_broken_does_not_stop_an_image_for_everybody(
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
     text = json.dumps(BROKEN[what]).replace("{name}", server.name)
     (tmp_path / "config.json").write_text(text)
-    given = source(store, f"{server.name}/x")
-    assert built(given, tmp_path) == FILES
-    said = set(report(given).warnings)
-    assert len(said) == (0 if what.startswith("another") else 1), said
+    request = source(store, f"{server.name}/x")
+    assert built(request, tmp_path) == FILES
+    message = set(report(request).warnings)
+    assert len(message) == (0 if what.startswith("another") else 1), message
 
 
 def answers_everybody(handler: Handler) -> None:
@@ -158,9 +158,9 @@ def test_the_entry_that_is_asked_for_counts_beside_a_broken_one(
 ) -> None:
     server.behaviours["/"] = [wants(basic("ada", "secret"), 'Basic realm="x"')]
     auth = base64.b64encode(b"ada:secret").decode()
-    said = {"auths": {"other.example": {"auth": "Zm9v"}, server.name: {"auth": auth}}}
+    message = {"auths": {"other.example": {"auth": "Zm9v"}, server.name: {"auth": auth}}}
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
-    (tmp_path / "config.json").write_text(json.dumps(said | {"credsStore": "nobody-has-it"}))
+    (tmp_path / "config.json").write_text(json.dumps(message | {"credsStore": "nobody-has-it"}))
     assert built(source(store, f"{server.name}/x"), tmp_path) == FILES
 
 
@@ -187,16 +187,16 @@ def test_tokens_are_asked_for_where_the_registry_says(
         assert built(source(store, f"{server.name}/x"), tmp_path) == FILES
         assert tokens.requests[-1][1]["authorization"] == basic("ada", "secret")
         monkeypatch.setenv("SINGBUILD_DOCKER_PASSWORD", "wrong")
-        said = fails(source(store, f"{server.name}/x"), tmp_path)
-        assert "who are you" in said
+        message = fails(source(store, f"{server.name}/x"), tmp_path)
+        assert "who are you" in message
 
 
 def test_a_token_that_runs_out_is_renewed(server: Faulty, store: Path, tmp_path: Path) -> None:
-    given: list[str] = []
+    request: list[str] = []
 
     def tokens(handler: Handler) -> None:
-        given.append(f"T{len(given)}")
-        handler.answer(200, json.dumps({"access_token": given[-1]}).encode())
+        request.append(f"T{len(request)}")
+        handler.answer(200, json.dumps({"access_token": request[-1]}).encode())
 
     def short(handler: Handler) -> None:
         # The token of the manifest has run out when the layers are fetched.
@@ -209,7 +209,7 @@ def test_a_token_that_runs_out_is_renewed(server: Faulty, store: Path, tmp_path:
 
     server.behaviours = {"/token": [tokens], "/v2/x/": [short]}
     assert built(source(store, f"{server.name}/x"), tmp_path) == FILES
-    assert len(given) > 1
+    assert len(request) > 1
 
 
 def test_a_password_is_not_sent_to_a_token_server_over_an_open_line(
@@ -242,9 +242,9 @@ def test_credentials_do_not_follow_a_redirect_to_another_host(
         assert not any("authorization" in headers for _, headers in storage.requests)
         # And a storage that asks who we are is told nothing either.
         storage.behaviours["/"] = [status(401, WWW_Authenticate='Basic realm="x"')]
-        for kept in store.iterdir():
-            if kept.is_file():
-                kept.unlink()
+        for settings in store.iterdir():
+            if settings.is_file():
+                settings.unlink()
         fails(source(store, f"{server.name}/x"), tmp_path)
         assert not any("authorization" in headers for _, headers in storage.requests)
 
@@ -275,18 +275,18 @@ def test_a_token_does_not_follow_a_redirect_either(
         assert built(source(store, f"{server.name}/x"), tmp_path) == FILES
         assert len(storage.requests) == 4
         assert not any("authorization" in headers for _, headers in storage.requests)
-        told = {headers.get("authorization") for _, headers in server.requests}
-        assert told == {None, "Bearer T0ken"}
-        asked = {headers["authorization"] for _, headers in tokens.requests}
-        assert asked == {basic("ada", "secret")}
+        authorizations = {headers.get("authorization") for _, headers in server.requests}
+        assert authorizations == {None, "Bearer T0ken"}
+        tokens_sent = {headers["authorization"] for _, headers in tokens.requests}
+        assert tokens_sent == {basic("ada", "secret")}
 
 
 def test_an_unknown_certificate_is_refused_unless_the_recipe_says_otherwise(
     secure: tuple[str, Path], store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name, _ = secure
-    said = fails(source(store, f"{name}/x"), tmp_path)
-    assert "no secure connection" in said
+    message = fails(source(store, f"{name}/x"), tmp_path)
+    assert "no secure connection" in message
     insecure = source(store, f"{name}/x", Insecure="yes")
     assert "no credentials found" in fails(insecure, tmp_path)
     monkeypatch.setenv("SINGBUILD_DOCKER_USERNAME", "ada")

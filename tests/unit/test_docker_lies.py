@@ -91,8 +91,8 @@ def test_a_manifest_of_the_wrong_digest_is_refused(
     server: Faulty, store: Path, tmp_path: Path
 ) -> None:
     server.behaviours["/manifests/"] = [sends(b"{}")]
-    said = fails(source(store, f"{server.name}/x@{IMAGE.manifest}"), tmp_path)
-    assert "wrong SHA-256" in said
+    message = fails(source(store, f"{server.name}/x@{IMAGE.manifest}"), tmp_path)
+    assert "wrong SHA-256" in message
 
 
 @pytest.mark.parametrize("place", [0, 1])
@@ -101,8 +101,8 @@ def test_a_layer_of_other_bytes_is_refused(
 ) -> None:
     other = server.blobs[IMAGE.layers[place]]
     server.behaviours[IMAGE.layers[place]] = [sends(other[:-9] + b"different")]
-    said = fails(source(store, f"{server.name}/x"), tmp_path)
-    assert "wrong SHA-256" in said or "damaged" in said
+    message = fails(source(store, f"{server.name}/x"), tmp_path)
+    assert "wrong SHA-256" in message or "damaged" in message
     assert not (store / IMAGE.layers[place].removeprefix("sha256:")).exists()
 
 
@@ -112,20 +112,20 @@ def test_a_layer_whose_archive_is_another_is_refused_by_name(
     about = json.loads(IMAGE.blobs[IMAGE.config])
     about["rootfs"]["diff_ids"][1] = sha256(b"other")
     text = json.dumps(about).encode()
-    made = IMAGE.changed("config", described(text, "application/json"))
-    made.blobs[sha256(text)] = text
-    server.add(made)
-    said = fails(source(store, f"{server.name}/x"), tmp_path)
-    assert f"layer {IMAGE.layers[1]}: its archive has the wrong SHA-256" in said
+    layered = IMAGE.changed("config", described(text, "application/json"))
+    layered.blobs[sha256(text)] = text
+    server.add(layered)
+    message = fails(source(store, f"{server.name}/x"), tmp_path)
+    assert f"layer {IMAGE.layers[1]}: its archive has the wrong SHA-256" in message
 
 
 def test_a_hostile_entry_is_refused_with_its_name_and_layer(
     server: Faulty, store: Path, tmp_path: Path
 ) -> None:
-    made = image(LOWER, archive(file("../evil")))
-    server.add(made)
-    said = fails(source(store, f"{server.name}/x"), tmp_path)
-    assert said.startswith(f"layer {made.layers[1]}: ../evil: cannot be unpacked")
+    layered = image(LOWER, archive(file("../evil")))
+    server.add(layered)
+    message = fails(source(store, f"{server.name}/x"), tmp_path)
+    assert message.startswith(f"layer {layered.layers[1]}: ../evil: cannot be unpacked")
     assert not (tmp_path / "evil").exists()
 
 
@@ -137,7 +137,7 @@ def test_a_bomb_is_refused(
 
     monkeypatch.setattr(compression, "RATIO_FROM", 1 << 20)
     server.add(image(archive(file("zeros", bytes(30 << 20), **OWNER)), packing=packing))
-    said = fails(source(store, f"{server.name}/x"), tmp_path)
-    assert "SINGBUILD_UNPACK_RATIO" in said
+    message = fails(source(store, f"{server.name}/x"), tmp_path)
+    assert "SINGBUILD_UNPACK_RATIO" in message
     monkeypatch.setenv("SINGBUILD_UNPACK_RATIO", "100000")
     assert built(source(store, f"{server.name}/x"), tmp_path) == ["zeros"]

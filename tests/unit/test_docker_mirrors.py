@@ -62,7 +62,7 @@ def mirrored(name: str, *servers: str, more: str = "") -> str:
     return "\n".join(lines) + "\n"
 
 
-def asked(name: str) -> list[tuple[str, bool]]:
+def requests_to(name: str) -> list[tuple[str, bool]]:
     return [(f"{p.image}", p.insecure) for p in places(named({"From": name}), insecure=False)]
 
 
@@ -74,26 +74,26 @@ def test_the_longest_prefix_counts_and_the_registry_is_asked_last(configured: Pa
     )
     hub = f"{DOCKER}/library/ubuntu:latest"
     there = ["m.example:5000/hub/library/ubuntu:latest", "n.example/library/ubuntu:latest", hub]
-    assert asked("ubuntu") == [(name, False) for name in there]
-    assert asked("ada/tool:1") == [
+    assert requests_to("ubuntu") == [(name, False) for name in there]
+    assert requests_to("ada/tool:1") == [
         ("own.example/tool:1", False),
         ("moved.example/bob/tool:1", False),
     ]
-    assert asked("adam/tool")[0] == ("m.example:5000/hub/adam/tool:latest", False)
-    assert asked("a.wild.example/x") == [
+    assert requests_to("adam/tool")[0] == ("m.example:5000/hub/adam/tool:latest", False)
+    assert requests_to("a.wild.example/x") == [
         ("w.example/all/x:latest", False),
         ("a.wild.example/x:latest", True),
     ]
-    assert asked("other.example/x") == [("other.example/x:latest", False)]
+    assert requests_to("other.example/x") == [("other.example/x:latest", False)]
 
 
 def test_mirrors_may_be_for_digests_or_for_tags_alone(configured: Path) -> None:
     only = '[[registry.mirror]]\nlocation = "d.example"\npull-from-mirror = "digest-only"\n'
     configured.write_text(mirrored(DOCKER, "m.example") + "\n" + only)
-    assert len(asked(DIGEST)) == 3
-    assert len(asked("a:1")) == 2
+    assert len(requests_to(DIGEST)) == 3
+    assert len(requests_to("a:1")) == 2
     configured.write_text(mirrored(DOCKER, "m.example", more="mirror-by-digest-only = true\n"))
-    assert (len(asked(DIGEST)), len(asked("a:1"))) == (2, 1)
+    assert (len(requests_to(DIGEST)), len(requests_to("a:1"))) == (2, 1)
 
 
 def test_daemon_json_has_mirrors_of_dockers_own_registry(configured: Path, tmp_path: Path) -> None:
@@ -106,12 +106,12 @@ def test_daemon_json_has_mirrors_of_dockers_own_registry(configured: Path, tmp_p
             }
         )
     )
-    assert asked("ubuntu") == [
+    assert requests_to("ubuntu") == [
         ("m.example/library/ubuntu:latest", False),
         ("plain.example:5000/x/library/ubuntu:latest", True),
         (f"{DOCKER}/library/ubuntu:latest", False),
     ]
-    assert asked("plain.corp:5000/a") == [("plain.corp:5000/a:latest", True)]
+    assert requests_to("plain.corp:5000/a") == [("plain.corp:5000/a:latest", True)]
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_daemon_json_has_insecure_networks(
 ) -> None:
     assert configured.parent.is_dir()
     (tmp_path / "daemon.json").write_text(json.dumps({"insecure-registries": [listed]}))
-    assert asked(f"{registry}/a/b:1") == [(f"{registry}/a/b:1", insecure)]
+    assert requests_to(f"{registry}/a/b:1") == [(f"{registry}/a/b:1", insecure)]
 
 
 def test_a_registry_in_an_insecure_network_needs_no_known_certificate(
@@ -150,10 +150,10 @@ def test_a_registry_in_an_insecure_network_needs_no_known_certificate(
     assert configured.parent.is_dir()
     monkeypatch.setenv("SINGBUILD_DOCKER_USERNAME", "ada")
     monkeypatch.setenv("SINGBUILD_DOCKER_PASSWORD", "secret")
-    given = source(store, f"{secure[0]}/x")
-    assert "no secure connection" in fails(given, tmp_path)
+    request = source(store, f"{secure[0]}/x")
+    assert "no secure connection" in fails(request, tmp_path)
     (tmp_path / "daemon.json").write_text('{"insecure-registries": ["127.0.0.0/8"]}')
-    assert built(given, tmp_path) == FILES
+    assert built(request, tmp_path) == FILES
 
 
 def test_files_in_conf_d_and_another_file_by_variable(
@@ -163,20 +163,20 @@ def test_files_in_conf_d_and_another_file_by_variable(
     other = configured.parent / "registries.conf.d/50-mine.conf"
     other.parent.mkdir()
     other.write_text(mirrored(f"{DOCKER}/ada", "second.example"))
-    assert [asked("a")[0][0], asked("ada/b")[0][0]] == [
+    assert [requests_to("a")[0][0], requests_to("ada/b")[0][0]] == [
         "first.example/library/a:latest",
         "second.example/b:latest",
     ]
     (tmp_path / "given.conf").write_text(mirrored(DOCKER, "third.example"))
     monkeypatch.setenv("CONTAINERS_REGISTRIES_CONF", str(tmp_path / "given.conf"))
-    assert asked("a")[0][0] == "third.example/library/a:latest"
+    assert requests_to("a")[0][0] == "third.example/library/a:latest"
 
 
 @pytest.mark.parametrize("text", ["[[", "registry = 1", "registry = ['a']", "[registry]\na = 1"])
 def test_a_broken_configuration_is_named(configured: Path, text: str) -> None:
     configured.write_text(text)
     with pytest.raises(SourceError, match=f"{configured}: cannot be understood"):
-        asked("a")
+        requests_to("a")
 
 
 def test_a_blocked_image_is_not_asked_for(
@@ -194,32 +194,32 @@ def test_an_image_of_docker_hub_comes_from_a_mirror(
     with genuine(tmp_path) as name:
         push(IMAGE, name, "library/ubuntu")
         configured.write_text(mirrored(DOCKER, name))
-        given = source(store, "ubuntu")
-        assert built(given, tmp_path) == FILES
-    assert not report(given).warnings
-    assert "image" not in given.locked
+        request = source(store, "ubuntu")
+        assert built(request, tmp_path) == FILES
+    assert not report(request).warnings
+    assert "image" not in request.locked
 
 
 def test_what_a_mirror_lacks_or_spoils_comes_from_the_registry(
     configured: Path, mirror: Faulty, store: Path, tmp_path: Path
 ) -> None:
-    with faulty() as registry, faulty() as gone:
+    with faulty() as registry, faulty() as absent:
         registry.add(IMAGE)
-        gone.server_close()
-        configured.write_text(mirrored(registry.name, gone.name, mirror.name))
+        absent.server_close()
+        configured.write_text(mirrored(registry.name, absent.name, mirror.name))
         # It knows the tag, lacks one layer, and refuses the configuration.
         del mirror.blobs[IMAGE.layers[0]]
         mirror.behaviours[IMAGE.config] = [status(403)]
-        given = source(store, f"{registry.name}/x")
-        backend.singbuild_resolve(given)
+        request = source(store, f"{registry.name}/x")
+        backend.singbuild_resolve(request)
         # It was asked for the manifest, and not for the configuration again.
-        assert sum(gone.name in text for text in report(given).warnings) == 1
-        assert built(given, tmp_path) == FILES
-    warnings = report(given).warnings
+        assert sum(absent.name in text for text in report(request).warnings) == 1
+        assert built(request, tmp_path) == FILES
+    warnings = report(request).warnings
     assert any("a mirror fails, the next place is asked" in text for text in warnings)
-    assert mirror.asked("/manifests/")
-    assert not registry.asked("/manifests/")
-    assert registry.asked(IMAGE.layers[0])
+    assert mirror.requests_to("/manifests/")
+    assert not registry.requests_to("/manifests/")
+    assert registry.requests_to(IMAGE.layers[0])
 
 
 def test_a_mirror_cannot_pass_off_other_bytes(
@@ -229,9 +229,9 @@ def test_a_mirror_cannot_pass_off_other_bytes(
         registry.add(IMAGE)
         configured.write_text(mirrored(registry.name, mirror.name))
         mirror.behaviours[IMAGE.manifest] = [sends(b"{}")]
-        given = source(store, f"{registry.name}/x@{IMAGE.manifest}")
-        assert built(given, tmp_path) == FILES
-    assert any("wrong SHA-256" in text for text in report(given).warnings)
+        request = source(store, f"{registry.name}/x@{IMAGE.manifest}")
+        assert built(request, tmp_path) == FILES
+    assert any("wrong SHA-256" in text for text in report(request).warnings)
 
 
 def test_the_password_of_a_registry_is_not_told_to_its_mirror(
@@ -261,7 +261,7 @@ class Proxy(ThreadingHTTPServer):
     def __init__(self, address: tuple[str, int]) -> None:
         super().__init__(("127.0.0.1", 0), _ProxyHandler)
         self.target = address
-        self.asked: list[str] = []
+        self.targets: list[str] = []
 
     @property
     def address(self) -> str:
@@ -282,11 +282,11 @@ class _ProxyHandler(BaseHTTPRequestHandler):
     server: Proxy
 
     def do_GET(self) -> None:
-        self.server.asked.append(self.path)
+        self.server.targets.append(self.path)
         self.send_error(502)
 
     def do_CONNECT(self) -> None:
-        self.server.asked.append(self.path)
+        self.server.targets.append(self.path)
         with socket.create_connection(self.server.target) as far:
             self.send_response(200)
             self.end_headers()
@@ -308,11 +308,11 @@ def test_a_registry_elsewhere_is_asked_by_plain_http_only_if_declared_insecure(
         monkeypatch.setenv("HTTP_PROXY", between.address)
         monkeypatch.setenv("HTTPS_PROXY", between.address)
         fails(source(store, "registry.example:5000/x"), tmp_path)
-        assert set(between.asked) == {"registry.example:5000"}
-        between.asked.clear()
+        assert set(between.targets) == {"registry.example:5000"}
+        between.targets.clear()
         configured.write_text('[[registry]]\nlocation = "registry.example:5000"\ninsecure = true\n')
         fails(source(store, "registry.example:5000/x"), tmp_path)
-        assert between.asked[0] == "http://registry.example:5000/v2/"
+        assert between.targets[0] == "http://registry.example:5000/v2/"
 
 
 def test_a_registry_elsewhere_is_reached_through_the_proxy(
@@ -332,4 +332,4 @@ def test_a_registry_elsewhere_is_reached_through_the_proxy(
             monkeypatch.setenv("HTTPS_PROXY", between.address)
             assert configured.parent.is_dir()
             assert built(source(store, "registry.example:5000/x"), tmp_path) == FILES
-            assert set(between.asked) == {"registry.example:5000"}
+            assert set(between.targets) == {"registry.example:5000"}

@@ -22,8 +22,8 @@ CHALLENGES = ['Basic realm="x"', 'Bearer realm="https://127.0.0.1:9/token",servi
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Faulty]:
     monkeypatch.setenv("SINGBUILD_DOCKER_USERNAME", "ada")
     monkeypatch.setenv("SINGBUILD_DOCKER_PASSWORD", "hunter2")
-    with faulty() as found:
-        yield found
+    with faulty() as faulty_server:
+        yield faulty_server
 
 
 def authorization(url: str, server: str, *, insecure: bool = False) -> Authorization:

@@ -50,18 +50,18 @@ __all__ = ["quick", "server", "store"]
 def test_an_image_of_a_genuine_registry(store: Path, tmp_path: Path) -> None:
     with genuine(tmp_path) as name:
         push(IMAGE, name, "ada/tool", "1")
-        given = source(store, f"{name}/ada/tool:1")
-        pins = backend.singbuild_resolve(given)
+        request = source(store, f"{name}/ada/tool:1")
+        pins = backend.singbuild_resolve(request)
         assert pins["digest"] == IMAGE.manifest
         assert pins["config"] == IMAGE.config
         assert [layer["digest"] for layer in pins["layers"]] == IMAGE.layers
         assert pins["epoch"] == 1_600_000_000
-        assert built(given, tmp_path) == FILES
+        assert built(request, tmp_path) == FILES
         by_digest = source(store, f"{name}/ada/tool@{IMAGE.manifest}")
         assert built(by_digest, tmp_path) == FILES
-    found = backend.singbuild_defaults(given, pins, Rootfs(tmp_path, given.report))
-    assert found.environment == {"A": "1"}
-    assert found.runscript == '#!/bin/sh\nexec /a "$@"\n'
+    answer = backend.singbuild_defaults(request, pins, Rootfs(tmp_path, request.report))
+    assert answer.environment == {"A": "1"}
+    assert answer.runscript == '#!/bin/sh\nexec /a "$@"\n'
 
 
 @pytest.mark.parametrize("packing", ["", "+gzip", "+zstd"])
@@ -69,9 +69,9 @@ def test_layers_may_be_packed_in_three_ways(
     server: Faulty, store: Path, tmp_path: Path, packing: str
 ) -> None:
     server.add(image(LOWER, UPPER, packing=packing))
-    given = source(store, f"{server.name}/x")
-    assert built(given, tmp_path) == FILES
-    assert report(given).lines[0].startswith("Downloading layer: sha256:")
+    request = source(store, f"{server.name}/x")
+    assert built(request, tmp_path) == FILES
+    assert report(request).lines[0].startswith("Downloading layer: sha256:")
 
 
 def test_layers_may_have_many_members_or_frames(
@@ -85,9 +85,9 @@ def test_layers_may_have_many_members_or_frames(
         about = json.loads(IMAGE.blobs[IMAGE.manifest])
         kind = f"application/vnd.oci.image.layer.v1.tar{packing}"
         about["layers"][0] = described(content, kind)
-        made = IMAGE.remade(json.dumps(about).encode())
-        made.blobs[sha256(content)] = content
-        server.add(made)
+        changed = IMAGE.remade(json.dumps(about).encode())
+        changed.blobs[sha256(content)] = content
+        server.add(changed)
         assert built(source(store, f"{server.name}/x"), tmp_path) == FILES
 
 
@@ -115,19 +115,19 @@ def test_an_index_is_asked_for_the_machine(store: Path, tmp_path: Path) -> None:
             "armv6l": ["v6"],
         }.items():
             assert built(source(store, f"{name}/x:multi", arch), tmp_path) == files
-        said = fails(source(store, f"{name}/x:multi", "s390x"), tmp_path)
-        assert "no image for linux/s390x" in said
-        assert "linux/arm64/v8" in said
-        said = fails(source(store, f"{name}/x:b"), tmp_path)
-        assert "is for linux/arm64, not for linux/amd64" in said
+        message = fails(source(store, f"{name}/x:multi", "s390x"), tmp_path)
+        assert "no image for linux/s390x" in message
+        assert "linux/arm64/v8" in message
+        message = fails(source(store, f"{name}/x:b"), tmp_path)
+        assert "is for linux/arm64, not for linux/amd64" in message
 
 
 def test_a_second_build_fetches_no_layer_again(server: Faulty, store: Path, tmp_path: Path) -> None:
     assert built(source(store, f"{server.name}/x"), tmp_path) == FILES
-    given = source(store, f"{server.name}/x")
-    assert built(given, tmp_path) == FILES
-    assert len(server.asked("/blobs/")) == 3
-    assert report(given).lines[0].startswith("Using cached layer: ")
+    request = source(store, f"{server.name}/x")
+    assert built(request, tmp_path) == FILES
+    assert len(server.requests_to("/blobs/")) == 3
+    assert report(request).lines[0].startswith("Using cached layer: ")
 
 
 def test_builds_at_the_same_time_fetch_each_layer_once(
@@ -154,33 +154,33 @@ def test_builds_at_the_same_time_fetch_each_layer_once(
     for thread in threads:
         thread.join()
     assert results == [FILES] * 3
-    assert len(server.asked("/blobs/")) == 3
+    assert len(server.requests_to("/blobs/")) == 3
 
 
 def test_a_damaged_file_of_the_store_is_fetched_again(
     server: Faulty, store: Path, tmp_path: Path
 ) -> None:
     assert built(source(store, f"{server.name}/x"), tmp_path) == FILES
-    kept = store / IMAGE.layers[0].removeprefix("sha256:")
-    kept.write_bytes(b"damage" + kept.read_bytes()[6:])
-    given = source(store, f"{server.name}/x")
-    assert built(given, tmp_path) == FILES
-    assert "is damaged and is fetched again" in report(given).warnings[0]
+    layer = store / IMAGE.layers[0].removeprefix("sha256:")
+    layer.write_bytes(b"damage" + layer.read_bytes()[6:])
+    request = source(store, f"{server.name}/x")
+    assert built(request, tmp_path) == FILES
+    assert "is damaged and is fetched again" in report(request).warnings[0]
 
 
 def test_offline_the_store_is_all_there_is(
     server: Faulty, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert built(source(store, f"{server.name}/x"), tmp_path) == FILES
-    asked = len(server.requests)
+    count = len(server.requests)
     monkeypatch.setenv("SINGBUILD_OFFLINE", "1")
     assert built(source(store, f"{server.name}/x"), tmp_path) == FILES
-    said = fails(source(store, f"{server.name}/x:other"), tmp_path)
-    assert "SINGBUILD_OFFLINE is set" in said
+    message = fails(source(store, f"{server.name}/x:other"), tmp_path)
+    assert "SINGBUILD_OFFLINE is set" in message
     (store / IMAGE.layers[1].removeprefix("sha256:")).unlink()
-    said = fails(source(store, f"{server.name}/x"), tmp_path)
-    assert IMAGE.layers[1] in said
-    assert len(server.requests) == asked
+    message = fails(source(store, f"{server.name}/x"), tmp_path)
+    assert IMAGE.layers[1] in message
+    assert len(server.requests) == count
 
 
 def test_a_lock_is_kept_to_when_the_tag_moves(server: Faulty, store: Path, tmp_path: Path) -> None:
@@ -188,6 +188,6 @@ def test_a_lock_is_kept_to_when_the_tag_moves(server: Faulty, store: Path, tmp_p
     pins = backend.singbuild_resolve(first)
     server.add(image(archive(file("moved", **OWNER))))
     assert built(first, tmp_path) == ["moved"]
-    kept = replace(first, locked=pins)
-    assert backend.singbuild_resolve(kept) == pins
-    assert built(kept, tmp_path) == FILES
+    locked_source = replace(first, locked=pins)
+    assert backend.singbuild_resolve(locked_source) == pins
+    assert built(locked_source, tmp_path) == FILES

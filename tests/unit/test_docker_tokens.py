@@ -79,9 +79,9 @@ def test_anybody_pulls_what_is_for_anybody(site: Site, store: Path, tmp_path: Pa
 def test_a_password_opens_what_is_private(
     site: Site, store: Path, tmp_path: Path, login: Login
 ) -> None:
-    said = fails(source(store, f"{site.name}/secret"), tmp_path)
-    assert f"{site.name}/secret:latest: the registry does not let us have it" in said
-    assert "no credentials found" in said
+    message = fails(source(store, f"{site.name}/secret"), tmp_path)
+    assert f"{site.name}/secret:latest: the registry does not let us have it" in message
+    assert "no credentials found" in message
     login("ada", "secret")
     assert built(source(store, f"{site.name}/secret"), tmp_path) == FILES
 
@@ -90,11 +90,11 @@ def test_a_wrong_password_is_said_in_the_token_servers_words(
     site: Site, store: Path, tmp_path: Path, login: Login
 ) -> None:
     login("ada", "wr0ng")
-    said = fails(source(store, f"{site.name}/secret"), tmp_path)
+    message = fails(source(store, f"{site.name}/secret"), tmp_path)
     place = site.tokens.realm.split("/")[2]
-    assert f"{place} answers 401 Unauthorized (incorrect username or password)" in said
-    assert "asked as ada" in said
-    assert "wr0ng" not in said
+    assert f"{place} answers 401 Unauthorized (incorrect username or password)" in message
+    assert "asked as ada" in message
+    assert "wr0ng" not in message
     assert len(site.tokens.requests) == 1
 
 
@@ -103,10 +103,10 @@ def test_whoever_has_no_right_is_told_that_the_password_is_not_what_lacks(
 ) -> None:
     login("bob", "bob")
     for repository in ("secret", "none"):
-        said = fails(source(store, f"{site.name}/{repository}"), tmp_path)
-        assert f"{site.name}/{repository}:latest: the registry does not let us have it" in said
-        assert "asked as bob, who has no right to pull it" in said
-        assert "docker login" not in said
+        message = fails(source(store, f"{site.name}/{repository}"), tmp_path)
+        assert f"{site.name}/{repository}:latest: the registry does not let us have it" in message
+        assert "asked as bob, who has no right to pull it" in message
+        assert "docker login" not in message
 
 
 def test_a_token_that_runs_out_between_manifest_and_layers_is_renewed(
@@ -114,10 +114,10 @@ def test_a_token_that_runs_out_between_manifest_and_layers_is_renewed(
 ) -> None:
     login("ada", "secret")
     site.tokens.lifetimes = [3, 300]
-    given = source(store, f"{site.name}/secret")
-    origin = locate(given)
-    layers = layers_of(pinned(origin.image_for(given.arch), given.arch))
-    (first,) = site.tokens.given
+    request = source(store, f"{site.name}/secret")
+    origin = locate(request)
+    layers = layers_of(pinned(origin.image_for(request.arch), request.arch))
+    (first,) = site.tokens.issued
     url = f"https://{site.name}/v2/secret/blobs/{IMAGE.config}"
     who = {"Authorization": f"Bearer {first}"}
     while (answer := requests.get(url, headers=who, verify=str(site.ca), timeout=10)).ok:
@@ -126,7 +126,7 @@ def test_a_token_that_runs_out_between_manifest_and_layers_is_renewed(
     with origin.opened(layers) as read:
         for layer in layers:
             assert b"".join(read(layer)) == IMAGE.blobs[layer.digest]
-    assert len(site.tokens.given) == 2
+    assert len(site.tokens.issued) == 2
 
 
 def test_what_docker_login_keeps_instead_of_a_password_is_enough(
@@ -177,31 +177,31 @@ def test_skopeo_sees_the_same_site_in_the_same_way(site: Site, tmp_path: Path) -
     if not shutil.which("skopeo"):
         pytest.skip("skopeo is not installed")
     argv = ["skopeo", "inspect", f"--cert-dir={tmp_path}/home/.docker/certs.d/{site.name}"]
-    found = {}
+    result = {}
     for user in ("ada:secret", "ada:wrong", "bob:bob"):
         words = [*argv, f"--creds={user}", f"docker://{site.name}/secret"]
-        found[user] = subprocess.run(words, capture_output=True, text=True)
-    assert json.loads(found["ada:secret"].stdout)["Digest"] == IMAGE.manifest
-    assert [each.returncode for each in found.values()] == [0, 1, 1]
+        result[user] = subprocess.run(words, capture_output=True, text=True)
+    assert json.loads(result["ada:secret"].stdout)["Digest"] == IMAGE.manifest
+    assert [each.returncode for each in result.values()] == [0, 1, 1]
 
 
 def test_who_may_pushes_and_who_may_not_is_told(
     site: Site, store: Path, tmp_path: Path, login: Login
 ) -> None:
-    given = source(store, f"{site.name}/secret:pushed")
+    request = source(store, f"{site.name}/secret:pushed")
     content = b"an image's file" * 70_000
     file = tmp_path / "tool.img"
     file.write_bytes(content)
     with pytest.raises(SourceError) as raised:
-        oras.singbuild_put(file, "ext3", given, {}, "tool.img")
+        oras.singbuild_put(file, "ext3", request, {}, "tool.img")
     assert "secret:pushed: the registry does not take it from us" in str(raised.value)
     login("ada", "secret")
-    digest = oras.singbuild_put(file, "ext3", given, {"lab": "ada's"}, "tool.img")
+    digest = oras.singbuild_put(file, "ext3", request, {"lab": "ada's"}, "tool.img")
     assert [form["scope"] for _, _, form in site.tokens.requests][
         -1
     ] == "repository:secret:pull,push"
-    got = oras.singbuild_get(source(store, f"{site.name}/secret@{digest}"))
-    assert got.path.read_bytes() == content
+    answer = oras.singbuild_get(source(store, f"{site.name}/secret@{digest}"))
+    assert answer.path.read_bytes() == content
 
 
 def test_a_login_is_kept_where_docker_has_it(site: Site, tmp_path: Path) -> None:
@@ -213,11 +213,11 @@ def test_a_login_is_kept_where_docker_has_it(site: Site, tmp_path: Path) -> None
     assert "other.example" in settings.read_text()
     assert logins.login(f"oras://{site.name}", "ada", "secret", report) == str(settings)
     assert settings.stat().st_mode & 0o777 == 0o600
-    said = json.loads(settings.read_text())
-    assert base64.b64decode(said["auths"][site.name]["auth"]) == b"ada:secret"
-    assert said["detachKeys"] == "ctrl-q"
-    got = locate(source(tmp_path / "store", f"{site.name}/secret")).image_for("x86_64")
-    assert got.digest == IMAGE.manifest
+    message = json.loads(settings.read_text())
+    assert base64.b64decode(message["auths"][site.name]["auth"]) == b"ada:secret"
+    assert message["detachKeys"] == "ctrl-q"
+    answer = locate(source(tmp_path / "store", f"{site.name}/secret")).image_for("x86_64")
+    assert answer.digest == IMAGE.manifest
     assert logins.logout(site.name) == str(settings)
     assert logins.logout(site.name) == ""
     assert sorted(json.loads(settings.read_text())["auths"]) == ["other.example"]

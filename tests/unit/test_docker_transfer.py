@@ -59,14 +59,14 @@ def test_what_does_not_pass_is_given_up(
     server: Faulty, store: Path, tmp_path: Path, part: str, code: int
 ) -> None:
     server.behaviours[part] = [status(code)]
-    said = fails(source(store, f"{server.name}/x"), tmp_path)
-    assert f"the server answers {code} " in said
-    assert "Try again later" in said
-    assert len(server.asked(part)) == 1 + limits.DEFAULT_RETRIES
+    message = fails(source(store, f"{server.name}/x"), tmp_path)
+    assert f"the server answers {code} " in message
+    assert "Try again later" in message
+    assert len(server.requests_to(part)) == 1 + limits.DEFAULT_RETRIES
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda content: content[:-5], "wrong SHA-256"),
         (lambda content: content + b"more", "is larger than the"),
@@ -79,11 +79,11 @@ def test_a_wrong_length_is_refused_and_nothing_of_it_stays(
     store: Path,
     tmp_path: Path,
     change: Callable[[bytes], bytes],
-    said: str,
+    message: str,
     place: str,
 ) -> None:
     server.behaviours[place] = [sends(change(server.blobs[place]))]
-    assert said in fails(source(store, f"{server.name}/x"), tmp_path)
+    assert message in fails(source(store, f"{server.name}/x"), tmp_path)
     assert not [*store.glob(f"{place.removeprefix('sha256:')}*")]
     server.behaviours[place] = [proper]
     assert built(source(store, f"{server.name}/x"), tmp_path) == FILES
@@ -92,7 +92,7 @@ def test_a_wrong_length_is_refused_and_nothing_of_it_stays(
 def test_a_layer_that_breaks_off_is_resumed(server: Faulty, store: Path, tmp_path: Path) -> None:
     server.behaviours[IMAGE.layers[0]] = [breaks_after(100_000), proper]
     assert built(source(store, f"{server.name}/x"), tmp_path) == FILES
-    ranges = [headers.get("range", "") for headers in server.asked(IMAGE.layers[0])]
+    ranges = [headers.get("range", "") for headers in server.requests_to(IMAGE.layers[0])]
     assert ranges[0] == ""
     assert re.fullmatch(r"bytes=\d+-", ranges[-1])
 
@@ -101,15 +101,15 @@ def test_a_layer_that_never_comes_whole_ends_the_build_and_is_resumed_by_the_nex
     server: Faulty, store: Path, tmp_path: Path
 ) -> None:
     server.behaviours[IMAGE.layers[0]] = [breaks_after(200_000)]
-    said = fails(source(store, f"{server.name}/x"), tmp_path)
-    assert "the connection broke" in said
+    message = fails(source(store, f"{server.name}/x"), tmp_path)
+    assert "the connection broke" in message
     server.behaviours[IMAGE.layers[0]] = [breaks_after(200_000), proper]
     assert built(source(store, f"{server.name}/x"), tmp_path) == FILES
 
 
 @pytest.mark.parametrize("part", ["/manifests/", "/blobs/"])
 @pytest.mark.parametrize(
-    ("code", "said"),
+    ("code", "message"),
     [
         (401, "does not let us have it"),
         (403, "does not let us have it"),
@@ -117,28 +117,28 @@ def test_a_layer_that_never_comes_whole_ends_the_build_and_is_resumed_by_the_nex
     ],
 )
 def test_what_will_not_pass_is_said_at_once(
-    server: Faulty, store: Path, tmp_path: Path, part: str, code: int, said: str
+    server: Faulty, store: Path, tmp_path: Path, part: str, code: int, message: str
 ) -> None:
     body = b'{"errors": [{"code": "X", "message": "the reason"}]}'
     server.behaviours[part] = [status(code, body)]
-    found = fails(source(store, f"{server.name}/x"), tmp_path)
-    assert re.search(said, found)
-    assert code == 404 or "the reason" in found
-    assert len(server.asked(part)) == 1
+    failure = fails(source(store, f"{server.name}/x"), tmp_path)
+    assert re.search(message, failure)
+    assert code == 404 or "the reason" in failure
+    assert len(server.requests_to(part)) == 1
 
 
 def test_a_layer_that_vanishes_after_the_manifest_is_named(
     server: Faulty, store: Path, tmp_path: Path
 ) -> None:
     server.behaviours[IMAGE.layers[1]] = [status(404)]
-    said = fails(source(store, f"{server.name}/x"), tmp_path)
-    assert f"has lost {IMAGE.layers[1]}" in said
+    message = fails(source(store, f"{server.name}/x"), tmp_path)
+    assert f"has lost {IMAGE.layers[1]}" in message
 
 
 def test_nobody_there_is_said(store: Path, tmp_path: Path) -> None:
-    with faulty() as gone:
-        name = gone.name
-    gone.server_close()
+    with faulty() as absent:
+        name = absent.name
+    absent.server_close()
     assert "refuses connections" in fails(source(store, f"{name}/x"), tmp_path)
 
 
@@ -175,4 +175,4 @@ def test_ctrl_c_ends_at_once_and_leaves_what_can_be_resumed(
     assert time.monotonic() - began < 5 * PATIENCE
     server.behaviours[IMAGE.layers[0]] = [proper]
     assert built(source(store, f"{server.name}/x"), tmp_path) == FILES
-    assert server.asked(IMAGE.layers[0])[-1]["range"].startswith("bytes=")
+    assert server.requests_to(IMAGE.layers[0])[-1]["range"].startswith("bytes=")

@@ -53,8 +53,8 @@ def policy(default: object = REJECT, **transports: object) -> Path:
 
 
 def signed(key: Path, **identity: str) -> dict[str, object]:
-    found: dict[str, object] = {"type": "sigstoreSigned", "keyPath": str(key)}
-    return found | ({"signedIdentity": identity} if identity else {})
+    requirement: dict[str, object] = {"type": "sigstoreSigned", "keyPath": str(key)}
+    return requirement | ({"signedIdentity": identity} if identity else {})
 
 
 def resolve(store: Path, name: str, **keywords: str) -> str:
@@ -89,13 +89,13 @@ def test_a_signed_image_is_taken_and_no_other(
     repository = {"type": "matchRepository"}
     policy(REJECT, docker={registry: [signed(keys / "ada.pem", **repository)]})
     assert "no signature exists" in refusal(store, name)
-    given = source(store, name)
-    sign(given, IMAGE.manifest, keys / "bob.key")
+    request = source(store, name)
+    sign(request, IMAGE.manifest, keys / "bob.key")
     assert "No signature of it" in refusal(store, name)
-    sign(given, IMAGE.manifest, keys / "ada.key")  # bob's stays
+    sign(request, IMAGE.manifest, keys / "ada.key")  # bob's stays
     assert resolve(store, name) == IMAGE.manifest
     assert resolve(store, f"{registry}/lab/tool@{IMAGE.manifest}") == IMAGE.manifest
-    assert built(given, tmp_path)
+    assert built(request, tmp_path)
     policy(REJECT, docker={registry: [signed(keys / "bob.pem", **repository)]})
     assert resolve(store, name) == IMAGE.manifest
     both = [signed(keys / f"{n}.pem", **repository) for n in ("ada", "bob")]
@@ -117,7 +117,7 @@ def test_a_signature_of_another_repository_or_image_does_not_count(
     assert resolve(store, f"{registry}/lab/other:1") == IMAGE.manifest
     assert "no signature exists" in refusal(store, f"{registry}/lab/tool:1")
     # Its signature under the tag of another image.
-    given = source(store, f"{registry}/lab/tool:owner")
+    request = source(store, f"{registry}/lab/tool:owner")
     text = cosign.payload(f"{registry}/lab/tool", IMAGE.manifest)
     value = cosign.signed(text, private_key(keys / "ada.key"))
     key = cosign.public_key((keys / "ada.pem").read_bytes())
@@ -126,7 +126,7 @@ def test_a_signature_of_another_repository_or_image_does_not_count(
     assert cosign.Signature(text, value).identity(OTHER.manifest, key) is None
     assert cosign.Signature(text + b" ", value).identity(IMAGE.manifest, key) is None
     assert cosign.Signature(text, "no base64").identity(IMAGE.manifest, key) is None
-    sign(given, OTHER.manifest, keys / "ada.key")
+    sign(request, OTHER.manifest, keys / "ada.key")
     assert resolve(store, f"{registry}/lab/tool:owner") == OTHER.manifest
 
 
@@ -135,15 +135,15 @@ def test_a_signed_index_vouches_for_its_images(store: Path, registry: str, keys:
     put_manifest(content, INDEX, registry, "lab/tool", "all")
     policy(REJECT, docker={registry: [signed(keys / "ada.pem", type="matchRepository")]})
     assert "no signature exists" in refusal(store, f"{registry}/lab/tool:all")
-    given = source(store, f"{registry}/lab/tool:all")
+    request = source(store, f"{registry}/lab/tool:all")
     from singbuild_docker.upload import digest_of
 
-    sign(given, digest_of(content), keys / "ada.key")
+    sign(request, digest_of(content), keys / "ada.key")
     assert resolve(store, f"{registry}/lab/tool:all") == IMAGE.manifest
 
 
 @pytest.mark.parametrize(
-    ("scope", "taken"),
+    ("scope", "is_trusted"),
     [
         ("{}/lab/tool:1", True),
         ("{}/lab/tool:2", False),
@@ -156,10 +156,10 @@ def test_a_signed_index_vouches_for_its_images(store: Path, registry: str, keys:
         ("other.example", False),
     ],
 )
-def test_scopes(store: Path, registry: str, scope: str, taken: bool) -> None:
+def test_scopes(store: Path, registry: str, scope: str, is_trusted: bool) -> None:
     policy(REJECT, docker={scope.format(registry): [ANY]})
     name = f"{registry}/lab/tool:1"
-    assert (resolve(store, name) if taken else refusal(store, name)) is not None
+    assert (resolve(store, name) if is_trusted else refusal(store, name)) is not None
     # The most specific scope counts alone.
     policy(ANY, docker={scope.format(registry): [REJECT], f"{registry}/lab/tool:1": [ANY]})
     assert resolve(store, name)
@@ -204,7 +204,7 @@ def test_files_and_engines_have_their_scopes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wish", "name", "asked", "fits"),
+    ("wish", "name", "signed_name", "fits"),
     [
         ({"type": "matchExact"}, "h/a:1", "h/a:1", True),
         ({"type": "matchExact"}, "h/a", "h/a:1", False),
@@ -216,8 +216,10 @@ def test_files_and_engines_have_their_scopes(tmp_path: Path) -> None:
         ({"type": "exactRepository", "dockerRepository": "h/c"}, "h/b:1", "h/a:1", False),
     ],
 )
-def test_names_that_are_signed(wish: dict[str, str], name: str, asked: str, fits: bool) -> None:
-    host, _, rest = asked.partition("/")
+def test_names_that_are_signed(
+    wish: dict[str, str], name: str, signed_name: str, fits: bool
+) -> None:
+    host, _, rest = signed_name.partition("/")
     image = (
         Reference(host, rest.partition("@")[0], "", rest.partition("@")[2])
         if "@" in rest

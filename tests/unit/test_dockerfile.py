@@ -41,9 +41,9 @@ def refused(text: str) -> str:
 
 
 def run(text: str) -> Run:
-    found = evaluated(text).actions[0]
-    assert isinstance(found, Run)
-    return found
+    outcome = evaluated(text).actions[0]
+    assert isinstance(outcome, Run)
+    return outcome
 
 
 @pytest.mark.parametrize(
@@ -78,8 +78,8 @@ def test_a_typing_error_in_a_dockerfile_of_another_name(tmp_path: Path) -> None:
 
 def test_lines_go_on_over_comments_and_blanks() -> None:
     assert run("RUN a \\\n# no\n\n   b\\\n c\n").argv == ("/bin/sh", "-c", "a    b c")
-    (found,) = reader.instructions(Text("D", "# escape=`\nRUN a`\n b\n"))
-    assert (found.rest, found.line) == ("a b", 2)
+    (outcome,) = reader.instructions(Text("D", "# escape=`\nRUN a`\n b\n"))
+    assert (outcome.rest, outcome.line) == ("a b", 2)
 
 
 def test_documents() -> None:
@@ -130,8 +130,8 @@ def test_an_environment_is_filled_from_before_its_instruction() -> None:
 def test_arguments_are_given_or_default_and_env_wins() -> None:
     text = "ARG A=d\nARG B=d\nENV B=e\nLABEL a=$A b=$B\n"
     assert config(text, A="g", B="g")["Labels"] == {"a": "g", "b": "e"}
-    found = evaluate(recipe("ARG G=1\nFROM x\nARG G\nLABEL g=$G\n"), {}, "x86_64", lambda _: None)
-    assert found.config["Labels"] == {"g": "1"}
+    outcome = evaluate(recipe("ARG G=1\nFROM x\nARG G\nLABEL g=$G\n"), {}, "x86_64", lambda _: None)
+    assert outcome.config["Labels"] == {"g": "1"}
 
 
 def test_an_entrypoint_drops_the_base_images_command_only() -> None:
@@ -208,8 +208,8 @@ def test_what_is_left_out_of_the_context() -> None:
     lines = ["# c", "*.log", "**/tmp", "a/b", "!a/b/keep", "x?z", "/top"]
     left_out = context.matcher(lines)
     out = ["m.log", "tmp", "d/e/tmp", "tmp/f", "a/b", "a/b/c", "xyz", "top"]
-    kept = ["d/m.log", "a/b/keep", "xz", "d/top", "a"]
-    assert [path for path in (*out, *kept) if left_out(path)] == out
+    paths = ["d/m.log", "a/b/keep", "xz", "d/top", "a"]
+    assert [path for path in (*out, *paths) if left_out(path)] == out
 
 
 def test_a_named_dockerignore_wins(tmp_path: Path) -> None:
@@ -221,10 +221,10 @@ def test_a_named_dockerignore_wins(tmp_path: Path) -> None:
 
 
 def test_copies_know_their_stage_and_directory() -> None:
-    (found,) = evaluated("WORKDIR /w\nUSER joe\nCOPY --chown=5:6 a b d/\n").actions[1:]
-    assert isinstance(found, Copy)
-    assert (found.sources, found.destination, found.directory) == (("a", "b"), "d/", "/w")
-    assert (found.owner, found.user, found.stage) == ("5:6", "joe", "")
+    (outcome,) = evaluated("WORKDIR /w\nUSER joe\nCOPY --chown=5:6 a b d/\n").actions[1:]
+    assert isinstance(outcome, Copy)
+    assert (outcome.sources, outcome.destination, outcome.directory) == (("a", "b"), "d/", "/w")
+    assert (outcome.owner, outcome.user, outcome.stage) == ("5:6", "joe", "")
 
 
 @pytest.mark.parametrize(
@@ -238,8 +238,8 @@ def test_copies_know_their_stage_and_directory() -> None:
 )
 def test_the_target_is_the_image(target: str, stage: str, before: list[str]) -> None:
     text = "FROM scratch AS one\nFROM one\nENV A=2\nFROM scratch AS last\nCOPY --from=one a /\n"
-    found = loading.parse(Text("Dockerfile", text), {}, target)
-    assert (found.stage, [each.stage for each in found.stages]) == (stage, before)
+    outcome = loading.parse(Text("Dockerfile", text), {}, target)
+    assert (outcome.stage, [each.stage for each in outcome.stages]) == (stage, before)
 
 
 def test_a_target_that_is_none_is_answered_by_the_nearest() -> None:
@@ -256,18 +256,18 @@ def test_a_definition_file_has_no_target(tmp_path: Path) -> None:
 
 def test_values_that_nobody_takes_are_warned_of(capsys: pytest.CaptureFixture[str]) -> None:
     text = "ARG ONE\nFROM scratch AS a\nARG TWO=2 THREE\nFROM a\nRUN x\n"
-    given = recipe(text, ONE="1", THREE="3", FOUR="4")
-    plan.make(given, Console(io.StringIO()))
-    told = capsys.readouterr().err
-    assert "--build-arg FOUR: no ARG of Dockerfile has that name" in told
-    assert told.count("--build-arg") == 1
+    loaded_recipe = recipe(text, ONE="1", THREE="3", FOUR="4")
+    plan.make(loaded_recipe, Console(io.StringIO()))
+    message = capsys.readouterr().err
+    assert "--build-arg FOUR: no ARG of Dockerfile has that name" in message
+    assert message.count("--build-arg") == 1
 
 
 def test_a_hostile_configuration_is_data() -> None:
     base = {"Env": ["A=1", "B=\0", 7, "none"], "Shell": ["/bin/x\0", 3], "OnBuild": ["RUN x"]}
-    found = evaluated("RUN y\n", base)
-    assert found.config["Env"] == ["A=1", f"PATH={DEFAULT_PATH}"]
-    assert [action.argv for action in found.actions if isinstance(action, Run)] == [
+    outcome = evaluated("RUN y\n", base)
+    assert outcome.config["Env"] == ["A=1", f"PATH={DEFAULT_PATH}"]
+    assert [action.argv for action in outcome.actions if isinstance(action, Run)] == [
         ("/bin/sh", "-c", "x"),
         ("/bin/sh", "-c", "y"),
     ]
@@ -314,12 +314,12 @@ def test_no_word_of_a_dockerfile_reaches_a_terminal_as_it_is(text: str) -> None:
 def test_a_strangers_configuration_may_have_any_shape(value: object) -> None:
     keys = ("Env", "Shell", "Labels", "ExposedPorts", "Volumes", "User", "WorkingDir", "Cmd")
     text = "WORKDIR a\nRUN b\nEXPOSE 1\nVOLUME /v\nLABEL a=b\nENV c=d\n"
-    found = evaluated(text, dict.fromkeys(keys, value))
-    assert found.config["ExposedPorts"]["1/tcp"] == found.config["Volumes"]["/v"] == {}
-    assert found.config["Labels"]["a"] == "b"
-    assert "c=d" in found.config["Env"]
-    assert found.config["WorkingDir"].endswith("/a")
-    json.dumps(found.config).encode()
+    outcome = evaluated(text, dict.fromkeys(keys, value))
+    assert outcome.config["ExposedPorts"]["1/tcp"] == outcome.config["Volumes"]["/v"] == {}
+    assert outcome.config["Labels"]["a"] == "b"
+    assert "c=d" in outcome.config["Env"]
+    assert outcome.config["WorkingDir"].endswith("/a")
+    json.dumps(outcome.config).encode()
     if value == [""]:
         with pytest.raises(RecipeError, match="there is no instruction"):
             evaluated("RUN b\n", {"OnBuild": value})

@@ -106,10 +106,10 @@ def names(store: Path) -> set[str]:
 
 
 def test_a_file_is_stored_by_its_digest(server: Server, tmp_path: Path, report: Recorder) -> None:
-    got = fetch(server.url, tmp_path, report=report, sha256=SHA256.upper())
-    assert got.path == tmp_path / SHA256
-    assert got.path.read_bytes() == BODY
-    assert (got.sha256, got.size) == (SHA256, len(BODY))
+    answer = fetch(server.url, tmp_path, report=report, sha256=SHA256.upper())
+    assert answer.path == tmp_path / SHA256
+    assert answer.path.read_bytes() == BODY
+    assert (answer.sha256, answer.size) == (SHA256, len(BODY))
     assert report.steps[-1] == ("file.bin", len(BODY), len(BODY))
     assert names(tmp_path) == {SHA256}
     assert server.requests[0]["user-agent"].startswith("singbuild/")
@@ -362,8 +362,8 @@ def test_the_proxy_of_the_environment_is_used(
 ) -> None:
     monkeypatch.setenv("no_proxy", "")
     monkeypatch.setenv("http_proxy", server.url.rsplit("/", 2)[0])
-    got = fetch("http://mirror.invalid/x", tmp_path, report=report)
-    assert got.path.read_bytes() == BODY
+    answer = fetch("http://mirror.invalid/x", tmp_path, report=report)
+    assert answer.path.read_bytes() == BODY
     assert server.requests[0]["host"] == "mirror.invalid"
 
 
@@ -371,11 +371,11 @@ def test_a_local_file_is_used_where_it_is(tmp_path: Path, report: Recorder) -> N
     file = tmp_path / "with space"
     file.write_bytes(BODY)
     for url in (str(file), file.as_uri()):
-        got = fetch(url, tmp_path / "store", report=report)
-        assert (got.path, got.sha256, got.read()) == (file, SHA256, BODY)
+        answer = fetch(url, tmp_path / "store", report=report)
+        assert (answer.path, answer.sha256, answer.read()) == (file, SHA256, BODY)
     file.write_bytes(b"another")
     with pytest.raises(SourceError, match="was changed"):
-        got.read()
+        answer.read()
     with pytest.raises(NotFoundError, match="no such file"):
         fetch(str(file) + "x", tmp_path / "store", report=report)
     with pytest.raises(NotFoundError, match="not a file"):
@@ -388,9 +388,9 @@ def test_a_local_file_of_known_digest_cannot_be_changed_behind_the_check(
 ) -> None:
     file = tmp_path / "package"
     file.write_bytes(BODY)
-    got = fetch(str(file), tmp_path / "store", report=report, sha256=SHA256)
+    answer = fetch(str(file), tmp_path / "store", report=report, sha256=SHA256)
     file.write_bytes(b"another")
-    assert got.path.read_bytes() == BODY
+    assert answer.path.read_bytes() == BODY
     with pytest.raises(SourceError, match="wrong SHA-256"):
         fetch(str(file), tmp_path / "store", report=report, sha256="0" * 64)
     assert names(tmp_path / "store") == {SHA256}

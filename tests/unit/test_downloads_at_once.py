@@ -39,25 +39,25 @@ def test_many_files_come_in_order_under_one_bar(
     places = {f"/{i}": piece for i, piece in enumerate(pieces)}
     server.behaviours = [lambda handler: handler.answer(200, places[handler.path])]
     base = server.url.removesuffix("/dir/file.bin")
-    wanted = [
+    remotes = [
         Remote(base + path, hashlib.sha256(piece).hexdigest(), len(piece))
         for path, piece in places.items()
     ]
-    got = fetch_all(wanted, tmp_path, report=report, label="Packages")
-    assert [file.path.read_bytes() for file in got] == pieces
+    answer = fetch_all(remotes, tmp_path, report=report, label="Packages")
+    assert [file.path.read_bytes() for file in answer] == pieces
     assert report.steps[-1] == ("Packages", len(BODY), len(BODY))
     assert [done for _, done, _ in report.steps] == sorted(done for _, done, _ in report.steps)
-    fetch_all(wanted, tmp_path, report=report, label="Packages")
+    fetch_all(remotes, tmp_path, report=report, label="Packages")
     assert len(server.requests) == len(pieces)
 
 
 def test_one_of_many_that_fails_ends_all(server: Server, tmp_path: Path, report: Recorder) -> None:
     server.behaviours = [lambda h: (whole if h.path == "/dir/file.bin" else status(404))(h)]
-    wanted = [Remote(server.url, SHA256, len(BODY))] + [
+    remotes = [Remote(server.url, SHA256, len(BODY))] + [
         Remote(f"{server.url}{i}", f"{i:064}", 1) for i in range(100)
     ]
     with pytest.raises(NotFoundError):
-        fetch_all(wanted, tmp_path, report=report, label="Packages")
+        fetch_all(remotes, tmp_path, report=report, label="Packages")
     time.sleep(0.3)
     assert len(server.requests) < 50
 
@@ -142,8 +142,8 @@ def test_the_bandwidth_is_settable_and_holds_for_all_together(
     server.behaviours = [whole]
     monkeypatch.setenv("SINGBUILD_BANDWIDTH", f"{len(BODY)}B/s")
     began = time.monotonic()
-    wanted = [Remote(f"{server.url}?{n}", "", len(BODY)) for n in range(2)]
-    fetch_all(wanted, tmp_path, report=report, label="Two")
+    remotes = [Remote(f"{server.url}?{n}", "", len(BODY)) for n in range(2)]
+    fetch_all(remotes, tmp_path, report=report, label="Two")
     assert time.monotonic() - began > 1.9
     monkeypatch.setenv("SINGBUILD_BANDWIDTH", "fast")
     with pytest.raises(UsageError, match="SINGBUILD_BANDWIDTH is 'fast'"):
@@ -152,8 +152,8 @@ def test_the_bandwidth_is_settable_and_holds_for_all_together(
 
 def ranges(handler: Handler) -> None:
     """Answer as a server does that sends whatever part it is asked for."""
-    asked = handler.headers.get("Range", "bytes=0-").removeprefix("bytes=")
-    begin, _, last = asked.partition("-")
+    byte_range = handler.headers.get("Range", "bytes=0-").removeprefix("bytes=")
+    begin, _, last = byte_range.partition("-")
     end = int(last) + 1 if last else len(BODY)
     place = f"bytes {begin}-{end - 1}/{len(BODY)}"
     more = {"Accept_Ranges": "bytes", "ETag": '"one"'}
@@ -174,8 +174,8 @@ def slow_lines(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("slow_lines")
 def test_a_slow_line_is_helped_by_others(server: Server, tmp_path: Path, report: Recorder) -> None:
     server.behaviours = [ranges]
-    got = fetch(server.url, tmp_path, report=report, sha256=SHA256)
-    assert got.path.read_bytes() == BODY
+    answer = fetch(server.url, tmp_path, report=report, sha256=SHA256)
+    assert answer.path.read_bytes() == BODY
     assert names(tmp_path) == {SHA256}
     parts = [each["range"] for each in server.requests if "range" in each]
     assert len(parts) > 5, parts
@@ -189,8 +189,8 @@ def test_a_server_without_parts_after_all_sends_the_rest(
 ) -> None:
     def refuses(handler: Handler) -> None:
         """Send the whole and the rest of it, and nothing between."""
-        asked = handler.headers.get("Range", "")
-        (ranges if not asked or asked.endswith("-") else status(429))(handler)
+        byte_range = handler.headers.get("Range", "")
+        (ranges if not byte_range or byte_range.endswith("-") else status(429))(handler)
 
     server.behaviours = [refuses]
     assert fetch(server.url, tmp_path, report=report, sha256=SHA256).path.read_bytes() == BODY
@@ -202,9 +202,9 @@ def test_parts_of_another_file_are_refused_by_the_digest(
     server: Server, tmp_path: Path, report: Recorder
 ) -> None:
     def lies(handler: Handler) -> None:
-        asked = handler.headers.get("Range", "")
-        if asked and not asked.endswith("-"):
-            begin, last = map(int, asked.removeprefix("bytes=").split("-"))
+        byte_range = handler.headers.get("Range", "")
+        if byte_range and not byte_range.endswith("-"):
+            begin, last = map(int, byte_range.removeprefix("bytes=").split("-"))
             place = f"bytes {begin}-{last}/{len(BODY)}"
             handler.answer(206, bytes(last + 1 - begin), Content_Range=place, ETag='"one"')
         else:
@@ -223,10 +223,10 @@ def test_a_part_that_breaks_off_is_asked_for_again(
     broken: list[str] = []
 
     def breaks_once(handler: Handler) -> None:
-        asked = handler.headers.get("Range", "")
-        if asked and not broken:
-            broken.append(asked)
-            begin, last = asked.removeprefix("bytes=").split("-")
+        byte_range = handler.headers.get("Range", "")
+        if byte_range and not broken:
+            broken.append(byte_range)
+            begin, last = byte_range.removeprefix("bytes=").split("-")
             place, length = f"bytes {begin}-{last}/{len(BODY)}", str(int(last) + 1 - int(begin))
             handler.answer(206, b"x" * 9, Content_Range=place, Content_Length=length, ETag='"one"')
             handler.close_connection = True

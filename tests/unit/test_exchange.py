@@ -67,8 +67,8 @@ def manifest(registry: str, repository: str, tag: str) -> dict[str, Any]:
     url = f"http://{registry}/v2/{repository}/manifests/{tag}"
     answer = requests.get(url, headers={"Accept": f"{MANIFEST}, {INDEX}"}, timeout=10)
     answer.raise_for_status()
-    found: dict[str, Any] = answer.json()
-    return found
+    document: dict[str, Any] = answer.json()
+    return document
 
 
 def test_a_file_comes_back_to_the_bit(
@@ -76,9 +76,9 @@ def test_a_file_comes_back_to_the_bit(
 ) -> None:
     pushed = call("push", "-q", image, f"oras://{registry}/lab/tool:1")
     assert pushed.returncode == 0, pushed.stderr
-    found = manifest(registry, "lab/tool", "1")
-    assert found["annotations"]["Lab"] == "of Ada"
-    (layer,) = found["layers"]
+    document = manifest(registry, "lab/tool", "1")
+    assert document["annotations"]["Lab"] == "of Ada"
+    (layer,) = document["layers"]
     assert layer["mediaType"] == "application/vnd.singbuild.image.layer.v1.ext3"
     assert layer["annotations"]["org.opencontainers.image.title"] == "tool.img"
     pulled = call("pull", f"oras://{registry}/lab/tool:1", "back.img")
@@ -106,9 +106,9 @@ def test_a_bill_of_materials_goes_with_it(registry: str, image: Path, call: Call
         # This registry knows no referrers: an index by the digest's name stands for them.
         (entry,) = manifest(registry, name, digest.replace(":", "-"))["manifests"]
         assert entry["artifactType"] == "application/spdx+json"
-        found = manifest(registry, name, entry["digest"])
-        assert found["subject"]["digest"] == digest
-        (layer,) = found["layers"]
+        document = manifest(registry, name, entry["digest"])
+        assert document["subject"]["digest"] == digest
+        (layer,) = document["layers"]
         url = f"http://{registry}/v2/{name}/blobs/{layer['digest']}"
         assert requests.get(url, timeout=10).json()["spdxVersion"] == "SPDX-2.3"
         call("push", "-q", image, f"{scheme}://{registry}/{name}:2")
@@ -126,10 +126,10 @@ def test_a_container_image_of_it(registry: str, image: Path, call: Call, packing
     uri = f"docker://{registry}/lab/container:{packing}"
     pushed = call("push", "-q", "--compression", packing, image, uri)
     assert pushed.returncode == 0, pushed.stderr
-    found = manifest(registry, "lab/container", packing)
-    (layer,) = found["layers"]
+    document = manifest(registry, "lab/container", packing)
+    (layer,) = document["layers"]
     assert layer["mediaType"] == f"application/vnd.oci.image.layer.v1.tar+{packing}"
-    config = found["config"]["digest"]
+    config = document["config"]["digest"]
     about = requests.get(f"http://{registry}/v2/lab/container/blobs/{config}", timeout=10).json()
     assert about["config"]["Labels"] == {"Lab": "of Ada"}
     again = call("push", "-q", "--compression", packing, image, uri)
@@ -139,13 +139,13 @@ def test_a_container_image_of_it(registry: str, image: Path, call: Call, packing
 def test_one_is_told_of_the_other(registry: str, image: Path, call: Call) -> None:
     call("push", "-q", image, f"oras://{registry}/lab/file:1")
     call("push", "-q", image, f"docker://{registry}/lab/layers:1")
-    said = call("pull", f"docker://{registry}/lab/file:1", "a.img")
-    assert said.returncode == 6
-    assert "is a file, of the format ext3" in said.stderr
-    assert f"oras://{registry}/lab/file:1" in said.stderr
-    said = call("pull", f"oras://{registry}/lab/layers:1", "a.img")
-    assert said.returncode == 6
-    assert f"docker://{registry}/lab/layers:1" in said.stderr
+    outcome = call("pull", f"docker://{registry}/lab/file:1", "a.img")
+    assert outcome.returncode == 6
+    assert "is a file, of the format ext3" in outcome.stderr
+    assert f"oras://{registry}/lab/file:1" in outcome.stderr
+    outcome = call("pull", f"oras://{registry}/lab/layers:1", "a.img")
+    assert outcome.returncode == 6
+    assert f"docker://{registry}/lab/layers:1" in outcome.stderr
 
 
 def test_what_is_no_image_is_not_taken(tmp_path: Path, call: Call) -> None:
@@ -154,9 +154,9 @@ def test_what_is_no_image_is_not_taken(tmp_path: Path, call: Call) -> None:
         server.behaviours["/v1/images/"] = [sends(library_answer(content))]
         server.behaviours["/v1/imagefile/"] = [sends(content)]
         library = f"http://{server.name}"
-        said = call("pull", "library://lab/tool", "a.img", SINGBUILD_LIBRARY=library)
-    assert said.returncode == 8
-    assert "is not an image" in said.stderr
+        outcome = call("pull", "library://lab/tool", "a.img", SINGBUILD_LIBRARY=library)
+    assert outcome.returncode == 8
+    assert "is not an image" in outcome.stderr
     assert not (tmp_path / "a.img").exists()
 
 
@@ -184,14 +184,14 @@ def test_a_library(image: Path, tmp_path: Path, call: Call) -> None:
             sends(library_answer(content, "0" * 64))
         ]
         server.behaviours["/v1/imagefile/lab/default/bad:1"] = [sends(content)]
-        said = call(
+        outcome = call(
             "pull",
             "library://lab/default/bad:1",
             "b.img",
             SINGBUILD_LIBRARY=f"http://{server.name}",
         )
-    assert said.returncode == 6
-    assert "has the wrong SHA-256" in said.stderr
+    assert outcome.returncode == 6
+    assert "has the wrong SHA-256" in outcome.stderr
     assert not (tmp_path / "b.img").exists()
 
 
@@ -203,11 +203,11 @@ def test_a_library(image: Path, tmp_path: Path, call: Call) -> None:
 def test_a_library_that_lies(answer: bytes, tmp_path: Path, call: Call) -> None:
     with faulty() as server:
         server.behaviours["/v1/images/"] = [sends(answer)]
-        said = call(
+        outcome = call(
             "pull", "library://lab/tool", "a.img", SINGBUILD_LIBRARY=f"http://{server.name}"
         )
-    assert said.returncode == 6, said.stderr
-    assert "Traceback" not in said.stderr
+    assert outcome.returncode == 6, outcome.stderr
+    assert "Traceback" not in outcome.stderr
     assert not (tmp_path / "a.img").exists()
 
 
@@ -229,9 +229,9 @@ def test_a_hub(image: Path, tmp_path: Path, call: Call) -> None:
             {"image": "http://192.0.2.1/x"},
         ):
             server.behaviours["/api/container/ada/lie:latest"] = [sends(json.dumps(lie).encode())]
-            said = call("pull", f"shub://{server.name}/ada/lie", "b.img")
-            assert said.returncode == 6
-            assert "no place for it that can be trusted" in said.stderr
+            outcome = call("pull", f"shub://{server.name}/ada/lie", "b.img")
+            assert outcome.returncode == 6
+            assert "no place for it that can be trusted" in outcome.stderr
 
 
 @pytest.mark.parametrize(
@@ -245,18 +245,18 @@ def test_a_hub(image: Path, tmp_path: Path, call: Call) -> None:
     ],
 )
 def test_a_name_that_says_too_little(uri: str, words: str, call: Call) -> None:
-    said = call("pull", uri, "a.img")
-    assert said.returncode in (2, 3)
-    assert words in said.stderr
+    outcome = call("pull", uri, "a.img")
+    assert outcome.returncode in (2, 3)
+    assert words in outcome.stderr
 
 
 def test_a_registry_that_takes_nothing(image: Path, call: Call) -> None:
     with faulty() as server:
         server.behaviours["/v2/lab/tool/blobs/"] = [status(404)]
-        said = call("push", "-q", image, f"oras://{server.name}/lab/tool:1")
-        assert said.returncode == 6
-        assert "cannot be pushed" in said.stderr
-        assert "Traceback" not in said.stderr
+        outcome = call("push", "-q", image, f"oras://{server.name}/lab/tool:1")
+        assert outcome.returncode == 6
+        assert "cannot be pushed" in outcome.stderr
+        assert "Traceback" not in outcome.stderr
 
 
 def test_a_registry_sends_nobody_elsewhere_with_a_password(
@@ -316,6 +316,6 @@ def test_pushed_by_others(registry: str, image: Path, tmp_path: Path, call: Call
     assert call("pull", f"oras://{registry}/lab/theirs:old", "a.img").returncode == 0
     assert (tmp_path / "a.img").read_bytes() == content
     for tag in ("two", "strange"):
-        said = call("pull", f"oras://{registry}/lab/theirs:{tag}", "b.img")
-        assert said.returncode == 6
-        assert "is no image that can be run" in said.stderr
+        outcome = call("pull", f"oras://{registry}/lab/theirs:{tag}", "b.img")
+        assert outcome.returncode == 6
+        assert "is no image that can be run" in outcome.stderr

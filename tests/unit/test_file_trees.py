@@ -48,8 +48,8 @@ def squashed(tree: Path, target: Path, *options: str) -> Path:
 
 def differences(one: Path, other: Path) -> list[str]:
     with opened(one) as first, opened(other) as second:
-        found = difference.files(first, second, times=True)
-        return [f"{each.kind} {each.shown} {each.details}" for each in found]
+        opened_tree = difference.files(first, second, times=True)
+        return [f"{each.kind} {each.shown} {each.details}" for each in opened_tree]
 
 
 @pytest.mark.parametrize("packing", PACKINGS)
@@ -58,8 +58,8 @@ def test_a_squashfs_of_any_packing_holds_what_the_directory_does(
 ) -> None:
     image = squashed(tree, tmp_path / "a.sqfs", "-comp", packing)
     assert differences(tree, image) == []
-    with opened(image) as found:
-        assert found.facts.kind == f"squashfs ({packing})"
+    with opened(image) as opened_tree:
+        assert opened_tree.facts.kind == f"squashfs ({packing})"
 
 
 @pytest.mark.parametrize(
@@ -87,8 +87,8 @@ def test_a_file_of_more_than_2_gib_is_read(tmp_path: Path) -> None:
     os.utime(large, (1, EPOCH - 7))
     image = squashed(large.parent, tmp_path / "a.sqfs", "-b", "1M")
     assert differences(large.parent, image) == []
-    with opened(image) as found:
-        entry = found.find("large")
+    with opened(image) as opened_tree:
+        entry = opened_tree.find("large")
         assert entry
         assert entry.inode.size == (2 << 30) + 3
 
@@ -109,8 +109,8 @@ def test_a_container_around_it_changes_nothing(tree: Path, tmp_path: Path) -> No
         assert differences(tree, tmp_path / name) == [], name
     kinds = []
     for name in ("a.simg", "a.sif", "b.sif"):
-        with opened(tmp_path / name) as found:
-            kinds.append((found.facts.kind, found.facts.offset))
+        with opened(tmp_path / name) as opened_tree:
+            kinds.append((opened_tree.facts.kind, opened_tree.facts.offset))
     assert kinds == [
         ("Singularity 2.4 image (squashfs at 31)", 31),
         ("SIF (squashfs at offset 32768)", 32768),
@@ -203,8 +203,8 @@ def test_an_image_of_another_kind_is_described(tree: Path, tmp_path: Path) -> No
         partition(b"x", sifs.EXT3, sifs.OVERLAY),
     ]
     sifs.written(tmp_path / "a.sif", layers)
-    with opened(tmp_path / "a.sif") as found:
-        facts = inspection.summary(found)
+    with opened(tmp_path / "a.sif") as opened_tree:
+        facts = inspection.summary(opened_tree)
     assert (facts["epoch"], facts["offset"], facts["digest"]) == (EPOCH, 32768, None)
     assert "overlay partition" in " ".join(facts["notes"])
     if os.uname().machine != "aarch64":
@@ -252,14 +252,14 @@ def test_sizes_are_told_by_package_and_by_directory(tmp_path: Path) -> None:
     status.write_text(stanza.format("small", 12) + stanza.format("large", "3000"))
     image = seal(root, tmp_path / "a.img", epoch=EPOCH).path
     with opened(image) as tree:
-        found = sizes.directories(tree)
-        said = sizes.described(tree)
-    assert list(found)[:3] == ["/", "/etc", "/usr"]  # the first name of the file is below etc
-    assert found["/etc"] == 705_000
-    assert (found["/usr/lib/b"], "/usr/lib/b/c" in found) == (30_000, False)
-    assert said.splitlines()[:3] == [
+        opened_tree = sizes.directories(tree)
+        text = sizes.described(tree)
+    assert list(opened_tree)[:3] == ["/", "/etc", "/usr"]  # the first name of the file is below etc
+    assert opened_tree["/etc"] == 705_000
+    assert (opened_tree["/usr/lib/b"], "/usr/lib/b/c" in opened_tree) == (30_000, False)
+    assert text.splitlines()[:3] == [
         "Packages: 2.9 MiB in 2",
         "     2.9 MiB  large (deb)",
         "    12.0 KiB  small (deb)",
     ]
-    assert "   688.5 KiB  /etc" in said
+    assert "   688.5 KiB  /etc" in text

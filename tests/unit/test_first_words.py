@@ -107,12 +107,12 @@ def test_help_has_the_help_of_every_command(say: Say) -> None:
 
 
 def every_command(group: click.Group, *above: str) -> list[tuple[str, ...]]:
-    found = []
+    paths = []
     for name, each in group.commands.items():
-        found.append((*above, name))
+        paths.append((*above, name))
         if isinstance(each, click.Group):
-            found += every_command(each, *above, name)
-    return found
+            paths += every_command(each, *above, name)
+    return paths
 
 
 def test_nothing_said_is_an_error_with_the_help(say: Say) -> None:
@@ -148,14 +148,14 @@ def test_offline_says_whose_downloads_it_forbids(say: Say) -> None:
 
 def test_export_overwrites_nothing_unasked(say: Say, tmp_path: Path) -> None:
     assert say("create", "--size", "8", "a.img")[0] == 0
-    kept = tmp_path / "kept.tar"
-    kept.write_text("kept")
+    archive = tmp_path / "kept.tar"
+    archive.write_text("kept")
     for words in (("kept.tar",), ("-o", "kept.tar"), ("-f", "kept.tar")):
         status, _, err = say("export", "a.img", *words)
-        assert (status, kept.read_text()) == (8, "kept")
+        assert (status, archive.read_text()) == (8, "kept")
         assert "--force" in err
     assert say("export", "--force", "a.img", "kept.tar")[0] == 0
-    assert kept.read_bytes()[257:262] == b"ustar"
+    assert archive.read_bytes()[257:262] == b"ustar"
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,9 @@ HOOKS = {name: hook for name, hook in vars(hookspecs).items() if name.startswith
 
 
 def test_the_page_for_authors_has_every_hook_with_its_exact_arguments() -> None:
-    found = dict(re.findall(r"^### `(singbuild_\w+)\((.*?)\)`$", PAGE, re.M))
+    sections = dict(re.findall(r"^### `(singbuild_\w+)\((.*?)\)`$", PAGE, re.M))
     exact = {name: ", ".join(inspect.signature(hook).parameters) for name, hook in HOOKS.items()}
-    assert found == exact
+    assert sections == exact
 
 
 def test_the_page_names_every_method_that_a_reader_gives() -> None:

@@ -85,23 +85,23 @@ def test_a_random_tree_has_the_same_bytes_in_each_format(tree: Tree) -> None:
         (place / "tree").mkdir()
         build(tree, place / "tree", 0)
         first = seal(place / "tree", place / "a.img", epoch=EPOCH).path
-        made = [converted(first, place / f"1.{form}", form) for form in FORMATS]
-        for source in made:
-            for form, one in zip(FORMATS, made, strict=True):
+        written = [converted(first, place / f"1.{form}", form) for form in FORMATS]
+        for source in written:
+            for form, one in zip(FORMATS, written, strict=True):
                 other = converted(source, place / f"2.{form}", form, umask=0o077)
                 assert one.read_bytes() == other.read_bytes(), (source, form)
-        assert made[0].read_bytes() == first.read_bytes()
+        assert written[0].read_bytes() == first.read_bytes()
 
 
 @pytest.mark.parametrize("form", [*FORMATS, "directory"])
 def test_every_format_is_sound_and_leads_back(image: Path, tmp_path: Path, form: str) -> None:
-    made = converted(image, tmp_path / "made", form)
+    written = converted(image, tmp_path / "made", form)
     if form != "directory" or os.geteuid() == 0:
-        assert verification.verify(made).digest == verification.verify(image).digest
-        back = converted(made, tmp_path / "back.img")
+        assert verification.verify(written).digest == verification.verify(image).digest
+        back = converted(written, tmp_path / "back.img")
         if form != "directory":  # which has no date of its own
             assert back.read_bytes() == image.read_bytes()
-    done = call("diff", image, made)
+    done = call("diff", image, written)
     assert (done.status, done.output) == (0, "no difference\n")
 
 
@@ -119,17 +119,17 @@ def test_the_ending_of_the_targets_name_chooses(image: Path, tmp_path: Path) -> 
 def test_files_are_executable_where_a_kernel_starts_them(image: Path, tmp_path: Path) -> None:
     modes = {}
     for form in FORMATS:
-        made = converted(image, tmp_path / form, form, umask=0o027)
-        modes[form] = made.stat().st_mode & 0o777
+        written = converted(image, tmp_path / form, form, umask=0o027)
+        modes[form] = written.stat().st_mode & 0o777
     assert modes == {"ext3": 0o750, "squashfs": 0o640, "sif": 0o750, "sif-ext3": 0o750}
 
 
 def test_a_sif_is_what_its_description_says(image: Path, tmp_path: Path) -> None:
     data = converted(image, tmp_path / "a.sif").read_bytes()
-    (launch, magic, version, arch, uuid, made, changed, free, total, table, length, begin, size,
+    (launch, magic, version, arch, uuid, written, changed, free, total, table, length, begin, size,
      ) = sifs.HEADER.unpack(data[: sifs.HEADER.size])  # fmt: skip
     assert (launch, magic, version) == (sifs.LAUNCH, b"SIF_MAGIC\0", b"01\0")
-    assert (made, changed, total, table, length) == (EPOCH, EPOCH, 48, 4096, 48 * 585)
+    assert (written, changed, total, table, length) == (EPOCH, EPOCH, 48, 4096, 48 * 585)
     assert (begin, begin + size) == (32176, len(data))
     assert uuid[6] >> 4 == 8
     rows = [
@@ -157,14 +157,14 @@ def test_a_sif_is_what_its_description_says(image: Path, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("form", ["squashfs", "sif", "sif-ext3"])
 def test_verify_holds_all_bytes_against_the_writer(image: Path, tmp_path: Path, form: str) -> None:
-    made = converted(image, tmp_path / "made", form)
+    written = converted(image, tmp_path / "made", form)
     writer = loading.find(form).writer() or "singbuild "
-    assert f"; all bytes as {writer}" in call("verify", made).output
-    data = bytearray(made.read_bytes())
+    assert f"; all bytes as {writer}" in call("verify", written).output
+    data = bytearray(written.read_bytes())
     data[-1] ^= 1  # padding, which no inode owns
-    made.write_bytes(data)
-    found = call("verify", made)
-    assert f"from offset {len(data) - 1} on" in found.output
+    written.write_bytes(data)
+    outcome = call("verify", written)
+    assert f"from offset {len(data) - 1} on" in outcome.output
 
 
 def test_verify_tells_who_wrote_what_it_cannot_compare(tmp_path: Path) -> None:
@@ -178,11 +178,11 @@ def test_verify_tells_who_wrote_what_it_cannot_compare(tmp_path: Path) -> None:
         (tree / ".singularity.d/manifest").touch()
         (tree / ".singularity.d/lock.yaml").write_text(f"writer: {known}\n")
         image = seal(tree, tree.parent / "a.img", epoch=EPOCH).path
-        made = converted(image, tree.parent / "a.sqfs", "squashfs")
-        made.write_bytes(made.read_bytes() + b"\1")
-        found = call("verify", made)
-        assert found.status == status, found.output
-        assert words in found.output
+        written = converted(image, tree.parent / "a.sqfs", "squashfs")
+        written.write_bytes(written.read_bytes() + b"\1")
+        outcome = call("verify", written)
+        assert outcome.status == status, outcome.output
+        assert words in outcome.output
 
 
 def test_what_a_squashfs_cannot_hold_is_told_and_the_rest_is_sound(tmp_path: Path) -> None:
@@ -198,10 +198,10 @@ def test_what_a_squashfs_cannot_hold_is_told_and_the_rest_is_sound(tmp_path: Pat
     image = seal(tree, tmp_path / "a.img", epoch=EPOCH).path
     done = call("convert", image, tmp_path / "a.sif")
     assert done.status == 0
-    said = done.output
+    output = done.output
     for words in ("no sockets, left out: /socket", "no access control lists, left out: /acl"):
-        assert words in said
-    assert "no dates outside 1970 to 2106, left out: /old" in said
+        assert words in output
+    assert "no dates outside 1970 to 2106, left out: /old" in output
     assert verification.verify(tmp_path / "a.sif").files == 5
     back = converted(tmp_path / "a.sif", tmp_path / "b.img")
     assert verification.verify(back).files == 5
@@ -277,17 +277,17 @@ def test_a_directory_replaces_another_all_at_once(image: Path, tmp_path: Path) -
 
 
 def test_formats_are_listed(tmp_path: Path) -> None:
-    said = call("formats").output
+    output = call("formats").output
     for name in (*FORMATS, "directory"):
-        assert f"\n{name} " in f"\n{said}"
+        assert f"\n{name} " in f"\n{output}"
     rows = json.loads(call("formats", "--json").output)["formats"]
     assert {row["name"]: row["endings"] for row in rows}["sif"] == [".sif"]
 
 
 def test_the_real_unsquashfs_agrees(image: Path, tmp_path: Path) -> None:
-    made = converted(image, tmp_path / "a.sqfs")
+    written = converted(image, tmp_path / "a.sqfs")
     done = subprocess.run(
-        ["unsquashfs", "-d", tmp_path / "out", made], check=False, capture_output=True
+        ["unsquashfs", "-d", tmp_path / "out", written], check=False, capture_output=True
     )
     if os.geteuid() == 0:
         assert done.returncode == 0, done

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "CONTRIBUTING.md").read_text()
 
 
-def found(words: tuple[str, ...]) -> click.Command:
+def command_of(words: tuple[str, ...]) -> click.Command:
     command: click.Command = commands
     for word in words:
         assert isinstance(command, click.Group)
@@ -30,11 +30,11 @@ def found(words: tuple[str, ...]) -> click.Command:
     return command
 
 
-LEAVES = [w for w in every_command(commands) if not isinstance(found(w), click.Group)]
+LEAVES = [w for w in every_command(commands) if not isinstance(command_of(w), click.Group)]
 OPTIONS = [
     (" ".join(words), option)
     for words in LEAVES
-    for option in found(words).params
+    for option in command_of(words).params
     if isinstance(option, click.Option)
 ]
 
@@ -48,7 +48,7 @@ def documented() -> dict[str, str]:
 
 @pytest.mark.parametrize("words", LEAVES, ids=" ".join)
 def test_every_command_shows_how_it_is_typed(words: tuple[str, ...]) -> None:
-    command = found(words)
+    command = command_of(words)
     assert isinstance(command, Command)
     assert command.examples
     for example in command.examples:
@@ -65,7 +65,7 @@ def test_every_option_is_explained_in_a_sentence(command: str, option: click.Opt
 
 @pytest.mark.parametrize("words", LEAVES, ids=" ".join)
 def test_the_help_lists_every_option(words: tuple[str, ...]) -> None:
-    command = found(words)
+    command = command_of(words)
     text = command.get_help(click.Context(command, info_name=words[-1]))
     listed = [name for line in text.splitlines() for name in re.findall(r"^  (-.*)", line)]
     for option in command.params:
@@ -88,7 +88,7 @@ def test_a_letter_means_one_thing_everywhere() -> None:
 
 def test_what_prints_events_or_progress_can_be_quiet() -> None:
     for words in LEAVES:
-        names = {name for parameter in found(words).params for name in parameter.opts}
+        names = {name for parameter in command_of(words).params for name in parameter.opts}
         if "--force" in names:
             assert "-F" in names, words
         if "--quiet" in names:

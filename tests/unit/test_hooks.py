@@ -64,11 +64,11 @@ PAGE = (Path(__file__).parents[2] / "docs/writing-a-backend.md").read_text()
 
 
 def test_the_page_for_authors_has_every_hook_with_its_exact_arguments() -> None:
-    found = dict(re.findall(r"^### `(singbuild_\w+)\((.*?)\)`$", PAGE, re.M))
+    sections = dict(re.findall(r"^### `(singbuild_\w+)\((.*?)\)`$", PAGE, re.M))
     exact = {
         name: ", ".join(inspect.signature(hook).parameters) for name, hook in (HOOKS | SITE).items()
     }
-    assert list(found.items()) == list(exact.items())
+    assert list(sections.items()) == list(exact.items())
 
 
 def test_the_page_for_authors_names_every_value_that_passes() -> None:

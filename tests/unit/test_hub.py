@@ -181,7 +181,7 @@ def test_a_path_that_no_directory_can_hold_is_refused(
 
 
 def test_recipes_are_named_as_singularity_hub_named_them() -> None:
-    found = recipes.candidates(
+    outcome = recipes.candidates(
         [
             "Singularity",
             "Singularity.gpu",
@@ -198,7 +198,7 @@ def test_recipes_are_named_as_singularity_hub_named_them() -> None:
             "Singularity.txt",
         ]
     )
-    assert {each.path: each.tag for each in found if each.tag} == {
+    assert {each.path: each.tag for each in outcome if each.tag} == {
         "Apptainer.cpu": "cpu",
         "Dockerfile": "latest-docker",
         "Singularity": "latest",
@@ -208,7 +208,7 @@ def test_recipes_are_named_as_singularity_hub_named_them() -> None:
         "tools/samtools.def": "samtools",
         "web/Dockerfile": "web-latest",
     }
-    why = {each.path: each.why_not for each in found if not each.tag}
+    why = {each.path: each.why_not for each in outcome if not each.tag}
     assert [*why] == ["Singularity.bad tag"]
     assert "is no tag" in why["Singularity.bad tag"]
 
@@ -277,12 +277,12 @@ def test_a_recipe_starts_from_what_another_makes_and_circles_are_told(
             "file.sif": "",
         }
     )
-    found = surveyed(tmp_path)
-    order = [*found.units]
+    outcome = surveyed(tmp_path)
+    order = [*outcome.units]
     assert order.index("z-base") < order.index("a") < order.index("b")
-    assert found.units["b"].bases == {"a.img": "a"}
-    assert found.units["committed"].bases == {}
-    assert [unit.tag for unit in chosen(found, Settings(only=("b",)))] == ["z-base", "a", "b"]
+    assert outcome.units["b"].bases == {"a.img": "a"}
+    assert outcome.units["committed"].bases == {}
+    assert [unit.tag for unit in chosen(outcome, Settings(only=("b",)))] == ["z-base", "a", "b"]
     commit({"Singularity.z-base": start.format("b.sif")})
     with pytest.raises(SingbuildError, match="circle: a -> z-base -> b -> a"):
         surveyed(tmp_path)
@@ -306,10 +306,10 @@ def test_a_recipe_that_would_leave_its_repository_is_refused_by_line(
     commit: Commit, tmp_path: Path, text: str, says: str
 ) -> None:
     commit({"bad.def": text, "good.def": f"{BUSYBOX}%files\n  good.def /x\n"})
-    found = surveyed(tmp_path)
-    assert says in found.units["bad"].error
-    assert re.match(r"bad\.def:[1-9]", found.units["bad"].error)
-    assert not found.units["good"].error
+    outcome = surveyed(tmp_path)
+    assert says in outcome.units["bad"].error
+    assert re.match(r"bad\.def:[1-9]", outcome.units["bad"].error)
+    assert not outcome.units["good"].error
 
 
 def test_who_trusts_a_repository_may_let_it_run_on_the_host(commit: Commit, tmp_path: Path) -> None:

@@ -108,8 +108,8 @@ HOSTILE = [
 @pytest.mark.parametrize("hostile", HOSTILE)
 def test_nothing_that_comes_from_outside_is_markup_in_a_page(tmp_path: Path, hostile: str) -> None:
     site = crafted(tmp_path, hostile)
-    found = collection.load(site, "lab/tools")
-    registry.write(site, found, "https://hub.invalid")
+    outcome = collection.load(site, "lab/tools")
+    registry.write(site, outcome, "https://hub.invalid")
     registry.write_service(site, site.collections(), "https://hub.invalid")
     pages.write(site, ["lab/tools"], "https://hub.invalid")
     written = sorted(site.path.rglob("*.html"))
@@ -117,8 +117,8 @@ def test_nothing_that_comes_from_outside_is_markup_in_a_page(tmp_path: Path, hos
     for page in written:
         parser = Elements()
         parser.feed(page.read_text())
-        wanted = ["hub.js", "compare.js"] if page.name == "compare.html" else ["hub.js"]
-        assert parser.scripts == wanted, page
+        allowed_scripts = ["hub.js", "compare.js"] if page.name == "compare.html" else ["hub.js"]
+        assert parser.scripts == allowed_scripts, page
         assert [name for name in parser.attributes if name.startswith("on")] == []
         assert parser.elements <= KNOWN
     for picture in (*site.path.rglob("*.svg"), *site.path.rglob("*.xml")):
@@ -294,9 +294,9 @@ def test_a_difference_names_what_was_added_removed_and_changed() -> None:
         File("/c", "l", 0, 0, "x"),
         File("/d", "d", 0o755, 0, ""),
     ]
-    found = contents.difference(was, now)
-    assert found == (["/d"], ["/b"], ["/a"])
-    assert found.total == 3
+    outcome = contents.difference(was, now)
+    assert outcome == (["/d"], ["/b"], ["/a"])
+    assert outcome.total == 3
 
 
 def test_a_directory_that_is_no_site_is_left_alone(tmp_path: Path) -> None:

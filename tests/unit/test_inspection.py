@@ -61,7 +61,7 @@ def call(*words: str | Path) -> Result:
     return CliRunner().invoke(commands, [str(word) for word in words], standalone_mode=False)
 
 
-def said(*words: str | Path) -> str:
+def output_of(*words: str | Path) -> str:
     result = call(*words)
     if result.exception:
         raise result.exception
@@ -69,16 +69,16 @@ def said(*words: str | Path) -> str:
 
 
 def test_the_summary_tells_all_and_lets_no_label_reach_the_terminal(image: Path) -> None:
-    text = said("inspect", image)
-    for wanted in ("singbuild image", "Debian 12", "debootstrap 0.1.0", "1 deb", "author: Jane"):
-        assert wanted in text
+    text = output_of("inspect", image)
+    for expected in ("singbuild image", "Debian 12", "debootstrap 0.1.0", "1 deb", "author: Jane"):
+        assert expected in text
     assert "Without    build record, test, help text" in text
     assert f"{image} ARGUMENTS" in text
     assert "\x1b" not in text
 
 
 @pytest.mark.parametrize(
-    ("option", "wanted"),
+    ("option", "expected"),
     [
         ("--labels", '{"author": "Jane", "evil": "\\u001b[31m"}'),
         ("--recipe", "Bootstrap: debootstrap\n%runscript\n    echo hi\n"),
@@ -91,24 +91,24 @@ def test_the_summary_tells_all_and_lets_no_label_reach_the_terminal(image: Path)
         ),
     ],
 )
-def test_each_part_comes_as_it_is(image: Path, option: str, wanted: str) -> None:
-    assert said("inspect", option, image) == wanted
+def test_each_part_comes_as_it_is(image: Path, option: str, expected: str) -> None:
+    assert output_of("inspect", option, image) == expected
 
 
 @pytest.mark.parametrize(("option", "words"), [("--test", "no test"), ("--help-text", "no help")])
 def test_what_is_missing_is_said_plainly(image: Path, option: str, words: str) -> None:
     with pytest.raises(SingbuildError, match=words):
-        said("inspect", option, image)
+        output_of("inspect", option, image)
 
 
 def test_json_has_everything(image: Path) -> None:
-    facts = json.loads(said("inspect", "--json", image))
+    facts = json.loads(output_of("inspect", "--json", image))
     assert facts["labels"]["author"] == "Jane"
     assert facts["packages"][0]["purl"] == "pkg:deb/debian/a@1?arch=all&distro=debian-12"
     assert facts["size"] == image.stat().st_size
     assert facts["epoch"] == EPOCH
     assert facts["test"] is None
-    assert json.loads(said("inspect", "--sbom", image))["spdxVersion"] == "SPDX-2.3"
+    assert json.loads(output_of("inspect", "--sbom", image))["spdxVersion"] == "SPDX-2.3"
 
 
 def test_a_singularity_2_image_says_what_it_has(tmp_path: Path) -> None:
@@ -118,18 +118,18 @@ def test_a_singularity_2_image_says_what_it_has(tmp_path: Path) -> None:
     plain = seal(root, tmp_path / "plain", epoch=EPOCH).path
     old = tmp_path / "old.img"
     old.write_bytes(HEADER_2X + plain.read_bytes())
-    assert "Singularity 2.x" in said("inspect", old)
-    assert said("inspect", "--runscript", old) == "#!/bin/sh\necho old\n"
-    assert said("inspect", "--environment", old) == "export OLD=1\n"
+    assert "Singularity 2.x" in output_of("inspect", old)
+    assert output_of("inspect", "--runscript", old) == "#!/bin/sh\necho old\n"
+    assert output_of("inspect", "--environment", old) == "export OLD=1\n"
     with pytest.raises(SingbuildError, match=r"2\.x kept none"):
-        said("inspect", "--lock", old)
+        output_of("inspect", "--lock", old)
 
 
 @pytest.mark.parametrize("labels", ["[1]", "no json", "[" * 100_000, '{"a": {"b": 1}}'])
 def test_labels_that_are_none_do_no_harm(root: Path, tmp_path: Path, labels: str) -> None:
     write(root / ".singularity.d/labels.json", labels)
     write(root / ".singularity.d/lock.yaml", "- [" * 2000)
-    said("inspect", seal(root, tmp_path / "x.img", epoch=EPOCH).path)
+    output_of("inspect", seal(root, tmp_path / "x.img", epoch=EPOCH).path)
 
 
 @pytest.mark.parametrize("command", ["inspect", "verify"])
@@ -199,9 +199,9 @@ CHANGES: list[tuple[Callable[[Path], None], list[str]]] = [
 ]
 
 
-@pytest.mark.parametrize(("change", "wanted"), CHANGES)
+@pytest.mark.parametrize(("change", "expected"), CHANGES)
 def test_each_change_is_named(
-    root: Path, image: Path, tmp_path: Path, change: Callable[[Path], None], wanted: list[str]
+    root: Path, image: Path, tmp_path: Path, change: Callable[[Path], None], expected: list[str]
 ) -> None:
     (root / "data/file").chmod(0o644)
     image.unlink()
@@ -209,9 +209,9 @@ def test_each_change_is_named(
     change(root)
     other = seal(root, tmp_path / "b.img", epoch=EPOCH).path
     lines = shown_changes(image, other)
-    assert [line for line in lines if line[:2] in ("+ ", "- ", "~ ")] == wanted
+    assert [line for line in lines if line[:2] in ("+ ", "- ", "~ ")] == expected
     again = [f"{change.shown}" for change in differing_paths(image, other)]
-    assert {line.split(": ")[0][2:] for line in wanted} <= set(again)
+    assert {line.split(": ")[0][2:] for line in expected} <= set(again)
 
 
 def test_packages_alone_and_as_json(root: Path, image: Path, tmp_path: Path) -> None:
@@ -264,4 +264,4 @@ def test_flipped_bits_are_answered_or_refused_never_worse(
     bad.write_bytes(data)
     for words in (("inspect", bad), ("inspect", "--sbom", bad), ("diff", good, bad)):
         with suppress(ImageError, SingbuildError):
-            said(*words)
+            output_of(*words)

@@ -36,7 +36,7 @@ def make(who: str = "alice", **pins: object) -> lock.Lock:
     return lock.make(plan.make(loaded, Console(io.StringIO())), {"sha256": "abc", **pins})
 
 
-def kept(here: Path) -> lock.LockFile:
+def lock_beside(here: Path) -> lock.LockFile:
     path = lock.beside("a.def")
     path.write_text(lock.dumped(make(), "a.def"))
     return lock.read(path)
@@ -49,17 +49,17 @@ def drift(file: lock.LockFile, now: lock.Lock) -> str:
 
 
 def test_a_lock_reads_back_as_it_was_made(here: Path) -> None:
-    assert kept(here).lock == make()
-    lock.check(kept(here), make(), make())
+    assert lock_beside(here).lock == make()
+    lock.check(lock_beside(here), make(), make())
 
 
 def test_what_it_holds(here: Path) -> None:
-    made = make()
-    assert made["recipe"]["name"] == "a.def"
-    assert made["arguments"] == {"who": "alice"}
-    assert made["backend"]["name"] == "busybox"
-    assert list(made["files"]) == ["data.txt", "tree"]
-    assert made["epoch"] == lock.DEFAULT_EPOCH
+    first = make()
+    assert first["recipe"]["name"] == "a.def"
+    assert first["arguments"] == {"who": "alice"}
+    assert first["backend"]["name"] == "busybox"
+    assert list(first["files"]) == ["data.txt", "tree"]
+    assert first["epoch"] == lock.DEFAULT_EPOCH
 
 
 def test_the_page_names_every_key(here: Path) -> None:
@@ -69,24 +69,24 @@ def test_the_page_names_every_key(here: Path) -> None:
 
 
 def test_drift_is_named_with_its_line(here: Path) -> None:
-    file = kept(here)
+    file = lock_beside(here)
     line = file.text.splitlines().index("  sha256: abc") + 1
-    said = drift(file, make(sha256="def"))
-    assert f"a.lock.yaml:{line}: pins.sha256: locked abc, now def" in said
+    message = drift(file, make(sha256="def"))
+    assert f"a.lock.yaml:{line}: pins.sha256: locked abc, now def" in message
 
 
 def test_every_kind_of_input_drifts(here: Path) -> None:
-    file = kept(here)
+    file = lock_beside(here)
     assert "arguments.who: locked alice, now bob" in drift(file, make("bob"))
     (here / "tree" / "leaf").chmod(0o755)
     assert "files.tree: locked" in drift(file, make())
     (here / "data.txt").write_text("other")
     assert "2 inputs drifted" in drift(file, make())
-    assert "pins.new: locked nothing, now 1" in drift(kept(here), make(new=1))
+    assert "pins.new: locked nothing, now 1" in drift(lock_beside(here), make(new=1))
 
 
 def test_a_lock_of_another_recipe(here: Path) -> None:
-    file = kept(here)
+    file = lock_beside(here)
     (here / "a.def").write_text(TEXT + "    echo more\n")
     assert "recipe.sha256" in drift(file, make())
 

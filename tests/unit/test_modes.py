@@ -29,10 +29,10 @@ def become_older() -> None:
 def test_a_kernel_without_mount_setattr_is_named() -> None:
     argv = [sys.executable, "-m", "singbuild", "doctor", "--json"]
     done = subprocess.run(argv, capture_output=True, text=True, preexec_fn=become_older)
-    told = json.loads(done.stdout)
-    assert told["chosen"] in (None, "chroot")
+    report = json.loads(done.stdout)
+    assert report["chosen"] in (None, "chroot")
     for mode in ("root", "one-id"):
-        assert not told["modes"][mode]["works"]
-    missing = told["modes"]["one-id"]["missing"]
+        assert not report["modes"][mode]["works"]
+    missing = report["modes"]["one-id"]["missing"]
     expected = {"what": "this kernel has no mount_setattr(2)", "remedy": "Use Linux 5.12 or later."}
     assert expected in missing

@@ -44,7 +44,7 @@ def riddles(source: str) -> list[str]:
 
 def test_no_value_is_named_by_what_happened_to_it() -> None:
     names = {str(path.relative_to(ROOT)): riddles(path.read_text()) for path in MODULES}
-    assert {path: found for path, found in names.items() if found} == {}
+    assert {path: riddle for path, riddle in names.items() if riddle} == {}
 
 
 def test_a_riddle_is_seen_wherever_it_is_bound() -> None:

@@ -123,8 +123,8 @@ def by_name(tree: Tree) -> dict[str, Package]:
 
 
 def test_every_database_is_read(root: Path) -> None:
-    found = by_name(directory(root))
-    assert [p.purl for p in found.values()] == [
+    rows = by_name(directory(root))
+    assert [p.purl for p in rows.values()] == [
         "pkg:apk/debian/busybox@1.36.1-r5?arch=x86_64&distro=debian-12",
         "pkg:apk/debian/musl@1.2.4-r2?arch=x86_64&distro=debian-12",
         "pkg:deb/debian/7zip@1:22.01~dfsg-8?arch=amd64&distro=debian-12",
@@ -134,12 +134,12 @@ def test_every_database_is_read(root: Path) -> None:
         "pkg:pypi/old@2",
         "pkg:pypi/older@3",
     ]
-    assert found["libc6"].source == "glibc"
-    assert found["libc6"].supplier == "GNU Libc Maintainers <debian-glibc@lists.debian.org>"
-    assert found["musl"].licence == "MIT"
-    assert found["musl"].digests[0][1].startswith("ff6c9555")
-    assert found["My_Package.x"].supplier == "Jane"
-    assert found["old"].licence == ""
+    assert rows["libc6"].source == "glibc"
+    assert rows["libc6"].supplier == "GNU Libc Maintainers <debian-glibc@lists.debian.org>"
+    assert rows["musl"].licence == "MIT"
+    assert rows["musl"].digests[0][1].startswith("ff6c9555")
+    assert rows["My_Package.x"].supplier == "Jane"
+    assert rows["old"].licence == ""
 
 
 def test_an_image_and_its_tree_have_one_bill(root: Path, tmp_path: Path) -> None:
@@ -159,10 +159,10 @@ def check_valid(text: str, place: Path) -> dict[str, object]:
     return document
 
 
-@pytest.mark.parametrize("made", [-1, 2**40, 2**63])
-def test_the_bill_of_an_image_of_no_year_is_valid(root: Path, tmp_path: Path, made: int) -> None:
+@pytest.mark.parametrize("created", [-1, 2**40, 2**63])
+def test_the_bill_of_an_image_of_no_year_is_valid(root: Path, tmp_path: Path, created: int) -> None:
     """As a damaged superblock has it."""
-    document = check_valid(spdx.bill(directory(root), made), tmp_path)
+    document = check_valid(spdx.bill(directory(root), created), tmp_path)
     about = document["creationInfo"]
     assert isinstance(about, dict)
     assert about["created"][:4] in ("1970", "9999")
@@ -174,8 +174,8 @@ def test_the_bill_is_valid_spdx(root: Path, tmp_path: Path) -> None:
     assert isinstance(items, list)
     named = {item["name"]: item for item in items}
     assert document["creationInfo"]["created"] == "2023-11-14T22:13:20Z"  # type: ignore[index]
-    wanted = "((GPL-2.0-or-later OR Artistic-1.0-Perl) AND (MIT)) AND LicenseRef-public-domain"
-    assert named["libc6"]["licenseDeclared"] == wanted
+    expected = "((GPL-2.0-or-later OR Artistic-1.0-Perl) AND (MIT)) AND LicenseRef-public-domain"
+    assert named["libc6"]["licenseDeclared"] == expected
     assert named["7zip"]["supplier"] == "Organization: A b C (a@b)"
     assert named["libc6"]["supplier"].endswith("(debian-glibc@lists.debian.org)")
     assert named["My_Package.x"]["licenseDeclared"] == "MIT"
@@ -346,7 +346,7 @@ def test_no_header_makes_the_parser_fail_otherwise(blob: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "wanted"),
+    ("text", "expected"),
     [
         ("MIT", "MIT"),
         ("mit", "MIT"),
@@ -358,14 +358,14 @@ def test_no_header_makes_the_parser_fail_otherwise(blob: bytes) -> None:
         ("MIT or Foo", "MIT OR LicenseRef-Foo"),
     ],
 )
-def test_licences_in_the_words_of_spdx(text: str, wanted: str) -> None:
-    assert declared(text).expression == wanted
+def test_licences_in_the_words_of_spdx(text: str, expected: str) -> None:
+    assert declared(text).expression == expected
 
 
 @pytest.mark.parametrize("text", ["MIT ISC", "MIT or", "(MIT", "and MIT", "GPL-2+ with foo", "©"])
 def test_what_is_no_expression_is_quoted_whole(text: str) -> None:
-    said = declared(text)
-    assert said.references == {said.expression: text}
+    licence = declared(text)
+    assert licence.references == {licence.expression: text}
 
 
 @given(st.text(max_size=60))

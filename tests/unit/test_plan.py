@@ -30,9 +30,9 @@ def refused(text: str) -> RecipeError:
 
 
 def test_the_only_stage_may_have_a_name() -> None:
-    plan, said = planned(HEAD + "Stage: spython-base\n%post\n    true\n")
+    plan, warnings = planned(HEAD + "Stage: spython-base\n%post\n    true\n")
     assert "Stage" not in plan.source.keywords
-    assert not said
+    assert not warnings
 
 
 @pytest.mark.parametrize(
@@ -40,8 +40,8 @@ def test_the_only_stage_may_have_a_name() -> None:
     [("#!/bin/csh", "csh"), ("#!/usr/bin/env fish", "fish"), ("#!/usr/bin/make -f", "make")],
 )
 def test_an_interpreter_that_may_not_stop_is_told_of(first: str, program: str) -> None:
-    _, said = planned(f"{HEAD}%post\n{first}\nfalse\n")
-    assert f"r.def:2: %post is read by {program}, which may go on behind a command" in said
+    _, warnings = planned(f"{HEAD}%post\n{first}\nfalse\n")
+    assert f"r.def:2: %post is read by {program}, which may go on behind a command" in warnings
 
 
 @pytest.mark.parametrize("first", ["#!/usr/bin/env bash", "#!/usr/bin/python3", "#!/bin/zsh -x"])
@@ -51,12 +51,12 @@ def test_an_interpreter_that_stops_is_not(first: str) -> None:
 
 def test_empty_keys_and_those_of_other_agents_are_told_of() -> None:
     text = "Bootstrap: docker\nFrom: debian\nNamespace:\nInclude: vim\nOSVersion: x\n"
-    plan, said = planned(text)
+    plan, warnings = planned(text)
     assert plan.source.keywords["From"] == "debian"
     assert not {"Namespace", "Include", "OSVersion"} & plan.source.keywords.keys()
-    assert "r.def:3: Namespace has no value, and no effect" in said
-    assert "r.def:4: Include has no effect: docker has no such key" in said
-    assert "r.def:5: OSVersion has no effect: docker has no such key" in said
+    assert "r.def:3: Namespace has no value, and no effect" in warnings
+    assert "r.def:4: Include has no effect: docker has no such key" in warnings
+    assert "r.def:5: OSVersion has no effect: docker has no such key" in warnings
 
 
 def test_a_key_that_must_have_a_value() -> None:

@@ -61,7 +61,7 @@ def image(place: Path, lock: str = LOCK) -> Path:
     return seal(root, place / "tool.img", epoch=EPOCH).path
 
 
-def said(*words: str | Path) -> str:
+def output_of(*words: str | Path) -> str:
     result = CliRunner().invoke(commands, [str(word) for word in words], standalone_mode=False)
     if result.exception:
         raise result.exception
@@ -69,14 +69,14 @@ def said(*words: str | Path) -> str:
 
 
 def dependencies(path: Path) -> dict[str, Any]:
-    text = json.loads(said("inspect", "--provenance", path))
+    text = json.loads(output_of("inspect", "--provenance", path))
     rows = text["predicate"]["buildDefinition"]["resolvedDependencies"]
     return {row["name"]: row for row in rows}
 
 
 def test_the_library_of_in_toto_knows_each_field(tmp_path: Path) -> None:
     path = image(tmp_path)
-    text = said("inspect", "--provenance", path)
+    text = output_of("inspect", "--provenance", path)
     message = json_format.Parse(text, Message())
     Statement.copy_from_pb(message).validate()
     predicate = json_format.ParseDict(json_format.MessageToDict(message.predicate), Provenance())
@@ -90,7 +90,9 @@ def test_the_library_of_in_toto_knows_each_field(tmp_path: Path) -> None:
 def test_equal_images_have_equal_statements_wherever_they_lie(tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()
-    texts = {said("inspect", "--provenance", image(tmp_path / name)) for name in ("one", "two")}
+    texts = {
+        output_of("inspect", "--provenance", image(tmp_path / name)) for name in ("one", "two")
+    }
     assert len(texts) == 1
 
 
@@ -137,10 +139,10 @@ def test_recipe_packages_layers_and_files_have_their_digests(tmp_path: Path) -> 
     ],
 )
 def test_a_lock_of_strangers_is_no_traceback(tmp_path: Path, lock: str) -> None:
-    said("inspect", "--provenance", image(tmp_path, lock))
+    output_of("inspect", "--provenance", image(tmp_path, lock))
 
 
 @pytest.mark.parametrize("lock", ["", "text", f"pins: {'[' * 40_000}"])
 def test_an_image_without_a_lock_has_none(tmp_path: Path, lock: str) -> None:
     with pytest.raises(SingbuildError, match="does not say how it was built"):
-        said("inspect", "--provenance", image(tmp_path, lock))
+        output_of("inspect", "--provenance", image(tmp_path, lock))

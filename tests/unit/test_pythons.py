@@ -19,16 +19,16 @@ MAIN = str(images.ROOT / "singrun/__main__.py")
 
 def interpreters(version: str) -> list[Path]:
     """Python of this version, of the host and of pyenv."""
-    found = [Path(f"/usr/bin/python{version}"), Path(f"/usr/local/bin/python{version}")]
-    found += sorted((Path.home() / ".pyenv/versions").glob(f"{version}.*/bin/python3"))
-    return [path for path in found if path.exists()]
+    paths = [Path(f"/usr/bin/python{version}"), Path(f"/usr/local/bin/python{version}")]
+    paths += sorted((Path.home() / ".pyenv/versions").glob(f"{version}.*/bin/python3"))
+    return [path for path in paths if path.exists()]
 
 
 def python(version: str) -> str:
-    found = interpreters(version)
-    if not found:
+    paths = interpreters(version)
+    if not paths:
         pytest.skip(f"no Python {version} here")
-    return str(found[-1])
+    return str(paths[-1])
 
 
 @pytest.mark.parametrize("version", SUPPORTED)
@@ -54,8 +54,8 @@ def test_the_runtime_and_its_one_file_form_start(version: str, tmp_path: Path) -
         assert (done.stdout, done.stderr) == (f"singrun {singrun.__version__}\n", "")
         assert done.returncode == 0
     words = [python(version), "-IS", "-B", MAIN, "doctor"]
-    said = subprocess.run(words, capture_output=True, text=True, check=True).stdout
-    assert f"Python: {version}." in said
+    output = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    assert f"Python: {version}." in output
 
 
 @pytest.mark.root
@@ -101,12 +101,12 @@ def launcher_with(directory: Path, versions: list[str]) -> subprocess.CompletedP
 
 @pytest.mark.root
 @pytest.mark.parametrize(
-    ("versions", "taken"),
+    ("versions", "chosen"),
     [(["3", "3.9", "3.6"], "3.9"), (["3", "3.9", "3.12", "3.10"], "3.12"), (["3"], "3")],
 )
-def test_the_launcher_takes_the_newest(tmp_path: Path, versions: list[str], taken: str) -> None:
+def test_the_launcher_takes_the_newest(tmp_path: Path, versions: list[str], chosen: str) -> None:
     done = launcher_with(tmp_path, versions)
-    assert done.stdout == f"{taken}\n", done
+    assert done.stdout == f"{chosen}\n", done
 
 
 def test_a_python_may_be_named(tmp_path: Path) -> None:
@@ -117,10 +117,10 @@ def test_a_python_may_be_named(tmp_path: Path) -> None:
     images.write_script(
         tmp_path / "python", f'#!/bin/sh\necho named >&2\nexec {images.PYTHON} "$@"\n'
     )
-    given = {"PATH": os.defpath, "SINGRUN_PYTHON": str(tmp_path / "python")}
+    environment = {"PATH": os.defpath, "SINGRUN_PYTHON": str(tmp_path / "python")}
     for command in (images.ROOT / "bin/singrun", single):
         done = subprocess.run(
-            [command, "--version"], env=given, capture_output=True, text=True, check=False
+            [command, "--version"], env=environment, capture_output=True, text=True, check=False
         )
         assert (done.returncode, done.stderr) == (0, "named\n")
         assert done.stdout == f"singrun {singrun.__version__}\n"

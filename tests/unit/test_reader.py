@@ -86,13 +86,16 @@ def test_images_of_mke2fs_in_many_shapes(
 ) -> None:
     source = tmp_path / "source"
     shutil.copytree(tree, source, symlinks=True, ignore=shutil.ignore_patterns("fifo", "sparse"))
-    found, wanted = image_snapshot(mke2fs(source, tmp_path / "image", *options)), snapshot(source)
-    assert found.keys() == wanted.keys()
+    actual, expected = (
+        image_snapshot(mke2fs(source, tmp_path / "image", *options)),
+        snapshot(source),
+    )
+    assert actual.keys() == expected.keys()
     # Attributes need ext_attr; fractions of a second need larger inodes than 128 bytes.
     places = [0, 1, 2, 3, 4, 6, 7, *([] if REVISION_0[0] in options else [8]), 9]
-    del wanted[b""]  # mke2fs gives the root its own time
-    for path, facts in wanted.items():
-        assert [found[path][place] for place in places] == [facts[place] for place in places]
+    del expected[b""]  # mke2fs gives the root its own time
+    for path, facts in expected.items():
+        assert [actual[path][place] for place in places] == [facts[place] for place in places]
 
 
 def test_a_singularity_2_image_begins_at_byte_31(sealed: Path, tmp_path: Path) -> None:

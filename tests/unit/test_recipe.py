@@ -37,12 +37,12 @@ def write(folder: Path, data: bytes) -> str:
 
 
 def test_keys_match_in_any_case_and_keep_their_spelling() -> None:
-    made = recipe("  BootStrap :\tdebootstrap  \nOSVERSION: stable\n")
-    assert made.bootstrap == "debootstrap"
-    header = made.header("osversion")
+    parsed_recipe = recipe("  BootStrap :\tdebootstrap  \nOSVERSION: stable\n")
+    assert parsed_recipe.bootstrap == "debootstrap"
+    header = parsed_recipe.header("osversion")
     assert header is not None
     assert (header.name, header.value, header.line) == ("OSVERSION", "stable", 2)
-    assert made.header("MirrorURL") is None
+    assert parsed_recipe.header("MirrorURL") is None
 
 
 def test_key_and_value_know_their_columns() -> None:
@@ -79,8 +79,8 @@ def test_include_is_collected_with_its_lines() -> None:
 
 
 def test_unknown_keys_are_located_and_propose_the_nearest() -> None:
-    made = recipe("Bootstrap: busybox\n  MirorURL: x\n")
-    error = made.unknown(made.headers[1], ["MirrorURL", "SHA256"])
+    parsed_recipe = recipe("Bootstrap: busybox\n  MirorURL: x\n")
+    error = parsed_recipe.unknown(parsed_recipe.headers[1], ["MirrorURL", "SHA256"])
     assert str(error) == (
         "r.def:2:3: busybox has no key MirorURL\n"
         "     2 |   MirorURL: x\n"
@@ -91,18 +91,18 @@ def test_unknown_keys_are_located_and_propose_the_nearest() -> None:
 
 
 def test_an_error_of_a_header_points_at_its_value() -> None:
-    made = recipe("Bootstrap: busibox\n")
-    assert made.error(made.headers[0], "no such backend").column == 12
+    parsed_recipe = recipe("Bootstrap: busibox\n")
+    assert parsed_recipe.error(parsed_recipe.headers[0], "no such backend").column == 12
 
 
 # ── sections ─────────────────────────────────────────────────────────────────
 
 
 def test_sections_in_any_case_and_appended() -> None:
-    made = recipe(HEAD + "%POST\n one\n%help\nhi\n%Post\n two\n")
-    assert made.sections["post"].body() == " one\n two\n"
-    assert made.sections["post"].line == 2
-    assert set(made.sections) == {"post", "help"}
+    parsed_recipe = recipe(HEAD + "%POST\n one\n%help\nhi\n%Post\n two\n")
+    assert parsed_recipe.sections["post"].body() == " one\n two\n"
+    assert parsed_recipe.sections["post"].line == 2
+    assert set(parsed_recipe.sections) == {"post", "help"}
 
 
 def test_script_lines_are_recipe_lines() -> None:
@@ -186,15 +186,15 @@ def test_executables_run(line: str, output: str, tmp_path: Path) -> None:
     program = tmp_path / "program"
     program.write_text(recipe(HEAD + line + "\n").sections["runscript"].executable())
     program.chmod(0o755)
-    told = subprocess.run([program], capture_output=True, text=True, check=True).stdout
-    flags = {"u": "u" in told, "f": "f" in told}
+    printed = subprocess.run([program], capture_output=True, text=True, check=True).stdout
+    flags = {"u": "u" in printed, "f": "f" in printed}
     match output:
         case "no u\n":
             assert not flags["u"]
         case "u\n" | "u f\n":
             assert all(flags[letter] for letter in output.split())
         case _:
-            assert told == output
+            assert printed == output
 
 
 @pytest.mark.parametrize(
@@ -250,20 +250,20 @@ def test_nothing_is_lost_of_a_last_line_without_end() -> None:
 
 
 def test_apps_have_sections_of_their_own() -> None:
-    made = recipe(
+    parsed_recipe = recipe(
         f"{HEAD}%runscript\nmain\n%apprun foo\necho foo\n%appfiles foo\na.txt\nb /etc/b\n"
         "%APPLABELS  foo # note\nV 1\n%appinstall bar-2\nmake\n%apprun foo\nmore\n%files\nc\n"
     )
-    assert set(made.sections) == {"runscript", "files"}
-    assert [app.name for app in made.apps] == ["foo", "bar-2"]
-    assert made.apps[0].sections["run"].body() == "echo foo\nmore\n"
-    assert [tuple(label) for label in made.apps[0].labels] == [("V", "1", 10)]
-    assert [(item.source, item.destination) for item in made.files] == [
+    assert set(parsed_recipe.sections) == {"runscript", "files"}
+    assert [app.name for app in parsed_recipe.apps] == ["foo", "bar-2"]
+    assert parsed_recipe.apps[0].sections["run"].body() == "echo foo\nmore\n"
+    assert [tuple(label) for label in parsed_recipe.apps[0].labels] == [("V", "1", 10)]
+    assert [(item.source, item.destination) for item in parsed_recipe.files] == [
         ("a.txt", "/scif/apps/foo/a.txt"),
         ("b", "/scif/apps/foo//etc/b"),
         ("c", ""),
     ]
-    assert made.labels == ()
+    assert parsed_recipe.labels == ()
 
 
 @pytest.mark.parametrize("line", ["%apprun", "%apprun ../x", "%apprun a/b", "%appenv .x"])
@@ -272,7 +272,7 @@ def test_an_app_needs_a_name_that_is_no_path(line: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "printed"),
     [
         ("%runscript\n echo\n% post\n apk add vim\n", ["r.def:4"]),
         ("%runscript\n echo\n  %environment\n A=1\n", ["r.def:4"]),
@@ -282,9 +282,9 @@ def test_an_app_needs_a_name_that_is_no_path(line: str) -> None:
         ("%post\n date +%d\n  %d\n %environments\n echo %post\n", []),
     ],
 )
-def test_what_looks_like_a_section_and_is_none_is_told_of(text: str, told: list[str]) -> None:
+def test_what_looks_like_a_section_and_is_none_is_told_of(text: str, printed: list[str]) -> None:
     warnings = recipe(HEAD + text).warnings
-    assert [each.split(": this is text of %")[0] for each in warnings] == told
+    assert [each.split(": this is text of %")[0] for each in warnings] == printed
 
 
 # ── %files, %labels ──────────────────────────────────────────────────────────
@@ -315,13 +315,13 @@ def test_labels() -> None:
 
 
 def test_labels_without_value_or_given_twice() -> None:
-    made = recipe(HEAD + '%labels\nA\nB 1\nC="x"\nB 2\n')
-    assert [tuple(label) for label in made.labels] == [
+    parsed_recipe = recipe(HEAD + '%labels\nA\nB 1\nC="x"\nB 2\n')
+    assert [tuple(label) for label in parsed_recipe.labels] == [
         ("A", "", 3),
         ('C="x"', "", 5),
         ("B", "2", 6),
     ]
-    assert made.warnings == (
+    assert parsed_recipe.warnings == (
         "r.def:3: the label A has no value: it is stored empty",
         'r.def:5: the label C="x" has no value: write C "x"',
         "r.def:6: the label B replaces that of line 4",
@@ -336,8 +336,8 @@ def test_a_long_line_is_cut_in_the_error() -> None:
 
 
 def test_the_value_is_frozen() -> None:
-    made = recipe(HEAD + "%post\n")
+    parsed_recipe = recipe(HEAD + "%post\n")
     with pytest.raises(AttributeError):
-        made.path = "other"  # type: ignore[misc]
+        parsed_recipe.path = "other"  # type: ignore[misc]
     with pytest.raises(TypeError):
-        made.sections["post"] = made.sections["post"]  # type: ignore[index]
+        parsed_recipe.sections["post"] = parsed_recipe.sections["post"]  # type: ignore[index]

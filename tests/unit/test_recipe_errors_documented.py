@@ -33,18 +33,18 @@ class Example:
 
 
 def examples() -> list[Example]:
-    found: list[Example] = []
+    rows: list[Example] = []
     blocks: list[tuple[str, str, str]] = []
     for block in BLOCK.finditer("\n".join(page.read_text() for page in PAGES)):
         if blocks and blocks[-1][0] == "recipe" and block["kind"] != "error":
-            found.append(Example(tuple(blocks), ""))
+            rows.append(Example(tuple(blocks), ""))
             blocks = []
         if block["kind"] == "error":
-            found.append(Example(tuple(blocks), block["text"].rstrip("\n")))
+            rows.append(Example(tuple(blocks), block["text"].rstrip("\n")))
             blocks = []
         else:
             blocks.append((block["kind"], block["options"], block["text"]))
-    return found
+    return rows
 
 
 def loaded(example: Example) -> Recipe:

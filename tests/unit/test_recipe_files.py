@@ -16,9 +16,9 @@ from tests.unit.test_recipe import HEAD, refused, write
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
 def test_line_ends_and_byte_order_mark(end: bytes, mark: bytes, tmp_path: Path) -> None:
     data = mark + end.join([b"Bootstrap: busybox", b"%post", b"\ttrue", b""])
-    made = load(write(tmp_path, data))
-    assert made.text == "Bootstrap: busybox\n%post\n\ttrue\n"
-    assert made.bootstrap == "busybox"
+    loaded = load(write(tmp_path, data))
+    assert loaded.text == "Bootstrap: busybox\n%post\n\ttrue\n"
+    assert loaded.bootstrap == "busybox"
 
 
 def test_bad_bytes_are_located_in_characters(tmp_path: Path) -> None:

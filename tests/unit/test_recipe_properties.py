@@ -39,16 +39,16 @@ def parsed(text: str) -> Recipe | RecipeError:
 @given(recipes)
 @settings(max_examples=500)
 def test_any_text_is_a_recipe_or_a_located_error(text: str) -> None:
-    made = parsed(text)
-    if isinstance(made, RecipeError):
+    value = parsed(text)
+    if isinstance(value, RecipeError):
         lines = text.split("\n")
-        assert 0 <= made.line <= len(lines)
-        assert 0 <= made.column <= len(lines[made.line - 1]) + 1
-        assert made.remedy
-        assert "\x1b" not in str(made)
+        assert 0 <= value.line <= len(lines)
+        assert 0 <= value.column <= len(lines[value.line - 1]) + 1
+        assert value.remedy
+        assert "\x1b" not in str(value)
     else:
-        assert made.bootstrap
-        assert all(section.executable().startswith("#!") for section in made.sections.values())
+        assert value.bootstrap
+        assert all(section.executable().startswith("#!") for section in value.sections.values())
 
 
 @given(st.binary(max_size=200) | recipes.map(str.encode))
@@ -94,8 +94,8 @@ names = st.text(
 
 @given(names, names)
 def test_quoted_names_with_blanks_survive(a: str, b: str) -> None:
-    made = parse(Text("r.def", f"Bootstrap: x\n%files\n'{a} {b}' \"{b} {a}\"\n"))
-    assert [(item.source, item.destination) for item in made.files] == [(f"{a} {b}", f"{b} {a}")]
+    value = parse(Text("r.def", f"Bootstrap: x\n%files\n'{a} {b}' \"{b} {a}\"\n"))
+    assert [(item.source, item.destination) for item in value.files] == [(f"{a} {b}", f"{b} {a}")]
 
 
 @given(st.text())

@@ -85,8 +85,8 @@ PARTS = st.sampled_from(["..", ".", "a", "b", "up", "top", "loop", "out"])
 def test_any_path_stays_inside(parts: list[str]) -> None:
     root = Path("/nowhere-that-exists")
     with open(os.devnull, "w") as out:
-        found = Rootfs(root, Console(out)).path("/".join(parts) or "/")
-    assert found == root or root in found.parents
+        place = Rootfs(root, Console(out)).path("/".join(parts) or "/")
+    assert place == root or root in place.parents
 
 
 def test_what_is_no_file_is_not_read(rootfs: Rootfs) -> None:
@@ -105,10 +105,10 @@ def test_a_link_that_appears_meanwhile_leads_nowhere(rootfs: Rootfs) -> None:
     real = rootfs.path
 
     def swapped(inside: str | os.PathLike[str], *, follow: bool = True) -> Path:
-        found = real(inside, follow=follow)
+        place = real(inside, follow=follow)
         (rootfs.root / "etc").rename(rootfs.root / "old")
         (rootfs.root / "etc").symlink_to(outside)
-        return found
+        return place
 
     for work in (
         lambda: rootfs.read("/etc/victim"),

@@ -30,9 +30,9 @@ needs_e2fsprogs = pytest.mark.skipif(not shutil.which("debugfs"), reason="needs 
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    made = tmp_path / "tree"
-    made.mkdir()
-    return made
+    top = tmp_path / "tree"
+    top.mkdir()
+    return top
 
 
 @pytest.fixture
@@ -53,9 +53,9 @@ def debugfs(image: Path, command: str) -> str:
 
 def field(shown: str, name: str) -> str:
     """A line of show_super_stats."""
-    found = re.search(rf"^{name}: +(.*)$", shown, re.M)
-    assert found, shown
-    return found[1]
+    match = re.search(rf"^{name}: +(.*)$", shown, re.M)
+    assert match, shown
+    return match[1]
 
 
 def refused(tree: Path, image: Path) -> ImageError:
@@ -76,8 +76,8 @@ def test_an_image_is_a_script_and_an_ext3_file_system_with_the_published_feature
     assert image.read_bytes()[:1024] == lines.ljust(1024, b"\0")
     assert sealed.size == image.stat().st_size == image.stat().st_size // 4096 * 4096
     shown = debugfs(image, "show_super_stats -h")
-    wanted = "has_journal ext_attr resize_inode dir_index filetype sparse_super large_file"
-    assert field(shown, "Filesystem features") == wanted
+    features = "has_journal ext_attr resize_inode dir_index filetype sparse_super large_file"
+    assert field(shown, "Filesystem features") == features
     assert field(shown, "Filesystem UUID") == sealed.uuid
     assert field(shown, "Free blocks") == "0"
     assert debugfs(image, "cat /hello") == "hello\n"

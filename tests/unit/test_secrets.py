@@ -24,7 +24,7 @@ def tree(tmp_path: Path) -> Path:
     return tmp_path / "tree"
 
 
-def found(tree: Path) -> str:
+def path_of_secret(tree: Path) -> str:
     with pytest.raises(SectionError) as caught:
         secrets.check_absent(tree, SECRET)
     return caught.value.what
@@ -34,7 +34,7 @@ def found(tree: Path) -> str:
 def test_it_is_found_wherever_a_file_holds_it(tree: Path, at: int) -> None:
     file = tree / "opt/file"
     file.write_bytes(os.urandom(at) + VALUE + os.urandom(1 << 20))
-    assert found(tree) == "the secret 'token' is in the image: /opt/file"
+    assert path_of_secret(tree) == "the secret 'token' is in the image: /opt/file"
 
 
 def test_behind_a_hole(tree: Path) -> None:
@@ -42,19 +42,19 @@ def test_behind_a_hole(tree: Path) -> None:
         file.truncate(1 << 32)
         file.seek((1 << 31) + 4000)
         file.write(VALUE)
-    assert "/opt/file" in found(tree)
+    assert "/opt/file" in path_of_secret(tree)
 
 
 def test_in_an_attribute_a_name_and_a_link(tree: Path) -> None:
     secrets.check_absent(tree, SECRET)
     os.setxattr(tree / "opt", "user.note", b"x" + VALUE)
-    assert "/opt" in found(tree)
+    assert "/opt" in path_of_secret(tree)
     os.removexattr(tree / "opt", "user.note")
     (tree / "link").symlink_to(VALUE.decode())
-    assert "/link" in found(tree)
+    assert "/link" in path_of_secret(tree)
     (tree / "link").unlink()
     (tree / f"a {VALUE.decode()}").touch()
-    assert "/a correct" in found(tree)
+    assert "/a correct" in path_of_secret(tree)
 
 
 def test_a_short_one_is_not_looked_for(tree: Path) -> None:

@@ -126,8 +126,8 @@ def test_what_is_sent_with_a_redirect_is_not_read(
 ) -> None:
     secure, plain = servers
     plain.location, plain.is_endless = f"https://127.0.0.1:{secure.port}/file", True
-    got = fetch(f"http://127.0.0.1:{plain.port}/file", tmp_path / "store", report=Recorder())
-    assert got.size == 4
+    answer = fetch(f"http://127.0.0.1:{plain.port}/file", tmp_path / "store", report=Recorder())
+    assert answer.size == 4
     assert plain.sent < 64 << 20
 
 

@@ -67,12 +67,12 @@ def pem_key(desk: Desk, name: str, *options: str) -> tuple[Path, Path]:
 
 def test_a_pgp_signature_goes_round(sif: Desk, gnupg: str) -> None:
     before = sif.image.read_bytes()
-    status, said = sif.run("sign", "--pgp", sif.image)
-    assert (status, "in the SIF" in said) == (0, True), said
+    status, output = sif.run("sign", "--pgp", sif.image)
+    assert (status, "in the SIF" in output) == (0, True), output
     start = 32176
     assert sif.image.read_bytes()[start : len(before)] == before[start:]
-    status, found = sif.verified()
-    assert (status, the(found), the(found, "scheme")) == (0, ["good"], ["pgp"])
+    status, verdict = sif.verified()
+    assert (status, the(verdict), the(verdict, "scheme")) == (0, ["good"], ["pgp"])
     ring = exported(sif, gnupg)
     assert sif.verified("--signers", ring, "--signed-by", gnupg)[0] == 0
     new_key("bob@lab.example")
@@ -87,8 +87,12 @@ def test_revoked_and_expired_pgp_keys_are_refused(sif: Desk, gnupg: str) -> None
     assert sif.run("sign", "--pgp", "--key", "old@lab.example", sif.image)[0] == 0
     while sif.verified()[0] == 0:
         pass
-    status, found = sif.verified()
-    assert (status, the(found), the(found, "reason")) == (10, ["refused"], ["its key has expired"])
+    status, verdict = sif.verified()
+    assert (status, the(verdict), the(verdict, "reason")) == (
+        10,
+        ["refused"],
+        ["its key has expired"],
+    )
     # A revoked key: gpg makes the certificate with the key.
     assert sif.run("sign", "--pgp", "--key", gnupg, sif.image)[0] == 0
     words = ["gpg", "--list-keys", "--with-colons", gnupg]
@@ -106,8 +110,8 @@ def test_removed_signatures_leave_the_file_that_was_signed(sif: Desk, gnupg: str
     for words in (("--pgp",), ("--dsse", "--key", private), ("--key", sif.key("ssh"))):
         assert sif.run("sign", *words, sif.image)[0] == 0
     assert len(the(sif.verified()[1])) == 3
-    status, said = sif.run("sign", "--remove", sif.image)
-    assert (status, "3 signatures removed" in said) == (0, True), said
+    status, output = sif.run("sign", "--remove", sif.image)
+    assert (status, "3 signatures removed" in output) == (0, True), output
     assert not (sif.place / "i.sif.sig").exists()
     # Its maker's header may have another date than its objects; the rest is as it was.
     now = sif.image.read_bytes()
@@ -127,8 +131,8 @@ def test_removed_signatures_leave_the_file_that_was_signed(sif: Desk, gnupg: str
 def test_a_dsse_signature_goes_round(sif: Desk, options: tuple[str, ...]) -> None:
     private, public = pem_key(sif, "ada", *options)
     assert sif.run("sign", "--dsse", "--key", private, sif.image)[0] == 0
-    status, found = sif.verified("--signers", public, "--signed-by", "ada")
-    assert (status, the(found), the(found, "principals")) == (0, ["good"], [["ada"]])
+    status, verdict = sif.verified("--signers", public, "--signed-by", "ada")
+    assert (status, the(verdict), the(verdict, "principals")) == (0, ["good"], [["ada"]])
     _, other = pem_key(sif, "bob")
     assert sif.verified("--signers", other)[0] == 10
     assert (sif.verified()[0], the(sif.verified()[1])) == (0, ["unknown"])
@@ -154,8 +158,8 @@ def test_a_signature_of_another_sif_is_bad(sif: Desk) -> None:
     data = one.read_bytes()
     start = tail.index(b'{"payloadType"')
     one.write_bytes(data[: size - len(tail) + start] + tail[start:])
-    status, found = sif.verified("--signers", public)
-    assert (status, the(found)) == (10, ["bad"])
+    status, verdict = sif.verified("--signers", public)
+    assert (status, the(verdict)) == (10, ["bad"])
 
 
 def test_mutations_are_never_accepted(sif: Desk) -> None:
@@ -172,8 +176,8 @@ def test_mutations_are_never_accepted(sif: Desk) -> None:
         changed = bytearray(data)
         changed[place] ^= 1 << chance.randrange(8)
         sif.image.write_bytes(changed)
-        status, said = sif.run("verify", "--signers", public, sif.image)
-        assert "Traceback" not in said
+        status, output = sif.run("verify", "--signers", public, sif.image)
+        assert "Traceback" not in output
         if status == 0:
             accepted.append(place)
     # What SIF leaves out of a signature: sif_file.py.
@@ -192,8 +196,8 @@ def is_unsigned(place: int) -> bool:
 
 def test_only_a_sif_takes_them(desk: Desk) -> None:
     private, _ = pem_key(desk, "ada")
-    status, said = desk.run("sign", "--dsse", "--key", private, desk.image)
-    assert (status, "is no SIF" in said) == (2, True)
+    status, output = desk.run("sign", "--dsse", "--key", private, desk.image)
+    assert (status, "is no SIF" in output) == (2, True)
     assert desk.run("sign", "--dsse", desk.image)[0] == 2
 
 
@@ -214,5 +218,5 @@ def test_a_sif_whose_objects_lie_in_one_another_is_not_hashed_again_and_again(si
         row = sif_files.TABLE + number * 585
         data[row + 17 : row + 33] = data[sif_files.TABLE + 17 : sif_files.TABLE + 33]
     path.write_bytes(data)
-    status, said = sif.run("sign", "--pgp", path)
-    assert (status, "lie in one another" in said) == (8, True), said
+    status, output = sif.run("sign", "--pgp", path)
+    assert (status, "lie in one another" in output) == (8, True), output

@@ -76,16 +76,16 @@ def desk(
         capfd.readouterr()
         with pytest.raises(SystemExit) as ended:
             main()
-        said = capfd.readouterr()
+        output = capfd.readouterr()
         assert isinstance(ended.value.code, int)
-        return ended.value.code, said.out if "--json" in words else said.out + said.err
+        return ended.value.code, output.out if "--json" in words else output.out + output.err
 
     subprocess.run(["cp", "--sparse=always", sealed, tmp_path / "i.img"], check=True)
     return Desk(tmp_path, run)
 
 
-def the(found: dict[str, object], key: str = "status") -> list[object]:
-    signatures = found["signatures"]
+def the(verdict: dict[str, object], key: str = "status") -> list[object]:
+    signatures = verdict["signatures"]
     assert isinstance(signatures, list)
     return [each[key] for each in signatures]
 
@@ -134,9 +134,9 @@ def test_a_signature_goes_round(
     assert (status, f"in {place}" in text) == (0, True), text
     assert desk.image.read_bytes()[1024:] == before[1024:]
     allowed = desk.signers(key)
-    status, found = desk.verified("--signers", allowed, "--signed-by", ADA)
-    assert (status, found["accepted"], found["missing"]) == (0, True, [])
-    assert (the(found), the(found, "place")) == (["good"], [place])
+    status, verdict = desk.verified("--signers", allowed, "--signed-by", ADA)
+    assert (status, verdict["accepted"], verdict["missing"]) == (0, True, [])
+    assert (the(verdict), the(verdict, "place")) == (["good"], [place])
     assert by_openssh(desk, allowed)
     status, text = desk.run("verify", "--signers", allowed, desk.image)
     assert (status, f"signed by {ADA} on " in text) == (0, True)
@@ -161,8 +161,8 @@ def test_a_user_whom_ssh_keygen_does_not_know_is_told_so(desk: Desk) -> None:
 def test_an_unsigned_image_is_sound_and_says_what_is_missing(desk: Desk) -> None:
     key = desk.key()
     assert desk.verified()[0] == 0
-    status, found = desk.verified("--signers", desk.signers(key))
-    assert (status, found["accepted"]) == (10, False)
+    status, verdict = desk.verified("--signers", desk.signers(key))
+    assert (status, verdict["accepted"]) == (10, False)
     status, text = desk.run("verify", "--signed-by", ADA, desk.image)
     assert (status, f"is not signed by {ADA}" in text) == (10, True)
 
@@ -170,8 +170,8 @@ def test_an_unsigned_image_is_sound_and_says_what_is_missing(desk: Desk) -> None
 def test_the_users_own_list_is_asked(desk: Desk) -> None:
     key = desk.key()
     desk.run("sign", "--key", key, desk.image)
-    status, found = desk.verified()
-    assert (status, the(found)) == (0, ["unknown"])
+    status, verdict = desk.verified()
+    assert (status, the(verdict)) == (0, ["unknown"])
     (desk.place / "home/.ssh/allowed_signers").write_text(desk.signers(key).read_text())
     assert the(desk.verified()[1]) == ["good"]
 
@@ -181,9 +181,9 @@ def test_four_signatures_fit_and_the_fifth_lies_beside(desk: Desk) -> None:
     for key in keys:
         assert desk.run("sign", "--key", key, desk.image)[0] == 0
     allowed = desk.signers(*keys)
-    status, found = desk.verified("--signers", allowed)
-    assert (status, the(found)) == (0, ["good"] * 6)
-    assert the(found, "place") == ["boot block"] * 4 + ["i.img.sig"] * 2
+    status, verdict = desk.verified("--signers", allowed)
+    assert (status, the(verdict)) == (0, ["good"] * 6)
+    assert the(verdict, "place") == ["boot block"] * 4 + ["i.img.sig"] * 2
     assert all(by_openssh(desk, allowed, n + 1, f"k{n}@lab.example") for n in range(6))
     beside = (desk.place / "i.img.sig").read_bytes()
     assert desk.run("sign", "--key", keys[0], desk.image)[0] == 0  # again: where its first was
@@ -210,12 +210,12 @@ def test_another_namespace_is_refused(desk: Desk) -> None:
     key = desk.key()
     (desk.place / "s").write_text(desk.run("sign", "--statement", desk.image)[1])
     sign_statement(desk, key, "file")
-    status, said = desk.run("sign", "--add", desk.place / "s", desk.image)
-    assert (status, "'file', not for 'singbuild-image'" in said) == (10, True)
+    status, output = desk.run("sign", "--add", desk.place / "s", desk.image)
+    assert (status, "'file', not for 'singbuild-image'" in output) == (10, True)
     beside = (desk.place / "s").read_text() + (desk.place / "s.sig").read_text()
     (desk.place / "i.img.sig").write_text(beside)
-    status, said = desk.run("verify", desk.image)
-    assert (status, "'file', not for" in said) == (8, True)
+    status, output = desk.run("verify", desk.image)
+    assert (status, "'file', not for" in output) == (8, True)
 
 
 def test_revoked_and_expired_keys_are_refused(desk: Desk) -> None:
@@ -227,8 +227,8 @@ def test_revoked_and_expired_keys_are_refused(desk: Desk) -> None:
     )
     plain.write_text(public(key) + "\n")
     for ban in (krl, plain):
-        status, found = desk.verified("--signers", desk.signers(key), "--revoked", ban)
-        assert (status, the(found), the(found, "reason")) == (
+        status, verdict = desk.verified("--signers", desk.signers(key), "--revoked", ban)
+        assert (status, the(verdict), the(verdict, "reason")) == (
             10,
             ["refused"],
             ["its key is revoked"],
@@ -238,8 +238,8 @@ def test_revoked_and_expired_keys_are_refused(desk: Desk) -> None:
         'valid-after="20990101"',
         'namespaces="git"',
     ):
-        status, found = desk.verified("--signers", desk.signers(key, options=options))
-        assert (status, the(found)) == (10, ["refused"]), options
+        status, verdict = desk.verified("--signers", desk.signers(key, options=options))
+        assert (status, the(verdict)) == (10, ["refused"]), options
     good = 'namespaces="singbuild-image",valid-before="20990101",valid-after="20200101"'
     assert desk.verified("--signers", desk.signers(key, options=good))[0] == 0
 
@@ -248,15 +248,15 @@ def test_a_key_that_was_not_valid_when_it_signed_is_refused(desk: Desk) -> None:
     from singbuild.signatures import signing
 
     key = desk.key()
-    make = lambda wanted: signing.by_key(wanted, key, agent=False)  # noqa: E731
+    make = lambda own_statement: signing.by_key(own_statement, key, agent=False)  # noqa: E731
     signing.sign(desk.image, make, "20190101T000000Z")
     allowed = desk.signers(key, options='valid-after="20200101"')
-    status, found = desk.verified("--signers", allowed)
-    assert (status, the(found, "reason")) == (10, ["its key was not valid on the day it signed"])
+    status, verdict = desk.verified("--signers", allowed)
+    assert (status, the(verdict, "reason")) == (10, ["its key was not valid on the day it signed"])
     for date in ("20990101T000000Z", "20210230T000000Z"):
         signing.sign(desk.image, make, date)
-        status, found = desk.verified("--signers", allowed)
-        assert (status, the(found)) == (10, ["refused"])
+        status, verdict = desk.verified("--signers", allowed)
+        assert (status, the(verdict)) == (10, ["refused"])
 
 
 def test_signatures_of_another_image_are_bad(desk: Desk, tmp_path: Path) -> None:
@@ -276,8 +276,8 @@ def test_signatures_of_another_image_are_bad(desk: Desk, tmp_path: Path) -> None
         file.seek(start)
         file.write(signed[0][start:])
     shutil.copy(tmp_path / "other.img.sig", tmp_path / "i.img.sig")
-    status, found = desk.verified("--signers", desk.signers(key, rsa))
-    assert (status, the(found)) == (10, ["bad", "bad"])
+    status, verdict = desk.verified("--signers", desk.signers(key, rsa))
+    assert (status, the(verdict)) == (10, ["bad", "bad"])
 
 
 def test_a_changed_image_is_damaged_whoever_signed_it(desk: Desk) -> None:
@@ -302,9 +302,9 @@ def test_mutations_of_the_boot_block_are_never_accepted(desk: Desk) -> None:
         changed[place] ^= 1 << chance.randrange(8)
         with desk.image.open("r+b") as file:
             file.write(changed)
-        status, said = desk.run("verify", "--signers", allowed, desk.image)
-        assert status in (8, 10), (place, said)
-        assert "Traceback" not in said
+        status, output = desk.run("verify", "--signers", allowed, desk.image)
+        assert status in (8, 10), (place, output)
+        assert "Traceback" not in output
 
 
 def test_a_seal_drops_signatures(desk: Desk) -> None:
@@ -322,8 +322,8 @@ def test_an_image_of_others_is_signed_beside(desk: Desk) -> None:
     if os.geteuid():
         desk.image.chmod(0o444)
     out = desk.place / "mine.sig"
-    status, said = desk.run("sign", "--key", key, "-o", out, desk.image)
-    assert (status, "in mine.sig" in said) == (0, True)
+    status, output = desk.run("sign", "--key", key, "-o", out, desk.image)
+    assert (status, "in mine.sig" in output) == (0, True)
     assert (desk.verified()[0], the(desk.verified()[1])) == (0, [])
     assert desk.run("sign", "--key", key, desk.image)[0] == 0  # now it has one itself
     assert desk.run("sign", "--key", key, "-o", out, desk.image)[0] == 0
@@ -360,8 +360,8 @@ def test_what_cannot_be_is_told(
     desk: Desk, words: tuple[str, ...], status: int, answer: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(desk.place)
-    found, said = desk.run(*words)
-    assert (found, answer in said) == (status, True), said
+    verdict, output = desk.run(*words)
+    assert (verdict, answer in output) == (status, True), output
 
 
 @pytest.mark.timeout(60)

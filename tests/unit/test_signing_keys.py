@@ -28,8 +28,8 @@ def test_the_agents_key_signs(desk: Desk) -> None:
     assert the(desk.verified("--signers", desk.signers(key))[1]) == ["good"]
     other = desk.key("other")
     subprocess.run(["ssh-add", "-q", other], check=True, stderr=subprocess.DEVNULL)
-    status, said = desk.run("sign", "--agent", desk.image)
-    assert (status, "has 2 keys" in said) == (2, True)
+    status, output = desk.run("sign", "--agent", desk.image)
+    assert (status, "has 2 keys" in output) == (2, True)
     assert desk.run("sign", "--key", f"{key}.pub", desk.image)[0] == 0
 
 
@@ -43,8 +43,8 @@ def test_a_key_with_a_passphrase_asks_for_it(desk: Desk, monkeypatch: pytest.Mon
     assert desk.run("sign", "--key", key, desk.image)[0] == 0
     ask.write_text("#!/bin/sh\necho shut\n")
     before = desk.image.read_bytes()
-    status, said = desk.run("sign", "--key", key, desk.image)
-    assert (status, "ssh-keygen failed" in said) == (5, True)
+    status, output = desk.run("sign", "--key", key, desk.image)
+    assert (status, "ssh-keygen failed" in output) == (5, True)
     assert desk.image.read_bytes() == before
 
 
@@ -53,8 +53,8 @@ def test_a_damaged_image_is_not_signed(desk: Desk) -> None:
     data = bytearray(desk.image.read_bytes())
     data[-5000] ^= 1
     desk.image.write_bytes(data)
-    status, said = desk.run("sign", "--key", key, desk.image)
-    assert (status, "/proc/self" in said, "i.img" in said) == (8, False, True)
+    status, output = desk.run("sign", "--key", key, desk.image)
+    assert (status, "/proc/self" in output, "i.img" in output) == (8, False, True)
 
 
 @pytest.mark.timeout(60)
@@ -74,18 +74,18 @@ def test_a_fifo_in_the_place_of_a_users_file_keeps_nobody_waiting(
     fifo = desk.place / "home" / name
     fifo.parent.mkdir(parents=True, exist_ok=True)
     os.mkfifo(fifo)
-    found, said = desk.run("verify", desk.image)
-    assert (found, "It is a FIFO" in said) == (status, status == 8), said
-    found, said = desk.run("verify", "--signers", fifo, desk.image)
-    assert (found, "cannot read the list of signers" in said) == (8, True), said
+    exit_status, output = desk.run("verify", desk.image)
+    assert (exit_status, "It is a FIFO" in output) == (status, status == 8), output
+    exit_status, output = desk.run("verify", "--signers", fifo, desk.image)
+    assert (exit_status, "cannot read the list of signers" in output) == (8, True), output
 
 
 @pytest.mark.timeout(60)
 def test_a_fifo_is_no_key_of_the_user(desk: Desk) -> None:
     (desk.place / "home/.ssh").mkdir(parents=True, exist_ok=True)
     os.mkfifo(desk.place / "home/.ssh/id_ed25519")
-    status, said = desk.run("sign", desk.image)
-    assert (status, "there is no SSH key" in said) == (2, True), said
+    status, output = desk.run("sign", desk.image)
+    assert (status, "there is no SSH key" in output) == (2, True), output
 
 
 @pytest.mark.timeout(60)

@@ -62,8 +62,8 @@ def test_binds_of_every_spelling(tmp_path: Path) -> None:
     odd = tmp_path / "a,b:c\\d"
     odd.mkdir()
     word = str(odd).replace("\\", "\\\\").replace(",", "\\,").replace(":", "\\:")
-    found = binds.parse(f"/etc,/usr:/data,{word}:/odd\\::ro")
-    assert [(each.source, each.target, each.read_only) for each in found] == [
+    parsed_binds = binds.parse(f"/etc,/usr:/data,{word}:/odd\\::ro")
+    assert [(each.source, each.target, each.read_only) for each in parsed_binds] == [
         ("/etc", "/etc", False),
         ("/usr", "/data", False),
         (str(odd), "/odd:", True),

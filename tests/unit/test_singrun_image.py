@@ -40,9 +40,9 @@ def test_the_path_is_absolute_and_the_descriptor_stays_ours(
 ) -> None:
     (tmp_path / "a").write_bytes(plain)
     monkeypatch.chdir(tmp_path)
-    found = image.open_image("a")
-    assert found.path == str(tmp_path / "a")
-    assert not os.get_inheritable(found.fd)
+    result = image.open_image("a")
+    assert result.path == str(tmp_path / "a")
+    assert not os.get_inheritable(result.fd)
 
 
 def test_a_journal_with_changes_in_it_is_noticed(tmp_path: Path, plain: bytes) -> None:

@@ -44,9 +44,9 @@ def amd64(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def opened(path: Path) -> image.Image:
-    found = image.open_image(str(path))
-    os.close(found.fd)  # and with it the lock
-    return found
+    result = image.open_image(str(path))
+    os.close(result.fd)  # and with it the lock
+    return result
 
 
 def test_the_primary_partition_is_the_image(tmp_path: Path, squashfs: bytes, ext3: bytes) -> None:
@@ -56,17 +56,17 @@ def test_the_primary_partition_is_the_image(tmp_path: Path, squashfs: bytes, ext
         (sifs.EXT3, ext3, image.EXT3),
     ):
         path = sifs.written(tmp_path / f"{kind}.sif", [recipe, partition(content, fs)])
-        found = opened(path)
-        assert (found.kind, found.offset) == (kind, 32768)
-        assert found.stamp != opened(sifs.written(path, [partition(content, fs)])).stamp
+        result = opened(path)
+        assert (result.kind, result.offset) == (kind, 32768)
+        assert result.stamp != opened(sifs.written(path, [partition(content, fs)])).stamp
         with pytest.raises(RunError, match="nobody writes"):
             image.open_image(str(path), writable=True)
 
 
 def test_an_simg_has_its_squashfs_behind_the_launch_line(tmp_path: Path, squashfs: bytes) -> None:
     (tmp_path / "a.simg").write_bytes(HEADER_2X + squashfs)
-    found = opened(tmp_path / "a.simg")
-    assert (found.kind, found.offset) == (image.SQUASHFS, 31)
+    result = opened(tmp_path / "a.simg")
+    assert (result.kind, result.offset) == (image.SQUASHFS, 31)
     with pytest.raises(RunError, match="It is a squashfs"):
         image.open_image(str(tmp_path / "a.simg"), writable=True)
 
@@ -149,7 +149,7 @@ def test_random_damage_is_refused_or_taken(tmp_path: Path, squashfs: bytes) -> N
             data[at] = chance.choice((0, 1, 0x7F, 0xFF, chance.randrange(256)))
         path.write_bytes(data[: chance.choice((len(data), chance.randrange(40, len(data))))])
         try:
-            found = opened(path)
+            result = opened(path)
         except RunError:
             continue
-        assert 0 <= found.offset < len(sound)
+        assert 0 <= result.offset < len(sound)

@@ -31,7 +31,7 @@ def beside(tmp_path: Path) -> Path:
     return tmp_path / "singularity"
 
 
-def said(*words: str | Path) -> list[str]:
+def lines_of(*words: str | Path) -> list[str]:
     return subprocess.check_output(words, text=True).splitlines()
 
 
@@ -75,13 +75,13 @@ def singularity(*words: str) -> subprocess.CompletedProcess[str]:
     ],
 )
 def test_words_pass_untouched(beside: Path, words: list[str], passed: list[str]) -> None:
-    assert said(beside, *words) == passed
+    assert lines_of(beside, *words) == passed
 
 
 def test_the_dispatcher_is_found_through_links(beside: Path, tmp_path: Path) -> None:
     link = tmp_path / "elsewhere"
     link.symlink_to(beside)
-    assert said(link, "test", "i") == ["singrun", S, "test", "i"]
+    assert lines_of(link, "test", "i") == ["singrun", S, "test", "i"]
 
 
 def test_a_runtime_that_is_no_shell_script_or_a_link_is_executed(
@@ -105,15 +105,15 @@ def test_a_launch_takes_no_second_shell(beside: Path, tmp_path: Path) -> None:
 def test_a_link_named_apptainer_is_apptainer(beside: Path, tmp_path: Path) -> None:
     link = tmp_path / "apptainer"
     link.symlink_to(beside)
-    assert said(link, "test", "i") == ["singrun", "--spelling=apptainer", "test", "i"]
+    assert lines_of(link, "test", "i") == ["singrun", "--spelling=apptainer", "test", "i"]
 
 
 @pytest.mark.parametrize("name", ["singularity", "apptainer"])
 def test_the_version_is_three_words_that_clients_understand(name: str) -> None:
-    said = subprocess.check_output([ROOT / "bin" / name, "--version"], text=True)
-    assert re.fullmatch(rf"{name} version \d+\.\d+\.\d+\n", said)
+    lines_of = subprocess.check_output([ROOT / "bin" / name, "--version"], text=True)
+    assert re.fullmatch(rf"{name} version \d+\.\d+\.\d+\n", lines_of)
     number = subprocess.check_output([ROOT / "bin" / name, "version"], text=True)
-    assert said.split()[-1] == number.strip()
+    assert lines_of.split()[-1] == number.strip()
 
 
 @pytest.mark.parametrize("verb", ABSENT)

@@ -52,8 +52,8 @@ def test_a_header_begins_the_next_stage() -> None:
     assert [stage.stage for stage in last.stages] == ["build"]
     assert last.stages[0].sections["post"].body() == "    true\n\n"
     assert "post" not in last.sections
-    found = [(item.source, item.stage, item.line) for item in last.files]
-    assert found == [("/opt/a", "build", 9), ("/c", "build", 10), ("data", "", 12)]
+    rows = [(item.source, item.stage, item.line) for item in last.files]
+    assert rows == [("/opt/a", "build", 9), ("/c", "build", 10), ("data", "", 12)]
 
 
 def test_a_stage_may_be_a_header_alone() -> None:
@@ -127,9 +127,9 @@ def test_parts_whose_shell_cannot_hand_on_what_it_knows_are_one_step(
 
 def test_a_program_named_in_the_first_line_counts_for_all_parts() -> None:
     text = "Bootstrap: busybox\n%post\n    #!/bin/bash\n    A=(1 2)\n%post\n    echo ${A[1]}\n"
-    found = shell_state.parts(recipe(text).sections["post"])
-    assert [part.interpreter for part in found] == ["/bin/bash", "/bin/bash"]
-    assert found[1].recipe_line(6) == 6
+    rows = shell_state.parts(recipe(text).sections["post"])
+    assert [part.interpreter for part in rows] == ["/bin/bash", "/bin/bash"]
+    assert rows[1].recipe_line(6) == 6
 
 
 @pytest.mark.parametrize(
@@ -147,8 +147,8 @@ def test_where_a_post_would_best_have_been_split(text: str, changed: int, place:
     before = splitting.lines_of(section)
     before[changed] = "other"
     began = {line.number: 50.0 + n for n, line in enumerate(section.lines)}
-    told = splitting.hint(section, before, began, 60.0)
-    assert f"before line {place} " in told if place else told == ""
+    hint = splitting.hint(section, before, began, 60.0)
+    assert f"before line {place} " in hint if place else hint == ""
 
 
 def test_no_hint_where_little_would_be_saved() -> None:

@@ -34,9 +34,9 @@ def imported(*words: str | Path) -> set[str]:
     """Names of the modules that an interpreter of the runtime's kind imports."""
     command = [images.PYTHON, "-IS", "-X", "importtime", *words]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    found = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if "|" in line}
-    assert "encodings" in found
-    return found
+    modules = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if "|" in line}
+    assert "encodings" in modules
+    return modules
 
 
 @pytest.mark.parametrize(
@@ -110,12 +110,12 @@ def test_the_one_file_has_the_modules_that_every_launch_imports(tree: Path) -> N
         if name.startswith("singrun.")
     }
     package = images.ROOT / "singrun"
-    kept = {
+    bundled = {
         folder + path.name
         for folder in bytecode._FOLDERS
         for path in (package / folder).glob("*.py")
     } - {*bytecode._RARE, *bytecode.OF_A_POLICY}
-    assert {name for name in kept - launched if not name.endswith("/__init__.py")} == set()
+    assert {name for name in bundled - launched if not name.endswith("/__init__.py")} == set()
 
 
 def test_runtime_and_builder_have_one_version() -> None:

@@ -61,17 +61,17 @@ def refused(text: str, *build_args: str, file: str = "", values: str = "") -> Re
 
 def test_without_arguments_the_text_is_literal() -> None:
     text = HEAD + "%post\n docker inspect -f '{{ .Id }}' {% x %}\n"
-    made = loaded(text)
-    assert made.text == text
-    assert dict(made.arguments) == {}
+    result = loaded(text)
+    assert result.text == text
+    assert dict(result.arguments) == {}
 
 
-@pytest.mark.parametrize("given", [{"build_args": ["a=1"]}, {"file": "a=1"}, {"values": "a: 1"}])
-def test_any_value_makes_it_a_template(given: dict[str, list[str] | str]) -> None:
-    build_args = given.get("build_args", [])
-    file, values = str(given.get("file", "")), str(given.get("values", ""))
-    made = loaded(HEAD + "%post\n{{ a }}\n", *build_args, file=file, values=values)
-    assert made.sections["post"].body() == "1\n"
+@pytest.mark.parametrize("settings", [{"build_args": ["a=1"]}, {"file": "a=1"}, {"values": "a: 1"}])
+def test_any_value_makes_it_a_template(settings: dict[str, list[str] | str]) -> None:
+    build_args = settings.get("build_args", [])
+    file, values = str(settings.get("file", "")), str(settings.get("values", ""))
+    result = loaded(HEAD + "%post\n{{ a }}\n", *build_args, file=file, values=values)
+    assert result.sections["post"].body() == "1\n"
 
 
 @pytest.mark.parametrize(
@@ -98,11 +98,11 @@ def test_shell_survives(shell: str) -> None:
 
 
 def test_what_comes_out_is_a_plain_recipe() -> None:
-    made = loaded(HEAD + "%arguments\na={{b.c}}\n%post\n{{ a }} {% raw %}{{ c }}{% endraw %}\n")
-    assert made.sections["post"].body() == "{{b.c}} {{ c }}\n"
-    assert "arguments" not in made.sections
-    again = loaded(made.text)
-    assert again.text == made.text
+    result = loaded(HEAD + "%arguments\na={{b.c}}\n%post\n{{ a }} {% raw %}{{ c }}{% endraw %}\n")
+    assert result.sections["post"].body() == "{{b.c}} {{ c }}\n"
+    assert "arguments" not in result.sections
+    again = loaded(result.text)
+    assert again.text == result.text
     assert dict(again.arguments) == {}
 
 
@@ -111,9 +111,9 @@ def test_what_comes_out_is_a_plain_recipe() -> None:
 
 def test_precedence() -> None:
     text = HEAD + "%arguments\na=1\nb=1\nc=1\nd=1\n%post\n{{ a }}{{ b }}{{ c }}{{ d }}\n"
-    made = loaded(text, "d=3", "d=4", file="# x\n\nc=3\nd=3\n", values="b: 2\nc: 2\nd: 2\n")
-    assert made.sections["post"].body() == "1234\n"
-    assert dict(made.arguments) == {"a": "1", "b": 2, "c": "3", "d": "4"}
+    result = loaded(text, "d=3", "d=4", file="# x\n\nc=3\nd=3\n", values="b: 2\nc: 2\nd: 2\n")
+    assert result.sections["post"].body() == "1234\n"
+    assert dict(result.arguments) == {"a": "1", "b": 2, "c": "3", "d": "4"}
 
 
 def test_values_of_lines_and_options() -> None:
@@ -171,10 +171,10 @@ def test_yaml_keeps_what_is_written() -> None:
 
 
 def test_only_names_of_the_recipe_are_recorded() -> None:
-    made = loaded(HEAD + "%post\n{{ a }}\n", values="a: 1\nother: 2\n")
-    assert dict(made.arguments) == {"a": 1}
+    result = loaded(HEAD + "%post\n{{ a }}\n", values="a: 1\nother: 2\n")
+    assert dict(result.arguments) == {"a": 1}
     with pytest.raises(TypeError):
-        made.arguments["a"] = 2  # type: ignore[index]
+        result.arguments["a"] = 2  # type: ignore[index]
 
 
 def test_a_name_used_but_not_declared_may_be_given() -> None:
@@ -246,8 +246,8 @@ def test_lines_keep_their_numbers_through_loops_and_conditions() -> None:
         "{%- for n in [1, 2] %}\n  {{ n }}\n{%- endfor %}\n"
         " last\n"
     )
-    made = loaded(text).sections["post"].lines
-    assert [(line.text, line.number) for line in made] == [("  1", 9), ("  2", 9), (" last", 11)]
+    result = loaded(text).sections["post"].lines
+    assert [(line.text, line.number) for line in result] == [("  1", 9), ("  2", 9), (" last", 11)]
 
 
 def test_a_value_of_several_lines_stays_on_its_line() -> None:
@@ -277,9 +277,9 @@ def test_places_are_unknown_only_where_a_template_measures_itself() -> None:
     text = HEAD + "%arguments\n%post\n{% set t %}\nabc\n{% endset %}\n{{ t|length }}\n%xyz\n"
     error = refused(text)
     assert error.path == "r.def (rendered)"
-    made = loaded(text.replace("%xyz", "xyz"))
-    assert made.path == "r.def"
-    assert "5" in made.sections["post"].body().split("\n")
+    result = loaded(text.replace("%xyz", "xyz"))
+    assert result.path == "r.def"
+    assert "5" in result.sections["post"].body().split("\n")
 
 
 @pytest.mark.parametrize(

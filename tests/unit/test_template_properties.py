@@ -38,28 +38,28 @@ def attempt(text: str, *build_args: str, values: str = "b: {c: [1, x]}\n") -> Fi
 @given(texts)
 @settings(max_examples=400, deadline=None)
 def test_any_template_is_text_or_an_error(text: str) -> None:
-    made = attempt(text)
-    if made and made.origins:
-        assert len(made.origins) == len(Text("", made.text).lines)
-        assert all(1 <= n <= text.count("\n") + 1 for n in made.origins)
+    result = attempt(text)
+    if result and result.origins:
+        assert len(result.origins) == len(Text("", result.text).lines)
+        assert all(1 <= n <= text.count("\n") + 1 for n in result.origins)
 
 
 @given(texts)
 @settings(max_examples=200, deadline=None)
 def test_a_recipe_that_is_not_a_template_in_any_line_is_left_alone(text: str) -> None:
     plain = re.sub(r"\{(?=[{%])", "{ ", text).replace("%arguments", "%help")
-    made = attempt(plain)
-    assert made is not None
-    assert made.text == plain
-    assert made.origins == tuple(range(1, len(Text("", plain).lines) + 1))
+    result = attempt(plain)
+    assert result is not None
+    assert result.text == plain
+    assert result.origins == tuple(range(1, len(Text("", plain).lines) + 1))
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")))
 @settings(deadline=None)
 def test_a_value_is_data(value: str) -> None:
-    made = attempt("[{{ a }}]", f"a={value}")
-    assert made is not None
-    assert made.text == f"[{value}]"
+    result = attempt("[{{ a }}]", f"a={value}")
+    assert result is not None
+    assert result.text == f"[{value}]"
 
 
 @given(st.lists(st.text(max_size=8), max_size=3))
@@ -105,12 +105,12 @@ yaml_pieces += [
 @settings(max_examples=500, deadline=None)
 def test_any_values_file_is_plain_data_or_a_located_error(text: str) -> None:
     try:
-        found = from_yaml(Text("v.yaml", text))
+        value = from_yaml(Text("v.yaml", text))
     except RecipeError as error:
         assert str(error).startswith("v.yaml")  # noqa: PT017
         assert error.line <= text.count("\n") + 1  # noqa: PT017
     else:
-        assert plain(found)
+        assert plain(value)
 
 
 def plain(value: object) -> bool:

@@ -34,9 +34,9 @@ ME = {"uid": os.getuid(), "gid": os.getgid()}
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     (tmp_path / "secret").write_text("untouched")
-    made = tmp_path / "root"
-    made.mkdir()
-    return made
+    packed = tmp_path / "root"
+    packed.mkdir()
+    return packed
 
 
 def pieces(content: bytes, size: int = 1 << 16) -> Iterator[bytes]:
@@ -58,8 +58,8 @@ def tree(root: Path) -> list[str]:
 @pytest.mark.parametrize("size", [1, 7, 512, 1000, 1 << 20])
 def test_pieces_may_have_any_size(root: Path, form: int, size: int) -> None:
     data = os.urandom(1500)
-    made = archive(directory("d"), file("d/a", data), file("d/empty", b""), file("b"), form=form)
-    unpack(root, made, size=size)
+    packed = archive(directory("d"), file("d/a", data), file("d/empty", b""), file("b"), form=form)
+    unpack(root, packed, size=size)
     assert (root / "d/a").read_bytes() == data
     assert (root / "d/empty").read_bytes() == b""
     assert tree(root) == ["b", "d", "d/a", "d/empty"]
@@ -67,13 +67,13 @@ def test_pieces_may_have_any_size(root: Path, form: int, size: int) -> None:
 
 def test_names_links_modes_and_times_are_exact(root: Path) -> None:
     odd = "d/" + "ü" * 60 + "/" + "x" * 120 + "/back\\slash \n"
-    made = archive(
+    packed = archive(
         directory("./d/", mode=0o750, mtime=-300_000_000),
         file(odd, mode=0o604, mtime=1_600_000_000.25, pax_headers={"mtime": "1600000000.25"}),
         hardlink("h", "./" + odd),
         symlink("s", "../../" + "y" * 200, mtime=7),
     )
-    unpack(root, made)
+    unpack(root, packed)
     assert (root / odd).stat().st_mtime == 1_600_000_000.25
     assert stat.S_IMODE((root / odd).stat().st_mode) == 0o604
     assert (root / "d").stat().st_mtime == -300_000_000
@@ -84,8 +84,8 @@ def test_names_links_modes_and_times_are_exact(root: Path) -> None:
 
 
 def test_names_need_not_be_utf_8(root: Path) -> None:
-    made = archive(file("a\udcff\udcfe"))
-    unpack(root, made)
+    packed = archive(file("a\udcff\udcfe"))
+    unpack(root, packed)
     assert os.listdir(os.fsencode(root)) == [b"a\xff\xfe"]
 
 
@@ -119,9 +119,9 @@ def check_sparse(root: Path, form: str, options: list[str], holes: int) -> None:
             out.write(b"data %d" % number)
         out.truncate((2 * holes + 1) << 20)
     argv = ["tar", "-C", str(root.parent), f"--format={form}", *options, "-cf", "-", "sparse"]
-    made = subprocess.run(argv, capture_output=True, check=True).stdout
-    assert len(made) < 1 << 20
-    unpack(root, made)
+    packed = subprocess.run(argv, capture_output=True, check=True).stdout
+    assert len(packed) < 1 << 20
+    unpack(root, packed)
     assert (root / "sparse").read_bytes() == source.read_bytes()
     assert (root / "sparse").stat().st_blocks < 2000
 
@@ -205,9 +205,9 @@ def test_a_directory_has_nothing_of_a_removed_one_of_its_name(root: Path) -> Non
     attributes = {"SCHILY.xattr.user.mine": "x"}
     lower = archive(directory("a"), directory("a/b", mode=0o700, mtime=7, pax_headers=attributes))
     unpack(root, lower, archive(whiteout("a"), file("a/b/new")))
-    made = (root / "a/b").stat()
-    assert (stat.S_IMODE(made.st_mode), os.listxattr(root / "a/b")) == (0o755, [])
-    assert made.st_mtime > 7
+    packed = (root / "a/b").stat()
+    assert (stat.S_IMODE(packed.st_mode), os.listxattr(root / "a/b")) == (0o755, [])
+    assert packed.st_mtime > 7
 
 
 def test_aufs_keeps_its_notes_to_itself(root: Path) -> None:

@@ -29,11 +29,11 @@ __all__ = ["root"]
 
 
 def test_too_many_entries_are_refused_by_name(root: Path) -> None:
-    made = archive(*(file(f"f{n}") for n in range(20)))
+    data = archive(*(file(f"f{n}") for n in range(20)))
     with pytest.raises(
         SourceError, match=r"f10.*\n.*entry number 11.*\n.*SINGBUILD_UNPACK_ENTRIES"
     ):
-        unpack(root, made, limits=Limits(entries=10))
+        unpack(root, data, limits=Limits(entries=10))
 
 
 def test_files_too_large_are_refused_before_they_are_written(root: Path) -> None:
@@ -43,13 +43,13 @@ def test_files_too_large_are_refused_before_they_are_written(root: Path) -> None
 
 
 def test_names_are_bounded_since_they_are_remembered(root: Path) -> None:
-    made = archive(*(file("n" * 200 + str(number)) for number in range(20)))
+    data = archive(*(file("n" * 200 + str(number)) for number in range(20)))
     with pytest.raises(SourceError, match=r"9: cannot.*\n.*2,010 bytes.*\n.*UNPACK_NAMES"):
-        unpack(root, made, limits=Limits(names=2000))
+        unpack(root, data, limits=Limits(names=2000))
     attribute = {"SCHILY.xattr.user.mine": "v" * 900}
-    made = archive(*(directory(f"d{number}", pax_headers=attribute) for number in range(3)))
+    data = archive(*(directory(f"d{number}", pax_headers=attribute) for number in range(3)))
     with pytest.raises(SourceError, match=r"d2/: cannot.*\n.*\n.*UNPACK_NAMES"):
-        unpack(root, made, limits=Limits(names=2000))
+        unpack(root, data, limits=Limits(names=2000))
 
 
 def test_directories_that_no_member_names_count(root: Path) -> None:
@@ -77,9 +77,9 @@ def test_many_directories_do_not_use_up_the_descriptors(root: Path) -> None:
 
 @pytest.mark.parametrize("cut", [1, 100, 511, 513, 700, 1030])
 def test_an_archive_that_is_cut_off_is_noticed(root: Path, cut: int) -> None:
-    made = archive(file("a", bytes(600)), file("b", b"y"))
+    data = archive(file("a", bytes(600)), file("b", b"y"))
     with pytest.raises(SourceError, match=r"cut off|damaged"):
-        unpack(root, made[:cut])
+        unpack(root, data[:cut])
 
 
 def test_an_archive_may_end_without_zeros(root: Path) -> None:
@@ -88,10 +88,10 @@ def test_an_archive_may_end_without_zeros(root: Path) -> None:
 
 
 def test_a_wrong_checksum_is_noticed(root: Path) -> None:
-    made = bytearray(archive(file("a")))
-    made[0] ^= 1
+    data = bytearray(archive(file("a")))
+    data[0] ^= 1
     with pytest.raises(SourceError, match="checksum"):
-        unpack(root, bytes(made))
+        unpack(root, bytes(data))
 
 
 def test_everything_is_taken_even_behind_the_end(root: Path) -> None:

@@ -226,9 +226,9 @@ def changed(image: Path, *commands: str) -> str:
 @pytest.mark.skipif(not shutil.which("debugfs"), reason="needs debugfs")
 def test_a_changed_image_is_told_from_a_damaged_one(copy: Path, tmp_path: Path) -> None:
     (tmp_path / "new").write_text("new\n")
-    said = changed(copy, f"write {tmp_path}/new etc/new")
-    assert "first at /etc\n" in said
-    assert "last written to on" in said
+    message = changed(copy, f"write {tmp_path}/new etc/new")
+    assert "first at /etc\n" in message
+    assert "last written to on" in message
 
 
 @pytest.mark.skipif(not shutil.which("debugfs"), reason="needs debugfs")

@@ -27,10 +27,10 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_scratch_directory_is_private_and_goes(scratch: Path) -> None:
-    with workspace.scratch_directory() as made:
-        assert made.parent == scratch
-        assert made.stat().st_mode & 0o777 == 0o700
-        (made / "file").touch()
+    with workspace.scratch_directory() as directory:
+        assert directory.parent == scratch
+        assert directory.stat().st_mode & 0o777 == 0o700
+        (directory / "file").touch()
     assert not list(scratch.iterdir())
 
 
@@ -101,8 +101,8 @@ def test_a_dead_builds_scratch_is_swept_and_a_living_one_is_kept(scratch: Path) 
 def test_nobody_sweeps_what_is_just_being_made(scratch: Path) -> None:
     def build() -> None:
         for _ in range(50):
-            with workspace.scratch_directory() as made:
-                (made / "rootfs").mkdir()
+            with workspace.scratch_directory() as directory:
+                (directory / "rootfs").mkdir()
 
     with ThreadPoolExecutor(4) as builds:
         for each in [builds.submit(build) for _ in range(4)]:

@@ -20,11 +20,15 @@ from singbuild.recipe import grammar
 from tests.bench.backend_alone import source
 
 RECIPES = Path(__file__).parent.parent.parent / "recipes"
-GIVEN = {"OSVersion": "7", "MirrorURL": "http://m.example/%{OSVERSION}/%{BASEARCH}/", "GPGKey": "k"}
+KEYWORDS = {
+    "OSVersion": "7",
+    "MirrorURL": "http://m.example/%{OSVERSION}/%{BASEARCH}/",
+    "GPGKey": "k",
+}
 
 
 def chosen(**words: str) -> Source:
-    return source(Path(), arch="x86_64", **(GIVEN | words))
+    return source(Path(), arch="x86_64", **(KEYWORDS | words))
 
 
 @pytest.mark.parametrize(
@@ -39,9 +43,9 @@ def chosen(**words: str) -> Source:
 )
 def test_the_recipes_are_sound_as_far_as_no_mirror_is_asked(name: str, urls: list[str]) -> None:
     loaded = grammar.load(str(RECIPES / f"{name}.def"), build_args=("mirror=http://m.example",))
-    made = plan.make(loaded, Console(io.StringIO()))
-    given = source(Path(), arch="x86_64", **made.source.keywords)
-    choice = choose(given)
+    result = plan.make(loaded, Console(io.StringIO()))
+    request = source(Path(), arch="x86_64", **result.source.keywords)
+    choice = choose(request)
     assert list(choice.repositories.values()) == urls
     assert choice.gpgcheck
     assert choice.keys[0].url.startswith("/etc/pki/rpm-gpg/RPM-GPG-KEY")
@@ -54,7 +58,7 @@ def test_the_release_is_filled_in_as_in_singularity(word: str) -> None:
 
 
 def test_the_key_by_the_name_that_apptainer_has_for_it() -> None:
-    words = {**GIVEN, "GPG": "https://m.example/key"}
+    words = {**KEYWORDS, "GPG": "https://m.example/key"}
     del words["GPGKey"]
     assert choose(source(Path(), arch="x86_64", **words)).keys[0].url == "https://m.example/key"
 
@@ -142,11 +146,11 @@ def test_an_index_that_unpacks_to_more_than_any_has_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = PACKAGE.format(epoch="0", kind="sha256", sum="a" * 64)
-    made = repository(tmp_path / "p", text.replace("</metadata>", " " * 100_000 + "</metadata>"))
-    assert len(list(packages(made))) == 1
+    result = repository(tmp_path / "p", text.replace("</metadata>", " " * 100_000 + "</metadata>"))
+    assert len(list(packages(result))) == 1
     monkeypatch.setattr("singbuild_yum.repository.INDEX_LIMIT", 50_000)
     with pytest.raises(SourceError, match="over 50,000 bytes, unpacked"):
-        list(packages(made))
+        list(packages(result))
 
 
 def put_program(directory: Path, name: str, version: str) -> None:
@@ -164,9 +168,9 @@ def test_another_dnf_is_refused_before_anything_is_fetched(
 ) -> None:
     put_program(tmp_path, name, version)
     monkeypatch.setenv("PATH", str(tmp_path))
-    given = replace(chosen(MirrorURL="http://127.0.0.1:9/"), cache=tmp_path / "cache")
+    request = replace(chosen(MirrorURL="http://127.0.0.1:9/"), cache=tmp_path / "cache")
     with pytest.raises(HostError) as caught:
-        backend.singbuild_resolve(given)
+        backend.singbuild_resolve(request)
     assert f"{name} is not dnf 4" in caught.value.what
     assert f"says: {version or 'nothing'}." in caught.value.why
     assert "apt-get install dnf" in caught.value.remedy

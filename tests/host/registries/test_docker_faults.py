@@ -80,7 +80,7 @@ def test_a_signal_while_fetching_leaves_the_target_and_what_came(
     done = singbuild("--force", made, "a.img")
     assert done.returncode == 0, done.stderr
     assert not [*(target.parent / "scratch").iterdir()]
-    assert server.asked(IMAGE.layers[0])[-1]["range"].startswith("bytes=")
+    assert server.requests_to(IMAGE.layers[0])[-1]["range"].startswith("bytes=")
 
 
 def test_a_cache_without_room_for_a_layer_leaves_the_target(
@@ -193,7 +193,7 @@ def test_a_registry_that_vanishes_between_manifest_and_layers(
         assert done.returncode == 0, done.stderr
         fetched = [path for path, _ in back.requests if "/blobs/" in path]
         assert sorted(fetched) == sorted(f"/v2/x/blobs/sha256:{each}" for each in (half, none))
-        assert back.asked(half)[0]["range"] == f"bytes={arrived}-"
+        assert back.requests_to(half)[0]["range"] == f"bytes={arrived}-"
     assert target.read_bytes() != BEFORE
 
 

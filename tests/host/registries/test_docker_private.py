@@ -59,7 +59,7 @@ def test_a_private_image_is_pulled_and_runs(
     done = singbuild(*words)
     assert done.returncode == 0, done.stderr
     made_of = (tmp_path / "a.img").read_bytes()
-    assert not any(token.encode() in made_of for token in site.tokens.given)
+    assert not any(token.encode() in made_of for token in site.tokens.issued)
     assert site.tokens.users[0].removeprefix("Basic ").encode() not in made_of
     launcher = Path(sys.executable).parent / "singrun"
     argv = [str(launcher), "exec", str(tmp_path / "a.img"), "cat", "/text"]

@@ -68,7 +68,7 @@ def call(*words: object) -> bytes:
 def layer_requests(server: Faulty) -> int:
     """How often the layer was asked for; it is the larger of the two blobs."""
     digest = max(server.blobs, key=lambda name: len(server.blobs[name]))
-    return len(server.asked(f"/blobs/{digest}"))
+    return len(server.requests_to(f"/blobs/{digest}"))
 
 
 @pytest.mark.slow("sixteen interpreters on two cores")
@@ -80,7 +80,7 @@ def test_sixteen_starts_at_once_download_once(
     started = [begun(*words, before=before) for _ in range(MANY)]
     assert [said(each) for each in started] == [b"first\n"] * MANY
     assert layer_requests(server) == 1
-    assert len(server.asked("/manifests/")) == 1
+    assert len(server.requests_to("/manifests/")) == 1
     left = [path for path in (place / "cache").rglob("*") if ".owner" in path.name]
     assert not left
 
