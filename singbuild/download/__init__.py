@@ -27,14 +27,13 @@ from singbuild.download.addresses import (
 )
 from singbuild.download.authorities import HostAdapter, host_context
 from singbuild.download.errors import (
-    TIMEOUT,
     NotFoundError,
     TryAgainError,
     broken,
     refused,
     too_large,
 )
-from singbuild.download.limits import passed
+from singbuild.download.limits import TIMEOUT, passed
 from singbuild.download.progress import SharedProgress
 from singbuild.download.retry import retried
 from singbuild.download.sessions import Session

@@ -8,10 +8,10 @@ import socket
 import requests
 import urllib3.exceptions
 
+from singbuild.download import limits
 from singbuild.download.addresses import RedirectError
 from singbuild.errors import SourceError
 
-TIMEOUT = (15.0, 60.0)  # seconds to connect, and between two pieces of an answer
 TRANSIENT = {408, 425, 429, 500, 502, 503, 504}  # RFC 9110 section 15, RFC 6585 section 4
 
 
@@ -109,7 +109,9 @@ def broken(url: str, error: Exception, arrived: int) -> SourceError | TryAgainEr
             reason = getattr(causes[-1], "verify_message", "") or str(causes[-1])
             return cannot_fetch(url, why.format(server=server, reason=reason), remedy)
     if any(isinstance(cause, TimeoutError | urllib3.exceptions.TimeoutError) for cause in causes):
-        return TryAgainError(cannot_fetch(url, f"{server} sent nothing for {TIMEOUT[1]:g} s"))
+        return TryAgainError(
+            cannot_fetch(url, f"{server} sent nothing for {limits.TIMEOUT[1]:g} s")
+        )
     return TryAgainError(cannot_fetch(url, f"the connection broke after {arrived} bytes"))
 
 

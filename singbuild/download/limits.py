@@ -1,4 +1,4 @@
-"""How often a transfer is tried again, and how many bytes a second all of them may take."""
+"""How long a server is waited for, how often it is asked again, and how fast transfers may be."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import time
 
 from singbuild.errors import UsageError
 
+TIMEOUT = (15.0, 60.0)  # seconds to connect, and between two pieces of an answer
 RETRIES, BANDWIDTH = "SINGBUILD_RETRIES", "SINGBUILD_BANDWIDTH"
 DEFAULT_RETRIES = 4
 _RATE = re.compile(r"(\d{1,12})([KMG]?)(I?B?)(/S)?")

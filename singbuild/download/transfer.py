@@ -212,7 +212,7 @@ class Transfer:
     def _get(self, more: dict[str, str]) -> requests.Response:
         # identity: a part can be resumed only in the bytes that its digest is of.
         headers = {"User-Agent": f"singbuild/{__version__}", "Accept-Encoding": "identity"} | more
-        timeout = errors.TIMEOUT
+        timeout = limits.TIMEOUT
         return self.session.get(self.remote.url, headers=headers, stream=True, timeout=timeout)
 
     def _receive(self, answer: requests.Response, part: BinaryIO) -> None:

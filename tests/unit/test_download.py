@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from singbuild import SourceError
-from singbuild.download import NotFoundError, errors, fetch, limits, retry
+from singbuild.download import NotFoundError, fetch, limits, retry
 from singbuild.testing.engine import Recorder
 from tests.bench.host import PATIENCE
 
@@ -288,7 +288,7 @@ def test_redirects_that_lead_nowhere_are_an_error(
 def test_a_silent_server_times_out(
     server: Server, tmp_path: Path, report: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(errors, "TIMEOUT", (5.0, 0.5))
+    monkeypatch.setattr(limits, "TIMEOUT", (5.0, 0.5))
     server.behaviours = [lambda _: time.sleep(1.5), whole]
     assert fetch(server.url, tmp_path, report=report).path.read_bytes() == BODY
     assert "sent nothing" in report.lines[0]
