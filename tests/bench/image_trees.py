@@ -143,3 +143,10 @@ def sample_tree(root: Path, *, hole: int = 3 << 30) -> Path:
     os.setxattr(root / "large", "user.note", b"value")
     os.setxattr(root / "etc/hosts", "user.long", bytes(range(256)) * 3)
     return root
+
+
+def with_manifest(root: Path) -> Path:
+    """Add the file that the seal fills with digests; return the tree."""
+    (root / ".singularity.d").mkdir()
+    (root / ".singularity.d/manifest").touch()
+    return root

@@ -13,15 +13,14 @@ import pytest
 
 from singbuild.signatures import pgp
 from singrun.signatures import signers
-from tests.bench import sif_files
-from tests.unit import test_signatures
-from tests.unit.test_signatures import Desk, the
+from tests.bench import sif_files, signing_desk
+from tests.bench.signing_desk import Desk, the
 
 pytestmark = pytest.mark.skipif(
     not (shutil.which("gpg") and shutil.which("openssl")), reason="needs gpg and openssl"
 )
-desk = test_signatures.desk
-sealed = test_signatures.sealed
+desk = signing_desk.desk
+sealed = signing_desk.sealed
 
 
 @pytest.fixture

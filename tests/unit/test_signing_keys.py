@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.bench.signing_desk import Desk, agent, desk, sealed, the
 from tests.bench.singrun_images import ROOT
-from tests.unit.test_signatures import Desk, agent, desk, sealed, the
 
 __all__ = ["agent", "desk", "sealed"]
 

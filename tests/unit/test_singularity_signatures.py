@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.bench.signing_desk import Desk
 from tests.unit import test_sif_signatures
 from tests.unit.test_sif_signatures import pem_key
-from tests.unit.test_signatures import Desk
 
 pytestmark = test_sif_signatures.pytestmark
 desk, sealed = test_sif_signatures.desk, test_sif_signatures.sealed

@@ -21,16 +21,10 @@ from singbuild.ext3.writer.seal import seal
 from singbuild.file_tree import DamagedImage
 from singbuild.images.verification import verify
 from singrun.signatures.statement import NOTE
-from tests.bench.image_trees import EPOCH, sample_tree, trees
+from tests.bench.image_trees import EPOCH, sample_tree, trees, with_manifest
 from tests.bench.seal_trees import Tree, build
 
 SOME = settings(deadline=None, max_examples=25, suppress_health_check=list(HealthCheck))
-
-
-def with_manifest(root: Path) -> Path:
-    (root / ".singularity.d").mkdir()
-    (root / ".singularity.d/manifest").touch()
-    return root
 
 
 @pytest.fixture(scope="module")

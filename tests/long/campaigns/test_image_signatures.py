@@ -22,8 +22,8 @@ from singbuild.signatures.known import Known
 from singrun.signatures import sshsig, statement
 from singrun.signatures.statement import Signed
 from tests.bench import campaign, sif_files
+from tests.bench.image_trees import with_manifest
 from tests.unit.test_sif_signatures import is_unsigned
-from tests.unit.test_verification import with_manifest
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(7200)]
 INPUTS = 5000
