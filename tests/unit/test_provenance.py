@@ -100,9 +100,10 @@ def test_equal_images_have_equal_statements_wherever_they_lie(tmp_path: Path) ->
 def test_of_another_format_it_is_about_the_file(tmp_path: Path, name: str) -> None:
     if not shutil.which("tar2sqfs"):
         pytest.skip("needs tar2sqfs")
-    said("convert", image(tmp_path), tmp_path / name)
+    output_of("convert", image(tmp_path), tmp_path / name)
     found, first = (
-        json.loads(said("inspect", "--provenance", tmp_path / each)) for each in (name, "tool.img")
+        json.loads(output_of("inspect", "--provenance", tmp_path / each))
+        for each in (name, "tool.img")
     )
     digest = hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
     assert found["subject"] == [{"name": "content", "digest": {"sha256": digest}}]
@@ -112,7 +113,7 @@ def test_of_another_format_it_is_about_the_file(tmp_path: Path, name: str) -> No
 def test_a_directory_has_none(tmp_path: Path) -> None:
     image(tmp_path)
     with pytest.raises(SingbuildError, match="records no digest"):
-        said("inspect", "--provenance", tmp_path / "root")
+        output_of("inspect", "--provenance", tmp_path / "root")
 
 
 def test_recipe_packages_layers_and_files_have_their_digests(tmp_path: Path) -> None:

@@ -89,17 +89,17 @@ def test_a_runtime_that_is_no_shell_script_or_a_link_is_executed(
 ) -> None:
     singrun = tmp_path / "singrun"
     singrun.write_text(f"#!{sys.executable}\nimport sys\nprint(*sys.argv[1:], sep='\\n')\n")
-    assert said(beside, "test", "i") == [S, "test", "i"]
+    assert lines_of(beside, "test", "i") == [S, "test", "i"]
     (tmp_path / "elsewhere").mkdir()
     singrun.write_text('#!/bin/sh\necho "$0"\n')
     singrun.rename(tmp_path / "elsewhere/singrun")
     singrun.symlink_to("elsewhere/singrun")
-    assert said(beside, "test", "i") == [str(singrun)]
+    assert lines_of(beside, "test", "i") == [str(singrun)]
 
 
 def test_a_launch_takes_no_second_shell(beside: Path, tmp_path: Path) -> None:
     (tmp_path / "singrun").write_text('#!/bin/sh\necho "$0"\n')
-    assert said(beside, "test", "i") == [str(beside)]
+    assert lines_of(beside, "test", "i") == [str(beside)]
 
 
 def test_a_link_named_apptainer_is_apptainer(beside: Path, tmp_path: Path) -> None:
