@@ -55,6 +55,7 @@ _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _YES, _NO = ("yes", "y", "1", "try"), ("no", "n", "0")
 _BINDS = ["/etc/localtime", "/etc/hosts"]
 _LARGEST = 1 << 20  # bytes of a file
+_LOG = "/dev/log"  # syslog(3), if the site names no socket
 _UNMAPPED = 65534  # root, in a user namespace that has no root of its own: user_namespaces(7)
 
 
@@ -138,12 +139,20 @@ def apply(site: Site, request: Request) -> None:
     """Do what the site's file says of a launch: refuse, add drivers, log."""
     check_allowed(site, request.isolation)
     settle_drivers(site, request.hardware)
-    place = site.word["log launches"]
-    if place.lower() not in _NO and not request.plan:
+    place = log_of(site)
+    if place and not request.plan:
         from singrun import launch_log
 
         words = [request.program.verb, *request.program.arguments[:1]]
         launch_log.send(place, os.path.realpath(request.image.path), words)
+
+
+def log_of(site: Site) -> str:
+    """Return the socket that gets a line of each launch; "" where the site asks for none."""
+    place = site.word["log launches"]
+    if place.startswith("/"):
+        return place
+    return "" if place.lower() in _NO else _LOG
 
 
 def settle_drivers(site: Site, hardware: HardwareOptions) -> None:
@@ -236,7 +245,13 @@ def _switch(value: str, where: str) -> bool:
     raise RunError(f"{where}: cannot understand {value!r}", remedy="Say yes or no.")
 
 
+_reported: "set[str]" = set()  # the doctor reads the file for each of its trials
+
+
 def _report(where: str, name: str) -> None:
+    if where in _reported:
+        return
+    _reported.add(where)
     guess = nearest(name, [*_SWITCHES, *_WORDS, *_LISTS, *_IDLE, "bind path"])
     say(
         f"{where}: there is no directive {name!r}" + (f"; did you mean {guess!r}?" if guess else "")

@@ -190,7 +190,7 @@ def stop(words: list[str]) -> str:
     """End the instances that the words name, and all that runs in them."""
     if not words:
         raise UsageError("No instance was given to stop", remedy="See: singrun instances")
-    end([instance_for(word) for word in words], _PATIENCE)
+    end(running() if words == ["--all"] else [instance_for(word) for word in words], _PATIENCE)
     return ""
 
 

@@ -139,6 +139,8 @@ def _unknown(path: str, line: int, name: str) -> ConfigurationError:
         (known for known in settings.SETTINGS if name in known.split()), ""
     )
     remedy = f"Did you mean {guess!r}?" if guess else "man singbuild.conf lists all settings."
+    if name.startswith(settings.MIRROR):
+        remedy = "Say: mirror NAME = URL, with a word in small letters as the name: debian."
     return ConfigurationError(path, line, f"there is no setting {name!r}", remedy)
 
 

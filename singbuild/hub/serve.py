@@ -5,6 +5,7 @@ Clients of TRS ask for directories; those have their answer in ``index.json``.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -33,7 +34,7 @@ def serve(site: Site, host: str, port: int, ready: Callable[[str], None]) -> Non
         raise HostError(
             "serving needs two more libraries",
             why=str(error),
-            remedy="Install them: pip install 'singbuild[hub]'",
+            remedy=f"Install them: {sys.prefix}/bin/python -m pip install waitress whitenoise",
         ) from error
 
     def add_headers(headers: Any, _path: str, _url: str) -> None:

@@ -79,7 +79,10 @@ def unpack(image: Image, tree: str, name_of_tree: str, most: int) -> None:
         os.close(reading)
         status = os.waitpid(child, 0)[1]
     if status or (output and image.kind == EXT3):
-        why = b" ".join(output).decode(errors="replace") or f"{name} ended with {status}."
+        why = (
+            b" ".join(dict.fromkeys(output)).decode(errors="replace")
+            or f"{name} ended with {status}."
+        )
         remedy = image.remedy
         if "No space" in why or "quota" in why:
             remedy = _FULL

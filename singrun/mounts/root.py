@@ -192,7 +192,8 @@ class Root:
             return self._make("/".join(way), directory, trace, hops + 1)
         mount = syscalls.mount_id(where)
         if trace and self._image_is_written and mount == syscalls.mount_id(self.fd):
-            what, why = f"There is no {target} in the image", "It is being written."
+            what = f"There is no {target} in the image"
+            why = "It is being written, and a place for a mount would stay in it."
             raise NoPlaceError(what, why=why)
         lasting = self._own.get(mount)
         if lasting is None or (lasting and not trace):

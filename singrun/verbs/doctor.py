@@ -48,6 +48,7 @@ class Finding:
 
 def report(*, json: bool) -> str:
     """Return the findings, as text or as a JSON object with a list of them."""
+    config.read()  # tells what is wrong in it, once: the trials are children
     findings = [
         Finding("Python", f"{sys.version.split()[0]}, {sys.executable} (3.9 to 3.14 are tested)"),
         *_kernel(),
@@ -61,6 +62,7 @@ def report(*, json: bool) -> str:
         _cgroups(),
         _cache(),
         _site(),
+        *_log(),
     ]
     if json:
         rows = [{**vars(each)} for each in findings]
@@ -244,6 +246,17 @@ def _site() -> Finding:
         what = f"{place}: allow user ns = no, which refuses every launch of yours"
         return Finding("site's file", what, "Ask the administrator.", needed=True)
     return Finding("site's file", (site.path or f"none (it would be {config.PATH})") + idle)
+
+
+def _log() -> list[Finding]:
+    """Return whether there is a log for launches; nothing where the site asks for none."""
+    place = config.log_of(config.read())
+    if not place:
+        return []
+    if os.path.exists(place):
+        return [Finding("log of launches", place)]
+    what = f"there is no {place}; launches go on, and leave no line"
+    return [Finding("log of launches", what, "Start the host's syslog, or name its socket.")]
 
 
 def _read(path: str) -> str:

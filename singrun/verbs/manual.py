@@ -54,8 +54,8 @@ VERBS = {  # usage, what it does, examples
         ("singrun start debian.img", "singrun exec debian.img ps", "singrun stop debian.img"),
     ),
     "stop": (
-        "IMAGE|NAME...",
-        "End an instance and all that runs in it.",
+        "IMAGE|NAME...|--all",
+        "End an instance and all that runs in it; with --all each of yours.",
         ("singrun stop debian.img", "singrun stop instance://web"),
     ),
     "instances": (

@@ -96,7 +96,7 @@ def test_people_see_where_each_value_is_from(desk: Desk) -> None:
         ("cach size = 5G", "there is no setting 'cach size'\nDid you mean 'cache size'?"),
         ("scratch = /s", "there is no setting 'scratch'\nDid you mean 'scratch directory'?"),
         ("qwerty = 1", "there is no setting 'qwerty'\nman singbuild.conf"),
-        ("mirror / = http://m.invalid", "there is no setting 'mirror /'"),
+        ("mirror / = http://m.invalid", "there is no setting 'mirror /'\nSay: mirror NAME = URL"),
         ("cache size = banana", "cache size: 'banana' is not a size"),
         ("cache size", "cache size has no value"),
         ("cache directory = here", "cache directory: 'here' is not an absolute path"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -12,9 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from singbuild.errors import SingbuildError, SourceError, UsageError
-from singbuild.hub import collection, feeds, recipes, safety
+from singbuild.errors import HostError, SingbuildError, SourceError, UsageError
+from singbuild.hub import collection, feeds, recipes, safety, serve
 from singbuild.hub.repository import Blob, Repository
+from singbuild.hub.site import Site
 from singbuild.hub.work import Settings, Survey, chosen, survey
 
 Commit = Callable[..., str]
@@ -360,3 +362,12 @@ def test_recipe_errors_name_the_repositorys_path(commit: Commit, tmp_path: Path)
 def test_blobs_that_are_no_files_are_no_recipes() -> None:
     assert not Blob("Singularity", 0o120000, "", 9).is_file
     assert not Blob("Singularity", 0o160000, "", 0).is_file
+
+
+def test_what_serving_lacks_is_installed_where_singbuild_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "waitress", None)  # as if it were not installed
+    with pytest.raises(HostError) as caught:
+        serve.serve(Site(tmp_path), "127.0.0.1", 0, print)
+    assert f"{sys.prefix}/bin/python -m pip install waitress" in str(caught.value)

@@ -101,6 +101,14 @@ def test_what_one_leaves_the_next_finds_and_stop_ends_all(person: Person, bench:
     assert all(has_ended(pid) for pid in pids)
 
 
+def test_all_are_stopped_at_once(person: Person, bench: Bench) -> None:
+    for name in ("one", "two"):
+        assert person.singrun("start", bench.image, name).returncode == 0
+    stop(person, "--all")
+    assert listed(person) == []
+    stop(person, "--all")  # of none
+
+
 def pids_of(command: str, person: Person) -> list[str]:
     done = subprocess.run(
         ["pgrep", "-u", person.name, "-xf", command], capture_output=True, text=True

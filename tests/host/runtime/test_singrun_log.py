@@ -65,6 +65,8 @@ def test_a_log_that_does_not_listen_stops_no_launch(bench: Bench, listener: str)
                         sender.sendto(b"x", str(place))
         env = configuration(bench, f"log launches = {place}\n")
         assert user.said("exec", bench.image, "echo", "fine", env=env) == "fine\n"
+    told = user.said("doctor", env=env)
+    assert (f"there is no {place}; launches go on" in told) == (listener == "absent")
 
 
 def titles() -> list[str]:

@@ -155,4 +155,6 @@ def test_what_the_sites_file_refuses_and_reports(bench: Bench) -> None:
     site.write_text("\nmuont home = no\n")
     done = user.singrun("exec", bench.image, "true", env=given)
     assert done.returncode == 0
-    assert b"singrun.conf, line 2: there is no directive 'muont home'; did you mean" in done.stderr
+    said = b"singrun.conf, line 2: there is no directive 'muont home'; did you mean"
+    assert said in done.stderr
+    assert user.singrun("doctor", env=given).stderr.count(said) == 1  # for all of its trials
