@@ -49,6 +49,9 @@ def scratch(work: Path, *, privileged: bool) -> Iterator[Path]:
     else:
         make_scratch(work / "scratch.ext3")
         with mounted(work / "scratch.ext3", root):
+            # The loop device has it open: the kernel frees it as soon as nothing is mounted, even
+            # after SIGKILL, and nobody waits for that behind the image's own fsync(2).
+            (work / "scratch.ext3").unlink()
             yield root
 
 
