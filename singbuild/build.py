@@ -178,14 +178,10 @@ class _Worker:
     def _copy_from_cache(self, tree: TreePlan, ext3: workspace.Part) -> bool:
         """Copy the image from the cache; return whether it was there."""
         image = tree.snapshots.get(filling.IMAGE)
-        entry = store.find(image, self.console) if image else None
-        try:
+        with store.cached(image, self.console) if image else contextlib.nullcontext() as entry:
             if entry:
-                ext3.copy_from(entry.path)
-        except OSError as error:  # another build pruned the entry meanwhile
-            self.console.warn(f"the cached image cannot be read: {error}")
-            return False
-        return entry is not None
+                ext3.copy_from(entry.image)
+            return entry is not None
 
     def _make(self, tree: TreePlan, earlier: list[TreePlan], ext3: workspace.Part) -> None:
         """Build the stages; fill a scratch, complete it, and seal it."""

@@ -9,7 +9,6 @@ namespaces of their own, within those of the build: they end with it.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
@@ -133,10 +132,10 @@ class Stages:
         tree, shop = self.tree_plans[name], self.workshop
         work, last = self._work(name), tree.steps[-1].name
         work.mkdir(parents=True)
-        if tree.cached() == last and self._link_cached(
-            store.find(tree.snapshots[last], shop.console, tree.label), name
-        ):
-            return
+        if tree.cached() == last:
+            with store.cached(tree.snapshots[last], shop.console, tree.label) as entry:
+                if self._link_cached(entry, name):
+                    return
         with shop.rootfs(work, tree.job.epoch) as rootfs:
             workplace = Workplace(rootfs, work, self.trees)
             with resume.saving_on_failure(tree, rootfs, shop.console):
@@ -144,8 +143,10 @@ class Stages:
                     filling.fill(tree, workplace, shop.console, _start(tree, rootfs))
                 except RecipeKeyError as error:
                     raise tree.job.plan.located(error) from error
-            if last in tree.snapshots and self._link_cached(store.entry(tree.key), name):
-                return
+            if last in tree.snapshots:
+                with store.opened(tree.key) as entry:
+                    if self._link_cached(entry, name):
+                        return
             with scratch.flushing_in_background(rootfs.root):
                 times = rootfs.baseline.times(rootfs.root)
                 owners, epoch = rootfs.recorded_owners(), tree.job.epoch
@@ -163,14 +164,16 @@ class Stages:
         """
         if entry is None or entry.onto:
             return False
+        work = os.open(self._work(name), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         image = self._image(name)
         try:
-            os.link(entry.path, image)
+            os.link(entry.image, image.name, dst_dir_fd=work, follow_symlinks=True)
         except OSError:  # another file system, or another build made room meanwhile
-            with contextlib.suppress(FileNotFoundError):
-                shutil.copyfile(entry.path, image)
+            shutil.copyfile(entry.image, image)
+        finally:
+            os.close(work)
         self._note(name, entry.source)
-        return image.exists()
+        return True
 
 
 def _start(tree: TreePlan, rootfs: Rootfs) -> Start:

@@ -171,17 +171,18 @@ def _restore_snapshot(plan: TreePlan, workplace: Workplace, console: Console) ->
     for name in reversed([*plan.snapshots]):
         if name == IMAGE:
             continue
-        entry = store.find(
+        with store.cached(
             plan.snapshots[name],
             console,
             plan.label,
             whole=not plan.may_overlay,
-            meanwhile=lambda entry: rootfs.mount_layers(entry.images, entry.key),
-        )
-        if entry and rootfs.restore_layers(entry.images, entry.source):
-            return entry
-        rootfs.unmount_layers()
-        if entry:
+            meanwhile=lambda entry: rootfs.mount_layers(entry.images, entry.base),
+        ) as entry:
+            if entry and rootfs.restore_layers(entry.images, entry.source):
+                return entry
+            rootfs.unmount_layers()
+            if entry is None:
+                continue
             store.drop(entry.path)
             raise HostError(
                 f"the state after {name} in the cache is of no use here",

@@ -79,9 +79,9 @@ class Remote:
         digests = {}
         for plan in plans:
             for snapshot in plan.snapshots.values():
-                entry = store.entry(snapshot.key)
-                if entry and not entry.onto:  # its image is the whole tree
-                    digests[entry.key] = self._push(entry)
+                with store.opened(snapshot.key) as entry:
+                    if entry and not entry.onto:  # its image is the whole tree
+                        digests[entry.key] = self._push(entry)
         if digests:
             text = json.dumps(digests, sort_keys=True).encode()
             with workspace.scratch_directory() as work:
@@ -185,7 +185,7 @@ def _pack(entry: Entry, file: Path) -> None:
         name: getattr(entry, name) for name in _NOTE
     }
     packer = zstd.ZstdCompressor(level=_LEVEL)
-    with file.open("wb") as target, entry.path.open("rb") as image:
+    with file.open("wb") as target, entry.image.open("rb") as image:
         target.write(packer.compress(json.dumps(note, sort_keys=True).encode() + b"\n"))
         while piece := image.read(_PIECE):
             target.write(packer.compress(piece))

@@ -82,25 +82,26 @@ def restore(plan: TreePlan, rootfs: Rootfs) -> Start:
     Returns the step that failed, FROM_SNAPSHOT when there is no such tree. Raises UsageError when
     what went in before that step has changed.
     """
-    entry = _entry(plan.job)
-    if entry is None:
-        return filling.FROM_SNAPSHOT
-    step = entry.name.removeprefix(NAME)
-    changed = store.changed(entry.inputs, _facts(plan, step))
-    if changed:
-        recipe = plan.job.plan.recipe.path
-        raise UsageError(
-            f"the failed build of {recipe} cannot be resumed at %{step}",
-            why=f"What went in before has changed: {', '.join(changed)}.",
-            remedy="Build without --resume.",
-        )
-    rootfs.restore(entry.path, entry.source)
-    return Start(step, entry.shell or "")
+    with _opened(plan.job) as entry:
+        if entry is None:
+            return filling.FROM_SNAPSHOT
+        step = entry.name.removeprefix(NAME)
+        changed = store.changed(entry.inputs, _facts(plan, step))
+        if changed:
+            recipe = plan.job.plan.recipe.path
+            raise UsageError(
+                f"the failed build of {recipe} cannot be resumed at %{step}",
+                why=f"What went in before has changed: {', '.join(changed)}.",
+                remedy="Build without --resume.",
+            )
+        rootfs.restore(entry.image, entry.source)
+        return Start(step, entry.shell or "")
 
 
 def has_saved_tree(job: Job) -> bool:
     """Whether a failed build of a job left its tree."""
-    return _entry(job) is not None
+    with _opened(job) as entry:
+        return entry is not None
 
 
 def check_saved_tree(job: Job) -> None:
@@ -116,12 +117,13 @@ def check_saved_tree(job: Job) -> None:
 def forget(job: Job) -> None:
     """Drop what failed builds left, once another succeeded."""
     for each in (*job.stages, job):
-        if entry := _entry(each):
-            store.drop(entry.path)
+        with _opened(each) as entry:
+            if entry:
+                store.drop(entry.path)
 
 
-def _entry(job: Job) -> Entry | None:
-    return store.entry(FailedTree("", _identity(job), {}).key)
+def _opened(job: Job) -> contextlib.AbstractContextManager[Entry | None]:
+    return store.opened(FailedTree("", _identity(job), {}).key)
 
 
 def _facts(plan: TreePlan, step: str) -> dict[str, str]:

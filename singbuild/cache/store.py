@@ -4,7 +4,8 @@ An entry is two files: ``KEY.img``, an image, and ``KEY.json``, which says what 
 it was made of. Where the tree lay over that of another entry, the image holds what differs from
 that one, as overlayfs(5) keeps it, and is of use together with it alone. An entry is complete once
 both are there; they are written beside their names and renamed. A damaged
-image is noticed by its SHA-256 before it is used, and dropped.
+image is noticed by its SHA-256 before it is used, and dropped. What was compared is what is used:
+images stay open from then on, whatever other builds do with their names.
 """
 
 from __future__ import annotations
@@ -56,9 +57,9 @@ class Entry:
     """A snapshot in the cache. size: bytes on the disk; used: when last, seconds since 1970.
 
     source: as ``Rootfs.restore`` takes it; shell: the state of %post's, None once that called exit;
-    lines: digests of the lines of a %post that was not split; onto: the key of the entry from which
-    its image differs, "" where that is the whole tree; below: the images of that one, topmost
-    first.
+    lines: digests of the lines of a %post that was not split; onto: the ``base`` of the entry from
+    which its image differs, "" where that is the whole tree; below: that one; fd: the image, -1
+    where it is not open.
     """
 
     key: str
@@ -74,12 +75,28 @@ class Entry:
     shell: str | None = ""
     lines: tuple[str, ...] = ()
     onto: str = ""
-    below: tuple[Path, ...] = ()
+    below: Entry | None = None
+    fd: int = -1
+
+    @property
+    def chain(self) -> tuple[Entry, ...]:
+        """Return the entries that make the tree, topmost first."""
+        return (self, *(self.below.chain if self.below else ()))
 
     @property
     def images(self) -> tuple[Path, ...]:
-        """Return the images that make the tree, topmost first."""
-        return (self.path, *self.below)
+        """Return the images that make the tree, topmost first, while they are open."""
+        return tuple(each.image for each in self.chain)
+
+    @property
+    def image(self) -> Path:
+        """Return the image, while it is open, whatever has its name by now."""
+        return Path(f"/proc/self/fd/{self.fd}") if self.fd >= 0 else self.path
+
+    @property
+    def base(self) -> str:
+        """Return what names this very tree: another one of its key may have other files."""
+        return f"{self.key}:{self.sha256}"
 
 
 def directory() -> Path:
@@ -115,59 +132,78 @@ def exists(snapshot: Snapshot, *, whole: bool = False) -> bool:
         return False
 
 
-def find(
+@contextlib.contextmanager
+def cached(
     snapshot: Snapshot,
     report: Console,
     label: str = "",
     *,
     whole: bool = False,
     meanwhile: Callable[[Entry], object] = lambda _entry: None,
-) -> Entry | None:
-    """Return the entry of a snapshot if it is there and sound; say why it hit, or what changed.
+) -> Iterator[Entry | None]:
+    """Open the entry of a snapshot for a with-block if it is there and sound; None otherwise.
 
-    label: what stands before its name; whole: only one of a single image is of use;
-    meanwhile: what is done while an entry is read to see whether it is sound.
+    Says why it hit, or what changed. label: what stands before its name; whole: only one of a
+    single image is of use; meanwhile: what is done while an entry is read to see whether it is
+    sound.
     """
-    note = directory() / f"{snapshot.key}.json"
-    try:
-        entry = _read(note)
-    except (OSError, ValueError, TypeError, KeyError):
-        report.cache(label + snapshot.name, _why_missed(snapshot), hit=False)
-        return None
-    if whole and entry.onto:
-        report.cache(label + snapshot.name, "no overlay can be mounted here for it", hit=False)
-        return None
-    with ThreadPoolExecutor(1, "digest") as thread:
-        reading = thread.submit(_damaged, entry)
-        meanwhile(entry)
-        damaged = reading.result()
-    if damaged:
-        report.warn(f"the cache entry {damaged.path} is damaged; it is dropped and made again")
-        drop(damaged.path)
-        return None
-    with contextlib.suppress(OSError):  # a cache that others may only read is still of use
-        for image in entry.images:
-            os.utime(image.with_suffix(".json"))
-    report.cache(
-        label + snapshot.name, f"hit {entry.key[:12]}", hit=True, unchanged=snapshot.inputs
-    )
-    return entry
+    with contextlib.ExitStack() as stack:
+        try:
+            entry = _open(snapshot.key, stack)
+        except (OSError, ValueError, TypeError, KeyError):
+            report.cache(label + snapshot.name, _why_missed(snapshot), hit=False)
+            yield None
+            return
+        if whole and entry.onto:
+            report.cache(label + snapshot.name, "no overlay can be mounted here for it", hit=False)
+            yield None
+            return
+        with ThreadPoolExecutor(1, "digest") as thread:
+            reading = thread.submit(_damaged, entry)
+            meanwhile(entry)
+            damaged = reading.result()
+        if damaged:
+            report.warn(f"the cache entry {damaged.path} is damaged; it is dropped and made again")
+            drop(damaged.path)
+            yield None
+            return
+        with contextlib.suppress(OSError):  # a cache that others may only read is still of use
+            for each in entry.chain:
+                os.utime(each.path.with_suffix(".json"))
+        report.cache(
+            label + snapshot.name, f"hit {entry.key[:12]}", hit=True, unchanged=snapshot.inputs
+        )
+        yield entry
 
 
-def entry(key: str) -> Entry | None:
-    """Return the sound entry of a key, if there is one."""
-    try:
-        newest = _read(directory() / f"{key}.json")
-    except (OSError, ValueError, TypeError, KeyError):
-        return None
-    return None if _damaged(newest) else newest
+@contextlib.contextmanager
+def opened(key: str) -> Iterator[Entry | None]:
+    """Open the entry of a key for a with-block if it is there and sound; None otherwise."""
+    with contextlib.ExitStack() as stack:
+        try:
+            newest = _open(key, stack)
+        except (OSError, ValueError, TypeError, KeyError):
+            yield None
+            return
+        yield None if _damaged(newest) else newest
+
+
+def _open(key: str, stack: contextlib.ExitStack) -> Entry:
+    """Return an entry whose images are open until ``stack`` ends. Raises what ``_read`` raises."""
+    with _locked(directory()):
+        return _with_image(_read(directory() / f"{key}.json"), stack)
+
+
+def _with_image(entry: Entry, stack: contextlib.ExitStack) -> Entry:
+    fd = os.open(entry.path, os.O_RDONLY | os.O_CLOEXEC)
+    stack.callback(os.close, fd)
+    below = _with_image(entry.below, stack) if entry.below else None
+    return replace(entry, fd=fd, below=below)
 
 
 def _damaged(entry: Entry) -> Entry | None:
     """Return the entry, or one below it, whose image is not what was written."""
-    if digest(entry.path) != entry.sha256:
-        return entry
-    return _damaged(_read(directory() / f"{entry.onto}.json")) if entry.onto else None
+    return next((each for each in entry.chain if digest(each.image) != each.sha256), None)
 
 
 def store(
@@ -299,10 +335,21 @@ def limit() -> int:
 def prune(most: int) -> list[Entry]:
     """Drop the least recently used entries until the rest takes at most ``most`` bytes."""
     workspace.sweep_parts(directory(), ".*.part")
+    _drop_useless()
     doomed = surplus(entries(), most)
     for entry in doomed:
         drop(entry.path)
     return doomed
+
+
+def _drop_useless() -> None:
+    """Drop halves of entries, and those that lie over another one which is no more."""
+    with contextlib.suppress(OSError), _locked(directory()):
+        for path in directory().glob("[!.]*"):
+            try:
+                _read(path.with_suffix(".json"))
+            except (OSError, ValueError, TypeError, KeyError):
+                drop(path.with_suffix(".img"))
 
 
 class _Sized(Protocol):
@@ -337,10 +384,14 @@ def _read(note: Path, below: int = layers.MOST) -> Entry:
     path = note.with_suffix(".img")
     size = path.stat().st_blocks * 512
     entry = Entry(key=note.stem, path=path, size=size, used=note.stat().st_mtime, **fields)
-    if entry.onto and not below:
+    if not entry.onto:
+        return entry
+    if not below:
         raise ValueError(f"{note}: too many images below it")
-    other = _read(note.with_name(f"{entry.onto}.json"), below - 1) if entry.onto else None
-    return replace(entry, below=other.images) if other else entry
+    other = _read(note.with_name(f"{entry.onto.partition(':')[0]}.json"), below - 1)
+    if other.base != entry.onto:
+        raise ValueError(f"{note}: what it lies over was made anew")
+    return replace(entry, below=other)
 
 
 def _why_missed(snapshot: Snapshot) -> str:

@@ -84,10 +84,10 @@ def _predicates(tree: FileTree, bill: bytes) -> dict[str, Any]:
 def _stages(tree: FileTree, report: Reporter) -> Iterator[Sequence[FileTree]]:
     """Yield the trees of the stages of an image's build that the cache has, oldest first."""
     with contextlib.ExitStack() as stack:
-        stages = stage_layers.stages(tree.facts.digest or "")
+        stages = stage_layers.stages(tree.facts.digest or "", stack)
         if not stages:
             report.warn("the cache has no stage of this image's build: it is sent as one layer")
-        yield [stack.enter_context(formats.opened(each.path)) for each in stages]
+        yield [stack.enter_context(formats.opened(each.image)) for each in stages]
 
 
 def _put_layers(

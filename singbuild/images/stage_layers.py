@@ -9,6 +9,7 @@ gone is a whiteout: OCI image specification, "layer.md".
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import tarfile
 from collections import defaultdict
@@ -25,17 +26,17 @@ from singbuild.tar.whiteouts import WHITEOUT
 _Groups = dict[int, frozenset[bytes]]  # the names of an inode that has several
 
 
-def stages(digest: str) -> list[Stage]:
-    """Return the stages of the build that made an image, which the cache still has, oldest first.
+def stages(digest: str, stack: contextlib.ExitStack) -> list[Stage]:
+    """Open the stages of the build that made an image, which the cache still has, oldest first.
 
-    digest: what the image records of its content. Only those are of use whose image is a whole
-    tree.
+    digest: what the image records of its content; stack: when they are closed. Only those are of
+    use whose image is a whole tree.
     """
     finished = (each for each in store.entries() if each.name == filling.IMAGE)
     last = next((each for each in finished if _digest(each) == digest), None) if digest else None
     chain: list[Stage] = []
     while last and last.parent:
-        last = store.entry(last.parent)
+        last = stack.enter_context(store.opened(last.parent))
         if last and not last.onto:
             chain.insert(0, last)
     return chain

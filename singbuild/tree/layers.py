@@ -35,7 +35,7 @@ _DEFAULTS = {"index": "index", "redirect_dir": "redirect_dir", "xino": "xino_aut
 class Layers:
     """The images below one tree, and what is written over them.
 
-    root: where the scratch is mounted, and the tree shall be; base: the topmost image's key in the
+    root: where the scratch is mounted, and the tree shall be; base: names the topmost image in the
     cache, "" without one; changes: the directory of what was written since, None while no image
     is mounted.
     """
@@ -65,7 +65,7 @@ class Layers:
     def mount(self, images: Sequence[Path], base: str = "") -> bool:
         """Mount images, topmost first, below the empty tree; return whether they could be.
 
-        base: the cache's key of the first. Their files are read ahead.
+        base: names the first in the cache. Their files are read ahead.
         """
         if self.changes or len(images) > MOST or not _is_empty(self.root):
             return False

@@ -189,13 +189,13 @@ class Rootfs(RootDirectory):
         self.mount_layers([path])
         self.restore_layers([path], source)
 
-    def mount_layers(self, images: Sequence[Path], key: str = "") -> None:
+    def mount_layers(self, images: Sequence[Path], base: str = "") -> None:
         """Mount images below this empty tree, topmost first, where that is possible.
 
-        key: of the topmost, in the cache.
+        base: names the topmost in the cache.
         """
         if self.layers:
-            self.layers.mount(images, key)
+            self.layers.mount(images, base)
 
     def unmount_layers(self) -> None:
         """Leave the tree as empty as it was before ``mount_layers``."""
