@@ -11,9 +11,10 @@ from pathlib import PurePosixPath
 
 from singbuild.errors import RecipeError
 from singbuild.hub.recipes import Inputs
-from singbuild.recipe.recipe import Header, Recipe
+from singbuild.recipe.recipe import ON_THE_HOST, Header, Recipe
 
-_ON_THE_HOST = ("setup", "pre")
+_ENGINE = "docker-daemon"
+_FILE = "file:"
 _CAPABILITIES = ("include", "mirrorurl", "updateurl")  # a package of dnf may be named by a path
 
 
@@ -23,7 +24,14 @@ def check(recipe: Recipe, inputs: Inputs, *, may_run_on_host: bool = False) -> N
     may_run_on_host: allow ``%setup`` and ``%pre``, which run as whoever builds.
     """
     for stage in (*recipe.stages, recipe):
-        for name in _ON_THE_HOST:
+        header = stage.header("Bootstrap")
+        if header and header.value.lower() == _ENGINE:
+            raise stage.error(
+                header,
+                "Bootstrap: docker-daemon takes images of this host",
+                remedy="Push the image to a registry, and name it there.",
+            )
+        for name in ON_THE_HOST:
             if name in stage.sections and not may_run_on_host:
                 line = stage.sections[name].line
                 raise RecipeError(
@@ -56,14 +64,18 @@ def check(recipe: Recipe, inputs: Inputs, *, may_run_on_host: bool = False) -> N
 def _paths(header: Header) -> Iterator[str]:
     """Yield the words of a header's value that name files of the host."""
     if header.name.lower() in _CAPABILITIES:
-        words = [word for word in header.value.split() if word.startswith("file:")]
+        words = [word for word in header.value.split() if _is_url_of_file(word)]
     else:
         words = header.value.split()
     for word in words:
-        if word.startswith("file:"):
-            yield "/" + word.removeprefix("file:")
+        if _is_url_of_file(word):
+            yield "/" + word[len(_FILE) :]
         elif "://" not in word:
             yield word
+
+
+def _is_url_of_file(word: str) -> bool:
+    return word.lower().startswith(_FILE)
 
 
 def _leaves(directory: str, path: str) -> bool:

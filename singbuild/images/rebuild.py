@@ -17,17 +17,18 @@ from singbuild.plan.lock import Lock
 from singbuild.plan.options import Options
 from singbuild.privilege.modes import Mode
 from singbuild.recipe import grammar
-from singbuild.recipe.recipe import Recipe
+from singbuild.recipe.recipe import ON_THE_HOST, Recipe
 from singbuild.recipe.text import Text
 
 _FIX_PERMS = "--fix-perms"
+_MOST_FREE = 1 << 40  # bytes
 
 
 def again(image: Path, target: Path, console: Console, *, privilege: Mode | None) -> int:
     """Build an image's recipe to its lock, without the cache; return the build's exit status.
 
-    Raises SingbuildError for an image that does not say how it was built, or whose build took of
-    its host what nobody else has.
+    Raises SingbuildError for an image that does not say how it was built, whose build took of its
+    host what nobody else has, or that would have this host execute something outside the image.
     """
     with formats.opened(image) as tree:
         parts = (inspection.part(tree, name) for name in ("recipe", "lock"))
@@ -46,15 +47,27 @@ def again(image: Path, target: Path, console: Console, *, privilege: Mode | None
     lock_file = locks.parsed(Path(f"lock of {image}"), lock)
     options = Options(
         test=False,
-        free=free if isinstance(free, int) else 0,
+        free=min(max(free, 0), _MOST_FREE) if isinstance(free, int) else 0,
         use_cache=False,
         locked=lock_file,
         format=formats.kind_of(image).name,
         owner_may=_FIX_PERMS in words,
         privilege=privilege,
     )
-    planned = plan.make(_recipe(recipe, lock_file.lock), console, str(lock_file.lock["arch"]))
-    return build.build(planned, target, options, console)
+    try:
+        own, arch = _recipe(recipe, lock_file.lock), str(lock_file.lock["arch"])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise SingbuildError(f"the lock in {image} is none of a build", why=f"{error!r}") from error
+    for stage in (*own.stages, own):
+        for name in ON_THE_HOST:
+            if name in stage.sections:
+                raise SingbuildError(
+                    f"{image} is not built again: its recipe has %{name}",
+                    why="That would be executed on this host, outside the image, as you.",
+                    remedy="Read it (singbuild inspect --recipe), build it, and compare the images "
+                    "with singbuild diff.",
+                )
+    return build.build(plan.make(own, console, arch), target, options, console)
 
 
 def _recipe(text: str, lock: Lock) -> Recipe:

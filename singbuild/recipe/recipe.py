@@ -16,6 +16,8 @@ STAGE = "stage"
 """The header key that names a stage; no backend sees it."""
 SCRATCH = "scratch"
 """What an empty tree is called in Dockerfiles."""
+ON_THE_HOST = ("setup", "pre")
+"""Sections that are executed outside the image, as whoever builds."""
 SHELLS = ("sh", "ash", "bash", "dash", "ksh", "mksh", "zsh")
 STOPS = re.compile("(python|perl|ruby|node|lua|Rscript)[0-9.]*")
 """Interpreters of scripts that end at an error unless the script says otherwise."""
@@ -294,7 +296,7 @@ class Recipe:
     @property
     def may_make_files(self) -> bool:
         """Whether a script on the host may make what %files names, which so need not be there."""
-        return bool({"pre", "setup"} & self.sections.keys())
+        return bool({*ON_THE_HOST} & self.sections.keys())
 
     def header(self, name: str) -> Header | None:
         """Find the header key ``name``, in any case."""

@@ -302,6 +302,8 @@ def test_a_recipe_starts_from_what_another_makes_and_circles_are_told(
         ("Bootstrap: localimage\nFrom: ../other.sif\n", "From names a file outside"),
         ("Bootstrap: docker-archive\nFrom: /home/ada/a.tar\n", "From names a file outside"),
         ("Bootstrap: yum\nMirrorURL: file:///srv\nInclude: a\n", "MirrorURL names a file outside"),
+        ("Bootstrap: busybox\nMirrorURL: FILE:///srv/b\n", "MirrorURL names a file outside"),
+        ("Bootstrap: docker-daemon\nFrom: private:1\n", "takes images of this host"),
     ],
 )
 def test_a_recipe_that_would_leave_its_repository_is_refused_by_line(

@@ -158,6 +158,51 @@ def test_what_nobody_else_has_is_refused(
     assert digest(keys / "i.img") == before
 
 
+@pytest.mark.parametrize("section", ["pre", "setup"])
+def test_what_an_image_would_have_this_host_execute_is_refused(
+    singbuild: Build, keys: Path, section: str
+) -> None:
+    (keys / "r.def").write_text(f"Bootstrap: busybox\n%{section}\n    touch {keys}/executed\n")
+    assert singbuild("-q", "r.def", "i.img").returncode == 0
+    (keys / "executed").unlink()
+    done = singbuild("attest-rebuild", "-q", "--key", "ada", "i.img")
+    assert done.returncode == 1
+    assert f"%{section}" in done.stderr
+    assert "on this host" in done.stderr
+    assert not (keys / "executed").exists()
+
+
+LOCK = {"recipe": {"name": "r.def"}, "arguments": {}, "arch": "x86_64"}
+
+
+@pytest.mark.parametrize(
+    ("lock", "record"),
+    [
+        ({}, {}),
+        ({**LOCK, "arch": ["x"]}, {}),
+        ({**LOCK, "recipe": "r.def"}, {}),
+        ({**LOCK, "arguments": 7}, {}),
+        (LOCK, {"free": 1 << 70}),
+        (LOCK, {"free": -1}),
+        (LOCK, {"host": "--fix-perms"}),
+    ],
+)
+def test_a_made_up_lock_or_record_is_refused(
+    singbuild: Build, keys: Path, lock: dict[str, object], record: dict[str, object]
+) -> None:
+    made = keys / "tree/.singularity.d"
+    made.mkdir(parents=True)
+    (made / "Singularity").write_text("Bootstrap: busybox\n")
+    (made / "lock.yaml").write_text(json.dumps({"version": 1, **lock}))
+    (made / "build.json").write_text(json.dumps(record))
+    subprocess.run(["tar", "-C", keys / "tree", "-cf", keys / "t.tar", "."], check=True)
+    assert singbuild("create", "i.img").returncode == 0
+    assert singbuild("import", "i.img", "t.tar").returncode == 0
+    done = singbuild("attest-rebuild", "-q", "--key", "ada", "i.img")
+    assert done.returncode in (1, 8, 9), done
+    assert "Traceback" not in done.stderr
+
+
 def test_a_killed_one_leaves_image_and_scratch_as_they_were(singbuild: Build, keys: Path) -> None:
     (keys / "r.def").write_text("Bootstrap: busybox\n%post\n    sleep 2\n")
     assert singbuild("-q", "r.def", "i.img").returncode == 0
