@@ -32,7 +32,7 @@ from singbuild.plan.options import Options
 from singbuild.plan.plan import Plan, build_record
 from singbuild.privilege import modes, namespace
 from singbuild.stages import StageError, Stages
-from singbuild.steps import definition, dockerfile
+from singbuild.steps import definition, dockerfile, inputs
 from singbuild.steps.step import Workplace
 from singbuild.tree import metadata, normalise, permissions, secrets, sections
 from singbuild.tree.rootfs import Rootfs
@@ -193,12 +193,14 @@ class _Worker:
         with (
             store.image_storage(tree.snapshots.get(filling.IMAGE), ext3, self.console) as keep,
             self.workshop.rootfs(self.workshop.scratch, tree.job.epoch) as rootfs,
-            resume.saving_on_failure(tree, rootfs, self.console),
         ):
-            self._fill(tree, Workplace(rootfs, self.workshop.scratch, stages.trees))
-            self._seal(tree.job, rootfs, ext3.file)
-            self._test(rootfs)
-            keep()
+            workplace = Workplace(rootfs, self.workshop.scratch, stages.trees)
+            with resume.saving_on_failure(tree, workplace, self.console):
+                self._fill(tree, workplace)
+                self._seal(tree.job, rootfs, ext3.file)
+                self._test(rootfs)
+            if workplace.is_as_planned:
+                keep()
 
     def _fill(self, tree: TreePlan, workplace: Workplace) -> None:
         """Do all steps that work on the tree."""
@@ -209,6 +211,7 @@ class _Worker:
             rootfs.is_untrusted = True
             rootfs.unpack_tree(options.base_image)
         filling.fill(tree, workplace, self.console, start)
+        job = inputs.as_built(job, workplace)
         source = dockerfile.source(job) if job.evaluation else job.source
         definition.prepare_metadata(job, rootfs, source)
         self._phase("metadata")

@@ -280,10 +280,10 @@ class FileTree(ABC):
         """Yield a file's bytes in order, holes as zeros, at most PIECE at a time."""
         at = 0
         for offset, data in self.data(entry):
-            yield from _zeros(offset - at)
+            yield from zeros(offset - at)
             yield data
             at = offset + len(data)
-        yield from _zeros(entry.inode.size - at)
+        yield from zeros(entry.inode.size - at)
 
     def segments(self, entry: Entry) -> list[Segment]:
         """Return where a file has data."""
@@ -360,7 +360,8 @@ def opened(path: Path) -> int:
         ) from error
 
 
-def _zeros(size: int) -> Iterator[bytes]:
+def zeros(size: int) -> Iterator[bytes]:
+    """Yield so many zeros, in pieces."""
     piece = bytes(min(size, PIECE))
     while size > 0:
         yield piece[:size]

@@ -90,8 +90,8 @@ class Stages:
                 os.waitpid(pid, 0)
 
     def _note_tree(self, name: str) -> None:
-        source = json.loads(self._image(name).with_suffix(".json").read_text())
-        self.trees[name] = StageTree(self._image(name), source)
+        note = json.loads(self._image(name).with_suffix(".json").read_text())
+        self.trees[name] = StageTree(self._image(name), **note)
 
     def _image(self, name: str) -> Path:
         return self._work(name) / "tree.img"
@@ -138,12 +138,12 @@ class Stages:
                     return
         with shop.rootfs(work, tree.job.epoch) as rootfs:
             workplace = Workplace(rootfs, work, self.trees)
-            with resume.saving_on_failure(tree, rootfs, shop.console):
+            with resume.saving_on_failure(tree, workplace, shop.console):
                 try:
                     filling.fill(tree, workplace, shop.console, _start(tree, rootfs))
                 except RecipeKeyError as error:
                     raise tree.job.plan.located(error) from error
-            if last in tree.snapshots:
+            if last in tree.snapshots and workplace.is_as_planned:
                 with store.opened(tree.key) as entry:
                     if self._link_cached(entry, name):
                         return
@@ -151,11 +151,14 @@ class Stages:
                 times = rootfs.baseline.times(rootfs.root)
                 owners, epoch = rootfs.recorded_owners(), tree.job.epoch
                 seal.seal(rootfs.root, self._image(name), epoch=epoch, owners=owners, times=times)
-            self._note(name, rootfs.baseline.saved(rootfs.root))
+            self._note(name, rootfs.baseline.saved(rootfs.root), workplace.changes)
 
-    def _note(self, name: str, source: Mapping[str, bool]) -> None:
+    def _note(
+        self, name: str, source: Mapping[str, bool], changes: Mapping[str, str] | None = None
+    ) -> None:
         """Write which entries of a tree are its source's, for the process that waits for it."""
-        self._image(name).with_suffix(".json").write_text(json.dumps(dict(source)))
+        note = {"source": dict(source), "changes": dict(changes or {})}
+        self._image(name).with_suffix(".json").write_text(json.dumps(note))
 
     def _link_cached(self, entry: Entry | None, name: str) -> bool:
         """Make a stage's image of a cache entry, by link(2) or copy; return whether it could be.

@@ -128,7 +128,7 @@ def fill(
         except SectionError as error:
             error.step, error.state = step.name, shell or ""
             raise
-        if snapshot := plan.snapshots.get(step.name):
+        if (snapshot := plan.snapshots.get(step.name)) and workplace.is_as_planned:
             _hint_at_splitting(step, snapshot, workplace, began, console)
             _keep(plan.job, step, snapshot, workplace, shell, console)
 

@@ -21,6 +21,7 @@ from singbuild.console.display import Console
 from singbuild.errors import SectionError, UsageError
 from singbuild.plan.job import Job
 from singbuild.steps import definition
+from singbuild.steps.step import Workplace
 from singbuild.tree import secrets
 from singbuild.tree.rootfs import Rootfs
 from singbuild.tree.sections import Interactive
@@ -58,19 +59,21 @@ class Shell:
 
 
 @contextlib.contextmanager
-def saving_on_failure(plan: TreePlan, rootfs: Rootfs, console: Console) -> Iterator[None]:
+def saving_on_failure(plan: TreePlan, workplace: Workplace, console: Console) -> Iterator[None]:
     """Save the tree, if the caller wants it, when a section fails in the with-block; say so."""
-    job = plan.job
+    job, rootfs = plan.job, workplace.rootfs
     try:
         yield
     except SectionError as error:
-        if not (job.options.keep and error.section):
+        of_stages = any(tree.changes for tree in workplace.stages.values())
+        if of_stages or not (job.options.keep and error.section):
             raise
         secrets.check_absent(rootfs.root, job.secrets)
         state = error.state
         if secrets.are_in(state, job.secrets):
             raise
-        failed = FailedTree(NAME + error.step, _identity(job), _facts(plan, error.step))
+        facts = _facts(plan, error.step) | workplace.changes
+        failed = FailedTree(NAME + error.step, _identity(job), facts)
         if store.store(failed, rootfs, job.epoch, console, state, whole=True, newest=True):
             error.remedy = "The tree is kept. Fix the section, then continue with --resume."
         raise

@@ -1,12 +1,11 @@
-"""What COPY and ADD read: the files of a tree that they name, and those of the network.
+"""What COPY, ADD and RUN --mount read: the files of a tree that they name, and of the network.
 
 Their digests are part of the lock and of the keys in the cache, so a step is done again when a
-file that it copies has changed.
+file that it reads has changed.
 """
 
 from __future__ import annotations
 
-import hashlib
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,10 +14,10 @@ from urllib.parse import urlsplit
 from singbuild import download
 from singbuild.contract import Source
 from singbuild.dockerfile import context, reader
-from singbuild.dockerfile.evaluation import Copy
+from singbuild.dockerfile.evaluation import Copy, Run
 from singbuild.errors import RecipeError
-from singbuild.file_tree import Entry, FileTree
-from singbuild.formats.directory import Sandbox
+from singbuild.file_tree import DIRECTORY, Entry, FileTree
+from singbuild.formats.recorded import Recorded
 from singbuild.recipe.recipe import Recipe
 from singbuild.tar.write import subtree
 
@@ -44,21 +43,41 @@ class Overrides:
             info.mtime = self.epoch
 
 
-def digests(recipe: Recipe, action: Copy, source: Source) -> Iterator[tuple[str, str]]:
-    """Yield what an action reads of the context or the network: name and digest, for the lock."""
-    overrides = Overrides((0, 0), None, 0)
-    check(recipe, action)
-    for name in () if action.stage else action.sources:
-        total = hashlib.sha256()
-        if name.startswith(URL):
-            total.update(bytes.fromhex(fetched(action, name, source).sha256))
-        else:
-            with Sandbox(context.directory(recipe.path)) as tree:
+def names(action: Copy | Run) -> list[tuple[str, str]]:
+    """Return what an action reads of the context or the network, each with its name in the lock."""
+    if isinstance(action, Copy):
+        sources = () if action.stage else action.sources
+    else:
+        binds = (each.fields for each in action.mounts if each.kind == "bind")
+        sources = tuple(each.get("source", "/") for each in binds if "from" not in each)
+    return [(name, f"{action.instruction.line} {name}") for name in sources]
+
+
+def digests(recipe: Recipe, action: Copy | Run, source: Source) -> Iterator[tuple[str, str]]:
+    """Yield the digest of each of these, with its name in the lock."""
+    if isinstance(action, Copy):
+        check(recipe, action)
+    for name, key in names(action):
+        if isinstance(action, Copy) and name.startswith(URL):
+            yield key, f"sha256:{fetched(action, name, source).sha256}"
+            continue
+        with Recorded(context.directory(recipe.path)) as tree:
+            if isinstance(action, Copy):
                 for entry in entries(recipe, action, tree, name):
-                    ignored = left_out(recipe, action)
-                    for piece in subtree(tree, entry, "it", changed=overrides, leave_out=ignored):
-                        total.update(piece)
-        yield f"{action.instruction.line} {name}", f"sha256:{total.hexdigest()}"
+                    tree.record_name(entry)
+                    _read(tree, tree.find(entry.path) or entry, left_out(recipe, action))
+            elif mounted := tree.find(name):
+                _read(tree, mounted, context.ignored(recipe.path), top=True)
+            yield key, tree.digest
+
+
+def _read(
+    tree: Recorded, entry: Entry, ignored: Callable[[str], bool], *, top: bool = False
+) -> None:
+    """Read all that is copied of an entry. top: of a directory, also its own attributes."""
+    top = top or entry.inode.kind != DIRECTORY
+    for _ in subtree(tree, entry, "it", leave_out=ignored, top=top):
+        pass
 
 
 def entries(recipe: Recipe, action: Copy, tree: FileTree, name: str) -> list[Entry]:

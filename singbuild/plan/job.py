@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from singbuild.contract import Pins, Source
-from singbuild.dockerfile.evaluation import Copy, Evaluation, evaluate
+from singbuild.dockerfile.evaluation import Copy, Evaluation, Run, evaluate
 from singbuild.dockerfile.files import digests as context_digests
 from singbuild.errors import RecipeKeyError
 from singbuild.plan import lock as locks
@@ -114,7 +114,7 @@ def _evaluate(job: Job, base: Job | None) -> Job:
     files = {
         name: digest
         for action in result.actions
-        if isinstance(action, Copy)
+        if isinstance(action, Copy | Run)
         for name, digest in context_digests(recipe, action, job.source)
     }
     return replace(job, evaluation=result, lock={**job.lock, "files": files})

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import stat
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,11 +30,12 @@ import yaml
 
 from singbuild import __version__, command
 from singbuild.contract import Pins
-from singbuild.errors import HostError, LockError, RecipeError, UsageError
+from singbuild.errors import LockError, RecipeError, UsageError
 from singbuild.packages import databases
 from singbuild.packages.tree import DirectoryTree
 from singbuild.plan.plan import Plan
-from singbuild.recipe.files import UNFINISHED, matches
+from singbuild.recipe.files import matches
+from singbuild.tree import host_files
 from singbuild.tree.rootfs import Rootfs
 
 VERSION = 1
@@ -247,52 +247,7 @@ def _files(plan: Plan) -> Iterator[tuple[str, str]]:
                 raise
             sources = []
         for source in sources:
-            yield source, f"sha256:{tree_digest(Path(source))}"
-
-
-def tree_digest(path: Path) -> str:
-    """Return the SHA-256 of a file or a directory: names, modes and content, links followed."""
-    total = hashlib.sha256()
-    for below in _below(path):
-        try:
-            status = below.stat()
-            content = _file_sha256(below) if stat.S_ISREG(status.st_mode) else ""
-        except OSError as error:
-            raise _unusable(below, error) from error
-        name = os.fsencode(below.relative_to(path))
-        total.update(b"%s\0%o\0%s\n" % (name, status.st_mode, content.encode()))
-    return total.hexdigest()
-
-
-def _unusable(path: Path, error: OSError) -> HostError:
-    """Return the error for something that %files cannot take; links are followed."""
-    if path.is_symlink():
-        return HostError(
-            f"%files: {path} is a link to {path.readlink()}, which cannot be copied",
-            why=f"{error.strerror}. The files that links lead to are copied, not the links.",
-            remedy="Remove or correct the link, or make it in %post: ln -s TARGET NAME",
-        )
-    return HostError(f"%files: {path}: {error.strerror}", remedy="Give yourself access to it.")
-
-
-def _below(path: Path) -> Iterator[Path]:
-    """Yield a path and all below it, sorted; a directory reached again, by a link, only once."""
-    yield path
-    seen: set[tuple[int, int]] = set()
-    for parent, directories, names in os.walk(path, followlinks=True):
-        status = Path(parent).stat()
-        if (status.st_dev, status.st_ino) in seen:
-            directories.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        directories.sort()
-        copied = [name for name in (*directories, *names) if not UNFINISHED.fullmatch(name)]
-        yield from (Path(parent, name) for name in sorted(copied))
-
-
-def _file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+            yield source, host_files.digest(source)
 
 
 def _sha256(data: bytes) -> str:

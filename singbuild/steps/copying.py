@@ -7,9 +7,11 @@ keeps its owner; ``--chown`` and ``--chmod`` win over both.
 
 from __future__ import annotations
 
+import hashlib
+import os
 import posixpath
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
 from urllib.parse import urlsplit
 
@@ -19,7 +21,7 @@ from singbuild.dockerfile import context, files, reader
 from singbuild.dockerfile.evaluation import Copy
 from singbuild.ext3.reader.image import Image
 from singbuild.file_tree import DIRECTORY, REGULAR, Entry, FileTree
-from singbuild.formats.directory import Sandbox
+from singbuild.formats.recorded import Recorded
 from singbuild.recipe.recipe import Recipe
 from singbuild.steps import accounts
 from singbuild.steps.step import Workplace
@@ -31,8 +33,13 @@ _PIECE = 1 << 20  # bytes
 TAR_MAGIC = slice(257, 262)
 
 
-def copy(recipe: Recipe, action: Copy, workplace: Workplace, epoch: int, source: Source) -> None:
-    """Do what an action says. Raises RecipeError, accounts.UnknownAccountError."""
+def copy(
+    recipe: Recipe, action: Copy, workplace: Workplace, epoch: int, source: Source
+) -> dict[str, str]:
+    """Do what an action says; return the digests of what it read, by name in the lock.
+
+    Raises RecipeError, accounts.UnknownAccountError.
+    """
     rootfs = workplace.rootfs
     owner = accounts.owner(rootfs, action.owner) if action.owner else None
     mode = _mode(recipe, action)
@@ -40,16 +47,18 @@ def copy(recipe: Recipe, action: Copy, workplace: Workplace, epoch: int, source:
     place = posixpath.join(action.directory, action.destination)
     for document in action.documents:
         _write(rootfs, _into(rootfs, place, document.name), [document.text.encode()], of_context)
+    keys, digests = dict(files.names(action)), dict[str, str]()
     for name in action.sources:
         if name.startswith(files.URL):
             content = files.fetched(action, name, source).path
             last = PurePosixPath(urlsplit(name).path).name or "index"
             overrides = files.Overrides(owner or (0, 0), 0o600 if mode is None else mode, epoch)
             with content.open("rb") as file:
-                pieces = iter(lambda: file.read(_PIECE), b"")
-                _write(
-                    rootfs, _into(rootfs, place, last), pieces, overrides, content.stat().st_size
-                )
+                total = hashlib.sha256()
+                pieces = _hashed(iter(lambda: file.read(_PIECE), b""), total)
+                size = os.fstat(file.fileno()).st_size
+                _write(rootfs, _into(rootfs, place, last), pieces, overrides, size)
+            digests[keys[name]] = f"sha256:{total.hexdigest()}"
             continue
         with _tree(recipe, action, workplace) as tree:
             overrides = files.Overrides(owner, mode, None) if action.stage else of_context
@@ -57,6 +66,9 @@ def copy(recipe: Recipe, action: Copy, workplace: Workplace, epoch: int, source:
             for entry in entries:
                 many = len(entries) > 1
                 _copy(recipe, action, tree, entry, rootfs, place, overrides, many=many)
+            if isinstance(tree, Recorded):
+                digests[keys[name]] = tree.digest
+    return digests
 
 
 def _copy(
@@ -71,21 +83,34 @@ def _copy(
     many: bool,
 ) -> None:
     left_out = files.left_out(recipe, action)
+    if isinstance(tree, Recorded):
+        tree.record_name(entry)
     real = tree.find(entry.path) or entry  # a link that is named is followed
     if real.inode.kind == DIRECTORY:
         _make(rootfs, place, overrides)
         rootfs.unpack(
             [subtree(tree, real, place, changed=overrides, leave_out=left_out, top=False)]
         )
-    elif action.instruction.keyword == "ADD" and not action.stage and _is_archive(tree, real):
-        pieces = compression.inflated(tree.stream(real), "")
+    elif (
+        action.instruction.keyword == "ADD"
+        and isinstance(tree, Recorded)
+        and _is_archive(tree, real)
+    ):
+        stream = tree.stream(real)
         _make(rootfs, place, overrides)
-        rootfs.unpack([prefixed(pieces, place)])
+        rootfs.unpack([prefixed(compression.inflated(stream, ""), place)])
+        tree.record_stream(real, stream)
     else:
         name = entry.path.rpartition(b"/")[2].decode(errors="surrogateescape")
         target = f"{place}/{name}" if many else _into(rootfs, place, name)
         _make(rootfs, posixpath.dirname(target), overrides)
         rootfs.unpack([subtree(tree, real, target, changed=overrides)])
+
+
+def _hashed(pieces: Iterable[bytes], total: hashlib._Hash) -> Iterator[bytes]:
+    for piece in pieces:
+        total.update(piece)
+        yield piece
 
 
 def _write(
@@ -119,7 +144,7 @@ def _into(rootfs: Rootfs, place: str, name: str) -> str:
 def _tree(recipe: Recipe, action: Copy, workplace: Workplace) -> FileTree:
     if action.stage:
         return Image(workplace.stages[action.stage].image)
-    return Sandbox(context.directory(recipe.path))
+    return Recorded(context.directory(recipe.path))
 
 
 def _is_archive(tree: FileTree, entry: Entry) -> bool:

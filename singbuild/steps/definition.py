@@ -10,7 +10,7 @@ from singbuild.contract import Defaults, Reporter, Source
 from singbuild.plan.job import Job
 from singbuild.plan.plan import posts
 from singbuild.recipe.grammar import Section
-from singbuild.steps import stage_files
+from singbuild.steps import inputs, stage_files
 from singbuild.steps.step import Facts, TreeStep, Workplace, digest
 from singbuild.tree import apps, host_files, metadata, sections, shell_state
 from singbuild.tree.rootfs import Rootfs
@@ -106,11 +106,13 @@ def _files(job: Job, stage_keys: Mapping[str, str]) -> Iterator[TreeStep]:
     stages = tuple(dict.fromkeys(item.stage for item in recipe.files if item.stage))
 
     def execute(workplace: Workplace, state: str | None) -> str | None:
+        digests: dict[str, str] = {}
         for item in recipe.files:
             if item.stage:
                 stage_files.copy(recipe, item, workplace.stages[item.stage].image, workplace.rootfs)
             else:
-                host_files.copy(recipe, item, workplace.rootfs)
+                digests |= host_files.copy(recipe, item, workplace.rootfs)
+        inputs.compare(job, workplace, job.lock["files"], digests)
         return state
 
     if job.plan.reason("files"):

@@ -8,12 +8,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 
 from singbuild.contract import Source
+from singbuild.dockerfile import files
 from singbuild.dockerfile.evaluation import Action, Copy, Run, Workdir
 from singbuild.errors import SectionError
 from singbuild.plan.job import Job
 from singbuild.privilege import namespace
 from singbuild.recipe.recipe import SCRATCH
-from singbuild.steps import accounts, copying, definition, run_mounts
+from singbuild.steps import accounts, copying, definition, inputs, run_mounts
 from singbuild.steps.accounts import UnknownAccountError
 from singbuild.steps.step import TreeStep, Workplace, digest
 from singbuild.tree import binds, chroot, sections
@@ -94,10 +95,8 @@ def _stages_of(action: Action) -> Iterator[str]:
 
 def _files(job: Job, action: Action) -> Iterator[tuple[str, str]]:
     """Yield the digests of what an action reads of the context, as the lock has them."""
-    prefix = f"{action.instruction.line} "
-    for name, value in job.lock["files"].items():
-        if name.startswith(prefix):
-            yield name.removeprefix(prefix), value
+    for name, key in files.names(action) if isinstance(action, Copy | Run) else ():
+        yield name, job.lock["files"][key]
 
 
 def _execute(job: Job, action: Action, workplace: Workplace) -> None:
@@ -105,11 +104,19 @@ def _execute(job: Job, action: Action, workplace: Workplace) -> None:
         case Run():
             _run(job, action, workplace)
         case Copy():
-            copying.copy(job.plan.recipe, action, workplace, job.epoch, job.source)
+            digests = copying.copy(job.plan.recipe, action, workplace, job.epoch, job.source)
+            _compare(job, action, workplace, digests)
         case Workdir():
             path = action.directory
             if not workplace.rootfs.exists(path):
                 workplace.rootfs.mkdir(path)
+
+
+def _compare(
+    job: Job, action: Copy | Run, workplace: Workplace, digests: Mapping[str, str]
+) -> None:
+    planned = {key: job.lock["files"][key] for _, key in files.names(action)}
+    inputs.compare(job, workplace, planned, digests)
 
 
 def _run(job: Job, action: Run, workplace: Workplace) -> None:
@@ -138,8 +145,9 @@ def _run(job: Job, action: Run, workplace: Workplace) -> None:
         with (
             sections.host_names(rootfs),
             binds.lent(rootfs, job.options.section_options.host) as (directories, devices),
-            run_mounts.mounted(job, action, workplace) as more,
+            run_mounts.mounted(job, action, workplace) as (more, digests),
         ):
+            _compare(job, action, workplace, digests)
             shown = rootfs.report.line
             for name, directory in directories.items():
                 env[name] = ":".join(filter(None, [env.get(name), directory]))

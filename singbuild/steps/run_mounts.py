@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from singbuild import workspace
-from singbuild.dockerfile import context
+from singbuild.dockerfile import context, files
 from singbuild.dockerfile.evaluation import Mount, Run
 from singbuild.errors import HostError, RecipeError
 from singbuild.ext3.reader.image import Image
 from singbuild.file_tree import FileTree
-from singbuild.formats.directory import Sandbox
+from singbuild.formats.recorded import Recorded
 from singbuild.plan.job import Job
 from singbuild.steps.step import Workplace
 from singbuild.tar.extract import Unpacker
@@ -31,8 +31,15 @@ def secret_name(mount: Mount) -> str:
 
 
 @contextlib.contextmanager
-def mounted(job: Job, action: Run, workplace: Workplace) -> Iterator[dict[str, str]]:
-    """Mount what an action names for the time of a with-block; yield its secret variables."""
+def mounted(
+    job: Job, action: Run, workplace: Workplace
+) -> Iterator[tuple[dict[str, str], dict[str, str]]]:
+    """Mount what an action names for the time of a with-block.
+
+    Yields the variables that are secrets, and the digests of what was read of the context, by name
+    in the lock.
+    """
+    keys, digests = dict(files.names(action)), dict[str, str]()
     if action.mounts and not chroot.may_mount():
         raise HostError(
             f"{job.plan.recipe.path}:{action.instruction.line}: RUN --mount needs mounts",
@@ -58,7 +65,9 @@ def mounted(job: Job, action: Run, workplace: Workplace) -> Iterator[dict[str, s
                 case "tmpfs":
                     stack.enter_context(binds.memory(workplace.rootfs, mount.fields["target"]))
                 case _:
-                    place = _unpacked(job, action, mount, workplace, number)
+                    place, digest = _unpacked(job, action, mount, workplace, number)
+                    if key := keys.get(mount.fields.get("source", "/")) if digest else None:
+                        digests[key] = digest
                     read_only = (
                         mount.fields.get("rw", mount.fields.get("readwrite", "false")) != "true"
                     )
@@ -66,7 +75,7 @@ def mounted(job: Job, action: Run, workplace: Workplace) -> Iterator[dict[str, s
                     stack.enter_context(
                         binds.bound(workplace.rootfs, target, place, read_only=read_only)
                     )
-        yield variables
+        yield variables, digests
 
 
 def _cache(job: Job, mount: Mount) -> Path:
@@ -81,8 +90,13 @@ def _cache(job: Job, mount: Mount) -> Path:
     return place
 
 
-def _unpacked(job: Job, action: Run, mount: Mount, workplace: Workplace, number: int) -> Path:
-    """Unpack what a bind mount shows, into the scratch: what is written there is thrown away."""
+def _unpacked(
+    job: Job, action: Run, mount: Mount, workplace: Workplace, number: int
+) -> tuple[Path, str]:
+    """Unpack what a bind mount shows, into the scratch: what is written there is thrown away.
+
+    Returns where, and the digest of what was read of the context, "" of a stage.
+    """
     place = workplace.scratch / "binds" / f"{action.name}-{number}"
     place.mkdir(parents=True)
     source_path = mount.fields.get("source", "/")
@@ -99,13 +113,13 @@ def _unpacked(job: Job, action: Run, mount: Mount, workplace: Workplace, number:
             )
         with Unpacker(place, workplace.rootfs.report, owners={}) as unpacker:
             unpacker.apply(subtree(tree, entry, "it", leave_out=ignored))
-    return place / "it"
+        return place / "it", tree.digest if isinstance(tree, Recorded) else ""
 
 
 def _tree(job: Job, mount: Mount, workplace: Workplace) -> FileTree:
     if stage := mount.fields.get("from"):
         return Image(workplace.stages[stage].image)
-    return Sandbox(context.directory(job.plan.recipe.path))
+    return Recorded(context.directory(job.plan.recipe.path))
 
 
 @contextlib.contextmanager

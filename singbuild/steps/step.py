@@ -17,10 +17,14 @@ Facts = Mapping[str, str]
 
 @dataclass(frozen=True)
 class StageTree:
-    """The finished tree of an earlier stage. image: has it; source: as ``Rootfs.restore`` wants."""
+    """The finished tree of an earlier stage.
+
+    image: has it; source: as ``Rootfs.restore`` wants; changes: as ``Workplace`` has them.
+    """
 
     image: Path
     source: Mapping[str, bool] = field(default_factory=dict)
+    changes: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -28,13 +32,20 @@ class Workplace:
     """Where steps work.
 
     scratch: the scratch directory; stages: those that a step names, by name; began: when %post's
-    lines were read, in seconds, by the recipe's line.
+    lines were read, in seconds, by the recipe's line; changes: digests of what steps read of the
+    host that is not what was planned, by its name in the lock; "" for what was gone.
     """
 
     rootfs: Rootfs
     scratch: Path
     stages: Mapping[str, StageTree]
     began: dict[int, float] = field(default_factory=dict)
+    changes: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def is_as_planned(self) -> bool:
+        """Whether all that was read, by the steps of stages too, is what was planned."""
+        return not (self.changes or any(each.changes for each in self.stages.values()))
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from singbuild.formats.directory import Sandbox
 from singbuild.formats.loading import image_digest, opened
 from singbuild.images import difference, inspection, sizes
 from singbuild.squashfs.image import SquashfsImage
+from singbuild.tar.write import archive
 from tests.bench import sif_files as sifs
 from tests.bench.image_trees import EPOCH, sample_tree, trees
 from tests.bench.seal_trees import Tree, build
@@ -186,6 +187,18 @@ def test_links_of_a_directory_lead_nowhere_outside(tmp_path: Path) -> None:
         (tmp_path / "tree/etc").symlink_to(tmp_path)
         with pytest.raises(ImageError, match="cannot read /etc"):
             tree.names(entry)
+
+
+def test_a_file_that_grows_while_it_is_archived_adds_no_headers(tmp_path: Path) -> None:
+    (tmp_path / "holes").write_bytes(b"")
+    os.truncate(tmp_path / "holes", 1 << 20)
+    with Sandbox(tmp_path) as tree:
+        pieces = archive(tree)
+        before = [next(pieces) for _ in range(3)]  # the root's header, its own, the map of holes
+        (tmp_path / "holes").write_bytes(b"x" * (1 << 20))
+        with pytest.raises(ImageError, match="changed while it was read"):
+            before += pieces
+    assert b"x" * 512 not in b"".join(before)
 
 
 def test_a_directory_has_a_digest_of_its_own(tree: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from singbuild.console.display import Console
-from singbuild.errors import RecipeError
+from singbuild.errors import HostError, RecipeError
 from singbuild.recipe.grammar import CopyItem, parse
 from singbuild.recipe.text import Text
 from singbuild.tree import host_files
@@ -38,9 +38,9 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return place
 
 
-def copy(rootfs: Rootfs, source: str, destination: str = "") -> None:
+def copy(rootfs: Rootfs, source: str, destination: str = "") -> dict[str, str]:
     recipe = parse(Text("a.def", f"Bootstrap: busybox\n%files\n    {source} {destination}\n"))
-    host_files.copy(recipe, CopyItem(source, destination, 3), rootfs)
+    return host_files.copy(recipe, CopyItem(source, destination, 3), rootfs)
 
 
 def test_links_of_the_host_are_followed_and_modes_kept(rootfs: Rootfs, source: Path) -> None:
@@ -78,8 +78,12 @@ def test_holes_are_kept(rootfs: Rootfs, source: Path) -> None:
 @pytest.mark.parametrize(
     ("prepare", "words", "why"),
     [
-        (lambda s: (s / "d/none").symlink_to("nowhere"), "cannot read /none in d", "No such"),
-        (lambda s: (s / "d/up").symlink_to(".."), "cannot read", "symbolic links"),
+        (
+            lambda s: (s / "d/none").symlink_to("nowhere"),
+            "d/none is a link to nowhere, which cannot be copied",
+            "No such",
+        ),
+        (lambda s: (s / "d/up").symlink_to(".."), "up is a link to ..", "symbolic links"),
         (lambda s: (s / "../tree/to/sub").symlink_to("/"), "/to/sub is a symbolic link", ""),
         (lambda s: (s / "../tree/to/file").mkdir(), "/to/file is a directory", ""),
         (lambda s: (s / "../tree/to/sub").touch(), "/to/sub is a file", ""),
@@ -127,3 +131,32 @@ def test_a_link_that_is_swapped_in_leads_no_copy_out(
             with contextlib.suppress(RecipeError, OSError):
                 copy(rootfs, "d/.", "/to/")
     assert [*(tmp_path / "outside").iterdir()] == []
+
+
+def test_the_digest_is_of_what_was_copied(rootfs: Rootfs, source: Path) -> None:
+    (source / "d/again").symlink_to("sub")
+    os.link(source / "d/file", source / "d/hard")
+    with (source / "d/holes").open("wb") as file:
+        file.truncate(3 << 20)
+    (rootfs.root / "there").mkdir()
+    before = host_files.digest("d")
+    assert copy(rootfs, "d", "/new") == {"d": before}
+    assert copy(rootfs, "d/.", "/there") == {"d/.": before}
+    for change in (
+        lambda: (source / "d/sub/deep").write_text("DEEP"),
+        lambda: (source / "d/file").chmod(0o755),
+        lambda: (source / "d/file").rename(source / "d/other"),
+        lambda: (source / "d/sub/new").mkdir(),
+    ):
+        change()
+        digest = host_files.digest("d")
+        assert digest != before
+        assert copy(rootfs, "d", "/new/") == {"d": digest}
+        before = digest
+
+
+def test_a_directory_that_is_in_itself_costs_no_time(source: Path) -> None:
+    for name in "abcdef":
+        (source / "d" / name).symlink_to(".")
+    with pytest.raises(HostError, match=r"is a link to \., which cannot be copied"):
+        host_files.digest("d")
