@@ -72,7 +72,7 @@ def again(image: Path, target: Path, console: Console, *, privilege: Mode | None
 
 def _recipe(text: str, lock: Lock) -> Recipe:
     """Return what an image has of its recipe: a template is filled in already."""
-    source, arguments = Text(str(lock["recipe"]["name"]), text), lock["arguments"]
+    source, arguments = Text(str(lock["recipe"]["name"]), text), dict(lock["arguments"])
     if dockerfiles.is_dockerfile(source):
         return dockerfiles.parse(source, {key: str(value) for key, value in arguments.items()})
     return replace(grammar.parse(source), arguments=arguments)

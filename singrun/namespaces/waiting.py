@@ -132,10 +132,17 @@ def _warn_unless_clean(image: Image) -> None:
 
 def _pass_signals_to(child: int) -> None:
     """Hand signals on to ``child``."""
+
+    def pass_on(number: int, _frame: object) -> None:
+        try:
+            os.kill(child, number)
+        except ProcessLookupError:
+            return  # timeout(1) sends it twice, and the first one ended the child
+
     for number in _KEYBOARD:
         _signal.signal(number, _signal.SIG_IGN)
     for number in _FORWARDED:
-        _signal.signal(number, lambda received, _frame: os.kill(child, received))
+        _signal.signal(number, pass_on)
 
 
 def _wait_for(child: int) -> int:

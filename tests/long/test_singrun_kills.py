@@ -30,8 +30,8 @@ def test_interruption_while_starting_leaves_nothing(ordinary: Person, bench: Ben
 def test_hundreds_of_launches_killed_at_random_moments_leave_nothing(
     person: Person, bench: Bench, options: list[str]
 ) -> None:
-    """With all persons and options over a thousand launches."""
-    rounds = 42 if "-w" in options else 14
+    """With all persons and options over a thousand that are to be killed."""
+    rounds = 42 if "-w" in options else 19
     launches.killed_at_random_moments(person, bench.directory, bench.image, options, rounds)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -42,6 +43,32 @@ def killed_at_any_moment(person: Person, image: Path, count: int) -> None:
         child.wait()
     images.wait_for_daemons(image)
     assert str(image) not in Path("/proc/self/mounts").read_text()
+
+
+@pytest.mark.parametrize("options", [["-p"], ["-C"]])
+def test_a_launch_that_is_told_to_end_again_and_again_says_nothing(
+    ordinary: Person, image: Path, options: list[str]
+) -> None:
+    """As timeout(1) does: to the process, then to its group."""
+    words = ordinary.words(ordinary.launcher, "exec", *options, image, "cat")
+    for _ in range(12):
+        with subprocess.Popen(
+            words,
+            env=ordinary.environment(),
+            cwd="/",
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        ) as child:
+            assert child.stdin
+            assert child.stdout
+            child.stdin.write(b"x\n")
+            child.stdin.flush()
+            assert child.stdout.readline() == b"x\n"
+            while child.poll() is None:
+                child.terminate()
+            assert child.stderr
+            assert (child.stderr.read(), child.returncode) == (b"", -signal.SIGTERM)
 
 
 def test_interruption_while_starting_leaves_nothing(ordinary: Person, image: Path) -> None:
@@ -90,6 +117,7 @@ def killed_at_random_moments(
     at_once = 1 if "-w" in options else 9
     # An earlier user of the same number may have left files; those are not ours.
     before = leftovers(person, copy)
+    killed = 0
     for _ in range(rounds):
         started = [
             subprocess.Popen(words, env=person.environment(), cwd="/", stderr=subprocess.DEVNULL)
@@ -100,9 +128,9 @@ def killed_at_random_moments(
         for child, moment in zip(doomed, sorted(chance.random() for _ in doomed), strict=True):
             time.sleep(max(0, begun + moment * 0.08 - time.monotonic()))
             child.kill()
-        for child in started:
-            child.wait()
+        killed += sum(child.wait() == -signal.SIGKILL for child in started)
     images.wait_for_daemons(copy)
+    print(f"{rounds * at_once} launches of {person.name} {options}: {killed} killed on the way")
     until = time.monotonic() + 20 * PATIENCE
     while left := leftovers(person, copy) - before:
         assert time.monotonic() < until, left

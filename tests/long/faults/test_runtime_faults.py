@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import signal
@@ -23,7 +24,9 @@ from tests.long.faults.test_builds import small_disk, spoil
 __all__ = ["everybodys"]
 pytestmark = [pytest.mark.root, pytest.mark.long]
 
-STARTS, RANKS, UNPACKS, PULLS, SIZES = 300, 300, 200, 60, 60
+ROUNDS = int(os.environ.get("SINGBUILD_TEST_ROUNDS", "200"))
+STARTS = RANKS = max(4, ROUNDS * 3 // 2)
+UNPACKS, PULLS, SIZES = max(2, ROUNDS), ROUNDS, max(1, ROUNDS // 3)
 
 
 @pytest.fixture

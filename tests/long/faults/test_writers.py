@@ -140,11 +140,10 @@ def test_pullers_of_one_cache_of_whom_some_are_killed(tmp_path: Path) -> None:
                 killed += each.returncode != 0
                 ended += each.returncode == 0
                 target = places["targets"] / str(number)
-                assert each.returncode or target.read_bytes() == wanted
                 assert not target.exists() or target.read_bytes() == wanted
-                target.unlink(missing_ok=True)
-            assert pull("whole").wait() == 0
-            assert (places["targets"] / "whole").read_bytes() == wanted
+                if each.returncode:
+                    assert pull(str(number)).wait() == 0
+                assert target.read_bytes() == wanted
             assert list(tmp_path.rglob("*.part")) == []
             assert [*places["scratch"].iterdir()] == []
     print(f"pulls into one cache: {killed} killed, {ended} others got the whole image")
