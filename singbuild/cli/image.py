@@ -59,6 +59,7 @@ def inspect_image(image: Path, part: str | None) -> int:
     Without an option: a summary. One part is printed at a time. Reads SIF, squashfs,
     directories, Singularity 2.x images and bare ext3 too.
     """
+    from singbuild.console.events import printable
     from singbuild.formats.loading import opened
     from singbuild.images import inspection, provenance, sizes
     from singbuild.signatures.image_file import counts
@@ -78,6 +79,8 @@ def inspect_image(image: Path, part: str | None) -> int:
             return 0
         elif part:
             text = inspection.part(tree, part)
+            if sys.stdout.isatty():
+                text = printable(text.decode(errors="replace")).encode()
         else:
             facts = inspection.summary(tree) | {"signatures": counts(image)}
             text = inspection.described(facts).encode(errors=NO_TEXT)

@@ -7,11 +7,14 @@ the image does not have, is left out.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
+
+from singbuild.console.events import printable
 
 _SCHEMA = "org.label-schema"
 # As Apptainer prints them for people, and in its JSON.
@@ -66,9 +69,9 @@ def inspect(
         print("".join(f"\\u{ord(c):04x}" if c in "<>&" else c for c in text))  # as Go writes them
         return 0
     for name in listed:
-        print(name)
+        print(_for_output(name))
     for name, value in values.items():
-        print(_as_text(name, value), end="")
+        print(_for_output(_as_text(name, value)), end="")
     return 0
 
 
@@ -82,7 +85,7 @@ def apps(image: Path) -> int:
 
     with opened(image) as files:
         for name in about.apps(ImageTree(files)):
-            print(name)
+            print(_for_output(name))
     return 0
 
 
@@ -100,8 +103,13 @@ def run_help(image: Path, app: str | None) -> int:
         path = f"scif/apps/{app}/scif/runscript.help".encode()
     with opened(image) as files:
         text = about.text(ImageTree(files), path)
-    print(text.rstrip("\n") or "No help sections were defined for this image")
+    print(_for_output(text.rstrip("\n")) or "No help sections were defined for this image")
     return 0
+
+
+def _for_output(text: str) -> str:
+    """Return text as it is; for a terminal without what moves its cursor, as an image's may."""
+    return printable(text) if sys.stdout.isatty() else text
 
 
 def _stripped(values: dict[str, Any]) -> dict[str, Any]:

@@ -265,3 +265,30 @@ def test_flipped_bits_are_answered_or_refused_never_worse(
     for words in (("inspect", bad), ("inspect", "--sbom", bad), ("diff", good, bad)):
         with suppress(ImageError, SingbuildError):
             output_of(*words)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["inspect", "--labels"],
+        ["inspect", "--recipe"],
+        ["--spelling=singularity", "inspect"],
+        ["--spelling=singularity", "inspect", "--deffile"],
+        ["--spelling=singularity", "run-help"],
+        ["--spelling=singularity", "apps"],
+    ],
+)
+def test_an_image_moves_no_cursor_of_a_terminal(root: Path, words: list[str]) -> None:
+    evil = "\x1b]0;title\x07\x1b[2J\x9b31m evil"
+    write(root / ".singularity.d/labels.json", json.dumps({evil: evil}, ensure_ascii=False))
+    write(root / ".singularity.d/Singularity", f"Bootstrap: busybox\n# {evil}\n")
+    write(root / ".singularity.d/runscript.help", evil)
+    (root / f"scif/apps/{evil}/scif").mkdir(parents=True)
+    master, slave = os.openpty()
+    argv: list[str | Path] = [sys.executable, "-m", "singbuild", *words, root]
+    subprocess.run(argv, stdout=slave, check=True)
+    os.close(slave)
+    shown = os.read(master, 1 << 16).decode()
+    os.close(master)
+    assert "evil" in shown
+    assert not {"\x1b", "\x07", "\x9b"} & {*shown}
