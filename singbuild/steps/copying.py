@@ -11,7 +11,7 @@ import hashlib
 import os
 import posixpath
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import PurePosixPath
 from urllib.parse import urlsplit
 
@@ -26,7 +26,7 @@ from singbuild.recipe.recipe import Recipe
 from singbuild.steps import accounts
 from singbuild.steps.step import Workplace
 from singbuild.tar.prefix import prefixed
-from singbuild.tar.write import one_file, subtree
+from singbuild.tar.write import hashed, one_file, subtree
 from singbuild.tree.rootfs import Rootfs
 
 _PIECE = 1 << 20  # bytes
@@ -55,7 +55,7 @@ def copy(
             overrides = files.Overrides(owner or (0, 0), 0o600 if mode is None else mode, epoch)
             with content.open("rb") as file:
                 total = hashlib.sha256()
-                pieces = _hashed(iter(lambda: file.read(_PIECE), b""), total)
+                pieces = hashed(iter(lambda: file.read(_PIECE), b""), total)
                 size = os.fstat(file.fileno()).st_size
                 _write(rootfs, _into(rootfs, place, last), pieces, overrides, size)
             digests[keys[name]] = f"sha256:{total.hexdigest()}"
@@ -105,12 +105,6 @@ def _copy(
         target = f"{place}/{name}" if many else _into(rootfs, place, name)
         _make(rootfs, posixpath.dirname(target), overrides)
         rootfs.unpack([subtree(tree, real, target, changed=overrides)])
-
-
-def _hashed(pieces: Iterable[bytes], total: hashlib._Hash) -> Iterator[bytes]:
-    for piece in pieces:
-        total.update(piece)
-        yield piece
 
 
 def _write(

@@ -8,6 +8,7 @@ what ``read`` has to take.
 
 from __future__ import annotations
 
+import hashlib
 import stat
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
@@ -63,6 +64,13 @@ def _archived(
         else:
             yield packed(info)
     yield bytes(2 * _BLOCK)
+
+
+def hashed(pieces: Iterable[bytes], total: hashlib._Hash) -> Iterator[bytes]:
+    """Yield pieces that go into a digest on their way."""
+    for piece in pieces:
+        total.update(piece)
+        yield piece
 
 
 def subtree(

@@ -198,9 +198,10 @@ def _explained(path: Path) -> Iterator[None]:
 
 def _unusable(path: Path, error: OSError) -> HostError:
     """Return the error for something that %files cannot take; links are followed."""
-    if path.is_symlink():
+    ways = (path, *path.parents) if error.errno == errno.ELOOP else (path,)
+    if link := next((each for each in ways if each.is_symlink()), None):
         return HostError(
-            f"{path} is a link to {path.readlink()}, which cannot be copied",
+            f"{link} is a link to {link.readlink()}, which cannot be copied",
             why=f"{error.strerror}. The files that links lead to are copied, not the links.",
             remedy="Remove or correct the link, or make it in %post: ln -s TARGET NAME",
         )

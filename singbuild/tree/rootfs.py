@@ -7,6 +7,7 @@ Programs that work on it see the image, or the host read-only (``chroot.py``).
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import stat
 import tempfile
@@ -23,7 +24,7 @@ from singbuild.file_tree import FileTree
 from singbuild.formats.loading import image_digest, opened
 from singbuild.privilege import container_init, recorder
 from singbuild.tar.extract import Unpacker
-from singbuild.tar.write import archive
+from singbuild.tar.write import archive, hashed
 from singbuild.tree import chroot
 from singbuild.tree.baseline import Baseline
 from singbuild.tree.layers import Layers
@@ -171,10 +172,13 @@ class Rootfs(RootDirectory):
         sha256: the digest that ``image_digest`` gave before. Raises ImageError for a file that is
         no image or a damaged one, SourceError for an image with another digest.
         """
+        total = hashlib.sha256()
         with opened(path) as image:
-            self.unpack_tree(image)
-        # Compared last: a change while the tree was unpacked shows as well.
-        if sha256 and image_digest(path) != sha256:
+            self.unpack([hashed(archive(image), total)])
+        # Of a directory that is the digest; a file's bytes are read anew, and last, so that a
+        # change while the tree was unpacked shows as well.
+        digest = total.hexdigest() if path.is_dir() else sha256 and image_digest(path)
+        if sha256 and digest != sha256:
             raise SourceError(f"{path}: was changed while it was read", remedy="Build again.")
 
     def unpack_tree(self, image: FileTree) -> None:

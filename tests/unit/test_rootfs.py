@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -174,6 +176,35 @@ def test_a_line_for_a_long_hosts_file_of_the_image_is_added_to_it(rootfs: Rootfs
         file.seek(READ_LIMIT)
         assert file.read() == b"10.0.0.1 more\n"
     assert rootfs.names("/etc") == ["hosts"]
+
+
+def test_a_directory_that_is_another_only_while_it_is_unpacked_is_refused(
+    rootfs: Rootfs, tmp_path: Path
+) -> None:
+    sandbox = tmp_path / "sandbox"
+    (sandbox / "etc").mkdir(parents=True)
+    (sandbox / "more").mkdir()
+    for number in range(2000):
+        (sandbox / f"more/{number}").touch()
+    hosts = sandbox / "etc/hosts"
+    hosts.write_text("wanted")
+    os.utime(hosts, (1, 1))
+    digest = image_digest(sandbox)
+    hosts.write_text("evil!!")
+
+    def restore() -> None:
+        unpacked = rootfs.root / "etc/hosts"
+        while not unpacked.exists() or unpacked.read_text() != "evil!!":
+            time.sleep(0.001)
+        hosts.write_text("wanted")
+        os.utime(hosts, (1, 1))
+
+    thread = threading.Thread(target=restore, daemon=True)
+    thread.start()
+    with pytest.raises(SourceError, match="was changed while it was read"):
+        rootfs.unpack_image(sandbox, sha256=digest)
+    thread.join()
+    assert image_digest(sandbox) == digest
 
 
 def test_an_image_with_another_digest_is_refused(rootfs: Rootfs, tmp_path: Path) -> None:
