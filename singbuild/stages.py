@@ -20,7 +20,7 @@ from pathlib import Path
 
 from singbuild.cache import filling, resume, store
 from singbuild.cache.filling import Start, TreePlan
-from singbuild.cache.store import Entry
+from singbuild.cache.snapshot import Entry
 from singbuild.console import faults
 from singbuild.errors import RecipeKeyError, SingbuildError
 from singbuild.ext3.writer import seal

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from singbuild import workspace
 from singbuild.cache import store
+from singbuild.cache.snapshot import Entry
 from singrun.images import library
 
 KINDS = ("stage", "download", "image", "log")
@@ -50,7 +51,7 @@ def _stages() -> Iterator[Item]:
         yield Item("stage", entry.key[:12], _stage_of(entry), entry.path, entry.size, entry.used)
 
 
-def _stage_of(entry: store.Entry) -> str:
+def _stage_of(entry: Entry) -> str:
     return f"{entry.name} of {Path(entry.recipe).name}"
 
 

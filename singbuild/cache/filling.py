@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from singbuild.cache import splitting, store
-from singbuild.cache.store import Entry, Snapshot
+from singbuild.cache.snapshot import Entry, Snapshot
 from singbuild.console.display import Console
 from singbuild.errors import HostError, SectionError
 from singbuild.plan.job import Job

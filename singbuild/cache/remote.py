@@ -18,7 +18,7 @@ from typing import Any
 from singbuild import workspace
 from singbuild.cache import stage_signatures, store
 from singbuild.cache.filling import TreePlan
-from singbuild.cache.store import Entry, Snapshot
+from singbuild.cache.snapshot import Entry, Snapshot
 from singbuild.compression import inflated
 from singbuild.console.display import Console
 from singbuild.errors import SingbuildError, SourceError

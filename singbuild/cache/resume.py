@@ -16,7 +16,7 @@ from pathlib import Path
 
 from singbuild.cache import filling, store
 from singbuild.cache.filling import Start, TreePlan
-from singbuild.cache.store import Entry, Snapshot
+from singbuild.cache.snapshot import Entry, Snapshot
 from singbuild.console.display import Console
 from singbuild.errors import SectionError, UsageError
 from singbuild.plan.job import Job

@@ -17,11 +17,12 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 from singbuild import workspace
+from singbuild.cache.snapshot import Entry, Snapshot
 from singbuild.configuration import reading
 from singbuild.console.display import Console
 from singbuild.console.sizes import parse_size
@@ -30,73 +31,6 @@ from singbuild.ext3.writer import seal
 from singbuild.tree import layers
 from singbuild.tree.rootfs import Rootfs
 from singbuild.workspace import Part
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """One state of a tree that is worth keeping.
-
-    name: the phase after which it is reached; recipe: whose it is, for people;
-    inputs: what went in since the snapshot before, name to digest; parent: that one's key.
-    """
-
-    name: str
-    recipe: str
-    inputs: Mapping[str, str]
-    parent: str = ""
-
-    @property
-    def key(self) -> str:
-        """The name of the entry: a digest of all that went in."""
-        facts = json.dumps([self.name, self.parent, dict(self.inputs)], sort_keys=True)
-        return hashlib.sha256(facts.encode()).hexdigest()[:32]
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A snapshot in the cache. size: bytes on the disk; used: when last, seconds since 1970.
-
-    source: as ``Rootfs.restore`` takes it; shell: the state of %post's, None once that called exit;
-    lines: digests of the lines of a %post that was not split; onto: the ``base`` of the entry from
-    which its image differs, "" where that is the whole tree; below: that one; fd: the image, -1
-    where it is not open.
-    """
-
-    key: str
-    name: str
-    recipe: str
-    inputs: Mapping[str, str]
-    parent: str
-    sha256: str
-    source: Mapping[str, bool]
-    path: Path
-    size: int
-    used: float
-    shell: str | None = ""
-    lines: tuple[str, ...] = ()
-    onto: str = ""
-    below: Entry | None = None
-    fd: int = -1
-
-    @property
-    def chain(self) -> tuple[Entry, ...]:
-        """Return the entries that make the tree, topmost first."""
-        return (self, *(self.below.chain if self.below else ()))
-
-    @property
-    def images(self) -> tuple[Path, ...]:
-        """Return the images that make the tree, topmost first, while they are open."""
-        return tuple(each.image for each in self.chain)
-
-    @property
-    def image(self) -> Path:
-        """Return the image, while it is open, whatever has its name by now."""
-        return Path(f"/proc/self/fd/{self.fd}") if self.fd >= 0 else self.path
-
-    @property
-    def base(self) -> str:
-        """Return what names this very tree: another one of its key may have other files."""
-        return f"{self.key}:{self.sha256}"
 
 
 def directory() -> Path:

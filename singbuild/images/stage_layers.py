@@ -16,7 +16,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 
 from singbuild.cache import filling, store
-from singbuild.cache.store import Entry as Stage
+from singbuild.cache.snapshot import Entry as Stage
 from singbuild.errors import ImageError
 from singbuild.file_tree import DIRECTORY, REGULAR, SYMLINK, Entry, FileTree
 from singbuild.formats import loading

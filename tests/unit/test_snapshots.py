@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from singbuild.cache import store
+from singbuild.cache.snapshot import Snapshot
 from singbuild.console.display import Console
 
 
@@ -17,11 +18,11 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 CONSOLE = Console(io.StringIO())
-BASE = store.Snapshot("bootstrap", "a.def", {"backend": "1"})
-POST = store.Snapshot("post", "a.def", {"%post": "1"}, BASE.key)
+BASE = Snapshot("bootstrap", "a.def", {"backend": "1"})
+POST = Snapshot("post", "a.def", {"%post": "1"}, BASE.key)
 
 
-def put(snapshot: store.Snapshot, text: str, onto: str = "", *, whole: bool = False) -> None:
+def put(snapshot: Snapshot, text: str, onto: str = "", *, whole: bool = False) -> None:
     """Keep a snapshot whose image is a text."""
     more = {"source": {}, "onto": onto}
 
@@ -32,7 +33,7 @@ def put(snapshot: store.Snapshot, text: str, onto: str = "", *, whole: bool = Fa
     assert store.keep(snapshot, write, CONSOLE, more, whole=whole)
 
 
-def texts(snapshot: store.Snapshot) -> list[str]:
+def texts(snapshot: Snapshot) -> list[str]:
     """Return the texts that the cache has of a snapshot, topmost first; [] when it has none."""
     with store.cached(snapshot, CONSOLE) as entry:
         return [each.image.read_text() for each in entry.chain] if entry else []
