@@ -79,8 +79,10 @@ def duration(act: Callable[[], object]) -> float:
 
 def test_starts_that_are_killed(bench: Bench, user: Person, chance: random.Random) -> None:
     """None is there by half: it answers, or there is none; and its name is free again."""
-    usual = duration(lambda: user.said("start", bench.image, "one"))
-    assert user.call(user.launcher, "stop", "one").returncode == 0
+    usual = 60.0
+    for _ in range(4):  # the first one takes longer
+        usual = min(usual, duration(lambda: user.said("start", bench.image, "one")))
+        assert user.call(user.launcher, "stop", "one").returncode == 0
     stands = hit = 0
     for _ in range(STARTS):
         hit += killed(user, chance.uniform(0, usual * 0.9), "start", bench.image, "one")
