@@ -177,11 +177,14 @@ class _Worker:
 
     def _copy_from_cache(self, tree: TreePlan, ext3: workspace.Part) -> bool:
         """Copy the image from the cache; return whether it was there."""
-        image = tree.snapshots.get(filling.IMAGE)
-        with store.cached(image, self.console) if image else contextlib.nullcontext() as entry:
-            if entry:
-                ext3.copy_from(entry.image)
-            return entry is not None
+        with store.cached(tree.snapshots.get(filling.IMAGE), self.console) as entry:
+            try:
+                if entry:
+                    ext3.copy_from(entry.image)
+                return entry is not None
+            except OSError as error:
+                self.console.warn(f"the cached image cannot be read: {error}")
+                return False
 
     def _make(self, tree: TreePlan, earlier: list[TreePlan], ext3: workspace.Part) -> None:
         """Build the stages; fill a scratch, complete it, and seal it."""
@@ -190,10 +193,8 @@ class _Worker:
             self._phase("stages")
             stages.build(tree)
         self._phase("scratch")
-        with (
-            store.image_storage(tree.snapshots.get(filling.IMAGE), ext3, self.console) as keep,
-            self.workshop.rootfs(self.workshop.scratch, tree.job.epoch) as rootfs,
-        ):
+        storage = store.image_storage(tree.snapshots.get(filling.IMAGE), ext3, self.console)
+        with storage as keep, self.workshop.rootfs(self.workshop.scratch, tree.job.epoch) as rootfs:
             workplace = Workplace(rootfs, self.workshop.scratch, stages.trees)
             with resume.saving_on_failure(tree, workplace, self.console):
                 self._fill(tree, workplace)
@@ -211,11 +212,10 @@ class _Worker:
             rootfs.is_untrusted = True
             rootfs.unpack_tree(options.base_image)
         filling.fill(tree, workplace, self.console, start)
-        job = inputs.as_built(job, workplace)
         source = dockerfile.source(job) if job.evaluation else job.source
         definition.prepare_metadata(job, rootfs, source)
         self._phase("metadata")
-        metadata.write(rootfs, recipe, self._records(job, rootfs))
+        metadata.write(rootfs, recipe, self._records(inputs.as_built(job, workplace), rootfs))
         sections.check_shell_text(recipe, rootfs)
 
     def _test(self, rootfs: Rootfs) -> None:

@@ -68,7 +68,7 @@ def exists(snapshot: Snapshot, *, whole: bool = False) -> bool:
 
 @contextlib.contextmanager
 def cached(
-    snapshot: Snapshot,
+    snapshot: Snapshot | None,
     report: Console,
     label: str = "",
     *,
@@ -82,6 +82,9 @@ def cached(
     sound.
     """
     with contextlib.ExitStack() as stack:
+        if snapshot is None:
+            yield None
+            return
         try:
             entry = _open(snapshot.key, stack)
         except (OSError, ValueError, TypeError, KeyError):
