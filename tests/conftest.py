@@ -227,8 +227,8 @@ def account() -> Iterator[str]:
 @pytest.fixture
 def user(account: str) -> Iterator[User]:
     """An ordinary user who builds."""
-    with building_user(account) as found:
-        yield found
+    with building_user(account) as user:
+        yield user
 
 
 @pytest.fixture(scope="module")

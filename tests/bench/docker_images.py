@@ -80,7 +80,7 @@ def sha256(content: bytes) -> str:
 
 
 @dataclass
-class Made:
+class ContainerImage:
     """An image in pieces. blobs: by digest, manifest and configuration among them."""
 
     blobs: dict[str, bytes]
@@ -93,12 +93,12 @@ class Made:
         size = len(self.blobs[self.manifest])
         return {**about, "size": size} | ({"platform": platform} if platform else {})
 
-    def changed(self, key: str, value: object) -> Made:
+    def changed(self, key: str, value: object) -> ContainerImage:
         """The image with another value in its manifest."""
         content = json.loads(self.blobs[self.manifest]) | {key: value}
         return self.remade(json.dumps(content).encode())
 
-    def configured(self, config: Mapping[str, Any]) -> Made:
+    def configured(self, config: Mapping[str, Any]) -> ContainerImage:
         """The image with another configuration, and the history that builders of others want."""
         history = [{"created_by": "test"}] * len(self.layers)
         known = json.loads(self.blobs[self.config])
@@ -106,11 +106,11 @@ class Made:
         manifest = json.loads(self.blobs[self.manifest]) | {"config": described(text, CONFIG)}
         content = json.dumps(manifest).encode()
         blobs = {**self.blobs, sha256(text): text, sha256(content): content}
-        return Made(blobs, sha256(content), sha256(text), self.layers)
+        return ContainerImage(blobs, sha256(content), sha256(text), self.layers)
 
-    def remade(self, content: bytes) -> Made:
+    def remade(self, content: bytes) -> ContainerImage:
         """The image with another manifest."""
-        return Made(
+        return ContainerImage(
             self.blobs | {sha256(content): content}, sha256(content), self.config, self.layers
         )
 
@@ -121,7 +121,7 @@ def image(
     arch: str = "amd64",
     config: Mapping[str, Any] | None = None,
     created: str = "2020-09-13T12:26:40Z",
-) -> Made:
+) -> ContainerImage:
     """Make an image of layers, the lowest first."""
     about = {"architecture": arch, "os": "linux", "created": created, "config": config or {}}
     about["rootfs"] = {"type": "layers", "diff_ids": [sha256(each) for each in archives]}
@@ -136,7 +136,7 @@ def image(
     }
     content = json.dumps(manifest).encode()
     blobs[sha256(content)] = content
-    return Made(blobs, sha256(content), sha256(text), [sha256(each) for each in packed])
+    return ContainerImage(blobs, sha256(content), sha256(text), [sha256(each) for each in packed])
 
 
 def described(content: bytes, media_type: str) -> dict[str, Any]:
@@ -147,7 +147,7 @@ def index(*entries: Mapping[str, Any]) -> bytes:
     return json.dumps({"schemaVersion": 2, "mediaType": INDEX, "manifests": entries}).encode()
 
 
-def write_layout(where: Path, images: Mapping[str, Made]) -> Path:
+def write_layout(where: Path, images: Mapping[str, ContainerImage]) -> Path:
     """Write an OCI layout; images: by tag."""
     (where / "blobs/sha256").mkdir(parents=True)
     (where / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.bench.docker_images import INDEX, MANIFEST, Made, sha256
+from tests.bench.docker_images import INDEX, MANIFEST, ContainerImage, sha256
 from tests.bench.host import wait_until
 
 PROGRAM = "docker-registry"
@@ -55,7 +55,7 @@ def _wait_for(port: int) -> None:
     wait_until(listens)
 
 
-def push(image: Made, server: str, name: str, tag: str = "latest") -> None:
+def push(image: ContainerImage, server: str, name: str, tag: str = "latest") -> None:
     """Put an image into a registry, as it is: distribution specification, "Push"."""
     base = f"http://{server}/v2/{name}"
     for digest, content in image.blobs.items():
@@ -85,7 +85,7 @@ class Faulty(ThreadingHTTPServer):
         self.behaviours: dict[str, list[Behaviour]] = {}
         self.requests: list[tuple[str, dict[str, str]]] = []
 
-    def add(self, image: Made, tag: str = "latest") -> None:
+    def add(self, image: ContainerImage, tag: str = "latest") -> None:
         self.tags[tag] = image.blobs[image.manifest]
         self.blobs |= image.blobs
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.bench.docker_images import Made, archive, directory, file, image, symlink
+from tests.bench.docker_images import ContainerImage, archive, directory, file, image, symlink
 
 PASSWD = "root:x:0:0:root:/root:/bin/sh\njoe:x:7:8:joe:/home/joe:/bin/sh\n"
 GROUP = "root:x:0:\nstaff:x:8:\ncrew:x:9:joe\n"
@@ -57,7 +57,7 @@ class Feature:
         return self.name
 
 
-def base_image() -> Made:
+def base_image() -> ContainerImage:
     """Return an image with a shell, users, a configuration and triggers of its own."""
     busybox = Path("/usr/bin/busybox").read_bytes()
     layer = archive(

@@ -145,7 +145,7 @@ class Person:
         """Run ``singrun VERB`` with this person's options before ``words``."""
         return self.call(self.launcher, verb, *self.options, *words, **options)
 
-    def said(self, verb: str, *words: Word, **options: Unpack[Options]) -> str:
+    def output(self, verb: str, *words: Word, **options: Unpack[Options]) -> str:
         """Return what a launch writes; it must succeed and write nothing on standard error."""
         done = self.singrun(verb, *words, **options)
         assert (done.returncode, done.stderr) == (0, b""), done

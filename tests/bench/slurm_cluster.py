@@ -100,7 +100,7 @@ class Cluster:
         for name in NODES:
             self.nodes[name] = _node(name)
             self.start_slurmd(name)
-        self.wait_for("sinfo", "-h", "-t", "idle", "-o", "%D", said="2")
+        self.wait_for("sinfo", "-h", "-t", "idle", "-o", "%D", answer="2")
 
     def start_slurmd(self, name: str) -> None:
         """Start a node's slurmd, in the node's namespaces."""
@@ -123,13 +123,13 @@ class Cluster:
         """Start a lost node again."""
         self.start_slurmd(name)
         self.ask("scontrol", "update", f"nodename={name}", "state=resume")
-        self.wait_for("sinfo", "-h", "-N", "-r", "-o", "%n", said="\n".join(NODES))
+        self.wait_for("sinfo", "-h", "-N", "-r", "-o", "%n", answer="\n".join(NODES))
 
     def stop(self) -> None:
         """End all jobs, then the daemons."""
         self.ask("scancel", "--full", "--signal=KILL", "--state=RUNNING")
         self.ask("scancel", "--state=PENDING")
-        self.wait_for("squeue", "-h", said="")
+        self.wait_for("squeue", "-h", answer="")
         for process in (*reversed(self.daemons.values()), *self.nodes.values()):
             process.terminate()
             process.wait()
@@ -152,11 +152,11 @@ class Cluster:
         )
         return done.stdout.strip()
 
-    def wait_for(self, *words: str, said: str, seconds: float = 90) -> None:
+    def wait_for(self, *words: str, answer: str, seconds: float = 90) -> None:
         """Ask again and again until Slurm says what is expected."""
         until = time.monotonic() + seconds * PATIENCE
-        while (answer := self.ask(*words)) != said:
-            assert time.monotonic() < until, f"{words}: {answer}\n{self.logs()}"
+        while (actual := self.ask(*words)) != answer:
+            assert time.monotonic() < until, f"{words}: {actual}\n{self.logs()}"
             time.sleep(0.1)
 
     def logs(self) -> str:

@@ -48,9 +48,9 @@ class Desk:
         self.content = self.digest()
 
     def begin(self, *words: object) -> subprocess.Popen[bytes]:
-        said = (self.place / "said").open("wb")
+        output = (self.place / "said").open("wb")
         argv = [*SINGBUILD, *map(str, words)]
-        return subprocess.Popen(argv, env=self.environment, stdout=said, stderr=said)
+        return subprocess.Popen(argv, env=self.environment, stdout=output, stderr=output)
 
     def attest(self, number: int) -> subprocess.Popen[bytes]:
         return self.begin("attest-rebuild", "--key", self.place / f"k{number}", self.image)
@@ -65,9 +65,9 @@ class Desk:
 
     def signatures(self) -> Rows:
         """Who signed what, all of which has to be good."""
-        found = report.examine(self.image, known.known((self.place / "signers",), ()))
-        assert {each.status for each in found.findings} == {"good"}, found.findings
-        return Counter((each.principals[0], each.claim) for each in found.findings)
+        result = report.examine(self.image, known.known((self.place / "signers",), ()))
+        assert {each.status for each in result.findings} == {"good"}, result.findings
+        return Counter((each.principals[0], each.claim) for each in result.findings)
 
     def is_clean(self) -> bool:
         left = {path.name for path in (self.place / "scratch").iterdir()}

@@ -159,9 +159,9 @@ def test_ours_knows_what_cosign_signed_and_attested(desk: Desk, form: str) -> No
     assert done.returncode == 0, done
     uri = f"docker://{desk.registry}/{name}:1"
     done = desk.ours("verify", "--json", "--signers", "out/cosign.pub", uri)
-    found = json.loads(done.stdout)
-    assert (done.returncode, found["digest"]) == (0, TOOL.manifest), done
-    assert sorted((s["status"], s["claim"]) for s in found["signatures"]) == [
+    result = json.loads(done.stdout)
+    assert (done.returncode, result["digest"]) == (0, TOOL.manifest), done
+    assert sorted((s["status"], s["claim"]) for s in result["signatures"]) == [
         ("good", "attested https://slsa.dev/provenance/v1"),
         ("good", "signed"),
     ]

@@ -84,9 +84,9 @@ def test_an_image_runs_by_every_strategy(bench: Bench, person: str) -> None:
 
 
 def test_what_the_doctor_says_is_so(bench: Bench, person: str) -> None:
-    said = bench.script(person, "$run doctor")
-    assert said.endswith(f"Images are mounted by: {', '.join(_WAYS[person])}\n"), said
-    assert "MISSING" not in said
+    output = bench.script(person, "$run doctor")
+    assert output.endswith(f"Images are mounted by: {', '.join(_WAYS[person])}\n"), output
+    assert "MISSING" not in output
 
 
 def test_an_image_is_written(bench: Bench, person: str) -> None:
@@ -107,8 +107,8 @@ def test_a_warm_image_is_taken_from_the_cache(bench: Bench, person: str) -> None
     script = "$run warm i.img; $run exec --debug i.img true 2>&1 | grep -o 'unpack mounts'"
     if person == "root":  # who takes the loop device
         script = "$run warm i.img; $run exec --mount-with unpack i.img echo unpack mounts"
-    place, said = bench.script(person, script).splitlines()
-    assert (place.startswith("/var/tmp/singrun-"), said) == (True, "unpack mounts")
+    place, output = bench.script(person, script).splitlines()
+    assert (place.startswith("/var/tmp/singrun-"), output) == (True, "unpack mounts")
 
 
 def test_a_minimal_container(source: Path, person: str) -> None:

@@ -70,16 +70,18 @@ def test_using_the_new_container(desk: Desk) -> None:
     )
     (project / "configure").chmod(0o755)
     terminal = "script -qec 'singularity shell Debian.img' /dev/null"
-    said = desk.typed(f"(sleep 1; echo whoami; sleep 1; echo exit) | {terminal}")
-    assert INVOKED in said.replace("\r", "")
-    assert re.search(r"Singularity\.Debian\.img> ", said)
-    assert desk.user.name in said
+    output = desk.typed(f"(sleep 1; echo whoami; sleep 1; echo exit) | {terminal}")
+    assert INVOKED in output.replace("\r", "")
+    assert re.search(r"Singularity\.Debian\.img> ", output)
+    assert desk.user.name in output
     kernel = subprocess.check_output(["uname", "-a"], text=True)
     lines = "uname -a\nwhoami\npwd\n./configure\n"
-    said = desk.typed(f"cd project && printf '{lines}' | singularity shell ../Debian.img", status=1)
-    assert kernel in said
-    assert f"{desk.user.name}\n{project}\n" in said
-    assert "no acceptable C compiler" in said
+    output = desk.typed(
+        f"cd project && printf '{lines}' | singularity shell ../Debian.img", status=1
+    )
+    assert kernel in output
+    assert f"{desk.user.name}\n{project}\n" in output
+    assert "no acceptable C compiler" in output
     for command, answer in (("uname -a", kernel), ("whoami", f"{desk.user.name}\n")):
         assert desk.typed(f"singularity exec Debian.img {command}") == answer
     assert desk.typed("cd project && singularity exec ../Debian.img pwd") == f"{project}\n"
@@ -91,8 +93,8 @@ def test_using_the_new_container(desk: Desk) -> None:
 
 @pytest.mark.usefixtures("debian")
 def test_usage_and_option_examples(desk: Desk) -> None:
-    said = desk.typed("singularity exec -p Debian.img ps auxf")
-    assert len(said.splitlines()) <= 4  # the heading, an init, ps
+    output = desk.typed("singularity exec -p Debian.img ps auxf")
+    assert len(output.splitlines()) <= 4  # the heading, an init, ps
     home = desk.user.home
     desk.typed("echo 'touch ~/lost' | singularity shell --contain Debian.img")
     assert not (Path(home) / "lost").exists()
@@ -110,18 +112,18 @@ def test_the_environment_goes_in(desk: Desk) -> None:
     many = int(desk.typed("MORE=1 THINGS=2 singularity exec Debian.img env | wc -l"))
     few = int(desk.typed("env -i $(command -v singularity) exec Debian.img env | wc -l"))
     assert few < many
-    said = desk.typed("env -i FOO=BAR $(command -v singularity) exec Debian.img env")
-    assert "FOO=BAR" in said.splitlines()
+    output = desk.typed("env -i FOO=BAR $(command -v singularity) exec Debian.img env")
+    assert "FOO=BAR" in output.splitlines()
 
 
 @pytest.mark.usefixtures("debian")
 def test_changing_the_container(desk: Desk, registry: str) -> None:
-    said = desk.typed("singularity exec Debian.img python --version", status=127)
-    assert "python: not found" in said
+    output = desk.typed("singularity exec Debian.img python --version", status=127)
+    assert "python: not found" in output
     install = "apt-get -y install --no-install-recommends python-is-python3"
-    said = desk.typed(f"sudo singularity exec --writable Debian.img {install}")
-    assert said.startswith("Reading package lists...")
-    assert "Setting up python-is-python3" in said
+    output = desk.typed(f"sudo singularity exec --writable Debian.img {install}")
+    assert output.startswith("Reading package lists...")
+    assert "Setting up python-is-python3" in output
     version = desk.typed("singularity exec Debian.img python --version")
     assert version.startswith("Python 3.")
     number = version.split()[1]
@@ -131,11 +133,11 @@ def test_changing_the_container(desk: Desk, registry: str) -> None:
     assert desk.typed("cat ~/hello.py | singularity exec Debian.img python") == hello
     use_mirror(desk, registry)
     line = "singularity exec docker://python:latest /usr/local/bin/python ~/hello.py"
-    said = desk.typed(line)
+    output = desk.typed(line)
     # One of its layers is ubuntu's, which is here already.
     layers = r"library/python:latest\n((Downloading|Using cached) layer: sha256:\w{64}\n){2}"
-    assert re.match(layers, said)
-    assert said.endswith("Hello World: The Python version is 3.5.2\n")
+    assert re.match(layers, output)
+    assert output.endswith("Hello World: The Python version is 3.5.2\n")
     subprocess.run(["e2fsck", "-fn", desk.directory / "Debian.img"], check=True)
 
 
@@ -143,19 +145,19 @@ def test_a_workflow(desk: Desk) -> None:
     loop = 'for i in $@; do\n        grep "$i" /etc/services\n    done'
     (desk.directory / "workflow.def").write_text(DEBIAN.format(runscript=loop, packages="netbase"))
     desk.typed("sudo singularity create Debian-workflow.img")
-    said = desk.typed("sudo singularity create -F Debian-workflow.img")
-    assert said == CREATED.format(size=768)
-    said = desk.typed("sudo singularity bootstrap Debian-workflow.img workflow.def")
-    assert re.search("^Setting up netbase ", said, re.MULTILINE)
-    said = desk.typed("singularity run Debian-workflow.img ^http")
-    names = [line.split()[:2] for line in said.splitlines()]
+    output = desk.typed("sudo singularity create -F Debian-workflow.img")
+    assert output == CREATED.format(size=768)
+    output = desk.typed("sudo singularity bootstrap Debian-workflow.img workflow.def")
+    assert re.search("^Setting up netbase ", output, re.MULTILINE)
+    output = desk.typed("singularity run Debian-workflow.img ^http")
+    names = [line.split()[:2] for line in output.splitlines()]
     assert ["http", "80/tcp"] in names
     assert ["https", "443/tcp"] in names
     assert ["http-alt", "8080/tcp"] in names
     desk.typed(f"sudo mv Debian-workflow.img {desk.directory}/bin/service_lookup")
-    said = desk.typed("service_lookup ^ftp ^smtp")
-    assert [line.split()[0] for line in said.splitlines()][:2] == ["ftp-data", "ftp"]
-    assert "smtp" in said.split()
+    output = desk.typed("service_lookup ^ftp ^smtp")
+    assert [line.split()[0] for line in output.splitlines()][:2] == ["ftp-data", "ftp"]
+    assert "smtp" in output.split()
 
 
 TENSOR = """\
@@ -203,8 +205,8 @@ def write_wheel(path: Path) -> None:
 
 def test_a_recipe_that_computes_in_its_test(desk: Desk, tmp_path: Path) -> None:
     write_wheel(tmp_path / WHEEL)
-    said = desk.typed("sudo singularity create --size 4096 Tensor.img")
-    assert said == CREATED.format(size=4096)
+    output = desk.typed("sudo singularity create --size 4096 Tensor.img")
+    assert output == CREATED.format(size=4096)
     with rpm_repository.served(tmp_path) as url:
         (desk.directory / "tensor.def").write_text(TENSOR.format(wheel=f"{url}/{WHEEL}"))
         lines = desk.typed("sudo singularity bootstrap Tensor.img tensor.def").splitlines()

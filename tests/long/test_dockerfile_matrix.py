@@ -27,9 +27,9 @@ pytestmark = [pytest.mark.root, pytest.mark.long]
 def bases() -> Iterator[tuple[str, str]]:
     """The names of a base image, and of the same with triggers."""
     with shared_directory() as directory, genuine(directory) as server:
-        made = base_image()
-        push(made, server, "base")
-        push(made.configured({**CONFIG, "OnBuild": TRIGGERS}), server, "triggered")
+        result = base_image()
+        push(result, server, "base")
+        push(result.configured({**CONFIG, "OnBuild": TRIGGERS}), server, "triggered")
         yield f"{server}/base", f"{server}/triggered"
 
 
@@ -46,6 +46,6 @@ def test_a_feature_gives_what_buildah_gives(
     (tmp_path / "context").mkdir()
     file = context(tmp_path / "context", feature, *bases)
     ours, configured = dockerfile_matrix.by_singbuild(file, feature, tmp_path)
-    theirs, wanted = dockerfile_matrix.by_buildah(file, feature, tmp_path, buildah)
+    theirs, expected = dockerfile_matrix.by_buildah(file, feature, tmp_path, buildah)
     assert dockerfile_matrix.differences(ours, theirs) == []
-    assert dockerfile_matrix.config_differences(configured, wanted) == []
+    assert dockerfile_matrix.config_differences(configured, expected) == []

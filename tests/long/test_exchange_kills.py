@@ -65,8 +65,8 @@ class Bench:
 
     def begin(self, *words: object) -> subprocess.Popen[bytes]:
         argv = [*SINGBUILD, *map(str, words)]
-        said = (self.place / "said").open("wb")
-        return subprocess.Popen(argv, env=self.environment, stdout=said, stderr=said)
+        output = (self.place / "said").open("wb")
+        return subprocess.Popen(argv, env=self.environment, stdout=output, stderr=output)
 
     def run(self, *words: object) -> None:
         assert self.begin(*words).wait() == 0, (words, (self.place / "said").read_text())

@@ -68,14 +68,14 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
 
 
 def test_apptainer_pulls_and_runs_a_sif_of_ours(bench: Bench) -> None:
-    said = bench.theirs("apptainer -q pull --no-https a.sif oras://$R/lab/sif:1; ./a.sif ada")
-    assert "Hello from" in said
+    output = bench.theirs("apptainer -q pull --no-https a.sif oras://$R/lab/sif:1; ./a.sif ada")
+    assert "Hello from" in output
     assert (bench.place / "out/a.sif").read_bytes() == (bench.place / "hello.sif").read_bytes()
 
 
 def test_apptainer_pulls_and_runs_a_container_image_of_ours(bench: Bench) -> None:
-    said = bench.theirs("apptainer -q pull --no-https b.sif docker://$R/lab/container:1; ./b.sif")
-    assert "from b.sif, ada!" in said  # and no greeting: it keeps no %environment of such images
+    output = bench.theirs("apptainer -q pull --no-https b.sif docker://$R/lab/container:1; ./b.sif")
+    assert "from b.sif, ada!" in output  # and no greeting: it keeps no %environment of such images
 
 
 def test_what_apptainer_pushes_is_pulled_and_run(bench: Bench) -> None:
@@ -132,8 +132,8 @@ def test_plain_files_are_a_hub_and_a_library_to_apptainer(
     bench: Bench, files: str, options: str, uri: str
 ) -> None:
     words = f"pull --force {options} f.sif {uri}".replace("HOST", files)
-    said = bench.theirs(f"apptainer -q {words}; ./f.sif ada")
-    assert "Hello from" in said
+    output = bench.theirs(f"apptainer -q {words}; ./f.sif ada")
+    assert "Hello from" in output
     assert (bench.place / "out/f.sif").read_bytes() == (bench.place / "hello.sif").read_bytes()
 
 

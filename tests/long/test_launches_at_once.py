@@ -53,22 +53,22 @@ def unrest(directory: Path) -> Iterator[None]:
 @pytest.fixture(scope="module")
 def bench() -> Iterator[Bench]:
     """Images with var/tmp -> ../tmp, as in old BioContainers, and var/run -> ../run, as in EL."""
-    with images.bench() as made:
-        tree = made.variant("dotted")
+    with images.bench() as result:
+        tree = result.variant("dotted")
         (tree / "var/tmp").rmdir()
         (tree / "var/tmp").symlink_to("../tmp")
         (tree / "run").mkdir()
         (tree / "var/run").symlink_to("../run")
-        images.ext3(tree, made.directory / "dotted.img")
-        squashed = made.directory / "dotted.sqfs"
+        images.ext3(tree, result.directory / "dotted.img")
+        squashed = result.directory / "dotted.sqfs"
         subprocess.run(["mksquashfs", tree, squashed, "-quiet", "-no-progress"], check=True)
-        munge = made.directory / "munge"
+        munge = result.directory / "munge"
         munge.mkdir()
-        conf = made.directory / "singrun.conf"
+        conf = result.directory / "singrun.conf"
         conf.write_text(f"bind path = {munge}:/var/run/munge\n")
-        for person in made.people.values():
+        for person in result.people.values():
             person.variables |= {"SINGRUN_CONFIG": str(conf)}
-        yield made
+        yield result
 
 
 @pytest.mark.parametrize(
@@ -99,9 +99,9 @@ def test_no_launch_of_many_fails(bench: Bench, tmp_path: Path, who: str, way: st
                 for _ in range(AT_ONCE)
             ]
             for child in children:
-                said = child.communicate(timeout=300 * PATIENCE)[1]
-                if child.returncode or said:
-                    failures.append((child.returncode, said))
+                output = child.communicate(timeout=300 * PATIENCE)[1]
+                if child.returncode or output:
+                    failures.append((child.returncode, output))
     shutil.rmtree(cache)
     images.wait_for_daemons(str(bench.directory))
     assert failures == []

@@ -56,8 +56,8 @@ def outcomes() -> Iterator[dict[str, list[str]]]:
         text, uid = SCRIPT, bench.people["user"].uid
         for name, value in (("UID", uid), ("SINGRUN", bench.launcher), ("TREE", bench.tree)):
             text = text.replace(name, str(value))
-        said = uml.run(text, bench.directory)
-        parts = [part.splitlines() for part in said.split("== ")[1:]]
+        output = uml.run(text, bench.directory)
+        parts = [part.splitlines() for part in output.split("== ")[1:]]
         yield {part[0]: part[1:] for part in parts}
 
 
@@ -96,7 +96,7 @@ def test_several_limits_at_once_and_no_cgroup_left(outcomes: dict[str, list[str]
 
 
 def test_a_user_outside_of_what_is_delegated_is_told(outcomes: dict[str, list[str]]) -> None:
-    said = outcomes["nothing is delegated"]
-    assert "Cannot limit" in said[0]
-    assert any("systemd-run --user --scope" in line for line in said)
-    assert said[-1] == "status 255"
+    output = outcomes["nothing is delegated"]
+    assert "Cannot limit" in output[0]
+    assert any("systemd-run --user --scope" in line for line in output)
+    assert output[-1] == "status 255"

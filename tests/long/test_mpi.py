@@ -36,7 +36,7 @@ print(f"rank {rank} of {size} on {MPI.Get_processor_name()}: {pi:.10f}")
 """
 
 
-def said(bench: MpiBench, *words: str | Path) -> list[tuple[int, str]]:
+def output(bench: MpiBench, *words: str | Path) -> list[tuple[int, str]]:
     """(rank, node) of each line that the ranks of one program print, all with the right result."""
     done = bench.user.call(*words)
     assert (done.returncode, done.stderr) == (0, b""), done
@@ -52,26 +52,26 @@ def program(request: pytest.FixtureRequest) -> list[str]:
 
 
 def test_by_the_hosts_mpirun(mpi: MpiBench, program: list[str]) -> None:
-    ranks = said(mpi, *MPIRUN, mpi.launcher, "exec", mpi.image, *program)
+    ranks = output(mpi, *MPIRUN, mpi.launcher, "exec", mpi.image, *program)
     assert [rank for rank, _ in ranks] == [*range(RANKS)]
 
 
 def test_by_slurm_on_two_nodes(mpi: MpiBench, slurm: Cluster, program: list[str]) -> None:
-    ranks = said(mpi, *SRUN, "--mpi=pmix", mpi.launcher, "exec", mpi.image, *program)
+    ranks = output(mpi, *SRUN, "--mpi=pmix", mpi.launcher, "exec", mpi.image, *program)
     assert ranks == [(0, "n1"), (1, "n1"), (2, "n2"), (3, "n2")]
     cyclic = (*SRUN, "--mpi=pmix", "--distribution=cyclic")
     launch: list[str | Path] = [mpi.launcher, "exec", mpi.image]
-    assert said(mpi, *cyclic, *launch, *program) == [(0, "n1"), (1, "n2"), (2, "n1"), (3, "n2")]
+    assert output(mpi, *cyclic, *launch, *program) == [(0, "n1"), (1, "n2"), (2, "n1"), (3, "n2")]
 
 
 def test_wholly_inside_the_image(mpi: MpiBench, program: list[str]) -> None:
     words: list[str | Path] = [mpi.launcher, "run", mpi.image, "--oversubscribe"]
-    assert [rank for rank, _ in said(mpi, *words, "-np", str(RANKS), *program)] == [*range(RANKS)]
+    assert [rank for rank, _ in output(mpi, *words, "-np", str(RANKS), *program)] == [*range(RANKS)]
 
 
 def test_each_rank_alone_in_its_namespaces(mpi: MpiBench, program: list[str]) -> None:
     """Where the ranks share no user namespace, the kernel lets none read another's memory."""
-    ranks = said(mpi, *MPIRUN, mpi.launcher, "exec", "--no-join", mpi.image, *program)
+    ranks = output(mpi, *MPIRUN, mpi.launcher, "exec", "--no-join", mpi.image, *program)
     assert [rank for rank, _ in ranks] == [*range(RANKS)]
 
 
@@ -79,7 +79,7 @@ def test_session_directories_outside_tmp(mpi: MpiBench) -> None:
     with tempfile.TemporaryDirectory(dir="/srv") as scratch:
         Path(scratch).chmod(0o1777)
         words = ("env", f"TMPDIR={scratch}", *MPIRUN)
-        assert said(mpi, *words, mpi.launcher, "exec", mpi.image, "pi")
+        assert output(mpi, *words, mpi.launcher, "exec", mpi.image, "pi")
         assert not [*Path(scratch).iterdir()]
 
 
@@ -100,10 +100,10 @@ def mpich(mpi: MpiBench) -> Path:
 def test_mpich_by_pmi2_and_by_its_own_launcher(mpi: MpiBench, slurm: Cluster, mpich: Path) -> None:
     # UCX takes n1 and n2 for one machine, as they are, and then looks for the other's memory.
     words = ("env", "UCX_TLS=tcp,self", *SRUN, "--mpi=pmi2")
-    ranks = said(mpi, *words, mpi.launcher, "exec", mpich, "pi")
+    ranks = output(mpi, *words, mpi.launcher, "exec", mpich, "pi")
     assert ranks == [(0, "n1"), (1, "n1"), (2, "n2"), (3, "n2")]
     hydra = ("mpirun.mpich", "-np", str(RANKS))
-    assert len(said(mpi, *hydra, mpi.launcher, "exec", mpich, "pi")) == RANKS
+    assert len(output(mpi, *hydra, mpi.launcher, "exec", mpich, "pi")) == RANKS
 
 
 def test_the_wrong_pmi_is_refused(mpi: MpiBench, slurm: Cluster) -> None:

@@ -46,7 +46,7 @@ RECIPES = {
 }
 
 
-def made(person: Person, *words: str, elsewhere: bool, umask: int) -> None:
+def result(person: Person, *words: str, elsewhere: bool, umask: int) -> None:
     variables = person.environment() | (ABROAD if elsewhere else {"TZ": "UTC"})
     argv = [*(ELSEWHERE if elsewhere else ()), *person.words(*words)]
     done = subprocess.run(argv, env=variables, capture_output=True, cwd=ROOT, umask=umask)
@@ -65,7 +65,7 @@ def test_a_recipe_has_one_hash_in_each_format(place: Path, people: list[Person],
         for person, elsewhere in zip(people, (False, True), strict=True):
             target = place / person.name / f"{name}.{form}"
             words = ("singbuild", "-q", "--force", "--format", form, str(recipe), str(target))
-            made(person, *words, elsewhere=elsewhere, umask=0o077 if elsewhere else 0o022)
+            result(person, *words, elsewhere=elsewhere, umask=0o077 if elsewhere else 0o022)
             digests.add(hashlib.sha256(target.read_bytes()).hexdigest())
         assert len(digests) == 1, form
 
@@ -77,13 +77,13 @@ def test_random_trees_have_one_hash_in_each_format(place: Path, people: list[Per
         grow(tree, random.Random(seed))
         source = place / f"tree-{seed}.img"
         first = ("singbuild", "convert", "-q", str(tree), str(source))
-        made(people[0], *first, elsewhere=False, umask=0o022)
+        result(people[0], *first, elsewhere=False, umask=0o022)
         for form in FORMATS:
             digests = set()
             for person, elsewhere in zip(people, (False, True), strict=True):
                 target = place / person.name / f"tree-{seed}.{form}"
                 words = ("singbuild", "convert", "-q", "--format", form, str(source), str(target))
-                made(person, *words, elsewhere=elsewhere, umask=0o077 if elsewhere else 0o022)
+                result(person, *words, elsewhere=elsewhere, umask=0o077 if elsewhere else 0o022)
                 digests.add(hashlib.sha256(target.read_bytes()).hexdigest())
                 target.unlink()
             assert len(digests) == 1, (seed, form)

@@ -62,8 +62,8 @@ apptainer version 1.4.5
 def host(name: str, source: Path) -> Iterator[Host]:
     lower = Path("/") if name == "this" else debian_hosts.root(name)
     seen = (*(debian_hosts.OF_THIS_MACHINE if name != "this" else ()), str(source))
-    with throwaway_host(lower, seen) as made:
-        yield made
+    with throwaway_host(lower, seen) as product:
+        yield product
 
 
 @pytest.fixture(scope="module")
@@ -88,10 +88,10 @@ def source() -> Iterator[Path]:
 def new_files(there: Host) -> set[Path]:
     """What the host has and the root below it has not: files that were written, and still are."""
     upper = there.place / "layer/upper"
-    found = {path.relative_to(upper) for path in upper.rglob("*") if not path.is_char_device()}
+    result = {path.relative_to(upper) for path in upper.rglob("*") if not path.is_char_device()}
     return {
         path
-        for path in found
+        for path in result
         if not os.path.lexists(there.lower / path) and not str(path).startswith(APART)
     }
 

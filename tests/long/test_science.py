@@ -39,8 +39,8 @@ def test_a_python_program_with_its_libraries(tmp_path: Path) -> None:
     wrong.mkdir(parents=True)
     (wrong / "__init__.py").write_text("raise ImportError('that of the home')\n")
     command = [str(ROOT / "bin/singrun"), "run", "--home", str(tmp_path), "a.img", "numbers"]
-    said = subprocess.check_output(command, cwd=tmp_path, text=True, env=os.environ)
-    assert said == "numbers: 3 numbers, mean 3, deviation 2.16025\n"
+    output = subprocess.check_output(command, cwd=tmp_path, text=True, env=os.environ)
+    assert output == "numbers: 3 numbers, mean 3, deviation 2.16025\n"
 
 
 def test_jupyter_with_a_kernel(tmp_path: Path) -> None:
@@ -65,8 +65,8 @@ def test_jupyter_with_a_kernel(tmp_path: Path) -> None:
     (tmp_path / "sum.ipynb").write_text(json.dumps(notebook))
     words = [*command, "execute", "--inplace", "--kernel_name=other", "sum.ipynb"]
     subprocess.run(words, cwd=tmp_path, env=env, check=True)
-    made = json.loads((tmp_path / "sum.ipynb").read_text())
-    assert made["cells"][0]["outputs"][0]["data"]["text/plain"] == ["42"]
+    result = json.loads((tmp_path / "sum.ipynb").read_text())
+    assert result["cells"][0]["outputs"][0]["data"]["text/plain"] == ["42"]
     # The lab answers.
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]

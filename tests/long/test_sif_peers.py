@@ -54,7 +54,7 @@ class Bench:
     def call(self, *words: str, user: str = hosts.USER) -> subprocess.CompletedProcess[str]:
         return hosts.call(self.root, *words, source=self.place, user=user, cwd="/tmp")
 
-    def said(self, *words: str, user: str = hosts.USER) -> str:
+    def output(self, *words: str, user: str = hosts.USER) -> str:
         done = self.call(*words, user=user)
         assert done.returncode == 0, done
         return done.stdout
@@ -72,15 +72,17 @@ def bench(mini_debian: str) -> Iterator[Bench]:
     if not shutil.which("debootstrap") or not shutil.which("tar2sqfs"):
         pytest.skip("needs debootstrap and tar2sqfs")
     with shared_directory() as place:
-        made = Bench(place)
+        product = Bench(place)
         images.fill(place / "box")
         (place / "mini.def").write_text(f"Bootstrap: debootstrap\n{mini_debian}\n{SECTIONS}")
         (place / "box.def").write_text(f"Bootstrap: localimage\nFrom: {place}/box\n{SECTIONS}")
         shutil.copy(ROOT / "recipes/busybox.def", place / "hello.def")
         for name in ("mini", "box", "hello"):
-            made.ours("singbuild", "-q", f"{name}.def", f"{name}.sif")
-            made.ours("singbuild", "-q", "--format", "sif-ext3", f"{name}.def", f"{name}-ext3.sif")
-        yield made
+            product.ours("singbuild", "-q", f"{name}.def", f"{name}.sif")
+            product.ours(
+                "singbuild", "-q", "--format", "sif-ext3", f"{name}.def", f"{name}-ext3.sif"
+            )
+        yield product
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +95,7 @@ def theirs(bench: Bench) -> str:
     (tree / "scif/apps/foo/scif").mkdir(parents=True)
     images.write_script(tree / "scif/apps/foo/scif/runscript", "#!/bin/sh\necho app\n")
     (bench.place / "theirs.def").write_text(THEIRS)
-    bench.said("apptainer", "build", "/src/theirs.sif", "/src/theirs.def", user="root")
+    bench.output("apptainer", "build", "/src/theirs.sif", "/src/theirs.def", user="root")
     return "theirs.sif"
 
 
@@ -101,15 +103,15 @@ def theirs(bench: Bench) -> str:
 @pytest.mark.parametrize("name", ["mini", "box", "hello"])
 def test_apptainer_runs_inspects_and_lists_ours(bench: Bench, name: str, kind: str) -> None:
     path = f"/src/{name}{kind}.sif"
-    listed = bench.said("siftool", "list", path)
+    listed = bench.output("siftool", "list", path)
     assert all(word in listed for word in ("Def.FILE", "JSON.Labels", "SBOM (spdx-json)"))
     assert f"FS ({'Ext3' if kind else 'Squashfs'}/*System/" in listed
-    assert bench.said("apptainer", "exec", path, "sh", "-c", "id -un") == f"{hosts.USER}\n"
+    assert bench.output("apptainer", "exec", path, "sh", "-c", "id -un") == f"{hosts.USER}\n"
     expected = "Hello from" if name == "hello" else "hello you blue"
-    assert expected in bench.said("apptainer", "run", path, "you")
-    assert expected in bench.said(path, "you")  # by its first line
-    assert "IMAGE" not in bench.said("apptainer", "inspect", "--deffile", path)
-    shown = json.loads(bench.said("apptainer", "inspect", "--json", "--all", path))
+    assert expected in bench.output("apptainer", "run", path, "you")
+    assert expected in bench.output(path, "you")  # by its first line
+    assert "IMAGE" not in bench.output("apptainer", "inspect", "--deffile", path)
+    shown = json.loads(bench.output("apptainer", "inspect", "--json", "--all", path))
     label = "Title" if name == "hello" else "Author"
     assert label in shown["data"]["attributes"]["labels"]
     assert shown["data"]["attributes"]["deffile"] == (bench.place / f"{name}.def").read_text()
@@ -123,7 +125,7 @@ def test_ours_runs_what_apptainer_built(bench: Bench, theirs: str) -> None:
             person = Person(user, launcher)
             for way in ("unpack", "loop" if user == "root" else "squashfuse"):
                 words = ("--mount-with", way, bench.place / theirs, "you")
-                assert person.said("run", *words) == "theirs you green\n"
+                assert person.output("run", *words) == "theirs you green\n"
     shown = json.loads(bench.ours("singbuild", "inspect", "--json", theirs))
     assert shown["kind"].startswith("SIF (squashfs")
     assert shown["labels"]["Author"] == "Grace"
@@ -137,7 +139,7 @@ def test_ours_converts_what_apptainer_built(bench: Bench, theirs: str, target: s
     form = ["--format", "directory"] if target == "c-box" else []
     bench.ours("singbuild", "convert", "-q", "--force", *form, theirs, target)
     assert bench.ours("singbuild", "diff", "--times", theirs, target) == "no difference\n"
-    assert bench.said("apptainer", "run", f"/src/{target}", "you") == "theirs you green\n"
+    assert bench.output("apptainer", "run", f"/src/{target}", "you") == "theirs you green\n"
 
 
 def test_ours_builds_from_what_apptainer_built(bench: Bench, theirs: str) -> None:
@@ -151,7 +153,7 @@ def test_ours_builds_from_what_apptainer_built(bench: Bench, theirs: str) -> Non
 def test_an_overlay_partition_is_told_of(bench: Bench, theirs: str) -> None:
     shutil.copy(bench.place / theirs, bench.place / "layered.sif")
     words = ("apptainer", "overlay", "create", "--size", "64", "/src/layered.sif")
-    bench.said(*words, user="root")
+    bench.output(*words, user="root")
     argv = [str(installation.programs() / "singrun"), "run", f"{bench.place}/layered.sif", "you"]
     done = subprocess.run(argv, capture_output=True, text=True, check=True)
     assert (done.stdout, "overlay partition" in done.stderr) == ("theirs you green\n", True)
@@ -199,8 +201,8 @@ def test_ours_verifies_what_apptainer_signed(
     text = f"{NEW_KEYS}\ncp -f /src/{image} signed.sif\napptainer sign {option} signed.sif"
     done = script(bench, text)
     assert done.returncode == 0, done
-    found = ours(bench, "verify", "--signers", key, "signed.sif")
-    assert (found.returncode, "signed by" in found.stdout) == (0, True), found
+    result = ours(bench, "verify", "--signers", key, "signed.sif")
+    assert (result.returncode, "signed by" in result.stdout) == (0, True), result
     notes = json.loads(ours(bench, "inspect", "--json", "signed.sif").stdout)["notes"]
     assert any("is signed" in note for note in notes)
     assert bench.ours("singrun", "exec", "out/signed.sif", "echo", "runs") == "runs\n"

@@ -26,8 +26,8 @@ def directory(bench: images.Bench) -> Iterator[ldap_users.Directory]:
     before = Path("/etc/nsswitch.conf").read_bytes()
     place = bench.directory / "ldap"
     place.mkdir()
-    with ldap_users.directory(place) as found:
-        yield found
+    with ldap_users.directory(place) as result:
+        yield result
     assert Path("/etc/nsswitch.conf").read_bytes() == before
 
 
@@ -57,8 +57,8 @@ def test_a_user_of_ldap_is_the_same_inside(
 def test_groups_of_ldap_have_their_names_inside(
     bench: images.Bench, directory: ldap_users.Directory
 ) -> None:
-    said = directory.call(bench.launcher, "exec", bench.image, "cat", "/etc/group").stdout
-    names = {line.split(":")[0] for line in said.splitlines()}
+    output = directory.call(bench.launcher, "exec", bench.image, "cat", "/etc/group").stdout
+    names = {line.split(":")[0] for line in output.splitlines()}
     assert {*directory.call("id", "-Gn").stdout.split()} <= names
     assert "astronomers" in names
     images.wait_for_daemons(str(bench.image))

@@ -30,12 +30,12 @@ def test_a_client_of_x11_draws_its_window(bench: Bench, tmp_path: Path) -> None:
     user = bench.people["user"]
     number, started = start_display(tmp_path)
     try:
-        given = user.environment() | {"DISPLAY": f":{number}"}
+        environment = user.environment() | {"DISPLAY": f":{number}"}
         before = screenshot(number)
         words = user.words(
             user.launcher, "exec", tree, "xclock", "-bg", "red", "-geometry", "200x200"
         )
-        with subprocess.Popen(words, env=given, cwd="/", stderr=subprocess.PIPE) as clock:
+        with subprocess.Popen(words, env=environment, cwd="/", stderr=subprocess.PIPE) as clock:
 
             def is_drawn() -> bool:
                 assert clock.poll() is None, clock.communicate()

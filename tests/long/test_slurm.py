@@ -24,7 +24,7 @@ ARRAY, KILLS = 200, 50
 # A killed slurmd takes longest: Slurm has to notice that it is there again.
 KINDS = (*("rank", "first rank", "step") * 3, "all ranks", "slurmd")
 # What a resource manager gives its processes, as these see it.
-_GIVEN = """
+_SETTINGS = """
 cat /proc/self/cgroup
 grep _allowed /proc/self/status
 grep -v '^Limit' /proc/self/limits
@@ -62,24 +62,24 @@ def nothing_left(
 
 def check_nothing_left(mpi: MpiBench, slurm: Cluster, person: images.Person) -> None:
     until = time.monotonic() + 40 * PATIENCE
-    while found := left_over(mpi, slurm, person):
-        assert time.monotonic() < until, "\n".join(found)
+    while result := left_over(mpi, slurm, person):
+        assert time.monotonic() < until, "\n".join(result)
         time.sleep(0.05)
 
 
 def left_over(mpi: MpiBench, slurm: Cluster, person: images.Person) -> list[str]:
     ps = ["ps", "-u", person.name, "-o", "pid=,stat=,args="]
     lines = subprocess.run(ps, capture_output=True, text=True, check=False).stdout.splitlines()
-    found = [line for line in lines if line.split()[1] != "Z"]
+    result = [line for line in lines if line.split()[1] != "Z"]
     for name in NODES:
         node = Path(f"/proc/{slurm.nodes[name].pid}")
         mounts = images.read(node / "mountinfo").splitlines()
-        found += [line for line in mounts if str(mpi.directory) in line]
+        result += [line for line in mounts if str(mpi.directory) in line]
         places = [path for d in ("tmp", "dev/shm") for path in (node / "root" / d).iterdir()]
         places = [path for path in places if path != meeting_place(slurm, name, person)]
-        found += [str(path) for path in places if path.lstat().st_uid == person.uid]
+        result += [str(path) for path in places if path.lstat().st_uid == person.uid]
     loops = Path("/sys/block").glob("loop*/loop/backing_file")
-    return found + [str(path) for path in loops if str(mpi.directory) in images.read(path)]
+    return result + [str(path) for path in loops if str(mpi.directory) in images.read(path)]
 
 
 def meeting_place(slurm: Cluster, node: str, person: images.Person) -> Path:
@@ -103,8 +103,8 @@ def step(mpi: MpiBench, *words: str | Path) -> subprocess.CompletedProcess[bytes
 
 
 def test_a_container_has_its_steps_cgroup_limits_and_processors(mpi: MpiBench, small: Path) -> None:
-    launch = f"{mpi.launcher} exec {small} sh -c '{_GIVEN.replace(chr(39), chr(34))}'"
-    script = f"ulimit -n 321; {{ {_GIVEN} }}; echo ---; {launch}"
+    launch = f"{mpi.launcher} exec {small} sh -c '{_SETTINGS.replace(chr(39), chr(34))}'"
+    script = f"ulimit -n 321; {{ {_SETTINGS} }}; echo ---; {launch}"
     done = step(mpi, "-n1", "-c1", "--mem=150", "--cpu-bind=cores", "sh", "-c", script)
     bare, inside = done.stdout.decode().split("---\n")
     assert "321" in bare
@@ -122,8 +122,8 @@ def test_accounting_sees_what_a_container_uses(mpi: MpiBench, slurm: Cluster) ->
     ask = ("sstat", "-n", "-P", "-o", "MaxRSS", "-j", f"{job}.0")
 
     def megabytes() -> float:
-        said = slurm.ask(*ask).splitlines()
-        return float(said[0].rstrip("K")) / 1024 if said and said[0].endswith("K") else 0
+        output = slurm.ask(*ask).splitlines()
+        return float(output[0].rstrip("K")) / 1024 if output and output[0].endswith("K") else 0
 
     wait_until(lambda: megabytes() > 90, 20)
     slurm.ask("scancel", job)
@@ -197,7 +197,7 @@ def test_an_array_of_short_containers(mpi: MpiBench, small: Path, slurm: Cluster
     wrapped = f"{launch(mpi, small)} sh -c '{script}'"
     options = (f"--array=1-{ARRAY}", "--mem=20", "--oversubscribe")
     job = submitted(mpi.user, *options, f"--wrap={wrapped}")
-    slurm.wait_for("squeue", "-h", "-j", job, said="", seconds=300)
+    slurm.wait_for("squeue", "-h", "-j", job, answer="", seconds=300)
     written = {path.name: path.read_text() for path in results.iterdir()}
     assert written == {str(n): f"{n}\n" for n in range(1, ARRAY + 1)}
 
@@ -241,7 +241,7 @@ def killed(what: str, mpi: MpiBench, slurm: Cluster, chance: random.Random) -> N
         slurm.daemons[name].kill()
         slurm.daemons[name].wait()
         slurm.start_slurmd(name)
-        slurm.wait_for("sinfo", "-h", "-N", "-r", "-o", "%n", said="\n".join(NODES))
+        slurm.wait_for("sinfo", "-h", "-N", "-r", "-o", "%n", answer="\n".join(NODES))
         return
     pgrep = ["pgrep", "-x", "sleep", "-u", mpi.user.name]
     done = subprocess.run(pgrep, capture_output=True, text=True, check=False)
@@ -257,7 +257,7 @@ def test_a_time_limit_ends_everything(
     mpi: MpiBench, slurm: Cluster, overdue: tuple[images.Person, str]
 ) -> None:
     late, job = overdue
-    slurm.wait_for("squeue", "-h", "-j", job, said="", seconds=200)
+    slurm.wait_for("squeue", "-h", "-j", job, answer="", seconds=200)
     check_nothing_left(mpi, slurm, late)
     completed = (slurm.directory / "completed").read_text()
     assert re.search(rf"JobId={job} .*JobState=TIMEOUT", completed)

@@ -33,8 +33,8 @@ def test_debian_is_roots_own_in_every_mode(user: User, tmp_path: Path) -> None:
     subprocess.run([*SINGBUILD, *words, str(target)], check=True)
     for mode in MODES:
         process = user.start("--privilege", mode, *words, f"{mode}.img")
-        said = process.communicate()[1]
-        assert process.returncode == 0, said
+        output = process.communicate()[1]
+        assert process.returncode == 0, output
         assert (user.directory / f"{mode}.img").read_bytes() == target.read_bytes()
     for lacks in WITHOUT:
         image = tmp_path / "chroot.img"

@@ -60,6 +60,6 @@ def elsewhere() -> Iterator[Elsewhere]:
         base = Path(directory)
         base.chmod(0o755)
         subprocess.run([sys.executable, "-m", "venv", base / "venv"], check=True)
-        made = Elsewhere(base / "venv/bin", base)
-        made.install(made.wheel(REPOSITORY), "pytest", "pytest-timeout")
-        yield made
+        result = Elsewhere(base / "venv/bin", base)
+        result.install(result.wheel(REPOSITORY), "pytest", "pytest-timeout")
+        yield result

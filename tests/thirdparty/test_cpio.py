@@ -22,9 +22,9 @@ def with_cpio(elsewhere: Elsewhere) -> Elsewhere:
 
 
 def test_a_recipe_builds_into_it_and_back(with_cpio: Elsewhere, tmp_path: Path) -> None:
-    said = with_cpio.run("singbuild", "formats")
-    assert "cpio " in said
-    assert "from singbuild-cpio 0.5" in said
+    output = with_cpio.run("singbuild", "formats")
+    assert "cpio " in output
+    assert "from singbuild-cpio 0.5" in output
     archive = tmp_path / "a.cpio"
     with_cpio.run("singbuild", RECIPE, archive)
     listed = subprocess.run(
@@ -33,8 +33,8 @@ def test_a_recipe_builds_into_it_and_back(with_cpio: Elsewhere, tmp_path: Path) 
     assert b"srv/hello/greeting" in listed.stdout.splitlines()
     with_cpio.run("singbuild", "convert", archive, tmp_path / "a.img")
     with_cpio.run("singbuild", "diff", archive, tmp_path / "a.img")
-    said = with_cpio.run(str(tmp_path / "a.img"), "you", cwd=tmp_path)
-    assert "Hello from a.img" in said
+    output = with_cpio.run(str(tmp_path / "a.img"), "you", cwd=tmp_path)
+    assert "Hello from a.img" in output
 
 
 def test_it_passes_the_conformance_suite(with_cpio: Elsewhere, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ PLUGIN_TIMEOUT = 2 * PATIENCE  # seconds; our own backend must come in time on a
 @pytest.fixture(scope="module")
 def sites(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Each example installed in a directory of its own, for PYTHONPATH."""
-    made = {}
+    result = {}
     for name in ("policy", "notify"):
         where = tmp_path_factory.mktemp(name)
         project = REPOSITORY / f"tests/thirdparty/singbuild-site-{name}"
@@ -33,8 +33,8 @@ def sites(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         subprocess.run([*pip, "wheel", "-q", "--no-deps", "-w", wheels, project], check=True)
         argv = [*pip, "install", "-q", "--no-deps", "--target", where, *wheels.iterdir()]
         subprocess.run(argv, check=True)
-        made[name] = str(where)
-    return made
+        result[name] = str(where)
+    return result
 
 
 def with_env(engine: Engine, **env: str) -> Engine:
@@ -107,11 +107,11 @@ def test_the_example_in_the_page_is_one(singbuild_engine: Engine, tmp_path: Path
 
 
 class Hook(BaseHTTPRequestHandler):
-    got: list[dict[str, Any]]
+    events: list[dict[str, Any]]
 
     def do_POST(self) -> None:
         size = int(self.headers["Content-Length"])
-        type(self).got.append(json.loads(self.rfile.read(size)))
+        type(self).events.append(json.loads(self.rfile.read(size)))
         self.send_response(204)
         self.end_headers()
 
@@ -121,11 +121,11 @@ class Hook(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def hook() -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    Hook.got = []
+    Hook.events = []
     with HTTPServer(("127.0.0.1", 0), Hook) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/", Hook.got
+        yield f"http://127.0.0.1:{server.server_port}/", Hook.events
         server.shutdown()
         thread.join()
 
@@ -133,13 +133,13 @@ def hook() -> Iterator[tuple[str, list[dict[str, Any]]]]:
 def test_a_web_hook_is_told_of_finished_builds(
     sites: dict[str, str], singbuild_engine: Engine, hook: tuple[str, list[dict[str, Any]]]
 ) -> None:
-    url, got = hook
+    url, events = hook
     engine = with_env(singbuild_engine, PYTHONPATH=sites["notify"], SITE_NOTIFY=url)
     assert engine.build(engine.recipe("Bootstrap: busybox\n")).status == 0
     assert engine.build(engine.recipe("Bootstrap: busybox\n%post\n    false\n"), "-F").status == 7
-    assert [each["status"] for each in got] == [0, 7]
-    assert got[0]["bytes"] == (engine.place / "a.img").stat().st_size
-    assert got[0]["image"] == str(engine.place / "a.img")
+    assert [each["status"] for each in events] == [0, 7]
+    assert events[0]["bytes"] == (engine.place / "a.img").stat().st_size
+    assert events[0]["image"] == str(engine.place / "a.img")
 
 
 def test_a_web_hook_that_is_down_is_a_warning(

@@ -42,9 +42,9 @@ def by_dash(text: bytes, directory: Path) -> dict[bytes, bytes]:
 def test_what_is_evaluated_is_what_dash_exports(
     text: bytes, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    found = evaluate(text, BEFORE)
-    if found is not None:
-        assert found == by_dash(text, tmp_path_factory.getbasetemp())
+    values = evaluate(text, BEFORE)
+    if values is not None:
+        assert values == by_dash(text, tmp_path_factory.getbasetemp())
 
 
 @pytest.mark.parametrize(
@@ -61,10 +61,10 @@ def test_what_is_evaluated_is_what_dash_exports(
     ],
 )
 def test_plain_exports_need_no_shell(line: bytes, value: bytes, tmp_path: Path) -> None:
-    found = evaluate(line, BEFORE)
-    assert found
-    assert found[b"A"] == value
-    assert found == by_dash(line, tmp_path)
+    values = evaluate(line, BEFORE)
+    assert values
+    assert values[b"A"] == value
+    assert values == by_dash(line, tmp_path)
 
 
 OTHER_LINES = rb"""

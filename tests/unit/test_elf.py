@@ -43,13 +43,13 @@ def test_a_library_is_read_as_pyelftools_reads_it(path: Path) -> None:
             tag.needed for tag in tags if tag.entry.d_tag == "DT_NEEDED"
         ] == ours.needed_libraries
         assert [tag.soname for tag in tags if tag.entry.d_tag == "DT_SONAME"] == [ours.soname]
-        given, wanted = [], {}
+        defined, required = [], {}
         for section in theirs.iter_sections():
             if isinstance(section, GNUVerDefSection):
-                given = [next(names).name for _, names in section.iter_versions()]
+                defined = [next(names).name for _, names in section.iter_versions()]
             if isinstance(section, GNUVerNeedSection):
-                wanted = {v.name: [n.name for n in names] for v, names in section.iter_versions()}
-        assert (given, wanted) == (ours.defined_versions, ours.required_versions)
+                required = {v.name: [n.name for n in names] for v, names in section.iter_versions()}
+        assert (defined, required) == (ours.defined_versions, ours.required_versions)
 
 
 def test_what_is_no_library_is_said(tmp_path: Path) -> None:

@@ -118,12 +118,12 @@ def test_a_commit_of_no_time_has_one(git: Callable[..., str], tmp_path: Path, ti
     text = f"tree {tree}\nauthor A <a@b> 1 +0000\ncommitter A <a@b> {time} +0000\n\nx\n"
     (tmp_path / "text").write_text(text)
     path = tmp_path / "text"
-    found = git("hash-object", "-t", "commit", "-w", "--literally", str(path))
-    git("update-ref", "refs/heads/main", found)
+    object_id = git("hash-object", "-t", "commit", "-w", "--literally", str(path))
+    git("update-ref", "refs/heads/main", object_id)
     repository = Repository(str(tmp_path / "lab" / "tools"))
     repository.fetch()
     commit = repository.commit("main")
-    assert commit.id == found
+    assert commit.id == object_id
     assert feeds.day(commit.time)
 
 
@@ -223,8 +223,8 @@ def test_recipes_are_named_as_singularity_hub_named_them() -> None:
     ],
 )
 def test_no_tag_has_the_name_of_a_collections_page(name: str) -> None:
-    (found,) = recipes.candidates([f"Singularity.{name}"])
-    assert (found.tag, name in found.why_not) == ("", True)
+    (candidate,) = recipes.candidates([f"Singularity.{name}"])
+    assert (candidate.tag, name in candidate.why_not) == ("", True)
     assert recipes.candidates([f"Singularity.{name}.1"])[0].tag == f"{name}.1"
 
 

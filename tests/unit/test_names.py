@@ -8,7 +8,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 MODULES = sorted(
-    path for wing in ("singbuild", "singrun", "plugins") for path in ROOT.glob(f"{wing}/**/*.py")
+    path
+    for wing in ("singbuild", "singrun", "plugins", "tests")
+    for path in ROOT.glob(f"{wing}/**/*.py")
 )
 PARTICIPLES = {  # they say what happened to a value, and "behind" or "over" where something is
     *("asked", "found", "given", "gone", "got", "held", "kept", "laid", "lent", "made", "said"),

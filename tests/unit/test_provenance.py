@@ -101,13 +101,13 @@ def test_of_another_format_it_is_about_the_file(tmp_path: Path, name: str) -> No
     if not shutil.which("tar2sqfs"):
         pytest.skip("needs tar2sqfs")
     output_of("convert", image(tmp_path), tmp_path / name)
-    found, first = (
+    statement, first = (
         json.loads(output_of("inspect", "--provenance", tmp_path / each))
         for each in (name, "tool.img")
     )
     digest = hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
-    assert found["subject"] == [{"name": "content", "digest": {"sha256": digest}}]
-    assert found["predicate"] == first["predicate"]
+    assert statement["subject"] == [{"name": "content", "digest": {"sha256": digest}}]
+    assert statement["predicate"] == first["predicate"]
 
 
 def test_a_directory_has_none(tmp_path: Path) -> None:

@@ -48,19 +48,19 @@ def ended(redirection: str, *words: str) -> tuple[int, str]:
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_output_that_cannot_be_written_is_an_error(words: tuple[str, ...]) -> None:
-    status, said = ended(">/dev/full", *words)
+    status, messages = ended(">/dev/full", *words)
     if words == ("backends", "nothing"):  # it prints nothing there
         assert status == 4
     else:
-        assert (status, "No space left on device" in said) == (5, True), said
+        assert (status, "No space left on device" in messages) == (5, True), messages
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_a_closed_stream_is_an_empty_one(words: tuple[str, ...]) -> None:
-    wanted = ended(">/dev/null", *words)
-    assert ended(">&-", *words) == wanted
-    assert ended("<&- >&-", *words) == wanted
-    assert ended("<&- >&- 2>&-", *words) == (wanted[0], "")
+    expected = ended(">/dev/null", *words)
+    assert ended(">&-", *words) == expected
+    assert ended("<&- >&-", *words) == expected
+    assert ended("<&- >&- 2>&-", *words) == (expected[0], "")
 
 
 def test_a_pipe_that_nobody_reads_says_nothing() -> None:
@@ -75,11 +75,11 @@ def test_a_pipe_that_nobody_reads_says_nothing() -> None:
 @pytest.mark.parametrize("words", [("plan", "f.def"), ("build", "f.def", "a.img")])
 def test_a_current_directory_that_is_gone_is_told(tmp_path: Path, words: tuple[str, ...]) -> None:
     (tmp_path / "f.def").write_text("Bootstrap: busybox\n%files\n    relative /x\n")
-    gone = tmp_path / "gone"
-    gone.mkdir()
+    directory = tmp_path / "gone"
+    directory.mkdir()
     names = [str(tmp_path / word) if "." in word else word for word in words]
     line = 'cd "$1" && rmdir "$1" && shift && exec "$@"'
-    argv = ["sh", "-c", line, "sh", str(gone), *SINGBUILD, *names]
+    argv = ["sh", "-c", line, "sh", str(directory), *SINGBUILD, *names]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert "the current directory has been removed" in done.stderr, done.stderr
     assert done.returncode == 5

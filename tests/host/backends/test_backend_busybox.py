@@ -38,9 +38,9 @@ def test_programs_run_by_their_names(filled: tuple[Path, dict[str, Any]]) -> Non
 
 def test_every_applet_is_a_link_that_leads_to_busybox(filled: tuple[Path, dict[str, Any]]) -> None:
     root, _ = filled
-    wanted = set(inside(root, "/bin/busybox", "--list-full").split()) - {"linuxrc", "bin/busybox"}
+    expected = set(inside(root, "/bin/busybox", "--list-full").split()) - {"linuxrc", "bin/busybox"}
     links = {str(p.relative_to(root)) for p in root.rglob("*") if p.is_symlink()}
-    assert links == wanted
+    assert links == expected
     assert all((root / link).resolve() == root / "bin/busybox" for link in links)
 
 
@@ -67,9 +67,11 @@ def test_two_bootstraps_give_the_same_tree(
 
 def listing(root: Path) -> str:
     format_ = "%P %y %#m %U:%G %l %s\n"
-    found = subprocess.check_output(["find", root, "-type", "f,l,d", "-printf", format_], text=True)
+    outcome = subprocess.check_output(
+        ["find", root, "-type", "f,l,d", "-printf", format_], text=True
+    )
     # A directory's size is the file system's own affair.
-    return "\n".join(sorted(x.rsplit(" ", 1)[0] if " d " in x else x for x in found.split("\n")))
+    return "\n".join(sorted(x.rsplit(" ", 1)[0] if " d " in x else x for x in outcome.split("\n")))
 
 
 def test_a_busybox_without_a_shell_is_refused(tmp_path: Path) -> None:
@@ -88,13 +90,13 @@ def test_a_busybox_without_a_shell_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_binary_that_changed_in_the_cache_is_refused(tmp_path: Path) -> None:
-    given = source(tmp_path)
-    pins = singbuild_busybox.singbuild_resolve(given)
+    environment = source(tmp_path)
+    pins = singbuild_busybox.singbuild_resolve(environment)
     (tmp_path / pins["sha256"]).write_bytes(b"something else")
     (tmp_path / "root").mkdir()
     for _ in range(2):
         with pytest.raises(SourceError, match="gone or was changed"):
             singbuild_busybox.singbuild_bootstrap(
-                given, pins, Rootfs(tmp_path / "root", given.report)
+                environment, pins, Rootfs(tmp_path / "root", environment.report)
             )
         (tmp_path / pins["sha256"]).unlink(missing_ok=True)

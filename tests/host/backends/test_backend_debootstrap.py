@@ -90,10 +90,10 @@ def test_a_failure_shows_what_debootstrap_said(filled: Filled, tmp_path: Path) -
     root = tmp_path / "root"
     root.mkdir()
     only = {"netbase": result["pins"]["packages"]["netbase"]}
-    given = source(cache)
+    environment = source(cache)
     with pytest.raises(HostError, match="debootstrap failed") as caught:
         singbuild_debootstrap.singbuild_bootstrap(
-            given, result["pins"] | {"packages": only}, Rootfs(root, given.report)
+            environment, result["pins"] | {"packages": only}, Rootfs(root, environment.report)
         )
     assert "usr-is-merged" in caught.value.why
     assert [*tmp_path.iterdir()] == [root]

@@ -38,17 +38,17 @@ Write = Callable[..., Path]
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def result(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository as a mirror has it: below RELEASE/os/ARCHITECTURE."""
     base = tmp_path_factory.mktemp("rpms")
     return rpm_repository.make(base)
 
 
 @pytest.fixture
-def mirror(made: Path, tmp_path: Path) -> tuple[Path, str]:
+def mirror(result: Path, tmp_path: Path) -> tuple[Path, str]:
     """A copy of the repository that a test may damage, and where it is served."""
     place = tmp_path / "mirror/7/os/x86_64"
-    shutil.copytree(made, place)
+    shutil.copytree(result, place)
     return place, "file://" + str(tmp_path / "mirror")
 
 
@@ -214,11 +214,11 @@ def test_a_wrong_key_trusts_no_package(
 
 
 def test_a_signature_over_sha_1_is_refused(
-    made: Path, write: Write, singbuild: Build, mirror: tuple[Path, str]
+    result: Path, write: Write, singbuild: Build, mirror: tuple[Path, str]
 ) -> None:
     package = mirror[0] / "hello-7-1.x86_64.rpm"
     unsigned(mirror[0])
-    rpm_repository.Maker(made.parent).sign([package], "site", _gpg_digest_algo="sha1")
+    rpm_repository.Maker(result.parent).sign([package], "site", _gpg_digest_algo="sha1")
     rpm_repository.index(mirror[0])
     done = singbuild(write("Include: hello\n"), "a.img")
     assert done.returncode == 6
@@ -227,9 +227,9 @@ def test_a_signature_over_sha_1_is_refused(
 
 @pytest.mark.parametrize("spelling", ["{}", "file://{}"])
 def test_a_key_may_be_a_file_of_this_host(
-    spelling: str, made: Path, url: str, singbuild: Build, tmp_path: Path
+    spelling: str, result: Path, url: str, singbuild: Build, tmp_path: Path
 ) -> None:
-    key = spelling.format(made / "RPM-GPG-KEY-site")
+    key = spelling.format(result / "RPM-GPG-KEY-site")
     head = HEADER.format(bootstrap="yum", url=url, key="site").rsplit("GPGKey", 1)[0]
     (tmp_path / "key.def").write_text(f"{head}GPGKey: {key}\n")
     done = singbuild("key.def", "key.img")
@@ -335,7 +335,7 @@ def test_a_package_outside_the_repository_is_refused(
     assert "names a file outside itself" in done.stderr
 
 
-def test_an_ordinary_user_may_resolve(made: Path) -> None:
+def test_an_ordinary_user_may_resolve(result: Path) -> None:
     """The host's dnf wants root even to say what it would do."""
     code = (
         "import sys, json; from pathlib import Path; from tests.bench.backend_alone import source;"
@@ -344,7 +344,7 @@ def test_an_ordinary_user_may_resolve(made: Path) -> None:
         "print(len(y.backend.singbuild_resolve(s)['packages']))"
     )
     with shared_directory() as directory:
-        shutil.copytree(made, directory / "7/os/x86_64")
+        shutil.copytree(result, directory / "7/os/x86_64")
         (directory / "cache").mkdir()
         (directory / "cache").chmod(0o777)
         argv = [*SINGBUILD[:1], "-c", code, str(directory)]

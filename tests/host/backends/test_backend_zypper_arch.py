@@ -117,7 +117,7 @@ def test_pacman_gets_nothing_that_the_keyring_has_not_signed(
     keyring = where / ("stranger.gpg" if wrong == "stranger" else "site.gpg")
     packages = next(where.glob("core/os/*"))
     signature = packages / "hello-1-1-any.pkg.tar.gz.sig"
-    said = {
+    output = {
         "stranger": "4 packages are not signed by a key of",
         "changed": "hello-1-1-any.pkg.tar.gz: the signature does not fit",
         "unsigned": "hello-1-1-any.pkg.tar.gz.sig",
@@ -135,5 +135,5 @@ def test_pacman_gets_nothing_that_the_keyring_has_not_signed(
     head = HEAD.format(url=url, keyring=keyring)
     done = singbuild(recipe(f"{head}Include: hello\n"), "a.img")
     assert done.returncode == 6
-    assert said in done.stderr
+    assert output in done.stderr
     nothing_left()

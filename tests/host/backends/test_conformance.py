@@ -56,9 +56,9 @@ class TestOci(BackendConformance):
             docker_images.file("bin/busybox", busybox, mode=0o755),
         ]
         entries += [docker_images.symlink(f"bin/{n}", "busybox") for n in ("sh", "sleep", "chroot")]
-        made = docker_images.image(docker_images.archive(*entries))
+        result = docker_images.image(docker_images.archive(*entries))
         where = singbuild_engine.place / "layout"
-        docker_images.write_layout(where, {"one": made})
+        docker_images.write_layout(where, {"one": result})
         return f"From: {where}:one"
 
 

@@ -78,9 +78,9 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     base = tmp_path_factory.mktemp("rpms")
     www = rpm_repository.make(base)
     maker = Maker(base)
-    made = maker.rpm("dnf", dnf_itself(base))
-    maker.sign([made], "site")
-    shutil.copy(made, www)
+    result = maker.rpm("dnf", dnf_itself(base))
+    maker.sign([result], "site")
+    shutil.copy(result, www)
     rpm_repository.index(www)
     with rpm_repository.served(www) as url:
         yield url

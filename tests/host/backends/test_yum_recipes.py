@@ -74,8 +74,8 @@ def mirrors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Pat
         "gcc": program("gcc", "gcc 11.5.0", "coreutils"),
         "glibc-langpack-en": program("locale", "en_US.utf8", "coreutils"),
     }
-    made = {name: maker.rpm(name, text) for name, text in further.items()}
-    maker.sign([*made.values()], "site")
+    result = {name: maker.rpm(name, text) for name, text in further.items()}
+    maker.sign([*result.values()], "site")
     served = base / "served"
     places = {
         "centos/7/os/x86_64": ("bash", "yum"),
@@ -87,7 +87,7 @@ def mirrors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Pat
         where = served / place
         where.mkdir(parents=True)
         base_of = packages.glob("*.rpm") if "/os/x86" in place or "BaseOS" in place else ()
-        for file in [*base_of, *(made[name] for name in names)]:
+        for file in [*base_of, *(result[name] for name in names)]:
             shutil.copy(file, where)
         rpm_repository.index(where)
     with rpm_repository.served(served) as url:

@@ -288,11 +288,11 @@ def test_bad_input_is_explained(
 ) -> None:
     for name in ("http_proxy", "HTTP_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    words, text, status, said = BAD[case]
+    words, text, status, output = BAD[case]
     path = str(recipe(text)) if text else ""
     done = singbuild(*[word.replace("{}", path) for word in words or [path, "a.img"]])
     assert (done.returncode, "Traceback" in done.stderr) == (status, False), done.stderr
-    assert said in done.stderr
+    assert output in done.stderr
     nothing_left()
 
 
@@ -345,13 +345,13 @@ def test_free_room_is_left(recipe: Callable[[str], Path], singbuild: Build, tmp_
 def test_an_image_is_for_whom_the_callers_umask_allows(
     mask: int, mode: int, recipe: Callable[[str], Path], singbuild: Build, tmp_path: Path
 ) -> None:
-    made = recipe("Bootstrap: busybox\n%post\n    touch /made\n")
+    result = recipe("Bootstrap: busybox\n%post\n    touch /made\n")
     for name in ("a.img", "b.img"):  # the second one comes from the cache
-        assert singbuild(made, name, umask=mask).returncode == 0
+        assert singbuild(result, name, umask=mask).returncode == 0
         assert (tmp_path / name).stat().st_mode & 0o777 == mode
     assert singbuild("create", "-s", "8", "c.img", umask=mask).returncode == 0
     assert (tmp_path / "c.img").stat().st_mode & 0o777 == mode
-    again = singbuild("--check-reproducible", made, "d.img", umask=mask)
+    again = singbuild("--check-reproducible", result, "d.img", umask=mask)
     assert again.returncode == 0, again.stderr
     assert (tmp_path / "d.img").stat().st_mode & 0o777 == mode
     assert "Mode:  0644" in debugfs(tmp_path / "a.img", "stat /made")

@@ -33,9 +33,9 @@ def copy(built: Path, tmp_path: Path) -> Path:
 
 def first_block(image: Path, path: str) -> int:
     """The byte at which a file's data begins."""
-    found = re.search(r"\(0.*?\):(\d+)", debugfs(image, f"stat {path}"))
-    assert found
-    return int(found[1]) * 4096
+    result = re.search(r"\(0.*?\):(\d+)", debugfs(image, f"stat {path}"))
+    assert result
+    return int(result[1]) * 4096
 
 
 def test_verify_names_the_first_damaged_path(copy: Path, singbuild: Build) -> None:

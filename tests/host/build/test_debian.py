@@ -75,18 +75,18 @@ def test_its_bill_of_materials_is_valid_and_complete(debian: Path, tmp_path: Pat
 
 
 def test_programs_of_the_image_run(person: Person, debian: Path) -> None:
-    assert "VERSION_CODENAME=bookworm" in person.said("exec", debian, "cat", "/etc/os-release")
-    assert person.said("exec", debian, "sh", input=b"echo $((6*7))\n") == "42\n"
+    assert "VERSION_CODENAME=bookworm" in person.output("exec", debian, "cat", "/etc/os-release")
+    assert person.output("exec", debian, "sh", input=b"echo $((6*7))\n") == "42\n"
 
 
 def test_inside_user_is_outside_user(person: Person, debian: Path) -> None:
     inside = (
-        person.said("exec", debian, "id", "-un"),
-        person.said("exec", debian, "id", "-u"),
+        person.output("exec", debian, "id", "-un"),
+        person.output("exec", debian, "id", "-u"),
     )
     assert inside == (f"{person.name}\n", f"{person.uid}\n")
-    assert person.said("exec", debian, "id", "-g") == f"{person.gid}\n"
-    assert person.said("exec", debian, "sh", "-c", "cd; pwd") == f"{person.home}\n"
+    assert person.output("exec", debian, "id", "-g") == f"{person.gid}\n"
+    assert person.output("exec", debian, "sh", "-c", "cd; pwd") == f"{person.home}\n"
 
 
 def test_plain_exports_need_no_shell(person: Person, debian: Path, shared: Path) -> None:
@@ -115,7 +115,7 @@ def test_plain_exports_need_no_shell(person: Person, debian: Path, shared: Path)
 def test_id_is_the_same_inside_for_who_has_one_group(debian: Path, launcher: Path) -> None:
     root = Person("root", launcher)
     outside = root.call("id").stdout.decode()
-    assert root.said("exec", debian, "id") == outside
+    assert root.output("exec", debian, "id") == outside
 
 
 def test_the_image_is_a_command(person: Person, debian: Path) -> None:
@@ -129,11 +129,11 @@ def test_the_image_is_a_command(person: Person, debian: Path) -> None:
 
 
 def test_the_recipes_words_are_in_the_image(person: Person, debian: Path) -> None:
-    labels = json.loads(person.said("exec", debian, "cat", "/.singularity.d/labels.json"))
+    labels = json.loads(person.output("exec", debian, "cat", "/.singularity.d/labels.json"))
     assert labels
-    assert person.said("exec", debian, "cat", "/.singularity.d/runscript.help").strip()
+    assert person.output("exec", debian, "cat", "/.singularity.d/runscript.help").strip()
     recipe = (ROOT / "recipes/debian.def").read_text()
-    assert person.said("exec", debian, "cat", "/.singularity.d/Singularity") == recipe
+    assert person.output("exec", debian, "cat", "/.singularity.d/Singularity") == recipe
     assert person.singrun("test", debian).returncode == 0
 
 
@@ -145,5 +145,5 @@ def test_a_missing_command_is_told_of(person: Person, debian: Path) -> None:
 
 def test_nothing_of_the_hosts_or_of_the_day_is_inside(person: Person, debian: Path) -> None:
     script = "cat /var/log/dpkg.log; ls -A /var/lib/apt/lists /var/cache/apt; cat /etc/hostname"
-    said = person.said("exec", debian, "sh", "-c", script)
-    assert said.split() == ["/var/cache/apt:", "/var/lib/apt/lists:", "localhost"]
+    output = person.output("exec", debian, "sh", "-c", script)
+    assert output.split() == ["/var/cache/apt:", "/var/lib/apt/lists:", "localhost"]

@@ -49,8 +49,8 @@ def inside(image: Path, verb: str, *argv: str) -> str:
     return subprocess.check_output(words, cwd=ROOT, text=True)
 
 
-def hits(said: str) -> list[str]:
-    return re.findall(r"cache: (\S+): hit", said)
+def hits(output: str) -> list[str]:
+    return re.findall(r"cache: (\S+): hit", output)
 
 
 TEXT = """FROM {base} AS tool
@@ -159,8 +159,8 @@ RUN --mount=type=cache,target=/cache --mount=type=tmpfs,target=/fast \\
         image = tmp_path / name
         assert inside(image, "exec", "/bin/cat", "/srv/before") == before
         assert inside(image, "exec", "/bin/cat", "/srv/length", "/srv/one") == "20\n1\n"
-        found = inside(image, "exec", "/bin/ls", "/")
-        assert not {"cache", "fast", "some", "bound"} & set(found.split())
+        result = inside(image, "exec", "/bin/ls", "/")
+        assert not {"cache", "fast", "some", "bound"} & set(result.split())
     assert not (tmp_path / "context/d/x").exists()
     leaks = text.replace("touch /bound/x", "cat /some/token > /srv/leak")
     done = singbuild("--no-cache", "--secret=id=t,env=TOKEN", write(leaks), "c.img")

@@ -67,11 +67,11 @@ def test_a_stream_begins_with_its_version_and_ends_with_how_it_ended(
     recipe: Callable[[str], Path], singbuild: Build
 ) -> None:
     path = recipe(RECIPE.format(last="false"))
-    told = [*printed(singbuild("build", "--json", path, "a.img").stdout)]
-    assert (told[0]["event"], told[0]["version"]) == ("start", events.VERSION)
+    report = [*printed(singbuild("build", "--json", path, "a.img").stdout)]
+    assert (report[0]["event"], report[0]["version"]) == ("start", events.VERSION)
     assert f"This is version {events.VERSION}." in DOCUMENT
-    assert {e["name"] for e in told if e["event"] == "phase"} < {*told[0]["steps"]}
-    assert (told[-1]["event"], told[-1]["status"]) == ("error", 7)
+    assert {e["name"] for e in report if e["event"] == "phase"} < {*report[0]["steps"]}
+    assert (report[-1]["event"], report[-1]["status"]) == ("error", 7)
     refused = [*printed(singbuild("build", "--json", "none.def", "a.img").stdout)]
     assert [(e["event"], e["status"]) for e in refused] == [("error", 3)]
 
@@ -81,20 +81,20 @@ def test_a_check_says_that_one_image_is_done_and_what_was_otherwise(
 ) -> None:
     path = recipe("Bootstrap: busybox\n%post\n    head -c 9 /dev/urandom > /{{ name }}\n")
     words = ("--json", "--check-reproducible", "--build-arg")
-    told = [*printed(singbuild(*words, "name=random", path, "a.img").stdout)]
-    (difference,) = [event for event in told if event["event"] == "difference"]
+    report = [*printed(singbuild(*words, "name=random", path, "a.img").stdout)]
+    (difference,) = [event for event in report if event["event"] == "difference"]
     assert (difference["kind"], difference["path"]) == ("changed", "/random")
-    assert [event["same"] for event in told if event["event"] == "reproducible"] == [False]
-    assert not [event for event in told if event["event"] == "done"]
-    assert (told[-1]["event"], told[-1]["status"]) == ("error", 1)
-    told = [*printed(singbuild(*words, "name=tmp/random", path, "a.img").stdout)]
-    (same,) = [event for event in told if event["event"] == "reproducible"]
+    assert [event["same"] for event in report if event["event"] == "reproducible"] == [False]
+    assert not [event for event in report if event["event"] == "done"]
+    assert (report[-1]["event"], report[-1]["status"]) == ("error", 1)
+    report = [*printed(singbuild(*words, "name=tmp/random", path, "a.img").stdout)]
+    (same,) = [event for event in report if event["event"] == "reproducible"]
     assert (same["same"], same["differing"]) == (True, 0)
     assert {"clock", "processors", "host name", "umask", "zone"} < {*same["surroundings"]}
     target = str(tmp_path / "a.img")
-    assert {event["image"] for event in told if event["event"] == "start"} == {target}
-    (done,) = [event for event in told if event["event"] == "done"]
-    assert (done["image"], told[-1]) == (target, done)
+    assert {event["image"] for event in report if event["event"] == "start"} == {target}
+    (done,) = [event for event in report if event["event"] == "done"]
+    assert (done["image"], report[-1]) == (target, done)
     assert done["digest"] in singbuild("inspect", "a.img").stdout
 
 
@@ -108,12 +108,12 @@ def test_an_error_names_its_place(recipe: Callable[[str], Path], singbuild: Buil
 
 
 def test_progress_never_passes_its_end(recipe: Callable[[str], Path], singbuild: Build) -> None:
-    told = [
+    report = [
         *printed(
             singbuild("--json", "--no-cache", recipe(RECIPE.format(last="true")), "a.img").stdout
         )
     ]
-    steps = [event for event in told if event["event"] == "progress"]
+    steps = [event for event in report if event["event"] == "progress"]
     assert steps
     assert [event for event in steps if event["total"] and event["done"] > event["total"]] == []
 

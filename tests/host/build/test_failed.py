@@ -203,7 +203,7 @@ def test_what_came_before_must_be_as_it_was(
     fails_in_test = change in ("post", "labels")
     text = LONG.format(mended="|| true" if fails_in_test else "", test="false")
     assert singbuild("--on-error=keep", recipe(text), "a.img").returncode == 7
-    old, said = CHANGES[change]
+    old, output = CHANGES[change]
     if change == "file":
         (place / "data.txt").write_text("other")
     else:
@@ -211,7 +211,7 @@ def test_what_came_before_must_be_as_it_was(
         text = text.replace(old, more[change])
     done = singbuild("--resume", recipe(text), "a.img")
     assert done.returncode == 2
-    assert f"What went in before has changed: {said}" in done.stderr
+    assert f"What went in before has changed: {output}" in done.stderr
 
 
 def test_nothing_to_resume_and_what_does_not_go_with_it(
@@ -237,8 +237,8 @@ def test_a_tree_with_a_secret_in_it_is_not_kept(
     done = singbuild(*words, "a.img")
     assert done.returncode == 7
     assert "the secret 'token' is in the image: /token" in done.stderr
-    kept = (place / "cache").rglob("*.img")
-    assert [path for path in kept if VALUE.encode() in path.read_bytes()] == []
+    remaining = (place / "cache").rglob("*.img")
+    assert [path for path in remaining if VALUE.encode() in path.read_bytes()] == []
 
 
 def test_an_ordinary_user_resumes(user: User) -> None:
@@ -246,11 +246,11 @@ def test_an_ordinary_user_resumes(user: User) -> None:
     (user.directory / "data.txt").write_text("data")
     path.write_text(LONG.format(mended="", test="true"))
     process = user.start("--on-error=keep", str(path), "a.img")
-    said = process.communicate()[1]
-    assert (process.returncode, "--resume" in said) == (7, True), said
+    output = process.communicate()[1]
+    assert (process.returncode, "--resume" in output) == (7, True), output
     path.write_text(LONG.format(mended="|| true", test="true"))
     process = user.start("--resume", str(path), "a.img")
-    said = process.communicate()[1]
-    assert process.returncode == 0, said
+    output = process.communicate()[1]
+    assert process.returncode == 0, output
     assert cat(user.directory / "a.img", "/times") == "post\npost\nend\n"
     assert not user.left()

@@ -53,8 +53,8 @@ def test_sections_see_what_is_bound_and_the_image_does_not_have_it(
     assert done.returncode == 0, done.stderr
     assert read(tmp_path / "a.img", "/seen") == "of the host\n" * 2
     assert (data / "back").read_text() == "back\n"
-    found = names(tmp_path / "a.img")
-    assert not {b"data", b"etc/of-host"} & found
+    result = names(tmp_path / "a.img")
+    assert not {b"data", b"etc/of-host"} & result
     record = json.loads(read(tmp_path / "a.img", "/.singularity.d/build.json"))
     assert record["host"] == [f"{data}:/data", f"{data}/file:/etc/of-host:ro"]
     assert "the bits of the image depend on it" in done.stderr
@@ -127,8 +127,8 @@ def test_fix_perms_lets_the_owner_in(
     for word in ("--fix-perms", "--quiet"):
         assert singbuild("--force", word, path, "a.img").returncode == 0
         with Image(tmp_path / "a.img") as image:
-            found = {e.path: stat.S_IMODE(e.inode.mode) for e in image.walk()}
-        modes[word] = [found[name] for name in (b"d", b"d/f", b"x")]
+            result = {e.path: stat.S_IMODE(e.inode.mode) for e in image.walk()}
+        modes[word] = [result[name] for name in (b"d", b"d/f", b"x")]
     assert modes == {"--fix-perms": [0o755, 0o644, 0o4711], "--quiet": [0o55, 0o44, 0o4011]}
 
 
@@ -216,5 +216,5 @@ def test_sections_have_the_libraries_and_devices_of_the_driver(
     assert done.returncode == 0, done.stderr
     seen = read(tmp_path / "a.img", "/seen")
     assert seen == "one fake GPU\n/.singularity.d/libs\nlibcuda.so.1\n4\n"
-    found = names(tmp_path / "a.img")
-    assert not {b".singularity.d/libs/libcuda.so.1", b".singularity.d/bin"} & found
+    result = names(tmp_path / "a.img")
+    assert not {b".singularity.d/libs/libcuda.so.1", b".singularity.d/bin"} & result

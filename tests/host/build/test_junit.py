@@ -27,12 +27,12 @@ def cases(path: Path) -> dict[str, ElementTree.Element]:
     """The cases of a report by name; the suite's counts are theirs."""
     suite = ElementTree.parse(path).getroot().find("testsuite")
     assert suite is not None
-    found = suite.findall("testcase")
-    assert suite.get("tests") == str(len(found))
+    outcome = suite.findall("testcase")
+    assert suite.get("tests") == str(len(outcome))
     for kind, count in (("failure", "failures"), ("error", "errors"), ("skipped", "skipped")):
         assert suite.get(count) == str(len(suite.findall(f"testcase/{kind}")))
-    assert all(float(case.get("time", "x")) >= 0 for case in found)
-    return {str(case.get("name")): case for case in found}
+    assert all(float(case.get("time", "x")) >= 0 for case in outcome)
+    return {str(case.get("name")): case for case in outcome}
 
 
 def result(case: ElementTree.Element) -> str:
@@ -129,9 +129,9 @@ def test_what_came_from_the_cache_before_a_failure_is_not_called_unreached(
 ) -> None:
     assert singbuild(recipe(RECIPE.format(last="true")), "a.img").returncode == 0
     assert singbuild("--junit", path, recipe(RECIPE.format(last="false")), "b.img").returncode == 7
-    found = cases(path)
+    outcome = cases(path)
     for name in ("bootstrap", "%post"):
-        skipped = found[name].find("skipped")
+        skipped = outcome[name].find("skipped")
         assert skipped is not None
         assert "taken from the cache" in str(skipped.get("message"))
-    assert result(found["%test"]) == "failure"
+    assert result(outcome["%test"]) == "failure"

@@ -151,8 +151,8 @@ def container(tmp_path: Path) -> Path:
         *(symlink(f"bin/{n}", "busybox") for n in ("sh", "cat", "ls", "test", "echo", "cp")),
         file("opt/tool/mytool", b'#!/bin/sh\necho "tool of $TOOL_HOME"\n', mode=0o755),
     )
-    made = image(layer, config={"Env": ENV, "Entrypoint": ["/bin/echo", "entry"]})
-    return write_layout(tmp_path / "layout", {"1": made})
+    result = image(layer, config={"Env": ENV, "Entrypoint": ["/bin/echo", "entry"]})
+    return write_layout(tmp_path / "layout", {"1": result})
 
 
 def test_a_containers_variables_hold_in_post(

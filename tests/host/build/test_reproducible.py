@@ -87,8 +87,8 @@ def twice(recipe: str, tmp_path: Path, *words: str) -> None:
 
 def recipes(bootstrap: str) -> list[Path]:
     """The recipes of the repository that a backend begins; tests/long builds those of Debian."""
-    found = sorted((ROOT / "recipes").glob("*.def"))
-    return [path for path in found if f"Bootstrap: {bootstrap}" in path.read_text()]
+    result = sorted((ROOT / "recipes").glob("*.def"))
+    return [path for path in result if f"Bootstrap: {bootstrap}" in path.read_text()]
 
 
 @pytest.mark.parametrize("recipe", recipes("busybox"), ids=lambda path: path.stem)

@@ -110,7 +110,7 @@ def test_rocky(packages: Path, tmp_path: Path) -> None:
         locked_twice(recipe, recipe.read_text(), tmp_path, *words)
 
 
-def python_image() -> docker_images.Made:
+def python_image() -> docker_images.ContainerImage:
     """The host's own Python and busybox as two layers."""
     loaded = subprocess.check_output(["ldd", "/usr/bin/python3"], text=True).split()
     library = "/usr/lib/python3." + str(

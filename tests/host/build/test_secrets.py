@@ -160,14 +160,14 @@ def test_what_is_no_secret_is_refused(
 def test_an_ordinary_users_secret(user: User) -> None:
     user.env["TOKEN"] = VALUE
     process = user.start("--secret=id=token,env=TOKEN", "-", "a.img")
-    out, said = process.communicate(USES)
-    assert process.returncode == 0, said
+    out, output = process.communicate(USES)
+    assert process.returncode == 0, output
     assert "the value is ***" in out
     assert traces(user.directory) == []
     process = user.start("-F", "--secret=id=token,env=TOKEN", "-", "a.img")
-    said = process.communicate(f"Bootstrap: busybox\n%post\n{LEAKS['/moved/token']}\n")[1]
+    output = process.communicate(f"Bootstrap: busybox\n%post\n{LEAKS['/moved/token']}\n")[1]
     assert process.returncode == 7
-    assert "/moved/token" in said
+    assert "/moved/token" in output
 
 
 UNMOUNTED = """

@@ -56,9 +56,9 @@ Bootstrap: busybox
 """
     done = singbuild(recipe(MAKER + last), "a.img")
     assert done.returncode == 0, done.stderr
-    made = [f"/opt/made{name}" for name in ("", "/file", "/again", "/link", "/empty")]
+    result = [f"/opt/made{name}" for name in ("", "/file", "/again", "/link", "/empty")]
     more = ["/srv/renamed/link", "/srv/some/link", "/srv/some/file", "/srv/file"]
-    words = ["/bin/busybox", "stat", "-c", "%N %a %u:%g %h", *made, *more]
+    words = ["/bin/busybox", "stat", "-c", "%N %a %u:%g %h", *result, *more]
     listed = inside(tmp_path / "a.img", *words)
     assert listed.splitlines() == [
         "/opt/made 755 7:8 3",
@@ -149,10 +149,10 @@ def test_the_lock_holds_each_stage_and_is_kept_to(
     assert lock["stages"]["maker"]["backend"]["name"] == "busybox"
     assert [*lock["stages"]["maker"]["files"]] == ["data"]
     assert singbuild("--locked", path, "a.img").returncode == 0
-    kept = yaml.safe_load(
+    remaining = yaml.safe_load(
         inside(tmp_path / "a.img", "/bin/busybox", "cat", "/.singularity.d/lock.yaml")
     )
-    assert kept["stages"] == lock["stages"]
+    assert remaining["stages"] == lock["stages"]
     (tmp_path / "data").write_text("2")
     done = singbuild("--locked", path, "b.img")
     assert done.returncode == 9

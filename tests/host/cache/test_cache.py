@@ -91,8 +91,8 @@ def test_a_change_takes_the_latest_stage_that_it_does_not_touch(
     word = "two" if change == "argument" else "one"
     done = singbuild(f"--build-arg=word={word}", recipe(changed), "b.img")
     assert done.returncode == 0, done.stderr
-    found = re.findall(r"cache: (\w+): hit", done.stdout)
-    assert found == ([] if hits == "none" else [hits])
+    result = re.findall(r"cache: (\w+): hit", done.stdout)
+    assert result == ([] if hits == "none" else [hits])
     assert says in done.stdout
     plain = singbuild("--no-cache", f"--build-arg=word={word}", recipe(changed), "c.img")
     assert plain.returncode == 0
@@ -106,8 +106,8 @@ def test_entries_are_ordinary_images(
     launcher = [sys.executable, "-m", "singrun", "exec"]
     for image in images(cached).values():
         subprocess.run(["e2fsck", "-fn", image], check=True, capture_output=True)
-        said = subprocess.check_output([*launcher, image, "/bin/busybox", "echo", "hi"], cwd=ROOT)
-        assert said == b"hi\n"
+        output = subprocess.check_output([*launcher, image, "/bin/busybox", "echo", "hi"], cwd=ROOT)
+        assert output == b"hi\n"
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "note", "no image"])

@@ -111,15 +111,15 @@ def test_a_pinned_list_is_all_that_is_trusted(
 ) -> None:
     one, two = machines
     place = f"oras://{registry}/lab/cache"
-    said = texts(one.build(RECIPE, "--cache-to", place))
-    found = re.search(r"oras://\S+@sha256:[0-9a-f]{64}", said)
-    assert found, said
+    output = texts(one.build(RECIPE, "--cache-to", place))
+    result = re.search(r"oras://\S+@sha256:[0-9a-f]{64}", output)
+    assert result, output
     other = RECIPE.replace("two $KEPT", "changed")
     one.build(other, "--cache-to", place)
-    two.build(other, "--cache-from", found[0])  # its last step is in no pinned list
-    assert phases(two.build(RECIPE, "--cache-from", found[0])) & {"post-2"} == set()
+    two.build(other, "--cache-from", result[0])  # its last step is in no pinned list
+    assert phases(two.build(RECIPE, "--cache-from", result[0])) & {"post-2"} == set()
     third = Machine(tmp_path / "three")
-    assert "post-2" in phases(third.build(other, "--cache-from", found[0]))
+    assert "post-2" in phases(third.build(other, "--cache-from", result[0]))
 
 
 def test_what_is_no_stage_is_told_and_the_build_goes_on(
@@ -220,10 +220,10 @@ def test_a_list_has_what_was_sent_and_not_what_a_stranger_put_there(
             [*SINGBUILD, "push", "-q", one.place / "r.img", f"{place}:{tag}"],
             env=one.environment, check=True, stdout=-3,
         )  # fmt: skip
-    said = texts(one.build(RECIPE, "--cache-to", place))
-    found = re.search(r"oras://\S+@sha256:[0-9a-f]{64}", said)
-    assert found, said
-    events = two.build(RECIPE, "--cache-from", found[0])
+    output = texts(one.build(RECIPE, "--cache-to", place))
+    result = re.search(r"oras://\S+@sha256:[0-9a-f]{64}", output)
+    assert result, output
+    events = two.build(RECIPE, "--cache-from", result[0])
     assert not {"bootstrap", "post-1", "seal"} & phases(events), events
     assert "whoever may write" not in texts(events)
 

@@ -46,17 +46,17 @@ def inside(image: Path, *argv: str) -> str:
     return subprocess.check_output(words, cwd=ROOT, text=True)
 
 
-def hits(said: str) -> list[str]:
-    return re.findall(r"cache: (\S+): hit", said)
+def hits(output: str) -> list[str]:
+    return re.findall(r"cache: (\S+): hit", output)
 
 
-def executed(said: str) -> list[str]:
-    return re.findall(r"\] (post-\d): ", said)
+def executed(output: str) -> list[str]:
+    return re.findall(r"\] (post-\d): ", output)
 
 
 def tree(path: Path) -> list[tuple[object, ...]]:
     """Everything in an image but what tells of the recipe."""
-    found: list[tuple[object, ...]] = []
+    result: list[tuple[object, ...]] = []
     with Image(path) as image:
         for entry in image.walk():
             node = entry.inode
@@ -64,8 +64,8 @@ def tree(path: Path) -> list[tuple[object, ...]]:
                 content = b"".join(image.stream(entry)) if node.kind == REGULAR else b""
                 target = image.target(entry) if node.kind == SYMLINK else b""
                 facts = (node.mode, node.uid, node.gid, node.mtime, node.links)
-                found.append((entry.path, *facts, content, target))
-    return found
+                result.append((entry.path, *facts, content, target))
+    return result
 
 
 def test_parts_make_the_bits_of_one_section(

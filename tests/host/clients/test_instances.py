@@ -69,10 +69,10 @@ def called(
 
 
 def listed(person: Person) -> list[dict[str, str | int]]:
-    found: list[dict[str, str | int]] = json.loads(typed(person, "instance", "list", "--json"))[
+    result: list[dict[str, str | int]] = json.loads(typed(person, "instance", "list", "--json"))[
         "instances"
     ]
-    return found
+    return result
 
 
 def test_the_startscript_runs_and_its_output_is_kept(

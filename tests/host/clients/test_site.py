@@ -70,8 +70,8 @@ def test_it_is_obeyed_and_what_is_not_is_told_by_the_doctor(
     text, devices = done.stdout.splitlines()
     assert text == "site's"
     assert int(devices) < 25  # those of mount dev = minimal
-    said = on_that_site("doctor").stdout
-    (line,) = [each for each in said.splitlines() if "site's file" in each]
+    output = on_that_site("doctor").stdout
+    (line,) = [each for each in output.splitlines() if "site's file" in each]
     assert f"/etc/{name}/{name}.conf" in line
     for idle in ("enable underlay", "sessiondir max size", "allow container sif"):
         assert idle in line

@@ -69,7 +69,7 @@ def typed(where: Path, *words: str | Path, **more: str) -> subprocess.CompletedP
 
 
 @pytest.mark.parametrize(
-    ("words", "more", "made"),
+    ("words", "more", "result"),
     [
         (["docker://{}/lab/mini:1"], {}, "mini_1.sif"),
         (["--name", "a.sif", "docker://{}/lab/mini:1"], {}, "a.sif"),
@@ -85,13 +85,13 @@ def typed(where: Path, *words: str | Path, **more: str) -> subprocess.CompletedP
     ],
 )
 def test_pull_makes_the_file_that_is_named(
-    tmp_path: Path, server: str, words: list[str], more: dict[str, str], made: str
+    tmp_path: Path, server: str, words: list[str], more: dict[str, str], result: str
 ) -> None:
     (tmp_path / "d").mkdir()
     done = typed(tmp_path, "pull", *(word.format(server) for word in words), **more)
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
     assert "INFO:    Build complete" in done.stderr
-    assert typed(tmp_path, "exec", tmp_path / made, "echo", "hi").stdout == "hi\n"
+    assert typed(tmp_path, "exec", tmp_path / result, "echo", "hi").stdout == "hi\n"
 
 
 def test_what_cannot_be_pulled_is_fatal_and_known_by_the_registrys_words(
@@ -253,12 +253,12 @@ def test_inspect_has_the_schema_and_the_letters_of_3(tmp_path: Path, image: Path
 
     derived = {"org.label-schema.build-arch": "amd64", "org.label-schema.schema-version": "1.0"}
     assert attributes("--json") == {"labels": {"Owner": "ada"} | derived}
-    found = attributes("-e", "-d", "-l", "-r", "-H", "-t", "--json")
-    assert set(found) == {"labels", "environment", "deffile", "runscript", "helpfile", "test"}
-    assert found["environment"]["/.singularity.d/env/90-environment.sh"] == "    export A=1"  # type: ignore[index]
-    assert attributes("--all").keys() >= found.keys()
-    said = typed(tmp_path, "inspect", "-l", "-r", "-H", "a.sif").stdout
-    assert said.startswith('#!/bin/sh\n    echo ran "$@"\n    Helps.\nOwner: ada\norg.label-')
+    outcome = attributes("-e", "-d", "-l", "-r", "-H", "-t", "--json")
+    assert set(outcome) == {"labels", "environment", "deffile", "runscript", "helpfile", "test"}
+    assert outcome["environment"]["/.singularity.d/env/90-environment.sh"] == "    export A=1"  # type: ignore[index]
+    assert attributes("--all").keys() >= outcome.keys()
+    output = typed(tmp_path, "inspect", "-l", "-r", "-H", "a.sif").stdout
+    assert output.startswith('#!/bin/sh\n    echo ran "$@"\n    Helps.\nOwner: ada\norg.label-')
     for letter, answer in (("-l", "Owner: ada"), ("-r", "echo ran"), ("-H", "Helps."), ("-t", "3")):
         assert answer in typed(tmp_path, "inspect", letter, "a.sif").stdout
     assert typed(tmp_path, "run-help", "a.sif").stdout == "    Helps.\n"

@@ -93,21 +93,21 @@ class Hub:
     def collection(self, site: str) -> dict[str, dict[str, str]]:
         """Return the newest commit's builds by tag."""
         text = (self.directory / site / "lab/tools/collection.json").read_text()
-        found: dict[str, dict[str, str]] = json.loads(text)["commits"][-1]["builds"]
-        return found
+        outcome: dict[str, dict[str, str]] = json.loads(text)["commits"][-1]["builds"]
+        return outcome
 
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Hub:
     """A hub whose first commit is built."""
-    made = Hub(tmp_path_factory.mktemp("hub"))
-    made.commit(FILES)
-    status, output = made.build("site", "--jobs", "3", "--url", "https://hub.invalid")
+    result = Hub(tmp_path_factory.mktemp("hub"))
+    result.commit(FILES)
+    status, output = result.build("site", "--jobs", "3", "--url", "https://hub.invalid")
     assert re.search(r"^\w+: \w+, \d+ s so far$", output, re.M)
     assert status == 7, output
     assert "7 built, 0 as before, 1 failed (broken)" in output
     assert "broken: failed with status 7\n    broken.def:" in output
-    return made
+    return result
 
 
 def tags(hub: Hub, site: str = "site") -> dict[str, str]:
@@ -208,15 +208,15 @@ def test_two_machines_make_the_same_site_but_for_logs(hub: Hub) -> None:
 
 def sleeping(hub: Hub) -> list[str]:
     """What runs of a build of the sleeper."""
-    found = []
+    outcome = []
     for entry in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             text = entry.read_bytes().decode(errors="replace").replace("\0", " ")
         except OSError:
             continue
         if str(hub.directory / "killed") in text or "singbuild build --json --format sif" in text:
-            found.append(text)
-    return found
+            outcome.append(text)
+    return outcome
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])

@@ -66,9 +66,9 @@ def test_who_gets_the_same_says_so(singbuild: Build, keys: Path, name: str) -> N
         done = singbuild("attest-rebuild", "-q", "--key", key, image)
         assert (done.returncode, "rebuilt with ssh-ed25519" in done.stdout) == (0, True), done
     done = singbuild("verify", "--json", "--signers", "known", "--rebuilds", "1", image)
-    found = json.loads(done.stdout)
-    assert (done.returncode, found["rebuilds"]) == (0, 2)
-    assert [(s["claim"], s["principals"]) for s in found["signatures"]] == [
+    result = json.loads(done.stdout)
+    assert (done.returncode, result["rebuilds"]) == (0, 2)
+    assert [(s["claim"], s["principals"]) for s in result["signatures"]] == [
         ("rebuilt", ["ada@lab.example"]),
         ("rebuilt", []),
     ]
@@ -139,7 +139,7 @@ def test_another_image_is_told_by_its_paths_and_nothing_is_signed(
 
 
 @pytest.mark.parametrize(
-    ("words", "change", "status", "said"),
+    ("words", "change", "status", "output"),
     [
         ((), "other", 9, "files.data: locked sha256:"),
         ((), "", 3, "data does not exist"),
@@ -147,14 +147,14 @@ def test_another_image_is_told_by_its_paths_and_nothing_is_signed(
     ],
 )
 def test_what_nobody_else_has_is_refused(
-    singbuild: Build, keys: Path, words: tuple[str, ...], change: str, status: int, said: str
+    singbuild: Build, keys: Path, words: tuple[str, ...], change: str, status: int, output: str
 ) -> None:
     (keys / "r.def").write_text(RECIPE)
     assert singbuild("-q", *words, "r.def", "i.img").returncode == 0
     (keys / "data").write_text(change) if change else (keys / "data").unlink()
     before = digest(keys / "i.img")
     done = singbuild("attest-rebuild", "-q", "--key", "ada", "i.img")
-    assert (done.returncode, said in done.stderr) == (status, True), done
+    assert (done.returncode, output in done.stderr) == (status, True), done
     assert digest(keys / "i.img") == before
 
 
@@ -190,11 +190,11 @@ LOCK = {"recipe": {"name": "r.def"}, "arguments": {}, "arch": "x86_64"}
 def test_a_made_up_lock_or_record_is_refused(
     singbuild: Build, keys: Path, lock: dict[str, object], record: dict[str, object]
 ) -> None:
-    made = keys / "tree/.singularity.d"
-    made.mkdir(parents=True)
-    (made / "Singularity").write_text("Bootstrap: busybox\n")
-    (made / "lock.yaml").write_text(json.dumps({"version": 1, **lock}))
-    (made / "build.json").write_text(json.dumps(record))
+    metadata = keys / "tree/.singularity.d"
+    metadata.mkdir(parents=True)
+    (metadata / "Singularity").write_text("Bootstrap: busybox\n")
+    (metadata / "lock.yaml").write_text(json.dumps({"version": 1, **lock}))
+    (metadata / "build.json").write_text(json.dumps(record))
     subprocess.run(["tar", "-C", keys / "tree", "-cf", keys / "t.tar", "."], check=True)
     assert singbuild("create", "i.img").returncode == 0
     assert singbuild("import", "i.img", "t.tar").returncode == 0

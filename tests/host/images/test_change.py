@@ -110,9 +110,9 @@ def test_copies_take_cps_options(image: Path, singbuild: Build, tmp_path: Path) 
     os.chown(script, 5, 6)
     assert singbuild("copy", "a.img", "script.py", "/usr/bin/").returncode == 0
     assert singbuild("copy", "a.img", "-a", "script.py", "/srv/kept").returncode == 0
-    found = names(image)
-    assert found["usr/bin/script.py"] == (0o100750, 0, 0)
-    assert found["srv/kept"] == (0o100750, 5, 6)
+    result = names(image)
+    assert result["usr/bin/script.py"] == (0o100750, 0, 0)
+    assert result["srv/kept"] == (0o100750, 5, 6)
     before = digest(image)
     for words, status in (
         (("-t", "/srv", "script.py", "x"), 2),
@@ -124,8 +124,8 @@ def test_copies_take_cps_options(image: Path, singbuild: Build, tmp_path: Path) 
         done = singbuild("copy", "a.img", *words)
         assert done.returncode == status, (words, done.stderr)
     assert digest(image) == before
-    said = singbuild("copy", "a.img", "script.py", "/opt/none/").stderr
-    assert "the image has no directory /opt/none/" in said
+    output = singbuild("copy", "a.img", "script.py", "/opt/none/").stderr
+    assert "the image has no directory /opt/none/" in output
     check_sound(image)
 
 
@@ -230,11 +230,11 @@ def test_an_ordinary_user_gets_roots_image(everybodys: Path, user: str) -> None:
         check_sound(file)
         assert file.stat().st_uid == person.uid
         digests.add(digest(file))
-        found = names(file)
-        assert found["var/mail"] == (0o042775, 8, 8)
-        assert found["bin/elevated"] == (0o104755, 0, 42)
-        assert found["dev/mine"] == (0o020640, 0, 0)
-        assert found["name\nwith newline"][1:] == (100_000, 100_000)
+        result = names(file)
+        assert result["var/mail"] == (0o042775, 8, 8)
+        assert result["bin/elevated"] == (0o104755, 0, 42)
+        assert result["dev/mine"] == (0o020640, 0, 0)
+        assert result["name\nwith newline"][1:] == (100_000, 100_000)
         assert sorted(path.name for path in place.iterdir()) == ["a.img"]
     if len(digests) != 1:
         pair = [str(everybodys / name / "a.img") for name in ("root", user)]
@@ -246,7 +246,7 @@ def test_an_ordinary_user_gets_roots_image(everybodys: Path, user: str) -> None:
 
 
 def test_images_grow_and_shrink(image: Path, singbuild: Build) -> None:
-    held = names(image)
+    content = names(image)
     assert singbuild("expand", "a.img").returncode == 0
     assert image.stat().st_size == (32 + 512) << 20
     check_sound(image)
@@ -254,7 +254,7 @@ def test_images_grow_and_shrink(image: Path, singbuild: Build) -> None:
     assert image.stat().st_size < 24 << 20
     assert singbuild("shrink", "a.img").returncode == 0
     assert image.stat().st_size < 12 << 20
-    assert names(image) == held
+    assert names(image) == content
     check_sound(image)
 
 
@@ -352,7 +352,7 @@ def check_sequences(count: int, singbuild: Build, tmp_path: Path) -> None:
     for _ in range(count):
         assert singbuild("create", "-q", "-F", "-s", "16", "a.img").returncode == 0
         shell = docker_images.file("bin/sh", Path("/bin/busybox").read_bytes(), mode=0o755)
-        held: dict[str, bytes] = {}
+        content: dict[str, bytes] = {}
         first = docker_images.archive(docker_images.directory("srv"), shell)
         (tmp_path / "a.tar").write_bytes(first)
         assert singbuild("import", "a.img", "a.tar").returncode == 0
@@ -362,24 +362,24 @@ def check_sequences(count: int, singbuild: Build, tmp_path: Path) -> None:
                 case "copy":
                     (tmp_path / name).write_bytes(data)
                     assert singbuild("copy", "a.img", name, "/srv/").returncode == 0
-                    held[name] = data
+                    content[name] = data
                 case "import":
                     archive = docker_images.archive(docker_images.file(f"srv/{name}", data))
                     (tmp_path / "a.tar").write_bytes(archive)
                     assert singbuild("import", "a.img", "a.tar").returncode == 0
-                    held[name] = data
+                    content[name] = data
                 case "write":
                     script = f"printf written > /srv/{name}"
                     argv = [sys.executable, "-m", "singrun", "exec", "-w", "a.img", "sh", "-c"]
                     subprocess.run([*argv, script], cwd=tmp_path, check=True)
-                    held[name] = b"written"
+                    content[name] = b"written"
                 case "shrink":
                     assert singbuild("shrink", "--free", "2M", "a.img").returncode == 0
                 case verb:
                     assert singbuild(verb, "-s", "4", "a.img").returncode == 0
         check_sound(tmp_path / "a.img")
         with Image(tmp_path / "a.img") as opened:
-            found = opened.find(b"srv")
-            assert found
-            inside = {os.fsdecode(e.path)[4:]: opened.read(e) for e in opened.listed(found)}
-        assert inside == held
+            result = opened.find(b"srv")
+            assert result
+            inside = {os.fsdecode(e.path)[4:]: opened.read(e) for e in opened.listed(result)}
+        assert inside == content

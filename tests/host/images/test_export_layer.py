@@ -169,10 +169,10 @@ def test_an_image_without_our_scripts_becomes_one_with_a_shell(
 def test_a_file_whose_name_would_remove_another_is_told_of(
     form: str, singbuild: Build, recipe: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    made = recipe(
+    result = recipe(
         "Bootstrap: busybox\n%post\n    mkdir /d /.wh.e; touch /d/keep /d/.wh.keep /.wh.e/x\n"
     )
-    assert singbuild(made, "w.img").returncode == 0
+    assert singbuild(result, "w.img").returncode == 0
     done = singbuild("export", "--format", form, "-f", "w.tar", "w.img")
     assert done.returncode == 0
     if form == "tar":
@@ -185,5 +185,5 @@ def test_a_file_whose_name_would_remove_another_is_told_of(
     (tmp_path / "back.def").write_text(f"Bootstrap: {kind}\nFrom: w.tar\n")
     assert singbuild("back.def", "b.img").returncode == 0
     changed = json.loads(singbuild("diff", "--json", "w.img", "b.img").stdout)["files"]
-    gone = [each["path"] for each in changed if each["kind"] == "removed"]
-    assert sorted(gone) == ["/.wh.e", "/.wh.e/x", "/d/.wh.keep"]
+    missing = [each["path"] for each in changed if each["kind"] == "removed"]
+    assert sorted(missing) == ["/.wh.e", "/.wh.e/x", "/d/.wh.keep"]

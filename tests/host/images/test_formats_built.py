@@ -41,8 +41,8 @@ def place() -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def people(place: Path) -> Iterator[list[Person]]:
     with images.ordinary_user() as name:
-        found = [Person("root", Path("singrun")), Person(name, Path("singrun"))]
-        for person in found:
+        result = [Person("root", Path("singrun")), Person(name, Path("singrun"))]
+        for person in result:
             own = place / person.name
             own.mkdir()
             os.chown(own, person.uid, person.gid)
@@ -52,7 +52,7 @@ def people(place: Path) -> Iterator[list[Person]]:
                 "SINGBUILD_TMPDIR": str(own),
                 "XDG_STATE_HOME": str(own / "state"),
             }
-        yield found
+        yield result
 
 
 def called(person: Person, *words: str, umask: int = 0o022) -> str:

@@ -48,8 +48,8 @@ def test_devices_capabilities_and_acls_as_mke2fs_writes_them(tmp_path: Path, blo
     root = tmp_path / "tree"
     root.mkdir()
     build(tree, root, 0)
-    found = image_snapshot(mke2fs(root, tmp_path / "image", "-t", "ext3", "-b", block))
-    wanted = snapshot(root)
+    result = image_snapshot(mke2fs(root, tmp_path / "image", "-t", "ext3", "-b", block))
+    expected = snapshot(root)
     for path in tree.specs:
-        facts, seen = wanted[b"/" + path], found[b"/" + path]
+        facts, seen = expected[b"/" + path], result[b"/" + path]
         assert seen[:4] + seen[6:] == facts[:4] + facts[6:]

@@ -167,13 +167,13 @@ def check_debugfs_reads(image: Path, place: Path) -> None:
     out = place / "dumped"
     out.mkdir()
     subprocess.run(["debugfs", "-R", f"rdump / {out}", image], check=True, capture_output=True)
-    got, wanted = snapshot(out), snapshot(place / "tree")
+    actual, expected = snapshot(out), snapshot(place / "tree")
     readable = {
         p: f
-        for p, f in wanted.items()
+        for p, f in expected.items()
         if stat.S_IFMT(int(str(f[0]))) in (stat.S_IFREG, stat.S_IFLNK)
     }
-    assert {p: (got[p][6], got[p][9]) for p in readable} == {
+    assert {p: (actual[p][6], actual[p][9]) for p in readable} == {
         p: (f[6], f[9]) for p, f in readable.items()
     }
 
@@ -333,10 +333,10 @@ def test_lost_and_found_is_the_file_systems_own(tmp_path: Path) -> None:
     (tree / "deep" / "lost+found").mkdir(parents=True)
     seal(tree, tmp_path / "image", epoch=EPOCH)
     check(tmp_path / "image")
-    found = in_mount(
+    result = in_mount(
         tmp_path / "image", tmp_path, "ro", "cd $M; stat -c '%a %Y %n' lost+found; find ."
     )
-    lines = found.decode().splitlines()
+    lines = result.decode().splitlines()
     assert lines[0] == f"700 {EPOCH} lost+found"
     assert "./deep/lost+found" in lines
     assert "./lost+found/trap" not in lines

@@ -127,8 +127,8 @@ def test_the_next_version_shares_the_layers_of_its_stages(registry: str, tmp_pat
 def test_an_image_whose_stages_are_gone_is_one_layer(registry: str, tmp_path: Path) -> None:
     image = built(tmp_path, "one")
     singbuild(tmp_path, "cache", "clean")
-    said = singbuild(tmp_path, "push", "--stages", image, f"docker://{registry}/tool:one")
-    assert "sent as one layer" in said
+    output = singbuild(tmp_path, "push", "--stages", image, f"docker://{registry}/tool:one")
+    assert "sent as one layer" in output
     assert len(manifest(registry, "tool:one")["layers"]) == 1
 
 

@@ -30,8 +30,8 @@ Bootstrap: busybox
 def test_the_users_image_is_roots_image(user: User, tmp_path: Path) -> None:
     text = (ROOT / "recipes/busybox.def").read_text()
     process = user.start("-", "a.img")
-    said = process.communicate(text)[1]
-    assert process.returncode == 0, said
+    output = process.communicate(text)[1]
+    assert process.returncode == 0, output
     argv = [*SINGBUILD, "-q", "-", str(tmp_path / "root.img")]
     subprocess.run(argv, input=text, text=True, check=True)
     assert (user.directory / "a.img").read_bytes() == (tmp_path / "root.img").read_bytes()
@@ -43,8 +43,8 @@ def test_a_user_has_a_cache_and_it_changes_no_byte(user: User, tmp_path: Path) -
     for name, more in (("a.img", ""), ("b.img", ""), ("c.img", "%environment\n    A=1\n")):
         (user.directory / "recipe.def").write_text(text + more)
         process = user.start("recipe.def", name)
-        out, said = process.communicate()
-        assert process.returncode == 0, said
+        out, output = process.communicate()
+        assert process.returncode == 0, output
         images.append((user.directory / name).read_bytes())
         assert ("cache: image: hit" in out) == (name == "b.img")
         assert ("cache: post: hit" in out) == (name == "c.img")
@@ -60,8 +60,8 @@ def test_a_user_has_a_cache_and_it_changes_no_byte(user: User, tmp_path: Path) -
 @pytest.mark.parametrize("last", ["true", "false"])
 def test_nothing_is_left_that_the_user_cannot_delete(user: User, last: str, mode: str) -> None:
     process = user.start("--privilege", mode, "-", "a.img")
-    said = process.communicate(HARD_TO_DELETE.format(last=last))[1]
-    assert process.returncode == (7 if last == "false" else 0), said
+    output = process.communicate(HARD_TO_DELETE.format(last=last))[1]
+    assert process.returncode == (7 if last == "false" else 0), output
     assert not user.left()
 
 
@@ -87,8 +87,8 @@ def test_a_signal_ends_it_and_the_next_build_sweeps(
 def sweeps(user: User) -> bool:
     """Whether a build that fails leaves nothing of itself and of others."""
     second = user.start("-", "a.img")
-    said = second.communicate("Bootstrap: busybox\n%post\n    false\n")[1]
-    assert second.returncode == 7, said
+    output = second.communicate("Bootstrap: busybox\n%post\n    false\n")[1]
+    assert second.returncode == 7, output
     return not user.left()
 
 
@@ -123,8 +123,8 @@ def test_a_setuid_file_of_a_build_is_seen_by_nobody_else(mode: str, account: str
 
 def test_anybody_may_plan(user: User) -> None:
     process = user.start("plan", "-")
-    shown, said = process.communicate((ROOT / "recipes/debian.def").read_text())
-    assert process.returncode == 0, said
+    shown, output = process.communicate((ROOT / "recipes/debian.def").read_text())
+    assert process.returncode == 0, output
     assert "%post at line 14" in shown
 
 
@@ -137,12 +137,12 @@ def test_a_home_that_is_closed_to_its_user_slows_a_build_and_stops_none(user: Us
     user.env = {"PATH": user.env["PATH"], "HOME": str(home)} | places
     for mode in MODES:
         process = user.start("--force", "--privilege", mode, "-", "a.img")
-        said = process.communicate("Bootstrap: busybox\n%post\n    true\n")[1]
-        assert process.returncode == 0, said
-        assert "cannot be written" in said
+        output = process.communicate("Bootstrap: busybox\n%post\n    true\n")[1]
+        assert process.returncode == 0, output
+        assert "cannot be written" in output
     process = user.start("doctor")
-    shown, said = process.communicate()
-    assert (process.returncode, said) == (0, "")
+    shown, output = process.communicate()
+    assert (process.returncode, output) == (0, "")
     assert f"{home}/.local cannot be written: Permission denied" in shown
     process = user.start("pull", "--force", "docker-daemon:none", "b.img")
     assert "exists" in process.communicate()[1]

@@ -81,9 +81,9 @@ def recipe(place: Path) -> str:
     return f"Bootstrap: busybox\n%post\n{attack}%test\n{attack}"
 
 
-def ways_out(said: str) -> list[str]:
-    assert said.count("\n    done\n") == 2, said
-    return [line for line in said.splitlines() if line.strip().startswith("OUT: ")]
+def ways_out(output: str) -> list[str]:
+    assert output.count("\n    done\n") == 2, output
+    return [line for line in output.splitlines() if line.strip().startswith("OUT: ")]
 
 
 def test_root_s_sections_find_nothing_of_the_host(place: Path) -> None:
@@ -267,8 +267,8 @@ def test_no_program_reaches_an_abstract_socket_of_the_host(
             done = Rootfs(tree, Recorder()).host(argv, check=False)
         else:
             done = chroot.call(tree, argv)
-    said = "".join(done.tail)
-    assert (done.status, "PermissionError" in said, "'own'" in said) == (1, True, False), said
+    output = "".join(done.tail)
+    assert (done.status, "PermissionError" in output, "'own'" in output) == (1, True, False), output
 
 
 def test_a_host_program_is_found_without_a_path_variable(tmp_path: Path) -> None:

@@ -16,7 +16,9 @@ from tests.host.privilege.test_privilege import MODES
 
 pytestmark = [pytest.mark.root, pytest.mark.root_itself("it has one user build in each mode")]
 
-ASKED = "chown 1000:50 /tmp/answer; mknod /disk b 8 1; chown 3:4 /disk; chmod 640 /disk; echo ok-$?"
+OWNERS_SET = (
+    "chown 1000:50 /tmp/answer; mknod /disk b 8 1; chown 3:4 /disk; chmod 640 /disk; echo ok-$?"
+)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -26,7 +28,7 @@ def test_a_shell_gives_owners_and_devices_as_post_does(mode: str, user: User) ->
     words = ("--on-error=shell", "--privilege", mode, path, "a.img")
     shell = users_terminal(user, *words)
     shell.expect("%post> ")
-    shell.type(f"{ASKED}\n")
+    shell.type(f"{OWNERS_SET}\n")
     shell.expect("ok-0\r\n")
     scratch = next(user.directory.glob("singbuild-scratch-*"))
     noted = recorder.owners(scratch / "rootfs", scratch / "owners")
@@ -37,8 +39,8 @@ def test_a_shell_gives_owners_and_devices_as_post_does(mode: str, user: User) ->
         owner = noted[b"tmp/answer"]
         assert (owner.uid, owner.gid) == (1000, 50)
     else:
-        lent = [images.subordinate_ids(user.name, kind)[0] for kind in ("uid", "gid")]
-        assert (answer.st_uid, answer.st_gid) == (lent[0][999], lent[1][49])
+        ranges = [images.subordinate_ids(user.name, kind)[0] for kind in ("uid", "gid")]
+        assert (answer.st_uid, answer.st_gid) == (ranges[0][999], ranges[1][49])
     shell.type("exit\n")
     assert shell.status() == 7
     assert not user.left()
@@ -62,8 +64,8 @@ def resumed(user: User, *words: str) -> Path:
     for last, more, status in (("false", "--on-error=keep", 7), ("true", "--resume", 0)):
         path.write_text(LONG.format(last=last))
         process = user.start(more, *words, str(path), str(target))
-        said = process.communicate()[1]
-        assert process.returncode == status, said
+        output = process.communicate()[1]
+        assert process.returncode == status, output
     assert not user.left()
     return target
 

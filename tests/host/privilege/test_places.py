@@ -47,10 +47,10 @@ def building(user: User, variable: str, place: Path, prepare: str, text: str, mo
 LOOK = 'echo; echo left: $(ls -A "$place"); umount "$place"'
 
 
-def refused(done: Done, status: int, *said: str) -> None:
+def refused(done: Done, status: int, *output: str) -> None:
     """Check that a build ended before it began, saying that."""
     assert done.returncode == status, done.stderr
-    for text in said:
+    for text in output:
         assert text in done.stderr
     assert "bootstrap" not in done.stdout
     assert done.stdout.endswith("left:\n")
@@ -58,7 +58,7 @@ def refused(done: Done, status: int, *said: str) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "output"),
     [
         (TINY, " (tmpfs) has 1 MiB left, the build needs at least 16 MiB"),
         (READ_ONLY, " (tmpfs) cannot be written\nRead-only file system\n"),
@@ -66,11 +66,11 @@ def refused(done: Done, status: int, *said: str) -> None:
     ],
     ids=["tiny", "read-only", "noexec"],
 )
-def test_a_scratch_that_will_not_do(mode: str, options: str, said: str, user: User) -> None:
+def test_a_scratch_that_will_not_do(mode: str, options: str, output: str, user: User) -> None:
     place = user.directory / "place"
     mount = f'mount {options} none "$place"'
     done = building(user, "SINGBUILD_TMPDIR", place, mount, PLAIN, mode)
-    refused(done, 5, f"{place}{said}", "Set SINGBUILD_TMPDIR to a directory")
+    refused(done, 5, f"{place}{output}", "Set SINGBUILD_TMPDIR to a directory")
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -106,8 +106,8 @@ def test_a_file_system_that_gives_no_file_to_others(user: User, tmp_path: Path) 
     text = OWNERS.format(last="true")
     place = user.directory / "place"
     done = building(user, "SINGBUILD_TMPDIR", place, FUSE, text, "subuid")
-    said = (f"{place} (fuse", ") cannot hold files of other owners", "--privilege one-id")
-    refused(done, 5, *said, "Set SINGBUILD_TMPDIR to a directory")
+    output = (f"{place} (fuse", ") cannot hold files of other owners", "--privilege one-id")
+    refused(done, 5, *output, "Set SINGBUILD_TMPDIR to a directory")
     done = building(user, "SINGBUILD_TMPDIR", place, FUSE, text, "one-id")
     assert (done.returncode, done.stdout[-6:]) == (0, "left:\n"), done.stderr
     image = (user.directory / "a.img").read_bytes()
@@ -125,7 +125,7 @@ def test_a_target_that_will_not_do(mode: str, user: User) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "output"),
     [
         (SMALL, " (tmpfs) has 5 MiB left, this build keeps 16 MiB or more there"),
         (READ_ONLY, " (tmpfs) cannot be written: Read-only file system; nothing is kept there"),
@@ -133,13 +133,13 @@ def test_a_target_that_will_not_do(mode: str, user: User) -> None:
     ids=["tiny", "read-only"],
 )
 def test_a_cache_that_will_not_do_is_told_at_once_and_done_without(
-    mode: str, options: str, said: str, user: User
+    mode: str, options: str, output: str, user: User
 ) -> None:
     place = user.directory / "place"
     options = options.replace("mode=1777", "mode=0700,uid=$user,gid=$user")
     mount = f'mount {options} none "$place"'
     done = building(user, "SINGBUILD_CACHEDIR", place, mount, PLAIN, mode)
     assert done.returncode == 0, done.stderr
-    assert f"{place}{said}\nSINGBUILD_CACHEDIR names another" in done.stderr
+    assert f"{place}{output}\nSINGBUILD_CACHEDIR names another" in done.stderr
     assert done.stderr.count("is not cached") == 1  # however many steps there are
     assert (user.directory / "a.img").exists()

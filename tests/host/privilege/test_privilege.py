@@ -36,15 +36,15 @@ WITHOUT = (("sys_admin",), ("sys_admin", "mknod"))  # capabilities, for the mode
 
 def lacking(*names: str) -> tuple[str, ...]:
     """The words that execute singbuild without capabilities, as a container engine does."""
-    gone = ",".join(f"-{name}" for name in names)
-    return ("setpriv", f"--bounding-set={gone}", f"--inh-caps={gone}", *SINGBUILD)
+    missing = ",".join(f"-{name}" for name in names)
+    return ("setpriv", f"--bounding-set={missing}", f"--inh-caps={missing}", *SINGBUILD)
 
 
 def built(user: User, text: str, *words: str) -> bytes:
     """What a user builds of a recipe."""
     process = user.start("--no-cache", *words, "-", "a.img")
-    said = process.communicate(text)[1]
-    assert process.returncode == 0, said
+    output = process.communicate(text)[1]
+    assert process.returncode == 0, output
     assert not user.left()
     return (user.directory / "a.img").read_bytes()
 
@@ -99,13 +99,13 @@ MADE_THERE = "/shared/one /shared/two; mkdir /shared/three; touch /shared/three/
 
 def test_a_group_that_only_the_directory_gives_is_told_of(user: User, tmp_path: Path) -> None:
     argv = ["--no-cache", "--privilege", "one-id", "-", "a.img"]
-    said = user.start(*argv).communicate(SHARED.format(more=MADE_THERE))[1]
-    assert "/shared/one and 3 more may lack the group of the set-group-id directory" in said
+    output = user.start(*argv).communicate(SHARED.format(more=MADE_THERE))[1]
+    assert "/shared/one and 3 more may lack the group of the set-group-id directory" in output
     (user.directory / "a.img").unlink()
     process = user.start(*argv)
-    said = process.communicate(SHARED.format(more=""))[1]
-    assert process.returncode == 0, said
-    assert "group" not in said
+    output = process.communicate(SHARED.format(more=""))[1]
+    assert process.returncode == 0, output
+    assert "group" not in output
     assert (user.directory / "a.img").read_bytes() == by_root(
         SHARED.format(more=""), tmp_path / "root.img"
     )
@@ -115,9 +115,9 @@ def test_a_kept_stage_knows_which_groups_were_given(user: User) -> None:
     text = SHARED.format(more="/shared/own; chown 0:0 /shared/own")
     for name, more in (("a.img", ""), ("b.img", "%runscript\n    true\n")):
         process = user.start("--privilege", "one-id", "-", name)
-        out, said = process.communicate(text + more)
-        assert process.returncode == 0, said
-        assert "may lack the group" not in said
+        out, output = process.communicate(text + more)
+        assert process.returncode == 0, output
+        assert "may lack the group" not in output
     assert "cache: post: hit" in out
 
 
@@ -184,44 +184,44 @@ def test_packages_of_rpm_are_roots_own(user: User, packages: str, tmp_path: Path
 
 def test_a_users_stages_are_kept(user: User) -> None:
     first = user.start("-", "a.img")
-    said = first.communicate(OWNERS.format(last="true"))[1]
-    assert first.returncode == 0, said
+    output = first.communicate(OWNERS.format(last="true"))[1]
+    assert first.returncode == 0, output
     second = user.start("-", "b.img")
-    out, said = second.communicate(OWNERS.format(last="true") + "    touch /more\n")
-    assert second.returncode == 0, said
+    out, output = second.communicate(OWNERS.format(last="true") + "    touch /more\n")
+    assert second.returncode == 0, output
     assert "cache: bootstrap: hit" in out
 
 
 def test_the_choice_is_told_with_its_reason(user: User) -> None:
-    out, said = user.start("-", "a.img").communicate("Bootstrap: busybox\n")
-    assert "privilege: subuid: you are not root, and have subordinate ids" in out, said
+    out, output = user.start("-", "a.img").communicate("Bootstrap: busybox\n")
+    assert "privilege: subuid: you are not root, and have subordinate ids" in out, output
 
 
 def test_a_forced_mode_that_does_not_work_says_what_is_missing(user: User) -> None:
     process = user.start("--privilege", "root", "-", "a.img")
-    said = process.communicate("Bootstrap: busybox\n")[1]
+    output = process.communicate("Bootstrap: busybox\n")[1]
     assert process.returncode == 5
-    assert "the privilege mode root does not work here" in said
-    assert "you are not root" in said
-    assert "sudo" in said
+    assert "the privilege mode root does not work here" in output
+    assert "you are not root" in output
+    assert "sudo" in output
 
 
 def test_the_doctor_knows_what_works_here(user: User) -> None:
     process = user.start("doctor", "--json")
-    found = json.loads(process.communicate()[0])
+    result = json.loads(process.communicate()[0])
     assert process.returncode == 0
-    assert found["chosen"] == "subuid"
-    works = {mode: about["works"] for mode, about in found["modes"].items()}
+    assert result["chosen"] == "subuid"
+    works = {mode: about["works"] for mode, about in result["modes"].items()}
     assert works == {"root": False, "subuid": True, "one-id": True, "chroot": False}
-    assert found["modes"]["root"]["missing"] == [
+    assert result["modes"]["root"]["missing"] == [
         {"what": "you are not root", "remedy": "Run it with sudo."}
     ]
 
 
 def test_the_doctor_says_what_is_missing() -> None:
     with shared_directory() as directory:
-        out, said = User("nobody", directory).start("doctor").communicate()
-    assert "no       mode subuid (not needed)\n" in out, said
+        out, output = User("nobody", directory).start("doctor").communicate()
+    assert "no       mode subuid (not needed)\n" in out, output
     assert "/etc/subuid lends you no 65536 ids" in out
     assert "Ask for this line in /etc/subuid: nobody:" in out
     assert "You can build here, in the mode one-id:" in out
@@ -231,10 +231,10 @@ def test_whoever_has_no_subordinate_ids_is_told_the_line_to_ask_for() -> None:
     with shared_directory() as directory:
         nobody = User("nobody", directory)
         process = nobody.start("--privilege", "subuid", "-", "a.img")
-        said = process.communicate("Bootstrap: busybox\n")[1]
+        output = process.communicate("Bootstrap: busybox\n")[1]
         assert process.returncode == 5
-        assert "/etc/subuid lends you no 65536 ids" in said
-        assert "Ask for this line in /etc/subgid: nobody:" in said
+        assert "/etc/subuid lends you no 65536 ids" in output
+        assert "Ask for this line in /etc/subgid: nobody:" in output
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])

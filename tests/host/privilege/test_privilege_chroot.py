@@ -70,10 +70,10 @@ def test_the_image_is_roots_own(
     singbuild: Build, tmp_path: Path, way: str, of_root: dict[str, bytes]
 ) -> None:
     for text, image in of_root.items():
-        found, said = built(text, tmp_path, WAYS[way])
-        assert "privilege: chroot: " in said
-        assert "nothing may be mounted here: /proc and /sys are empty" in said
-        assert found == image
+        result, output = built(text, tmp_path, WAYS[way])
+        assert "privilege: chroot: " in output
+        assert "nothing may be mounted here: /proc and /sys are empty" in output
+        assert result == image
         assert not [*(tmp_path / "scratch").iterdir()]
 
 
@@ -142,21 +142,21 @@ def test_packages_of_rpm_are_roots_own(packages: str, singbuild: Build, tmp_path
 def test_a_scriptlet_that_reads_proc_is_told_of(
     packages: str, singbuild: Build, tmp_path: Path
 ) -> None:
-    said = built(packages, tmp_path, WAYS["no mounts"])[1]
-    assert "nothing may be mounted here: /proc and /sys are empty" in said
-    assert "%post(hello-7-1.x86_64) scriptlet failed" in said
+    output = built(packages, tmp_path, WAYS["no mounts"])[1]
+    assert "nothing may be mounted here: /proc and /sys are empty" in output
+    assert "%post(hello-7-1.x86_64) scriptlet failed" in output
 
 
 def executing_in(scratch: Path) -> list[str]:
     """The processes whose root directory is in a scratch."""
-    found = []
+    result = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
             if (process / "root").readlink().is_relative_to(scratch):
-                found.append(process.name)
+                result.append(process.name)
         except OSError:
             continue
-    return found
+    return result
 
 
 @pytest.fixture(scope="module")
@@ -165,14 +165,14 @@ def container() -> Iterator[Callable[..., list[str]]]:
         yield within
 
 
-@pytest.mark.parametrize("given", [(), ("--cap-add=mknod",)], ids=["podman", "docker"])
+@pytest.mark.parametrize("environment", [(), ("--cap-add=mknod",)], ids=["podman", "docker"])
 def test_a_container_without_privileges_builds_roots_image(
     container: Callable[..., list[str]],
     tmp_path: Path,
-    given: tuple[str, ...],
+    environment: tuple[str, ...],
     of_root: dict[str, bytes],
 ) -> None:
-    inside = container(*given, f"--volume={tmp_path}:/out", "--workdir=/out")
+    inside = container(*environment, f"--volume={tmp_path}:/out", "--workdir=/out")
     for text, image in of_root.items():
         (tmp_path / "a.def").write_text(text)
         argv = [*inside, *SINGBUILD, "--no-cache", "--force", "a.def", "a.img"]

@@ -218,9 +218,9 @@ def test_a_cache_of_the_users_is_refused(
     (place / "theirs").mkdir()
     subprocess.run(["chown", account, place / "theirs"], check=True)
     for cache in (place / "theirs", place / "new"):
-        given = os.environ | {"SINGBUILD_CACHEDIR": str(cache)}
+        environment = os.environ | {"SINGBUILD_CACHEDIR": str(cache)}
         for words in (["build", definition, "a.img"], ["lock", definition, "--output", "a.lock"]):
-            done = singbuild(*words, env=given)
+            done = singbuild(*words, env=environment)
             assert (done.returncode, "cannot be trusted" in done.stderr) == (5, True), done
     assert [path.name for path in place.iterdir()] == ["theirs"]
     assert list((place / "theirs").iterdir()) == []

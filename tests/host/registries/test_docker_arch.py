@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from tests.bench.builds import Build
-from tests.bench.docker_images import INDEX, Made, archive, file, image, index, symlink
+from tests.bench.docker_images import INDEX, ContainerImage, archive, file, image, index, symlink
 from tests.bench.docker_registry import genuine, push, put_manifest
 
 pytestmark = [
@@ -21,7 +21,7 @@ pytestmark = [
 E_MACHINE, AARCH64 = 18, 183  # elf(5)
 
 
-def made(arch: str) -> Made:
+def result(arch: str) -> ContainerImage:
     """An image with a shell; one for arm64 says so in its header, which is all that counts here."""
     shell = bytearray(Path("/bin/busybox").read_bytes())
     if arch == "arm64":
@@ -32,7 +32,7 @@ def made(arch: str) -> Made:
 
 @pytest.fixture
 def name(tmp_path: Path) -> Iterator[str]:
-    images = {arch: made(arch) for arch in ("amd64", "arm64")}
+    images = {arch: result(arch) for arch in ("amd64", "arm64")}
     with genuine(tmp_path) as server:
         for arch, each in images.items():
             push(each, server, "x", arch)
@@ -53,14 +53,14 @@ def test_the_image_for_another_machine_is_made_here(
 ) -> None:
     header = f"Bootstrap: docker\nFrom: {name}\n"
     text = recipe(f"{header}%environment\n    export A=1\n%runscript\n    echo here\n")
-    for words, wanted in (
+    for words, expected in (
         (("build", text, "here.img"), "amd64"),
         (("build", "--arch", "arm64", text, "a.img"), "arm64"),
         (("pull", "--arch", "aarch64", f"docker://{name}", "b.img"), "arm64"),
     ):
         done = singbuild(*words)
         assert done.returncode == 0, done.stderr
-        assert names(tmp_path / str(words[-1])) == [f"for-{wanted}"]
+        assert names(tmp_path / str(words[-1])) == [f"for-{expected}"]
     assert singbuild("lock", "--arch", "arm64", text).returncode == 0
     lock = yaml.safe_load((tmp_path / "recipe.lock.yaml").read_text())
     assert (lock["arch"], lock["pins"]["platform"]) == ("aarch64", "linux/arm64")

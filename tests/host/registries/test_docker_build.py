@@ -89,7 +89,7 @@ Facts = dict[str, tuple[Any, ...]]
 
 def facts(root: Path) -> Facts:
     """Owner, mode, time, attributes, content and link group of every entry."""
-    found: dict[str, tuple[Any, ...]] = {}
+    result: dict[str, tuple[Any, ...]] = {}
     groups: dict[int, list[str]] = {}
     for path in [root, *root.rglob("*")]:
         status = path.lstat()
@@ -107,16 +107,16 @@ def facts(root: Path) -> Facts:
         if not stat.S_ISDIR(status.st_mode):
             groups.setdefault(status.st_ino, []).append(name)
         owner = (status.st_uid, status.st_gid)
-        found[name] = (status.st_mode, owner, status.st_mtime_ns, values, content)
+        result[name] = (status.st_mode, owner, status.st_mtime_ns, values, content)
     for names in groups.values():
         for name in names:
-            found[name] += (sorted(names),)
+            result[name] += (sorted(names),)
     # No entry names these directories, so their time is that of the unpacking; umoci also
     # gives the root itself the time at which it was done.
-    for name, fact in found.items():
+    for name, fact in result.items():
         if name[:2] in (".", "d", "d/") and stat.S_ISDIR(fact[0]):
-            found[name] = fact[:2] + fact[3:]
-    return found
+            result[name] = fact[:2] + fact[3:]
+    return result
 
 
 @pytest.fixture
@@ -130,10 +130,10 @@ def unpacked(kind: str, where: str, tmp_path: Path) -> Facts:
     store.mkdir(exist_ok=True)
     root.mkdir()
     source = backend_alone.source(store, arch="x86_64", From=where)
-    given = replace(source, bootstrap=kind)
-    pins = backend.singbuild_resolve(given)
-    backend.singbuild_bootstrap(given, pins, Rootfs(root, given.report))
-    assert backend.singbuild_defaults(given, pins, Rootfs(root, given.report)).environment == {
+    request = replace(source, bootstrap=kind)
+    pins = backend.singbuild_resolve(request)
+    backend.singbuild_bootstrap(request, pins, Rootfs(root, request.report))
+    assert backend.singbuild_defaults(request, pins, Rootfs(root, request.report)).environment == {
         "A": "b"
     }
     return facts(root)
@@ -153,24 +153,24 @@ def skopeo(*words: str) -> None:
 
 
 def test_all_places_of_one_image_give_one_tree(layout: Path, tmp_path: Path) -> None:
-    wanted = unpacked("oci", f"{layout}:one", tmp_path)
+    expected = unpacked("oci", f"{layout}:one", tmp_path)
     skopeo(f"oci:{layout}:one", f"oci-archive:{tmp_path}/oci.tar:one")
     skopeo(f"oci:{layout}:one", f"docker-archive:{tmp_path}/docker.tar:ada/tool:1")
     for program in ("gzip", "xz", "bzip2"):
         subprocess.run([program, "-k", str(tmp_path / "docker.tar")], check=True)
-    assert unpacked("oci-archive", f"{tmp_path}/oci.tar:one", tmp_path) == wanted
-    assert unpacked("oci-archive", f"{tmp_path}/oci.tar", tmp_path) == wanted
-    assert unpacked("docker-archive", f"{tmp_path}/docker.tar", tmp_path) == wanted
-    assert unpacked("docker-archive", f"{tmp_path}/docker.tar:ada/tool:1", tmp_path) == wanted
+    assert unpacked("oci-archive", f"{tmp_path}/oci.tar:one", tmp_path) == expected
+    assert unpacked("oci-archive", f"{tmp_path}/oci.tar", tmp_path) == expected
+    assert unpacked("docker-archive", f"{tmp_path}/docker.tar", tmp_path) == expected
+    assert unpacked("docker-archive", f"{tmp_path}/docker.tar:ada/tool:1", tmp_path) == expected
     for packed in ("gz", "xz", "bz2"):
-        assert unpacked("docker-archive", f"{tmp_path}/docker.tar.{packed}", tmp_path) == wanted
+        assert unpacked("docker-archive", f"{tmp_path}/docker.tar.{packed}", tmp_path) == expected
     with genuine(tmp_path) as name:
         skopeo("--format=v2s2", f"oci:{layout}:one", f"docker://{name}/docker:2")
-        assert unpacked("docker", f"{name}/docker:2", tmp_path) == wanted
+        assert unpacked("docker", f"{name}/docker:2", tmp_path) == expected
 
 
 @pytest.mark.parametrize(
-    ("kind", "where", "said"),
+    ("kind", "where", "output"),
     [
         ("oci", "{layout}:two", "no such image in the layout"),
         ("oci", "{tmp}", "has no index.json"),
@@ -179,10 +179,10 @@ def test_all_places_of_one_image_give_one_tree(layout: Path, tmp_path: Path) -> 
     ],
 )
 def test_what_is_no_image_is_named(
-    layout: Path, tmp_path: Path, kind: str, where: str, said: str
+    layout: Path, tmp_path: Path, kind: str, where: str, output: str
 ) -> None:
     (tmp_path / "empty.tar").write_bytes(archive())
-    with pytest.raises(SourceError, match=said):
+    with pytest.raises(SourceError, match=output):
         unpacked(kind, where.format(layout=layout, tmp=tmp_path), tmp_path)
 
 
@@ -250,9 +250,9 @@ def python_image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         file("etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n"),
     )
     path = "PATH=/usr/local/bin:/usr/bin:/bin"
-    made = image(tar, shell, config={"Env": [path, "LANG=C.UTF-8"], "Cmd": ["python3"]})
+    snake = image(tar, shell, config={"Env": [path, "LANG=C.UTF-8"], "Cmd": ["python3"]})
     with genuine(where) as name:
-        push(made, name, "library/python", "3")
+        push(snake, name, "library/python", "3")
         yield name
 
 
@@ -266,8 +266,8 @@ def recipe_text(server: str) -> str:
 def test_the_recipe_builds_and_greets(
     singbuild: Build, recipe: Callable[[str], Path], tmp_path: Path, python_image: str
 ) -> None:
-    made = recipe(recipe_text(python_image))
-    done = singbuild(made, "a.img")
+    path = recipe(recipe_text(python_image))
+    done = singbuild(path, "a.img")
     assert done.returncode == 0, done.stderr
     launcher = Path(sys.executable).parent / "singrun"
     argv = [str(launcher), "run", str(tmp_path / "a.img"), "Ada"]
@@ -275,7 +275,7 @@ def test_the_recipe_builds_and_greets(
     assert out.stdout.startswith("Hello Ada: this is Python 3."), out.stderr
     argv = [str(launcher), "exec", str(tmp_path / "a.img"), "sh", "-c", "echo $LANG"]
     assert subprocess.run(argv, capture_output=True, text=True).stdout == "C.UTF-8\n"
-    assert singbuild("--force", made, "b.img").returncode == 0
+    assert singbuild("--force", path, "b.img").returncode == 0
     assert (tmp_path / "a.img").read_bytes() == (tmp_path / "b.img").read_bytes()
 
 
@@ -283,13 +283,13 @@ def test_the_recipe_builds_and_greets(
 def test_a_full_disk_is_said_and_leaves_nothing(
     recipe: Callable[[str], Path], tmp_path: Path, python_image: str
 ) -> None:
-    made = recipe(recipe_text(python_image))
+    path = recipe(recipe_text(python_image))
     small = tmp_path / "small"
     small.mkdir()
     script = (
         f"truncate -s 80M disk && mke2fs -q -t ext4 -O ^has_journal -m 0 disk && "
         f"mount -o loop disk {small} && mkdir {small}/cache && "
-        f"exec env SINGBUILD_TMPDIR={small} {sys.executable} -m singbuild --no-cache {made} a.img"
+        f"exec env SINGBUILD_TMPDIR={small} {sys.executable} -m singbuild --no-cache {path} a.img"
     )
     argv = ["unshare", "-m", "sh", "-c", script]
     done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True)

@@ -20,12 +20,12 @@ Engine = Callable[[Path], AbstractContextManager[Tool]]
 @pytest.fixture
 def where(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with a short name, that holds the image as a layout."""
-    made = tmp_path_factory.mktemp("e")
-    write_layout(made / "layout", {"one": IMAGE})
-    return made
+    result = tmp_path_factory.mktemp("e")
+    write_layout(result / "layout", {"one": IMAGE})
+    return result
 
 
-def told(facts: Facts) -> Facts:
+def report(facts: Facts) -> Facts:
     """What engines keep of a tree: of times only what is after 1970, in whole seconds."""
     return {name: fact[:2] + fact[4:] for name, fact in facts.items() if name != "."}
 
@@ -34,26 +34,26 @@ def told(facts: Facts) -> Facts:
 def test_an_image_that_only_an_engine_has(
     engine: Engine, where: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wanted = told(unpacked("oci", f"{where}/layout:one", where))
+    expected = report(unpacked("oci", f"{where}/layout:one", where))
     skopeo(f"oci:{where}/layout:one", f"docker-archive:{where}/docker.tar:ada/tool:1")
     with engine(where) as tool:
         tool("load", "-i", where / "docker.tar")
         monkeypatch.setenv("DOCKER_HOST", tool.address)
-        assert told(unpacked("docker-daemon", "ada/tool:1", where)) == wanted
+        assert report(unpacked("docker-daemon", "ada/tool:1", where)) == expected
         with pytest.raises(SourceError, match="the engine has no such image"):
             unpacked("docker-daemon", "ada/other", where)
         tool("save", "-o", where / "saved.tar", "ada/tool:1")
-    assert told(unpacked("docker-archive", f"{where}/saved.tar:ada/tool:1", where)) == wanted
+    assert report(unpacked("docker-archive", f"{where}/saved.tar:ada/tool:1", where)) == expected
 
 
 def test_archives_of_buildah(where: Path) -> None:
-    wanted = told(unpacked("oci", f"{where}/layout:one", where))
+    expected = report(unpacked("oci", f"{where}/layout:one", where))
     tool = buildah(where)
     container = tool("from", f"oci:{where}/layout:one").strip()
     for kind, form in (("oci-archive", "oci"), ("docker-archive", "docker")):
         tool("commit", "-q", "--format", form, container, f"{kind}:{where}/{form}.tar:ada/tool:1")
-        found = told(unpacked(kind, f"{where}/{form}.tar:ada/tool:1", where))
-        assert found == wanted
+        outcome = report(unpacked(kind, f"{where}/{form}.tar:ada/tool:1", where))
+        assert outcome == expected
     tool("rm", container)
 
 

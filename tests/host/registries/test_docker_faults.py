@@ -62,8 +62,8 @@ def test_a_signal_while_fetching_leaves_the_target_and_what_came(
     recipe: Callable[[str], Path],
 ) -> None:
     server.behaviours[IMAGE.layers[0]] = [stalls_after(300_000)]
-    made = recipe(f"Bootstrap: docker\nFrom: {server.name}/x\n")
-    argv = [*SINGBUILD, "--force", str(made), "a.img"]
+    result = recipe(f"Bootstrap: docker\nFrom: {server.name}/x\n")
+    argv = [*SINGBUILD, "--force", str(result), "a.img"]
     process = subprocess.Popen(argv, cwd=target.parent, stdout=-1, stderr=-1)
     name = f"{IMAGE.layers[0].removeprefix('sha256:')}.part"
     while not any(p.stat().st_size >= 100_000 for p in target.parent.glob(f"cache/*/{name}")):
@@ -77,7 +77,7 @@ def test_a_signal_while_fetching_leaves_the_target_and_what_came(
     else:
         check_untouched(target)
     del server.behaviours[IMAGE.layers[0]]
-    done = singbuild("--force", made, "a.img")
+    done = singbuild("--force", result, "a.img")
     assert done.returncode == 0, done.stderr
     assert not [*(target.parent / "scratch").iterdir()]
     assert server.requests_to(IMAGE.layers[0])[-1]["range"].startswith("bytes=")
@@ -90,9 +90,9 @@ def test_a_cache_without_room_for_a_layer_leaves_the_target(
     cache, scratch = target.parent / "cache", target.parent / "scratch"
     cache.mkdir()
     server.add(image(*ARCHIVES, archive(file("more", os.urandom(3 << 20)))))
-    made = recipe(f"Bootstrap: docker\nFrom: {server.name}/x\n")
+    result = recipe(f"Bootstrap: docker\nFrom: {server.name}/x\n")
     script = f'mount -t tmpfs -o size=3M,mode=700 none {cache} && exec "$@"'
-    argv = ["unshare", "--mount", "sh", "-c", script, "sh", *SINGBUILD, "--force", str(made)]
+    argv = ["unshare", "--mount", "sh", "-c", script, "sh", *SINGBUILD, "--force", str(result)]
     argv += ["--no-cache", "a.img"]
     environment = os.environ | {"SINGBUILD_TMPDIR": str(scratch)}
     done = subprocess.run(argv, cwd=target.parent, capture_output=True, text=True, env=environment)
@@ -100,7 +100,7 @@ def test_a_cache_without_room_for_a_layer_leaves_the_target(
     assert "No space left on device" in done.stderr
     assert str(cache) in done.stderr
     check_untouched(target)
-    assert singbuild("--force", made, "a.img").returncode == 0
+    assert singbuild("--force", result, "a.img").returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -124,12 +124,12 @@ def test_a_hostile_image_is_refused_and_leaves_the_target(
 ) -> None:
     monkeypatch.setenv("SINGBUILD_UNPACK_ENTRIES", "2000")
     monkeypatch.setenv("SINGBUILD_UNPACK_BYTES", "4000000")
-    made = image(*ARCHIVES, archive(*entries))
-    server.add(made)
+    result = image(*ARCHIVES, archive(*entries))
+    server.add(result)
     done = singbuild("--force", recipe(f"Bootstrap: docker\nFrom: {server.name}/x\n"), "a.img")
     assert done.returncode == 6, done.stderr
     assert says in done.stderr
-    assert f"layer {made.layers[-1]}" in done.stderr
+    assert f"layer {result.layers[-1]}" in done.stderr
     check_untouched(target)
     assert not [*target.parent.rglob("evil")]
 
@@ -163,8 +163,8 @@ def test_a_registry_that_vanishes_between_manifest_and_layers(
     server: Faulty, target: Path, singbuild: Build, recipe: Callable[[str], Path]
 ) -> None:
     more = archive(file("more", os.urandom(600_000)))
-    made = image(*ARCHIVES, more, archive(file("last")))
-    first, second, half, none = (name.removeprefix("sha256:") for name in made.layers)
+    result = image(*ARCHIVES, more, archive(file("last")))
+    first, second, half, none = (name.removeprefix("sha256:") for name in result.layers)
     cache = target.parent / "cache"
 
     def breaks(handler: Handler) -> None:
@@ -176,7 +176,7 @@ def test_a_registry_that_vanishes_between_manifest_and_layers(
         wait_until(lambda: bool([*cache.rglob(f"{half}.part")]))
         handler.close_connection = True
 
-    server.add(made)
+    server.add(result)
     server.behaviours = {half: [breaks], none: [says_nothing]}
     text = recipe(f"Bootstrap: docker\nFrom: {server.name}/x\n")
     done = singbuild("--force", text, "a.img")
@@ -188,7 +188,7 @@ def test_a_registry_that_vanishes_between_manifest_and_layers(
     assert 0 < arrived <= 400_000
     assert not [*cache.rglob(f"{none}*")]
     with faulty(server.server_address[1]) as back:
-        back.add(made)
+        back.add(result)
         done = singbuild("--force", text, "a.img")
         assert done.returncode == 0, done.stderr
         fetched = [path for path, _ in back.requests if "/blobs/" in path]
@@ -200,16 +200,16 @@ def test_a_registry_that_vanishes_between_manifest_and_layers(
 def test_offline_what_was_fetched_before_is_enough(
     server: Faulty, singbuild: Build, recipe: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    made = recipe(f"Bootstrap: docker\nFrom: {server.name}/x\n")
-    refused = singbuild("build", "--offline", made, "a.img")
+    result = recipe(f"Bootstrap: docker\nFrom: {server.name}/x\n")
+    refused = singbuild("build", "--offline", result, "a.img")
     assert refused.returncode == 6
     assert "SINGBUILD_OFFLINE" in refused.stderr
     assert not server.requests
-    assert singbuild(made, "a.img").returncode == 0
-    asked = len(server.requests)
-    done = singbuild("build", "--offline", "--no-cache", made, "b.img")
+    assert singbuild(result, "a.img").returncode == 0
+    count = len(server.requests)
+    done = singbuild("build", "--offline", "--no-cache", result, "b.img")
     assert done.returncode == 0, done.stderr
     pulled = singbuild("pull", "--offline", f"docker://{server.name}/x", "c.img")
     assert pulled.returncode == 0, pulled.stderr
-    assert len(server.requests) == asked
+    assert len(server.requests) == count
     assert (tmp_path / "a.img").read_bytes() == (tmp_path / "b.img").read_bytes()

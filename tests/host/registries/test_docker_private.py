@@ -40,20 +40,20 @@ def test_a_private_image_is_pulled_and_runs(
 ) -> None:
     shell = file("bin/busybox", BUSYBOX.read_bytes(), mode=0o755)
     links = [symlink(f"bin/{name}", "busybox") for name in ("sh", "cat")]
-    made = image(archive(shell, *links), archive(file("text", b"here\n")))
+    result = image(archive(shell, *links), archive(file("text", b"here\n")))
     (tmp_path / "data").symlink_to(site.ca.parent / "data")
     with genuine(tmp_path) as name:
-        push(made, name, "busy/box", "1")
+        push(result, name, "busy/box", "1")
     site.tokens.rights["busy/box"] = ("ada",)
     words = ("pull", f"docker://{site.name}/busy/box:1", "a.img")
-    for user, password, said in (
+    for user, password, output in (
         ("ada", "wrong", "incorrect username or password"),
         ("bob", "bob", "who has no right to pull it"),
     ):
         login(user, password)
         done = singbuild(*words)
         assert done.returncode == 6
-        assert said in done.stderr
+        assert output in done.stderr
         assert not (tmp_path / "a.img").exists()
     login("ada", "secret")
     done = singbuild(*words)

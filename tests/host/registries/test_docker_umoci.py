@@ -50,11 +50,11 @@ def test_a_layer_of_gnu_tar(form: str, tmp_path: Path) -> None:
     below = os.path.join(tree, b"caf\xe9", b"n" * 120, b"m" * 120)
     os.makedirs(below)
     for name in (b"sparse", b"dense", b"\xff" * 9, b"n" * 200):
-        with open(os.path.join(below, name), "wb") as made:
-            made.write(b"data" * 5000)
-            made.truncate(20_000 if name != b"sparse" else 8 << 20)
-            made.seek(0, os.SEEK_END)
-            made.write(b"end")
+        with open(os.path.join(below, name), "wb") as product:
+            product.write(b"data" * 5000)
+            product.truncate(20_000 if name != b"sparse" else 8 << 20)
+            product.seek(0, os.SEEK_END)
+            product.write(b"end")
     os.link(os.path.join(below, b"dense"), os.path.join(tree, b"linked"))
     os.symlink(b"\xfe/" + b"t" * 150, os.path.join(tree, b"link"))
     os.mkfifo(os.path.join(tree, b"fifo"))
@@ -66,15 +66,15 @@ def test_a_layer_of_gnu_tar(form: str, tmp_path: Path) -> None:
     layer = subprocess.check_output([*tar, "-cf", "-", "."])
     assert len(layer) < 4 << 20
     write_layout(tmp_path / "layout", {"one": image(layer, config={"Env": ["A=b"]})})
-    found = unpacked("oci", f"{tmp_path}/layout:one", tmp_path)
+    result = unpacked("oci", f"{tmp_path}/layout:one", tmp_path)
     if form == "pax":
-        wanted = umoci(f"{tmp_path}/layout:one", tmp_path)
+        expected = umoci(f"{tmp_path}/layout:one", tmp_path)
     else:  # whose sparse files umoci does not know
         (tmp_path / "wanted").mkdir()
         argv = ["tar", "-C", str(tmp_path / "wanted"), "--numeric-owner", "-xpf", "-"]
         subprocess.run(argv, input=layer, check=True)
-        wanted = facts(tmp_path / "wanted")
-    assert found == wanted
+        expected = facts(tmp_path / "wanted")
+    assert result == expected
     (root,) = tmp_path.glob("root-*")
     sparse = os.path.join(os.fsencode(root), os.path.relpath(below, tree), b"sparse")
     assert os.stat(sparse).st_blocks * 512 < 1 << 20
@@ -83,7 +83,7 @@ def test_a_layer_of_gnu_tar(form: str, tmp_path: Path) -> None:
 @pytest.fixture
 def where(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with a short name, that holds an image with a shell as a layout."""
-    made = tmp_path_factory.mktemp("u")
+    product = tmp_path_factory.mktemp("u")
     lower = archive(
         *(directory(name) for name in ("bin", "t", "whole", "was-directory", "tmp")),
         file("bin/busybox", BUSYBOX.read_bytes(), mode=0o755),
@@ -93,21 +93,21 @@ def where(tmp_path_factory: pytest.TempPathFactory) -> Path:
         *(file(f"{name}/old") for name in ("whole", "was-directory")),
         file("was-file"),
     )
-    write_layout(made / "layout", {"one": image(lower, config={"Env": ["A=b"]})})
-    return made
+    write_layout(product / "layout", {"one": image(lower, config={"Env": ["A=b"]})})
+    return product
 
 
 def check(kind: str, path: Path, where: Path) -> None:
     """Compare what an archive becomes here with what skopeo and umoci make of it."""
     there = where / f"as-umoci-{path.name}"
     skopeo(f"{kind}:{path}", f"oci:{there}:one")
-    wanted = umoci(f"{there}:one", there)
-    found = unpacked(kind, str(path), where)
-    assert {name for name in found if name.startswith(("t/", "w"))} == {
+    expected = umoci(f"{there}:one", there)
+    result = unpacked(kind, str(path), where)
+    assert {name for name in result if name.startswith(("t/", "w"))} == {
         *(f"t/{name}" for name in ("two", "three", "link", "fifo", "setuid")),
         *("whole", "whole/new", "was-file", "was-file/in", "was-directory"),
     }
-    assert found == wanted
+    assert result == expected
 
 
 @pytest.mark.long

@@ -21,7 +21,7 @@ PROGRAMS = ROOT / ".venv/bin"
 MANY = 16
 
 
-def made(text: bytes) -> docker_images.Made:
+def result(text: bytes) -> docker_images.ContainerImage:
     busybox = Path(str(shutil.which("busybox"))).read_bytes()
     return docker_images.image(
         docker_images.archive(
@@ -35,7 +35,7 @@ def made(text: bytes) -> docker_images.Made:
 @pytest.fixture
 def server() -> Iterator[Faulty]:
     with faulty() as registry:
-        registry.add(made(b"first\n"), "1")
+        registry.add(result(b"first\n"), "1")
         yield registry
 
 
@@ -55,14 +55,14 @@ def begun(*words: object, before: Callable[[], None] | None = None) -> subproces
     )
 
 
-def said(process: subprocess.Popen[bytes]) -> bytes:
+def output(process: subprocess.Popen[bytes]) -> bytes:
     out, err = process.communicate()
     assert process.returncode == 0, err
     return out
 
 
 def call(*words: object) -> bytes:
-    return said(begun(*words))
+    return output(begun(*words))
 
 
 def layer_requests(server: Faulty) -> int:
@@ -78,7 +78,7 @@ def test_sixteen_starts_at_once_download_once(
 ) -> None:
     words = ("singrun", "exec", f"docker://{server.name}/lab/tool:1", "cat", "/text")
     started = [begun(*words, before=before) for _ in range(MANY)]
-    assert [said(each) for each in started] == [b"first\n"] * MANY
+    assert [output(each) for each in started] == [b"first\n"] * MANY
     assert layer_requests(server) == 1
     assert len(server.requests_to("/manifests/")) == 1
     left = [path for path in (place / "cache").rglob("*") if ".owner" in path.name]
@@ -92,7 +92,7 @@ def test_sixteen_pulls_to_files_of_their_own_fetch_each_layer_once(
     name = f"docker://{server.name}/lab/tool:1"
     files = [place / f"{number}.img" for number in range(MANY)]
     for each in [begun("singbuild", "pull", name, file, before=refuse_flock) for file in files]:
-        said(each)
+        output(each)
     assert len({file.read_bytes() for file in files}) == 1
     assert layer_requests(server) == 1
 
@@ -113,7 +113,7 @@ def test_one_that_is_killed_leaves_its_work_to_the_next(server: Faulty, place: P
     server.behaviours.clear()
     first.kill()
     first.communicate()
-    said(waiting)
+    output(waiting)
     assert call("singrun", "exec", target, "cat", "/text") == b"first\n"
     assert {path.name for path in target.parent.iterdir()} == {"tool"}
 
@@ -122,15 +122,15 @@ def test_a_library_is_searched_first_and_names_are_short(server: Faulty, place: 
     library, source = place / "library", f"docker://{server.name}/lab/tool:1"
     library.mkdir()
     call("singbuild", "cache", "fill", library, f"tool={source}")
-    asked = len(server.requests)
+    count = len(server.requests)
     os.environ["SINGRUN_LIBRARY"] = str(library)
     try:
         assert call("singrun", "exec", source, "cat", "/text") == b"first\n"
         assert call("singrun", "exec", "tool", "cat", "/text") == b"first\n"
-        assert len(server.requests) == asked
+        assert len(server.requests) == count
         assert not (place / "cache/pulled").exists()
         call("singrun", "exec", "--fetch", source, "cat", "/text")
-        assert len(server.requests) > asked
+        assert len(server.requests) > count
         library.chmod(0o777)
         (place / "cache/pulled").rename(place / "gone")
         refused = begun("singrun", "exec", "tool", "true")
@@ -161,7 +161,7 @@ def test_filling_again_fetches_what_has_changed_only(server: Faulty, place: Path
     before = image.stat()
     call(*words)
     assert image.stat().st_ino == before.st_ino
-    server.add(made(b"second\n"), "1")
+    server.add(result(b"second\n"), "1")
     call(*words)
     assert image.stat().st_ino != before.st_ino
     assert call("singrun", "exec", library / "tool", "cat", "/text") == b"second\n"
@@ -182,7 +182,7 @@ def test_the_least_recently_used_go_first(
     server: Faulty, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for tag in ("2", "3"):
-        server.add(made(tag.encode()), tag)
+        server.add(result(tag.encode()), tag)
     name = f"docker://{server.name}/lab/tool"
     for tag in ("1", "2"):
         call("singrun", "exec", f"{name}:{tag}", "cat", "/text")
@@ -190,8 +190,8 @@ def test_the_least_recently_used_go_first(
     for directory, age in ((one, 200), (two, 300)):
         for path in (*directory.iterdir(), directory):
             os.utime(path, (time.time() - age,) * 2)
-    taken = sum(path.stat().st_blocks * 512 for path in one.iterdir())
-    monkeypatch.setenv("SINGBUILD_CACHE_SIZE", f"{2 * taken // 1024 + 100}K")
+    used_bytes = sum(path.stat().st_blocks * 512 for path in one.iterdir())
+    monkeypatch.setenv("SINGBUILD_CACHE_SIZE", f"{2 * used_bytes // 1024 + 100}K")
     call("singrun", "exec", f"{name}:1", "cat", "/text")  # used again
     call("singrun", "exec", f"{name}:3", "cat", "/text")
     assert one.exists()

@@ -126,22 +126,22 @@ def mounted_facts(built: Path) -> Facts:
     line = 'mount -t ext3 -o loop,ro,noload "$1" /mnt && exec "$2" -c "$3"'
     argv = ["unshare", "-m", "sh", "-c", line, "-", str(built), sys.executable, script]
     done = subprocess.run(argv, cwd=REPOSITORY, capture_output=True, check=True)
-    found: Facts = pickle.loads(done.stdout)
-    return found
+    result: Facts = pickle.loads(done.stdout)
+    return result
 
 
-def in_seconds(found: Facts) -> Facts:
+def in_seconds(result: Facts) -> Facts:
     """Facts with whole seconds, which is what an image holds."""
     return {
         name: tuple(
             value // 10**9 if number == 2 and isinstance(value, int) else value
             for number, value in enumerate(fact)
         )
-        for name, fact in found.items()
+        for name, fact in result.items()
     }
 
 
-def timeless(found: Facts, umocis: Facts, begin: float) -> Facts:
+def timeless(result: Facts, umocis: Facts, begin: float) -> Facts:
     """Facts without the times of directories that no layer names, which umoci makes now."""
     return {
         name: (*fact[:2], None, *fact[3:])
@@ -149,7 +149,7 @@ def timeless(found: Facts, umocis: Facts, begin: float) -> Facts:
         and isinstance(at := umocis[name][2], int)
         and begin <= at + 1 < MUCH_LATER
         else fact
-        for name, fact in found.items()
+        for name, fact in result.items()
         if name in umocis
     }
 
@@ -162,24 +162,24 @@ def test_an_image_without_sections_is_the_layers_tree(singbuild: Build, tmp_path
     assert done.returncode == 0, done.stderr
     assert "normalised" not in done.stdout
     begin = time.time()
-    wanted = in_seconds(umoci(f"{layout}:one", tmp_path))
-    found = in_seconds(mounted_facts(tmp_path / "a.img"))
+    expected = in_seconds(umoci(f"{layout}:one", tmp_path))
+    result = in_seconds(mounted_facts(tmp_path / "a.img"))
     record = singbuild("inspect", "--json", "a.img").stdout
     assert "normalised" not in record
-    added = {name for name in found if name not in wanted}
+    added = {name for name in result if name not in expected}
     assert {name for name in added if not name.startswith(OURS)} == MOUNT_POINTS
-    assert wanted["tmp/dir/deep"][2] == MUCH_LATER
-    assert wanted["a-link-of-another-time"][2] == wanted["d-link"][2] == LATER
-    assert stat.S_IMODE(wanted["set-group-id/nobody-named"][0]) == 0o2755
-    assert stat.S_IMODE(wanted["masked/nobody-named"][0]) == 0o2750
-    assert len(wanted["masked/nobody-named/nor-this"][3]) == 2
-    assert not wanted["no-more/nobody-named"][3]
-    assert timeless(found, wanted, begin) == timeless(wanted, wanted, begin)
+    assert expected["tmp/dir/deep"][2] == MUCH_LATER
+    assert expected["a-link-of-another-time"][2] == expected["d-link"][2] == LATER
+    assert stat.S_IMODE(expected["set-group-id/nobody-named"][0]) == 0o2755
+    assert stat.S_IMODE(expected["masked/nobody-named"][0]) == 0o2750
+    assert len(expected["masked/nobody-named/nor-this"][3]) == 2
+    assert not expected["no-more/nobody-named"][3]
+    assert timeless(result, expected, begin) == timeless(expected, expected, begin)
     (tmp_path / "b.def").write_text("Bootstrap: localimage\nFrom: a.img\n")
     done = singbuild("b.def", "b.img")
     assert done.returncode == 0, done.stderr
     again = in_seconds(mounted_facts(tmp_path / "b.img"))
-    assert timeless(again, wanted, begin) == timeless(wanted, wanted, begin)
+    assert timeless(again, expected, begin) == timeless(expected, expected, begin)
 
 
 @pytest.mark.root_itself("it compares an ordinary user's image with root's")
@@ -192,8 +192,8 @@ def test_layers_become_the_same_image_without_root(mode: str, user: User, tmp_pa
     argv = [*SINGBUILD, "-q", "--no-cache", "-", str(tmp_path / "root.img")]
     subprocess.run(argv, input=text, text=True, check=True)
     process = user.start("--no-cache", "--privilege", mode, "-", "a.img")
-    said = process.communicate(text)[1]
-    assert process.returncode == 0, said
+    output = process.communicate(text)[1]
+    assert process.returncode == 0, output
     assert (user.directory / "a.img").read_bytes() == (tmp_path / "root.img").read_bytes()
 
 
@@ -202,9 +202,9 @@ def test_an_acl_of_an_id_that_is_not_mapped_is_left_out_and_told(user: User) -> 
     layer = archive(directory("acl", pax_headers=NAMED), file("acl/new/file"))
     layout = write_layout(user.directory / "layout", {"one": image(LOWER, layer)})
     process = user.start("--no-cache", "--privilege", "one-id", "-", "a.img")
-    said = process.communicate(f"Bootstrap: oci\nFrom: {layout}:one\n")
-    assert process.returncode == 0, said
-    assert "the attribute system.posix_acl_default is left out" in said[1]
+    output = process.communicate(f"Bootstrap: oci\nFrom: {layout}:one\n")
+    assert process.returncode == 0, output
+    assert "the attribute system.posix_acl_default is left out" in output[1]
     inside = mounted_facts(user.directory / "a.img")
     assert [inside[name][3] for name in ("acl", "acl/new")] == [{}, {}]
 
@@ -262,13 +262,13 @@ def test_random_layers_become_umocis_tree(tmp_path: Path) -> None:
         except SourceError:
             continue  # a link to what is not there
         write_layout(place / "layout", {"one": image(*layers)})
-        wanted = in_seconds(umoci(f"{place}/layout:one", place))
+        expected = in_seconds(umoci(f"{place}/layout:one", place))
         normalise(rootfs, CREATED)
         times = rootfs.baseline.times(rootfs.root)
         sealed = seal(rootfs.root, place / "image", epoch=CREATED, times=times)
-        found = in_seconds(mounted_facts(sealed.path))
-        assert set(found) - set(wanted) == {"lost+found"}
-        assert timeless(found, wanted, begin) == timeless(wanted, wanted, begin), number
+        result = in_seconds(mounted_facts(sealed.path))
+        assert set(result) - set(expected) == {"lost+found"}
+        assert timeless(result, expected, begin) == timeless(expected, expected, begin), number
         compared += 1
     assert compared > 4
 
@@ -350,11 +350,11 @@ def test_what_programs_did_is_normalised_told_and_can_be_kept(
     assert stat.S_IMODE((tree / "var/log/app.log").stat().st_mode) == 0o640
     assert (tree / "opt/module.py").stat().st_mtime == LATER
     assert (tree / "var/log/app.log").stat().st_mtime == CREATED
-    told = json.loads((tree / ".singularity.d/build.json").read_text())["normalised"]
-    assert {"/tmp", "/var/log", "/etc/machine-id", "/etc/passwd-", "/var/cache/apt"} <= set(told)
+    report = json.loads((tree / ".singularity.d/build.json").read_text())["normalised"]
+    assert {"/tmp", "/var/log", "/etc/machine-id", "/etc/passwd-", "/var/cache/apt"} <= set(report)
     # Kept, and two whose place the image has not.
-    assert not {"/var/cache/dnf", "/var/cache/yum", "/var/lib/dpkg/status-old"} & set(told)
-    assert told.items() <= REASONS.items()
+    assert not {"/var/cache/dnf", "/var/cache/yum", "/var/lib/dpkg/status-old"} & set(report)
+    assert report.items() <= REASONS.items()
     assert "normalised: /tmp (2): temporary files" in done.stdout
     assert "normalised: /var/tmp" not in done.stdout
 
@@ -369,9 +369,9 @@ def test_stages_and_a_resumed_build_give_the_same_image(
     path = write("true")
     assert singbuild("--no-cache", path, "a.img").returncode == 0
     assert singbuild(path, "b.img").returncode == 0
-    for gone, latest in ((["image"], "post"), (["image", "post"], "files")):
+    for missing, latest in ((["image"], "post"), (["image", "post"], "files")):
         for note in (tmp_path / "cache/stages").glob("*.json"):
-            if json.loads(note.read_text())["name"] in gone:
+            if json.loads(note.read_text())["name"] in missing:
                 note.unlink()
         again = singbuild("--force", path, "c.img")
         assert f"cache: {latest}: hit" in again.stdout
@@ -388,13 +388,13 @@ def test_what_only_one_of_two_runs_leaves_makes_no_difference(
     singbuild: Build, recipe: Callable[[str], Path], tmp_path: Path
 ) -> None:
     """The image's record, too, holds nothing that differs from run to run."""
-    made = recipe(
+    product = recipe(
         'Bootstrap: busybox\n%setup\n    cd "$SINGBUILD_ROOTFS"; mkdir -p -m 1777 tmp run\n'
         f"    test ! -e {tmp_path}/flag || touch tmp/left run/left\n"
     )
-    first = singbuild("--no-cache", made, "a.img")
+    first = singbuild("--no-cache", product, "a.img")
     (tmp_path / "flag").touch()
-    second = singbuild("--no-cache", made, "b.img")
+    second = singbuild("--no-cache", product, "b.img")
     assert (first.returncode, second.returncode) == (0, 0), second.stderr
     assert "normalised: /tmp (1)" in second.stdout
     assert "normalised" not in first.stdout

@@ -145,50 +145,50 @@ def test_libraries_devices_and_programs_come_in(
     person: Person, driver: Driver, image: Path, options: list[str]
 ) -> None:
     words: list[str | Path] = [*options, "--nv", image]
-    assert person.said("exec", *words, "probe", "libcuda.so.1") == "42\n"
+    assert person.output("exec", *words, "probe", "libcuda.so.1") == "42\n"
     device = driver.directory / "nvidia0"
-    assert person.said("exec", *words, "head", "-c1", device) == "\0"
-    assert person.said("exec", *words, "nvidia-smi") == "one fake GPU\n"
-    listing = person.said(
+    assert person.output("exec", *words, "head", "-c1", device) == "\0"
+    assert person.output("exec", *words, "nvidia-smi") == "one fake GPU\n"
+    listing = person.output(
         "exec", *words, "ls", "/.singularity.d/libs", "/.singularity.d/bin"
     ).split()
     assert set(listing) >= {"libcuda.so.1", "libnvidia-ml.so.1", "nvidia-smi"}
     assert not {name for name in listing if name.startswith("libc.")}
-    assert person.said("exec", image, "ls", "/.singularity.d") == (
+    assert person.output("exec", image, "ls", "/.singularity.d") == (
         "actions\nenv\nrunscript\ntest\n"
     )
 
 
 def test_the_images_own_libraries_come_first(person: Person, driver: Driver, image: Path) -> None:
-    assert person.said("exec", "--nv", image, "probe", "libnvidia-ml.so.1") == "7\n"
+    assert person.output("exec", "--nv", image, "probe", "libnvidia-ml.so.1") == "7\n"
     script = "echo $LD_LIBRARY_PATH; echo $PATH"
-    paths = person.said("exec", "--nv", image, "sh", "-c", script).splitlines()
+    paths = person.output("exec", "--nv", image, "sh", "-c", script).splitlines()
     assert paths[0] == "/opt/own:/.singularity.d/libs"
     assert paths[1].endswith(":/bin:/.singularity.d/bin")
     words = ("--nv", "--env", "LD_LIBRARY_PATH=/x", image)
-    assert person.said("exec", *words, "sh", "-c", script).startswith("/x:/.singularity.d/libs\n")
+    assert person.output("exec", *words, "sh", "-c", script).startswith("/x:/.singularity.d/libs\n")
 
 
 def test_the_other_kinds_and_what_their_libraries_need(person: Person, image: Path) -> None:
     words = ("--rocm", "--fabric", image, "probe")
-    assert person.said("exec", *words, "libhsa-runtime64.so.1") == "44\n"
-    assert person.said("exec", *words, "libibverbs.so.1") == "45\n"
+    assert person.output("exec", *words, "libhsa-runtime64.so.1") == "44\n"
+    assert person.output("exec", *words, "libibverbs.so.1") == "45\n"
 
 
 def test_what_the_site_lists(person: Person, driver: Driver, image: Path) -> None:
     ours = library(driver.directory / "lib/apart/libsite.so.9", "46")
     with driver.site.open("a") as site:
         site.write(f"nv library = {ours}\nnv file = {driver.directory}/kfd\n")
-    assert person.said("exec", "--nv", image, "probe", "libsite.so.9") == "46\n"
-    assert person.said("exec", "-c", "--nv", image, "ls", driver.directory / "kfd")
+    assert person.output("exec", "--nv", image, "probe", "libsite.so.9") == "46\n"
+    assert person.output("exec", "-c", "--nv", image, "ls", driver.directory / "kfd")
     driver.installed()
     with driver.site.open("a") as site:
         site.write("nv library =\nnv library = libsite*\n")
-    assert person.said("exec", "--nv", image, "ls", "/.singularity.d/libs") == "libsite.so.9\n"
+    assert person.output("exec", "--nv", image, "ls", "/.singularity.d/libs") == "libsite.so.9\n"
 
 
 def test_a_plan_says_what_would_come(person: Person, image: Path) -> None:
-    plan = person.said("exec", "--plan", "--nv", image, "true")
+    plan = person.output("exec", "--plan", "--nv", image, "true")
     assert plan.splitlines()[-1].startswith("2 libraries of the host on /.singularity.d/libs")
 
 
@@ -206,19 +206,19 @@ def test_a_library_that_needs_a_newer_c_library(
     before = "int old(void); int future(void);"
     new = driver.libraries / "libcuda.so.1"
     library(new, "old() + future()", "-nostdlib", stub, before=before)
-    said = refusal(person, "--nv", image)
-    assert f"Cannot bring {new} into {image} (--nv)" in said
-    assert "It needs GLIBC_9.99 of libc.so.6; the image's has up to GLIBC_2." in said
-    assert "leave --nv out" in said
+    output = refusal(person, "--nv", image)
+    assert f"Cannot bring {new} into {image} (--nv)" in output
+    assert "It needs GLIBC_9.99 of libc.so.6; the image's has up to GLIBC_2." in output
+    assert "leave --nv out" in output
 
 
 def test_a_library_for_another_machine(person: Person, driver: Driver, image: Path) -> None:
     foreign = driver.libraries / "libcuda.so.1"
     data = foreign.read_bytes()
     foreign.write_bytes(data[:18] + AARCH64 + data[20:])
-    said = refusal(person, "--nv", image)
-    assert f"Cannot bring {foreign} into {image}" in said
-    assert "It is for aarch64, the image for x86_64." in said
+    output = refusal(person, "--nv", image)
+    assert f"Cannot bring {foreign} into {image}" in output
+    assert "It is for aarch64, the image for x86_64." in output
 
 
 def test_a_library_that_is_broken(person: Person, driver: Driver, image: Path) -> None:
@@ -230,9 +230,9 @@ def test_a_library_that_is_broken(person: Person, driver: Driver, image: Path) -
 def test_a_library_that_is_missing(person: Person, driver: Driver, image: Path) -> None:
     (driver.libraries / "libcuda.so.1").unlink()
     driver.installed()
-    said = without_effect(person, "nv", image)
-    assert "The host has no libcuda.so.1, which --nv needs" in said
-    assert "Run on a node with a GPU" in said
+    output = without_effect(person, "nv", image)
+    assert "The host has no libcuda.so.1, which --nv needs" in output
+    assert "Run on a node with a GPU" in output
 
 
 def test_a_device_that_is_missing(person: Person, driver: Driver, image: Path) -> None:
@@ -240,14 +240,14 @@ def test_a_device_that_is_missing(person: Person, driver: Driver, image: Path) -
         for path in driver.directory.glob(device):
             if path.is_char_device():
                 path.unlink()
-        said = without_effect(person, kind, image)
-        assert f"There is no device {driver.directory}/{device}, which --{kind} needs" in said
+        output = without_effect(person, kind, image)
+        assert f"There is no device {driver.directory}/{device}, which --{kind} needs" in output
 
 
 def test_an_image_without_glibc(person: Person, bench: Bench) -> None:
-    said = refusal(person, "--nv", bench.image)
-    assert f"Cannot use --nv with {bench.image}" in said
-    assert "no libc.so.6" in said
+    output = refusal(person, "--nv", bench.image)
+    assert f"Cannot use --nv with {bench.image}" in output
+    assert "no libc.so.6" in output
 
 
 def test_an_image_whose_c_library_lies(person: Person, bench: Bench) -> None:
@@ -257,8 +257,8 @@ def test_an_image_whose_c_library_lies(person: Person, bench: Bench) -> None:
         (tree / "lib").mkdir()
         (tree / "lib/libc.so.6").write_bytes(b"\x7fELF\2\1" + b"\xff" * 500)
         (tree / "etc/ld.so.cache").write_bytes(b"glibc-ld.so.cache1.1" + b"\xff" * 500)
-    said = refusal(person, "--nv", tree)
-    assert "Its libc.so.6 cannot be read" in said
+    output = refusal(person, "--nv", tree)
+    assert "Its libc.so.6 cannot be read" in output
 
 
 def test_what_the_site_always_brings_in(
@@ -266,8 +266,8 @@ def test_what_the_site_always_brings_in(
 ) -> None:
     with driver.site.open("a") as site:
         site.write("always use nv = yes\n")
-    assert person.said("exec", image, "probe", "libcuda.so.1") == "42\n"
-    assert person.said("exec", image, "nvidia-smi") == "one fake GPU\n"
+    assert person.output("exec", image, "probe", "libcuda.so.1") == "42\n"
+    assert person.output("exec", image, "nvidia-smi") == "one fake GPU\n"
     for words, value in ((["--no-nv"], ""), (["--nv", "--no-nv"], ""), ([], "1")):
         person.variables["APPTAINER_NO_NV"] = value
         done = person.singrun("exec", *words, image, "ls", "/.singularity.d")
@@ -275,9 +275,9 @@ def test_what_the_site_always_brings_in(
     del person.variables["APPTAINER_NO_NV"]
     done = person.singrun("exec", bench.image, "echo", "without glibc")
     assert (done.returncode, done.stdout) == (0, b"without glibc\n"), done
-    said = done.stderr.decode()
-    assert f"Without effect: always use nv, in {driver.site}" in said
-    assert "no libc.so.6" in said
+    output = done.stderr.decode()
+    assert f"Without effect: always use nv, in {driver.site}" in output
+    assert "no libc.so.6" in output
     (driver.directory / "nvidia0").unlink()
     (driver.directory / "nvidiactl").unlink()
     done = person.singrun("exec", image, "echo", "on")
@@ -307,4 +307,4 @@ def test_a_real_cuda_call(bench: Bench, tmp_path: Path) -> None:
     images.copy_program(compiled(bench.directory / "count", CUDA, stub), tree, "bin/count")
     for person in (bench.people["root, loop"], bench.people["user"]):
         person.variables.pop("SINGRUN_CONFIG", None)
-        assert int(person.said("exec", "--nv", tree, "count")) > 0
+        assert int(person.output("exec", "--nv", tree, "count")) > 0

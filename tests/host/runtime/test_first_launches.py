@@ -71,25 +71,27 @@ def test_a_program_that_is_not_there_is_named(person: Person, image: Path) -> No
         assert done.returncode == 127
         assert done.stderr.decode() == f"There is no command {word} in the image\n"
     assert person.singrun("exec", image, "/etc/passwd").returncode == 126
-    assert person.said("exec", image, "/bin/echo", "there") == "there\n"
+    assert person.output("exec", image, "/bin/echo", "there") == "there\n"
 
 
 def test_libraries_of_the_home_are_not_the_images(person: Person, image: Path) -> None:
     script = "echo $PYTHONNOUSERSITE $R_LIBS_USER ${PYTHONHOME-none}"
-    given = person.environment() | {"PYTHONHOME": "/usr"}
-    assert person.said("exec", image, "sh", "-c", script, env=given) == "1 /nonexistent none\n"
-    given |= {"PYTHONNOUSERSITE": "", "R_LIBS_USER": "mine"}
-    assert person.said("exec", image, "sh", "-c", script, env=given) == "mine none\n"
+    environment = person.environment() | {"PYTHONHOME": "/usr"}
+    assert (
+        person.output("exec", image, "sh", "-c", script, env=environment) == "1 /nonexistent none\n"
+    )
+    environment |= {"PYTHONNOUSERSITE": "", "R_LIBS_USER": "mine"}
+    assert person.output("exec", image, "sh", "-c", script, env=environment) == "mine none\n"
     undone = ("--env", "PYTHONNOUSERSITE=", image, "sh", "-c", "echo [$PYTHONNOUSERSITE]")
-    assert person.said("exec", *undone) == "[]\n"
+    assert person.output("exec", *undone) == "[]\n"
 
 
 def test_no_variable_of_the_caller_is_lost(person: Person, image: Path) -> None:
     names = ("script", "app", "shell", "file", "path")
-    given = person.environment() | dict.fromkeys(names, "mine")
+    environment = person.environment() | dict.fromkeys(names, "mine")
     words = ("sh", "-c", "echo " + " ".join(f"${name}" for name in names))
-    assert person.said("exec", image, *words, env=given) == "mine mine mine mine mine\n"
-    done = person.singrun("shell", image, "-c", words[-1], env=given)
+    assert person.output("exec", image, *words, env=environment) == "mine mine mine mine mine\n"
+    done = person.singrun("shell", image, "-c", words[-1], env=environment)
     assert done.stdout == b"mine mine mine mine mine\n"
 
 
@@ -102,7 +104,7 @@ def test_an_images_first_lines_say_what_executes_it(image: Path) -> None:
 
 
 def test_an_image_prints_its_own_help(person: Person, image: Path, bench: Bench) -> None:
-    assert person.said("help", image).strip() == "Count words."
+    assert person.output("help", image).strip() == "Count words."
     done = person.singrun("help", bench.image)
     assert done.returncode == 1
     assert b"no section %help" in done.stderr

@@ -21,8 +21,8 @@ pytestmark = pytest.mark.root
 
 @pytest.fixture(scope="module")
 def bench() -> Iterator[Bench]:
-    with images.bench() as made:
-        yield made
+    with images.bench() as product:
+        yield product
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +45,8 @@ def victim(bench: Bench) -> Iterator[Path]:
 
 def listed(place: Path) -> list[tuple[str, int, int]]:
     """All below a directory: name, size and time of change."""
-    found = [(str(path), path.lstat()) for path in sorted(place.rglob("*"))]
-    return [(name, status.st_size, status.st_ctime_ns) for name, status in found]
+    result = [(str(path), path.lstat()) for path in sorted(place.rglob("*"))]
+    return [(name, status.st_size, status.st_ctime_ns) for name, status in result]
 
 
 def overlay(bench: Bench, person: Person, kind: str, links: dict[str, Path]) -> Path:
@@ -60,9 +60,9 @@ def overlay(bench: Bench, person: Person, kind: str, links: dict[str, Path]) -> 
         else:
             (tree / name).mkdir()
     (tree / "padding").write_bytes(bytes(1 << 20))  # mke2fs wants more than the journal
-    made = images.ext3(tree, bench.directory / f"{tree.name}.img") if kind == "image" else tree
-    subprocess.run(["chown", "-hR", person.name, made], check=True)
-    return made
+    product = images.ext3(tree, bench.directory / f"{tree.name}.img") if kind == "image" else tree
+    subprocess.run(["chown", "-hR", person.name, product], check=True)
+    return product
 
 
 @pytest.mark.parametrize("who", ["root, loop", "user"])
@@ -87,8 +87,8 @@ def test_an_overlay_whose_parts_are_links_leads_nowhere(
 def test_a_strangers_cache_is_neither_used_nor_in_the_way(bench: Bench, stranger: str) -> None:
     user, other = bench.people["user"], Person(stranger, bench.launcher)
     cache = bench.directory / "squat"
-    fuse = user.said("exec", bench.image, "cat", "/etc/group")
-    stamp = Path(user.said("warm", bench.image).strip()).name
+    fuse = user.output("exec", bench.image, "cat", "/etc/group")
+    stamp = Path(user.output("warm", bench.image).strip()).name
     subprocess.run(["rm", "-rf", f"/var/tmp/singrun-{user.uid}"], check=True)
     tree = cache / stamp / "tree"
     shutil.copytree(bench.tree, tree, symlinks=True)
@@ -96,17 +96,17 @@ def test_a_strangers_cache_is_neither_used_nor_in_the_way(bench: Bench, stranger
     subprocess.run(["chown", "-hR", other.name, cache], check=True)
     cache.chmod(0o755)
     (cache / stamp).chmod(0o777)
-    given = user.environment() | {"SINGRUN_CACHEDIR": str(cache)}
-    said = user.said("exec", bench.image, "cat", "/etc/group", env=given)
-    assert said == fuse
+    environment = user.environment() | {"SINGRUN_CACHEDIR": str(cache)}
+    output = user.output("exec", bench.image, "cat", "/etc/group", env=environment)
+    assert output == fuse
     forced = ("--mount-with", "unpack", bench.image, "true")
-    done = user.singrun("exec", *forced, env=given)
+    done = user.singrun("exec", *forced, env=environment)
     assert (done.returncode, b"Cannot use the cache" in done.stderr) == (255, True)
     # The cache itself is given to the user, as a careless prologue would.
     os.chown(cache, user.uid, user.gid)
     cache.chmod(0o700)
-    assert user.said("exec", bench.image, "cat", "/etc/group", env=given) == fuse
-    done = user.singrun("exec", *forced, env=given)
+    assert user.output("exec", bench.image, "cat", "/etc/group", env=environment) == fuse
+    done = user.singrun("exec", *forced, env=environment)
     assert (done.returncode, stamp.encode() in done.stderr) == (255, True), done
     images.wait_for_daemons(str(bench.directory))
     shutil.rmtree(cache)
@@ -120,9 +120,9 @@ def test_set_id_bits_do_not_reach_the_cache(bench: Bench) -> None:
     squashfs = bench.directory / "set-ids.sqfs"
     subprocess.run(["mksquashfs", tree, squashfs, "-quiet", "-no-progress"], check=True)
     for image in (squashfs, images.ext3(tree, bench.directory / "set-ids.img")):
-        place = Path(user.said("warm", image).strip())
-        found = [path.name for path in place.rglob("*") if path.lstat().st_mode & 0o6000]
-        assert found == []
+        place = Path(user.output("warm", image).strip())
+        result = [path.name for path in place.rglob("*") if path.lstat().st_mode & 0o6000]
+        assert result == []
         shutil.rmtree(place)
 
 
@@ -190,9 +190,9 @@ def test_fuse_daemons_gain_nothing_by_set_id_programs(bench: Bench) -> None:
     user = bench.people["user"]
     daemons = f"ps -o pid,args | grep '[f]use2fs.*{bench.image.name}' | sed 's/^ *//; s/ .*//'"
     script = f"for pid in $({daemons}); do grep NoNewPrivs /proc/$pid/status; done"
-    found = user.said("exec", bench.image, "sh", "-c", script).splitlines()
-    assert found
-    assert set(found) == {"NoNewPrivs:\t1"}
+    result = user.output("exec", bench.image, "sh", "-c", script).splitlines()
+    assert result
+    assert set(result) == {"NoNewPrivs:\t1"}
     images.wait_for_daemons(str(bench.image))
 
 
@@ -205,14 +205,16 @@ def test_root_is_warned_of_an_image_that_others_can_change(bench: Bench) -> None
     assert (done.stdout, b"can be changed by others than root" in done.stderr) == (b"fine\n", True)
     site = bench.directory / "strict.conf"
     site.write_text("allow root user images = no\n")
-    given = root.environment() | {"SINGRUN_CONFIG": str(site)}
-    done = root.singrun("exec", image, "true", env=given)
+    environment = root.environment() | {"SINGRUN_CONFIG": str(site)}
+    done = root.singrun("exec", image, "true", env=environment)
     assert (done.returncode, b"allow root user images" in done.stderr) == (255, True)
-    assert root.said("exec", bench.image, "echo", "fine", env=given) == "fine\n"
-    assert user.said("exec", image, "echo", "fine", env=user.environment() | given) == "fine\n"
+    assert root.output("exec", bench.image, "echo", "fine", env=environment) == "fine\n"
+    assert (
+        user.output("exec", image, "echo", "fine", env=user.environment() | environment) == "fine\n"
+    )
     image.chmod(0o777)
     os.chown(image, 0, 0)
-    done = root.singrun("exec", image, "true", env=given)
+    done = root.singrun("exec", image, "true", env=environment)
     assert done.returncode == 255
     images.wait_for_daemons(str(bench.directory))
 
@@ -220,11 +222,13 @@ def test_root_is_warned_of_an_image_that_others_can_change(bench: Bench) -> None
 def test_as_caller_starts_no_instance(bench: Bench, tmp_path: Path) -> None:
     """Its process would be written down, and its output, in files that root opens."""
     root, user = bench.people["root, loop"], bench.people["user"]
-    given = root.environment() | {"SUDO_UID": str(user.uid), "SUDO_GID": str(user.gid)}
+    environment = root.environment() | {"SUDO_UID": str(user.uid), "SUDO_GID": str(user.gid)}
     (tmp_path / "file").write_text("of root")
     for words in (("start",), ("instance", "start"), ("instance", "run")):
         options = ("--as-caller", "--pid-file", tmp_path / "file")
-        done = root.call(root.launcher, *words, *options, bench.image, "one", env=given, cwd="/")
+        done = root.call(
+            root.launcher, *words, *options, bench.image, "one", env=environment, cwd="/"
+        )
         assert done.returncode == 255, done
         assert b"Cannot combine --as-caller with start" in done.stderr
     assert (tmp_path / "file").read_text() == "of root"
@@ -241,7 +245,7 @@ def test_as_caller_reads_and_makes_only_what_the_caller_may(bench: Bench) -> Non
     shutil.copy(bench.image, closed / "image.img")
     owned = bench.directory / "owned"
     owned.mkdir(mode=0o755)
-    given = root.environment() | {"SUDO_UID": str(user.uid), "SUDO_GID": str(user.gid)}
+    environment = root.environment() | {"SUDO_UID": str(user.uid), "SUDO_GID": str(user.gid)}
     refused: list[list[str | Path]] = [
         ["--env-file", closed / "file", bench.image, "env"],
         ["-B", f"{closed}/file:/data", bench.image, "cat", "/data"],
@@ -255,7 +259,7 @@ def test_as_caller_reads_and_makes_only_what_the_caller_may(bench: Bench) -> Non
         ["docker-archive:" + str(closed / "file"), "true"],
     ]
     for words in refused:
-        done = root.call(root.launcher, "exec", "--as-caller", *words, env=given, cwd="/")
+        done = root.call(root.launcher, "exec", "--as-caller", *words, env=environment, cwd="/")
         assert done.returncode, done
         assert b"SECRET" not in done.stdout + done.stderr, done
     assert [*owned.iterdir(), *(closed / "tree").iterdir()] == []
@@ -273,7 +277,7 @@ def test_as_caller_reads_and_makes_only_what_the_caller_may(bench: Bench) -> Non
         "sh",
         "-c",
         script,
-        env=given,
+        env=environment,
         cwd="/",
     )
     assert (done.returncode, done.stdout.split()) == (0, [b"mine", b"%d" % user.uid]), done
@@ -282,7 +286,7 @@ def test_as_caller_reads_and_makes_only_what_the_caller_may(bench: Bench) -> Non
     done = root.call(
         root.launcher,
         *("exec", "--as-caller", bench.image, "true"),
-        env=given | {"SINGRUN_CONFIG": str(closed / "file")},
+        env=environment | {"SINGRUN_CONFIG": str(closed / "file")},
         cwd="/",
     )
     assert (done.returncode, done.stderr) == (0, b"")

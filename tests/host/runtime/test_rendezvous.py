@@ -95,9 +95,9 @@ def test_a_stranger_who_takes_names_holds_up_nobody(bench: Bench, stranger: str,
     with process(other.words(*words)) as holder:
         assert stands(holder)
         began = time.monotonic()
-        assert person.said("exec", bench.image, "id", "-u") == f"{person.uid}\n"
-        assert person.said("start", bench.image, "web") == ""
-        assert person.said("exec", "instance://web", "id", "-u") == f"{person.uid}\n"
+        assert person.output("exec", bench.image, "id", "-u") == f"{person.uid}\n"
+        assert person.output("start", bench.image, "web") == ""
+        assert person.output("exec", "instance://web", "id", "-u") == f"{person.uid}\n"
         assert person.call(person.launcher, "stop", "web").returncode == 0
         assert time.monotonic() - began < 20 * PATIENCE
 
@@ -121,7 +121,7 @@ def answering(path: Path, name: str, image: Path) -> socket.socket:
 def test_what_no_start_has_made_is_not_entered(bench: Bench, tmp_path: Path) -> None:
     """Not even a process of the same user's, with the right words, in a namespace of its own."""
     root = bench.people["root, loop"]
-    assert root.said("start", bench.image, "other") == ""
+    assert root.output("start", bench.image, "other") == ""
     status = bench.image.stat()
     lure = place(root) / f"image-{status.st_dev:x}-{status.st_ino:x}"
     stopped = root.call(root.launcher, "stop", "other")
@@ -141,7 +141,7 @@ def test_what_no_start_has_made_is_not_entered(bench: Bench, tmp_path: Path) -> 
         assert stands(lurer)
         done = root.singrun("exec", bench.image, "true")
         assert (done.returncode, b"Cannot enter" in done.stderr) == (255, True), done
-    assert root.said("exec", bench.image, "echo", "fine") == "fine\n"  # a dead one's name is none
+    assert root.output("exec", bench.image, "echo", "fine") == "fine\n"  # a dead one's name is none
 
 
 def test_another_image_in_the_place_of_a_started_one_is_a_launch_of_its_own(
@@ -149,12 +149,12 @@ def test_another_image_in_the_place_of_a_started_one_is_a_launch_of_its_own(
 ) -> None:
     image = Path(person.home) / "changes.img"
     assert person.call("cp", bench.image, image).returncode == 0
-    assert person.said("start", image, "old") == ""
+    assert person.output("start", image, "old") == ""
     where = ("readlink", "/proc/self/ns/mnt")
-    inside = person.said("exec", "instance://old", *where)
-    assert person.said("exec", image, *where) == inside
+    inside = person.output("exec", "instance://old", *where)
+    assert person.output("exec", image, *where) == inside
     os.utime(image, ns=(1, 1))
-    assert person.said("exec", image, *where) != inside
+    assert person.output("exec", image, *where) != inside
     assert person.call(person.launcher, "stop", "old").returncode == 0
     image.unlink()
 
@@ -167,13 +167,13 @@ def test_a_directory_that_is_a_strangers_is_not_used(
     subprocess.run(["rm", "-rf", names], check=True)
     assert other.call("mkdir", "-m", "777", names).returncode == 0
     try:
-        assert person.said("exec", bench.image, "echo", "fine") == "fine\n"
-        assert person.said("exec", "--join", bench.image, "echo", "fine") == "fine\n"
+        assert person.output("exec", bench.image, "echo", "fine") == "fine\n"
+        assert person.output("exec", "--join", bench.image, "echo", "fine") == "fine\n"
         homeless = person.environment() | {"HOME": ""}
         done = person.singrun("start", bench.image, "web", env=homeless)
         assert (done.returncode, str(names).encode() in done.stderr) == (255, True), done
-        assert person.said("start", bench.image, "web") == ""
-        assert person.said("exec", "instance://web", "echo", "fine") == "fine\n"
+        assert person.output("start", bench.image, "web") == ""
+        assert person.output("exec", "instance://web", "echo", "fine") == "fine\n"
         assert person.call(person.launcher, "stop", "web").returncode == 0
         assert list(names.iterdir()) == []
         assert [*Path(person.home, ".singrun", BOOT).iterdir()] == []
@@ -215,8 +215,8 @@ def test_who_is_stopped_while_setting_up_holds_the_others_up_for_a_while_only(
 
 def test_sets_and_instances_leave_no_names(bench: Bench) -> None:
     for person in (bench.people["root, loop"], bench.people["user"]):
-        assert person.said("exec", "--join", bench.image, "true") == ""
-        assert person.said("start", bench.image, "web") == ""
+        assert person.output("exec", "--join", bench.image, "true") == ""
+        assert person.output("start", bench.image, "web") == ""
         assert sorted(path.name.split("-")[0] for path in place(person).iterdir()) == [
             "image",
             "instance",
@@ -230,14 +230,14 @@ def test_sets_and_instances_leave_no_names(bench: Bench) -> None:
 def test_names_of_another_host_stay(bench: Bench, person: Person) -> None:
     """As dead as they look from here: a /tmp may be shared."""
     other = place(person).parent / "00000000-0000-0000-0000-000000000000"
-    assert person.said("exec", "--join", bench.image, "true") == ""
+    assert person.output("exec", "--join", bench.image, "true") == ""
     assert person.call("mkdir", "-m", "700", other).returncode == 0
     bind = "import socket, sys; socket.socket(socket.AF_UNIX).bind(sys.argv[1])"
     for name in ("instance-web", f"set-{person.name}-theirs"):
         assert person.call(images.PYTHON, "-c", bind, other / name).returncode == 0
-    assert person.said("exec", "--join", bench.image, "true") == ""
+    assert person.output("exec", "--join", bench.image, "true") == ""
     assert b"web" not in person.call(person.launcher, "instances").stdout
-    assert person.said("start", bench.image, "web") == ""
+    assert person.output("start", bench.image, "web") == ""
     assert person.call(person.launcher, "stop", "web").returncode == 0
     assert len([*other.iterdir()]) == 2
     subprocess.run(["rm", "-r", other], check=True)
@@ -246,7 +246,7 @@ def test_names_of_another_host_stay(bench: Bench, person: Person) -> None:
 def test_the_next_set_removes_the_names_of_dead_ones(bench: Bench) -> None:
     """A rank that was killed while it set up leaves a name that no other job step takes again."""
     user = bench.people["user"]
-    assert user.said("exec", "--join", bench.image, "true") == ""
+    assert user.output("exec", "--join", bench.image, "true") == ""
     dead, living = (place(user) / f"set-{user.name}-{each}" for each in ("dead", "living"))
     with socket.socket(socket.AF_UNIX) as ended, socket.socket(socket.AF_UNIX) as listener:
         ended.bind(str(dead))
@@ -255,6 +255,6 @@ def test_the_next_set_removes_the_names_of_dead_ones(bench: Bench) -> None:
         ended.close()
         for path in (dead, living):
             os.chown(path, user.uid, user.gid)
-        assert user.said("exec", "--join", bench.image, "true") == ""
+        assert user.output("exec", "--join", bench.image, "true") == ""
         assert (dead.exists(), living.exists()) == (False, True)
     living.unlink()

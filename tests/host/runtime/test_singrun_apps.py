@@ -56,11 +56,11 @@ def person(request: pytest.FixtureRequest, bench: Bench) -> Iterator[Person]:
 
 
 def test_an_app_is_run_tested_and_entered(person: Person, image: Path) -> None:
-    assert person.said("run", "--app", "foo", image, "a", "b") == "foo: of foo 1 a b\n"
-    assert person.said("run", "--app=bar", image) == "bar\n"
-    assert person.said("test", "--app", "foo", image) == "tested of foo\n"
-    assert person.said("exec", "--app", "foo", image, "sh", "-c", "echo $FOO") == "of foo\n"
-    assert person.said("shell", "--app", "foo", image, "-c", "echo $SCIF_APPNAME") == "foo\n"
+    assert person.output("run", "--app", "foo", image, "a", "b") == "foo: of foo 1 a b\n"
+    assert person.output("run", "--app=bar", image) == "bar\n"
+    assert person.output("test", "--app", "foo", image) == "tested of foo\n"
+    assert person.output("exec", "--app", "foo", image, "sh", "-c", "echo $FOO") == "of foo\n"
+    assert person.output("shell", "--app", "foo", image, "-c", "echo $SCIF_APPNAME") == "foo\n"
 
 
 @pytest.mark.parametrize("name", ["baz", "../foo", "foo/scif"])
@@ -76,15 +76,15 @@ def logged(person: Person, kind: str) -> Path:
 
 
 def test_start_executes_the_startscript(person: Person, image: Path) -> None:
-    assert person.said("start", image, "web", "one", "two") == ""
+    assert person.output("start", image, "web", "one", "two") == ""
     out, err = logged(person, "out"), logged(person, "err")
     wait_until(lambda: err.exists() and err.read_text() == "to err\n")
     assert out.read_text().startswith("started with one two 1 in /")
-    assert "sleep 60" in person.said("exec", "instance://web", "ps")
+    assert "sleep 60" in person.output("exec", "instance://web", "ps")
     person.call(person.launcher, "stop", "web")
     assert b"web" not in person.call(person.launcher, "instances").stdout
 
 
 def test_start_executes_an_apps_startscript(person: Person, image: Path) -> None:
-    assert person.said("start", "--app", "foo", image, "web") == ""
+    assert person.output("start", "--app", "foo", image, "web") == ""
     wait_until(lambda: logged(person, "out").read_text() == "app of foo\n")

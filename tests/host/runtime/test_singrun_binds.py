@@ -39,8 +39,8 @@ def test_a_missing_place_is_made_in_what_the_user_bound_writable(
     """As CWL's InitialWorkDir has it: files below the output directory, which is the home."""
     options = ("--home", f"{own}:/x", "-B", "/etc:/x/sub/deep", "-B", f"{own}/file:/x/sub/file")
     script = "ls -d /x/sub/deep/hosts; cat /x/sub/file"
-    said = person.said("exec", *options, bench.image, "sh", "-c", script)
-    assert said == "/x/sub/deep/hosts\nmine\n"
+    output = person.output("exec", *options, bench.image, "sh", "-c", script)
+    assert output == "/x/sub/deep/hosts\nmine\n"
     for path in (own / "sub", own / "sub/deep", own / "sub/file"):
         assert path.stat().st_uid == person.uid
     assert not [*(own / "sub/deep").iterdir()]
@@ -49,8 +49,10 @@ def test_a_missing_place_is_made_in_what_the_user_bound_writable(
 def test_a_missing_place_in_the_home_is_made_there(person: Person, bench: Bench) -> None:
     place = Path(person.home, f"made-{os.getpid()}")
     try:
-        said = person.said("exec", "-B", f"/etc:{place}", bench.image, "ls", "-d", place / "hosts")
-        assert said == f"{place}/hosts\n"
+        output = person.output(
+            "exec", "-B", f"/etc:{place}", bench.image, "ls", "-d", place / "hosts"
+        )
+        assert output == f"{place}/hosts\n"
         assert place.stat().st_uid == person.uid
     finally:
         place.rmdir()
@@ -60,16 +62,18 @@ def test_a_missing_place_in_a_read_only_bind_is_made_in_memory(
     person: Person, bench: Bench, own: Path
 ) -> None:
     options = ("-B", f"{own}:/x:ro", "-B", "/etc:/x/sub")
-    said = person.said("exec", *options, bench.image, "sh", "-c", "ls -d /x/sub/hosts; cat /x/file")
-    assert said == "/x/sub/hosts\nmine\n"
+    output = person.output(
+        "exec", *options, bench.image, "sh", "-c", "ls -d /x/sub/hosts; cat /x/file"
+    )
+    assert output == "/x/sub/hosts\nmine\n"
     assert [each.name for each in own.iterdir()] == ["file"]
 
 
 def test_nothing_is_made_with_the_rights_of_sudo(bench: Bench) -> None:
     root, user = bench.people["root, loop"], bench.people["user"]
-    given = {"SUDO_UID": str(user.uid), "SUDO_GID": str(user.gid), "PATH": "/usr/bin:/bin"}
+    environment = {"SUDO_UID": str(user.uid), "SUDO_GID": str(user.gid), "PATH": "/usr/bin:/bin"}
     options = ("--as-caller", "-B", "/etc:/x", "-B", "/usr:/x/singrun-made")
-    done = root.singrun("exec", *options, bench.image, "true", env=given, cwd="/")
+    done = root.singrun("exec", *options, bench.image, "true", env=environment, cwd="/")
     assert (done.returncode, b"creates nothing" in done.stderr) == (255, True)
     assert not Path("/etc/singrun-made").exists()
 
@@ -82,8 +86,8 @@ def test_binds_nest_in_any_order_and_lie_over_scratch_directories(
     script = "ls -d /x/file /x/y/z /x/y/z/in/hosts /scr/one/two/bin; touch /scr/one/mine"
     for order in (binds, binds[::-1]):
         options = [word for bind in order for word in ("-B", bind)]
-        said = person.said("exec", *options, "-S", "/scr", bench.image, "sh", "-c", script)
-        assert said.split() == ["/scr/one/two/bin", "/x/file", "/x/y/z", "/x/y/z/in/hosts"]
+        output = person.output("exec", *options, "-S", "/scr", bench.image, "sh", "-c", script)
+        assert output.split() == ["/scr/one/two/bin", "/x/file", "/x/y/z", "/x/y/z/in/hosts"]
 
 
 @pytest.mark.parametrize("place", ["/tmp", "/var/tmp"])
@@ -95,7 +99,7 @@ def test_a_workdir_below_a_temporary_directory_is_bound_again(
     os.chown(own, person.uid, person.gid)
     try:
         options = ("--contain", "-W", own, "-B", own)
-        person.said("exec", *options, bench.image, "touch", own / "made")
+        person.output("exec", *options, bench.image, "touch", own / "made")
         assert (own / "made").exists()
     finally:
         shutil.rmtree(own)
@@ -109,12 +113,12 @@ def test_the_sites_binds_that_cannot_be_are_left_out_with_a_warning(
         "bind path = /etc/hosts:/bin\nbind path = /etc/hosts:/etc/passwd/x\n"
         "bind path = /usr:/also\n"
     )
-    given = person.environment() | {"SINGRUN_CONFIG": str(site)}
-    done = person.singrun("exec", bench.image, "ls", "-d", "/also/bin", env=given)
+    environment = person.environment() | {"SINGRUN_CONFIG": str(site)}
+    done = person.singrun("exec", bench.image, "ls", "-d", "/also/bin", env=environment)
     assert (done.returncode, done.stdout) == (0, b"/also/bin\n"), done
-    said = done.stderr.decode()
-    assert "Not shared: /bin" in said
-    assert "Not shared: /etc/passwd/x" in said
+    output = done.stderr.decode()
+    assert "Not shared: /bin" in output
+    assert "Not shared: /etc/passwd/x" in output
 
 
 def packed(tree: Path, image: Path) -> Path:
@@ -147,10 +151,12 @@ def test_a_directory_of_an_image_is_bound(
         ("-B", f"/etc:/one,{image}:/data:ro,image-src=sub,/usr:/two"),
         ("--mount", f"type=bind,source={image},target=/data,image-src=/sub"),
     ):
-        said = person.said("exec", *options, bench.image, "sh", "-c", "cat /data/file; ls /data")
-        assert said == "of the image\nfile\n"
+        output = person.output(
+            "exec", *options, bench.image, "sh", "-c", "cat /data/file; ls /data"
+        )
+        assert output == "of the image\nfile\n"
     option = f"{image}:/more:ro,image-src=/sub/file"
-    assert person.said("exec", "-B", option, bench.image, "cat", "/more") == "of the image\n"
+    assert person.output("exec", "-B", option, bench.image, "cat", "/more") == "of the image\n"
     done = person.singrun("exec", "-B", f"{image}:/data:image-src=/none", bench.image, "true")
     assert done.returncode == 255
     assert b"There is no /none in" in done.stderr
@@ -165,9 +171,9 @@ def test_an_ext3_image_of_data_is_written_unless_read_only(
     option = f"{image}:/data:ro,image-src=/"
     done = person.singrun("exec", "-B", option, bench.image, "sh", "-c", script)
     assert b"Read-only file system" in done.stderr
-    person.said("exec", "-B", f"{image}:/data:image-src=/", bench.image, "sh", "-c", script)
-    said = person.said("exec", "-B", option, bench.image, "cat", "/data/sub/new")
-    assert said == "new\n"
+    person.output("exec", "-B", f"{image}:/data:image-src=/", bench.image, "sh", "-c", script)
+    output = person.output("exec", "-B", option, bench.image, "cat", "/data/sub/new")
+    assert output == "new\n"
     images.wait_for_daemons(str(image))
     check = subprocess.run(["e2fsck", "-fn", image], capture_output=True, check=False)
     assert check.returncode == 0, check
@@ -199,8 +205,8 @@ def test_mounts_of_every_spelling(person: Person, bench: Bench, own: Path) -> No
     assert done.stdout == b"/odd/file\n/one/hosts\n/two/bin\n"
     assert b"/one/x: Read-only file system" in done.stderr
     assert (own / "made").exists()
-    given = person.environment() | {"APPTAINER_MOUNT": "type=bind,src=/etc,dst=/one"}
-    assert person.said("exec", bench.image, "ls", "-d", "/one", env=given) == "/one\n"
+    environment = person.environment() | {"APPTAINER_MOUNT": "type=bind,src=/etc,dst=/one"}
+    assert person.output("exec", bench.image, "ls", "-d", "/one", env=environment) == "/one\n"
 
 
 @pytest.mark.parametrize(

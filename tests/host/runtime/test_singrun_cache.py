@@ -38,14 +38,14 @@ def person(bench: Bench) -> Iterator[Person]:
 
 
 def answer(person: Person, *words: str) -> dict[str, Any]:
-    said: dict[str, Any] = json.loads(person.said("cache", *words, "--json"))
-    assert (said["version"], said["command"]) == (1, f"cache {words[0]}")
-    return said
+    output: dict[str, Any] = json.loads(person.output("cache", *words, "--json"))
+    assert (output["version"], output["command"]) == (1, f"cache {words[0]}")
+    return output
 
 
 def warm(person: Person, bench: Bench, name: str) -> Path:
     image = shutil.copy(bench.image, bench.directory / name)
-    return Path(person.said("warm", image).strip())
+    return Path(person.output("warm", image).strip())
 
 
 def pulled(person: Person) -> Path:
@@ -58,8 +58,10 @@ def pulled(person: Person) -> Path:
 
 
 def test_what_is_kept_is_listed_counted_and_removed(person: Person, bench: Bench) -> None:
-    assert person.said("cache", "list").splitlines() == ["KIND   LAST USED              SIZE  NAME"]
-    assert "0 unpacked images" in person.said("cache", "du")
+    assert person.output("cache", "list").splitlines() == [
+        "KIND   LAST USED              SIZE  NAME"
+    ]
+    assert "0 unpacked images" in person.output("cache", "du")
     place = Path(person.variables["SINGBUILD_CACHEDIR"], "pulled/docker:killed")
     person.call("mkdir", "-p", place)  # nothing came of it
     tree, image = warm(person, bench, "one.img"), pulled(person)
@@ -68,15 +70,15 @@ def test_what_is_kept_is_listed_counted_and_removed(person: Person, bench: Bench
         ("tree", str(tree)),
         ("image", str(image)),
     ]
-    assert "docker:some/image" in person.said("cache", "list")
-    assert str(bench.directory / "one.img") in person.said("cache", "list")
+    assert "docker:some/image" in person.output("cache", "list")
+    assert str(bench.directory / "one.img") in person.output("cache", "list")
     total = answer(person, "du")
     assert total["kinds"] == {"tree": items[0]["size"], "image": 65536, "log": 0}
     assert (total["cache"], total["limit"]) == (str(tree.parent), 20 << 30)
     assert len(answer(person, "clean", "--dry-run")["would_remove"]) == 2
     assert tree.is_dir()
     assert image.is_dir()
-    assert person.said("cache", "clean", "image") == "removed 1 item, 64.0 KiB\n"
+    assert person.output("cache", "clean", "image") == "removed 1 item, 64.0 KiB\n"
     assert tree.is_dir()
     assert not image.exists()
     assert len(answer(person, "clean")["removed"]) == 1
@@ -86,19 +88,19 @@ def test_what_is_kept_is_listed_counted_and_removed(person: Person, bench: Bench
 def test_pruning_keeps_what_was_used_last(person: Person, bench: Bench) -> None:
     first, second = (warm(person, bench, name) for name in ("one.img", "two.img"))
     os.utime(first, (time.time() - 40 * 86400,) * 2)
-    assert person.said("cache", "prune").startswith("removed 0 items")
+    assert person.output("cache", "prune").startswith("removed 0 items")
     size = answer(person, "list")["items"][1]["size"]
     assert len(answer(person, "prune", f"--size={size + 1}", "--dry-run")["would_remove"]) == 1
-    assert person.said("cache", "prune", "--older", "30").startswith("removed 1 item,")
+    assert person.output("cache", "prune", "--older", "30").startswith("removed 1 item,")
     assert not first.exists()
     assert second.exists()
-    person.said("cache", "prune", "--size", "0")
+    person.output("cache", "prune", "--size", "0")
     assert not second.exists()
 
 
 def test_what_a_program_uses_stays(person: Person, bench: Bench) -> None:
     image = shutil.copy(bench.image, bench.directory / "used.img")
-    tree = Path(person.said("warm", image).strip())
+    tree = Path(person.output("warm", image).strip())
     running = person.words(
         person.launcher, "exec", "--mount-with", "unpack", image, "sh", "-c", "echo; read x"
     )
@@ -111,17 +113,17 @@ def test_what_a_program_uses_stays(person: Person, bench: Bench) -> None:
     )
     assert program.stdout
     program.stdout.readline()
-    assert "1 in use stays" in person.said("cache", "clean")
+    assert "1 in use stays" in person.output("cache", "clean")
     assert tree.is_dir() or [*tree.parent.iterdir()]
     program.communicate(b"\n")
-    assert person.said("cache", "clean").startswith("removed 1 item,")
+    assert person.output("cache", "clean").startswith("removed 1 item,")
     assert [*tree.parent.iterdir()] == []
 
 
 def test_output_of_instances_goes_once_they_are_stopped(person: Person, bench: Bench) -> None:
-    person.said("start", bench.image, "noted")
+    person.output("start", bench.image, "noted")
     assert [each["kind"] for each in answer(person, "list")["items"]] == []
-    person.said("stop", "noted")
+    person.output("stop", "noted")
     assert [each["name"] for each in answer(person, "list")["items"]] == ["noted"]
     assert answer(person, "clean")["removed"] == []
     assert len(answer(person, "clean", "--all")["removed"]) == 1

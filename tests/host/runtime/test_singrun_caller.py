@@ -53,8 +53,8 @@ def test_temporary_directories_that_are_one_place(
     try:
         for options in ([], ["-B", str(here)]):
             for place in (str(here), "/"):
-                said = person.said("exec", *options, tree, "cat", here / "file", cwd=place)
-                assert said == "of /tmp"
+                output = person.output("exec", *options, tree, "cat", here / "file", cwd=place)
+                assert output == "of /tmp"
         work = here / "work"
         work.mkdir()
         os.chown(work, person.uid, person.gid)
@@ -78,26 +78,26 @@ def test_variables_that_tell_of_the_caller_are_the_callers(person: Person, bench
     script = "echo $HOME $USER $LOGNAME $SHELL $TERM $JAVA_HOME; env | grep ^PWD"
     mine = {"HOME": person.home, "USER": "me", "LOGNAME": "me too", "SHELL": "/bin/my", "TERM": "x"}
     own = person.environment() | mine
-    said = person.said("exec", image, "sh", "-c", script, env=own)
-    assert said == f"{person.home} me me too /bin/my x /java\nPWD={person.home}\n"
+    output = person.output("exec", image, "sh", "-c", script, env=own)
+    assert output == f"{person.home} me me too /bin/my x /java\nPWD={person.home}\n"
     bare = {"PATH": own["PATH"]}
-    said = person.said("exec", image, "sh", "-c", "echo $HOME $USER", env=bare, cwd="/")
-    assert said == f"{person.home} jovyan\n"  # HOME is known of every user
+    output = person.output("exec", image, "sh", "-c", "echo $HOME $USER", env=bare, cwd="/")
+    assert output == f"{person.home} jovyan\n"  # HOME is known of every user
     other = ["--home", f"{bench.directory}:/home/other"]
     for more in ({}, {"SINGULARITYENV_HOME": "/elsewhere"}):
-        said = person.said("exec", *other, image, "sh", "-c", "echo $HOME", env=own | more)
-        assert said == "/home/other\n"
-    said = person.said("env", "--why", "HOME", image, env=own)
-    assert said.splitlines()[-1] == "set by: the caller"
+        output = person.output("exec", *other, image, "sh", "-c", "echo $HOME", env=own | more)
+        assert output == "/home/other\n"
+    output = person.output("env", "--why", "HOME", image, env=own)
+    assert output.splitlines()[-1] == "set by: the caller"
 
 
 def test_directories_before_and_behind_the_images_path(person: Person, bench: Bench) -> None:
     person.variables["SINGULARITYENV_PREPEND_PATH"] = "/my/first dir"
     person.variables["APPTAINERENV_APPEND_PATH"] = "/my/last"
     path = "/my/first dir:/usr/local/bin:/usr/bin:/bin:/my/last\n"
-    assert person.said("exec", bench.tree, "sh", "-c", 'echo "$PATH"; env').startswith(path)
-    assert "PREPEND_PATH" not in person.said("exec", bench.tree, "env")
-    why = person.said("env", "--why", "PATH", bench.tree)
+    assert person.output("exec", bench.tree, "sh", "-c", 'echo "$PATH"; env').startswith(path)
+    assert "PREPEND_PATH" not in person.output("exec", bench.tree, "env")
+    why = person.output("env", "--why", "PATH", bench.tree)
     assert "SINGULARITYENV_PREPEND_PATH: PATH=/my/first dir:/usr/local/bin" in why
     assert why.splitlines()[-1] == "set by: APPTAINERENV_APPEND_PATH"
 
@@ -106,11 +106,13 @@ def test_the_users_bind_wins_over_ours(person: Person, bench: Bench) -> None:
     for name in ("passwd", "group", "hosts"):
         mine = bench.directory / f"my-{name}"
         mine.write_text("root:x:0:0::/:/bin/sh\nmine\n")
-        said = person.said("exec", "-B", f"{mine}:/etc/{name}", bench.tree, "cat", f"/etc/{name}")
-        assert said == mine.read_text()
-    said = person.said("exec", "--no-mount", "/etc/passwd", bench.tree, "cat", "/etc/passwd")
-    assert said == (bench.tree / "etc/passwd").read_text()
-    plan = person.said("exec", "--plan", "--no-mount", "/etc/passwd", bench.tree, "true")
+        output = person.output(
+            "exec", "-B", f"{mine}:/etc/{name}", bench.tree, "cat", f"/etc/{name}"
+        )
+        assert output == mine.read_text()
+    output = person.output("exec", "--no-mount", "/etc/passwd", bench.tree, "cat", "/etc/passwd")
+    assert output == (bench.tree / "etc/passwd").read_text()
+    plan = person.output("exec", "--plan", "--no-mount", "/etc/passwd", bench.tree, "true")
     assert "/etc/passwd" not in plan
 
 
@@ -122,10 +124,10 @@ def test_the_current_directory_by_the_callers_name(
     link = host_directory / "link"
     link.symlink_to("real")
     person.variables["PWD"] = str(link)
-    assert person.said("exec", bench.image, "cat", link / "file", cwd=link) == "data"
-    assert person.said("exec", bench.image, "pwd", cwd=link) == f"{link}\n"
+    assert person.output("exec", bench.image, "cat", link / "file", cwd=link) == "data"
+    assert person.output("exec", bench.image, "pwd", cwd=link) == f"{link}\n"
     person.variables["PWD"] = str(host_directory)  # a lie counts for nothing
-    assert person.said("exec", bench.image, "pwd", cwd=link) == f"{host_directory}/real\n"
+    assert person.output("exec", bench.image, "pwd", cwd=link) == f"{host_directory}/real\n"
 
 
 def test_a_current_directory_that_cannot_be_had_is_said(
@@ -141,14 +143,14 @@ def test_a_current_directory_that_cannot_be_had_is_said(
         )
         assert (done.returncode, done.stdout) == (0, f"{person.home}\n")
         assert f"Cannot enter the current directory {closed}: Permission denied" in done.stderr
-    gone = host_directory / "gone"
-    gone.mkdir()
-    words = f'cd {gone}; rmdir {gone}; exec "$@"'
+    missing = host_directory / "gone"
+    missing.mkdir()
+    words = f'cd {missing}; rmdir {missing}; exec "$@"'
     done_too = person.call("sh", "-c", words, "sh", bench.launcher, "exec", bench.image, "pwd")
     assert (done_too.returncode, done_too.stdout) == (0, f"{person.home}\n".encode())
     assert b"it has been removed; starting in" in done_too.stderr
     for option in ("--contain", "--no-mount=cwd"):
-        assert person.said("exec", option, bench.image, "pwd", cwd=host_directory).endswith("\n")
+        assert person.output("exec", option, bench.image, "pwd", cwd=host_directory).endswith("\n")
 
 
 def test_what_the_image_has_is_not_covered_unasked(
@@ -158,7 +160,7 @@ def test_what_the_image_has_is_not_covered_unasked(
     inside = tree / str(host_directory).lstrip("/")
     inside.mkdir(parents=True)
     (host_directory / "hosts").touch()
-    assert person.said("exec", tree, "ls", host_directory, cwd=host_directory) == "hosts\n"
+    assert person.output("exec", tree, "ls", host_directory, cwd=host_directory) == "hosts\n"
     (inside / "images").touch()
     done = person.singrun("exec", tree, "ls", host_directory, cwd=host_directory)
     assert (done.returncode, done.stdout) == (0, b"images\n")
@@ -189,8 +191,8 @@ def test_a_file_name_is_never_evaluated_by_a_prompt(person: Person, bench: Bench
 def test_names_that_are_not_utf8(person: Person, bench: Bench, host_directory: Path) -> None:
     odd = os.fsencode(host_directory) + b"/b\xffnd \xc3\xa9"
     os.makedirs(odd, exist_ok=True)
-    said = person.call(bench.launcher, "exec", "-B", odd + b":/data", bench.tree, "pwd", cwd="/")
-    assert (said.returncode, said.stderr) == (0, b"")
+    output = person.call(bench.launcher, "exec", "-B", odd + b":/data", bench.tree, "pwd", cwd="/")
+    assert (output.returncode, output.stderr) == (0, b"")
     for verb in (["stop"], ["exec"], ["nonsense"]):
         done = person.call(bench.launcher, *verb, b"\xff", b"\xfe")
         assert done.returncode != 0
@@ -215,8 +217,8 @@ def test_xauthority_by_way_of_var_run(person: Person, bench: Bench) -> None:
     try:
         for directory in ("/run", "/var/run"):
             person.variables["XAUTHORITY"] = f"{directory}/{cookie.name}"
-            said = person.said("exec", bench.tree, "sh", "-c", "cat $XAUTHORITY")
-            assert said == "cookie"
+            output = person.output("exec", bench.tree, "sh", "-c", "cat $XAUTHORITY")
+            assert output == "cookie"
     finally:
         cookie.unlink()
 
@@ -225,10 +227,10 @@ def test_a_relative_home(person: Person, bench: Bench) -> None:
     place = bench.directory / f"homes-{person.uid}/new"
     place.mkdir(parents=True)
     (place / "file").write_text("found")
-    said = person.said(
+    output = person.output(
         "exec", "--home", "new", bench.tree, "sh", "-c", "echo $HOME; cat ~/file", cwd=place.parent
     )
-    assert said == f"{place}\nfound"
+    assert output == f"{place}\nfound"
 
 
 def test_a_path_is_joined_once_where_the_images_scripts_leave_it_alone(

@@ -55,16 +55,16 @@ def cdi(bench: Bench) -> Path:
     }
     (place / "etc/vendor.json").write_text(json.dumps(description))
     (place / "etc/other.yaml").write_text("cdiVersion: 0.6.0\nkind: other.example/gpu\n")
-    over = {"cdiVersion": "0.6.0", "kind": "vendor.example/net", "devices": [{"name": "n"}]}
-    (place / "run/net.json").write_text(json.dumps(over))
+    entry_over = {"cdiVersion": "0.6.0", "kind": "vendor.example/net", "devices": [{"name": "n"}]}
+    (place / "run/net.json").write_text(json.dumps(entry_over))
     return place
 
 
 def options(cdi: Path, *names: str) -> list[str]:
-    found = ["--cdi-dirs", f"{cdi}/etc,{cdi}/run"]
+    result = ["--cdi-dirs", f"{cdi}/etc,{cdi}/run"]
     for name in names:
-        found += ["--device", name]
-    return found
+        result += ["--device", name]
+    return result
 
 
 def test_nodes_mounts_and_variables_of_a_device_come_in(
@@ -76,7 +76,7 @@ def test_nodes_mounts_and_variables_of_a_device_come_in(
     assert done.stdout.decode() == "1\na library\ngeneral device\n"
     assert b"Read-only file system" in done.stderr
     words = ["--env", "BOTH=mine", *options(cdi, "vendor.example/gpu=0")]
-    assert person.said("exec", *words, bench.image, "sh", "-c", "echo $BOTH") == "mine\n"
+    assert person.output("exec", *words, bench.image, "sh", "-c", "echo $BOTH") == "mine\n"
 
 
 def test_hooks_are_left_out_with_a_warning(person: Person, bench: Bench, cdi: Path) -> None:

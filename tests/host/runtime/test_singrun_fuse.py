@@ -37,9 +37,9 @@ def refusing(bench: Bench) -> Iterator[Person]:
     """An ordinary user on whose PATH a fuse2fs does not understand its options."""
     user, place = bench.people["user"], bench.directory / "refusing"
     place.mkdir()
-    said = "fuse: unknown option(s): -o kernel_cache"
+    output = "fuse: unknown option(s): -o kernel_cache"
     for name in ("fuse2fs", "fuse-overlayfs"):
-        images.write_script(place / name, f"#!/bin/sh\necho '{said}' >&2\nexit 1\n")
+        images.write_script(place / name, f"#!/bin/sh\necho '{output}' >&2\nexit 1\n")
     before, cache = dict(user.variables), bench.directory / "refusing-cache"
     cache.mkdir()
     shutil.chown(cache, user.uid, user.gid)
@@ -76,23 +76,23 @@ def test_a_daemon_of_libfuse_3_holds_no_mount(bench: Bench) -> None:
         assert child.stdout
         child.stdout.readline()
         (daemon,) = waited_for(bench)
-        said = child.communicate(f"{daemon}\n")[0]
-    assert said == "/proc/self/mountinfo\n"
+        output = child.communicate(f"{daemon}\n")[0]
+    assert output == "/proc/self/mountinfo\n"
     images.wait_for_daemons(str(bench.directory))
 
 
 def waited_for(bench: Bench) -> list[int]:
-    found: list[int] = []
+    result: list[int] = []
 
     def there() -> bool:
         for path in Path("/proc").glob("[0-9]*/cmdline"):
             words = images.read(path).split("\0")
             if "squashfuse" in words[0] and any(str(bench.directory) in word for word in words):
-                found.append(int(path.parts[2]))
-        return bool(found)
+                result.append(int(path.parts[2]))
+        return bool(result)
 
     wait_until(there)
-    return sorted(set(found))
+    return sorted(set(result))
 
 
 def test_a_program_that_refuses_is_no_strategy(bench: Bench, refusing: Person) -> None:
@@ -118,25 +118,25 @@ def test_one_that_is_wished_for_is_the_only_one(bench: Bench, refusing: Person) 
 
 
 def test_the_doctor_mounts_an_image_by_every_program(bench: Bench, refusing: Person) -> None:
-    said = refusing.call(refusing.launcher, "doctor").stdout.decode()
+    output = refusing.call(refusing.launcher, "doctor").stdout.decode()
     for name in ("fuse2fs", "fuse-overlayfs"):
-        assert re.search(rf"^no +{name}: .*cannot mount.*unknown option", said, re.M), said
+        assert re.search(rf"^no +{name}: .*cannot mount.*unknown option", output, re.M), output
     for name in ("squashfuse", "debugfs", "unsquashfs"):
-        assert re.search(rf"^ok +{name}: /.*, works$", said, re.M), said
-    assert "Images are mounted by: unpack\n" in said
+        assert re.search(rf"^ok +{name}: /.*, works$", output, re.M), output
+    assert "Images are mounted by: unpack\n" in output
     assert list(Path(refusing.variables["SINGRUN_CACHEDIR"]).iterdir()) == []
     images.wait_for_daemons("singrun-trial")
 
 
 def test_what_the_doctor_cannot_try_is_not_said_to_work(bench: Bench) -> None:
     for person in bench.people.values():
-        said = person.call(person.launcher, "doctor").stdout.decode()
+        output = person.call(person.launcher, "doctor").stdout.decode()
         for name in ("fuse2fs", "squashfuse", "fuse-overlayfs", "debugfs", "unsquashfs"):
-            assert re.search(rf"^ok +{name}: /.*, works$", said, re.M), said
+            assert re.search(rf"^ok +{name}: /.*, works$", output, re.M), output
     no_device = ["strace", "-f", "-qq", "-o", "/dev/null", "-P", "/dev/fuse"]
     argv = [*no_device, "-e", "inject=openat:error=ENODEV", str(bench.launcher), "doctor"]
-    said = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
-    assert re.search(r"^ok +fuse-overlayfs: /.*, not tried$", said, re.M), said
+    output = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+    assert re.search(r"^ok +fuse-overlayfs: /.*, not tried$", output, re.M), output
     images.wait_for_daemons("/task/root")
 
 
@@ -146,10 +146,10 @@ def test_what_the_doctor_cannot_try_is_not_said_to_work(bench: Bench) -> None:
 def test_the_doctor_names_the_kernel_that_is_needed(bench: Bench, call: str, since: str) -> None:
     old = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"inject={call}:error=ENOSYS"]
     done = subprocess.run([*old, bench.launcher, "doctor"], capture_output=True, text=True)
-    found = re.search(
+    result = re.search(
         rf"^MISSING +{call[:2]}.*\n +-> Use Linux {re.escape(since)} ", done.stdout, re.M
     )
-    assert found, done
+    assert result, done
     bind = ["-B", "/usr:/mnt:ro"]  # without it root's launch sets no attributes of a mount
     launch = subprocess.run(
         [*old, bench.launcher, "exec", *bind, bench.image, "true"], capture_output=True, text=True

@@ -53,6 +53,6 @@ def test_a_host_without_user_namespaces(bench: Bench) -> None:
         child.stdout.readline()
         for name in ("uid_map", "gid_map"):
             Path(f"/proc/{child.pid}/{name}").write_text("0 0 65536")
-        said = child.communicate(b"go\n", timeout=20 * PATIENCE)[1]
-    assert child.returncode == 255, said
-    assert b"user.max_user_namespaces" in said
+        output = child.communicate(b"go\n", timeout=20 * PATIENCE)[1]
+    assert child.returncode == 255, output
+    assert b"user.max_user_namespaces" in output

@@ -39,8 +39,8 @@ def listed(person: Person) -> list[dict[str, Any]]:
     assert (done.returncode, done.stderr) == (0, b"")
     answer = json.loads(done.stdout)
     assert (answer["version"], answer["command"]) == (1, "instances")
-    found: list[dict[str, Any]] = answer["instances"]
-    return found
+    result: list[dict[str, Any]] = answer["instances"]
+    return result
 
 
 def stop(person: Person, *words: str) -> None:
@@ -55,7 +55,7 @@ def has_ended(pid: int) -> bool:
 
 def test_one_that_a_test_leaves_is_found_and_ended(person: Person, bench: Bench) -> None:
     before = host.host_state(str(bench.directory))
-    person.said("start", bench.image, "left-behind")
+    person.output("start", bench.image, "left-behind")
     left = host.host_state(str(bench.directory)).new_since(before)
     (pid,) = left.instances
     assert left.instances[pid].endswith("/instance-left-behind")
@@ -65,7 +65,7 @@ def test_one_that_a_test_leaves_is_found_and_ended(person: Person, bench: Bench)
 
 
 def test_later_commands_enter_it(person: Person, bench: Bench) -> None:
-    assert person.said("start", bench.image, "web") == ""
+    assert person.output("start", bench.image, "web") == ""
     (instance,) = listed(person)
     assert (instance["name"], instance["image"]) == ("web", str(bench.image))
     table = person.call(person.launcher, "instances").stdout.decode()
@@ -187,10 +187,10 @@ def test_a_written_image_is_whole_after_stop(bench: Bench) -> None:
         person.call(person.launcher, "exec", copy, "sh", "-c", "echo new > /etc/new")
         stop(person, "writes")
         subprocess.run(["e2fsck", "-fn", copy], check=True, capture_output=True)
-        said = subprocess.check_output(
+        output = subprocess.check_output(
             ["debugfs", "-R", "cat /etc/new", copy], stderr=subprocess.PIPE
         )
-        assert said == b"new\n"
+        assert output == b"new\n"
         copy.unlink()
 
 
@@ -210,8 +210,8 @@ def test_a_written_image_is_whole_after_stop(bench: Bench) -> None:
 )
 def test_errors_have_reasons(bench: Bench, words: tuple[str, ...], status: int, why: str) -> None:
     user = bench.people["user"]
-    said = [str(bench.image) if word == "IMAGE" else word for word in words]
-    done = user.call(user.launcher, *said)
+    output = [str(bench.image) if word == "IMAGE" else word for word in words]
+    done = user.call(user.launcher, *output)
     assert (done.returncode, why in done.stderr.decode()) == (status, True), done
 
 

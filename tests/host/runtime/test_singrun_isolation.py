@@ -39,10 +39,10 @@ def escaped(path: Path) -> str:
 
 
 def test_bind_on_an_existing_directory(person: Person, bench: Bench, data: Path) -> None:
-    said = person.said(
+    output = person.output(
         "exec", "-B", f"{escaped(data)}:/home/other", bench.image, "ls", "/home/other"
     )
-    assert said == "file\n"
+    assert output == "file\n"
 
 
 @pytest.mark.parametrize("target", ["/made", "/usr/made/deep/er", "/etc/made", "/home/other/made"])
@@ -50,20 +50,20 @@ def test_a_missing_bind_target_is_made_and_its_neighbours_stay(
     person: Person, bench: Bench, data: Path, target: str
 ) -> None:
     script = f"cat {target}/file; echo x >{target}/new; rm {target}/new; ls / /etc /home"
-    said = person.said(
+    output = person.output(
         "exec", "--bind", f"{escaped(data)}:{target}", bench.image, "sh", "-c", script
     )
-    plain = person.said("exec", bench.image, "ls", "/", "/etc", "/home")
-    assert said.startswith("of the host\n")
-    assert set(plain.split()) <= set(said.split())
-    assert "lost+found" in said
+    plain = person.output("exec", bench.image, "ls", "/", "/etc", "/home")
+    assert output.startswith("of the host\n")
+    assert set(plain.split()) <= set(output.split())
+    assert "lost+found" in output
 
 
 def test_underlays_are_as_read_only_as_the_image(person: Person, bench: Bench, data: Path) -> None:
     script = "for d in / /etc /usr /usr/made; do touch $d/x 2>&1; done; ls -ld /usr"
     bind = f"{escaped(data)}:/usr/made/deep"
-    said = person.singrun("exec", "-B", bind, bench.image, "sh", "-c", script).stdout.decode()
-    assert said.count("Read-only file system") == 4, said
+    output = person.singrun("exec", "-B", bind, bench.image, "sh", "-c", script).stdout.decode()
+    assert output.count("Read-only file system") == 4, output
 
 
 def test_an_underlay_shows_those_below_it(person: Person, bench: Bench, data: Path) -> None:
@@ -71,14 +71,14 @@ def test_an_underlay_shows_those_below_it(person: Person, bench: Bench, data: Pa
     tree.mkdir(exist_ok=True)
     binds = ",".join(f"{escaped(data)}:{t}" for t in ("/etc/one", "/two", "/etc/three", "/two2"))
     script = "ls /etc/one /two /etc/three; for d in / /etc; do touch $d/x 2>&1; done"
-    said = person.singrun("exec", "-B", binds, bench.image, "sh", "-c", script).stdout.decode()
-    assert (said.count("file\n"), said.count("Read-only file system")) == (3, 2), said
-    over = f"{escaped(tree)}:/tmp,{escaped(data)}:/two,{escaped(data)}:/tmp/new"
-    done = person.singrun("exec", "-c", "-B", over, bench.image, "ls")
+    output = person.singrun("exec", "-B", binds, bench.image, "sh", "-c", script).stdout.decode()
+    assert (output.count("file\n"), output.count("Read-only file system")) == (3, 2), output
+    entry_over = f"{escaped(tree)}:/tmp,{escaped(data)}:/two,{escaped(data)}:/tmp/new"
+    done = person.singrun("exec", "-c", "-B", entry_over, bench.image, "ls")
     assert (done.returncode, done.stderr) == (0, b""), done
-    made = [each.name for each in tree.iterdir()]  # in what is bound writable, if it is one's own
-    assert made == ([] if person.uid else ["new"])
-    for name in made:
+    result = [each.name for each in tree.iterdir()]  # in what is bound writable, if it is one's own
+    assert result == ([] if person.uid else ["new"])
+    for name in result:
         (tree / name).rmdir()
 
 
@@ -132,14 +132,14 @@ def test_contain_shares_neither_home_nor_tmp_nor_devices(
 
 def test_home_elsewhere_and_no_home(person: Person, bench: Bench, data: Path) -> None:
     script = "cd; pwd; cat file"
-    said = person.said("exec", "-H", f"{escaped(data)}:/h/ome", bench.image, "sh", "-c", script)
-    assert said == "/h/ome\nof the host\n"
+    output = person.output("exec", "-H", f"{escaped(data)}:/h/ome", bench.image, "sh", "-c", script)
+    assert output == "/h/ome\nof the host\n"
     marker = Path(person.home, f"marker-{os.getpid()}")
     marker.touch()
     try:
         script = f'[ ! -e "{marker}" ] && pwd'
         options = ("--no-home", bench.image, "sh", "-c", script)
-        assert person.said("exec", *options, cwd="/") == "/\n"
+        assert person.output("exec", *options, cwd="/") == "/\n"
     finally:
         marker.unlink()
 
@@ -172,8 +172,8 @@ def test_signals_and_death_pass_into_a_pid_namespace(person: Person, bench: Benc
 def test_an_ipc_namespace(person: Person, bench: Bench) -> None:
     script = "readlink /proc/self/ns/ipc"
     host = os.readlink("/proc/self/ns/ipc")
-    assert person.said("exec", bench.image, "sh", "-c", script).strip() == host
-    assert person.said("exec", "-i", bench.image, "sh", "-c", script).strip() != host
+    assert person.output("exec", bench.image, "sh", "-c", script).strip() == host
+    assert person.output("exec", "-i", bench.image, "sh", "-c", script).strip() != host
 
 
 def test_links_of_a_hostile_image_lead_only_into_the_image(
@@ -218,8 +218,8 @@ def test_an_image_that_lacks_every_mount_point(person: Person, bench: Bench) -> 
         images.ext3(tree, image)
     for place in (image, tree):
         script = "id -un; pwd; cat /etc/hosts; ls /dev/null /proc/self /sys /var/tmp >/dev/null"
-        said = person.said("exec", place, "sh", "-c", script)
-        assert said.startswith(f"{person.name}\n{person.home}\n{Path('/etc/hosts').read_text()}")
+        output = person.output("exec", place, "sh", "-c", script)
+        assert output.startswith(f"{person.name}\n{person.home}\n{Path('/etc/hosts').read_text()}")
     assert not (tree / "etc").exists()
 
 
@@ -229,7 +229,7 @@ def test_a_fifo_for_passwd_does_not_hold_us(person: Person, bench: Bench) -> Non
         bench.variant("fifo")
         (tree / "etc/passwd").unlink()
         os.mkfifo(tree / "etc/passwd")
-    assert person.said("exec", tree, "id", "-un").strip() == person.name
+    assert person.output("exec", tree, "id", "-un").strip() == person.name
 
 
 def test_images_of_2016_without_actions(person: Person, bench: Bench) -> None:
@@ -240,9 +240,9 @@ def test_images_of_2016_without_actions(person: Person, bench: Bench) -> None:
         images.write_script(tree / ".exec", '#!/bin/sh\necho older; exec "$@"\n')
         images.write_script(tree / "singularity", '#!/bin/sh\necho runscript "$@"\n')
         images.ext3(tree, image, header=images.HEADER_2X)
-    assert person.said("exec", image, "echo", "x") == "older\nx\n"
-    assert person.said("run", image, "a", "b") == "runscript a b\n"
-    assert person.said("shell", image, "-c", "echo $0") == "/bin/sh\n"
+    assert person.output("exec", image, "echo", "x") == "older\nx\n"
+    assert person.output("run", image, "a", "b") == "runscript a b\n"
+    assert person.output("shell", image, "-c", "echo $0") == "/bin/sh\n"
 
 
 def test_a_tree_with_nothing_but_a_shell(person: Person, bench: Bench) -> None:
@@ -251,8 +251,8 @@ def test_a_tree_with_nothing_but_a_shell(person: Person, bench: Bench) -> None:
         (tree / "bin").mkdir(parents=True)
         (tree / "bin/sh").write_bytes(Path("/bin/busybox").read_bytes())
         (tree / "bin/sh").chmod(0o755)
-    assert person.said("exec", tree, "sh", "-c", "echo $SINGULARITY_NAME") == "shell-only\n"
-    assert person.said("run", tree, "-c", "echo ran") == "ran\n"
+    assert person.output("exec", tree, "sh", "-c", "echo $SINGULARITY_NAME") == "shell-only\n"
+    assert person.output("run", tree, "-c", "echo ran") == "ran\n"
     assert person.singrun("exec", tree, "no-such-command").returncode == 127
     assert person.singrun("exec", tree, "/bin").returncode == 126
 
@@ -260,7 +260,7 @@ def test_a_tree_with_nothing_but_a_shell(person: Person, bench: Bench) -> None:
 def test_nothing_that_is_mounted_inside_reaches_the_host(person: Person, bench: Bench) -> None:
     before = Path("/proc/self/mountinfo").read_text()
     script = "readlink /proc/self/ns/mnt; sleep 0.2"
-    inside = person.said("exec", bench.image, "sh", "-c", script).strip()
+    inside = person.output("exec", bench.image, "sh", "-c", script).strip()
     assert inside != os.readlink("/proc/self/ns/mnt")
     assert Path("/proc/self/mountinfo").read_text() == before
 
@@ -315,10 +315,10 @@ def test_an_image_without_a_shell(person: Person, bench: Bench) -> None:
             "export PATH='/bin'\nA=1\nexport B='it'\"'\"'s' \nexport C=\"x y\"\nexport D=$(id)\n"
         )
         (tree / ".singularity.d/env/10-source.sh").write_text(words)
-    given = person.environment() | {"SINGULARITYENV_C": "mine"}
-    said = person.said("exec", tree, "env", env=given).splitlines()
-    assert {"PATH=/bin", "A=1", "B=it's", "C=mine", "FROM_IMAGE=yes it is"} <= set(said)
-    assert not [line for line in said if line.startswith("D=")]
+    environment = person.environment() | {"SINGULARITYENV_C": "mine"}
+    output = person.output("exec", tree, "env", env=environment).splitlines()
+    assert {"PATH=/bin", "A=1", "B=it's", "C=mine", "FROM_IMAGE=yes it is"} <= set(output)
+    assert not [line for line in output if line.startswith("D=")]
     assert person.singrun("exec", tree, "/bin/false").returncode == 1
     done = person.singrun("exec", "-C", tree, "/no/such")
     assert (done.returncode, b"valid /bin/sh" in done.stderr) == (127, True), done
@@ -380,8 +380,8 @@ def test_usage_errors(bench: Bench) -> None:
 
 
 def test_options_after_the_image_are_the_commands(person: Person, bench: Bench) -> None:
-    assert person.said("exec", bench.image, "echo", "--pwd", "/etc", "-e") == "--pwd /etc -e\n"
-    assert person.said("run", bench.image, "--help", "-B") == "run:<--help><-B>\n"
+    assert person.output("exec", bench.image, "echo", "--pwd", "/etc", "-e") == "--pwd /etc -e\n"
+    assert person.output("run", bench.image, "--help", "-B") == "run:<--help><-B>\n"
     assert person.singrun("test", bench.image).returncode == 5
 
 

@@ -39,9 +39,9 @@ def where(rank: Rank) -> tuple[bytes, ...]:
     """Its mount and user namespaces, uid, umask and number."""
     assert rank.stdout
     assert rank.stderr
-    said = tuple(rank.stdout.readline() for _ in range(5))
-    assert all(said), rank.stderr.read()
-    return said
+    output = tuple(rank.stdout.readline() for _ in range(5))
+    assert all(output), rank.stderr.read()
+    return output
 
 
 def end(*ranks: Rank) -> None:
@@ -135,8 +135,8 @@ def test_a_program_keeps_what_is_its_own(person: Person, bench: Bench) -> None:
         done = person.singrun("exec", "--join", bench.image, "sh", "-c", words, cwd="/")
         assert done.returncode == status
     script = "grep CapEff /proc/self/status; grep NoNewPrivs /proc/self/status; ls /proc/self/fd"
-    said = person.said("exec", "--join", bench.image, "sh", "-c", script, cwd="/")
-    assert said == person.said("exec", bench.image, "sh", "-c", script, cwd="/")
+    output = person.output("exec", "--join", bench.image, "sh", "-c", script, cwd="/")
+    assert output == person.output("exec", bench.image, "sh", "-c", script, cwd="/")
     end(first)
 
 

@@ -72,15 +72,15 @@ def test_the_image_executes_itself(person: Person, image: Path) -> None:
 
 
 def test_a_script_on_standard_input(person: Person, image: Path) -> None:
-    assert person.said("exec", image, "sh", input=b"echo from stdin; exit 0\n") == "from stdin\n"
-    assert person.said("shell", image, input=b"echo shell $0\n") == "shell /bin/sh\n"
+    assert person.output("exec", image, "sh", input=b"echo from stdin; exit 0\n") == "from stdin\n"
+    assert person.output("shell", image, input=b"echo shell $0\n") == "shell /bin/sh\n"
 
 
 def test_the_user_inside_is_the_user_outside(person: Person, image: Path) -> None:
     for option in ("-u", "-g", "-un", "-gn"):
         outside = person.call("id", option).stdout.decode()
-        assert person.said("exec", image, "id", option) == outside
-    entry = person.said("exec", image, "sh", "-c", "cat /etc/passwd; cat /etc/group")
+        assert person.output("exec", image, "id", option) == outside
+    entry = person.output("exec", image, "sh", "-c", "cat /etc/passwd; cat /etc/group")
     assert entry.splitlines()[0].startswith(f"{person.name}:x:{person.uid}:{person.gid}:")
     assert "www:x:33:33" in entry
 
@@ -160,14 +160,14 @@ def test_nobody_holds_the_callers_pipes_after_the_program(person: Person, image:
 
 def test_a_hundred_megabytes_pass_unharmed(person: Person, image: Path) -> None:
     data = os.urandom(1 << 20) * 100
-    said = person.said("exec", image, "sha256sum", input=data)
-    assert said.split()[0] == hashlib.sha256(data).hexdigest()
+    output = person.output("exec", image, "sha256sum", input=data)
+    assert output.split()[0] == hashlib.sha256(data).hexdigest()
 
 
 def test_ten_thousand_arguments(person: Person, image: Path) -> None:
     words = [f"argument {n}" for n in range(10_000)]
-    said = person.said("exec", image, "sh", "-c", 'echo $#; echo "${10000}"', "sh", *words)
-    assert said == "10000\nargument 9999\n"
+    output = person.output("exec", image, "sh", "-c", 'echo $#; echo "${10000}"', "sh", *words)
+    assert output == "10000\nargument 9999\n"
 
 
 def test_names_of_any_bytes(person: Person, shared: Path, image: Path) -> None:
@@ -213,8 +213,8 @@ def test_umask_and_limits_are_the_callers(person: Person, image: Path) -> None:
 
 
 def test_the_environment_is_the_callers_and_the_images(person: Person, image: Path) -> None:
-    given = person.environment() | {"ODD": "a\nb = c", "EMPTY": "", "LANG": "C"}
-    done = person.singrun("exec", image, "cat", "/proc/self/environ", env=given)
+    settings = person.environment() | {"ODD": "a\nb = c", "EMPTY": "", "LANG": "C"}
+    done = person.singrun("exec", image, "cat", "/proc/self/environ", env=settings)
     inside = dict(word.split("=", 1) for word in done.stdout.decode().split("\0") if word)
     own = {
         "PATH": "/usr/local/bin:/usr/bin:/bin",
@@ -232,20 +232,22 @@ def test_the_environment_is_the_callers_and_the_images(person: Person, image: Pa
     own |= {n.replace("SINGULARITY", "APPTAINER"): own[n] for n in own if n.startswith("SING")}
     assert {name: inside.get(name) for name in own} | {"SHLVL": "1"} == own
     assert {n: v for n, v in inside.items() if n not in own} == {
-        n: v for n, v in given.items() if n not in own
+        n: v for n, v in settings.items() if n not in own
     }
 
 
 def test_a_clean_environment(person: Person, image: Path) -> None:
-    given = person.environment() | {"SECRET": "x", "LC_ALL": "C", "TERM": "vt100"}
-    said = person.said("exec", "-e", image, "env", env=given)
-    assert "SECRET" not in said
-    assert {"LC_ALL=C", "TERM=vt100", f"HOME={person.home}"} <= set(said.splitlines())
+    settings = person.environment() | {"SECRET": "x", "LC_ALL": "C", "TERM": "vt100"}
+    output = person.output("exec", "-e", image, "env", env=settings)
+    assert "SECRET" not in output
+    assert {"LC_ALL=C", "TERM=vt100", f"HOME={person.home}"} <= set(output.splitlines())
 
 
 def test_home_is_shared_although_the_image_has_none(ordinary: Person, image: Path) -> None:
-    said = ordinary.said("exec", image, "sh", "-c", "pwd; echo $HOME; echo hello >mine; ls /home")
-    assert said.splitlines() == [ordinary.home, ordinary.home, "other", ordinary.name]
+    output = ordinary.output(
+        "exec", image, "sh", "-c", "pwd; echo $HOME; echo hello >mine; ls /home"
+    )
+    assert output.splitlines() == [ordinary.home, ordinary.home, "other", ordinary.name]
     assert (Path(ordinary.home) / "mine").read_text() == "hello\n"
     assert (Path(ordinary.home) / "mine").owner() == ordinary.name
 
@@ -255,8 +257,8 @@ def test_home_by_a_path_that_is_a_link(ordinary: Person, image: Path, shared: Pa
     link.symlink_to(ordinary.home)
     environment = ordinary.environment() | {"HOME": str(link), "PWD": str(link)}
     script = "cd; pwd; touch by-link; ls /home"
-    said = ordinary.said("exec", image, "sh", "-c", script, env=environment, cwd=link)
-    assert said.splitlines()[0] == str(link)
+    output = ordinary.output("exec", image, "sh", "-c", script, env=environment, cwd=link)
+    assert output.splitlines()[0] == str(link)
     assert (Path(ordinary.home) / "by-link").exists()
     link.unlink()
 
@@ -270,9 +272,9 @@ def test_the_current_directory_is_kept_where_the_image_has_none(
     try:
         script = 'pwd; echo "$PWD"; echo data >result; ls /'
         environment = person.environment() | {"PWD": "/nonsense"}
-        said = person.said("exec", image, "sh", "-c", script, cwd=place, env=environment)
-        assert said.splitlines()[:2] == [str(place), str(place)]
-        assert {"bin", "etc", "home", "srv"} <= set(said.splitlines())
+        output = person.output("exec", image, "sh", "-c", script, cwd=place, env=environment)
+        assert output.splitlines()[:2] == [str(place), str(place)]
+        assert {"bin", "etc", "home", "srv"} <= set(output.splitlines())
         assert (place / "result").read_text() == "data\n"
         (place / "result").unlink()
     finally:
@@ -283,23 +285,23 @@ def test_the_current_directory_is_kept_where_the_image_has_none(
 def test_a_system_directory_of_the_host_does_not_cover_the_images(
     person: Person, image: Path
 ) -> None:
-    assert person.said("exec", image, "sh", "-c", "pwd; ls /usr", cwd="/usr/share") == (
-        "/usr/share\n" + person.said("exec", image, "ls", "/usr", cwd="/usr/share")
+    assert person.output("exec", image, "sh", "-c", "pwd; ls /usr", cwd="/usr/share") == (
+        "/usr/share\n" + person.output("exec", image, "ls", "/usr", cwd="/usr/share")
     )
-    assert "busybox" in person.said("exec", image, "ls", "/bin", cwd="/bin")
+    assert "busybox" in person.output("exec", image, "ls", "/bin", cwd="/bin")
 
 
 def test_a_current_directory_that_is_gone(person: Person, image: Path) -> None:
     command = (
         f'mkdir "$2" && cd "$2" && rmdir "$2" && exec "$0" exec {" ".join(person.options)} "$1" pwd'
     )
-    gone = f"/tmp/singrun-gone-{os.getpid()}"
-    done = person.call("sh", "-c", command, person.launcher, image, gone)
+    missing = f"/tmp/singrun-gone-{os.getpid()}"
+    done = person.call("sh", "-c", command, person.launcher, image, missing)
     assert done.stdout.decode().strip() == person.home, done
 
 
 def test_pwd_chooses_a_directory_or_fails(person: Person, image: Path) -> None:
-    assert person.said("exec", "--pwd", "/etc", image, "pwd") == "/etc\n"
+    assert person.output("exec", "--pwd", "/etc", image, "pwd") == "/etc\n"
     done = person.singrun("exec", "--pwd=/nowhere", image, "pwd")
     assert done.returncode == 255
     assert b"/nowhere" in done.stderr
@@ -307,8 +309,8 @@ def test_pwd_chooses_a_directory_or_fails(person: Person, image: Path) -> None:
 
 def test_the_hosts_network_files_and_directories_are_shared(person: Person, image: Path) -> None:
     for name in ("/etc/hosts", "/etc/resolv.conf"):
-        assert person.said("exec", image, "cat", name) == Path(name).read_text()
-    assert person.said(
+        assert person.output("exec", image, "cat", name) == Path(name).read_text()
+    assert person.output(
         "exec", image, "stat", "-c", "%i", "/tmp", "/dev", "/proc", "/sys"
     ).split() == [str(os.stat(name).st_ino) for name in ("/tmp", "/dev", "/proc", "/sys")]
 
@@ -326,7 +328,7 @@ def test_setuid_programs_are_dead(person: Person, shared: Path) -> None:
         images.ext3(tree, shared / "image-setuid.img")
     expected = f"{person.uid}\t{person.uid}\t{person.uid}\t{person.uid}"
     for name in ("own", "other"):
-        status = person.said("exec", shared / "image-setuid.img", name, "/proc/self/status")
+        status = person.output("exec", shared / "image-setuid.img", name, "/proc/self/status")
         assert f"Uid:\t{expected}\n" in status
         assert "NoNewPrivs:\t1\n" in status
         if person.uid:
@@ -345,7 +347,7 @@ def test_file_capabilities_are_dead(person: Person, shared: Path) -> None:
     for place in (shared / "image-capable.img", tree):
         for line in ("CapPrm", "CapEff"):
             had = _capabilities(person.call("cat", "/proc/self/status").stdout.decode(), line)
-            has = _capabilities(person.said("exec", place, "capable", "/proc/self/status"), line)
+            has = _capabilities(person.output("exec", place, "capable", "/proc/self/status"), line)
             assert has & ~had == 0
 
 
@@ -366,9 +368,9 @@ def _copy_dynamic(program: Path, tree: Path) -> None:
 
 
 def test_a_huge_environment(person: Person, image: Path) -> None:
-    given = person.environment() | {f"HUGE_{n}": "x" * 1000 for n in range(1500)}
+    settings = person.environment() | {f"HUGE_{n}": "x" * 1000 for n in range(1500)}
     script = 'echo "${#HUGE_1499}"; tr "\\0" "\\n" </proc/$$/environ | grep -c ^HUGE_'
-    assert person.said("exec", image, "sh", "-c", script, env=given) == "1000\n1500\n"
+    assert person.output("exec", image, "sh", "-c", script, env=settings) == "1000\n1500\n"
 
 
 def test_a_dirty_journal_is_not_replayed(person: Person, shared: Path, tree: Path) -> None:

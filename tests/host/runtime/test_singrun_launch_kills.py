@@ -163,11 +163,11 @@ def leftovers(person: Person, image: Path) -> set[str]:
 def files(person: Person) -> set[str]:
     """Files that a launch may have left; the cache holds whole trees, and nothing else."""
     cache = Path(f"/var/tmp/singrun-{person.uid}")
-    found = {str(path) for path in cache.glob("*") if path.suffix in (".new", ".old")}
+    result = {str(path) for path in cache.glob("*") if path.suffix in (".new", ".old")}
     for where in ("/tmp", "/var/tmp", "/dev/shm"):
         for entry in os.scandir(where):
             with contextlib.suppress(FileNotFoundError):
                 owned = person.uid and entry.stat(follow_symlinks=False).st_uid == person.uid
                 if (owned and entry.path != str(cache)) or entry.name.startswith("singrun."):
-                    found.add(entry.path)
-    return found
+                    result.add(entry.path)
+    return result

@@ -43,7 +43,7 @@ cgroup.remove()
 
 
 @pytest.mark.parametrize(
-    ("given", "wanted"),
+    ("environment", "expected"),
     [
         ({"memory": "100M"}, {"memory.max": "104857600"}),
         (
@@ -59,12 +59,12 @@ cgroup.remove()
         ({"blkio-weight": "1000"}, {"io.weight": "10000"}),
     ],
 )
-def test_the_files_of_a_cgroup(given: dict[str, str], wanted: dict[str, str]) -> None:
-    assert limits.files(given) == wanted
+def test_the_files_of_a_cgroup(environment: dict[str, str], expected: dict[str, str]) -> None:
+    assert limits.files(environment) == expected
 
 
 @pytest.mark.parametrize(
-    "given",
+    "environment",
     [
         {"memory": "much"},
         {"memory": "-5"},
@@ -78,9 +78,9 @@ def test_the_files_of_a_cgroup(given: dict[str, str], wanted: dict[str, str]) ->
         {"blkio-weight": "5"},
     ],
 )
-def test_limits_that_mean_nothing(given: dict[str, str]) -> None:
+def test_limits_that_mean_nothing(environment: dict[str, str]) -> None:
     with pytest.raises(RunError):
-        limits.files(given)
+        limits.files(environment)
 
 
 @pytest.mark.skipif("hugetlb" not in CONTROLLERS, reason="needs the controller hugetlb, version 2")

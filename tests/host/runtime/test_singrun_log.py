@@ -30,11 +30,11 @@ def test_each_launch_is_a_line_of_the_log_where_the_site_asks(bench: Bench) -> N
         place.chmod(0o666)
         log.settimeout(60)
         env = configuration(bench, f"log launches = {place}\n")
-        assert user.said("exec", bench.image, "echo", "a secret", env=env) == "a secret\n"
+        assert user.output("exec", bench.image, "echo", "a secret", env=env) == "a secret\n"
         line = log.recv(4096).decode()
         image = re.escape(str(bench.image))
         assert re.fullmatch(rf"<14>singrun\[\d+\]: uid={user.uid} image='{image}' exec echo", line)
-        user.said("exec", bench.image, "true", env=configuration(bench, "log launches = no\n"))
+        user.output("exec", bench.image, "true", env=configuration(bench, "log launches = no\n"))
         log.setblocking(False)
         with pytest.raises(BlockingIOError):
             log.recv(4096)
@@ -64,9 +64,9 @@ def test_a_log_that_does_not_listen_stops_no_launch(bench: Bench, listener: str)
                     while True:
                         sender.sendto(b"x", str(place))
         env = configuration(bench, f"log launches = {place}\n")
-        assert user.said("exec", bench.image, "echo", "fine", env=env) == "fine\n"
-    told = user.said("doctor", env=env)
-    assert (f"there is no {place}; launches go on" in told) == (listener == "absent")
+        assert user.output("exec", bench.image, "echo", "fine", env=env) == "fine\n"
+    report = user.output("doctor", env=env)
+    assert (f"there is no {place}; launches go on" in report) == (listener == "absent")
 
 
 def titles() -> list[str]:
@@ -79,11 +79,11 @@ def test_ps_shows_what_a_waiting_process_and_an_instance_are(bench: Bench) -> No
     user = bench.people["user"]
     words = user.words(user.launcher, "exec", "--pid", bench.image, "sleep", "1000")
     waiting = subprocess.Popen(words, env=user.environment(), cwd="/")
-    user.said("start", bench.image, "titled")
+    user.output("start", bench.image, "titled")
     try:
         wait_until(lambda: f"singrun: waits for a program in {bench.image}" in titles())
         assert f"singrun: instance titled of {bench.image}" in titles()
     finally:
         waiting.send_signal(signal.SIGTERM)
         waiting.wait()
-        user.said("stop", "titled")
+        user.output("stop", "titled")

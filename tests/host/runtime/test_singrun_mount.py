@@ -23,10 +23,10 @@ def person(request: pytest.FixtureRequest, bench: Bench) -> Iterator[Person]:
 
 @pytest.fixture
 def place(person: Person) -> Iterator[Path]:
-    made = Path(person.home) / f"place-{os.getpid()}"  # root's home is others', too
-    assert person.call("mkdir", made).returncode == 0
-    yield made
-    made.rmdir()
+    result = Path(person.home) / f"place-{os.getpid()}"  # root's home is others', too
+    assert person.call("mkdir", result).returncode == 0
+    yield result
+    result.rmdir()
 
 
 def test_an_image_is_seen_at_a_directory(person: Person, bench: Bench, place: Path) -> None:

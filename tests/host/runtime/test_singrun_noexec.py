@@ -45,9 +45,9 @@ def test_a_noexec_cache_is_named_and_not_used(bench: Bench, noexec: Path) -> Non
             assert f"{noexec} is mounted noexec".encode() in done.stderr, done
             assert b"SINGRUN_CACHEDIR" in done.stderr
         (cache / open_image(str(bench.image)).stamp / "tree").mkdir(parents=True)
-        assert user.said("exec", bench.image, "echo", "by fuse2fs") == "by fuse2fs\n"
-        said = user.call(user.launcher, "doctor").stdout.decode()
-        assert re.search(rf"cache directory: .*{noexec} is mounted noexec", said), said
+        assert user.output("exec", bench.image, "echo", "by fuse2fs") == "by fuse2fs\n"
+        output = user.call(user.launcher, "doctor").stdout.decode()
+        assert re.search(rf"cache directory: .*{noexec} is mounted noexec", output), output
     finally:
         del user.variables["SINGRUN_CACHEDIR"]
 

@@ -34,11 +34,11 @@ def own(person: Person, bench: Bench) -> Iterator[Path]:
 
 
 def test_a_host_name_of_its_own(person: Person, bench: Bench) -> None:
-    assert person.said("exec", "--hostname", "node-7", bench.image, "hostname") == "node-7\n"
+    assert person.output("exec", "--hostname", "node-7", bench.image, "hostname") == "node-7\n"
     host = os.uname().nodename
-    assert person.said("exec", "--uts", bench.image, "hostname") == f"{host}\n"
+    assert person.output("exec", "--uts", bench.image, "hostname") == f"{host}\n"
     namespaces = [
-        person.said("exec", *options, bench.image, "readlink", "/proc/self/ns/uts").strip()
+        person.output("exec", *options, bench.image, "readlink", "/proc/self/ns/uts").strip()
         for options in ([], ["--uts"])
     ]
     assert namespaces[0] == os.readlink("/proc/self/ns/uts") != namespaces[1]
@@ -51,32 +51,32 @@ def test_containall_keeps_processes_ipc_environment_and_files_apart(
     person: Person, bench: Bench
 ) -> None:
     script = "echo $SECRET; echo $$; readlink /proc/self/ns/ipc; ls -A ~ /tmp"
-    given = person.environment() | {"SECRET": "x"}
-    said = person.said("exec", "-C", bench.image, "sh", "-c", script, env=given).splitlines()
-    assert said[0] == ""
-    assert int(said[1]) < 20
-    assert said[2] != os.readlink("/proc/self/ns/ipc")
-    assert said[3:] == [f"{person.home}:", "", "/tmp:"]
+    settings = person.environment() | {"SECRET": "x"}
+    output = person.output("exec", "-C", bench.image, "sh", "-c", script, env=settings).splitlines()
+    assert output[0] == ""
+    assert int(output[1]) < 20
+    assert output[2] != os.readlink("/proc/self/ns/ipc")
+    assert output[3:] == [f"{person.home}:", "", "/tmp:"]
 
 
 def test_a_fuse_daemon_is_not_seen_in_a_pid_namespace(person: Person, bench: Bench) -> None:
     script = "cat /proc/[0-9]*/comm"
-    said = person.said("exec", "-p", bench.image, "sh", "-c", script)
-    assert "fuse2fs" not in said
-    assert "cat" in said
+    output = person.output("exec", "-p", bench.image, "sh", "-c", script)
+    assert "fuse2fs" not in output
+    assert "cat" in output
 
 
 def test_scratch_directories_are_empty_writable_and_gone(person: Person, bench: Bench) -> None:
     script = "ls -A /a/b /scr; echo x >/scr/x; echo x >/a/b/x; cat /scr/x"
     for _ in range(2):
-        said = person.said("exec", "-S", "/scr,/a/b", bench.image, "sh", "-c", script)
-        assert said == "/a/b:\n\n/scr:\nx\n"
+        output = person.output("exec", "-S", "/scr,/a/b", bench.image, "sh", "-c", script)
+        assert output == "/a/b:\n\n/scr:\nx\n"
 
 
 def test_a_workdir_keeps_scratch_home_and_tmp(person: Person, bench: Bench, own: Path) -> None:
     script = "echo x >/scr/kept; echo x >~/home; echo x >/tmp/tmp; echo x >/var/tmp/var"
     options = ("-c", "-S", "/scr", "-W", own)
-    person.said("exec", *options, bench.image, "sh", "-c", script)
+    person.output("exec", *options, bench.image, "sh", "-c", script)
     assert {str(path.relative_to(own)) for path in own.rglob("*") if path.is_file()} == {
         "scratch/scr/kept",
         "home/home",
@@ -92,9 +92,9 @@ def test_no_mount_leaves_out_what_it_names(person: Person, bench: Bench) -> None
     seen.touch()
     script = "ls -A ~ /tmp /sys 2>/dev/null; cat /etc/hosts; ls /proc"
     options = ("--no-mount", "home,tmp,sys,/etc/hosts", "--no-mount=proc,cwd")
-    said = person.singrun("exec", *options, bench.image, "sh", "-c", script).stdout.decode()
-    assert seen.name not in said
-    assert said.split("/tmp:\n")[1].strip() in ("", "/sys:")
+    output = person.singrun("exec", *options, bench.image, "sh", "-c", script).stdout.decode()
+    assert seen.name not in output
+    assert output.split("/tmp:\n")[1].strip() in ("", "/sys:")
     seen.unlink()
     done = person.singrun("exec", "--no-mount", "hom", bench.image, "true")
     assert (done.returncode, b"bind-paths" in done.stderr) == (255, True)
@@ -104,8 +104,8 @@ def test_no_mount_leaves_out_what_it_names(person: Person, bench: Bench) -> None
 def test_binds_by_variable(person: Person, bench: Bench, own: Path) -> None:
     (own / "file").write_text("bound")
     for name in ("SINGRUN_BIND", "SINGULARITY_BINDPATH"):
-        given = person.environment() | {name: f"{own}:/data:ro,/etc:/more"}
-        assert person.said("exec", bench.image, "cat", "/data/file", env=given) == "bound"
+        settings = person.environment() | {name: f"{own}:/data:ro,/etc:/more"}
+        assert person.output("exec", bench.image, "cat", "/data/file", env=settings) == "bound"
 
 
 def test_a_bind_over_a_symbolic_link(person: Person, bench: Bench, own: Path) -> None:
@@ -120,8 +120,8 @@ def test_a_bind_over_a_symbolic_link(person: Person, bench: Bench, own: Path) ->
     (own / "new").write_text("new")
     options = ("-B", f"{own}:/linked", "-B", f"{own}/new:/etc/file-link")
     script = "ls /etc/real; cat /etc/file-link"
-    said = person.said("exec", *options, bench.directory / "links.img", "sh", "-c", script)
-    assert said == "new\nnew"
+    output = person.output("exec", *options, bench.directory / "links.img", "sh", "-c", script)
+    assert output == "new\nnew"
 
 
 @pytest.mark.parametrize("kind", ["link", "dangling", "missing"])
@@ -138,17 +138,17 @@ def test_localtime_and_hosts_as_links_or_missing(person: Person, bench: Bench, k
             (tree / "usr/share").mkdir(parents=True)
             (tree / "usr/share/goal").touch()
         images.ext3(tree, tree.with_suffix(".img"))
-    said = person.said("exec", tree.with_suffix(".img"), "cat", "/etc/hosts")
-    assert said == Path("/etc/hosts").read_text()
-    given = person.environment() | {"TZ": "UTC-3"}
+    output = person.output("exec", tree.with_suffix(".img"), "cat", "/etc/hosts")
+    assert output == Path("/etc/hosts").read_text()
+    settings = person.environment() | {"TZ": "UTC-3"}
     hour = subprocess.run(["date", "+%z"], env={"TZ": "UTC-3"}, capture_output=True, check=True)
-    said = person.said("exec", tree.with_suffix(".img"), "date", "+%z", env=given)
-    assert said == hour.stdout.decode()
+    output = person.output("exec", tree.with_suffix(".img"), "date", "+%z", env=settings)
+    assert output == hour.stdout.decode()
 
 
 def test_the_layers_of_the_environment(person: Person, bench: Bench, own: Path) -> None:
     (own / "file").write_text("# comment\n\nFROM_IMAGE=file\nexport QUOTED='a b'\nRAW=$HOME`x`\n")
-    given = person.environment() | {"FROM_IMAGE": "host", "ONLY": "host"}
+    settings = person.environment() | {"FROM_IMAGE": "host", "ONLY": "host"}
     script = 'echo "$FROM_IMAGE|$ONLY"'
     levels: list[tuple[dict[str, str], list[str], str]] = [
         ({}, [], "yes it is"),
@@ -159,15 +159,15 @@ def test_the_layers_of_the_environment(person: Person, bench: Bench, own: Path) 
         ({}, ["--env", "FROM_IMAGE=a=b c"], "a=b c"),
     ]
     options: list[str] = []
-    for more, words, wanted in levels:
-        given |= more
+    for more, words, expected in levels:
+        settings |= more
         options = [*words, *options]
-        said = person.said("exec", *options, bench.image, "sh", "-c", script, env=given)
-        assert said == f"{wanted}|host\n"
-    said = person.said("exec", *options, bench.image, "env", env=given)
-    assert "QUOTED=a b\n" in said
-    assert "RAW=$HOME`x`\n" in said
-    assert "ENV_FROM_IMAGE" not in said
+        output = person.output("exec", *options, bench.image, "sh", "-c", script, env=settings)
+        assert output == f"{expected}|host\n"
+    output = person.output("exec", *options, bench.image, "env", env=settings)
+    assert "QUOTED=a b\n" in output
+    assert "RAW=$HOME`x`\n" in output
+    assert "ENV_FROM_IMAGE" not in output
     for words in (["--env", "NOVALUE"], ["--env-file", "/no/such"], ["--env", "=x"]):
         assert person.singrun("exec", *words, bench.image, "true").returncode == 255
 
@@ -176,7 +176,7 @@ def test_the_path_can_be_set_and_odd_values_survive(person: Person, bench: Bench
     value = "line one\nline 'two' \"three\" $X \\\\ \t end"
     script = 'printf "%s" "$ODD|$PATH"'
     options = ("--env", f"ODD={value}", "--env", "PATH=/bin:/mine")
-    assert person.said("exec", *options, bench.image, "sh", "-c", script) == f"{value}|/bin:/mine"
+    assert person.output("exec", *options, bench.image, "sh", "-c", script) == f"{value}|/bin:/mine"
 
 
 def test_variables_in_images_of_2016(person: Person, bench: Bench) -> None:
@@ -189,55 +189,62 @@ def test_variables_in_images_of_2016(person: Person, bench: Bench) -> None:
         images.ext3(tree, tree.with_suffix(".img"))
     script = 'echo "$A $B"'
     image = tree.with_suffix(".img")
-    assert person.said("exec", "--env", "A=mine", image, "sh", "-c", script) == "mine image\n"
+    assert person.output("exec", "--env", "A=mine", image, "sh", "-c", script) == "mine image\n"
 
 
 def test_env_says_who_set_a_variable(person: Person, bench: Bench) -> None:
-    given = person.environment() | {"FROM_IMAGE": "outside", "SINGRUNENV_FROM_IMAGE": "prefixed"}
+    settings = person.environment() | {"FROM_IMAGE": "outside", "SINGRUNENV_FROM_IMAGE": "prefixed"}
     options = ("--why", "FROM_IMAGE", "--env", "FROM_IMAGE=top")
-    said = person.said("env", *options, bench.image, env=given).splitlines()
-    assert said == [
+    output = person.output("env", *options, bench.image, env=settings).splitlines()
+    assert output == [
         "host or singrun: FROM_IMAGE=outside",
         "image, /.singularity.d/env/90-environment.sh: FROM_IMAGE=yes it is",
         "SINGRUNENV_FROM_IMAGE: FROM_IMAGE=prefixed",
         "--env: FROM_IMAGE=top",
         "set by: --env",
     ]
-    assert person.said("env", "--why", "NOTHING", bench.image) == "set by: nobody\n"
-    assert "FROM_IMAGE=yes it is\n" in person.said("env", bench.image)
+    assert person.output("env", "--why", "NOTHING", bench.image) == "set by: nobody\n"
+    assert "FROM_IMAGE=yes it is\n" in person.output("env", bench.image)
     done = person.singrun("env", "--why", "A;reboot", bench.image)
     assert done.returncode == 255
 
 
 def test_plan_tells_every_mount_and_does_nothing(person: Person, bench: Bench, own: Path) -> None:
     options = ("--plan", "-B", f"{own}:/data:ro", "-S", "/scr", "-W", own, "-c")
-    said = person.said("exec", *options, bench.image, "touch", own / "done")
-    assert said.splitlines()[0].endswith(f"{bench.image} on /: the ext3 image, read-only")
-    assert f"bind {own} on /data read-only: --bind\n" in said
-    assert f"bind {own}/scratch/scr on /scr: --workdir\n" in said
+    output = person.output("exec", *options, bench.image, "touch", own / "done")
+    assert output.splitlines()[0].endswith(f"{bench.image} on /: the ext3 image, read-only")
+    assert f"bind {own} on /data read-only: --bind\n" in output
+    assert f"bind {own}/scratch/scr on /scr: --workdir\n" in output
     assert list(own.iterdir()) == []
 
 
 def test_a_shell_of_ones_choice(person: Person, bench: Bench) -> None:
-    said = person.said("shell", "-s", "/bin/busybox", bench.image, "echo", "chosen")
-    assert said == "chosen\n"
+    output = person.output("shell", "-s", "/bin/busybox", bench.image, "echo", "chosen")
+    assert output == "chosen\n"
     done = person.singrun("shell", "--shell", "/bin/zsh", bench.image)
     assert (done.returncode, b"/bin/zsh" in done.stderr) == (255, True)
 
 
 def test_through_sudo_as_the_caller(bench: Bench) -> None:
     root, user = bench.people["root, loop"], bench.people["user"]
-    given = {"SUDO_UID": str(user.uid), "SUDO_GID": str(user.gid), "HOME": "/root", "USER": "root"}
-    given["PATH"] = "/usr/bin:/bin"
+    settings = {
+        "SUDO_UID": str(user.uid),
+        "SUDO_GID": str(user.gid),
+        "HOME": "/root",
+        "USER": "root",
+    }
+    settings["PATH"] = "/usr/bin:/bin"
     script = "id -u; id -un; cd; pwd; echo $USER; touch ~/mine; grep CapEff /proc/self/status"
     options = ("--as-caller", bench.image, "sh", "-c", script)
-    said = root.said("exec", *options, env=given, cwd="/").splitlines()
-    assert said[:4] == [str(user.uid), user.name, user.home, user.name]
-    assert said[4].split()[1] == "0" * 16
+    output = root.output("exec", *options, env=settings, cwd="/").splitlines()
+    assert output[:4] == [str(user.uid), user.name, user.home, user.name]
+    assert output[4].split()[1] == "0" * 16
     mine = Path(user.home, "mine")
     assert mine.owner() == user.name
     mine.unlink()
-    groups = root.said("exec", "--as-caller", bench.image, "id", "-G", env=given, cwd="/").split()
+    groups = root.output(
+        "exec", "--as-caller", bench.image, "id", "-G", env=settings, cwd="/"
+    ).split()
     outside = user.call("id", "-G").stdout.decode().split()
     assert set(groups) == set(outside)
     done = root.singrun("exec", "--as-caller", bench.image, "true")
@@ -246,8 +253,8 @@ def test_through_sudo_as_the_caller(bench: Bench) -> None:
 
 def test_a_user_without_a_passwd_entry_has_a_name_inside(bench: Bench) -> None:
     become = ["setpriv", "--reuid", "54321", "--regid", "54321", "--clear-groups"]
-    for given, name in (({}, "user54321"), ({"USER": "joe"}, "joe"), ({"USER": "root"}, None)):
-        environment = {"PATH": "/usr/bin:/bin", "HOME": "/tmp"} | given
+    for settings, name in (({}, "user54321"), ({"USER": "joe"}, "joe"), ({"USER": "root"}, None)):
+        environment = {"PATH": "/usr/bin:/bin", "HOME": "/tmp"} | settings
         words = [*become, str(bench.launcher), "exec", str(bench.image), "id"]
         done = subprocess.run(
             words, env=environment, cwd="/", capture_output=True, text=True, check=False
@@ -263,15 +270,15 @@ def test_the_doctor(person: Person, bench: Bench) -> None:
     assert b"user namespaces: can be created" in text.stdout
     ways = b"fuse2fs, unpack" if person.uid else b"loop, fuse2fs, unpack"
     assert text.stdout.strip().endswith(b"mounted by: " + ways)
-    found = json.loads(person.call(bench.launcher, "doctor", "--json").stdout)["findings"]
-    topics = {each["topic"]: each for each in found}
+    result = json.loads(person.call(bench.launcher, "doctor", "--json").stdout)["findings"]
+    topics = {each["topic"]: each for each in result}
     assert topics["/dev/fuse"]["good"] is True
     assert {"overlay", "subordinate ids", "cgroups", "cache directory", "loop devices"} <= set(
         topics
     )
     if person.uid:  # nothing is closed to root
-        given = person.environment() | {"SINGRUN_CACHEDIR": "/etc/nowhere"}
-        done = person.call(bench.launcher, "doctor", env=given)
+        settings = person.environment() | {"SINGRUN_CACHEDIR": "/etc/nowhere"}
+        done = person.call(bench.launcher, "doctor", env=settings)
         assert re.search(rb"cache directory: .*\n +-> .*SINGRUN_CACHEDIR", done.stdout)
     assert person.call(bench.launcher, "doctor", "--xml").returncode == 1
 
@@ -282,9 +289,9 @@ def test_the_doctor_names_what_is_missing(bench: Bench) -> None:
     mode = fuse.stat().st_mode & 0o777
     fuse.chmod(0o600)
     try:
-        said = user.call(bench.launcher, "doctor").stdout
+        output = user.call(bench.launcher, "doctor").stdout
     finally:
         fuse.chmod(mode)
-    assert b"/dev/fuse: Permission denied" in said
-    assert b"mode 0666" in said
-    assert said.strip().endswith(b"Images are mounted by: unpack")
+    assert b"/dev/fuse: Permission denied" in output
+    assert b"mode 0666" in output
+    assert output.strip().endswith(b"Images are mounted by: unpack")

@@ -17,7 +17,7 @@ from tests.bench.singrun_images import Person
 pytestmark = [pytest.mark.root, pytest.mark.network]
 
 
-def made(text: bytes) -> docker_images.Made:
+def result(text: bytes) -> docker_images.ContainerImage:
     busybox = Path(str(shutil.which("busybox"))).read_bytes()
     archive = docker_images.archive(
         docker_images.file("bin/busybox", busybox, mode=0o755),
@@ -40,7 +40,7 @@ def person() -> Iterator[Person]:
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[str]:
     with docker_registry.genuine(tmp_path) as address:
-        docker_registry.push(made(b"first\n"), address, "library/some")
+        docker_registry.push(result(b"first\n"), address, "library/some")
         yield address
 
 
@@ -53,7 +53,7 @@ def test_an_image_is_fetched_once(person: Person, server: str) -> None:
     assert lines[1].startswith("Downloading layer: sha256:")
     again = person.singrun("exec", name, "sh", "-c", "echo $SINGULARITY_NAME; id -u")
     assert (again.stdout.decode(), again.stderr) == (f"some:latest\n{person.uid}\n", b"")
-    docker_registry.push(made(b"second\n"), server, "library/some")
+    docker_registry.push(result(b"second\n"), server, "library/some")
     assert person.singrun("exec", name, "cat", "/text").stdout == b"first\n"
     assert person.singrun("exec", "--fetch", name, "cat", "/text").stdout == b"second\n"
     piped = person.singrun("exec", name, "sh", input=b"cat /text\n")
@@ -76,14 +76,14 @@ def test_many_at_once_build_once(person: Person, server: str) -> None:
         subprocess.Popen(words, stdout=-1, stderr=-1, env=person.environment(), cwd=person.home)
         for _ in range(6)
     ]
-    said = [process.communicate() for process in started]
-    assert [out for out, _ in said] == [b"first\n"] * 6
-    assert sum(b"Downloading layer" in err for _, err in said) == 1
+    output = [process.communicate() for process in started]
+    assert [out for out, _ in output] == [b"first\n"] * 6
+    assert sum(b"Downloading layer" in err for _, err in output) == 1
 
 
 def test_layouts_and_archives_are_images_too(person: Person, tmp_path: Path) -> None:
     home = Path(person.home)
-    docker_images.write_layout(home / "layout", {"latest": made(b"a layout\n")})
+    docker_images.write_layout(home / "layout", {"latest": result(b"a layout\n")})
     subprocess.run(["chown", "-R", person.name, home / "layout"], check=True)
     done = person.singrun("exec", "oci:layout", "cat", "/text")
     assert (done.returncode, done.stdout) == (0, b"a layout\n"), done.stderr
@@ -102,7 +102,7 @@ def test_what_cannot_be_had_is_said(person: Person, server: str) -> None:
         assert reason in done.stderr, done.stderr
     left = [*Path(person.home).rglob("*.part"), *Path(person.home).rglob("singbuild-scratch-*")]
     assert not left
-    assert len(person.said("cache", "list").splitlines()) == 1
+    assert len(person.output("cache", "list").splitlines()) == 1
 
 
 def test_a_runtime_alone_says_what_it_lacks(tmp_path: Path) -> None:

@@ -32,14 +32,14 @@ exec "$@"
 
 def test_root_inside_is_the_caller_outside(person: Person, bench: Bench) -> None:
     script = "id -u; id -g; whoami; pwd; echo $HOME; touch ~/made-by-root; echo x >/tmp/$0"
-    made = [Path(person.home, "made-by-root"), Path(f"/tmp/made-by-root-{os.getpid()}")]
-    words = ("--fakeroot", bench.image, "sh", "-c", script, made[1].name)
+    result = [Path(person.home, "made-by-root"), Path(f"/tmp/made-by-root-{os.getpid()}")]
+    words = ("--fakeroot", bench.image, "sh", "-c", script, result[1].name)
     try:
-        said = person.said("exec", *words, cwd="/tmp").split()
-        assert said == ["0", "0", "root", "/tmp", "/root"]
-        assert [each.stat().st_uid for each in made] == [person.uid] * 2
+        output = person.output("exec", *words, cwd="/tmp").split()
+        assert output == ["0", "0", "root", "/tmp", "/root"]
+        assert [each.stat().st_uid for each in result] == [person.uid] * 2
     finally:
-        for each in made:
+        for each in result:
             each.unlink()
 
 
@@ -52,11 +52,13 @@ def test_files_of_other_users_with_ids_that_are_lent(bench: Bench) -> None:
     script = (
         "touch /x/f; /bin/busybox chown 33:34 /x/f; stat -c %u:%g /x/f; exec cat /proc/self/uid_map"
     )
-    said = user.said("exec", "-f", "-B", f"{own}:/x", bench.image, "sh", "-c", script).splitlines()
-    assert said[0] == "33:34"
+    output = user.output(
+        "exec", "-f", "-B", f"{own}:/x", bench.image, "sh", "-c", script
+    ).splitlines()
+    assert output[0] == "33:34"
     assert (own / "f").stat().st_uid == uids + 32
     assert (own / "f").stat().st_gid == gids + 33
-    assert [line.split() for line in said[1:]] == [["0", "0", "1"], ["1", "1", "65535"]]
+    assert [line.split() for line in output[1:]] == [["0", "0", "1"], ["1", "1", "65535"]]
     shutil.rmtree(own)
 
 
@@ -104,16 +106,18 @@ def test_an_instance_with_fakeroot(bench: Bench) -> None:
 
 def test_fakeroot_is_not_for_sudo(bench: Bench) -> None:
     root, user = bench.people["root, loop"], bench.people["user"]
-    given = {"SUDO_UID": str(user.uid), "SUDO_GID": str(user.gid), "PATH": "/usr/bin:/bin"}
+    environment = {"SUDO_UID": str(user.uid), "SUDO_GID": str(user.gid), "PATH": "/usr/bin:/bin"}
     for option in (["--fakeroot"], ["--security", "uid:0"]):
-        done = root.singrun("exec", "--as-caller", *option, bench.image, "id", env=given, cwd="/")
+        done = root.singrun(
+            "exec", "--as-caller", *option, bench.image, "id", env=environment, cwd="/"
+        )
         assert (done.returncode, b"Cannot combine --as-caller" in done.stderr) == (255, True)
 
 
 def test_another_user_inside(person: Person, bench: Bench) -> None:
     options = ("--security", "uid:4321,gid:4322")
-    said = person.said("exec", *options, bench.image, "sh", "-c", "id -u; id -g", cwd="/")
-    assert said == "4321\n4322\n"
+    output = person.output("exec", *options, bench.image, "sh", "-c", "id -u; id -g", cwd="/")
+    assert output == "4321\n4322\n"
     for word, needle in (("seccomp:/x", b"no profile"), ("uid:x", b"Say uid:NUMBER")):
         done = person.singrun("exec", "--security", word, bench.image, "true")
         assert (done.returncode, needle in done.stderr) == (255, True), done
@@ -121,7 +125,7 @@ def test_another_user_inside(person: Person, bench: Bench) -> None:
 
 def effective(person: Person, *options: str | Path) -> str:
     script = "grep CapEff /proc/self/status"
-    return person.said("exec", *options, "sh", "-c", script, cwd="/").split()[1]
+    return person.output("exec", *options, "sh", "-c", script, cwd="/").split()[1]
 
 
 def test_capabilities(bench: Bench) -> None:
@@ -155,12 +159,12 @@ def test_a_network_of_its_own_has_loopback_alone(
     script = "cat /proc/net/dev; /bin/busybox ping -c1 -w9 127.0.0.1 >/dev/null && echo up"
     if person.uid:  # who may send no ICMP looks at the flags
         script = "cat /proc/net/dev; /bin/busybox ip link show lo"
-    said = person.said("exec", *options, bench.image, "sh", "-c", script)
+    output = person.output("exec", *options, bench.image, "sh", "-c", script)
     names = [
-        line.split(":")[0].strip() for line in said.splitlines() if " 0 " in line and ":" in line
+        line.split(":")[0].strip() for line in output.splitlines() if " 0 " in line and ":" in line
     ]
     assert names == ["lo"]
-    assert "up" in said.lower().replace("group", "")
+    assert "up" in output.lower().replace("group", "")
 
 
 def test_other_networks_are_refused(person: Person, bench: Bench) -> None:
@@ -187,7 +191,7 @@ def test_an_instance_has_its_network(bench: Bench) -> None:
 
 def test_name_servers(person: Person, bench: Bench) -> None:
     options = ("--dns", "192.0.2.1,2001:db8::1")
-    said = person.said("exec", *options, bench.image, "cat", "/etc/resolv.conf")
-    assert said == "nameserver 192.0.2.1\nnameserver 2001:db8::1\n"
+    output = person.output("exec", *options, bench.image, "cat", "/etc/resolv.conf")
+    assert output == "nameserver 192.0.2.1\nnameserver 2001:db8::1\n"
     done = person.singrun("exec", "--dns", "a b\nc", bench.image, "true")
     assert (done.returncode, b"Give addresses" in done.stderr) == (255, True)

@@ -33,8 +33,8 @@ def test_the_users_shell_else_bash_else_sh(
         image.write_bytes((tmp_path / "a.img").read_bytes())
 
         def shell(person: images.Person, own: str, *options: str) -> str:
-            given = person.environment() | {"SHELL": own}
-            return person.said("shell", *options, image, "-c", "echo $0", env=given)
+            environment = person.environment() | {"SHELL": own}
+            return person.output("shell", *options, image, "-c", "echo $0", env=environment)
 
         for person in people:
             assert shell(person, "/bin/ash") == "/bin/ash\n"

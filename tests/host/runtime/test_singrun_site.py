@@ -16,7 +16,7 @@ pytestmark = pytest.mark.root
 
 
 @pytest.mark.parametrize(
-    ("lines", "options", "inside", "wanted"),
+    ("lines", "options", "inside", "expected"),
     [
         ("mount home = no", [], "ls -A /home", "other\n"),
         ("mount tmp = no", [], "ls -A /tmp | wc -l", "0\n"),
@@ -32,14 +32,14 @@ pytestmark = pytest.mark.root
     ],
 )
 def test_the_sites_file(
-    bench: Bench, lines: str, options: list[str], inside: str, wanted: str
+    bench: Bench, lines: str, options: list[str], inside: str, expected: str
 ) -> None:
     user = bench.people["user"]
     site = bench.directory / "singrun.conf"
     site.write_text(lines)
-    given = user.environment() | {"SINGRUN_CONFIG": str(site)}
-    done = user.singrun("exec", *options, bench.image, "sh", "-c", inside, env=given, cwd="/")
-    assert done.stdout.decode() == wanted, done
+    environment = user.environment() | {"SINGRUN_CONFIG": str(site)}
+    done = user.singrun("exec", *options, bench.image, "sh", "-c", inside, env=environment, cwd="/")
+    assert done.stdout.decode() == expected, done
     assert done.stderr == b""
 
 
@@ -47,9 +47,9 @@ def test_file_systems_of_the_host_by_the_sites_wish(bench: Bench) -> None:
     """In a mount namespace of the test's own, in which the host has more of them, one hidden."""
     user = bench.people["user"]
     site = bench.directory / "singrun.conf"
-    for value, wanted in (("yes", "hosted\n"), ("no", "")):
+    for value, expected in (("yes", "hosted\n"), ("no", "")):
         site.write_text(f"mount hostfs = {value}\n")
-        given = user.environment() | {"SINGRUN_CONFIG": str(site)}
+        environment = user.environment() | {"SINGRUN_CONFIG": str(site)}
         words = user.words(user.launcher, "exec", bench.image, "ls", "/srv/deep")
         mount = "mount -t tmpfs none"
         script = (
@@ -58,8 +58,8 @@ def test_file_systems_of_the_host_by_the_sites_wish(bench: Bench) -> None:
         )
         unshared = ["unshare", "-m", "sh", "-c", f'{script}; exec "$@"']
         command: list[str | bytes] = [*unshared, "sh", *words]
-        done = subprocess.run(command, env=given, cwd="/", capture_output=True, check=False)
-        assert (done.returncode == 0, done.stdout.decode()) == (value == "yes", wanted), done
+        done = subprocess.run(command, env=environment, cwd="/", capture_output=True, check=False)
+        assert (done.returncode == 0, done.stdout.decode()) == (value == "yes", expected), done
 
 
 def test_mounts_that_the_host_makes_later_appear_unless_the_site_says_no(bench: Bench) -> None:
@@ -75,20 +75,20 @@ def test_mounts_that_the_host_makes_later_appear_unless_the_site_says_no(bench: 
         f" {command} <&3 | {{ read up; mount -t tmpfs none {later}; touch {later}/seen;"
         " echo >&3; cat; }"
     )
-    for value, wanted in (("yes", b"seen\n"), ("no", b"")):
+    for value, expected in (("yes", b"seen\n"), ("no", b"")):
         site.write_text(f"mount slave = {value}\n")
-        given = user.environment() | {"SINGRUN_CONFIG": str(site)}
+        environment = user.environment() | {"SINGRUN_CONFIG": str(site)}
         unshared = ["unshare", "-m", "sh", "-c", script]
         done = subprocess.run(
             unshared,
-            env=given,
+            env=environment,
             cwd=bench.directory,
             capture_output=True,
             check=False,
             timeout=60 * PATIENCE,
         )
         (bench.directory / "go").unlink()
-        assert (done.stdout, done.stderr) == (wanted, b""), (value, done)
+        assert (done.stdout, done.stderr) == (expected, b""), (value, done)
 
 
 def test_the_sites_cache_directory_is_used(bench: Bench) -> None:
@@ -97,17 +97,17 @@ def test_the_sites_cache_directory_is_used(bench: Bench) -> None:
     cache.mkdir()
     os.chown(cache, user.uid, user.gid)
     site.write_text(f"cache directory = {cache}\ncache size = 1G\n")
-    given = user.environment() | {"SINGRUN_CONFIG": str(site)}
-    user.said("exec", "--mount-with", "unpack", bench.image, "true", env=given)
+    environment = user.environment() | {"SINGRUN_CONFIG": str(site)}
+    user.output("exec", "--mount-with", "unpack", bench.image, "true", env=environment)
     assert len([*cache.iterdir()]) == 1
     for size in ("5 G", "5GB", "5GiB", "5g", "100"):
         site.write_text(f"cache directory = {cache}\ncache size = {size}\n")
-        user.said("exec", bench.image, "true", env=given)
+        user.output("exec", bench.image, "true", env=environment)
     site.write_text(f"cache directory = {cache}\ncache size = much\n")
-    done = user.singrun("exec", bench.image, "true", env=given)
+    done = user.singrun("exec", bench.image, "true", env=environment)
     assert (done.returncode, b"Say for instance 20G" in done.stderr) == (255, True)
-    gone = given | {"SINGRUN_CONFIG": f"{site}.none"}
-    assert b"There is no file" in user.singrun("exec", bench.image, "true", env=gone).stderr
+    missing = environment | {"SINGRUN_CONFIG": f"{site}.none"}
+    assert b"There is no file" in user.singrun("exec", bench.image, "true", env=missing).stderr
 
 
 def test_each_user_has_a_cache_directory_of_his_own(bench: Bench) -> None:
@@ -124,12 +124,12 @@ def test_each_user_has_a_cache_directory_of_his_own(bench: Bench) -> None:
     ):
         site.write_text(f"cache directory = {words}\n")
         for person in (user, root):
-            given = person.environment() | {"SINGRUN_CONFIG": str(site)} | variables
-            given.pop("SINGRUN_CACHEDIR", None)
-            person.said("warm", bench.image, env=given)
-            kept = [*(place / f"cache-{person.uid}").iterdir()]
-            assert len(kept) == 1
-            shutil.rmtree(kept[0])
+            environment = person.environment() | {"SINGRUN_CONFIG": str(site)} | variables
+            environment.pop("SINGRUN_CACHEDIR", None)
+            person.output("warm", bench.image, env=environment)
+            remaining = [*(place / f"cache-{person.uid}").iterdir()]
+            assert len(remaining) == 1
+            shutil.rmtree(remaining[0])
 
 
 def test_a_variable_that_is_not_set_leaves_the_cache_where_it_is_by_default() -> None:
@@ -140,7 +140,7 @@ def test_a_variable_that_is_not_set_leaves_the_cache_where_it_is_by_default() ->
 def test_what_the_sites_file_refuses_and_reports(bench: Bench) -> None:
     user = bench.people["user"]
     site = bench.directory / "singrun.conf"
-    given = user.environment() | {"SINGRUN_CONFIG": str(site)}
+    environment = user.environment() | {"SINGRUN_CONFIG": str(site)}
     for lines, options, word in (
         ("allow pid ns = no", ["-p"], b"allow pid ns = no"),
         ("allow ipc ns = no", ["-i"], b"allow ipc ns = no"),
@@ -150,11 +150,13 @@ def test_what_the_sites_file_refuses_and_reports(bench: Bench) -> None:
         ("mount home = perhaps", [], b"line 1"),
     ):
         site.write_text(lines)
-        done = user.singrun("exec", *options, bench.image, "true", env=given)
+        done = user.singrun("exec", *options, bench.image, "true", env=environment)
         assert (done.returncode, word in done.stderr) == (255, True), done
     site.write_text("\nmuont home = no\n")
-    done = user.singrun("exec", bench.image, "true", env=given)
+    done = user.singrun("exec", bench.image, "true", env=environment)
     assert done.returncode == 0
-    said = b"singrun.conf, line 2: there is no directive 'muont home'; did you mean"
-    assert said in done.stderr
-    assert user.singrun("doctor", env=given).stderr.count(said) == 1  # for all of its trials
+    message = b"singrun.conf, line 2: there is no directive 'muont home'; did you mean"
+    assert message in done.stderr
+    assert (
+        user.singrun("doctor", env=environment).stderr.count(message) == 1
+    )  # for all of its trials

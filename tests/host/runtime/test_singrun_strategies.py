@@ -140,11 +140,11 @@ def own_image(bench: Bench) -> Iterator[Path]:
 
 def test_without_fuse_a_user_unpacks(bench: Bench, person: Person, cache: Path) -> None:
     with fuse_for_root_alone():
-        assert person.said("exec", bench.image, "echo", "x") == "x\n"
+        assert person.output("exec", bench.image, "echo", "x") == "x\n"
     assert len(entries(cache)) == (person.uid != 0)
     if person.uid:
-        said = person.singrun("exec", "-d", bench.image, "true").stderr
-        assert b"unpack mounts" in said  # what is there already is taken, FUSE or not
+        output = person.singrun("exec", "-d", bench.image, "true").stderr
+        assert b"unpack mounts" in output  # what is there already is taken, FUSE or not
 
 
 def test_without_fuse_a_writer_is_told_of_other_ways(bench: Bench, own_image: Path) -> None:
@@ -165,15 +165,15 @@ def test_what_is_unpacked_is_the_image(person: Person, bench: Bench, cache: Path
     (tree / "etc/odd name\nwith \"quotes' \\ and *").write_text("odd")
     (tree / "etc/link").symlink_to("/etc/nowhere")
     image = images.ext3(tree, bench.directory / f"unpack-{person.name}.img")
-    person.said("exec", "--mount-with", "unpack", image, "true")
+    person.output("exec", "--mount-with", "unpack", image, "true")
     (entry,) = entries(cache)
     assert (entry.stat().st_mode & 0o777, entry.stat().st_uid) == (0o700, person.uid)
     listing = ["find", ".", "-not", "-name", "lost+found", "-printf", "%y %m %l %P\\0"]
-    found = [
+    result = [
         set(subprocess.run(listing, cwd=where, capture_output=True, check=True).stdout.split(b"\0"))
         for where in (tree, entry / "tree")
     ]
-    assert found[0] == found[1]
+    assert result[0] == result[1]
     assert (entry / "tree/etc/hole").stat().st_size == 5 << 20
     assert (entry / "tree/etc/closed").stat().st_mode & 0o7777 == 0o500
     prune_to_nothing(person, bench)
@@ -185,7 +185,7 @@ def prune_to_nothing(person: Person, bench: Bench) -> None:
     other = fresh(bench, f"other-{person.name}-{time.monotonic_ns()}.img")
     person.variables["SINGRUN_CACHESIZE"] = "0"
     try:
-        person.said("exec", "--mount-with", "unpack", other, "true")
+        person.output("exec", "--mount-with", "unpack", other, "true")
     finally:
         del person.variables["SINGRUN_CACHESIZE"]
 
@@ -205,8 +205,8 @@ def test_a_changed_image_is_never_mistaken(person: Person, bench: Bench, cache: 
         )
         os.utime(image, ns=(times.st_atime_ns, times.st_mtime_ns))  # same size, same time
         options = ("--mount-with", "unpack", image)
-        assert person.said("exec", *options, "cat", "/etc/word") == text
-        assert person.said("exec", *options, "cat", "/etc/word") == text
+        assert person.output("exec", *options, "cat", "/etc/word") == text
+        assert person.output("exec", *options, "cat", "/etc/word") == text
     assert len(entries(cache)) == 2
 
 
@@ -219,9 +219,9 @@ def test_many_at_once_unpack_once(person: Person, bench: Bench, cache: Path) -> 
     children = [
         subprocess.Popen(command, stdout=pipe, env=person.environment(), cwd="/") for _ in range(24)
     ]
-    said = {child.communicate(timeout=100 * PATIENCE)[0] for child in children}
-    assert len(said) == 1  # one inode: they all see the same tree
-    assert said != {b""}
+    output = {child.communicate(timeout=100 * PATIENCE)[0] for child in children}
+    assert len(output) == 1  # one inode: they all see the same tree
+    assert output != {b""}
     assert len(entries(cache)) == 1
 
 
@@ -243,7 +243,7 @@ def test_one_that_comes_late_takes_what_another_unpacked(
     ) as late:
         wait_until(lambda: trace.exists() and "stopped by SIGSTOP" in trace.read_text())
         assert not Path(f"{place}.new").exists()
-        first = person.said(*words)
+        first = person.output(*words)
         assert place.exists()
         os.kill(int(trace.read_text().split()[0]), signal.SIGCONT)
         assert late.communicate(timeout=100 * PATIENCE)[0] == first
@@ -267,7 +267,7 @@ def test_a_killed_unpacking_leaves_nothing_that_counts(
         time.sleep(0.02 + 0.005 * step)
         child.kill()
         child.wait()
-    assert person.said("exec", "--mount-with", "unpack", image, "echo", "whole") == "whole\n"
+    assert person.output("exec", "--mount-with", "unpack", image, "echo", "whole") == "whole\n"
     assert [path.name for path in entries(cache) if path.name.endswith((".new", ".old"))] == []
 
 
@@ -278,7 +278,7 @@ def test_the_least_recently_used_goes_first_and_what_is_in_use_stays(
         pytest.skip("in a PID namespace of its own singrun prunes nothing")
     paths = [fresh(bench, f"lru-{person.name}-{n}.img") for n in range(4)]
     for path in (*paths[:3], paths[0]):
-        person.said("exec", "--mount-with", "unpack", path, "true")
+        person.output("exec", "--mount-with", "unpack", path, "true")
         time.sleep(0.02)
     inode = {path: f"-{path.stat().st_ino:x}-" for path in paths}
     words = person.words(
@@ -296,7 +296,7 @@ def test_the_least_recently_used_goes_first_and_what_is_in_use_stays(
         each = int((entries(cache)[0] / "size").read_text())
         space = paths[3].stat().st_blocks * 512
         person.variables["SINGRUN_CACHESIZE"] = str(each * 2 + each // 2 + space)
-        person.said("exec", "--mount-with", "unpack", paths[3], "true")
+        person.output("exec", "--mount-with", "unpack", paths[3], "true")
         del person.variables["SINGRUN_CACHESIZE"]
         left = {n for n in range(4) for e in entries(cache) if inode[paths[n]] in e.name}
         child.communicate(b"\n")
@@ -394,10 +394,10 @@ def test_truncated_squashfs(person: Person, bench: Bench) -> None:
 def test_a_warm_image_is_unpacked_before_it_is_run(bench: Bench) -> None:
     user = bench.people["user"]
     image = shutil.copy(bench.image, bench.directory / "cold.img")
-    place = Path(user.said("warm", image).strip())
+    place = Path(user.output("warm", image).strip())
     assert (place / "tree/bin/busybox").exists()
     assert place.stat().st_uid == user.uid
-    assert user.said("warm", image).strip() == str(place)
+    assert user.output("warm", image).strip() == str(place)
     done = user.singrun("exec", "--debug", image, "true")
     assert b"unpack mounts" in done.stderr
     done = user.singrun("warm", bench.tree)

@@ -104,7 +104,7 @@ def test_a_writing_shell_has_job_control_too(bench: Bench) -> None:
     terminal.expect(prompt)
     terminal.type(": >/new; exit 6\n")
     assert terminal.status() == 6
-    assert person.said("exec", image, "ls", "/new") == "/new\n"
+    assert person.output("exec", image, "ls", "/new") == "/new\n"
     images.wait_for_daemons(str(image))
 
 
@@ -147,7 +147,7 @@ def test_a_contained_program_cannot_type_into_its_callers_terminal(bench: Bench,
     terminal = terminal_of(person, "exec", "-C", *binds, str(bench.image), *python)
     terminal.expect(refused)
     assert terminal.status() == 0
-    assert person.said("start", "-C", *binds, bench.image, apart) == ""
+    assert person.output("start", "-C", *binds, bench.image, apart) == ""
     terminal = terminal_of(person, "exec", f"instance://{apart}", *python)
     terminal.expect(refused)
     assert terminal.status() == 0

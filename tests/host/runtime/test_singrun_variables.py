@@ -20,7 +20,7 @@ def person(request: pytest.FixtureRequest, bench: Bench) -> Iterator[Person]:
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "script", "wanted"),
+    ("name", "value", "script", "expected"),
     [
         ("BIND", "/etc:/one", "ls -d /one", "/one\n"),
         ("BINDPATH", "/etc:/one,/usr:/two:ro", "ls -d /one /two", "/one\n/two\n"),
@@ -41,63 +41,71 @@ def person(request: pytest.FixtureRequest, bench: Bench) -> Iterator[Person]:
 )
 @pytest.mark.parametrize("family", ["APPTAINER", "SINGULARITY"])
 def test_a_variable_stands_for_its_option(
-    bench: Bench, family: str, name: str, value: str, script: str, wanted: str
+    bench: Bench, family: str, name: str, value: str, script: str, expected: str
 ) -> None:
     user = bench.people["user"]
     file = bench.directory / "variables"
     file.write_text("FROM_FILE=it is\n")
-    given = {f"{family}_{name}": value.format(file=file), "SECRET": "secret"}
-    given |= user.environment()
-    assert user.said("exec", bench.tree, "sh", "-c", script, env=given, cwd="/") == wanted
+    environment = {f"{family}_{name}": value.format(file=file), "SECRET": "secret"}
+    environment |= user.environment()
+    assert user.output("exec", bench.tree, "sh", "-c", script, env=environment, cwd="/") == expected
 
 
 def test_an_option_is_preferred_to_its_variable_and_binds_are_all_made(
     person: Person, bench: Bench
 ) -> None:
-    given = {"APPTAINER_PWD": "/etc", "SINGULARITY_BIND": "/etc:/one", "SINGRUN_BIND": "/usr:/two"}
-    given |= person.environment()
+    environment = {
+        "APPTAINER_PWD": "/etc",
+        "SINGULARITY_BIND": "/etc:/one",
+        "SINGRUN_BIND": "/usr:/two",
+    }
+    environment |= person.environment()
     options = ("--cwd", "/bin", "-B", "/etc:/three")
     script = "pwd; ls -d /one /two /three"
-    done = person.singrun("exec", *options, bench.image, "sh", "-c", script, env=given)
+    done = person.singrun("exec", *options, bench.image, "sh", "-c", script, env=environment)
     assert done.stdout == b"/bin\n/three\n/two\n"  # of one variable its first spelling counts
-    given = {"SINGULARITY_CONTAIN": "perhaps"} | person.environment()
-    done = person.singrun("exec", bench.image, "true", env=given)
+    environment = {"SINGULARITY_CONTAIN": "perhaps"} | person.environment()
+    done = person.singrun("exec", bench.image, "true", env=environment)
     assert done.returncode == 255
     assert b"$SINGULARITY_CONTAIN: Cannot understand contain perhaps" in done.stderr
 
 
 def test_a_variable_that_means_nothing_is_named_once(person: Person, bench: Bench) -> None:
-    given = {"SINGULARITY_BNID": "/etc", "APPTAINER_VM": "1", "SINGULARITY_CACHEDIR": "/x"}
-    given |= person.environment()
-    done = person.singrun("exec", bench.image, "true", env=given)
+    environment = {"SINGULARITY_BNID": "/etc", "APPTAINER_VM": "1", "SINGULARITY_CACHEDIR": "/x"}
+    environment |= person.environment()
+    done = person.singrun("exec", bench.image, "true", env=environment)
     assert done.returncode == 0
-    said = done.stderr.decode().splitlines()
-    assert len(said) == 2
-    assert any("SINGULARITY_BNID has no effect; did you mean SINGULARITY_BIND?" in s for s in said)
-    assert any("APPTAINER_VM has no effect" in each for each in said)
+    output = done.stderr.decode().splitlines()
+    assert len(output) == 2
+    assert any(
+        "SINGULARITY_BNID has no effect; did you mean SINGULARITY_BIND?" in s for s in output
+    )
+    assert any("APPTAINER_VM has no effect" in each for each in output)
 
 
 def test_a_program_is_told_where_it_is(person: Person, bench: Bench) -> None:
-    said = person.said("exec", "-B", "/etc:/one,/usr:/two", bench.image, "env").splitlines()
+    output = person.output("exec", "-B", "/etc:/one,/usr:/two", bench.image, "env").splitlines()
     for family in ("SINGULARITY", "APPTAINER"):
-        assert f"{family}_BIND=/one,/two" in said
-        assert f"{family}_COMMAND=exec" in said
-        assert f"{family}_CONTAINER={bench.image}" in said
-        assert f"{family}_ENVIRONMENT=/.singularity.d/env/91-environment.sh" in said
-        assert f"{family}_NAME={bench.image.name}" in said
+        assert f"{family}_BIND=/one,/two" in output
+        assert f"{family}_COMMAND=exec" in output
+        assert f"{family}_CONTAINER={bench.image}" in output
+        assert f"{family}_ENVIRONMENT=/.singularity.d/env/91-environment.sh" in output
+        assert f"{family}_NAME={bench.image.name}" in output
 
 
 def test_home_comes_from_the_password_database_where_the_caller_has_none(
     person: Person, bench: Bench
 ) -> None:
-    given = {"PATH": "/usr/bin:/bin"}
+    environment = {"PATH": "/usr/bin:/bin"}
     for options in ((), ("--no-home",), ("--cleanenv",)):
-        said = person.said("exec", *options, bench.image, "sh", "-c", "echo $HOME", env=given)
-        assert said == f"{person.home}\n"
+        output = person.output(
+            "exec", *options, bench.image, "sh", "-c", "echo $HOME", env=environment
+        )
+        assert output == f"{person.home}\n"
 
 
 @pytest.mark.parametrize(
-    ("words", "wanted"),
+    ("words", "expected"),
     [
         ("A=1,B=2", "1|2"),
         ("A=1,2", "1,2|"),
@@ -106,19 +114,24 @@ def test_home_comes_from_the_password_database_where_the_caller_has_none(
         ('A={"a":"b=c","d":"e"}', '{"a":"b=c","d":"e"}|'),
     ],
 )
-def test_one_env_sets_many(bench: Bench, words: str, wanted: str) -> None:
+def test_one_env_sets_many(bench: Bench, words: str, expected: str) -> None:
     user = bench.people["user"]
-    said = user.said("exec", "--env", words, bench.tree, "sh", "-c", 'echo "$A|$B"')
-    assert said == f"{wanted}\n"
+    output = user.output("exec", "--env", words, bench.tree, "sh", "-c", 'echo "$A|$B"')
+    assert output == f"{expected}\n"
     done = user.singrun("exec", "--env", '"A=1,B=3', bench.tree, "true")
     assert (done.returncode, b"Quote a field" in done.stderr) == (255, True)
 
 
 def test_values_are_evaluated_where_that_is_asked_for(person: Person, bench: Bench) -> None:
-    given = person.environment() | {"SINGULARITYENV_A": 'in "$FROM_IMAGE" $(echo x)'}
-    for options, wanted in (((), 'in "$FROM_IMAGE" $(echo x)'), (("--eval",), 'in "yes it is" x')):
-        said = person.said("exec", *options, bench.image, "sh", "-c", 'echo "$A"', env=given)
-        assert said == f"{wanted}\n"
+    environment = person.environment() | {"SINGULARITYENV_A": 'in "$FROM_IMAGE" $(echo x)'}
+    for options, expected in (
+        ((), 'in "$FROM_IMAGE" $(echo x)'),
+        (("--eval",), 'in "yes it is" x'),
+    ):
+        output = person.output(
+            "exec", *options, bench.image, "sh", "-c", 'echo "$A"', env=environment
+        )
+        assert output == f"{expected}\n"
 
 
 def test_compat_and_the_umask(person: Person, bench: Bench) -> None:
@@ -141,7 +154,7 @@ def test_what_an_instance_shares_is_its_own_and_other_options_are_named(
             "exec", *options, name, "sh", "-c", "ls /one; pwd; echo $SINGULARITY_BIND"
         )
         assert done.stdout == b"/etc\n\n"
-        said = done.stderr.decode().splitlines()
-        assert f"Without effect on {name}, as it is started: --contain --bind --pid" in said[0]
+        output = done.stderr.decode().splitlines()
+        assert f"Without effect on {name}, as it is started: --contain --bind --pid" in output[0]
     finally:
         person.call(person.launcher, "stop", name)

@@ -55,9 +55,11 @@ def test_what_is_written_is_in_the_image_when_singrun_returns(person: Person, ow
     done = person.singrun("exec", "-w", image, "sh", "-c", f"{script} 2>/dev/null; exit 7")
     assert done.returncode == 7, done
     check(image)
-    said = person.said("exec", image, "sh", "-c", "read x </new; echo $x; ls -d /etc/d; ls /bin")
-    assert said.startswith("text\n/etc/d\n")
-    assert "cat" not in said.split()
+    output = person.output(
+        "exec", image, "sh", "-c", "read x </new; echo $x; ls -d /etc/d; ls /bin"
+    )
+    assert output.startswith("text\n/etc/d\n")
+    assert "cat" not in output.split()
     assert person.singrun("exec", image, "sh", "-c", ": >/new").returncode == 1
 
 
@@ -74,7 +76,7 @@ def test_a_killed_writer_leaves_a_whole_image(person: Person, own: Path) -> None
             child.stdout.readline()
             child.kill()
     images.wait_for_daemons(str(image))
-    person.said(
+    person.output(
         "exec", "-w", *ALONE, image, "true", cwd="/"
     )  # waits for the lock, replays the journal
     check(image)
@@ -90,17 +92,17 @@ def test_an_image_of_2x_is_written_behind_its_header(person: Person, own: Path) 
     image = own / "header.img"
     image.write_bytes(images.HEADER_2X + (own / "image.img").read_bytes())
     os.chown(image, person.uid, person.gid)
-    person.said("exec", "-w", *ALONE, image, "touch", "/new", cwd="/")
+    person.output("exec", "-w", *ALONE, image, "touch", "/new", cwd="/")
     assert image.read_bytes().startswith(images.HEADER_2X)
     check(image, offset=len(images.HEADER_2X))
-    assert person.said("exec", image, "ls", "/new") == "/new\n"
+    assert person.output("exec", image, "ls", "/new") == "/new\n"
 
 
 def test_a_directory_is_written_by_who_may(person: Person, bench: Bench, own: Path) -> None:
     tree = own / "tree"
     shutil.copytree(bench.tree, tree, symlinks=True)
     subprocess.run(["chown", "-R", f"{person.uid}:{person.gid}", tree], check=True)
-    person.said("exec", "-w", *ALONE, tree, "touch", "/new", cwd="/")
+    person.output("exec", "-w", *ALONE, tree, "touch", "/new", cwd="/")
     assert (tree / "new").stat().st_uid == person.uid
     if person.uid:
         done = person.singrun("exec", "-w", bench.tree, "touch", "/new")
@@ -113,7 +115,9 @@ def test_reading_never_changes_a_byte(person: Person, own: Path) -> None:
     os.utime(image, (1, 1))
     before = hashlib.sha256(image.read_bytes()).digest(), image.stat().st_mtime_ns
     for options in ([], ["--writable-tmpfs"], ["-o", str(own / "upper")]):
-        person.said("exec", *options, image, "sh", "-c", "cat /bin/busybox >/dev/null; ls -R /etc")
+        person.output(
+            "exec", *options, image, "sh", "-c", "cat /bin/busybox >/dev/null; ls -R /etc"
+        )
     assert (hashlib.sha256(image.read_bytes()).digest(), image.stat().st_mtime_ns) == before
 
 
@@ -133,12 +137,12 @@ def test_a_busy_image_says_who_has_it(person: Person, own: Path, first: list[str
         done = person.singrun("exec", *second, image, "true")
         assert done.returncode == 255
         year = time.strftime("%Y-")
-        wanted = f"on {os.uname().nodename} by process {child.pid} of {person.name} since {year}"
-        assert wanted in done.stderr.decode(), done
+        expected = f"on {os.uname().nodename} by process {child.pid} of {person.name} since {year}"
+        assert expected in done.stderr.decode(), done
         if not first:
-            assert person.said("exec", image, "echo", "x") == "x\n"  # readers share
+            assert person.output("exec", image, "echo", "x") == "x\n"  # readers share
         child.communicate(b"\n")
-    assert person.said("exec", "-w", *ALONE, image, "echo", "x", cwd="/") == "x\n"
+    assert person.output("exec", "-w", *ALONE, image, "echo", "x", cwd="/") == "x\n"
 
 
 def test_what_is_written_to_memory_is_gone(person: Person, bench: Bench, own: Path) -> None:
@@ -153,10 +157,10 @@ def test_what_is_written_to_memory_is_gone(person: Person, bench: Bench, own: Pa
 
 def test_a_directory_laid_over_keeps_what_was_written(person: Person, own: Path) -> None:
     image, upper = own / "image.img", own / "upper"
-    person.said("exec", "-o", upper, image, "sh", "-c", "echo kept >/etc/new; rm /bin/cat")
+    person.output("exec", "-o", upper, image, "sh", "-c", "echo kept >/etc/new; rm /bin/cat")
     script = "read x </etc/new; echo $x; [ -e /bin/cat ] || echo gone"
-    assert person.said("exec", "--overlay", upper, image, "sh", "-c", script) == "kept\ngone\n"
-    assert person.said("exec", "-o", f"{upper}:ro", image, "sh", "-c", script) == "kept\ngone\n"
+    assert person.output("exec", "--overlay", upper, image, "sh", "-c", script) == "kept\ngone\n"
+    assert person.output("exec", "-o", f"{upper}:ro", image, "sh", "-c", script) == "kept\ngone\n"
     done = person.singrun("exec", "-o", f"{upper}:ro", image, "touch", "/x")
     assert b"Read-only file system" in done.stderr
     assert person.singrun("exec", image, "ls", "/etc/new").returncode == 1
@@ -169,8 +173,8 @@ def test_layers_lie_in_the_order_given(person: Person, own: Path) -> None:
         (own / name / name).touch()
     options = ("-o", f"{own}/one:ro", "-o", f"{own}/two:ro", "-o", own / "upper")
     script = "read x </which; echo $x; ls -d /one /two; : >/three"
-    said = person.said("exec", *options, own / "image.img", "sh", "-c", script)
-    assert said.split() == ["two", "/one", "/two"] or said == "two/one\n/two\n"
+    output = person.output("exec", *options, own / "image.img", "sh", "-c", script)
+    assert output.split() == ["two", "/one", "/two"] or output == "two/one\n/two\n"
     assert (own / "upper/upper/three").exists()
 
 
@@ -193,8 +197,8 @@ def test_an_image_laid_over(person: Person, own: Path, layer: Path) -> None:
     check(layer)  # all is written when singrun returns
     script = "read x </etc/new; read y </d/deep; echo $x$y; [ -e /bin/cat ] || echo gone"
     for word in (f"{layer}:ro", str(layer)):
-        said = person.said("exec", "-o", word, own / "image.img", "sh", "-c", script)
-        assert said == "xy\ngone\n"
+        output = person.output("exec", "-o", word, own / "image.img", "sh", "-c", script)
+        assert output == "xy\ngone\n"
     assert person.singrun("exec", own / "image.img", "ls", "/etc/new").returncode == 1
     images.wait_for_daemons(str(own))
 
@@ -211,12 +215,12 @@ def test_what_an_image_of_data_holds_belongs_to_who_made_it(person: Person, own:
     subprocess.run(["mke2fs", "-q", "-t", "ext3", "-d", tree, image, "8M"], check=True)
     os.chown(image, person.uid, person.gid)
     script = "cat /mine/secret; echo written >/mine/new"
-    said = person.said("exec", "-o", image, own / "image.img", "sh", "-c", script)
-    assert said == "his\n"
+    output = person.output("exec", "-o", image, own / "image.img", "sh", "-c", script)
+    assert output == "his\n"
     script = "cat /data/*; echo more >>/data/secret"
     bind = f"{image}:/data:image-src=/upper/mine"
-    said = person.said("exec", "-B", bind, own / "image.img", "sh", "-c", script)
-    assert said == "written\nhis\n"
+    output = person.output("exec", "-B", bind, own / "image.img", "sh", "-c", script)
+    assert output == "written\nhis\n"
     check(image)
     images.wait_for_daemons(str(own))
 
@@ -232,7 +236,7 @@ def test_a_killed_writer_of_a_layer_leaves_it_whole(person: Person, own: Path, l
         child.stdout.readline()
         child.kill()
     images.wait_for_daemons(str(own))
-    person.said("exec", "-o", layer, own / "image.img", "ls", "/file-19")
+    person.output("exec", "-o", layer, own / "image.img", "ls", "/file-19")
     check(layer)
     done = person.singrun("exec", "-o", layer, "-p", own / "image.img", "sh", "-c", "exit 4")
     assert done.returncode == 4
@@ -262,8 +266,8 @@ def test_mount_points_appear_in_what_is_written_and_files_of_ours_do_not(
     person: Person, own: Path
 ) -> None:
     options = ("-o", own / "upper", "-B", "/etc:/made/deep", "--env", "A=b")
-    said = person.said("exec", *options, own / "image.img", "sh", "-c", 'ls /made; echo "$A"')
-    assert said == "deep\nb\n"
+    output = person.output("exec", *options, own / "image.img", "sh", "-c", 'ls /made; echo "$A"')
+    assert output == "deep\nb\n"
     assert (own / "upper/upper/made/deep").is_dir()
     assert not (own / "upper/upper/.singularity.d").exists()
 
@@ -273,8 +277,8 @@ def test_a_place_for_mounts_in_a_directory_of_the_host_that_nobody_bound_is_neve
 ) -> None:
     """Although it lies in the same file system as the overlay that we may write to."""
     options = ("-o", own / "upper", "-B", f"/etc:{own}/upper/no/such")
-    given = person.environment() | {"TMPDIR": str(own)}
-    done = person.singrun("exec", *options, own / "image.img", "true", env=given)
+    environment = person.environment() | {"TMPDIR": str(own)}
+    done = person.singrun("exec", *options, own / "image.img", "true", env=environment)
     assert done.returncode == 255
     assert b"creates nothing" in done.stderr
     assert not (own / "upper/no").exists()
@@ -282,17 +286,17 @@ def test_a_place_for_mounts_in_a_directory_of_the_host_that_nobody_bound_is_neve
 
 def test_nothing_of_ours_is_left_in_an_image_that_is_written(person: Person, own: Path) -> None:
     def names() -> str:
-        return person.said("exec", "--no-home", "-c", image, "ls", "-R", "/home", "/etc", cwd="/")
+        return person.output("exec", "--no-home", "-c", image, "ls", "-R", "/home", "/etc", cwd="/")
 
     image = own / "image.img"
     before = names()
     options = ("-w", "-B", "/etc:/home/none/bound", "-S", "/scr", "-c")
     done = person.singrun("exec", *options, image, "sh", "-c", "ls -d /scr; : >/etc/new")
     assert done.returncode == 0
-    said = done.stderr.decode()
-    assert "Not mounted: bind /etc" in said
-    assert "There is no /home/none/bound in the image: It is being written, and a place" in said
-    assert "Not mounted: new tmpfs" in said
+    output = done.stderr.decode()
+    assert "Not mounted: bind /etc" in output
+    assert "There is no /home/none/bound in the image: It is being written, and a place" in output
+    assert "Not mounted: new tmpfs" in output
     assert names() == before.replace("localtime\n", "localtime\nnew\n")
     assert "new" in names()
 
@@ -303,8 +307,8 @@ def test_root_adds_users_to_the_image_that_he_writes(person: Person, own: Path) 
     script = "echo new:x:77:77::/:/bin/sh >>/etc/passwd.new; cat /etc/passwd >>/etc/passwd.new"
     image = own / "image.img"
     swap = f"{script}; /bin/busybox mv /etc/passwd.new /etc/passwd"
-    person.said("exec", "-w", image, "sh", "-c", swap)
-    assert "new:x:77:77" in person.said("exec", image, "cat", "/etc/passwd")
+    person.output("exec", "-w", image, "sh", "-c", swap)
+    assert "new:x:77:77" in person.output("exec", image, "cat", "/etc/passwd")
 
 
 def test_what_cannot_be_written(person: Person, bench: Bench, own: Path) -> None:

@@ -28,8 +28,8 @@ def test_the_shell_can_read_them(script: Path) -> None:
 def test_singrun_takes_the_configuration_without_a_word(bench: Bench, name: str) -> None:
     user = bench.people["user"]
     site = Path(shutil.copy(SITE / f"singrun.conf.{name}", bench.directory))
-    given = user.environment() | {"SINGRUN_CONFIG": str(site)}
-    assert user.said("exec", bench.image, "echo", "fine", env=given) == "fine\n"
+    environment = user.environment() | {"SINGRUN_CONFIG": str(site)}
+    assert user.output("exec", bench.image, "echo", "fine", env=environment) == "fine\n"
 
 
 def test_the_one_file_comes_to_every_node(bench: Bench, tmp_path: Path) -> None:
@@ -39,13 +39,13 @@ def test_the_one_file_comes_to_every_node(bench: Bench, tmp_path: Path) -> None:
     )
     images.write_script(tmp_path / "ssh", f"#!/bin/sh\n{node}\n")
     subprocess.run([images.PYTHON, "-m", "singrun.bundle", tmp_path / "pyz"], check=True, cwd=ROOT)
-    given = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin", "SINGRUN_TARGET": "./singrun"}
-    given["SINGRUN_SSH"] = str(tmp_path / "ssh")
+    environment = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin", "SINGRUN_TARGET": "./singrun"}
+    environment["SINGRUN_SSH"] = str(tmp_path / "ssh")
     script = str(SITE / "install-nodes.sh")
     words = ["sh", script, str(tmp_path / "pyz"), "one", "bad", "two"]
-    done = subprocess.run(words, env=given, capture_output=True, text=True, check=False)
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (1, "Not installed on: bad\n")
-    none = subprocess.run(words[:3], env=given, capture_output=True, text=True, check=False)
+    none = subprocess.run(words[:3], env=environment, capture_output=True, text=True, check=False)
     assert none.returncode != 0
     assert "install-nodes.sh singrun.pyz NODE..." in none.stderr
     for name in ("one", "two"):
@@ -55,9 +55,9 @@ def test_the_one_file_comes_to_every_node(bench: Bench, tmp_path: Path) -> None:
 
 
 def prologue(parent: Path, uid: int) -> subprocess.CompletedProcess[str]:
-    given = os.environ | {"SLURM_JOB_UID": str(uid), "SINGRUN_SITE_CACHE": str(parent)}
+    environment = os.environ | {"SLURM_JOB_UID": str(uid), "SINGRUN_SITE_CACHE": str(parent)}
     words = ["sh", str(SITE / "prolog.sh")]
-    return subprocess.run(words, env=given, capture_output=True, text=True, check=False)
+    return subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
 
 
 def owned(place: Path) -> tuple[int, int]:
@@ -132,9 +132,9 @@ def test_the_epilogue_removes_only_what_no_job_uses(
 ) -> None:
     images.write_script(tmp_path / "squeue", f"#!/bin/sh\n{squeue}\n")
     (tmp_path / "site/singrun-12345/tree").mkdir(parents=True)
-    given = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "7"}
-    given |= {"SLURM_JOB_UID": "12345", "SINGRUN_SITE_CACHE": str(tmp_path / "site")}
-    subprocess.run(["sh", SITE / "epilog.sh"], env=given, check=True)
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "7"}
+    environment |= {"SLURM_JOB_UID": "12345", "SINGRUN_SITE_CACHE": str(tmp_path / "site")}
+    subprocess.run(["sh", SITE / "epilog.sh"], env=environment, check=True)
     assert (tmp_path / "site/singrun-12345").exists() == stays
 
 
@@ -154,18 +154,20 @@ def test_one_place_is_named_for_caches() -> None:
 @pytest.mark.xdist_group("slurm")
 def test_prologue_and_epilogue(mpi: MpiBench, slurm: Cluster, tmp_path: Path) -> None:
     job = {"SLURM_JOB_UID": str(mpi.user.uid), "SLURM_JOB_ID": "99999", "SLURMD_NODENAME": "n1"}
-    given = os.environ | slurm.variables | job | {"SINGRUN_SITE_CACHE": str(tmp_path / "site")}
+    environment = (
+        os.environ | slurm.variables | job | {"SINGRUN_SITE_CACHE": str(tmp_path / "site")}
+    )
     cache = tmp_path / f"site/singrun-{mpi.user.uid}"
-    subprocess.run(["sh", SITE / "prolog.sh"], env=given, check=True)
+    subprocess.run(["sh", SITE / "prolog.sh"], env=environment, check=True)
     assert (cache.stat().st_uid, cache.stat().st_mode & 0o777) == (mpi.user.uid, 0o700)
     words = mpi.user.words("srun", "-Q", "-w", "n1", "-n1", "sleep", "60")
     other = subprocess.Popen(words, env=mpi.user.environment(), cwd="/", stderr=subprocess.DEVNULL)
     ask = ("squeue", "-h", "-u", mpi.user.name, "-t", "running", "-o", "%N")
-    slurm.wait_for(*ask, said="n1")
-    subprocess.run(["sh", SITE / "epilog.sh"], env=given, check=True)
+    slurm.wait_for(*ask, answer="n1")
+    subprocess.run(["sh", SITE / "epilog.sh"], env=environment, check=True)
     assert cache.exists()  # another job of the user's is still there
     slurm.ask("scancel", "--user", mpi.user.name)
     other.wait()
-    slurm.wait_for("squeue", "-h", "-u", mpi.user.name, said="")
-    subprocess.run(["sh", SITE / "epilog.sh"], env=given, check=True)
+    slurm.wait_for("squeue", "-h", "-u", mpi.user.name, answer="")
+    subprocess.run(["sh", SITE / "epilog.sh"], env=environment, check=True)
     assert not cache.exists()

@@ -17,5 +17,5 @@ def tmp_path(tmp_path: Path) -> Iterator[Path]:
     if not os.access(MEMORY, os.W_OK):
         yield tmp_path
         return
-    with tempfile.TemporaryDirectory(prefix="singbuild-campaign-", dir=MEMORY) as made:
-        yield Path(made)
+    with tempfile.TemporaryDirectory(prefix="singbuild-campaign-", dir=MEMORY) as result:
+        yield Path(result)

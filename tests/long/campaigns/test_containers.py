@@ -46,15 +46,15 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
     os.mkfifo(tree / "fifo")
     os.setxattr(tree / "big", "user.colour", b"blue")
     os.setxattr(tree / "etc", "user.long", b"x" * 600)
-    found = []
+    result = []
     for packing in ("gzip", "zstd", "xz", "lzma"):
         image = base / packing
         words = ["mksquashfs", str(tree), str(image), "-quiet", "-no-progress", "-b", "4096"]
         subprocess.run([*words, "-comp", packing], check=True)
-        found.append(image.read_bytes())
+        result.append(image.read_bytes())
     recipe = Object(sifs.DEFFILE, b"Bootstrap: docker\n")
-    whole = sifs.written(base / "a.sif", [recipe, partition(found[1], 1, arch=sifs.HOST)])
-    return [*found, HEADER_2X + found[0], whole.read_bytes()]
+    whole = sifs.written(base / "a.sif", [recipe, partition(result[1], 1, arch=sifs.HOST)])
+    return [*result, HEADER_2X + result[0], whole.read_bytes()]
 
 
 class Damaged:

@@ -131,23 +131,25 @@ def surveyed(repository: Repository, commit: str, place: Path) -> str:
     checkout = place / "work/checkout"
     checkout.mkdir(parents=True)
     try:
-        found = survey(repository, repository.commit(commit), checkout, Settings())
+        result = survey(repository, repository.commit(commit), checkout, Settings())
     except SingbuildError:
         return "refused"
     else:
-        check_survey(found, checkout)
-        return "with recipes" if any(not unit.error for unit in found.units.values()) else "without"
+        check_survey(result, checkout)
+        return (
+            "with recipes" if any(not unit.error for unit in result.units.values()) else "without"
+        )
     finally:
         assert [path.name for path in checkout.parent.iterdir()] == ["checkout"]
         assert (place / "outside").read_text() == "secret"
         shutil.rmtree(checkout.parent)
 
 
-def check_survey(found: Survey, checkout: Path) -> None:
+def check_survey(result: Survey, checkout: Path) -> None:
     root = checkout.resolve()
     for path in checkout.rglob("*"):
         assert path.resolve().is_relative_to(root), path
-    for tag, unit in found.units.items():
+    for tag, unit in result.units.items():
         assert tag == tag.strip("./ ")
         assert "/" not in tag
         assert (checkout / unit.path).resolve().is_relative_to(root)
@@ -198,9 +200,9 @@ def test_texts(place: Path) -> None:
         ]
         try:
             site = crafted(place, *texts)
-            found = collection.load(site, "lab/tools")
-            registry.write(site, found, "https://hub.invalid")
-            shpc.write(site, found, "https://hub.invalid")
+            result = collection.load(site, "lab/tools")
+            registry.write(site, result, "https://hub.invalid")
+            shpc.write(site, result, "https://hub.invalid")
             pages.write(site, ["lab/tools"], "https://hub.invalid")
             for page in site.path.rglob("*.html"):
                 parser = Elements()

@@ -62,19 +62,19 @@ class Watched:
         self.targets = (*within, *outside, *named)
 
     def seen(self) -> dict[str, tuple[object, ...]]:
-        found: dict[str, tuple[object, ...]] = {}
+        result: dict[str, tuple[object, ...]] = {}
         for place in (self.victim, *sorted(self.victim.rglob("*"))):
             status = place.lstat()
             data = place.read_bytes() if place.is_file() else b""
-            kept = (
+            remaining = (
                 status.st_mode,
                 status.st_uid,
                 status.st_nlink,
                 status.st_ino,
                 status.st_mtime_ns,
             )
-            found[str(place)] = (*kept, data)
-        return found
+            result[str(place)] = (*remaining, data)
+        return result
 
     def unpack(self, layers: list[bytes]) -> None:
         shutil.rmtree(self.root, ignore_errors=True)

@@ -49,13 +49,13 @@ def outcome(text: str, read: Callable[[Text], object]) -> str:
     try:
         read(Text("r.def", text))
     except RecipeError as error:
-        found = error
+        result = error
     else:
         return "taken"
     lines = text.split("\n")
-    assert 0 <= found.line <= len(lines)
-    assert 0 <= found.column <= len(lines[found.line - 1]) + 1
-    assert "\x1b" not in str(found)
+    assert 0 <= result.line <= len(lines)
+    assert 0 <= result.column <= len(lines[result.line - 1]) + 1
+    assert "\x1b" not in str(result)
     return "refused with a place"
 
 
@@ -102,12 +102,12 @@ WORDS = (
 
 def configuration(chance: random.Random) -> dict[str, object]:
     """That of a base image, with other values in it."""
-    found = dict(CONFIG)
+    result = dict(CONFIG)
     for _ in range(chance.randrange(4)):
         key, value = chance.choice([*CONFIG]), chance.choice(VALUES)
         kind = chance.randrange(3)
-        found[key] = [value] if kind == 0 else {"a": value} if kind == 1 else value
-    return found
+        result[key] = [value] if kind == 0 else {"a": value} if kind == 1 else value
+    return result
 
 
 def test_a_damaged_dockerfile_is_evaluated_or_refused_with_a_place() -> None:

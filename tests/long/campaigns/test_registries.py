@@ -24,7 +24,16 @@ from singbuild.contract import Source
 from singbuild.download import retry
 from singbuild.testing.engine import Recorder
 from tests.bench import campaign
-from tests.bench.docker_images import CONFIG, Made, archive, described, file, image, index, sha256
+from tests.bench.docker_images import (
+    CONFIG,
+    ContainerImage,
+    archive,
+    described,
+    file,
+    image,
+    index,
+    sha256,
+)
 from tests.bench.docker_registry import Faulty, Handler, proper
 from tests.bench.docker_source import quick, server, source, store
 
@@ -110,11 +119,11 @@ def lied(chance: random.Random) -> tuple[bytes, dict[str, bytes]]:
     blobs = {**SMALL.blobs, sha256(text): text, sha256(content): content}
     if chance.randrange(3):
         return content, blobs
-    entry = Made(blobs, sha256(content), sha256(text), []).descriptor(
+    entry = ContainerImage(blobs, sha256(content), sha256(text), []).descriptor(
         os="linux", architecture="amd64"
     )
-    found = json.loads(index(entry, SMALL.descriptor(os="linux", architecture="arm64")))
-    return written(odd(found, chance) if chance.randrange(2) else found, chance), blobs
+    result = json.loads(index(entry, SMALL.descriptor(os="linux", architecture="arm64")))
+    return written(odd(result, chance) if chance.randrange(2) else result, chance), blobs
 
 
 def liar(seed: int, often: int) -> Callable[[Handler], None]:
@@ -158,17 +167,17 @@ def lie(handler: Handler, chance: random.Random) -> None:
     handler.close_connection = True
 
 
-def take(given: Source) -> None:
+def take(request: Source) -> None:
     """Take an image as a build does; what was taken has the digests that name it."""
-    origin = locate(given)
-    found = origin.image_for(given.arch)
-    pins = pinned(found, given.arch)
+    origin = locate(request)
+    result = origin.image_for(request.arch)
+    pins = pinned(result, request.arch)
     json.dumps(pins)
-    configuration.defaults(found.config, Recorder(), with_cmd=True)
+    configuration.defaults(result.config, Recorder(), with_cmd=True)
     layers = layers_of(pins)
-    kept = (given.cache / found.config_digest.removeprefix("sha256:")).read_bytes()
-    assert sha256(kept) == found.config_digest
-    assert json.loads(kept) == found.config
+    remaining = (request.cache / result.config_digest.removeprefix("sha256:")).read_bytes()
+    assert sha256(remaining) == result.config_digest
+    assert json.loads(remaining) == result.config
     with origin.opened(layers) as read, archives(layers, read) as unpacked:
         for layer, chunks in zip(layers, unpacked, strict=True):
             total = hashlib.sha256()

@@ -86,8 +86,8 @@ def forged(signed: Signed, chance: random.Random) -> bytes:
     at = chance.choice(
         (0, len(genuine), genuine.find(MIDDLE), genuine.find(b"\n\n") + chance.randrange(3))
     )
-    made = genuine[:at] + join + other + join + genuine[at:]
-    return chance.choice((BEGIN + b"\n", b"")) + made + chance.choice((b"", b"\n", END + b"\n"))
+    result = genuine[:at] + join + other + join + genuine[at:]
+    return chance.choice((BEGIN + b"\n", b"")) + result + chance.choice((b"", b"\n", END + b"\n"))
 
 
 def lines(text: bytes) -> list[bytes]:
@@ -99,9 +99,9 @@ def test_an_inrelease_file_gives_the_signed_text_or_nothing(signed: Signed) -> N
     tokens = (BEGIN, MIDDLE, END, EVIL, *ENDS, b"- ", b"Hash: SHA1\n", b"Codename: evil\n")
 
     def check(chance: random.Random) -> str:
-        made = signed.inline if chance.randrange(2) else forged(signed, chance)
-        made = campaign.mutated(made, chance, tokens)
-        text = inline_text(made, "url", signed.ring, old_keys=True)
+        result = signed.inline if chance.randrange(2) else forged(signed, chance)
+        result = campaign.mutated(result, chance, tokens)
+        text = inline_text(result, "url", signed.ring, old_keys=True)
         assert lines(text) == lines(signed.text)
         return "taken, the signed text"
 
@@ -115,8 +115,8 @@ def test_a_detached_signature_covers_every_byte(signed: Signed) -> None:
             text = campaign.mutated(text, chance, (b"Codename: evil\n", *ENDS))
         if not chance.randrange(3) or text == signed.text:
             signature = campaign.mutated(signature, chance, (BEGIN, MIDDLE, END))
-        got = detached_text(text, signature, "url", signed.ring, old_keys=True)
-        assert got == signed.text
+        actual = detached_text(text, signature, "url", signed.ring, old_keys=True)
+        assert actual == signed.text
         return "taken, the signed text"
 
     campaign.run("Release.gpg", check)
@@ -170,11 +170,11 @@ def test_a_damaged_package_is_refused_or_the_signed_one(rpm: Rpm, tmp_path: Path
             why = error.why
         else:
             why = ""
-        taken = [name for name in pins if f"{name}: " not in why]
-        if any(contents[name][rpm.start :] != rpm.content[rpm.start :] for name in taken):
+        used_bytes = [name for name in pins if f"{name}: " not in why]
+        if any(contents[name][rpm.start :] != rpm.content[rpm.start :] for name in used_bytes):
             assert why
-            assert not [name for name in taken if accepted_alone(layout, pins, name)]
-        return Counter({"taken, as signed": len(taken), "refused": PER_CALL - len(taken)})
+            assert not [name for name in used_bytes if accepted_alone(layout, pins, name)]
+        return Counter({"taken, as signed": len(used_bytes), "refused": PER_CALL - len(used_bytes)})
 
     campaign.run("packages", check, batch=PER_CALL)
 

@@ -16,12 +16,12 @@ PATIENCE = 60.0  # seconds for a line, times SINGBUILD_TEST_PATIENCE
 
 def lines(text: str) -> "list[tuple[str, str]]":
     """Return each line and the reason why its outcomes may differ, "" for none."""
-    found = []
+    findings = []
     for line in text.splitlines():
         command, _, reason = line.partition("#!")
         if command.strip() and not command.startswith("#"):
-            found.append((command.strip(), reason.strip()))
-    return found
+            findings.append((command.strip(), reason.strip()))
+    return findings
 
 
 def outcome(command: str, place: Path) -> "dict[str, object]":
@@ -64,8 +64,8 @@ def main() -> None:
     text, template, result = (Path(word) for word in sys.argv[1:])
     place = Path.home() / "w"
     shutil.copytree(template, place, symlinks=True)
-    found = {command: outcome(command, place) for command, _ in lines(text.read_text())}
-    result.write_text(json.dumps(found))
+    findings = {command: outcome(command, place) for command, _ in lines(text.read_text())}
+    result.write_text(json.dumps(findings))
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ class Site:
         }
         return self.person.environment() | own | self.more
 
-    def said(
+    def output(
         self, *words: str | Path, seconds: float = 600, env: Mapping[str, str] | None = None
     ) -> str:
         """Return what a command prints; it must succeed."""
@@ -119,8 +119,8 @@ def venv(name: str, packages: Sequence[str]) -> Path:
     place = base / name
     with (base / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        done, wanted = place / "installed", " ".join(packages)
-        if not done.exists() or done.read_text() != wanted:
+        done, expected = place / "installed", " ".join(packages)
+        if not done.exists() or done.read_text() != expected:
             shutil.rmtree(place, ignore_errors=True)
             subprocess.run([PYTHON, "-m", "venv", place], check=True)
             pip = str(place / "bin/pip")
@@ -128,17 +128,17 @@ def venv(name: str, packages: Sequence[str]) -> Path:
                 words = [pip, "install", "-q", "--no-compile", *packages]
                 subprocess.run(words, check=True, capture_output=True)
             subprocess.run(["chmod", "-R", "a+rX", base], check=True)
-            done.write_text(wanted)
+            done.write_text(expected)
     return place / "bin"
 
 
 def layer() -> bytes:
     """Return a small Debian as a layer: this host's packages, without what is only read."""
     names = subprocess.check_output(["dpkg", "-L", *_PACKAGES], text=True).splitlines()
-    found = {f"{os.path.realpath(os.path.dirname(n))}/{os.path.basename(n)}" for n in names}
+    result = {f"{os.path.realpath(os.path.dirname(n))}/{os.path.basename(n)}" for n in names}
     out = BytesIO()
     with tarfile.open(fileobj=out, mode="w") as archive:
-        for name in sorted(found):
+        for name in sorted(result):
             path = Path(name)
             is_read = name.startswith(("/usr/share/doc", "/usr/share/man", "/usr/share/locale"))
             if path.is_file() and not is_read:

@@ -93,9 +93,9 @@ def typed(source: Path, path: str) -> Outcomes:
         hosts.root("peers"), *words, "/src/result.json", source=source, user=hosts.USER
     )
     assert done.returncode == 0, done.stderr
-    found: Outcomes = json.loads((source / "result.json").read_text())
+    result: Outcomes = json.loads((source / "result.json").read_text())
     (source / "result.json").unlink()
-    return found
+    return result
 
 
 def compared(outcome: dict[str, Any]) -> dict[str, Any]:
@@ -121,11 +121,11 @@ def test_the_same_lines_have_the_same_outcomes(source: Path) -> None:
 
 
 def test_there_are_150_lines_and_every_reason_is_documented() -> None:
-    found = runner.lines(LINES.read_text())
-    assert len(found) >= 150
+    result = runner.lines(LINES.read_text())
+    assert len(result) >= 150
     text = " ".join((images.ROOT / "docs/clients.md").read_text().split())
-    for _, reason in found:
+    for _, reason in result:
         assert reason in text or not reason
-    assert len({line for line, _ in found}) == len(found)
+    assert len({line for line, _ in result}) == len(result)
     lines = [each for each in LINES.read_text().splitlines() if not each.startswith("#")]
     assert not any(re.search(r"\S#!", each) for each in lines)

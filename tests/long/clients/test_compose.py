@@ -75,7 +75,7 @@ def test_a_project(user: Site) -> None:
         _live(user, project)
     finally:
         compose(user, project, "down")
-    assert user.said("singularity", "instance", "list").count("\n") == 1
+    assert user.output("singularity", "instance", "list").count("\n") == 1
 
 
 def _live(user: Site, project: Path) -> None:
@@ -89,9 +89,9 @@ def _live(user: Site, project: Path) -> None:
     listing = compose(user, project, "ps")
     assert re.findall(r"(server1|server2|client1)\s+\d+", listing), listing
     words = ("exec", "client1", "cat", "/shared/hosts", "/etc/hosts")
-    said = compose(user, project, *words)
-    assert said.count("has it") == 2
-    assert re.search(r"10\.22\.0\.\d+\tserver1", said)
+    output = compose(user, project, *words)
+    assert output.count("has it") == 2
+    assert re.search(r"10\.22\.0\.\d+\tserver1", output)
     assert "started with one two on server2" in compose(user, project, "logs", "server2")
     assert "run in server1" in compose(user, project, "run", "server1")
     compose(user, project, "restart", "server1")
@@ -102,4 +102,4 @@ def _live(user: Site, project: Path) -> None:
 def compose(user: Site, project: Path, *words: str) -> str:
     """Call singularity-compose in the project; return all that it prints."""
     line = 'cd "$0" && exec singularity-compose "$@" 2>&1'
-    return user.said("sh", "-c", line, project, *words)
+    return user.output("sh", "-c", line, project, *words)

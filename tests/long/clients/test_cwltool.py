@@ -45,22 +45,22 @@ def user() -> Iterator[Site]:
 )
 def test_a_job_runs_in_the_image_without_a_network(user: Site, name: str, requirement: str) -> None:
     if "dockerLoad" in requirement and not (user.place / "saved.tar").exists():
-        user.said("singbuild", "pull", "docker://debian:stable-slim", "saved.img")
+        user.output("singbuild", "pull", "docker://debian:stable-slim", "saved.img")
         words = ("export", "--format", "docker-archive", "--name", "saved:1", "-f", "saved.tar")
-        user.said("singbuild", *words, "saved.img")
+        user.output("singbuild", *words, "saved.img")
     (user.place / "tool.cwl").write_text(TOOL % requirement)
     hidden = user.place / f"only-{name}"
     if not hidden.exists():
         hidden.mkdir()
-        (hidden / "singularity").symlink_to(user.said("sh", "-c", f"command -v {name}").strip())
+        (hidden / "singularity").symlink_to(user.output("sh", "-c", f"command -v {name}").strip())
     out = user.place / f"out-{name}"
     path = f"{hidden}:{user.programs}:/usr/bin:/bin"
-    user.said(
+    user.output(
         "cwltool", "--singularity", "--outdir", out, "tool.cwl", "job.yml", env={"PATH": path}
     )
-    said = (out / "out.txt").read_text()
-    assert "hello world in debian" in said
-    assert "interfaces: 1\n" in said
+    output = (out / "out.txt").read_text()
+    assert "hello world in debian" in output
+    assert "interfaces: 1\n" in output
 
 
 def test_its_own_tests_of_singularity(user: Site) -> None:
@@ -68,9 +68,9 @@ def test_its_own_tests_of_singularity(user: Site) -> None:
     files = [f"cwltool.tests.test_{name}" for name in FILES]
     words = ("python", "-m", "pytest", "--pyargs", *files, "-k", "ingularity", "-q")
     done = user.call(*words, "-p", "no:cacheprovider", "--tb=short", seconds=1800)
-    said = done.stdout[-6000:]
-    passed = re.search(r"(\d+) passed", said)
-    assert passed, said + done.stderr[-2000:]
+    output = done.stdout[-6000:]
+    passed = re.search(r"(\d+) passed", output)
+    assert passed, output + done.stderr[-2000:]
     assert int(passed[1]) >= 24
-    assert " failed" not in said, said
-    assert " error" not in said.splitlines()[-1], said
+    assert " failed" not in output, output
+    assert " error" not in output.splitlines()[-1], output

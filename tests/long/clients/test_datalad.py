@@ -23,11 +23,11 @@ datalad rerun
 
 def test_a_command_in_a_datasets_container_and_again() -> None:
     with site("datalad", "datalad", "datalad-container", "git-annex") as user:
-        said = user.said("sh", "-c", SCRIPT)
-        assert said.count("\n.datalad\n") == 2
+        output = user.output("sh", "-c", SCRIPT)
+        assert output.count("\n.datalad\n") == 2
         study = user.place / "study"
-        assert user.said("cat", study / "out.txt") == "debian\n"
-        config = user.said("git", "-C", study, "config", "-f", ".datalad/config", "-l")
+        assert user.output("cat", study / "out.txt") == "debian\n"
+        config = user.output("git", "-C", study, "config", "-f", ".datalad/config", "-l")
         assert "datalad.containers.deb.cmdexec=singularity exec {img} {cmd}" in config
-        assert user.said("git", "-C", study, "status", "--porcelain") == ""
-        user.said("chmod", "-R", "u+w", study)  # git-annex keeps its objects from being removed
+        assert user.output("git", "-C", study, "status", "--porcelain") == ""
+        user.output("chmod", "-R", "u+w", study)  # git-annex keeps its objects from being removed

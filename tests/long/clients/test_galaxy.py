@@ -98,8 +98,8 @@ def user() -> Iterator[Site]:
 def test_a_jobs_line(user: Site, resolver: str, image: str, options: str) -> None:
     done = user.call("python", "job.py", resolver, image, options)
     here = f"{user.place}/job"
-    said = f"slots 3 home {here}/home here {here}/work in debian 1\nread only\n"
-    assert (done.returncode, done.stdout) == (0, said), done.stderr
+    output = f"slots 3 home {here}/home here {here}/work in debian 1\nread only\n"
+    assert (done.returncode, done.stdout) == (0, output), done.stderr
     written = [f"{here}/{name}" for name in ("work/out.txt", "outputs/o", "home/h", "tmp/t")]
-    assert user.said("cat", *written) == "one\ntwo\nthree\nfour\n"
+    assert user.output("cat", *written) == "one\ntwo\nthree\nfour\n"
     assert "FOO" not in done.stdout

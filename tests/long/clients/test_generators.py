@@ -35,7 +35,7 @@ class World:
     """The site, and the base image that has every name which recipes ask for."""
 
     user: Site
-    image: docker_images.Made
+    image: docker_images.ContainerImage
 
     def build(self, name: str, text: str, **files: str) -> Path:
         """Build a recipe in a directory of its own; return the image's path.
@@ -52,7 +52,7 @@ class World:
             repository = path if "/" in path else f"library/{path}"
             push(self.image, self.user.registry, repository, tag or "latest")
         words = "exec singbuild build --no-cache recipe.def a.img"
-        self.user.said("sh", "-c", f"cd {place} && {words}")
+        self.user.output("sh", "-c", f"cd {place} && {words}")
         return place / "a.img"
 
 
@@ -71,12 +71,12 @@ def world() -> Iterator[World]:
             docker_images.file(f"usr/local/sbin/{name}", script, mode=0o755) for name in STANDS_FOR
         ]
         path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-        made = docker_images.image(
+        result = docker_images.image(
             sites.layer(),
             docker_images.archive(*entries),
             config={"Cmd": ["bash"], "Env": [f"PATH={path}", "FROM_IMAGE=yes"]},
         )
-        yield World(user, made)
+        yield World(user, result)
 
 
 @pytest.fixture(scope="module")
@@ -86,8 +86,8 @@ def recipes(world: World) -> Path:
     place.mkdir()
     world.user.own(place)
     words = ("pip", "download", "-q", "--no-deps", "--no-binary", ":all:", "-d")
-    world.user.said(*words, place, "hpccm")
-    world.user.said("tar", "-x", "-C", place, "-f", next(place.glob("hpccm-*.tar.gz")))
+    world.user.output(*words, place, "hpccm")
+    world.user.output("tar", "-x", "-C", place, "-f", next(place.glob("hpccm-*.tar.gz")))
     return next(place.glob("hpccm-*/recipes"))
 
 
@@ -98,37 +98,41 @@ def test_recipes_of_hpccm_build_and_run(world: World, recipes: Path, version: st
         if source.name in ("common.py", "script.py"):  # parts of others
             continue
         command = f"cd {source.parent} && hpccm --recipe {source} --format singularity"
-        made = user.call("sh", "-c", f"{command} --singularity-version {version}")
-        if made.returncode or not made.stdout.strip():  # it needs what only its author has
+        result = user.call("sh", "-c", f"{command} --singularity-version {version}")
+        if result.returncode or not result.stdout.strip():  # it needs what only its author has
             continue
         scripts = {each.name: each.read_text() for each in source.parent.glob("*.sh")}
         try:
             name = f"{source.stem}-{version}"
-            built[source.stem] = world.build(name, made.stdout, **scripts)
-            user.said("singrun", "exec", built[source.stem], "sh", "-c", 'test "$FROM_IMAGE" = yes')
+            built[source.stem] = world.build(name, result.stdout, **scripts)
+            user.output(
+                "singrun", "exec", built[source.stem], "sh", "-c", 'test "$FROM_IMAGE" = yes'
+            )
         except AssertionError as error:
             failed[source.stem] = str(error)[-1500:]
     assert len(built.keys() - failed.keys()) >= 14, "\n\n".join(
         f"{n}: {t}" for n, t in failed.items()
     )
-    assert user.said("singrun", "run", "--app", "cc60", built["scif"]) == "compiled\n"
-    labels = user.said("singrun", "exec", built["scif"], "cat", "/scif/apps/cc70/scif/labels.json")
+    assert user.output("singrun", "run", "--app", "cc60", built["scif"]) == "compiled\n"
+    labels = user.output(
+        "singrun", "exec", built["scif"], "cat", "/scif/apps/cc70/scif/labels.json"
+    )
     assert '"COMPUTE_CAPABILITY": "70"' in labels
-    path = user.said("singrun", "exec", built["gromacs"], "sh", "-c", "echo $PATH").strip()
+    path = user.output("singrun", "exec", built["gromacs"], "sh", "-c", "echo $PATH").strip()
     assert path.startswith("/usr/local/openmpi/bin:")
     assert path.endswith(":/usr/local/gromacs/bin")
-    user.said("singrun", "exec", built["multistage"], "test", "-d", "/usr/local/fftw/lib")
+    user.output("singrun", "exec", built["multistage"], "test", "-d", "/usr/local/fftw/lib")
 
 
 def test_recipes_that_spython_makes_of_dockerfiles_build_and_run(world: World) -> None:
     user, failed, built = world.user, {}, []
     find = "import os, spython; print(os.path.dirname(spython.__file__))"
-    directory = Path(user.said("python", "-c", find).strip(), "tests/testdata/docker2singularity")
+    directory = Path(user.output("python", "-c", find).strip(), "tests/testdata/docker2singularity")
     for source in sorted(directory.glob("*.docker")):
-        text = user.said("spython", "recipe", "--parser", "docker", source)
+        text = user.output("spython", "recipe", "--parser", "docker", source)
         try:
             image = world.build(f"{source.stem}-spython", text, **{"requirements.txt": "scif\n"})
-            user.said("singrun", "exec", image, "sh", "-c", 'test "$FROM_IMAGE" = yes')
+            user.output("singrun", "exec", image, "sh", "-c", 'test "$FROM_IMAGE" = yes')
             built.append(source.stem)
         except AssertionError as error:
             failed[source.stem] = str(error)[-1500:]
@@ -136,9 +140,9 @@ def test_recipes_that_spython_makes_of_dockerfiles_build_and_run(world: World) -
     assert [*failed] == ["argsub"], "\n\n".join(f"{n}: {t}" for n, t in failed.items())
     assert len(built) == 14
     copied = user.place / "copy-spython/a.img"
-    assert user.said("singrun", "exec", copied, "cat", "/opt/requirements.txt") == "scif\n"
+    assert user.output("singrun", "exec", copied, "cat", "/opt/requirements.txt") == "scif\n"
     final = user.place / "multistage-spython/a.img"
-    user.said("singrun", "exec", final, "test", "-e", "/bin/hello")
+    user.output("singrun", "exec", final, "test", "-e", "/bin/hello")
 
 
 def test_a_recipe_of_neurodocker_builds_and_runs(world: World) -> None:
@@ -146,8 +150,8 @@ def test_a_recipe_of_neurodocker_builds_and_runs(world: World) -> None:
     words = ("--pkg-manager", "apt", "--base-image", "debian:12", "--yes", "--env", "A=1")
     more = ("--run", "echo hi > /opt/hi", "--label", "x=y", "--copy", "README", "/opt/README")
     end = ("--workdir", "/opt", "--entrypoint", "cat", "/opt/hi", "/opt/README")
-    text = user.said("neurodocker", "generate", "singularity", *words, *more, *end)
+    text = user.output("neurodocker", "generate", "singularity", *words, *more, *end)
     image = world.build("neurodocker", text, README="read me\n")
-    assert user.said("singrun", "run", image) == "hi\nread me\n"
-    assert user.said("singrun", "exec", image, "sh", "-c", "echo $A") == "1\n"
-    assert '"x": "y"' in user.said("singbuild", "inspect", image, "--json")
+    assert user.output("singrun", "run", image) == "hi\nread me\n"
+    assert user.output("singrun", "exec", image, "sh", "-c", "echo $A") == "1\n"
+    assert '"x": "y"' in user.output("singbuild", "inspect", image, "--json")

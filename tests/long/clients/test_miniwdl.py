@@ -37,5 +37,5 @@ def user() -> Iterator[Site]:
 @pytest.mark.parametrize("options", [None, ["--containall", "--no-mount", "hostfs"]])
 def test_a_workflow_runs(user: Site, options: list[str] | None) -> None:
     more = {"MINIWDL__SINGULARITY__RUN_OPTIONS": json.dumps(options)} if options else {}
-    said = user.said("miniwdl", "run", "--dir", "runs", "w.wdl", "f=in.txt", env=more)
-    assert json.loads(said)["outputs"]["w.s"] == "content\nin debian"
+    output = user.output("miniwdl", "run", "--dir", "runs", "w.wdl", "f=in.txt", env=more)
+    assert json.loads(output)["outputs"]["w.s"] == "content\nin debian"

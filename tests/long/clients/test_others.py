@@ -84,8 +84,8 @@ def write(place: Path, files: dict[str, str]) -> None:
 def test_reframe() -> None:
     with site("reframe", "reframe-hpc") as user:
         write(user.place, {"t.py": REFRAME, "settings.py": SETTINGS})
-        said = user.said("reframe", "-C", "settings.py", "-c", "t.py", "-r", "--nocolor")
-        assert "Ran 2/2 test case(s)" in said
+        output = user.output("reframe", "-C", "settings.py", "-c", "t.py", "-r", "--nocolor")
+        assert "Ran 2/2 test case(s)" in output
 
 
 def test_boutiques() -> None:
@@ -93,7 +93,7 @@ def test_boutiques() -> None:
         write(user.place, {"d.json": json.dumps(DESCRIPTOR), "in.txt": "content\n"})
         write(user.place, {"i.json": json.dumps({"infile": "in.txt"})})
         words = ("bosh", "exec", "launch", "--skip-data-collection", "--force-singularity")
-        user.said(*words, "--imagepath", user.place / "here.simg", "d.json", "i.json")
+        user.output(*words, "--imagepath", user.place / "here.simg", "d.json", "i.json")
         assert (user.place / "out.txt").read_text() == "content\nsome value\n"
         assert (user.place / "here.simg").exists()
 
@@ -104,17 +104,17 @@ def test_toil_by_cwl_and_by_wdl() -> None:
         write(user.place, {"job.yml": "infile: {class: File, path: in.txt}\n"})
         write(user.place, {"w.json": '{"w.f": "in.txt"}'})
         words = ("--jobStore", user.place / "js1", "--outdir", "o1", "--clean", "always")
-        user.said("toil-cwl-runner", "--singularity", *words, "t.cwl", "job.yml", seconds=1200)
+        user.output("toil-cwl-runner", "--singularity", *words, "t.cwl", "job.yml", seconds=1200)
         assert (user.place / "o1/out.txt").read_text() == "in debian\n"
         words = ("--jobStore", user.place / "js2", "-o", "o2", "--clean", "always")
         line = ("toil-wdl-runner", "t.wdl", "w.json", "--container", "singularity", *words)
-        assert "in debian" in user.said(*line, seconds=1200)
+        assert "in debian" in user.output(*line, seconds=1200)
 
 
 def test_shpc_installs_a_wrapper() -> None:
     with site("shpc", "singularity-hpc", "setuptools<80") as user:
         tags = json.loads(
-            user.said(
+            user.output(
                 "skopeo", "inspect", "--tls-verify=false", f"docker://{user.registry}/lab/plain:12"
             )
         )
@@ -135,5 +135,5 @@ def test_shpc_installs_a_wrapper() -> None:
         shpc --settings-file "$PWD/s.yml" install lab/plain:12 &&
         "$(find wr -name deb-cat)" /etc/debian_version
         """
-        assert user.said("sh", "-c", script).splitlines()[-1][0].isdigit()
+        assert user.output("sh", "-c", script).splitlines()[-1][0].isdigit()
         assert list((user.place / "conts").rglob("*.sif"))

@@ -35,7 +35,7 @@ kill $(pstree -p -l $pane | grep -o 'sinit([[:digit:]]*' | grep -o '[[:digit:]]*
 @pytest.fixture(scope="module")
 def user() -> Iterator[Site]:
     with site("site-lines") as one:
-        one.said("singularity", "pull", "d.sif", "docker://debian:stable-slim")
+        one.output("singularity", "pull", "d.sif", "docker://debian:stable-slim")
         yield one
 
 
@@ -49,10 +49,10 @@ def sleepers(user: Site) -> int:
 def test_open_ondemand_starts_a_desktop_and_stops_it_by_its_init(user: Site, options: str) -> None:
     started = user.place / "started"
     started.unlink(missing_ok=True)
-    user.said("sh", "-c", START.replace("OPTIONS", options).replace("> started", f"> {started}"))
+    user.output("sh", "-c", START.replace("OPTIONS", options).replace("> started", f"> {started}"))
     wait_until(lambda: started.exists() and sleepers(user) == 1, 30)
     assert started.read_text() == "started desk in debian\n"
-    user.said("sh", "-c", STOP)
+    user.output("sh", "-c", STOP)
     wait_until(lambda: not sleepers(user), 30)
     wait_until(lambda: user.call("tmux", "-S", "socket", "ls").returncode != 0, 30)
 
@@ -74,10 +74,10 @@ def test_a_remote_editor_types_its_script(user: Site, line: str) -> None:
 
 
 def test_what_slurms_newer_oci_conf_calls(user: Site) -> None:
-    user.said("singularity", "build", "--sandbox", "root", "d.sif")
+    user.output("singularity", "build", "--sandbox", "root", "d.sif")
     line = ("singularity", "exec", "--userns", user.place / "root", "cat", "/etc/os-release")
-    assert "ID=debian" in user.said(*line)
-    assert "ID=debian" in user.said(*line[:3], "d.sif", *line[4:])
+    assert "ID=debian" in user.output(*line)
+    assert "ID=debian" in user.output(*line[:3], "d.sif", *line[4:])
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -60,8 +60,8 @@ def test_a_step_runs_in_the_bundle(bundle: Bundle) -> None:
     done = person.call(*words, "sh", "-c", script, "sh", "a b")
     assert done.returncode == 3, done
     lines = sorted(done.stdout.decode().splitlines())
-    said = [f"{rank}: a b|two words|1|2|/etc|{person.name}" for rank in (0, 1)]
-    assert lines == sorted([*said, "0: /made-here", "1: /made-here"]), done
+    answer = [f"{rank}: a b|two words|1|2|/etc|{person.name}" for rank in (0, 1)]
+    assert lines == sorted([*answer, "0: /made-here", "1: /made-here"]), done
 
 
 def test_a_batch_script_runs_in_the_bundle(bundle: Bundle) -> None:
@@ -73,7 +73,7 @@ def test_a_batch_script_runs_in_the_bundle(bundle: Bundle) -> None:
     words = ("sbatch", "--parsable", f"--output={output}", f"--container={place}", script)
     done = person.call(*words)
     assert done.returncode == 0, done
-    slurm.wait_for("squeue", "-h", "-j", done.stdout.decode().strip(), said="")
+    slurm.wait_for("squeue", "-h", "-j", done.stdout.decode().strip(), answer="")
     assert output.read_text() == "/made-in-batch\n1\n"
 
 

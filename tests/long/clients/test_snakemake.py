@@ -28,11 +28,11 @@ def user() -> Iterator[Site]:
 def test_a_rule_runs_in_its_container(user: Site, kind: str) -> None:
     image = "docker://debian:stable-slim"
     if kind == "local":
-        user.said("singularity", "pull", "local.sif", image)
+        user.output("singularity", "pull", "local.sif", image)
         image = "local.sif"
     output = f"{kind}.txt"
     (user.place / f"{kind}.smk").write_text(RULE.format(output=output, image=image))
     words = ("snakemake", "--cores", "1", "--sdm", "apptainer", "-s", f"{kind}.smk")
     more = ("--apptainer-prefix", "kept", "--apptainer-args", "--cleanenv -B /srv")
-    user.said(*words, *more)
+    user.output(*words, *more)
     assert (user.place / output).read_text() == "debian\n"

@@ -40,8 +40,8 @@ def test_a_step_in_an_instance() -> None:
         (user.place / "in.txt").write_text("echo in $(. /etc/os-release; echo $ID); pwd\n")
         (user.place / "remote").mkdir(mode=0o755)
         user.own(user.place / "remote")
-        user.said("streamflow", "run", "streamflow.yml", "--outdir", "out")
+        user.output("streamflow", "run", "streamflow.yml", "--outdir", "out")
         system, directory = (user.place / "out/out.txt").read_text().splitlines()
         assert system == "in debian"
         assert directory.startswith("/data/remote/")
-        assert user.said("singularity", "instance", "list").count("\n") == 1
+        assert user.output("singularity", "instance", "list").count("\n") == 1

@@ -48,7 +48,7 @@ CACHED = RECIPE.replace("%setup\n", "%labels\n    A b\n").replace(
 )
 PHASES = ("resolve", "scratch", "bootstrap", "setup", "files", "post", "metadata", "seal", "test",
           "finish")  # fmt: skip
-TOLD = (5, 6, 8)  # exit statuses of faults that have a sentence
+EXPLAINED_STATUSES = (5, 6, 8)  # exit statuses of faults that have a sentence
 
 
 @dataclass
@@ -85,20 +85,20 @@ class Place:
 
     def left(self) -> list[str]:
         """Scratches, part files, half-written stages. A half download stays, to be resumed."""
-        found = [*self.scratch.iterdir(), *self.directory.glob(".*.part")]
-        found += (self.cache / "stages").glob("*.part")
-        return [path.name for path in found]
+        result = [*self.scratch.iterdir(), *self.directory.glob(".*.part")]
+        result += (self.cache / "stages").glob("*.part")
+        return [path.name for path in result]
 
 
 def processes_of(place: Place) -> list[str]:
     """Processes whose root, directory or arguments are in a place."""
-    found = []
+    result = []
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             links = [str((process / name).readlink()) for name in ("root", "cwd")]
             if any(link.startswith(str(place.directory)) for link in links):
-                found.append(process.name)
-    return found
+                result.append(process.name)
+    return result
 
 
 @pytest.fixture
@@ -107,8 +107,8 @@ def place(tmp_path: Path) -> Place:
 
 
 def reference(place: Place) -> bytes:
-    status, said = place.build("reference.img", "--no-cache")
-    assert status == 0, said
+    status, output = place.build("reference.img", "--no-cache")
+    assert status == 0, output
     return (place.directory / "reference.img").read_bytes()
 
 
@@ -134,25 +134,25 @@ def kill(place: Place, phase: str, numbers: random.Random, *words: str, most: fl
                 break
         process.stdout.read()
         assert process.stderr
-        said = process.stderr.read()
-    assert process.returncode in (0, -signal.SIGKILL), said
+        messages = process.stderr.read()
+    assert process.returncode in (0, -signal.SIGKILL), messages
     return process.returncode
 
 
 def test_builds_killed_in_every_phase(place: Place) -> None:
-    numbers, counts, wanted = random_numbers(), Counter[str](), reference(place)
+    numbers, counts, expected = random_numbers(), Counter[str](), reference(place)
     old = old_image(place)
     for number in range(ROUNDS):
         phase = PHASES[number % len(PHASES)]
         status = kill(place, phase, numbers, "--no-cache")
         counts[f"{phase}: {'killed' if status else 'was done before'}"] += 1
         image = (place.directory / "a.img").read_bytes()
-        assert image in (old, wanted), f"half an image, killed in {phase}"
+        assert image in (old, expected), f"half an image, killed in {phase}"
         if number % 10 == 9:
             wait_until(lambda: not processes_of(place))
-            status, said = place.build("next.img", "--no-cache")
-            assert status == 0, said
-            assert (place.directory / "next.img").read_bytes() == wanted
+            status, output = place.build("next.img", "--no-cache")
+            assert status == 0, output
+            assert (place.directory / "next.img").read_bytes() == expected
             assert place.left() == []
             (place.directory / "a.img").write_bytes(old)
     print(f"{ROUNDS} builds:", dict(counts))
@@ -161,7 +161,7 @@ def test_builds_killed_in_every_phase(place: Place) -> None:
 
 def test_builders_of_one_cache_killed_at_random(tmp_path: Path) -> None:
     place = Place.at(tmp_path, CACHED)
-    numbers, wanted, killed = random_numbers(), reference(place), 0
+    numbers, expected, killed = random_numbers(), reference(place), 0
     for number in range(max(1, ROUNDS // 8)):
         # Another %post each time, so that stages are written and not only found.
         (tmp_path / "a.def").write_text(CACHED + f"# {number}\n")
@@ -172,19 +172,19 @@ def test_builders_of_one_cache_killed_at_random(tmp_path: Path) -> None:
                 each.send_signal(signal.SIGKILL)
                 killed += 1
         for each in builders:
-            said = "".join(each.communicate())
-            assert each.returncode in (0, -signal.SIGKILL), said
+            output = "".join(each.communicate())
+            assert each.returncode in (0, -signal.SIGKILL), output
         images = [path.read_bytes() for path in tmp_path.glob("[0-3].img")]
         wait_until(lambda: not processes_of(place))
-        status, said = place.build()
-        assert status == 0, said
+        status, output = place.build()
+        assert status == 0, output
         assert {*images} <= {(tmp_path / "a.img").read_bytes()}
         assert place.left() == []
         for path in tmp_path.glob("[0-3].img"):
             path.unlink()
     (tmp_path / "a.def").write_text(CACHED)
     assert place.build()[0] == 0
-    assert (tmp_path / "a.img").read_bytes() == wanted
+    assert (tmp_path / "a.img").read_bytes() == expected
     print(f"{killed} builders killed that wrote one cache")
 
 
@@ -223,7 +223,7 @@ def test_the_disk_is_full(tmp_path: Path, what: str) -> None:
     """Somebody else takes the rest of the disk a random moment after a phase has begun."""
     numbers, counts = random_numbers(), Counter[str]()
     place = Place.at(tmp_path)
-    wanted = reference(place)
+    expected = reference(place)
     for number in range(max(1, ROUNDS // 6)):
         phase = PHASES[number % len(PHASES)]
         with small_disk(tmp_path, 1 << 20) as disk:
@@ -243,19 +243,21 @@ def test_the_disk_is_full(tmp_path: Path, what: str) -> None:
                         time.sleep(numbers.random() ** 2 * 0.3)
                         fill(disk)
                 assert process.stderr
-                said = "".join(lines) + process.stderr.read()
+                output = "".join(lines) + process.stderr.read()
             status = process.returncode
-            assert status in (0, 7, *TOLD), said  # 7: a section that writes is told as well
-            assert "Traceback" not in said
+            assert status in (0, 7, *EXPLAINED_STATUSES), (
+                output
+            )  # 7: a section that writes is told as well
+            assert "Traceback" not in output
             if status == 0:
-                assert (full.directory / "a.img").read_bytes() == wanted
+                assert (full.directory / "a.img").read_bytes() == expected
             elif what == "target":
                 assert not (disk / "a.img").exists()
             assert full.left() == []
             (disk / "filler").unlink(missing_ok=True)
-            again, said = full.build("again.img")
-            assert again == 0, said
-            assert (full.directory / "again.img").read_bytes() == wanted
+            again, output = full.build("again.img")
+            assert again == 0, output
+            assert (full.directory / "again.img").read_bytes() == expected
             counts[f"{phase}: {status}"] += 1
     print(f"{sum(counts.values())} disks of the {what} filled, phase and status:", dict(counts))
 
@@ -276,7 +278,7 @@ def spoil(directory: Path, numbers: random.Random) -> None:
 def test_a_source_on_a_bad_disk(tmp_path: Path, what: str) -> None:
     numbers, counts = random_numbers(), Counter[int]()
     place = Place.at(tmp_path)
-    wanted = reference(place)
+    expected = reference(place)
     text = {
         "image": "Bootstrap: localimage\nFrom: disk/source\n",
         "files": "Bootstrap: busybox\n%files\n    disk/source /opt/\n    disk/more /opt\n",
@@ -286,17 +288,17 @@ def test_a_source_on_a_bad_disk(tmp_path: Path, what: str) -> None:
     (tmp_path / name).write_text(text)
     for _ in range(max(1, ROUNDS // 6)):
         with small_disk(tmp_path, 16 << 10) as disk:
-            (disk / "source").write_bytes(wanted)
+            (disk / "source").write_bytes(expected)
             (disk / "more").mkdir()
             for number in range(50):
                 (disk / f"more/{number}").write_bytes(numbers.randbytes(20_000))
             spoil(tmp_path, numbers)
             process = place.start("--no-cache", "--force", name, "b.img")
-            said = "".join(process.communicate(timeout=300 * PATIENCE))
+            output = "".join(process.communicate(timeout=300 * PATIENCE))
             status = process.returncode
             counts[status] += 1
-            assert status in (0, 3, *TOLD), said
-            assert "Traceback" not in said
+            assert status in (0, 3, *EXPLAINED_STATUSES), output
+            assert "Traceback" not in output
             assert place.left() == []
             assert status == 0 or not (tmp_path / "b.img").exists()
             (tmp_path / "b.img").unlink(missing_ok=True)
@@ -307,19 +309,19 @@ def test_a_cache_on_a_bad_disk(tmp_path: Path) -> None:
     """What it has lost is made again, or the build says what it cannot do."""
     numbers, counts = random_numbers(), Counter[int]()
     place = Place.at(tmp_path, CACHED)
-    wanted = reference(place)
+    expected = reference(place)
     for _ in range(max(1, ROUNDS // 6)):
         with small_disk(tmp_path, 24 << 10) as disk:
             place.cache = disk / "cache"
-            status, said = place.build()
-            assert status == 0, said
+            status, output = place.build()
+            assert status == 0, output
             spoil(tmp_path, numbers)
             (tmp_path / "a.img").unlink()
-            status, said = place.build()
+            status, output = place.build()
             counts[status] += 1
-            assert status in (0, *TOLD), said
-            assert "Traceback" not in said
-            assert status or (tmp_path / "a.img").read_bytes() == wanted
+            assert status in (0, *EXPLAINED_STATUSES), output
+            assert "Traceback" not in output
+            assert status or (tmp_path / "a.img").read_bytes() == expected
             assert [path.name for path in place.scratch.iterdir()] == []
     print(f"{sum(counts.values())} builds with a cache on a bad disk, by status:", dict(counts))
 
@@ -329,7 +331,7 @@ LIBFAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
 
 @pytest.mark.skipif(not LIBFAKETIME.exists(), reason="needs libfaketime")
 def test_the_clock_jumps(place: Place) -> None:
-    numbers, wanted = random_numbers(), reference(place)
+    numbers, expected = random_numbers(), reference(place)
     clock = place.directory / "clock"
     place.env = {
         "LD_PRELOAD": str(LIBFAKETIME),
@@ -346,8 +348,8 @@ def test_the_clock_jumps(place: Place) -> None:
                 clock.with_suffix(".new").rename(clock)
                 jumps += 1
                 time.sleep(numbers.random() * 0.2)
-            said = "".join(process.communicate())
-        assert process.returncode == 0, said
-        assert (place.directory / "a.img").read_bytes() == wanted
+            output = "".join(process.communicate())
+        assert process.returncode == 0, output
+        assert (place.directory / "a.img").read_bytes() == expected
         assert place.left() == []
     print(f"{jumps} jumps of the clock")

@@ -81,7 +81,7 @@ def test_starts_that_are_killed(bench: Bench, user: Person, chance: random.Rando
     """None is there by half: it answers, or there is none; and its name is free again."""
     usual = 60.0
     for _ in range(4):  # the first one takes longer
-        usual = min(usual, duration(lambda: user.said("start", bench.image, "one")))
+        usual = min(usual, duration(lambda: user.output("start", bench.image, "one")))
         assert user.call(user.launcher, "stop", "one").returncode == 0
     stands = hit = 0
     for _ in range(STARTS):
@@ -95,7 +95,7 @@ def test_starts_that_are_killed(bench: Bench, user: Person, chance: random.Rando
             assert b"instance" in done.stderr, done
         wait_until(lambda: not processes(user))
     print(f"{STARTS} starts: {hit} killed on the way, {stands} stood all the same")
-    assert user.said("start", bench.image, "one") == ""
+    assert user.output("start", bench.image, "one") == ""
     assert user.call(user.launcher, "stop", "one").returncode == 0
     assert list(Path(f"/tmp/singrun-{user.uid}").glob("*/*")) == []
     assert hit > STARTS // 4
@@ -111,11 +111,11 @@ def test_ranks_of_which_one_is_killed(bench: Bench, user: Person, chance: random
         ]
         time.sleep(chance.uniform(0, usual * 2))
         ranks[0].kill()
-        said = [rank.communicate()[0] for rank in ranks]
-        assert said[1:] == [b"fine\n"] * 3
+        output = [rank.communicate()[0] for rank in ranks]
+        assert output[1:] == [b"fine\n"] * 3
         wait_until(lambda: not processes(user))
     print(f"{RANKS} ranks, {RANKS // 4} of them killed")
-    assert user.said("exec", "--join", bench.image, "true") == ""
+    assert user.output("exec", "--join", bench.image, "true") == ""
     assert list(Path(f"/tmp/singrun-{user.uid}").glob("*/*")) == []
 
 
@@ -123,8 +123,8 @@ def test_unpacking_that_is_killed_beside_others(
     bench: Bench, user: Person, cache: Path, chance: random.Random
 ) -> None:
     """Several processes on one cache: who lives gets the whole tree, and it alone stays."""
-    sums = user.said("exec", bench.image, "sha256sum", "/bin/busybox")
-    usual = duration(lambda: user.said("warm", bench.image))
+    sums = user.output("exec", bench.image, "sha256sum", "/bin/busybox")
+    usual = duration(lambda: user.output("warm", bench.image))
     words = ("exec", "--mount-with", "unpack", bench.image, "sha256sum", "/bin/busybox")
     hit = 0
     for _ in range(UNPACKS // 2):
@@ -140,7 +140,7 @@ def test_unpacking_that_is_killed_beside_others(
             hit += killed(user, chance.uniform(0, usual), "warm", bench.image)
         assert other.communicate()[0] == sums
         wait_until(lambda: not processes(user))
-        assert user.said(*words) == sums
+        assert user.output(*words) == sums
     print(f"{UNPACKS} unpackings beside {UNPACKS // 2} others: {hit} killed on the way")
     left = [path.name for path in cache.iterdir()]
     assert len(left) == 1, left
@@ -151,7 +151,7 @@ def test_disks_that_are_full(
     bench: Bench, user: Person, cache: Path, chance: random.Random
 ) -> None:
     """A cache, and an overlay, on file systems of any size up to what is needed."""
-    place = Path(user.said("warm", bench.image).strip())
+    place = Path(user.output("warm", bench.image).strip())
     need = int((place / "size").read_text())
     subprocess.run(["rm", "-rf", cache], check=True)
     full = 0
@@ -172,8 +172,8 @@ def test_disks_that_are_full(
                 assert done.stdout == b"fine\n"
             assert user.call("sh", "-c", f"rm -rf {cache}/*; mkdir {cache}/over").returncode == 0
             script = "dd if=/dev/zero of=/big bs=64k count=10000 2>/dev/null || echo full"
-            laid = ("exec", "-o", cache / "over", bench.image, "sh", "-c", script)
-            done = user.call(user.launcher, *laid)
+            overlaid_words = ("exec", "-o", cache / "over", bench.image, "sh", "-c", script)
+            done = user.call(user.launcher, *overlaid_words)
             assert done.stdout == b"full\n", done
             assert user.call("rm", "-rf", f"{cache}/over").returncode == 0
             wait_until(lambda: not processes(user))
@@ -181,7 +181,7 @@ def test_disks_that_are_full(
             syscalls.umount2(str(cache), syscalls.MNT_DETACH)
             cache.rmdir()
     print(f"{SIZES} sizes up to {need * 2} bytes: {full} were too small")
-    assert user.said("exec", "--mount-with", "unpack", bench.image, "echo", "fine") == "fine\n"
+    assert user.output("exec", "--mount-with", "unpack", bench.image, "echo", "fine") == "fine\n"
 
 
 def test_pulls_that_are_killed(everybodys: Path, user: Person, chance: random.Random) -> None:

@@ -44,24 +44,24 @@ def test_seals_that_are_killed(tmp_path: Path) -> None:
     numbers, counts, place = random_numbers(), Counter[str](), Place.at(tmp_path, LARGE)
     (tmp_path / "content").write_bytes(numbers.randbytes(24 << 20))
     old = old_image(place)
-    wanted, seconds = {}, {}
+    expected, seconds = {}, {}
     for kind in FORMATS:
         began = time.monotonic()
-        status, said = place.build("a.img", "--no-cache", "--format", kind)
-        assert status == 0, said
+        status, messages = place.build("a.img", "--no-cache", "--format", kind)
+        assert status == 0, messages
         seconds[kind] = time.monotonic() - began
-        wanted[kind] = (tmp_path / "a.img").read_bytes()
+        expected[kind] = (tmp_path / "a.img").read_bytes()
     for number in range(ROUNDS):
         kind = FORMATS[number % len(FORMATS)]
         (tmp_path / "a.img").write_bytes(old)
         words = ("--no-cache", "--format", kind)
         status = kill(place, "seal", numbers, *words, most=seconds[kind])
         counts[f"{kind}: {'killed' if status else 'was done before'}"] += 1
-        assert (tmp_path / "a.img").read_bytes() in (old, wanted[kind]), kind
+        assert (tmp_path / "a.img").read_bytes() in (old, expected[kind]), kind
         wait_until(lambda: not processes_of(place))
         if number % 10 == 9:
             assert place.build("a.img", *words)[0] == 0
-            assert (tmp_path / "a.img").read_bytes() == wanted[kind]
+            assert (tmp_path / "a.img").read_bytes() == expected[kind]
             assert place.left() == []
     print(f"{ROUNDS} seals:", dict(counts))
     assert counts.total() // 4 < sum(n for name, n in counts.items() if name.endswith("killed"))
@@ -81,7 +81,7 @@ def entries(cache: Path) -> int:
 
 def test_writers_of_the_cache_that_are_killed(tmp_path: Path) -> None:
     place = Place.at(tmp_path, CACHED)
-    numbers, counts, wanted, whole = random_numbers(), Counter[str](), reference(place), 0
+    numbers, counts, expected, whole = random_numbers(), Counter[str](), reference(place), 0
     phases = ("bootstrap", "files", "post", "seal", "finish")
     for number in range(ROUNDS):
         if number % 2:
@@ -92,9 +92,9 @@ def test_writers_of_the_cache_that_are_killed(tmp_path: Path) -> None:
         wait_until(lambda: not processes_of(place))
         whole += entries(place.cache)
         if number % 10 == 9:
-            status, said = place.build()
-            assert status == 0, said
-            assert (tmp_path / "a.img").read_bytes() == wanted
+            status, messages = place.build()
+            assert status == 0, messages
+            assert (tmp_path / "a.img").read_bytes() == expected
             assert place.left() == []
     print(f"{ROUNDS} writers of a cache, which had {whole} whole entries then:", dict(counts))
 
@@ -126,7 +126,7 @@ def test_pullers_of_one_cache_of_whom_some_are_killed(tmp_path: Path) -> None:
         began = time.monotonic()
         assert pull("whole").wait() == 0
         usual = time.monotonic() - began
-        wanted = (places["targets"] / "whole").read_bytes()
+        expected = (places["targets"] / "whole").read_bytes()
         for _ in range(max(1, ROUNDS // 4)):
             shutil.rmtree(places["cache"], ignore_errors=True)
             pulls = [pull(str(number)) for number in range(4)]
@@ -135,15 +135,15 @@ def test_pullers_of_one_cache_of_whom_some_are_killed(tmp_path: Path) -> None:
                 if numbers.random() < 0.6:
                     each.send_signal(signal.SIGKILL)
             for number, each in enumerate(pulls):
-                said = each.communicate()[0]
-                assert each.returncode in (0, -signal.SIGKILL), said
+                messages = each.communicate()[0]
+                assert each.returncode in (0, -signal.SIGKILL), messages
                 killed += each.returncode != 0
                 ended += each.returncode == 0
                 target = places["targets"] / str(number)
-                assert not target.exists() or target.read_bytes() == wanted
+                assert not target.exists() or target.read_bytes() == expected
                 if each.returncode:
                     assert pull(str(number)).wait() == 0
-                assert target.read_bytes() == wanted
+                assert target.read_bytes() == expected
             assert list(tmp_path.rglob("*.part")) == []
             assert [*places["scratch"].iterdir()] == []
     print(f"pulls into one cache: {killed} killed, {ended} others got the whole image")
@@ -172,12 +172,12 @@ def test_hubs_of_one_cache_of_which_some_are_killed(tmp_path: Path) -> None:
             if numbers.random() < 0.66:
                 each.send_signal(signal.SIGKILL)
         for each in hubs:
-            said = each.communicate()[0]
-            assert each.returncode in (0, -signal.SIGKILL), said
+            messages = each.communicate()[0]
+            assert each.returncode in (0, -signal.SIGKILL), messages
             killed += each.returncode != 0
             ended += each.returncode == 0
-        status, said = hub.build("site", cache="../cache")
-        assert status == 0, said
+        status, messages = hub.build("site", cache="../cache")
+        assert status == 0, messages
         checked = subprocess.run(hub.command("check", str(site)), capture_output=True, text=True)
         assert checked.returncode == 0, checked.stdout + checked.stderr
         assert list(site.rglob("*.part")) == []

@@ -98,7 +98,7 @@ def test_each_kind_of_page_fits_and_can_be_used_by_all(
         size = tab.evaluate("[document.documentElement.scrollWidth, innerWidth]")
         faults[place] = opened.violations(axe) if axe else []
         faults[place] += [f"{size[0]} pixels wide"] * (size[0] > size[1])
-    assert {place: found for place, found in faults.items() if found} == {}
+    assert {place: result for place, result in faults.items() if result} == {}
 
 
 @pytest.mark.parametrize("where", ["files", "served"])

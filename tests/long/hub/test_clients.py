@@ -69,19 +69,19 @@ def hub(registry: str) -> Iterator[tuple[Hub, str]]:
     host = f"127.{random.randrange(1, 255)}.{random.randrange(256)}.80"
     url = f"http://{host}"
     with shared_directory() as place:
-        made = Hub(place)
-        made.commit(FILES)
+        result = Hub(place)
+        result.commit(FILES)
         key = place / "key"
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
-        status, output = made.build("site", *options(place, url, registry))
+        status, output = result.build("site", *options(place, url, registry))
         assert status == 7, output
         assert "3 built, 0 as before, 1 failed (broken)" in output
         assert output.count("pushed to oras://") == 3, output
-        words = made.command("serve", "--host", host, "--port", "80", str(place / "site"))
+        words = result.command("serve", "--host", host, "--port", "80", str(place / "site"))
         server = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
         assert server.stdout
         assert server.stdout.readline()
-        yield made, url
+        yield result, url
         server.terminate()
         server.wait()
 
@@ -109,45 +109,47 @@ def test_apptainer_pulls_by_every_protocol_and_runs(
 ) -> None:
     if not shutil.which("debootstrap"):
         pytest.skip("needs debootstrap")
-    made, url = hub
-    uri = uri.replace("HOST", url.removeprefix("http://")).replace("KEY", image(made, tag).stem)
+    result, url = hub
+    uri = uri.replace("HOST", url.removeprefix("http://")).replace("KEY", image(result, tag).stem)
     options = f"--library {url}" if uri.startswith("library") else "--no-https"
-    out = made.directory / "out"
+    out = result.directory / "out"
     out.mkdir(exist_ok=True)
     out.chmod(0o777)
     # Now and then Apptainer 1.4.5 does not find the directory of its own that it has just made.
     pull = f"apptainer -q pull --force {options} a.sif {uri}"
     script = f"mkdir -p ~/.apptainer/cache/shub; {pull}; ./a.sif"
     done = hosts.call(
-        hosts.root("peers"), "sh", "-ec", script, source=made.directory, user=hosts.USER,
+        hosts.root("peers"), "sh", "-ec", script, source=result.directory, user=hosts.USER,
         cwd="/src/out",
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (0, says), done
-    assert (out / "a.sif").read_bytes() == image(made, tag).read_bytes()
+    assert (out / "a.sif").read_bytes() == image(result, tag).read_bytes()
 
 
 def test_an_older_commit_is_pulled_by_its_id(hub: tuple[Hub, str], registry: str) -> None:
-    made, url = hub
-    before = made.git("rev-parse", "HEAD")
-    old = image(made, "base").read_bytes()
-    made.commit({"Singularity.base": f"{BUSYBOX}%help\n  A base.\n%post\n  echo new > /etc/base\n"})
-    made.build("site", *options(made.directory, url, registry))
-    assert image(made, "base").read_bytes() != old
+    result, url = hub
+    before = result.git("rev-parse", "HEAD")
+    old = image(result, "base").read_bytes()
+    result.commit(
+        {"Singularity.base": f"{BUSYBOX}%help\n  A base.\n%post\n  echo new > /etc/base\n"}
+    )
+    result.build("site", *options(result.directory, url, registry))
+    assert image(result, "base").read_bytes() != old
     words = [
         *SINGBUILD,
         "pull",
         "-q",
         f"shub://{url.removeprefix('http://')}/lab/tools:base@{before}",
     ]
-    subprocess.run([*words, str(made.directory / "old.sif")], check=True)
-    assert (made.directory / "old.sif").read_bytes() == old
+    subprocess.run([*words, str(result.directory / "old.sif")], check=True)
+    assert (result.directory / "old.sif").read_bytes() == old
 
 
 def test_a_client_of_trs_finds_every_answer_as_the_specification_has_it(
     hub: tuple[Hub, str],
 ) -> None:
     """trs-cli checks each answer against the schemas of TRS 2.0.1."""
-    made, url = hub
+    result, url = hub
     python = venv("trs", ["trs-cli", "pydantic<2"]) / "python"
     done = subprocess.run(
         [str(python), "-c", TRS, url, "lab~tools~base"], capture_output=True, text=True, check=False
@@ -156,16 +158,16 @@ def test_a_client_of_trs_finds_every_answer_as_the_specification_has_it(
     version, count, name, recipe, host, path, checksum = json.loads(done.stdout)
     assert (version[:2], count, name) == ("2.", 3, "base")
     assert "Bootstrap: busybox" in recipe
-    key = made.collection("site")["base"]["key"]
+    key = result.collection("site")["base"]["key"]
     assert f"{host}/{path}" == f"{url}/images/{key}.sif"
-    record = json.loads((made.directory / f"site/records/{key}.json").read_text())
+    record = json.loads((result.directory / f"site/records/{key}.json").read_text())
     assert checksum == record["image"]["sha256"]
 
 
 def test_shpc_reads_the_library_and_installs_from_the_directory(
     hub: tuple[Hub, str], registry: str, tmp_path: Path
 ) -> None:
-    made, url = hub
+    result, url = hub
     programs = venv("shpc", ["singularity-hpc"])
     done = subprocess.run(
         [str(programs / "python"), "-c", SHPC, url], capture_output=True, text=True, check=False
@@ -178,7 +180,7 @@ def test_shpc_reads_the_library_and_installs_from_the_directory(
     settings = tmp_path / "settings.yml"
     base = programs.parent / "lib"
     default = next(base.glob("python*/site-packages/shpc/settings.yml")).read_text()
-    text = default.replace("registry: [", f"registry: [{made.directory}/site/shpc, ")
+    text = default.replace("registry: [", f"registry: [{result.directory}/site/shpc, ")
     assert text != default
     for place in ("modules", "containers"):
         text = text.replace(f"$root_dir/{place}", str(tmp_path / place))
@@ -187,11 +189,11 @@ def test_shpc_reads_the_library_and_installs_from_the_directory(
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     installed = next((tmp_path / "containers").rglob("*.sif"))
-    assert installed.read_bytes() == image(made, "child").read_bytes()
+    assert installed.read_bytes() == image(result, "child").read_bytes()
 
 
 def test_datalad_adds_an_image_of_the_site_and_runs_it(hub: tuple[Hub, str]) -> None:
-    made, url = hub
+    result, url = hub
     script = f"""
 set -e
 git config --global user.name ada
@@ -199,24 +201,24 @@ git config --global user.email ada@site.example
 git config --global annex.security.allowed-ip-addresses all
 datalad create study
 cd study
-datalad containers-add tool --url {url}/images/{image(made, "child").name} \\
+datalad containers-add tool --url {url}/images/{image(result, "child").name} \\
     --call-fmt 'singularity run {{img}} {{cmd}}'
 datalad containers-run -n tool --output out.txt 'sh -c true > out.txt'
 """
     with user_site("datalad", "datalad", "datalad-container", "git-annex") as user:
-        user.said("sh", "-c", script)
-        assert user.said("cat", user.place / "study/out.txt") == "new\n"
-        user.said("chmod", "-R", "u+w", user.place / "study")
+        user.output("sh", "-c", script)
+        assert user.output("cat", user.place / "study/out.txt") == "new\n"
+        user.output("chmod", "-R", "u+w", user.place / "study")
 
 
 def test_signatures_are_checked_and_a_false_one_is_told_of(hub: tuple[Hub, str]) -> None:
-    made, _ = hub
-    words = made.command("check", str(made.directory / "site"))
+    result, _ = hub
+    words = result.command("check", str(result.directory / "site"))
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
-    page = (made.directory / "site/lab/tools/child/index.html").read_text()
+    page = (result.directory / "site/lab/tools/child/index.html").read_text()
     assert "SHA256:" in page
-    signature = image(made, "child").with_suffix(".sif.sig")
+    signature = image(result, "child").with_suffix(".sif.sig")
     genuine_text = signature.read_text()
     signature.write_text(genuine_text.replace("date 2", "date 1"))
     done = subprocess.run(words, capture_output=True, text=True, check=False)

@@ -125,7 +125,7 @@ def test_a_killed_submitter_finds_its_jobs_again(hub: Hub, slurm: Cluster, numbe
     process.send_signal(number)
     process.communicate()
     if number == signal.SIGINT:  # who breaks off has the jobs cancelled
-        slurm.wait_for("squeue", "-h", said="")
+        slurm.wait_for("squeue", "-h", answer="")
         assert process.returncode == 130
     status, output = run(hub, slurm)
     assert status == 0, output
