@@ -125,7 +125,7 @@ def venv(name: str, packages: Sequence[str]) -> Path:
             subprocess.run([PYTHON, "-m", "venv", place], check=True)
             pip = str(place / "bin/pip")
             if packages:
-                words = [pip, "install", "-q", "--no-compile", *packages]
+                words = [pip, "install", "-q", *packages]
                 subprocess.run(words, check=True, capture_output=True)
             subprocess.run(["chmod", "-R", "a+rX", base], check=True)
             done.write_text(expected)

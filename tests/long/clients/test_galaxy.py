@@ -1,7 +1,7 @@
 """Galaxy: containers that its library resolves, and the job's command lines that it makes of them.
 
-The server itself is not on PyPI as one; galaxy-tool-util is what finds the container and writes the
-line that a job's script executes.
+galaxy-tool-util is what finds the container and writes the line that a job's script executes; the
+server that does so is in test_galaxy_server.py.
 """
 
 from __future__ import annotations
