@@ -110,14 +110,14 @@ def module_spec(name: str) -> ModuleSpec | None:
 
 
 def code_digest(*modules: str) -> str:
-    """Return the SHA-256 of the source of modules and packages, as installed.
+    """Return the SHA-256 of the source of modules, as installed, and of the packages around them.
 
     A plugin that is being worked on keeps its version; what it made before is not to
     be taken from the cache.
     """
     total = hashlib.sha256()
     for name in modules:
-        spec = module_spec(name)
+        spec = module_spec(name.partition(".")[0])  # a module works by what lies beside it
         if spec and spec.origin:
             origin = Path(spec.origin)
             package = spec.submodule_search_locations

@@ -13,7 +13,7 @@ import pytest
 
 from singbuild import Rootfs, contract, hookspecs
 from singbuild.backends import extension_hookspecs, loading
-from singbuild.entry_points import installed
+from singbuild.entry_points import code_digest, installed
 
 HOOKS = {name: hook for name, hook in vars(hookspecs).items() if name.startswith("singbuild_")}
 SITE = {n: h for n, h in vars(extension_hookspecs).items() if n.startswith("singbuild_")}
@@ -90,3 +90,16 @@ def test_the_pages_examples_are_python() -> None:
     assert len(blocks) > 3
     for block in blocks:
         compile(block, "docs/writing-a-backend.md", "exec")
+
+
+def test_a_plugins_code_is_all_of_its_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "singbuild_lab"
+    package.mkdir()
+    for name in ("__init__.py", "backend.py", "solver.py"):
+        (package / name).write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    before = code_digest("singbuild_lab.backend")
+    (package / "solver.py").write_text("changed = True\n")
+    assert code_digest("singbuild_lab.backend") != before
