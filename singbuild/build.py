@@ -1,7 +1,7 @@
 """The engine: recipe ─▶ plan ─▶ scratch ─▶ backend ─▶ sections ─▶ metadata ─▶ seal ─▶ target.
 
 ``build`` checks, opens the scratch directory, the part file and the log, starts the worker and
-waits for it. ``_Worker.run`` builds in a process with its own namespaces; both end together.
+waits for it. ``_Worker.run`` builds in namespaces, whose processes end when the command does.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def build(plan: Plan, target: Path, options: Options, console: Console) -> int:
             worker = _Worker(plan, options, console, workshop, part, target, kind)
             drop = workshop.dropped_capabilities()
             status = namespace.run(worker.run, choice.ids, workshop.recorder(), drop)
-            # Outside the namespaces, so that the files belong to the caller.
+            # The directory is written outside the namespaces: its files belong to the caller.
             if status == 0 and kind.format.directory:
                 with Image(part.file) as tree:
                     sandbox.write(target, tree, kind, console, replace=options.force)
@@ -77,7 +77,7 @@ def build(plan: Plan, target: Path, options: Options, console: Console) -> int:
                 status = faults.KILLED.status
             if status == 0 and options.replaced_image:
                 part.copy_owner_and_mode_from(options.replaced_image)
-            console.log = None  # the file is closed with this block, the console used after it
+            console.log = None  # this block closes the file; the console is used after it
             if status in STATUSES_WITHOUT_LOG:
                 log.remove()
         site_extensions.announce_end(build_facts, status, console.seconds)
@@ -154,7 +154,7 @@ class _Worker:
 
     @contextlib.contextmanager
     def _ext3_file(self) -> Iterator[workspace.Part]:
-        """Yield the part file for the ext3: the target's, or one that is converted afterwards."""
+        """Yield the file for the ext3: the build's part file, or one that is converted into it."""
         if self.kind.name == loading.DEFAULT or self.kind.format.directory:
             yield self.part
         else:
@@ -187,7 +187,7 @@ class _Worker:
                 return False
 
     def _make(self, tree: TreePlan, earlier: list[TreePlan], ext3: workspace.Part) -> None:
-        """Build the stages; fill a scratch, complete it, and seal it."""
+        """Build the stages; fill the image's tree, seal it, and test it."""
         stages = Stages(self.workshop, {each.job.stage: each for each in earlier})
         if earlier:
             self._phase("stages")
@@ -204,7 +204,7 @@ class _Worker:
                 keep()
 
     def _fill(self, tree: TreePlan, workplace: Workplace) -> None:
-        """Do all steps that work on the tree."""
+        """Do the steps that fill the tree, and write the metadata into it."""
         job, rootfs, options = tree.job, workplace.rootfs, self.options
         recipe = job.plan.recipe
         start = resume.restore(tree, rootfs) if options.resume else filling.FROM_SNAPSHOT
@@ -243,7 +243,7 @@ class _Worker:
         self._phase("seal")
         root, options = rootfs.root, job.options
         prepared = metadata.take_prepared(rootfs)
-        # An image of a fixed size gets programs added later, for which apt needs its indices.
+        # Users install programs in an image of a fixed size later; apt needs its indices then.
         normalise.normalise(rootfs, job.epoch, indices=options.shape.size > 0)
         secrets.check_absent(root, job.secrets)
         permissions.fix(rootfs, wants=options.owner_may)

@@ -18,7 +18,7 @@ from singrun.request import Request
 
 
 def enter(request: Request) -> str:
-    """Return the text of --plan. Without --plan become the program, or raise RunError."""
+    """With --plan return its text, else become the program. Raises RunError."""
     joins_ranks = joining.want_joining(request)
     site = config.read(enforce=not request.isolation.as_caller)
     config.apply(site, request)
@@ -57,8 +57,8 @@ def enter(request: Request) -> str:
 
         cgroup = limits.Cgroup(limits.files(request.isolation.limits))
 
-    # Out of the host's namespaces. FUSE daemons start before the mount namespace is made in which
-    # their mounts will be (see images/fuse.py), and mount while we go on.
+    # Leave the host's namespaces. FUSE daemons start here and mount while we go on; unshare_for
+    # makes the mount namespace that will hold their mounts, without them (see images/fuse.py).
     proc = os.open("/proc/self", os.O_PATH | os.O_DIRECTORY)
     privileged = leaving.leave_host(caller, proc, slave=site.on["mount slave"])
     tmpfs, mounting = assembly.mount_image(image, request, site, privileged=privileged)
@@ -69,7 +69,7 @@ def enter(request: Request) -> str:
     writable_images = [*own, *overlay.writable_images, *(bound.writable_images if bound else ())]
     trees = [overlay.tree, *(bound.trees if bound else ())]
     waiter = waiting.stand_by(request, image, origin.home, writable_images, trees, cgroup)
-    if waiter:  # in its child, whose /proc/self is another
+    if waiter:  # it has forked: this is the child, with a /proc/self of its own
         proc = os.open("/proc/self", os.O_PATH | os.O_DIRECTORY)
     if cgroup:
         cgroup.enter()

@@ -1,7 +1,8 @@
 """From repositories of RPMs to a tree, by whichever tool solves and installs.
 
 All downloading is done here, once, in parallel and into a cache; the tool sees only
-directories of this host and installs what was pinned, whatever mirrors do meanwhile.
+directories of this host and installs what was pinned, whatever mirrors do meanwhile. Keys are
+fetched and pinned here too; ``signatures`` checks packages with them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Checks that every package is signed by a key that the recipe names."""
+"""Checks that every package is signed by a key that the recipe names.
+
+``installation`` fetches and pins the keys.
+"""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ It is written into every image, and beside the recipe by ``singbuild lock``::
     recipe:    {name: debian.def, sha256: …}
     arguments: {name: value}                    build arguments
     backend:   {name: debootstrap, distribution: singbuild, version: …}
+    singbuild: …                                the version that resolved the inputs
     arch:      x86_64
     epoch:     1730419200                       later times become this one
     pins:      {…}                              what the backend's resolve hook said

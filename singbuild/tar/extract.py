@@ -1,8 +1,8 @@
 """Unpacks tar streams into a directory, and never anywhere else.
 
-``beneath`` opens the directory of every entry, and of every hard link's target, below the root.
-A link at the end of a path is never followed. An existing entry is removed, never written to: it
-may be a hard link to a file with another name.
+``beneath`` opens the directory of every entry and of every hard link's target, and nothing outside
+the root. A link at the end of a path is never followed. An existing entry is removed, never written
+to: its file may have another name, under which its data must stay.
 The archives may be the layers of a container image; ``whiteouts`` removes what they hide.
 """
 
@@ -38,6 +38,7 @@ _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 # Types of members: POSIX pax(1), ustar "typeflag".
 _HARD_LINK, _DIRECTORY = b"1", b"5"
+# Prefixes of the extended attributes that belong to the tree; the others are the host's.
 _OF_THE_TREE = ("user.", "trusted.", "security.capability", "system.posix_acl_")
 _SPECIAL = {b"3": stat.S_IFCHR, b"4": stat.S_IFBLK, b"6": stat.S_IFIFO}
 
@@ -61,12 +62,12 @@ class Unpacker:
     """Applies archives to one tree, one after the other; a context manager.
 
     root: an existing directory that nobody else changes meanwhile. whiteouts: the archives are
-    layers of an image. is_baseline: of an entry's path and modification time in nanoseconds;
-    ``baseline_paths`` has those for which it is true.
+    layers of an image. is_baseline: takes an entry's path and modification time in nanoseconds;
+    ``baseline_paths`` collects the paths for which it returns True.
 
     owners: filled, by path, with the owners and devices that this process may not set; the seal
-    sets them, and an empty file stands for a device. Without it they are left out, with one
-    warning for each kind; ``ownership.owners`` lists them all the same.
+    sets them, and an empty file stands for a device. Without it devices are left out and entries
+    keep this process's owner, with one warning for each; ``ownership.owners`` has those owners.
     """
 
     def __init__(
@@ -86,7 +87,7 @@ class Unpacker:
         self.ownership = Ownership(report, owners)
         self._tree = Tree(root, self._note_implied)
         self._umask = host.umask()
-        self._pending_directories: dict[bytes, Member] = {}  # set at the end
+        self._pending_directories: dict[bytes, Member] = {}  # path -> header, for _set_directories
 
     def __enter__(self) -> Self:
         return self
@@ -122,15 +123,16 @@ class Unpacker:
     def _note_implied(self, where: Directory, name: bytes) -> None:
         """Note a directory that no member names, but that the path of one leads through.
 
-        It is new: what was noted of an entry of that name was of one that has been removed.
+        It has just been made: notes under its path are about an entry that was removed.
         """
         path = where.inside(name)
         self._quota.count_implied(path)
         self.ownership.owners.pop(path, None)
         self._pending_directories.pop(path, None)
         above = self._pending_directories.get(where.path)
-        # A new directory inherits group and set-group-id, inode(7), and a default ACL, acl(5):
-        # noted, since the one above gets them at the end, and the host may not have the group.
+        # A new directory inherits group and set-group-id bit, inode(7), and default ACL, acl(5), of
+        # the one above. They are noted, since that one may get its own only at the end, and the
+        # host may lack the group.
         acl = above and inherited(above.xattrs)
         if above and (acl or above.mode & stat.S_ISGID):
             mode, attributes = acl or (0o755, {})
@@ -146,7 +148,7 @@ class Unpacker:
         if self._whiteouts and name.startswith(WHITEOUT):
             self._whiteouts.apply(self._tree, member, parent_path, name)
             return
-        if not name:
+        if not name:  # the root directory itself
             if member.kind != _DIRECTORY:
                 raise refused(member, "it has no name")
             self._note_directory(member, b"")
@@ -157,8 +159,8 @@ class Unpacker:
             raise refused(member, f"its type {member.kind!r} is unknown")
         parent = self._tree.directory(parent_path)
         if (pending := self._pending_directories.get(parent.path)) and pending.mode & stat.S_ISGID:
-            # The directory will be set-group-id. An entry made in it could inherit its group, so
-            # the entry's owner is set even where it equals ours: inode(7).
+            # The directory may have been opened before it got its set-group-id bit. New entries in
+            # it inherit the group, inode(7), and need a chown(2) even where the header has our ids.
             parent = parent._replace(is_setgid=True)
         path = parent.inside(name)
         if len(path) > LONGEST_PATH:
@@ -193,8 +195,8 @@ class Unpacker:
                 _write_sparse(fd, member, archive)
             if self.ownership.needs_chown(member, parent):
                 self.ownership.set_owner(fd, member, path)
-            # After the owner, since chown(2) clears set-user-ID; and only where open(2) has left
-            # bits out, which saves most files a system call.
+            # The mode is set after the owner, since chown(2) clears set-user-ID; and only where
+            # open(2) has left bits out, which saves most files a system call.
             if member.mode & (0o7000 | self._umask):
                 os.fchmod(fd, member.mode)
             if member.xattrs:
@@ -322,8 +324,8 @@ class Unpacker:
     def _set_directory(self, fd: int, member: Member, path: bytes) -> None:
         self.ownership.set_owner(fd, member, path)
         os.fchmod(fd, member.mode)
-        # A directory of a lower layer keeps no attribute that this header lacks. Others, as
-        # security.selinux, were not unpacked: they are the host's.
+        # A directory of a lower layer keeps no attribute of the tree that this header lacks, but
+        # keeps the host's, such as security.selinux.
         for name in os.listxattr(fd):
             if name.startswith(_OF_THE_TREE):
                 os.removexattr(fd, name)

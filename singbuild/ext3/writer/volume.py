@@ -1,4 +1,4 @@
-"""Allocates the blocks of an image in ascending order; hashes and writes what is put into them.
+"""Allocates the blocks of an image in ascending order; hashes file data and writes all blocks.
 
 File data streams through ``append``; one thread hashes it and another writes it, in large
 batches, while the caller reads on: hashlib and writev(2) release the GIL, so reading, hashing and
@@ -15,7 +15,7 @@ from singbuild.ext3.geometry import BLOCK, GROUP_BLOCKS, Geometry
 from singbuild.ext3.writer.target import Target
 
 Run = tuple[int, int]  # first block, number of blocks
-Parts = list[bytes | memoryview]  # alternating: data, its zero padding
+Parts = list[bytes | memoryview]  # what fills a run, in order: data, then zeros up to a whole block
 
 _BATCH_BLOCKS = 256  # blocks of a batch: 1 MiB
 _MAX_PARTS = 1024  # IOV_MAX: writev(2) takes no more
@@ -24,10 +24,10 @@ _PENDING = 4  # batches on their way to the disk: bounds memory
 
 
 class Volume:
-    """Allocates the blocks of a file system, and writes and hashes what is put into them.
+    """Allocates the blocks of a file system, hashes file data, and writes what blocks hold.
 
-    A context manager, which ends both threads. next_block: the next one to allocate; all content
-    before it is in use. content_blocks: how many are allocated. digests: of the inodes, in the
+    A context manager, which ends both threads. next_block: the next one to allocate; every content
+    block before it is allocated. content_blocks: how many are. digests: of the inodes, in the
     order of the calls of ``end_inode`` and ``append_short``; complete after ``finish``.
     """
 
@@ -39,14 +39,14 @@ class Volume:
         # Queue of the hashing thread: pieces of data and, at each inode's end, its index in
         # ``digests`` with the facts that complete the digest.
         self._stream: list[bytes | tuple[int, bytes]] = []
-        self._digest = hashlib.sha256()  # the hashing thread's, of the current inode
+        self._digest = hashlib.sha256()  # of the inode that the hashing thread has reached
         # Queue of the writing thread: (first block, parts of the run).
         self._batch: list[tuple[int, Parts]] = []
-        self._parts: Parts = []  # of the last run; blocks that follow it are added
+        self._parts: Parts = []  # of the last run, which blocks that follow it extend
         self._parts_end = 0  # the first block after that run
         self._buffered = 0  # blocks
         self._pending: deque[tuple[Future[None], Future[None]]] = deque()
-        # One worker each, so that batches are hashed and written in the order of their blocks.
+        # One thread each, so that batches are hashed and written in the order they are queued in.
         self._hashing = ThreadPoolExecutor(1, "hash")
         self._writing = ThreadPoolExecutor(1, "write")
         self._start_group(0)
@@ -76,7 +76,7 @@ class Volume:
         return self.allocate(1)[0][0]
 
     def put(self, block: int, data: bytes) -> None:
-        """Queue whole blocks for writing at ``block``."""
+        """Queue whole blocks for writing, the first at ``block``; they are not hashed."""
         self._batch.append((block, [data]))
         self._count_and_flush(len(data) // BLOCK)
 
