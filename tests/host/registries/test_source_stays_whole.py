@@ -323,9 +323,8 @@ GOES = [
 
 def tree_of(built: Path, where: Path) -> Path:
     where.mkdir()
-    export = subprocess.Popen(
-        [sys.executable, "-m", "singbuild", "export", str(built)], stdout=subprocess.PIPE
-    )
+    words = [sys.executable, "-m", "singbuild", "export", str(built)]
+    export = subprocess.Popen(words, stdout=subprocess.PIPE)
     subprocess.run(["tar", "-C", str(where), "-xpf", "-"], stdin=export.stdout, check=True)
     assert export.wait() == 0
     return where

@@ -129,15 +129,6 @@ def fuse_for_root_alone() -> Iterator[None]:
         fuse.chmod(mode)
 
 
-@pytest.fixture
-def own_image(bench: Bench) -> Iterator[Path]:
-    """An image that the user may write."""
-    with shared_directory() as directory:
-        image = Path(shutil.copy(bench.image, directory / "own.img"))
-        os.chown(image, bench.people["user"].uid, -1)
-        yield image
-
-
 def test_without_fuse_a_user_unpacks(bench: Bench, person: Person, cache: Path) -> None:
     with fuse_for_root_alone():
         assert person.output("exec", bench.image, "echo", "x") == "x\n"
@@ -147,9 +138,12 @@ def test_without_fuse_a_user_unpacks(bench: Bench, person: Person, cache: Path) 
         assert b"unpack mounts" in output  # what is there already is taken, FUSE or not
 
 
-def test_without_fuse_a_writer_is_told_of_other_ways(bench: Bench, own_image: Path) -> None:
-    with fuse_for_root_alone():
-        done = bench.people["user"].singrun("exec", "-w", own_image, "true")
+def test_without_fuse_a_writer_is_told_of_other_ways(bench: Bench) -> None:
+    user = bench.people["user"]
+    with shared_directory() as directory, fuse_for_root_alone():
+        image = Path(shutil.copy(bench.image, directory / "own.img"))
+        os.chown(image, user.uid, -1)
+        done = user.singrun("exec", "-w", image, "true")
     assert done.returncode == 255
     assert b"Cannot open /dev/fuse" in done.stderr
     assert b"--overlay DIRECTORY" in done.stderr
