@@ -54,6 +54,8 @@ def check_target(target: Path, *, force: bool, directory: bool = False) -> None:
         raise ImageError(f"{target} is a directory", remedy=remedy)
     if not directory and target.exists() and not target.is_file():
         raise ImageError(f"{target} is no regular file", remedy="Name a file for the image.")
+    if target.is_dir():
+        check_replaceable(target)  # before --force is advised
     if os.path.lexists(target) and not force:
         raise ImageError(
             f"{target} exists", remedy="Name another target, or replace this one with --force."

@@ -137,9 +137,10 @@ def test_an_older_archive_has_its_signature_in_a_file_of_its_own(
         shutil.copy(genuine / "dists/bookworm" / name, dists / "bookworm")
     detached = resolve(tmp_path, mirror)
     assert detached["packages"] == inline["packages"]
-    (dists / "bookworm/Release").write_bytes(
-        (dists / "bookworm/Release").read_bytes().replace(b"12", b"13")
-    )
+    release = dists / "bookworm/Release"
+    release.write_bytes(release.read_bytes().replace(b"12", b"13"))
+    later = release.stat().st_mtime + 2
+    os.utime(release, (later, later))  # else a server says that it is still the same
     with pytest.raises(SourceError, match="signature cannot be verified"):
         resolve(tmp_path, mirror)
 

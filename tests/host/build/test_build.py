@@ -264,7 +264,9 @@ BAD = {
         "0" * 64,
     ),
     "target in no directory": (["{}", "none/a.img"], "Bootstrap: busybox\n", 8, "none"),
-    "target is a directory": (["{}", "/"], "Bootstrap: busybox\n", 8, "/ is a directory"),
+    "target is a directory": (["{}", "/usr"], "Bootstrap: busybox\n", 8, "/usr is a directory"),
+    "target is the root": (["{}", "/"], "Bootstrap: busybox\n", 8, "/ is left alone"),
+    "target is data": (["{}", "/usr/"], "Bootstrap: busybox\n", 8, "/usr is left alone"),
     "missing %files": ([], "Bootstrap: busybox\n%files\n    none.txt\n", 3, "none.txt"),
     "bad %environment": ([], "Bootstrap: busybox\n%environment\n    if\n", 3, "%environment"),
     "bad size": (
