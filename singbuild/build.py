@@ -17,7 +17,7 @@ from pathlib import Path
 
 from singbuild import about, sandbox, workspace
 from singbuild.backends import extensions
-from singbuild.cache import filling, remote, resume, store
+from singbuild.cache import filling, remote, resume, snapshot, store
 from singbuild.cache.filling import TreePlan
 from singbuild.console import faults
 from singbuild.console.display import Console
@@ -177,7 +177,7 @@ class _Worker:
 
     def _copy_from_cache(self, tree: TreePlan, ext3: workspace.Part) -> bool:
         """Copy the image from the cache; return whether it was there."""
-        with store.cached(tree.snapshots.get(filling.IMAGE), self.console) as entry:
+        with store.cached(tree.snapshots.get(snapshot.IMAGE), self.console) as entry:
             try:
                 if entry:
                     ext3.copy_from(entry.image)
@@ -193,7 +193,7 @@ class _Worker:
             self._phase("stages")
             stages.build(tree)
         self._phase("scratch")
-        storage = store.image_storage(tree.snapshots.get(filling.IMAGE), ext3, self.console)
+        storage = store.image_storage(tree.snapshots.get(snapshot.IMAGE), ext3, self.console)
         with storage as keep, self.workshop.rootfs(self.workshop.scratch, tree.job.epoch) as rootfs:
             workplace = Workplace(rootfs, self.workshop.scratch, stages.trees)
             with resume.saving_on_failure(tree, workplace, self.console):

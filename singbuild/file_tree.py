@@ -209,6 +209,15 @@ class FileTree(ABC):
         """Make the error that names this image."""
         return DamagedImage(self.path, where, str(reason), self.check_words)
 
+    def check_clean(self) -> None:
+        """Refuse an image whose journal is not empty: only the kernel replays it."""
+        if self.facts.dirty:
+            raise ImageError(
+                f"{self.path} was not unmounted cleanly",
+                why="Its journal holds changes that are not in their place yet.",
+                remedy=f"Repair it first: e2fsck -fy {self.path}",
+            )
+
     def newest(self) -> int:
         """Return when the image was made, else its newest file; seconds since 1970."""
         return self.facts.created or max(entry.inode.mtime for entry in self.walk())

@@ -41,6 +41,7 @@ from singbuild_docker.site import Site
 OCI_MANIFEST, OCI_INDEX = manifest.MANIFESTS[0], manifest.INDEXES[0]
 _CONFIG = "application/vnd.oci.image.config.v1+json"
 EMPTY = b"{}"
+_PIECE = 1 << 20  # bytes of a blob for one sendto(2)
 # Seconds to connect, and for the answer: a registry computes the digest of the whole blob first.
 _ANSWER = (TIMEOUT[0], 600.0)
 
@@ -273,18 +274,14 @@ class Upload:
 
 
 class _Progress:
-    """A file that reports how much of it has been sent; requests asks for its length and place."""
+    """Pieces of a file, which report how much has been sent; requests asks for length and place.
+
+    It has no ``read``, by which http.client would take 16 KiB at a time.
+    """
 
     def __init__(self, file: BinaryIO, size: int, report: Reporter, label: str) -> None:
         self._file, self._size, self._report, self._label = file, size, report, label
         self.len = size  # requests.utils.super_len
-
-    def read(self, count: int = -1) -> bytes:
-        """Read; a connection asks for some kilobytes each time."""
-        piece = self._file.read(count)
-        self._report.progress(self._label, self._file.tell(), self._size)
-        passed(len(piece))
-        return piece
 
     def tell(self) -> int:
         """Return the place, so that requests can go back to it."""
@@ -300,9 +297,12 @@ class _Progress:
 
     def __next__(self) -> bytes:
         """Return the next piece."""
-        if piece := self.read(1 << 20):
-            return piece
-        raise StopIteration
+        piece = self._file.read(_PIECE)
+        if not piece:
+            raise StopIteration
+        self._report.progress(self._label, self._file.tell(), self._size)
+        passed(len(piece))
+        return piece
 
 
 def digest_of(content: bytes) -> str:

@@ -13,14 +13,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from singbuild.cache import splitting, store
-from singbuild.cache.snapshot import Entry, Snapshot
+from singbuild.cache.snapshot import IMAGE, Entry, Snapshot
 from singbuild.console.display import Console
 from singbuild.errors import HostError, SectionError
 from singbuild.plan.job import Job
 from singbuild.steps.step import TreeStep, Workplace, digest
 from singbuild.tree import secrets
-
-IMAGE = "image"  # the snapshot that is the finished image
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+IMAGE = "image"  # the name of the snapshot that is the finished image
+
 
 @dataclass(frozen=True)
 class Snapshot:

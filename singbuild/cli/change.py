@@ -219,7 +219,7 @@ def export_(
     """
     from singbuild import host, workspace
     from singbuild.formats.loading import opened as opened_image
-    from singbuild.images import change, containers
+    from singbuild.images import containers
     from singbuild.tar import write
 
     if file and named:
@@ -231,7 +231,7 @@ def export_(
         raise UsageError("a tar archive has no name", remedy="Add --format docker-archive or oci.")
     name = containers.checked_name(name or containers.default_name(image))
     with opened_image(image) as opened:
-        change.check_clean(opened)
+        opened.check_clean()
         pieces = write.archive(opened) if form == "tar" else containers.archive(opened, form, name)
         if form != "tar" and (text := containers.whiteout_warning(opened)):
             click.echo(f"singbuild: warning: {text}", err=True)

@@ -34,7 +34,6 @@ from singbuild.ext3.reader.disk import HEADER_2X_SIZE
 from singbuild.ext3.reader.image import Image
 from singbuild.ext3.writer import seal
 from singbuild.ext3.writer.seal import Shape
-from singbuild.file_tree import FileTree
 from singbuild.formats.loading import DEFAULT
 from singbuild.plan import plan, preflight
 from singbuild.plan.options import Options
@@ -234,7 +233,7 @@ def _held_image(path: Path) -> Iterator[tuple[Path, Image]]:
                 why="Its directory is open to others.",
                 remedy="Work on a copy in a directory that only you may write.",
             )
-        check_clean(opened)
+        opened.check_clean()
         yield target, opened
 
 
@@ -268,13 +267,3 @@ def shape_of(opened: Image) -> Shape:
     exact = opened.superblock.free_blocks == 0
     header = opened.boot[:HEADER_2X_SIZE] if opened.offset else b""
     return Shape(0 if exact else opened.superblock.size, header)
-
-
-def check_clean(opened: FileTree) -> None:
-    """Refuse an image whose journal is not empty: only the kernel replays it."""
-    if opened.facts.dirty:
-        raise ImageError(
-            f"{opened.path} was not unmounted cleanly",
-            why="Its journal holds changes that are not in their place yet.",
-            remedy=f"Repair it first: e2fsck -fy {opened.path}",
-        )

@@ -8,7 +8,6 @@ from singbuild import about, host, sandbox, workspace
 from singbuild.console.display import Console
 from singbuild.errors import ImageError
 from singbuild.formats import loading
-from singbuild.images.change import check_clean
 from singbuild.plan import preflight
 
 
@@ -22,7 +21,7 @@ def convert(source: Path, target: Path, console: Console, *, word: str, force: b
     preflight.check_writer(kind)
     preflight.check_target(target, force=force, directory=kind.format.directory)
     with loading.opened(source) as tree:
-        check_clean(tree)
+        tree.check_clean()
         _check_apart(source, target)
         if kind.format.directory:
             sandbox.write(target, tree, kind, console, replace=force)

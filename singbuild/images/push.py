@@ -14,7 +14,7 @@ from singbuild.contract import Reporter
 from singbuild.errors import SourceError, UsageError
 from singbuild.file_tree import FileTree
 from singbuild.formats import loading as formats
-from singbuild.images import change, containers, inspection, provenance, stage_layers
+from singbuild.images import containers, inspection, provenance, stage_layers
 from singbuild.transports import loading as transports
 from singbuild.transports.loading import Carrier, Place
 
@@ -46,7 +46,7 @@ def push(
     signer = carrier.signer(place, key, report) if key else None
     predicates: dict[str, Any] = {}
     with formats.opened(image) as tree:
-        change.check_clean(tree)
+        tree.check_clean()
         annotations = _annotations(tree)
         text = inspection.bill(tree).encode() if bill and carrier.can_attach else b""
         if signer:

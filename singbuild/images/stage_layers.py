@@ -15,7 +15,7 @@ import tarfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 
-from singbuild.cache import filling, store
+from singbuild.cache import snapshot, store
 from singbuild.cache.snapshot import Entry as Stage
 from singbuild.errors import ImageError
 from singbuild.file_tree import DIRECTORY, REGULAR, SYMLINK, Entry, FileTree
@@ -32,7 +32,7 @@ def stages(digest: str, stack: contextlib.ExitStack) -> list[Stage]:
     digest: what the image records of its content; stack: when they are closed. Only those are of
     use whose image is a whole tree.
     """
-    finished = (each for each in store.entries() if each.name == filling.IMAGE)
+    finished = (each for each in store.entries() if each.name == snapshot.IMAGE)
     last = next((each for each in finished if _digest(each) == digest), None) if digest else None
     chain: list[Stage] = []
     while last and last.parent:
