@@ -90,7 +90,7 @@ def test_what_the_doctor_says_is_so(bench: Bench, person: str) -> None:
 
 
 def test_an_image_is_written(bench: Bench, person: str) -> None:
-    script = "chmod u+w i.img; $run exec -w i.img touch /new; $run exec i.img ls /new"
+    script = "chmod u+w i.img; $run exec -w --no-home i.img touch /new; $run exec i.img ls /new"
     assert bench.script(person, script) == "/new\n"
 
 
