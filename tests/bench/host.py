@@ -68,13 +68,20 @@ def may_mount() -> bool:
 @contextlib.contextmanager
 def alone(name: str) -> Iterator[None]:
     """Lock something that a host has only once, for the time of a with-block."""
-    with Path(f"/run/lock/singbuild-tests-{name}").open("w") as file:
+    with _lock_file(name).open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 _LOGS = [Path("/root", name) for name in (".singularity", ".apptainer")]
 _LOCKS: list[int] = []
+
+
+def _lock_file(name: str) -> Path:
+    """Return the file by which runs on one host agree about something of the host."""
+    directory = Path("/run/lock")
+    directory.mkdir(exist_ok=True)  # a container has a /run without it
+    return directory / f"singbuild-tests-{name}"
 
 
 def own_mount_namespace() -> Path | None:
@@ -105,7 +112,7 @@ def own_mount_namespace() -> Path | None:
     names.mkdir(mode=0o700, exist_ok=True)
     syscalls.mount("tmpfs", str(names), "tmpfs", 0, "mode=0700")
     MEETING_PLACES.append(names)
-    _LOCKS.append(os.open("/run/lock/singbuild-tests-logs", os.O_RDWR | os.O_CREAT))
+    _LOCKS.append(os.open(_lock_file("logs"), os.O_RDWR | os.O_CREAT))
     fcntl.flock(_LOCKS[0], fcntl.LOCK_SH)
     for logs in _LOGS:
         logs.mkdir(mode=0o700, exist_ok=True)
