@@ -219,7 +219,7 @@ def with_output_written(status: int) -> int:
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):  # of ``| head`` nobody wants to hear
-            return status
+            return status or 1  # as click ends where more than a buffer was to be printed
         cause = HostError("standard output cannot be written", why=error.strerror or str(error))
         print(f"singbuild: error: {cause}", file=sys.stderr)
         return status or cause.status

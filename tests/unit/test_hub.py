@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -19,6 +20,7 @@ from singbuild.hub.repository import Blob, Repository
 from singbuild.hub.site import Site
 from singbuild.hub.work import Settings, Survey, chosen, survey
 
+pytestmark = pytest.mark.skipif(not shutil.which("git"), reason="needs git")
 Commit = Callable[..., str]
 BUSYBOX = "Bootstrap: busybox\n"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -122,6 +123,7 @@ def test_a_lock_is_plain_yaml(here: Path) -> None:
     assert yaml.safe_load(lock.dumped(make(), "a.def"))["version"] == lock.VERSION
 
 
+@pytest.mark.skipif(not shutil.which("tar2sqfs"), reason="needs tar2sqfs")
 def test_the_command_names_the_writer_of_the_format(here: Path) -> None:
     words = ["lock", "--format", "sif", "-o", "with.yaml", "a.def", "--build-arg", "who=ada"]
     done = CliRunner().invoke(commands, words, standalone_mode=False)

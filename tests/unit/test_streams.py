@@ -63,10 +63,11 @@ def test_a_closed_stream_is_an_empty_one(words: tuple[str, ...]) -> None:
     assert ended("<&- >&- 2>&-", *words) == (expected[0], "")
 
 
-def test_a_pipe_that_nobody_reads_says_nothing() -> None:
+@pytest.mark.parametrize("words", [("help", "build"), ("help", "backends"), ("--version",)])
+def test_a_pipe_that_nobody_reads_says_nothing(words: tuple[str, ...]) -> None:
     reading, writing = os.pipe()
     os.close(reading)
-    argv = [*SINGBUILD, "help", "build"]
+    argv = [*SINGBUILD, *words]
     done = subprocess.run(argv, stdout=writing, stderr=subprocess.PIPE, check=False)
     os.close(writing)
     assert (done.returncode, done.stderr) == (1, b"")
