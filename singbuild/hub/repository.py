@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from singbuild import command
+from singbuild import claim, command
 from singbuild.console.events import printable
 from singbuild.errors import HostError, SourceError, UsageError
 from singbuild.workspace import cache_directory, make_in_cache
@@ -72,11 +72,12 @@ class Repository:
         """Fetch all branches and tags. Raises SourceError, HostError."""
         make_in_cache(self._directory.parent)
         env = command.environment(self._env | _of_ssh())
-        if not (self._directory / "HEAD").exists():
-            argv = [*_GIT, "init", "-q", "--bare", str(self._directory)]
-            command.run(argv, env=env, package="git")
         words = ["fetch", "-q", "--prune", "--no-recurse-submodules", "--", self.source, *_REFS]
-        done = command.call([*self._git, *words], env=env, package="git")
+        with claim.claimed(self._directory):  # of two at once git fails one: "cannot lock ref"
+            if not (self._directory / "HEAD").exists():
+                argv = [*_GIT, "init", "-q", "--bare", str(self._directory)]
+                command.run(argv, env=env, package="git")
+            done = command.call([*self._git, *words], env=env, package="git")
         if done.status:
             raise SourceError(
                 f"the repository {self.source} cannot be fetched",

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -127,6 +128,16 @@ def test_a_commit_of_no_time_has_one(git: Callable[..., str], tmp_path: Path, ti
     commit = repository.commit("main")
     assert commit.id == object_id
     assert feeds.day(commit.time)
+
+
+def test_several_at_once_fetch_one_repository(commit: Commit, tmp_path: Path) -> None:
+    def fetch(_number: int) -> None:
+        Repository(str(tmp_path / "lab" / "tools")).fetch()
+
+    with ThreadPoolExecutor(6) as threads:
+        for number in range(5):
+            commit({"Singularity": f"# {number}"})
+            assert [*threads.map(fetch, range(6))] == [None] * 6
 
 
 @pytest.mark.parametrize("source", ["ext::touch {}/pwned", "--upload-pack=touch {}/pwned"])
