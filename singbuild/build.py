@@ -1,7 +1,7 @@
 """The engine: recipe ─▶ plan ─▶ scratch ─▶ backend ─▶ sections ─▶ metadata ─▶ seal ─▶ target.
 
-``build`` checks, opens the scratch directory, the part file and the log, starts the worker and
-waits for it. ``_Worker.run`` builds in namespaces, whose processes end when the command does.
+``build`` checks the plan, opens the scratch directory, the part file and the log, starts the
+worker and waits for it. ``_Worker.run`` builds in namespaces; no process there outlives singbuild.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def build(plan: Plan, target: Path, options: Options, console: Console) -> int:
             worker = _Worker(plan, options, console, workshop, part, target, kind)
             drop = workshop.dropped_capabilities()
             status = namespace.run(worker.run, choice.ids, workshop.recorder(), drop)
-            # The directory is written outside the namespaces: its files belong to the caller.
+            # A directory target is written outside the namespaces: the caller owns its files.
             if status == 0 and kind.format.directory:
                 with Image(part.file) as tree:
                     sandbox.write(target, tree, kind, console, replace=options.force)
@@ -77,7 +77,7 @@ def build(plan: Plan, target: Path, options: Options, console: Console) -> int:
                 status = faults.KILLED.status
             if status == 0 and options.replaced_image:
                 part.copy_owner_and_mode_from(options.replaced_image)
-            console.log = None  # this block closes the file; the console is used after it
+            console.log = None  # the log is closed after this block; the console is still used
             if status in STATUSES_WITHOUT_LOG:
                 log.remove()
         site_extensions.announce_end(build_facts, status, console.seconds)
@@ -132,12 +132,12 @@ class _Worker:
         job = resolve(plan, self.options, self.workshop.downloads)
         if self.options.resume:
             resume.check_saved_tree(job)
-        mask = os.umask(0o022)  # the caller's must not affect modes in the image
+        caller_umask = os.umask(0o022)  # the caller's must not change modes in the image
         *earlier, tree = self._tree_plans(job)
         remote.take(self.options, tree, earlier, self.console)
         with self._ext3_file() as ext3:
             if not self._copy_from_cache(tree, ext3):
-                self._make(tree, earlier, ext3)
+                self._make_image(tree, earlier, ext3)
             self._phase("finish")
             if ext3 is not self.part:
                 with Image(ext3.file) as image:
@@ -146,7 +146,7 @@ class _Worker:
         remote.share(self.options, [*earlier, tree], self.console)
         if self.kind.format.directory:
             return
-        self.part.chmod(self.kind.mode & ~mask)
+        self.part.chmod(self.kind.mode & ~caller_umask)
         workspace.rename_into_place(self.part, self.target, replace=self.options.force)
         if not self.options.checked_target:
             size, digest = self.target.stat().st_size, loading.recorded_digest(self.target)
@@ -162,11 +162,11 @@ class _Worker:
                 yield ext3
 
     def _tree_plans(self, job: Job) -> list[TreePlan]:
-        """Plan how each tree is filled: those of the stages, then the image's."""
+        """Plan how to fill the tree of each stage, then the tree of the image."""
         snapshot_keys: dict[str, str] = {}
         plans = []
         for each in (*job.stages, job):
-            # A resumed tree may hold left-overs of the failed section: the cache must not get it.
+            # A resumed tree may hold left-overs of the failed section: it must not be cached.
             is_resumed = self.options.resume and (each is job or resume.has_saved_tree(each))
             use_cache = self.options.use_cache and not is_resumed
             steps = (dockerfile if each.evaluation else definition).steps(each, snapshot_keys)
@@ -176,7 +176,7 @@ class _Worker:
         return plans
 
     def _copy_from_cache(self, tree: TreePlan, ext3: workspace.Part) -> bool:
-        """Copy the image from the cache; return whether it was there."""
+        """Copy the image from the cache; return False if it is not there or cannot be read."""
         with store.cached(tree.snapshots.get(snapshot.IMAGE), self.console) as entry:
             try:
                 if entry:
@@ -186,7 +186,7 @@ class _Worker:
                 self.console.warn(f"the cached image cannot be read: {error}")
                 return False
 
-    def _make(self, tree: TreePlan, earlier: list[TreePlan], ext3: workspace.Part) -> None:
+    def _make_image(self, tree: TreePlan, earlier: list[TreePlan], ext3: workspace.Part) -> None:
         """Build the stages; fill the image's tree, seal it, and test it."""
         stages = Stages(self.workshop, {each.job.stage: each for each in earlier})
         if earlier:
@@ -219,7 +219,7 @@ class _Worker:
         sections.check_shell_text(recipe, rootfs)
 
     def _test(self, rootfs: Rootfs) -> None:
-        """Execute %test; after the seal, so that nothing it writes gets into the image."""
+        """Execute %test. The seal comes before it, so the image has nothing that %test writes."""
         if self.options.test and "test" in self.plan.recipe.sections:
             self._phase("test")
             sections.test(self.plan.recipe, rootfs, self.options.section_options)
@@ -239,11 +239,11 @@ class _Worker:
         return records | (dockerfile.records(job) if job.evaluation else {})
 
     def _seal(self, job: Job, rootfs: Rootfs, target: Path) -> None:
-        """Write the tree into an ext3, from which any other kind is made."""
+        """Write the tree into an ext3 file system, from which ``_build`` makes any other kind."""
         self._phase("seal")
         root, options = rootfs.root, job.options
         prepared = metadata.take_prepared(rootfs)
-        # Users install programs in an image of a fixed size later; apt needs its indices then.
+        # An image of a fixed size has room for later packages; apt needs its indices for them.
         normalise.normalise(rootfs, job.epoch, indices=options.shape.size > 0)
         secrets.check_absent(root, job.secrets)
         permissions.fix(rootfs, wants=options.owner_may)
@@ -258,7 +258,7 @@ class _Worker:
                 times=rootfs.baseline.times(root),
                 on_progress=functools.partial(self.console.progress, "bytes"),
             )
-        rootfs.write(metadata.PREPARED, prepared)  # --resume after a failed %test needs it
+        rootfs.write(metadata.PREPARED, prepared)  # for --resume after a failed %test
 
     def _phase(self, name: str) -> None:
         self.console.phase(name, self.plan.reason(name))

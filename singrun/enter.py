@@ -1,7 +1,7 @@
 """One launch: from the request to the program, in one process.
 
-Nothing supervises the program: this process prepares namespaces and mounts, and then becomes it.
-When it ends, its mount namespace ends, and with that everything that was mounted here.
+This process prepares namespaces and mounts, then executes the program; a second process waits
+only where ``waiting`` forks. The mount namespace and its mounts end with the last process in it.
 """
 
 import os
@@ -18,7 +18,7 @@ from singrun.request import Request
 
 
 def enter(request: Request) -> str:
-    """With --plan return its text, else become the program. Raises RunError."""
+    """Return the text of --plan; without --plan, execute the program. Raises RunError."""
     joins_ranks = joining.want_joining(request)
     site = config.read(enforce=not request.isolation.as_caller)
     config.apply(site, request)
@@ -29,7 +29,7 @@ def enter(request: Request) -> str:
         request.mounts, caller, site, origin.directory.names, own_pids=request.isolation.pid
     )
 
-    # Where another rank of a job step has set up an identical root, its namespaces are entered.
+    # If another rank of this job step has set up an identical root, enter its namespaces.
     ranks = None
     if joins_ranks and not request.plan:
         ranks = joining.RankSet(request, image, caller, table, origin.overrides)
@@ -57,10 +57,10 @@ def enter(request: Request) -> str:
 
         cgroup = limits.Cgroup(limits.files(request.isolation.limits))
 
-    # Leave the host's namespaces. FUSE daemons start here and mount while we go on; unshare_for
-    # makes the mount namespace that will hold their mounts, without them (see images/fuse.py).
-    proc = os.open("/proc/self", os.O_PATH | os.O_DIRECTORY)
-    privileged = leaving.leave_host(caller, proc, slave=site.on["mount slave"])
+    # Leave the host's namespaces. FUSE daemons start in the new mount namespace and mount while
+    # we go on; unshare_for moves us, without them, to the one of their mounts (images/fuse.py).
+    proc_self = os.open("/proc/self", os.O_PATH | os.O_DIRECTORY)
+    privileged = leaving.leave_host(caller, proc_self, slave=site.on["mount slave"])
     tmpfs, mounting = assembly.mount_image(image, request, site, privileged=privileged)
     bound = data.mount(tmpfs, privileged=privileged, site=site) if data else None
     table.pin()
@@ -69,8 +69,8 @@ def enter(request: Request) -> str:
     writable_images = [*own, *overlay.writable_images, *(bound.writable_images if bound else ())]
     trees = [overlay.tree, *(bound.trees if bound else ())]
     waiter = waiting.stand_by(request, image, origin.home, writable_images, trees, cgroup)
-    if waiter:  # it has forked: this is the child, with a /proc/self of its own
-        proc = os.open("/proc/self", os.O_PATH | os.O_DIRECTORY)
+    if waiter:  # stand_by has forked: the child, which goes on here, is another /proc/self
+        proc_self = os.open("/proc/self", os.O_PATH | os.O_DIRECTORY)
     if cgroup:
         cgroup.enter()
     have_daemon = mounting.daemon_fd >= 0 or overlay.have_daemon
@@ -78,7 +78,7 @@ def enter(request: Request) -> str:
     if data and bound:
         data.attach_rows(bound.trees, tmpfs)
 
-    # The image and what is laid over it become a root, and the table of mounts goes into it.
+    # Make a root of the image and its overlay, then put the table of mounts into it.
     root = assembly.assemble(tmpfs, image, overlay, privileged=privileged)
     assembly.check_programs(root, image.path, request.program)
     rows = [*table.defaults, *assembly.identity(tmpfs, root, caller, request.mounts, site)]
@@ -87,16 +87,16 @@ def enter(request: Request) -> str:
     rows += variables.mounts(
         origin.overrides, origin.caller_variables, root, tmpfs, origin.appended
     )
-    for mount in [*rows, *table.requested]:  # the user's requests lie over all defaults
+    for mount in [*rows, *table.requested]:  # in this order requests cover defaults
         assembly.put(root, mount, debug=request.debug)
     root.make_read_only()
-    if (holder := ranks or waiter) and holder.marker:
-        marker = leaving.make_marker(holder.marker, f"{tmpfs}/marker", proc)
+    if (marker_owner := ranks or waiter) and marker_owner.marker:
+        marker = leaving.make_marker(marker_owner.marker, f"{tmpfs}/marker", proc_self)
         assembly.place_marker(root, rows, marker)
 
-    # Change root, then take back the caller's ids, directory, umask and signals.
+    # Change root, then restore the caller's ids, directory, umask and signals.
     pivot(root.fd)
-    leaving.become(caller, proc, privileged=privileged)
+    leaving.become(caller, proc_self, privileged=privileged)
     if ranks:
         ranks.release()
     return origin.execute(image.path, waiter)

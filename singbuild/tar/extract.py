@@ -1,9 +1,9 @@
 """Unpacks tar streams into a directory, and never anywhere else.
 
 ``beneath`` opens the directory of every entry and of every hard link's target, and nothing outside
-the root. A link at the end of a path is never followed. An existing entry is removed, never written
-to: its file may have another name, under which its data must stay.
-The archives may be the layers of a container image; ``whiteouts`` removes what they hide.
+the root. A link at the end of a path is never followed. An existing file is removed, never
+overwritten: it may have another hard link, whose data must not change.
+In the layers of a container image, ``whiteouts`` removes the entries that a later layer hides.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from singbuild.tar.read import Member, TarStream
 from singbuild.tar.whiteouts import WHITEOUT, Whiteouts
 
 LONGEST_PATH = 4095  # bytes: PATH_MAX without its zero
-# Exceptions that a hostile member causes: a zero byte in its name is a ValueError, a number that
-# no C type holds an OverflowError.
+# Exceptions that a hostile member causes: a zero byte in its name raises ValueError, a number too
+# large for its C type raises OverflowError.
 MEMBER_ERRORS = (OSError, ValueError, OverflowError)
-# Errors of the host: the member is not to blame, and unpacking ends with the error itself.
+# Errors of the host, not of the member: unpacking raises them unchanged.
 HOST_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE)
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -39,7 +39,7 @@ _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 # Types of members: POSIX pax(1), ustar "typeflag".
 _HARD_LINK, _DIRECTORY = b"1", b"5"
 # Prefixes of the extended attributes that belong to the tree; the others are the host's.
-_OF_THE_TREE = ("user.", "trusted.", "security.capability", "system.posix_acl_")
+_TREE_PREFIXES = ("user.", "trusted.", "security.capability", "system.posix_acl_")
 _SPECIAL = {b"3": stat.S_IFCHR, b"4": stat.S_IFBLK, b"6": stat.S_IFIFO}
 
 
@@ -65,9 +65,9 @@ class Unpacker:
     layers of an image. is_baseline: takes an entry's path and modification time in nanoseconds;
     ``baseline_paths`` collects the paths for which it returns True.
 
-    owners: filled, by path, with the owners and devices that this process may not set; the seal
-    sets them, and an empty file stands for a device. Without it devices are left out and entries
-    keep this process's owner, with one warning for each; ``ownership.owners`` has those owners.
+    owners: receives, by path, the owners and devices that this process may not set, for the seal
+    to set; an empty file stands for a device. If None, ``ownership.owners`` receives the owners;
+    entries keep this process's owner, devices are left out, and one warning reports each kind.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class Unpacker:
         """Unpack one archive over what is there.
 
         chunks: the archive, uncompressed, in pieces of any size, consumed to the last.
-        Raises SourceError naming the entry, and OSError when the disk is full.
+        Raises SourceError, which names the entry, or an OSError of the host, such as a full disk.
         """
         archive = TarStream(chunks)
         for member in archive:
@@ -121,23 +121,23 @@ class Unpacker:
             self._whiteouts.end_layer(self._tree)
 
     def _note_implied(self, where: Directory, name: bytes) -> None:
-        """Note a directory that no member names, but that the path of one leads through.
+        """Note a directory that a member's path leads through and that no member has made.
 
-        It has just been made: notes under its path are about an entry that was removed.
+        The tree has just made it: older notes under its path are about an entry that was removed.
         """
         path = where.inside(name)
         self._quota.count_implied(path)
         self.ownership.owners.pop(path, None)
         self._pending_directories.pop(path, None)
-        above = self._pending_directories.get(where.path)
-        # A new directory inherits group and set-group-id bit, inode(7), and default ACL, acl(5), of
-        # the one above. They are noted, since that one may get its own only at the end, and the
-        # host may lack the group.
-        acl = above and inherited(above.xattrs)
-        if above and (acl or above.mode & stat.S_ISGID):
+        parent_member = self._pending_directories.get(where.path)
+        # A new directory inherits its parent's group and set-group-id bit, inode(7), and default
+        # ACL, acl(5). The kernel does not do it here where the parent gets them only at the end,
+        # or where the host lacks the group: so they are noted.
+        acl = parent_member and inherited(parent_member.xattrs)
+        if parent_member and (acl or parent_member.mode & stat.S_ISGID):
             mode, attributes = acl or (0o755, {})
-            gid = above.gid if above.mode & stat.S_ISGID else os.getegid()
-            mode |= above.mode & stat.S_ISGID
+            gid = parent_member.gid if parent_member.mode & stat.S_ISGID else os.getegid()
+            mode |= parent_member.mode & stat.S_ISGID
             self._pending_directories[path] = Member(
                 *(path, _DIRECTORY, mode, os.geteuid(), gid, 0, time.time_ns(), b"", (0, 0)),
                 xattrs=attributes,
@@ -159,8 +159,8 @@ class Unpacker:
             raise refused(member, f"its type {member.kind!r} is unknown")
         parent = self._tree.directory(parent_path)
         if (pending := self._pending_directories.get(parent.path)) and pending.mode & stat.S_ISGID:
-            # The directory may have been opened before it got its set-group-id bit. New entries in
-            # it inherit the group, inode(7), and need a chown(2) even where the header has our ids.
+            # The parent may have been opened before it got its set-group-id bit. New entries get
+            # its group, inode(7), and need a chown(2) even if the header has this process's ids.
             parent = parent._replace(is_setgid=True)
         path = parent.inside(name)
         if len(path) > LONGEST_PATH:
@@ -170,16 +170,16 @@ class Unpacker:
             self._whiteouts.add(path)
         self.ownership.owners.pop(path, None)
         make(self, member, archive, parent, name, path)
-        # The header of a hard link sets neither time nor mode: they are the inode's.
-        is_link = member.kind == _HARD_LINK
-        mtime = os.lstat(name, dir_fd=parent.fd).st_mtime_ns if is_link else member.mtime
+        # A hard link has the time and mode of its inode; its header sets neither.
+        is_hard_link = member.kind == _HARD_LINK
+        mtime = os.lstat(name, dir_fd=parent.fd).st_mtime_ns if is_hard_link else member.mtime
         self._note_for_baseline(path, mtime)
 
     def _note_for_baseline(self, path: bytes, mtime: int) -> None:
         if self._is_baseline(path, mtime):
             self.baseline_paths.add(path)
 
-    def _file(
+    def _make_file(
         self, member: Member, archive: TarStream, parent: Directory, name: bytes, path: bytes
     ) -> None:
         try:
@@ -195,8 +195,8 @@ class Unpacker:
                 _write_sparse(fd, member, archive)
             if self.ownership.needs_chown(member, parent):
                 self.ownership.set_owner(fd, member, path)
-            # The mode is set after the owner, since chown(2) clears set-user-ID; and only where
-            # open(2) has left bits out, which saves most files a system call.
+            # The mode is set after the owner, since chown(2) clears set-user-ID. Most files need
+            # no fchmod(2): open(2) has set all bits.
             if member.mode & (0o7000 | self._umask):
                 os.fchmod(fd, member.mode)
             if member.xattrs:
@@ -219,7 +219,7 @@ class Unpacker:
     def _note_directory(self, member: Member, path: bytes) -> None:
         """Note a directory's metadata for the end.
 
-        The set-group-id bit and the group are set at once: new entries inherit both, inode(7).
+        With the set-group-id bit, owner and mode are set now: new entries inherit them, inode(7).
         """
         self._pending_directories[path] = member
         fd = self._tree.exactly(path)
@@ -230,13 +230,13 @@ class Unpacker:
         finally:
             os.close(fd)
 
-    def _symlink(
+    def _make_symlink(
         self, member: Member, _archive: TarStream, parent: Directory, name: bytes, path: bytes
     ) -> None:
         self._replace(parent, name, lambda: os.symlink(member.link, name, dir_fd=parent.fd))
         self.ownership.set_by_name(member, parent, name, path)
 
-    def _hard_link(
+    def _make_hard_link(
         self, member: Member, _archive: TarStream, parent: Directory, name: bytes, path: bytes
     ) -> None:
         source_parent_path, source_name = split_target(member)
@@ -248,17 +248,17 @@ class Unpacker:
                 _link(source, source_name, parent, name)
             except FileExistsError:
                 self._remove(parent, name)
-                # Opened again: a removed directory may have been on the way to the source.
+                # Open the source again: its path may have led through the entry just removed.
                 source = self._tree.directory(source_parent_path, make=False)
                 _link(source, source_name, parent, name)
         except FileNotFoundError:
             why = f"it is a link to {shown(member.link)}, which is not there"
             raise refused(member, why) from None
-        # Owners are recorded by path; a link's own header says nothing of them.
+        # Owners are recorded by path: a hard link gets its target's, whatever its header says.
         if owner := self.ownership.owners.get(source.inside(source_name)):
             self.ownership.owners[path] = owner
 
-    def _special_file(
+    def _make_special_file(
         self, member: Member, _archive: TarStream, parent: Directory, name: bytes, path: bytes
     ) -> None:
         kind = _SPECIAL[member.kind]
@@ -279,11 +279,11 @@ class Unpacker:
             os.chmod(name, member.mode, dir_fd=parent.fd)
 
     _MAKERS: ClassVar[dict[bytes, _Make]] = {
-        b"0": _file,
-        _HARD_LINK: _hard_link,
-        b"2": _symlink,
+        b"0": _make_file,
+        _HARD_LINK: _make_hard_link,
+        b"2": _make_symlink,
         _DIRECTORY: _make_directory,
-        **dict.fromkeys(_SPECIAL, _special_file),
+        **dict.fromkeys(_SPECIAL, _make_special_file),
     }
 
     def _remove(self, where: Directory, name: bytes) -> None:
@@ -299,10 +299,10 @@ class Unpacker:
             make()
 
     def _set_directories(self) -> None:
-        """Give directories their modes and times; the deepest first.
+        """Set the metadata of directories, the deepest first.
 
-        At the end, since a new entry changes its directory's time, and a directory's mode may
-        forbid creating entries.
+        Called when all entries exist: a new one would change its directory's time, and a
+        directory's mode may forbid new ones.
         """
         for path in sorted(self._pending_directories, reverse=True):
             member = self._pending_directories[path]
@@ -324,10 +324,10 @@ class Unpacker:
     def _set_directory(self, fd: int, member: Member, path: bytes) -> None:
         self.ownership.set_owner(fd, member, path)
         os.fchmod(fd, member.mode)
-        # A directory of a lower layer keeps no attribute of the tree that this header lacks, but
-        # keeps the host's, such as security.selinux.
+        # A lower layer may have made the directory: remove the attributes that it set, but keep
+        # the host's, such as security.selinux.
         for name in os.listxattr(fd):
-            if name.startswith(_OF_THE_TREE):
+            if name.startswith(_TREE_PREFIXES):
                 os.removexattr(fd, name)
         self.ownership.set_attributes(fd, member)
         os.utime(fd, ns=(member.mtime, member.mtime))
@@ -356,7 +356,7 @@ def _write(fd: int, data: memoryview) -> None:
 
 
 def _write_sparse(fd: int, member: Member, archive: TarStream) -> None:
-    """Write the data of each segment at its offset; between them holes stay."""
+    """Write each segment's data at its offset; the gaps between segments stay holes."""
     os.ftruncate(fd, member.real_size)
     segments = iter(member.segments or ())
     at, remaining = 0, 0

@@ -1,8 +1,8 @@
 """Allocates the blocks of an image in ascending order; hashes file data and writes all blocks.
 
-File data streams through ``append``; one thread hashes it and another writes it, in large
-batches, while the caller reads on: hashlib and writev(2) release the GIL, so reading, hashing and
-writing overlap. Nothing here knows what the blocks mean.
+File data is queued in large batches. One thread hashes a batch and another writes it, while the
+caller reads on: hashlib and writev(2) release the GIL, so reading, hashing and writing overlap.
+This module does not know what the blocks mean.
 """
 
 import hashlib
@@ -15,51 +15,51 @@ from singbuild.ext3.geometry import BLOCK, GROUP_BLOCKS, Geometry
 from singbuild.ext3.writer.target import Target
 
 Run = tuple[int, int]  # first block, number of blocks
-Parts = list[bytes | memoryview]  # what fills a run, in order: data, then zeros up to a whole block
+Parts = list[bytes | memoryview]  # fill a run in order: data, then zeros to the block's end
 
-_BATCH_BLOCKS = 256  # blocks of a batch: 1 MiB
+_BATCH_BLOCKS = 256  # a batch of so many, 1 MiB, is flushed
 _MAX_PARTS = 1024  # IOV_MAX: writev(2) takes no more
 _ZEROS = memoryview(bytes(BLOCK))
-_PENDING = 4  # batches on their way to the disk: bounds memory
+_MAX_PENDING = 4  # batches that the threads have at a time, at most: bounds memory
 
 
 class Volume:
     """Allocates the blocks of a file system, hashes file data, and writes what blocks hold.
 
-    A context manager, which ends both threads. next_block: the next one to allocate; every content
-    block before it is allocated. content_blocks: how many are. digests: of the inodes, in the
-    order of the calls of ``end_inode`` and ``append_short``; complete after ``finish``.
+    A context manager, whose exit ends both threads. next_block: the next one to allocate; all
+    content blocks before it are allocated. content_blocks: number of allocated blocks. digests: of
+    the inodes, in the order of ``end_inode`` and ``append_short``; complete after ``finish``.
     """
 
     def __init__(self, target: Target, geometry: Geometry) -> None:
         self.content_blocks = self.next_block = self._group_end = 0
         self._target, self._geometry = target, geometry
         self.digests: list[bytes] = []
-        self._streaming = False  # whether the current inode has data
-        # Queue of the hashing thread: pieces of data and, at each inode's end, its index in
-        # ``digests`` with the facts that complete the digest.
+        self._inode_has_data = False  # whether ``append`` had data of the current inode
+        # Queue of the hashing thread: pieces of data and, after the last piece of an inode, the
+        # index of its digest in ``digests`` with the facts that complete the digest.
         self._stream: list[bytes | tuple[int, bytes]] = []
         self._digest = hashlib.sha256()  # of the inode that the hashing thread has reached
         # Queue of the writing thread: (first block, parts of the run).
         self._batch: list[tuple[int, Parts]] = []
-        self._parts: Parts = []  # of the last run, which blocks that follow it extend
-        self._parts_end = 0  # the first block after that run
-        self._buffered = 0  # blocks
+        self._run_parts: Parts = []  # of the last run; blocks that follow it are added
+        self._run_end = 0  # the first block after that run
+        self._blocks_in_batch = 0
         self._pending: deque[tuple[Future[None], Future[None]]] = deque()
-        # One thread each, so that batches are hashed and written in the order they are queued in.
-        self._hashing = ThreadPoolExecutor(1, "hash")
-        self._writing = ThreadPoolExecutor(1, "write")
+        # Each executor has one thread, which takes the batches in their order.
+        self._hash_thread = ThreadPoolExecutor(1, "hash")
+        self._write_thread = ThreadPoolExecutor(1, "write")
         self._start_group(0)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._hashing.shutdown(cancel_futures=True)
-        self._writing.shutdown(cancel_futures=True)
+        self._hash_thread.shutdown(cancel_futures=True)
+        self._write_thread.shutdown(cancel_futures=True)
 
     def allocate(self, count: int) -> list[Run]:
-        """Allocate blocks, which read as zeros until something is put there."""
+        """Allocate blocks as runs; a block reads as zeros until data is put there."""
         self.content_blocks += count
         runs = []
         while count:
@@ -83,8 +83,8 @@ class Volume:
     def append_short(self, data: bytes | memoryview, count: int, digest: bytes) -> int | None:
         """Append an inode's data if its ``count`` blocks fit into the current group.
 
-        digest: of the inode's description and data. Returns the first block; None, with nothing
-        written, if they do not fit.
+        digest: of the inode's description and data. Returns the first block, or None if the blocks
+        do not fit; then nothing is allocated or written.
         """
         start = self.next_block
         if start + count > self._group_end:
@@ -96,39 +96,39 @@ class Volume:
         return start
 
     def append(self, data: bytes) -> list[Run]:
-        """Hash file data and write it into the next blocks of content; zeros fill the last."""
+        """Queue file data for hashing and for the next blocks; zeros fill the last one."""
         runs = self.allocate(-(-len(data) // BLOCK))
-        done = 0
+        offset = 0
         for start, count in runs:
             size = count * BLOCK
-            piece = data if len(runs) == 1 else data[done : done + size]
+            piece = data if len(runs) == 1 else data[offset : offset + size]
             self._stream.append(piece)
             self._queue(start, piece, count)
-            done += size
-        self._streaming = True
+            offset += size
+        self._inode_has_data = True
         return runs
 
     def end_inode(self, facts: bytes) -> None:
-        """Complete an inode's digest: of the data since the previous call, then of ``facts``."""
-        if self._streaming:
+        """Complete an inode's digest: it hashes the data since the last call, then ``facts``."""
+        if self._inode_has_data:
             self._stream.append((len(self.digests), facts))
             self.digests.append(b"")  # the hashing thread fills it in
-            self._streaming = False
+            self._inode_has_data = False
         else:
             self.digests.append(hashlib.sha256(facts).digest())
 
     def _queue(self, start: int, data: bytes | memoryview, count: int) -> None:
-        """Queue blocks for writing; blocks that follow the last run become parts of it."""
-        if start != self._parts_end:
-            self._parts = []
-            self._batch.append((start, self._parts))
-        self._parts_end = start + count
-        self._parts += data, _ZEROS[: count * BLOCK - len(data)]
+        """Queue blocks for writing; blocks that follow the last run extend that run."""
+        if start != self._run_end:
+            self._run_parts = []
+            self._batch.append((start, self._run_parts))
+        self._run_end = start + count
+        self._run_parts += data, _ZEROS[: count * BLOCK - len(data)]
         self._count_and_flush(count)
 
     def _count_and_flush(self, blocks: int) -> None:
-        self._buffered += blocks
-        if self._buffered >= _BATCH_BLOCKS:
+        self._blocks_in_batch += blocks
+        if self._blocks_in_batch >= _BATCH_BLOCKS:
             self._flush()
 
     def finish(self) -> None:
@@ -146,14 +146,14 @@ class Volume:
         self._group_end = (group + 1) * GROUP_BLOCKS
 
     def _flush(self) -> None:
-        while len(self._pending) >= _PENDING:
+        while len(self._pending) >= _MAX_PENDING:
             self._wait()
-        hashing = self._hashing.submit(self._hash, self._stream)
-        writing = self._writing.submit(self._write, self._batch)
+        hashing = self._hash_thread.submit(self._hash, self._stream)
+        writing = self._write_thread.submit(self._write, self._batch)
         self._pending.append((hashing, writing))
         self._batch, self._stream = [], []
-        # Block 0 is never content, so the next run starts a new entry of the new batch.
-        self._parts_end = self._buffered = 0
+        # No run starts at block 0, so the next one is not added to a run of the old batch.
+        self._run_end = self._blocks_in_batch = 0
 
     def _hash(self, stream: list[bytes | tuple[int, bytes]]) -> None:
         for each in stream:
@@ -166,16 +166,16 @@ class Volume:
                 self._digest.update(each)
 
     def _write(self, batch: list[tuple[int, Parts]]) -> None:
-        """Write runs of blocks, those that are adjacent by one writev(2)."""
-        joined: Parts = []
+        """Write the runs in ascending order; adjacent ones share a writev(2)."""
+        adjacent: Parts = []
         first = end = 0
         for start, parts in sorted(batch, key=itemgetter(0)):
-            if joined and (start != end or len(joined) + len(parts) > _MAX_PARTS):
-                self._target.write_parts(joined, first * BLOCK)
-                joined = []
-            if not joined:
+            if adjacent and (start != end or len(adjacent) + len(parts) > _MAX_PARTS):
+                self._target.write_parts(adjacent, first * BLOCK)
+                adjacent = []
+            if not adjacent:
                 first = end = start
-            joined += parts
+            adjacent += parts
             end += sum(map(len, parts)) // BLOCK
-        if joined:
-            self._target.write_parts(joined, first * BLOCK)
+        if adjacent:
+            self._target.write_parts(adjacent, first * BLOCK)
