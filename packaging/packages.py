@@ -259,7 +259,9 @@ def make_deb(package: Package, tree: Path, target: Path) -> None:
 def make_rpm(package: Package, tree: Path, target: Path) -> None:
     """Pack a tree by rpmbuild(8), which gets the files as they are."""
     files = [f"/{path.relative_to(tree)}" for path in sorted(tree.rglob("*"))]
-    own = [path for path in files if path.startswith(("/usr/lib/sing", "/usr/share/licenses"))]
+    # Directories of shells that a host may lack: packages own them together.
+    places = ("/usr/lib/sing", "/usr/share/licenses", "/usr/share/zsh", "/usr/share/fish")
+    own = [path for path in files if path.startswith(places)]
     listing = [
         f'%dir "{path}"'
         if (tree / path[1:]).is_dir() and not (tree / path[1:]).is_symlink()
