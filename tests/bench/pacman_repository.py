@@ -39,7 +39,9 @@ def make(base: Path) -> Path:
 
     It has core/os/ARCHITECTURE, and the keyring site.gpg.
     """
-    shutil.copytree(once("pacman", _make), base, dirs_exist_ok=True)
+    # gpg-agent's sockets are there until it notices that its directory was done with.
+    sockets = shutil.ignore_patterns("S.gpg-agent*")
+    shutil.copytree(once("pacman", _make), base, dirs_exist_ok=True, ignore=sockets)
     return base / "www"
 
 
