@@ -31,6 +31,7 @@ LEAST_BYTES = 1 << 16  # contract.Reporter: so many are taken as bytes; packages
 REPEATED = 50  # lines of programs that are remembered: more than an error repeats
 OURS = ("", "resolve", "scratch", "metadata", "seal", "finish")
 """Phases in which no program of the recipe's prints: lines break between words."""
+SHOW_CURSOR, HIDE_CURSOR = b"\x1b[?25h", b"\x1b[?25l"  # console_codes(4), DECTCEM
 NARROW = 80  # columns, below which the bar and the label give way to the numbers
 
 
@@ -73,15 +74,18 @@ class LiveConsole(Console):
         self._progress.stop()
 
     def _suspend(self, number: int, _frame: FrameType | None) -> None:
-        """Stop as Ctrl-Z asks for, with the cursor shown while the shell has the terminal."""
-        live = os.getpid() == self._process and self._progress.live.is_started
-        if live:
-            self._progress.stop()
+        """Stop as Ctrl-Z asks for, with the cursor shown while the shell has the terminal.
+
+        The codes are written past rich: the interrupted thread may hold its lock or its buffer.
+        """
+        shown = os.getpid() == self._process and self._progress.live.is_started
+        if shown:
+            os.write(self._terminal.file.fileno(), SHOW_CURSOR)
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)  # returns when the shell lets it go on
         signal.signal(number, self._suspend)
-        if live:
-            self._progress.start()
+        if shown:
+            os.write(self._terminal.file.fileno(), HIDE_CURSOR)
 
     def _show(self, event: Event) -> None:
         if event.name == "error":

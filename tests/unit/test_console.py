@@ -335,15 +335,20 @@ from pathlib import Path
 from singbuild.console.live import LiveConsole
 with LiveConsole(sys.stdout) as console:
     console.phase("post", "%post at line 3")
-    while not Path({go_on!r}).exists():
-        time.sleep(0.02)
+    with {held}:
+        while not Path({go_on!r}).exists():
+            time.sleep(0.02)
 print("went on")
 """
 
 
-def test_ctrl_z_gives_the_cursor_back(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "held", ["open('/dev/null')", "console._terminal", "console._terminal._lock"]
+)
+def test_ctrl_z_gives_the_cursor_back(tmp_path: Path, held: str) -> None:
+    """Also to who types it while a line is printed: held is what the interrupted thread holds."""
     go_on = tmp_path / "go on"
-    (tmp_path / "it.py").write_text(SUSPENDED.format(go_on=str(go_on)))
+    (tmp_path / "it.py").write_text(SUSPENDED.format(go_on=str(go_on), held=held))
     environment = {**os.environ, "TERM": "xterm", "PS1": "$ ", "HISTFILE": ""}
     argv = ["bash", "--norc", "-i"]
     terminal = Terminal(lambda: os.execvpe("bash", argv, environment))
