@@ -4,9 +4,9 @@ import errno
 import os
 import sys
 
-from singrun import __version__, errors, instances, option_variables, options
+from singrun import __version__, errors, instances, option_variables, options, syscalls
 from singrun.enter import enter
-from singrun.environment.inherited import SIGINT, restore_signals
+from singrun.environment.inherited import SIGCHLD, SIGINT, restore_signals
 from singrun.errors import RunError, UsageError, say
 from singrun.identity import Caller
 from singrun.options import REMEDY
@@ -31,6 +31,7 @@ exit 1"""
 def main() -> "NoReturn":
     """Run the command line. Never returns."""
     restore_signals(SIGINT)
+    syscalls.signal_default(SIGCHLD)  # ignored, the kernel would reap, and no status be known
     _occupy_standard_descriptors()
     status = errors.STATUS
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import signal
 import sys
 import traceback
 from io import TextIOWrapper
@@ -184,6 +185,7 @@ def _report(error: SingbuildError) -> int:
 
 def main() -> None:
     """Execute the command line; the only place that ends the process."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, each program would seem to succeed
     prepare_streams()
     set_home()
     sys.exit(with_output_written(_status()))

@@ -8,7 +8,7 @@ from singrun.errors import spelling
 from singrun.identity import Caller
 from singrun.request import MountOptions, Request
 
-SIGINT, SIGPIPE, SIGXFSZ = 2, 13, 25
+SIGINT, SIGPIPE, SIGCHLD, SIGXFSZ = 2, 13, 17, 25
 _SIGIGNORE = 33 - 3  # proc(5), /proc/PID/stat, counted from field 3
 # -e keeps what tells who the user is and how to talk to the terminal, and nothing else.
 # These tell of the caller and not of the software; the image's own count where the caller has none.

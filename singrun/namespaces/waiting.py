@@ -94,7 +94,6 @@ class Waiter:
         if child:
             for fd in (self._writing, *trees):
                 os.close(fd)
-            _pass_signals_to(child)
             status = _wait_for(child)
             inner = os.read(self._reading, _WORD)
             if afterwards:
@@ -109,7 +108,6 @@ class Waiter:
         child = os.fork() if own_pids else 0
         if child:
             _take_inits_name()
-            _pass_signals_to(child)
             os.write(self._writing, _wait_for(child).to_bytes(_WORD, "little"))
             os._exit(0)
 
@@ -130,27 +128,24 @@ def _warn_unless_clean(image: Image) -> None:
         say(f"Check it with: e2fsck -f {image.path}")
 
 
-def _pass_signals_to(child: int) -> None:
-    """Hand signals on to ``child``."""
+def _wait_for(child: int) -> int:
+    """Reap until ``child`` ends, and hand signals on to it; its wait status.
 
-    def pass_on(number: int, _frame: object) -> None:
-        try:
-            os.kill(child, number)
-        except ProcessLookupError:
-            return  # timeout(1) sends it twice, and the first one ended the child
-
+    Signals are taken by sigwait(3): handlers of Python interrupt each other, without end where
+    somebody sends one again and again. Blocked ones stay pending, for a process 1 as well.
+    """
     for number in _KEYBOARD:
         _signal.signal(number, _signal.SIG_IGN)
-    for number in _FORWARDED:
-        _signal.signal(number, pass_on)
-
-
-def _wait_for(child: int) -> int:
-    """Reap until ``child`` ends; its wait status."""
+    awaited = (_signal.SIGCHLD, *_FORWARDED)
+    _signal.pthread_sigmask(_signal.SIG_BLOCK, awaited)
     while True:
-        ended, status = os.wait()
+        ended, status = os.waitpid(-1, os.WNOHANG)  # before the first sigwait: it may have ended
         if ended == child:
             return status
+        if not ended:
+            number = _signal.sigwait(awaited)
+            if number != _signal.SIGCHLD:
+                os.kill(child, number)  # not reaped yet, so its PID is nobody else's
 
 
 def _end_as(status: int) -> "NoReturn":
@@ -161,6 +156,7 @@ def _end_as(status: int) -> "NoReturn":
         if -code != _signal.SIGKILL:
             _signal.signal(-code, _signal.SIG_DFL)
         os.kill(os.getpid(), -code)
+        _signal.pthread_sigmask(_signal.SIG_UNBLOCK, (-code,))
     os._exit(code if code >= 0 else 128 - code)
 
 

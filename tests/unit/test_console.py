@@ -335,7 +335,7 @@ from pathlib import Path
 from singbuild.console.live import LiveConsole
 with LiveConsole(sys.stdout) as console:
     console.phase("post", "%post at line 3")
-    with {held}:
+    with {lock}:
         while not Path({go_on!r}).exists():
             time.sleep(0.02)
 print("went on")
@@ -343,12 +343,12 @@ print("went on")
 
 
 @pytest.mark.parametrize(
-    "held", ["open('/dev/null')", "console._terminal", "console._terminal._lock"]
+    "lock", ["open('/dev/null')", "console._terminal", "console._terminal._lock"]
 )
-def test_ctrl_z_gives_the_cursor_back(tmp_path: Path, held: str) -> None:
-    """Also to who types it while a line is printed: held is what the interrupted thread holds."""
+def test_ctrl_z_gives_the_cursor_back(tmp_path: Path, lock: str) -> None:
+    """Also to who types it while a line is printed: lock is what the interrupted thread has."""
     go_on = tmp_path / "go on"
-    (tmp_path / "it.py").write_text(SUSPENDED.format(go_on=str(go_on), held=held))
+    (tmp_path / "it.py").write_text(SUSPENDED.format(go_on=str(go_on), lock=lock))
     environment = {**os.environ, "TERM": "xterm", "PS1": "$ ", "HISTFILE": ""}
     argv = ["bash", "--norc", "-i"]
     terminal = Terminal(lambda: os.execvpe("bash", argv, environment))

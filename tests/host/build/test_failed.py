@@ -31,7 +31,7 @@ def terminal_of(builder: Builder, *words: str | Path, cwd: Path) -> Terminal:
     return Terminal(become)
 
 
-def users_terminal(user: User, *words: str | Path) -> Terminal:
+def users_terminal(user: User, *words: str | Path, before: tuple[str, ...] = ()) -> Terminal:
     """A user's build on a terminal."""
 
     def become() -> None:
@@ -39,7 +39,8 @@ def users_terminal(user: User, *words: str | Path) -> Terminal:
         os.setgroups([user.gid])
         os.setgid(user.gid)
         os.setuid(user.uid)
-        os.execvpe(SINGBUILD[0], [*SINGBUILD, *map(str, words)], user.env)
+        argv = [*before, *SINGBUILD, *map(str, words)]
+        os.execvpe(argv[0], argv, user.env)
 
     return Terminal(become)
 
@@ -254,3 +255,12 @@ def test_an_ordinary_user_resumes(user: User) -> None:
     assert process.returncode == 0, output
     assert cat(user.directory / "a.img", "/times") == "post\npost\nend\n"
     assert not user.left()
+
+
+def test_a_section_fails_for_who_ignores_ends_of_children(user: User) -> None:
+    """The kernel would reap by itself, and each program would seem to succeed: wait(2), NOTES."""
+    path = user.directory / "recipe.def"
+    path.write_text(failing("post"))
+    terminal = users_terminal(user, path, "a.img", before=("env", "--ignore-signal=CHLD"))
+    terminal.expect("%post failed with status 1")
+    assert terminal.status() == 7

@@ -71,6 +71,16 @@ def test_a_launch_that_is_told_to_end_again_and_again_says_nothing(
             assert (child.stderr.read(), child.returncode) == (b"", -signal.SIGTERM)
 
 
+@pytest.mark.parametrize("options", [[], ["-p"], ["-C"]])
+def test_a_caller_who_ignores_ends_of_children_learns_the_status(
+    ordinary: Person, image: Path, options: list[str]
+) -> None:
+    """The kernel would reap by itself, and nobody could ask how a child ended: wait(2), NOTES."""
+    command: list[str | Path] = [*options, image, "sh", "-c", "exit 5"]
+    done = ordinary.call("env", "--ignore-signal=CHLD", ordinary.launcher, "exec", *command)
+    assert (done.returncode, done.stderr) == (5, b"")
+
+
 def test_interruption_while_starting_leaves_nothing(ordinary: Person, image: Path) -> None:
     interrupted_while_starting(ordinary, image, 7)
 
