@@ -92,6 +92,8 @@ class _Hearts:
 
     def __init__(self) -> None:
         self._reset()
+        # A child has no such thread, and would wait for ever for a lock that the thread
+        # held at fork(2).
         os.register_at_fork(after_in_child=self._reset)
 
     def _reset(self) -> None:

@@ -133,6 +133,7 @@ def feed(
     words = tuple(os.fspath(word) for word in argv)
     full_env = environment() if env is None else dict(env)
     path = check_program(words[0], full_env, package)
+    # A file, not a pipe: the program would wait for its reader, while we wait for it to read on.
     with tempfile.TemporaryFile() as error_file:
         process = subprocess.Popen(
             words,
@@ -237,6 +238,8 @@ def reading(argv: Sequence[Word], text: bytes = b"", *, package: str = "") -> It
     words = tuple(os.fspath(word) for word in argv)
     full_env = environment()
     path = check_program(words[0], full_env, package)
+    # Files, not pipes: whoever reads one pipe only may wait for a program that waits for
+    # another one.
     with tempfile.TemporaryFile() as text_file, tempfile.TemporaryFile() as errors:
         text_file.write(text)
         text_file.seek(0)

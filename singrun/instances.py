@@ -200,6 +200,8 @@ def end(living: "list[Instance]", patience: float) -> None:
     import signal
 
     for instance in living:
+        # A pidfd, since a number may be another process's by the time of the second signal:
+        # pidfd_open(2).
         holder = os.pidfd_open(instance.pid)
         for number, seconds in ((signal.SIGTERM, patience), (signal.SIGKILL, _PATIENCE)):
             if number == signal.SIGTERM and not seconds:

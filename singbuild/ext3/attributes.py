@@ -85,6 +85,8 @@ def _packed(entries: list[_Entry], size: int, base: int, *, hashed: bool) -> byt
     for index, length, name, value in entries:
         end -= _round4(len(value))
         offset = base + end if value else 0
+        # In an inode the hash must be 0, as e2fsck checks any other: Linux,
+        # Documentation/filesystems/ext4/attributes.rst, e_hash.
         digest = _hash(name, value) if hashed else 0
         front += struct.pack("<BBHIII", length, index, offset, 0, len(value), digest)
         front += name.ljust(_round4(length), b"\0")
@@ -102,6 +104,8 @@ def _block(entries: list[_Entry]) -> bytes:
 
 def _hash(name: bytes, value: bytes) -> int:
     digest = 0
+    # Unsigned, as the kernel writes it since 6.2; x86 wrote signed bytes before, and accepts both
+    # now: https://git.kernel.org/linus/f3bbac32475b
     for byte in name:
         digest = _rotated(digest, 5) ^ byte
     for (word,) in struct.iter_unpack("<I", value.ljust(_round4(len(value)), b"\0")):

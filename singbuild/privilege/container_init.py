@@ -135,6 +135,8 @@ def _change_root(job: dict[str, Any]) -> None:
         _show_host(job["root"], host)
         os.chdir(host["directory"])
     else:
+        # pivot_root(2) wants a mount point; and as a clone is nodev, devices in the tree are no
+        # more than names.
         _attach(_clone(job["root"]), job["root"])
         mount_dev(f"{job['root']}/dev", job["files"], job["devices"])
         mount_proc(f"{job['root']}/proc")
@@ -147,11 +149,13 @@ def _show_host(root: str, host: dict[str, Any]) -> None:
 
     So a link in the tree that leads out of it leads to nothing that can be written.
     """
+    # Cloned before the rest is made read-only: these stay as they are.
     places = [(_clone(root), root), *((_clone(path), path) for path in host["writable"])]
     read_only = syscalls.MOUNT_ATTR_RDONLY
     syscalls.mount_setattr(syscalls.AT_FDCWD, "/", syscalls.AT_RECURSIVE, attr_set=read_only)
     for path in () if host["plain"] else {*_sockets("/run"), *_bound_sockets()}:
         _cover("/dev/null", path)
+    # An outer directory first: attached later it would hide what lies in it.
     for tree, path in sorted(places, key=lambda place: len(place[1])):
         _attach(tree, path)
     if host["plain"]:
@@ -208,6 +212,7 @@ def mount_dev(dev: str, files: dict[str, bytes], more: Sequence[str] = ()) -> No
 
     more: paths of devices below the host's /dev.
     """
+    # Cloned first: ``dev`` may be the host's own /dev, which the tmpfs is going to hide.
     devices = [(_clone_device(name), f"{dev}/{name}") for name in DEVICES]
     devices += [(_clone(path, syscalls.MOUNT_ATTR_RDONLY), dev + path[4:]) for path in more]
     flags = syscalls.MS_NOSUID | syscalls.MS_NODEV  # the devices have mounts of their own
@@ -307,6 +312,7 @@ def _execute(job: dict[str, Any]) -> NoReturn:
     if not job["host"]:
         os.chdir(job["directory"])
     if user := job["user"]:
+        # Groups first: setuid(2) takes away the capability to set them.
         os.setgroups(user[2])
         os.setgid(user[1])
         os.setuid(user[0])

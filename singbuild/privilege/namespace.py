@@ -75,6 +75,7 @@ def run(
 
     drop: capabilities that the work is not to have; with any, it gets no namespaces at all.
     """
+    # Before fork(2): what is buffered then would be printed twice.
     sys.stdout.flush()
     sys.stderr.flush()
     if os.geteuid() == 0 and ids is None and not drop:
@@ -299,6 +300,7 @@ def _worker(work: Callable[[], int], supervisor: Supervisor | None) -> int:
         traceback.print_exc()
         return EXIT_BUG
     finally:
+        # os._exit() follows, which flushes nothing.
         sys.stdout.flush()
         sys.stderr.flush()
 

@@ -76,6 +76,7 @@ class Recorder:
 
     def _loop(self) -> None:
         self._root = os.open("/", os.O_PATH | os.O_DIRECTORY)
+        # A file made in the place of a device gets its program's umask, not ours: _mknod().
         os.umask(0)
         listener = socket.recv_fds(self._ours, 1, 1)[1][0]
         while True:
@@ -86,6 +87,8 @@ class Recorder:
                 result = self._answer(listener, question)
             except OSError as error:
                 result = error.errno or errno.EIO
+            # A program waits until it is answered, for ever: nothing may end this loop
+            # without an answer.
             except Exception:
                 traceback.print_exc()
                 result = errno.EIO

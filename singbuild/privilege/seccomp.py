@@ -93,6 +93,8 @@ def install(notify: Sequence[str], ignored: Sequence[str]) -> int:
     code = ctypes.create_string_buffer(program, len(program))
     # struct sock_fprog: a count, padded, and a pointer
     filter_ = struct.pack("@HP", len(program) // 8, ctypes.addressof(code))
+    # Else a signal ends a call that is being answered, and the program repeats it, perhaps for
+    # ever: Linux, Documentation/userspace-api/seccomp_filter.rst, WAIT_KILLABLE_RECV.
     for flags in (_NEW_LISTENER | _WAIT_KILLABLE, _NEW_LISTENER):  # the second before Linux 5.19
         listener = _libc.syscall(
             ctypes.c_long(number), _SET_MODE_FILTER, ctypes.c_uint(flags), filter_

@@ -171,6 +171,8 @@ def remove(above: int, name: bytes) -> None:
 
 def _remove_tree(above: int, top: bytes) -> None:
     """Remove a directory below an open one, however deep; no link is followed."""
+    # Not shutil.rmtree(), which calls itself for each level, and fails in a deep tree:
+    # https://github.com/python/cpython/issues/89727
     waiting, emptied = [top], []
     while waiting:
         path = waiting.pop()

@@ -105,6 +105,7 @@ class Part:
         """Get another name in its directory: see ``rename_into_place``."""
         with self.opened() as file:
             if lasting:
+                # The data first: a crash after the rename could leave the name with an empty file.
                 os.fsync(file.fileno())
             if replace:
                 self._rename(name)
@@ -117,6 +118,7 @@ class Part:
             if not os.path.samestat(status, self._status):
                 raise self._replaced()
         if lasting:
+            # fsync(2) of a file says nothing of its name, which is the directory's.
             os.fsync(self._directory)
 
     def _rename(self, name: str) -> None:

@@ -70,6 +70,8 @@ def remove_tree(directory: Path) -> None:
     """
     if os.geteuid():
         command.call(["chmod", "-R", "u+rwX", "--", directory])
+    # Not shutil.rmtree(), which calls itself for each level, and fails in a deep tree:
+    # https://github.com/python/cpython/issues/89727
     command.call(["rm", "-rf", "--", directory])
     if directory.exists() and os.geteuid() and (ids := subordinate.ranges()):
         namespace.as_owner(ids, lambda: command.call(["rm", "-rf", "--", directory]).status)

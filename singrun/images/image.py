@@ -59,6 +59,7 @@ def open_image(path: str, *, writable: bool = False) -> Image:
         return Image(whole, fd, SANDBOX, writable=writable)
     if not stat.S_ISREG(status.st_mode):
         raise RunError(f"{path} is not an image", why="It is no regular file.", remedy=_REMEDY)
+    # Before it is read: a writer that has it changes the superblock until it lets go.
     locks.take(fd, path, exclusive=writable)
     head = os.pread(fd, HEADER_SIZE + _HEAD, 0)
     if not head:
@@ -136,6 +137,7 @@ def is_clean(image: Image) -> bool:
 
 def _opened(path: str, *, writable: bool) -> int:
     try:
+        # Not O_RDWR at once: an image may be a directory, for which that is EISDIR, open(2).
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
         if writable and not stat.S_ISDIR(os.fstat(fd).st_mode):
             os.close(fd)

@@ -71,6 +71,7 @@ def objects(path: str, fd: int, head: bytes, size: int) -> "list[Object]":
         raise _damaged(path, "Its table of descriptors lies outside the file, or is too long.")
     table = os.pread(fd, count * DESCRIPTOR, offset)
     rows = [table[at : at + DESCRIPTOR] for at in range(0, len(table), DESCRIPTOR)]
+    # Byte 4 tells whether a row is in use: who deletes an object leaves its row in the table.
     present = [Object(row) for row in rows if len(row) == DESCRIPTOR and row[4]]
     for each in present:
         if not (_HEADER <= each.offset <= size and each.size <= size - each.offset):

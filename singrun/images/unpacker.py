@@ -186,10 +186,12 @@ def _become_unpacker(
         syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
         resource.setrlimit(resource.RLIMIT_FSIZE, (bounds.size, bounds.size))
         syscalls.unshare(syscalls.CLONE_NEWNS)
+        # Cloned before all is made read-only: this mount stays as it is.
         own = clone(tree)
         if not os.path.samestat(os.fstat(own), expected):
             raise FileNotFoundError(errno.ENOENT, "It was replaced", tree)
         flags = syscalls.AT_RECURSIVE
+        # A read-only mount keeps nobody from writing to a device in it: there are none.
         syscalls.mount("tmpfs", "/dev", "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV)
         only_read = syscalls.MOUNT_ATTR_RDONLY
         syscalls.mount_setattr(syscalls.AT_FDCWD, "/", flags, attr_set=only_read)

@@ -91,6 +91,7 @@ def _remember(name: str, lines: "list[str]") -> None:
             os.write(fd, data)
         finally:
             os.close(fd)
+        # No fsync(2): what a crash of the host loses is found out once more.
         os.rename(new, name, src_dir_fd=directory, dst_dir_fd=directory)
         return []
 

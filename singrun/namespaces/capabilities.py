@@ -38,11 +38,15 @@ def settle(isolation: IsolationOptions) -> None:
     """Keep what is added over execve(2), whoever the program is; lose what is dropped for good."""
     out = _numbers([ALL] if isolation.no_privs else isolation.drop_caps)
     _, permitted, inheritable = syscalls.capget()
+    # setresuid(2) has cleared the effective set, and PR_CAPBSET_DROP needs CAP_SETPCAP of it. That
+    # may be one of those to drop, so the bounding set goes before it: capabilities(7).
     syscalls.capset(permitted, permitted, inheritable)
     for number in out:
         syscalls.prctl(syscalls.PR_CAPBSET_DROP, number)
     left = permitted & ~_bits(out)
     keep = [number for number in _numbers(isolation.add_caps) if left >> number & 1]
+    # An ambient capability has to be permitted and inheritable before it is raised:
+    # capabilities(7).
     syscalls.capset(left, left, inheritable & left | _bits(keep))
     for number in keep:
         syscalls.prctl(syscalls.PR_CAP_AMBIENT, syscalls.PR_CAP_AMBIENT_RAISE, number)

@@ -75,6 +75,8 @@ class Holder:
         assert own_pids
         _signal.signal(_signal.SIGCHLD, _signal.SIG_IGN)  # before a script can end
         if not os.fork():
+            # A signal that is ignored stays so over execve(2), and the script would find no child
+            # to wait for: wait(2), NOTES.
             _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
             os.setsid()
             for fd, place in ((self._null, 0), (self._output[0], 1), (self._output[1], 2)):
@@ -93,6 +95,7 @@ class Holder:
             name.become_peer()
             poller.register(name.fd, select.POLLIN)
         _close_all_but(self._null, {*sockets, self._writing})
+        # Until here it ends with a launch that is killed; from now on it has to outlive the launch.
         syscalls.prctl(syscalls.PR_SET_PDEATHSIG, 0)
         os.write(self._writing, b"!")
         os.close(self._writing)

@@ -48,6 +48,8 @@ def want_joining(request: Request) -> bool:
     if request.isolation.join or request.isolation.no_join or alone:
         return request.isolation.join
     many = next((os.environ[name] for name in _LOCAL_SIZES if name in os.environ), "")
+    # Slurm shortens what it says of several nodes: "1(x2)" is one rank on each. srun(1),
+    # SLURM_TASKS_PER_NODE.
     return many.partition("(")[0] != "1" and any(name in os.environ for name in _RANKS)
 
 
@@ -80,6 +82,8 @@ class RankSet:
         options = [image_options, mounts, *isolation_options, request.program.shell]
         words = [
             [os.environ.get(name) for name in _JOBS] if not request.isolation.join else [],
+            # In another mount namespace of the host the same words of the table mean other
+            # directories.
             [os.readlink(f"/proc/self/ns/{name}") for name in _HOST],
             [os.geteuid(), caller.uid, caller.gid, caller.groups, caller.passwd_line(caller.home)],
             [image.kind, image.stamp, status.st_dev, status.st_ino],

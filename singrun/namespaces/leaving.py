@@ -121,6 +121,8 @@ def leave_host(caller: Caller, proc: int, *, slave: bool) -> bool:
 
             mapper = mapping.id_mapper(caller.uid, caller.gid)
         try:
+            # In one call: the kernel makes the user namespace first, and it owns the mount
+            # namespace, in which its root may mount. user_namespaces(7).
             syscalls.unshare(syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWNS)
             if not (mapper and mapper.call()):
                 map_ids(proc, inside=(0, 0), outside=(caller.uid, caller.gid))
@@ -188,6 +190,8 @@ def become(caller: Caller, proc: int, *, privileged: bool) -> None:
     elif (uid, gid) != (os.geteuid(), os.getegid()):
         syscalls.prctl(syscalls.PR_SET_KEEPCAPS, 1)  # for --add-caps; else execve(2) ends them
         os.setgroups(caller.groups if caller.behind_sudo else [gid])
+        # Groups first: setresuid(2) takes CAP_SETGID out of the effective set,
+        # PR_SET_KEEPCAPS or not.
         os.setresgid(gid, gid, gid)
         os.setresuid(uid, uid, uid)
 

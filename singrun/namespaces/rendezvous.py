@@ -81,6 +81,7 @@ def take(word: str) -> "Name | None":
     """
     directory = _open_first(make=True)
     try:
+        # Opened anew, since ``directory`` is O_PATH, by which nothing is locked or listed: open(2).
         locked_fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=directory)
         try:
             _lock(locked_fd)
@@ -225,6 +226,8 @@ def _listen(directory: int, word: str) -> int:
         return -1
     fd = syscalls.socket()
     try:
+        # By descriptor, so that nobody changes where it leads, and that it fits into 108
+        # bytes: unix(7).
         syscalls.bind(fd, f"/proc/self/fd/{directory}/{word}")
         syscalls.listen(fd, _BACKLOG)
     except OSError:

@@ -30,6 +30,7 @@ def directory(own: int, parent: int, names: Sequence[Name], seed: bytes) -> tupl
     # Sorted by hash, then name: the same leaves whatever the order of scandir(3).
     hashed = sorted((half_md4(name, seed), name, number, mode) for name, number, mode in names)
     leaves = list(_blocks(entry[1:] for entry in hashed))
+    # A third level would need the feature large_dir, which is no ext3's.
     if len(leaves) > _ROOT_LIMIT * _NODE_LIMIT:
         return b"".join(linear), 0
     return _tree(dots, leaves, _first_hashes(hashed, leaves)), INDEXED

@@ -37,6 +37,8 @@ class Written:
     @property
     def digest(self) -> bytes:
         """The digest of the tree."""
+        # The first line is the description's version: another way to describe trees gives
+        # other digests.
         return hashlib.sha256(b"singbuild tree 2\n" + b"".join(self.digests)).digest()
 
 
