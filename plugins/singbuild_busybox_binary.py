@@ -129,6 +129,7 @@ def _apt_digest(name: str) -> str:
 def _download(name: str, source: Source) -> bytes:
     directory = source.cache / "apt"
     directory.mkdir(exist_ok=True)
+    # Else apt downloads as its user _apt, who may not enter our cache.
     argv = ["apt-get", "download", "-o", "APT::Sandbox::User=root", name]
     command.run(argv, cwd=directory, on_line=source.report.line)
     deb = next(directory.glob("*.deb"))

@@ -63,6 +63,8 @@ def _verify(
     All must be good but those whose keys this host lacks: archives sign with a new key and
     an old one for years.
     """
+    # --ignore-time-conflict, as apt has it (apt-pkg/contrib/gpgv.cc): a host whose clock is slow
+    # would take a new key for one of the future.
     argv = ["gpgv", "--status-fd=1", f"--keyring={keyring}", "--ignore-time-conflict"]
     argv += [f"--weak-digest={name}" for name in WEAK]
     lines: list[str] = []

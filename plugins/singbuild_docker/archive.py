@@ -56,6 +56,7 @@ class Archive:
         self.path = path
         self.names: dict[str, tarfile.TarInfo] = {}
         try:
+            # "r:": tarfile itself would unpack without any bound; opened_archive() has done it.
             self.tar = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115 - lives as long as file
             for member in self.tar:
                 # Of two members with one name the last counts, as for tar(1).

@@ -94,6 +94,8 @@ class Layout:
 
     def _configuration(self, names: Iterable[str], choice: Mapping[str, Any]) -> str:
         none = self.where / "none"
+        # zchunk: the mirror's repomd.xml may name indices of this kind too, which are not fetched:
+        # dnf.conf(5).
         lines = ["[main]", "plugins=0", "zchunk=0", f"gpgcheck={int(choice['gpgcheck'])}"]
         lines += [f"{name}={none}" for name in ("reposdir", "varsdir", "pluginpath")]
         lines += [f"excludepkgs={' '.join(choice['excludes'])}"]

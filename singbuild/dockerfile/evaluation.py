@@ -111,6 +111,8 @@ class _Evaluator:
         self._env = dict(
             each.split("=", 1) for each in _texts(self._config.get("Env")) if "=" in each
         )
+        # BuildKit has the same for an image that sets none: util/system/path.go,
+        # DefaultPathEnvUnix.
         self._env.setdefault("PATH", DEFAULT_PATH)
         self._args: dict[str, str] = {}
         self._platform = loading.platform_variables(arch)
@@ -314,6 +316,7 @@ class _Evaluator:
     # ── what the others need ─────────────────────────────────────────────────
 
     def _all(self) -> dict[str, str]:
+        # ENV wins over an ARG of its name: Dockerfile reference, "Using ARG variables".
         return {**self._args, **self._env}
 
     def _directory(self) -> str:

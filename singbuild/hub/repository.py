@@ -21,6 +21,8 @@ from singbuild.workspace import cache_directory, make_in_cache
 
 # gitprotocol-common(5); ext:: would execute what it names.
 _PROTOCOLS = "file:git:http:https:ssh"
+# gc.auto: git would leave its gc in the background, which outlives us. git-config(1),
+# gc.autoDetach.
 _GIT = ("git", "-c", "core.quotePath=false", "-c", "gc.auto=0", "-c", "core.hooksPath=/dev/null")
 # A commit, among what git may warn of.
 _COMMIT = re.compile("([0-9a-f]{40}) ([0-9]*) (.*)")
@@ -120,6 +122,7 @@ class Repository:
                 facts, _, name = line.partition(b"\t")
                 mode, kind, blob, length = facts.split()
                 path = os.fsdecode(name)
+                # git looks at no tree that it fetches: git-config(1), fetch.fsckObjects.
                 if {"", ".", "..", ".git"} & set(path.split("/")):
                     raise SourceError(f"the commit {commit.id} has the impossible path {path!r}")
                 if kind == b"blob":

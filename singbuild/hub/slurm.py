@@ -96,15 +96,18 @@ class Queue:
         options = [
             "--parsable",
             "--requeue",
+            # A job that is requeued would begin its log anew: sbatch(1).
             "--open-mode=append",
             f"--job-name={self.name}",
             f"--array=0-{len(jobs) - 1}%{at_once}",
             f"--output={self.logs}/%A_%a.log",
+            # Not afterok: a job whose base has failed says so itself, in the site's records.
             *([f"--dependency=afterany:{':'.join(before)}"] if before else []),
         ]
         script = self.logs / f"{self.name}.sh"
         script.write_text(f"{_SCRIPT}{''.join(cases)}esac\n")
         done = command.checked(_ask("sbatch", *options, str(script)))
+        # Where there are several clusters, --parsable prints ID;CLUSTER: sbatch(1).
         return done.tail[-1].partition(";")[0]
 
 

@@ -123,6 +123,7 @@ def _defaults(
         if name not in by_name:
             parts = _NAME_IN_DEFAULT.split(declared[name])
             parts[1::2] = [value(each, (*users, name)) for each in parts[1::2]]
+            # Thirty defaults, each of which names the one before twice, would fill any memory.
             if sum(map(len, parts)) > LIMIT:
                 raise _too_large(source)
             by_name[name] = "".join(parts)

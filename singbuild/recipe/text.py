@@ -31,6 +31,7 @@ _PROTECTING = re.compile(r"[\"'\\]")
 _WORD = re.compile(r"""(?:[^\s"'\\]|\\.|"(?:[^"\\]|\\.)*"|'[^']*')*""")
 _TOO_LARGE = "the file is larger than 16 MiB or 100,000 lines"
 _TEXT_FILE = "Name a recipe: a UTF-8 text file."
+# ext2's superblock begins at byte 1024, and its s_magic at byte 56 of that.
 _EXT_MAGIC = slice(1080, 1082)
 
 
@@ -188,6 +189,7 @@ def _bytes(path: str, name: str) -> bytes:
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or str(error)
         raise _whole(name, "the file cannot be read", why=f"The system says: {why}.") from None
+    # A large file with a zero byte is most likely an image, which _decoded() says.
     if len(data) > LIMIT and b"\0" not in data:
         raise _whole(name, _TOO_LARGE, remedy=_TEXT_FILE)
     return data

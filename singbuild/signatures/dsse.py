@@ -156,6 +156,7 @@ def _decoded(text: Any) -> bytes:
         data = base64.b64decode(text, validate=True)
     except binascii.Error as error:
         raise ValueError("no base64") from error
+    # b64decode() takes several spellings of the same bytes; what is verified shall have one.
     if base64.b64encode(data).decode() != text:
         raise ValueError("no canonical base64")
     return data

@@ -168,6 +168,8 @@ def opened(path: Path, *, beside: Path | None = None, write: bool = False) -> It
             )
         if write:
             try:
+                # Shared, since launches go on reading it; whoever would change its content
+                # is kept out.
                 locks.take(fd, str(path), exclusive=False)
             except RunError as error:
                 raise ImageError(error.what, why=error.why, remedy=error.remedy) from error

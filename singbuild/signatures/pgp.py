@@ -94,6 +94,7 @@ def _home(keyrings: Sequence[Path] | None) -> Iterator[Path | None]:
     with tempfile.TemporaryDirectory(prefix="singbuild-gpg-") as place:
         home = Path(place)
         env = _environment(home)
+        # An agent would outlive the temporary home that it was started for.
         words: list[str | Path] = ["gpg", "--batch", "--quiet", "--no-autostart", "--import"]
         if keyrings:
             command.run([*words, *keyrings], env=env, package="gpg")

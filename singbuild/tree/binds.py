@@ -134,6 +134,7 @@ def bound(rootfs: Rootfs, target: str, source: Path, *, read_only: bool = False)
         syscalls.mount(str(source), place, "", MS_BIND | MS_REC, "")
         with _opened(rootfs, target) as there:
             try:
+                # Not by mount(2), which with MS_BIND takes no other flag than MS_REC.
                 attributes = syscalls.MOUNT_ATTR_NODEV | syscalls.MOUNT_ATTR_NOSUID
                 attributes |= syscalls.MOUNT_ATTR_RDONLY if read_only else 0
                 flags = syscalls.AT_RECURSIVE

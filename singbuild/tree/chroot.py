@@ -36,6 +36,8 @@ ENVIRONMENT = {
     "LANG": "C",
     "TZ": "UTC0",
     "TERM": "dumb",
+    # Before 3.11 sets stand in bytecode in the order of their hashes:
+    # https://github.com/python/cpython/issues/81777
     "PYTHONHASHSEED": "0",
     "DEBIAN_FRONTEND": "noninteractive",
     "SYSTEMD_OFFLINE": "1",  # systemctl would look at /proc/1 for it, which is closed

@@ -254,6 +254,7 @@ class Rootfs(RootDirectory):
                 remedy="Begin with an empty image, or build where mounts are allowed.",
             )
         more = self.variables | dict(env or {})
+        # The host's /tmp is read-only to it; /dev is a tmpfs of its container.
         temporary = {"TMPDIR": "/dev/shm"} if chroot.may_mount() else {}  # noqa: S108 - its own
         done = chroot.host(
             self.root,

@@ -113,6 +113,7 @@ def readable(rootfs: Rootfs, secrets: Sequence[Secret]) -> Iterator[None]:
     rootfs.mkdir(DIRECTORY, 0o700)
     with rootfs.directory(DIRECTORY) as place:
         on_tmpfs = _mount_tmpfs(place, sum(len(secret.value) for secret in secrets))
+    # Opened anew: the descriptor before was of the directory under the tmpfs.
     with rootfs.directory(DIRECTORY) as fd:
         try:
             for secret in secrets:

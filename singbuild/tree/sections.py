@@ -305,6 +305,7 @@ def _execute(
             tail.append(text)
             report.line(text)
 
+    # -v prints each line as it is read, by which trace.py knows the line that failed.
     flags = (["-e"] if part else ["-e", "-x", "-v"]) if section.is_shell else []
     done = execute([*interpreter, *flags, *section.shell_options, script], show)
     if done.status:

@@ -75,6 +75,7 @@ def _by_list(
     names = answer.stdout.decode(errors="replace").splitlines() if not answer.returncode else []
     reason = "its key is not valid today" if _is_named(signed, path) else ""
     for name in names:
+        # Twice, as ssh-keygen looks at one moment: a key has to be valid today, and when it signed.
         if _keygen("verify", ["-I", name, *words], text, memory).returncode:
             reason = "its key may not sign images, or is not valid today"
         elif _keygen("verify", ["-I", name, then, *words], text, memory).returncode:
