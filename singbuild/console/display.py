@@ -49,6 +49,7 @@ class Console:
         self._began = self._last = time.monotonic()
         self._phase = ""
         self._warned: set[str] = set()
+        # Taken twice by one thread when a log cannot be written: that warns while an event is told.
         self._lock = threading.RLock()
         self._ended = threading.Event()
         self._relay = -1

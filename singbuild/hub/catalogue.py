@@ -90,6 +90,7 @@ class Catalogue:
 
     def __init__(self, path: Path, site: Site) -> None:
         self._database = sqlite3.connect(path, isolation_level=None)
+        # Scratch: after a crash it is made anew, so there is nothing to journal or to sync.
         self._database.executescript(
             "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -16000;"
             "CREATE TABLE images (id INTEGER PRIMARY KEY, name, tag, sketch, UNIQUE (name, tag));"

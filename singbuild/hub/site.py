@@ -96,6 +96,7 @@ class Site:
     def write_files(self, key: str, files: list[File]) -> None:
         """Keep an image's files, for programs and as a script for pages; see assets/hub.js."""
         text = json.dumps(files, separators=(",", ":")).encode(errors="surrogateescape")
+        # Without the time in the header: a site made twice of the same images is the same bytes.
         packed = gzip.compress(text, mtime=0)
         name = f"records/{key}.files"
         self.write(f"{name}.js", f'hubData("{name}","{base64.b64encode(packed).decode()}");\n')
@@ -213,6 +214,8 @@ class Site:
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.writelines(pieces)
+            # mkstemp(3) makes 0600, and a web server has to read it. The umask is told only
+            # by setting it.
             umask = os.umask(0o077)
             os.umask(umask)
             os.chmod(part, 0o666 & ~umask)  # noqa: PTH101

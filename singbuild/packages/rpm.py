@@ -84,6 +84,7 @@ def _headers(tree: Tree, database: bytes) -> Iterator[bytes]:
 
 def _rows(connection: sqlite3.Connection) -> Iterator[bytes]:
     """Yield the headers of the table that rpm makes; of the schema nothing else is executed."""
+    # The database is an image's: https://www.sqlite.org/security.html, untrusted database files.
     connection.execute("PRAGMA trusted_schema = OFF")
     connection.text_factory = bytes
     connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LARGEST)

@@ -236,6 +236,7 @@ class _Place:
 
 def _signed(value: int, bits: int = 32) -> int:
     value &= (1 << bits) - 1
+    # -1, "leave it as it is", is 0xFFFF in the calls with 16-bit ids: chown(2).
     return value - (1 << bits) if value >> (bits - 1) and (bits == 32 or value == 0xFFFF) else value
 
 

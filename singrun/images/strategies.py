@@ -241,6 +241,8 @@ def _mount_loop(image: Image) -> int:
     if image.kind == "ext3":
         options["errors"] = "remount-ro"
     if image.dirty and not image.writable:
+        # No journal is replayed on a read-only device: without this it is refused, "try mounting
+        # with noload" (Linux, fs/ext4/super.c).
         options["noload"] = None
     try:
         return _loop_tree(image, device, options)

@@ -166,6 +166,7 @@ def take_away(path: str, cache: str) -> bool:
     if os.path.basename(path) in _mounted(cache):
         os.close(fd)
         return False
+    # Killed half way, a removal must not leave part of a tree under a name that a launch trusts.
     os.rename(path, f"{path}.old")
     remove(f"{path}.old")
     os.close(fd)
@@ -199,6 +200,7 @@ def remove(path: str) -> None:
     parent = os.open(os.path.dirname(path), os.O_PATH | os.O_DIRECTORY)
     os.set_inheritable(parent, True)
     name = f"/proc/self/fd/{parent}/{os.path.basename(path)}"
+    # shutil.rmtree() fails in deep trees: https://github.com/python/cpython/issues/89727.
     for words in (["chmod", "-R", "u+rwX", "--", name], ["rm", "-rf", "--", name]):
         program, quiet = (
             host_program(words[0]),

@@ -14,6 +14,7 @@ import stat
 from singrun import syscalls
 from singrun.errors import RunError
 
+# The ranks of a node connect at once; more is capped, by default since Linux 5.4: listen(2).
 _BACKLOG = 4096
 _UID = os.geteuid()  # the host's; in a user namespace of ours it would be 0
 # A login's /run/user/UID goes with the last session, and programs that were started may not.
@@ -207,6 +208,7 @@ def _make(name: str, directory: "int | None" = None) -> None:
 
 def _lock(directory: int) -> None:
     """Wait until no other process takes or sweeps names. flock(2)."""
+    # No flock(2) that waits: a holder that is stopped (Ctrl-Z) would stop all launches of the user.
     for _ in range(int(_PATIENCE / _PAUSE)):
         try:
             fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)

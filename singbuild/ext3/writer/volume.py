@@ -169,6 +169,7 @@ class Volume:
         """Write the runs in ascending order; adjacent ones share a writev(2)."""
         adjacent: Parts = []
         first = end = 0
+        # Out of order: a block of addresses is put when it is full, after the data behind it.
         for start, parts in sorted(batch, key=itemgetter(0)):
             if adjacent and (start != end or len(adjacent) + len(parts) > _MAX_PARTS):
                 self._target.write_parts(adjacent, first * BLOCK)
