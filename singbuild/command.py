@@ -146,6 +146,8 @@ def feed(
         )
         assert process.stdin
         try:
+            # Who reads no further says why by its status; close() writes what is buffered, and
+            # fails again.
             with contextlib.suppress(BrokenPipeError):
                 process.stdin.writelines(pieces)
             with contextlib.suppress(BrokenPipeError):

@@ -101,6 +101,8 @@ class _Feed:
         while not piece:
             try:
                 piece = next(self.source)
+            # No default for next(): the end could not be told from an empty piece, which is
+            # passed over.
             except StopIteration:
                 return b""
             self.bytes_in += len(piece)

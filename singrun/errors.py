@@ -6,6 +6,7 @@ is wrong, which has 1. Every other status is the contained program's own.
 
 import os
 
+# As Singularity and Apptainer end when they cannot start a program.
 STATUS = 255
 
 

@@ -36,6 +36,7 @@ class Directory:
             self.physical = self._name
         except PermissionError as error:
             self._why = str(error.strerror)
+        # It was removed while the caller stood in it: getcwd(3).
         except FileNotFoundError:
             pass
         usable = name.startswith("/") and ".." not in name.split("/") and self._is_same(name)

@@ -70,6 +70,7 @@ class Archive:
     def open(self, name: str) -> BinaryIO:
         """Open a member; `docker save` makes links of layers that occur twice."""
         member_name = name
+        # Links may lead in a circle; 40 are what the kernel follows: path_resolution(7).
         for _ in range(MOST_LINKS):
             member = self.names.get(member_name)
             if member is None:

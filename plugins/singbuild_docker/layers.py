@@ -32,6 +32,7 @@ def archives(layers: Sequence[Layer], read: Read) -> Iterator[Iterator[Iterator[
     """
     pieces: queue.Queue[_Piece] = queue.Queue(WAITING)
     ended = threading.Event()
+    # A daemon: it may wait for a server that has fallen silent when the build ends.
     worker = threading.Thread(target=_work, args=(layers, read, pieces, ended), daemon=True)
     worker.start()
     current = ""

@@ -88,6 +88,7 @@ def document(content: bytes, whose: str) -> Mapping[str, Any]:
     """Return a JSON object. Raises SourceError for anything else."""
     try:
         value = json.loads(content)
+    # json calls itself for each "[", and a stranger's text may have any number of them.
     except (ValueError, RecursionError) as error:
         raise _lies(whose, f"it is no JSON: {error}") from error
     if not isinstance(value, dict):
@@ -116,6 +117,7 @@ def choose(index: Mapping[str, Any], arch: str, whose: str) -> Descriptor:
     architecture, variant = platform(arch)
     entries = [_descriptor(entry, whose) for entry in _list(index, "manifests", whose) if entry]
     images = [entry for entry in entries if entry.media_type in INDEXES + MANIFESTS]
+    # amd64/v3 and the like need instructions that not every machine has; v1 is any amd64.
     fitting = [
         entry
         for entry in images
@@ -218,6 +220,7 @@ def _descriptor(entry: object, whose: str) -> Descriptor:
         raise _lies(whose, "its manifest is incomplete")
     size, media_type = entry.get("size"), entry.get("mediaType")
     place = entry.get("platform") or {}
+    # isinstance() would take JSON's true for a size of 1.
     if type(size) is not int or size < 0 or not isinstance(media_type, str):
         raise _lies(whose, f"its manifest gives {entry.get('digest')!r} no size or type")
     if not isinstance(place, dict):

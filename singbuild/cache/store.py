@@ -311,6 +311,7 @@ def surplus(by_age: Sequence[_S], most: int) -> list[_S]:
 def drop(image: Path) -> None:
     """Remove an entry by the path of its image; a build that has it open goes on undisturbed."""
     with contextlib.suppress(OSError):
+        # The note first: an image without one is no entry, however far this gets.
         image.with_suffix(".json").unlink(missing_ok=True)
         image.unlink(missing_ok=True)
 

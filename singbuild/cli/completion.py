@@ -45,6 +45,7 @@ def script(shell: str, tables: Mapping[str, Iterable[words.Row]]) -> str:
     text = (_ENGINES / SHELLS[shell]).read_text()
     rows = "\n".join(unique)
     if shell == "fish":
+        # Unlike sh, fish knows \ between single quotes: https://github.com/vim/vim/pull/8810.
         rows = rows.replace("\\", "\\\\").replace("'", "\\'")
     # Functions of one program's script shall not be those of another's.
     text = text.replace("_singbuild", f"_{next(iter(tables))}")

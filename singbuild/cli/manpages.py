@@ -127,6 +127,7 @@ def output_of(*words: str) -> str:
     """Return what a command prints; it stands beside our Python, or on the PATH."""
     beside = str(Path(sys.executable).parent)
     path = f"{beside}:{os.environ.get('PATH', os.defpath)}"
+    # click wraps at the width of the terminal, and a page may not depend on who makes it.
     environment = os.environ | {"PATH": path, "COLUMNS": "80"}
     done = subprocess.run(
         ["env", *words], env=environment, capture_output=True, text=True, check=True
@@ -143,6 +144,7 @@ def _examples(name: str, overview: str) -> str:
 
 
 def _head(name: str, number: int, what: str) -> str:
+    # https://reproducible-builds.org/specs/source-date-epoch/
     epoch = int(os.environ.get("SOURCE_DATE_EPOCH", time.time()))
     day = time.strftime("%Y-%m-%d", time.gmtime(epoch))
     version = output_of("singrun", "--version").split()[-1]

@@ -271,6 +271,7 @@ class Transfer:
             self._start_over(part)
             raise wrong_digest(self.shown, self.remote.sha256, sha256)
         part.flush()
+        # rename(2) may reach the disk before the data does.
         os.fsync(part.fileno())
         name = self.store / f"{self.key}.part"
         if not _names(name, part):  # this host was asleep, and another one took over

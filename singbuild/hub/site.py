@@ -119,6 +119,7 @@ class Site:
                 return
         place.parent.mkdir(parents=True, exist_ok=True)
         part = place.with_name(f".{place.name}.{os.getpid()}.part")
+        # Of a killed process that had our number.
         with contextlib.suppress(FileNotFoundError):
             part.unlink()
         os.link(image, part)

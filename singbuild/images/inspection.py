@@ -192,6 +192,7 @@ def _labels(text: str | None) -> dict[str, str] | None:
     """Return the labels; None when there are none, or when they are no JSON object."""
     try:
         labels = json.loads(text or "null")
+    # json calls itself for each "[", and an image's file may have any number of them.
     except (ValueError, RecursionError):
         return None
     return {str(k): str(v) for k, v in labels.items()} if isinstance(labels, dict) else None

@@ -95,6 +95,7 @@ def _link(name: Path, target: Path) -> None:
     """Let a name lead to an image, in place of what it led to."""
     if name.exists() and not name.is_symlink():
         raise ImageError(f"{name} is an image of its own", remedy="Choose another name.")
+    # symlink(2) replaces nothing, and a launch has to find the name at any moment: rename(2).
     with tempfile.TemporaryDirectory(prefix=".", dir=name.parent) as beside:
         link = Path(beside, "link")
         link.symlink_to(target.relative_to(name.parent))

@@ -197,6 +197,7 @@ def fetch(
                 preflight.check_target(target, force=force)
             with workspace.part_file(target) as part:
                 part.copy_from(fetched.path)
+                # An ext3 or a SIF is started as ./IMAGE, and the download is a plain file.
                 part.chmod(0o777 & ~host.umask())
                 workspace.rename_into_place(part, target, replace=force)
         except SingbuildError as error:

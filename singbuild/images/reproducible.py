@@ -27,6 +27,8 @@ from singbuild.tree import surroundings
 from singbuild.tree.surroundings import Surroundings
 
 SHOWN = 200  # paths
+# A zone that is off by 45 minutes; and a language in which I and i are no pair, as programs come to
+# know late: https://github.com/Perl/perl5/issues/6816.
 VARIABLES = {
     "TZ": "Asia/Kathmandu",
     "LANG": "tr_TR.UTF-8",
@@ -83,6 +85,7 @@ def _elsewhere(other: Surroundings) -> Iterator[None]:
     before, mask = dict(os.environ), os.umask(0o077)
     processors = os.sched_getaffinity(0)
     os.environ.update(VARIABLES)
+    # What nproc(1) and so make -j count, unlike /proc/cpuinfo.
     os.sched_setaffinity(0, sorted(processors)[: max(1, len(processors) - 1)])
     try:
         with surroundings.within(other):

@@ -325,6 +325,7 @@ def _execute(job: dict[str, Any]) -> NoReturn:
         try:
             os.execve(directory + argv[0], argv, env)
         except OSError as error:
+            # As execvp(3): one that may not be executed does not end the search.
             if error.errno not in (errno.ENOENT, errno.ENOTDIR):
                 status, why = 126, str(error.strerror)
     os.write(2, os.fsencode(f"{argv[0]}: {why}\n"))

@@ -170,6 +170,7 @@ def fork_and_wait(child: Callable[[], int], meanwhile: Callable[[int], None] | N
             status = child()
         except BaseException:
             traceback.print_exc()
+        # Not sys.exit(): the finally blocks of our callers are for the process that forked.
         os._exit(status)
     previous = _handle_ending(lambda number, _frame: os.kill(pid, number))
     try:
@@ -247,6 +248,7 @@ def _as_subreaper(
 ) -> int:
     """Be init without a namespace: end what the worker leaves, return the worker's status."""
     syscalls.prctl(PR_SET_CHILD_SUBREAPER, 1)
+    # Not SIGKILL: there is no PID namespace whose end would end what the worker has started.
     _die_with(outer, signal.SIGTERM)
     os.close(outer)
     for capability in drop:
@@ -260,6 +262,7 @@ def _as_subreaper(
             syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
         os._exit(_worker(work, supervisor))
     status = _reap_until_end(worker, supervisor)
+    # A second Ctrl-C may not keep some of them alive.
     for number in ENDING_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     _end_children()

@@ -128,6 +128,7 @@ class ImageFile:
             records = bare.rstrip(b"\0")
             boot = (records + statement.boot_lines(inside)).ljust(BOOT_BLOCK, b"\0")
             os.pwrite(self.fd, boot, 0)
+            # Before the file beside goes, which may have held one of these until now.
             os.fsync(self.fd)
         if not beside:
             self.beside.unlink(missing_ok=True)

@@ -186,6 +186,7 @@ class SifFile:
         for row in signature_rows:
             os.pwrite(self._fd, bytes(DESCRIPTOR.size), self._table + row.number * DESCRIPTOR.size)
         os.pwrite(self._fd, HEADER.pack(*self._head), 0)
+        # No descriptor may be left on the disk that names what the next line cuts off.
         os.fsync(self._fd)
         if all(row.offset >= end for row in signature_rows):
             os.ftruncate(self._fd, end)

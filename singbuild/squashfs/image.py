@@ -42,6 +42,7 @@ _ELSEWHERE = 0x100  # of an attribute: its value stands with another one
 _LARGEST_VALUE = 65536  # XATTR_SIZE_MAX
 _MOST_ATTRIBUTES = 1024
 _DIRECTORY_HEAD, _DIRECTORY_ENTRY = struct.Struct("<IIi"), struct.Struct("<HhHH")
+# SQUASHFS_DIR_COUNT: squashfs-tools and Linux, squashfs_fs.h.
 _ENTRIES_OF_A_HEAD = 256
 
 

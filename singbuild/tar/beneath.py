@@ -17,6 +17,7 @@ from singbuild.errors import HostError
 from singrun import syscalls
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+# A quarter of what most hosts allow a process, RLIMIT_NOFILE: getrlimit(2).
 OPEN_DIRECTORIES = 256
 
 

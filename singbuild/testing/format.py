@@ -110,6 +110,7 @@ class FormatConformance:
             pytest.skip("a directory has no bytes of its own")
         target = singbuild_engine.place / "made"
         self.convert(singbuild_engine, image, target, self.name)
+        # The same damages each time, so that a failure can be looked at again.
         sound, chance = target.read_bytes(), random.Random(1)
         for _ in range(_DAMAGES):
             data = bytearray(sound)
@@ -120,6 +121,7 @@ class FormatConformance:
                 with kind.open(target) as tree:
                     for entry in tree.walk():
                         tree.attributes(entry)
+                        # A damaged size may be anything; zeros of terabytes would be read for days.
                         if entry.inode.kind == "file" and entry.inode.size < 1 << 30:
                             assert sum(map(len, tree.stream(entry))) == entry.inode.size
             except ImageError:

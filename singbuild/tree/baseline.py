@@ -78,6 +78,7 @@ class Baseline:
 def _stamp(tree: Path, path: bytes) -> Stamp | None:
     try:
         status = os.lstat(os.fsencode(tree) + b"/" + path)
+    # A step may have put a file where the directory above was.
     except (FileNotFoundError, NotADirectoryError):
         return None
     # A directory's size says how its file system stores it, and not what it holds.

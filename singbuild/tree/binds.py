@@ -176,6 +176,7 @@ def _place(rootfs: Rootfs, path: str, *, file: bool) -> Iterator[str]:
         if opened:
             opened.close()
         for each in reversed(missing):
+            # What a section has put into it is the image's, and stays: ENOTEMPTY.
             with contextlib.suppress(OSError):
                 if file and each == missing[-1]:
                     rootfs.remove(each)

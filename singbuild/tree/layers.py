@@ -204,6 +204,7 @@ def _read(trees: Sequence[Path], ended: threading.Event) -> None:
     left = _READ_AHEAD
     waiting = [os.fspath(tree) for tree in trees]
     while waiting and left > 0 and not ended.is_set():
+        # It is only read early: whatever is wrong will be told by the seal.
         with contextlib.suppress(OSError), os.scandir(waiting.pop()) as entries:
             for entry in entries:
                 if entry.is_dir(follow_symlinks=False):

@@ -63,6 +63,7 @@ def holds_devices(directory: Path) -> bool:
     except PermissionError:
         return False
     try:
+        # nodev lets devices be made, and not be opened: mount(8).
         os.close(os.open(where, os.O_WRONLY))
     except PermissionError:
         return False
@@ -110,6 +111,7 @@ def mounted(image: Path, where: Path) -> Iterator[Path]:
 def _mounted_memory(where: Path) -> Iterator[None]:
     """Mount an empty tmpfs with as much room as the one that ``where`` is on has left."""
     where.mkdir()
+    # The mode of a tmpfs is 1777 if nothing is said, and this becomes the image's root: tmpfs(5).
     options = f"size={host.free_bytes(where)},nr_inodes={INODES},mode=0755"
     syscalls.mount("singbuild", str(where), "tmpfs", syscalls.MS_NOATIME, options)
     with _in_use(where, where.parent):

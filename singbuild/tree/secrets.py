@@ -133,6 +133,7 @@ def readable(rootfs: Rootfs, secrets: Sequence[Secret]) -> Iterator[None]:
 
 def _mount_tmpfs(directory: int, size: int) -> bool:
     """Mount a tmpfs with room for ``size`` bytes on an open directory; return whether it could."""
+    # A mebibyte more: tmpfs(5) counts whole pages, one at least for each file.
     where, data = f"/proc/self/fd/{directory}", f"mode=0700,size={size + (1 << 20)}"
     try:
         syscalls.mount("tmpfs", where, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, data)
@@ -142,6 +143,7 @@ def _mount_tmpfs(directory: int, size: int) -> bool:
 
 
 def _write(directory: int, secret: Secret) -> None:
+    # Where there is no tmpfs the image may have a link of this name: never written through.
     with contextlib.suppress(FileNotFoundError):
         os.unlink(secret.name, dir_fd=directory)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC

@@ -97,6 +97,8 @@ class Mounting:
         null = os.open(os.devnull, os.O_RDWR)
         dup2 = os.POSIX_SPAWN_DUP2
         actions = [(dup2, null, 0), *((dup2, writing, n) for n in (1, 2))]
+        # Its own session: Ctrl-C at the terminal is for the program, which needs its files
+        # to the end.
         words, environment = [program, *source, place, "-o", options], _ENVIRONMENT
         self._child = os.posix_spawn(program, words, environment, file_actions=actions, setsid=True)
         for fd in inherited:

@@ -184,6 +184,7 @@ def _become_unpacker(
     try:
         syscalls.prctl(syscalls.PR_SET_PDEATHSIG, 9)
         syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
+        # One file of zeros could fill the disk between two looks at the tree.
         resource.setrlimit(resource.RLIMIT_FSIZE, (bounds.size, bounds.size))
         syscalls.unshare(syscalls.CLONE_NEWNS)
         # Cloned before all is made read-only: this mount stays as it is.

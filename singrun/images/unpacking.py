@@ -181,6 +181,7 @@ def _mounted(cache: str) -> set[str]:
         try:
             with open(f"/proc/{pid}/mountinfo", "rb") as file:
                 roots = [line.split(b" ", 4)[3] for line in file if needle in line]
+        # It has ended; for a zombie open(2) gives EINVAL.
         except OSError:
             continue
         names |= {os.fsdecode(root.rpartition(needle)[2].partition(b"/")[0]) for root in roots}

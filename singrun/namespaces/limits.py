@@ -47,6 +47,7 @@ class Cgroup:
 
     def remove(self) -> None:
         """Remove the cgroup, once no process is in it."""
+        # EBUSY while the program's children are left in it; a later launch sweeps it.
         with contextlib.suppress(OSError):
             os.rmdir(self._name, dir_fd=self._parent)
 

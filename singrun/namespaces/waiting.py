@@ -153,6 +153,7 @@ def _end_as(status: int) -> "NoReturn":
     code = os.waitstatus_to_exitcode(status)
     if code < 0:
         syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)  # the program has dumped core already
+        # Nobody may handle that one, so signal(2) refuses it, too.
         if -code != _signal.SIGKILL:
             _signal.signal(-code, _signal.SIG_DFL)
         os.kill(os.getpid(), -code)

@@ -20,6 +20,8 @@ from singrun.mounts.root import Root
 from singrun.verbs.doctor import Finding
 
 OPEN_MPI, MPICH = "Open MPI", "MPICH"
+# libmpi.so.12 is Open MPI 1.10's, and that of all who keep to MPICH's ABI:
+# https://wiki.mpich.org/mpich/index.php?title=ABI_Compatibility_Initiative.
 _SONAMES = (
     *("libmpi.so.40", "libmpi.so.20", "libmpi.so.12", "libmpi.so.1"),
     *("libmpich.so.12", "libmpich.so.10", "libmpi_intel.so.12"),

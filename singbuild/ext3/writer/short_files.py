@@ -52,6 +52,7 @@ def read_ahead(root: bytes, nodes: Sequence[Node]) -> Iterator[Iterator[list[Sho
         try:
             yield _in_order(root, nodes, pipe)
         finally:
+            # All other signals are blocked there.
             os.kill(process, signal.SIGKILL)
             os.waitpid(process, 0)
 
