@@ -39,11 +39,11 @@ class UnavailableError(RunError):
     """A program or device that a strategy needs is missing; another strategy may work."""
 
 
-def nearest(word: str, known: list[str]) -> str:
+def nearest(word: str, words: list[str]) -> str:
     """Return the known word most like ``word``, whatever its case, or "" when none is near."""
     import difflib  # an error message may take its time
 
-    spelled = {name.lower(): name for name in known}
+    spelled = {name.lower(): name for name in words}
     return spelled.get(next(iter(difflib.get_close_matches(word.lower(), spelled, n=1)), ""), "")
 
 

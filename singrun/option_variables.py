@@ -83,7 +83,7 @@ OPTIONS = {  # what stands behind the prefix; the option
 }
 _TOGETHER = ("bind", "mount")
 # Read elsewhere, or set inside, where a launch may be made as well.
-KNOWN = (
+OTHERS = (
     *("APPNAME", "COMMAND", "CONTAINER", "ENVIRONMENT", "NAME", "ROOTFS"),
     *("CACHEDIR", "CACHESIZE", "CONFIG", "LIBRARY", "TMPDIR", "PULLFOLDER", "PULLDIR"),
     *("DOCKER_USERNAME", "DOCKER_PASSWORD"),
@@ -99,7 +99,7 @@ def apply(request: Request) -> None:
         prefix, _, word = name.partition("_")
         option = OPTIONS.get(word, "")
         if not option:
-            if word not in KNOWN:
+            if word not in OTHERS:
                 _report(name, word)
         elif option in request.option_names and option not in _TOGETHER:
             continue

@@ -166,8 +166,8 @@ def _scratch(request: Request, value: str) -> None:
 def _no_mount(request: Request, value: str) -> None:
     for word in value.split(","):
         if word not in launch_table.NAMES and not word.startswith("/"):
-            known = ", ".join(launch_table.NAMES)
-            raise RunError(f"Cannot understand --no-mount {word}", remedy=f"Say a path or {known}.")
+            names = ", ".join(launch_table.NAMES)
+            raise RunError(f"Cannot understand --no-mount {word}", remedy=f"Say a path or {names}.")
         request.mounts.no_mount.append(word)
 
 
@@ -183,8 +183,8 @@ def _env_file(request: Request, value: str) -> None:
 
 def _mount_with(request: Request, value: str) -> None:
     if value not in strategies.NAMES:
-        known = " or ".join(strategies.NAMES)
-        raise RunError(f"Cannot mount with {value}", remedy=f"Say --mount-with {known}.")
+        names = " or ".join(strategies.NAMES)
+        raise RunError(f"Cannot mount with {value}", remedy=f"Say --mount-with {names}.")
     request.image.mount_with = value
 
 

@@ -33,8 +33,8 @@ _NOT_FOUND, _NOT_EXECUTABLE = 127, 126  # POSIX, Shell Command Language, 2.8.2
 def check_app(program: Program) -> None:
     """Refuse an app that the image has not got."""
     if program.app and not os.path.isdir(f"{_APPS}/{program.app}/scif"):
-        known = ", ".join(sorted(os.listdir(_APPS))) if os.path.isdir(_APPS) else ""
-        why = f"Its apps are: {known}." if known else "It has none."
+        apps = ", ".join(sorted(os.listdir(_APPS))) if os.path.isdir(_APPS) else ""
+        why = f"Its apps are: {apps}." if apps else "It has none."
         raise RunError(f"There is no app {program.app} in the image", why=why)
 
 

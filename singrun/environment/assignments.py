@@ -69,11 +69,11 @@ def without_shell(variables: Environment) -> "Environment | None":
     if len(text) > _LIMIT or not names_of_the_shell.isdisjoint(variables):
         return None
     # As dash does: what no script could name is not handed on, and PWD always is.
-    known = {name: value for name, value in variables.items() if _is_name(name)}
-    known.pop(b"_", None)
-    if not _is_working_directory(known.get(b"PWD", b"")):
+    environment = {name: value for name, value in variables.items() if _is_name(name)}
+    environment.pop(b"_", None)
+    if not _is_working_directory(environment.get(b"PWD", b"")):
         return None
-    return evaluate(text, known)
+    return evaluate(text, environment)
 
 
 def evaluate(text: bytes, variables: Environment) -> "Environment | None":
@@ -84,7 +84,7 @@ def evaluate(text: bytes, variables: Environment) -> "Environment | None":
     """
     if b"\0" in text:  # which no variable holds
         return None
-    known = dict(variables)
+    environment = dict(variables)
     room = _LIMIT  # A=$A$A, twenty times over, is a megabyte
     for each in text.split(b"\n"):
         line = each.strip(b" \t")
@@ -94,22 +94,22 @@ def evaluate(text: bytes, variables: Environment) -> "Environment | None":
         name, equals, word = assignment.lstrip(b" ").partition(b"=")
         if keyword != b"export" or not equals or not _is_name(name) or name in _SHELLS:
             return None
-        value = _value(word, known)
+        value = _value(word, environment)
         if value is None or len(value) > room:
             return None
         room -= len(value)
-        known[name] = value
-    return known
+        environment[name] = value
+    return environment
 
 
-def _value(word: bytes, known: Environment) -> "bytes | None":
+def _value(word: bytes, environment: Environment) -> "bytes | None":
     """Return what a shell makes of a word, None where that is not certain."""
     value, at, quoted = b"", 0, False
     while at < len(word):
         byte = word[at]
         if byte == ord("$"):
             name, at = _name_at(word, at + 1)
-            expansion = known.get(name, b"")
+            expansion = environment.get(name, b"")
             # Unquoted, dash before 0.5.11 splits it at blanks.
             if not name or name in _SHELLS or not (quoted or _PLAIN.issuperset(expansion)):
                 return None

@@ -33,14 +33,14 @@ def fetched(word: str, *, anew: bool, plain: bool) -> str:
     name = name.removeprefix("//")
     if not name:
         raise UsageError(f"{word} names no image", remedy="Say: docker://ubuntu:latest")
-    known = name
+    identity = name
     if scheme in PATHS:
-        known = f"{os.path.abspath(name)}@{_stamp(name)}"
+        identity = f"{os.path.abspath(name)}@{_stamp(name)}"
     elif not anew and (shared := library.find_source(scheme, name)):
         return shared
     place = cache()
     _check_private(place)
-    directory, _, file = library.place(scheme, known).partition("/")
+    directory, _, file = library.place(scheme, identity).partition("/")
     if scheme in PATHS:
         file = os.path.basename(name.rstrip("/")) or "image"
     path = f"{place}/pulled/{directory}/{file}"

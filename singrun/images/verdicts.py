@@ -23,12 +23,12 @@ def names_of(fd: int, path: str, allowed: "list[str]", revoked: "list[str]") -> 
     status = os.fstat(fd)
     file, rest = _state(status), _states([beside, *allowed, *revoked])
     name = f"{status.st_dev:x}-{status.st_ino:x}"
-    known = _remembered(name)
-    if known[:1] == [file] and known[2:3] == [rest] and _is_fresh(known[3]):
-        return known[4:]
+    record = _remembered(name)
+    if record[:1] == [file] and record[2:3] == [rest] and _is_fresh(record[3]):
+        return record[4:]
     from singrun.signatures import judgement  # who asks again does not pay for it
 
-    digest = known[1] if known[:1] == [file] else judgement.digest(fd)
+    digest = record[1] if record[:1] == [file] else judgement.digest(fd)
     names = judgement.names(fd, beside, digest, allowed, revoked)
     if _state(os.fstat(fd)) == file:  # else it is being written
         import time

@@ -119,8 +119,8 @@ class Table:
                 row.yields = True  # in an image where /var/tmp is a link to /tmp, they are one
             for name in _SESSIONS:
                 path = os.path.normpath(os.environ.get(name, ""))
-                known = (*names, *(row.target for row in shared))
-                if os.path.isabs(path) and os.path.isdir(path) and not _is_below(path, known):
+                targets = (*names, *(row.target for row in shared))
+                if os.path.isabs(path) and os.path.isdir(path) and not _is_below(path, targets):
                     shared += _as_on_host(path, path, f"${name}")
             return shared
         return [self._private(_TEMPORARY[name], name, "1777") for name in names]

@@ -20,10 +20,10 @@ ALL = "all"
 
 def parse(words: str) -> list[str]:
     """Return the names in a comma list, as NAMES has them, or ALL."""
-    return [_known(word.strip()) for word in words.split(",") if word.strip()]
+    return [_name(word.strip()) for word in words.split(",") if word.strip()]
 
 
-def _known(word: str) -> str:
+def _name(word: str) -> str:
     name = word.upper().removeprefix("CAP_")
     if word.lower() == ALL:
         return ALL

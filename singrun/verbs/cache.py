@@ -226,7 +226,7 @@ def _number(word: str) -> float:
         raise UsageError(f"--older {word} is not a number of days", remedy=_REMEDY) from None
 
 
-def _parted(words: "list[str]", known: "dict[str, str]") -> "tuple[dict[str, str], list[str]]":
+def _parted(words: "list[str]", syntax: "dict[str, str]") -> "tuple[dict[str, str], list[str]]":
     """Return options with their values, and the other words."""
     options: dict[str, str] = {}
     names: list[str] = []
@@ -237,12 +237,12 @@ def _parted(words: "list[str]", known: "dict[str, str]") -> "tuple[dict[str, str
             names.append(word)
             continue
         name, equals, value = word[2:].partition("=")
-        if not word.startswith("--") or name not in known:
-            guess = nearest(word.lstrip("-"), [*known])
+        if not word.startswith("--") or name not in syntax:
+            guess = nearest(word.lstrip("-"), [*syntax])
             why = f"Did you mean --{guess}?" if guess else ""
             raise UsageError(f"There is no option {word}", why=why, remedy=_REMEDY)
-        if bool(known[name]) != bool(equals or (known[name] and rest)):
-            what = "needs a value" if known[name] else "takes no value"
+        if bool(syntax[name]) != bool(equals or (syntax[name] and rest)):
+            what = "needs a value" if syntax[name] else "takes no value"
             raise UsageError(f"Option --{name} {what}", remedy=_REMEDY)
-        options[name] = value if equals or not known[name] else rest.pop(0)
+        options[name] = value if equals or not syntax[name] else rest.pop(0)
     return options, names

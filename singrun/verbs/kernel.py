@@ -16,7 +16,7 @@ _NOTHING = -1
 OVERLAY = "5.11"  # in user namespaces: Linux, commit 459c7c565ac3
 
 
-def _known(action: "Callable[[], object]") -> "Callable[[], None]":
+def _probe(action: "Callable[[], object]") -> "Callable[[], None]":
     """Return a function that raises OSError only when the kernel does not know the call."""
 
     def call() -> None:
@@ -30,13 +30,13 @@ def _known(action: "Callable[[], object]") -> "Callable[[], None]":
 
 
 CALLS = [
-    ("fsopen(2), fsmount(2)", "5.2", _known(lambda: syscalls.fsconfig(_NOTHING, 6, None, None))),
-    ("open_tree(2)", "5.2", _known(lambda: syscalls.open_tree(_NOTHING, "x", 0))),
-    ("move_mount(2)", "5.2", _known(lambda: syscalls.move_mount(_NOTHING, "x", _NOTHING, "x", 0))),
-    ("openat2(2)", "5.6", _known(lambda: syscalls.openat2(_NOTHING, "x", 0, 0))),
+    ("fsopen(2), fsmount(2)", "5.2", _probe(lambda: syscalls.fsconfig(_NOTHING, 6, None, None))),
+    ("open_tree(2)", "5.2", _probe(lambda: syscalls.open_tree(_NOTHING, "x", 0))),
+    ("move_mount(2)", "5.2", _probe(lambda: syscalls.move_mount(_NOTHING, "x", _NOTHING, "x", 0))),
+    ("openat2(2)", "5.6", _probe(lambda: syscalls.openat2(_NOTHING, "x", 0, 0))),
     (
         "mount_setattr(2)",
         "5.12",
-        _known(lambda: syscalls.mount_setattr(_NOTHING, "x", 0, attr_set=1)),
+        _probe(lambda: syscalls.mount_setattr(_NOTHING, "x", 0, attr_set=1)),
     ),
 ]
