@@ -130,12 +130,12 @@ def _check_installed(pins: Mapping[str, Any], rootfs: Rootfs) -> None:
 
 
 def _explained(
-    lines: list[str], include: Sequence[str], known: Iterable[str]
+    lines: list[str], include: Sequence[str], packages: Iterable[str]
 ) -> RecipeKeyError | SourceError:
     """What pacman complains about, in the recipe's words where it is the recipe's."""
     for match in filter(None, map(NO_TARGET.search, lines)):
         if match[1] in include:
-            near = difflib.get_close_matches(match[1], list(known), n=3, cutoff=0.8)
+            near = difflib.get_close_matches(match[1], list(packages), n=3, cutoff=0.8)
             remedy = f"Did you mean {' or '.join(near)}?" if near else "It may be in another one."
             return RecipeKeyError(
                 "Include", f"Include: the repositories have no {match[1]!r}", remedy=remedy

@@ -161,9 +161,9 @@ def _date(text: str, field: str, url: str) -> datetime:
 def _index(name: str, release: Release, url: str, source: Source) -> str:
     """Return an index, fetched in the smallest form that the archive has."""
     entries = (entry.split() for entry in release.get("SHA256", "").split("\n"))
-    known = {entry[2]: entry[0] for entry in entries if len(entry) == 3}
+    digests = {entry[2]: entry[0] for entry in entries if len(entry) == 3}
     for suffix, unpack in UNPACK.items():
-        if sha256 := known.get(name + suffix):
+        if sha256 := digests.get(name + suffix):
             fetched = _by_hash(name + suffix, sha256, release, url, source)
             return _unpacked(fetched, unpack, f"{url}/{name}{suffix}")
     raise SourceError(f"{url}/Release: gives no SHA-256 for {name}")

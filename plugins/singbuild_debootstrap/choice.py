@@ -143,12 +143,12 @@ def _suite(name: str) -> str:
     """Return a suite that this host's debootstrap has a script for."""
     if not SCRIPTS.is_dir():
         raise HostError(f"debootstrap is not on this host: there is no {SCRIPTS}")
-    known = {
+    suites = {
         p.name for p in SCRIPTS.iterdir() if "." not in p.name and not p.name.endswith("-common")
     }
     suite = name.lower()
-    if suite not in known:
-        near = difflib.get_close_matches(suite, sorted(known), n=3, cutoff=0.7)
+    if suite not in suites:
+        near = difflib.get_close_matches(suite, sorted(suites), n=3, cutoff=0.7)
         guess = f"Did you mean {' or '.join(near)}? " if near else ""
         raise RecipeKeyError(
             "OSVersion",

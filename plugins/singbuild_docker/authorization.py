@@ -41,7 +41,7 @@ class Authorization(AuthBase):
     """Answers the challenges of one registry for one image; shared by all threads.
 
     url: the registry's; session: for requests to the token server; actions: PULL or PUSH, "" only
-    to log in; known: who we are, instead of what the user's settings say.
+    to log in; credentials: who we are, instead of what the user's settings say.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Authorization(AuthBase):
 
     def _make_header(self, answer: requests.Response) -> str:
         challenge = answer.headers.get("WWW-Authenticate", "")
-        credentials = self._known
+        credentials = self._account
         if re.match("bearer ", challenge, re.IGNORECASE):
             return f"Bearer {self._token(dict(_PARAMETER.findall(challenge)), credentials)}"
         if re.match("basic", challenge, re.IGNORECASE) and credentials and credentials.username:
@@ -158,7 +158,7 @@ class Authorization(AuthBase):
         return SourceError(what, why=why, remedy=remedy)
 
     @functools.cached_property
-    def _known(self) -> Credentials | None:
+    def _account(self) -> Credentials | None:
         if self._credentials:
             return self._credentials
         # What the environment has is for the registry that the user names, not for a mirror of it.
@@ -169,13 +169,15 @@ class Authorization(AuthBase):
         return "does not take it from us" if self.actions == PUSH else "does not let us have it"
 
     def _denied(self, answer: requests.Response) -> SourceError:
-        known = self._known
-        who = (known.username or "the stored token") if known else "nobody: no credentials found"
+        account = self._account
+        who = (
+            (account.username or "the stored token") if account else "nobody: no credentials found"
+        )
         remedy = (
             "Check the name. If it is right, log in (singbuild login), or set "
             "SINGBUILD_DOCKER_USERNAME and SINGBUILD_DOCKER_PASSWORD."
         )
-        if known and _NO_RIGHT in answer.headers.get("WWW-Authenticate", ""):
+        if account and _NO_RIGHT in answer.headers.get("WWW-Authenticate", ""):
             who += f", who has no right to {self.actions.rpartition(',')[2]} it"
             remedy = "Check the name. If it is right, ask its owner for that right."
         server = urlsplit(answer.url).netloc
@@ -187,8 +189,8 @@ class Authorization(AuthBase):
         )
 
 
-def _basic(known: Credentials) -> str:
-    pair = f"{known.username}:{known.password}".encode()
+def _basic(account: Credentials) -> str:
+    pair = f"{account.username}:{account.password}".encode()
     return "Basic " + base64.b64encode(pair).decode()
 
 

@@ -116,11 +116,11 @@ def _read(path: Path, image: Reference, report: Reporter) -> Credentials | None:
 
 def _credentials(entry: Mapping[str, Any]) -> Credentials | None:
     """Return an entry as docker-py gives it."""
-    known = {name.lower(): value for name, value in entry.items()}
-    if known.get("identitytoken"):
-        return Credentials(identity=known["identitytoken"])
-    if known.get("username"):
-        return Credentials(known["username"], known.get("password") or "")
+    fields = {name.lower(): value for name, value in entry.items()}
+    if fields.get("identitytoken"):
+        return Credentials(identity=fields["identitytoken"])
+    if fields.get("username"):
+        return Credentials(fields["username"], fields.get("password") or "")
     return None
 
 

@@ -55,12 +55,12 @@ def logout(registry: str) -> str:
             return f"docker-credential-{helper}"
         entries = settings.get("auths")
         names = {_key(registry), registry_of(registry)}
-        known = names & set(entries) if isinstance(entries, dict) else set()
-        for name in known:
+        keys = names & set(entries) if isinstance(entries, dict) else set()
+        for name in keys:
             del settings["auths"][name]
-        if known:
+        if keys:
             _write(path, settings)
-        return str(path) if known else ""
+        return str(path) if keys else ""
 
 
 def _try(registry: str, who: Credentials, report: Reporter) -> None:

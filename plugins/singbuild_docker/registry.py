@@ -152,10 +152,10 @@ class Registry:
         tag = tag_or_digest if name != "sha256" else ""
         if tag and is_offline():
             sha256 = self.store.recall(f"{self.image.registry}/{self.image.repository}:{tag}")
-        known = sha256 if not tag or is_offline() else ""
+        digest = sha256 if not tag or is_offline() else ""
         try:
             url = f"manifests/{tag_or_digest}"
-            fetched = self._fetch(url, known, manifest.LARGEST, self.store.report)
+            fetched = self._fetch(url, digest, manifest.LARGEST, self.store.report)
         except NotFoundError as error:
             raise SourceError(
                 f"{self.image}: the registry has no such image",

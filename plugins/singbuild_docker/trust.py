@@ -140,8 +140,8 @@ def _unmet(requirement: Table, subject: Subject, path: Path) -> str:
         return "It refuses this image."
     if kind not in ("sigstoreSigned", "signedBy"):
         return f"It asks for {kind}, which singbuild cannot check."
-    known = _GPG_KNOWN if kind == "signedBy" else _KNOWN_KEYS
-    if more := sorted({*requirement} - known):
+    keywords = _GPG_KNOWN if kind == "signedBy" else _KNOWN_KEYS
+    if more := sorted({*requirement} - keywords):
         return f"It asks for {', '.join(more)}, which singbuild cannot check."
     names = _names_of_gpg if kind == "signedBy" else _names_of_cosign
     is_signed = False
@@ -184,11 +184,11 @@ def _keys(requirement: Table, path: Path) -> list[PublicKey]:
     return keys
 
 
-def _key_files(requirement: Table, known: Sequence[str], path: Path) -> list[bytes]:
+def _key_files(requirement: Table, keywords: Sequence[str], path: Path) -> list[bytes]:
     """Return the contents of the files of keys, or of what stands for them."""
-    names = [name for name in known if name in requirement]
+    names = [name for name in keywords if name in requirement]
     if len(names) != 1:
-        raise _broken(path, f"{requirement['type']} has to have one of {', '.join(known)}.")
+        raise _broken(path, f"{requirement['type']} has to have one of {', '.join(keywords)}.")
     value = requirement[names[0]]
     texts = value if isinstance(value, list) else [value]
     try:

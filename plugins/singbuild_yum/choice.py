@@ -55,7 +55,7 @@ def choose(source: Source, *, keys_are_known: bool = False) -> Choice:
         if not NAME.fullmatch(words.get(keyword, "7")):
             raise RecipeKeyError(keyword, f"{keyword}: {words[keyword]!r} is not a release")
     releasever = words.get("Releasever", words["OSVersion"])
-    known = {
+    variables = {
         "%{osversion}": words["OSVersion"],
         "%osversion": words["OSVersion"],
         "%{basearch}": basearch,
@@ -64,23 +64,23 @@ def choose(source: Source, *, keys_are_known: bool = False) -> Choice:
     }
     gpgcheck = _is_yes(words.get("GPGCheck", "yes"))
     return Choice(
-        repositories=_repositories(words, known),
+        repositories=_repositories(words, variables),
         releasever=releasever,
         basearch=basearch,
         include=_specs(words, "Include"),
         excludes=_specs(words, "Excludes"),
         options=_options(words.get("SetOpt", "")),
         gpgcheck=gpgcheck,
-        keys=_keys(words, known, None if keys_are_known else source.locked.get("keys", {}))
+        keys=_keys(words, variables, None if keys_are_known else source.locked.get("keys", {}))
         if gpgcheck
         else (),
     )
 
 
-def _repositories(words: Mapping[str, str], known: Mapping[str, str]) -> dict[str, str]:
-    urls = {"base": _url("MirrorURL", words["MirrorURL"], known)}
+def _repositories(words: Mapping[str, str], variables: Mapping[str, str]) -> dict[str, str]:
+    urls = {"base": _url("MirrorURL", words["MirrorURL"], variables)}
     if "UpdateURL" in words:
-        urls["updates"] = _url("UpdateURL", words["UpdateURL"], known)
+        urls["updates"] = _url("UpdateURL", words["UpdateURL"], variables)
     for word in _split(words, "Repositories"):
         name, _, url = word.partition("=")
         if not NAME.fullmatch(name) or name in urls or name == "main":
@@ -88,12 +88,12 @@ def _repositories(words: Mapping[str, str], known: Mapping[str, str]) -> dict[st
             raise RecipeKeyError(
                 "Repositories", f"Repositories: {name!r} {why}", remedy="Write epel=URL extras=URL."
             )
-        urls[name] = _url("Repositories", url, known)
+        urls[name] = _url("Repositories", url, variables)
     return urls
 
 
-def _url(keyword: str, text: str, known: Mapping[str, str]) -> str:
-    url = _filled(text, known)
+def _url(keyword: str, text: str, variables: Mapping[str, str]) -> str:
+    url = _filled(text, variables)
     if not re.fullmatch(r"(https?|file)://[^\s\"'`\\$%{}]+", url):
         raise RecipeKeyError(
             keyword,
@@ -104,12 +104,14 @@ def _url(keyword: str, text: str, known: Mapping[str, str]) -> str:
     return url.rstrip("/")
 
 
-def _filled(text: str, known: Mapping[str, str]) -> str:
-    names = "|".join(map(re.escape, known))
-    return re.sub(names, lambda match: known[match[0].lower()], text, flags=re.I)
+def _filled(text: str, variables: Mapping[str, str]) -> str:
+    names = "|".join(map(re.escape, variables))
+    return re.sub(names, lambda match: variables[match[0].lower()], text, flags=re.I)
 
 
-def _keys(words: Mapping[str, str], known: Mapping[str, str], locked: object) -> tuple[Remote, ...]:
+def _keys(
+    words: Mapping[str, str], variables: Mapping[str, str], locked: object
+) -> tuple[Remote, ...]:
     """Return the keys, with digests where the recipe gives them, or must and the lock does."""
     keyword = "GPGKey" if "GPGKey" in words else "GPG"
     if keyword not in words:
@@ -121,7 +123,7 @@ def _keys(words: Mapping[str, str], known: Mapping[str, str], locked: object) ->
             "Compare what `gpg --show-keys FILE` prints with the fingerprint that the "
             "distribution publishes.\nGPGCheck: no installs what nobody checked.",
         )
-    return tuple(_key(_filled(word, known), locked) for word in _split(words, keyword))
+    return tuple(_key(_filled(word, variables), locked) for word in _split(words, keyword))
 
 
 def _key_file(words: Mapping[str, str]) -> str:
@@ -178,10 +180,10 @@ def _options(text: str) -> tuple[str, ...]:
 
 
 def _is_yes(word: str) -> bool:
-    known = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
-    if word.lower() not in known:
+    booleans = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
+    if word.lower() not in booleans:
         raise RecipeKeyError("GPGCheck", f"GPGCheck: {word!r} is neither yes nor no")
-    return known[word.lower()]
+    return booleans[word.lower()]
 
 
 def _split(words: Mapping[str, str], keyword: str) -> tuple[str, ...]:

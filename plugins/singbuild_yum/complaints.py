@@ -12,18 +12,18 @@ def explained(
     lacking: Iterable[str],
     include: Sequence[str],
     base: Sequence[str],
-    known: Iterable[str],
+    packages: Iterable[str],
     otherwise: SourceError,
 ) -> RecipeKeyError | SourceError:
     """Return the error for the first word that the recipe, or every image, asks for in vain.
 
-    lacking: words that the solver has nothing for; known: names of packages; otherwise: the error
+    lacking: words that the solver has nothing for; packages: names of all; otherwise: the error
     where none of these words is meant.
     """
     for spec in lacking:
         package = next((word for word in include if word.lstrip("@") == spec.lstrip("@")), "")
         if package:
-            near = difflib.get_close_matches(package, list(known), n=3, cutoff=0.8)
+            near = difflib.get_close_matches(package, list(packages), n=3, cutoff=0.8)
             remedy = f"Did you mean {' or '.join(near)}?" if near else "It may be in another one."
             return RecipeKeyError(
                 "Include", f"Include: the repositories have no {package!r}", remedy=remedy

@@ -45,17 +45,19 @@ def checked_version() -> str:
     return text
 
 
-def solve(layout: Layout, choice: Mapping[str, Any], root: Path, known: Iterable[str]) -> list[Row]:
+def solve(
+    layout: Layout, choice: Mapping[str, Any], root: Path, packages: Iterable[str]
+) -> list[Row]:
     """Return the rows of the table that dnf prints before it would install.
 
-    The table breaks lines as it likes, so every four words in a row may be one. known: names of
-    packages, to guess what was meant. Raises RecipeKeyError, SourceError.
+    The table breaks lines as it likes, so every four words in a row may be one. packages: names,
+    to guess what was meant. Raises RecipeKeyError, SourceError.
     """
     argv = [*_argv(layout, choice, root), "--assumeno", "install", *BASE, *choice["include"]]
     status, lines = execution.solve(argv, layout)
     # The answer "no" ends dnf with 1, like an error.
     if status and "Operation aborted." not in lines:
-        raise _explained(lines, choice, known)
+        raise _explained(lines, choice, packages)
     text = "\n".join(lines)
     words = re.split(r"^(?:Skipping|Transaction Summary)", text, flags=re.M)[0].split()
     return list(zip(words, words[1:], words[2:], words[3:], strict=False))
@@ -90,7 +92,7 @@ def _argv(layout: Layout, choice: Mapping[str, Any], root: Path) -> list[command
 
 
 def _explained(
-    lines: list[str], choice: Mapping[str, Any], known: Iterable[str]
+    lines: list[str], choice: Mapping[str, Any], packages: Iterable[str]
 ) -> RecipeKeyError | SourceError:
     """What dnf complains about, in the recipe's words where it is the recipe's."""
     matches = (NO_MATCH.search(line) or NO_GROUP.search(line) for line in lines)
@@ -99,7 +101,7 @@ def _explained(
         [match[1] for match in matches if match],
         choice["include"],
         BASE,
-        known,
+        packages,
         SourceError(
             "dnf cannot install these packages",
             why="\n".join(lines[first:][:40]),

@@ -39,9 +39,9 @@ class Tool(Protocol):
         """Return what it says of its version. Raises HostError for one that will not do."""
 
     def solve(
-        self, layout: Layout, choice: Mapping[str, Any], root: Path, known: Iterable[str]
+        self, layout: Layout, choice: Mapping[str, Any], root: Path, packages: Iterable[str]
     ) -> list[Row]:
-        """Return what it would install. known: names of packages, to guess what was meant."""
+        """Return what it would install. packages: names, to guess what was meant."""
 
     def install(self, layout: Layout, pins: Mapping[str, Any], rootfs: Rootfs) -> None:
         """Install the pinned packages, their scriptlets in a furnished image."""

@@ -44,15 +44,17 @@ def checked_version() -> str:
     return command.version("zypper")
 
 
-def solve(layout: Layout, choice: Mapping[str, Any], root: Path, known: Iterable[str]) -> list[Row]:
+def solve(
+    layout: Layout, choice: Mapping[str, Any], root: Path, packages: Iterable[str]
+) -> list[Row]:
     """Return what zypper would install. Raises RecipeKeyError, SourceError.
 
-    known: names of packages, to guess what was meant.
+    packages: names, to guess what was meant.
     """
     root.mkdir(exist_ok=True)
     status, lines = execution.solve(_argv(layout, root, choice, "--dry-run"), layout)
     if status:
-        raise _explained(lines, choice, known)
+        raise _explained(lines, choice, packages)
     try:
         # The names are the repositories', whose XML has been read before.
         answer = ElementTree.fromstring("\n".join(lines))  # noqa: S314
@@ -115,7 +117,7 @@ def _argv(
 
 
 def _explained(
-    lines: list[str], choice: Mapping[str, Any], known: Iterable[str]
+    lines: list[str], choice: Mapping[str, Any], packages: Iterable[str]
 ) -> RecipeKeyError | SourceError:
     """What zypper complains about, in the recipe's words where it is the recipe's."""
     matches = (match for line in lines for match in NO_MATCH.finditer(unescape(line)))
@@ -123,7 +125,7 @@ def _explained(
         [match[1] or match[2] for match in matches],
         choice["include"],
         BASE,
-        known,
+        packages,
         SourceError(
             "zypper cannot install these packages",
             why="\n".join(lines[-40:]),
