@@ -102,8 +102,8 @@ def machine(image: FileTree) -> str:
     header = next(image.stream(shell), b"")[:20] if shell else b""
     number = struct.unpack(">H" if header[5:6] == b"\2" else "<H", header[18:20].ljust(2, b"\0"))[0]
     host = os.uname().machine
-    known = MACHINES.get(number) if header.startswith(b"\x7fELF") else None
-    return known or {"x86_64": "amd64", "aarch64": "arm64"}.get(host, host)
+    elf_machine = MACHINES.get(number) if header.startswith(b"\x7fELF") else None
+    return elf_machine or {"x86_64": "amd64", "aarch64": "arm64"}.get(host, host)
 
 
 def _labels(tree: Tree, home: bytes) -> dict[str, str]:

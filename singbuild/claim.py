@@ -153,8 +153,8 @@ class _Wait:
             touched = place.stat().st_mtime_ns
         except OSError:
             return False  # gone, or unreachable for the moment
-        known, since = self._seen.get((place, record), (-1, 0.0))
-        if known != touched:  # by the file server's clock, whatever it shows
+        mtime, since = self._seen.get((place, record), (-1, 0.0))
+        if mtime != touched:  # by the file server's clock, whatever it shows
             self._seen[place, record] = touched, time.monotonic()
             return False
         return time.monotonic() - since > (SILENCE if record else UNSIGNED)

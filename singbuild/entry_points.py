@@ -49,10 +49,10 @@ def _by_name(each: Installed) -> tuple[str, str]:
     return each.name, each.distribution
 
 
-def only(kind: str, name: str, known: Sequence[Installed], remedy: str) -> Installed:
+def only(kind: str, name: str, plugins: Sequence[Installed], remedy: str) -> Installed:
     """Return the plugin of this name. Raises BackendError: none, or two that claim it."""
     claims: dict[str, list[Installed]] = defaultdict(list)
-    for each in known:
+    for each in plugins:
         claims[each.name].append(each)
     matches = claims.get(name, [])
     if len(matches) > 1:

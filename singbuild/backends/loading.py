@@ -134,8 +134,8 @@ def load(name: str, specifications: ModuleType | type = hookspecs) -> Backend:
 def _meant(text: str, specifications: ModuleType | type) -> str:
     """Return what to say of a hook that pluggy does not know."""
     word = re.search("unknown hook '(\\w+)'", text)
-    known = [name for name in vars(specifications) if name.startswith("singbuild_")]
-    near = nearest(word[1], known) if word else ""
+    hooks = [name for name in vars(specifications) if name.startswith("singbuild_")]
+    near = nearest(word[1], hooks) if word else ""
     return f"Did you mean {near}?" if near else ""
 
 

@@ -91,15 +91,15 @@ class Remote:
 
     def _is_trusted(self, sha256: str, digest: str, snapshot: Snapshot) -> bool:
         """Whether one of --cache-signers signed a packed file; warns when none did."""
-        known = self._options.cache_signers
-        if not known:
+        lists = self._options.cache_signers
+        if not lists:
             return True
         place, why = self._at(f":{stage_signatures.tag(digest)}"), "nobody signed it"
         if self._carrier.digest(place, self._console):
             signature = self._carrier.get(place, self._console)
             why = "its signature is too long"
             if signature.size <= _LARGEST_SIGNATURE:
-                why = stage_signatures.complaint(signature.path.read_bytes(), sha256, known)
+                why = stage_signatures.complaint(signature.path.read_bytes(), sha256, lists)
         if why:
             self._console.warn(f"{snapshot.name} is not taken from {self._uri}: {why}")
         return not why

@@ -29,7 +29,7 @@ def text(sha256: str, key: Path) -> bytes:
     return statement.as_text([ssh_key.signed(own, key)]).encode()
 
 
-def complaint(signature: bytes, sha256: str, known: Signers) -> str:
+def complaint(signature: bytes, sha256: str, lists: Signers) -> str:
     """Return why a signature is not one of those known over a file, "" if it is.
 
     Raises HostError: this host cannot check it.
@@ -44,7 +44,7 @@ def complaint(signature: bytes, sha256: str, known: Signers) -> str:
         if (own.file, own.start, own.claim) != (f"sha256:{sha256}", 0, statement.SIGNED):
             continue
         try:
-            verdict = signers.judged(each, known)
+            verdict = signers.judged(each, lists)
         except UnavailableError as error:
             raise HostError(error.what, why=error.why, remedy=error.remedy) from error
         if verdict.status == signers.GOOD:

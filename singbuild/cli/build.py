@@ -234,7 +234,7 @@ def build(
     from singbuild.plan import lock, options, plan
     from singbuild.privilege.modes import Mode
     from singbuild.recipe import selection
-    from singbuild.signatures import known
+    from singbuild.signatures import trusted_keys
     from singbuild.tree import secrets, sections
 
     shown = choice.choose(sys.stdout, as_json=as_json, quiet=quiet)
@@ -283,7 +283,7 @@ def build(
             privilege=Mode(privilege) if privilege else None,
             cache_from=cache_from,
             cache_to=cache_to,
-            cache_signers=known.known(cache_signers, ()).ssh if cache_signers else None,
+            cache_signers=trusted_keys.load(cache_signers, ()).ssh if cache_signers else None,
             cache_key=cache_key,
         )
         loaded = loading.load(

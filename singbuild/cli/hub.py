@@ -370,8 +370,8 @@ def _key(site: Site, word: str) -> str:
     from singbuild.hub import collection
 
     name, _, tag = word.partition(":")
-    known = collection.load(site, name)
-    build = known.commits[-1].builds.get(tag or "latest") if known.commits else None
+    subject = collection.load(site, name)
+    build = subject.commits[-1].builds.get(tag or "latest") if subject.commits else None
     if build is None or build.status != "built":
         raise UsageError(f"{site.path} has no image {word}", remedy="Name one as OWNER/NAME:TAG.")
     return build.key

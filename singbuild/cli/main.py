@@ -134,9 +134,9 @@ def show_help(context: click.Context, words: tuple[str, ...]) -> int:
     shown: click.Command = commands
     inside = context.find_root()
     for word in words:
-        known = [*shown.commands] if isinstance(shown, click.Group) else []
-        if word not in known:
-            raise strangers.no_command(word, known, inside.command_path)
+        names = [*shown.commands] if isinstance(shown, click.Group) else []
+        if word not in names:
+            raise strangers.no_command(word, names, inside.command_path)
         assert isinstance(shown, click.Group)
         shown = shown.commands[word]
         inside = click.Context(shown, info_name=word, parent=inside)

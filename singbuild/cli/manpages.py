@@ -56,8 +56,8 @@ def page(name: str) -> str:
         f"{title}:\n{text}" for title, text in (main_command or parts).items() if "ption" in title
     ]
     examples = main_command.get("Examples") or parts.get("Examples") or _examples(name, overview)
-    known = ("Usage", "About", "Example", "Exit", "Options")
-    rest = [t for title, t in parts.items() if not title.startswith(known)]
+    titles = ("Usage", "About", "Example", "Exit", "Options")
+    rest = [t for title, t in parts.items() if not title.startswith(titles)]
     about = "\n".join([parts["About"], *rest])
     used = name if name in ("singbuild", "singrun") else "singrun"
     sections = [

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from singbuild.console.display import Console
     from singbuild.signatures.image_file import Placed
-    from singbuild.signatures.known import Known
+    from singbuild.signatures.trusted_keys import TrustedKeys
     from singrun.signatures.statement import Signed, Statement
 
 
@@ -233,10 +233,10 @@ def verify_image(
     A squashfs or a SIF is written once more, to compare its bytes, where the host has the program.
     """
     from singbuild.console import choice
-    from singbuild.signatures import known, report, signing
+    from singbuild.signatures import report, signing, trusted_keys
 
     console = choice.choose(sys.stderr, as_json=False, quiet=True)
-    everybody = known.known(signers, revoked)
+    everybody = trusted_keys.load(signers, revoked)
     if "://" in image:
         if rebuilds or signatures or extract:
             raise UsageError("--rebuilds, --signatures and --extract are for files")
@@ -270,7 +270,7 @@ def verify_image(
     for each in result.findings:
         print(f"  {each}")
     if not signers and any(each.status == UNKNOWN for each in result.findings):
-        print(f"  who you know stands in {known.own_list()}: docs/signatures.md")
+        print(f"  who you know stands in {trusted_keys.own_list()}: docs/signatures.md")
     if rebuilders := result.rebuilders:
         count, known_count = len(rebuilders), sum(map(bool, rebuilders.values()))
         print(f"  rebuilt {count} time{'s' * (count != 1)}, {known_count} by known signers")
@@ -280,7 +280,7 @@ def verify_image(
 
 
 def _verify_remote(
-    uri: str, everybody: Known, console: Console, signed_by: Sequence[str], *, as_json: bool
+    uri: str, everybody: TrustedKeys, console: Console, signed_by: Sequence[str], *, as_json: bool
 ) -> int:
     from singbuild.signatures import remote
 

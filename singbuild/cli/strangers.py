@@ -61,11 +61,11 @@ def is_command_like(word: str) -> bool:
     return not (word.startswith("-") or "/" in word or "." in word or Path(word).exists())
 
 
-def no_command(word: str, known: list[str], path: str = "singbuild") -> UsageError:
+def no_command(word: str, names: list[str], path: str = "singbuild") -> UsageError:
     """Return what to say of a word that is no command. path: the command it was given to."""
     at_top = path == "singbuild"
-    near = nearest(word, known + [*COMMANDS] * at_top)
-    meant = f"{path} {near}" if near in known else COMMANDS.get(near, "")
+    near = nearest(word, names + [*COMMANDS] * at_top)
+    meant = f"{path} {near}" if near in names else COMMANDS.get(near, "")
     recipe = ", and no recipe of that name" * at_top
     return UsageError(
         f"there is no command {word!r}{recipe}",
@@ -91,9 +91,9 @@ def explained(error: click.UsageError) -> UsageError:
 
 
 def _no_option(name: str, context: click.Context) -> UsageError:
-    known = [word for parameter in context.command.get_params(context) for word in parameter.opts]
+    names = [word for parameter in context.command.get_params(context) for word in parameter.opts]
     why = OPTIONS.get(name, "") if context.command.name == "build" else ""
-    near = nearest(name.lstrip("-"), [word[2:] for word in known if word.startswith("--")])
+    near = nearest(name.lstrip("-"), [word[2:] for word in names if word.startswith("--")])
     if near and not why and name.startswith("--"):
         why = f"Did you mean --{near}?"
     what = f"{context.command_path} has no option {name}"

@@ -136,7 +136,7 @@ def _entries(path: str) -> tuple[dict[str, Value], bool]:
 
 def _unknown(path: str, line: int, name: str) -> ConfigurationError:
     guess = nearest(name, [*settings.SETTINGS]) or next(
-        (known for known in settings.SETTINGS if name in known.split()), ""
+        (setting for setting in settings.SETTINGS if name in setting.split()), ""
     )
     remedy = f"Did you mean {guess!r}?" if guess else "man singbuild.conf lists all settings."
     if name.startswith(settings.MIRROR):

@@ -256,9 +256,9 @@ class _Evaluator:
 
     def do_arg(self, each: Instruction) -> None:
         for name, default in loading.arguments_of(each.rest, self._all()):
-            known = {**self._recipe.globals, **self._platform}
+            global_scope = {**self._recipe.globals, **self._platform}
             value = self._recipe.arguments.get(
-                name, known.get(name) if default is None else default
+                name, global_scope.get(name) if default is None else default
             )
             if value is not None:
                 self._args[name] = str(value)

@@ -165,7 +165,7 @@ class _Parser:
         if image.lower() == SCRATCH:
             base = SCRATCH
         platform = self._filled(opening, opening.flag("platform"))
-        known = next((each for each in self._stages if base and each.stage == base), None)
+        parent = next((each for each in self._stages if base and each.stage == base), None)
         name, self._count = alias or f"stage-{self._count}", self._count + 1
         used: list[str] = []
         changed = tuple(self._with_stages(each, used) for each in instructions)
@@ -175,7 +175,7 @@ class _Parser:
             Recipe(
                 path=self._source.path,
                 source=self._source,
-                headers=_headers(opening, known.header("from").value if known else image, name),  # type: ignore[union-attr]
+                headers=_headers(opening, parent.header("from").value if parent else image, name),  # type: ignore[union-attr]
                 sections=MappingProxyType({}),
                 files=(),
                 labels=(),
@@ -184,7 +184,7 @@ class _Parser:
                 instructions=changed,
                 base=base,
                 uses=tuple(dict.fromkeys(used)),
-                platform=known.platform if known else self._machine(opening, platform),
+                platform=parent.platform if parent else self._machine(opening, platform),
                 globals=MappingProxyType(dict(self._global)),
             )
         )
@@ -251,12 +251,12 @@ class _Parser:
         return reader.error(self._source, each, what, remedy=remedy)
 
 
-def arguments_of(rest: str, known: Mapping[str, str]) -> list[tuple[str, str | None]]:
+def arguments_of(rest: str, values: Mapping[str, str]) -> list[tuple[str, str | None]]:
     """Return the names that an ARG declares, with their defaults; None for none."""
     arguments: list[tuple[str, str | None]] = []
     for word in variables.raw_words(rest):
         name, sign, value = word.partition("=")
-        arguments.append((name, variables.filled(value, known) if sign else None))
+        arguments.append((name, variables.filled(value, values) if sign else None))
     return arguments
 
 

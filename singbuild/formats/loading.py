@@ -86,10 +86,10 @@ def kind_of(path: Path) -> Kind:
             continue
         if kind.recognises(path, head):
             return kind
-    known = ", ".join(each.name for each in entry_points.installed(GROUP))
+    names = ", ".join(each.name for each in entry_points.installed(GROUP))
     raise ImageError(
         f"{path} is not an image",
-        why="\n".join([f"Its first bytes are those of no kind that is known: {known}.", *broken]),
+        why="\n".join([f"Its first bytes are those of no kind that is known: {names}.", *broken]),
         remedy="Give a file that singbuild, Singularity or Apptainer made, or a directory.",
     )
 

@@ -57,8 +57,8 @@ def summarise(site: Site, subject: Collection) -> dict[str, Any]:
 def summary(site: Site, name: str) -> dict[str, Any]:
     """Return what ``summarise`` wrote."""
     with gzip.open(site.path / name / "summary.json.gz") as file:
-        known: dict[str, Any] = json.loads(bounded(file))
-    return known
+        content: dict[str, Any] = json.loads(bounded(file))
+    return content
 
 
 def _words(name: str, tag: str, record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -107,8 +107,8 @@ class Catalogue:
         """Close the database; the file stays."""
         self._database.close()
 
-    def _add(self, name: str, known: Mapping[str, Any]) -> None:
-        images = known["images"]
+    def _add(self, name: str, content: Mapping[str, Any]) -> None:
+        images = content["images"]
         built = [each for each in images.values() if each["status"] == "built"]
         self.collections.append(
             {
@@ -116,7 +116,7 @@ class Catalogue:
                 "built": len(built),
                 "failed": len(images) - len(built),
                 "size": sum(each["size"] for each in built),
-                "time": known["time"],
+                "time": content["time"],
             }
         )
         run = self._database.execute
@@ -134,7 +134,7 @@ class Catalogue:
         )
         rows = (
             (shard_of(word), word, kind, name, count, json.dumps(tags))
-            for word, kinds in known["words"].items()
+            for word, kinds in content["words"].items()
             for kind, (count, tags) in kinds.items()
         )
         many("INSERT INTO words VALUES (?, ?, ?, ?, ?, ?)", rows)

@@ -114,7 +114,7 @@ def load(site: Site, name: str) -> Collection:
 
 def add(site: Site, name: str, source: str, survey: Survey) -> Collection:
     """Add what a commit gave to its collection, or bring it up to date."""
-    known = load(site, name)
+    previous = load(site, name)
     builds = {
         tag: Build(unit.path, unit.key, record["status"])
         for tag, unit in sorted(survey.units.items())
@@ -122,7 +122,7 @@ def add(site: Site, name: str, source: str, survey: Survey) -> Collection:
     }
     commit = survey.commit
     entry = Entry(commit.id, commit.time, commit.subject, builds, survey.left_out)
-    others = [each for each in known.commits if each.id != commit.id]
+    others = [each for each in previous.commits if each.id != commit.id]
     commits = tuple(sorted([*others, entry], key=lambda each: (each.time, each.id)))
     url = source if not Path(source).exists() else ""
     after = Collection(name, url, commits)

@@ -74,8 +74,8 @@ def _push(site: Site, name: str, unit: Unit, where: str, report: Callable[[str],
     """Push an image unless its tag is there already with the same one."""
     uri = f"{where.rstrip('/')}/{name.lower()}:{unit.tag}"
     store = f"{name}/pushed.json"
-    known: dict[str, Any] = site.load(store) or {"images": {}}
-    if known["images"].get(unit.tag, {}).items() >= {"key": unit.key, "uri": uri}.items():
+    pushes: dict[str, Any] = site.load(store) or {"images": {}}
+    if pushes["images"].get(unit.tag, {}).items() >= {"key": unit.key, "uri": uri}.items():
         return True
     answer = _answer(
         ["push", "-q", str(site.image(unit.key)), uri], f"{unit.tag}: not pushed", report
@@ -83,8 +83,8 @@ def _push(site: Site, name: str, unit: Unit, where: str, report: Callable[[str],
     if not answer:
         return False
     digest = answer.split()[-1]
-    known["images"][unit.tag] = {"key": unit.key, "uri": uri, "digest": digest}
-    site.write(store, dumped(known))
+    pushes["images"][unit.tag] = {"key": unit.key, "uri": uri, "digest": digest}
+    site.write(store, dumped(pushes))
     report(f"{unit.tag}: pushed to {uri}")
     return True
 

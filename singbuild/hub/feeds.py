@@ -73,13 +73,13 @@ def _as_script(text: str) -> str:
 
 def keys(subject: Collection) -> dict[str, str]:
     """Return the key of each build with an image: by ``TAG``, and by ``TAG@COMMIT``."""
-    known: dict[str, str] = {}
+    by_commit: dict[str, str] = {}
     for tag in tags(subject):
         for entry, build in subject.steps(tag):
             if build.status == "built":
-                known[f"{tag}@{short(entry.id)}"] = build.key
+                by_commit[f"{tag}@{short(entry.id)}"] = build.key
     newest = subject.commits[-1].builds
-    return known | {tag: build.key for tag, build in newest.items() if build.status == "built"}
+    return by_commit | {tag: build.key for tag, build in newest.items() if build.status == "built"}
 
 
 def tags(subject: Collection) -> Sequence[str]:

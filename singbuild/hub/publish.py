@@ -43,7 +43,7 @@ def surveyed(repository: Repository, at: str, settings: Settings) -> Iterator[tu
     What is named by its whole id and is there is not fetched: many jobs need one fetch.
     Raises SourceError, UsageError.
     """
-    commit = _known(repository, at) if len(at) == _WHOLE else None
+    commit = _commit_or_none(repository, at) if len(at) == _WHOLE else None
     if commit is None:
         repository.fetch()
         commit = repository.commit(at)
@@ -53,7 +53,7 @@ def surveyed(repository: Repository, at: str, settings: Settings) -> Iterator[tu
         yield work.survey(repository, commit, checkout, settings), checkout
 
 
-def _known(repository: Repository, at: str) -> Commit | None:
+def _commit_or_none(repository: Repository, at: str) -> Commit | None:
     try:
         return repository.commit(at)
     except UsageError:
@@ -133,10 +133,10 @@ def prune(site: Site, keep: int, *, dry_run: bool) -> dict[str, int]:
 
 def _remembered(site: Site, url: str) -> str:
     """Return the site's URL, without a slash at its end; keep it if it is new."""
-    known = site.load("hub.json")
-    chosen = (url or str(known.get("url", ""))).rstrip("/")
-    if chosen != known.get("url", ""):
-        site.write("hub.json", dumped({**known, "url": chosen}))
+    content = site.load("hub.json")
+    chosen = (url or str(content.get("url", ""))).rstrip("/")
+    if chosen != content.get("url", ""):
+        site.write("hub.json", dumped({**content, "url": chosen}))
     return chosen
 
 

@@ -166,13 +166,13 @@ def inputs(path: str, recipe: Recipe, files: Mapping[str, Blob]) -> Inputs:
     )
 
 
-def bases(recipe_inputs: Inputs, known: Sequence[Candidate]) -> dict[str, Candidate]:
+def bases(recipe_inputs: Inputs, recipes: Sequence[Candidate]) -> dict[str, Candidate]:
     """Return by its name each image that a recipe starts from and another recipe makes.
 
     ``From: base.sif`` is what ``base.def`` or ``Singularity.base`` of that directory makes.
     """
     by_stem = {}
-    for each in known:
+    for each in recipes:
         if each.tag:
             name = PurePosixPath(each.path)
             stem = _tag(name.name) or LATEST

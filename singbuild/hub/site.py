@@ -46,8 +46,8 @@ class Site:
         """Make the directory a site. Raises ImageError for one that holds other things."""
         mark = self.path / "hub.json"
         if mark.exists():
-            known = self.load("hub.json")
-            if known.get("version") != VERSION:
+            content = self.load("hub.json")
+            if content.get("version") != VERSION:
                 raise ImageError(f"{self.path} is a site of another version of singbuild's")
             return
         if self.path.exists() and any(self.path.iterdir()):
@@ -108,8 +108,8 @@ class Site:
 
     def signers(self, key: str) -> list[dict[str, str]]:
         """Return who signed an image here."""
-        known: list[dict[str, str]] = self.load(f"signatures/{key}.json").get("signers", [])
-        return known
+        rows: list[dict[str, str]] = self.load(f"signatures/{key}.json").get("signers", [])
+        return rows
 
     def link_image(self, key: str, name: str) -> None:
         """Give an image a second name, as a hard link: symbolic ones many servers do not follow."""

@@ -75,8 +75,8 @@ def survey(repository: Repository, commit: Commit, checkout: Path, settings: Set
     files = repository.files(commit)
     links = set(repository.check_out(files.values(), checkout))
     files = {path: blob for path, blob in files.items() if path not in links}
-    known = recipes.candidates([path for path, blob in files.items() if blob.is_file])
-    named = {each.tag: each for each in known if each.tag}
+    candidates = recipes.candidates([path for path, blob in files.items() if blob.is_file])
+    named = {each.tag: each for each in candidates if each.tag}
     read: dict[str, Inputs] = {}
     errors: dict[str, str] = {}
     for tag, each in named.items():
@@ -91,7 +91,7 @@ def survey(repository: Repository, commit: Commit, checkout: Path, settings: Set
             alone = {each.path: f"{files[each.path].mode:o} {files[each.path].id}"}
             read[tag] = Inputs(".", alone, {})
     bases = {
-        tag: {image: base.tag for image, base in recipes.bases(facts, known).items()}
+        tag: {image: base.tag for image, base in recipes.bases(facts, candidates).items()}
         for tag, facts in read.items()
     }
     order = recipes.ordered({tag: [*named_bases.values()] for tag, named_bases in bases.items()})
@@ -115,7 +115,7 @@ def survey(repository: Repository, commit: Commit, checkout: Path, settings: Set
             errors.get(tag, ""),
             repository.read(files[path])[: recipes.LARGEST].decode(errors="replace"),
         )
-    return Survey(commit, units, {each.path: each.why_not for each in known if not each.tag})
+    return Survey(commit, units, {each.path: each.why_not for each in candidates if not each.tag})
 
 
 def chosen(commit_survey: Survey, settings: Settings) -> list[Unit]:

@@ -91,8 +91,8 @@ def check_options(options: Sequence[str]) -> None:
     """
     for word in options:
         name = word[2:].partition("=")[0]
-        known = name in _WORDS if word.startswith("--") else _LETTERS.issuperset(word[1:])
-        if not known:
+        is_harmless = name in _WORDS if word.startswith("--") else _LETTERS.issuperset(word[1:])
+        if not is_harmless:
             raise UsageError(
                 f"copy does not take cp's option {word}",
                 remedy="It takes -a -d -f -H -L -P -p -r -n -u -v -x -T and their long names.",

@@ -218,10 +218,12 @@ def _lock(text: str | None) -> dict[str, Any]:
 
 def _backend(lock_values: dict[str, Any], recipe: str | None) -> dict[str, str] | None:
     """Return the backend as the lock names it, else the recipe's Bootstrap word."""
-    known = lock_values.get("backend")
-    if isinstance(known, dict):
+    backend = lock_values.get("backend")
+    if isinstance(backend, dict):
         names = ("name", "version")
-        return {key: known[key] for key in names if isinstance(known.get(key), str) and known[key]}
+        return {
+            key: backend[key] for key in names if isinstance(backend.get(key), str) and backend[key]
+        }
     for each in (recipe or "").splitlines():
         key, _, value = each.partition(":")
         if key.strip().lower() == "bootstrap" and value.strip():

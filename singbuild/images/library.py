@@ -84,10 +84,10 @@ def _is_current(source: str, target: Path) -> bool:
     with contextlib.suppress(ImageError, yaml.YAMLError, ValueError, AttributeError):
         with formats.opened(target) as tree:
             entry = tree.find(_LOCK)
-            known = lock.parse(tree.read(entry, lock.LARGEST).decode()) if entry else {}
+            old = lock.parse(tree.read(entry, lock.LARGEST).decode()) if entry else {}
         planned = plan.make(pull.recipe(source), Console(sys.stdout, quiet=True))
         now = job.resolve(planned, Options(), plan.downloads).lock
-        return bool(known.get("pins")) and known["pins"] == now["pins"]
+        return bool(old.get("pins")) and old["pins"] == now["pins"]
     return False
 
 

@@ -140,11 +140,11 @@ def recipe(source: str, *, insecure: bool = False) -> Recipe:
 def check(source: str) -> None:
     """Raise UsageError for what does not name an image."""
     scheme, name = parted(source)
-    known = [*SCHEMES, *(each for each in transports.schemes() if each not in SCHEMES)]
-    if scheme not in known or not name:
+    schemes = [*SCHEMES, *(each for each in transports.schemes() if each not in SCHEMES)]
+    if scheme not in schemes or not name:
         raise UsageError(
             f"{source} does not name an image",
-            remedy=f"Say docker://ubuntu:latest, or one of {', '.join(known)} and its name.",
+            remedy=f"Say docker://ubuntu:latest, or one of {', '.join(schemes)} and its name.",
         )
     if not is_text(source):
         raise UsageError(

@@ -46,12 +46,12 @@ def compared(path: Path, tree: FileTree, report: Reporter) -> str:
         if filecmp.cmp(path, part.path, shallow=False):
             return f"all bytes as {here} writes them"
         where = _first_difference(path, part.path)
-    known = _recorded(tree, with_writer=bool(kind.writer()))
-    if known == here:
+    writer = _recorded(tree, with_writer=bool(kind.writer()))
+    if writer == here:
         reason = f"all content is as built, but {here} writes other bytes from offset {where} on"
         raise tree.damaged("the file", reason)
-    if known:
-        return f"its bytes were not compared: {known} wrote them, and here is {here}"
+    if writer:
+        return f"its bytes were not compared: {writer} wrote them, and here is {here}"
     return f"its bytes are not those of {here} from offset {where} on: who wrote them is not known"
 
 

@@ -78,7 +78,7 @@ def _component(package: Package, number: int) -> Json:
 
 def _licence(text: str) -> Json:
     """Return a licence: an expression of SPDX where all its names are known there, or its text."""
-    known = declared(text)
-    if known.references:
+    licence = declared(text)
+    if licence.references:
         return {"license": {"name": text}}
-    return {"expression": known.expression}
+    return {"expression": licence.expression}

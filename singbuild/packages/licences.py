@@ -56,7 +56,7 @@ _WHOLE = {
 _FAMILY = re.compile(r"(?i)(AGPL|LGPL|GPL|GFDL)[-v]?(\d(?:\.\d)?)(?:\.0)?(\+?)", re.ASCII)
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]*", re.ASCII)
 _OPERATORS = {"and": "AND", "or": "OR", "with": "WITH"}
-_KNOWN = {name.lower(): name for name in _SPDX.split()}
+_SPDX_NAMES = {name.lower(): name for name in _SPDX.split()}
 _KNOWN_EXCEPTIONS = {name.lower(): name for name in _EXCEPTIONS.split()}
 
 
@@ -116,8 +116,8 @@ def _words(text: str, references: dict[str, str]) -> Iterator[str]:
             yield _OPERATORS.get(low, word)
         elif before == "with":
             yield _KNOWN_EXCEPTIONS.get(low, "")
-        elif known := _KNOWN.get(low) or _OTHER_NAMES.get(low) or _family(word):
-            yield known
+        elif name := _SPDX_NAMES.get(low) or _OTHER_NAMES.get(low) or _family(word):
+            yield name
         elif _WORD.fullmatch(word):
             references[reference(word)] = word
             yield reference(word)
@@ -134,7 +134,7 @@ def _family(word: str) -> str:
     family, number, later = match.groups()
     number = number if "." in number else f"{number}.0"
     name = f"{family}-{number}-{'or-later' if later else 'only'}"
-    return _KNOWN.get(name.lower(), "")
+    return _SPDX_NAMES.get(name.lower(), "")
 
 
 def _is_expression(words: list[str]) -> bool:

@@ -62,10 +62,10 @@ def resolve(plan: Plan, options: Options, downloads: Callable[[Plan], Path]) -> 
     """
     wanted_lock = options.locked
     of_stages = wanted_lock.lock.get("stages") if wanted_lock else None
-    known: Mapping[str, Any] = of_stages if isinstance(of_stages, dict) else {}
+    stage_locks: Mapping[str, Any] = of_stages if isinstance(of_stages, dict) else {}
     stages: tuple[Job, ...] = ()
     for each in plan.stages:
-        stage = _resolve(each, options, downloads, known.get(each.recipe.stage), stages)
+        stage = _resolve(each, options, downloads, stage_locks.get(each.recipe.stage), stages)
         stages = (*stages, replace(stage, is_stage=True))
     job = _resolve(plan, options, downloads, wanted_lock.lock if wanted_lock else None, stages)
     if stages:

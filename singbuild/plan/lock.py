@@ -108,8 +108,8 @@ def choose_epoch(pins: Pins, locked: Lock | None) -> int:
     """
     date = os.environ.get("SOURCE_DATE_EPOCH")
     if date is None:
-        known = (locked or {}).get("epoch", pins.get("epoch"))
-        return known if isinstance(known, int) and 0 < known <= LAST_EPOCH else DEFAULT_EPOCH
+        epoch = (locked or {}).get("epoch", pins.get("epoch"))
+        return epoch if isinstance(epoch, int) and 0 < epoch <= LAST_EPOCH else DEFAULT_EPOCH
     if not date.isdecimal() or int(date) > LAST_EPOCH:
         raise UsageError(
             f"SOURCE_DATE_EPOCH is {date!r}",

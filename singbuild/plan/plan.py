@@ -187,25 +187,27 @@ def _machine(option: str, backend: Backend) -> str:
 
 def _keywords(recipe: Recipe, backend: Backend, report: Reporter) -> dict[str, str]:
     """Return the header's values under the backend's spelling, defaults filled in."""
-    known = {keyword.name.lower(): keyword for keyword in backend.needs.keywords}
+    keywords = {keyword.name.lower(): keyword for keyword in backend.needs.keywords}
     set_values = {}
     mirrors = reading.current().mirrors()
     for header in recipe.headers:
         name, where = header.name.lower(), f"{recipe.path}:{header.line}"
         if name in (BOOTSTRAP_KEY.lower(), STAGE):
             continue
-        if name not in known | dict.fromkeys(agents.KEYS):
-            raise recipe.unknown(header, [keyword.name for keyword in known.values()])
+        if name not in keywords | dict.fromkeys(agents.KEYS):
+            raise recipe.unknown(header, [keyword.name for keyword in keywords.values()])
         if not header.value:
             report.warn(f"{where}: {header.name} has no value, and no effect")
-        elif name not in known:
+        elif name not in keywords:
             report.warn(f"{where}: {header.name} has no effect: {recipe.bootstrap} has no such key")
         else:
-            set_values[known[name].name] = mirrors.get(header.value.lower(), header.value)
-    for keyword in known.values():
+            set_values[keywords[name].name] = mirrors.get(header.value.lower(), header.value)
+    for keyword in keywords.values():
         if keyword.required and not set_values.get(keyword.name):
             raise _missing(recipe, backend, keyword.name, keyword.help)
-    defaults = {k.name: k.default for k in known.values() if k.default and k.name not in set_values}
+    defaults = {
+        k.name: k.default for k in keywords.values() if k.default and k.name not in set_values
+    }
     return set_values | defaults
 
 

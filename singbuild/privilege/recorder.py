@@ -177,8 +177,8 @@ class Recorder:
 
     def _record(self, fd: int, uid: int, gid: int, node: str = "") -> None:
         key = _key(fd)
-        known = self._owners.get(key, (SAME, SAME))
-        self._owners[key] = (known[0] if uid == SAME else uid, known[1] if gid == SAME else gid)
+        owner = self._owners.get(key, (SAME, SAME))
+        self._owners[key] = (owner[0] if uid == SAME else uid, owner[1] if gid == SAME else gid)
         self._file.write(f"{key} {uid} {gid}{node}\n".encode())
 
     def change_root(self, root: int) -> None:
@@ -339,11 +339,11 @@ def _read(journal: Path) -> dict[str, _Record]:
     for line in journal.read_text().splitlines():
         number, handle, *facts = line.split()
         uid, gid, *device = map(int, facts)
-        known = records.get(f"{number} {handle}", _Record())
+        earlier = records.get(f"{number} {handle}", _Record())
         records[f"{number} {handle}"] = _Record(
-            known.uid if uid == SAME else uid & 0xFFFFFFFF,
-            known.gid if gid == SAME else gid & 0xFFFFFFFF,
-            *(device or known[2:]),
+            earlier.uid if uid == SAME else uid & 0xFFFFFFFF,
+            earlier.gid if gid == SAME else gid & 0xFFFFFFFF,
+            *(device or earlier[2:]),
         )
     return records
 

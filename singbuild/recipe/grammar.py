@@ -107,9 +107,9 @@ def _stage(source: Text, lines: range, implied: tuple[Header, ...]) -> Recipe:
 
 def _check_stage(source: Text, stage: Recipe, before: Sequence[Recipe]) -> None:
     """Refuse two stages of one name, and a copy from one that is not before this one."""
-    known = {each.stage: each for each in before if each.stage}
-    if stage.stage in known:
-        header, first = stage.header(STAGE), known[stage.stage].header(STAGE)
+    stages = {each.stage: each for each in before if each.stage}
+    if stage.stage in stages:
+        header, first = stage.header(STAGE), stages[stage.stage].header(STAGE)
         assert header
         assert first
         raise stage.error(
@@ -119,7 +119,7 @@ def _check_stage(source: Text, stage: Recipe, before: Sequence[Recipe]) -> None:
             remedy="Rename one of them, and the %files that copy from it.",
         )
     for item in stage.files:
-        if item.stage and item.stage not in known:
+        if item.stage and item.stage not in stages:
             raise RecipeError(
                 printable(source.path, keep=4096),
                 item.line,
@@ -127,8 +127,8 @@ def _check_stage(source: Text, stage: Recipe, before: Sequence[Recipe]) -> None:
                 printable(stage.line(item.line)),
                 f"%files from {printable(item.stage, keep=40)}: no stage before this one has "
                 "that name",
-                why=f"Stages before it: {', '.join(map(printable, known)) or 'none'}.",
-                remedy=did_you_mean(item.stage, known)
+                why=f"Stages before it: {', '.join(map(printable, stages)) or 'none'}.",
+                remedy=did_you_mean(item.stage, stages)
                 or "Name a stage in its header: Stage: NAME.",
             )
 
@@ -199,8 +199,8 @@ def _check_known(source: Text, n: int, name: str) -> None:
         n,
         1,
         f"there is no section %{shown}",
-        why=f"Sections: {' '.join(f'%{known}' for known in SECTIONS)}\n"
-        f"Sections of an app: {' '.join(f'%app{known}' for known in APP_SECTIONS)}",
+        why=f"Sections: {' '.join(f'%{each}' for each in SECTIONS)}\n"
+        f"Sections of an app: {' '.join(f'%app{each}' for each in APP_SECTIONS)}",
         remedy="\n".join(filter(None, [did_you_mean(f"%{name}", [f"%{s}" for s in _ALL]), text])),
     )
 

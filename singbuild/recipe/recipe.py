@@ -320,12 +320,12 @@ class Recipe:
             remedy=remedy,
         )
 
-    def unknown(self, header: Header, known: Sequence[str]) -> RecipeError:
+    def unknown(self, header: Header, names: Sequence[str]) -> RecipeError:
         """Make the error for a key that is not among those that the backend knows."""
         return self.error(
             header,
             f"{self.bootstrap} has no key {header.name}",
             column=header.column,
-            why=f"It knows: {', '.join(known) or 'none'}.",
-            remedy=did_you_mean(header.name, known) or "Remove the line.",
+            why=f"It knows: {', '.join(names) or 'none'}.",
+            remedy=did_you_mean(header.name, names) or "Remove the line.",
         )

@@ -30,8 +30,8 @@ def only(recipe: Recipe, words: Sequence[str]) -> Recipe:
     """
     names = [name for word in words for name in word.split(",")]
     if unknown := [name for name in names if name not in (*NAMES, "all", "none")]:
-        known = ", ".join(("all", "none", *NAMES))
-        raise UsageError(f"there is no section {unknown[0]}", remedy=f"Say one of {known}.")
+        choices = ", ".join(("all", "none", *NAMES))
+        raise UsageError(f"there is no section {unknown[0]}", remedy=f"Say one of {choices}.")
     if not names or "all" in names:
         return recipe
     if recipe.is_dockerfile:

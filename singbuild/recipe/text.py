@@ -131,9 +131,9 @@ def _end(pattern: re.Pattern[str], line: str, at: int) -> int:
     return match.end() if match else at
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
+def did_you_mean(word: str, words: Iterable[str]) -> str:
     """Propose the known word nearest to ``word``, or one that begins alike; "" for none."""
-    names = list(known) if 1 < len(word) <= 40 else []
+    names = list(words) if 1 < len(word) <= 40 else []
     near = nearest(word, names) or next((name for name in names if _begin_alike(word, name)), "")
     return f"Did you mean {near}?" if near else ""
 

@@ -13,8 +13,8 @@ from singbuild.contract import RemoteSignature, Reporter
 from singbuild.signatures import dsse
 from singbuild.signatures import report as reports
 from singbuild.signatures.finding import Finding
-from singbuild.signatures.known import Known
 from singbuild.signatures.report import Report
+from singbuild.signatures.trusted_keys import TrustedKeys
 from singbuild.transports import loading
 from singrun.signatures import signers
 from singrun.signatures.statement import SIGNED
@@ -26,7 +26,7 @@ ATTESTED = "attested"  # what else is said of an image: followed by the type of 
 
 
 def examine(
-    uri: str, known: Known, report: Reporter, *, required: Sequence[str], signed: bool
+    uri: str, trust: TrustedKeys, report: Reporter, *, required: Sequence[str], signed: bool
 ) -> tuple[str, Report]:
     """Return an image's digest in its registry, and the verdict on its signatures there.
 
@@ -34,13 +34,13 @@ def examine(
     """
     place = loading.place(uri)
     digest, signatures = loading.find(place.scheme).signatures(place, report)
-    findings = [_finding(each, digest, known) for each in signatures]
+    findings = [_finding(each, digest, trust) for each in signatures]
     return digest, reports.judged(findings, required, signed=signed)
 
 
-def _finding(each: RemoteSignature, digest: str, known: Known) -> Finding:
+def _finding(each: RemoteSignature, digest: str, trust: TrustedKeys) -> Finding:
     claim, is_about_it = _claimed(each, digest)
-    for name, key in known.keys.items():
+    for name, key in trust.keys.items():
         if dsse.is_signed(key, each.signed, each.signature):
             reason = "" if is_about_it else "it is over another image"
             status = signers.GOOD if is_about_it else signers.BAD

@@ -14,7 +14,7 @@ from singbuild.images.verification import Sound
 from singbuild.signatures import image_file, sif_signatures
 from singbuild.signatures.finding import Finding
 from singbuild.signatures.image_file import ImageFile, Placed
-from singbuild.signatures.known import Known
+from singbuild.signatures.trusted_keys import TrustedKeys
 from singrun.errors import UnavailableError
 from singrun.signatures import signers
 from singrun.signatures.signers import Signers, Verdict
@@ -59,7 +59,7 @@ class Report:
 
 def examine(
     path: Path,
-    known: Known,
+    trust: TrustedKeys,
     *,
     beside: Path | None = None,
     required: Sequence[str] = (),
@@ -78,10 +78,10 @@ def examine(
         return _report(sound, [], required, signed=signed, rebuilds=rebuilds)
     with image_file.opened(path, beside=beside) as file:
         placed = file.signatures()
-        findings = sif_signatures.findings(file, known)
+        findings = sif_signatures.findings(file, trust)
         sound = _content(file, may_lack=bool(placed or findings), report=report)
         expected = (sound.digest if sound else "", file.start, file.digest() if placed else "")
-        findings += [_finding(each, expected, known.ssh) for each in placed]
+        findings += [_finding(each, expected, trust.ssh) for each in placed]
     return _report(sound, findings, required, signed=signed, rebuilds=rebuilds)
 
 
@@ -110,8 +110,8 @@ def _named(error: ImageError, file: ImageFile) -> ImageError:
     return error
 
 
-def _finding(placed: Placed, expected: tuple[str, int, str], known: Signers) -> Finding:
-    verdict = _verdict(placed, expected, known)
+def _finding(placed: Placed, expected: tuple[str, int, str], lists: Signers) -> Finding:
+    verdict = _verdict(placed, expected, lists)
     own: Signed = placed.signed
     return Finding(
         status=verdict.status,
@@ -126,13 +126,13 @@ def _finding(placed: Placed, expected: tuple[str, int, str], known: Signers) -> 
     )
 
 
-def _verdict(placed: Placed, expected: tuple[str, int, str], known: Signers) -> Verdict:
+def _verdict(placed: Placed, expected: tuple[str, int, str], lists: Signers) -> Verdict:
     """Judge a signature. expected: the content, start and file that its statement must name."""
     statement = placed.signed.statement
     if (statement.content, statement.start, statement.file) != expected:
         return Verdict(signers.BAD, [], "it is over another image, or over this one as it was")
     try:
-        return signers.judged(placed.signed, known)
+        return signers.judged(placed.signed, lists)
     except UnavailableError as error:
         raise HostError(error.what, why=error.why, remedy=error.remedy) from error
 
@@ -156,7 +156,7 @@ def _report(
     missing = [w for w in required if not any(fnmatch.fnmatchcase(w, each) for each in patterns)]
     if signed and not good:
         missing.append("anybody in the lists of signers")
-    known = sum(bool(names) for names in Report(sound, findings, ()).rebuilders.values())
-    if known < rebuilds:
-        missing.append(f"{rebuilds} known signers who rebuilt it, but by {known}")
+    count = sum(bool(names) for names in Report(sound, findings, ()).rebuilders.values())
+    if count < rebuilds:
+        missing.append(f"{rebuilds} known signers who rebuilt it, but by {count}")
     return Report(sound, findings, missing)

@@ -10,8 +10,8 @@ from singbuild.errors import ImageError, UsageError
 from singbuild.signatures import dsse, pgp, sif_file
 from singbuild.signatures.finding import Finding
 from singbuild.signatures.image_file import ImageFile
-from singbuild.signatures.known import Known
 from singbuild.signatures.sif_file import SifFile
+from singbuild.signatures.trusted_keys import TrustedKeys
 from singrun.signatures import signers
 from singrun.signatures.statement import SIGNED
 
@@ -20,7 +20,7 @@ _PLACE = "in the SIF"
 _GROUP_MASK = 0xF0000000
 
 
-def findings(file: ImageFile, known: Known) -> list[Finding]:
+def findings(file: ImageFile, trust: TrustedKeys) -> list[Finding]:
     """Return the verdicts on the signatures in a file, none where it is no SIF.
 
     GOOD ones are over the group that has the root file system. Raises ImageError.
@@ -31,7 +31,7 @@ def findings(file: ImageFile, known: Known) -> list[Finding]:
     verified: dict[tuple[int, bytes], bool] = {}
     rows = []
     for group, data in sif.signatures():
-        finding, payload = _opened(data, known)
+        finding, payload = _opened(data, trust)
         if finding.status in (signers.GOOD, signers.REFUSED):
             if (group, payload) not in verified:
                 verified[group, payload] = group in sif.groups and sif.is_true(payload, group)
@@ -45,13 +45,13 @@ def findings(file: ImageFile, known: Known) -> list[Finding]:
     return rows
 
 
-def _opened(data: bytes, known: Known) -> tuple[Finding, bytes]:
+def _opened(data: bytes, trust: TrustedKeys) -> tuple[Finding, bytes]:
     """Return the verdict on a signature, and the payload, b"" unless that was verified."""
     if data.startswith(pgp.START):
-        by_gpg = pgp.checked(data, known.keyrings)
+        by_gpg = pgp.checked(data, trust.keyrings)
         parts = (by_gpg.status, by_gpg.reason, by_gpg.names, "pgp", SIGNED, by_gpg.date)
         return Finding(*parts, "PGP", by_gpg.fingerprint, _PLACE), by_gpg.text
-    by_key = dsse.opened(data, PAYLOAD, known.keys)
+    by_key = dsse.opened(data, PAYLOAD, trust.keys)
     parts = (by_key.status, by_key.reason, by_key.names, "dsse", SIGNED, "")
     return Finding(*parts, "DSSE", by_key.fingerprint, _PLACE), by_key.payload
 

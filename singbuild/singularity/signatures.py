@@ -10,9 +10,9 @@ from pathlib import Path
 import click
 
 from singbuild.errors import ImageError, SingbuildError
-from singbuild.signatures import image_file, known, sif_file, sif_signatures
+from singbuild.signatures import image_file, sif_file, sif_signatures, trusted_keys
 from singbuild.signatures.finding import Finding
-from singbuild.signatures.known import Known
+from singbuild.signatures.trusted_keys import TrustedKeys
 from singbuild.singularity.messages import INFO
 from singbuild.singularity.sif import TYPES
 from singrun.signatures import signers
@@ -63,10 +63,10 @@ def verify(quiet: bool, /, image: Path, key: Path | None, as_json: bool, **_: bo
         sif = sif_file.SifFile(str(image), file.fd)
         signed = {group for group, _ in sif.signatures()}
         missing = [group for group in sif.groups if group not in signed]
-        rows = sif_signatures.findings(file, _known(key))
+        rows = sif_signatures.findings(file, _trust(key))
         if not key and any(row.status == signers.UNKNOWN for row in rows):
             # gpg's keyring does not know all of them; Apptainer has one of its own.
-            more = replace(_known(None), keyrings=_own_keyrings())
+            more = replace(_trust(None), keyrings=_own_keyrings())
             others = sif_signatures.findings(file, more)
             rows = [
                 o if r.status == signers.UNKNOWN else r for r, o in zip(rows, others, strict=True)
@@ -114,8 +114,8 @@ def _type(row: sif_file.Row) -> str:
     return TYPES.get(row.kind, "Unknown data-type")
 
 
-def _known(key: Path | None) -> Known:
-    return known.known([key] if key else [], [])
+def _trust(key: Path | None) -> TrustedKeys:
+    return trusted_keys.load([key] if key else [], [])
 
 
 def _own_keyrings() -> list[Path]:

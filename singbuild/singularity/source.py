@@ -15,8 +15,8 @@ from singbuild.transports import loading as transports
 def is_uri(word: str) -> bool:
     """Whether a word names an image by SCHEME:NAME, and no file has that name."""
     scheme, colon, _ = word.partition(":")
-    known = (*pull.SCHEMES, *transports.schemes())
-    return bool(colon) and scheme in known and not Path(word).exists()
+    schemes = (*pull.SCHEMES, *transports.schemes())
+    return bool(colon) and scheme in schemes and not Path(word).exists()
 
 
 def recipe(

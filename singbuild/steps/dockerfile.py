@@ -177,10 +177,10 @@ def _run(job: Job, action: Run, workplace: Workplace) -> None:
 
 
 def _sources_missing(job: Job, action: Run) -> Iterator[str]:
-    known = {secret.name for secret in job.secrets}
+    names = {secret.name for secret in job.secrets}
     for mount in action.mounts:
         name = run_mounts.secret_name(mount) if mount.kind == "secret" else ""
-        if name and name not in known and mount.fields.get("required", "false") == "true":
+        if name and name not in names and mount.fields.get("required", "false") == "true":
             yield name
 
 

@@ -62,9 +62,9 @@ class Tree:
         path: without ``.`` and ``..``, b"" for the root; make: what is missing on the way is
         made, mode 0755. Raises OSError.
         """
-        known = self._open.get(path)
-        if known:
-            return known
+        directory = self._open.get(path)
+        if directory:
+            return directory
         try:
             fd, real = self._open_anywhere(path)
         except FileNotFoundError:

@@ -53,8 +53,8 @@ def _archived(
         info.name = _text(renamed(entry.path)) or "."
         changed(info)
         if entry.inode.kind != DIRECTORY and entry.inode.links > 1:
-            if known := first.get(entry.inode.number):
-                target = _text(renamed(known))
+            if path := first.get(entry.inode.number):
+                target = _text(renamed(path))
                 info.type, info.linkname, info.pax_headers = tarfile.LNKTYPE, target, {}
                 yield packed(info)
                 continue

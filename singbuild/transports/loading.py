@@ -154,8 +154,8 @@ class Carrier:
 def find(scheme: str) -> Carrier:
     """Return the transport for a scheme. Raises BackendError: none, two, or a broken one."""
     remedy = "singbuild pull --help says what there is."
-    known = entry_points.installed(GROUP)
-    return load(entry_points.only("transport", scheme, known, remedy))
+    plugins = entry_points.installed(GROUP)
+    return load(entry_points.only("transport", scheme, plugins, remedy))
 
 
 @cache

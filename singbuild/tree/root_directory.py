@@ -209,8 +209,8 @@ class RootDirectory:
                 if error.errno not in (errno.EPERM, errno.EINVAL):
                     raise
                 path = os.fsencode(self._inside(directory, name))
-                known = self.owners.get(path, Owner(uid, gid))
-                self.owners[path] = dataclasses.replace(known, uid=uid, gid=gid)
+                owner = self.owners.get(path, Owner(uid, gid))
+                self.owners[path] = dataclasses.replace(owner, uid=uid, gid=gid)
 
     def rename(self, inside: Inside, to: Inside) -> None:
         """Give a file, link or directory another name; what has that is replaced."""

@@ -96,8 +96,8 @@ def _make(base: Path) -> None:
 
 def _with_dependencies(names: tuple[str, ...]) -> set[str]:
     """Return packages with all that they depend on; of two that will do, none but mawk."""
-    known = subprocess.check_output(["apt-cache", "pkgnames"], text=True).split()
-    names += ("usr-is-merged",) * ("usr-is-merged" in known)
+    packages = subprocess.check_output(["apt-cache", "pkgnames"], text=True).split()
+    names += ("usr-is-merged",) * ("usr-is-merged" in packages)
     argv = ["apt-cache", "depends", "--recurse", "--important", *names]
     lines = subprocess.check_output(argv, text=True).splitlines()
     return {line for line in lines if line[0] not in " <|"} - {*OTHERS}

@@ -101,8 +101,8 @@ class ContainerImage:
     def configured(self, config: Mapping[str, Any]) -> ContainerImage:
         """The image with another configuration, and the history that builders of others want."""
         history = [{"created_by": "test"}] * len(self.layers)
-        known = json.loads(self.blobs[self.config])
-        text = json.dumps(known | {"config": config, "history": history}).encode()
+        old = json.loads(self.blobs[self.config])
+        text = json.dumps(old | {"config": config, "history": history}).encode()
         manifest = json.loads(self.blobs[self.manifest]) | {"config": described(text, CONFIG)}
         content = json.dumps(manifest).encode()
         blobs = {**self.blobs, sha256(text): text, sha256(content): content}

@@ -135,13 +135,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         fields = _form(urlsplit(self.path).query)
-        known = self.headers.get("Authorization", "")
+        credentials = self.headers.get("Authorization", "")
         self._note(fields)
-        if known and known not in self.server.users:
+        if credentials and credentials not in self.server.users:
             words = {"code": "UNAUTHORIZED", "message": "incorrect username or password"}
             self._answer(401, {"errors": [words]})
         else:
-            user = self.server.names[self.server.users.index(known)] if known else ""
+            user = self.server.names[self.server.users.index(credentials)] if credentials else ""
             self._give(user, fields)
 
     def do_POST(self) -> None:

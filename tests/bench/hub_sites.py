@@ -125,7 +125,7 @@ def record(site: Site, image: Image, commit: Commit) -> None:
         failure = {"status": "failed", "error": {"status": 7, "text": image.error}}
         site.write(f"records/{image.key}.json", dumped(own | failure))
         return
-    known = files(image)
+    entries = files(image)
     packages = []
     for name in sorted(image.packages):
         version, arch = installed().get(name, ("1.0", "all"))
@@ -133,7 +133,7 @@ def record(site: Site, image: Image, commit: Commit) -> None:
         purl = f"pkg:deb/debian/{name}@{version}"
         facts = {"name": name, "version": version, "arch": arch, "purl": purl, "size": size}
         packages.append({"kind": "deb", **facts})
-    size = sum(each.size for each in known)
+    size = sum(each.size for each in entries)
     digest = hashlib.sha256(image.key.encode()).hexdigest()
     shown = {
         "digest": f"sha256:{digest}", "size": size, "used": size, "kind": "SIF",
@@ -147,13 +147,13 @@ def record(site: Site, image: Image, commit: Commit) -> None:
         "status": "built",
         "image": {"sha256": digest, "md5": digest[:32], "size": size * 2 // 5},
         "reproducible": {"same": True, "surroundings": [], "paths": []},
-        "files": len(known),
-        "sketch": contents.sketch(known),
-        "programs": contents.programs(known),
+        "files": len(entries),
+        "sketch": contents.sketch(entries),
+        "programs": contents.programs(entries),
         "licences": {"GPL-2.0-or-later": len(packages) // 2, "MIT": len(packages) // 5},
         "shown": shown,
     }
-    site.write_files(image.key, known)
+    site.write_files(image.key, entries)
     site.write(f"records/{image.key}.spdx.json", "{}")
     site.write(f"images/{image.key}.sif", "")
     site.write(f"records/{image.key}.json", dumped(own | built))

@@ -63,16 +63,16 @@ def _facts(file: Path) -> dict[str, str]:
         assert about
         pairs = [line.split(" = ") for line in about.read().decode().splitlines()]
     wants = "\n".join(value for key, value in pairs if key == "depend")
-    known = dict(pairs)
+    info = dict(pairs)
     return {
         "%FILENAME%": file.name,
-        "%NAME%": known["pkgname"],
-        "%VERSION%": known["pkgver"],
+        "%NAME%": info["pkgname"],
+        "%VERSION%": info["pkgver"],
         "%CSIZE%": str(len(content)),
         "%ISIZE%": "4096",
         "%SHA256SUM%": hashlib.sha256(content).hexdigest(),
-        "%ARCH%": known["arch"],
-        "%BUILDDATE%": known["builddate"],
+        "%ARCH%": info["arch"],
+        "%BUILDDATE%": info["builddate"],
         **({"%DEPENDS%": wants} if wants else {}),
     }
 

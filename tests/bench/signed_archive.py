@@ -63,7 +63,7 @@ class Signer:
 def release(**fields: str) -> bytes:
     """Return the text of a Release file. fields: more of them, or others."""
     index = lzma.compress(PACKAGES.encode())
-    known = {
+    defaults = {
         "Origin": "Nova",
         "Suite": "nova",
         "Codename": "nova",
@@ -72,7 +72,7 @@ def release(**fields: str) -> bytes:
         "Components": "main",
         "SHA256": f"\n {hashlib.sha256(index).hexdigest()} {len(index)} {INDEX}",
     }
-    return "".join(f"{key}: {value}\n" for key, value in (known | fields).items()).encode()
+    return "".join(f"{key}: {value}\n" for key, value in (defaults | fields).items()).encode()
 
 
 def write(place: Path, files: Mapping[str, bytes]) -> str:

@@ -16,10 +16,10 @@ FIELDS = {
 def header(name: bytes, kind: bytes = b"0", size: int = 0, /, **fields: bytes) -> bytes:
     """Return one header with a right checksum. fields: more of FIELDS, as they shall stand."""
     mode = b"0000755\0" if kind == b"5" else b"0000644\0"
-    known = {"name": name, "kind": kind, "size": b"%011o\0" % size, "magic": b"ustar\x0000"}
-    known |= {"mode": mode, "uid": b"0000000\0", "gid": b"0000000\0", "mtime": b"00000000000\0"}
+    defaults = {"name": name, "kind": kind, "size": b"%011o\0" % size, "magic": b"ustar\x0000"}
+    defaults |= {"mode": mode, "uid": b"0000000\0", "gid": b"0000000\0", "mtime": b"00000000000\0"}
     block = bytearray(BLOCK)
-    for field, value in (known | fields).items():
+    for field, value in (defaults | fields).items():
         at = FIELDS[field]
         block[at : at + len(value)] = value
     block[148:156] = b" " * 8

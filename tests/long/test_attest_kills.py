@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from singbuild.ext3.boot import BOOT_BLOCK
-from singbuild.signatures import known, report
+from singbuild.signatures import report, trusted_keys
 from tests.bench.builds import SINGBUILD
 from tests.bench.host import random_numbers, wait_until
 
@@ -65,7 +65,7 @@ class Desk:
 
     def signatures(self) -> Rows:
         """Who signed what, all of which has to be good."""
-        result = report.examine(self.image, known.known((self.place / "signers",), ()))
+        result = report.examine(self.image, trusted_keys.load((self.place / "signers",), ()))
         assert {each.status for each in result.findings} == {"good"}, result.findings
         return Counter((each.principals[0], each.claim) for each in result.findings)
 

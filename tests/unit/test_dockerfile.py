@@ -113,13 +113,13 @@ def test_variables(text: str, value: str) -> None:
 
 
 def test_pairs_in_both_forms() -> None:
-    known = {"A": "x y"}
-    assert variables.pairs("B=$A C='d e' F=g\\ h", known) == [
+    values = {"A": "x y"}
+    assert variables.pairs("B=$A C='d e' F=g\\ h", values) == [
         ("B", "x y"),
         ("C", "d e"),
         ("F", "g h"),
     ]
-    assert variables.pairs('B the $A "rest"', known) == [("B", "the x y rest")]
+    assert variables.pairs('B the $A "rest"', values) == [("B", "the x y rest")]
 
 
 def test_an_environment_is_filled_from_before_its_instruction() -> None:

@@ -169,14 +169,14 @@ def test_verify_holds_all_bytes_against_the_writer(image: Path, tmp_path: Path, 
 
 def test_verify_tells_who_wrote_what_it_cannot_compare(tmp_path: Path) -> None:
     writer = loading.find("squashfs").writer()
-    for known, status, words in (
+    for program, status, words in (
         (writer, 8, "all content is as built, but tar2sqfs"),
         ("tar2sqfs 9.9", 0, "were not compared: tar2sqfs 9.9 wrote them"),
     ):
-        tree = tmp_path / known.replace(" ", "-") / "tree"
+        tree = tmp_path / program.replace(" ", "-") / "tree"
         (tree / ".singularity.d").mkdir(parents=True)
         (tree / ".singularity.d/manifest").touch()
-        (tree / ".singularity.d/lock.yaml").write_text(f"writer: {known}\n")
+        (tree / ".singularity.d/lock.yaml").write_text(f"writer: {program}\n")
         image = seal(tree, tree.parent / "a.img", epoch=EPOCH).path
         written = converted(image, tree.parent / "a.sqfs", "squashfs")
         written.write_bytes(written.read_bytes() + b"\1")

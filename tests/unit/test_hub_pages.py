@@ -62,7 +62,7 @@ def crafted(tmp_path: Path, *hostile: str) -> Site:
     return site
 
 
-KNOWN = frozenset(
+ELEMENTS = frozenset(
     re.findall(
         r"\w+",
         """
@@ -120,7 +120,7 @@ def test_nothing_that_comes_from_outside_is_markup_in_a_page(tmp_path: Path, hos
         allowed_scripts = ["hub.js", "compare.js"] if page.name == "compare.html" else ["hub.js"]
         assert parser.scripts == allowed_scripts, page
         assert [name for name in parser.attributes if name.startswith("on")] == []
-        assert parser.elements <= KNOWN
+        assert parser.elements <= ELEMENTS
     for picture in (*site.path.rglob("*.svg"), *site.path.rglob("*.xml")):
         ElementTree.fromstring(picture.read_bytes())
     scripts = [*(site.path / "search").glob("*.js"), site.path / "lab/tools/keys.js"]
@@ -199,14 +199,14 @@ def test_a_collection_of_many_images_and_commits_stands_on_as_many_pages_as_it_t
         collection.add(site, "lab/tools", "https://x.invalid/a", survey)
 
     add(1, 700)
-    known = site.load("lab/tools/collection.json")
-    _, commit = known["commits"]
+    content = site.load("lab/tools/collection.json")
+    _, commit = content["commits"]
     some = dict([*commit["builds"].items()][1:])
     commits = [
         {**commit, "id": f"{n:040x}", "time": n, "builds": commit["builds"] if n % 2 else some}
         for n in range(120)
     ]
-    site.write("lab/tools/collection.json", json.dumps({**known, "commits": commits}))
+    site.write("lab/tools/collection.json", json.dumps({**content, "commits": commits}))
     pages.write(site, ["lab/tools"])
     place = site.path / "lab/tools"
     written = sorted(place.glob("*.html"))

@@ -13,8 +13,8 @@ MODULES = sorted(
     for path in ROOT.glob(f"{wing}/**/*.py")
 )
 PARTICIPLES = {  # they say what happened to a value, and "behind" or "over" where something is
-    *("asked", "found", "given", "gone", "got", "held", "kept", "laid", "lent", "made", "said"),
-    *("taken", "told", "wanted", "wished", "behind", "over"),
+    *("asked", "found", "given", "gone", "got", "held", "kept", "known", "laid", "lent", "made"),
+    *("said", "taken", "told", "wanted", "wished", "behind", "over"),
 }
 CONTEXT_MANAGERS = ("contextmanager", "contextlib.contextmanager")
 

@@ -60,11 +60,11 @@ def test_every_option_of_singbuild_in_a_line_is_one() -> None:
             inner = commands if command is commands.commands["build"] else command
             if isinstance(inner, click.Group) and word in inner.commands:
                 command = inner.commands[word]
-        known = {o for part in (commands, command) for p in part.params for o in p.opts}
-        known |= {o for p in command.params for o in p.secondary_opts} | {"--help", "--version"}
+        options = {o for part in (commands, command) for p in part.params for o in p.opts}
+        options |= {o for p in command.params for o in p.secondary_opts} | {"--help", "--version"}
         if isinstance(command, click.Group):
-            known |= {o for c in command.commands.values() for p in c.params for o in p.opts}
-        wrong += [(where, " ".join(words), name) for name in names(words) - known]
+            options |= {o for c in command.commands.values() for p in c.params for o in p.opts}
+        wrong += [(where, " ".join(words), name) for name in names(words) - options]
     assert wrong == []
 
 

@@ -208,8 +208,8 @@ def test_the_home_is_the_callers_and_never_another_ones(uid: int) -> None:
     )
     argv = [sys.executable, "-c", HOME]
     home = subprocess.check_output(argv, env=env, text=True, **become).strip()
-    known = pwd.getpwuid(os.getuid()).pw_dir
-    assert home == (known if not become else "/nonexistent")
+    entry = pwd.getpwuid(os.getuid()).pw_dir
+    assert home == (entry if not become else "/nonexistent")
 
 
 def test_a_log_goes_elsewhere_where_its_directory_is_closed(

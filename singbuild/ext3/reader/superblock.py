@@ -135,11 +135,11 @@ def inode_table(descriptor: bytes) -> int:
 
 
 def _check_features(incompat: int) -> None:
-    known = _FILETYPE | _RECOVER | _META_BG
+    features = _FILETYPE | _RECOVER | _META_BG
     foreign = [
         _FOREIGN.get(1 << n, f"{1 << n:#x}")
         for n in range(32)
-        if incompat >> n & 1 and not known >> n & 1
+        if incompat >> n & 1 and not features >> n & 1
     ]
     if foreign:
         raise ValueError(f"it is no ext3: its superblock names {', '.join(foreign)}")

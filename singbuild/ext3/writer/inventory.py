@@ -154,9 +154,9 @@ def _walk(root: bytes, epoch: int) -> Iterator[Node]:
         names: list[tuple[bytes, Node]] = []
         for name, status in _list(root, directory):
             several = status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode)
-            if several and (known := linked.get((status.st_dev, status.st_ino))):
-                known.links += 1
-                names.append((name, known))
+            if several and (first := linked.get((status.st_dev, status.st_ino))):
+                first.links += 1
+                names.append((name, first))
                 continue
             node = _node(prefix + name, number, directory.number, status, epoch)
             number += 1

@@ -157,9 +157,9 @@ def signers(tmp_path: Path) -> dict[str, Path]:
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", key],
                        check=True)  # fmt: skip
     public = keys["ada"].with_suffix(".pub").read_text()
-    known = tmp_path / "signers"
-    known.write_text(f'ada@lab.example namespaces="singbuild-image" {public}')
-    return keys | {"list": known}
+    path = tmp_path / "signers"
+    path.write_text(f'ada@lab.example namespaces="singbuild-image" {public}')
+    return keys | {"list": path}
 
 
 def test_only_what_a_named_signer_signed_is_taken(

@@ -19,7 +19,7 @@ from singbuild.hub import collection, pages, recipes, registry, shpc
 from singbuild.hub.repository import Repository
 from singbuild.hub.work import Settings, Survey, survey
 from tests.bench import campaign
-from tests.unit.test_hub_pages import KNOWN, Elements, crafted
+from tests.unit.test_hub_pages import ELEMENTS, Elements, crafted
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(7200)]
 
@@ -207,7 +207,7 @@ def test_texts(place: Path) -> None:
             for page in site.path.rglob("*.html"):
                 parser = Elements()
                 parser.feed(page.read_text())
-                assert parser.elements <= KNOWN, page
+                assert parser.elements <= ELEMENTS, page
                 assert {*parser.scripts} <= {"hub.js", "compare.js"}, page
                 assert not [name for name in parser.attributes if name.startswith("on")], page
                 for link in parser.links:

@@ -16,9 +16,9 @@ import pytest
 
 from singbuild.errors import SingbuildError
 from singbuild.ext3.writer.seal import seal
-from singbuild.signatures import known, report, sif_signatures, signing
+from singbuild.signatures import report, sif_signatures, signing, trusted_keys
 from singbuild.signatures.image_file import opened
-from singbuild.signatures.known import Known
+from singbuild.signatures.trusted_keys import TrustedKeys
 from singrun.signatures import sshsig, statement
 from singrun.signatures.statement import Signed
 from tests.bench import campaign, sif_files
@@ -49,7 +49,7 @@ class Desk:
         subprocess.run(make, check=True)
         public = ["-pubout", "-out", str(place / "pem.pem")]
         subprocess.run(["openssl", "pkey", "-in", place / "pem.key", *public], check=True)
-        self.known = known.known([place / "signers", place / "pem.pem"], [])
+        self.trust = trusted_keys.load([place / "signers", place / "pem.pem"], [])
         self.image, self.other = self.ext3("one"), self.ext3("two")
         self.sif, self.other_sif = (self.wrapped(each) for each in (self.image, self.other))
         self.content = {path: path.read_bytes() for path in (self.image, self.sif)}
@@ -77,10 +77,12 @@ class Desk:
             sif_signatures.sign(file, self.place / "pem.key", scheme="dsse")
         return path
 
-    def accepted(self, path: Path, who: Known, beside: Path | None = None) -> bool:
+    def accepted(self, path: Path, who: TrustedKeys, beside: Path | None = None) -> bool:
         return not report.examine(path, who, beside=beside, signed=True).error(path)
 
-    def tried(self, path: Path, data: bytes | None, who: Known, beside: Path | None = None) -> str:
+    def tried(
+        self, path: Path, data: bytes | None, who: TrustedKeys, beside: Path | None = None
+    ) -> str:
         """What becomes of an image with these bytes instead of its own, or cut to their length."""
         whole = self.content[path]
         data = whole if data is None else data
@@ -119,14 +121,14 @@ def every_byte(desk: Desk, chance: random.Random) -> Iterator[tuple[str, str, in
     """Flip a bit in each byte of the boot block, of a SIF's header, table and signature."""
     whole, sif = desk.content[desk.image], desk.content[desk.sif]
     for at in range(1024):
-        yield "boot block", desk.tried(desk.image, flipped(whole, at, chance), desk.known), at
+        yield "boot block", desk.tried(desk.image, flipped(whole, at, chance), desk.trust), at
     places = [
         *range(HEADER),
         *range(TABLE, TABLE + 3 * ROW),
         *range(sif.rindex(b'{"payloadType'), len(sif)),
     ]
     for at in places:
-        yield "SIF", desk.tried(desk.sif, flipped(sif, at, chance), desk.known), at
+        yield "SIF", desk.tried(desk.sif, flipped(sif, at, chance), desk.trust), at
 
 
 def others(desk: Desk, chance: random.Random) -> Iterator[tuple[str, str, int]]:
@@ -134,19 +136,19 @@ def others(desk: Desk, chance: random.Random) -> Iterator[tuple[str, str, int]]:
     place, whole = desk.place, desk.content[desk.image]
     boot = desk.other.read_bytes()[:1024]
     swapped = whole[: whole.index(b"# file")] + boot[boot.index(b"# file") :] + whole[1024:]
-    yield "another's signature", desk.tried(desk.image, swapped, desk.known), 0
-    yield "another's boot block", desk.tried(desk.image, boot + whole[1024:], desk.known), 0
+    yield "another's signature", desk.tried(desk.image, swapped, desk.trust), 0
+    yield "another's boot block", desk.tried(desk.image, boot + whole[1024:], desk.trust), 0
     bare = statement.unsigned(whole[:1024]) + whole[1024:]
     beside = desk.place / "other.sig"
     assert beside.exists()
-    yield "another's file beside", desk.tried(desk.image, bare, desk.known, beside), 0
+    yield "another's file beside", desk.tried(desk.image, bare, desk.trust, beside), 0
     for name in ("expired", "git"):
-        who = known.known([place / name], [])
+        who = trusted_keys.load([place / name], [])
         yield name, desk.tried(desk.image, None, who), 0
         yield name, desk.tried(desk.image, None, who, desk.beside), 0
     yield (
         "revoked",
-        desk.tried(desk.image, None, known.known([place / "signers"], [place / "revoked"])),
+        desk.tried(desk.image, None, trusted_keys.load([place / "signers"], [place / "revoked"])),
         0,
     )
     (signed,) = statement.in_boot_block(whole[:1024])
@@ -155,18 +157,18 @@ def others(desk: Desk, chance: random.Random) -> Iterator[tuple[str, str, int]]:
     subprocess.run([*words, place / "text"], check=True)
     armor = (place / "text.sig").read_text()
     (place / "namespace.sig").write_text(signed.statement.text() + armor)
-    yield "namespace", desk.tried(desk.image, None, desk.known, place / "namespace.sig"), 0
+    yield "namespace", desk.tried(desk.image, None, desk.trust, place / "namespace.sig"), 0
     blob = "".join(armor.split("\n")[1:-2])
     value = sshsig._strings(sshsig._decoded(blob)[10:], 5)[4]
     line = statement.boot_lines(
         [Signed(signed.statement, sshsig.Signature(signed.signature.key, value))]
     )
     data = (whole[: whole.index(b"# file")] + line).ljust(1024, b"\0") + whole[1024:]
-    yield "namespace", desk.tried(desk.image, data, desk.known), 0
+    yield "namespace", desk.tried(desk.image, data, desk.trust), 0
     sif, tail = desk.content[desk.sif], desk.other_sif.read_bytes()
     start = sif.rindex(b'{"payloadType'), tail.rindex(b'{"payloadType')
     data = sif[: start[0]] + tail[start[1] :]
-    yield "another SIF's signature", desk.tried(desk.sif, data, desk.known), 0
+    yield "another SIF's signature", desk.tried(desk.sif, data, desk.trust), 0
 
 
 def by_chance(desk: Desk, chance: random.Random) -> tuple[str, str, int]:
@@ -177,7 +179,7 @@ def by_chance(desk: Desk, chance: random.Random) -> tuple[str, str, int]:
     if kind == "cut":
         path = chance.choice((desk.image, desk.sif))
         length = chance.randrange(len(desk.content[path]))
-        return kind, desk.tried(path, desk.content[path][:length], desk.known), 0
+        return kind, desk.tried(path, desk.content[path][:length], desk.trust), 0
     if kind == "beside":
         text = campaign.mutated(
             desk.beside.read_bytes(), chance, (b"-----BEGIN SSH SIGNATURE-----",)
@@ -188,7 +190,7 @@ def by_chance(desk: Desk, chance: random.Random) -> tuple[str, str, int]:
         bare = statement.unsigned(whole[:1024]) + whole[1024:]
         if text == desk.beside.read_bytes():
             return kind, "the same", 0
-        return kind, desk.tried(path, bare, desk.known, other), 0
+        return kind, desk.tried(path, bare, desk.trust, other), 0
     size = 1024 if kind == "boot block" else TABLE + 3 * ROW
     head = campaign.mutated(whole[:size], chance, (b"# signature ", b"sha256:")).ljust(size, b"\0")[
         :size
@@ -201,13 +203,13 @@ def by_chance(desk: Desk, chance: random.Random) -> tuple[str, str, int]:
         signed = [at for at in changed if not (is_unsigned(at) or HEADER <= at < TABLE)]
         changed = signed or [MACHINE]
     first = changed[0]
-    return kind, desk.tried(path, head + whole[size:], desk.known), first
+    return kind, desk.tried(path, head + whole[size:], desk.trust), first
 
 
 def test_no_changed_image_is_accepted(desk: Desk) -> None:
-    assert desk.accepted(desk.image, desk.known)
-    assert desk.accepted(desk.sif, desk.known)
-    assert desk.tried(desk.image, None, desk.known, desk.beside) == "accepted"
+    assert desk.accepted(desk.image, desk.trust)
+    assert desk.accepted(desk.sif, desk.trust)
+    assert desk.tried(desk.image, None, desk.trust, desk.beside) == "accepted"
     seed = os.environ.get("SINGBUILD_TEST_SEED") or str(random.SystemRandom().randrange(1 << 32))
     print("seed", seed)
     chance = random.Random(seed)

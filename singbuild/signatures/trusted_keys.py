@@ -1,4 +1,4 @@
-"""The keys that are known: lists of SSH signers, PGP keyrings, public keys in PEM files."""
+"""The keys that are trusted: lists of SSH signers, PGP keyrings, public keys in PEM files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _KEYS = "keys"  # the directory of PEM files beside a list of signers
 
 
 @dataclass(frozen=True)
-class Known:
+class TrustedKeys:
     """ssh: the lists; keyrings: files of PGP keys, None for the user's keyring; keys: by owner."""
 
     ssh: Signers
@@ -29,7 +29,7 @@ class Known:
     keys: Mapping[str, PublicKey]
 
 
-def known(named: Sequence[Path], revoked: Sequence[Path]) -> Known:
+def load(named: Sequence[Path], revoked: Sequence[Path]) -> TrustedKeys:
     """Return the keys in the named files, else those in the site's and the user's.
 
     Each file is a list of SSH signers, PGP keys in armor, or a public key in PEM, whose owner is
@@ -49,7 +49,7 @@ def known(named: Sequence[Path], revoked: Sequence[Path]) -> Known:
         _start(path)
     ssh = Signers([*map(str, lists)], [*map(str, bans)])
     keys = {path.stem: dsse.public_key(path) for path in pems}
-    return Known(ssh, rings if named else None, keys)
+    return TrustedKeys(ssh, rings if named else None, keys)
 
 
 def own_list() -> Path:
