@@ -82,7 +82,7 @@ def build(plan: Plan, target: Path, options: Options, console: Console) -> int:
                 log.remove()
         site_extensions.announce_end(build_facts, status, console.seconds)
         return status
-    except (SingbuildError, OSError) as error:
+    except (SingbuildError, OSError, MemoryError) as error:
         explained = faults.explained(error, plan)
         console.error(explained, None)
         return explained.status
@@ -105,7 +105,7 @@ class _Worker:
         with self.console:
             try:
                 self._build()
-            except (SingbuildError, OSError) as error:
+            except (SingbuildError, OSError, MemoryError) as error:
                 places = self.workshop.scratch, self.target.parent
                 explained = faults.explained(error, self.plan, places)
                 self.console.error(explained, self.workshop.log)

@@ -120,7 +120,7 @@ class Stages:
         """Make a stage; show what goes wrong, and return the exit status."""
         try:
             self._make(name)
-        except (SingbuildError, OSError) as error:
+        except (SingbuildError, OSError, MemoryError) as error:
             plan, places = self.tree_plans[name].job.plan, (self.workshop.scratch,)
             explained = faults.explained(error, plan, places)
             self.workshop.console.error(explained, self.workshop.log)

@@ -46,6 +46,8 @@ def main() -> "NoReturn":
         remedy = "singrun --debug VERB IMAGE shows what was done before."
         if error.errno == errno.ENOSYS:
             remedy = "This kernel is too old; singrun doctor names the version that it needs."
+        elif error.errno in (errno.EFBIG, errno.EMFILE, errno.EAGAIN, errno.ENOMEM):
+            remedy = "A limit may be too low: see ulimit -a."
         say(f"Cannot start: {error}\n  {remedy}", "FATAL")
     except Exception:
         sys.excepthook(*sys.exc_info())

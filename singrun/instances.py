@@ -203,6 +203,8 @@ def end(living: "list[Instance]", patience: float) -> None:
         # A pidfd, since a number may be another process's by the time of the second signal:
         # pidfd_open(2).
         holder = os.pidfd_open(instance.pid)
+        its_end = select.poll()  # select(2) takes no descriptor from 1,024 on
+        its_end.register(holder, select.POLLIN)
         for number, seconds in ((signal.SIGTERM, patience), (signal.SIGKILL, _PATIENCE)):
             if number == signal.SIGTERM and not seconds:
                 continue
@@ -210,7 +212,7 @@ def end(living: "list[Instance]", patience: float) -> None:
                 signal.pidfd_send_signal(holder, number)
             except ProcessLookupError:
                 break
-            if select.select([holder], [], [], seconds)[0]:
+            if its_end.poll(seconds * 1000):
                 break
         os.close(holder)
     for prefix in ("instance-", "image-"):

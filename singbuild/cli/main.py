@@ -186,6 +186,7 @@ def _report(error: SingbuildError) -> int:
 def main() -> None:
     """Execute the command line; the only place that ends the process."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, each program would seem to succeed
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # blocked, Ctrl-C and time limits would be lost
     prepare_streams()
     set_home()
     sys.exit(with_output_written(_status()))
@@ -201,7 +202,7 @@ def _status() -> int:
         return _report(strangers.explained(error))
     except SingbuildError as error:
         return _report(error)
-    except OSError as error:
+    except (OSError, MemoryError) as error:
         from singbuild.console import faults
 
         return _report(faults.of_host(error))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -16,9 +17,11 @@ KILLED = HostError(
     remedy="dmesg tells whether it was the kernel. Nothing is left behind.",
 )
 
+_OF_LIMITS = (errno.EFBIG, errno.EMFILE, errno.EAGAIN, errno.ENOMEM)  # setrlimit(2)
+
 
 def explained(
-    error: SingbuildError | OSError, plan: Plan, places: Iterable[Path] = ()
+    error: SingbuildError | OSError | MemoryError, plan: Plan, places: Iterable[Path] = ()
 ) -> SingbuildError:
     """Return the error with its place in the recipe, or what the host's answer means.
 
@@ -29,19 +32,21 @@ def explained(
     return plain(error, (plan.source.cache, *places))
 
 
-def plain(error: SingbuildError | OSError, places: Iterable[Path]) -> SingbuildError:
+def plain(error: SingbuildError | OSError | MemoryError, places: Iterable[Path]) -> SingbuildError:
     """Return the error, or what the host's answer means. places: the directories written to."""
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         full = min(places, key=host.free_bytes)
         remedy = "Free some space. SINGBUILD_TMPDIR and SINGBUILD_CACHEDIR name other places."
         return HostError(f"the disk that holds {full} is full", remedy=remedy)
-    if isinstance(error, OSError):
+    if isinstance(error, OSError | MemoryError):
         return of_host(error, "the host: ")
     return error
 
 
-def of_host(error: OSError, place: str = "") -> HostError:
+def of_host(error: OSError | MemoryError, place: str = "") -> HostError:
     """Return what a system call's error means. place: what is said where it names no file."""
+    if isinstance(error, MemoryError):
+        error = OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
     if error.errno == errno.ENOENT and not error.filename:
         try:
             Path.cwd()
@@ -50,7 +55,8 @@ def of_host(error: OSError, place: str = "") -> HostError:
                 "the current directory has been removed", remedy="Go to one that is there."
             )
     where = f"{error.filename}: " if error.filename else place
-    return HostError(f"{where}{error.strerror or error}")
+    remedy = "A limit may be too low: see ulimit -a." if error.errno in _OF_LIMITS else ""
+    return HostError(f"{where}{error.strerror or error}", remedy=remedy)
 
 
 def bug(error: Exception) -> SingbuildError:

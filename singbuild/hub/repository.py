@@ -76,9 +76,11 @@ class Repository:
         env = command.environment(self._env | _of_ssh())
         words = ["fetch", "-q", "--prune", "--no-recurse-submodules", "--", self.source, *_REFS]
         with claim.claimed(self._directory):  # of two at once git fails one: "cannot lock ref"
-            if not (self._directory / "HEAD").exists():
-                argv = [*_GIT, "init", "-q", "--bare", str(self._directory)]
-                command.run(argv, env=env, package="git")
+            for lock in self._directory.rglob("*.lock"):  # of a killed git; no ref is called so
+                lock.unlink()
+            # Each time: git writes HEAD first, and a killed one may have come no further.
+            argv = [*_GIT, "init", "-q", "--bare", str(self._directory)]
+            command.run(argv, env=env, package="git")
             done = command.call([*self._git, *words], env=env, package="git")
         if done.status:
             raise SourceError(

@@ -153,7 +153,7 @@ def change(
                         f"sign it again: singbuild sign {path}"
                     )
             return status
-    except (SingbuildError, OSError) as error:
+    except (SingbuildError, OSError, MemoryError) as error:
         explained = faults.plain(error, (workspace.scratch_parent(), path.parent))
         console.error(explained, None)
         return explained.status
@@ -168,7 +168,7 @@ def _report_errors(console: Console, work: Callable[[], None]) -> int:
     with console:
         try:
             work()
-        except (SingbuildError, OSError) as error:
+        except (SingbuildError, OSError, MemoryError) as error:
             explained = faults.plain(error, (workspace.scratch_parent(),))
             console.error(explained, None)
             return explained.status

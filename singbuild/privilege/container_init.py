@@ -306,8 +306,10 @@ def _is_in_bounding_set(number: int) -> bool | None:
 
 def _execute(job: dict[str, Any]) -> NoReturn:
     """Become the program; 127 means that it is not there, 126 that it cannot be executed."""
-    for number in (*_KEYBOARD, _signal.SIGPIPE, _signal.SIGXFSZ):  # the latter Python ignores
+    # What the builder's caller ignores or blocks, as under nohup(1), is no matter of the tree's.
+    for number in _signal.valid_signals() - {_signal.SIGKILL, _signal.SIGSTOP}:
         _signal.signal(number, _signal.SIG_DFL)
+    _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
     argv, env = job["argv"], job["env"]
     if not job["host"]:
         os.chdir(job["directory"])

@@ -36,7 +36,8 @@ from singbuild.privilege.subordinate import Ranges
 from singrun import syscalls
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER, PR_GET_CHILD_SUBREAPER = 1, 36, 37  # prctl(2)
-ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+IGNORABLE_SIGNALS = (signal.SIGINT, signal.SIGHUP)
+ENDING_SIGNALS = (*IGNORABLE_SIGNALS, signal.SIGTERM)
 
 
 class Terminated(BaseException):
@@ -189,8 +190,11 @@ def fork_and_wait(child: Callable[[], int], meanwhile: Callable[[int], None] | N
 def _die_with(process: int, number: int = signal.SIGKILL) -> None:
     """Get a signal when the process that forked us ends. process: its pidfd."""
     syscalls.prctl(PR_SET_PDEATHSIG, number)
-    # Not getppid(2): it is 0 for a parent outside of the PID namespace, dead or alive.
-    if select.select([process], [], [], 0)[0]:
+    # Not getppid(2): it is 0 for a parent outside of the PID namespace, dead or alive. Nor
+    # select(2), which takes no descriptor from 1,024 on: the caller may have left many open.
+    parent = select.poll()
+    parent.register(process, select.POLLIN)
+    if parent.poll(0):
         os._exit(128 + signal.SIGKILL)  # it ended before prctl(2)
 
 
@@ -316,7 +320,10 @@ def _raise_terminated(number: int, _frame: FrameType | None) -> None:
 
 def _handle_ending(handler: Callable[[int, FrameType | None], None]) -> dict[signal.Signals, Any]:
     """Handle the ending signals, and let them come; return the handlers that stood before."""
-    previous = {number: signal.signal(number, handler) for number in ENDING_SIGNALS}
+    # nohup(1) and a script's & ignore them for who is to go on; of SIGTERM see _die_with().
+    ignored = {n for n in IGNORABLE_SIGNALS if signal.getsignal(n) is signal.SIG_IGN}
+    handled = [number for number in ENDING_SIGNALS if number not in ignored]
+    previous = {number: signal.signal(number, handler) for number in handled}
     signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING_SIGNALS)
     return previous
 

@@ -35,6 +35,16 @@ PATIENCE = float(os.environ.get("SINGBUILD_TEST_PATIENCE", "1"))
 """The factor that stretches every time limit of the tests, on hosts that are slow or busy."""
 
 
+LEFT_OPEN = """
+import os, resource, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))
+for number in range(3, 1100):
+    os.dup2(0, number)
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
+"""Executes its arguments with more descriptors than select(2) takes, which ends at 1,024."""
+
+
 def wait_until(is_so: Callable[[], bool], seconds: float = 120) -> None:
     """Wait for something that happens soon, such as the end of a killed process's children.
 

@@ -1,4 +1,4 @@
-"""A hub's parts that need no build: Git, names and keys of recipes, what is refused."""
+"""A hub's parts that need no build: Git, keys of recipes, what is refused."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from singbuild.errors import HostError, SingbuildError, SourceError, UsageError
-from singbuild.hub import collection, feeds, recipes, safety, serve
+from singbuild.hub import feeds, safety, serve
 from singbuild.hub.repository import Blob, Repository
 from singbuild.hub.site import Site
 from singbuild.hub.work import Settings, Survey, chosen, survey
@@ -140,6 +140,36 @@ def test_several_at_once_fetch_one_repository(commit: Commit, tmp_path: Path) ->
             assert [*threads.map(fetch, range(6))] == [None] * 6
 
 
+def test_a_git_that_was_killed_in_a_fetch_holds_up_no_later_one(
+    commit: Commit, tmp_path: Path
+) -> None:
+    commit({"Singularity": BUSYBOX})
+    repository = Repository(str(tmp_path / "lab" / "tools"))
+    repository.fetch()
+    mirror = next((tmp_path / "cache/hub").glob("*.git"))
+    for name in ("HEAD", "config", "packed-refs", "refs/heads/main", "refs/hub/HEAD"):
+        (mirror / f"{name}.lock").touch()
+    newest = commit({"tool.def": BUSYBOX})
+    repository.fetch()
+    assert repository.commit().id == newest
+
+
+def test_a_git_that_was_killed_in_init_holds_up_no_later_one(
+    commit: Commit, tmp_path: Path
+) -> None:
+    """It writes HEAD before it makes the directory of objects."""
+    newest = commit({"Singularity": BUSYBOX})
+    repository = Repository(str(tmp_path / "lab" / "tools"))
+    repository.fetch()
+    mirror = next((tmp_path / "cache/hub").glob("*.git"))
+    shutil.rmtree(mirror)
+    (mirror / "refs/heads").mkdir(parents=True)
+    (mirror / "HEAD").write_text("ref: refs/heads/main\n")
+    (mirror / "config.lock").touch()
+    repository.fetch()
+    assert repository.commit().id == newest
+
+
 @pytest.mark.parametrize("source", ["ext::touch {}/pwned", "--upload-pack=touch {}/pwned"])
 def test_a_repositorys_name_executes_nothing(tmp_path: Path, source: str) -> None:
     with pytest.raises((SourceError, UsageError)):
@@ -193,52 +223,6 @@ def test_a_path_that_no_directory_can_hold_is_refused(
     repository.fetch()
     with pytest.raises(SourceError, match="impossible path"):
         repository.files(repository.commit())
-
-
-def test_recipes_are_named_as_singularity_hub_named_them() -> None:
-    outcome = recipes.candidates(
-        [
-            "Singularity",
-            "Singularity.gpu",
-            "deep/down/Singularity.gpu",
-            "Apptainer.cpu",
-            "tools/samtools.def",
-            "Dockerfile",
-            "web/Dockerfile",
-            "api.Dockerfile",
-            "Singularity.bad tag",
-            "README.md",
-            "samtools.lock.yaml",
-            "Dockerfile.dockerignore",
-            "Singularity.txt",
-        ]
-    )
-    assert {each.path: each.tag for each in outcome if each.tag} == {
-        "Apptainer.cpu": "cpu",
-        "Dockerfile": "latest-docker",
-        "Singularity": "latest",
-        "Singularity.gpu": "gpu",
-        "api.Dockerfile": "api",
-        "deep/down/Singularity.gpu": "deep-down-gpu",
-        "tools/samtools.def": "samtools",
-        "web/Dockerfile": "web-latest",
-    }
-    why = {each.path: each.why_not for each in outcome if not each.tag}
-    assert [*why] == ["Singularity.bad tag"]
-    assert "is no tag" in why["Singularity.bad tag"]
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        *("index.html", "index-2.html", "feed.xml", "keys.js", "collection.json", "badge.svg"),
-        *("sizes.csv", "pushed.json", "tools.json", "library.json", "summary.json.gz"),
-    ],
-)
-def test_no_tag_has_the_name_of_a_collections_page(name: str) -> None:
-    (candidate,) = recipes.candidates([f"Singularity.{name}"])
-    assert (candidate.tag, name in candidate.why_not) == ("", True)
-    assert recipes.candidates([f"Singularity.{name}.1"])[0].tag == f"{name}.1"
 
 
 def test_only_what_a_recipe_reads_changes_its_key(commit: Commit, tmp_path: Path) -> None:
@@ -347,24 +331,6 @@ def test_no_path_that_leaves_the_checkout_is_let_through(
     leaves = reached != root and not reached.startswith(f"{root}/")
     if leaves:
         assert safety._leaves(start, path)
-
-
-@pytest.mark.parametrize(
-    ("source", "name"),
-    [
-        ("https://git.example/lab/tools.git", "lab/tools"),
-        ("git@git.example:lab/tools.git", "lab/tools"),
-        ("/home/lab/tools/", "lab/tools"),
-    ],
-)
-def test_a_collection_is_named_as_its_repository(source: str, name: str) -> None:
-    assert collection.name_of(source) == name
-
-
-@pytest.mark.parametrize("name", ["tools", "a/b/c", "../x", "a/..", "images/x", ".a/b", "a /b", ""])
-def test_a_name_that_would_leave_the_site_is_refused(name: str) -> None:
-    with pytest.raises(UsageError, match="no name of a collection"):
-        collection.check_name(name)
 
 
 def test_recipe_errors_name_the_repositorys_path(commit: Commit, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Standard streams that are full, closed, or a pipe nobody reads; a directory that is gone."""
+"""Standard streams that are full, closed, or a pipe nobody reads; no directory; no memory."""
 
 from __future__ import annotations
 
@@ -84,3 +84,19 @@ def test_a_current_directory_that_is_gone_is_told(tmp_path: Path, words: tuple[s
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert "the current directory has been removed" in done.stderr, done.stderr
     assert done.returncode == 5
+
+
+LITTLE = """
+import os, resource, sys
+from singbuild.cli.main import main
+used = int(open("/proc/self/statm").read().split()[0]) * os.sysconf("SC_PAGESIZE")
+resource.setrlimit(resource.RLIMIT_AS, (used + (15 << 20),) * 2)
+main()
+"""
+
+
+def test_memory_that_is_not_to_be_had_is_the_host_s_fault() -> None:
+    argv = [sys.executable, "-c", LITTLE, "plan", "a.def"]
+    done = subprocess.run(argv, capture_output=True, text=True)
+    assert done.returncode == 5, done.stderr
+    assert "Cannot allocate memory\nA limit may be too low: see ulimit -a" in done.stderr

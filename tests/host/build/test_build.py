@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -11,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench.builds import Build, Builder, killed_in
-from tests.bench.host import wait_until
+from tests.bench.builds import SINGBUILD, Build, Builder, killed_in
+from tests.bench.host import PATIENCE, wait_until
 
 pytestmark = pytest.mark.root
 
@@ -209,6 +210,35 @@ def test_a_signal_in_any_phase_leaves_nothing(
         failing = recipe("Bootstrap: busybox\n%post\n    false\n", "failing.def")  # type: ignore[call-arg]
         wait_until(lambda: singbuild(failing, "a.img").returncode == 7)
     nothing_left()
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT])
+def test_a_signal_that_the_caller_ignores_ends_no_build(
+    number: signal.Signals, recipe: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """As under nohup(1), or in the background of a script."""
+    path = recipe("Bootstrap: busybox\n%post\n    true\n")
+    words = [*SINGBUILD, "build", "--json", "--no-cache", path, "a.img"]
+    argv = ["env", f"--ignore-signal={number.value}", *words]
+    with subprocess.Popen(argv, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        for line in process.stdout:
+            if '"name": "post"' in line:
+                process.send_signal(number)
+    assert process.returncode == 0
+
+
+def test_a_signal_that_the_caller_blocks_ends_a_build(
+    recipe: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Before it has handlers of its own, too: here while it reads the recipe."""
+    os.mkfifo(tmp_path / "a.def")
+    argv = ["env", "--block-signal", *SINGBUILD, "build", "a.def", "a.img"]
+    process = subprocess.Popen(argv, cwd=tmp_path)
+    with (tmp_path / "a.def").open("w"):  # opens when singbuild has opened it
+        process.send_signal(signal.SIGTERM)
+        process.wait(60 * PATIENCE)
+    assert process.returncode == -signal.SIGTERM
 
 
 def test_the_worker_killed_from_outside_is_reported(

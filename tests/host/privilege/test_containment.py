@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import marshal
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -20,7 +21,7 @@ from singbuild.tree import chroot
 from singbuild.tree.rootfs import Rootfs
 from singrun import syscalls
 from tests.bench.builds import SINGBUILD, User
-from tests.bench.host import shared_directory
+from tests.bench.host import LEFT_OPEN, shared_directory
 
 pytestmark = pytest.mark.root
 
@@ -139,6 +140,24 @@ def test_what_the_caller_left_open_is_closed(place: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "0 -> " in done.stdout
     assert "victim" not in done.stdout
+
+
+def test_descriptors_of_the_caller_s_that_are_many_hinder_no_build(place: Path) -> None:
+    argv = [sys.executable, "-c", LEFT_OPEN, *SINGBUILD, "--no-cache", "-", "a.img"]
+    text = "Bootstrap: busybox\n%post\n    true\n"
+    done = subprocess.run(argv, input=text, cwd=place, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_sections_take_signals_whatever_the_caller_ignores_or_blocks(place: Path) -> None:
+    """Else nohup(1), or a Python that blocks signals, would let timeout(1) end nothing."""
+    text = "Bootstrap: busybox\n%post\n    grep -E 'Sig(Blk|Ign)' /proc/self/status\n"
+    unusual = ["env", "--ignore-signal", "--block-signal", *SINGBUILD]
+    argv = [*unusual, "--no-cache", "-", "a.img"]
+    done = subprocess.run(argv, input=text, cwd=place, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    masks = re.findall("Sig(Blk|Ign):\t([0-9a-f]+)", done.stdout)
+    assert [(name, int(mask, 16)) for name, mask in masks] == [("Blk", 0), ("Ign", 0)]
 
 
 def test_no_process_outlives_its_section(place: Path) -> None:

@@ -53,6 +53,12 @@ def has_ended(pid: int) -> bool:
     return not stat or stat.rpartition(")")[2].split()[0] == "Z"
 
 
+def test_one_is_stopped_whatever_its_user_has_left_open(person: Person, bench: Bench) -> None:
+    person.output("start", bench.image, "one")
+    done = person.call("/usr/bin/python3", "-c", host.LEFT_OPEN, person.launcher, "stop", "one")
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 def test_one_that_a_test_leaves_is_found_and_ended(person: Person, bench: Bench) -> None:
     before = host.host_state(str(bench.directory))
     person.output("start", bench.image, "left-behind")
