@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from singbuild.file_tree import Entry, Facts, FileTree, PlainInode
     from singbuild.formats.loading import image_digest
     from singbuild.hookspecs import hookimpl
+    from singbuild.tree.chroot import confine
     from singbuild.tree.rootfs import Rootfs
 
 __all__ = [
@@ -57,6 +58,7 @@ __all__ = [
     "SourceError",
     "Transport",
     "__version__",
+    "confine",
     "hookimpl",
     "image_digest",
 ]
@@ -73,6 +75,7 @@ _MODULES = {
     "Rootfs": "singbuild.tree.rootfs",
     "SingbuildError": "singbuild.errors",
     "SourceError": "singbuild.errors",
+    "confine": "singbuild.tree.chroot",
     "hookimpl": "singbuild.hookspecs",
     "image_digest": "singbuild.formats.loading",
 }

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from singbuild import RecipeKeyError, Rootfs, Source, SourceError, command
+from singbuild import RecipeKeyError, Rootfs, Source, SourceError, command, confine
 from singbuild.download import locked
 from singbuild_arch.choice import BASE, Choice
 from singbuild_arch.repository import Repository, packages
@@ -47,7 +47,8 @@ def solve(
             (where / "root").mkdir(parents=True)
             argv = _argv(where, where / "root", where / "database", repositories, choice.arch)
             words = [*argv, "-Sp", "--print-format", "%r %n %v", BASE, *choice.include]
-            done = command.call(words, on_line=lines.append)
+            env = command.environment()
+            done = confine(words, where, env=env, on_line=lines.append)
         finally:
             shutil.rmtree(where, ignore_errors=True)
     if done.status:
@@ -110,7 +111,7 @@ def _argv(
     text = CONFIGURATION.format(arch=arch, where=where)
     (database / "sync").mkdir(parents=True, exist_ok=True)
     for each in repositories:
-        shutil.copyfile(each.path, database / "sync" / f"{each.name}.db")
+        (database / "sync" / f"{each.name}.db").write_bytes(each.content)
         text += f"[{each.name}]\nServer = {where.as_uri()}/packages\n"
     configuration = where / "pacman.conf"
     configuration.write_text(text)

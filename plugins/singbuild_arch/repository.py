@@ -9,14 +9,14 @@ import io
 import re
 import tarfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
 from singbuild import RecipeKeyError, Source, SourceError
 from singbuild.compression import inflated
 from singbuild.download import Fetched, NotFoundError, fetch
 
+FILE_LIMIT = 256 << 20  # bytes of REPOSITORY.db; extra's has 8 MB
 INDEX_LIMIT = 1 << 30  # bytes, unpacked; extra's has 60 MB
 TEXT_LIMIT = 1 << 20  # bytes about one package
 FILE = re.compile(r"[A-Za-z0-9@_+][\w@.+:~-]*", re.ASCII)
@@ -25,12 +25,12 @@ SHA256 = re.compile("[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class Repository:
-    """One state of one repository. sha256, path: of its index, in the cache."""
+    """One state of one repository. sha256, content: of its index, as it was checked."""
 
     name: str
     url: str
     sha256: str
-    path: Path
+    content: bytes = field(repr=False)
 
     @property
     def identity(self) -> dict[str, str]:
@@ -41,7 +41,7 @@ class Repository:
 def open_repository(name: str, url: str, source: Source) -> Repository:
     """Fetch what a mirror says of itself. Raises SourceError, RecipeKeyError."""
     try:
-        index = fetch(f"{url}/{name}.db", source.cache, report=source.report)
+        index = fetch(f"{url}/{name}.db", source.cache, report=source.report, size_limit=FILE_LIMIT)
     except NotFoundError as error:
         raise RecipeKeyError(
             "MirrorURL",
@@ -55,14 +55,18 @@ def open_repository(name: str, url: str, source: Source) -> Repository:
 def reopen(name: str, identity: Mapping[str, str], source: Source) -> Repository:
     """Return a repository in the state that it was pinned in. Raises SourceError."""
     url = identity["url"]
-    place = f"{url}/{name}.db"
-    return _as_repository(
-        name, url, fetch(place, source.cache, report=source.report, sha256=identity["sha256"])
+    index = fetch(
+        f"{url}/{name}.db",
+        source.cache,
+        report=source.report,
+        sha256=identity["sha256"],
+        size_limit=FILE_LIMIT,
     )
+    return _as_repository(name, url, index)
 
 
 def _as_repository(name: str, url: str, index: Fetched) -> Repository:
-    return Repository(name, url, index.sha256, index.path)
+    return Repository(name, url, index.sha256, index.read())
 
 
 def packages(repository: Repository) -> Iterator[dict[str, Any]]:
@@ -71,12 +75,11 @@ def packages(repository: Repository) -> Iterator[dict[str, Any]]:
     built: seconds since 1970. Raises SourceError.
     """
     try:
-        with repository.path.open("rb") as file:
-            pieces = inflated(iter(lambda: file.read(1 << 20), b""), "")
-            with tarfile.open(fileobj=_Bounded(pieces), mode="r|") as archive:
-                for member in archive:
-                    if member.isfile() and member.name.endswith("/desc"):
-                        yield _package(_text(archive, member), repository.name)
+        pieces = inflated(iter((repository.content,)), "")
+        with tarfile.open(fileobj=_Bounded(pieces), mode="r|") as archive:
+            for member in archive:
+                if member.isfile() and member.name.endswith("/desc"):
+                    yield _package(_text(archive, member), repository.name)
     except (OSError, EOFError, KeyError, ValueError, tarfile.TarError) as error:
         raise SourceError(
             f"{repository.url}/{repository.name}.db: cannot be understood", why=f"{error!r}"

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 
-from singbuild import Rootfs, command
+from singbuild import Rootfs, command, confine
 from singbuild_yum.layout import Layout
 
 
 def solve(argv: Sequence[command.Word], layout: Layout) -> tuple[int, list[str]]:
     """Execute a tool that is told to install nothing; return its status and its lines."""
-    if os.geteuid():
-        # dnf and zypper insist on root, though nothing is installed.
-        argv = ["unshare", "--map-root-user", *argv]
     lines: list[str] = []
     env = command.environment(_variables(layout))
-    return command.call(argv, env=env, on_line=lines.append).status, lines
+    return confine(argv, layout.where, env=env, on_line=lines.append).status, lines
 
 
 def install(

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from singbuild import SourceError, command
+from singbuild import SourceError, command, confine
 from singbuild_yum.layout import Layout
 
 SIGNATURE = re.compile(r"V\d \w+/(?P<hash>\w+) signature\b.*: OK$", re.IGNORECASE)
@@ -18,9 +18,10 @@ WEAK = ("MD5", "SHA1", "RIPEMD160")
 
 def check_signatures(layout: Layout, packages: Mapping[str, Any]) -> None:
     """Let rpm look at each package with these keys and no others. Raises SourceError."""
+    env = command.environment()
     rpmkeys = ["rpmkeys", "--dbpath", str(layout.where / "keyring")]
     for key in layout.keys:
-        done = command.call([*rpmkeys, "--import", key])
+        done = confine([*rpmkeys, "--import", key], layout.where, env=env)
         if done.status:
             raise SourceError(
                 "a GPGKey is not a key that rpm understands", why="\n".join(done.tail)
@@ -29,7 +30,8 @@ def check_signatures(layout: Layout, packages: Mapping[str, Any]) -> None:
     check = [*rpmkeys, "--define", "_pkgverify_level all", "--checksig"]
     files = {name: str(layout.package(pin)) for name, pin in packages.items()}
     lines: list[str] = []
-    status = command.call([*check, "-v", *files.values()], on_line=lines.append).status
+    argv = [*check, "-v", *files.values()]
+    status = confine(argv, layout.where, env=env, on_line=lines.append).status
     answers = _by_file(lines)
     about = {name: _complaints(answers.get(file, [])) for name, file in files.items()}
     bad = {name: wrong for name, wrong in about.items() if wrong}

@@ -72,9 +72,10 @@ def main() -> NoReturn:
     The job is a dictionary. root: the tree; argv, env: the program; mounts: whether this process
     may mount and make namespaces; files: in /dev, name to content; devices: paths of the host's
     below its /dev, which are seen there too; hostname: "" for the host's;
-    host: None for a program of the tree, else {directory, writable, furnished, plain} of one of the
-    host: its working directory, the paths that it may write besides the tree, whether the tree
-    gets /proc and /sys, and whether the host's /dev, /proc and sockets stay; directory: of a
+    host: None for a program of the tree, else {directory, writable, furnished, plain, offline} of
+    one of the host: its working directory, the paths that it may write besides the tree, whether
+    the tree gets /proc and /sys, whether the host's /dev, /proc and sockets stay, and whether it
+    is kept from networks; directory: of a
     program of the tree; user: (id, group, further groups), None for root.
     """
     for number in _KEYBOARD:  # a terminal sends these to the program too
@@ -104,10 +105,19 @@ def _start(job: dict[str, Any]) -> NoReturn:
     syscalls.unshare(syscalls.CLONE_NEWNS | syscalls.CLONE_NEWPID | syscalls.CLONE_NEWIPC | uts)
     if uts:
         syscalls.sethostname(job["hostname"])
+    if job["host"] and job["host"]["offline"]:
+        _leave_networks()
     init = os.fork()
     if init:
         os._exit(_wait_for(init))
     _become_init(job, outer)
+
+
+def _leave_networks() -> None:
+    try:
+        syscalls.unshare(syscalls.CLONE_NEWNET)
+    except OSError:
+        return  # sites against faults in the kernel's networks: sysctl user.max_net_namespaces=0
 
 
 def _become_init(job: dict[str, Any], outer: int) -> NoReturn:

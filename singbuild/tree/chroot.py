@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from singbuild import command
-from singbuild.privilege import capabilities, container_init
+from singbuild.privilege import capabilities, container_init, probes
 from singbuild.privilege.container_init import DEVICES, LINKS
 from singbuild.tree import surroundings
 from singrun import syscalls
@@ -129,10 +129,44 @@ def host(
         "writable": [str(path) for path in writable],
         "furnished": furnished,
         "plain": plain,
+        "offline": False,
     }
     with _job(root, words, env, about) as (launch, job):
         done = command.call(
             launch, env=_of_python(), on_line=on_line, own_session=True, pass_fds=(job,)
+        )
+    return dataclasses.replace(done, argv=words)
+
+
+def confine(
+    argv: Sequence[command.Word],
+    directory: Path,
+    *,
+    env: Mapping[str, str],
+    on_line: Callable[[str], None] | None = None,
+) -> command.Completed:
+    """Execute a program of the host that reads what a stranger wrote; return how it ended.
+
+    It is root, sees the host read-only but for ``directory``, where it works, and none of the
+    host's networks, processes and sockets. Where the kernel gives no namespaces it is executed
+    as it is. env: the complete environment. Raises HostError.
+    """
+    words = tuple(os.fspath(word) for word in argv)
+    command.check_program(words[0], env)
+    become_root: list[str] = []
+    if not may_mount():
+        if probes.user_namespace_refused():
+            return command.call(argv, env=env, on_line=on_line)
+        become_root = ["unshare", "--map-root-user"]
+    about = {"directory": str(directory), "writable": [], "furnished": False, "plain": False}
+    variables = {"TMPDIR": "/dev/shm"} | dict(env)  # noqa: S108 - its own
+    with _job(directory, words, variables, about | {"offline": True}, mounts=True) as (launch, job):
+        done = command.call(
+            [*become_root, *launch],
+            env=_of_python(),
+            on_line=on_line,
+            own_session=True,
+            pass_fds=(job,),
         )
     return dataclasses.replace(done, argv=words)
 
@@ -144,6 +178,7 @@ def _job(
     env: Mapping[str, str],
     host: Mapping[str, Any] | None = None,
     *,
+    mounts: bool | None = None,
     directory: str = "/",
     user: User | None = None,
     devices: Sequence[str] = (),
@@ -151,8 +186,9 @@ def _job(
     """Yield the command that executes ``argv`` in a container, and the descriptor of its job.
 
     The job is a file in memory, since argument lists and environments can be read in /proc.
+    mounts: whether whoever executes it may mount; by default, whether this process may.
     """
-    mounts = may_mount()
+    mounts = may_mount() if mounts is None else mounts
     if host is None:
         for name in ("proc", "sys", "dev"):
             _mount_point(root / name)

@@ -86,7 +86,7 @@ def index(place: Path, **fields: str) -> Repository:
         entry = tarfile.TarInfo("base-1-1/desc")
         entry.size = len(text)
         archive.addfile(entry, io.BytesIO(text))
-    return Repository("core", "http://m.example", "", place / "core.db")
+    return Repository("core", "http://m.example", "", (place / "core.db").read_bytes())
 
 
 def test_an_index_is_read(tmp_path: Path) -> None:
@@ -111,7 +111,6 @@ def test_a_hostile_index_is_refused(fields: dict[str, str], tmp_path: Path) -> N
         list(packages(index(tmp_path, **fields)))
 
 
-def test_a_file_that_is_no_index_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "core.db").write_bytes(b"<html>404</html>")
+def test_a_file_that_is_no_index_is_refused() -> None:
     with pytest.raises(SourceError, match="cannot be understood"):
-        list(packages(Repository("core", "http://m.example", "", tmp_path / "core.db")))
+        list(packages(Repository("core", "http://m.example", "", b"<html>404</html>")))

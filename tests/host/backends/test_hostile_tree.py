@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.bench.builds import Build
+from tests.bench.host import shared_directory
 
 pytestmark = pytest.mark.root
 
@@ -110,3 +111,37 @@ def test_a_program_of_the_host_writes_nothing_but_the_tree(tmp_path: Path, victi
     subprocess.run(argv, check=True)
     assert (root / "new").exists()
     assert state(victim) == before
+
+
+# What a program that chooses packages would do for who has it in hand; a line for each way out.
+ATTACK = """\
+echo x > where/new || echo OUT: where it works
+echo x > {victim}/new && echo OUT: a file
+mount -o remount,bind,rw / && echo x > {victim}/new && echo OUT: mounts
+kill -0 {pid} && echo OUT: a process
+test "$(grep -c : /proc/net/dev)" = 1 || echo OUT: the network
+"""
+SOLVE = """\
+import sys
+from pathlib import Path
+from singbuild_yum import execution
+from singbuild_yum.layout import Layout
+status, lines = execution.solve(["sh", "-c", sys.argv[2]], Layout(Path(sys.argv[1])))
+print(*lines, sep="\\n")
+"""
+
+
+@pytest.mark.parametrize("uid", [0, 65534])
+def test_a_choice_of_packages_reaches_nothing(uid: int) -> None:
+    """Not even as whoever builds: what it reads are a mirror's words, and nobody signs them."""
+    with shared_directory() as place:
+        for name in ("victim", "work/where"):
+            (place / name).mkdir(parents=True)
+            os.chown(place / name, uid, uid)
+        attack = ATTACK.format(victim=place / "victim", pid=os.getpid())
+        argv = [sys.executable, "-c", SOLVE, str(place / "work"), attack]
+        done = subprocess.run(argv, user=uid, group=uid, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "OUT" not in done.stdout
+        assert (place / "work/where/new").exists()
+        assert not any((place / "victim").iterdir())

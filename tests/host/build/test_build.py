@@ -218,8 +218,8 @@ def test_a_signal_that_the_caller_ignores_ends_no_build(
 ) -> None:
     """As under nohup(1), or in the background of a script."""
     path = recipe("Bootstrap: busybox\n%post\n    true\n")
-    words = [*SINGBUILD, "build", "--json", "--no-cache", path, "a.img"]
-    argv = ["env", f"--ignore-signal={number.value}", *words]
+    words = ["build", "--json", "--no-cache", str(path), "a.img"]
+    argv = ["env", f"--ignore-signal={number.value}", *SINGBUILD, *words]
     with subprocess.Popen(argv, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
         for line in process.stdout:
