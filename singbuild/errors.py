@@ -20,6 +20,7 @@ Interruption is no error: Ctrl-C ends with 130, SIGTERM with 143. Whatever else
 escapes is a bug and ends with 70.
 """
 
+# EX_SOFTWARE of sysexits.h; then 128 and the number of the signal, as a shell has it.
 EXIT_BUG = 70
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143

@@ -92,6 +92,8 @@ def identity(
         if caller.uid == 0 and root.is_written(path):
             continue  # root adds users to an image that he writes
         with open(f"{tmpfs}/{name}", "wb") as file:
+            # Before the image's own: of several lines with a name or an id, getpwnam(3)
+            # finds the first.
             file.write(lines + root.read(path))
         table.append(Bind(file.name, path, why="the same user inside"))
     return table

@@ -34,6 +34,7 @@ Codes = dict[str, "tuple[int, int, CodeType]"]
 
 def install(directory: str) -> None:
     """Let ``import`` take the modules in ``directory`` from the one file, if that is of today."""
+    # With hexversion: betas of one version have one cache_tag, and not always one bytecode.
     path = f"{directory}/__pycache__/singrun.{sys.implementation.cache_tag}-{sys.hexversion:x}.code"
     try:
         with open(path, "rb", buffering=0) as file:
@@ -62,6 +63,7 @@ def _write(directory: str, path: str) -> None:
         for name in os.listdir(f"{directory}/{folder}"):
             if name.endswith(".py") and folder + name not in _RARE:
                 codes[folder + name] = _compiled(f"{directory}/{folder}{name}")
+    # The ranks of a node may all write it at once: each a file of its own, then rename(2).
     new = f"{path}.{os.getpid()}"
     with open(new, "wb") as file:
         file.write(dumps(codes))

@@ -257,6 +257,7 @@ def _tidy(pins: Pins, rootfs: Rootfs) -> None:
             status = rootfs.status(path, follow=False)
             if status and not stat.S_ISDIR(status.st_mode):
                 rootfs.remove(path)
+    # debootstrap copies the host's, and the host's resolv.conf.
     rootfs.write("/etc/hostname", "localhost\n")
     rootfs.write("/etc/resolv.conf", "")
     rootfs.write("/etc/apt/sources.list", _sources(pins))

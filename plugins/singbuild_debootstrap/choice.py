@@ -82,6 +82,7 @@ def choose(source: Source) -> Choice:
     variant = words.get("Variant", "minbase")
     answers = ask(suite, arch, "standard")
     known_variants = ["standard" if v == "-" else v for v in answers.get("variants", ["-"])]
+    # That one wants to be executed by fakechroot(1), which is no part of a build.
     if variant not in known_variants or variant == "fakechroot":
         offered = ", ".join(v for v in known_variants if v != "fakechroot")
         raise RecipeKeyError(

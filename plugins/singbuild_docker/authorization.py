@@ -111,6 +111,7 @@ class Authorization(AuthBase):
                 if not answer.ok:
                     raise self._denied(answer)
                 token_answer = _json(answer)
+                # Either name, or both: distribution specification, "Token Response Fields".
                 token = token_answer.get("token") or token_answer.get("access_token")
         except RedirectError as error:
             raise self._strange(realm, f"{error}.", "Find out who runs it.") from error
@@ -130,6 +131,7 @@ class Authorization(AuthBase):
         if credentials and credentials.identity:
             form = {"grant_type": "refresh_token", "refresh_token": credentials.identity}
             form |= {"client_id": "singbuild"} | parameters
+            # A redirect would take the refresh token to another place.
             return self.session.post(
                 realm, data=form, timeout=TIMEOUT, allow_redirects=False, stream=True
             )

@@ -108,7 +108,9 @@ def _write(path: Path, settings: Mapping[str, Any]) -> None:
     fd, new = tempfile.mkstemp(dir=path.parent, prefix=".config.json.")
     try:
         with os.fdopen(fd, "w") as file:
+            # As docker indents it: people compare and keep this file.
             json.dump(settings, file, indent="\t")
+        # It may be a link into a repository of settings.
         Path(new).rename(path.resolve())
     except BaseException:
         Path(new).unlink(missing_ok=True)

@@ -16,6 +16,7 @@ from singbuild_web.url import answer
 VARIABLES = ("SINGBUILD_LIBRARY", "APPTAINER_LIBRARY", "SINGULARITY_LIBRARY")
 _PART = "[A-Za-z0-9_][A-Za-z0-9._-]*"
 _NAME = re.compile(rf"(?:(?:({_PART})/)?({_PART})/)?({_PART})(?::({_PART}))?")
+# Sylabs' library writes a dot.
 _DIGEST = re.compile("sha256[.:]([0-9a-f]{64})")
 _MACHINES = {"x86_64": "amd64", "aarch64": "arm64", "i686": "386"}
 

@@ -125,6 +125,7 @@ def _fingerprints(key: Path) -> list[str]:
     if command.which("gpg") is None:
         return []
     lines: list[str] = []
+    # In the user's home gpg would make ~/.gnupg, and do what its gpg.conf says.
     with tempfile.TemporaryDirectory() as home:
         argv: list[command.Word] = ["gpg", "--homedir", home, "--batch", "--with-colons"]
         command.call([*argv, "--show-keys", key], on_line=lines.append)

@@ -132,6 +132,7 @@ def _parsed(file: _Bounded, repository: str) -> Iterator[dict[str, Any]]:
         root = element if root is None else root
         if event == "end" and element.tag == f"{COMMON}package":
             yield _package(element, repository)
+            # iterparse() keeps all that it has read below the root.
             root.clear()
 
 

@@ -56,6 +56,7 @@ class Backend:
             return answer
         except (SingbuildError, OSError):
             raise
+        # SystemExit: a plugin's sys.exit(0) would else end the build as a success.
         except (Exception, SystemExit) as error:
             raise BackendError(
                 f"backend {self.name!r} failed in {hook}: {type(error).__name__}: {error}",
@@ -109,6 +110,8 @@ def load(name: str, specifications: ModuleType | type = hookspecs) -> Backend:
     try:
         plugin = imported(chosen, "backend")
         with warnings.catch_warnings(record=True) as caught:
+            # Else Python ignores those of all modules but __main__: warnings, "Default
+            # Warning Filter".
             warnings.simplefilter("always", DeprecationWarning)
             manager.register(plugin, name)
         manager.check_pending()

@@ -65,6 +65,7 @@ class Remote:
             is_whole = self._is_trusted(fetched.sha256, digest, snapshot) and _unpack(
                 fetched.path, snapshot, self._console
             )
+            # Its content is in the cache now; packed it would take up room there a second time.
             fetched.path.unlink(missing_ok=True)
         except SingbuildError as error:
             self._fails = True

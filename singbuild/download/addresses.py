@@ -32,6 +32,7 @@ Origin = tuple[str, str, int | None]
 ANYWHERE, PRIVATE, LINK, HERE = range(4)
 """How near an address is. LINK: of this cable alone, where clouds keep secrets; HERE: ourselves."""
 _WORDS = {PRIVATE: "a private network", LINK: "a link-local address", HERE: "this machine itself"}
+# RFC 6052 section 2.1: a translator sends it on to the IPv4 address in its last 32 bits.
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 _nearness: dict[Origin, int] = {}  # of origins that have answered, for as long as we live
@@ -149,6 +150,7 @@ class _SecurePool(HTTPSConnectionPool):
 
 def _check(connected: socket.socket) -> None:
     """Note how near a peer is. Raises _TooNearError, HostError."""
+    # A link-local one has its interface behind it, fe80::1%eth0: RFC 4007 section 11.
     address = ipaddress.ip_address(str(connected.getpeername()[0]).partition("%")[0])
     near = _nearness_of_address(address)
     _peer_nearness.set(near)

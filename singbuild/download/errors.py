@@ -30,6 +30,7 @@ class TryAgainError(Exception):
         self.error, self.wait = error, wait
 
 
+# In this order: what a proxy fails by is in the chain, too, such as a refused connection.
 FINAL: tuple[tuple[tuple[type[BaseException], ...], str, str], ...] = (
     (
         (requests.exceptions.ProxyError,),

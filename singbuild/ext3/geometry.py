@@ -11,12 +11,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import count
 
+# The largest that every kernel mounts: a block may not be larger than a page.
 BLOCK = 4096
+# An inode of 128 bytes has no room for dates after 2038, nor for attributes.
 INODE = 256
 GROUP_BLOCKS = 8 * BLOCK  # what one bitmap block can describe
 DESCRIPTORS_PER_BLOCK = BLOCK // 32
 POINTERS = BLOCK // 4  # block numbers in an indirect block
 
+# Linux, Documentation/filesystems/ext4/special_inodes.rst.
 ROOT_INODE, RESIZE_INODE, JOURNAL_INODE, LOST_INODE = 2, 7, 8, 11
 FIRST_INODE = 12  # the first that the tree's own files get
 

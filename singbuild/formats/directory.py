@@ -139,6 +139,7 @@ class Sandbox(FileTree):
     def attributes(self, entry: Entry) -> tuple[Attribute, ...]:
         """Return extended attributes, sorted by name, but for those of the host."""
         where, name = self._place(entry.path)
+        # There is no listxattrat(2) before Linux 6.13, nor in Python.
         path = f"/proc/self/fd/{where}/".encode() + name if entry.path else self._root
         follow = isinstance(path, int)
         with self._read(entry.path):

@@ -27,6 +27,7 @@ from singbuild.squashfs.superblock import MAGIC as SQUASHFS
 from singrun.errors import RunError
 from singrun.images import sif
 
+# Behind the launch line, for which a SIF has 32 bytes: github.com/sylabs/sif, pkg/sif/sif.go.
 MAGIC, MAGIC_AT = b"SIF_MAGIC\0", 32
 _HEAD = 128  # bytes of the header
 _PIECE = 1 << 20

@@ -66,12 +66,14 @@ def _note_signers(site: Site, unit: Unit, report: Callable[[str], None]) -> bool
     names = ("fingerprint", "key_type", "date", "claim")
     signers = [{name: each[name] for name in names} for each in json.loads(answer)["signatures"]]
     site.write(f"signatures/{unit.key}.json", dumped({"signers": signers}))
+    # An equal file is left alone, with a time before the signature's.
     store.touch()
     return True
 
 
 def _push(site: Site, name: str, unit: Unit, where: str, report: Callable[[str], None]) -> bool:
     """Push an image unless its tag is there already with the same one."""
+    # Repositories of a registry have small letters only: OCI distribution specification.
     uri = f"{where.rstrip('/')}/{name.lower()}:{unit.tag}"
     store = f"{name}/pushed.json"
     pushes: dict[str, Any] = site.load(store) or {"images": {}}

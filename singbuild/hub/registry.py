@@ -95,6 +95,7 @@ def _library(
     versions = [entry.id, *([LATEST] if is_newest else [])]
     facts = {
         "id": build.key,
+        # With a dot, as Sylabs' library client spells it.
         "hash": f"sha256.{record['image']['sha256']}",
         "size": record["image"]["size"],
         "arch": machine,

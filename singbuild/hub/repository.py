@@ -28,6 +28,7 @@ _GIT = ("git", "-c", "core.quotePath=false", "-c", "gc.auto=0", "-c", "core.hook
 _COMMIT = re.compile("([0-9a-f]{40}) ([0-9]*) (.*)")
 _LATEST = 253_402_300_799  # 9999-12-31: no date is later
 _REFS = ("+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*", "+HEAD:refs/hub/HEAD")
+# Git keeps no other modes of files: gitformat-index(5).
 _REGULAR, _EXECUTABLE, _LINK = 0o100644, 0o100755, 0o120000
 LARGEST = 4 << 30  # bytes of all files of a commit
 MOST = 200_000  # files of a commit

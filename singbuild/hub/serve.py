@@ -41,6 +41,7 @@ def serve(site: Site, host: str, port: int, ready: Callable[[str], None]) -> Non
         for name, value in _HEADERS.items():
             headers[name] = value
 
+    # By default it lets browsers keep a page for a minute: max_age.
     files = WhiteNoise(
         _not_found,
         root=str(site.path),

@@ -66,6 +66,7 @@ def archive(image: FileTree, form: str, name: str) -> Iterator[bytes]:
     directories = set()
     for file in FORMS[form](config, layer, name):
         # Without members of their own, skopeo 1.9 gives the directories to root: users cannot.
+        # https://github.com/containers/image/issues/1017
         for parent in reversed(PurePosixPath(file[0]).parents[:-1]):
             if parent not in directories:
                 directories.add(parent)

@@ -225,6 +225,7 @@ class _Verification:
         if self._image.untouched:
             return self._image.damaged(where, reason)
         when = max(self._image.superblock.mounted, self._image.superblock.written)
+        # A damaged time may lie past the year 9999, where datetime ends.
         date = datetime.fromtimestamp(min(when, 2**34), UTC).date()
         return ImageError(
             f"the image {self._image.path} was changed since it was built, first at {where}",

@@ -18,6 +18,7 @@ def software(tree: Tree, distro: str) -> Software:
     packages = [
         _package(stanza, distro, STATUS)
         for stanza in stanzas(data)
+        # A removed package stays as "deinstall ok config-files": dpkg(1), "Package states".
         if stanza.get("Status", "").endswith(" installed")
     ]
     packages += [_package(stanza, distro, path) for path, stanza in _single(tree)]

@@ -47,6 +47,7 @@ def _package(path: bytes, data: bytes) -> Package:
 def _licence(stanza: Stanza, header: bytes) -> str:
     """Return the expression, else the short text, else what a classifier says."""
     text = stanza.get("License-Expression") or stanza.get("License", "")
+    # UNKNOWN is what distutils wrote for nothing.
     if text and "\n" not in text and text != "UNKNOWN":
         return line(text)
     for each in header.decode(errors="replace").splitlines():

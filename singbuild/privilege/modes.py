@@ -136,6 +136,7 @@ def _namespace(ids: Ranges | None) -> list[Missing]:
 def _kernel() -> list[Missing]:
     """What the kernel itself lacks for the containers of sections (``container_init.py``)."""
     try:
+        # It can only fail: by EBADF where the kernel knows the call.
         syscalls.mount_setattr(-1, "x", 0, attr_set=1)
     except OSError as error:
         if error.errno == errno.ENOSYS:

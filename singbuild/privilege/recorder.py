@@ -247,6 +247,7 @@ _CHOWNS: dict[str, Callable[[Words], tuple[int, int | None, int, int, int]]] = {
     "fchown": lambda a: (_signed(a[0]), None, a[1], a[2], AT_EMPTY_PATH),
     "fchownat": lambda a: (_signed(a[0]), a[1], a[2], a[3], a[4]),
 }
+# mode_t and dev_t are narrower than a register, whose upper bits may be anything.
 _MKNODS: dict[str, Callable[[Words], tuple[int, int, int, int]]] = {
     "mknod": lambda a: (AT_FDCWD, a[0], a[1] & 0xFFFF, a[2] & 0xFFFFFFFF),
     "mknodat": lambda a: (_signed(a[0]), a[1], a[2] & 0xFFFF, a[3] & 0xFFFFFFFF),

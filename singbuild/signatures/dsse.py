@@ -54,6 +54,7 @@ def private_key(path: Path) -> PrivateKey:
     try:
         data = path.read_bytes()[:_LARGEST]
         password = None
+        # Both in "BEGIN ENCRYPTED PRIVATE KEY" and in the older "Proc-Type: 4,ENCRYPTED".
         if b"ENCRYPTED" in data:
             password = getpass.getpass(f"Password of {path}: ").encode()
         key = serialization.load_pem_private_key(data, password)

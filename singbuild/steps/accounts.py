@@ -34,6 +34,7 @@ def account(rootfs: Rootfs, words: str) -> Account:
     entry = next((row for row in rows if user in (row[0], row[2])), None)
     if entry is None and not user.isdecimal():
         raise UnknownAccountError(f"the image has no user {user}")
+    # Group 0 where the user has none: Dockerfile reference, "USER".
     uid, gid, home = (entry[2], entry[3], entry[5]) if entry else (user, "0", "/")
     if group:
         return Account(_number(uid), _group(rootfs, group), (), home)
@@ -50,6 +51,7 @@ def owner(rootfs: Rootfs, words: str) -> tuple[int, int]:
     user, _, group = words.partition(":")
     rows = _rows(rootfs, "passwd", 6)
     if user.isdecimal():
+        # Dockerfile reference, "COPY --chown".
         uid, gid = _number(user), _number(user)
     else:
         entry = next((row for row in rows if user == row[0]), None)

@@ -52,6 +52,7 @@ def copy(
         if name.startswith(files.URL):
             content = files.fetched(action, name, source).path
             last = PurePosixPath(urlsplit(name).path).name or "index"
+            # As Docker has it: Dockerfile reference, "ADD", remote files.
             overrides = files.Overrides(owner or (0, 0), 0o600 if mode is None else mode, epoch)
             with content.open("rb") as file:
                 total = hashlib.sha256()

@@ -55,6 +55,7 @@ def matches(image: FileTree, pattern: str) -> list[str]:
 
 
 def _is_match(name: str, part: str) -> bool:
+    # As in a shell: no pattern's * stands for the dot of a hidden name.
     hidden = name.startswith(".") and not part.startswith(".")
     return fnmatch.fnmatchcase(name, part) and not hidden
 

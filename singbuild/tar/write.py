@@ -55,6 +55,7 @@ def _archived(
         if entry.inode.kind != DIRECTORY and entry.inode.links > 1:
             if path := first.get(entry.inode.number):
                 target = _text(renamed(path))
+                # Attributes are the inode's, and came with its first name.
                 info.type, info.linkname, info.pax_headers = tarfile.LNKTYPE, target, {}
                 yield packed(info)
                 continue

@@ -100,6 +100,8 @@ class _Normalising:
             for path in filter(self._is_ours, self.rootfs.files(LOGS)):
                 self._truncate(path)
         if self._is_file(MACHINE_ID) and self._status(MACHINE_ID).st_size:
+            # As machine-id(5) advises for images that many machines boot: systemd fills an
+            # empty one.
             self.rootfs.write(MACHINE_ID, "", 0o444)
             self.counts[MACHINE_ID] += 1
         if self._is_file(SHADOW):

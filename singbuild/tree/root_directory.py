@@ -206,6 +206,7 @@ class RootDirectory:
             try:
                 os.chown(name, uid, gid, dir_fd=directory, follow_symlinks=False)
             except OSError as error:
+                # EINVAL: of an id that is not mapped into this user namespace.
                 if error.errno not in (errno.EPERM, errno.EINVAL):
                     raise
                 path = os.fsencode(self._inside(directory, name))

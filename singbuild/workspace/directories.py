@@ -103,12 +103,15 @@ def _check_private(cache: Path) -> None:
     above = cache.parents if os.geteuid() == 0 else ()
     for place in (cache, *above):
         try:
+            # The cache itself may be no link, which whoever owns the link could turn; above it they
+            # are usual: /home.
             status = place.lstat() if place == cache else place.stat()
         except OSError:
             continue  # made by us, or not there
         why, remedy = "", "Name a directory of your own: SINGBUILD_CACHEDIR=/some/directory"
         if not stat.S_ISDIR(status.st_mode):
             why = f"{place} is no directory"
+        # In a container / and /home are often of the host's root, who has no id there.
         elif status.st_uid not in (0, os.geteuid(), UNMAPPED if place != cache else 0):
             why = f"{place} belongs to another user"
         elif place == cache and status.st_mode & 0o022:

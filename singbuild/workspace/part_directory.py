@@ -49,6 +49,7 @@ class PartDirectory:
 
         replace: whether a directory that is there may go. Raises ImageError when it may not.
         """
+        # All its files in one call; fsync(2) takes them one by one.
         syscalls.syncfs(self._tree)
         try:
             if replace and self._is_there(target.name):
@@ -74,6 +75,7 @@ class PartDirectory:
 
     def _rename(self, target: Path, flags: int) -> None:
         """renameat2(2), where the file system knows it; else rename(2), twice for an exchange."""
+        # os.rename() has no flags.
         libc, name = ctypes.CDLL(None, use_errno=True), os.fsencode(target.name)
         if libc.renameat2(self._place, b"tree", self._directory, name, flags) == 0:
             return

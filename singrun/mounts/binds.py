@@ -26,6 +26,7 @@ def parse(words: str) -> list[BindOption]:
     """Return a bind for each entry of a comma list; source and target absolute."""
     entries: list[str] = []
     for word in filter(None, split(words, ",")):
+        # A comma divides binds, and the options of one, too: SRC:DST:ro,image-src=DIR.
         if entries and _is_option(word) and entries[-1].count(":") > 1:
             entries[-1] += f",{word}"
         else:

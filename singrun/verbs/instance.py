@@ -105,6 +105,7 @@ class _Usage:
     def _add(self, pid: int) -> None:
         try:
             with open(f"/proc/{pid}/stat", "rb") as stat, open(f"/proc/{pid}/statm", "rb") as statm:
+                # The name before it may hold brackets and blanks: proc(5).
                 fields = stat.read().rpartition(b")")[2].split()
                 pages = int(statm.read().split()[1])
         except (OSError, IndexError):  # it has just ended

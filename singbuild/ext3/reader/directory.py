@@ -24,6 +24,7 @@ def names(block: bytes, *, filetype: bool) -> Iterator[DirEntry]:
             length = end - offset  # 64 KiB do not fit the field
         if length < 12 or length & 3 or length > end - offset:
             raise ValueError(f"an entry at byte {offset} has the length {length}")
+        # Without that feature the byte is the upper half of the name's length.
         if not filetype and kind:
             raise ValueError(f"an entry at byte {offset} has a name of over 255 bytes")
         if number:

@@ -139,6 +139,8 @@ class Image(Disk, FileTree):
         with self._reading(entry.path):
             if not 0 < inode.size <= self.superblock.block:
                 raise ValueError(f"a symbolic link of {inode.size} bytes")
+            # i_blocks counts the block of the attributes, too: ext4_inode_is_fast_symlink(), Linux,
+            # fs/ext4/inode.c.
             attribute = self.superblock.block // 512 if inode.attribute_block else 0
             if inode.sectors == attribute and inode.size < 60:
                 target = inode.mapped[: inode.size]

@@ -119,6 +119,7 @@ def superblock(data: bytes) -> Superblock:
         free_blocks=free_blocks,
         uuid=data[0x68:0x78],
         hash_seed=data[0xEC:0xFC],
+        # s_mkfs_time_hi, s_wtime_hi, s_mtime_hi: the fifth byte, from 2106 on.
         created=created | data[0x276] << 32,
         written=written | data[0x274] << 32,
         mounted=mounted | data[0x275] << 32,

@@ -61,6 +61,7 @@ def data_runs(data: bytes) -> Iterator[tuple[int, int]]:
     """Find runs (first, count) of the blocks of ``data`` that are not all zeros."""
     leading = data[::BLOCK]
     start = 0
+    # Most blocks do not begin with a zero byte: only the others are looked at whole.
     if 0 in leading:
         for index, first in enumerate(leading):
             if not first and _is_zero(data, index):
