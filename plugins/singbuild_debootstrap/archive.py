@@ -61,6 +61,7 @@ def open_archive(choice: Choice, source: Source) -> Archive:
     identity = {"sha256": sha256, "date": date}
     identity |= {"version": release["Version"]} if "Version" in release else {}
     _check_release(release, choice, url)
+    # A lock asks for this very state, whatever has become of it since.
     if not choice.allow_expired and source.locked.get("release") != identity:
         _check_current(release, url)
     return Archive(
@@ -151,6 +152,8 @@ def _check_current(release: Release, url: str) -> None:
 def _date(text: str, field: str, url: str) -> datetime:
     try:
         date = parsedate_to_datetime(text)
+        # Without a zone, as for -0000, it would be taken for local time:
+        # https://docs.python.org/3/library/email.utils.html#email.utils.parsedate_to_datetime
         date = date if date.tzinfo else date.replace(tzinfo=UTC)
         date.timestamp()
     except (ValueError, TypeError, OverflowError) as error:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from singbuild import RecipeKeyError, Source
 from singbuild.download import Remote, is_open_line
 
+# uname(2) says armv7l, without the h of hard float that Fedora's packages of armhfp are for:
+# https://github.com/rpm-software-management/dnf/blob/master/dnf/arch.py
 BASEARCH = {"i386": "i386", "i486": "i386", "i586": "i386", "i686": "i386", "armv7l": "armhfp"}
 SHA256 = re.compile("[0-9A-Fa-f]{64}")
 BASE = ("/etc/redhat-release", "/bin/sh", "coreutils")

@@ -156,6 +156,7 @@ def _remove(command: str, doomed: list[Item], *, dry_run: bool, as_json: bool) -
     from singbuild import workspace
     from singbuild.cache import contents, store
 
+    # A build has its stage open and can do without the name; a download it opens by name, and late.
     if not dry_run and all(item.kind in ("stage", "log") for item in doomed):
         workspace.sweep_parts(store.directory(), ".*.part")
         for item in doomed:

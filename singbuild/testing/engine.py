@@ -177,6 +177,7 @@ class Engine:
             text=True,
             user=self.user,
             group=self.user,
+            # Not always []: that calls setgroups(2), which fails with EPERM for an ordinary user.
             extra_groups=None if self.user is None else [],
         )
 
@@ -229,6 +230,7 @@ def engine_of(user: int | None = None) -> Iterator[Engine]:
     """Give the real command to a user (by number), in a directory that goes afterwards."""
     place = Path(tempfile.mkdtemp(prefix="singbuild-testing-"))
     try:
+        # mkdtemp() makes it for its maker alone, and the user of the test may be another.
         place.chmod(0o755)
         for path in (place / "cache", place / "scratch", place / "state", place):
             path.mkdir(exist_ok=True)

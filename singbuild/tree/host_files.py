@@ -144,6 +144,7 @@ class _HostFiles(Recorded):
 
     def names(self, directory: Entry, parent: int | None = None) -> tuple[DirEntry, ...]:
         """Return a directory's names but for those of unfinished images."""
+        # %files may take the directory of the image: it would copy what it is writing.
         listing = super().names(directory, parent)
         return tuple(each for each in listing if not UNFINISHED.fullmatch(os.fsdecode(each[0])))
 
@@ -165,6 +166,7 @@ class _HostFiles(Recorded):
         """Hash an entry: a directory that the tree has already, too."""
         name = b"." if self._name else entry.path or b"."
         row = (name, entry.inode.mode, self.content(entry).encode())
+        # No name has a NUL, but one may have a line end: two trees must not give the same bytes.
         self.total.update(b"%s\0%o\0%s\n" % row)
 
     def _check_circle(self, above: bytes, status: os.stat_result) -> None:
