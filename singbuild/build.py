@@ -83,6 +83,7 @@ def build(plan: Plan, target: Path, options: Options, console: Console) -> int:
         site_extensions.announce_end(build_facts, status, console.seconds)
         return status
     except (SingbuildError, OSError, MemoryError) as error:
+        console.log = None
         explained = faults.explained(error, plan)
         console.error(explained, None)
         return explained.status

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import shutil
 import stat
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -172,14 +173,23 @@ class Rootfs(RootDirectory):
         sha256: the digest that ``image_digest`` gave before. Raises ImageError for a file that is
         no image or a damaged one, SourceError for an image with another digest.
         """
+        changed = SourceError(f"{path}: was changed while it was read", remedy="Build again.")
         total = hashlib.sha256()
-        with opened(path) as image:
-            self.unpack([hashed(archive(image), total)])
-        # Of a directory that is the digest; a file's bytes are read anew, and last, so that a
-        # change while the tree was unpacked shows as well.
-        digest = total.hexdigest() if path.is_dir() else sha256 and image_digest(path)
+        with contextlib.ExitStack() as stack:
+            file = path
+            # Somebody else could show another image between two looks at its digest.
+            if sha256 and path.is_file() and _may_others_write(path):
+                file = stack.enter_context(self.temporary_directory()) / "image"
+                shutil.copyfile(path, file)
+                if image_digest(file) != sha256:
+                    raise changed
+            with opened(file) as image:
+                self.unpack([hashed(archive(image), total)])
+            # Of a directory that is the digest; a file's bytes are read anew, and last, so that a
+            # change while the tree was unpacked shows as well.
+            digest = total.hexdigest() if path.is_dir() else sha256 and image_digest(file)
         if sha256 and digest != sha256:
-            raise SourceError(f"{path}: was changed while it was read", remedy="Build again.")
+            raise changed
 
     def unpack_tree(self, image: FileTree) -> None:
         """Unpack the tree of an open image likewise."""
@@ -287,6 +297,11 @@ class Rootfs(RootDirectory):
                 remedy=f"The command was: {done.pasted}",
             )
         return done
+
+
+def _may_others_write(path: Path) -> bool:
+    status = path.stat()
+    return status.st_uid != os.geteuid() or bool(status.st_mode & 0o022)
 
 
 def _mode(status: os.stat_result | None) -> int:

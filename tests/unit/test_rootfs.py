@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from singbuild.console.display import Console
 from singbuild.errors import ImageError, SourceError
+from singbuild.ext3.writer.seal import seal
 from singbuild.formats.loading import image_digest
 from singbuild.tree import sections
 from singbuild.tree.root_directory import READ_LIMIT
@@ -205,6 +207,36 @@ def test_a_directory_that_is_another_only_while_it_is_unpacked_is_refused(
         rootfs.unpack_image(sandbox, sha256=digest)
     thread.join()
     assert image_digest(sandbox) == digest
+
+
+def test_a_file_of_others_that_is_another_only_while_it_is_unpacked_is_refused(
+    rootfs: Rootfs, tmp_path: Path
+) -> None:
+    """Both digests of the name are the wanted image's; what is unpacked must be, too."""
+    for name in ("wanted", "evil"):
+        tree = tmp_path / f"{name}.tree"
+        tree.mkdir()
+        (tree / name).touch()
+        seal(tree, tmp_path / name, epoch=1)
+    image = tmp_path / "image"
+    shutil.copy(tmp_path / "evil", image)
+    image.chmod(0o666)
+
+    def restore() -> None:
+        while not (rootfs.root / "evil").exists() and not is_over.wait(0.001):
+            pass
+        shutil.copy(tmp_path / "wanted", image)
+
+    is_over = threading.Event()
+    thread = threading.Thread(target=restore)
+    thread.start()
+    try:
+        with pytest.raises(SourceError, match="image: was changed while it was read"):
+            rootfs.unpack_image(image, sha256=image_digest(tmp_path / "wanted"))
+    finally:
+        is_over.set()
+        thread.join()
+    assert not (rootfs.root / "evil").exists()
 
 
 def test_an_image_with_another_digest_is_refused(rootfs: Rootfs, tmp_path: Path) -> None:

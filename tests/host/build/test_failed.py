@@ -257,6 +257,17 @@ def test_an_ordinary_user_resumes(user: User) -> None:
     assert not user.left()
 
 
+def test_a_directory_that_cannot_be_written_at_the_end_is_told(user: User) -> None:
+    """The log is closed by then."""
+    target = user.directory / "box"
+    text = f"Bootstrap: busybox\n%setup\n    mkdir {target}\n    touch {target}/mine\n"
+    process = user.start("--no-cache", "--format", "directory", "-", "box")
+    _, messages = process.communicate(text)
+    assert process.returncode == 8, messages
+    assert "bug" not in messages
+    assert (target / "mine").exists()
+
+
 def test_a_section_fails_for_who_ignores_ends_of_children(user: User) -> None:
     """The kernel would reap by itself, and each program would seem to succeed: wait(2), NOTES."""
     path = user.directory / "recipe.def"
