@@ -122,6 +122,8 @@ class _Hearts:
                     self._is_running = False
                     return
                 for fd in self._fds:
+                    # A file server may be away for a moment: SILENCE has room for many a
+                    # beat that fails.
                     with contextlib.suppress(OSError):
                         os.utime(fd)
 

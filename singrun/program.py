@@ -125,6 +125,7 @@ def _become(path: str, arguments: list[bytes], variables: Environment) -> None:
     try:
         os.execve(path, [os.fsencode(path), *arguments], variables)
     except OSError as error:
+        # ENOENT is of a missing interpreter, too: execve(2).
         if error.errno != errno.ENOENT or os.path.exists(path):
             raise _cannot(path, error) from None
 
@@ -160,6 +161,8 @@ def _become_command(arguments: list[bytes], variables: Environment) -> "NoReturn
         try:
             os.execve(path, arguments, variables)
         except OSError as error:
+            # The search goes on, as in execvp(3) after EACCES: it counts if no other
+            # directory has the file.
             if error.errno not in (errno.ENOENT, errno.ENOTDIR):
                 refused = _cannot(os.fsdecode(path), error)
                 refused.status = _NOT_EXECUTABLE

@@ -213,6 +213,7 @@ def _debootstrap(archive: Path, pins: Pins, rootfs: Rootfs) -> None:
         )
     if done.status == 0:
         variables = [f"{name}={value}" for name, value in ENVIRONMENT.items()]
+        # Its error has what was printed; the one below has debootstrap's log, which says more.
         with contextlib.suppress(HostError):
             rootfs.run(["/usr/bin/env", "-i", *variables, *SECOND_STAGE], on_line=listener)
             return

@@ -90,6 +90,7 @@ class LayerDownloads:
                 future = self._futures[layer.digest]
                 try:
                     future.set_result(self.bring(layer, self._shared.part()))
+                # Not Exception: whoever waits for the layer would wait for ever.
                 except BaseException as error:
                     future.set_exception(error)
 

@@ -35,6 +35,8 @@ def signatures(image: Reference, digest: str, into: Path, report: Reporter) -> l
     """Bring the signatures of a manifest, none if there are none. Raises SourceError."""
     base = _lookaside(image)
     rows: list[bytes] = []
+    # They have no list: signature-protocols.md of github.com/containers/image says to count from 1
+    # until there is none.
     for number in range(1, _MOST + 1):
         url = f"{base}/{image.repository}@{digest.replace(':', '=')}/signature-{number}"
         try:

@@ -127,6 +127,7 @@ def readable(rootfs: Rootfs, secrets: Sequence[Secret]) -> Iterator[None]:
             if on_tmpfs:
                 syscalls.umount2(f"/proc/self/fd/{fd}", MNT_DETACH)
     for name in reversed(missing):
+        # With what a section has left there they stay: rmdir(2), ENOTEMPTY.
         with contextlib.suppress(OSError):
             rootfs.rmdir(name)
 

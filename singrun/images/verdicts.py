@@ -53,6 +53,7 @@ def _states(paths: "list[str]") -> str:
     for path in paths:
         try:
             rows.append(_state(os.stat(path)))
+        # That there is none is a state, too: a list of keys that comes later is to be looked at.
         except OSError:
             rows.append("-")
     return ", ".join(rows)

@@ -173,6 +173,7 @@ def _processes() -> "Iterator[int]":
     """Yield siblings, oldest first, as they are ranks too; then all processes, youngest first."""
     parent = os.getppid()
     try:
+        # A kernel without CONFIG_PROC_CHILDREN has no such file: proc(5).
         with open(f"/proc/{parent}/task/{parent}/children") as file:
             siblings = file.read().split()
     except OSError:

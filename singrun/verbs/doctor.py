@@ -95,6 +95,8 @@ def _ways(findings: list[Finding]) -> list[str]:
 
 def _failure(action: "Callable[[], None]") -> str:
     """Do ``action`` in a child process; "" if it went well, else what the kernel said."""
+    # No process gets back out of a user namespace: setns(2) asks for capabilities in the
+    # one outside.
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
