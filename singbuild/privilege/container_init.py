@@ -140,6 +140,8 @@ def _become_init(job: dict[str, Any], outer: int) -> NoReturn:
 
 def _change_root(job: dict[str, Any]) -> None:
     """Make the tree the root directory; for a program of the host, make the host read-only."""
+    # Where systemd(1) has made all mounts shared, what is mounted here would show outside, and
+    # pivot_root(2) refuses a root in a shared one. mount_namespaces(7).
     syscalls.mount("none", "/", "", syscalls.MS_REC | syscalls.MS_PRIVATE, "")
     if host := job["host"]:
         _show_host(job["root"], host)
@@ -234,6 +236,8 @@ def mount_dev(dev: str, files: dict[str, bytes], more: Sequence[str] = ()) -> No
     for name, mode in (("pts", 0o755), ("shm", 0o1777)):
         os.mkdir(f"{dev}/{name}")
         os.chmod(f"{dev}/{name}", mode)
+    # By default nobody may open pts/ptmx, to which /dev/ptmx leads: Linux,
+    # Documentation/filesystems/devpts.rst.
     options = "newinstance,ptmxmode=0666"
     syscalls.mount("devpts", f"{dev}/pts", "devpts", syscalls.MS_NOSUID, options)
     for name, target in LINKS.items():

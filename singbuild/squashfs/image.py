@@ -110,6 +110,8 @@ class SquashfsImage(FileTree):
         self._names_left = _NAMES + _NAMES_EACH * self.superblock.inodes
         self._counted: set[int] = set()
         self._listed_numbers: set[int] = set()
+        # 8 KiB each, and a fragment has at most a mebibyte: 2 and 8 MiB of memory, whatever
+        # the image.
         self._metadata = lru_cache(256)(self._read_metadata)
         self._fragment = lru_cache(8)(self._read_fragment)
         self._names = lru_cache(64)(self._read_names)

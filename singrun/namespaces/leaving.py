@@ -71,6 +71,7 @@ class ProgramNamespaces:
 
     def enter_mounts(self) -> None:
         """Enter the program's mount and user namespaces, and close all descriptors."""
+        # In this order: from the user namespace below its owner it would be refused.
         syscalls.setns(self._mounts, syscalls.CLONE_NEWNS)
         if not _is_same(self._owner, self._user):
             syscalls.setns(self._user, syscalls.CLONE_NEWUSER)
