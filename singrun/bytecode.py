@@ -15,9 +15,14 @@ if TYPE_CHECKING:
     from types import CodeType, ModuleType
     from typing import Any
 
-# Of these folders a launch takes most modules; of ``hardware`` and ``verbs`` hardly ever one. Where
-# a site has a policy, every launch takes OF_A_POLICY, whose import alone would cost it 0.5 ms.
-OF_A_POLICY = ("images/policy.py", "images/verdicts.py")
+# What some launches take: by FUSE, with --pid, where a site has a policy, of a job step or into an
+# instance. Found elsewhere one would cost 0.25 ms; it is in the file, decoded by who imports it.
+SOMETIMES = (
+    *("instances.py", "images/fuse.py", "images/policy.py", "images/verdicts.py"),
+    *("mounts/mountinfo.py", "namespaces/entering.py", "namespaces/joining.py"),
+    *("namespaces/rendezvous.py", "namespaces/waiting.py"),
+)
+# Of these folders a launch takes most modules; of ``hardware`` and ``verbs`` hardly ever one.
 _FOLDERS = ("", "environment/", "images/", "mounts/", "namespaces/")
 _RARE = (
     *("__init__.py", "__main__.py", "bytecode.py", "bundle.py", "terminal.py"),
@@ -28,13 +33,13 @@ _RARE = (
     *("namespaces/holding.py", "namespaces/limits.py", "namespaces/mapping.py"),
 )
 
-# By a file's path in the package: its time in ns, its size, its code.
-Codes = dict[str, "tuple[int, int, CodeType]"]
+# By a file's path in the package: its time in ns, its size, its code, as bytes of marshal if it is
+# one of SOMETIMES.
+Codes = dict[str, "tuple[int, int, CodeType | bytes]"]
 
 
 def install(directory: str) -> None:
     """Let ``import`` take the modules in ``directory`` from the one file, if that is of today."""
-    # With hexversion: betas of one version have one cache_tag, and not always one bytecode.
     path = f"{directory}/__pycache__/singrun.{sys.implementation.cache_tag}-{sys.hexversion:x}.code"
     try:
         with open(path, "rb", buffering=0) as file:
@@ -62,20 +67,33 @@ def _write(directory: str, path: str) -> None:
     for folder in _FOLDERS:
         for name in os.listdir(f"{directory}/{folder}"):
             if name.endswith(".py") and folder + name not in _RARE:
-                codes[folder + name] = _compiled(f"{directory}/{folder}{name}")
-    # The ranks of a node may all write it at once: each a file of its own, then rename(2).
+                codes[folder + name] = _compiled(directory, folder + name)
     new = f"{path}.{os.getpid()}"
     with open(new, "wb") as file:
         file.write(dumps(codes))
     os.rename(new, path)
 
 
-def _compiled(path: str) -> "tuple[int, int, CodeType]":
+def _compiled(directory: str, name: str) -> "tuple[int, int, CodeType | bytes]":
+    """Compile without what no launch reads: docstrings, annotations, columns of tracebacks.
+
+    They would be a fifth of the file, and a tenth of the time to import from it.
+    """
+    import ast  # who writes the file takes the time
+
+    path = f"{directory}/{name}"
     state = _state(path)
     with open(path, "rb") as source:
-        text = source.read()
-    code = compile(text, path, "exec", dont_inherit=True, optimize=2)  # without docstrings
-    return *state, code
+        tree = ast.parse(source.read())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+            node.returns = None
+        elif isinstance(node, ast.arg):
+            node.annotation = None
+        if isinstance(node, (ast.stmt, ast.expr, ast.excepthandler)):
+            node.col_offset = node.end_col_offset = -1  # none is known
+    code = compile(tree, path, "exec", dont_inherit=True, optimize=2)
+    return *state, dumps(code) if name in SOMETIMES else code
 
 
 class _Finder:
@@ -103,4 +121,5 @@ class _Finder:
 
     def exec_module(self, module: "ModuleType") -> None:
         key = module.__spec__.loader_state  # type: ignore[union-attr]  # ours, of find_spec
-        exec(self._codes[key][2], module.__dict__)  # noqa: S102  what an import does
+        code = self._codes[key][2]
+        exec(loads(code) if isinstance(code, bytes) else code, module.__dict__)  # noqa: S102, S302

@@ -4,11 +4,12 @@ import errno
 import os
 import sys
 
-from singrun import __version__, errors, instances, option_variables, options, syscalls
+from singrun import __version__, errors, option_variables, options, syscalls
 from singrun.enter import enter
 from singrun.environment.inherited import SIGCHLD, SIGINT, restore_signals
 from singrun.errors import RunError, UsageError, say
 from singrun.identity import Caller
+from singrun.namespaces import meeting_places
 from singrun.options import REMEDY
 from singrun.request import Request
 
@@ -134,7 +135,10 @@ def _with_options(request: Request, settings: "list[options.Setting]") -> Reques
 def _launch_or_explain(request: Request) -> str:
     verb, image = request.program.verb, request.image
     starts = request.program.instance is not None
-    if verb not in ("mount", "warm") and not (starts or request.isolation.no_join):
+    may_join = verb not in ("mount", "warm") and not (starts or request.isolation.no_join)
+    if may_join and (":" in image.path or meeting_places.may_have_instance(image.path)):
+        from singrun import instances  # few have one
+
         instances.join(request)
     if ":" in image.path:
         from singrun.images import pulled
@@ -158,6 +162,8 @@ def _launch_or_explain(request: Request) -> str:
 
         return warm.warm(request)
     if starts:
+        from singrun import instances
+
         _check_no_sudo(request, "start", "Start it as the caller, without sudo.")
         instances.check_name(request)
     return enter(request)
@@ -193,6 +199,8 @@ def _describe(verb: str, *words: str) -> str:
         from singrun.verbs import instance
 
         return instance.explain([*words])
+    from singrun import instances
+
     if verb == "instances":
         return instances.listing([*words])
     if verb == "stop":

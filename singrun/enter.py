@@ -1,7 +1,7 @@
 """One launch: from the request to the program, in one process.
 
 This process prepares namespaces and mounts, then executes the program; a second process waits
-only where ``waiting`` forks. The mount namespace and its mounts end with the last process in it.
+only where ``standby`` forks. The mount namespace and its mounts end with the last process in it.
 """
 
 import os
@@ -12,14 +12,14 @@ from singrun.images import strategies
 from singrun.images.overlay import Layers
 from singrun.mounts.launch_table import Table, make_workdir
 from singrun.mounts.pivot import pivot
-from singrun.namespaces import joining, leaving, waiting
+from singrun.namespaces import job_step, leaving, standby
 from singrun.origin import Origin
 from singrun.request import Request
 
 
 def enter(request: Request) -> str:
     """Return the text of --plan; without --plan, execute the program. Raises RunError."""
-    joins_ranks = joining.want_joining(request)
+    joins_ranks = job_step.want_joining(request)
     site = config.read(enforce=not request.isolation.as_caller)
     config.apply(site, request)
     origin = Origin(request)
@@ -32,6 +32,8 @@ def enter(request: Request) -> str:
     # If another rank of this job step has set up an identical root, enter its namespaces.
     ranks = None
     if joins_ranks and not request.plan:
+        from singrun.namespaces import joining
+
         ranks = joining.RankSet(request, image, caller, table, origin.overrides)
         if ranks.enter():
             return origin.execute(image.path)
@@ -68,7 +70,7 @@ def enter(request: Request) -> str:
     own = [(image, mounting.daemon_fd)] if image.writable and mounting.daemon_fd >= 0 else []
     writable_images = [*own, *overlay.writable_images, *(bound.writable_images if bound else ())]
     trees = [overlay.tree, *(bound.trees if bound else ())]
-    waiter = waiting.stand_by(request, image, origin.home, writable_images, trees, cgroup)
+    waiter = standby.stand_by(request, image, origin.home, writable_images, trees, cgroup)
     if waiter:  # stand_by has forked: the child, which goes on here, is another /proc/self
         proc_self = os.open("/proc/self", os.O_PATH | os.O_DIRECTORY)
     if cgroup:

@@ -6,8 +6,8 @@ import pwd
 from singrun import errors
 from singrun.errors import RunError, UsageError, printable, say
 from singrun.images import image
-from singrun.namespaces import rendezvous
-from singrun.namespaces.leaving import ProgramNamespaces
+from singrun.namespaces import meeting_places, rendezvous
+from singrun.namespaces.entering import ProgramNamespaces
 from singrun.namespaces.waiting import Waiter
 from singrun.options import FLAGS
 from singrun.origin import Origin
@@ -73,7 +73,7 @@ def find(word: str) -> "Instance | None":
             status = os.stat(word)
         except OSError:
             return None
-        word_at_rendezvous = rendezvous.of_image(status)
+        word_at_rendezvous = meeting_places.of_image(status)
         states = [rendezvous.image_state(status, written=written) for written in (False, True)]
     connection, pid = rendezvous.reach(word_at_rendezvous)
     if connection < 0:

@@ -1,5 +1,8 @@
 """What the command line asks for, as plain values, in the parts that its readers take."""
 
+# The words of --mount-with: how an image becomes a directory.
+LOOP, UNPACK, FUSE2FS, SQUASHFUSE = "loop", "unpack", "fuse2fs", "squashfuse"
+
 
 class Program:
     """What is executed, and where. directory: --pwd. why: the variable of ``env --why``.

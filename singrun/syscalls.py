@@ -28,7 +28,7 @@ AT_FDCWD, AT_EMPTY_PATH, AT_RECURSIVE, AT_SYMLINK_NOFOLLOW = -100, 0x1000, 0x800
 OPEN_TREE_CLONE, OPEN_TREE_CLOEXEC = 1, os.O_CLOEXEC
 MOVE_MOUNT_F_EMPTY_PATH, MOVE_MOUNT_T_EMPTY_PATH = 0x04, 0x40
 MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV = 1, 2, 4
-STATX_MNT_ID, _STX_MNT_ID = 0x1000, 144  # statx(2), struct statx: offset in bytes
+STATX_MNT_ID, _STX_MNT_ID = 0x1000, 144 // 8  # statx(2), struct statx: its 64-bit word
 RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH, RESOLVE_IN_ROOT = 2, 4, 8, 0x10
 MAXSYMLINKS = 40  # that the kernel follows on one path: path_resolution(7)
 
@@ -90,7 +90,11 @@ class _Bytes(_ctypes._SimpleCData):  # type: ignore[type-arg]
     _type_ = "z"
 
 
-_One, _Three, _Six, _Statx = _UInt * 1, _UInt * 3, _UInt * 6, _UInt * 64
+class _U64(_ctypes._SimpleCData):  # type: ignore[type-arg]
+    _type_ = "Q"
+
+
+_One, _Three, _Six, _Statx = _UInt * 1, _UInt * 3, _UInt * 6, _U64 * 32
 
 
 class _Function(_ctypes.CFuncPtr):
@@ -258,7 +262,7 @@ def mount_id(fd: int) -> int:
     """Return the id of the mount that ``fd`` is in: statx(2), stx_mnt_id, Linux 5.8."""
     status = _Statx()
     _call(_statx, fd, b"", AT_EMPTY_PATH, STATX_MNT_ID, status)
-    return int.from_bytes(bytes(status)[_STX_MNT_ID : _STX_MNT_ID + 8], sys.byteorder)
+    return int(status[_STX_MNT_ID])
 
 
 def fsopen(fstype: str) -> int:

@@ -15,8 +15,9 @@ from singrun import syscalls
 from singrun.errors import UnavailableError
 from singrun.images.image import SQUASHFS, Image
 from singrun.mounts.rows import clone, image_attributes, restrict
+from singrun.request import FUSE2FS, SQUASHFUSE
 
-FUSE2FS, SQUASHFUSE, FUSE_OVERLAYFS = "fuse2fs", "squashfuse", "fuse-overlayfs"
+FUSE_OVERLAYFS = "fuse-overlayfs"
 # The kernel checks permissions; fuse2fs itself must not check against its own user once more.
 _EXT3 = "no_default_opts,fakeroot,kernel_cache"
 # An image that cannot change: the kernel may keep what it has learned of it, for a day.
@@ -40,14 +41,8 @@ _PACKAGES = {
 }
 
 
-def program_for(image: Image) -> str:
-    """Return the name of the program that mounts this kind of image."""
-    return SQUASHFUSE if image.kind == SQUASHFS else FUSE2FS
-
-
-def start(image: Image, target: str) -> "Mounting":
-    """Start the daemon, by way of the directory ``target``; it mounts while we go on."""
-    name = program_for(image)
+def start(name: str, image: Image, target: str) -> "Mounting":
+    """Start the daemon ``name``, by way of the directory ``target``; it mounts while we go on."""
     mounting = Mounting(image.path, target, image.remedy, writable=image.writable)
     # The daemon keeps the image's lock; see locks.py.
     mounting.spawn(name, [image.path], _options(image), image.fd)

@@ -10,7 +10,7 @@ import os
 from singrun import syscalls
 from singrun.config import Site
 from singrun.errors import RunError, UnavailableError, spelling
-from singrun.images import fuse, strategies
+from singrun.images import strategies
 from singrun.images.image import SANDBOX, Image, open_image
 from singrun.mounts.rows import attach
 from singrun.request import ImageOptions
@@ -61,6 +61,8 @@ class Layers:
         """
         if all(image.kind == SANDBOX for image in self.images):
             return False
+        from singrun.images import fuse  # most overlays are the kernel's
+
         return bool(layers.writable_images) or bool(fuse.host_program(fuse.FUSE_OVERLAYFS))
 
 
@@ -87,6 +89,8 @@ class Overlay:
 
     def lay_over_by_fuse(self, tmpfs: str) -> int:
         """Return a tree that fuse-overlayfs serves; this namespace keeps none of the mounts."""
+        from singrun.images import fuse
+
         place, target = f"{tmpfs}/image", f"{tmpfs}/root"
         attach(self.tree, place)
         os.close(self.tree)

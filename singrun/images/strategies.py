@@ -6,14 +6,17 @@ import os
 from singrun import syscalls
 from singrun.config import Site
 from singrun.errors import RunError, UnavailableError, say
-from singrun.images import fuse, unpacked
-from singrun.images.fuse import FUSE2FS, SQUASHFUSE
-from singrun.images.image import SANDBOX, Image, open_image
+from singrun.images import unpacked
+from singrun.images.image import SANDBOX, SQUASHFS, Image, open_image
 from singrun.mounts import loop
 from singrun.mounts.rows import clone, image_attributes, restrict
-from singrun.request import ImageOptions
+from singrun.request import FUSE2FS, LOOP, SQUASHFUSE, UNPACK, ImageOptions
 
-LOOP, UNPACK, BIND = "loop", "unpack", "bind"
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from singrun.images import fuse
+
+BIND = "bind"
 NAMES = [LOOP, FUSE2FS, SQUASHFUSE, UNPACK]
 _ROOT_ON_USERS = "allow root user images"
 _NO_DEVICE = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENXIO, errno.ENODEV)
@@ -148,7 +151,7 @@ def candidates(image: Image, *, privileged: bool, forced: str, site: Site) -> li
     """Return the names of the strategies to try, in this order."""
     if image.kind == SANDBOX:
         return [BIND]
-    fuse_name = fuse.program_for(image)
+    fuse_name = _fuse_program(image)
     if forced:
         _check_forced(forced, image, privileged=privileged)
         return [forced]
@@ -159,6 +162,10 @@ def candidates(image: Image, *, privileged: bool, forced: str, site: Site) -> li
     # The kernel reads 6,700 small files of an unpacked tree in 0.28 s, fuse2fs in 1.5 s; but to
     # unpack an image takes seconds, so a tree is used first only if it is there.
     return [UNPACK, fuse_name] if _is_unpacked(image, site) else [fuse_name, UNPACK]
+
+
+def _fuse_program(image: Image) -> str:
+    return SQUASHFUSE if image.kind == SQUASHFS else FUSE2FS
 
 
 def _is_unpacked(image: Image, site: Site) -> bool:
@@ -175,7 +182,9 @@ def _begin(name: str, image: Image, target: str, site: Site) -> "fuse.Mounting |
         return Mounted(_mount_loop(image))
     if name == UNPACK:
         return Mounted(_restrict(_tree_in_cache(image, site), image))
-    return fuse.start(image, target)
+    from singrun.images import fuse  # the kernel mounts the others' images
+
+    return fuse.start(name, image, target)
 
 
 def _clone_directory(image: Image) -> int:
@@ -196,8 +205,8 @@ def _check_forced(name: str, image: Image, *, privileged: bool) -> None:
     why = ""
     if name == LOOP and not privileged:
         why = "Only root may use loop devices."
-    elif name in (FUSE2FS, SQUASHFUSE) and name != fuse.program_for(image):
-        why = f"It holds {image.kind}, which {fuse.program_for(image)} mounts."
+    elif name in (FUSE2FS, SQUASHFUSE) and name != _fuse_program(image):
+        why = f"It holds {image.kind}, which {_fuse_program(image)} mounts."
     elif name == UNPACK and image.writable:
         why = "What is written into an unpacked copy does not reach the image."
     if why:

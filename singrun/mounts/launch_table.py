@@ -5,7 +5,7 @@ import os
 from singrun.config import Site
 from singrun.errors import RunError
 from singrun.identity import Caller
-from singrun.mounts import binds, mountinfo
+from singrun.mounts import binds
 from singrun.mounts.rows import Bind, BindUnlessSeen, Fresh, ImageDirectory, Link, Mount
 from singrun.request import BindOption, MountOptions
 
@@ -91,6 +91,8 @@ class Table:
         """Return binds of all the host has mounted and lets us see, besides the system's own."""
         if not self._site.on["mount hostfs"] or self._options.contain:
             return []
+        from singrun.mounts import mountinfo  # few sites ask
+
         places = [place for place, _ in mountinfo.mounts()]
         own = ("proc", "sys", "dev", "run", *_SYSTEM, "tmp")
         bound = [p for p in places if p != "/" and p.split("/")[1] not in own]

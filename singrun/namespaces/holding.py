@@ -14,7 +14,7 @@ import time
 from singrun import syscalls, title
 from singrun.errors import RunError, say, spelling
 from singrun.images.image import Image
-from singrun.namespaces import rendezvous
+from singrun.namespaces import meeting_places, rendezvous
 from singrun.request import Program
 
 TYPE_CHECKING = False
@@ -34,7 +34,7 @@ class Holder:
         if not instance_name:
             remedy = f"Stop it (singrun stop {name}), or name another: singrun start IMAGE NAME"
             raise RunError(f"There is an instance {name} already", remedy=remedy)
-        image_name = rendezvous.take(rendezvous.of_image(os.fstat(image.fd)))
+        image_name = rendezvous.take(meeting_places.of_image(os.fstat(image.fd)))
         self._names = [each for each in (instance_name, image_name) if each]
         state = rendezvous.image_state(os.fstat(image.fd), written=image.writable)
         self.marker = rendezvous.marker(name, state)

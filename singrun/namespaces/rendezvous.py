@@ -13,15 +13,10 @@ import stat
 
 from singrun import syscalls
 from singrun.errors import RunError
+from singrun.namespaces import meeting_places
 
 # The ranks of a node connect at once; more is capped, by default since Linux 5.4: listen(2).
 _BACKLOG = 4096
-_UID = os.geteuid()  # the host's; in a user namespace of ours it would be 0
-# A login's /run/user/UID goes with the last session, and programs that were started may not.
-_PLACES = ["/run/singrun"] if _UID == 0 else []
-_PLACES += [f"/tmp/singrun-{_UID}", f"/run/user/{_UID}/singrun"]  # noqa: S108  checked before use
-if _UID and os.path.isabs(os.environ.get("HOME", "")):  # where no other user can squat
-    _PLACES.append(f"{os.environ['HOME']}/.singrun")
 _ANSWER = 5.0  # seconds for the other end to say something
 _PATIENCE, _PAUSE = 5.0, 0.001  # seconds for others of the user's to be done with taking a name
 
@@ -54,17 +49,12 @@ class Name:
             os.close(fd)
 
 
-def of_image(status: os.stat_result) -> str:
-    """Return the name under which instances of an image's file or directory listen."""
-    return f"image-{status.st_dev:x}-{status.st_ino:x}"
-
-
 def image_state(status: os.stat_result, *, written: bool) -> str:
     """Tell an image's file from all others, and from itself before it changed.
 
     written: it changes while the instance lives, and directories do.
     """
-    state = of_image(status)
+    state = meeting_places.of_image(status)
     if written or not stat.S_ISREG(status.st_mode):
         return state
     return f"{state}-{status.st_size:x}-{status.st_mtime_ns:x}-{status.st_ctime_ns:x}"
@@ -80,7 +70,7 @@ def take(word: str) -> "Name | None":
 
     Names of dead rank sets are removed: one is of one job step, and never taken again.
     """
-    directory = _open_first(make=True)
+    directory = meeting_places.made()
     try:
         # Opened anew, since ``directory`` is O_PATH, by which nothing is locked or listed: open(2).
         locked_fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=directory)
@@ -104,10 +94,7 @@ def reach(word: str, seconds: float = _ANSWER) -> tuple[int, int]:
 
     seconds: how long it may be waited for, here and in every read from it.
     """
-    for place in _PLACES:
-        directory = _open(place)
-        if directory < 0:
-            continue
+    for directory in meeting_places.opened():
         try:
             fd = _connect(directory, word, seconds)
         except OSError:
@@ -141,10 +128,7 @@ def read_all(connection: int) -> bytes:
 def names(prefix: str) -> list[str]:
     """Return the names with ``prefix``, without it; those of dead processes are removed."""
     words: set[str] = set()
-    for place in _PLACES:
-        directory = _open(place)
-        if directory < 0:
-            continue
+    for directory in meeting_places.opened():
         locked_fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=directory)
         try:
             _lock(locked_fd)
@@ -153,57 +137,6 @@ def names(prefix: str) -> list[str]:
             os.close(locked_fd)
             os.close(directory)
     return sorted(words)
-
-
-def _open_first(*, make: bool) -> int:
-    """Open the first of the places that only this user may enter; make: or make it."""
-    for place in _PLACES:
-        directory = _open(place, make=make)
-        if directory >= 0:
-            return directory
-    why = f"None of {', '.join(_PLACES)} is a directory of yours that is closed to others."
-    remedy = "Ask the administrator to remove what another user has put there."
-    raise RunError("Cannot meet other launches on this host", why=why, remedy=remedy)
-
-
-def _open(place: str, *, make: bool = False) -> int:
-    """Open (O_PATH) a directory that only this user may enter; -1 for any other."""
-    try:
-        if make:
-            _make(place)
-        fd = os.open(place, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW)
-    except OSError:
-        return -1
-    status = os.fstat(fd)
-    if status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o077:
-        os.close(fd)
-        return -1
-    return fd if place.startswith("/run/") else _of_this_host(fd, make=make)
-
-
-def _of_this_host(place: int, *, make: bool) -> int:
-    """Open (O_PATH) this host's own directory below ``place``, which hosts may share by NFS.
-
-    A socket of another host refuses connections like a dead process's. The directory's name is
-    the kernel's boot id: random(4).
-    """
-    try:
-        with open("/proc/sys/kernel/random/boot_id") as file:
-            name = file.read().strip()
-        if make:
-            _make(name, place)
-        return os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=place)
-    except OSError:
-        return -1
-    finally:
-        os.close(place)
-
-
-def _make(name: str, directory: "int | None" = None) -> None:
-    try:
-        os.mkdir(name, 0o700, dir_fd=directory)
-    except FileExistsError:
-        return
 
 
 def _lock(directory: int) -> None:

@@ -14,9 +14,10 @@ from singrun.config import Site
 from singrun.errors import RunError
 from singrun.identity import Caller
 from singrun.images import fuse, strategies
-from singrun.images.fuse import FUSE2FS, FUSE_OVERLAYFS, SQUASHFUSE
+from singrun.images.fuse import FUSE_OVERLAYFS
 from singrun.images.image import open_image
 from singrun.namespaces.leaving import leave_host
+from singrun.request import FUSE2FS, SQUASHFUSE
 
 _PROOF = "proof"
 
