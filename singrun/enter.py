@@ -30,7 +30,7 @@ def enter(request: Request) -> str:
     )
 
     # If another rank of this job step has set up an identical root, enter its namespaces.
-    ranks = None
+    ranks = data = hardware = None
     if joins_ranks and not request.plan:
         from singrun.namespaces import joining
 
@@ -38,7 +38,6 @@ def enter(request: Request) -> str:
         if ranks.enter():
             return origin.execute(image.path)
     layers = Layers(request.image, site)
-    data = hardware = None
     if table.images:
         from singrun.images.data import DataImages
 
@@ -52,7 +51,6 @@ def enter(request: Request) -> str:
 
         return plan.text(request, image, caller, table, site, hardware)
     make_workdir(table, request.mounts)
-
     cgroup = None
     if request.isolation.limits:
         from singrun.namespaces import limits

@@ -46,7 +46,7 @@ def opened() -> "Iterator[int]":
             yield directory
 
 
-def made() -> int:
+def make_first() -> int:
     """Open (O_PATH) the first that only this user may enter; it is made if need be."""
     for place in _PLACES:
         directory = _open(place, make=True)

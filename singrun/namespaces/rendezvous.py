@@ -70,7 +70,7 @@ def take(word: str) -> "Name | None":
 
     Names of dead rank sets are removed: one is of one job step, and never taken again.
     """
-    directory = meeting_places.made()
+    directory = meeting_places.make_first()
     try:
         # Opened anew, since ``directory`` is O_PATH, by which nothing is locked or listed: open(2).
         locked_fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=directory)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import marshal
 import os
 import re
 import shutil
 import subprocess
 import sys
+import types
+import typing
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,7 +24,6 @@ from tests.bench.host import shared_directory
 
 # Of ctypes only its core; gc and marshal are part of the interpreter, and cost nothing.
 ALLOWED = "os, sys, _ctypes, fcntl, pwd, grp, errno, gc, marshal"
-MAIN = images.ROOT / "singrun/__main__.py"
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +32,17 @@ def tree() -> Iterator[Path]:
         yield images.fill(directory / "tree")
 
 
+@pytest.fixture(scope="module")
+def main() -> Iterator[Path]:
+    """The runtime's __main__.py where no file has its modules together: importlib tells of each."""
+    with shared_directory() as directory:
+        images.installed(directory)
+        yield directory / "singrun/__main__.py"
+
+
 def imported(*words: str | Path) -> set[str]:
     """Names of the modules that an interpreter of the runtime's kind imports."""
-    command = [images.PYTHON, "-IS", "-X", "importtime", *words]
+    command = [images.PYTHON, "-IS", "-B", "-X", "importtime", *words]  # -B: writes no such file
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     modules = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if "|" in line}
     assert "encodings" in modules
@@ -50,14 +60,16 @@ def imported(*words: str | Path) -> set[str]:
         ["-w"],
     ],
 )
-def test_a_launch_imports_few_modules_and_its_own(tree: Path, options: list[str]) -> None:
+def test_a_launch_imports_few_modules_and_its_own(
+    main: Path, tree: Path, options: list[str]
+) -> None:
     allowed = imported("-c", f"import {ALLOWED}")
-    launched = imported(MAIN, "exec", *options, tree, "true")
+    launched = imported(main, "exec", *options, tree, "true")
     assert "singrun.enter" in launched
     assert {name for name in launched - allowed if name.split(".")[0] != "singrun"} == set()
 
 
-def test_an_image_launch_imports_no_more(tree: Path) -> None:
+def test_an_image_launch_imports_no_more(main: Path, tree: Path) -> None:
     """By loop and, once it is unpacked, from the cache."""
     if os.geteuid() != 0:
         pytest.skip("needs root")
@@ -67,8 +79,8 @@ def test_an_image_launch_imports_no_more(tree: Path) -> None:
         patch.setenv("SINGRUN_CACHEDIR", str(tree.parent / "cache"))
         for way in ("loop", "fuse2fs", "unpack"):
             words = ("exec", "--mount-with", way, image, "true")
-            subprocess.run([images.PYTHON, "-IS", MAIN, *words], check=True)
-            launched = imported(MAIN, *words)
+            subprocess.run([images.PYTHON, "-IS", "-B", main, *words], check=True)
+            launched = imported(main, *words)
             assert not {n for n in launched - allowed if n.split(".")[0] != "singrun"}, way
 
 
@@ -82,7 +94,7 @@ def test_the_modules_come_together_and_a_changed_source_is_noticed(tmp_path: Pat
         text=True,
         check=True,
     ).stderr
-    assert re.search("import 'singrun.cli' # <singrun.bytecode", loaded)
+    assert not re.search("import 'singrun.cli'", loaded)
     cli = tmp_path / "singrun/cli.py"
     cli.write_text(cli.read_text().replace('f"singrun {__version__}', 'f"changed {__version__}'))
     for _ in range(2):
@@ -94,28 +106,55 @@ def test_the_modules_come_together_and_a_changed_source_is_noticed(tmp_path: Pat
     assert done.stdout.startswith("mended ")
 
 
-def test_everything_is_imported_before_anything_is_done(tree: Path) -> None:
+def test_everything_is_imported_before_anything_is_done(main: Path, tree: Path) -> None:
     """After the pivot the host's files are gone: no module may be looked for any more."""
-    command = [images.PYTHON, "-IS", "-v", str(MAIN), "exec", "-d", str(tree), "true"]
+    command = [images.PYTHON, "-ISB", "-v", str(main), "exec", "-d", str(tree), "true"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     after = done.stderr.rpartition("singrun: bind mounts ")[2]
     assert "group" in after
     assert not re.search(r"^import '", after, re.MULTILINE)
 
 
-def test_the_one_file_has_the_modules_that_every_launch_imports(tree: Path) -> None:
-    launched = {
-        name.replace(".", "/").removeprefix("singrun/") + ".py"
-        for name in imported(MAIN, "exec", tree, "true")
-        if name.startswith("singrun.")
+def test_the_one_file_has_what_every_launch_imports_in_an_order_that_needs_no_search(
+    main: Path, tree: Path, tmp_path: Path
+) -> None:
+    launcher = images.installed(tmp_path)
+    assert says_version(launcher)
+    (file,) = (tmp_path / "singrun/__pycache__").glob("*.code")
+    codes = marshal.loads(file.read_bytes())
+    together = [name for name, (*_, code) in codes.items() if not isinstance(code, bytes)]
+    names = {name.removesuffix(".py").removesuffix("/__init__") for name in together}
+    launched = imported(main, "exec", tree, "true")
+    own = {
+        name.removeprefix("singrun.").replace(".", "/") for name in launched if "singrun." in name
     }
-    package = images.ROOT / "singrun"
-    bundled = {
-        folder + path.name
-        for folder in bytecode._FOLDERS
-        for path in (package / folder).glob("*.py")
-    } - {*bytecode._RARE, *bytecode.SOMETIMES}
-    assert {name for name in bundled - launched if not name.endswith("/__init__.py")} == set()
+    assert names == own - {"bytecode"}
+    assert {*codes} - {*together} == {*bytecode.SOMETIMES}
+    assert not {name for name in imported(tmp_path / main.relative_to(main.parents[1]), "--version")
+                if name.startswith("singrun.") and name != "singrun.bytecode"}  # fmt: skip
+
+
+def test_the_one_file_knows_the_lines_of_its_sources(tmp_path: Path) -> None:
+    """What a bug prints names them; columns, annotations and docstrings are left out."""
+    source = images.ROOT / "singrun/errors.py"
+    shutil.copy(source, tmp_path / "errors.py")
+    *_, code = bytecode._compiled(str(tmp_path), "errors.py")
+    assert isinstance(code, types.CodeType)
+    plain = compile(source.read_text(), "errors.py", "exec", optimize=2)
+    for one, other in zip(functions(code), functions(plain), strict=True):
+        lines = [{line for *_, line in each.co_lines()} for each in (one, other)]
+        assert (one.co_name, lines[0]) == (other.co_name, lines[1])
+    values: dict[str, typing.Any] = {"__name__": "errors"}
+    exec(code, values)
+    assert values["say"].__annotations__ == {}
+    assert values["say"].__doc__ is None
+
+
+def functions(code: types.CodeType) -> Iterator[types.CodeType]:
+    yield code
+    for value in code.co_consts:
+        if isinstance(value, types.CodeType):
+            yield from functions(value)
 
 
 def test_runtime_and_builder_have_one_version() -> None:
