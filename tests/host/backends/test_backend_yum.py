@@ -335,8 +335,11 @@ def test_a_package_outside_the_repository_is_refused(
     assert "names a file outside itself" in done.stderr
 
 
-def test_an_ordinary_user_may_resolve(result: Path) -> None:
-    """The host's dnf wants root even to say what it would do."""
+@pytest.mark.parametrize(
+    "mounts", ["true", "mount -t tmpfs none /proc/driver"], ids=["host", "pod"]
+)
+def test_an_ordinary_user_may_resolve(mounts: str, result: Path) -> None:
+    """The host's dnf wants root; a container hides parts of /proc, and so forbids to mount it."""
     code = (
         "import sys, json; from pathlib import Path; from tests.bench.backend_alone import source;"
         "import singbuild_yum as y; s = source(Path(sys.argv[1]) / 'cache', OSVersion='7',"
@@ -347,8 +350,9 @@ def test_an_ordinary_user_may_resolve(result: Path) -> None:
         shutil.copytree(result, directory / "7/os/x86_64")
         (directory / "cache").mkdir()
         (directory / "cache").chmod(0o777)
-        argv = [*SINGBUILD[:1], "-c", code, str(directory)]
-        done = subprocess.run(argv, user=65534, group=65534, capture_output=True, text=True)
+        script = f'{mounts}; exec setpriv --reuid=65534 --regid=65534 --clear-groups "$@"'
+        words = ["sh", "-ec", script, "sh", SINGBUILD[0], "-c", code, str(directory)]
+        done = subprocess.run(["unshare", "-m", *words], capture_output=True, text=True)
     assert done.stdout == "6\n", done.stderr
 
 
