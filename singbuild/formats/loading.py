@@ -114,7 +114,7 @@ def chosen(target: Path, word: str = "") -> Kind:
             kind = load(each)
         except BackendError:
             continue  # who asks for it by name is told
-        if kind.can_write and target.name.lower().endswith(kind.format.endings or "\0"):
+        if kind.can_write and target.name.lower().endswith(kind.format.endings):
             return kind
     return find(DEFAULT)
 

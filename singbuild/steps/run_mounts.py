@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 from collections.abc import Iterator
@@ -85,8 +86,12 @@ def _cache(job: Job, mount: Mount) -> Path:
     place = workspace.cache_directory() / "mounts" / key
     workspace.make_in_cache(place)
     place.chmod(int(mount.fields.get("mode", "0755"), 8))
-    with contextlib.suppress(PermissionError):
+    try:
         os.chown(place, int(mount.fields.get("uid", "0")), int(mount.fields.get("gid", "0")))
+    except OSError as error:
+        # EINVAL: an id that the user namespace does not map. The section's root may write anyway.
+        if error.errno not in (errno.EPERM, errno.EINVAL):
+            raise
     return place
 
 

@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.bench.builds import Build
+from tests.bench.builds import Build, User
 from tests.bench.docker_registry import genuine, push
 from tests.bench.dockerfile_features import FEATURES, base_image, context
 from tests.bench.host import shared_directory
 from tests.bench.singrun_images import ROOT
+from tests.host.privilege.test_privilege import MODES
 
 pytestmark = pytest.mark.root
 
@@ -166,3 +167,15 @@ RUN --mount=type=cache,target=/cache --mount=type=tmpfs,target=/fast \\
     done = singbuild("--no-cache", "--secret=id=t,env=TOKEN", write(leaks), "c.img")
     assert done.returncode == 7
     assert "the secret 't' is in the image" in done.stderr
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_cache_mounts_owner_may_be_one_that_the_builder_does_not_have(
+    user: User, base: str, mode: str
+) -> None:
+    """chown(2) fails with EINVAL for an id that a user namespace does not map."""
+    text = f"FROM {base}\nRUN --mount=type=cache,target=/srv/cache,uid=70000 touch /srv/cache/f\n"
+    (user.directory / "Dockerfile").write_text(text)
+    process = user.start("--privilege", mode, "Dockerfile", "a.img")
+    output = process.communicate()[1]
+    assert process.returncode == 0, output
