@@ -11,15 +11,10 @@ import sqlite3
 import struct
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
-from cyclonedx.schema import SchemaVersion
-from cyclonedx.validation.json import JsonStrictValidator
 from hypothesis import given
 from hypothesis import strategies as st
-from spdx_tools.spdx.parser.parse_anything import parse_file
-from spdx_tools.spdx.validation.document_validator import validate_full_spdx_document
 
 from singbuild.console.display import Console
 from singbuild.errors import ImageError
@@ -31,6 +26,7 @@ from singbuild.packages.licences import declared
 from singbuild.packages.package import Package, Tree
 from singbuild.packages.tree import DirectoryTree, ImageTree
 from singbuild.tree.rootfs import Rootfs
+from tests.bench import bills
 
 EPOCH = 1_700_000_000
 
@@ -154,7 +150,7 @@ def check_valid(text: str, place: Path) -> dict[str, object]:
     """The document, once SPDX's own tools find nothing wrong with it."""
     file = place / "bill.spdx.json"
     file.write_text(text)
-    assert validate_full_spdx_document(parse_file(str(file))) == []
+    bills.valid_spdx(file)
     document: dict[str, object] = json.loads(text)
     return document
 
@@ -182,16 +178,8 @@ def test_the_bill_is_valid_spdx(root: Path, tmp_path: Path) -> None:
     assert named["musl"]["comment"].startswith("SHA1 of the control part: ")
 
 
-def check_valid_cyclonedx(text: str) -> dict[str, Any]:
-    errors = JsonStrictValidator(SchemaVersion.V1_6).validate_str(text, all_errors=True)
-    assert [str(each)[:500] for each in errors or ()] == []
-    document = json.loads(text)
-    assert isinstance(document, dict)
-    return document
-
-
 def test_the_bill_is_valid_cyclonedx(root: Path) -> None:
-    document = check_valid_cyclonedx(cyclonedx.bill(directory(root), EPOCH))
+    document = bills.valid_cyclonedx(cyclonedx.bill(directory(root), EPOCH))
     items = {each["name"]: each for each in document["components"]}
     assert [each["purl"] for each in document["components"]] == [
         package.purl for package in software(directory(root)).packages
@@ -208,13 +196,13 @@ def test_no_text_of_a_package_makes_it_invalid(root: Path, homepage: str) -> Non
     more = f"Homepage: {homepage}\nVersion: \nMaintainer: <>\n"
     stanza = f"\n\nPackage: odd\nStatus: install ok installed\n{more}"
     write(root / "var/lib/dpkg/status", STATUS + stanza)
-    document = check_valid_cyclonedx(cyclonedx.bill(directory(root), EPOCH))
+    document = bills.valid_cyclonedx(cyclonedx.bill(directory(root), EPOCH))
     assert "odd" in {each["name"] for each in document["components"]}
 
 
 def test_an_empty_tree_has_a_valid_bill_of_each_form(tmp_path: Path) -> None:
     (tmp_path / "root").mkdir()
-    assert not check_valid_cyclonedx(cyclonedx.bill(directory(tmp_path / "root"), 0))["components"]
+    assert not bills.valid_cyclonedx(cyclonedx.bill(directory(tmp_path / "root"), 0))["components"]
 
 
 def test_another_package_gives_another_namespace_and_no_other_thing_does(root: Path) -> None:
