@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import subprocess
 import sys
@@ -72,32 +73,53 @@ def graph(package: str) -> dict[str, set[str]]:
 
 
 ALONE = """
-import importlib, os, sys, traceback
-names = sys.argv[1:]
+import importlib, json, os, sys, traceback
+tree = json.load(sys.stdin)
+names = [name for names in tree.values() for name in names]
 for name in names:  # so that the libraries that they need are there, which takes most of the time
     importlib.import_module(name)
 for name in [*sys.modules]:
     if name.partition(".")[0] in {name.partition(".")[0] for name in names}:
         del sys.modules[name]
-failed = []
-for name in names:
+
+def import_alone(name):
     if not os.fork():
         try:
             importlib.import_module(name)
         except BaseException:
             traceback.print_exc()
             os._exit(1)
-        os._exit(0)
-    if os.wait()[1]:
-        failed.append(name)
-sys.exit(" ".join(failed) or 0)
+        os._exit(all([import_alone(each) for each in tree.get(name, ())]) - 1)
+    return os.wait()[1] == 0
+
+sys.exit(all([import_alone(name) for name in tree[""]]) - 1)
 """
 
 
+def import_tree() -> dict[str, list[str]]:
+    """Below each module those of which it is the largest import; below "" those without any."""
+    direct = {name: imports(path, lazy=False) & {*NAMES.values()} for path, name in NAMES.items()}
+    sizes: dict[str, int] = {}
+    tree: dict[str, list[str]] = {}
+    for name in TopologicalSorter(direct).static_order():
+        if name in IMPORTABLE:
+            largest = max(direct[name], key=lambda each: (sizes[each], each), default="")
+            tree.setdefault(largest, []).append(name)
+        above = {name} | direct[name]
+        while more := {each for one in above for each in direct[one]} - above:
+            above |= more
+        sizes[name] = len(above)
+    return tree
+
+
 def test_every_module_imports_alone_without_warnings() -> None:
-    """None of ours is there before it; tests/long starts a new Python for each."""
-    words = [sys.executable, "-W", "error", "-c", ALONE, *IMPORTABLE]
-    done = subprocess.run(words, capture_output=True, text=True)
+    """Nothing of ours is there before a module but the import of its own that needs most.
+
+    A new Python for each is started by tests/long.
+    """
+    words, tree = [sys.executable, "-W", "error", "-c", ALONE], import_tree()
+    assert sorted(name for names in tree.values() for name in names) == sorted(IMPORTABLE)
+    done = subprocess.run(words, capture_output=True, text=True, input=json.dumps(tree))
     assert done.returncode == 0, done.stderr
 
 
