@@ -14,15 +14,12 @@ import click
 
 from singbuild.console.events import printable
 from singbuild.errors import ImageError, SingbuildError
-from singbuild.file_tree import opened
-from singbuild.formats.sif import MAGIC, MAGIC_AT
-from singbuild.formats.sif_writer import HEADER
 from singbuild.singularity.group import Group
 from singrun.errors import RunError
 from singrun.images import sif
 
 _HEAD, _PIECE = 4096, 1 << 20  # bytes
-_GROUP = 0xF0000000  # of an id: it is a group's. github.com/sylabs/sif, pkg/sif/descriptor.go
+GROUP = 0xF0000000  # of an id: it is a group's. github.com/sylabs/sif, pkg/sif/descriptor.go
 TYPES = {
     0x4001: "Def.FILE",
     0x4002: "Env.Vars",
@@ -70,6 +67,8 @@ def list_objects(image: Path) -> int:
 @click.argument("image", type=click.Path(path_type=Path))
 def header(image: Path) -> int:
     """Print the header of IMAGE: what it is for, when it was made, and what is where."""
+    from singbuild.formats.sif_writer import HEADER
+
     with _objects(image) as (fd, _):
         fields = HEADER.unpack(os.pread(fd, HEADER.size, 0))
     launch, _, version, machine, identity, created, modified, *places = fields
@@ -137,6 +136,9 @@ def dump(number: int, image: Path) -> int:
 @contextlib.contextmanager
 def _objects(image: Path) -> Iterator[tuple[int, list[sif.Object]]]:
     """Open a SIF for the time of a with-block. Raises ImageError."""
+    from singbuild.file_tree import opened
+    from singbuild.formats.sif import MAGIC, MAGIC_AT
+
     fd = opened(image)
     try:
         head = os.pread(fd, _HEAD, 0)
@@ -183,12 +185,12 @@ def _size(number: int) -> str:
 
 
 def _link(each: sif.Object) -> str:
-    link = str(each.link & ~_GROUP) if each.link else "NONE"
-    return link + " (G)" * bool(each.link & _GROUP)
+    link = str(each.link & ~GROUP) if each.link else "NONE"
+    return link + " (G)" * bool(each.link & GROUP)
 
 
 def _group(each: sif.Object) -> str:
-    return str(each.group & ~_GROUP) if each.group & ~_GROUP else "NONE"
+    return str(each.group & ~GROUP) if each.group & ~GROUP else "NONE"
 
 
 def _type(each: sif.Object) -> str:

@@ -6,16 +6,18 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from singbuild.errors import ImageError, SingbuildError
-from singbuild.signatures import image_file, sif_file, sif_signatures, trusted_keys
-from singbuild.signatures.finding import Finding
-from singbuild.signatures.trusted_keys import TrustedKeys
 from singbuild.singularity.messages import INFO
-from singbuild.singularity.sif import TYPES
-from singrun.signatures import signers
+from singbuild.singularity.sif import GROUP, TYPES
+
+if TYPE_CHECKING:
+    from singbuild.signatures import sif_file
+    from singbuild.signatures.finding import Finding
+    from singbuild.signatures.trusted_keys import TrustedKeys
 
 _KEYRINGS = (".apptainer/keys/pgp-public", ".singularity/sypgp/pgp-public")  # below the home
 _ROW = "{:<4}|{:<8}|{:<8}|{}"
@@ -33,6 +35,8 @@ _ROW = "{:<4}|{:<8}|{:<8}|{}"
 @click.pass_obj
 def sign(quiet: bool, /, image: Path, key: Path | None, **_: bool) -> int:
     """Sign IMAGE, a SIF, with the default key of gpg, or with a key file."""
+    from singbuild.signatures import image_file, sif_signatures
+
     key = key or _named("SIGN")
     with image_file.opened(image, write=True) as file:
         _say(f"Signing image with {_material(key)}", quiet=quiet)
@@ -55,6 +59,9 @@ def sign(quiet: bool, /, image: Path, key: Path | None, **_: bool) -> int:
 @click.pass_obj
 def verify(quiet: bool, /, image: Path, key: Path | None, as_json: bool, **_: bool) -> int:
     """Check that each group of objects of IMAGE, a SIF, has a good signature."""
+    from singbuild.signatures import image_file, sif_file, sif_signatures
+    from singrun.signatures import signers
+
     key = key or _named("VERIFY")
     _say(f"Verifying image with {_material(key)}", quiet=quiet)
     with image_file.opened(image) as file:
@@ -74,7 +81,7 @@ def verify(quiet: bool, /, image: Path, key: Path | None, as_json: bool, **_: bo
     bad = next((row.reason for row in rows if row.status != signers.GOOD), "")
     if not rows or missing:
         number = missing[0] if missing else sif.groups[0]
-        bad = f"integrity: signature not found for object group {number & ~sif_file.GROUP}"
+        bad = f"integrity: signature not found for object group {number & ~GROUP}"
     objects = [] if bad else [row for group in sif.groups for row in sif.members(group)]
     if as_json:
         print(json.dumps(_as_json(rows, objects), indent=2))
@@ -85,7 +92,7 @@ def verify(quiet: bool, /, image: Path, key: Path | None, as_json: bool, **_: bo
                 print(f"{'[LOCAL]':<18} Fingerprint: {row.fingerprint}")
         print("Objects verified:", _ROW.format("ID", "GROUP", "LINK", "TYPE"), "-" * 48, sep="\n")
         for each in objects:
-            print(_ROW.format(each.id, each.group & ~sif_file.GROUP, "NONE", _type(each)))
+            print(_ROW.format(each.id, each.group & ~GROUP, "NONE", _type(each)))
     if bad:
         raise _failed(bad)
     _say(f"Verified signature(s) from image '{image}'", quiet=quiet)
@@ -115,6 +122,8 @@ def _type(row: sif_file.Row) -> str:
 
 
 def _trust(key: Path | None) -> TrustedKeys:
+    from singbuild.signatures import trusted_keys
+
     return trusted_keys.load([key] if key else [], [])
 
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from singbuild.images import pull
-from singbuild.recipe import grammar
-from singbuild.recipe.grammar import Recipe
-from singbuild.recipe.text import Text
-from singbuild.transports import loading as transports
+if TYPE_CHECKING:
+    from singbuild.recipe.grammar import Recipe
 
 
 def is_uri(word: str) -> bool:
     """Whether a word names an image by SCHEME:NAME, and no file has that name."""
+    from singbuild.images import pull
+    from singbuild.transports import loading as transports
+
     scheme, colon, _ = word.partition(":")
     schemes = (*pull.SCHEMES, *transports.schemes())
     return bool(colon) and scheme in schemes and not Path(word).exists()
@@ -28,6 +29,10 @@ def recipe(
     on_unused: Callable[[str], None] | None = None,
 ) -> Recipe:
     """Return the recipe that a word names, or the one that copies what it names."""
+    from singbuild.images import pull
+    from singbuild.recipe import grammar
+    from singbuild.recipe.text import Text
+
     path = Path(word)
     if is_uri(word):
         return pull.recipe(word, insecure=insecure)
