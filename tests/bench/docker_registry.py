@@ -60,8 +60,8 @@ def push(image: ContainerImage, server: str, name: str, tag: str = "latest") -> 
     base = f"http://{server}/v2/{name}"
     for digest, content in image.blobs.items():
         if digest != image.manifest:
-            place = requests.post(f"{base}/blobs/uploads/", timeout=10).headers["Location"]
-            answer = requests.put(place, params={"digest": digest}, data=content, timeout=10)
+            place = requests.post(f"{base}/blobs/uploads/", timeout=60).headers["Location"]
+            answer = requests.put(place, params={"digest": digest}, data=content, timeout=60)
             answer.raise_for_status()
     put_manifest(image.blobs[image.manifest], MANIFEST, server, name, tag)
 
@@ -69,7 +69,7 @@ def push(image: ContainerImage, server: str, name: str, tag: str = "latest") -> 
 def put_manifest(content: bytes, media_type: str, server: str, name: str, tag: str) -> None:
     headers = {"Content-Type": media_type}
     url = f"http://{server}/v2/{name}/manifests/{tag}"
-    requests.put(url, data=content, headers=headers, timeout=10).raise_for_status()
+    requests.put(url, data=content, headers=headers, timeout=60).raise_for_status()
 
 
 class Faulty(ThreadingHTTPServer):

@@ -45,7 +45,7 @@ def public(key: Path) -> str:
 @pytest.fixture(scope="module")
 def sealed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("signatures")
-    tree = with_manifest(sample_tree(place / "tree", hole=20 << 20))
+    tree = with_manifest(sample_tree(place / "tree", hole=1 << 20, files=20))
     return seal(tree, place / "image", epoch=2**30).path
 
 

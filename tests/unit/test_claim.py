@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from singbuild import claim
-from tests.bench.host import wait_until
+from tests.bench.host import PATIENCE, wait_until
 from tests.bench.no_flock import refuse_flock
 
 MANY = """
@@ -81,20 +81,20 @@ def test_who_waits_is_told_once_and_goes_on_at_once_after_a_kill(tmp_path: Path)
     wait_until(lambda: waits == ["waits"])
     process.kill()
     process.communicate()
-    thread.join(timeout=20)
+    thread.join(timeout=20 * PATIENCE)
     assert waits == ["waits", "False"]
 
 
 def test_an_owner_of_another_host_is_believed_while_its_heart_beats(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(claim, "SILENCE", 1.0)
+    monkeypatch.setattr(claim, "SILENCE", 1.0 * PATIENCE)
     owner, done = tmp_path / "name.owner1", threading.Event()
     owner.write_text("0123 another-host 7\n")
     began = time.monotonic()
 
     def beat() -> None:
-        while time.monotonic() - began < 3:
+        while time.monotonic() - began < 3 * PATIENCE:
             time.sleep(0.2)
             owner.touch()
         done.set()

@@ -73,7 +73,7 @@ def registry(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[str]:
 def get(registry: str, path: str) -> Any:
     accept = "application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json"
     url = f"http://{registry}/v2/lab/tool/{path}"
-    answer = requests.get(url, headers={"Accept": accept}, timeout=10)
+    answer = requests.get(url, headers={"Accept": accept}, timeout=60)
     assert answer.ok, answer
     return answer.json()
 
@@ -91,7 +91,7 @@ def referrers(registry: str, digest: str = IMAGE.manifest) -> list[dict[str, Any
 def status(registry: str, path: str) -> int:
     headers = {"Accept": INDEX}
     url = f"http://{registry}/v2/lab/tool/{path}"
-    return requests.get(url, headers=headers, timeout=10).status_code
+    return requests.get(url, headers=headers, timeout=60).status_code
 
 
 def opened(envelope: dict[str, Any], public: Path) -> dict[str, Any]:

@@ -38,7 +38,7 @@ def test_the_same_host_and_port_by_plain_http_is_another_origin(
     server.behaviours["/"] = [status(401, WWW_Authenticate=challenge)]
     with Connector(server.name, insecure=True).open() as session:
         session.auth = authorization(f"https://{server.name}/v2/x", server.name, insecure=True)
-        answer = session.get(f"http://{server.name}/v2/x/blobs/y", timeout=10)
+        answer = session.get(f"http://{server.name}/v2/x/blobs/y", timeout=60)
     assert answer.status_code == requests.codes.unauthorized
     assert [headers.get("authorization") for _, headers in server.requests] == [None]
 
@@ -52,7 +52,7 @@ def test_a_registry_elsewhere_may_not_name_this_machine_as_its_token_server(
         status(401, WWW_Authenticate=f'Bearer realm="{scheme}://{host}/token"')
     ]
     asker = authorization("https://registry.example/v2/x", "registry.example", insecure=True)
-    answer = requests.get(f"http://{server.name}/v2/", timeout=10)
+    answer = requests.get(f"http://{server.name}/v2/", timeout=60)
     with pytest.raises(SourceError, match="token server") as caught:
         asker._make_header(answer)
     assert "this machine itself" in caught.value.why
@@ -62,7 +62,7 @@ def test_a_registry_elsewhere_may_not_name_this_machine_as_its_token_server(
 def test_a_password_goes_to_a_token_server_by_https_only(server: Faulty, realm: str) -> None:
     server.behaviours["/"] = [status(401, WWW_Authenticate=f'Bearer realm="{realm}"')]
     for registry in ("https://registry.example/v2/x", f"http://{server.name}/v2/x"):
-        answer = requests.get(f"http://{server.name}/v2/", timeout=10)
+        answer = requests.get(f"http://{server.name}/v2/", timeout=60)
         with pytest.raises(SourceError, match="token server"):
             authorization(registry, server.name)._make_header(answer)
 
@@ -73,6 +73,6 @@ def test_an_answer_that_is_no_token_is_bounded_and_refused(server: Faulty, body:
     server.behaviours["/v2/"] = [
         status(401, WWW_Authenticate=f'Bearer realm="http://{server.name}/token"')
     ]
-    answer = requests.get(f"http://{server.name}/v2/", timeout=10)
+    answer = requests.get(f"http://{server.name}/v2/", timeout=60)
     with pytest.raises(SourceError, match="gives no token"):
         authorization(f"http://{server.name}/v2/x", server.name)._make_header(answer)

@@ -120,7 +120,7 @@ def test_a_token_that_runs_out_between_manifest_and_layers_is_renewed(
     (first,) = site.tokens.issued
     url = f"https://{site.name}/v2/secret/blobs/{IMAGE.config}"
     who = {"Authorization": f"Bearer {first}"}
-    while (answer := requests.get(url, headers=who, verify=str(site.ca), timeout=10)).ok:
+    while (answer := requests.get(url, headers=who, verify=str(site.ca), timeout=60)).ok:
         time.sleep(0.1)
     assert answer.status_code == 401
     with origin.opened(layers) as read:

@@ -65,7 +65,7 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call:
 
 def manifest(registry: str, repository: str, tag: str) -> dict[str, Any]:
     url = f"http://{registry}/v2/{repository}/manifests/{tag}"
-    answer = requests.get(url, headers={"Accept": f"{MANIFEST}, {INDEX}"}, timeout=10)
+    answer = requests.get(url, headers={"Accept": f"{MANIFEST}, {INDEX}"}, timeout=60)
     answer.raise_for_status()
     document: dict[str, Any] = answer.json()
     return document
@@ -110,14 +110,14 @@ def test_a_bill_of_materials_goes_with_it(registry: str, image: Path, call: Call
         assert document["subject"]["digest"] == digest
         (layer,) = document["layers"]
         url = f"http://{registry}/v2/{name}/blobs/{layer['digest']}"
-        assert requests.get(url, timeout=10).json()["spdxVersion"] == "SPDX-2.3"
+        assert requests.get(url, timeout=60).json()["spdxVersion"] == "SPDX-2.3"
         call("push", "-q", image, f"{scheme}://{registry}/{name}:2")
         assert len(manifest(registry, name, digest.replace(":", "-"))["manifests"]) == 1
 
 
 def test_without_a_bill(registry: str, image: Path, call: Call) -> None:
     call("push", "-q", "--no-sbom", image, f"oras://{registry}/lab/plain:1")
-    tags = requests.get(f"http://{registry}/v2/lab/plain/tags/list", timeout=10).json()["tags"]
+    tags = requests.get(f"http://{registry}/v2/lab/plain/tags/list", timeout=60).json()["tags"]
     assert tags == ["1"]
 
 
@@ -130,7 +130,7 @@ def test_a_container_image_of_it(registry: str, image: Path, call: Call, packing
     (layer,) = document["layers"]
     assert layer["mediaType"] == f"application/vnd.oci.image.layer.v1.tar+{packing}"
     config = document["config"]["digest"]
-    about = requests.get(f"http://{registry}/v2/lab/container/blobs/{config}", timeout=10).json()
+    about = requests.get(f"http://{registry}/v2/lab/container/blobs/{config}", timeout=60).json()
     assert about["config"]["Labels"] == {"Lab": "of Ada"}
     again = call("push", "-q", "--compression", packing, image, uri)
     assert again.stdout == pushed.stdout
@@ -293,8 +293,8 @@ def test_pushed_by_others(registry: str, image: Path, tmp_path: Path, call: Call
     base = f"http://{registry}/v2/lab/theirs"
     digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
     for each, body in ((digest, content), (f"sha256:{hashlib.sha256(b'{}').hexdigest()}", b"{}")):
-        place = requests.post(f"{base}/blobs/uploads/", timeout=10).headers["Location"]
-        requests.put(place, params={"digest": each}, data=body, timeout=10).raise_for_status()
+        place = requests.post(f"{base}/blobs/uploads/", timeout=60).headers["Location"]
+        requests.put(place, params={"digest": each}, data=body, timeout=60).raise_for_status()
 
     def put(tag: str, *types: str) -> None:
         layers = [{"mediaType": t, "digest": digest, "size": len(content)} for t in types]
@@ -306,7 +306,7 @@ def test_pushed_by_others(registry: str, image: Path, tmp_path: Path, call: Call
         text = {"schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": layers}
         headers = {"Content-Type": MANIFEST}
         requests.put(
-            f"{base}/manifests/{tag}", data=json.dumps(text), headers=headers, timeout=10
+            f"{base}/manifests/{tag}", data=json.dumps(text), headers=headers, timeout=60
         ).raise_for_status()
 
     old = "appliciation/vnd.sylabs.sif.layer.tar"

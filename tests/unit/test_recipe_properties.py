@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from singbuild.errors import RecipeError
 from singbuild.recipe.grammar import SECTIONS, Recipe, load, parse
 from singbuild.recipe.text import Text, printable
+from tests.bench.host import PATIENCE
 
 PIECES = [
     *(
@@ -123,4 +124,4 @@ def test_printable_is_printable(text: str) -> None:
 def test_time_grows_with_the_text_and_not_faster(text: str) -> None:
     begun = time.process_time()
     parsed(text)
-    assert time.process_time() - begun < 5
+    assert time.process_time() - begun < 5 * PATIENCE  # where it grows faster, minutes

@@ -90,14 +90,14 @@ def test_https_does_not_become_http(servers: tuple[Server, Server], tmp_path: Pa
     assert "by plain http" in caught.value.why
     assert plain.headers == []
     with Session(insecure=True) as session:
-        assert session.get(url, timeout=10).content == b"body"
+        assert session.get(url, timeout=60).content == b"body"
 
 
 def test_a_credential_stays_with_scheme_host_and_port(servers: tuple[Server, Server]) -> None:
     secure, plain = servers
     plain.location = f"https://127.0.0.1:{secure.port}/file"
     with Session() as session:
-        session.get(f"http://ada:own-secret@127.0.0.1:{plain.port}/file", timeout=10)
+        session.get(f"http://ada:own-secret@127.0.0.1:{plain.port}/file", timeout=60)
     assert "authorization" in plain.headers[0]
     assert "authorization" not in secure.headers[0]
 
@@ -113,7 +113,7 @@ def test_nothing_of_netrc_is_sent(servers: tuple[Server, Server], tmp_path: Path
 def test_nobody_elsewhere_sends_us_to_this_machine(servers: tuple[Server, Server]) -> None:
     _, plain = servers
     with Session() as session:
-        answer = session.get(f"http://127.0.0.1:{plain.port}/", timeout=10)
+        answer = session.get(f"http://127.0.0.1:{plain.port}/", timeout=60)
         answer.status_code, answer.headers["Location"] = 302, "http://127.1:9/"
         assert session.get_redirect_target(answer) == "http://127.1:9/"
         answer.url = "http://elsewhere.example/"

@@ -128,7 +128,7 @@ def test_what_is_no_stage_is_told_and_the_build_goes_on(
     one, two = machines
     place = f"oras://{registry}/lab/cache"
     one.build(RECIPE, "--cache-to", place)
-    tags = requests.get(f"http://{registry}/v2/lab/cache/tags/list", timeout=10).json()["tags"]
+    tags = requests.get(f"http://{registry}/v2/lab/cache/tags/list", timeout=60).json()["tags"]
     (one.place / "other").write_bytes(b"\x28\xb5\x2f\xfd not a stage")
     for tag in tags:  # somebody else's file under every name
         subprocess.run(
@@ -190,17 +190,17 @@ def test_a_signed_stage_passes_for_no_other(
     place = f"oras://{registry}/lab/cache"
     one.build(RECIPE, "--cache-to", place, "--cache-key", str(signers["ada"]))
     url = f"http://{registry}/v2/lab/cache/"
-    tags = requests.get(f"{url}tags/list", timeout=10).json()["tags"]
+    tags = requests.get(f"{url}tags/list", timeout=60).json()["tags"]
     keys = [tag for tag in tags if re.fullmatch("[0-9a-f]{32}", tag)]
     assert len(keys) > 1, tags
     kind = "application/vnd.oci.image.manifest.v1+json"
     manifests = [
-        requests.get(f"{url}manifests/{key}", headers={"Accept": kind}, timeout=10).content
+        requests.get(f"{url}manifests/{key}", headers={"Accept": kind}, timeout=60).content
         for key in keys
     ]
     for key, text in zip(keys, [*manifests[1:], manifests[0]], strict=True):
         headers = {"Content-Type": kind}
-        requests.put(f"{url}manifests/{key}", text, headers=headers, timeout=10).raise_for_status()
+        requests.put(f"{url}manifests/{key}", text, headers=headers, timeout=60).raise_for_status()
     take = ("--cache-from", place, "--cache-signers", str(signers["list"]))
     events = two.build(RECIPE, *take)
     assert "another stage than its name says" in texts(events)
@@ -214,7 +214,7 @@ def test_a_list_has_what_was_sent_and_not_what_a_stranger_put_there(
     one, two = machines
     place = f"oras://{registry}/lab/cache"
     one.build(RECIPE, "--cache-to", place)
-    tags = requests.get(f"http://{registry}/v2/lab/cache/tags/list", timeout=10).json()["tags"]
+    tags = requests.get(f"http://{registry}/v2/lab/cache/tags/list", timeout=60).json()["tags"]
     for tag in tags:
         subprocess.run(
             [*SINGBUILD, "push", "-q", one.place / "r.img", f"{place}:{tag}"],

@@ -14,7 +14,7 @@ import pytest
 from tests.bench.builds import SINGBUILD, Build
 from tests.bench.docker_images import Entry, archive, file, hardlink, image, symlink
 from tests.bench.docker_registry import Faulty, Handler, breaks_after, faulty, stalls_after, status
-from tests.bench.host import wait_until
+from tests.bench.host import PATIENCE, wait_until
 
 pytestmark = pytest.mark.root
 BUSYBOX = Path("/bin/busybox")
@@ -70,7 +70,7 @@ def test_a_signal_while_fetching_leaves_the_target_and_what_came(
         assert process.poll() is None
         time.sleep(0.02)
     process.send_signal(number)
-    process.communicate(timeout=15)
+    process.communicate(timeout=15 * PATIENCE)
     assert process.returncode == status
     if number == signal.SIGKILL:  # nobody was left to clean up but the next build
         assert target.read_bytes() == BEFORE

@@ -124,9 +124,9 @@ assert got("http://user/file").size == 4  # the user's own word
     "a connection that is used again": """
 names |= {"world": [WORLD], "near": [PRIVATE]}
 with Session() as session:
-    assert session.get("http://near/file", timeout=9).text == "body"
+    assert session.get("http://near/file", timeout=60).text == "body"
     answers["/to"] = (302, {"Location": "http://near/secret"}, b"")
-    assert refused(lambda: session.get("http://world/to", timeout=9), "private") == [WORLD]
+    assert refused(lambda: session.get("http://world/to", timeout=60), "private") == [WORLD]
 """,
     "networks that the user trusts": """
 names |= {"world": [WORLD], "near": [PRIVATE], "cloud": [CLOUD]}
