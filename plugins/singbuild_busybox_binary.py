@@ -47,9 +47,9 @@ def find_binary(source: Source) -> Pins:
     The store ``source.cache`` then has it under its digest. Raises SourceError, RecipeKeyError.
     """
     named = source.keywords.get("MirrorURL", "")
-    content, origin, shown = _read_named(named, source) if named else _find_on_host(source)
-    binary, package = _binary_of(content, shown)
-    version = _check(binary, source.arch, shown)
+    content, origin, label = _read_named(named, source) if named else _find_on_host(source)
+    binary, package = _binary_of(content, label)
+    version = _check(binary, source.arch, label)
     stored_path = keep(binary, source.cache, source.report)
     return {"from": origin, **package, "version": version, "sha256": stored_path.sha256}
 
@@ -139,7 +139,7 @@ def _download(name: str, source: Source) -> bytes:
     return content
 
 
-def _binary_of(content: bytes, shown: str) -> tuple[bytes, dict[str, str]]:
+def _binary_of(content: bytes, label: str) -> tuple[bytes, dict[str, str]]:
     """Return the binary that a file is or holds, and what identifies the package around it."""
     if not content.startswith(b"!<arch>\n"):
         return content, {}
@@ -149,9 +149,9 @@ def _binary_of(content: bytes, shown: str) -> tuple[bytes, dict[str, str]]:
             package = {"package": control["Package"], "package_version": control["Version"]}
             binary = next(_members(deb), b"")
     except DAMAGE as error:
-        raise SourceError(f"{shown}: is a damaged Debian package", why=str(error)) from error
+        raise SourceError(f"{label}: is a damaged Debian package", why=str(error)) from error
     if not binary:
-        raise SourceError(f"{shown}: holds no busybox", remedy=f"Try the package {PACKAGE}.")
+        raise SourceError(f"{label}: holds no busybox", remedy=f"Try the package {PACKAGE}.")
     return binary, package | {"package_sha256": hashlib.sha256(content).hexdigest()}
 
 
@@ -164,25 +164,25 @@ def _members(deb: DebFile) -> Iterator[bytes]:
             yield file.read(LARGEST) if file else b""
 
 
-def _check(binary: bytes, arch: str, shown: str) -> str:
+def _check(binary: bytes, arch: str, label: str) -> str:
     """Return the version of a static busybox for this machine; refuse everything else."""
     try:
         elf = ELFFile(io.BytesIO(binary))
         machine, segments = elf["e_machine"], list(elf.iter_segments())
     except (ELFError, ValueError, OverflowError) as error:
-        raise SourceError(f"{shown}: is not a program", why=str(error)) from error
+        raise SourceError(f"{label}: is not a program", why=str(error)) from error
     if machine != MACHINES.get(arch, machine):
         why = f"it is for {machine}, and this build is for {arch} ({MACHINES[arch]})"
-        raise SourceError(f"{shown}: is for another machine", why=why)
+        raise SourceError(f"{label}: is for another machine", why=why)
     if any(segment["p_type"] == "PT_INTERP" for segment in segments):
         raise SourceError(
-            f"{shown}: is dynamically linked",
+            f"{label}: is dynamically linked",
             why="the libraries that it needs are not in the image",
             remedy=f"Use a static one, as in the Debian package {PACKAGE}.",
         )
     if any(segment["p_offset"] + segment["p_filesz"] > len(binary) for segment in segments):
-        raise SourceError(f"{shown}: is truncated", remedy="Fetch it again.")
+        raise SourceError(f"{label}: is truncated", remedy="Fetch it again.")
     version = re.search(rb"BusyBox v(\d[\w.]*)", binary)
     if not version:
-        raise SourceError(f"{shown}: is a program, but not busybox")
+        raise SourceError(f"{label}: is a program, but not busybox")
     return version[1].decode()

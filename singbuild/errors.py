@@ -83,13 +83,13 @@ class RecipeError(SingbuildError):
         self.path, self.line, self.column, self.text = path, line, column, text
 
     def __str__(self) -> str:
-        shown = [self.what]
+        lines = [self.what]
         if self.line:
-            shown.append(f"  {self.line:4} | {self.text}")
+            lines.append(f"  {self.line:4} | {self.text}")
         if self.column:
             indent = "".join("\t" if c == "\t" else " " for c in self.text[: self.column - 1])
-            shown.append(f"       | {indent}^")
-        return "\n".join([*shown, *(part for part in (self.why, self.remedy) if part)])
+            lines.append(f"       | {indent}^")
+        return "\n".join([*lines, *(part for part in (self.why, self.remedy) if part)])
 
 
 class RecipeKeyError(SingbuildError):

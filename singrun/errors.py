@@ -85,8 +85,8 @@ def say(text: str, level: str = "WARNING") -> None:
         return
     first = f"{level + ':':9}" if command else "singrun: "
     more = " " * 9 if command else first
-    shown = [printable(line) for line in text.split("\n") if line] or [""]
-    data = (first + f"\n{more}".join(shown)).rstrip(" ") + "\n"
+    lines = [printable(line) for line in text.split("\n") if line] or [""]
+    data = (first + f"\n{more}".join(lines)).rstrip(" ") + "\n"
     try:
         os.write(2, data.encode("utf-8", "surrogateescape"))
     except OSError:  # nobody listens

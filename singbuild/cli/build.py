@@ -237,7 +237,7 @@ def build(
     from singbuild.signatures import trusted_keys
     from singbuild.tree import secrets, sections
 
-    shown = choice.choose(sys.stdout, as_json=as_json, quiet=quiet)
+    console = choice.choose(sys.stdout, as_json=as_json, quiet=quiet)
     try:
         if resume and (locked or check_reproducible):
             raise UsageError(
@@ -249,21 +249,21 @@ def build(
         if on_error == "shell":
             _check_terminal(as_json=as_json)
         elif not on_error:
-            shown.after_section = "To look into the tree as it failed: --on-error=shell"
+            console.after_section = "To look into the tree as it failed: --on-error=shell"
         build_secrets = secrets.read(secret_words)
-        shown.hide = secrets.masked(build_secrets)
+        console.hide = secrets.masked(build_secrets)
         for secret in build_secrets:
             if len(secret.core) < secrets.SEARCHED:
-                shown.warn(
+                console.warn(
                     f"the secret {secret.name!r} has fewer than {secrets.SEARCHED} bytes: "
                     "the image is not searched for it"
                 )
         if junit:
-            shown.watchers.append(Report(junit, recipe))
+            console.watchers.append(Report(junit, recipe))
         path = Path(image)
         sandbox = sandbox or update or (not form and image.endswith("/"))
         if not (form or sandbox):
-            warn_of_ending(path, shown)
+            warn_of_ending(path, console)
         form = _format(path, form, sandbox=sandbox, free=free)
         build_options = options.Options(
             force=force or update,
@@ -275,7 +275,7 @@ def build(
             section_options=sections.SectionOptions(
                 build_secrets,
                 host_parts(bind_words, mount_words, nv=nv, rocm=rocm),
-                Shell(shown) if on_error == "shell" else None,
+                Shell(console) if on_error == "shell" else None,
             ),
             owner_may=fix_perms,
             keep=on_error == "keep",
@@ -292,17 +292,17 @@ def build(
             build_arg_file=build_arg_file,
             values=values,
             target=target,
-            on_unused=unused_warning(shown) if warn_unused else None,
+            on_unused=unused_warning(console) if warn_unused else None,
         )
         loaded = selection.only(loaded, section_words)
         if update:
             loaded = replace(loaded, headers=of_image(_existing(path)))
-        planned = plan.make(loaded, shown, arch)
+        planned = plan.make(loaded, console, arch)
         if check_reproducible:
-            return reproducible.check(planned, path, build_options, shown)
-        return engine.build(planned, path, build_options, shown)
+            return reproducible.check(planned, path, build_options, console)
+        return engine.build(planned, path, build_options, console)
     except SingbuildError as error:
-        shown.error(error, None)
+        console.error(error, None)
         return error.status
 
 

@@ -138,12 +138,12 @@ def copy(image: Path, words: tuple[str, ...]) -> int:
             remedy="Say: singbuild copy IMAGE [OPTION]... SOURCE... DEST",
         )
     *sources, destination = names
-    shown = display.Console(sys.stdout)
+    console = display.Console(sys.stdout)
     as_root = os.geteuid() == 0  # asked here: in the user namespace every caller has uid 0
     return change.change(
         image,
         lambda rootfs: incoming.copy(rootfs, options, sources, destination, as_root=as_root),
-        shown,
+        console,
     )
 
 
@@ -275,8 +275,8 @@ def expand(image: Path, size: int, quiet: bool) -> int:
     def larger(opened: Image) -> int:
         return opened.superblock.size + size
 
-    shown = display.Console(sys.stdout, quiet=quiet)
-    return change.change(image, change.nothing, shown, size=larger)
+    console = display.Console(sys.stdout, quiet=quiet)
+    return change.change(image, change.nothing, console, size=larger)
 
 
 @click.command("shrink", cls=Command, examples=("singbuild shrink --free 64M /tmp/Debian.img",))
@@ -295,8 +295,8 @@ def shrink(image: Path, free: int, quiet: bool) -> int:
     from singbuild.console import display
     from singbuild.images import change
 
-    shown = display.Console(sys.stdout, quiet=quiet)
-    return change.change(image, change.nothing, shown, size=lambda _: 0, free=free)
+    console = display.Console(sys.stdout, quiet=quiet)
+    return change.change(image, change.nothing, console, size=lambda _: 0, free=free)
 
 
 def _check_positive(size: int) -> None:

@@ -131,16 +131,16 @@ for each_command in (
 @click.pass_context
 def show_help(context: click.Context, words: tuple[str, ...]) -> int:
     """Print the help of a command; without one, the list of commands."""
-    shown: click.Command = commands
+    command: click.Command = commands
     inside = context.find_root()
     for word in words:
-        names = [*shown.commands] if isinstance(shown, click.Group) else []
+        names = [*command.commands] if isinstance(command, click.Group) else []
         if word not in names:
             raise strangers.no_command(word, names, inside.command_path)
-        assert isinstance(shown, click.Group)
-        shown = shown.commands[word]
-        inside = click.Context(shown, info_name=word, parent=inside)
-    print(shown.get_help(inside))
+        assert isinstance(command, click.Group)
+        command = command.commands[word]
+        inside = click.Context(command, info_name=word, parent=inside)
+    print(command.get_help(inside))
     return 0
 
 

@@ -147,12 +147,12 @@ def host_parts(
     return binds.HostParts(binds.parsed(bind_words, mount_words), drivers)
 
 
-def warn_of_ending(target: Path, shown: Console) -> None:
+def warn_of_ending(target: Path, console: Console) -> None:
     """Say what a target becomes whose ending is nearly that of another kind of image."""
     from singbuild.formats import loading
 
     if meant := loading.meant_ending(target):
-        shown.warn(f"{target} becomes an ext3, by its ending; did you mean {meant}?")
+        console.warn(f"{target} becomes an ext3, by its ending; did you mean {meant}?")
 
 
 def unused_warning(console: Console) -> Callable[[str], None]:

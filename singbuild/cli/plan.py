@@ -54,21 +54,21 @@ def show_plan(
     from singbuild.plan import plan, policy
     from singbuild.plan.options import Options
 
-    shown = display.Console(sys.stderr)
+    console = display.Console(sys.stderr)
     loaded = loading.load(
         recipe,
         build_args=build_args,
         build_arg_file=build_arg_file,
         values=values,
-        on_unused=unused_warning(shown) if warn_unused else None,
+        on_unused=unused_warning(console) if warn_unused else None,
     )
     if rendered:
         print(loaded.text, end="")
         return 0
-    planned = plan.make(loaded, shown, arch)
+    planned = plan.make(loaded, console, arch)
     policy.check(planned, Options(command="plan"))
-    _ask_site(planned, recipe, shown)
-    _ask_host(planned, shown)
+    _ask_site(planned, recipe, console)
+    _ask_host(planned, console)
     if as_json:
         document("plan", **plan.facts(planned))
     else:
@@ -114,15 +114,15 @@ def write_lock(
     from singbuild.formats import loading as formats
     from singbuild.plan import job, lock, options, plan, policy
 
-    shown = choice.choose(sys.stderr, as_json=False, quiet=quiet)
+    console = choice.choose(sys.stderr, as_json=False, quiet=quiet)
     loaded = loading.load(
         recipe,
         build_args=build_args,
         build_arg_file=build_arg_file,
         values=values,
-        on_unused=unused_warning(shown) if warn_unused else None,
+        on_unused=unused_warning(console) if warn_unused else None,
     )
-    planned = plan.make(loaded, shown, arch)
+    planned = plan.make(loaded, console, arch)
     policy.check(planned, options.Options(command="plan"))
     target = output or lock.beside(recipe)
     writer = formats.find(form).writer() if form else ""
@@ -135,18 +135,18 @@ def write_lock(
     return 0
 
 
-def _ask_site(planned: Plan, recipe: str, shown: Console) -> None:
+def _ask_site(planned: Plan, recipe: str, console: Console) -> None:
     """Warn of what site extensions would say of a build; with a lock they may say less."""
     from singbuild.backends import extensions
 
     build_facts = planned.as_build(Path(recipe).with_suffix(".img"), "plan", locked=False)
     try:
-        extensions.load(shown).check(build_facts)
+        extensions.load(console).check(build_facts)
     except RecipeError as error:
-        shown.warn(f"{error.what}\n{error.why}")
+        console.warn(f"{error.what}\n{error.why}")
 
 
-def _ask_host(planned: Plan, shown: Console) -> None:
+def _ask_host(planned: Plan, console: Console) -> None:
     """Warn of what this host lacks for a build, which may be meant for another one."""
     from singbuild.plan import preflight
 
@@ -155,7 +155,7 @@ def _ask_host(planned: Plan, shown: Console) -> None:
             try:
                 check(each)
             except (HostError, RecipeError) as error:
-                shown.warn("\n".join(filter(None, (error.what, error.why, error.remedy))))
+                console.warn("\n".join(filter(None, (error.what, error.why, error.remedy))))
 
 
 COMMANDS = (show_plan, write_lock)

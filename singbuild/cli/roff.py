@@ -71,11 +71,11 @@ def _inline(text: str) -> str:
     """Return text with its code and emphasis in bold, and links as their words."""
     text = re.sub(r"\[([^\]]+)\]\([^)]*\)", r"\1", text).replace("\\|", "|")
     parts = re.split(r"`([^`]+)`|\*\*([^*]+)\*\*", text)
-    shown = ""
+    roff = ""
     for plain, code, strong in zip(parts[::3], [*parts[1::3], ""], [*parts[2::3], ""], strict=True):
         bold = code or strong
-        shown += _escaped(plain) + (f"\\fB{_escaped(bold)}\\fR" if bold else "")
-    return shown
+        roff += _escaped(plain) + (f"\\fB{_escaped(bold)}\\fR" if bold else "")
+    return roff
 
 
 def _escaped(text: str) -> str:

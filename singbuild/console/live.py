@@ -78,13 +78,13 @@ class LiveConsole(Console):
 
         The codes are written past rich: the interrupted thread may hold its lock or its buffer.
         """
-        shown = os.getpid() == self._process and self._progress.live.is_started
-        if shown:
+        is_live = os.getpid() == self._process and self._progress.live.is_started
+        if is_live:
             os.write(self._terminal.file.fileno(), SHOW_CURSOR)
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)  # returns when the shell lets it go on
         signal.signal(number, self._suspend)
-        if shown:
+        if is_live:
             os.write(self._terminal.file.fileno(), HIDE_CURSOR)
 
     def _show(self, event: Event) -> None:
@@ -148,15 +148,15 @@ def counted(label: str, done: int, total: int, seconds: float) -> str:
     """
     if max(done, total) < LEAST_BYTES:
         return f"{label} {done}/{total}" if total else f"{label} {done}"
-    shown = binary(done)
+    amount = binary(done)
     if total:
         number, unit = binary(total).split()
-        shown = f"{float(number) * done / total:.1f}/{number} {unit}"
+        amount = f"{float(number) * done / total:.1f}/{number} {unit}"
     if seconds > 1 and done:
-        shown += f", {binary(int(done / seconds))}/s"
+        amount += f", {binary(int(done / seconds))}/s"
         if total > done:
-            shown += f", {_span(seconds / done * (total - done))} left"
-    return f"{label.removesuffix('bytes')} {shown}".lstrip()
+            amount += f", {_span(seconds / done * (total - done))} left"
+    return f"{label.removesuffix('bytes')} {amount}".lstrip()
 
 
 def _span(seconds: float) -> str:

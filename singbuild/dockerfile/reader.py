@@ -159,8 +159,8 @@ def error(
     source: Text, instruction: Instruction, what: str, *, why: str = "", remedy: str = ""
 ) -> RecipeError:
     """Make an error at an instruction."""
-    shown = printable(instruction.text.split("\n")[0])
+    line = printable(instruction.text.split("\n")[0])
     path = printable(source.path, keep=4096)
     # All may have words of the instruction.
     what, why, remedy = (printable(each, keep=400) for each in (what, why, remedy))
-    return RecipeError(path, instruction.line, 0, shown, what, why=why, remedy=remedy)
+    return RecipeError(path, instruction.line, 0, line, what, why=why, remedy=remedy)

@@ -142,9 +142,9 @@ class Transfer:
     ) -> None:
         self.remote, self.store, self.report = remote, store, report
         self.limit, self.session = limit, session
-        self.shown = re.sub(r"//[^/@]*@", "//", remote.url)  # without a password
+        self.public_url = re.sub(r"//[^/@]*@", "//", remote.url)  # without a password
         name = re.split("[?#]", remote.url)[0].rsplit("/", 1)[-1]
-        self.label = remote.label or name or self.shown
+        self.label = remote.label or name or self.public_url
         self.key = remote.sha256 or hashlib.sha256(remote.url.encode()).hexdigest()
         # What lies in the part so far:
         self.size = 0
@@ -195,7 +195,7 @@ class Transfer:
             self._alone = True
             raise self._try_again("the server does not send it in parts") from error
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-            raise errors.broken(self.shown, error, self.size) from error
+            raise errors.broken(self.public_url, error, self.size) from error
         return self._finish(part)
 
     def _ask(self, saved: dict[str, str]) -> requests.Response:
@@ -221,7 +221,7 @@ class Transfer:
             self._start_over(part)
             raise self._try_again("the server has no rest of what came before")
         if not answer.ok:
-            raise errors.refused(self.shown, answer)
+            raise errors.refused(self.public_url, answer)
         if answer.status_code != requests.codes.partial_content:
             self._start_over(part)
         elif not self._continues(answer):
@@ -240,7 +240,7 @@ class Transfer:
         for piece in self._pieces(answer, total):
             if max(self.size + len(piece), total) > self.limit:
                 self._start_over(part)
-                raise errors.too_large(self.shown, self.limit)
+                raise errors.too_large(self.public_url, self.limit)
             part.write(piece)
             self.hash.update(piece)
             self.size += len(piece)
@@ -269,13 +269,13 @@ class Transfer:
         sha256, size = self.hash.hexdigest(), self.size
         if self.remote.sha256 not in ("", sha256):
             self._start_over(part)
-            raise wrong_digest(self.shown, self.remote.sha256, sha256)
+            raise wrong_digest(self.public_url, self.remote.sha256, sha256)
         part.flush()
         # rename(2) may reach the disk before the data does.
         os.fsync(part.fileno())
         name = self.store / f"{self.key}.part"
         if not _names(name, part):  # this host was asleep, and another one took over
-            raise cannot_fetch(self.shown, "another process has taken over", "Try again.")
+            raise cannot_fetch(self.public_url, "another process has taken over", "Try again.")
         name.rename(self.store / sha256)
         if not self.remote.sha256:
             self._save_validators(sha256)
@@ -313,13 +313,13 @@ class Transfer:
         if stored := self._from_store(sha256):
             return stored
         raise cannot_fetch(
-            self.shown,
+            self.public_url,
             f"{OFFLINE} is set, and the file is not in {self.store}",
             f"Build once without {OFFLINE}, or unset it.",
         )
 
     def _try_again(self, why: str) -> TryAgainError:
-        return TryAgainError(cannot_fetch(self.shown, why))
+        return TryAgainError(cannot_fetch(self.public_url, why))
 
 
 def _validators(answer: requests.Response) -> dict[str, str]:

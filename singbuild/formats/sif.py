@@ -78,8 +78,8 @@ def write_with_ext3(tree: FileTree, target: Path, about: About) -> None:
 def _records(about: About) -> list[tuple[Part, bytes]]:
     """Return what is written beside the tree, in Apptainer's order."""
     labels = json.dumps(about.labels, sort_keys=True).encode()
-    shown = {"data": {"attributes": about.attributes}, "type": "container"}
-    inspected = json.dumps(shown, sort_keys=True).encode()
+    document = {"data": {"attributes": about.attributes}, "type": "container"}
+    inspected = json.dumps(document, sort_keys=True).encode()
     bill = about.bill().encode()
     records = [
         (Part(sif_writer.LABELS, len(labels), "labels.json"), labels),

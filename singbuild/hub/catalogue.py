@@ -36,11 +36,11 @@ def summarise(site: Site, subject: Collection) -> dict[str, Any]:
     newest = subject.commits[-1]
     for tag, build in newest.builds.items():
         record = site.record(build.key)
-        shown = record.get("shown", {})
+        facts = record.get("shown", {})
         images[tag] = {
             "status": record["status"],
             "size": record.get("image", {}).get("size", 0),
-            "labels": sorted(map(_storable, shown.get("labels", {}))),
+            "labels": sorted(map(_storable, facts.get("labels", {}))),
             "sketch": record.get("sketch", []),
         }
         for word, kind in sorted(set(_words(subject.name, tag, record)))[:_WORDS]:
@@ -63,10 +63,10 @@ def summary(site: Site, name: str) -> dict[str, Any]:
 
 def _words(name: str, tag: str, record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield the words by which an image is found, each with its kind."""
-    shown = record.get("shown", {})
+    facts = record.get("shown", {})
     pairs = [(part, "image") for part in (tag, *name.split("/"))]
-    pairs += [(f"{label}={value}", "label") for label, value in shown.get("labels", {}).items()]
-    pairs += [(package["name"], "package") for package in shown.get("packages", [])]
+    pairs += [(f"{label}={value}", "label") for label, value in facts.get("labels", {}).items()]
+    pairs += [(package["name"], "package") for package in facts.get("packages", [])]
     pairs += [(program, "program") for program in record.get("programs", [])]
     for word, kind in pairs:
         small = _storable(" ".join(word.lower().split())[:_LONGEST])

@@ -69,7 +69,7 @@ class ImagePages:
         state: str = "",
     ) -> None:
         """Write the pages of one build below ``base``; the page with its state is the last."""
-        name, shown = self.subject.name, record.get("shown", {})
+        name, facts = self.subject.name, record.get("shown", {})
         is_built = record["status"] == "built"
         inner = ("files/index.html", "packages.html") * is_built + ("index.html", "log.html")
         own = [
@@ -85,7 +85,7 @@ class ImagePages:
         common: dict[str, Any] = {
             "name": name,
             "tag": tag,
-            "shown": shown,
+            "shown": facts,
             "older": None if is_newest else entry,
             "above": "",
             "places": own,
@@ -111,7 +111,7 @@ class ImagePages:
             bits=bits(record),
             bits_class=_class_of(record),
             licences=_licences(record),
-            label_counts=self.catalogue.others(shown.get("labels", {})) if is_newest else {},
+            label_counts=self.catalogue.others(facts.get("labels", {})) if is_newest else {},
             neighbours=self.catalogue.neighbours(name, tag, NEIGHBOURS) if is_newest else [],
             treemap=drawings.treemap(areas, f"Sizes of the directories of {tag}", _WIDTH),
             recipe_change=change,
@@ -147,14 +147,14 @@ class ImagePages:
         pages = list(file_pages.pages(root))
         areas = file_pages.areas(root)
         self.site.write(store, json.dumps({"areas": areas}))
-        shown = {**common, "above": "../"}
+        context = {**common, "above": "../"}
         above = [(text, f"../{link}") for text, link in below]
         for page in reversed(pages):
             path = page.top.path
             own = [("Files", "")] if path == "/" else [("Files", "index.html"), (path, "")]
             place = f"{base}/files/{page.name}"
             entries = listings.listing(page)
-            values = {**shown, "page": page, "listing": entries}
+            values = {**context, "page": page, "listing": entries}
             self.writer.page(place, "files.html", [*above, *own], state, **values)
         return areas
 

@@ -22,7 +22,7 @@ from singbuild.hub.work import Unit
 
 _LARGEST_ARRAY = 1000  # Slurm's MaxArraySize is 1001 unless a site says otherwise
 _PAUSE = 2  # seconds between two questions: slurmctld has others to answer
-_SHOWN = 5  # lines of a job's output
+_TAIL = 5  # lines of a job's output
 _PATIENCE = 600  # seconds that it may be away
 _SCRIPT = """\
 #!/bin/sh
@@ -87,7 +87,7 @@ class Queue:
         if not is_sound:
             for path in sorted(self.logs.glob("*.log")):
                 lines = path.read_text(errors="replace").splitlines()
-                self.report("\n".join([f"{path.name}:", *map(printable, lines[-_SHOWN:])]))
+                self.report("\n".join([f"{path.name}:", *map(printable, lines[-_TAIL:])]))
         shutil.rmtree(self.logs, ignore_errors=True)
 
     def _submit(self, jobs: Sequence[Sequence[str]], at_once: int, before: Sequence[str]) -> str:

@@ -196,8 +196,8 @@ class _Run:
                 error = {"status": status, "text": error.get("text", "")}
                 _record_failure(self.site, self.survey, self.unit, error)
                 self._record_run()
-                shown = [f"    {printable(line)}" for line in error["text"].splitlines()]
-                report("\n".join([f"{self.unit.tag}: failed with status {status}", *shown]))
+                lines = [f"    {printable(line)}" for line in error["text"].splitlines()]
+                report("\n".join([f"{self.unit.tag}: failed with status {status}", *lines]))
                 return False
             self._record(image)
         seconds = time.time() - self.began

@@ -52,9 +52,9 @@ class LiveLayersConsole(LayersConsole, LiveConsole):
 
 def layers_console(out: TextIO, source: str, *, quiet: bool = False) -> LayersConsole:
     """Return the form that suits where the output goes. source: the name that is shown first."""
-    shown = (LiveLayersConsole if out.isatty() else LayersConsole)(out, quiet=quiet)
-    shown.source = source
-    return shown
+    console = (LiveLayersConsole if out.isatty() else LayersConsole)(out, quiet=quiet)
+    console.source = source
+    return console
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,8 @@ def pull(source: str, target: Path | None, options: PullOptions) -> int:
     target: None for a file in the current directory, named after the image.
     """
     scheme, name = parted(source)
-    shown = _shown(name) if scheme == "docker" else name
-    console: Console = layers_console(sys.stdout, shown, quiet=options.quiet)
+    title = _shown(name) if scheme == "docker" else name
+    console: Console = layers_console(sys.stdout, title, quiet=options.quiet)
     if options.as_json:
         console = JsonConsole(sys.stdout)
     if is_file(source) and not (options.insecure and scheme in PLAIN):

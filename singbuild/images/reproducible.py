@@ -26,7 +26,7 @@ from singbuild.privilege import modes
 from singbuild.tree import surroundings
 from singbuild.tree.surroundings import Surroundings
 
-SHOWN = 200  # paths
+MOST_PATHS = 200
 # A zone that is off by 45 minutes; and a language in which I and i are no pair, as programs come to
 # know late: https://github.com/Perl/perl5/issues/6816.
 VARIABLES = {
@@ -128,7 +128,7 @@ def _differences(first: Path, second: Path, console: Console) -> int:
         return 0
     count = 0
     for count, change in enumerate(difference.differing_paths(first, second), 1):
-        if count <= SHOWN:
+        if count <= MOST_PATHS:
             details = [
                 {"what": d.what, "first": str(d.was), "second": str(d.now)} for d in change.details
             ]
@@ -144,7 +144,9 @@ def _differences(first: Path, second: Path, console: Console) -> int:
 def _differ(count: int) -> SingbuildError:
     return SingbuildError(
         f"two builds of the recipe differ in {count} path{'s' * (count != 1)}",
-        why="They are listed above." if count <= SHOWN else f"The first {SHOWN} are listed above.",
+        why="They are listed above."
+        if count <= MOST_PATHS
+        else f"The first {MOST_PATHS} are listed above.",
         remedy="Look for dates, random numbers and downloads in %post; docs/reproducibility.md "
         "says what singbuild takes care of.",
     )

@@ -12,7 +12,7 @@ from singbuild.packages.databases import software
 from singbuild.packages.tree import ImageTree
 
 DEPTH = 3  # of directories that are told of
-SHOWN = 20  # of each, for people
+MOST_ROWS = 20  # of each, for people
 
 
 def directories(tree: FileTree) -> dict[str, int]:
@@ -46,9 +46,9 @@ def _lines(tree: FileTree) -> Iterator[str]:
     packages = sorted(software(ImageTree(tree)).packages, key=lambda each: (-each.size, each))
     if sized := [each for each in packages if each.size]:
         yield f"Packages: {binary(sum(each.size for each in sized))} in {len(sized)}"
-        for each in sized[:SHOWN]:
+        for each in sized[:MOST_ROWS]:
             yield f"  {binary(each.size):>10}  {package.line(each.name)} ({each.kind})"
     sizes = directories(tree)
     yield f"Directories: {binary(sizes.get('/', 0))}"
-    for path, size in [*sizes.items()][1 : SHOWN + 1]:
+    for path, size in [*sizes.items()][1 : MOST_ROWS + 1]:
         yield f"  {binary(size):>10}  {path}"

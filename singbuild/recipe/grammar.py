@@ -193,12 +193,12 @@ def _parts(source: Text, lines: range) -> Iterator[_Part]:
 def _check_known(source: Text, n: int, name: str) -> None:
     if name.lower() in _ALL:
         return
-    shown = printable(name, keep=40)
-    text = f"If the line is text, write %%{shown} for it: one % is taken away."
+    word = printable(name, keep=40)
+    text = f"If the line is text, write %%{word} for it: one % is taken away."
     raise source.error(
         n,
         1,
-        f"there is no section %{shown}",
+        f"there is no section %{word}",
         why=f"Sections: {' '.join(f'%{each}' for each in SECTIONS)}\n"
         f"Sections of an app: {' '.join(f'%app{each}' for each in APP_SECTIONS)}",
         remedy="\n".join(filter(None, [did_you_mean(f"%{name}", [f"%{s}" for s in _ALL]), text])),
@@ -356,11 +356,11 @@ def _labels(warnings: _Warnings, parts: list[_Part], name: str) -> tuple[Label, 
         if not line.strip() or is_comment(line):
             continue
         key, *value = line.split(maxsplit=1)
-        shown = printable(key, keep=40)
+        label = printable(key, keep=40)
         if not value:
             written = f"write {key.replace('=', ' ', 1)}" if "=" in key else "it is stored empty"
-            warnings.add(n, f"the label {shown} has no value: {printable(written)}")
+            warnings.add(n, f"the label {label} has no value: {printable(written)}")
         if key in labels:
-            warnings.add(n, f"the label {shown} replaces that of line {labels.pop(key).line}")
+            warnings.add(n, f"the label {label} replaces that of line {labels.pop(key).line}")
         labels[key] = Label(key, unquoted("".join(value).strip()), source.number(n))
     return tuple(labels.values())

@@ -84,9 +84,9 @@ class Text:
         path = printable(self.path, keep=4096)
         if not n:
             return RecipeError(path, 0, 0, "", what, why=why, remedy=remedy)
-        shown = self.line(n)
+        line = self.line(n)
         why = "\n".join(part for part in (self._rendered_from(n), why) if part)
-        text = printable(shown, keep=max(160, column + 40))
+        text = printable(line, keep=max(160, column + 40))
         return RecipeError(path, self.number(n), column, text, what, why=why, remedy=remedy)
 
     def _rendered_from(self, n: int) -> str:
@@ -152,14 +152,14 @@ def unquoted(value: str) -> str:
 
 def sentence(text: str) -> str:
     """Make a sentence of what a library says: capital letter, full stop, safe for a terminal."""
-    shown = printable(text.rstrip("."))
-    return f"{shown[:1].upper()}{shown[1:]}." if shown else ""
+    line = printable(text.rstrip("."))
+    return f"{line[:1].upper()}{line[1:]}." if line else ""
 
 
 def printable(text: str, keep: int = 160) -> str:
     """Make ``text`` safe for a terminal: what cannot be shown becomes U+FFFD; long text is cut."""
-    shown = "".join(c if c.isprintable() or c == "\t" else "\ufffd" for c in text[:keep])
-    return shown + "…" if len(text) > keep else shown
+    safe = "".join(c if c.isprintable() or c == "\t" else "\ufffd" for c in text[:keep])
+    return safe + "…" if len(text) > keep else safe
 
 
 def read(path: str) -> Text:

@@ -16,7 +16,7 @@ from singbuild.signatures.image_file import Placed
 from singrun.signatures.statement import REBUILT, Signed, Statement
 
 _NAME = "again"  # of the second image, while it is compared
-_SHOWN = 200  # paths
+_MOST_PATHS = 200
 
 
 class FailedError(Exception):
@@ -68,9 +68,9 @@ def _differing(changes: Iterable[FileChange]) -> SingbuildError:
             "the image that was built again has other bytes, though no path differs",
             why="Signatures in a SIF, or another version of the program that writes, do that.",
         )
-    more = [f"… and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
+    more = [f"… and {len(lines) - _MOST_PATHS} more"] if len(lines) > _MOST_PATHS else []
     return SingbuildError(
         f"the image that was built again differs in {len(lines)} path{'s' * (len(lines) != 1)}",
-        why="\n".join([*lines[:_SHOWN], *more]),
+        why="\n".join([*lines[:_MOST_PATHS], *more]),
         remedy="Nothing was signed. docs/reproducibility.md says what makes builds differ.",
     )

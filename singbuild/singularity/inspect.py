@@ -62,8 +62,8 @@ def inspect(
         listed = about.apps(tree) if list_apps or (everything and not app) else []
         apps = {name: _stripped(about.attributes(tree, about.ALL, name)) for name in listed}
     if as_json or everything:
-        shown = {"apps": {app: values}} if app else ({"apps": apps} if apps else {}) | values
-        keys = {key: shown[key] for key in _KEYS if key in shown}
+        attributes = {"apps": {app: values}} if app else ({"apps": apps} if apps else {}) | values
+        keys = {key: attributes[key] for key in _KEYS if key in attributes}
         document = {"data": {"attributes": keys}, "type": "container"}
         text = json.dumps(document, indent="\t", ensure_ascii=False)
         print("".join(f"\\u{ord(c):04x}" if c in "<>&" else c for c in text))  # as Go writes them

@@ -148,14 +148,14 @@ def _run(job: Job, action: Run, workplace: Workplace) -> None:
             run_mounts.mounted(job, action, workplace) as (more, digests),
         ):
             _compare(job, action, workplace, digests)
-            shown = rootfs.report.line
+            print_line = rootfs.report.line
             for name, directory in directories.items():
                 env[name] = ":".join(filter(None, [env.get(name), directory]))
             done = chroot.call(
                 rootfs.root,
                 argv,
                 env=env | more,
-                on_line=shown,
+                on_line=print_line,
                 directory=action.directory,
                 user=user,
                 devices=devices,

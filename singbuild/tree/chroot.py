@@ -88,8 +88,8 @@ def _clock(root: Path) -> dict[str, str]:
     if not around.clock:
         return {}
     if not around.takes_clock(root):
-        shown = {"LC_ALL": "C", "PATH": PATH} | around.variables
-        with _job(root, ["/bin/sh", "-c", "date +%s"], shown) as (launch, job):
+        variables = {"LC_ALL": "C", "PATH": PATH} | around.variables
+        with _job(root, ["/bin/sh", "-c", "date +%s"], variables) as (launch, job):
             done = command.call(launch, env=_of_python(), own_session=True, pass_fds=(job,))
         around.note_attempt(root, done.status, done.tail)
     return around.variables if around.takes_clock(root) else {}

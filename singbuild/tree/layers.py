@@ -175,8 +175,10 @@ def _until_unmounted(place: Path) -> Iterator[Path]:
 def _check_options(place: Path) -> None:
     """Raise OSError unless the overlay has all options: the kernel drops those it cannot have."""
     lines = [line.split() for line in Path("/proc/self/mountinfo").read_bytes().splitlines()]
-    shown = [words[-1] for words in lines if mountinfo.plain(words[4]) == os.fsencode(place)][-1]
-    options = dict(word.partition("=")[::2] for word in os.fsdecode(shown).split(","))
+    super_options = [
+        words[-1] for words in lines if mountinfo.plain(words[4]) == os.fsencode(place)
+    ][-1]
+    options = dict(word.partition("=")[::2] for word in os.fsdecode(super_options).split(","))
     for name, value in _OPTIONS.items():
         default = Path(_MODULE, _DEFAULTS[name]).read_text().strip()  # what it has is not shown
         if options.get(name, "on" if default == "Y" else "off") != value:

@@ -95,8 +95,8 @@ def _forget(variable: str) -> None:
     os.environ.pop(variable, None)
     fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
     start, end = map(int, fields[47:49])  # env_start and env_end, the fields 50 and 51: proc(5)
-    shown = ctypes.string_at(start, end - start)
-    for entry in re.finditer(rb"(?<![^\0])%s=[^\0]*" % re.escape(os.fsencode(variable)), shown):
+    environ = ctypes.string_at(start, end - start)
+    for entry in re.finditer(rb"(?<![^\0])%s=[^\0]*" % re.escape(os.fsencode(variable)), environ):
         ctypes.memset(start + entry.start(), 0, len(entry[0]))
 
 

@@ -234,8 +234,8 @@ _INDENT, _WIDTH = 29, 88
 def overview() -> str:
     """Return what ``singrun --help`` prints."""
     lines = [textwrap.wrap(what, _WIDTH - 13) for _, what, _ in VERBS.values()]
-    shown = dict(zip(VERBS, (f"\n{'':13}".join(each) for each in lines)))
-    verbs = "".join(f"  {name:11}{what}\n" for name, what in shown.items())
+    texts = dict(zip(VERBS, (f"\n{'':13}".join(each) for each in lines)))
+    verbs = "".join(f"  {name:11}{what}\n" for name, what in texts.items())
     return (
         "Usage: singrun [-d] VERB [OPTIONS] IMAGE [ARGUMENTS]\n"
         "       singrun ./IMAGE [ARGUMENTS]    the same as: singrun run ./IMAGE\n\n"
@@ -252,20 +252,20 @@ def overview() -> str:
 def text(verb: str) -> str:
     """Return what ``singrun VERB --help`` prints."""
     usage, what, examples = VERBS[verb]
-    shown = [
+    lines = [
         f"Usage: singrun {verb} [OPTIONS] {usage}".rstrip(),
         "",
         textwrap.fill(what, _WIDTH),
         "",
     ]
     if names := options_of(verb):
-        shown += [_options(names).rstrip("\n"), ""]
+        lines += [_options(names).rstrip("\n"), ""]
     for name, (value, does) in OWN.get(verb, {}).items():
-        shown += ["Options:"] if shown[-1] == "" else []
-        shown += [_line(f"    --{name} {value}".rstrip(), does).rstrip()]
-    shown += [""] if verb in OWN else []
-    shown += ["Examples:", *(f"  {each}" for each in examples), "", STATUS]
-    return "\n".join(shown)
+        lines += ["Options:"] if lines[-1] == "" else []
+        lines += [_line(f"    --{name} {value}".rstrip(), does).rstrip()]
+    lines += [""] if verb in OWN else []
+    lines += ["Examples:", *(f"  {each}" for each in examples), "", STATUS]
+    return "\n".join(lines)
 
 
 def options_of(verb: str) -> list[str]:

@@ -85,7 +85,7 @@ class TokenServer(ThreadingHTTPServer):
         self.rights, self.lifetimes = rights, [300]
         self.requests: list[tuple[str, dict[str, str], dict[str, str]]] = []
         self.issued: list[str] = []
-        self.shown: list[object] = []
+        self.certificates: list[object] = []
 
     @property
     def settings(self) -> str:
@@ -161,7 +161,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _note(self, fields: dict[str, str]) -> None:
         headers = {name.lower(): value for name, value in self.headers.items()}
         if own := self.connection.getpeercert():
-            self.server.shown.append(own)
+            self.server.certificates.append(own)
         self.server.requests.append((self.command, headers, fields))
 
     def _give(self, user: str, fields: dict[str, str]) -> None:

@@ -135,7 +135,7 @@ def record(site: Site, image: Image, commit: Commit) -> None:
         packages.append({"kind": "deb", **facts})
     size = sum(each.size for each in entries)
     digest = hashlib.sha256(image.key.encode()).hexdigest()
-    shown = {
+    summary = {
         "digest": f"sha256:{digest}", "size": size, "used": size, "kind": "SIF",
         "system": "Debian GNU/Linux 12 (bookworm)", "backend": {"name": "debootstrap"},
         "labels": dict(image.labels), "machine": "amd64", "packages": packages, "notes": [],
@@ -151,7 +151,7 @@ def record(site: Site, image: Image, commit: Commit) -> None:
         "sketch": contents.sketch(entries),
         "programs": contents.programs(entries),
         "licences": {"GPL-2.0-or-later": len(packages) // 2, "MIT": len(packages) // 5},
-        "shown": shown,
+        "shown": summary,
     }
     site.write_files(image.key, entries)
     site.write(f"records/{image.key}.spdx.json", "{}")

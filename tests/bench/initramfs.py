@@ -13,7 +13,7 @@ import sys
 
 from singrun import syscalls
 
-_SHOWN = ("usr", "etc", "var", "tmp", "dev", "proc", "sys", "root", "home", "run")
+_TREES = ("usr", "etc", "var", "tmp", "dev", "proc", "sys", "root", "home", "run")
 _LINKS = ("bin", "sbin", "lib", "lib64")
 _CLONE = syscalls.OPEN_TREE_CLONE | syscalls.OPEN_TREE_CLOEXEC | syscalls.AT_RECURSIVE
 
@@ -22,11 +22,11 @@ def main(command: list[str]) -> int:
     """Return the command's exit status."""
     syscalls.unshare(syscalls.CLONE_NEWNS)
     syscalls.mount("", "/", "", syscalls.MS_REC | syscalls.MS_PRIVATE)
-    trees = {n: syscalls.open_tree(syscalls.AT_FDCWD, f"/{n}", _CLONE) for n in _SHOWN}
+    trees = {n: syscalls.open_tree(syscalls.AT_FDCWD, f"/{n}", _CLONE) for n in _TREES}
     own = os.open("/proc/self/ns/mnt", os.O_RDONLY)
     syscalls.umount2("/", syscalls.MNT_DETACH)
     syscalls.setns(own, syscalls.CLONE_NEWNS)  # our root becomes that of the namespace
-    missing = [name for name in _SHOWN if not os.path.lexists(f"/{name}")]
+    missing = [name for name in _TREES if not os.path.lexists(f"/{name}")]
     linked = [name for name in _LINKS if not os.path.lexists(f"/{name}")]
     try:
         for name in missing:

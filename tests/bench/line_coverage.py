@@ -93,9 +93,9 @@ def report(executed: bytes, places: Places) -> None:
 
 def _counted(judge: coverage.Coverage, path: Path) -> tuple[int, int]:
     """Print a file's lines that were not executed; how many statements it has, how many of them."""
-    _, statements, _, missing, shown = judge.analysis2(str(path))
+    _, statements, _, missing, ranges = judge.analysis2(str(path))
     if missing:
-        print(f"{path.relative_to(ROOT)}: {shown}")
+        print(f"{path.relative_to(ROOT)}: {ranges}")
     return len(statements), len(missing)
 
 

@@ -195,8 +195,8 @@ def _execute(host: Host, group: Sequence[Block], who: str) -> Counter[str]:
         where = f"{block.place}\n$ {command}{text}"
         assert FAILED not in text or may_fail(answer), where
         if answer is not None:
-            shown = re.sub(f"{FAILED}.*\n", "", text).expandtabs()
-            assert re.fullmatch(pattern(answer), shown), f"{where}\nThe page has:\n{answer}"
+            output = re.sub(f"{FAILED}.*\n", "", text).expandtabs()
+            assert re.fullmatch(pattern(answer), output), f"{where}\nThe page has:\n{answer}"
             count["answers"] += 1
     assert len(answers) == len(parts) + 1, f"{group[0].place}: the shell ended\n{answers[-1]}"
     return count

@@ -111,10 +111,10 @@ def test_apptainer_runs_inspects_and_lists_ours(bench: Bench, name: str, kind: s
     assert expected in bench.output("apptainer", "run", path, "you")
     assert expected in bench.output(path, "you")  # by its first line
     assert "IMAGE" not in bench.output("apptainer", "inspect", "--deffile", path)
-    shown = json.loads(bench.output("apptainer", "inspect", "--json", "--all", path))
+    facts = json.loads(bench.output("apptainer", "inspect", "--json", "--all", path))
     label = "Title" if name == "hello" else "Author"
-    assert label in shown["data"]["attributes"]["labels"]
-    assert shown["data"]["attributes"]["deffile"] == (bench.place / f"{name}.def").read_text()
+    assert label in facts["data"]["attributes"]["labels"]
+    assert facts["data"]["attributes"]["deffile"] == (bench.place / f"{name}.def").read_text()
 
 
 def test_ours_runs_what_apptainer_built(bench: Bench, theirs: str) -> None:
@@ -126,11 +126,11 @@ def test_ours_runs_what_apptainer_built(bench: Bench, theirs: str) -> None:
             for way in ("unpack", "loop" if user == "root" else "squashfuse"):
                 words = ("--mount-with", way, bench.place / theirs, "you")
                 assert person.output("run", *words) == "theirs you green\n"
-    shown = json.loads(bench.ours("singbuild", "inspect", "--json", theirs))
-    assert shown["kind"].startswith("SIF (squashfs")
-    assert shown["labels"]["Author"] == "Grace"
+    facts = json.loads(bench.ours("singbuild", "inspect", "--json", theirs))
+    assert facts["kind"].startswith("SIF (squashfs")
+    assert facts["labels"]["Author"] == "Grace"
     assert "theirs" in bench.ours("singbuild", "inspect", "--runscript", theirs)
-    assert shown["recipe"].strip() == THEIRS.strip()
+    assert facts["recipe"].strip() == THEIRS.strip()
     assert bench.ours("singularity", "apps", theirs) == "foo\n"
 
 

@@ -39,6 +39,6 @@ def test_a_recipe_builds_into_it_and_back(with_cpio: Elsewhere, tmp_path: Path) 
 
 def test_it_passes_the_conformance_suite(with_cpio: Elsewhere, tmp_path: Path) -> None:
     shutil.copytree(PROJECT / "tests", tmp_path / "tests")
-    shown = with_cpio.run("pytest", "-q", "-p", "no:cacheprovider", tmp_path / "tests")
-    assert "failed" not in shown
-    assert "7 passed" in shown, shown
+    output = with_cpio.run("pytest", "-q", "-p", "no:cacheprovider", tmp_path / "tests")
+    assert "failed" not in output
+    assert "7 passed" in output, output

@@ -56,8 +56,8 @@ def test_its_recipe_builds_runs_and_locks(
     }
     assert lock["pins"]["sha256"] == digest
     image = tmp_path / "mine.img"
-    shown = with_tarball.run("singbuild", "build", "--locked", "--json", recipe, image)
-    assert '"label": "Unpacking"' in shown
+    output = with_tarball.run("singbuild", "build", "--locked", "--json", recipe, image)
+    assert '"label": "Unpacking"' in output
     assert with_tarball.run(str(image), "you", cwd=tmp_path) == "hello you\n"
     assert with_tarball.run("singrun", "exec", image, "cat", "/post") == "made\n"
     assert digest in with_tarball.run("singbuild", "inspect", "--labels", image)
@@ -69,6 +69,6 @@ def test_its_recipe_builds_runs_and_locks(
 
 def test_it_passes_the_conformance_suite(with_tarball: Elsewhere, tmp_path: Path) -> None:
     shutil.copytree(PROJECT / "tests", tmp_path / "tests")
-    shown = with_tarball.run("pytest", "-q", "-p", "no:cacheprovider", tmp_path / "tests")
-    assert "failed" not in shown
-    assert "12 passed" in shown or "13 passed" in shown, shown
+    output = with_tarball.run("pytest", "-q", "-p", "no:cacheprovider", tmp_path / "tests")
+    assert "failed" not in output
+    assert "12 passed" in output or "13 passed" in output, output

@@ -22,14 +22,14 @@ from singbuild.images import pull
 from tests.bench.terminal import Terminal
 
 
-def tell(shown: display.Console) -> None:
-    with shown:
-        shown.start("a.def", "a.img")
-        shown.phase("post", "%post at line 3")
-        shown.line("[bold]not markup[/bold]")
-        shown.progress("Unpacking", 3, 7)
-        shown.warn("careful")
-        shown.done("a.img", 1 << 20)
+def tell(console: display.Console) -> None:
+    with console:
+        console.start("a.def", "a.img")
+        console.phase("post", "%post at line 3")
+        console.line("[bold]not markup[/bold]")
+        console.progress("Unpacking", 3, 7)
+        console.warn("careful")
+        console.done("a.img", 1 << 20)
 
 
 @pytest.mark.parametrize("as_json", [False, True])
@@ -74,9 +74,9 @@ def test_a_line_is_written_at_once(*, as_json: bool) -> None:
 
 def test_json_is_one_object_a_line() -> None:
     out = io.StringIO()
-    shown = choice.choose(out, as_json=True, quiet=False)
-    tell(shown)
-    shown.error(HostError("what", why="why", remedy="remedy"), None)
+    console = choice.choose(out, as_json=True, quiet=False)
+    tell(console)
+    console.error(HostError("what", why="why", remedy="remedy"), None)
     printed = [json.loads(line) for line in out.getvalue().splitlines()]
     assert [event["event"] for event in printed] == [
         *("start", "phase", "line", "progress", "warning", "done", "error"),
@@ -94,19 +94,19 @@ def test_quiet_keeps_warnings(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_warning_is_shown_once(capsys: pytest.CaptureFixture[str]) -> None:
-    shown = choice.choose(io.StringIO(), as_json=False, quiet=False)
+    console = choice.choose(io.StringIO(), as_json=False, quiet=False)
     for text in ("broken", "other", "broken"):
-        shown.warn(text)
+        console.warn(text)
     text_of_error = capsys.readouterr().err
     assert text_of_error == "singbuild: warning: broken\nsingbuild: warning: other\n"
 
 
 def test_the_log_gets_everything() -> None:
-    shown = choice.choose(io.StringIO(), as_json=True, quiet=False)
-    shown.log = io.StringIO()
-    tell(shown)
+    console = choice.choose(io.StringIO(), as_json=True, quiet=False)
+    console.log = io.StringIO()
+    tell(console)
     for text in ("building a.img from a.def", "== post", "not markup", "warning: careful"):
-        assert text in shown.log.getvalue()
+        assert text in console.log.getvalue()
 
 
 def test_a_terminal_shows_the_phase_and_markup_as_text() -> None:
@@ -126,8 +126,8 @@ def test_a_terminal_shows_the_phase_and_markup_as_text() -> None:
 def test_a_long_silence_is_broken(as_json: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SINGBUILD_HEARTBEAT", "0.01")
     out = Watched("heartbeat" if as_json else "post: still at work")
-    with choice.choose(out, as_json=as_json, quiet=False) as shown:
-        shown.phase("post", "")
+    with choice.choose(out, as_json=as_json, quiet=False) as console:
+        console.phase("post", "")
         assert out.seen.wait(30)
 
 
@@ -159,15 +159,15 @@ def test_no_control_character_gets_through(
     as_json: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = io.StringIO()
-    shown = choice.choose(out, as_json=as_json, quiet=False)
-    shown.log = io.StringIO()
-    shown.line(HOSTILE)
-    shown.warn(HOSTILE)
-    shown.error(HostError(HOSTILE), None)
+    console = choice.choose(out, as_json=as_json, quiet=False)
+    console.log = io.StringIO()
+    console.line(HOSTILE)
+    console.warn(HOSTILE)
+    console.error(HostError(HOSTILE), None)
     printed = out.getvalue()
     if as_json:
         printed = "".join(json.loads(line)["text"] for line in printed.splitlines())
-    text_of_error = printed + capsys.readouterr().err + shown.log.getvalue()
+    text_of_error = printed + capsys.readouterr().err + console.log.getvalue()
     assert text_of_error.count("red") == 6
     assert "title" not in text_of_error
     assert [each for each in text_of_error if not each.isprintable() and each not in "\n\t"] == []
@@ -203,10 +203,10 @@ def on_a_terminal(columns: int, monkeypatch: pytest.MonkeyPatch, **variables: st
         monkeypatch.setenv(name, value)
     controller, terminal = pty.openpty()
     with os.fdopen(terminal, "w") as out:
-        shown = choice.choose(out, as_json=False, quiet=False)
-        with shown:
-            shown.phase("bootstrap", "Bootstrap: debootstrap fills it")
-            shown.progress("Fetching 88 packages", 31870120, 31870120)
+        console = choice.choose(out, as_json=False, quiet=False)
+        with console:
+            console.phase("bootstrap", "Bootstrap: debootstrap fills it")
+            console.progress("Fetching 88 packages", 31870120, 31870120)
             threading.Event().wait(1.5)  # the clock goes on
     seen = b""
     with contextlib.suppress(OSError), os.fdopen(controller, "rb", buffering=0) as screen:
@@ -236,9 +236,9 @@ def test_a_long_phase_breaks_between_words(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("TERM", "xterm-256color")
     path = f"/{'directory/' * 6}a.img"
 
-    def tell_it(shown: display.Console) -> None:
-        shown.phase("resolve", WORDS)
-        shown.start("a.def", path)
+    def tell_it(console: display.Console) -> None:
+        console.phase("resolve", WORDS)
+        console.start("a.def", path)
 
     lines = plain_screen(tell_it)
     assert " ".join(line.strip() for line in lines[:3]).endswith(WORDS)
@@ -249,15 +249,15 @@ def test_a_pull_shows_how_much_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("COLUMNS", "100")
 
-    def tell_it(shown: display.Console) -> None:
-        with shown:
-            shown.start("docker:lab/tool", "tool.img")
-            shown.phase("bootstrap", "Bootstrap: docker fills it")
-            shown.line("Downloading layer: sha256:01")
-            shown.line("of no interest")
-            shown.progress("bytes of layers", 15935060, 31870120)
+    def tell_it(console: display.Console) -> None:
+        with console:
+            console.start("docker:lab/tool", "tool.img")
+            console.phase("bootstrap", "Bootstrap: docker fills it")
+            console.line("Downloading layer: sha256:01")
+            console.line("of no interest")
+            console.progress("bytes of layers", 15935060, 31870120)
             threading.Event().wait(0.5)
-            shown.done("tool.img", 1 << 20)
+            console.done("tool.img", 1 << 20)
 
     def console(out: TextIO) -> display.Console:
         return pull.layers_console(out, "lab/tool:1")
@@ -308,15 +308,15 @@ def test_an_error_stands_out_on_a_terminal(monkeypatch: pytest.MonkeyPatch, colo
 def test_an_error_repeats_no_line_that_stands_right_above_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def fail(shown: display.Console) -> None:
-        monkeypatch.setattr("sys.stderr", shown._out)
-        shown.after_section = "Look inside."
-        with shown:
-            shown.phase("post", "%post at line 3")
+    def fail(console: display.Console) -> None:
+        monkeypatch.setattr("sys.stderr", console._out)
+        console.after_section = "Look inside."
+        with console:
+            console.phase("post", "%post at line 3")
             for text in ("+ echo one", "one", "+ ls /nosuch", "ls: /nosuch: no such thing"):
-                shown.line(text)
+                console.line(text)
         why = "     4 | ls /nosuch\none\n+ ls /nosuch\nls: /nosuch: no such thing"
-        shown.error(SectionError("a.def:4: %post failed", section="post", why=why), Path("a.log"))
+        console.error(SectionError("a.def:4: %post failed", section="post", why=why), Path("a.log"))
 
     lines = [line.strip() for line in plain_screen(fail)]
     assert lines[-4:] == [
@@ -370,12 +370,12 @@ def test_what_we_say_ourselves_breaks_between_words(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm-256color")
 
-    def tell_it(shown: display.Console) -> None:
-        shown.phase("post", "")
-        shown.line("a program wrote this line of more than forty columns")
-        shown.phase("seal", "")
-        shown.line("normalised: /run (2): what a running system would write")
-        shown.warn("the cache entry 0123456789 is damaged; it is dropped and made again")
+    def tell_it(console: display.Console) -> None:
+        console.phase("post", "")
+        console.line("a program wrote this line of more than forty columns")
+        console.phase("seal", "")
+        console.line("normalised: /run (2): what a running system would write")
+        console.warn("the cache entry 0123456789 is damaged; it is dropped and made again")
 
     lines = [line.rstrip() for line in plain_screen(tell_it)]
     assert "    normalised: /run (2): what a running" in lines

@@ -170,7 +170,7 @@ def test_our_certificate_is_for_the_registry_alone(
         shutil.copy(shared.own.key, place / "client.key")
         assert built(source(store, f"{name}/open"), tmp_path) == FILES
     assert shared.tokens.requests
-    assert not shared.tokens.shown
+    assert not shared.tokens.certificates
 
 
 def test_skopeo_sees_the_same_site_in_the_same_way(site: Site, tmp_path: Path) -> None:

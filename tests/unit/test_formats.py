@@ -146,9 +146,9 @@ def test_a_sif_is_what_its_description_says(image: Path, tmp_path: Path) -> None
     content = {row[0]: data[row[5] : row[5] + row[6]] for row in rows}
     assert content[sifs.DEFFILE] == b"Bootstrap: busybox\n"
     assert json.loads(content[sifs.LABELS]) == {"Title": "small"}
-    shown = json.loads(content[sifs.JSON])["data"]["attributes"]
-    assert shown["environment"] == {"/.singularity.d/env/90-environment.sh": "export A=1\n"}
-    assert (shown["apps"], shown["deffile"]) == ({"foo": {}}, "Bootstrap: busybox\n")
+    attributes = json.loads(content[sifs.JSON])["data"]["attributes"]
+    assert attributes["environment"] == {"/.singularity.d/env/90-environment.sh": "export A=1\n"}
+    assert (attributes["apps"], attributes["deffile"]) == ({"foo": {}}, "Bootstrap: busybox\n")
     assert json.loads(content[sifs.SBOM])["spdxVersion"] == "SPDX-2.3"
     assert struct.unpack("<ii3s", rows[-1][13][:11]) == (sifs.SQUASHFS, sifs.PRIMARY, arch)
     assert rows[-1][5] % 4096 == 0

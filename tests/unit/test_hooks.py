@@ -47,17 +47,17 @@ def test_a_built_in_backend_loads_and_says_what_it_needs(name: str) -> None:
 
 def test_built_ins_come_in_by_the_public_door_alone() -> None:
     assert {"busybox", "debootstrap"} <= set(BUILT_IN)
-    shown = subprocess.check_output([sys.executable, "-m", "singbuild", "backends"], text=True)
+    output = subprocess.check_output([sys.executable, "-m", "singbuild", "backends"], text=True)
     for name in BUILT_IN:
-        assert re.search(rf"^{name} ", shown, re.M)
+        assert re.search(rf"^{name} ", output, re.M)
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
 def test_one_backend_is_described_for_people(name: str) -> None:
     argv = [sys.executable, "-m", "singbuild", "backends", name]
-    shown = subprocess.check_output(argv, text=True)
+    output = subprocess.check_output(argv, text=True)
     for keyword in loading.load(name).needs.keywords:
-        assert keyword.name in shown
+        assert keyword.name in output
 
 
 PAGE = (Path(__file__).parents[2] / "docs/writing-a-backend.md").read_text()

@@ -31,7 +31,7 @@ def crafted(tmp_path: Path, *hostile: str) -> Site:
     files = [File("/", "d", 0o755, 0, ""), File(f"/{text()}", "f", 0o644, 9, "ab" * 8)]
     files += [File("/usr", "d", 0o755, 0, ""), File("/usr/bin", "d", 0o755, 0, "")]
     files += [File(f"/usr/bin/{text().replace('/', '')}", "l", 0o777, 0, text())]
-    shown = {
+    facts = {
         "digest": None, "size": 1, "used": 1, "kind": text(), "system": text(), "backend": None,
         "labels": {text(): text()}, "environment": {text(): text()}, "machine": "amd64",
         "packages": [{"kind": "deb", "name": text(), "version": text(), "size": 1}],
@@ -42,7 +42,7 @@ def crafted(tmp_path: Path, *hostile: str) -> Site:
         "version": 1, "key": "1" * 32, "tag": "tool", "path": text(), "source": f"{text()}\nx",
         "commit": {"id": "0" * 40, "time": 0}, "status": "built", "reproducible": None,
         "image": {"sha256": "0" * 64, "md5": "0" * 32, "size": 5}, "files": len(files),
-        "sketch": contents.sketch(files), "shown": shown, "programs": contents.programs(files),
+        "sketch": contents.sketch(files), "shown": facts, "programs": contents.programs(files),
         "licences": {text(): 1},
     }  # fmt: skip
     site.write_files("1" * 32, files)
@@ -258,18 +258,18 @@ def test_a_tree_has_every_file_once_on_its_pages(names: list[str]) -> None:
     root = file_pages.tree([File(f"/{name}", "f", 0o644, 1, "") for name in files])
     above = {str(each) for name in files for each in Path(name).parents} - {"."}
     assert (root.size, root.count) == (len(files), len(files) + len(above))
-    shown: list[str] = []
+    paths: list[str] = []
 
     def collect(nodes: Sequence[file_pages.Node]) -> None:
         for each in nodes:
             if each.kind == "f":
-                shown.append(each.path)
+                paths.append(each.path)
             elif not each.page:
                 collect(each.children or ())
 
     for page in file_pages.pages(root):
         collect(page.children)
-    assert sorted(shown) == sorted(f"/{name}" for name in files)
+    assert sorted(paths) == sorted(f"/{name}" for name in files)
 
 
 def test_a_sketch_estimates_what_two_images_share() -> None:

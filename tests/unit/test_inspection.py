@@ -288,7 +288,7 @@ def test_an_image_moves_no_cursor_of_a_terminal(root: Path, words: list[str]) ->
     argv: list[str | Path] = [sys.executable, "-m", "singbuild", *words, root]
     subprocess.run(argv, stdout=slave, check=True)
     os.close(slave)
-    shown = os.read(master, 1 << 16).decode()
+    output = os.read(master, 1 << 16).decode()
     os.close(master)
-    assert "evil" in shown
-    assert not {"\x1b", "\x07", "\x9b"} & {*shown}
+    assert "evil" in output
+    assert not {"\x1b", "\x07", "\x9b"} & {*output}

@@ -109,5 +109,5 @@ def pattern(node: ast.expr) -> str:
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda path: path.name)
 def test_every_error_has_an_example(module: Path) -> None:
-    shown = "\n".join(example.error for example in examples())
-    assert [text for text in sorted(sentences(module)) if not re.search(text, shown)] == []
+    errors = "\n".join(example.error for example in examples())
+    assert [text for text in sorted(sentences(module)) if not re.search(text, errors)] == []

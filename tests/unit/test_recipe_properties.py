@@ -101,9 +101,9 @@ def test_quoted_names_with_blanks_survive(a: str, b: str) -> None:
 
 @given(st.text())
 def test_printable_is_printable(text: str) -> None:
-    shown = printable(text, keep=1000)
-    assert all(c.isprintable() or c == "\t" for c in shown)
-    assert len(shown) == len(text)
+    line = printable(text, keep=1000)
+    assert all(c.isprintable() or c == "\t" for c in line)
+    assert len(line) == len(text)
 
 
 @pytest.mark.parametrize(

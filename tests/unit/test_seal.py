@@ -51,10 +51,10 @@ def debugfs(image: Path, command: str) -> str:
     return done.stdout
 
 
-def field(shown: str, name: str) -> str:
+def field(listing: str, name: str) -> str:
     """A line of show_super_stats."""
-    match = re.search(rf"^{name}: +(.*)$", shown, re.M)
-    assert match, shown
+    match = re.search(rf"^{name}: +(.*)$", listing, re.M)
+    assert match, listing
     return match[1]
 
 
@@ -75,11 +75,11 @@ def test_an_image_is_a_script_and_an_ext3_file_system_with_the_published_feature
     lines = f"#!/usr/bin/env singrun\n# content {sealed.digest}\n".encode() + NOTE
     assert image.read_bytes()[:1024] == lines.ljust(1024, b"\0")
     assert sealed.size == image.stat().st_size == image.stat().st_size // 4096 * 4096
-    shown = debugfs(image, "show_super_stats -h")
+    listing = debugfs(image, "show_super_stats -h")
     features = "has_journal ext_attr resize_inode dir_index filetype sparse_super large_file"
-    assert field(shown, "Filesystem features") == features
-    assert field(shown, "Filesystem UUID") == sealed.uuid
-    assert field(shown, "Free blocks") == "0"
+    assert field(listing, "Filesystem features") == features
+    assert field(listing, "Filesystem UUID") == sealed.uuid
+    assert field(listing, "Free blocks") == "0"
     assert debugfs(image, "cat /hello") == "hello\n"
     check(image)
 
@@ -146,9 +146,9 @@ def test_a_name_of_every_length_and_a_directory_of_every_number_of_blocks(
 @needs_e2fsprogs
 def test_free_space_and_inodes_are_there_when_asked_for(tree: Path, image: Path) -> None:
     seal(tree, image, epoch=EPOCH, free=200 << 20)
-    shown = debugfs(image, "show_super_stats -h")
-    assert field(shown, "Free blocks") == str(200 << 8)
-    assert int(field(shown, "Free inodes")) >= (200 << 20) // 16384
+    listing = debugfs(image, "show_super_stats -h")
+    assert field(listing, "Free blocks") == str(200 << 8)
+    assert int(field(listing, "Free inodes")) >= (200 << 20) // 16384
     check(image)
 
 

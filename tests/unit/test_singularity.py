@@ -176,6 +176,6 @@ def test_wrong_words_end_with_1_and_a_near_miss(words: list[str], near: str) -> 
 def test_every_option_has_its_help_and_the_reverse() -> None:
     assert {*manual.OPTIONS} == {*options.FLAGS, *options.VALUES}
     for verb in manual.VERBS:
-        shown = manual.text(verb)
-        assert all(f"--{name}" in shown for name in manual.options_of(verb))
-        assert all(len(line) <= 90 for line in shown.splitlines())
+        page = manual.text(verb)
+        assert all(f"--{name}" in page for name in manual.options_of(verb))
+        assert all(len(line) <= 90 for line in page.splitlines())

@@ -35,8 +35,8 @@ def run(shell: list[str], script: str, tmp_path: Path) -> tuple[Trace, list[str]
         [*shell, "-e", "-x", "-v", str(path)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
     trace = Trace(script.splitlines())
-    shown = [trace.shown(line) for line in done.stdout.decode().splitlines()]
-    return trace, [line for line in shown if line is not None]
+    lines = [trace.shown(line) for line in done.stdout.decode().splitlines()]
+    return trace, [line for line in lines if line is not None]
 
 
 @pytest.mark.parametrize("shell", SHELLS, ids=lambda shell: shell[0])
@@ -51,8 +51,8 @@ def test_the_user_sees_output_and_commands_but_not_the_script(
     shell: list[str], tmp_path: Path
 ) -> None:
     script = "echo one\nprintf two\necho three\n"
-    shown = ["+ echo one", "one", "+ printf two", "two", "+ echo three", "three"]
-    assert run(shell, script, tmp_path)[1] == shown
+    lines = ["+ echo one", "one", "+ printf two", "two", "+ echo three", "three"]
+    assert run(shell, script, tmp_path)[1] == lines
 
 
 def test_output_that_looks_like_the_script_is_kept_when_it_is_not_its_turn() -> None:

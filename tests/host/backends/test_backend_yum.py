@@ -115,8 +115,8 @@ def test_owners_modes_and_capabilities_are_the_packages(
         find . -name '*singbuild*' -o -path './var/log/*' -o -path './root/?*' \\
             -o -path ./var/lib/rpm
     """
-    shown = subprocess.check_output(["unshare", "--mount", "sh", "-ec", script], text=True)
-    assert shown.splitlines() == [
+    listing = subprocess.check_output(["unshare", "--mount", "sh", "-ec", script], text=True)
+    assert listing.splitlines() == [
         "640 4 7 etc/hello.conf",
         "4755 0 0 usr/bin/elevated",
         "550 0 0 root",

@@ -129,8 +129,8 @@ def test_pacman_gets_nothing_that_the_keyring_has_not_signed(
         signature.unlink()
     elif wrong == "revoked":
         argv = ["gpg", "--batch", "--with-colons", "--show-keys", str(keyring)]
-        shown = subprocess.check_output(argv, text=True)
-        prints = [line.split(":")[9] for line in shown.splitlines() if line.startswith("fpr")]
+        listing = subprocess.check_output(argv, text=True)
+        prints = [line.split(":")[9] for line in listing.splitlines() if line.startswith("fpr")]
         (where / "site-revoked").write_text(f"{prints[0]}\n")
     head = HEAD.format(url=url, keyring=keyring)
     done = singbuild(recipe(f"{head}Include: hello\n"), "a.img")

@@ -170,11 +170,11 @@ def test_the_spelling_of_singularity(
     env = os.environ | {"PATH": places}
     done = subprocess.run(argv, capture_output=True, text=True, check=False, env=env)
     assert done.returncode == 0, done.stderr
-    shown = subprocess.run(
+    launch = subprocess.run(
         [sys.executable, "-m", "singrun", "exec", tmp_path / "a.sif", "cat", "/seen"],
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert shown.stdout == "of the host\n"
+    assert launch.stdout == "of the host\n"
 
 
 def test_sections_have_the_libraries_and_devices_of_the_driver(

@@ -97,10 +97,10 @@ def test_a_changed_recipe_begins_after_the_longest_prefix(
     assert "bootstrap" not in phases(events)
     assert "taken from oras://" in texts(events)
     two.build(changed.replace("/two", "/2"), "--cache-from", place)
-    shown = subprocess.run(
+    export = subprocess.run(
         [*SINGBUILD, "export", two.place / "r.img"], capture_output=True, check=True
     )
-    assert b"other kept" in shown.stdout  # the shell's variables came along
+    assert b"other kept" in export.stdout  # the shell's variables came along
     one.build(changed)
     two.build(changed)
     assert one.image() == two.image()

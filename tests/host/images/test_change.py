@@ -88,9 +88,9 @@ def test_a_bootstrap_in_place_keeps_the_size_and_goes_on_top(
     done = singbuild("bootstrap", "a.img", on_top)
     assert (done.returncode, done.stdout.splitlines()[-2:]) == (0, ["fine", "Done."]), done.stderr
     assert {"more", "bin/busybox"} <= names(image).keys()
-    shown = singbuild("inspect", "--json", "a.img").stdout
-    assert '"Maker": "me"' in shown
-    assert '"Title": "Hello from busybox"' in shown
+    output = singbuild("inspect", "--json", "a.img").stdout
+    assert '"Maker": "me"' in output
+    assert '"Title": "Hello from busybox"' in output
     before = digest(image)
     failing = recipe("%post\n    false\n", "failing.def")
     done = singbuild("bootstrap", "a.img", failing)

@@ -104,8 +104,8 @@ def test_an_engine_loads_and_runs_it(
         assert "ada/tools:1.0" in tool("load", "-i", where / "a.tar")
         assert tool.runs("ada/tools:1.0", "a b", "c") == "hello there 2: a b\n"
         script = "stat -c '%a %u %g %h %n' /srv/*; cat /srv/file"
-        shown = tool.runs("--entrypoint=/bin/sh", "ada/tools:1.0", "-c", script)
-        assert shown == "4755 5 6 2 /srv/file\n4755 5 6 2 /srv/other\ndata\n"
+        output = tool.runs("--entrypoint=/bin/sh", "ada/tools:1.0", "-c", script)
+        assert output == "4755 5 6 2 /srv/file\n4755 5 6 2 /srv/other\ndata\n"
 
 
 @pytest.mark.usefixtures("image")

@@ -123,9 +123,9 @@ def test_a_setuid_file_of_a_build_is_seen_by_nobody_else(mode: str, account: str
 
 def test_anybody_may_plan(user: User) -> None:
     process = user.start("plan", "-")
-    shown, output = process.communicate((ROOT / "recipes/debian.def").read_text())
-    assert process.returncode == 0, output
-    assert "%post at line 14" in shown
+    output, errors = process.communicate((ROOT / "recipes/debian.def").read_text())
+    assert process.returncode == 0, errors
+    assert "%post at line 14" in output
 
 
 def test_a_home_that_is_closed_to_its_user_slows_a_build_and_stops_none(user: User) -> None:
@@ -141,9 +141,9 @@ def test_a_home_that_is_closed_to_its_user_slows_a_build_and_stops_none(user: Us
         assert process.returncode == 0, output
         assert "cannot be written" in output
     process = user.start("doctor")
-    shown, output = process.communicate()
-    assert (process.returncode, output) == (0, "")
-    assert f"{home}/.local cannot be written: Permission denied" in shown
+    output, errors = process.communicate()
+    assert (process.returncode, errors) == (0, "")
+    assert f"{home}/.local cannot be written: Permission denied" in output
     process = user.start("pull", "--force", "docker-daemon:none", "b.img")
     assert "exists" in process.communicate()[1]
 

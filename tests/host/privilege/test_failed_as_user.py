@@ -89,6 +89,6 @@ def test_only_the_note_of_it_tells_it_from_an_unbroken_build(mode: str, user: Us
     words = ("--no-cache", "--privilege", mode, str(user.directory / "recipe.def"), "b.img")
     assert user.start(*words).wait() == 0
     process = user.start("diff", str(image), "b.img")
-    shown = process.communicate()[0].splitlines()
-    assert shown[0].startswith("~ /.singularity.d/build.json: content ")
-    assert (process.returncode, shown[1]) == (1, "0 packages and 1 file differ")
+    lines = process.communicate()[0].splitlines()
+    assert lines[0].startswith("~ /.singularity.d/build.json: content ")
+    assert (process.returncode, lines[1]) == (1, "0 packages and 1 file differ")

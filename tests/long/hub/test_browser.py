@@ -143,9 +143,9 @@ def test_the_treemap_leads_to_its_directory(visit: Open) -> None:
     area.focus()
     tab.keyboard.press("Enter")
     tab.wait_for_url("**/files/**")
-    shown = tab.locator("details:target > summary, h2.path").last
-    assert name.rstrip("/").rpartition("/")[2] in shown.text_content()
-    assert shown.is_visible()
+    place = tab.locator("details:target > summary, h2.path").last
+    assert name.rstrip("/").rpartition("/")[2] in place.text_content()
+    assert place.is_visible()
 
 
 @pytest.mark.parametrize("where", ["files", "served"])
