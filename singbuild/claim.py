@@ -136,7 +136,7 @@ class _Wait:
 
     def __init__(self, on_wait: Callable[[], None]) -> None:
         self._on_wait: Callable[[], None] | None = on_wait
-        self._seen: dict[tuple[Path, str], tuple[int, float]] = {}
+        self._sightings: dict[tuple[Path, str], tuple[int, float]] = {}
         self._nap = NAP
 
     def nap(self) -> None:
@@ -155,9 +155,9 @@ class _Wait:
             touched = place.stat().st_mtime_ns
         except OSError:
             return False  # gone, or unreachable for the moment
-        mtime, since = self._seen.get((place, record), (-1, 0.0))
+        mtime, since = self._sightings.get((place, record), (-1, 0.0))
         if mtime != touched:  # by the file server's clock, whatever it shows
-            self._seen[place, record] = touched, time.monotonic()
+            self._sightings[place, record] = touched, time.monotonic()
             return False
         return time.monotonic() - since > (SILENCE if record else UNSIGNED)
 

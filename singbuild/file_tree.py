@@ -233,16 +233,16 @@ class FileTree(ABC):
         yield top
         if top.inode.kind != DIRECTORY:
             return
-        seen = {top.inode.number}
+        numbers = {top.inode.number}
         waiting: list[tuple[Entry, int | None]] = [(top, None if top.path else root.inode.number)]
         while waiting:
             directory, parent = waiting.pop()
             below = []
             for entry in self.listed(directory, parent):
                 if entry.inode.kind == DIRECTORY:
-                    if entry.inode.number in seen:
+                    if entry.inode.number in numbers:
                         raise self.damaged(entry.shown, "the directory has two names")
-                    seen.add(entry.inode.number)
+                    numbers.add(entry.inode.number)
                     below.append((entry, directory.inode.number))
                 yield entry
             waiting.extend(reversed(below))

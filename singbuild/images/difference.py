@@ -109,7 +109,7 @@ class _Walk:
     other: FileTree
     times: bool
     first: tuple[dict[int, bytes], dict[int, bytes]] = field(default_factory=lambda: ({}, {}))
-    seen: tuple[set[int], set[int]] = field(default_factory=lambda: (set(), set()))
+    numbers: tuple[set[int], set[int]] = field(default_factory=lambda: (set(), set()))
 
     def changes(self) -> Iterator[FileChange]:
         roots = self.one.root(), self.other.root()
@@ -125,8 +125,8 @@ class _Walk:
 
     def _children(self, directories: Pair) -> Iterator[Pair]:
         """Pair what two directories hold, by name."""
-        ours = iter(self._listed(self.one, self.seen[0], directories[0]))
-        theirs = iter(self._listed(self.other, self.seen[1], directories[1]))
+        ours = iter(self._listed(self.one, self.numbers[0], directories[0]))
+        theirs = iter(self._listed(self.other, self.numbers[1], directories[1]))
         one, other = next(ours, None), next(theirs, None)
         while one or other:
             if other is None or (one and one.path < other.path):
@@ -139,12 +139,12 @@ class _Walk:
                 yield one, other
                 one, other = next(ours, None), next(theirs, None)
 
-    def _listed(self, image: FileTree, seen: set[int], entry: Entry | None) -> Iterable[Entry]:
+    def _listed(self, image: FileTree, numbers: set[int], entry: Entry | None) -> Iterable[Entry]:
         if entry is None or entry.inode.kind != DIRECTORY:
             return ()
-        if entry.inode.number in seen:
+        if entry.inode.number in numbers:
             raise image.damaged(entry.shown, "the directory has two names")
-        seen.add(entry.inode.number)
+        numbers.add(entry.inode.number)
         return image.listed(entry)
 
     def _pair(self, pair: Pair) -> Iterator[FileChange]:

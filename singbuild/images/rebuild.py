@@ -37,10 +37,10 @@ def again(image: Path, target: Path, console: Console, *, privilege: Mode | None
     host = record.get("host")
     words = [str(each) for each in host] if isinstance(host, list) else []
     if others := [word for word in words if word != _FIX_PERMS] or record.get("resumed"):
-        seen = ", ".join(others) if isinstance(others, list) else "--resume"
+        text = ", ".join(others) if isinstance(others, list) else "--resume"
         raise SingbuildError(
             f"{image} cannot be built again from its recipe and its lock alone",
-            why=f"Its build was given {seen}.",
+            why=f"Its build was given {text}.",
             remedy="Build it without; then anybody can build it again.",
         )
     free = record.get("free")

@@ -56,7 +56,7 @@ def check(plan: Plan, target: Path, options: Options, console: Console) -> int:
             if status := build.build(plan, pair[0], options, console):
                 return status
             other = Surroundings(
-                clock=surroundings.library(), hostname="singbuild-second", seen=work / "clock"
+                clock=surroundings.library(), hostname="singbuild-second", witness=work / "clock"
             )
             console.line("the second build, in other surroundings")
             with _elsewhere(other):
@@ -99,8 +99,8 @@ def _elsewhere(other: Surroundings) -> Iterator[None]:
 
 def _varied(other: Surroundings) -> dict[str, str]:
     """Return what differed in the second build, and how; what did not, and why."""
-    assert other.seen
-    if other.seen.exists():
+    assert other.witness
+    if other.witness.exists():
         clock = f"{surroundings.LATER // 3600} hours later, by libfaketime; for static programs 1 s"
     elif other.clock:
         clock = "some seconds later: no program here takes the clock of libfaketime"

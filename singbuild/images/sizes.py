@@ -21,11 +21,11 @@ def directories(tree: FileTree) -> dict[str, int]:
     A file with several names counts once, under the first; what holes would take counts not.
     """
     sizes: dict[bytes, int] = {}
-    seen = set()
+    numbers = set()
     for entry in tree.walk():
         inode = entry.inode
-        if inode.kind == "file" and inode.number not in seen:
-            seen.add(inode.number)
+        if inode.kind == "file" and inode.number not in numbers:
+            numbers.add(inode.number)
             size = min(inode.size, inode.disk_bytes)
             parts = entry.path.split(b"/")[:-1]
             for depth in range(min(len(parts), DEPTH) + 1):

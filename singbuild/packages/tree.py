@@ -39,12 +39,12 @@ class ImageTree:
 
     def walk(self) -> Iterator[tuple[bytes, Names]]:
         """Yield every directory with what it holds. Files' inodes are not read."""
-        waiting, seen = [self._image.root()], set[int]()
+        waiting, numbers = [self._image.root()], set[int]()
         while waiting:
             entry = waiting.pop()
-            if entry.inode.number in seen:
+            if entry.inode.number in numbers:
                 raise self._image.damaged(entry.shown, "the directory has two names")
-            seen.add(entry.inode.number)
+            numbers.add(entry.inode.number)
             below = self._directories(entry)
             inner = {child.path.rpartition(b"/")[2] for child in below}
             yield entry.path, [(name, name in inner) for name, _, _ in self._image.names(entry)]

@@ -23,13 +23,13 @@ LATER = 25 * 3600  # seconds: another day, hour and name of the day; signatures 
 class Surroundings:
     """A host as programs see it.
 
-    clock: libfaketime's bytes, b"" for the host's own clock; hostname: "" for the host's; seen: a
-    file that is made when a program was seen to have the other clock.
+    clock: libfaketime's bytes, b"" for the host's own clock; hostname: "" for the host's; witness:
+    a file that is made when a program was seen to have the other clock.
     """
 
     clock: bytes = b""
     hostname: str = ""
-    seen: Path | None = None
+    witness: Path | None = None
     _tried: dict[Path, bool] = field(default_factory=dict)
 
     @property
@@ -57,8 +57,8 @@ class Surroundings:
     def note_attempt(self, root: Path, status: int, tail: Sequence[str]) -> None:
         """Note whether ``date +%s`` had the other clock: by its status and last lines."""
         self._tried[root] = status == 0 and len(tail) == 1 and tail[0].isdecimal()
-        if self.seen and self._tried[root] and int(tail[0]) > time.time() + LATER / 2:
-            self.seen.touch()
+        if self.witness and self._tried[root] and int(tail[0]) > time.time() + LATER / 2:
+            self.witness.touch()
 
 
 now = Surroundings()

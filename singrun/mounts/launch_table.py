@@ -96,8 +96,8 @@ class Table:
         places = [place for place, _ in mountinfo.mounts()]
         own = ("proc", "sys", "dev", "run", *_SYSTEM, "tmp")
         bound = [p for p in places if p != "/" and p.split("/")[1] not in own]
-        seen = filter(os.path.exists, bound)  # another mount may lie over it
-        return [BindUnlessSeen(place, place, why="mount hostfs = yes") for place in seen]
+        visible = filter(os.path.exists, bound)  # another mount may lie over it
+        return [BindUnlessSeen(place, place, why="mount hostfs = yes") for place in visible]
 
     def _site_binds(self) -> list[Mount]:
         """Return the site's bind path and resolv.conf; what the host lacks is left out."""

@@ -159,7 +159,7 @@ def execute(page: Path, *, long: bool) -> Counter[str]:
     count: Counter[str] = Counter()
     programs = installation.programs()
     checkout = programs.parents[1]  # where the run of the tests has them
-    with throwaway_host(seen=[str(checkout)], programs=str(programs)) as host:
+    with throwaway_host(visible=[str(checkout)], programs=str(programs)) as host:
         host.run("sh", "-ec", _FURNISH, "furnish", f"{checkout}/checkout")
         for (root, typed), group in groupby(
             ours, lambda block: ("root" in block.words, "terminal" in block.words)

@@ -26,7 +26,7 @@ class Terminal:
             finally:
                 os._exit(127)
         termios.tcsetwinsize(self.fd, (33, 101))
-        self.seen = ""
+        self.output = ""
 
     def type(self, text: str) -> None:
         os.write(self.fd, text.encode())
@@ -34,12 +34,12 @@ class Terminal:
     def expect(self, pattern: str) -> str:
         """Read until the pattern has come; what came after the match is kept."""
         until = time.monotonic() + 60 * PATIENCE
-        while not (match := re.search(pattern, self.seen)):
+        while not (match := re.search(pattern, self.output)):
             left = until - time.monotonic()
-            assert left > 0, f"no {pattern} in {self.seen!r}"
+            assert left > 0, f"no {pattern} in {self.output!r}"
             if select.select([self.fd], [], [], left)[0]:
-                self.seen += os.read(self.fd, 4096).decode(errors="replace")
-        self.seen = self.seen[match.end() :]
+                self.output += os.read(self.fd, 4096).decode(errors="replace")
+        self.output = self.output[match.end() :]
         return match[0]
 
     def wait_for_foreground(self, program: str) -> None:
@@ -58,11 +58,11 @@ class Terminal:
         wait_until(is_there)
 
     def status(self) -> int:
-        """Read what is left, hang up, and return how the child ended; see ``seen``."""
+        """Read what is left, hang up, and return how the child ended; see ``output``."""
         with contextlib.suppress(OSError):  # EIO: the other side is closed
             while select.select([self.fd], [], [], 15 * PATIENCE)[0] and (
                 piece := os.read(self.fd, 4096)
             ):
-                self.seen += piece.decode(errors="replace")
+                self.output += piece.decode(errors="replace")
         os.close(self.fd)
         return os.waitstatus_to_exitcode(os.waitpid(self.child, 0)[1])

@@ -59,8 +59,8 @@ exec setpriv --reuid "$who" --regid "$who" --init-groups "$@"
 class Host:
     """A host with an ordinary user called "you". programs: a directory of the search path, last."""
 
-    def __init__(self, place: Path, lower: Path, seen: Sequence[str], programs: str) -> None:
-        self.place, self.lower, self.seen = place, lower, " ".join(seen)
+    def __init__(self, place: Path, lower: Path, visible: Sequence[str], programs: str) -> None:
+        self.place, self.lower, self.visible = place, lower, " ".join(visible)
         self.path = f"/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin:{programs}".rstrip(":")
         self.run("useradd", "-m", "-s", "/bin/bash", "-u", str(_UID), USER)
 
@@ -68,7 +68,7 @@ class Host:
         """Return a command line that executes ``words`` here."""
         path = self.path if who == "root" else f"/home/{who}/.local/bin:{self.path}"
         new = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", _ENTER, "enter"]
-        return [*new, str(self.place), str(self.lower), self.seen, who, path, *words]
+        return [*new, str(self.place), str(self.lower), self.visible, who, path, *words]
 
     def run(self, *words: str, who: str = "root") -> str:
         """Execute a command that must succeed; what it prints, errors too."""
@@ -88,9 +88,9 @@ class Host:
 
 @contextmanager
 def throwaway_host(
-    lower: Path = Path("/"), seen: Sequence[str] = (), programs: str = ""
+    lower: Path = Path("/"), visible: Sequence[str] = (), programs: str = ""
 ) -> Iterator[Host]:
-    """Make a host for the time of a with-block. seen: files and directories of this machine."""
+    """Make a host for the time of a with-block. visible: files and directories of this machine."""
     with shared_directory() as place:
         for name in ("layer", "root", "home", "tmp", "var"):
             (place / name).mkdir()
@@ -99,6 +99,6 @@ def throwaway_host(
         try:
             for name in ("upper", "work"):
                 (place / "layer" / name).mkdir(mode=0o755)
-            yield Host(place, lower, seen, programs)
+            yield Host(place, lower, visible, programs)
         finally:
             syscalls.umount2(str(place / "layer"), syscalls.MNT_DETACH)

@@ -61,8 +61,8 @@ apptainer version 1.4.5
 @contextmanager
 def host(name: str, source: Path) -> Iterator[Host]:
     lower = Path("/") if name == "this" else debian_hosts.root(name)
-    seen = (*(debian_hosts.OF_THIS_MACHINE if name != "this" else ()), str(source))
-    with throwaway_host(lower, seen) as product:
+    places = (*(debian_hosts.OF_THIS_MACHINE if name != "this" else ()), str(source))
+    with throwaway_host(lower, places) as product:
         yield product
 
 

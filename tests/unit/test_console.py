@@ -113,13 +113,13 @@ def test_a_terminal_shows_the_phase_and_markup_as_text() -> None:
     controller, terminal = pty.openpty()
     with os.fdopen(terminal, "w") as out:
         tell(choice.choose(out, as_json=False, quiet=False))
-    seen = ""
+    text = ""
     with contextlib.suppress(OSError), os.fdopen(controller, "rb", buffering=0) as screen:
         while piece := screen.read(1 << 16):  # EIO at the end: pty(7)
-            seen += piece.decode(errors="replace")
-    assert "[bold]not markup[/bold]" in seen
-    assert "post" in seen
-    assert "\x1b[?25h" in seen  # the cursor is back
+            text += piece.decode(errors="replace")
+    assert "[bold]not markup[/bold]" in text
+    assert "post" in text
+    assert "\x1b[?25h" in text  # the cursor is back
 
 
 @pytest.mark.parametrize("as_json", [False, True])
@@ -128,7 +128,7 @@ def test_a_long_silence_is_broken(as_json: bool, monkeypatch: pytest.MonkeyPatch
     out = Watched("heartbeat" if as_json else "post: still at work")
     with choice.choose(out, as_json=as_json, quiet=False) as console:
         console.phase("post", "")
-        assert out.seen.wait(30)
+        assert out.arrival.wait(30)
 
 
 class Watched(io.StringIO):
@@ -136,11 +136,11 @@ class Watched(io.StringIO):
 
     def __init__(self, awaited: str) -> None:
         super().__init__()
-        self.awaited, self.seen = awaited, threading.Event()
+        self.awaited, self.arrival = awaited, threading.Event()
 
     def write(self, text: str) -> int:
         if self.awaited in text:
-            self.seen.set()
+            self.arrival.set()
         return super().write(text)
 
 
@@ -208,22 +208,22 @@ def on_a_terminal(columns: int, monkeypatch: pytest.MonkeyPatch, **variables: st
             console.phase("bootstrap", "Bootstrap: debootstrap fills it")
             console.progress("Fetching 88 packages", 31870120, 31870120)
             threading.Event().wait(1.5)  # the clock goes on
-    seen = b""
+    data = b""
     with contextlib.suppress(OSError), os.fdopen(controller, "rb", buffering=0) as screen:
         while piece := screen.read(1 << 16):  # EIO at the end: pty(7)
-            seen += piece
-    return seen.decode()
+            data += piece
+    return data.decode()
 
 
 @pytest.mark.parametrize("columns", [60, 120])
 def test_a_phase_that_goes_on_never_looks_ended(
     columns: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen = on_a_terminal(columns, monkeypatch)
-    assert "30.4/30.4 MiB" in seen
-    assert ("Fetching 88 packages" in seen) == (columns == 120)
-    assert "0:00:00" in seen
-    assert "0:00:01" in seen  # a second after its part was complete
+    text = on_a_terminal(columns, monkeypatch)
+    assert "30.4/30.4 MiB" in text
+    assert ("Fetching 88 packages" in text) == (columns == 120)
+    assert "0:00:00" in text
+    assert "0:00:01" in text  # a second after its part was complete
 
 
 def test_colours_are_the_readers_choice(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -262,9 +262,9 @@ def test_a_pull_shows_how_much_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
     def console(out: TextIO) -> display.Console:
         return pull.layers_console(out, "lab/tool:1")
 
-    seen = "\n".join(plain_screen(tell_it, console))
-    assert "15.2/30.4 MiB" in seen
-    assert "of no interest" not in seen
+    text = "\n".join(plain_screen(tell_it, console))
+    assert "15.2/30.4 MiB" in text
+    assert "of no interest" not in text
     pipe = io.StringIO()
     tell_it(console(pipe))
     assert pipe.getvalue() == "lab/tool:1\nDownloading layer: sha256:01\ntool.img: 1.0 MiB\n"
@@ -285,11 +285,11 @@ def plain_screen(
     controller, terminal = pty.openpty()
     with os.fdopen(terminal, "w") as out:
         tell_it(console(out))
-    seen = b""
+    data = b""
     with contextlib.suppress(OSError), os.fdopen(controller, "rb", buffering=0) as screen:
         while piece := screen.read(1 << 16):  # EIO at the end: pty(7)
-            seen += piece
-    return re.sub(r"\x1b\[[\d;?]*\w", "", seen.decode()).splitlines()
+            data += piece
+    return re.sub(r"\x1b\[[\d;?]*\w", "", data.decode()).splitlines()
 
 
 @pytest.mark.parametrize("colours", [True, False])
@@ -300,9 +300,9 @@ def test_an_error_stands_out_on_a_terminal(monkeypatch: pytest.MonkeyPatch, colo
     with os.fdopen(controller, "rb", buffering=0) as screen, os.fdopen(terminal, "w") as errors:
         monkeypatch.setattr("sys.stderr", errors)
         choice.choose(io.StringIO(), as_json=False, quiet=False).error(HostError("no room"), None)
-        seen = screen.read(1 << 16).decode()
+        text = screen.read(1 << 16).decode()
     prefix = "singbuild: error: "
-    assert seen.startswith(f"\x1b[1;31m{prefix}\x1b[0mno room" if colours else f"{prefix}no room")
+    assert text.startswith(f"\x1b[1;31m{prefix}\x1b[0mno room" if colours else f"{prefix}no room")
 
 
 def test_an_error_repeats_no_line_that_stands_right_above_it(

@@ -105,5 +105,5 @@ def test_environment_files_keep_values_as_data(tmp_path: Path) -> None:
     script = tmp_path / "10-source.sh"
     script.write_text(exports({f"V{n}": word for n, word in enumerate(NASTY)}))
     code = f'. {script}; {SHOW[0]} -c "import json, os; print(json.dumps(dict(os.environ)))"'
-    seen = json.loads(subprocess.run(["/bin/sh", "-c", code], capture_output=True).stdout)
-    assert [seen[f"V{n}"] for n in range(len(NASTY))] == NASTY
+    environment = json.loads(subprocess.run(["/bin/sh", "-c", code], capture_output=True).stdout)
+    assert [environment[f"V{n}"] for n in range(len(NASTY))] == NASTY

@@ -167,11 +167,11 @@ def test_more_inodes_than_one_group_holds(tree: Path, image: Path) -> None:
 def test_progress_ends_at_the_size_of_all_files(tree: Path, image: Path) -> None:
     (tree / "small").write_bytes(b"x" * 1000)
     (tree / "large").write_bytes(b"x" * (3 << 20))
-    seen: list[tuple[int, int]] = []
-    seal(tree, image, epoch=EPOCH, on_progress=lambda done, total: seen.append((done, total)))
+    calls: list[tuple[int, int]] = []
+    seal(tree, image, epoch=EPOCH, on_progress=lambda done, total: calls.append((done, total)))
     total = 1000 + (3 << 20)
-    assert seen[-1] == (total, total)
-    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+    assert calls[-1] == (total, total)
+    assert [done for done, _ in calls] == sorted(done for done, _ in calls)
 
 
 def test_memory_does_not_grow_with_a_file(tree: Path, tmp_path: Path) -> None:

@@ -95,17 +95,17 @@ def test_a_wrong_checksum_is_noticed(root: Path) -> None:
 
 
 def test_everything_is_taken_even_behind_the_end(root: Path) -> None:
-    seen: list[bytes] = []
+    chunks: list[bytes] = []
     content = archive(file("a")) + b"behind" * 1000
 
     def noted() -> Iterator[bytes]:
         for piece in pieces(content, 100):
-            seen.append(piece)
+            chunks.append(piece)
             yield piece
 
     with Unpacker(root, Recorder()) as unpacker:
         unpacker.apply(noted())
-    assert b"".join(seen) == content
+    assert b"".join(chunks) == content
 
 
 @settings(max_examples=150, deadline=None)

@@ -84,8 +84,8 @@ def test_the_image_is_a_clean_ext3_file_system(built: Path) -> None:
 @pytest.mark.root_itself("it mounts the image")
 def test_the_kernel_mounts_the_image(built: Path, tmp_path: Path) -> None:
     mount = f'mount -o loop,ro "{built}" "{tmp_path}" && cat "{tmp_path}/from-post"'
-    seen = subprocess.check_output(["unshare", "-m", "sh", "-c", mount], text=True)
-    assert seen == "in post\n"
+    text = subprocess.check_output(["unshare", "-m", "sh", "-c", mount], text=True)
+    assert text == "in post\n"
 
 
 def test_the_image_is_an_executable_script(built: Path) -> None:

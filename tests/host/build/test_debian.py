@@ -56,8 +56,8 @@ def test_the_image_is_a_clean_ext3_file_system(debian: Path, tmp_path: Path) -> 
     subprocess.run(["e2fsck", "-fn", debian], check=True, capture_output=True)
     assert "ext3 filesystem" in subprocess.check_output(["file", debian], text=True)
     mount = f'mount -o loop,ro "{debian}" "{tmp_path}" && cat "{tmp_path}/etc/debian_version"'
-    seen = subprocess.check_output(["unshare", "-m", "sh", "-c", mount], text=True)
-    assert seen.startswith("12.")
+    release = subprocess.check_output(["unshare", "-m", "sh", "-c", mount], text=True)
+    assert release.startswith("12.")
 
 
 def test_its_bill_of_materials_is_valid_and_complete(debian: Path, tmp_path: Path) -> None:
@@ -96,18 +96,18 @@ def test_plain_exports_need_no_shell(person: Person, debian: Path, shared: Path)
         "SINGRUNENV_MINE": "it's $HOME",
         "BASH_FUNC_f%%": "() { }",
     }
-    seen = []
+    environments = []
     for bind in ("no-shell:/usr/bin/dash", "exec:/.singularity.d/actions/exec"):
         words = ("exec", "-B", f"{shared}/{bind}", debian, "env", "-0")
         done = person.singrun(*words, env=environment)
         assert done.returncode == 0, done.stderr
         variables = sorted(done.stdout.split(b"\0"))
-        seen.append(
+        environments.append(
             [each for each in variables if b"_BIND=" not in each and b"COMMAND" not in each]
         )
-    assert seen[0] == seen[1]
-    assert b"MINE=it's $HOME" in seen[0]
-    assert b"BASH_FUNC_f%%=() { }" not in seen[0]
+    assert environments[0] == environments[1]
+    assert b"MINE=it's $HOME" in environments[0]
+    assert b"BASH_FUNC_f%%=() { }" not in environments[0]
 
 
 def test_id_is_the_same_inside_for_who_has_one_group(debian: Path, launcher: Path) -> None:

@@ -54,13 +54,13 @@ def test_every_event_is_documented_with_its_fields_and_every_documented_one_come
     assert differing.returncode == 1
     failed_two = (failed, differing)
     assert [done.returncode for done in (*built, failed)] == [0, 0, 0, 7]
-    seen: dict[str, set[str]] = {}
+    fields_of: dict[str, set[str]] = {}
     for done in (*built, *failed_two):
         assert done.stderr == ""
         for event in printed(done.stdout):
             fields = {*event} - {"event", "seconds"}
-            assert fields == seen.setdefault(event["event"], fields)
-    assert seen == documented()
+            assert fields == fields_of.setdefault(event["event"], fields)
+    assert fields_of == documented()
 
 
 def test_a_stream_begins_with_its_version_and_ends_with_how_it_ended(

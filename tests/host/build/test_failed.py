@@ -78,7 +78,7 @@ def test_a_shell_in_the_failed_build(
     shell.expect(f"%{section}> ")
     shell.type("exit 3\n")
     assert shell.status() == 7
-    assert "recipe.def:4" in shell.seen
+    assert "recipe.def:4" in shell.output
     nothing_left()
 
 

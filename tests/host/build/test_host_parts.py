@@ -214,7 +214,7 @@ def test_sections_have_the_libraries_and_devices_of_the_driver(
         device.unlink()
         device.parent.rmdir()
     assert done.returncode == 0, done.stderr
-    seen = read(tmp_path / "a.img", "/seen")
-    assert seen == "one fake GPU\n/.singularity.d/libs\nlibcuda.so.1\n4\n"
+    text = read(tmp_path / "a.img", "/seen")
+    assert text == "one fake GPU\n/.singularity.d/libs\nlibcuda.so.1\n4\n"
     result = names(tmp_path / "a.img")
     assert not {b".singularity.d/libs/libcuda.so.1", b".singularity.d/bin"} & result

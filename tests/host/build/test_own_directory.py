@@ -47,8 +47,8 @@ def built(recipe: Recipe, singbuild: Build, tmp_path: Path) -> Callable[[str], P
 @pytest.mark.parametrize("name", ["SINGULARITY_ENVIRONMENT", "APPTAINER_ENVIRONMENT"])
 def test_the_variable_for_variables(name: str, built: Callable[[str], Path]) -> None:
     text = f"{HEAD}%post\n    echo 'export COLOUR=blue' >> ${name}\n%environment\nexport A=1\n"
-    seen = singrun("exec", built(text), "sh", "-c", 'echo "$COLOUR $A"')
-    assert seen == "blue 1\n"
+    output = singrun("exec", built(text), "sh", "-c", 'echo "$COLOUR $A"')
+    assert output == "blue 1\n"
 
 
 def test_setup_gets_them_as_paths_of_the_host(built: Callable[[str], Path]) -> None:

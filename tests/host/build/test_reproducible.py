@@ -219,5 +219,5 @@ def test_the_users_epoch_reaches_sections_and_the_image(
     path = recipe('Bootstrap: busybox\n%post\n    echo "$SOURCE_DATE_EPOCH" > /epoch\n')
     assert singbuild(path, "a.img").returncode == 0
     script = "mkdir m; mount -o loop,ro a.img m; cd m; cat epoch; stat -c %Y epoch bin/busybox"
-    seen = subprocess.check_output(["unshare", "-m", "sh", "-c", script], cwd=tmp_path, text=True)
-    assert seen.split() == ["86400"] * 3
+    output = subprocess.check_output(["unshare", "-m", "sh", "-c", script], cwd=tmp_path, text=True)
+    assert output.split() == ["86400"] * 3

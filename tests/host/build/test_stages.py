@@ -171,9 +171,9 @@ def test_nothing_is_left_of_stages_that_are_killed(
     argv = [*SINGBUILD, str(recipe(text)), "a.img"]
     with subprocess.Popen(argv, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
-        seen = ""
-        while seen.count("+ sleep 300") < 2:
-            seen += process.stdout.readline()
+        output = ""
+        while output.count("+ sleep 300") < 2:
+            output += process.stdout.readline()
         process.send_signal(signal.SIGKILL)
     path = recipe("Bootstrap: busybox\n")  # the next build sweeps
     assert subprocess.run([*SINGBUILD, path, "a.img"], cwd=tmp_path, check=False).returncode == 0

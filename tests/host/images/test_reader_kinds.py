@@ -51,5 +51,5 @@ def test_devices_capabilities_and_acls_as_mke2fs_writes_them(tmp_path: Path, blo
     result = image_snapshot(mke2fs(root, tmp_path / "image", "-t", "ext3", "-b", block))
     expected = snapshot(root)
     for path in tree.specs:
-        facts, seen = expected[b"/" + path], result[b"/" + path]
-        assert seen[:4] + seen[6:] == facts[:4] + facts[6:]
+        facts, row = expected[b"/" + path], result[b"/" + path]
+        assert row[:4] + row[6:] == facts[:4] + facts[6:]

@@ -140,8 +140,8 @@ def in_mount(image: Path, place: Path, options: str, script: str) -> bytes:
 
 def seen_by_kernel(image: Path, place: Path) -> dict[bytes, seal_trees.Facts]:
     script = f"{sys.executable} {seal_trees.__file__} $M"
-    seen: dict[bytes, seal_trees.Facts] = pickle.loads(in_mount(image, place, "ro", script))
-    return seen
+    facts: dict[bytes, seal_trees.Facts] = pickle.loads(in_mount(image, place, "ro", script))
+    return facts
 
 
 @SOME

@@ -112,12 +112,12 @@ def test_a_setuid_file_of_a_build_is_seen_by_nobody_else(mode: str, account: str
         assert process.stdout
         next(line for line in process.stdout if "+ sleep 60" in line)
         find = ["find", str(directory), "-perm", "/6000", "-o", "-name", "rootfs"]
-        seen = subprocess.run(find, user=65534, group=65534, extra_groups=[], capture_output=True)
+        search = subprocess.run(find, user=65534, group=65534, extra_groups=[], capture_output=True)
         process.terminate()
         process.stdout.close()
         assert process.wait() == 143
-        assert seen.stdout == b""
-        assert b"singbuild-scratch-" in seen.stderr  # it is there, and closed
+        assert search.stdout == b""
+        assert b"singbuild-scratch-" in search.stderr  # it is there, and closed
         assert not builder.left()
 
 

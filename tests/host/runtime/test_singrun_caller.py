@@ -203,8 +203,10 @@ def test_names_that_are_not_utf8(person: Person, bench: Bench, host_directory: P
     try:
         Path(os.fsdecode(odd) + "/there").touch()
         person.variables["SINGRUN_CONFIG"] = str(conf)
-        seen = person.call(bench.launcher, "exec", "--no-mount=tmp", bench.tree, "ls", odd, cwd="/")
-        assert (seen.returncode, seen.stdout) == (0, b"there\n"), seen
+        launch = person.call(
+            bench.launcher, "exec", "--no-mount=tmp", bench.tree, "ls", odd, cwd="/"
+        )
+        assert (launch.returncode, launch.stdout) == (0, b"there\n"), launch
         assert person.call(bench.launcher, "doctor").returncode == 0
     finally:
         syscalls.umount2(os.fsdecode(odd), 0)

@@ -88,14 +88,14 @@ def test_a_workdir_keeps_scratch_home_and_tmp(person: Person, bench: Bench, own:
 
 
 def test_no_mount_leaves_out_what_it_names(person: Person, bench: Bench) -> None:
-    seen = Path(person.home, f"seen-{os.getpid()}")
-    seen.touch()
+    mark = Path(person.home, f"seen-{os.getpid()}")
+    mark.touch()
     script = "ls -A ~ /tmp /sys 2>/dev/null; cat /etc/hosts; ls /proc"
     options = ("--no-mount", "home,tmp,sys,/etc/hosts", "--no-mount=proc,cwd")
     output = person.singrun("exec", *options, bench.image, "sh", "-c", script).stdout.decode()
-    assert seen.name not in output
+    assert mark.name not in output
     assert output.split("/tmp:\n")[1].strip() in ("", "/sys:")
-    seen.unlink()
+    mark.unlink()
     done = person.singrun("exec", "--no-mount", "hom", bench.image, "true")
     assert (done.returncode, b"bind-paths" in done.stderr) == (255, True)
     assert person.singrun("exec", "--no-mount", "dev", bench.image, "ls", "/dev").stdout == b""
