@@ -299,8 +299,8 @@ def _lines(process: subprocess.Popen[bytes]) -> Iterator[str]:
             selector.register(pipe.fileno(), selectors.EVENT_READ)
             selector.register(ended, selectors.EVENT_READ)
             rest = b""
-            left = LAST_BYTES  # to read after the end: a daemon may go on for ever
-            while left > 0:
+            allowance = LAST_BYTES  # to read after the end: a daemon may go on for ever
+            while allowance > 0:
                 ready = {key.fd for key, _ in selector.select()}
                 chunk = _read(pipe.fileno())
                 if chunk == b"" and ended not in ready:
@@ -309,7 +309,7 @@ def _lines(process: subprocess.Popen[bytes]) -> Iterator[str]:
                 if not chunk and (chunk == b"" or ended in ready):
                     break
                 if ended in ready:
-                    left -= len(chunk or b"")
+                    allowance -= len(chunk or b"")
                 *whole, rest = (rest + (chunk or b"")).split(b"\n")
                 yield from map(_text, whole)
                 # A progress bar, or no text at all: only the last state of the line is of use.

@@ -154,10 +154,10 @@ def host_left_alone(
     yield
     # The kernel takes a killed namespace down a moment after its last process.
     deadline = time.monotonic() + 10 * host.PATIENCE
-    while (left := host.host_state(base).new_since(before)) and time.monotonic() < deadline:
+    while (leftovers := host.host_state(base).new_since(before)) and time.monotonic() < deadline:
         time.sleep(0.05)
-    left.end()  # so that it is charged to this test alone
-    assert not left, f"{request.node.name} left something on the host: {left}"
+    leftovers.end()  # so that it is charged to this test alone
+    assert not leftovers, f"{request.node.name} left something on the host: {leftovers}"
 
 
 @pytest.fixture
@@ -196,9 +196,9 @@ def nothing_left(tmp_path: Path) -> Callable[[], None]:
     """Check that a build left no target, part file or scratch; mounts are counted elsewhere."""
 
     def check() -> None:
-        left = [str(p.relative_to(tmp_path)) for p in (tmp_path / "scratch").rglob("*")]
+        leftovers = [str(p.relative_to(tmp_path)) for p in (tmp_path / "scratch").rglob("*")]
         parts = [p.name for p in tmp_path.iterdir() if p.suffix == ".part"]
-        assert (left, parts) == ([], [])
+        assert (leftovers, parts) == ([], [])
         assert not (tmp_path / "a.img").exists()
 
     return check

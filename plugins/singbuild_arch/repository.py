@@ -90,13 +90,13 @@ class _Bounded(io.RawIOBase):
     """An index that is read piece by piece, up to a limit: a small file may unpack to any size."""
 
     def __init__(self, pieces: Iterator[bytes]) -> None:
-        self._pieces, self._rest, self._left = pieces, b"", INDEX_LIMIT
+        self._pieces, self._rest, self._room = pieces, b"", INDEX_LIMIT
 
     def read(self, size: int = -1, /) -> bytes:
         """Return the next bytes, fewer only at the end. Raises ValueError beyond the limit."""
         while len(self._rest) < size and (piece := next(self._pieces, b"")):
-            self._left -= len(piece)
-            if self._left < 0:
+            self._room -= len(piece)
+            if self._room < 0:
                 raise ValueError(f"it has over {INDEX_LIMIT:,} bytes, unpacked")
             self._rest += piece
         read, self._rest = self._rest[:size], self._rest[size:]

@@ -140,13 +140,13 @@ class _Bounded:
     """An index that is read, up to a limit: a small file may unpack to any size."""
 
     def __init__(self, file: BinaryIO) -> None:
-        self.file, self.left = file, INDEX_LIMIT
+        self.file, self.room = file, INDEX_LIMIT
 
     def read(self, size: int = -1, /) -> bytes:
         """Return the next bytes. Raises ValueError beyond the limit."""
         piece = self.file.read(size)
-        self.left -= len(piece)
-        if self.left < 0:
+        self.room -= len(piece)
+        if self.room < 0:
             raise ValueError(f"it has over {INDEX_LIMIT:,} bytes, unpacked")
         return piece
 

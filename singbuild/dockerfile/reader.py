@@ -35,7 +35,7 @@ class _Lines:
     escape: str
     n: int = 1
 
-    def left(self) -> bool:
+    def have_lines(self) -> bool:
         return self.n <= len(self.source.lines)
 
     def take(self) -> str:
@@ -48,7 +48,7 @@ def instructions(source: Text) -> list[Instruction]:
     lines = _Lines(source, "\\")
     _read_directives(lines)
     parsed = []
-    while lines.left():
+    while lines.have_lines():
         line = lines.take()
         if line.strip() and not line.lstrip().startswith("#"):
             parsed.append(_instruction(lines, line))
@@ -90,7 +90,7 @@ def words_of_json(rest: str) -> list[str] | None:
 
 def _read_directives(lines: _Lines) -> None:
     """Read the comments at the top that say how to read the rest."""
-    while lines.left() and (match := _DIRECTIVE.fullmatch(lines.source.line(lines.n))):
+    while lines.have_lines() and (match := _DIRECTIVE.fullmatch(lines.source.line(lines.n))):
         n, name, value = lines.n, match[1].lower(), match[2]
         if name not in ("syntax", "escape", "check"):
             return
@@ -110,7 +110,7 @@ def _instruction(lines: _Lines, line: str) -> Instruction:
     while continued := end.search(line):
         pieces.append(line[: continued.start()])
         line = ""
-        while lines.left():
+        while lines.have_lines():
             line = lines.take()
             if line.strip() and not line.lstrip().startswith("#"):
                 break
@@ -133,7 +133,7 @@ def _documents(lines: _Lines, begin: int, text: str) -> Iterator[Document]:
         assert match
         name, body = match[3] or match[4], []
         while True:
-            if not lines.left():
+            if not lines.have_lines():
                 raise lines.source.error(
                     begin,
                     1,

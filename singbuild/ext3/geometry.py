@@ -93,10 +93,10 @@ class Geometry:
         """Find the block that follows ``skip`` blocks of content, counted from ``blocks``."""
         for group in count(blocks // GROUP_BLOCKS):
             first = max(blocks, self.content_start(group))
-            left = (group + 1) * GROUP_BLOCKS - first
-            if skip <= left:
+            space = (group + 1) * GROUP_BLOCKS - first
+            if skip <= space:
                 return first + skip
-            skip -= left
+            skip -= space
         raise AssertionError  # count() does not end
 
 
@@ -110,12 +110,12 @@ def journal_blocks(content: int) -> int:
 
 def indirect_blocks(blocks: int) -> int:
     """Indirect blocks of a file of that many blocks without holes."""
-    left, total = blocks - 12, 0
-    if left > 0:
-        total += -(-left // POINTERS)
-    if left > POINTERS:
-        total += -(-(left - POINTERS) // POINTERS**2)
-    if left > POINTERS + POINTERS**2:
+    outside, total = blocks - 12, 0
+    if outside > 0:
+        total += -(-outside // POINTERS)
+    if outside > POINTERS:
+        total += -(-(outside - POINTERS) // POINTERS**2)
+    if outside > POINTERS + POINTERS**2:
         total += 1
     return total
 

@@ -167,12 +167,12 @@ def _write(path: Path, objects: IO[bytes], blob: Blob) -> None:
     mode = 0o755 if blob.mode == _EXECUTABLE else 0o644
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
     with os.fdopen(descriptor, "wb") as file:
-        left = blob.size
-        while left:
-            piece = objects.read(min(left, 1 << 20))
+        rest = blob.size
+        while rest:
+            piece = objects.read(min(rest, 1 << 20))
             if not piece:
                 raise HostError(f"git does not give all of {blob.path}")
-            left -= file.write(piece)
+            rest -= file.write(piece)
 
 
 def _link(links: Iterable[tuple[Path, bytes]], directory: Path) -> list[str]:

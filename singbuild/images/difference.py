@@ -226,8 +226,8 @@ def _after(piece: Piece, limit: int, rest: Iterator[Piece]) -> Piece:
     offset, data = piece
     if offset >= limit:
         return piece
-    left = data[limit - offset :]
-    return (limit, left) if left else next(rest, _END)
+    tail = data[limit - offset :]
+    return (limit, tail) if tail else next(rest, _END)
 
 
 def _differing(what: str, was: str, now: str) -> Iterator[Detail]:

@@ -85,8 +85,8 @@ def _recorded(tree: FileTree, *, with_writer: bool) -> str:
 
 def _first_difference(one: Path, other: Path) -> int:
     at = 0
-    with one.open("rb") as left, other.open("rb") as right:
-        while (a := left.read(_SCAN)) == (b := right.read(_SCAN)) and a:
+    with one.open("rb") as first, other.open("rb") as second:
+        while (a := first.read(_SCAN)) == (b := second.read(_SCAN)) and a:
             at += len(a)
     return at + next((n for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y),
                      min(len(a), len(b)))  # fmt: skip

@@ -128,10 +128,10 @@ class SifFile:
             return False
 
     def _digest(self, row: Row) -> str:
-        total, at, left = hashlib.sha256(), row.offset, row.size
-        while left and (piece := os.pread(self._fd, min(left, _PIECE), at)):
+        total, at, rest = hashlib.sha256(), row.offset, row.size
+        while rest and (piece := os.pread(self._fd, min(rest, _PIECE), at)):
             total.update(piece)
-            at, left = at + len(piece), left - len(piece)
+            at, rest = at + len(piece), rest - len(piece)
         return f"sha256:{total.hexdigest()}"
 
     def signatures(self) -> list[tuple[int, bytes]]:

@@ -51,7 +51,7 @@ class _Metadata:
 
     def __init__(self, image: SquashfsImage, table: int, end: int, block: int, offset: int) -> None:
         self._image, self._end = image, end
-        self._next, self._left = table + block, b""
+        self._next, self._buffer = table + block, b""
         self._skip = offset
         if offset >= _METADATA:
             raise ValueError(f"the offset {offset} lies outside a block")
@@ -60,14 +60,14 @@ class _Metadata:
         """Return the next bytes."""
         if size > _LONGEST_LIST:
             raise ValueError(f"a list of {size} bytes")
-        parts, have = [self._left], len(self._left)
+        parts, have = [self._buffer], len(self._buffer)
         while have < size:
             data, self._next = self._image.metadata(self._next, self._end)
             data, self._skip = data[self._skip :], 0
             parts.append(data)
             have += len(data)
-        whole = b"".join(parts) if len(parts) > 1 else self._left
-        self._left = whole[size:]
+        whole = b"".join(parts) if len(parts) > 1 else self._buffer
+        self._buffer = whole[size:]
         return whole[:size]
 
 
@@ -261,10 +261,10 @@ class SquashfsImage(FileTree):
         names: list[DirEntry] = []
         used = self.superblock.used
         source = _Metadata(self, self.superblock.directory_table, used, inode.start, inode.offset)
-        left = inode.size
-        while left > 0:
+        rest = inode.size
+        while rest > 0:
             count, start, _ = _DIRECTORY_HEAD.unpack(source.take(_DIRECTORY_HEAD.size))
-            left -= _DIRECTORY_HEAD.size
+            rest -= _DIRECTORY_HEAD.size
             if count >= _ENTRIES_OF_A_HEAD:
                 raise ValueError(f"{count} entries in a row")
             for _ in range(count + 1):
@@ -272,9 +272,9 @@ class SquashfsImage(FileTree):
                 if size > 255:
                     raise ValueError(f"a name of {size} bytes")
                 name = source.take(size + 1)
-                left -= _DIRECTORY_ENTRY.size + size + 1
+                rest -= _DIRECTORY_ENTRY.size + size + 1
                 names.append((name, start << 16 | offset, read_inode.kind_of(kind)))
-        if left:
+        if rest:
             raise ValueError("its names do not end where its inode says")
         if inode.number not in self._listed_numbers:
             self._listed_numbers.add(inode.number)

@@ -69,7 +69,7 @@ class TarStream:
         self._chunks = iter(chunks)
         self._view = memoryview(b"")
         self._at = 0
-        self._left = 0  # bytes of the current member that nobody took
+        self._rest = 0  # bytes of the current member that nobody took
         self._padding = 0
         self._global = 0  # bytes of the headers for all members
 
@@ -82,9 +82,9 @@ class TarStream:
 
     def data(self) -> Iterator[memoryview]:
         """Yield what is left of the current member's data; each piece is valid until the next."""
-        while self._left:
-            piece = self._some(self._left)
-            self._left -= len(piece)
+        while self._rest:
+            piece = self._some(self._rest)
+            self._rest -= len(piece)
             yield piece
 
     def _next(self, common: dict[bytes, bytes]) -> Member | None:
@@ -92,8 +92,8 @@ class TarStream:
         own: dict[bytes, bytes] = {}
         size = 0
         while True:
-            self._skip(self._left + self._padding)
-            self._left = self._padding = 0
+            self._skip(self._rest + self._padding)
+            self._rest = self._padding = 0
             header = self._header()
             if header is None:
                 return None
@@ -136,7 +136,7 @@ class TarStream:
             # Before POSIX.1-1988 a directory was a file whose name ends in a slash.
             member.kind = b"5" if member.name.endswith(b"/") else b"0"
         size = 0 if member.kind in _BODILESS else member.size
-        self._left, self._padding = size, -size % BLOCK
+        self._rest, self._padding = size, -size % BLOCK
         member.real_size = size
         if member.kind == b"S":
             member.kind, member.segments = b"0", self._old_holes(header)
@@ -144,7 +144,7 @@ class TarStream:
         elif records and member.kind == b"0":
             self._pax_holes(member, records)
         if member.segments is not None:
-            _check_segments(member, self._left)
+            _check_segments(member, self._rest)
 
     def _body(self, member: Member) -> bytes:
         body = self._exactly(member.size)
@@ -195,9 +195,9 @@ class TarStream:
         raise SourceError("the archive is damaged", why=f"{rest[:40]!r} is no number")
 
     def _block_of_data(self) -> bytes:
-        if self._left < BLOCK:
+        if self._rest < BLOCK:
             raise SourceError("the archive is damaged", why="a sparse file's map is cut off")
-        self._left -= BLOCK
+        self._rest -= BLOCK
         return self._exactly(BLOCK)
 
     def _exactly(self, count: int, *, at_end: bool = False) -> bytes:

@@ -182,13 +182,13 @@ def _file(image: FileTree, entry: Entry, info: tarfile.TarInfo) -> Iterator[byte
         }
         yield packed(info)
         yield table
-    left = stored
+    rest = stored
     for _, data in image.data(entry):
-        left -= len(data)
-        if left < 0:
+        rest -= len(data)
+        if rest < 0:
             break  # what follows would be read as headers
         yield data
-    if left:
+    if rest:
         raise ImageError(f"{entry.shown} was changed while it was read")
     yield bytes(-stored % _BLOCK)
 

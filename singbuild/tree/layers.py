@@ -203,16 +203,16 @@ def _read_ahead(trees: Sequence[Path]) -> Iterator[None]:
 
 
 def _read(trees: Sequence[Path], ended: threading.Event) -> None:
-    left = _READ_AHEAD
+    budget = _READ_AHEAD
     waiting = [os.fspath(tree) for tree in trees]
-    while waiting and left > 0 and not ended.is_set():
+    while waiting and budget > 0 and not ended.is_set():
         # It is only read early: whatever is wrong will be told by the seal.
         with contextlib.suppress(OSError), os.scandir(waiting.pop()) as entries:
             for entry in entries:
                 if entry.is_dir(follow_symlinks=False):
                     waiting.append(entry.path)
                 elif entry.is_file(follow_symlinks=False):
-                    left -= entry.stat(follow_symlinks=False).st_size
+                    budget -= entry.stat(follow_symlinks=False).st_size
                     fd = os.open(entry.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
                     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_WILLNEED)
                     os.close(fd)

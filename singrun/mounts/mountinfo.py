@@ -13,8 +13,8 @@ def mounts() -> list[tuple[str, str]]:
     rows = []
     with open("/proc/self/mountinfo", "rb") as file:
         for line in file:
-            left, _, right = line.partition(b" - ")
-            rows.append((os.fsdecode(plain(left.split()[4])), right.split()[0].decode()))
+            head, _, tail = line.partition(b" - ")
+            rows.append((os.fsdecode(plain(head.split()[4])), tail.split()[0].decode()))
     return rows
 
 

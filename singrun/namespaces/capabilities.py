@@ -43,11 +43,11 @@ def settle(isolation: IsolationOptions) -> None:
     syscalls.capset(permitted, permitted, inheritable)
     for number in out:
         syscalls.prctl(syscalls.PR_CAPBSET_DROP, number)
-    left = permitted & ~_bits(out)
-    keep = [number for number in _numbers(isolation.add_caps) if left >> number & 1]
+    rest = permitted & ~_bits(out)
+    keep = [number for number in _numbers(isolation.add_caps) if rest >> number & 1]
     # An ambient capability has to be permitted and inheritable before it is raised:
     # capabilities(7).
-    syscalls.capset(left, left, inheritable & left | _bits(keep))
+    syscalls.capset(rest, rest, inheritable & rest | _bits(keep))
     for number in keep:
         syscalls.prctl(syscalls.PR_CAP_AMBIENT, syscalls.PR_CAP_AMBIENT_RAISE, number)
 

@@ -56,16 +56,16 @@ def _place(name: str, starts: dict[str, int]) -> int | None:
 
 
 def _tracer(code: CodeType, place: int, executed: Any) -> Any:
-    left = {line for _, _, line in code.co_lines() if line and not executed[place + line]}
-    if len(left) > 1:
-        left.discard(code.co_firstlineno)  # "def": no line of the function's own
+    lines = {line for _, _, line in code.co_lines() if line and not executed[place + line]}
+    if len(lines) > 1:
+        lines.discard(code.co_firstlineno)  # "def": no line of the function's own
 
     def trace(frame: FrameType, event: str, _: Any) -> Any:
         if event == "line":
             executed[place + frame.f_lineno] = 1
-            left.discard(frame.f_lineno)
-            if not left:
+            lines.discard(frame.f_lineno)
+            if not lines:
                 frame.f_trace_lines = False
         return trace
 
-    return trace if left else None
+    return trace if lines else None

@@ -249,8 +249,8 @@ def daemons(owner: Path | str) -> list[str]:
 def wait_for_daemons(owner: Path | str, seconds: float = 20) -> None:
     """Wait until fuse2fs has ended; it takes a moment after the program does."""
     until = time.monotonic() + seconds * PATIENCE
-    while left := daemons(owner):
-        assert time.monotonic() < until, f"fuse2fs is left behind: {left}"
+    while leftovers := daemons(owner):
+        assert time.monotonic() < until, f"fuse2fs is left behind: {leftovers}"
         time.sleep(0.05)
 
 

@@ -35,9 +35,9 @@ class Terminal:
         """Read until the pattern has come; what came after the match is kept."""
         until = time.monotonic() + 60 * PATIENCE
         while not (match := re.search(pattern, self.output)):
-            left = until - time.monotonic()
-            assert left > 0, f"no {pattern} in {self.output!r}"
-            if select.select([self.fd], [], [], left)[0]:
+            seconds = until - time.monotonic()
+            assert seconds > 0, f"no {pattern} in {self.output!r}"
+            if select.select([self.fd], [], [], seconds)[0]:
                 self.output += os.read(self.fd, 4096).decode(errors="replace")
         self.output = self.output[match.end() :]
         return match[0]

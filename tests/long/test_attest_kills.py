@@ -70,9 +70,9 @@ class Desk:
         return Counter((each.principals[0], each.claim) for each in result.findings)
 
     def is_clean(self) -> bool:
-        left = {path.name for path in (self.place / "scratch").iterdir()}
+        leftovers = {path.name for path in (self.place / "scratch").iterdir()}
         names = {self.image.name, f"{self.image.name}.sig"}
-        return not left | ({path.name for path in (self.place / "images").iterdir()} - names)
+        return not leftovers | ({path.name for path in (self.place / "images").iterdir()} - names)
 
 
 @pytest.mark.parametrize("name", ["i.img", "i.sqfs", "i.sif"])

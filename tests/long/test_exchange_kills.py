@@ -134,9 +134,9 @@ def test_pulls_pushes_and_conversions_are_killed(bench: Bench) -> None:
             assert bench.digest() == bench.digests[name]
 
     def is_clean() -> bool:
-        left = {path.name for path in bench.place.rglob("*.part")}
-        left |= {path.name for path in (bench.place / "scratch").iterdir()}
-        left |= {path.name for path in (bench.place / "targets").iterdir()} - {"image"}
-        return not left
+        leftovers = {path.name for path in bench.place.rglob("*.part")}
+        leftovers |= {path.name for path in (bench.place / "scratch").iterdir()}
+        leftovers |= {path.name for path in (bench.place / "targets").iterdir()} - {"image"}
+        return not leftovers
 
     wait_until(is_clean)

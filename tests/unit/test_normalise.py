@@ -34,12 +34,12 @@ def test_rubbish_goes_and_the_rest_stays(rootfs: Rootfs) -> None:
     rootfs.write("/var/lib/dpkg/status", "kept")
     rootfs.write("/opt/tmp/kept", "kept")
     normalise(rootfs, EPOCH)
-    left = {str(p.relative_to(rootfs.root)): p for p in rootfs.root.rglob("*") if p.is_file()}
-    assert sorted(left) == [
+    files = {str(p.relative_to(rootfs.root)): p for p in rootfs.root.rglob("*") if p.is_file()}
+    assert sorted(files) == [
         *("etc/machine-id", "opt/tmp/kept", "var/lib/dpkg/status", "var/log/dpkg.log"),
     ]
-    assert left["etc/machine-id"].read_text() == left["var/log/dpkg.log"].read_text() == ""
-    assert left["var/log/dpkg.log"].stat().st_mode & 0o777 == 0o640
+    assert files["etc/machine-id"].read_text() == files["var/log/dpkg.log"].read_text() == ""
+    assert files["var/log/dpkg.log"].stat().st_mode & 0o777 == 0o640
 
 
 def test_links_lead_nowhere_outside(

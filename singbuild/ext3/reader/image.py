@@ -188,17 +188,17 @@ class Image(Disk, FileTree):
 
     def _runs(self, inode: Inode) -> Iterator[Run]:
         """Where an inode's blocks lie, in order, up to its size; holes are runs of block 0."""
-        left, used = -(-inode.size // self.superblock.block), 0
-        if not left:
+        rest, used = -(-inode.size // self.superblock.block), 0
+        if not rest:
             return
         for start, count, tables in self._spans(inode):
-            length = min(count, left)
-            left -= length
+            length = min(count, rest)
+            rest -= length
             used += tables + (length if start else 0)
             self._count(inode.number, used)
             if length:
                 yield start, length
-            if not left:
+            if not rest:
                 return
         raise ValueError(f"a size of {inode.size} bytes, more than an inode can map")
 

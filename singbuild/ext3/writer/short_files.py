@@ -145,14 +145,14 @@ def _serve(root: bytes, nodes: Sequence[Node], pipe: int) -> NoReturn:
 
 def _send(waiting: deque[memoryview], pipe: int, most: int) -> None:
     """Send what the pipe takes, and wait until no more than ``most`` bytes are left."""
-    left = sum(map(len, waiting))
+    size = sum(map(len, waiting))
     while waiting:
-        os.set_blocking(pipe, left > most)
+        os.set_blocking(pipe, size > most)
         try:
             sent = os.write(pipe, waiting[0])
         except BlockingIOError:
             return
-        left -= sent
+        size -= sent
         waiting[0] = waiting[0][sent:]
         if not waiting[0]:
             waiting.popleft()

@@ -59,12 +59,12 @@ class TargetFile:
 
     def write(self, data: bytes, offset: int) -> None:
         """pwrite(2) until everything is written."""
-        left = memoryview(data)
+        rest = memoryview(data)
         offset += len(self._header)
         try:
-            while left:
-                written = os.pwrite(self._fd, left, offset)
-                left, offset = left[written:], offset + written
+            while rest:
+                written = os.pwrite(self._fd, rest, offset)
+                rest, offset = rest[written:], offset + written
         except OSError as error:
             raise self._failed(error.errno or 0) from error
 

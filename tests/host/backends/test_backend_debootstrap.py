@@ -54,8 +54,8 @@ def test_nothing_of_the_host_or_the_build_is_left(filled: Filled) -> None:
     assert (root / "etc/resolv.conf").read_text() == ""
     mirror = result["pins"]["mirror"]
     assert (root / "etc/apt/sources.list").read_text() == f"deb {mirror} {SUITE} main\n"
-    for left in ("debootstrap", "var/log/bootstrap.log"):
-        assert not (root / left).exists()
+    for name in ("debootstrap", "var/log/bootstrap.log"):
+        assert not (root / name).exists()
     for directory in ("var/cache/apt/archives", "var/lib/apt/lists", "proc", "sys"):
         assert not [p for p in (root / directory).rglob("*") if not p.is_dir() and p.name != "lock"]
 

@@ -396,5 +396,7 @@ def test_a_killed_build_leaves_nothing_that_the_next_one_keeps(
         assert status == -signal.SIGKILL
     done = singbuild(recipe, "a.img")
     assert done.returncode == 0, done.stderr
-    left = [p.name for p in (tmp_path / "cache/yum").iterdir() if p.suffix in (".solving", ".part")]
-    assert (left, [*(tmp_path / "scratch").iterdir()]) == ([], [])
+    leftovers = [
+        p.name for p in (tmp_path / "cache/yum").iterdir() if p.suffix in (".solving", ".part")
+    ]
+    assert (leftovers, [*(tmp_path / "scratch").iterdir()]) == ([], [])

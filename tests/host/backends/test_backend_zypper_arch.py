@@ -53,8 +53,8 @@ def test_zypper_installs_what_was_pinned_and_signed(
     lock = yaml.safe_load(run_in(image, "cat", "/.singularity.d/lock.yaml"))
     installed = run_in(image, "/usr/bin/rpm", "-qa").split()
     assert sorted(n for n in installed if "pubkey" not in n) == sorted(lock["pins"]["packages"])
-    left = "find / -xdev -name '*zypp*' -not -path '/proc/*'"
-    assert "zypp" not in run_in(image, "busybox", "sh", "-c", f"busybox {left}")
+    search = "find / -xdev -name '*zypp*' -not -path '/proc/*'"
+    assert "zypp" not in run_in(image, "busybox", "sh", "-c", f"busybox {search}")
 
 
 @with_zypper

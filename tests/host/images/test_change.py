@@ -336,8 +336,8 @@ def test_an_ended_change_leaves_the_old_image(
             check_sound(image)
             break
     assert singbuild("copy", "a.img", "large", "/srv/").returncode == 0  # and sweeps
-    left = sorted(path.name for path in tmp_path.iterdir() if path.name != "singbuild0")
-    assert left == ["a.img", "large", "scratch"]
+    names_there = sorted(path.name for path in tmp_path.iterdir() if path.name != "singbuild0")
+    assert names_there == ["a.img", "large", "scratch"]
     assert not [*(tmp_path / "scratch").iterdir()]
     check_sound(image)
 

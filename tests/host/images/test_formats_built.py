@@ -100,8 +100,8 @@ def test_a_sandbox_belongs_to_who_built_it_and_is_updated(
         (box / "data/file").write_text("changed\n")
         called(person, "singbuild", "-q", "--update", str(update), str(box))
         assert (box / "data/new").read_text() == "changed\n"
-        left = [path.name for path in box.parent.iterdir() if ".part" in path.name]
-        assert left == []
+        leftovers = [path.name for path in box.parent.iterdir() if ".part" in path.name]
+        assert leftovers == []
 
 
 def test_a_killed_conversion_leaves_nothing_half(place: Path, people: list[Person]) -> None:

@@ -81,8 +81,8 @@ def test_sixteen_starts_at_once_download_once(
     assert [output(each) for each in started] == [b"first\n"] * MANY
     assert layer_requests(server) == 1
     assert len(server.requests_to("/manifests/")) == 1
-    left = [path for path in (place / "cache").rglob("*") if ".owner" in path.name]
-    assert not left
+    leftovers = [path for path in (place / "cache").rglob("*") if ".owner" in path.name]
+    assert not leftovers
 
 
 @pytest.mark.slow("sixteen builds on two cores")

@@ -62,10 +62,10 @@ def test_one_is_stopped_whatever_its_user_has_left_open(person: Person, bench: B
 def test_one_that_a_test_leaves_is_found_and_ended(person: Person, bench: Bench) -> None:
     before = host.host_state(str(bench.directory))
     person.output("start", bench.image, "left-behind")
-    left = host.host_state(str(bench.directory)).new_since(before)
-    (pid,) = left.instances
-    assert left.instances[pid].endswith("/instance-left-behind")
-    left.end()
+    leftovers = host.host_state(str(bench.directory)).new_since(before)
+    (pid,) = leftovers.instances
+    assert leftovers.instances[pid].endswith("/instance-left-behind")
+    leftovers.end()
     wait_until(lambda: has_ended(pid))
     assert not host.host_state(str(bench.directory)).new_since(before).instances
 

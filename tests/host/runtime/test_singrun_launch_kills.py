@@ -142,8 +142,8 @@ def killed_at_random_moments(
     images.wait_for_daemons(copy)
     print(f"{rounds * at_once} launches of {person.name} {options}: {killed} killed on the way")
     until = time.monotonic() + 20 * PATIENCE
-    while left := leftovers(person, copy) - before:
-        assert time.monotonic() < until, left
+    while files := leftovers(person, copy) - before:
+        assert time.monotonic() < until, files
         time.sleep(0.05)
     if "-w" in options:
         subprocess.run(["e2fsck", "-fy", copy], check=False, capture_output=True)

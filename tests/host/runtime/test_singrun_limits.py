@@ -86,8 +86,8 @@ def test_limits_that_mean_nothing(environment: dict[str, str]) -> None:
 @pytest.mark.skipif("hugetlb" not in CONTROLLERS, reason="needs the controller hugetlb, version 2")
 def test_a_program_is_in_a_cgroup_of_its_own_which_is_removed() -> None:
     assert TOP
-    left = TOP / f"singrun-left-{os.getpid()}"
-    left.mkdir()  # as a killed launch leaves it
+    cgroup = TOP / f"singrun-left-{os.getpid()}"
+    cgroup.mkdir()  # as a killed launch leaves it
     command = [sys.executable, "-c", ONE, "hugetlb.2MB.max", "0"]
     done = subprocess.run(command, cwd=images.ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done

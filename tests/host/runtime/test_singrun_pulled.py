@@ -100,8 +100,11 @@ def test_what_cannot_be_had_is_said(person: Person, server: str) -> None:
         done = person.singrun("exec", *words, "true")
         assert done.returncode in (1, 255)
         assert reason in done.stderr, done.stderr
-    left = [*Path(person.home).rglob("*.part"), *Path(person.home).rglob("singbuild-scratch-*")]
-    assert not left
+    leftovers = [
+        *Path(person.home).rglob("*.part"),
+        *Path(person.home).rglob("singbuild-scratch-*"),
+    ]
+    assert not leftovers
     assert len(person.output("cache", "list").splitlines()) == 1
 
 

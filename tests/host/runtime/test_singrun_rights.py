@@ -135,8 +135,8 @@ def test_capabilities(bench: Bench) -> None:
     assert effective(root, "--keep-privs", bench.image) == everything
     assert effective(root, "--no-privs", bench.image) == NONE
     assert effective(root, "--drop-caps", "all", bench.image) == NONE
-    left = int(everything, 16) & ~(1 << 0) & ~(1 << 13)
-    assert int(effective(root, "--drop-caps", "CAP_CHOWN,net_raw", bench.image), 16) == left
+    rest = int(everything, 16) & ~(1 << 0) & ~(1 << 13)
+    assert int(effective(root, "--drop-caps", "CAP_CHOWN,net_raw", bench.image), 16) == rest
     assert effective(user, bench.image) == NONE
     assert int(effective(user, "--add-caps", "all", bench.image), 16) & 1 << 21
     assert int(effective(user, "--add-caps", "CAP_NET_RAW", bench.image), 16) == 1 << 13

@@ -292,9 +292,9 @@ def test_the_least_recently_used_goes_first_and_what_is_in_use_stays(
         person.variables["SINGRUN_CACHESIZE"] = str(each * 2 + each // 2 + space)
         person.output("exec", "--mount-with", "unpack", paths[3], "true")
         del person.variables["SINGRUN_CACHESIZE"]
-        left = {n for n in range(4) for e in entries(cache) if inode[paths[n]] in e.name}
+        numbers = {n for n in range(4) for e in entries(cache) if inode[paths[n]] in e.name}
         child.communicate(b"\n")
-    assert left == {1, 2, 3}
+    assert numbers == {1, 2, 3}
 
 
 def test_a_cache_that_others_could_fill_is_refused(person: Person, bench: Bench) -> None:

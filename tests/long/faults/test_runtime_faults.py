@@ -142,8 +142,8 @@ def test_unpacking_that_is_killed_beside_others(
         wait_until(lambda: not processes(user))
         assert user.output(*words) == sums
     print(f"{UNPACKS} unpackings beside {UNPACKS // 2} others: {hit} killed on the way")
-    left = [path.name for path in cache.iterdir()]
-    assert len(left) == 1, left
+    entries = [path.name for path in cache.iterdir()]
+    assert len(entries) == 1, entries
     assert hit > UNPACKS // 4
 
 
@@ -204,8 +204,8 @@ def test_pulls_that_are_killed(everybodys: Path, user: Person, chance: random.Ra
         wait_until(lambda: not processes(user))
         done = user.call(user.launcher, *words)
         assert (done.returncode, done.stdout) == (0, b"fine\n"), done
-        left = [path.name for path in home.rglob("*") if path.name.endswith(".part")]
-        assert left == []
+        leftovers = [path.name for path in home.rglob("*") if path.name.endswith(".part")]
+        assert leftovers == []
     print(f"{PULLS} pulls: {hit} killed on the way")
 
 
