@@ -74,7 +74,7 @@ def find(word: str) -> "Instance | None":
         except OSError:
             return None
         word_at_rendezvous = meeting_places.of_image(status)
-        states = [rendezvous.image_state(status, written=written) for written in (False, True)]
+        states = [rendezvous.image_state(status, writable=writable) for writable in (False, True)]
     connection, pid = rendezvous.reach(word_at_rendezvous)
     if connection < 0:
         return None
@@ -128,7 +128,7 @@ def _check_policy(instance: Instance) -> None:
         what = f"The instance {instance.name} may not be entered"
         why = f"The site has a policy, and {instance.image} cannot be read: {error.strerror}."
         raise RunError(what, why=why, remedy="Start it again.") from None
-    states = [rendezvous.image_state(os.fstat(fd), written=written) for written in (False, True)]
+    states = [rendezvous.image_state(os.fstat(fd), writable=writable) for writable in (False, True)]
     if instance.image_state not in states:
         what = f"The instance {instance.name} may not be entered"
         why = f"The site has a policy, and {instance.image} is another file now."

@@ -61,12 +61,12 @@ def _write_site(writer: Writer, catalogue: Catalogue) -> None:
     writer.page("compare.html", "compare.html", [("Images", "index.html"), ("Compare", "")])
     site = writer.site
     site.write("collections.json", json.dumps({"version": 1, "collections": rows}, indent=1))
-    written = set()
+    names = set()
     for shard, values in catalogue.shards():
-        written.add(f"{shard}.js")
+        names.add(f"{shard}.js")
         site.write(f"search/{shard}.js", feeds.script(f"search/{shard}", values))
     for path in (site.path / "search").glob("*.js"):
-        if path.name not in written:
+        if path.name not in names:
             path.unlink()
 
 

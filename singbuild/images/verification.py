@@ -30,7 +30,7 @@ from singbuild.ext3.geometry import (
 from singbuild.ext3.node import MANIFEST, MANIFEST_ENTRY, Node, shown
 from singbuild.ext3.reader.image import Image
 from singbuild.ext3.writer.filesystem import (
-    Written,
+    Content,
     tree_digests,
     write_contents,
     write_filesystem,
@@ -97,15 +97,15 @@ def _verify_tree(path: Path, report: Reporter | None) -> Sound:
         manifest = _manifest(tree, len(nodes) + 1)
         if manifest is None:
             raise _without_record(path)
-        written = tree_digests(nodes, ImageReader(tree, lambda node: entries[node.number]))
-        for place, (node, digest) in enumerate(zip(nodes, written.digests, strict=True)):
+        content = tree_digests(nodes, ImageReader(tree, lambda node: entries[node.number]))
+        for place, (node, digest) in enumerate(zip(nodes, content.digests, strict=True)):
             if place >= len(manifest) or manifest[place] != digest[:MANIFEST_ENTRY]:
                 reason = "its content or its metadata is not what was built"
                 raise tree.damaged(shown(node.path), reason)
         if len(manifest) != len(nodes):
             raise tree.damaged(shown(MANIFEST), "it tells of more files than there are")
         what = rewriting.compared(path, tree, report) if report else ""
-    return Sound(len(nodes), f"sha256:{written.digest.hex()}", what)
+    return Sound(len(nodes), f"sha256:{content.digest.hex()}", what)
 
 
 def _without_record(path: Path) -> NoRecordError:
@@ -136,7 +136,7 @@ class _Verification:
             where = "the superblock or the journal's inode"
             raise self._error(where, "the file system has another shape than was built")
         compared = Compared(self._image, as_sealed(self._image.boot))
-        written = write_contents(
+        content = write_contents(
             self._nodes,
             self._reader,
             compared,
@@ -144,9 +144,9 @@ class _Verification:
             epoch=self._image.superblock.created,
             on_start=self._owners.note,
         )
-        self._check_content(written, manifest)
-        self._check_rest(compared, geometry, written)
-        return f"sha256:{written.digest.hex()}"
+        self._check_content(content, manifest)
+        self._check_rest(compared, geometry, content)
+        return f"sha256:{content.digest.hex()}"
 
     def _geometry(self) -> Geometry | None:
         """Return the geometry, if it and the inodes' numbers are as a seal gives them."""
@@ -165,34 +165,34 @@ class _Verification:
         )
         return Geometry(block.groups, block.group_inodes, journal) if sealed else None
 
-    def _check_content(self, written: Written, manifest: Sequence[bytes] | None) -> None:
+    def _check_content(self, content: Content, manifest: Sequence[bytes] | None) -> None:
         """Refuse content that is not the recorded one, by the first path that differs."""
-        digest = f"sha256:{written.digest.hex()}"
+        digest = f"sha256:{content.digest.hex()}"
         record = recorded_digest(self._image.boot)
         if digest == record:
             return
         if manifest is None:
             reason = f"it is {digest}, recorded was {record}; no manifest tells which path differs"
             raise self._error("its content", reason)
-        for node, actual in zip(self._nodes, written.digests, strict=True):
+        for node, actual in zip(self._nodes, content.digests, strict=True):
             place = max(node.number - FIRST_INODE + 1, 0)
             if place >= len(manifest) or manifest[place] != actual[:MANIFEST_ENTRY]:
                 reason = "its content or its metadata is not what was built"
                 raise self._error(shown(node.path), reason)
         raise self._error("the boot block", "the digest there is not that of the content")
 
-    def _check_rest(self, compared: Compared, geometry: Geometry, written: Written) -> None:
+    def _check_rest(self, compared: Compared, geometry: Geometry, content: Content) -> None:
         """Refuse any byte that does not follow from the content."""
         block = self._image.superblock
         last = geometry.content_start(geometry.groups - 1)
-        if block.blocks < max(written.next_block, last):
+        if block.blocks < max(content.next_block, last):
             raise self._error("the superblock", "it counts fewer blocks than are in use")
-        write_filesystem(self._nodes, written, compared, geometry, block.blocks, block.created)
+        write_filesystem(self._nodes, content, compared, geometry, block.blocks, block.created)
         compared.compare_rest()
         if compared.differing:
             offset = min(compared.differing)
             reason = f"all content is as built, but byte {offset} of the file is not"
-            raise self._error(self._place(geometry, written.next_block, offset), reason)
+            raise self._error(self._place(geometry, content.next_block, offset), reason)
 
     def _place(self, geometry: Geometry, end: int, offset: int) -> str:
         """Say what lies at an offset of the file. end: the first block that is not in use."""
@@ -224,7 +224,7 @@ class _Verification:
         """Make the error: damage, or a change by somebody who mounted the image for writing."""
         if self._image.untouched:
             return self._image.damaged(where, reason)
-        when = max(self._image.superblock.mounted, self._image.superblock.written)
+        when = max(self._image.superblock.mounted, self._image.superblock.wtime)
         # A damaged time may lie past the year 9999, where datetime ends.
         date = datetime.fromtimestamp(min(when, 2**34), UTC).date()
         return ImageError(

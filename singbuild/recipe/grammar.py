@@ -358,8 +358,8 @@ def _labels(warnings: _Warnings, parts: list[_Part], name: str) -> tuple[Label, 
         key, *value = line.split(maxsplit=1)
         label = printable(key, keep=40)
         if not value:
-            written = f"write {key.replace('=', ' ', 1)}" if "=" in key else "it is stored empty"
-            warnings.add(n, f"the label {label} has no value: {printable(written)}")
+            advice = f"write {key.replace('=', ' ', 1)}" if "=" in key else "it is stored empty"
+            warnings.add(n, f"the label {label} has no value: {printable(advice)}")
         if key in labels:
             warnings.add(n, f"the label {label} replaces that of line {labels.pop(key).line}")
         labels[key] = Label(key, unquoted("".join(value).strip()), source.number(n))

@@ -92,8 +92,8 @@ class Text:
     def _rendered_from(self, n: int) -> str:
         if not self.origins:
             return ""
-        written = self.template.split("\n")[self.number(n) - 1]
-        return "" if written == self.line(n) else f"The template's line is: {printable(written)}"
+        line = self.template.split("\n")[self.number(n) - 1]
+        return "" if line == self.line(n) else f"The template's line is: {printable(line)}"
 
     def words(self, n: int, start: int = 0) -> list[Word]:
         """Split line n from index ``start`` on into words, as a shell does.

@@ -78,9 +78,9 @@ def from_options(
     it.
     """
     values: dict[str, Any] = {}
-    for written in build_args:
-        fail = _failing_option(written)
-        name, value = _assignment(written, fail)
+    for option in build_args:
+        fail = _failing_option(option)
+        name, value = _assignment(option, fail)
         _check_text(value, fail)
         if unused is None:
             _check_used(name, names, fail)
@@ -90,9 +90,9 @@ def from_options(
     return values
 
 
-def _failing_option(written: str) -> _Fail:
+def _failing_option(option: str) -> _Fail:
     def fail(what: str, *, why: str = "", remedy: str = "") -> SingbuildError:
-        return UsageError(f"--build-arg {printable(written)}: {what}", why=why, remedy=remedy)
+        return UsageError(f"--build-arg {printable(option)}: {what}", why=why, remedy=remedy)
 
     return fail
 
@@ -124,8 +124,8 @@ def _assignments(
     return values
 
 
-def _assignment(written: str, fail: _Fail) -> tuple[str, str]:
-    name, equals, value = written.partition("=")
+def _assignment(option: str, fail: _Fail) -> tuple[str, str]:
+    name, equals, value = option.partition("=")
     name = name.strip()
     if not equals:
         raise fail("this is not NAME=VALUE", remedy=f"Write {printable(name)}=VALUE.")

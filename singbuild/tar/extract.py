@@ -351,8 +351,8 @@ def _is_same_entry(one: Directory, name: bytes, other: Directory, other_name: by
 
 
 def _write(fd: int, data: memoryview) -> None:
-    while (written := os.write(fd, data)) < len(data):
-        data = data[written:]
+    while (count := os.write(fd, data)) < len(data):
+        data = data[count:]
 
 
 def _write_sparse(fd: int, member: Member, archive: TarStream) -> None:

@@ -160,11 +160,11 @@ def flushing_in_background(where: Path) -> Iterator[None]:
     what the scratch should hold.
     """
     with ThreadPoolExecutor(1, "sync") as thread:
-        written = thread.submit(_sync, where)
+        sync = thread.submit(_sync, where)
         try:
             yield
         finally:
-            written.result()
+            sync.result()
 
 
 def _sync(where: Path) -> None:

@@ -36,7 +36,7 @@ class Holder:
             raise RunError(f"There is an instance {name} already", remedy=remedy)
         image_name = rendezvous.take(meeting_places.of_image(os.fstat(image.fd)))
         self._names = [each for each in (instance_name, image_name) if each]
-        state = rendezvous.image_state(os.fstat(image.fd), written=image.writable)
+        state = rendezvous.image_state(os.fstat(image.fd), writable=image.writable)
         self.marker = rendezvous.marker(name, state)
         contained = "contained" * contain
         words = (name, image.path, home, str(int(time.time())), state, contained, program.logs)

@@ -106,10 +106,10 @@ def _read(path: str) -> str:
 
 def files(limits: "dict[str, str]") -> "dict[str, str]":
     """Return what is written to which file of a cgroup. limits: option to its value."""
-    written: dict[str, str] = {}
+    values: dict[str, str] = {}
     for option, value in limits.items():
         try:
-            written |= _FILES[option](value)
+            values |= _FILES[option](value)
         except (ValueError, OverflowError):
             remedy = "Say numbers; of bytes also with K, M, G or T."
             raise RunError(f"Cannot understand --{option} {value}", remedy=remedy) from None
@@ -117,8 +117,8 @@ def files(limits: "dict[str, str]") -> "dict[str, str]":
         if "memory" not in limits:
             raise RunError("Cannot use --memory-swap alone", remedy="Say --memory, too.")
         swap = _bytes(limits["memory-swap"]) - _bytes(limits["memory"])
-        written["memory.swap.max"] = str(max(swap, 0))
-    return written
+        values["memory.swap.max"] = str(max(swap, 0))
+    return values
 
 
 def _bytes(text: str) -> int:

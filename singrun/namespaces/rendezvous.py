@@ -49,13 +49,13 @@ class Name:
             os.close(fd)
 
 
-def image_state(status: os.stat_result, *, written: bool) -> str:
+def image_state(status: os.stat_result, *, writable: bool) -> str:
     """Tell an image's file from all others, and from itself before it changed.
 
-    written: it changes while the instance lives, and directories do.
+    writable: it changes while the instance lives, and directories do.
     """
     state = meeting_places.of_image(status)
-    if written or not stat.S_ISREG(status.st_mode):
+    if writable or not stat.S_ISREG(status.st_mode):
         return state
     return f"{state}-{status.st_size:x}-{status.st_mtime_ns:x}-{status.st_ctime_ns:x}"
 

@@ -55,8 +55,8 @@ def _lay_over(tmpfs: str) -> None:
     for path in (lower, upper, work, root, f"{lower}/{_PROOF}"):
         os.mkdir(path)
     tree = fuse.start_overlay([lower], [upper, work], root).finish()
-    written = f"{_PROOF}/new"
-    _check(FUSE_OVERLAYFS, "lays over what cannot be written", tree, os.O_CREAT, written)
+    target = f"{_PROOF}/new"
+    _check(FUSE_OVERLAYFS, "lays over what cannot be written", tree, os.O_CREAT, target)
 
 
 def _check(program: str, how: str, tree: int, flags: int, name: str) -> None:

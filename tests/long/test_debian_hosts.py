@@ -95,10 +95,10 @@ def test_an_image_is_written(bench: Bench, person: str) -> None:
 
 
 def test_overlays_of_every_kind(bench: Bench, person: str) -> None:
-    written = "$run exec --overlay {0} {1} touch /new; $run exec --overlay {0} {1} ls /new\n"
+    lines = "$run exec --overlay {0} {1} touch /new; $run exec --overlay {0} {1} ls /new\n"
     for image in ("i.img", "i.sqfs"):
-        text = "mkdir d; chmod u+w upper.img\n" + written.format("d", image)
-        text += written.format("upper.img", image)
+        text = "mkdir d; chmod u+w upper.img\n" + lines.format("d", image)
+        text += lines.format("upper.img", image)
         text += f"$run exec --writable-tmpfs {image} sh -c 'touch /new; ls /new'"
         assert bench.script(person, text) == "/new\n" * 3
 

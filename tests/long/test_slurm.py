@@ -198,8 +198,8 @@ def test_an_array_of_short_containers(mpi: MpiBench, small: Path, slurm: Cluster
     options = (f"--array=1-{ARRAY}", "--mem=20", "--oversubscribe")
     job = submitted(mpi.user, *options, f"--wrap={wrapped}")
     slurm.wait_for("squeue", "-h", "-j", job, answer="", seconds=300)
-    written = {path.name: path.read_text() for path in results.iterdir()}
-    assert written == {str(n): f"{n}\n" for n in range(1, ARRAY + 1)}
+    texts = {path.name: path.read_text() for path in results.iterdir()}
+    assert texts == {str(n): f"{n}\n" for n in range(1, ARRAY + 1)}
 
 
 def test_whatever_is_killed_nothing_is_left(

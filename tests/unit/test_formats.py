@@ -85,23 +85,23 @@ def test_a_random_tree_has_the_same_bytes_in_each_format(tree: Tree) -> None:
         (place / "tree").mkdir()
         build(tree, place / "tree", 0)
         first = seal(place / "tree", place / "a.img", epoch=EPOCH).path
-        written = [converted(first, place / f"1.{form}", form) for form in FORMATS]
-        for source in written:
-            for form, one in zip(FORMATS, written, strict=True):
+        copies = [converted(first, place / f"1.{form}", form) for form in FORMATS]
+        for source in copies:
+            for form, one in zip(FORMATS, copies, strict=True):
                 other = converted(source, place / f"2.{form}", form, umask=0o077)
                 assert one.read_bytes() == other.read_bytes(), (source, form)
-        assert written[0].read_bytes() == first.read_bytes()
+        assert copies[0].read_bytes() == first.read_bytes()
 
 
 @pytest.mark.parametrize("form", [*FORMATS, "directory"])
 def test_every_format_is_sound_and_leads_back(image: Path, tmp_path: Path, form: str) -> None:
-    written = converted(image, tmp_path / "made", form)
+    copy = converted(image, tmp_path / "made", form)
     if form != "directory" or os.geteuid() == 0:
-        assert verification.verify(written).digest == verification.verify(image).digest
-        back = converted(written, tmp_path / "back.img")
+        assert verification.verify(copy).digest == verification.verify(image).digest
+        back = converted(copy, tmp_path / "back.img")
         if form != "directory":  # which has no date of its own
             assert back.read_bytes() == image.read_bytes()
-    done = call("diff", image, written)
+    done = call("diff", image, copy)
     assert (done.status, done.output) == (0, "no difference\n")
 
 
@@ -119,17 +119,17 @@ def test_the_ending_of_the_targets_name_chooses(image: Path, tmp_path: Path) -> 
 def test_files_are_executable_where_a_kernel_starts_them(image: Path, tmp_path: Path) -> None:
     modes = {}
     for form in FORMATS:
-        written = converted(image, tmp_path / form, form, umask=0o027)
-        modes[form] = written.stat().st_mode & 0o777
+        copy = converted(image, tmp_path / form, form, umask=0o027)
+        modes[form] = copy.stat().st_mode & 0o777
     assert modes == {"ext3": 0o750, "squashfs": 0o640, "sif": 0o750, "sif-ext3": 0o750}
 
 
 def test_a_sif_is_what_its_description_says(image: Path, tmp_path: Path) -> None:
     data = converted(image, tmp_path / "a.sif").read_bytes()
-    (launch, magic, version, arch, uuid, written, changed, free, total, table, length, begin, size,
+    (launch, magic, version, arch, uuid, created, changed, free, total, table, length, begin, size,
      ) = sifs.HEADER.unpack(data[: sifs.HEADER.size])  # fmt: skip
     assert (launch, magic, version) == (sifs.LAUNCH, b"SIF_MAGIC\0", b"01\0")
-    assert (written, changed, total, table, length) == (EPOCH, EPOCH, 48, 4096, 48 * 585)
+    assert (created, changed, total, table, length) == (EPOCH, EPOCH, 48, 4096, 48 * 585)
     assert (begin, begin + size) == (32176, len(data))
     assert uuid[6] >> 4 == 8
     rows = [
@@ -157,13 +157,13 @@ def test_a_sif_is_what_its_description_says(image: Path, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("form", ["squashfs", "sif", "sif-ext3"])
 def test_verify_holds_all_bytes_against_the_writer(image: Path, tmp_path: Path, form: str) -> None:
-    written = converted(image, tmp_path / "made", form)
+    copy = converted(image, tmp_path / "made", form)
     writer = loading.find(form).writer() or "singbuild "
-    assert f"; all bytes as {writer}" in call("verify", written).output
-    data = bytearray(written.read_bytes())
+    assert f"; all bytes as {writer}" in call("verify", copy).output
+    data = bytearray(copy.read_bytes())
     data[-1] ^= 1  # padding, which no inode owns
-    written.write_bytes(data)
-    outcome = call("verify", written)
+    copy.write_bytes(data)
+    outcome = call("verify", copy)
     assert f"from offset {len(data) - 1} on" in outcome.output
 
 
@@ -178,9 +178,9 @@ def test_verify_tells_who_wrote_what_it_cannot_compare(tmp_path: Path) -> None:
         (tree / ".singularity.d/manifest").touch()
         (tree / ".singularity.d/lock.yaml").write_text(f"writer: {program}\n")
         image = seal(tree, tree.parent / "a.img", epoch=EPOCH).path
-        written = converted(image, tree.parent / "a.sqfs", "squashfs")
-        written.write_bytes(written.read_bytes() + b"\1")
-        outcome = call("verify", written)
+        copy = converted(image, tree.parent / "a.sqfs", "squashfs")
+        copy.write_bytes(copy.read_bytes() + b"\1")
+        outcome = call("verify", copy)
         assert outcome.status == status, outcome.output
         assert words in outcome.output
 
@@ -285,9 +285,9 @@ def test_formats_are_listed(tmp_path: Path) -> None:
 
 
 def test_the_real_unsquashfs_agrees(image: Path, tmp_path: Path) -> None:
-    written = converted(image, tmp_path / "a.sqfs")
+    copy = converted(image, tmp_path / "a.sqfs")
     done = subprocess.run(
-        ["unsquashfs", "-d", tmp_path / "out", written], check=False, capture_output=True
+        ["unsquashfs", "-d", tmp_path / "out", copy], check=False, capture_output=True
     )
     if os.geteuid() == 0:
         assert done.returncode == 0, done

@@ -112,9 +112,9 @@ def test_nothing_that_comes_from_outside_is_markup_in_a_page(tmp_path: Path, hos
     registry.write(site, outcome, "https://hub.invalid")
     registry.write_service(site, site.collections(), "https://hub.invalid")
     pages.write(site, ["lab/tools"], "https://hub.invalid")
-    written = sorted(site.path.rglob("*.html"))
-    assert len(written) > 8
-    for page in written:
+    html = sorted(site.path.rglob("*.html"))
+    assert len(html) > 8
+    for page in html:
         parser = Elements()
         parser.feed(page.read_text())
         allowed_scripts = ["hub.js", "compare.js"] if page.name == "compare.html" else ["hub.js"]
@@ -141,12 +141,10 @@ def test_pages_of_many_files_stay_small(tmp_path: Path) -> None:
     site = crafted(tmp_path, "plain")
     site.write_files("1" * 32, files)
     pages.write(site, ["lab/tools"])
-    written = list((site.path / "lab/tools/tool/files").glob("*.html"))
-    assert len(written) > 20
-    assert max(page.stat().st_size for page in written) < 300_000
-    names = {
-        name for page in written for name in re.findall(r"(?:long){8}\d+\.so", page.read_text())
-    }
+    html = list((site.path / "lab/tools/tool/files").glob("*.html"))
+    assert len(html) > 20
+    assert max(page.stat().st_size for page in html) < 300_000
+    names = {name for page in html for name in re.findall(r"(?:long){8}\d+\.so", page.read_text())}
     assert len(names) == 30_000
 
 
@@ -175,9 +173,9 @@ def test_pages_of_many_packages_stay_small(tmp_path: Path) -> None:
     ]
     site.write(f"records/{'1' * 32}.json", dumped(record))
     pages.write(site, ["lab/tools"])
-    written = list((site.path / "lab/tools/tool").glob("packages*.html"))
-    assert max(page.stat().st_size for page in written) < 300_000
-    names = {n for page in written for n in re.findall(r"some-kind-\d+", page.read_text())}
+    html = list((site.path / "lab/tools/tool").glob("packages*.html"))
+    assert max(page.stat().st_size for page in html) < 300_000
+    names = {n for page in html for n in re.findall(r"some-kind-\d+", page.read_text())}
     assert len(names) == 4000
     assert [fault for fault in check.faults(site) if "packages" in fault] == []
 
@@ -209,10 +207,10 @@ def test_a_collection_of_many_images_and_commits_stands_on_as_many_pages_as_it_t
     site.write("lab/tools/collection.json", json.dumps({**content, "commits": commits}))
     pages.write(site, ["lab/tools"])
     place = site.path / "lab/tools"
-    written = sorted(place.glob("*.html"))
-    assert [page.name for page in written] == ["index-2.html", "index-3.html", "index.html"]
-    assert max(page.stat().st_size for page in written) < 300_000
-    text = "".join(page.read_text() for page in written)
+    html = sorted(place.glob("*.html"))
+    assert [page.name for page in html] == ["index-2.html", "index-3.html", "index.html"]
+    assert max(page.stat().st_size for page in html) < 300_000
+    text = "".join(page.read_text() for page in html)
     links = re.findall(r'<th scope="row"><a href="(.*?)/', text)
     assert (len(links), len({*links})) == (700, 700)
     assert (place / "feed.xml").stat().st_size < 300_000
@@ -232,10 +230,10 @@ def test_many_collections_stand_on_as_many_pages_as_it_takes(tmp_path: Path) -> 
         for name in ("collection.json", "summary.json.gz"):
             (place / name).write_bytes((site.path / "lab/tools" / name).read_bytes())
     pages.write(site, ["lab/tools"])
-    written = sorted(site.path.glob("index*.html"))
-    assert [page.name for page in written] == ["index-2.html", "index-3.html", "index.html"]
-    assert max(page.stat().st_size for page in written) < 300_000
-    text = "".join(page.read_text() for page in written)
+    html = sorted(site.path.glob("index*.html"))
+    assert [page.name for page in html] == ["index-2.html", "index-3.html", "index.html"]
+    assert max(page.stat().st_size for page in html) < 300_000
+    text = "".join(page.read_text() for page in html)
     assert len({*re.findall(r'<th scope="row"><a href="(.*?)/index.html', text)}) == 701
 
 

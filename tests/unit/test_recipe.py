@@ -52,7 +52,7 @@ def test_key_and_value_know_their_columns() -> None:
 
 
 @pytest.mark.parametrize(
-    ("written", "value"),
+    ("text", "value"),
     [
         ("http://x/y#part", "http://x/y#part"),
         ("http://x/y # the mirror", "http://x/y"),
@@ -67,8 +67,8 @@ def test_key_and_value_know_their_columns() -> None:
         ("vim \\\nnano:amd64", "vim nano:amd64"),
     ],
 )
-def test_values(written: str, value: str) -> None:
-    assert values(f"Bootstrap: x\nKey: {written}\n")["Key"] == value
+def test_values(text: str, value: str) -> None:
+    assert values(f"Bootstrap: x\nKey: {text}\n")["Key"] == value
 
 
 def test_include_is_collected_with_its_lines() -> None:
@@ -198,7 +198,7 @@ def test_executables_run(line: str, output: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("written", "meant"),
+    ("text", "meant"),
     [
         ("%%post", "%post"),
         ("%%%x", "%%x"),
@@ -208,8 +208,8 @@ def test_executables_run(line: str, output: str, tmp_path: Path) -> None:
         (" %post", " %post"),
     ],
 )
-def test_text_that_begins_with_a_percent_sign(written: str, meant: str) -> None:
-    section = recipe(f"{HEAD}%post\n{written}\nend\n").sections["post"]
+def test_text_that_begins_with_a_percent_sign(text: str, meant: str) -> None:
+    section = recipe(f"{HEAD}%post\n{text}\nend\n").sections["post"]
     assert section.body() == f"{meant}\nend\n"
 
 

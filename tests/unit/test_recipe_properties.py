@@ -82,10 +82,10 @@ def test_bodies_come_out_as_they_went_in(first: list[str], second: list[str]) ->
     section = parse(Text("r.def", text)).sections["post"]
     unescaped = [line[1:] if line.startswith("%%") else line for line in first + second]
     assert [line.text for line in section.lines] == unescaped
-    script, written = section.script().split("\n"), text.split("\n")
+    script, lines = section.script().split("\n"), text.split("\n")
     for line in section.lines:
         assert script[line.number - 1] == line.text
-        assert written[line.number - 1].removeprefix("%").removeprefix("%") in line.text
+        assert lines[line.number - 1].removeprefix("%").removeprefix("%") in line.text
 
 
 names = st.text(

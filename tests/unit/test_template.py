@@ -185,11 +185,11 @@ def test_a_name_declared_but_not_used_may_be_given() -> None:
     assert filled("x", "a=2", arguments="a=1") == "x"
 
 
-@pytest.mark.parametrize("written", ["a", "", "=1", "1a=1", "a b=1", "a.b=1", "é=1", "if=1", "b=1"])
-def test_bad_build_args(written: str) -> None:
+@pytest.mark.parametrize("option", ["a", "", "=1", "1a=1", "a b=1", "a.b=1", "é=1", "if=1", "b=1"])
+def test_bad_build_args(option: str) -> None:
     with pytest.raises(UsageError) as caught:
-        filled("{{ a }}", written, arguments="a=1")
-    assert caught.value.what.startswith(f"--build-arg {written}: ")
+        filled("{{ a }}", option, arguments="a=1")
+    assert caught.value.what.startswith(f"--build-arg {option}: ")
     assert caught.value.remedy
 
 

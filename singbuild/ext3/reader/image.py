@@ -79,7 +79,7 @@ class Image(Disk, FileTree):
     def untouched(self) -> bool:
         """Whether the superblock knows of no mount for writing."""
         block = self.superblock
-        return not (block.dirty or block.mounts or block.mounted) and block.written == block.created
+        return not (block.dirty or block.mounts or block.mounted) and block.wtime == block.created
 
     def root(self) -> Entry:
         """Return the root directory."""

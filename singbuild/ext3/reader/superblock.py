@@ -59,7 +59,7 @@ class Superblock:
     uuid: bytes
     hash_seed: bytes
     created: int
-    written: int
+    wtime: int
     mounted: int
     mounts: int
 
@@ -93,7 +93,7 @@ def superblock(data: bytes) -> Superblock:
     inodes, blocks = struct.unpack_from("<II", data, 0)
     (free_blocks,) = struct.unpack_from("<I", data, 0x0C)
     first_block, log_block = struct.unpack_from("<II", data, 0x14)
-    group_blocks, _, group_inodes, mounted, written = struct.unpack_from("<IIIII", data, 0x20)
+    group_blocks, _, group_inodes, mounted, wtime = struct.unpack_from("<IIIII", data, 0x20)
     (mounts,) = struct.unpack_from("<H", data, 0x34)
     (revision,) = struct.unpack_from("<I", data, 0x4C)
     first_inode, inode_size = struct.unpack_from("<IH", data, 0x54) if revision else (11, 128)
@@ -121,7 +121,7 @@ def superblock(data: bytes) -> Superblock:
         hash_seed=data[0xEC:0xFC],
         # s_mkfs_time_hi, s_wtime_hi, s_mtime_hi: the fifth byte, from 2106 on.
         created=created | data[0x276] << 32,
-        written=written | data[0x274] << 32,
+        wtime=wtime | data[0x274] << 32,
         mounted=mounted | data[0x275] << 32,
         mounts=mounts,
     )

@@ -21,7 +21,7 @@ _ANY = Geometry(1 << 17, 1 << 15, 1024)  # room for whatever there is
 
 
 @dataclass(frozen=True)
-class Written:
+class Content:
     """What lies in the target once the contents are written; the tables follow from it.
 
     digests: of the inodes, in the order of the inventory. content_blocks: allocated, those of the
@@ -51,7 +51,7 @@ def write_contents(
     epoch: int,
     on_bytes: Callable[[int], None] = lambda _size: None,
     on_start: Callable[[Node, int], None] = lambda _node, _block: None,
-) -> Written:
+) -> Content:
     """Write everything but superblocks, descriptors and bitmaps.
 
     epoch: the date of the file system's own files. on_bytes: called with the number of bytes
@@ -64,17 +64,17 @@ def write_contents(
         contents.write(nodes, epoch)
         digests = contents.digests()
         contents.put_manifest(digests)
-    return Written(digests, seed, contents.journal_map, volume.content_blocks, volume.next_block)
+    return Content(digests, seed, contents.journal_map, volume.content_blocks, volume.next_block)
 
 
-def tree_digests(nodes: Sequence[Node], reader: TreeReader) -> Written:
+def tree_digests(nodes: Sequence[Node], reader: TreeReader) -> Content:
     """Return what a seal would record of a tree, its file system's shape apart; write nothing."""
     return write_contents(nodes, reader, Nowhere(), _ANY, epoch=0)
 
 
 def write_filesystem(
     nodes: Sequence[Node],
-    written: Written,
+    content: Content,
     target: Target,
     geometry: Geometry,
     blocks: int,
@@ -83,14 +83,14 @@ def write_filesystem(
     """Write the tables: the target becomes a file system of so many blocks, and executable."""
     summary = Summary(
         blocks=blocks,
-        next=written.next_block,
+        next=content.next_block,
         inodes=FIRST_INODE - 2 + len(nodes),
         directories=[LOST_INODE, *(node.number for node in nodes if node.entries is not None)],
         epoch=epoch,
-        digest=written.digest,
-        uuid=identity(written.digest),
-        hash_seed=written.hash_seed,
-        journal_map=written.journal_map,
+        digest=content.digest,
+        uuid=identity(content.digest),
+        hash_seed=content.hash_seed,
+        journal_map=content.journal_map,
     )
     write_tables(target, geometry, summary)
 

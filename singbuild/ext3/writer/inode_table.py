@@ -11,7 +11,7 @@ class InodeTable:
 
     def __init__(self, volume: Volume, geometry: Geometry) -> None:
         self._volume, self._geometry = volume, geometry
-        self._written = 0
+        self._count = 0
         self._waiting: list[bytes] = []
 
     def add(self, inodes: list[bytes]) -> None:
@@ -25,11 +25,11 @@ class InodeTable:
 
     def _write(self, count: int) -> None:
         while count:
-            group, index = divmod(self._written, self._geometry.inodes_per_group)
+            group, index = divmod(self._count, self._geometry.inodes_per_group)
             some = min(count, self._geometry.inodes_per_group - index)
             data = b"".join(self._waiting[:some])
             block = self._geometry.tables_start(group) + 2 + index // _PER_BLOCK
             self._volume.put(block, data.ljust(-(-some // _PER_BLOCK) * BLOCK, b"\0"))
             del self._waiting[:some]
-            self._written += some
+            self._count += some
             count -= some

@@ -137,9 +137,9 @@ def seal_tree(tree: FileTree, target: Path, *, epoch: int, header: bytes = b"") 
 
 def _write_image(job: _Seal, target: Path, header: bytes = b"") -> Sealed:
     with created(target, header) as file:
-        written, digest = job.write(file)
+        tree_size, digest = job.write(file)
         file.finish(0o755)
-    size = len(header) + written
+    size = len(header) + tree_size
     return Sealed(target, size, str(identity(digest)), f"sha256:{digest.hex()}")
 
 
@@ -176,7 +176,7 @@ class _Seal:
         geometry = self._geometry_for(guess)
         while True:
             file.truncate(0)
-            written = write_contents(
+            content = write_contents(
                 self.nodes,
                 self.reader,
                 file,
@@ -185,16 +185,16 @@ class _Seal:
                 on_bytes=self._progress(),
             )
             if self.size:
-                self._check_fits(written.next_block)
+                self._check_fits(content.next_block)
                 break
             journal = geometry.journal + indirect_blocks(geometry.journal)
-            exact = self._geometry_for(written.content_blocks - journal)
+            exact = self._geometry_for(content.content_blocks - journal)
             if exact == geometry:
                 break
             geometry = exact
-        blocks = self._total_blocks(geometry, written.next_block)
-        write_filesystem(self.nodes, written, file, geometry, blocks, self.epoch)
-        return blocks * BLOCK, written.digest
+        blocks = self._total_blocks(geometry, content.next_block)
+        write_filesystem(self.nodes, content, file, geometry, blocks, self.epoch)
+        return blocks * BLOCK, content.digest
 
     def _total_blocks(self, geometry: Geometry, used: int) -> int:
         """Return the blocks of the file system. used: the block after the last one in use."""

@@ -63,19 +63,19 @@ class TargetFile:
         offset += len(self._header)
         try:
             while rest:
-                written = os.pwrite(self._fd, rest, offset)
-                rest, offset = rest[written:], offset + written
+                count = os.pwrite(self._fd, rest, offset)
+                rest, offset = rest[count:], offset + count
         except OSError as error:
             raise self._failed(error.errno or 0) from error
 
     def write_parts(self, parts: list[bytes | memoryview], offset: int) -> None:
         """pwritev(2) of up to 1024 parts, one after the other."""
         try:
-            written = os.pwritev(self._fd, parts, offset + len(self._header))
+            count = os.pwritev(self._fd, parts, offset + len(self._header))
         except OSError as error:
             raise self._failed(error.errno or 0) from error
-        if written < sum(map(len, parts)):  # the disk is nearly full, or a signal: write(2)
-            self.write(b"".join(parts)[written:], offset + written)
+        if count < sum(map(len, parts)):  # the disk is nearly full, or a signal: write(2)
+            self.write(b"".join(parts)[count:], offset + count)
 
     def truncate(self, size: int) -> None:
         """Set the size; what was never written is a hole."""

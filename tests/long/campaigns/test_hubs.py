@@ -213,9 +213,9 @@ def test_texts(place: Path) -> None:
                 for link in parser.links:
                     assert link.startswith(("https://", "#")) or ":" not in link.partition("/")[0]
             for script in site.path.glob("search/*.js"):
-                written = script.read_text()
-                assert "<" not in written
-                json.loads(written.partition(",")[2].removesuffix(");\n"))
+                text = script.read_text()
+                assert "<" not in text
+                json.loads(text.partition(",")[2].removesuffix(");\n"))
         finally:
             shutil.rmtree(place / "site", ignore_errors=True)
         return Counter(shown=TEXTS)

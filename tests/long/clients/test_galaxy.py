@@ -100,6 +100,6 @@ def test_a_jobs_line(user: Site, resolver: str, image: str, options: str) -> Non
     here = f"{user.place}/job"
     output = f"slots 3 home {here}/home here {here}/work in debian 1\nread only\n"
     assert (done.returncode, done.stdout) == (0, output), done.stderr
-    written = [f"{here}/{name}" for name in ("work/out.txt", "outputs/o", "home/h", "tmp/t")]
-    assert user.output("cat", *written) == "one\ntwo\nthree\nfour\n"
+    files = [f"{here}/{name}" for name in ("work/out.txt", "outputs/o", "home/h", "tmp/t")]
+    assert user.output("cat", *files) == "one\ntwo\nthree\nfour\n"
     assert "FOO" not in done.stdout
