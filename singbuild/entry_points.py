@@ -75,23 +75,23 @@ def claimed(kind: str, claims: Sequence[Installed]) -> str:
     return f"the {kind} name {claims[0].name!r} is claimed by {owners}"
 
 
-def imported(chosen: Installed, kind: str) -> object:
+def imported(plugin: Installed, kind: str) -> object:
     """Import a plugin; one that takes longer than PATIENCE is given up with a BackendError."""
     seconds = float(os.environ.get("SINGBUILD_PLUGIN_TIMEOUT") or PATIENCE)
 
     def give_up(_number: int, _frame: FrameType | None) -> None:
         raise BackendError(
-            f"{kind} {chosen.name!r} is still being imported after {seconds:g} s",
-            remedy=f"It comes from {chosen.distribution} {chosen.version}; report it there. "
+            f"{kind} {plugin.name!r} is still being imported after {seconds:g} s",
+            remedy=f"It comes from {plugin.distribution} {plugin.version}; report it there. "
             "SINGBUILD_PLUGIN_TIMEOUT raises this limit.",
         )
 
     if threading.current_thread() is not threading.main_thread():
-        return chosen.entry.load()  # only the main thread gets signals
+        return plugin.entry.load()  # only the main thread gets signals
     previous = signal.signal(signal.SIGALRM, give_up)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
-        return chosen.entry.load()
+        return plugin.entry.load()
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)

@@ -42,7 +42,7 @@ class Plugin:
 
 
 def load(
-    kind: str, chosen: Installed, specifications: ModuleType, required: Sequence[str] = ()
+    kind: str, origin: Installed, specifications: ModuleType, required: Sequence[str] = ()
 ) -> Plugin:
     """Import a plugin and check its hooks. Raises BackendError, naming the plugin.
 
@@ -50,10 +50,10 @@ def load(
     """
     manager = pluggy.PluginManager("singbuild")
     manager.add_hookspecs(specifications)
-    with blame(kind, chosen, "cannot be loaded"):
-        manager.register(entry_points.imported(chosen, kind), chosen.name)
+    with blame(kind, origin, "cannot be loaded"):
+        manager.register(entry_points.imported(origin, kind), origin.name)
         manager.check_pending()
-        plugin = Plugin(kind, chosen, manager.hook)
+        plugin = Plugin(kind, origin, manager.hook)
         missing = [name for name in required if not plugin.has(name)]
         if missing:
             raise TypeError(f"it has no {' and no '.join(missing)} marked with @hookimpl")

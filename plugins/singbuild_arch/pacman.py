@@ -54,12 +54,12 @@ def solve(
     if done.status:
         raise _explained(lines, choice.include, {name for _, name, _ in index})
     rows = [tuple(line.split(" ")) for line in lines]
-    chosen = [index[row] for row in rows if row in index]
-    if not chosen:
+    selection = [index[row] for row in rows if row in index]
+    if not selection:
         raise SourceError(
             "pacman names no package that the repositories have", why="\n".join(lines)
         )
-    return {package["name"]: package for package in sorted(chosen, key=lambda p: str(p["name"]))}
+    return {package["name"]: package for package in sorted(selection, key=lambda p: str(p["name"]))}
 
 
 def install(

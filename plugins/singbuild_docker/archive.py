@@ -124,12 +124,12 @@ class OciLayout:
         whose = self.whose
         with opened_files(self.path, self.store.path) as files:
             document = manifest.document(_text(files, "index.json"), whose)
-            chosen = self._tagged(document, arch)
-            content = _blob(files, chosen, whose)
+            descriptor = self._tagged(document, arch)
+            content = _blob(files, descriptor, whose)
             document = manifest.document(content, whose)
             if manifest.is_index(document, whose):
-                chosen = manifest.choose(document, arch, whose)
-                content = _blob(files, chosen, whose)
+                descriptor = manifest.choose(document, arch, whose)
+                content = _blob(files, descriptor, whose)
                 document = manifest.document(content, whose)
             about = manifest.config_of(document, whose)
             config_text = _blob(files, about, whose)
@@ -137,7 +137,7 @@ class OciLayout:
         manifest.check_machine(config, arch, whose)
         self.store.keep(config_text)
         layers = manifest.layers(document, config, whose)
-        return Image(whose, chosen.digest, about.digest, config, layers)
+        return Image(whose, descriptor.digest, about.digest, config, layers)
 
     @contextmanager
     def opened(self, layers: Sequence[Layer]) -> Iterator[Read]:  # noqa: ARG002 - all are at hand

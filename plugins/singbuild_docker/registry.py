@@ -74,9 +74,9 @@ class Registry:
                 digests = (digest, first)
                 trust.check(trust.Subject(self.image, digests, self._signatures, self._simple))
                 return digest, document
-            chosen = manifest.choose(document, arch, whose)
-            content = self._manifest(chosen.digest)
-            _check_size(content, chosen.size, f"{whose}: {chosen.digest}")
+            descriptor = manifest.choose(document, arch, whose)
+            content = self._manifest(descriptor.digest)
+            _check_size(content, descriptor.size, f"{whose}: {descriptor.digest}")
             document = manifest.document(content.read(), whose)
         raise SourceError(f"{whose}: its index leads to no image", remedy="Choose another.")
 

@@ -92,13 +92,13 @@ def _solve(
     for key, package in [*index.items()]:
         index.setdefault((*key[:3], ""), package)
     rows = solver(layout, wishes, layout.where / "root", {key[0] for key in index})
-    chosen = [index[row] for row in rows if row in index]
-    if not chosen:
+    selection = [index[row] for row in rows if row in index]
+    if not selection:
         why = "\n".join(" ".join(row) for row in rows)
         raise SourceError("no package that would be installed is in the repositories", why=why)
-    for package in chosen:
+    for package in selection:
         inside(package["file"])
-    return {f"{p['name']}-{p['version']}.{p['arch']}": p for p in sorted(chosen, key=_nevra)}
+    return {f"{p['name']}-{p['version']}.{p['arch']}": p for p in sorted(selection, key=_nevra)}
 
 
 def _nevra(package: dict[str, Any]) -> tuple[str, ...]:

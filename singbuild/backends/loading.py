@@ -66,9 +66,9 @@ class Backend:
             ) from error
 
 
-def description(chosen: Installed) -> str:
+def description(plugin: Installed) -> str:
     """Return the first line of a plugin's docstring, without importing it; "" if it has none."""
-    spec = module_spec(chosen.entry.module)
+    spec = module_spec(plugin.entry.module)
     if spec is None or not spec.origin:
         return ""
     try:
@@ -104,11 +104,11 @@ def load(name: str, specifications: ModuleType | type = hookspecs) -> Backend:
 
     Raises BackendError, naming the plugin and its distribution, for whatever is wrong with it.
     """
-    chosen = find(name)
+    origin = find(name)
     manager = pluggy.PluginManager("singbuild")
     manager.add_hookspecs(specifications)
     try:
-        plugin = imported(chosen, "backend")
+        plugin = imported(origin, "backend")
         with warnings.catch_warnings(record=True) as caught:
             # Else Python ignores those of all modules but __main__: warnings, "Default
             # Warning Filter".
@@ -124,14 +124,14 @@ def load(name: str, specifications: ModuleType | type = hookspecs) -> Backend:
         raise BackendError(
             f"backend {name!r} cannot be loaded: {type(error).__name__}: {error}",
             why=_place(error) or _meant(str(error), specifications),
-            remedy=f"It comes from {chosen.distribution} {chosen.version}; report it there.",
+            remedy=f"It comes from {origin.distribution} {origin.version}; report it there.",
         ) from error
     old = tuple(
-        f"backend {name!r} ({chosen.distribution} {chosen.version}): {each.message}"
+        f"backend {name!r} ({origin.distribution} {origin.version}): {each.message}"
         for each in caught
         if issubclass(each.category, DeprecationWarning)
     )
-    return Backend(chosen, needs, manager.hook, old)
+    return Backend(origin, needs, manager.hook, old)
 
 
 def _meant(text: str, specifications: ModuleType | type) -> str:

@@ -124,8 +124,8 @@ def clean(kinds: tuple[str, ...], everything: bool, dry_run: bool, as_json: bool
     """
     from singbuild.cache import contents
 
-    chosen = kinds or contents.KINDS[: None if everything else -1]
-    doomed = [item for item in contents.items() if item.kind in chosen]
+    choice = kinds or contents.KINDS[: None if everything else -1]
+    doomed = [item for item in contents.items() if item.kind in choice]
     return _remove("cache clean", doomed, dry_run=dry_run, as_json=as_json)
 
 

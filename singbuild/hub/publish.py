@@ -134,10 +134,10 @@ def prune(site: Site, keep: int, *, dry_run: bool) -> dict[str, int]:
 def _remembered(site: Site, url: str) -> str:
     """Return the site's URL, without a slash at its end; keep it if it is new."""
     content = site.load("hub.json")
-    chosen = (url or str(content.get("url", ""))).rstrip("/")
-    if chosen != content.get("url", ""):
-        site.write("hub.json", dumped({**content, "url": chosen}))
-    return chosen
+    address = (url or str(content.get("url", ""))).rstrip("/")
+    if address != content.get("url", ""):
+        site.write("hub.json", dumped({**content, "url": address}))
+    return address
 
 
 def matrix(units: Sequence[Unit], form: str) -> Any:

@@ -16,6 +16,6 @@ def kind(target: Path, *, sandbox: bool = False) -> str:
 
     if sandbox:
         return "directory"
-    chosen = loading.chosen(target)
-    missing = [each for each in chosen.format.programs if not command.which(each.name)]
-    return "sif-ext3" if chosen.name == "sif" and missing else chosen.name
+    form = loading.chosen(target)
+    missing = [each for each in form.format.programs if not command.which(each.name)]
+    return "sif-ext3" if form.name == "sif" and missing else form.name

@@ -31,7 +31,7 @@ export SCIF_APPDATA={data}/{name} SCIF_APPINPUT={data}/{name}/input
 export SCIF_APPOUTPUT={data}/{name}/output SCIF_DATA={data} SCIF_APPS={apps}
 """
 # The runtime sets SINGULARITY_APPNAME for `singrun run --app`.
-_CHOSEN = """\
+_APP_OF_LAUNCH = """\
 app=/scif/apps/${SINGULARITY_APPNAME:-}
 if [ -n "${SINGULARITY_APPNAME:-}" ] && [ -d "$app/scif/env" ]; then
     export PATH="$app/bin:$app:$PATH"
@@ -66,7 +66,7 @@ def write(rootfs: RootDirectory, recipe: Recipe) -> None:
             for name in names
         )
         rootfs.write(f"{ENV}/94-appsbase.sh", _ALL_APPS + "".join(each))
-        rootfs.write(f"{ENV}/95-apps.sh", _CHOSEN)
+        rootfs.write(f"{ENV}/95-apps.sh", _APP_OF_LAUNCH)
 
 
 def _write_app(rootfs: RootDirectory, app: App) -> None:

@@ -62,14 +62,16 @@ class Drivers:
         rows: list[Mount] = [*fresh]
         for kind in self._kinds:
             try:
-                chosen = _Fit(kind, self._host, root, image).all_of(self._libraries[kind])
+                libraries = _Fit(kind, self._host, root, image).all_of(self._libraries[kind])
             except RunError as error:
                 if kind not in self._by_site:
                     raise
                 self._warn(kind, error)
                 continue
             why = f"--{kind}"
-            rows += [Bind(path, f"{_LIBRARIES}/{name}", why=why) for name, path in chosen.items()]
+            rows += [
+                Bind(path, f"{_LIBRARIES}/{name}", why=why) for name, path in libraries.items()
+            ]
             programs = self._host_programs(kind)
             rows += [Bind(p, f"{_PROGRAMS}/{os.path.basename(p)}", why=why) for p in programs]
             files = [path for w in driver_words(self._site, kind, "file") for path in glob.glob(w)]
@@ -125,23 +127,23 @@ class _Fit:
 
     def all_of(self, libraries: dict[str, list[str]]) -> dict[str, str]:
         """Return a file for each name, and for each library they need and the image lacks."""
-        chosen: dict[str, str] = {}
+        files: dict[str, str] = {}
         waiting = list(libraries.items())
         while waiting:
             name, paths = waiting.pop()
-            chosen[name], library = self._for_machine(paths)
+            files[name], library = self._for_machine(paths)
             for needed in {*library.needed_libraries, *library.required_versions} - {
-                *chosen,
+                *files,
                 *libraries,
             }:
                 own = self._of_image(needed)
                 if own:
-                    self._check_versions(chosen[name], needed, library, own)
+                    self._check_versions(files[name], needed, library, own)
                 elif needed.startswith(_OF_C_LIBRARY):
-                    raise self._error(chosen[name], f"It needs {needed}, which the image lacks.")
+                    raise self._error(files[name], f"It needs {needed}, which the image lacks.")
                 elif self._kind in COMPLETE and (more := self._host.paths(needed)):
                     waiting.append((needed, more))
-        return dict(sorted(chosen.items()))
+        return dict(sorted(files.items()))
 
     def _for_machine(self, paths: list[str]) -> tuple[str, Library]:
         """Return the first file that is for the image's machine."""

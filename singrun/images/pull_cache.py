@@ -22,12 +22,12 @@ def _configured() -> str:
     """Return what singbuild's configuration files say, the user's first; "" for nothing."""
     own = f"{_below_home('XDG_CONFIG_HOME', '.config')}/singbuild/singbuild.conf"
     for path in (own, os.environ.get("SINGBUILD_CONFIG") or "/etc/singbuild.conf"):
-        chosen = ""
+        directory = ""
         for _, name, value in entries(path) or ():
             if name == "cache directory" and value:
-                chosen = expanded(value, os.environ)
-        if chosen:
-            return chosen
+                directory = expanded(value, os.environ)
+        if directory:
+            return directory
     return ""
 
 

@@ -58,8 +58,8 @@ def _bits(numbers: list[int]) -> int:
 
 def _numbers(names: list[str]) -> list[int]:
     """Return their numbers, without those that this kernel does not know."""
-    chosen = [n for n, name in enumerate(NAMES) if ALL in names or name in names]
-    return [number for number in chosen if _is_known(number)]
+    numbers = [n for n, name in enumerate(NAMES) if ALL in names or name in names]
+    return [number for number in numbers if _is_known(number)]
 
 
 def _is_known(number: int) -> bool:

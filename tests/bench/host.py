@@ -61,8 +61,8 @@ def random_numbers(seed: int | None = None) -> random.Random:
 
     seed: the usual one, where a test is to do the same each time; else it is another each time.
     """
-    if chosen := os.environ.get("SINGBUILD_TEST_SEED"):
-        seed = int(chosen)
+    if text := os.environ.get("SINGBUILD_TEST_SEED"):
+        seed = int(text)
     elif seed is None:
         seed = time.time_ns()
     print(f"SINGBUILD_TEST_SEED={seed}")

@@ -57,9 +57,9 @@ def builder_of(mode: str) -> Iterator[Builder]:
             result.become = (*become, "env", f"HOME={directory}")
         for variable in DIRECTORIES:
             patch.setenv(variable, str(result.own_directory(variable.lower())))
-        chosen = "chroot" if mode == "container" else mode
+        word = "chroot" if mode == "container" else mode
         doctor = result.start("doctor", cwd=directory, stdout=subprocess.PIPE, text=True)
-        assert f"in the mode {chosen}:" in doctor.communicate()[0]
+        assert f"in the mode {word}:" in doctor.communicate()[0]
         yield result
 
 
@@ -91,8 +91,8 @@ def builds_of(*modules: ModuleType, only: str = "", without: str = "") -> dict[s
     result: dict[str, Any] = {}
     for module in modules:
         for name, thing in vars(module).items():
-            chosen = re.match(only, name) and not (without and re.match(without, name))
-            if _is_fixture(thing, module) or (chosen and _builds(name, thing)):
+            is_meant = re.match(only, name) and not (without and re.match(without, name))
+            if _is_fixture(thing, module) or (is_meant and _builds(name, thing)):
                 assert name not in result
                 result[name] = thing
     return result

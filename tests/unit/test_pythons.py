@@ -101,12 +101,12 @@ def launcher_with(directory: Path, versions: list[str]) -> subprocess.CompletedP
 
 @pytest.mark.root
 @pytest.mark.parametrize(
-    ("versions", "chosen"),
+    ("versions", "newest"),
     [(["3", "3.9", "3.6"], "3.9"), (["3", "3.9", "3.12", "3.10"], "3.12"), (["3"], "3")],
 )
-def test_the_launcher_takes_the_newest(tmp_path: Path, versions: list[str], chosen: str) -> None:
+def test_the_launcher_takes_the_newest(tmp_path: Path, versions: list[str], newest: str) -> None:
     done = launcher_with(tmp_path, versions)
-    assert done.stdout == f"{chosen}\n", done
+    assert done.stdout == f"{newest}\n", done
 
 
 def test_a_python_may_be_named(tmp_path: Path) -> None:
