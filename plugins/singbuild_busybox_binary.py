@@ -46,42 +46,42 @@ def find_binary(source: Source) -> Pins:
 
     The store ``source.cache`` then has it under its digest. Raises SourceError, RecipeKeyError.
     """
-    named = source.keywords.get("MirrorURL", "")
-    content, origin, label = _read_named(named, source) if named else _find_on_host(source)
+    place = source.keywords.get("MirrorURL", "")
+    content, origin, label = _read_named(place, source) if place else _find_on_host(source)
     binary, package = _binary_of(content, label)
     version = _check(binary, source.arch, label)
     stored_path = keep(binary, source.cache, source.report)
     return {"from": origin, **package, "version": version, "sha256": stored_path.sha256}
 
 
-def _read_named(named: str, source: Source) -> tuple[bytes, str, str]:
+def _read_named(place: str, source: Source) -> tuple[bytes, str, str]:
     """Return the file that the recipe's MirrorURL means, what kind of place that was, its name."""
     expected = source.keywords.get("SHA256", "").lower()
     if expected and not re.fullmatch("[0-9a-f]{64}", expected):
         raise RecipeKeyError("SHA256", f"SHA256: {expected!r} is not 64 hexadecimal digits")
-    if not expected and is_open_line(named):
-        expected = _locked(source, named)
-    if not re.fullmatch("[a-z0-9][a-z0-9+.-]+", named) or Path(named).exists():
-        file = fetch(named, source.cache, report=source.report, sha256=expected, size_limit=LARGEST)
-        return file.read(), "URL" if "://" in named else "file", named
-    content = _package(named, source)
+    if not expected and is_open_line(place):
+        expected = _locked(source, place)
+    if not re.fullmatch("[a-z0-9][a-z0-9+.-]+", place) or Path(place).exists():
+        file = fetch(place, source.cache, report=source.report, sha256=expected, size_limit=LARGEST)
+        return file.read(), "URL" if "://" in place else "file", place
+    content = _package(place, source)
     sha256 = hashlib.sha256(content).hexdigest()
     if expected not in ("", sha256):
         raise SourceError(
-            f"the package {named} has the wrong SHA-256",
+            f"the package {place} has the wrong SHA-256",
             why=f"expected {expected}\n     got {sha256}",
             remedy="This host's apt has another version of it; give the digest of that one.",
         )
-    return content, "package", named
+    return content, "package", place
 
 
-def _locked(source: Source, named: str) -> str:
+def _locked(source: Source, place: str) -> str:
     """Return the digest that a lock has for the file of a URL. Raises RecipeKeyError."""
     sha256 = str(source.locked.get("package_sha256") or source.locked.get("sha256"))
     if not re.fullmatch("[0-9a-f]{64}", sha256):
         raise RecipeKeyError(
             "MirrorURL",
-            f"MirrorURL: {named} comes over plain http",
+            f"MirrorURL: {place} comes over plain http",
             why="Anybody on the way can put another program in its place.",
             remedy="Add SHA256: the digest of the file, or give an https URL or a path.",
         )

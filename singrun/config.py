@@ -81,11 +81,11 @@ def read(*, enforce: bool = True) -> Site:
     """Return the defaults, changed by the site's file; enforce: and by the caller's variables."""
     site = Site()
     settings = os.environ if enforce else {}
-    named = settings.get("SINGRUN_CONFIG", "")
-    places = [named] if named else [PATH, *THEIRS]
-    if not any(_read_file(site, path) for path in places) and named:
+    file = settings.get("SINGRUN_CONFIG", "")
+    places = [file] if file else [PATH, *THEIRS]
+    if not any(_read_file(site, path) for path in places) and file:
         why, remedy = "SINGRUN_CONFIG names it.", f"Unset it, and {PATH} is read."
-        raise RunError(f"There is no file {named}", why=why, remedy=remedy)
+        raise RunError(f"There is no file {file}", why=why, remedy=remedy)
     wish = settings.get("SINGRUN_CACHEDIR") or expanded(site.word["cache directory"], settings)
     size, where = settings.get("SINGRUN_CACHESIZE", ""), "SINGRUN_CACHESIZE"
     site.cache_size = size_of(size or site.word["cache size"], where if size else site.path)

@@ -153,18 +153,18 @@ class OciLayout:
 
     def _tagged(self, index: Mapping[str, Any], arch: str) -> Descriptor:
         entries = index.get("manifests")
-        named = [
+        matches = [
             entry
             for entry in (entries if isinstance(entries, list) else [])
             if isinstance(entry, dict)
             and self.tag in ("", str((entry.get("annotations") or {}).get(LABEL)))
         ]
-        if not named:
+        if not matches:
             raise SourceError(
                 f"{self.whose}: there is no such image in the layout",
                 remedy="Write From: PATH:TAG with a tag that its index.json names.",
             )
-        return manifest.choose({"manifests": named}, arch, self.whose)
+        return manifest.choose({"manifests": matches}, arch, self.whose)
 
 
 class DockerArchive:
@@ -210,12 +210,12 @@ class DockerArchive:
         # manifest.json is a list; ``document``, with its bounds and its errors, takes an object.
         wrapped = manifest.document(b'{"list":%s}' % _text(files, "manifest.json"), self.whose)
         entries = wrapped["list"] if isinstance(wrapped["list"], list) else []
-        named = [each for each in entries if isinstance(each, dict) and self._is_named(each)]
-        if len(named) == 1:
-            return named[0]
+        matches = [each for each in entries if isinstance(each, dict) and self._is_named(each)]
+        if len(matches) == 1:
+            return matches[0]
         tags = sorted(tag for each in entries if isinstance(each, dict) for tag in _tags(each))
         raise SourceError(
-            f"{self.path}: holds {len(named)} images of that name",
+            f"{self.path}: holds {len(matches)} images of that name",
             why=f"It has {', '.join(tags) or 'no names'}.",
             remedy="Write From: PATH:NAME:TAG with one of them.",
         )

@@ -58,8 +58,8 @@ def _place(source: Source) -> tuple[str, str]:
     if set(first) & set(".:") and rest.count("/") >= 2:
         base, text = f"https://{first}", rest
     else:
-        named = (source.keywords.get("Library", ""), *map(os.environ.get, VARIABLES))
-        base = next(filter(None, named), "") or ""
+        addresses = (source.keywords.get("Library", ""), *map(os.environ.get, VARIABLES))
+        base = next(filter(None, addresses), "") or ""
     if not base:
         raise RecipeKeyError(
             "From",

@@ -197,7 +197,7 @@ def import_(image: Path, source: str, quiet: bool) -> int:
 @click.argument("image", type=IMAGE)
 @click.argument("file", type=IMAGE, required=False)
 @click.option(
-    "-o", "--output", "-f", "--file", "named", type=IMAGE, metavar="FILE", help="The same FILE."
+    "-o", "--output", "-f", "--file", "output", type=IMAGE, metavar="FILE", help="The same FILE."
 )
 @force_option
 @click.option(
@@ -210,7 +210,7 @@ def import_(image: Path, source: str, quiet: bool) -> int:
 )
 @click.option("--name", metavar="NAME:TAG", help="The container image's; by default the file's.")
 def export_(
-    image: Path, file: Path | None, named: Path | None, force: bool, form: str, name: str | None
+    image: Path, file: Path | None, output: Path | None, force: bool, form: str, name: str | None
 ) -> int:
     """Write an image's content as a tar archive to FILE or standard output, without root.
 
@@ -222,9 +222,9 @@ def export_(
     from singbuild.images import containers
     from singbuild.tar import write
 
-    if file and named:
-        raise UsageError(f"two files are named: {file} and {named}")
-    file = file or named
+    if file and output:
+        raise UsageError(f"two files are named: {file} and {output}")
+    file = file or output
     if file and not force and os.path.lexists(file) and (file.is_file() or file.is_symlink()):
         raise ImageError(f"{file} exists", remedy="Replace it with --force, or name another file.")
     if name and form == "tar":

@@ -28,10 +28,10 @@ class Command(click.Command):
         *arguments: Any,
         examples: Sequence[str] = (),
         groups: Mapping[str, Sequence[str]] | None = None,
-        **named: Any,
+        **keywords: Any,
     ) -> None:
-        named["context_settings"] = HELP | (named.get("context_settings") or {})
-        super().__init__(*arguments, **named)
+        keywords["context_settings"] = HELP | (keywords.get("context_settings") or {})
+        super().__init__(*arguments, **keywords)
         self.examples, self.groups = tuple(examples), dict(groups or {})
 
     def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
@@ -84,9 +84,9 @@ class Group(click.Group):
 
     command_class = Command
 
-    def __init__(self, *arguments: Any, **named: Any) -> None:
-        named["context_settings"] = HELP | (named.get("context_settings") or {})
-        super().__init__(*arguments, **named)
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        keywords["context_settings"] = HELP | (keywords.get("context_settings") or {})
+        super().__init__(*arguments, **keywords)
 
     def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
         """Parse; called without a word, print the help as an error does."""

@@ -76,13 +76,13 @@ def current() -> Configuration:
 
 def read() -> Configuration:
     """Read the files anew. Raises ConfigurationError for one that is wrong, HostError to trust."""
-    named = os.environ.get(SITE_VARIABLE, "")
-    site, site_entries = _entries(named or SITE)
-    if named and not site_entries:
+    path = os.environ.get(SITE_VARIABLE, "")
+    site, site_entries = _entries(path or SITE)
+    if path and not site_entries:
         raise ConfigurationError(
-            named,
+            path,
             0,
-            f"{SITE_VARIABLE} names {named}, which is not there",
+            f"{SITE_VARIABLE} names {path}, which is not there",
             f"Unset it: {SITE} counts.",
         )
     # What its user may not read, as in a home that sudo has left closed, is not there.
@@ -91,7 +91,7 @@ def read() -> Configuration:
     values = {**site}
     for name, value in user.items():
         values[name] = _stricter(name, site.get(name), value)
-    files = [named or SITE] * site_entries + [str(user_file())] * found_too
+    files = [path or SITE] * site_entries + [str(user_file())] * found_too
     _current[:] = [Configuration(tuple(files), values)]
     return _current[0]
 

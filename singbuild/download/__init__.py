@@ -182,8 +182,8 @@ def _fetch(
 
 def _local(remote: Remote, into: Path, report: Reporter, limit: int) -> Fetched:
     """Check a file of the host, or a copy of it."""
-    named = unquote(urlsplit(remote.url).path) if "://" in remote.url else remote.url
-    path = Path(named).absolute()
+    location = unquote(urlsplit(remote.url).path) if "://" in remote.url else remote.url
+    path = Path(location).absolute()
     try:
         if not path.is_file():
             what = "is not a file" if path.exists() else "no such file"

@@ -177,11 +177,11 @@ def bases(recipe_inputs: Inputs, recipes: Sequence[Candidate]) -> dict[str, Cand
             name = PurePosixPath(each.path)
             stem = _tag(name.name) or LATEST
             by_stem[str(name.with_name(stem))] = each
-    named = {}
+    images = {}
     for image, path in recipe_inputs.bases.items():
         if base := by_stem.get(_IMAGE.sub("", path)):
-            named[image] = base
-    return named
+            images[image] = base
+    return images
 
 
 def ordered(needs: Mapping[str, Sequence[str]]) -> list[str]:

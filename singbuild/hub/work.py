@@ -76,10 +76,10 @@ def survey(repository: Repository, commit: Commit, checkout: Path, settings: Set
     links = set(repository.check_out(files.values(), checkout))
     files = {path: blob for path, blob in files.items() if path not in links}
     candidates = recipes.candidates([path for path, blob in files.items() if blob.is_file])
-    named = {each.tag: each for each in candidates if each.tag}
+    by_tag = {each.tag: each for each in candidates if each.tag}
     read: dict[str, Inputs] = {}
     errors: dict[str, str] = {}
-    for tag, each in named.items():
+    for tag, each in by_tag.items():
         try:
             if files[each.path].size > recipes.LARGEST:
                 raise SingbuildError(f"{each.path} is too large for a recipe")
@@ -97,7 +97,7 @@ def survey(repository: Repository, commit: Commit, checkout: Path, settings: Set
     order = recipes.ordered({tag: [*named_bases.values()] for tag, named_bases in bases.items()})
     units: dict[str, Unit] = {}
     for tag in order:
-        path, facts = named[tag].path, read[tag]
+        path, facts = by_tag[tag].path, read[tag]
         key = facts.key(
             settings.arch,
             "twice" if settings.twice else "",

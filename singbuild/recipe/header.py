@@ -17,7 +17,7 @@ _KEY = re.compile(r"\s*(?P<name>[A-Za-z][A-Za-z0-9_-]*)\s*:(?P<value>.*)")
 _NEXT_KEY = re.compile(r"[A-Za-z][A-Za-z0-9_-]*\s*:(\s|$)")
 _STAGE = re.compile(r"(bootstrap|osbuild)\s*:", re.IGNORECASE)
 _COMMENT = re.compile(r"(^|\s)#.*")
-_NAMED = re.compile(r"\s*stage\s*:\s*\S", re.IGNORECASE)
+_STAGE_NAME = re.compile(r"\s*stage\s*:\s*\S", re.IGNORECASE)
 _LEADING = re.compile(r"(stage|from)\s*:\s*\S", re.IGNORECASE)
 _OLD_NAMES = {"osbuild", "ostype"}
 _EXAMPLE = (
@@ -49,12 +49,12 @@ def stage_lines(source: Text) -> list[int]:
             while _LEADING.match(source.line(first - 1)):
                 first -= 1
             begins.append(first)
-            keys = {"end"} & {"end" for m in range(first, n) if _NAMED.match(source.line(m))}
+            keys = {"end"} & {"end" for m in range(first, n) if _STAGE_NAME.match(source.line(m))}
         if is_stage(line) and "section" not in keys:
             keys.add("bootstrap")
         if source.section(n):
             keys |= {"section", "end"}
-        elif _NAMED.match(line):
+        elif _STAGE_NAME.match(line):
             keys.add("end")
     return begins
 

@@ -29,7 +29,7 @@ class TrustedKeys:
     keys: Mapping[str, PublicKey]
 
 
-def load(named: Sequence[Path], revoked: Sequence[Path]) -> TrustedKeys:
+def load(files: Sequence[Path], revoked: Sequence[Path]) -> TrustedKeys:
     """Return the keys in the named files, else those in the site's and the user's.
 
     Each file is a list of SSH signers, PGP keys in armor, or a public key in PEM, whose owner is
@@ -41,7 +41,7 @@ def load(named: Sequence[Path], revoked: Sequence[Path]) -> TrustedKeys:
     bans = [site / "revoked_keys", own / "revoked_keys"]
     bans = [*revoked, *(path for path in bans if os.path.exists(path))]  # noqa: PTH110 - of a home
     lists, rings, pems = list[Path](), list[Path](), list[Path]()
-    for path in named or _defaults(site, own):
+    for path in files or _defaults(site, own):
         start = _start(path)
         kind = rings if start == pgp.KEY_START else pems if start == dsse.KEY_START else lists
         kind.append(path)
@@ -49,7 +49,7 @@ def load(named: Sequence[Path], revoked: Sequence[Path]) -> TrustedKeys:
         _start(path)
     ssh = Signers([*map(str, lists)], [*map(str, bans)])
     keys = {path.stem: dsse.public_key(path) for path in pems}
-    return TrustedKeys(ssh, rings if named else None, keys)
+    return TrustedKeys(ssh, rings if files else None, keys)
 
 
 def own_list() -> Path:

@@ -104,8 +104,8 @@ def context(where: Path, feature: Feature, base: str, triggered: str) -> Path:
         (where / name).symlink_to(target)
     for name, text in (("Dockerfile", feature.text), ("plain.Dockerfile", feature.plain)):
         if text:
-            named = text.replace("{base}", base).replace("{triggered}", triggered)
-            (where / name).write_text(named)
+            content = text.replace("{base}", base).replace("{triggered}", triggered)
+            (where / name).write_text(content)
     return where / "Dockerfile"
 
 

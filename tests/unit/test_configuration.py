@@ -71,9 +71,9 @@ def test_variable_before_user_before_site_before_built_in(desk: Desk) -> None:
     desk.user.write_text("cache directory = $WHERE/mine\n")
     assert desk.shown(WHERE="/w")[place] == ("/w/mine", f"{desk.user}, line 1")
     assert desk.shown()[place][0] == f"/site/{os.geteuid()}"  # outside of a job
-    named = desk.shown(WHERE="/w", SINGBUILD_CACHEDIR="/v", SINGBUILD_CACHE_SIZE="7G")
-    assert named[place] == ("/v", "SINGBUILD_CACHEDIR")
-    assert named["cache size"] == ("7G", "SINGBUILD_CACHE_SIZE")
+    values = desk.shown(WHERE="/w", SINGBUILD_CACHEDIR="/v", SINGBUILD_CACHE_SIZE="7G")
+    assert values[place] == ("/v", "SINGBUILD_CACHEDIR")
+    assert values["cache size"] == ("7G", "SINGBUILD_CACHE_SIZE")
     assert desk.shown(APPTAINER_CACHEDIR="/a")[place] == ("/a/singbuild", "APPTAINER_CACHEDIR")
     assert desk.shown()["scratch directory"] == ("/var/tmp", "built in")
 
@@ -244,8 +244,8 @@ def test_the_page_has_each_setting_and_its_variables() -> None:
     page = (ROOT / "docs/configuration.md").read_text()
     table = page.partition("## Settings")[2].partition("\n## ")[0]
     rows = [line for line in table.splitlines() if line.startswith("| `")]
-    named = {name for row in rows for name in re.findall(r"`([a-z -]+)`", row.split("|")[1])}
-    assert named | {"mirror NAME"} == {*settings.SETTINGS} | {"mirror NAME"}
+    names = {name for row in rows for name in re.findall(r"`([a-z -]+)`", row.split("|")[1])}
+    assert names | {"mirror NAME"} == {*settings.SETTINGS} | {"mirror NAME"}
     assert "`mirror NAME`" in table
     for name, setting in settings.SETTINGS.items():
         row = next(row for row in rows if f"`{name}`" in row.split("|")[1])

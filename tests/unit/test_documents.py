@@ -20,8 +20,8 @@ def test_every_link_and_every_named_source_is_there(page: Path) -> None:
     sources = re.findall(
         r"`((?:singbuild|singrun|plugins|tests/(?:unit|host))/[\w/]*(?:\.py)?)`", text
     )
-    named = [page.parent / link for link in links] + [ROOT / source for source in sources]
-    assert [str(path) for path in named if not path.exists()] == []
+    paths = [page.parent / link for link in links] + [ROOT / source for source in sources]
+    assert [str(path) for path in paths if not path.exists()] == []
 
 
 def test_the_first_examples_need_no_root() -> None:

@@ -17,7 +17,7 @@ PARTICIPLES = {  # they say what happened to a value, and "behind" or "over" whe
     *("said", "taken", "told", "wanted", "wished", "behind", "over"),
 }
 # A function may be called so, as sorted() is; a value is not.
-OF_FUNCTIONS = {"chosen", "left", "seen", "shown", "written"}
+OF_FUNCTIONS = {"chosen", "left", "named", "seen", "shown", "written"}
 CONTEXT_MANAGERS = ("contextmanager", "contextlib.contextmanager")
 
 

@@ -168,14 +168,14 @@ def test_the_bill_is_valid_spdx(root: Path, tmp_path: Path) -> None:
     document = check_valid(spdx.bill(directory(root), EPOCH), tmp_path)
     items = document["packages"]
     assert isinstance(items, list)
-    named = {item["name"]: item for item in items}
+    packages = {item["name"]: item for item in items}
     assert document["creationInfo"]["created"] == "2023-11-14T22:13:20Z"  # type: ignore[index]
     expected = "((GPL-2.0-or-later OR Artistic-1.0-Perl) AND (MIT)) AND LicenseRef-public-domain"
-    assert named["libc6"]["licenseDeclared"] == expected
-    assert named["7zip"]["supplier"] == "Organization: A b C (a@b)"
-    assert named["libc6"]["supplier"].endswith("(debian-glibc@lists.debian.org)")
-    assert named["My_Package.x"]["licenseDeclared"] == "MIT"
-    assert named["musl"]["comment"].startswith("SHA1 of the control part: ")
+    assert packages["libc6"]["licenseDeclared"] == expected
+    assert packages["7zip"]["supplier"] == "Organization: A b C (a@b)"
+    assert packages["libc6"]["supplier"].endswith("(debian-glibc@lists.debian.org)")
+    assert packages["My_Package.x"]["licenseDeclared"] == "MIT"
+    assert packages["musl"]["comment"].startswith("SHA1 of the control part: ")
 
 
 def test_the_bill_is_valid_cyclonedx(root: Path) -> None:
@@ -275,15 +275,15 @@ def test_a_real_rpm_database(root: Path, tmp_path: Path) -> None:
     subprocess.run(argv, check=True, env=environment)
     image = seal(root, tmp_path / "image", epoch=EPOCH).path
     with Image(image) as opened:
-        named = by_name(ImageTree(opened))
+        rows = by_name(ImageTree(opened))
         check_valid(spdx.bill(ImageTree(opened), EPOCH), tmp_path)
-    assert named["hello-one"].version == "1.5-2"
-    assert named["hello-two"].version == "3:1.5-2"
-    assert named["hello-two"].purl.endswith("/hello-two@1.5-2?arch=noarch&distro=debian-12&epoch=3")
-    assert named["hello-one"].supplier == "Some Vendor"
-    assert named["hello-one"].source == "hello-one-1.5-2.src.rpm"
-    assert declared(named["hello-one"].licence).expression == "GPL-2.0-or-later AND MIT"
-    assert {what for what, _ in named["hello-one"].digests} >= {"SHA256 of the header"}
+    assert rows["hello-one"].version == "1.5-2"
+    assert rows["hello-two"].version == "3:1.5-2"
+    assert rows["hello-two"].purl.endswith("/hello-two@1.5-2?arch=noarch&distro=debian-12&epoch=3")
+    assert rows["hello-one"].supplier == "Some Vendor"
+    assert rows["hello-one"].source == "hello-one-1.5-2.src.rpm"
+    assert declared(rows["hello-one"].licence).expression == "GPL-2.0-or-later AND MIT"
+    assert {what for what, _ in rows["hello-one"].digests} >= {"SHA256 of the header"}
 
 
 def sqlite_database(path: Path, *statements: str) -> None:

@@ -15,8 +15,8 @@ FILES = {path.stem: path.read_text() for path in (ROOT / "tests/long").glob("tes
 
 def test_every_long_file_is_named_with_its_reason() -> None:
     rows = re.findall(r"^\| (`long/.*?) \| (.+) \|$", DOCUMENT, re.MULTILINE)
-    named = [name for files, _ in rows for name in re.findall(r"`long/(\w+)\.py`", files)]
-    assert sorted(named) == sorted(FILES)
+    names = [name for files, _ in rows for name in re.findall(r"`long/(\w+)\.py`", files)]
+    assert sorted(names) == sorted(FILES)
 
 
 def test_what_lies_there_is_marked() -> None:

@@ -202,8 +202,8 @@ def test_two_machines_make_the_same_site_but_for_logs(hub: Hub) -> None:
         or name not in two
         or not filecmp.cmp(one[name], two[name], shallow=False)
     }
-    named = {name for name in differing if name.parts[0] == "runs" or name.name == "log.html"}
-    assert differing == named
+    logs = {name for name in differing if name.parts[0] == "runs" or name.name == "log.html"}
+    assert differing == logs
 
 
 def sleeping(hub: Hub) -> list[str]:

@@ -44,7 +44,7 @@ APPLETS = ("sh", "mkdir", "cat", "test", "echo", "true", "touch", "ln", "rm")
 NOBODY = 0xFFFFFFFF  # ACL_UNDEFINED_ID: of an entry that names no id
 BYTECODE = b"\xa7\r\r\n" + bytes(4) + LATER.to_bytes(4, "little") + bytes(8)
 DEFAULT_ACL = "SCHILY.xattr.system.posix_acl_default"
-MINIMAL, MASKED, NAMED = (
+MINIMAL, MASKED, OF_A_USER = (
     {DEFAULT_ACL: acl(*entries).decode(errors="surrogateescape")}
     for entries in (
         ((1, 7, NOBODY), (4, 7, NOBODY), (32, 1, NOBODY)),
@@ -199,7 +199,7 @@ def test_layers_become_the_same_image_without_root(mode: str, user: User, tmp_pa
 
 @pytest.mark.root_itself("it compares an ordinary user's image with root's")
 def test_an_acl_of_an_id_that_is_not_mapped_is_left_out_and_told(user: User) -> None:
-    layer = archive(directory("acl", pax_headers=NAMED), file("acl/new/file"))
+    layer = archive(directory("acl", pax_headers=OF_A_USER), file("acl/new/file"))
     layout = write_layout(user.directory / "layout", {"one": image(LOWER, layer)})
     process = user.start("--no-cache", "--privilege", "one-id", "-", "a.img")
     output = process.communicate(f"Bootstrap: oci\nFrom: {layout}:one\n")
@@ -234,7 +234,7 @@ def random_layer(chance: random.Random, files: set[str]) -> bytes:
             files.add(name)
         elif kind < 7:
             name = chance.choice(("./", "a", "new", "new/deep", "tmp", "tmp/sub", "var/log"))
-            more = {"pax_headers": NAMED} if not chance.randrange(4) else {}
+            more = {"pax_headers": OF_A_USER} if not chance.randrange(4) else {}
             entries.append(directory(name, **fields(0o755, 0o700, 0o2775, 0o1777) | more))
         elif kind < 8 and files:
             name = chance.choice(sorted(files))

@@ -58,8 +58,8 @@ class Watched:
         self.before = self.seen()
         within = (b"a", b"b", b"..", b"/", b"/a", b"l", b"l/a", b"a/../l", b"q/../l", b"." * 200)
         outside = (b"../v", b"../v/f", b"../../v", b"/proc/self/root", b"/proc/self/cwd")
-        named = (os.fsencode(self.victim / name) for name in (".", "f", "d"))
-        self.targets = (*within, *outside, *named)
+        absolute = (os.fsencode(self.victim / name) for name in (".", "f", "d"))
+        self.targets = (*within, *outside, *absolute)
 
     def seen(self) -> dict[str, tuple[object, ...]]:
         result: dict[str, tuple[object, ...]] = {}
