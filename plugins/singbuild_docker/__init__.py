@@ -10,12 +10,15 @@ Five backends by one name each; ``Source.bootstrap`` says which one a recipe mea
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from singbuild import Defaults, Keyword, Needs, Pins, Rootfs, Source, hookimpl
+from singbuild import Defaults, Keyword, Needs, Pins, Source, hookimpl
 from singbuild_docker import config
 from singbuild_docker.layers import archives
 from singbuild_docker.source import check, config_of, is_yes, layers_of, locate, pinned
+
+if TYPE_CHECKING:
+    from singbuild import Rootfs
 
 
 @hookimpl

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import base64
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from singbuild import RemoteSignature
-from singbuild_docker import keys
-from singbuild_docker.keys import PrivateKey
+
+if TYPE_CHECKING:
+    from singbuild_docker.keys import PrivateKey
 
 ENVELOPE = "application/vnd.dsse.envelope.v1+json"
 BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
@@ -34,11 +35,13 @@ def tag(digest: str) -> str:
 
 def layer_annotations(kind: str, key: PrivateKey) -> dict[str, str]:
     """Return what a layer of the classic form is annotated with. kind: of the predicate."""
+    from singbuild_docker.keys import hint
+
     # cosign wants its own to be there, though the signature is in the envelope.
     return {
         "dev.cosignproject.cosign/signature": "",
         _KIND: kind,
-        "dev.singbuild.key": keys.hint(key),
+        "dev.singbuild.key": hint(key),
     }
 
 
@@ -52,6 +55,8 @@ def bundle_annotations(kind: str) -> dict[str, str]:
 
 def envelope(name: str, digest: str, kind: str, predicate: Json, key: PrivateKey) -> Json:
     """Return a signed statement about a manifest. name: with its registry, without a tag."""
+    from singbuild_docker.keys import signature
+
     algorithm, _, hexadecimal = digest.partition(":")
     body = {
         "_type": _STATEMENT,
@@ -60,14 +65,16 @@ def envelope(name: str, digest: str, kind: str, predicate: Json, key: PrivateKey
         "predicate": predicate,
     }
     payload = json.dumps(body).encode()
-    value = base64.b64encode(keys.signature(key, _encoded(IN_TOTO, payload))).decode()
+    value = base64.b64encode(signature(key, _encoded(IN_TOTO, payload))).decode()
     text = base64.b64encode(payload).decode()
     return {"payloadType": IN_TOTO, "payload": text, "signatures": [{"sig": value}]}
 
 
 def bundle(signed: Json, key: PrivateKey) -> bytes:
     """Return an envelope as sigstore's bundle has it, to be verified with the key alone."""
-    material = {"publicKey": {"hint": keys.hint(key)}}
+    from singbuild_docker.keys import hint
+
+    material = {"publicKey": {"hint": hint(key)}}
     body = {"mediaType": BUNDLE, "verificationMaterial": material, "dsseEnvelope": signed}
     return json.dumps(body).encode()
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -35,13 +35,16 @@ class Connector:
         self.insecure = insecure
 
     def open(self) -> Session:
-        """Return a new session. Raises SourceError for a broken certs.d."""
+        """Return a new session; its first request by https reads certs.d."""
         session = Session(insecure=self.insecure)
         session.headers["User-Agent"] = f"singbuild/{__version__}"
         session.mount("http://", _Adapter(None, insecure=self.insecure))
         # requests takes the adapter with the longest prefix: our certificate is for this server.
-        for whose, context in zip(("https://", f"https://{self.server}/"), self._tls, strict=True):
-            session.mount(whose, _Adapter(context, insecure=self.insecure))
+        for whose, settings in (
+            ("https://", lambda: self._context),
+            (f"https://{self.server}/", lambda: self._own_context),
+        ):
+            session.mount(whose, _Adapter(settings, insecure=self.insecure))
         return session
 
     def choose_scheme(self) -> str:
@@ -66,24 +69,24 @@ class Connector:
         return "http" if plain else "https"
 
     @functools.cached_property
-    def _tls(self) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-        """TLS settings for hosts that the registry names, and for itself.
+    def _context(self) -> ssl.SSLContext:
+        """TLS settings for hosts that the registry names, made once for all sessions."""
+        return _context(self.server, insecure=self.insecure, with_ours=False)
 
-        OpenSSL takes some 25 ms to read a host's authorities, and each request of an upload has
-        a session of its own: they are read once.
-        """
-        others = _context(self.server, insecure=self.insecure, with_ours=False)
+    @functools.cached_property
+    def _own_context(self) -> ssl.SSLContext:
+        """TLS settings for the registry itself."""
         if not any(matching_files(place / self.server, "*.cert") for place in _places()):
-            return others, others
-        return others, _context(self.server, insecure=self.insecure, with_ours=True)
+            return self._context
+        return _context(self.server, insecure=self.insecure, with_ours=True)
 
 
 class _Adapter(HostAdapter):
     """Speaks TLS as a registry's certs.d says, and reaches this machine without a proxy."""
 
-    def __init__(self, context: ssl.SSLContext | None, *, insecure: bool) -> None:
+    def __init__(self, settings: Callable[[], ssl.SSLContext] | None, *, insecure: bool) -> None:
         self._insecure = insecure
-        super().__init__(context)
+        super().__init__(settings)
 
     def send(
         self,

@@ -11,13 +11,10 @@ import binascii
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
-
-from singbuild_docker.keys import PrivateKey, PublicKey, signature
+if TYPE_CHECKING:
+    from singbuild_docker.keys import PrivateKey, PublicKey
 
 PAYLOAD = "application/vnd.dev.cosign.simplesigning.v1+json"
 ANNOTATION = "dev.cosignproject.cosign/signature"
@@ -36,11 +33,13 @@ class Signature:
 
     def identity(self, digest: str, key: PublicKey) -> str | None:
         """Return the name of the image that was signed; None unless this key signed this digest."""
+        from singbuild_docker.keys import is_signed
+
         try:
             value = base64.b64decode(self.value, validate=True)
         except binascii.Error:
             return None
-        if not _is_signed(key, self.payload, value):
+        if not is_signed(key, self.payload, value):
             return None
         try:
             critical = json.loads(self.payload)["critical"]
@@ -74,16 +73,9 @@ def config(payloads: list[str]) -> bytes:
 
 def signed(text: bytes, key: PrivateKey) -> str:
     """Return a signature of some bytes, as an annotation has it."""
+    from singbuild_docker.keys import signature
+
     return base64.b64encode(signature(key, text)).decode()
-
-
-def public_key(data: bytes) -> PublicKey | None:
-    """Return the public key in a PEM file, None if it has none that cosign takes."""
-    try:
-        key = serialization.load_pem_public_key(data)
-    except (ValueError, UnsupportedAlgorithm):
-        return None
-    return key if isinstance(key, PublicKey) else None
 
 
 def listed(document: Mapping[str, Any]) -> list[tuple[str, int, str]]:
@@ -100,16 +92,3 @@ def listed(document: Mapping[str, Any]) -> list[tuple[str, int, str]]:
         if 0 < size <= LARGEST and digest.startswith("sha256:"):
             rows.append((digest, size, value))
     return rows
-
-
-def _is_signed(key: PublicKey, text: bytes, value: bytes) -> bool:
-    try:
-        if isinstance(key, ec.EllipticCurvePublicKey):
-            key.verify(value, text, ec.ECDSA(hashes.SHA256()))
-        elif isinstance(key, rsa.RSAPublicKey):
-            key.verify(value, text, padding.PKCS1v15(), hashes.SHA256())
-        else:
-            key.verify(value, text)
-    except InvalidSignature:
-        return False
-    return True

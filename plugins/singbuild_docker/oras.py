@@ -15,7 +15,6 @@ from singbuild import RemoteSignature, Source, SourceError, Transport, hookimpl
 from singbuild.download import Fetched, NotFoundError, digest
 from singbuild_docker import manifest
 from singbuild_docker.image import Store
-from singbuild_docker.keys import private_key
 from singbuild_docker.reference import named
 from singbuild_docker.registry import Registry
 from singbuild_docker.source import is_insecure, pinned_digest
@@ -91,6 +90,8 @@ def singbuild_attach(source: Source, digest: str, kind: str, content: bytes) -> 
 @hookimpl
 def singbuild_signer(source: Source, key: Path) -> Callable[[str, Mapping[str, Any]], str]:
     """Return what signs as cosign does, with a key that can be used. SourceError, HostError."""
+    from singbuild_docker.keys import private_key
+
     private = private_key(key)
     upload = Upload(named(source.keywords), source.report, insecure=is_insecure(source))
     return lambda digest, predicates: upload.sign(digest, private, predicates)

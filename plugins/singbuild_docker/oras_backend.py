@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from singbuild import Keyword, Needs, Pins, Rootfs, Source, hookimpl
+from typing import TYPE_CHECKING
+
+from singbuild import Keyword, Needs, Pins, Source, hookimpl
 from singbuild_docker.oras import fetched
 from singbuild_docker.reference import named
+
+if TYPE_CHECKING:
+    from singbuild import Rootfs
 
 
 @hookimpl

@@ -13,8 +13,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from singbuild import Reporter, SourceError, command
 from singbuild.download import NotFoundError, fetch
 from singbuild_docker.reference import Reference
@@ -112,6 +110,8 @@ def _lookaside(image: Reference) -> str:
 
 
 def _read(path: Path) -> Table:
+    import yaml  # few hosts have such a file
+
     try:
         return _table(yaml.safe_load(path.read_bytes()) or {}, "", path)
     except (OSError, yaml.YAMLError, RecursionError) as error:

@@ -13,14 +13,16 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from singbuild import SourceError
-from singbuild_docker import cosign, simple_signing
+from singbuild_docker import simple_signing
 from singbuild_docker.cosign import Signature
-from singbuild_docker.keys import PublicKey
 from singbuild_docker.reference import Reference
 from singbuild_docker.settings import readable
+
+if TYPE_CHECKING:
+    from singbuild_docker.keys import PublicKey
 
 SYSTEM = Path("/etc/containers/policy.json")
 _KEYS = ("keyPath", "keyPaths", "keyData", "keyDatas")
@@ -175,9 +177,11 @@ def _names_of_gpg(requirement: Table, subject: Subject, path: Path) -> Iterator[
 
 
 def _keys(requirement: Table, path: Path) -> list[PublicKey]:
+    from singbuild_docker.keys import public_key
+
     keys = []
     for data in _key_files(requirement, _KEYS, path):
-        key = cosign.public_key(data)
+        key = public_key(data)
         if key is None:
             raise _broken(path, "A key of sigstoreSigned is no public key.")
         keys.append(key)

@@ -12,7 +12,7 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import urlencode, urljoin, urlsplit
 
 import requests
@@ -32,11 +32,13 @@ from singbuild.download import (
 )
 from singbuild_docker import attestation, cosign, manifest
 from singbuild_docker.authorization import PUSH
-from singbuild_docker.keys import PrivateKey
 from singbuild_docker.manifest import is_described
 from singbuild_docker.mirrors import places
 from singbuild_docker.reference import Reference
 from singbuild_docker.site import Site
+
+if TYPE_CHECKING:
+    from singbuild_docker.keys import PrivateKey
 
 OCI_MANIFEST, OCI_INDEX = manifest.MANIFESTS[0], manifest.INDEXES[0]
 _CONFIG = "application/vnd.oci.image.config.v1+json"

@@ -61,7 +61,7 @@ def inspect_image(image: Path, part: str | None) -> int:
     """
     from singbuild.console.events import printable
     from singbuild.formats.loading import opened
-    from singbuild.images import inspection, provenance, sizes
+    from singbuild.images import inspection, parts, provenance, sizes
     from singbuild.signatures.image_file import counts
 
     documents = {
@@ -78,7 +78,7 @@ def inspect_image(image: Path, part: str | None) -> int:
             document("inspect", **facts, directories=sizes.directories(tree))
             return 0
         elif part:
-            text = inspection.part(tree, part)
+            text = parts.part(tree, part)
             if sys.stdout.isatty():
                 text = printable(text.decode(errors="replace")).encode()
         else:

@@ -158,3 +158,9 @@ def warn_of_ending(target: Path, console: Console) -> None:
 def unused_warning(console: Console) -> Callable[[str], None]:
     """Return what warns of a build argument that the recipe does not use."""
     return lambda name: console.warn(f"--build-arg {name}: the recipe has no such argument")
+
+
+SHELLS = {"bash": "completion.bash", "zsh": "_singbuild", "fish": "singbuild.fish"}
+"""The shells that words are completed in, and the names of their files."""
+
+shell_argument = click.argument("shell", type=click.Choice([*SHELLS]))

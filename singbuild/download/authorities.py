@@ -10,10 +10,13 @@ from __future__ import annotations
 import os
 import re
 import ssl
+from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import certifi
+import requests
 
 from singbuild.download.addresses import AddressAdapter
 from singbuild.download.sessions import Session
@@ -30,7 +33,7 @@ OF_REQUESTS = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 def session() -> Session:
     """Return a session that trusts the host's authorities."""
     opened = Session()
-    opened.mount("https://", HostAdapter(host_context()))
+    opened.mount("https://", HostAdapter(host_context))
     return opened
 
 
@@ -56,22 +59,40 @@ def _has_store() -> bool:
 
 
 class HostAdapter(AddressAdapter):
-    """Speaks TLS by the settings that it is made with. context: None for requests' own."""
+    """Speaks TLS by settings of ours.
 
-    def __init__(self, context: ssl.SSLContext | None) -> None:
-        self._context = context
+    settings: makes them, at the first request by https: OpenSSL takes some 25 ms to read a host's
+    authorities. None for requests' own.
+    """
+
+    def __init__(self, settings: Callable[[], ssl.SSLContext] | None) -> None:
+        self._settings = settings
         super().__init__()
 
-    def init_poolmanager(self, *words: Any, **more: Any) -> None:
-        """Hand the settings to the pool of direct connections."""
-        super().init_poolmanager(*words, ssl_context=self._context, **more)
+    @cached_property
+    def _context(self) -> ssl.SSLContext | None:
+        return self._settings() if self._settings else None
+
+    def send(
+        self,
+        request: requests.PreparedRequest,
+        stream: bool = False,
+        timeout: Any = None,
+        verify: bool | str = True,
+        cert: Any = None,
+        proxies: Mapping[str, str] | None = None,
+    ) -> requests.Response:
+        """Send; the settings are for direct connections here."""
+        if self._settings and (request.url or "").startswith("https:"):
+            self.poolmanager.connection_pool_kw["ssl_context"] = self._context
+        return super().send(request, stream, timeout, verify, cert, proxies)
 
     def proxy_manager_for(self, proxy: str, **more: Any) -> Any:
-        """Hand them to the connections through a proxy."""
+        """Hand the settings to the connections through a proxy."""
         return super().proxy_manager_for(proxy, ssl_context=self._context, **more)
 
     def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
         """Leave out certifi's authorities, which requests would add to any settings."""
         super().cert_verify(conn, url, verify, cert)  # type: ignore[no-untyped-call]
-        if verify is True and self._context:
+        if verify is True and self._settings:
             conn.ca_certs = conn.ca_cert_dir = None

@@ -29,9 +29,6 @@ from singbuild.file_tree import (
     inside,
 )
 from singbuild.formats.hookspecs import hookimpl
-from singbuild.formats.lossy import without
-from singbuild.tar.extract import Unpacker
-from singbuild.tar.write import archive
 from singrun import syscalls
 
 _EXACTLY = syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_SYMLINKS
@@ -48,6 +45,11 @@ def singbuild_format() -> Format:
 @hookimpl
 def singbuild_write(tree: FileTree, target: Path, report: Reporter) -> bool:
     """Unpack the tree; warn of what an ordinary user may not make, and leave it out."""
+    # Not loaded to read images.
+    from singbuild.formats.lossy import without
+    from singbuild.tar.extract import Unpacker
+    from singbuild.tar.write import archive
+
     lossy_tree = without(tree, report, "a directory", sockets=True)
     with Unpacker(target, report) as unpacker:
         unpacker.apply(archive(lossy_tree))

@@ -9,7 +9,6 @@ from singbuild.ext3.boot import LAUNCH_LINE
 from singbuild.ext3.reader.disk import HEADER_2X, HEADER_2X_SIZE
 from singbuild.ext3.reader.image import Image
 from singbuild.ext3.reader.superblock import MAGIC, SUPERBLOCK
-from singbuild.ext3.writer.seal import seal_tree
 from singbuild.file_tree import FileTree
 from singbuild.formats.hookspecs import hookimpl
 
@@ -34,6 +33,8 @@ def singbuild_recognise(head: bytes) -> bool:
 @hookimpl
 def singbuild_write(tree: FileTree, target: Path, about: About) -> bool:
     """Seal the tree, in as few blocks as its content takes."""
+    from singbuild.ext3.writer.seal import seal_tree  # not loaded to read images
+
     seal_tree(tree, target, epoch=about.created)
     return True
 

@@ -19,7 +19,6 @@ from singbuild.file_tree import opened as opened_file
 from singbuild.formats import hookspecs
 from singbuild.plugin import Plugin, blame
 from singbuild.plugin import load as load_plugin
-from singbuild.tar.write import archive
 from singrun.errors import nearest
 
 GROUP = "singbuild.format"
@@ -153,6 +152,8 @@ def image_digest(path: Path) -> str:
     """Return the SHA-256 of an image: of a file's bytes, of a directory's tree as an archive."""
     total = hashlib.sha256()
     if path.is_dir():
+        from singbuild.tar.write import archive
+
         with opened(path) as tree:
             for piece in archive(tree):
                 total.update(piece)

@@ -17,7 +17,6 @@ from typing import BinaryIO
 from singbuild.contract import About, Format, Reporter
 from singbuild.errors import ImageError
 from singbuild.ext3.reader.image import Image
-from singbuild.ext3.writer.seal import seal_tree
 from singbuild.file_tree import FileTree, opened
 from singbuild.formats import sif_writer, squashfs
 from singbuild.formats.hookspecs import hookimpl
@@ -65,6 +64,8 @@ def singbuild_write(tree: FileTree, target: Path, about: About, report: Reporter
 
 def write_with_ext3(tree: FileTree, target: Path, about: About) -> None:
     """Write a SIF whose root partition is an ext3."""
+    from singbuild.ext3.writer.seal import seal_tree  # not loaded to read images
+
     rough = sif_writer.partition(0, sif_writer.EXT3, about.machine)
     parts = [*(part for part, _ in _records(about)), rough]
     offset = sif_writer.offsets(parts)[-1]

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from singbuild.ext3.writer.filesystem import identity
 from singrun.images import sif
 
 LAUNCH_LINE = b"#!/usr/bin/env run-singularity\n"
@@ -60,6 +59,8 @@ def offsets(parts: Sequence[Part]) -> list[int]:
 
 def head(parts: Sequence[Part], digest: bytes, created: int, machine: str) -> bytes:
     """Return header and table. digest: of the objects; created: their date, seconds since 1970."""
+    from singbuild.ext3.writer.filesystem import identity  # not loaded to read images
+
     rows, end = b"", _DATA
     for number, (part, offset) in enumerate(zip(parts, offsets(parts), strict=True), 1):
         rows += DESCRIPTOR.pack(

@@ -18,10 +18,8 @@ from singbuild import command
 from singbuild.contract import About, Format, Program, Reporter
 from singbuild.file_tree import FileTree
 from singbuild.formats.hookspecs import hookimpl
-from singbuild.formats.lossy import without
 from singbuild.squashfs.image import HEADER_2X, HEADER_2X_SIZE, SquashfsImage
 from singbuild.squashfs.superblock import MAGIC
-from singbuild.tar.write import archive
 
 PROGRAM = Program("tar2sqfs", "squashfs-tools-ng")
 _LEVEL, _BLOCK = 7, 256 << 10  # of zstd; bytes
@@ -61,6 +59,10 @@ def singbuild_write(tree: FileTree, target: Path, about: About, report: Reporter
 
 def write(tree: FileTree, file: BinaryIO, created: int, report: Reporter) -> None:
     """Write a squashfs to an open, empty file. created: its date, seconds since 1970."""
+    # Not loaded to read images.
+    from singbuild.formats.lossy import without
+    from singbuild.tar.write import archive
+
     lossy_tree = without(tree, report, "squashfs", sockets=True, packed=True)
     # By descriptor: whoever may write to the directory could put another file in its place.
     path = f"/proc/self/fd/{file.fileno()}"

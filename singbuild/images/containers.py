@@ -24,7 +24,7 @@ from singbuild.errors import UsageError
 from singbuild.ext3.node import shown
 from singbuild.file_tree import REGULAR, Entry, FileTree, written
 from singbuild.images import stage_layers
-from singbuild.images.inspection import HOME, labels
+from singbuild.images.parts import HOME, labels
 from singbuild.tar import write
 from singbuild.tar.whiteouts import WHITEOUT
 from singbuild.tree import chroot

@@ -1,76 +1,21 @@
 """What an image says of itself, and what its superblock and databases add.
 
-Reads the file, mounts nothing, executes nothing. Knows the names that
-docs/image-format.md gives and those of Singularity 2.x, which had fewer.
+Reads the file, mounts nothing, executes nothing.
 """
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import yaml
 
-from singbuild.errors import SingbuildError
-from singbuild.file_tree import DIRECTORY, REGULAR, FileTree
+from singbuild.file_tree import FileTree
+from singbuild.images import parts
 from singbuild.packages import cyclonedx, databases, package, spdx
 from singbuild.packages.tree import ImageTree
 from singbuild.plan import lock as locks
-
-HOME = ".singularity.d"
-_LARGEST = 16 << 20  # bytes of a part
-
-
-@dataclass(frozen=True)
-class Part:
-    """One thing that an image may say of itself.
-
-    title: for people. paths: where it is, ours first, then Singularity 2.x's.
-    section: the recipe's, where there is one.
-    """
-
-    name: str
-    title: str
-    paths: tuple[str, ...]
-    section: str = ""
-
-
-PARTS = {
-    part.name: part
-    for part in (
-        Part("labels", "labels", (f"{HOME}/labels.json",), "%labels"),
-        Part("recipe", "recipe", (f"{HOME}/Singularity",)),
-        Part("lock", "lock", (f"{HOME}/lock.yaml",)),
-        Part("record", "build record", (f"{HOME}/build.json",)),
-        Part("environment", "environment", (f"{HOME}/env", "environment"), "%environment"),
-        Part("runscript", "runscript", (f"{HOME}/runscript", "singularity"), "%runscript"),
-        Part("test", "test", (f"{HOME}/test", ".test"), "%test"),
-        Part("help", "help text", (f"{HOME}/runscript.help",), "%help"),
-    )
-}
-
-
-def part(image: FileTree, name: str) -> bytes:
-    """Return one part as it stands in the image. name: a key of PARTS.
-
-    Raises SingbuildError when the image does not have it.
-    """
-    row = PARTS[name]
-    data = _part(image, row)
-    if data is None:
-        hint = f"Its recipe had no {row.section} section." if row.section else ""
-        is_old = image.facts.kind.startswith("Singularity 2.x")
-        old = "Singularity 2.x kept none in its images." if is_old else hint
-        raise SingbuildError(f"{image.path} holds no {row.title}", why=old)
-    return data
-
-
-def labels(image: FileTree) -> dict[str, str] | None:
-    """Return an image's labels; None when there are none, or when they are no JSON object."""
-    return _labels(_text(_part(image, PARTS["labels"])))
 
 
 def bill(image: FileTree) -> str:
@@ -85,19 +30,14 @@ def cyclonedx_bill(image: FileTree) -> str:
 
 def lock(image: FileTree) -> dict[str, Any]:
     """Return what an image's lock says, every value as text; nothing where there is none."""
-    return _lock(_text(_part(image, PARTS["lock"])))
-
-
-def record(image: FileTree) -> dict[str, Any]:
-    """Return the record of an image's build; nothing where there is none."""
-    return _object(_text(_part(image, PARTS["record"])))
+    return _lock(parts.text(image, "lock"))
 
 
 def summary(image: FileTree) -> dict[str, Any]:
     """Return all that is known, as plain values; what an image does not have is None."""
     software = databases.software(ImageTree(image))
     facts = image.facts
-    texts = {name: _text(_part(image, row)) for name, row in PARTS.items()}
+    texts = {name: parts.text(image, name) for name in parts.PARTS}
     lock_values = _lock(texts["lock"])
     return {
         "version": 1,
@@ -112,8 +52,8 @@ def summary(image: FileTree) -> dict[str, Any]:
         "journal_pending": facts.dirty,
         "system": _system(image),
         "backend": _backend(lock_values, texts["recipe"]),
-        "labels": _labels(texts["labels"]),
-        **{name: texts[name] for name in PARTS if name != "labels"},
+        "labels": parts.labels(image),
+        **{name: texts[name] for name in parts.PARTS if name != "labels"},
         "packages": [
             {
                 "kind": p.kind,
@@ -159,52 +99,11 @@ def _rows(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "Signatures", f"{numbers}; singbuild verify checks them"
     for note in facts["notes"]:
         yield "", note
-    missing = [PARTS[name].title for name in PARTS if not facts[name]]
+    missing = [parts.PARTS[name].title for name in parts.PARTS if not facts[name]]
     if missing:
         yield "Without", ", ".join(missing)
     if facts["journal_pending"]:
         yield "Journal", "holds changes that are not shown here; e2fsck brings them into place"
-
-
-def _part(image: FileTree, row: Part) -> bytes | None:
-    for path in row.paths:
-        entry = image.find(path)
-        if entry is None:
-            continue
-        if entry.inode.kind == REGULAR:
-            return image.read(entry, _LARGEST)
-        if entry.inode.kind == DIRECTORY:
-            scripts = (each for each in image.listed(entry) if each.inode.kind == REGULAR)
-            return b"".join(_titled(each.path, image.read(each, _LARGEST)) for each in scripts)
-    return None
-
-
-def _titled(path: bytes, text: bytes) -> bytes:
-    end = b"" if text.endswith(b"\n") or not text else b"\n"
-    return b"# /" + path + b"\n" + text + end
-
-
-def _text(data: bytes | None) -> str | None:
-    return None if data is None else data.decode(errors="replace")
-
-
-def _labels(text: str | None) -> dict[str, str] | None:
-    """Return the labels; None when there are none, or when they are no JSON object."""
-    try:
-        labels = json.loads(text or "null")
-    # json calls itself for each "[", and an image's file may have any number of them.
-    except (ValueError, RecursionError):
-        return None
-    return {str(k): str(v) for k, v in labels.items()} if isinstance(labels, dict) else None
-
-
-def _object(text: str | None) -> dict[str, Any]:
-    """Return a JSON object; nothing for any other text."""
-    try:
-        value = json.loads(text or "{}")
-    except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def _lock(text: str | None) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from singbuild.errors import SingbuildError
 from singbuild.file_tree import FileTree
-from singbuild.images import inspection
+from singbuild.images import inspection, parts
 from singbuild.packages import databases
 from singbuild.packages.package import Package
 from singbuild.packages.tree import ImageTree
@@ -61,7 +61,7 @@ def predicate(image: FileTree) -> Json:
     if not lock:
         why = "It was not built by singbuild, or by a Singularity that kept no lock."
         raise SingbuildError(f"{image.path} does not say how it was built", why=why)
-    record = inspection.record(image)
+    record = parts.record(image)
     recipe = _table(lock, "recipe")
     definition = {
         "buildType": BUILD_TYPE,

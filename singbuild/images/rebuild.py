@@ -10,7 +10,7 @@ from singbuild.console.display import Console
 from singbuild.dockerfile import loading as dockerfiles
 from singbuild.errors import SingbuildError
 from singbuild.formats import loading as formats
-from singbuild.images import inspection
+from singbuild.images import parts
 from singbuild.plan import lock as locks
 from singbuild.plan import plan
 from singbuild.plan.lock import Lock
@@ -31,9 +31,9 @@ def again(image: Path, target: Path, console: Console, *, privilege: Mode | None
     host what nobody else has, or that would have this host execute something outside the image.
     """
     with formats.opened(image) as tree:
-        parts = (inspection.part(tree, name) for name in ("recipe", "lock"))
-        recipe, lock = (part.decode(errors="replace") for part in parts)
-        record = inspection.record(tree)
+        contents = (parts.part(tree, name) for name in ("recipe", "lock"))
+        recipe, lock = (content.decode(errors="replace") for content in contents)
+        record = parts.record(tree)
     host = record.get("host")
     words = [str(each) for each in host] if isinstance(host, list) else []
     if others := [word for word in words if word != _FIX_PERMS] or record.get("resumed"):

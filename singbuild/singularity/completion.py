@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import click
 
-from singbuild.cli.completion import of_group, script, shell_argument
-from singrun.verbs import words
+from singbuild.cli.parameters import shell_argument
 
 _OWN = ("cache", "config")  # verbs of singrun that are the builder's here, or are not there
 
@@ -15,6 +14,9 @@ _OWN = ("cache", "config")  # verbs of singrun that are the builder's here, or a
 @click.pass_context
 def completion(context: click.Context, shell: str) -> int:
     """Print completion for a shell: bash, zsh or fish."""
+    from singbuild.cli.completion_script import of_group, script
+    from singrun.verbs import words
+
     root = context.find_root()
     name, verbs = root.info_name or "", root.command
     assert isinstance(verbs, click.Group)

@@ -231,6 +231,17 @@ def test_a_command_line_loads_no_engine_before_it_knows_what_is_wanted(package: 
     assert {*wings} <= {"cli", "command", "configuration", "console", "errors"} | own
 
 
+def test_sending_a_file_loads_nothing_that_builds_writes_or_signs() -> None:
+    code = (
+        "import sys, singbuild.images.push, singbuild_docker.oras\n"
+        "import singbuild.formats.ext3, singbuild.formats.sif\n"
+        "print(*sys.modules)\n"
+    )
+    loaded = {*subprocess.check_output([sys.executable, "-c", code], text=True).split()}
+    builder = {f"singbuild.{wing}" for wing in ("cache", "ext3.writer", "plan", "recipe", "tree")}
+    assert not loaded & (builder | {"cryptography", "yaml", "singbuild.tar.extract"})
+
+
 def test_the_newcomers_six_files_stay_under_700_lines() -> None:
     six = (
         "recipes/busybox.def",

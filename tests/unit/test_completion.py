@@ -13,8 +13,8 @@ from pathlib import Path
 import click
 import pytest
 
-from singbuild.cli import completion
 from singbuild.cli.main import commands
+from singbuild.cli.parameters import SHELLS
 from singrun.options import FLAGS, VALUES
 from singrun.verbs import manual, words
 from tests.bench.terminal import Terminal
@@ -63,7 +63,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with the scripts, and files of several endings."""
     place = tmp_path_factory.mktemp("completion")
     for program in ("singbuild", "singularity", "apptainer"):
-        for shell in completion.SHELLS:
+        for shell in SHELLS:
             (place / f".{program}.{shell}").write_text(script(program, shell))
     for name in ("tool.def", "tool.txt", "other.sif", "other.txt", "values.yaml", "values.txt"):
         (place / name).write_text("")
@@ -171,7 +171,7 @@ def test_every_choice_is_offered() -> None:
         assert takes[place, "1"] == words.IMAGE
 
 
-@pytest.mark.parametrize("shell", completion.SHELLS)
+@pytest.mark.parametrize("shell", SHELLS)
 def test_a_script_of_one_program_does_not_disturb_anothers(shell: str) -> None:
     words = ["singbuild", "completion", shell]
     one, other = (

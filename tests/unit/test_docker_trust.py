@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import singbuild_docker as backend
 from singbuild_docker import cosign, oras, trust
-from singbuild_docker.keys import private_key
+from singbuild_docker.keys import private_key, public_key
 from singbuild_docker.reference import Reference, named
 
 from singbuild import Source, SourceError
@@ -120,7 +120,7 @@ def test_a_signature_of_another_repository_or_image_does_not_count(
     request = source(store, f"{registry}/lab/tool:owner")
     text = cosign.payload(f"{registry}/lab/tool", IMAGE.manifest)
     value = cosign.signed(text, private_key(keys / "ada.key"))
-    key = cosign.public_key((keys / "ada.pem").read_bytes())
+    key = public_key((keys / "ada.pem").read_bytes())
     assert key
     assert cosign.Signature(text, value).identity(IMAGE.manifest, key)
     assert cosign.Signature(text, value).identity(OTHER.manifest, key) is None
