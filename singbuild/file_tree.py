@@ -22,6 +22,7 @@ from typing import NamedTuple, Protocol, Self
 from singbuild.errors import ImageError
 from singbuild.ext3.attributes import Attribute
 from singbuild.ext3.node import shown
+from singbuild.ext3.number_map import NumberMap
 from singrun import syscalls
 
 MAX_PATH = 4095  # PATH_MAX without its NUL
@@ -228,24 +229,43 @@ class FileTree(ABC):
         top: begin at this entry instead of the root. Names that share an inode carry the same
         ``inode.number``. The root's lost+found is left out.
         """
+        top = top or self.root()
+        yield top
+        if top.inode.kind == DIRECTORY:
+            for _, listing in self.listings(top):
+                yield from listing
+
+    def listings(self, top: Entry | None = None) -> Iterator[tuple[Entry, Iterator[Entry]]]:
+        """Yield every directory, in pre-order, with its entries, sorted, which are to be taken.
+
+        top: begin at this directory instead of the root.
+        """
         root = self.root()
         top = top or root
-        yield top
-        if top.inode.kind != DIRECTORY:
-            return
-        numbers = {top.inode.number}
+        numbers = NumberMap()
+        numbers.set(top.inode.number, 1)
         waiting: list[tuple[Entry, int | None]] = [(top, None if top.path else root.inode.number)]
         while waiting:
             directory, parent = waiting.pop()
-            below = []
-            for entry in self.listed(directory, parent):
-                if entry.inode.kind == DIRECTORY:
-                    if entry.inode.number in numbers:
-                        raise self.damaged(entry.shown, "the directory has two names")
-                    numbers.add(entry.inode.number)
-                    below.append((entry, directory.inode.number))
-                yield entry
+            below: list[tuple[Entry, int | None]] = []
+            yield directory, self._listing(directory, parent, numbers, below)
             waiting.extend(reversed(below))
+
+    def _listing(
+        self,
+        directory: Entry,
+        parent: int | None,
+        numbers: NumberMap,
+        below: list[tuple[Entry, int | None]],
+    ) -> Iterator[Entry]:
+        """Yield a directory's entries. numbers: of all directories; below: gets those in it."""
+        for entry in self.listed(directory, parent):
+            if entry.inode.kind == DIRECTORY:
+                if numbers.get(entry.inode.number):
+                    raise self.damaged(entry.shown, "the directory has two names")
+                numbers.set(entry.inode.number, 1)
+                below.append((entry, directory.inode.number))
+            yield entry
 
     def listed(self, directory: Entry, parent: int | None = None) -> Iterator[Entry]:
         """Yield a directory's entries, sorted. parent: the inode its ".." has to name."""

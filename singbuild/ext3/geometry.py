@@ -18,6 +18,7 @@ INODE = 256
 GROUP_BLOCKS = 8 * BLOCK  # what one bitmap block can describe
 DESCRIPTORS_PER_BLOCK = BLOCK // 32
 POINTERS = BLOCK // 4  # block numbers in an indirect block
+FAST_LINK = 60  # bytes: shorter targets of symbolic links live in the inode
 
 # Linux, Documentation/filesystems/ext4/special_inodes.rst.
 ROOT_INODE, RESIZE_INODE, JOURNAL_INODE, LOST_INODE = 2, 7, 8, 11

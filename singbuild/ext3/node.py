@@ -1,6 +1,7 @@
 """One inode of a tree, shared by reader and writer, and its owner in the image."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import NamedTuple
 
 LOST_AND_FOUND = b"lost+found"
 HOME = b".singularity.d"
@@ -8,18 +9,18 @@ MANIFEST = HOME + b"/manifest"  # docs/image-format.md, "The digest and the mani
 MANIFEST_ENTRY = 16  # bytes for each inode of the tree
 
 
-@dataclass(slots=True)
-class Node:
+class Node(NamedTuple):
     """One inode of the tree, under the first of its names.
 
     path: relative to the tree, without a leading slash; b"" is the root.
+    parent: the number of the directory that has this name.
     mtime: whole seconds, never later than the seal's epoch.
-    disk_bytes: what the host's file system uses for it: a hint, never content.
+    size: bytes; 0 for a directory. device: of a device node, as makedev(3) makes it.
     links: names in the tree; for a directory as ext3 counts them.
-    entries: a directory's names and inodes, sorted; None for anything else.
     """
 
     path: bytes
+    parent: int
     number: int
     mode: int
     uid: int
@@ -27,10 +28,7 @@ class Node:
     mtime: int
     size: int
     device: int
-    disk_bytes: int
-    parent: int
-    links: int = 1
-    entries: "list[tuple[bytes, Node]] | None" = field(default=None, repr=False)
+    links: int
 
 
 def shown(path: bytes) -> str:

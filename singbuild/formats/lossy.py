@@ -6,10 +6,9 @@ from collections.abc import Iterator, Sequence
 
 from singbuild.contract import Reporter
 from singbuild.ext3.attributes import Attribute
-from singbuild.ext3.node import MANIFEST, MANIFEST_ENTRY, shown
-from singbuild.ext3.writer.filesystem import tree_digests
+from singbuild.ext3.node import MANIFEST, shown
+from singbuild.ext3.writer.filesystem import manifest_blocks, tree_digests
 from singbuild.ext3.writer.image_reader import ImageReader, tree_nodes
-from singbuild.ext3.writer.inventory import reserve_manifest
 from singbuild.file_tree import KINDS, DirEntry, Entry, Facts, FileTree, PlainInode
 
 _SOCKET = 0o14
@@ -48,12 +47,10 @@ class _Without(FileTree):
         self._manifest: bytes | None = None
         entry = tree.find(MANIFEST, follow=False)
         if entry and entry.inode.mode >> 12 == 0o10:
-            entries: dict[int, Entry] = {}
-            nodes = tree_nodes(self, entries)
-            reserve_manifest(nodes)
-            reader = ImageReader(self, lambda node: entries[node.number])
-            digests = tree_digests(nodes, reader).digests
-            self._manifest = b"".join(digest[:MANIFEST_ENTRY] for digest in digests)
+            nodes = tree_nodes(self)
+            nodes.reserve_manifest()
+            digests = tree_digests(nodes, ImageReader(self)).digests
+            self._manifest = b"".join(manifest_blocks(digests))
 
     def close(self) -> None:
         """Leave the tree to its owner."""

@@ -1,28 +1,39 @@
 """Compares an image of ours with the bytes that its tree makes the seal's writer write."""
 
+from array import array
 from bisect import bisect_right
-from operator import itemgetter
+from itertools import chain, islice
 
 from singbuild.ext3.node import Node, shown
 from singbuild.ext3.reader.disk import Disk
+from singbuild.ext3.writer.nodes import Nodes
 
 _SCAN = 4 << 20  # bytes looked at at a time
 _NOTED = 1000  # places that differ; the first one is what matters
 
 
 class BlockOwners:
-    """Which path a block belongs to."""
+    """Which path a block belongs to, of the blocks of a tree's nodes."""
 
-    def __init__(self) -> None:
-        self._starts = [(0, "the journal or another file of the file system itself")]
+    def __init__(self, nodes: Nodes) -> None:
+        self._nodes = nodes
+        self._starts = array("I")
 
-    def note(self, node: Node, block: int) -> None:
-        """Note that a node's blocks begin at ``block`` at the earliest; in ascending order."""
-        self._starts.append((block, shown(node.path)))
+    def note(self, _node: Node, block: int) -> None:
+        """Note that a node's blocks begin at ``block`` at the earliest; in ascending order.
+
+        So ``write_contents`` tells it of nodes none of which is a short file: first of the
+        directories, for what names their content, then of all.
+        """
+        self._starts.append(block)
 
     def owner(self, block: int) -> str:
         """Name the file that a block belongs to."""
-        return self._starts[bisect_right(self._starts, block, key=itemgetter(0)) - 1][1]
+        place = bisect_right(self._starts, block)
+        if not place:
+            return "the journal or another file of the file system itself"
+        order = chain((node for node, _ in self._nodes.directories()), self._nodes)
+        return shown(next(islice(order, place - 1, None)).path)
 
 
 class Compared:

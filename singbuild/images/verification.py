@@ -8,8 +8,10 @@ that content? The seal's own writer answers, by writing the image again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
+from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,11 +33,15 @@ from singbuild.ext3.node import MANIFEST, MANIFEST_ENTRY, Node, shown
 from singbuild.ext3.reader.image import Image
 from singbuild.ext3.writer.filesystem import (
     Content,
+    manifest_blocks,
     tree_digests,
     write_contents,
     write_filesystem,
 )
 from singbuild.ext3.writer.image_reader import ImageReader, tree_nodes
+from singbuild.ext3.writer.nodes import Nodes
+from singbuild.ext3.writer.short_files import Short
+from singbuild.ext3.writer.spool import Spool
 from singbuild.file_tree import REGULAR, Entry, FileTree
 from singbuild.formats.loading import is_ext3, opened
 from singbuild.images import rewriting
@@ -81,7 +87,7 @@ def verify(path: Path, report: Reporter | None = None) -> Sound:
     if not is_ext3(path):
         return _verify_tree(path, report)
     with Image(path, short=True) as image:
-        nodes = tree_nodes(image)
+        nodes = tree_nodes(image, renumber=False)
         manifest = _manifest(image, image.superblock.inodes)
         if recorded_digest(image.boot) is None and manifest is None:
             raise _without_record(path)
@@ -92,17 +98,16 @@ def verify(path: Path, report: Reporter | None = None) -> Sound:
 def _verify_tree(path: Path, report: Reporter | None) -> Sound:
     """Hold an image of another kind against the manifest in it, and against its writer's bytes."""
     with opened(path) as tree:
-        entries: dict[int, Entry] = {}
-        nodes = tree_nodes(tree, entries)
+        nodes = tree_nodes(tree)
         manifest = _manifest(tree, len(nodes) + 1)
         if manifest is None:
             raise _without_record(path)
-        content = tree_digests(nodes, ImageReader(tree, lambda node: entries[node.number]))
-        for place, (node, digest) in enumerate(zip(nodes, content.digests, strict=True)):
-            if place >= len(manifest) or manifest[place] != digest[:MANIFEST_ENTRY]:
+        content = tree_digests(nodes, ImageReader(tree))
+        for place, (node, digest) in enumerate(zip(nodes, _digests(content), strict=True)):
+            if digest != _entry_of(manifest, place):
                 reason = "its content or its metadata is not what was built"
                 raise tree.damaged(shown(node.path), reason)
-        if len(manifest) != len(nodes):
+        if manifest.size != len(nodes) * MANIFEST_ENTRY:
             raise tree.damaged(shown(MANIFEST), "it tells of more files than there are")
         what = rewriting.compared(path, tree, report) if report else ""
     return Sound(len(nodes), f"sha256:{content.digest.hex()}", what)
@@ -116,19 +121,31 @@ def _without_record(path: Path) -> NoRecordError:
     )
 
 
+class _ReaderByNumber(ImageReader):
+    """Reads the nodes of an image of ours, whose numbers are the image's: without a second walk."""
+
+    def __init__(self, image: Image) -> None:
+        super().__init__(image)
+        self._image = image
+
+    def short_files(self, nodes: Nodes) -> AbstractContextManager[Iterable[list[Short]]]:
+        """Call no file short."""
+        return nullcontext([(node, b"", b"")] for node in islice(nodes, 1, None))
+
+    def entry(self, node: Node) -> Entry:
+        """Read the inode once more."""
+        return Entry(node.path, self._image.inode(node.number))
+
+
 class _Verification:
     """One image and its inodes."""
 
-    def __init__(self, image: Image, nodes: Sequence[Node]) -> None:
+    def __init__(self, image: Image, nodes: Nodes) -> None:
         self._image, self._nodes = image, nodes
-        self._reader = ImageReader(image, self._entry)
-        self._owners = BlockOwners()
+        self._reader = _ReaderByNumber(image)
+        self._owners = BlockOwners(nodes)
 
-    def _entry(self, node: Node) -> Entry:
-        """Read the inode once more: to keep all of a large image's would take a kilobyte each."""
-        return Entry(node.path, self._image.inode(node.number))
-
-    def run(self, manifest: Sequence[bytes] | None) -> str:
+    def run(self, manifest: Spool | None) -> str:
         """Return the digest, "sha256:…", of an image that is as built. Raises ImageError."""
         geometry = self._geometry()
         if geometry is None:
@@ -155,28 +172,30 @@ class _Verification:
             journal = self._image.inode(JOURNAL_INODE).size // BLOCK
         except ValueError:
             return None
-        numbers = [ROOT_INODE, *range(FIRST_INODE, FIRST_INODE + len(self._nodes) - 1)]
+        last = FIRST_INODE + len(self._nodes) - 2
+        numbers = chain([ROOT_INODE], range(FIRST_INODE, last + 1))
         sealed = (
             (block.block, block.inode_size, block.group_blocks) == (BLOCK, INODE, GROUP_BLOCKS)
             and block.group_inodes % 16 == 0
             and journal in _JOURNALS
-            and numbers == [node.number for node in self._nodes]
-            and numbers[-1] <= block.inodes
+            and all(
+                node.number == number for node, number in zip(self._nodes, numbers, strict=True)
+            )
+            and last <= block.inodes
         )
         return Geometry(block.groups, block.group_inodes, journal) if sealed else None
 
-    def _check_content(self, content: Content, manifest: Sequence[bytes] | None) -> None:
+    def _check_content(self, content: Content, manifest: Spool | None) -> None:
         """Refuse content that is not the recorded one, by the first path that differs."""
-        digest = f"sha256:{content.digest.hex()}"
+        actual = f"sha256:{content.digest.hex()}"
         record = recorded_digest(self._image.boot)
-        if digest == record:
+        if actual == record:
             return
         if manifest is None:
-            reason = f"it is {digest}, recorded was {record}; no manifest tells which path differs"
+            reason = f"it is {actual}, recorded was {record}; no manifest tells which path differs"
             raise self._error("its content", reason)
-        for node, actual in zip(self._nodes, content.digests, strict=True):
-            place = max(node.number - FIRST_INODE + 1, 0)
-            if place >= len(manifest) or manifest[place] != actual[:MANIFEST_ENTRY]:
+        for node, digest in zip(self._nodes, _digests(content), strict=True):
+            if digest != _entry_of(manifest, max(node.number - FIRST_INODE + 1, 0)):
                 reason = "its content or its metadata is not what was built"
                 raise self._error(shown(node.path), reason)
         raise self._error("the boot block", "the digest there is not that of the content")
@@ -217,7 +236,7 @@ class _Verification:
         if number < FIRST_INODE:
             return _OWN.get(number, f"the reserved inode {number}")
         if index < len(self._nodes):
-            return shown(self._nodes[index].path)
+            return shown(next(islice(self._nodes, index, None)).path)
         return f"the free inode {number}"
 
     def _error(self, where: str, reason: str) -> ImageError:
@@ -234,13 +253,27 @@ class _Verification:
         )
 
 
-def _manifest(image: FileTree, most: int) -> list[bytes] | None:
+def _manifest(image: FileTree, most: int) -> Spool | None:
     """Return the recorded digests, 16 bytes of each; None when there is no readable manifest."""
     entry = image.find(MANIFEST, follow=False)
-    if entry is None or entry.inode.kind != REGULAR:
+    if entry is None or entry.inode.kind != REGULAR or entry.inode.size > MANIFEST_ENTRY * most:
         return None
+    manifest = Spool()
     try:
-        data = image.read(entry, MANIFEST_ENTRY * most)
+        for piece in image.stream(entry):
+            manifest.append(piece)
     except ImageError:
         return None  # what is in its place is told when all is compared
-    return [data[at : at + MANIFEST_ENTRY] for at in range(0, len(data), MANIFEST_ENTRY)]
+    return manifest
+
+
+def _digests(content: Content) -> Iterator[bytes]:
+    """Yield of each inode's digest as much as a manifest has."""
+    for block in manifest_blocks(content.digests):
+        for at in range(0, len(block), MANIFEST_ENTRY):
+            yield block[at : at + MANIFEST_ENTRY]
+
+
+def _entry_of(manifest: Spool, place: int) -> bytes:
+    """Return the digest that a manifest has of an inode; fewer bytes where it has none."""
+    return manifest.read(place * MANIFEST_ENTRY, MANIFEST_ENTRY)

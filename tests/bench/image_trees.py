@@ -146,6 +146,18 @@ def sample_tree(root: Path, *, hole: int = 3 << 30, files: int = 700) -> Path:
     return root
 
 
+def many_files(root: Path, directories: int) -> Path:
+    """A hundred short files in each directory, of which every fourth has a second name."""
+    for directory in (root / f"directory-{number}" for number in range(directories)):
+        directory.mkdir(parents=True)
+        for number in range(100):
+            path = directory / f"a-file-with-a-name-{number}"
+            path.write_bytes(b"%d" % number)
+            if not number % 4:
+                os.link(path, f"{path}-again")
+    return root
+
+
 def with_manifest(root: Path) -> Path:
     """Add the file that the seal fills with digests; return the tree."""
     (root / ".singularity.d").mkdir()

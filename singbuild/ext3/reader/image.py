@@ -17,6 +17,7 @@ from pathlib import Path
 from singbuild.ext3.attributes import Attribute
 from singbuild.ext3.boot import LAUNCH_LINE, recorded_digest
 from singbuild.ext3.node import LOST_AND_FOUND
+from singbuild.ext3.number_map import NumberMap
 from singbuild.ext3.reader import attributes as read_attributes
 from singbuild.ext3.reader import directory as read_directory
 from singbuild.ext3.reader.disk import CHECK, HEADER_2X, Disk
@@ -55,7 +56,7 @@ class Image(Disk, FileTree):
     ) -> None:
         super().__init__(path, short=short, offset=offset)
         self._kind, self._notes = kind, notes
-        self._mapped: dict[int, int] = {}  # blocks counted so far, by inode number
+        self._mapped = NumberMap()  # blocks counted so far, by inode number
         self._total = 0
         self._names = lru_cache(64)(self._read_names)
 
@@ -230,12 +231,12 @@ class Image(Disk, FileTree):
 
         So a loop ends, and what is read is bounded by what there is.
         """
-        counted = self._mapped.get(number, 0)
+        counted = self._mapped.get(number)
         if used > counted:
-            self._mapped[number] = used
             self._total += used - counted
             if self._total > self.superblock.blocks:
                 raise ValueError("blocks are used twice: more are mapped than there are")
+            self._mapped.set(number, used)
 
 
 def _merged(numbers: tuple[int, ...]) -> Iterator[Run]:

@@ -16,6 +16,7 @@ from singbuild.ext3 import records
 from singbuild.ext3.attributes import Attribute, attributes
 from singbuild.ext3.geometry import (
     BLOCK,
+    FAST_LINK,
     INODE,
     JOURNAL_INODE,
     LOST_INODE,
@@ -23,17 +24,19 @@ from singbuild.ext3.geometry import (
     ROOT_INODE,
     Geometry,
 )
-from singbuild.ext3.node import MANIFEST, MANIFEST_ENTRY, Node, shown
+from singbuild.ext3.node import MANIFEST, Node, shown
 from singbuild.ext3.writer.blockmap import BlockMap, direct_map, map_runs, put_blocks
 from singbuild.ext3.writer.description import closed, fact, node_fact
-from singbuild.ext3.writer.directory import Name, directory
+from singbuild.ext3.writer.directory import directory
 from singbuild.ext3.writer.filedata import PIECE, blocks_of, data_runs
 from singbuild.ext3.writer.inode_table import InodeTable
+from singbuild.ext3.writer.nodes import Name, Nodes
 from singbuild.ext3.writer.own_files import journal_inode, lost_and_found_inode, resize_inode
+from singbuild.ext3.writer.spool import Spool
 from singbuild.ext3.writer.tree_reader import TreeReader
 from singbuild.ext3.writer.volume import Run, Volume
 
-FAST_LINK = 60  # bytes: shorter targets live in the inode
+_DIRECTORY = struct.Struct("<60sIQIQ")  # what Mapped has, and the size of the fact that follows
 _REGULAR = stat.S_IFREG >> 12
 
 
@@ -64,37 +67,31 @@ class Contents:
         self._reader, self._volume, self._geometry = reader, volume, geometry
         self._seed, self._on_bytes, self._on_start = seed, on_bytes, on_start
         self._facts: list[bytes] = []  # of the current inode: see description.py
-        self._directories: dict[int, tuple[Mapped, bytes]] = {}  # with the fact of their names
+        self._directories = Spool()  # as _DIRECTORY: how each is mapped, the fact of its names
+        self._directory_at = 0  # offset of the next one there
         self._manifest: list[Run] = []
         self.journal_map = b""
 
-    def write(self, nodes: Sequence[Node], epoch: int) -> None:
+    def write(self, nodes: Nodes, epoch: int) -> None:
         """Write all inodes and what they hold; only the manifest's blocks stay empty."""
         # The process that reads ahead is forked first: it works while directories are packed.
-        with self._reader.short_files(nodes[1:]) as batches:
+        with self._reader.short_files(nodes) as batches:
             table = InodeTable(self._volume, self._geometry)
             own = self._own_inodes(epoch)
-            for node in nodes:
-                if node.entries is not None:
-                    self._directories[node.number] = self._directory(node, node.entries)
-            own[ROOT_INODE] = self._inode(nodes[0])
+            for node, names in nodes.directories():
+                self._directory(node, names)
+            own[ROOT_INODE] = self._inode(nodes.root)
             table.add([own.get(number, bytes(INODE)) for number in range(1, LOST_INODE + 1)])
             for batch in batches:
                 table.add([self._short_or_any(*each) for each in batch])
                 self._on_bytes(sum([node.size for node, _, _ in batch if node.size < PIECE]))
             table.close()
 
-    def digests(self) -> list[bytes]:
-        """Wait until all data is written; the SHA-256 of each inode, in the inventory's order."""
-        self._volume.finish()
-        return self._volume.digests
-
-    def put_manifest(self, digests: Sequence[bytes]) -> None:
-        """Fill the file /.singularity.d/manifest, where the tree has one."""
-        content = b"".join(digest[:MANIFEST_ENTRY] for digest in digests)
-        for start, count in self._manifest:
-            part, content = content[: count * BLOCK], content[count * BLOCK :]
-            self._volume.put(start, part.ljust(count * BLOCK, b"\0"))
+    def put_manifest(self, manifest: Iterable[bytes]) -> None:
+        """Fill the file /.singularity.d/manifest, where the tree has one. manifest: its blocks."""
+        numbers = (start + n for start, count in self._manifest for n in range(count))
+        for number, block in zip(numbers, manifest, strict=False):
+            self._volume.put(number, block.ljust(BLOCK, b"\0"))
         self._volume.finish()
 
     def _own_inodes(self, epoch: int) -> dict[int, bytes]:
@@ -177,10 +174,8 @@ class Contents:
     # Everything else
 
     def _special(self, node: Node) -> Mapped:
-        if node.entries is not None:
-            mapped, names = self._directories.pop(node.number)
-            self._facts.append(names)
-            return mapped
+        if stat.S_ISDIR(node.mode):
+            return self._mapped_directory()
         if stat.S_ISREG(node.mode):
             return self._reserved(node)
         if stat.S_ISLNK(node.mode):
@@ -200,15 +195,25 @@ class Contents:
             return Mapped(target, 0, len(target))
         return Mapped(*put_blocks(self._volume, target.ljust(BLOCK, b"\0")), len(target))
 
-    def _directory(self, node: Node, entries: Sequence[tuple[bytes, Node]]) -> tuple[Mapped, bytes]:
-        """Write a directory's blocks; return also the fact that describes its names."""
+    def _directory(self, node: Node, names: list[Name]) -> None:
+        """Write a directory's blocks; note where they lie, and the fact of its names."""
         self._on_start(node, self._volume.next_block)
-        names = [(name, child.number, child.mode) for name, child in entries]
         described = _names_fact(node, names)
         if node.number == ROOT_INODE:
             names.append((b"lost+found", LOST_INODE, stat.S_IFDIR))
         content, flags = directory(node.number, node.parent, names, self._seed)
-        return Mapped(*put_blocks(self._volume, content), len(content), flags), described
+        i_block, blocks = put_blocks(self._volume, content)
+        row = _DIRECTORY.pack(i_block, blocks, len(content), flags, len(described))
+        self._directories.append(row + described)
+
+    def _mapped_directory(self) -> Mapped:
+        """Take the next directory that ``_directory`` noted: both go by the inodes' numbers."""
+        at = self._directory_at + _DIRECTORY.size
+        row = self._directories.read(self._directory_at, _DIRECTORY.size)
+        *mapped, size = _DIRECTORY.unpack(row)
+        self._facts.append(self._directories.read(at, size))
+        self._directory_at = at + size
+        return Mapped(*mapped)
 
     def _attributes(self, node: Node, pairs: list[Attribute]) -> tuple[int, bytes]:
         """Describe attributes, and write those that the inode has no room for.

@@ -5,8 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from singbuild.ext3.geometry import BLOCK
 from singbuild.ext3.records import HASH_HALF_MD4, INDEXED
-
-Name = tuple[bytes, int, int]  # name, inode number, mode
+from singbuild.ext3.writer.nodes import Name
 
 # Up to here the kernel scans a directory about as quickly as it hashes a name.
 _LINEAR_BLOCKS = 4

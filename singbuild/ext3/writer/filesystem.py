@@ -6,12 +6,14 @@ one, since all bytes of an image follow from the tree that it holds.
 
 import hashlib
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from singbuild.ext3.geometry import FIRST_INODE, LOST_INODE, Geometry
-from singbuild.ext3.node import Node
+from singbuild.ext3.geometry import BLOCK, FIRST_INODE, LOST_INODE, Geometry
+from singbuild.ext3.node import MANIFEST_ENTRY, Node
 from singbuild.ext3.writer.contents import Contents
+from singbuild.ext3.writer.nodes import Nodes
+from singbuild.ext3.writer.spool import Spool
 from singbuild.ext3.writer.tables import Summary, write_tables
 from singbuild.ext3.writer.target import Nowhere, Target
 from singbuild.ext3.writer.tree_reader import TreeReader
@@ -24,26 +26,21 @@ _ANY = Geometry(1 << 17, 1 << 15, 1024)  # room for whatever there is
 class Content:
     """What lies in the target once the contents are written; the tables follow from it.
 
-    digests: of the inodes, in the order of the inventory. content_blocks: allocated, those of the
-    journal and indirect ones included. next_block: the one after the last of them.
+    digests: SHA-256 of the inodes, 32 bytes each, in the order of the inventory. digest: of the
+    tree. content_blocks: allocated, those of the journal and indirect ones included. next_block:
+    the one after the last of them.
     """
 
-    digests: Sequence[bytes]
+    digests: Spool
+    digest: bytes
     hash_seed: bytes
     journal_map: bytes
     content_blocks: int
     next_block: int
 
-    @property
-    def digest(self) -> bytes:
-        """The digest of the tree."""
-        # The first line is the description's version: another way to describe trees gives
-        # other digests.
-        return hashlib.sha256(b"singbuild tree 2\n" + b"".join(self.digests)).digest()
-
 
 def write_contents(
-    nodes: Sequence[Node],
+    nodes: Nodes,
     reader: TreeReader,
     target: Target,
     geometry: Geometry,
@@ -58,22 +55,39 @@ def write_contents(
     of file data read since the last call. on_start: called with an inode that is no short file,
     and the first block that may be its own, in ascending order.
     """
-    seed = _names_seed(nodes)
+    # The directories' hash seed. Not from the digest, like the UUID: it has to be known before
+    # the first directory is written.
+    seed = nodes.paths_digest[:16]
     with Volume(target, geometry) as volume:
         contents = Contents(reader, volume, geometry, seed, on_bytes, on_start)
         contents.write(nodes, epoch)
-        digests = contents.digests()
-        contents.put_manifest(digests)
-    return Content(digests, seed, contents.journal_map, volume.content_blocks, volume.next_block)
+        volume.finish()
+        contents.put_manifest(manifest_blocks(volume.digests))
+    # The first line is the description's version: another way to describe trees gives other
+    # digests.
+    digest = hashlib.sha256(b"singbuild tree 2\n")
+    for piece in volume.digests.records(1 << 20):
+        digest.update(piece)
+    return Content(
+        volume.digests, digest.digest(), seed, contents.journal_map, volume.content_blocks,
+        volume.next_block,
+    )  # fmt: skip
 
 
-def tree_digests(nodes: Sequence[Node], reader: TreeReader) -> Content:
+def manifest_blocks(digests: Spool) -> Iterator[bytes]:
+    """Yield what /.singularity.d/manifest holds: 4096 bytes at a time, fewer at its end."""
+    size = hashlib.sha256().digest_size
+    for row in digests.records(BLOCK // MANIFEST_ENTRY * size):
+        yield b"".join([row[at : at + MANIFEST_ENTRY] for at in range(0, len(row), size)])
+
+
+def tree_digests(nodes: Nodes, reader: TreeReader) -> Content:
     """Return what a seal would record of a tree, its file system's shape apart; write nothing."""
     return write_contents(nodes, reader, Nowhere(), _ANY, epoch=0)
 
 
 def write_filesystem(
-    nodes: Sequence[Node],
+    nodes: Nodes,
     content: Content,
     target: Target,
     geometry: Geometry,
@@ -85,7 +99,7 @@ def write_filesystem(
         blocks=blocks,
         next=content.next_block,
         inodes=FIRST_INODE - 2 + len(nodes),
-        directories=[LOST_INODE, *(node.number for node in nodes if node.entries is not None)],
+        directories=[LOST_INODE, *nodes.directory_numbers],
         epoch=epoch,
         digest=content.digest,
         uuid=identity(content.digest),
@@ -101,11 +115,3 @@ def identity(digest: bytes) -> uuid.UUID:
     value[6] = value[6] & 0x0F | 0x80
     value[8] = value[8] & 0x3F | 0x80
     return uuid.UUID(bytes=bytes(value))
-
-
-def _names_seed(nodes: Sequence[Node]) -> bytes:
-    """Return the directories' hash seed: 16 bytes from all paths, in the inventory's order.
-
-    Not from the digest, like the UUID: it has to be known before the first directory is written.
-    """
-    return hashlib.sha256(b"\0".join(node.path for node in nodes)).digest()[:16]

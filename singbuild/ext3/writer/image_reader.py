@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from itertools import islice
 
 from singbuild.ext3.attributes import Attribute, want_attribute
-from singbuild.ext3.geometry import BLOCK, FIRST_INODE, ROOT_INODE
+from singbuild.ext3.geometry import BLOCK
 from singbuild.ext3.node import Node
 from singbuild.ext3.writer.filedata import PIECE
+from singbuild.ext3.writer.nodes import Nodes, Status
 from singbuild.ext3.writer.short_files import Short
 from singbuild.file_tree import Entry, FileTree
 
@@ -18,30 +20,43 @@ from singbuild.file_tree import Entry, FileTree
 class ImageReader:
     """Reads the nodes of an open image, as ``DirectoryReader`` does those of a directory.
 
-    entry_of: returns the entry of a node.
+    Entries take a kilobyte each, so that they are not kept but met again, by a second walk.
     """
 
-    def __init__(self, tree: FileTree, entry_of: Callable[[Node], Entry]) -> None:
-        self._tree, self._entry_of = tree, entry_of
+    def __init__(self, tree: FileTree) -> None:
+        self._tree = tree
+        self._entry = tree.root()
 
-    def short_files(self, nodes: Sequence[Node]) -> AbstractContextManager[Iterable[list[Short]]]:
+    def short_files(self, nodes: Nodes) -> AbstractContextManager[Iterable[list[Short]]]:
         """Call no file short: a second process would read the same image as this one."""
-        return nullcontext([(node, b"", b"")] for node in nodes)
+        return nullcontext(self._in_order(nodes))
+
+    def entry(self, node: Node) -> Entry:
+        """Return the entry of a node: the root, or the one that was yielded last."""
+        assert node.path == self._entry.path
+        return self._entry
+
+    def _in_order(self, nodes: Nodes) -> Iterator[list[Short]]:
+        entries = self._tree.walk()
+        for node in islice(nodes, 1, None):
+            # Between them are further names of inodes.
+            self._entry = next(entry for entry in entries if entry.path == node.path)
+            yield [(node, b"", b"")]
 
     def file(self, node: Node) -> tuple[list[Attribute], Iterable[tuple[int, bytes]]]:
         """Return a regular file's attributes, and its data as (offset, bytes), ascending."""
-        entry = self._entry_of(node)
+        entry = self.entry(node)
         if node.size >= PIECE:
             return self._attributes(entry), aligned(self._tree.data(entry))
         return self._attributes(entry), [(0, self._tree.read(entry))]
 
     def target(self, node: Node) -> bytes:
         """Return what a symbolic link leads to."""
-        return self._tree.target(self._entry_of(node))
+        return self._tree.target(self.entry(node))
 
     def attributes(self, node: Node) -> list[Attribute]:
         """Return the extended attributes that belong to the tree, sorted."""
-        return self._attributes(self._entry_of(node))
+        return self._attributes(self.entry(node))
 
     def _attributes(self, entry: Entry) -> list[Attribute]:
         values = self._tree.attributes(entry)
@@ -66,53 +81,27 @@ def aligned(pieces: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
         yield at, rest
 
 
-def tree_nodes(tree: FileTree, entries: dict[int, Entry] | None = None) -> list[Node]:
+def tree_nodes(tree: FileTree, *, renumber: bool = True) -> Nodes:
     """Return an open image's inodes as ``inventory`` does a directory's.
 
-    entries: is filled with the entry of each inode, and the inodes are numbered as a seal does
-    it; without it they keep the image's numbers. Raises DamagedImage.
+    renumber: number the inodes as a seal does it, else they keep the image's numbers. Raises
+    DamagedImage.
     """
-    nodes: dict[int, Node] = {}
-    directories: dict[bytes, Node] = {}
-    for entry in tree.walk():
-        number = entry.inode.number
-        above, _, name = entry.path.rpartition(b"/")
-        node = nodes.get(number)
-        if node is None:
-            parent = directories.get(above)
-            node = nodes[number] = _node(entry, parent)
-            if entries is not None:
-                node.number = FIRST_INODE + len(nodes) - 2 if parent else ROOT_INODE
-                node.parent = parent.number if parent else ROOT_INODE
-                entries[node.number] = entry
-        else:
-            node.links += 1
-        if node.entries is not None:
-            directories[entry.path] = node
-        if entry.path:
-            parent = directories[above]
-            assert parent.entries is not None
-            parent.entries.append((name, node))
-            parent.links += node.entries is not None
-    return list(nodes.values())
+    nodes = Nodes(renumber=renumber)
+    nodes.fill(_status(tree.root()), (map(_status, listing) for _, listing in tree.listings()))
+    return nodes
 
 
-def _node(entry: Entry, parent: Node | None) -> Node:
+def _status(entry: Entry) -> Status:
     inode = entry.inode
-    directory = stat.S_ISDIR(inode.mode)
-    node = Node(
-        entry.path,
+    return Status(
+        entry.path.rpartition(b"/")[2],
         inode.number,
         inode.mode,
         inode.uid,
         inode.gid,
         inode.mtime,
-        0 if directory else inode.size,
+        0 if stat.S_ISDIR(inode.mode) else inode.size,
         os.makedev(*inode.device),
         inode.disk_bytes,
-        parent.number if parent else ROOT_INODE,
     )
-    if directory:
-        # The root holds lost+found, which the walk leaves out.
-        node.entries, node.links = [], 2 if parent else 3
-    return node

@@ -6,18 +6,18 @@ hold is refused here, before anything is written. Nothing here knows how a
 block is laid out.
 """
 
-import gc
 import os
 import stat
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from operator import itemgetter
+from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from singbuild.errors import HostError, ImageError
-from singbuild.ext3.geometry import FIRST_INODE, MAX_FILE_BYTES, MAX_LINKS, ROOT_INODE
-from singbuild.ext3.node import HOME, LOST_AND_FOUND, MANIFEST, MANIFEST_ENTRY, Node, Owner, shown
+from singbuild.ext3.geometry import MAX_FILE_BYTES, MAX_LINKS
+from singbuild.ext3.node import LOST_AND_FOUND, Node, Owner, shown
 from singbuild.ext3.records import MAX_TIME, MIN_TIME
+from singbuild.ext3.writer.nodes import Nodes, Status
 from singrun.mounts import mountinfo
 
 _KINDS = (
@@ -34,9 +34,9 @@ _KINDS = (
 def inventory(
     tree: Path,
     epoch: int,
-    owners: Mapping[bytes, Owner] | None = None,
-    times: Mapping[bytes, int] | None = None,
-) -> list[Node]:
+    owners: Mapping[bytes, Owner] = MappingProxyType({}),
+    times: Mapping[bytes, int] = MappingProxyType({}),
+) -> Nodes:
     """Every inode of ``tree``, the root first, numbered as the image will number them.
 
     Directories come before what they hold. The order depends on names alone.
@@ -47,47 +47,22 @@ def inventory(
     """
     root = os.fsencode(tree.resolve())
     check_no_mounts(root)
+    walk = _Walk(root, epoch, owners, times)
+    nodes = Nodes()
     try:
-        with _collector_paused():
-            nodes = list(_walk(root, epoch))
+        nodes.fill(walk.status(b"", b"", os.lstat(root)), walk.listings())
     except OSError as error:
         raise unreadable(error, root) from error
-    if owners:
-        _set_owners(nodes, owners)
-    if times:
-        _keep_times(nodes, times)
-    reserve_manifest(nodes)
-    for node in nodes:
-        if node.links > MAX_LINKS or node.mtime < MIN_TIME or node.size > MAX_FILE_BYTES:
-            check_fits_ext3(node)
+    nodes.reserve_manifest()
+    check_all_fit(nodes)
     return nodes
 
 
-def _set_owners(nodes: list[Node], owners: Mapping[bytes, Owner]) -> None:
-    """Set the owners and devices that were recorded for inodes, by the first of their names."""
-    for node in nodes:
-        if owner := owners.get(node.path):
-            node.uid, node.gid = owner.uid, owner.gid
-            if owner.mode and stat.S_ISREG(node.mode):
-                node.mode, node.device, node.size = owner.mode, owner.device, 0
-
-
-def _keep_times(nodes: list[Node], times: Mapping[bytes, int]) -> None:
-    """Give each inode the time that was recorded for any of its names."""
-    nodes[0].mtime = times.get(b"", nodes[0].mtime)
-    for directory in nodes:
-        prefix = directory.path + b"/" if directory.path else b""
-        for name, node in directory.entries or ():
-            node.mtime = times.get(prefix + name, node.mtime)
-
-
-def reserve_manifest(nodes: list[Node]) -> None:
-    """Set the size that the manifest will have, where the tree has one: the seal fills it last."""
-    names = {name: node for name, node in nodes[0].entries or [] if name == HOME}
-    inside = names[HOME].entries or [] if names else []
-    for _, node in inside:
-        if node.path == MANIFEST and stat.S_ISREG(node.mode):
-            node.size = node.disk_bytes = MANIFEST_ENTRY * len(nodes)
+def check_all_fit(nodes: Nodes) -> None:
+    """Refuse a tree with anything that ext3 cannot hold. Raises ImageError."""
+    if not nodes.fits_ext3:
+        for node in nodes:
+            check_fits_ext3(node)
 
 
 def unreadable(error: OSError, root: bytes) -> ImageError:
@@ -115,7 +90,7 @@ def check_no_mounts(root: bytes) -> None:
 
 def check_fits_ext3(node: Node) -> None:
     """Refuse what ext3 cannot hold. Raises ImageError."""
-    if node.entries is not None and node.links > MAX_LINKS:
+    if stat.S_ISDIR(node.mode) and node.links > MAX_LINKS:
         why = f"it has {node.links - 2} subdirectories; ext3 holds {MAX_LINKS - 2}"
     elif node.links > MAX_LINKS:
         why = f"it has {node.links} hard links; ext3 holds {MAX_LINKS}"
@@ -140,84 +115,55 @@ def check_epoch(epoch: int) -> None:
         )
 
 
-def _walk(root: bytes, epoch: int) -> Iterator[Node]:
-    """Directories in pre-order, each directory's own entries together."""
-    top = _node(b"", ROOT_INODE, ROOT_INODE, os.lstat(root), epoch)
-    yield top
-    number = FIRST_INODE
-    linked: dict[tuple[int, int], Node] = {}
-    waiting = [top]
-    while waiting:
-        directory = waiting.pop()
-        below = []
-        prefix = directory.path + b"/" if directory.path else b""
-        names: list[tuple[bytes, Node]] = []
-        for name, status in _list(root, directory):
-            several = status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode)
-            if several and (first := linked.get((status.st_dev, status.st_ino))):
-                first.links += 1
-                names.append((name, first))
-                continue
-            node = _node(prefix + name, number, directory.number, status, epoch)
-            number += 1
-            names.append((name, node))
-            if several:
-                linked[status.st_dev, status.st_ino] = node
-            elif node.entries is not None:
-                below.append(node)
-            yield node
-        directory.entries = names
-        directory.links += len(below)
-        waiting.extend(reversed(below))
+@dataclass(frozen=True)
+class _Walk:
+    """One walk over a tree. root, epoch, owners, times: as ``inventory`` has them."""
 
+    root: bytes
+    epoch: int
+    owners: Mapping[bytes, Owner]
+    times: Mapping[bytes, int]
 
-@contextmanager
-def _collector_paused() -> Iterator[None]:
-    """Pause the garbage collector: a fifth of the walk's time, and no cycles are made."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
+    def listings(self) -> Iterator[Iterator[Status]]:
+        """Yield what each directory holds: directories in pre-order, names sorted."""
+        waiting = [b""]
+        while waiting:
+            directory = waiting.pop()
+            below: list[bytes] = []
+            yield self._listing(directory, below)
+            waiting.extend(reversed(below))
 
+    def _listing(self, directory: bytes, below: list[bytes]) -> Iterator[Status]:
+        """Yield what a directory holds. below: gets the paths of the directories in it."""
+        prefix = directory + b"/" if directory else b""
+        place = self.root + b"/" + prefix
+        for name in sorted(os.listdir(place)):  # noqa: PTH208 - a name is bytes, not a Path
+            status = os.lstat(place + name)
+            is_directory = stat.S_ISDIR(status.st_mode)
+            if name == LOST_AND_FOUND and not directory:
+                if is_directory:
+                    continue
+                raise ImageError(
+                    "cannot seal /lost+found", why="ext3 needs the name for a directory"
+                )
+            if is_directory:
+                below.append(prefix + name)
+            yield self.status(name, prefix + name, status)
 
-def _list(root: bytes, directory: Node) -> list[tuple[bytes, os.stat_result]]:
-    with os.scandir(root + b"/" + directory.path) as entries:
-        listed = [(entry.name, entry.stat(follow_symlinks=False)) for entry in entries]
-    if directory.number == ROOT_INODE:
-        listed = [pair for pair in listed if not _is_lost_and_found(*pair)]
-    listed.sort(key=itemgetter(0))
-    return listed
-
-
-def _is_lost_and_found(name: bytes, status: os.stat_result) -> bool:
-    if name != LOST_AND_FOUND:
-        return False
-    if not stat.S_ISDIR(status.st_mode):
-        raise ImageError("cannot seal /lost+found", why="ext3 needs the name for a directory")
-    return True
-
-
-def _node(path: bytes, number: int, parent: int, status: os.stat_result, epoch: int) -> Node:
-    directory = stat.S_ISDIR(status.st_mode)
-    # Whole seconds: all that tar, cpio and SOURCE_DATE_EPOCH know, so a tree
-    # gives the same image after a passage through any of them.
-    seconds = status.st_mtime_ns // 1_000_000_000
-    node = Node(
-        path,
-        number,
-        status.st_mode,
-        status.st_uid,
-        status.st_gid,
-        seconds if seconds < epoch else epoch,
-        0 if directory else status.st_size,
-        status.st_rdev,
-        status.st_blocks * 512,
-        parent,
-    )
-    if directory:
-        # The root holds lost+found, which the walk leaves out.
-        node.entries, node.links = [], 3 if number == ROOT_INODE else 2
-    return node
+    def status(self, name: bytes, path: bytes, status: os.stat_result) -> Status:
+        """Return what the image will have under a name."""
+        mode, size, device = status.st_mode, status.st_size, status.st_rdev
+        uid, gid = status.st_uid, status.st_gid
+        if owner := self.owners.get(path):
+            uid, gid = owner.uid, owner.gid
+            if owner.mode and stat.S_ISREG(mode):
+                mode, device, size = owner.mode, owner.device, 0
+        directory = stat.S_ISDIR(mode)
+        # Names of one inode share it; a number that no other file system's inode has.
+        inode = 0 if directory or status.st_nlink == 1 else status.st_dev << 64 | status.st_ino
+        # Whole seconds: all that tar, cpio and SOURCE_DATE_EPOCH know, so a tree
+        # gives the same image after a passage through any of them.
+        mtime = self.times.get(path, min(status.st_mtime_ns // 1_000_000_000, self.epoch))
+        if directory:
+            size = 0
+        return Status(name, inode, mode, uid, gid, mtime, size, device, status.st_blocks * 512)

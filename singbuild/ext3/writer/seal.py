@@ -23,11 +23,11 @@ comes from the names alone.
 from __future__ import annotations
 
 import os
-import stat
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from singbuild.errors import ImageError
 from singbuild.ext3.geometry import (
@@ -40,21 +40,14 @@ from singbuild.ext3.geometry import (
     indirect_blocks,
     smallest_geometry,
 )
-from singbuild.ext3.node import Node, Owner
-from singbuild.ext3.writer.contents import FAST_LINK
+from singbuild.ext3.node import Owner
 from singbuild.ext3.writer.filesystem import identity, write_contents, write_filesystem
 from singbuild.ext3.writer.image_reader import ImageReader, tree_nodes
-from singbuild.ext3.writer.inventory import (
-    check_epoch,
-    check_fits_ext3,
-    inventory,
-    reserve_manifest,
-)
+from singbuild.ext3.writer.inventory import check_all_fit, check_epoch, inventory
+from singbuild.ext3.writer.nodes import Nodes
 from singbuild.ext3.writer.target import TargetFile, created
 from singbuild.ext3.writer.tree_reader import DirectoryReader, TreeReader
-from singbuild.file_tree import Entry, FileTree
-
-_SMALL = 48 << 10  # bytes: a file without indirect blocks
+from singbuild.file_tree import FileTree
 
 Progress = Callable[[int, int], None]
 
@@ -92,8 +85,8 @@ def seal(
     epoch: int,
     free: int = 0,
     shape: Shape = Shape(),
-    owners: Mapping[bytes, Owner] | None = None,
-    times: Mapping[bytes, int] | None = None,
+    owners: Mapping[bytes, Owner] = MappingProxyType({}),
+    times: Mapping[bytes, int] = MappingProxyType({}),
     on_progress: Progress | None = None,
 ) -> Sealed:
     """Write the tree under ``tree`` as an image to ``target``, mode 0755.
@@ -126,13 +119,10 @@ def seal_tree(tree: FileTree, target: Path, *, epoch: int, header: bytes = b"") 
     header: what stands before the file system. Raises DamagedImage, and what ``seal`` raises.
     """
     check_epoch(epoch)
-    entries: dict[int, Entry] = {}
-    nodes = tree_nodes(tree, entries)
-    reserve_manifest(nodes)
-    for node in nodes:
-        check_fits_ext3(node)
-    reader = ImageReader(tree, lambda node: entries[node.number])
-    return _write_image(_Seal(nodes, reader, epoch), target, header)
+    nodes = tree_nodes(tree)
+    nodes.reserve_manifest()
+    check_all_fit(nodes)
+    return _write_image(_Seal(nodes, ImageReader(tree), epoch), target, header)
 
 
 def _write_image(job: _Seal, target: Path, header: bytes = b"") -> Sealed:
@@ -156,7 +146,7 @@ def check_outside(tree: Path, target: Path) -> None:
 class _Seal:
     """One seal: the tree, and what the caller asks for. free, size: blocks."""
 
-    nodes: Sequence[Node]
+    nodes: Nodes
     reader: TreeReader
     epoch: int
     free: int = 0
@@ -171,7 +161,7 @@ class _Seal:
         than the true number does, the tree is written again with that one; so
         the result never depends on the guess.
         """
-        guess = sum(map(guess_blocks, self.nodes))
+        guess = self.nodes.guess
         file.check_room(guess * BLOCK + len(self.nodes) * INODE)
         geometry = self._geometry_for(guess)
         while True:
@@ -232,8 +222,7 @@ class _Seal:
         report = self.on_progress
         if report is None:
             return lambda _: None
-        total = sum(node.size for node in self.nodes if stat.S_ISREG(node.mode))
-        done = 0
+        total, done = self.nodes.data_bytes, 0
 
         def add(size: int) -> None:
             nonlocal done
@@ -241,16 +230,3 @@ class _Seal:
             report(min(done, total), total)  # the manifest has grown since the nodes were listed
 
         return add
-
-
-def guess_blocks(node: Node) -> int:
-    """Estimate the blocks of a node's content from what stat(2) says."""
-    size = node.size
-    if stat.S_ISREG(node.mode):
-        if size <= _SMALL:
-            return -(-size // BLOCK)
-        blocks = -(-min(size, node.disk_bytes) // BLOCK)
-        return blocks + indirect_blocks(blocks)
-    if node.entries is None:
-        return size >= FAST_LINK
-    return 1 + sum([len(name) + 12 for name, _ in node.entries]) // BLOCK

@@ -7,14 +7,14 @@ When the writer dies, by whatever signal, the pipe breaks and the process ends t
 """
 
 import fcntl
-import gc
 import hashlib
 import os
 import signal
 import stat
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
+from itertools import islice
 from typing import BinaryIO, NoReturn
 
 from singbuild.errors import HostError
@@ -23,6 +23,7 @@ from singbuild.ext3.node import MANIFEST, Node
 from singbuild.ext3.writer.blockmap import DIRECT
 from singbuild.ext3.writer.description import short_facts
 from singbuild.ext3.writer.filedata import Files
+from singbuild.ext3.writer.nodes import Nodes
 
 _SHORT = DIRECT * BLOCK  # bytes
 _REGULAR = stat.S_IFREG >> 12
@@ -36,8 +37,8 @@ Short = tuple[Node, bytes | memoryview, bytes]  # its data, its digest; both b""
 
 
 @contextmanager
-def read_ahead(root: bytes, nodes: Sequence[Node]) -> Iterator[Iterator[list[Short]]]:
-    """Yield all of ``nodes`` in their order, some at a time; the process ends with the block.
+def read_ahead(root: bytes, nodes: Nodes) -> Iterator[Iterator[list[Short]]]:
+    """Yield all nodes but the root in their order, some at a time; the process ends with the block.
 
     A short file has up to twelve blocks, none of them zeros, and no attributes. One that cannot
     be read, or has changed, is yielded like any other node: the writer will say what is wrong.
@@ -57,7 +58,7 @@ def read_ahead(root: bytes, nodes: Sequence[Node]) -> Iterator[Iterator[list[Sho
             os.waitpid(process, 0)
 
 
-def _start(root: bytes, nodes: Sequence[Node], reading: int, writing: int) -> int:
+def _start(root: bytes, nodes: Nodes, reading: int, writing: int) -> int:
     """Fork with all signals blocked: the writer's handlers, inherited, would clean up after it."""
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
@@ -76,7 +77,7 @@ def _start(root: bytes, nodes: Sequence[Node], reading: int, writing: int) -> in
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-def _in_order(root: bytes, nodes: Sequence[Node], pipe: BinaryIO) -> Iterator[list[Short]]:
+def _in_order(root: bytes, nodes: Nodes, pipe: BinaryIO) -> Iterator[list[Short]]:
     with closing(Files(root)) as files:
         for index, some in enumerate(_parts(nodes)):
             if index % _OWN_SHARE:
@@ -85,7 +86,7 @@ def _in_order(root: bytes, nodes: Sequence[Node], pipe: BinaryIO) -> Iterator[li
                 yield [(node, *_read_short(files, node)) for node in some]
 
 
-def _receive(nodes: Sequence[Node], pipe: BinaryIO) -> list[Short]:
+def _receive(nodes: list[Node], pipe: BinaryIO) -> list[Short]:
     kinds = _read_exactly(pipe, len(nodes))
     digests = _read_exactly(pipe, sum(kinds) * _DIGEST)
     sizes = [node.size if kind else 0 for node, kind in zip(nodes, kinds, strict=True)]
@@ -113,18 +114,18 @@ def _read_exactly(pipe: BinaryIO, size: int) -> bytes:
     return data
 
 
-def _parts(nodes: Sequence[Node]) -> Iterator[Sequence[Node]]:
-    for start in range(0, len(nodes), _AT_ONCE):
-        yield nodes[start : start + _AT_ONCE]
+def _parts(nodes: Nodes) -> Iterator[list[Node]]:
+    each = islice(nodes, 1, None)  # but the root
+    while some := list(islice(each, _AT_ONCE)):
+        yield some
 
 
-def _serve(root: bytes, nodes: Sequence[Node], pipe: int) -> NoReturn:
+def _serve(root: bytes, nodes: Nodes, pipe: int) -> NoReturn:
     """Send each part as a byte per inode, then the digests and the data of its short files.
 
     The byte is 1 for a short file. Ends the process.
     """
     try:
-        gc.disable()  # a collection would copy the nodes' pages, which both processes share
         waiting: deque[memoryview] = deque()
         ahead = 0
         with suppress(OSError):  # a smaller pipe would run dry between two parts

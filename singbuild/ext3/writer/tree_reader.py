@@ -5,21 +5,26 @@ Nothing here knows where the answers go.
 
 import errno
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import Protocol
 
 from singbuild.ext3.attributes import Attribute, want_attribute
 from singbuild.ext3.node import Node
 from singbuild.ext3.writer.filedata import PIECE, Files, changed, pieces
+from singbuild.ext3.writer.nodes import Nodes
 from singbuild.ext3.writer.short_files import Short, read_ahead
 
 
 class TreeReader(Protocol):
     """Reads what the nodes of a tree hold. Every call may raise OSError and ImageError."""
 
-    def short_files(self, nodes: Sequence[Node]) -> AbstractContextManager[Iterable[list[Short]]]:
-        """Yield all nodes in their order, some at a time, with the data of short files."""
+    def short_files(self, nodes: Nodes) -> AbstractContextManager[Iterable[list[Short]]]:
+        """Yield all nodes but the root, some at a time, with the data of short files.
+
+        The other methods are called with the root before the first of them is taken, then with
+        each when it was yielded.
+        """
 
     def file(self, node: Node) -> tuple[list[Attribute], Iterable[tuple[int, bytes]]]:
         """Return a regular file's attributes, and its data as (offset, bytes), ascending."""
@@ -42,7 +47,7 @@ class DirectoryReader:
         """Close what is open."""
         self._files.close()
 
-    def short_files(self, nodes: Sequence[Node]) -> AbstractContextManager[Iterable[list[Short]]]:
+    def short_files(self, nodes: Nodes) -> AbstractContextManager[Iterable[list[Short]]]:
         """Have a second process read them ahead."""
         return read_ahead(self._root, nodes)
 

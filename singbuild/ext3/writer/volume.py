@@ -12,6 +12,7 @@ from operator import itemgetter
 from typing import Self
 
 from singbuild.ext3.geometry import BLOCK, GROUP_BLOCKS, Geometry
+from singbuild.ext3.writer.spool import Spool
 from singbuild.ext3.writer.target import Target
 
 Run = tuple[int, int]  # first block, number of blocks
@@ -28,16 +29,18 @@ class Volume:
 
     A context manager, whose exit ends both threads. next_block: the next one to allocate; all
     content blocks before it are allocated. content_blocks: number of allocated blocks. digests: of
-    the inodes, in the order of ``end_inode`` and ``append_short``; complete after ``finish``.
+    the inodes, 32 bytes each, in the order of ``end_inode`` and ``append_short``; complete after
+    ``finish``.
     """
 
     def __init__(self, target: Target, geometry: Geometry) -> None:
         self.content_blocks = self.next_block = self._group_end = 0
         self._target, self._geometry = target, geometry
-        self.digests: list[bytes] = []
+        self.digests = Spool()
+        self._batch_digests: list[bytes] = []  # of the inodes that ended in this batch
         self._inode_has_data = False  # whether ``append`` had data of the current inode
         # Queue of the hashing thread: pieces of data and, after the last piece of an inode, the
-        # index of its digest in ``digests`` with the facts that complete the digest.
+        # index of its digest in the batch's with the facts that complete the digest.
         self._stream: list[bytes | tuple[int, bytes]] = []
         self._digest = hashlib.sha256()  # of the inode that the hashing thread has reached
         # Queue of the writing thread: (first block, parts of the run).
@@ -91,7 +94,7 @@ class Volume:
             return None
         self.next_block += count
         self.content_blocks += count
-        self.digests.append(digest)
+        self._batch_digests.append(digest)
         self._queue(start, data, count)
         return start
 
@@ -111,11 +114,11 @@ class Volume:
     def end_inode(self, facts: bytes) -> None:
         """Complete an inode's digest: it hashes the data since the last call, then ``facts``."""
         if self._inode_has_data:
-            self._stream.append((len(self.digests), facts))
-            self.digests.append(b"")  # the hashing thread fills it in
+            self._stream.append((len(self._batch_digests), facts))
+            self._batch_digests.append(b"")  # the hashing thread fills it in
             self._inode_has_data = False
         else:
-            self.digests.append(hashlib.sha256(facts).digest())
+            self._batch_digests.append(hashlib.sha256(facts).digest())
 
     def _queue(self, start: int, data: bytes | memoryview, count: int) -> None:
         """Queue blocks for writing; blocks that follow the last run extend that run."""
@@ -148,22 +151,23 @@ class Volume:
     def _flush(self) -> None:
         while len(self._pending) >= _MAX_PENDING:
             self._wait()
-        hashing = self._hash_thread.submit(self._hash, self._stream)
+        hashing = self._hash_thread.submit(self._hash, self._stream, self._batch_digests)
         writing = self._write_thread.submit(self._write, self._batch)
         self._pending.append((hashing, writing))
-        self._batch, self._stream = [], []
+        self._batch, self._stream, self._batch_digests = [], [], []
         # No run starts at block 0, so the next one is not added to a run of the old batch.
         self._run_end = self._blocks_in_batch = 0
 
-    def _hash(self, stream: list[bytes | tuple[int, bytes]]) -> None:
+    def _hash(self, stream: list[bytes | tuple[int, bytes]], digests: list[bytes]) -> None:
         for each in stream:
             if isinstance(each, tuple):
                 index, facts = each
                 self._digest.update(facts)
-                self.digests[index] = self._digest.digest()
+                digests[index] = self._digest.digest()
                 self._digest = hashlib.sha256()
             else:
                 self._digest.update(each)
+        self.digests.append(b"".join(digests))
 
     def _write(self, batch: list[tuple[int, Parts]]) -> None:
         """Write the runs in ascending order; adjacent ones share a writev(2)."""
