@@ -22,7 +22,7 @@ LONG  := docker.io openmpi-bin libopenmpi-dev python3-mpi4py mpich libmpich-dev 
          slurm-wlm slurmctld slurmd munge slapd nslcd libnss-ldapd xvfb x11-apps tmux psmisc git \
          chromium fonts-dejavu-core nginx-light apache2 user-mode-linux dbus-user-session libpam-systemd
 
-.PHONY: pictures hub-pictures deb rpm singrun.pyz man demo test test-long coverage fuzz check unit format packages packages-long clean
+.PHONY: pictures hub-pictures deb rpm singrun.pyz player man demo test test-long coverage fuzz check unit format packages packages-long clean
 
 demo: $(VENV)/.installed ## build recipes/busybox.def and run the image
 	@[ "$$(id -u)" != 0 ] || command -v mke2fs >/dev/null || { $(call install,e2fsprogs); }
@@ -94,6 +94,9 @@ $(VENV)/.tested: $(VENV)/.installed
 
 man: $(VENV)/.installed ## man pages of the commands, where man finds them by the PATH
 	$(BIN)/python -m singbuild.cli.manpages $(VENV)/share/man
+
+player: ## the program in C that starts unpacked images without Python
+	$(CC) -O2 -Wall -Wextra -o singrun/recordings/player singrun/recordings/*.c
 
 singrun.pyz: ## the runtime as one file, for nodes without an installation
 	$(PYTHON) -m singrun.bundle $@

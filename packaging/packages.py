@@ -211,9 +211,16 @@ def set_modes(tree: Path) -> None:
         os.utime(path, (epoch, epoch), follow_symlinks=False)
 
 
-# What the runtime compiles when root first calls it; the package manager does not know of it.
-COMPILE = "singrun --version >/dev/null 2>&1 || :"
-FORGET = "find /usr/lib/singrun -depth -name __pycache__ -exec rm -rf {} \\;"
+# What the runtime compiles when root first calls it, and the player where the host has a compiler;
+# the package manager does not know of them.
+PLAYER = "/usr/lib/singrun/singrun/recordings/player"
+COMPILE = (
+    "{ singrun --version >/dev/null 2>&1 || :; "
+    f"cc -O2 -o {PLAYER} {PLAYER[:-6]}*.c >/dev/null 2>&1 || rm -f {PLAYER}; }}"
+)
+FORGET = (
+    f"{{ rm -f {PLAYER}; find /usr/lib/singrun -depth -name __pycache__ -exec rm -rf {{}} \\;; }}"
+)
 # An upgrade executes %post of the new package before %preun of the old one, with 1.
 RPM_SCRIPTS = ("%post", FORGET, COMPILE, "%preun", f'[ "$1" != 0 ] || {FORGET}')
 

@@ -36,6 +36,7 @@ _SWITCHES = {
     "mount tmp": True,
     "mount hostfs": False,
     "mount slave": True,
+    "record launches": True,
 }
 _WORDS = {
     "mount dev": "yes",

@@ -6,7 +6,7 @@ only where ``standby`` forks. The mount namespace and its mounts end with the la
 
 import os
 
-from singrun import assembly, config
+from singrun import assembly, config, recordings
 from singrun.environment import variables
 from singrun.images import strategies
 from singrun.images.overlay import Layers
@@ -25,9 +25,8 @@ def enter(request: Request) -> str:
     origin = Origin(request)
     image = strategies.opened(request.image)
     caller = origin.caller
-    table = Table(
-        request.mounts, caller, site, origin.directory.names, own_pids=request.isolation.pid
-    )
+    names, own_pids = origin.directory.names, request.isolation.pid
+    table = Table(request.mounts, caller, site, names, own_pids=own_pids)
 
     # If another rank of this job step has set up an identical root, enter its namespaces.
     ranks = data = hardware = None
@@ -51,6 +50,7 @@ def enter(request: Request) -> str:
 
         return plan.text(request, image, caller, table, site, hardware)
     make_workdir(table, request.mounts)
+    origin.note_end = recordings.begin(request, image, site, table, origin)
     cgroup = None
     if request.isolation.limits:
         from singrun.namespaces import limits

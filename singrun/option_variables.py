@@ -85,7 +85,7 @@ _TOGETHER = ("bind", "mount")
 # Read elsewhere, or set inside, where a launch may be made as well.
 OTHERS = (
     *("APPNAME", "COMMAND", "CONTAINER", "ENVIRONMENT", "NAME", "ROOTFS"),
-    *("CACHEDIR", "CACHESIZE", "CONFIG", "LIBRARY", "TMPDIR", "PULLFOLDER", "PULLDIR"),
+    *("CACHEDIR", "CACHESIZE", "CONFIG", "PLAYER", "LIBRARY", "TMPDIR", "PULLFOLDER", "PULLDIR"),
     *("DOCKER_USERNAME", "DOCKER_PASSWORD"),
 )
 

@@ -14,6 +14,7 @@ from singrun.request import Request
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import NoReturn
 
     from singrun.namespaces.holding import Holder
@@ -98,6 +99,7 @@ class Origin:
         self._host_paths = program.host_paths(request.program.arguments)
         self._request, self.home = request, launch_table.home(request.mounts, self.caller)
         self.appended: inherited.Environment = {}
+        self.note_end: "Callable[[str, inherited.Environment], None] | None" = None  # noqa: UP037
         if request.hardware.wants_drivers():
             from singrun.hardware import drivers
 
@@ -138,6 +140,8 @@ class Origin:
             waiter.enter(own_pids=request.isolation.pid)
         os.umask(0o022 if request.program.no_umask else self._umask)
         inherited.restore_signals(inherited.SIGPIPE, inherited.SIGXFSZ)
+        if self.note_end:
+            self.note_end(image, words)
         program.execute(request.program, words, self.caller_variables, self.overrides)
 
 

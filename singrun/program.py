@@ -95,11 +95,16 @@ def tell_missing(paths: list[str]) -> None:
         if not os.path.exists(path):
             directory = os.path.dirname(path)
             directory = path if directory == "/" else directory  # which cannot be bound
-            say(
-                f"{path} is not shared with the image\n"
-                f"  Add --bind {directory}, or set SINGRUN_BIND={directory}"
-            )
+            say(missing_text(path, directory))
             return
+
+
+def missing_text(path: str, directory: str) -> str:
+    """Return what is said of a path of the host that is not there inside."""
+    return (
+        f"{path} is not shared with the image\n"
+        f"  Add --bind {directory}, or set SINGRUN_BIND={directory}"
+    )
 
 
 def _checked(arguments: list[bytes], variables: Environment) -> list[bytes]:

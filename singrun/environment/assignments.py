@@ -55,6 +55,25 @@ def without_shell(variables: Environment) -> "Environment | None":
 
     Called inside. variables: what the action would be executed with.
     """
+    text = scripts()
+    if text is None:
+        return None
+    names_of_the_shell = _SHELLS - {b"PWD", b"OLDPWD", b"_"}
+    if len(text) > _LIMIT or not names_of_the_shell.isdisjoint(variables):
+        return None
+    # As dash does: what no script could name is not handed on, and PWD always is.
+    environment = {name: value for name, value in variables.items() if _is_name(name)}
+    environment.pop(b"_", None)
+    if not _is_working_directory(environment.get(b"PWD", b"")):
+        return None
+    return evaluate(text, environment)
+
+
+def scripts() -> "bytes | None":
+    """Return the scripts that the action of ``exec`` reads; None for another action or shell.
+
+    Called inside.
+    """
     root = Root("/")
     if root.read(_ACTION) != EXEC.encode() or not _is_dash():
         return None
@@ -65,15 +84,12 @@ def without_shell(variables: Environment) -> "Environment | None":
             if name == "90-environment.sh" and _is_replaced():
                 return None
             text += root.read(path) + b"\n"
-    names_of_the_shell = _SHELLS - {b"PWD", b"OLDPWD", b"_"}
-    if len(text) > _LIMIT or not names_of_the_shell.isdisjoint(variables):
-        return None
-    # As dash does: what no script could name is not handed on, and PWD always is.
-    environment = {name: value for name, value in variables.items() if _is_name(name)}
-    environment.pop(b"_", None)
-    if not _is_working_directory(environment.get(b"PWD", b"")):
-        return None
-    return evaluate(text, environment)
+    return text
+
+
+def expanded(text: bytes) -> "set[bytes]":
+    """Return all names behind a $ in the scripts."""
+    return {_name_at(text, at + 1)[0] for at, byte in enumerate(text) if byte == ord("$")} - {b""}
 
 
 def evaluate(text: bytes, variables: Environment) -> "Environment | None":

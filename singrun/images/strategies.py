@@ -168,6 +168,12 @@ def _fuse_program(image: Image) -> str:
     return SQUASHFUSE if image.kind == SQUASHFS else FUSE2FS
 
 
+def is_in_cache(image: Image, options: ImageOptions, site: Site) -> bool:
+    """Whether an ordinary user's launch takes the image's tree from the cache."""
+    may = options.mount_with in ("", UNPACK) and not options.writable and image.kind != SANDBOX
+    return may and _is_unpacked(image, site)
+
+
 def _is_unpacked(image: Image, site: Site) -> bool:
     """Whether the image's tree is in the cache, and can be used where that lies."""
     place = f"{site.cache}/{image.stamp}"

@@ -61,6 +61,7 @@ def report(*, json: bool) -> str:
         _subordinate_ids(),
         _cgroups(),
         _cache(),
+        *_player(),
         _site(),
         *_log(),
     ]
@@ -238,6 +239,20 @@ def _cache() -> Finding:
     except RunError as error:
         return Finding("cache directory", f"{state}: {error.why}", error.remedy)
     return Finding("cache directory", state)
+
+
+def _player() -> list[Finding]:
+    """Say whether launches of the plain kind need no Python: recordings/player.c."""
+    place = os.path.dirname(sys.argv[0]) + "/recordings"
+    if not os.path.isdir(place):
+        return []  # the single file has none
+    if not os.access(f"{place}/player", os.X_OK):
+        remedy = f"Compile it: cc -O2 -o {place}/player {place}/*.c"
+        return [Finding("player", "not compiled (starts unpacked images without Python)", remedy)]
+    failed = f"/var/tmp/singrun-launches-{os.geteuid()}/failed"  # noqa: S108  its owner is nobody's
+    if os.path.lexists(failed):
+        return [Finding("player", "failed, and rests for a day", f"rm {failed}")]
+    return [Finding("player", "starts unpacked images without Python")]
 
 
 def _site() -> Finding:

@@ -153,14 +153,26 @@ class Person:
 
 
 def installed(directory: Path) -> Path:
-    """Copy the runtime where every user may read it, as a source checkout; its launcher."""
+    """Copy the runtime where every user may read it, as a source checkout; its launcher.
+
+    Without the player, which a checkout may have or not.
+    """
     (directory / "bin").mkdir()
     shutil.copy(ROOT / "bin/singrun", directory / "bin/singrun")
-    ignored = shutil.ignore_patterns("__pycache__")
+    ignored = shutil.ignore_patterns("__pycache__", "player")
     shutil.copytree(ROOT / "singrun", directory / "singrun", ignore=ignored)
     subprocess.run([PYTHON, "-m", "compileall", "-q", directory / "singrun"], check=True)
     subprocess.run(["chmod", "-R", "a+rX", directory], check=True)
     return directory / "bin/singrun"
+
+
+def installed_with_player(directory: Path) -> Path:
+    """Copy the runtime likewise, and compile the program in C that repeats launches; needs cc."""
+    launcher = installed(directory)
+    place = directory / "singrun/recordings"
+    words: list[Word] = ["cc", "-O2", "-Wall", "-Wextra", "-Werror", "-o", place / "player"]
+    subprocess.run([*words, *place.glob("*.c")], check=True)
+    return launcher
 
 
 def single_file(directory: Path) -> Path:

@@ -1,0 +1,27 @@
+"""Launches that a program in C can play again: their system calls, and the facts they rest on."""
+
+import sys
+
+from singrun.images import strategies
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from singrun.config import Site
+    from singrun.environment.inherited import Environment
+    from singrun.images.image import Image
+    from singrun.mounts.launch_table import Table
+    from singrun.origin import Origin
+    from singrun.request import Request
+
+
+def begin(
+    request: "Request", image: "Image", site: "Site", table: "Table", origin: "Origin"
+) -> "Callable[[str, Environment], None] | None":
+    """Note what follows, where there is a player for it; return what writes it down at the end."""
+    if "player" not in sys._xoptions or not strategies.is_in_cache(image, request.image, site):
+        return None
+    from singrun.recordings import recording  # once for many launches
+
+    return recording.begin(request, image, site, table, origin)

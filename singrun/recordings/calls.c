@@ -1,0 +1,111 @@
+/* Does the calls of a recording: form.py has the letters. */
+#include "player.h"
+
+#include <sys/file.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+
+enum { REGISTERS = 256 };
+
+static int registers[REGISTERS]; /* descriptors that the calls have opened */
+
+/* A path in which \1 stands for the process's id and \2N\2 for the descriptor in register N. */
+static const char *path(void) {
+    static char paths[2][PATH_MAX];
+    static int which;
+    char *text = paths[which ^= 1], *to = text;
+    for (const char *from = field(); *from; from++) {
+        if (to - text > PATH_MAX - 16) give_up("a path is too long");
+        if (*from == 1)
+            to += sprintf(to, "%d", (int)getpid());
+        else if (*from == 2) {
+            to += sprintf(to, "%d", registers[strtol(from + 1, NULL, 10) % REGISTERS]);
+            from = strchr(from + 1, 2);
+            if (!from) give_up("a recording");
+        } else
+            *to++ = *from;
+    }
+    *to = 0;
+    return text;
+}
+
+static int *reg(void) {
+    long which = number();
+    if (which < 0 || which >= REGISTERS) give_up("a recording");
+    return &registers[which];
+}
+
+static int where(void) {
+    char *text = field();
+    return *text == '-' ? AT_FDCWD : registers[strtol(text, NULL, 10) % REGISTERS];
+}
+
+static void write_all(int fd, const char *text) {
+    size_t length = strlen(text);
+    if (write(fd, text, length) != (ssize_t)length) give_up("write(2)");
+}
+
+static void set_attributes(void) {
+    int fd = *reg();
+    unsigned flags = (unsigned)number();
+    uint64_t attributes[] = {(uint64_t)number(), 0, 0, 0}; /* struct mount_attr */
+    must(syscall(MOUNT_SETATTR, fd, "", flags, attributes, sizeof attributes), "mount_setattr(2)");
+}
+
+static void mount_(void) {
+    const char *source = path(), *target = path(), *type = field();
+    unsigned long flags = (unsigned long)number();
+    must(mount(source, target, type, flags, field()), target);
+}
+
+static void open_(char letter) {
+    int *to = reg(), from = where();
+    const char *text = path();
+    unsigned flags = (unsigned)number();
+    if (letter == 'T') {
+        *to = (int)must(syscall(OPEN_TREE, from, text, flags), text);
+        return;
+    }
+    unsigned more = (unsigned)number();
+    long fd = letter == 'R' ? openat2_(from, text, flags, more) : openat(from, text, (int)flags, more);
+    *to = (int)must(fd, text);
+}
+
+static void move_(void) {
+    int from = *reg(), to = where();
+    const char *target = path();
+    must(syscall(MOVE_MOUNT, from, "", to, target, (unsigned)number()), "move_mount(2)");
+}
+
+static void play_one(char letter) {
+    const char *text;
+    int fd, value;
+    switch (letter) {
+    case 'U': must(unshare((int)number()), "unshare(2)"); is_begun = 1; break;
+    case 'O': case 'R': case 'T': open_(letter); break;
+    case 'M': move_(); break;
+    case 'A': set_attributes(); break;
+    case 'Q': mount_(); break;
+    case 'u': text = path(); must(umount2(text, (int)number()), text); break;
+    case 'V': text = path(); must(syscall(SYS_pivot_root, text, path()), "pivot_root(2)"); break;
+    case 'W': fd = *reg(); write_all(fd, field()); break;
+    case 'C': close(*reg()); break;
+    case 'D': fd = where(); text = path(); must(mkdirat(fd, text, (mode_t)number()), text); break;
+    case 'L': text = field(); fd = where(); must(symlinkat(text, fd, path()), text); break;
+    case 'H': text = path(); must(chdir(text), text); break;
+    case 'F': must(fchdir(*reg()), "fchdir(2)"); break;
+    case 'P':
+        value = (int)number();
+        fd = (int)number();
+        must(prctl(value, fd, number(), 0, 0), "prctl(2)");
+        break;
+    case 'K': fd = *reg(); must(flock(fd, (int)number()), "flock(2)"); break;
+    case 'Y': must(futimens(*reg(), NULL), "utimensat(2)"); break;
+    default: give_up("a recording");
+    }
+}
+
+/* Do the recorded calls, to the second section's end. */
+void play(void) {
+    for (char *letter = field(); *letter != '.'; letter = field()) play_one(*letter);
+}

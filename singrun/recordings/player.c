@@ -1,0 +1,178 @@
+/* Plays a launch again that singrun has recorded, if every fact that it rests on is still true.
+ *
+ * Usage: player PYTHON HERE MAIN WORD...    the words of singrun's command line
+ *
+ * form.py has the form of a recording, and what each letter means; recording.py decides what is
+ * recorded. No decision of a launch is taken here. Whatever differs, is missing or is not
+ * understood before the first call that changes anything ends in hand_over(): Python starts as it
+ * would have without this program, with everything closed that was opened here.
+ */
+#include "player.h"
+
+#include <sys/auxv.h>
+
+#define FAILED "failed" /* recording.py looks for a file of this name, too */
+#define MAGIC "singrun launch 1\n"
+/* Fields behind each letter: form.FIELDS. */
+#define FIELDS "k1e2n1p2i2g1c1b1s3o2d2r2x0t3a1m1.0U1O5R5T4M4A3Q5u2V2W2C1D3L3H1F1P3K2Y1v1f2=2z0X1"
+#define START 0xcbf29ce484222325 /* of an FNV-1a hash of 64 bits */
+enum { DIGITS = 16, MOST_WORDS = 16 };
+
+char **words, *next_field, *end;
+int word_count, is_begun, is_recordable = 1;
+static char contents[LARGEST + 1]; /* of the recording */
+static char name[DIGITS + 1];
+static int directory = -1; /* where recordings are */
+static mode_t own_umask;
+
+/* Become Python, as bin/singrun does without this program. proc(5), stat: from field 3 on. */
+_Noreturn void hand_over(void) {
+    static char line[4096], state[5000], here[PATH_MAX + 16];
+    int count = 0, at = 0, fd = open("/proc/self/stat", O_RDONLY | O_CLOEXEC);
+    if (fd >= 0 && read(fd, line, sizeof line - 1) > 0) line[strcspn(line, "\n")] = 0;
+    const char *fields = strrchr(line, ')');
+    snprintf(state, sizeof state, "stat=%s", fields && fields[1] ? fields + 2 : "");
+    snprintf(here, sizeof here, "here=%s", words[1]);
+    while (words[count]) count++;
+    char *options[] = {words[0], "-IS", "-X", "utf8", "-X", state, "-X", here, "-X", "player"};
+    int most = sizeof options / sizeof *options - (is_recordable ? 0 : 2);
+    char **python = calloc((size_t)(count + most), sizeof *python);
+    if (!python) _exit(STATUS);
+    for (; at < most; at++) python[at] = options[at];
+    for (int each = 2; each < count; each++) python[at++] = words[each];
+    signal(SIGINT, SIG_IGN); /* until main() has the caller's disposition back */
+    execv(words[0], python);
+    dprintf(2, "singrun: Cannot execute %s: %s\n", words[0], strerror(errno));
+    _exit(STATUS);
+}
+
+void need(int is_so) {
+    if (!is_so) hand_over();
+}
+
+/* End after a failure when there is no way back; launches of a day are Python's again. */
+_Noreturn void give_up(const char *what) {
+    if (!is_begun) {
+        umask(own_umask);
+        hand_over();
+    }
+    const char *why = strerror(errno);
+    close(openat(directory, FAILED, O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600));
+    dprintf(2, "singrun: Cannot start: %s: %s\n  Something changed meanwhile: start it again.\n",
+            what, why);
+    _exit(STATUS);
+}
+
+long must(long result, const char *what) {
+    if (result < 0) give_up(what);
+    return result;
+}
+
+char *field(void) {
+    char *start = next_field;
+    next_field += strlen(start) + 1;
+    return start;
+}
+
+long number(void) { return strtol(field(), NULL, 10); }
+
+int fields_of(const char *letter) {
+    if (!letter[0] || letter[1]) return -1;
+    for (const char *each = FIELDS; *each; each += 2)
+        if (each[0] == letter[0]) return each[1] - '0';
+    return -1;
+}
+
+/* Whether the recording is whole: letters that are known with their fields, to the last byte. */
+static int is_whole(void) {
+    char last = 0;
+    int sections = 0;
+    for (char *at = next_field; at < end;) {
+        int count = fields_of(at);
+        if (count < 0) return 0;
+        last = *at;
+        sections += last == '.';
+        for (; count >= 0; count--) {
+            if (at >= end) return 0;
+            at += strlen(at) + 1;
+        }
+    }
+    return last == 'X' && sections == 2;
+}
+
+static uint64_t hashed(uint64_t hash, const char *bytes, size_t length) { /* FNV-1a */
+    for (size_t each = 0; each < length; each++)
+        hash = (hash ^ (unsigned char)bytes[each]) * 0x100000001b3;
+    return hash;
+}
+
+static int is_private(const struct stat *status, unsigned kind) {
+    if (status->st_uid != geteuid() || status->st_mode & 077) return 0;
+    return (status->st_mode & S_IFMT) == kind && (kind == S_IFDIR || status->st_nlink == 1);
+}
+
+/* Read the recording called ``name``; return whether it is the caller's own and undamaged. */
+static int is_read(void) {
+    struct stat status;
+    int fd = openat(directory, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    if (fd < 0) return 0;
+    ssize_t length = -1;
+    if (!fstat(fd, &status) && is_private(&status, S_IFREG) && status.st_size <= LARGEST)
+        length = read(fd, contents, LARGEST);
+    close(fd);
+    size_t head = sizeof MAGIC - 1;
+    if (length < (ssize_t)head + DIGITS + 1 || length != status.st_size) return 0;
+    if (memcmp(contents, MAGIC, head)) return 0;
+    char digits[DIGITS + 1];
+    next_field = contents + head + DIGITS;
+    end = contents + length;
+    *end = 0;
+    unsigned long long hash = hashed(START, next_field, (size_t)(end - next_field));
+    snprintf(digits, sizeof digits, "%016llx", hash);
+    return end[-1] == 0 && !memcmp(digits, contents + head, DIGITS) && is_whole();
+}
+
+const char *value_of(const char *variable) {
+    size_t length = strlen(variable);
+    for (char **each = environ; *each; each++)
+        if (!strncmp(*each, variable, length) && (*each)[length] == '=') return *each + length + 1;
+    return NULL;
+}
+
+/* Find the recording of the words before the program, where the caller stands now. */
+static void find(void) {
+    static char cwd[PATH_MAX];
+    char place[64];
+    struct stat status;
+    snprintf(place, sizeof place, "/var/tmp/singrun-launches-%u", (unsigned)geteuid());
+    directory = open(place, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    need(directory >= 0 && !fstat(directory, &status) && is_private(&status, S_IFDIR));
+    need(faccessat(directory, FAILED, F_OK, 0) && getcwd(cwd, sizeof cwd) != NULL);
+    const char *pwd = value_of("PWD");
+    uint64_t hash = hashed(START, cwd, strlen(cwd) + 1);
+    hash = hashed(hash, pwd ? pwd : "", pwd ? strlen(pwd) + 1 : 1);
+    for (int count = 1; count <= MOST_WORDS && words[FIRST_WORD + count - 1]; count++) {
+        const char *word = words[FIRST_WORD + count - 1];
+        hash = hashed(hash, word, strlen(word) + 1);
+        snprintf(name, sizeof name, "%016llx", (unsigned long long)hash);
+        word_count = count;
+        if (count > 1 && words[FIRST_WORD + count] && is_read()) return;
+    }
+    hand_over();
+}
+
+int main(int argc, char **argv) {
+    if (argc <= FIRST_WORD) return STATUS;
+    words = argv + 1;
+    is_recordable = geteuid() && !getauxval(AT_SECURE) && argc > FIRST_WORD + 3;
+    for (int each = 0; each < 3; each++) is_recordable &= fcntl(each, F_GETFD) >= 0;
+    need(is_recordable);
+    find();
+    check_facts();
+    check_program();
+    prepare_program();
+    own_umask = umask(022); /* as Origin has it */
+    play();
+    umask(own_umask);
+    become_program();
+}

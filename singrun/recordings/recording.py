@@ -1,0 +1,237 @@
+"""A launch of the plain kind is noted while it is made, so that player.c can make it again.
+
+Plain: an ordinary user's `exec` of an unpacked image, without a policy, a log, other ranks or a
+process that waits. What cannot be checked cheaply and exactly is not recorded: such launches stay
+Python's, as all do where the player is not installed. docs/architecture.md.
+"""
+
+import os
+import stat
+import sys
+import time
+
+from singrun import config, program, syscalls
+from singrun.environment import assignments, inherited
+from singrun.errors import RunError, spelling
+from singrun.images import image as images
+from singrun.mounts.rows import Bind
+from singrun.namespaces import job_step
+from singrun.recordings import calls, facts, form
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from singrun.config import Site
+    from singrun.environment.inherited import Environment
+    from singrun.identity import Caller
+    from singrun.images.image import Image
+    from singrun.mounts.launch_table import Table
+    from singrun.origin import Origin
+    from singrun.request import Request
+
+# Not pwd: where a link of the host leads to is known only once it has been followed.
+_OPTIONS = {"bind", "no-home", "no-join", "no-mount", "mount-with"}
+_MOST = 64  # recordings of one user
+_FAILED, _DAY = "failed", 86400  # player.c makes this file when it fails; seconds
+_METADATA = ".singularity.d"
+_ACTION = "/.singularity.d/actions/exec"
+# Files of the image that are looked at inside by their paths, and not by Root.open().
+_INSIDE = ("bin/sh", "environment", ".singularity.d/actions/exec")
+
+
+class Recording:
+    """One that is being made. place: a descriptor of its directory, its name there."""
+
+    def __init__(
+        self,
+        place: "tuple[int, str]",
+        tree: int,
+        records: "facts.Facts",
+        request: "Request",
+        caller: "Caller",
+    ) -> None:
+        self._directory, self._name = place
+        self._tree, self._records = tree, records
+        self._request, self._caller = request, caller
+        self._calls = calls.Calls()
+
+    def finish(self, image: str, variables: "Environment") -> None:
+        """Write it, right before the program is executed. variables: those of the action."""
+        self._calls.stop()
+        if not self._calls.is_whole:
+            return
+        try:
+            self._write(form.encoded(self._all(image, variables)))
+        except (OSError, RunError, facts.UncertainError, KeyError, ValueError):
+            return  # it is only of use to the next launch
+
+    def _all(self, image: str, variables: "Environment") -> "list[form.Record]":
+        own, lines = program._OWN, program.missing_text("\1", "\2").split("\n")
+        text = "".join(f"singrun: {line}\n" for line in lines)
+        sections = [*self._records, *self._in_image(), *(("a", place) for place in own)]
+        scripts = assignments.scripts()
+        if scripts is not None:
+            sections += [facts.variable(os.fsdecode(n)) for n in assignments.expanded(scripts)]
+        sections += [("m", text), (".",), *_needed(self._calls.records), (".",)]
+        defaults = inherited._NO_HOME_LIBRARIES
+        sections += [("f", *pair) for pair in defaults.items()] + [("v", "PYTHONHOME")]
+        own_variables = inherited.program_environment({}, image, self._request, self._caller)
+        names = [name for name in own_variables if name not in defaults] + [b"PWD"]
+        sections += [("=", name, variables[name]) for name in names]
+        exported = assignments.without_shell(variables)
+        if exported is not None and scripts is not None:
+            sections += [("z",)]
+            names = [*(assignments.evaluate(scripts, {}) or {})]
+            sections += [("=", name, exported[name]) for name in names]
+        return [*sections, ("X", _ACTION)]
+
+    def _in_image(self) -> "facts.Facts":
+        """Return what was looked for in the image's root, as it is in its files alone.
+
+        ValueError: what was read of it is not the image's own, as over a link that leads to a bind.
+        """
+        looks = {
+            (path, flags & ~(os.O_NONBLOCK | os.O_NOCTTY)) for path, flags in self._calls.looks
+        }
+        looks |= {(path, flags) for path in _INSIDE for flags in (0, os.O_NOFOLLOW)}
+        rows: "facts.Facts" = []  # noqa: UP037  3.9
+        inside = os.open("/", os.O_PATH | os.O_DIRECTORY)
+        for path, flags in sorted(looks):
+            text = _seen(self._tree, path, flags | os.O_PATH)
+            is_read = path in _INSIDE or path.startswith(_METADATA)
+            if is_read and _seen(inside, path, flags | os.O_PATH) != text:
+                raise ValueError(path)
+            rows.append(("t", flags | os.O_PATH, path, text))
+        return rows
+
+    def _write(self, data: bytes) -> None:
+        if len(data) > form.LARGEST:
+            return
+        new = f".{self._name}.{os.getpid()}"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+        fd = os.open(new, flags, 0o600, dir_fd=self._directory)
+        try:
+            os.fchmod(fd, 0o600)
+            os.write(fd, data)
+        finally:
+            os.close(fd)
+        os.rename(new, self._name, src_dir_fd=self._directory, dst_dir_fd=self._directory)
+
+
+def begin(
+    request: "Request", image: "Image", site: "Site", table: "Table", origin: "Origin"
+) -> "Callable[[str, Environment], None] | None":
+    """Begin to note the calls of a launch of an unpacked image, if it is of the plain kind.
+
+    Return Recording.finish.
+    """
+    words = sys.argv[1 : len(sys.argv) - len(request.program.arguments)]
+    if words[0] != "exec" or words[-1] != request.image.path or len(words) > form.MOST_WORDS:
+        return None
+    if not _is_plain(request, image, site, table, origin):
+        return None
+    try:
+        records = facts.host(words, site, origin.caller, table)
+        of_image = facts.of_image(image, request.image.path, site)
+        directory = _directory()
+        tree = f"{site.cache}/{image.stamp}/tree"
+        files = os.open(tree, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except (OSError, RunError, facts.UncertainError):
+        return None
+    if directory < 0:
+        return None
+    name = form.name_of(words, os.getcwd(), os.environ.get("PWD", ""))
+    return Recording((directory, name), files, records + of_image, request, origin.caller).finish
+
+
+def _is_plain(
+    request: "Request", image: "Image", site: "Site", table: "Table", origin: "Origin"
+) -> bool:
+    uid, options = os.geteuid(), request.image
+    if uid == 0 or {*os.getresuid()} != {uid} or len({*os.getresgid()}) > 1:
+        return False
+    if request.program.verb != "exec" or request.debug or spelling() or config._reported:
+        return False
+    if not _OPTIONS.issuperset(request.option_names) or job_step.want_joining(request):
+        return False
+    if options.writable or options.overlays or options.writable_tmpfs or image.dirty:
+        return False
+    if not image.stamp or os.path.lexists(images.POLICY):
+        return False
+    if config.log_of(site) or site.on["mount hostfs"] or not site.on["record launches"]:
+        return False
+    if origin.overrides or table.images or _is_nested(table) or request.hardware.wants_drivers():
+        return False
+    return "$" not in site.word["cache directory"]
+
+
+def _directory() -> int:
+    """Open the directory of the caller's recordings, which is made if need be; -1 for another's."""
+    path = f"/var/tmp/singrun-launches-{os.geteuid()}"  # noqa: S108  checked
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+    try:
+        try:
+            fd = os.open(path, flags)
+        except FileNotFoundError:
+            os.mkdir(path, 0o700)
+            fd = os.open(path, flags)
+        status = os.fstat(fd)
+        if status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o077:
+            os.close(fd)
+            return -1
+        names = os.listdir(fd)
+        if _FAILED in names:
+            age = time.time() - os.stat(_FAILED, dir_fd=fd).st_mtime
+            if 0 <= age < _DAY:
+                os.close(fd)
+                return -1
+            os.unlink(_FAILED, dir_fd=fd)
+        for each in names if len(names) >= _MOST else []:
+            os.unlink(each, dir_fd=fd)
+    except OSError:
+        return -1
+    return fd
+
+
+def _seen(root: int, path: str, flags: int) -> str:
+    """Return the identity of a file in a root, or -ERRNO."""
+    try:
+        fd = syscalls.openat2(root, path, flags, syscalls.RESOLVE_IN_ROOT)
+    except OSError as error:
+        return f"-{error.errno}"
+    try:
+        return facts.settled(os.fstat(fd))
+    finally:
+        os.close(fd)
+
+
+def _is_nested(table: "Table") -> bool:
+    """Whether a row lies in another where the host may lack its mount point."""
+    rows = [row for row in table.rows if isinstance(row, Bind)]
+    others = [row for row in rows if row.source not in (row.target, ".")]
+    return any(inner.target.startswith(f"{outer.target}/") for inner in others for outer in rows)
+
+
+def _needed(records: "list[form.Record]") -> "list[form.Record]":
+    """Return records without what was opened only to be looked at."""
+    used = {each[1] for each in records if each[0] in {*"MAWFKY"}}
+    used |= {word for each in records for word in _registers_in(each)}
+    opened = {each[1] for each in records if each[0] in {*"OR"} and not _makes_file(each)}
+    needless = opened - used
+    return [each for each in records if not (each[0] in {*"ORC"} and each[1] in needless)]
+
+
+def _makes_file(record: "form.Record") -> bool:
+    return record[0] == "O" and bool(int(record[4]) & os.O_CREAT)
+
+
+def _registers_in(record: "form.Record") -> "list[int]":
+    """Return the registers that a record takes a directory or a path from."""
+    letter, *fields = record
+    at = {"O": 1, "R": 1, "T": 1, "M": 1, "D": 0, "L": 1}.get(str(letter), -1)
+    numbers = [each for each in fields[at : at + 1] if isinstance(each, int)] if at >= 0 else []
+    for each in fields:
+        parts = each.split("\2") if isinstance(each, str) else []
+        numbers += [int(part) for part in parts[1::2]]
+    return numbers
