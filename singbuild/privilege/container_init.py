@@ -167,8 +167,12 @@ def _show_host(root: str, host: dict[str, Any]) -> None:
     syscalls.mount_setattr(syscalls.AT_FDCWD, "/", syscalls.AT_RECURSIVE, attr_set=read_only)
     for path in () if host["plain"] else {*_sockets("/run"), *_bound_sockets()}:
         _cover("/dev/null", path)
+    if not host["plain"]:
+        mount_dev("/dev", {})
     # An outer directory first: attached later it would hide what lies in it.
     for tree, path in sorted(places, key=lambda place: len(place[1])):
+        if path.startswith("/dev/") and not host["plain"]:
+            os.makedirs(path, exist_ok=True)  # as in /dev/shm, which the new /dev has hidden
         _attach(tree, path)
     if host["plain"]:
         return
@@ -176,7 +180,6 @@ def _show_host(root: str, host: dict[str, Any]) -> None:
         mount_proc(f"{root}/proc")
         mount_sys(f"{root}/sys")
     tree = _clone(root)
-    mount_dev("/dev", {})
     os.mkdir(TREE)
     _attach(tree, TREE)
     mount_proc("/proc")

@@ -10,6 +10,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -295,3 +296,20 @@ def test_a_host_program_is_found_without_a_path_variable(tmp_path: Path) -> None
     (tmp_path / "tree").mkdir()
     done = Rootfs(tmp_path / "tree", Recorder()).host(["true"], env={}, inherit=False)
     assert done.status == 0
+
+
+def test_a_host_program_works_on_a_tree_below_dev() -> None:
+    """Memory for scratch and cache is often /dev/shm, which the container's own /dev hides."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as name:
+        place = Path(name)
+        (place / "tree").mkdir()
+        (place / "more").mkdir()
+        rootfs = Rootfs(place / "tree", Recorder())
+        program = 'touch here "$0/there" "$0/../beside"'
+        with rootfs.furnished():
+            more = place / "more"
+            argv = ["sh", "-c", program, str(more)]
+            done = rootfs.host(argv, directory=rootfs.root, writable=[more])
+        assert done.status == 0
+        assert {path.name for path in place.rglob("*")} >= {"here", "there"}
+        assert not (place / "beside").exists()
