@@ -96,7 +96,9 @@ man: $(VENV)/.installed ## man pages of the commands, where man finds them by th
 	$(BIN)/python -m singbuild.cli.manpages $(VENV)/share/man
 
 player: ## the program in C that starts unpacked images without Python
-	$(CC) -O2 -Wall -Wextra -o singrun/recordings/player singrun/recordings/*.c
+	$(CC) -O2 -Wall -Wextra -static -o singrun/recordings/player singrun/recordings/*.c 2>/dev/null || \
+	    $(CC) -O2 -Wall -Wextra -o singrun/recordings/player singrun/recordings/*.c
+	chmod 0755 singrun/recordings/player
 
 singrun.pyz: ## the runtime as one file, for nodes without an installation
 	$(PYTHON) -m singrun.bundle $@

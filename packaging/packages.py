@@ -216,7 +216,8 @@ def set_modes(tree: Path) -> None:
 PLAYER = "/usr/lib/singrun/singrun/recordings/player"
 COMPILE = (
     "{ singrun --version >/dev/null 2>&1 || :; "
-    f"cc -O2 -o {PLAYER} {PLAYER[:-6]}*.c >/dev/null 2>&1 || rm -f {PLAYER}; }}"
+    f"{{ cc -O2 -static -o {PLAYER} {PLAYER[:-6]}*.c || cc -O2 -o {PLAYER} {PLAYER[:-6]}*.c; }} "
+    f">/dev/null 2>&1 && chmod 0755 {PLAYER} || rm -f {PLAYER}; }}"
 )
 FORGET = (
     f"{{ rm -f {PLAYER}; find /usr/lib/singrun -depth -name __pycache__ -exec rm -rf {{}} \\;; }}"

@@ -1,5 +1,6 @@
 """Launches that a program in C can play again: their system calls, and the facts they rest on."""
 
+import os
 import sys
 
 from singrun.images import strategies
@@ -20,7 +21,15 @@ def begin(
     request: "Request", image: "Image", site: "Site", table: "Table", origin: "Origin"
 ) -> "Callable[[str, Environment], None] | None":
     """Note what follows, where there is a player for it; return what writes it down at the end."""
-    if "player" not in sys._xoptions or not strategies.is_in_cache(image, request.image, site):
+    player = f"{os.path.dirname(sys.argv[0])}/recordings/player"
+    has_player = os.environ.get("SINGRUN_PLAYER") != "no" and os.access(player, os.X_OK)
+    if not has_player or not strategies.is_in_cache(image, request.image, site):
+        return None
+    if "player" not in sys._xoptions:  # it has not been tried: bin/singrun
+        if os.geteuid() and site.on["record launches"]:
+            from singrun.recordings import directory
+
+            directory.try_player(player)
         return None
     from singrun.recordings import recording  # once for many launches
 

@@ -17,9 +17,9 @@ static const char *path(void) {
     for (const char *from = field(); *from; from++) {
         if (to - text > PATH_MAX - 16) give_up("a path is too long");
         if (*from == 1)
-            to += sprintf(to, "%d", (int)getpid());
+            to += must(readlink("/proc/self", to, 16), "/proc/self"); /* not getpid(2): /proc may be another's */
         else if (*from == 2) {
-            to += sprintf(to, "%d", registers[strtol(from + 1, NULL, 10) % REGISTERS]);
+            to += sprintf(to, "%d", registers[strtoul(from + 1, NULL, 10) % REGISTERS]);
             from = strchr(from + 1, 2);
             if (!from) give_up("a recording");
         } else

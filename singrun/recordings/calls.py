@@ -3,6 +3,7 @@
 What may change something and has no letter ends the recording: such a launch stays Python's.
 """
 
+import builtins
 import fcntl
 import os
 
@@ -16,41 +17,6 @@ if TYPE_CHECKING:
     from singrun.recordings import form
 
 _AT_FDCWD = -100
-# Calls of os and syscalls that have no letter. Those that only look are left alone.
-_OTHERS = {
-    os: [
-        *(
-            "chmod",
-            "chown",
-            "chroot",
-            "dup",
-            "dup2",
-            "fchmod",
-            "fchown",
-            "fork",
-            "ftruncate",
-            "kill",
-        ),
-        *("kill", "lchown", "link", "mkfifo", "mknod", "pipe", "posix_spawn", "putenv", "pwrite"),
-        *("rename", "replace", "rmdir", "set_inheritable", "setegid", "seteuid", "setgid"),
-        *(
-            "setgroups",
-            "setregid",
-            "setresgid",
-            "setresuid",
-            "setreuid",
-            "setsid",
-            "setuid",
-            "setxattr",
-        ),
-        *("truncate", "unlink", "unsetenv"),
-    ],
-    syscalls: [
-        *("accept", "bind", "capset", "connect", "fsconfig", "fsmount", "fsopen", "listen"),
-        *("scope_abstract_sockets", "seccomp_filter", "sethostname", "setfsgid", "setfsuid"),
-        *("setns", "socket"),
-    ],
-}
 _LETTERS = {
     os: ["open", "close", "write", "mkdir", "symlink", "chdir", "utime"],
     fcntl: ["flock"],
@@ -59,6 +25,25 @@ _LETTERS = {
         *("mount_setattr", "openat2"),
     ],
 }
+
+# Calls that only look, or that player.c makes for itself; any other function has no letter.
+_LOOKS = {
+    os: {
+        *("access", "fspath", "fstat", "fstatvfs", "get_inheritable", "getcwd", "getcwdb"),
+        *("getegid", "geteuid", "getgid", "getgroups", "getpid", "getppid", "getresgid"),
+        *("getresuid", "getuid", "isatty", "listdir", "lseek", "lstat", "major", "minor"),
+        *("pread", "read", "readlink", "scandir", "sched_yield", "stat", "statvfs", "strerror"),
+        *("sysconf", "umask", "uname"),
+    },
+    fcntl: set(),
+    syscalls: {"capget", "mount_id", "signal_default"},
+}
+
+
+def functions(module: "Any") -> "set[str]":
+    """Return the names of a module's functions that call the kernel: those of os in C."""
+    kind = type(functions) if module is syscalls else type(os.stat)
+    return {name for name, each in vars(module).items() if name[0] != "_" and type(each) is kind}
 
 
 class Calls:
@@ -78,9 +63,10 @@ class Calls:
         for module, names in _LETTERS.items():
             for name in names:
                 self._stand_in(module, name, getattr(self, f"_{name}"))
-        for module, names in _OTHERS.items():
-            for name in names:
+        for module, looks in _LOOKS.items():
+            for name in functions(module) - looks - {*_LETTERS[module]}:
                 self._stand_in(module, name, self._no_letter)
+        self._stand_in(builtins, "open", self._file)
 
     def stop(self) -> None:
         """Note nothing more."""
@@ -104,6 +90,9 @@ class Calls:
         self._before.append((module, name, function))
         setattr(module, name, call)
 
+    def _file(self, _result: object, _path: object, mode: str = "r", **_more: object) -> None:
+        self.is_whole &= {*mode} <= {*"rbt"}
+
     def _no_letter(self, *_words: object, **_more: object) -> None:
         self.is_whole = False
 
@@ -122,7 +111,7 @@ class Calls:
         r"""Return a path with \1 and \2; KeyError for a descriptor that is not known."""
         if "\1" in path or "\2" in path:
             raise ValueError(path)
-        own = f"/proc/{os.getpid()}/"
+        own = f"/proc/{os.readlink('/proc/self')}/"
         if path.startswith(own):
             return f"/proc/\1/{path[len(own) :]}"
         descriptors = "/proc/self/fd/"

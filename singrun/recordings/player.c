@@ -11,7 +11,7 @@
 
 #include <sys/auxv.h>
 
-#define FAILED "failed" /* recording.py looks for a file of this name, too */
+#define FAILED "failed\n" /* directory.FAILED */
 #define MAGIC "singrun launch 1\n"
 /* Fields behind each letter: form.FIELDS. */
 #define FIELDS "k1e2n1p2i2g1c1b1s3o2d2r2x0t3a1m1.0U1O5R5T4M4A3Q5u2V2W2C1D3L3H1F1P3K2Y1v1f2=2z0X1"
@@ -50,14 +50,31 @@ void need(int is_so) {
     if (!is_so) hand_over();
 }
 
-/* End after a failure when there is no way back; launches of a day are Python's again. */
+static sighandler_t for_size, for_pipe;
+
+/* As Python does, whose write(2) fails where a signal would end it. */
+static void ignore_signals(void) {
+    for_size = signal(SIGXFSZ, SIG_IGN);
+    for_pipe = signal(SIGPIPE, SIG_IGN);
+}
+
+void restore_signals(void) {
+    signal(SIGXFSZ, for_size);
+    signal(SIGPIPE, for_pipe);
+}
+
+/* End after a failure when there is no way back; this command line is Python's for a day, unless
+ * it was for want of something that may be there the next time. */
 _Noreturn void give_up(const char *what) {
     if (!is_begun) {
         umask(own_umask);
+        restore_signals();
         hand_over();
     }
     const char *why = strerror(errno);
-    close(openat(directory, FAILED, O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600));
+    int wants = errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOSPC || errno == EFBIG;
+    int fd = wants ? -1 : openat(directory, name, O_WRONLY | O_TRUNC | O_NOFOLLOW | O_CLOEXEC);
+    if (fd >= 0 && write(fd, FAILED, sizeof FAILED - 1) < 0) unlinkat(directory, name, 0);
     dprintf(2, "singrun: Cannot start: %s: %s\n  Something changed meanwhile: start it again.\n",
             what, why);
     _exit(STATUS);
@@ -147,10 +164,11 @@ static void find(void) {
     snprintf(place, sizeof place, "/var/tmp/singrun-launches-%u", (unsigned)geteuid());
     directory = open(place, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     need(directory >= 0 && !fstat(directory, &status) && is_private(&status, S_IFDIR));
-    need(faccessat(directory, FAILED, F_OK, 0) && getcwd(cwd, sizeof cwd) != NULL);
+    need(getcwd(cwd, sizeof cwd) != NULL);
     const char *pwd = value_of("PWD");
     uint64_t hash = hashed(START, cwd, strlen(cwd) + 1);
     hash = hashed(hash, pwd ? pwd : "", pwd ? strlen(pwd) + 1 : 1);
+    hash = hashed(hash, words[2], strlen(words[2]) + 1); /* another installation has its own */
     for (int count = 1; count <= MOST_WORDS && words[FIRST_WORD + count - 1]; count++) {
         const char *word = words[FIRST_WORD + count - 1];
         hash = hashed(hash, word, strlen(word) + 1);
@@ -162,6 +180,7 @@ static void find(void) {
 }
 
 int main(int argc, char **argv) {
+    if (argc == 1) return 0; /* directory.try_player() */
     if (argc <= FIRST_WORD) return STATUS;
     words = argv + 1;
     is_recordable = geteuid() && !getauxval(AT_SECURE) && argc > FIRST_WORD + 3;
@@ -172,6 +191,7 @@ int main(int argc, char **argv) {
     check_program();
     prepare_program();
     own_umask = umask(022); /* as Origin has it */
+    ignore_signals();
     play();
     umask(own_umask);
     become_program();

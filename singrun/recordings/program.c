@@ -1,6 +1,8 @@
 /* The end of a recording: the program's variables and arguments, and who finds the program. */
 #include "player.h"
 
+#include <sys/utsname.h>
+
 enum { VARIABLES = 1024, MOST_PLACES = 64, MOST_ARGUMENTS = 1024 };
 
 static const char *own_places[MOST_PLACES], *shared_text = "";
@@ -176,6 +178,22 @@ void prepare_program(void) {
     }
 }
 
+/* program._cannot(): why the action is not executed. */
+static void say_why(int error) {
+    struct utsname host;
+    const char *more = "";
+    char text[256];
+    snprintf(text, sizeof text, "%s.", strerror(error));
+    if (error == ENOENT)
+        strcpy(text, "Container does not have a valid /bin/sh: what its first line names is missing.");
+    if (error == ENOEXEC && !uname(&host))
+        snprintf(text, sizeof text, "It, or the image's /bin/sh, is no program for this machine (%s).",
+                 host.machine);
+    if (error == E2BIG)
+        more = "singrun:   Pass fewer or shorter arguments, or a smaller environment.\n";
+    dprintf(2, "singrun: Cannot execute %s in the image\nsingrun:   %s\n%s", action, text, more);
+}
+
 /* Say what is missing inside, and execute the program or the action that looks for it. */
 _Noreturn void become_program(void) {
     struct stat status;
@@ -184,10 +202,12 @@ _Noreturn void become_program(void) {
             tell_missing(program[each]);
             break;
         }
+    restore_signals();
     signal(SIGCHLD, SIG_DFL); /* as cli.main() does */
     if (for_program) execute(for_program);
     char **arguments = program - 1; /* the word before is the image's name, which is not needed */
     arguments[0] = action;
     execve(action, arguments, for_action);
-    give_up(action);
+    say_why(errno);
+    _exit(STATUS);
 }

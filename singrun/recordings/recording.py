@@ -6,17 +6,17 @@ Python's, as all do where the player is not installed. docs/architecture.md.
 """
 
 import os
-import stat
 import sys
-import time
 
 from singrun import config, program, syscalls
 from singrun.environment import assignments, inherited
+from singrun.environment import variables as variables_
 from singrun.errors import RunError, spelling
 from singrun.images import image as images
+from singrun.mounts.root import Root
 from singrun.mounts.rows import Bind
 from singrun.namespaces import job_step
-from singrun.recordings import calls, facts, form
+from singrun.recordings import calls, directory, facts, form
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,8 +32,7 @@ if TYPE_CHECKING:
 
 # Not pwd: where a link of the host leads to is known only once it has been followed.
 _OPTIONS = {"bind", "no-home", "no-join", "no-mount", "mount-with"}
-_MOST = 64  # recordings of one user
-_FAILED, _DAY = "failed", 86400  # player.c makes this file when it fails; seconds
+_APPARMOR = "/proc/sys/kernel/apparmor_restrict_unprivileged_userns"
 _METADATA = ".singularity.d"
 _ACTION = "/.singularity.d/actions/exec"
 # Files of the image that are looked at inside by their paths, and not by Root.open().
@@ -62,14 +61,22 @@ class Recording:
         if not self._calls.is_whole:
             return
         try:
-            self._write(form.encoded(self._all(image, variables)))
+            data = form.encoded(self._all(image, variables))
+            if len(data) <= form.LARGEST:
+                directory.write(self._directory, self._name, data)
         except (OSError, RunError, facts.UncertainError, KeyError, ValueError):
             return  # it is only of use to the next launch
 
     def _all(self, image: str, variables: "Environment") -> "list[form.Record]":
+        if not (os.path.lexists("/bin/sh") and os.access(_ACTION, os.X_OK)):
+            raise ValueError(_ACTION)  # Python has other ways, which player.c has not
         own, lines = program._OWN, program.missing_text("\1", "\2").split("\n")
         text = "".join(f"singrun: {line}\n" for line in lines)
         sections = [*self._records, *self._in_image(), *(("a", place) for place in own)]
+        # What these are counts where the image would set them, too: variables.mounts().
+        root = Root("/")
+        names = [n for n in inherited.CALLERS if variables_._caller_lines({n: b""}, root)]
+        sections += [facts.variable(os.fsdecode(name)) for name in names]
         scripts = assignments.scripts()
         if scripts is not None:
             sections += [facts.variable(os.fsdecode(n)) for n in assignments.expanded(scripts)]
@@ -102,21 +109,11 @@ class Recording:
             is_read = path in _INSIDE or path.startswith(_METADATA)
             if is_read and _seen(inside, path, flags | os.O_PATH) != text:
                 raise ValueError(path)
+            link = os.O_PATH | os.O_NOFOLLOW
+            if is_read and text[0] == "-" and _seen(self._tree, path, link)[0] != "-":
+                raise ValueError(path)  # a link to nothing, where the host may have something later
             rows.append(("t", flags | os.O_PATH, path, text))
         return rows
-
-    def _write(self, data: bytes) -> None:
-        if len(data) > form.LARGEST:
-            return
-        new = f".{self._name}.{os.getpid()}"
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
-        fd = os.open(new, flags, 0o600, dir_fd=self._directory)
-        try:
-            os.fchmod(fd, 0o600)
-            os.write(fd, data)
-        finally:
-            os.close(fd)
-        os.rename(new, self._name, src_dir_fd=self._directory, dst_dir_fd=self._directory)
 
 
 def begin(
@@ -129,20 +126,20 @@ def begin(
     words = sys.argv[1 : len(sys.argv) - len(request.program.arguments)]
     if words[0] != "exec" or words[-1] != request.image.path or len(words) > form.MOST_WORDS:
         return None
-    if not _is_plain(request, image, site, table, origin):
+    if not _is_plain(request, image, site, table, origin) or _is_confined():
         return None
+    name = form.name_of([sys.argv[0], *words], os.getcwd(), os.environ.get("PWD", ""))
     try:
+        place = directory.opened()
+        if not directory.wants(place, name):
+            return None
         records = facts.host(words, site, origin.caller, table)
         of_image = facts.of_image(image, request.image.path, site)
-        directory = _directory()
         tree = f"{site.cache}/{image.stamp}/tree"
         files = os.open(tree, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW)
     except (OSError, RunError, facts.UncertainError):
         return None
-    if directory < 0:
-        return None
-    name = form.name_of(words, os.getcwd(), os.environ.get("PWD", ""))
-    return Recording((directory, name), files, records + of_image, request, origin.caller).finish
+    return Recording((place, name), files, records + of_image, request, origin.caller).finish
 
 
 def _is_plain(
@@ -166,32 +163,13 @@ def _is_plain(
     return "$" not in site.word["cache directory"]
 
 
-def _directory() -> int:
-    """Open the directory of the caller's recordings, which is made if need be; -1 for another's."""
-    path = f"/var/tmp/singrun-launches-{os.geteuid()}"  # noqa: S108  checked
-    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+def _is_confined() -> bool:
+    """Whether AppArmor treats user namespaces by the program that makes them: Ubuntu 24.04."""
     try:
-        try:
-            fd = os.open(path, flags)
-        except FileNotFoundError:
-            os.mkdir(path, 0o700)
-            fd = os.open(path, flags)
-        status = os.fstat(fd)
-        if status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o077:
-            os.close(fd)
-            return -1
-        names = os.listdir(fd)
-        if _FAILED in names:
-            age = time.time() - os.stat(_FAILED, dir_fd=fd).st_mtime
-            if 0 <= age < _DAY:
-                os.close(fd)
-                return -1
-            os.unlink(_FAILED, dir_fd=fd)
-        for each in names if len(names) >= _MOST else []:
-            os.unlink(each, dir_fd=fd)
-    except OSError:
-        return -1
-    return fd
+        with open(_APPARMOR) as file:
+            return file.read().strip() != "0"
+    except FileNotFoundError:
+        return False
 
 
 def _seen(root: int, path: str, flags: int) -> str:
@@ -209,8 +187,11 @@ def _seen(root: int, path: str, flags: int) -> str:
 def _is_nested(table: "Table") -> bool:
     """Whether a row lies in another where the host may lack its mount point."""
     rows = [row for row in table.rows if isinstance(row, Bind)]
-    others = [row for row in rows if row.source not in (row.target, ".")]
-    return any(inner.target.startswith(f"{outer.target}/") for inner in others for outer in rows)
+    moved = [row for row in rows if row.source not in (row.target, ".")]
+    places = [row.target for row in rows] + [os.getcwd(), os.environ.get("PWD", "")]
+    inner = [(row.target, outer.target) for row in moved for outer in rows]
+    inner += [(place, outer.target) for place in places for outer in moved]
+    return any(place.startswith(f"{outer}/") for place, outer in inner)
 
 
 def _needed(records: "list[form.Record]") -> "list[form.Record]":

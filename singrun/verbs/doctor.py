@@ -249,9 +249,9 @@ def _player() -> list[Finding]:
     if not os.access(f"{place}/player", os.X_OK):
         remedy = f"Compile it: cc -O2 -o {place}/player {place}/*.c"
         return [Finding("player", "not compiled (starts unpacked images without Python)", remedy)]
-    failed = f"/var/tmp/singrun-launches-{os.geteuid()}/failed"  # noqa: S108  its owner is nobody's
-    if os.path.lexists(failed):
-        return [Finding("player", "failed, and rests for a day", f"rm {failed}")]
+    tried = f"/var/tmp/singrun-launches-{os.geteuid()}/player"  # noqa: S108  its owner is nobody's
+    if os.path.islink(tried) and os.readlink(tried) == ".":
+        return [Finding("player", "cannot be executed on this host; tried once a day")]
     return [Finding("player", "starts unpacked images without Python")]
 
 
