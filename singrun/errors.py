@@ -56,7 +56,11 @@ def _escaped(letter: str) -> str:
     byte = ord(letter) - 0xDC00  # surrogateescape: a byte that is not UTF-8
     if 0x80 <= byte <= 0xFF:
         return f"\\x{byte:02x}"
-    return letter.encode("unicode_escape", "surrogatepass").decode()
+    # By hand: the codec unicode_escape is a module, which is not there after pivot_root(2).
+    short = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}.get(letter)
+    number = ord(letter)
+    kind, width = ("x", 2) if number < 1 << 8 else ("u", 4) if number < 1 << 16 else ("U", 8)
+    return short or f"\\{kind}{number:0{width}x}"
 
 
 _manner = ["", ""]

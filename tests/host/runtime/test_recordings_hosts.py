@@ -242,3 +242,14 @@ def test_a_command_line_is_recorded_when_it_comes_again(desk: Desk) -> None:
     assert len(desk.noted()) == 1
     wait_until(lambda: desk.is_played("exec", "--no-home", desk.by_data, "true"), 10)
     assert len(desk.noted()) == 2
+
+
+def test_a_path_with_a_control_character_is_told_after_the_root_has_changed(
+    desk: Desk, outside: Path
+) -> None:
+    path = outside / "c\x01d"
+    path.write_text("")
+    for person in (desk.user, desk.plain):
+        done = person.singrun("exec", desk.by_data, "cat", path)
+        assert done.returncode == 1
+        assert rf"{outside}/c\x01d is not shared".encode() in done.stderr
