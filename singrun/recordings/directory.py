@@ -1,7 +1,7 @@
 """The directory of a user's recordings, what it holds of each command line, and the player's trial.
 
 /var/tmp/singrun-launches-UID, of this host alone and its owner's alone, holds
-    NAME       a recording; empty: this command line was seen once; FAILED: it could not be played
+    NAME       a recording; empty: this command line was seen once; FAILED: it cannot be played
     player     a link to the player that could be executed on this host, or to ".": it could not
     checked    when that was seen, by its st_mtime
 bin/singrun executes the player where that link leads to it and ``checked`` is newer.
@@ -15,7 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
 
-FAILED: "Final" = b"failed\n"  # player.c writes this into a recording that it could not play
+FAILED: "Final" = b"failed\n"  # what could not be recorded, or what player.c could not play
 _MOST, _DAY = 64, 86400  # names, half of which go when they are so many; seconds
 _LINK, _CHECKED = "player", "checked"
 

@@ -10,6 +10,7 @@
 #include "player.h"
 
 #include <sys/auxv.h>
+#include <sys/resource.h>
 
 #define FAILED "failed\n" /* directory.FAILED */
 #define MAGIC "singrun launch 1\n"
@@ -75,8 +76,8 @@ _Noreturn void give_up(const char *what) {
     int wants = errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOSPC || errno == EFBIG;
     int fd = wants ? -1 : openat(directory, name, O_WRONLY | O_TRUNC | O_NOFOLLOW | O_CLOEXEC);
     if (fd >= 0 && write(fd, FAILED, sizeof FAILED - 1) < 0) unlinkat(directory, name, 0);
-    dprintf(2, "singrun: Cannot start: %s: %s\n  Something changed meanwhile: start it again.\n",
-            what, why);
+    dprintf(2, "singrun: Cannot start: %s: %s\nsingrun:   %s\n", what, why,
+            wants ? "A limit may be too low: see ulimit -a." : "Something changed meanwhile: start it again.");
     _exit(STATUS);
 }
 
@@ -179,12 +180,19 @@ static void find(void) {
     hand_over();
 }
 
+/* Whether a limit is so low that Python should say what it is that fails. */
+static int is_limited(int resource, rlim_t least) {
+    struct rlimit limit;
+    return getrlimit(resource, &limit) || limit.rlim_cur < least;
+}
+
 int main(int argc, char **argv) {
     if (argc == 1) return 0; /* directory.try_player() */
     if (argc <= FIRST_WORD) return STATUS;
     words = argv + 1;
     is_recordable = geteuid() && !getauxval(AT_SECURE) && argc > FIRST_WORD + 3;
     for (int each = 0; each < 3; each++) is_recordable &= fcntl(each, F_GETFD) >= 0;
+    is_recordable &= !is_limited(RLIMIT_NOFILE, 256) && !is_limited(RLIMIT_FSIZE, 1 << 20);
     need(is_recordable);
     find();
     check_facts();

@@ -58,13 +58,16 @@ class Recording:
     def finish(self, image: str, variables: "Environment") -> None:
         """Write it, right before the program is executed. variables: those of the action."""
         self._calls.stop()
-        if not self._calls.is_whole:
-            return
         try:
-            data = form.encoded(self._all(image, variables))
-            if len(data) <= form.LARGEST:
-                directory.write(self._directory, self._name, data)
-        except (OSError, RunError, facts.UncertainError, KeyError, ValueError):
+            data = form.encoded(self._all(image, variables)) if self._calls.is_whole else b""
+        except (KeyError, ValueError):
+            data = b""
+        except (OSError, RunError, facts.UncertainError):
+            return  # the next launch may be certain
+        is_possible = 0 < len(data) <= form.LARGEST
+        try:
+            directory.write(self._directory, self._name, data if is_possible else directory.FAILED)
+        except OSError:
             return  # it is only of use to the next launch
 
     def _all(self, image: str, variables: "Environment") -> "list[form.Record]":
