@@ -25,12 +25,17 @@ def begin(
     has_player = os.environ.get("SINGRUN_PLAYER") != "no" and os.access(player, os.X_OK)
     if not has_player or not strategies.is_in_cache(image, request.image, site):
         return None
-    if "player" not in sys._xoptions:  # it has not been tried: bin/singrun
-        if os.geteuid() and site.on["record launches"]:
-            from singrun.recordings import directory
+    if not site.on["record launches"] or request.program.verb != "exec" or not os.geteuid():
+        return None
+    from singrun.recordings import directory
 
-            directory.try_player(player)
+    if "player" not in sys._xoptions:  # it has not been tried: bin/singrun
+        directory.try_player(player)
+        return None
+    words = sys.argv[1 : len(sys.argv) - len(request.program.arguments)]
+    place = directory.place_of(words)
+    if place is None:
         return None
     from singrun.recordings import recording  # once for many launches
 
-    return recording.begin(request, image, site, table, origin)
+    return recording.begin(place, words, request, image, site, table, origin)

@@ -9,7 +9,10 @@ bin/singrun executes the player where that link leads to it and ``checked`` is n
 
 import os
 import stat
+import sys
 import time
+
+from singrun.recordings import form
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,11 +43,24 @@ def opened() -> int:
     return fd
 
 
-def wants(directory: int, name: str) -> bool:
-    """Whether to record a command line: one that was seen before, and has not failed for a day.
+def place_of(words: "list[str]") -> "tuple[int, str] | None":
+    """Return where to record a command line, as a directory and a name in it; None for nowhere.
 
-    Else note that it was seen: most that come once do not come again. Raises OSError.
+    words: those before the program. Recorded is what was seen before, and has not failed for a day.
     """
+    name = form.name_of([sys.argv[0], *words], os.getcwd(), os.environ.get("PWD", ""))
+    try:
+        directory = opened()
+        if _wants(directory, name):
+            return directory, name
+        os.close(directory)
+    except OSError:
+        pass  # it is only of use to the next launch
+    return None
+
+
+def _wants(directory: int, name: str) -> bool:
+    """Whether to record now, else note that a name was seen: most do not come again."""
     try:
         status = os.lstat(name, dir_fd=directory)
     except FileNotFoundError:

@@ -6,7 +6,6 @@ Python's, as all do where the player is not installed. docs/architecture.md.
 """
 
 import os
-import sys
 
 from singrun import config, program, syscalls
 from singrun.environment import assignments, inherited
@@ -120,29 +119,30 @@ class Recording:
 
 
 def begin(
-    request: "Request", image: "Image", site: "Site", table: "Table", origin: "Origin"
+    place: "tuple[int, str]",
+    words: "list[str]",
+    request: "Request",
+    image: "Image",
+    site: "Site",
+    table: "Table",
+    origin: "Origin",
 ) -> "Callable[[str, Environment], None] | None":
     """Begin to note the calls of a launch of an unpacked image, if it is of the plain kind.
 
-    Return Recording.finish.
+    place: directory.place_of(). words: those before the program. Return Recording.finish.
     """
-    words = sys.argv[1 : len(sys.argv) - len(request.program.arguments)]
     if words[0] != "exec" or words[-1] != request.image.path or len(words) > form.MOST_WORDS:
         return None
     if not _is_plain(request, image, site, table, origin) or _is_confined():
         return None
-    name = form.name_of([sys.argv[0], *words], os.getcwd(), os.environ.get("PWD", ""))
     try:
-        place = directory.opened()
-        if not directory.wants(place, name):
-            return None
         records = facts.host(words, site, origin.caller, table)
         of_image = facts.of_image(image, request.image.path, site)
         tree = f"{site.cache}/{image.stamp}/tree"
         files = os.open(tree, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW)
     except (OSError, RunError, facts.UncertainError):
         return None
-    return Recording((place, name), files, records + of_image, request, origin.caller).finish
+    return Recording(place, files, records + of_image, request, origin.caller).finish
 
 
 def _is_plain(
@@ -151,7 +151,7 @@ def _is_plain(
     uid, options = os.geteuid(), request.image
     if uid == 0 or {*os.getresuid()} != {uid} or len({*os.getresgid()}) > 1:
         return False
-    if request.program.verb != "exec" or request.debug or spelling() or config._reported:
+    if request.debug or spelling() or config._reported:
         return False
     if not _OPTIONS.issuperset(request.option_names) or job_step.want_joining(request):
         return False
@@ -159,7 +159,7 @@ def _is_plain(
         return False
     if not image.stamp or os.path.lexists(images.POLICY):
         return False
-    if config.log_of(site) or site.on["mount hostfs"] or not site.on["record launches"]:
+    if config.log_of(site) or site.on["mount hostfs"]:
         return False
     if origin.overrides or table.images or _is_nested(table) or request.hardware.wants_drivers():
         return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import tempfile
@@ -11,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from singrun.recordings import directory
+from singrun import syscalls
+from singrun.recordings import calls, directory
 from tests.bench import singrun_images as images
 from tests.bench.host import wait_until
 from tests.bench.singrun_images import Person, Word
@@ -271,3 +273,25 @@ def test_a_path_with_a_control_character_is_told_after_the_root_has_changed(
         done = person.singrun("exec", desk.by_data, "cat", path)
         assert done.returncode == 1
         assert rf"{outside}/c\x01d is not shared".encode() in done.stderr
+
+
+def test_a_function_that_calls_the_kernel_has_a_letter_or_looks_or_ends_the_recording(
+    tmp_path: Path,
+) -> None:
+    for module, looks in calls._LOOKS.items():
+        assert looks | {*calls._LETTERS[module]} <= calls.functions(module)
+    changes_: list[Callable[[], object]] = [
+        lambda: open(tmp_path / "file", "w").close(),
+        lambda: (tmp_path / "file").chmod(0o600),
+        lambda: os.waitpid(os.posix_spawn("/bin/true", ["true"], {}), 0),
+        lambda: syscalls.setfsuid(os.geteuid()),
+    ]
+    for change in changes_:
+        notes = calls.Calls()
+        try:
+            (tmp_path / "file").exists()
+            assert notes.is_whole
+            change()
+        finally:
+            notes.stop()
+        assert not notes.is_whole
