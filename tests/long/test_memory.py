@@ -37,6 +37,7 @@ def peaks(place: Path, directories: int) -> list[int]:
     return [int(line) for line in done.stdout.splitlines()]
 
 
+@pytest.mark.long
 @pytest.mark.slow("fifty thousand files, and every allocation is counted")
 def test_memory_does_not_grow_with_the_number_of_files(tmp_path: Path) -> None:
     """In lists an inode took 500 bytes of a seal's memory, and 1,000 of a comparison's.

@@ -124,4 +124,4 @@ def test_printable_is_printable(text: str) -> None:
 def test_time_grows_with_the_text_and_not_faster(text: str) -> None:
     begun = time.process_time()
     parsed(text)
-    assert time.process_time() - begun < 5 * PATIENCE  # where it grows faster, minutes
+    assert time.process_time() - begun < 20 * PATIENCE  # a second; where it grows faster, minutes
