@@ -72,7 +72,7 @@ def test_a_shell_in_the_failed_build(
     shell.type("stty size; [ -t 0 ] && ls /.singbuild.script; cat /run/secrets/*\n")
     shell.expect("33 101\r\n/.singbuild.script\r\n")
     shell.expect(VALUE if section == "post" else "No such file")
-    shell.type("echo up; sleep 60\n")
+    shell.type("sh -c 'echo up; exec sleep 60'\n")  # the process that has the terminal
     shell.expect("\r\nup\r\n")
     shell.type("\x03")  # ends the sleep, not the build
     shell.expect(f"%{section}> ")
