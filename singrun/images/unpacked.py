@@ -5,6 +5,7 @@
             tree/               its files
             size                how many bytes they take
             image               the path of the image, when it was unpacked
+            boot                the host and its boot, while the files may be in memory only
         STAMP.new/              being unpacked, by whoever holds the lock on it
 
 A directory gets its final name when it is complete. Its time of change is the
@@ -16,12 +17,14 @@ locked or mounted anywhere.
 import errno
 import fcntl
 import os
+import time
 
 from singrun.config import Site
 from singrun.errors import UnavailableError
 from singrun.images.image import Image
 
 VARIABLE = "SINGRUN_CACHEDIR=/some/local/directory"
+_WRITEBACK = 3600  # seconds; the kernel writes a file after 30: vm.dirty_expire_centisecs
 ELSEWHERE = f"Name another place for unpacked images: {VARIABLE}"
 
 
@@ -39,13 +42,45 @@ def lookup(image: Image, site: Site) -> int:
         os.close(cache)
         return -1
     fcntl.flock(fd, fcntl.LOCK_SH)
-    is_still = _is_still(image.stamp, cache, fd)
+    is_usable = _is_still(image.stamp, cache, fd) and is_whole(fd)
     os.close(cache)
-    if not is_still:
+    if not is_usable:
         os.close(fd)
         return -1
     os.utime(fd)
     return fd
+
+
+def is_whole(directory: int) -> bool:
+    """Whether the files of a tree cannot have been lost by a crash of the host since.
+
+    Nobody waits for the disk when an image is unpacked: that would double the first start of a
+    large one. A file that is whole in memory is then empty after a crash, under its final name.
+    """
+    try:
+        with open(os.open("boot", os.O_RDONLY | os.O_NOFOLLOW, dir_fd=directory)) as file:
+            unpacked_by, age = file.read(), time.time() - os.fstat(file.fileno()).st_mtime
+    except FileNotFoundError:
+        return True
+    # Of another host, the file system is one that they share, and its server has the files.
+    if not unpacked_by or (unpacked_by != this_boot() and unpacked_by.startswith(_host())):
+        return False
+    if age > _WRITEBACK:
+        try:  # noqa: SIM105  contextlib costs a launch more
+            os.unlink("boot", dir_fd=directory)
+        except FileNotFoundError:  # a launch beside this one did
+            pass
+    return True
+
+
+def this_boot() -> str:
+    """Return the host's name and its kernel's boot id. random(4)."""
+    with open("/proc/sys/kernel/random/boot_id") as file:
+        return _host() + file.read()
+
+
+def _host() -> str:
+    return f"{os.uname().nodename} "
 
 
 def open_private(path: str, parent: "int | None" = None, *, name: str = "") -> int:

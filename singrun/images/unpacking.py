@@ -12,7 +12,14 @@ from singrun.errors import RunError
 from singrun.images import unpacker
 from singrun.images.fuse import host_program
 from singrun.images.image import Image, open_image
-from singrun.images.unpacked import ELSEWHERE, check_executable, lookup, open_private
+from singrun.images.unpacked import (
+    ELSEWHERE,
+    check_executable,
+    is_whole,
+    lookup,
+    open_private,
+    this_boot,
+)
 from singrun.mounts import mountinfo
 
 _TICK = 1.0  # seconds; at least the grain of a file's times, on network file systems too
@@ -32,6 +39,7 @@ def fill(image: Image, site: Site) -> int:
         try:
             if os.path.lexists(f"{cache}/{image.stamp}"):  # since we looked
                 remove(f"{cache}/{image.stamp}.new")
+                _take_away_lost(f"{cache}/{image.stamp}", site.cache)
             else:
                 _fill_locked(image, cache, site)
         finally:
@@ -88,10 +96,22 @@ def _fill_locked(image: Image, cache: str, site: Site) -> None:
             file.write(str(unpacker.measured(new).size))
         with open(f"{new}/image", "wb") as file:
             file.write(os.fsencode(image.path))
+        with open(f"{new}/boot", "w") as file:
+            file.write(this_boot())
         os.rename(new, f"{cache}/{image.stamp}")
     except BaseException:
         remove(new)
         raise
+
+
+def _take_away_lost(path: str, cache: str) -> None:
+    """Remove a tree whose files a crash of the host may have emptied."""
+    with contextlib.suppress(FileNotFoundError):
+        fd = open_private(path)
+        is_lost = not is_whole(fd)
+        os.close(fd)
+        if is_lost:
+            take_away(path, cache)
 
 
 def _check_unchanged(image: Image) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from singrun.images import unpacked
 from tests.bench import singrun_images as images
 from tests.bench.singrun_images import Bench, Person
 
@@ -155,3 +156,32 @@ def test_a_strangers_cache_is_not_touched(person: Person, tmp_path: Path) -> Non
     done = person.singrun("cache", "clean")
     assert done.returncode == 255
     assert b"not your directory" in done.stderr
+
+
+@pytest.mark.parametrize("content", ["", "{host} another boot\n"], ids=["empty", "another boot"])
+def test_a_tree_that_a_crash_of_the_host_emptied_is_unpacked_again(
+    person: Person, bench: Bench, content: str
+) -> None:
+    tree = warm(person, bench, "crash.img")
+    assert (tree / "boot").read_text() == unpacked.this_boot()
+    (tree / "tree/bin/sh").write_bytes(b"")
+    (tree / "boot").write_text(content.format(host=os.uname().nodename))
+    image = bench.directory / "crash.img"
+    assert person.output("exec", "--mount-with", "unpack", image, "sh", "-c", "echo up") == "up\n"
+    assert (tree / "boot").read_text() == unpacked.this_boot()
+
+
+def test_a_tree_that_another_host_unpacked_is_used(person: Person, bench: Bench) -> None:
+    tree = warm(person, bench, "shared.img")
+    (tree / "boot").write_text("another-host another boot\n")
+    assert person.output("warm", bench.directory / "shared.img").strip() == str(tree)
+    assert (tree / "boot").read_text() == "another-host another boot\n"
+
+
+def test_a_tree_that_the_kernel_has_written_outlives_the_boot(person: Person, bench: Bench) -> None:
+    tree = warm(person, bench, "old.img")
+    os.utime(tree / "boot", (time.time() - 7200,) * 2)
+    before = tree.stat().st_ino
+    person.output("exec", "--mount-with", "unpack", bench.directory / "old.img", "true")
+    assert not (tree / "boot").exists()
+    assert tree.stat().st_ino == before
