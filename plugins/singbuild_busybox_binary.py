@@ -11,14 +11,13 @@ import tarfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-
-from debian.arfile import ArError
-from debian.debfile import DebError, DebFile
-from elftools.common.exceptions import ELFError
-from elftools.elf.elffile import ELFFile
+from typing import TYPE_CHECKING
 
 from singbuild import HostError, Pins, RecipeKeyError, Source, SourceError, command
 from singbuild.download import fetch, is_open_line, keep, locked, stored
+
+if TYPE_CHECKING:
+    from debian.debfile import DebFile
 
 PACKAGE = "busybox-static"
 LARGEST = 64 << 20  # bytes of a binary or a package; Debian's have 2 MB and 1 MB
@@ -36,7 +35,7 @@ MACHINES = {  # uname -m: e_machine of elf(5)
     "s390x": "EM_S390",
 }
 DAMAGE = (
-    *(ArError, DebError, tarfile.TarError, lzma.LZMAError, zlib.error),
+    *(tarfile.TarError, lzma.LZMAError, zlib.error),
     *(EOFError, KeyError, OSError, ValueError),
 )
 
@@ -143,12 +142,16 @@ def _binary_of(content: bytes, label: str) -> tuple[bytes, dict[str, str]]:
     """Return the binary that a file is or holds, and what identifies the package around it."""
     if not content.startswith(b"!<arch>\n"):
         return content, {}
+    # Imported here, 13 ms: most binaries are the host's.
+    from debian.arfile import ArError
+    from debian.debfile import DebError, DebFile
+
     try:
         with DebFile(fileobj=io.BytesIO(content)) as deb:
             control = deb.debcontrol()
             package = {"package": control["Package"], "package_version": control["Version"]}
             binary = next(_members(deb), b"")
-    except DAMAGE as error:
+    except (ArError, DebError, *DAMAGE) as error:
         raise SourceError(f"{label}: is a damaged Debian package", why=str(error)) from error
     if not binary:
         raise SourceError(f"{label}: holds no busybox", remedy=f"Try the package {PACKAGE}.")
@@ -166,6 +169,10 @@ def _members(deb: DebFile) -> Iterator[bytes]:
 
 def _check(binary: bytes, arch: str, label: str) -> str:
     """Return the version of a static busybox for this machine; refuse everything else."""
+    # Imported here, 18 ms: `singbuild plan` looks at no binary.
+    from elftools.common.exceptions import ELFError
+    from elftools.elf.elffile import ELFFile
+
     try:
         elf = ELFFile(io.BytesIO(binary))
         machine, segments = elf["e_machine"], list(elf.iter_segments())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -26,6 +27,9 @@ from singbuild.cli.parameters import (
     warn_of_ending,
 )
 from singbuild.errors import SingbuildError, UsageError
+
+if TYPE_CHECKING:
+    from singrun.signatures.signers import Signers
 
 GROUPS = {
     "Recipe": (
@@ -228,13 +232,10 @@ def build(
     from singbuild import build as engine
     from singbuild.cache.resume import Shell
     from singbuild.console import choice
-    from singbuild.console.junit import Report
     from singbuild.dockerfile import loading
-    from singbuild.images import reproducible
     from singbuild.plan import lock, options, plan
     from singbuild.privilege.modes import Mode
     from singbuild.recipe import selection
-    from singbuild.signatures import trusted_keys
     from singbuild.tree import secrets, sections
 
     console = choice.choose(sys.stdout, as_json=as_json, quiet=quiet)
@@ -259,6 +260,8 @@ def build(
                     "the image is not searched for it"
                 )
         if junit:
+            from singbuild.console.junit import Report  # its XML takes 5 ms
+
             console.watchers.append(Report(junit, recipe))
         path = Path(image)
         sandbox = sandbox or update or (not form and image.endswith("/"))
@@ -283,7 +286,7 @@ def build(
             privilege=Mode(privilege) if privilege else None,
             cache_from=cache_from,
             cache_to=cache_to,
-            cache_signers=trusted_keys.load(cache_signers, ()).ssh if cache_signers else None,
+            cache_signers=_signers(cache_signers) if cache_signers else None,
             cache_key=cache_key,
         )
         loaded = loading.load(
@@ -299,6 +302,8 @@ def build(
             loaded = replace(loaded, headers=of_image(_existing(path)))
         planned = plan.make(loaded, console, arch)
         if check_reproducible:
+            from singbuild.images import reproducible
+
             return reproducible.check(planned, path, build_options, console)
         return engine.build(planned, path, build_options, console)
     except SingbuildError as error:
@@ -328,6 +333,13 @@ def _existing(image: Path) -> Path:
             remedy="Make it first: singbuild build --sandbox RECIPE DIR",
         )
     return image
+
+
+def _signers(files: tuple[Path, ...]) -> Signers:
+    """Return who signs the stages that are taken."""
+    from singbuild.signatures import trusted_keys  # its cryptography takes 12 ms
+
+    return trusted_keys.load(files, ()).ssh
 
 
 def _check_terminal(*, as_json: bool) -> None:

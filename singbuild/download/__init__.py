@@ -1,6 +1,6 @@
 """Fetches files over HTTP and from the host, checked and kept; what backends use of requests.
 
-Importing it imports requests, which ``import singbuild`` does not.
+requests takes 30 ms of a start and is imported with the first URL: most builds need no network.
 """
 
 from __future__ import annotations
@@ -11,36 +11,20 @@ import os
 import queue
 import threading
 from collections.abc import Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-import requests
-
 from singbuild.contract import Reporter
-from singbuild.download import authorities
-from singbuild.download.addresses import (
-    RedirectError,
-    check_named,
-    is_loopback,
-    named_by,
-    origin,
-)
-from singbuild.download.authorities import HostAdapter, host_context
-from singbuild.download.errors import (
-    NotFoundError,
-    TryAgainError,
-    broken,
-    refused,
-    too_large,
-)
+from singbuild.download.errors import NotFoundError, TryAgainError, too_large
 from singbuild.download.limits import TIMEOUT, passed
+from singbuild.download.nearness import is_loopback
 from singbuild.download.progress import SharedProgress
 from singbuild.download.retry import retried
-from singbuild.download.sessions import Session
-from singbuild.download.transfer import (
+from singbuild.download.store import (
     Fetched,
     Remote,
-    Transfer,
     digest,
     is_offline,
     keep,
@@ -49,6 +33,14 @@ from singbuild.download.transfer import (
     stored,
 )
 from singbuild.errors import HostError, SourceError
+
+if TYPE_CHECKING:
+    import requests
+
+    from singbuild.download.addresses import RedirectError, check_named, named_by, origin
+    from singbuild.download.answers import broken, refused
+    from singbuild.download.authorities import HostAdapter, host_context
+    from singbuild.download.sessions import Session
 
 __all__ = [
     "TIMEOUT",
@@ -81,6 +73,25 @@ __all__ = [
 
 SIZE_LIMIT = 64 << 30  # bytes
 WORKERS = 4
+# The names whose modules import requests.
+_MODULES = {
+    "HostAdapter": "authorities",
+    "RedirectError": "addresses",
+    "Session": "sessions",
+    "broken": "answers",
+    "check_named": "addresses",
+    "host_context": "authorities",
+    "named_by": "addresses",
+    "origin": "addresses",
+    "refused": "answers",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import a name whose module imports requests when it is asked for (PEP 562)."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
 
 
 def fetch(
@@ -104,8 +115,12 @@ def fetch(
     Raises NotFoundError, SourceError, and HostError when the store cannot be written.
     """
     remote = Remote(url, sha256.lower(), label=label)
+    if _scheme(url) == "file":
+        return _local(remote, into, report, size_limit)
     if session:
         return _fetch(remote, into, report, size_limit, session)
+    from singbuild.download import authorities  # it imports requests
+
     with authorities.session() as own:
         return _fetch(remote, into, report, size_limit, own)
 
@@ -127,6 +142,8 @@ def fetch_all(
     Progress counts the bytes of all under ``label``. The first error stops the rest.
     Raises as ``fetch`` does.
     """
+    from singbuild.download import authorities  # it imports requests
+
     todo: queue.SimpleQueue[tuple[int, Remote]] = queue.SimpleQueue()
     done: queue.SimpleQueue[tuple[int, Fetched] | BaseException] = queue.SimpleQueue()
     for numbered in enumerate(remotes):
@@ -167,7 +184,9 @@ def _collect(
 def _fetch(
     remote: Remote, into: Path, report: Reporter, limit: int, session: requests.Session
 ) -> Fetched:
-    scheme = remote.url.split("://")[0].lower() if "://" in remote.url else "file"
+    from singbuild.download.transfer import Transfer  # it imports requests
+
+    scheme = _scheme(remote.url)
     if scheme == "file":
         return _local(remote, into, report, limit)
     if scheme in ("http", "https"):
@@ -178,6 +197,10 @@ def _fetch(
         f"{remote.url}: files cannot be fetched by {scheme}",
         remedy="Give an http:// or https:// URL, a file:// URL or a path.",
     )
+
+
+def _scheme(url: str) -> str:
+    return url.split("://")[0].lower() if "://" in url else "file"
 
 
 def _local(remote: Remote, into: Path, report: Reporter, limit: int) -> Fetched:

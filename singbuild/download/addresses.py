@@ -22,18 +22,14 @@ from requests.utils import select_proxy
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
+from singbuild.download import nearness
+from singbuild.download.nearness import HERE, LINK, PRIVATE
 from singbuild.errors import HostError
 
 LOCAL = "SINGBUILD_LOCAL_NETWORKS"
 PORTS = {"http": 80, "https": 443}
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Origin = tuple[str, str, int | None]
-
-ANYWHERE, PRIVATE, LINK, HERE = range(4)
-"""How near an address is. LINK: of this cable alone, where clouds keep secrets; HERE: ourselves."""
 _WORDS = {PRIVATE: "a private network", LINK: "a link-local address", HERE: "this machine itself"}
-# RFC 6052 section 2.1: a translator sends it on to the IPv4 address in its last 32 bits.
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 _nearness: dict[Origin, int] = {}  # of origins that have answered, for as long as we live
 _namer: ContextVar[str] = ContextVar("namer", default="")  # URL of who names what is asked for
@@ -67,14 +63,9 @@ def named_by(url: str) -> Iterator[None]:
 
 def check_named(namer: str, url: str) -> None:
     """Refuse a URL whose host is too near by its name alone. Raises RedirectError."""
-    near = _nearness_of_name(urlsplit(url).hostname or "")
+    near = nearness.of_name(urlsplit(url).hostname or "")
     if near > _nearness_of(namer):
         raise RedirectError(f"{urlsplit(namer).netloc} sends us on to {_WORDS[near]}")
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host's name or address, without port, is this machine itself."""
-    return _nearness_of_name(host) == HERE
 
 
 class AddressAdapter(HTTPAdapter):
@@ -119,7 +110,7 @@ class AddressAdapter(HTTPAdapter):
 
 def _server_nearness(url: str, proxies: Mapping[str, str] | None) -> int:
     peer = None if select_proxy(url, dict(proxies or {})) else _peer_nearness.get()
-    return _nearness_of_name(urlsplit(url).hostname or "") if peer is None else peer
+    return nearness.of_name(urlsplit(url).hostname or "") if peer is None else peer
 
 
 class _Connection(HTTPConnection):
@@ -152,7 +143,7 @@ def _check(connected: socket.socket) -> None:
     """Note how near a peer is. Raises _TooNearError, HostError."""
     # A link-local one has its interface behind it, fe80::1%eth0: RFC 4007 section 11.
     address = ipaddress.ip_address(str(connected.getpeername()[0]).partition("%")[0])
-    near = _nearness_of_address(address)
+    near = nearness.of_address(address)
     _peer_nearness.set(near)
     if near > _limit.get() and not any(address in each for each in _local_networks()):
         connected.close()
@@ -172,30 +163,4 @@ def _local_networks() -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
 
 def _nearness_of(url: str) -> int:
     """Return how near a server was when it answered, else how near its name is."""
-    return _nearness.get(origin(url), _nearness_of_name(urlsplit(url).hostname or ""))
-
-
-def _nearness_of_name(host: str) -> int:
-    host = host.strip("[]").rstrip(".").lower()
-    try:
-        address: Address = ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        try:
-            address = ipaddress.IPv4Address(socket.inet_aton(host))  # 127.1, 0x7f000001
-        except (OSError, UnicodeError):
-            return HERE if host == "localhost" or host.endswith(".localhost") else ANYWHERE
-    return _nearness_of_address(address)
-
-
-def _nearness_of_address(address: Address) -> int:
-    if isinstance(address, ipaddress.IPv6Address):
-        inner = address.ipv4_mapped or address.sixtofour
-        if address in _NAT64:
-            inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-        if inner:
-            return _nearness_of_address(inner)
-    if address.is_loopback or address.is_unspecified:
-        return HERE
-    if address.is_link_local:
-        return LINK
-    return ANYWHERE if address.is_global else PRIVATE
+    return _nearness.get(origin(url), nearness.of_name(urlsplit(url).hostname or ""))
