@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -79,6 +80,53 @@ def test_a_daemon_of_libfuse_3_holds_no_mount(bench: Bench) -> None:
         output = child.communicate(f"{daemon}\n")[0]
     assert output == "/proc/self/mountinfo\n"
     images.wait_for_daemons(str(bench.directory))
+
+
+@pytest.mark.parametrize("name", ["image.img", "image.sqfs"])
+def test_the_kernel_knows_that_a_fuse_mount_is_read_only(bench: Bench, name: str) -> None:
+    """Else each read makes it ask anew for a file's attributes."""
+    script = r"grep -o ' / / .* - fuse[^ ]* .*' /proc/self/mountinfo"
+    way = "fuse2fs" if name == "image.img" else "squashfuse"
+    words = ("--mount-with", way, bench.directory / name, "sh", "-c", script)
+    line = bench.people["user"].output("exec", *words)
+    assert line.split()[-1].split(",")[0] == "ro", line
+
+
+def library_read(bench: Bench, image: Path) -> list[str]:
+    """Start a program of an image; return the calls that had its C library read ahead."""
+    user, trace = bench.people["user"], Path(f"/var/tmp/singrun-trace-{os.getpid()}")
+    trace.touch()
+    trace.chmod(0o666)
+    strace = ("strace", "-qq", "-y", "-e", "trace=fadvise64", "-o", trace)
+    done = user.call(*strace, user.launcher, "exec", "--mount-with", "squashfuse", image, "true")
+    assert (done.returncode, done.stderr) == (0, b""), done
+    lines = trace.read_text().splitlines()
+    trace.unlink()
+    images.wait_for_daemons(str(bench.directory))
+    return [line for line in lines if "/usr/lib/abi/libc.so.6" in line]
+
+
+def test_squashfuse_reads_the_c_library_in_order(bench: Bench) -> None:
+    loader = fuse._LOADERS.get(os.uname().machine)
+    if not loader:
+        pytest.skip("not known for this machine")
+    tree, image = bench.variant("with-library"), bench.directory / "with-library.sqfs"
+    (tree / "usr/lib/abi").mkdir(parents=True)
+    (tree / "usr/lib/abi/ld.so").write_bytes(b"")
+    place = tree / loader.lstrip("/")
+    place.parent.mkdir(exist_ok=True)
+    place.symlink_to("/usr/lib/abi/ld.so")
+    library = tree / "usr/lib/abi/libc.so.6"
+    words: list[str | Path] = ["mksquashfs", tree, image]
+    words += ["-quiet", "-no-progress", "-noappend"]
+    library.write_bytes(bytes(range(256)) * 1100)
+    subprocess.run(words, check=True)
+    calls = library_read(bench, image)
+    assert [line.split(", ")[1] for line in calls] == ["0", "131072", "262144"]
+    library.unlink()
+    os.mkfifo(library)  # nothing waits for a writer
+    subprocess.run(words, check=True)
+    assert library_read(bench, image) == []
 
 
 def waited_for(bench: Bench) -> list[int]:
