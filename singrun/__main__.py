@@ -1,19 +1,26 @@
-"""Where the launcher starts Python; -I leaves the package's directory out of sys.path."""
+"""Where the launcher starts Python; -I leaves the package's directory out of sys.path.
+
+Python compiles this file anew at each start, so what can be in bytecode.py is there.
+"""
 
 import gc
-import os
 import sys
+from marshal import loads
 
 gc.disable()  # we live for milliseconds; to look for garbage costs one of them
-directory = os.path.dirname(__file__)
-sys.path.insert(0, directory + "/..")  # not normalised: links may lead here
+directory = __file__.rpartition("/")[0]
+# Behind the standard library, which is looked through first; not normalised: links may lead here.
+sys.path.append(directory + "/..")
+# With hexversion: betas of one version have one cache_tag, and not always one bytecode.
+tag = f"{sys.implementation.cache_tag}-{sys.hexversion:x}"
+path = f"{directory}/__pycache__/singrun.{tag}.code"
+own = {"__name__": "singrun.bytecode"}
+try:
+    with open(path, "rb", buffering=0) as file:
+        codes = loads(file.read())  # noqa: S302  as Python does with a .pyc
+    exec(codes["bytecode.py"][2], own)  # noqa: S102  to import it would cost 0.5 ms
+except (OSError, EOFError, ValueError, TypeError, KeyError):  # there is none yet, or a damaged one
+    from singrun import bytecode
 
-from singrun import bytecode  # noqa: E402  the path comes first
-
-is_installed = bytecode.install(directory)
-
-from singrun.cli import main  # noqa: E402  imports the rest, if that is not there by now
-
-if not is_installed:
-    bytecode.write(directory)
-main()
+    bytecode.start(directory, path, {})
+own["start"](directory, path, codes)  # type: ignore[operator]  # a function

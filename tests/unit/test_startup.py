@@ -17,7 +17,7 @@ import pytest
 
 import singbuild
 import singrun
-from singrun import bytecode
+from singrun import compilation
 from tests.bench import installation
 from tests.bench import singrun_images as images
 from tests.bench.host import shared_directory
@@ -121,24 +121,42 @@ def test_the_one_file_has_what_every_launch_imports_in_an_order_that_needs_no_se
     launcher = images.installed(tmp_path)
     assert says_version(launcher)
     (file,) = (tmp_path / "singrun/__pycache__").glob("*.code")
-    codes = marshal.loads(file.read_bytes())
-    together = [name for name, (*_, code) in codes.items() if not isinstance(code, bytes)]
+    (others,) = (tmp_path / "singrun/__pycache__").glob("*.others")
+    together = {*marshal.loads(file.read_bytes())}
     names = {name.removesuffix(".py").removesuffix("/__init__") for name in together}
     launched = imported(main, "exec", tree, "true")
     own = {
         name.removeprefix("singrun.").replace(".", "/") for name in launched if "singrun." in name
     }
-    assert names == own - {"bytecode"}
-    assert {*codes} - {*together} == {*bytecode.SOMETIMES}
+    assert names == own - {"compilation"} | {"__init__", "bytecode"}
+    assert {*marshal.loads(others.read_bytes())} == {*compilation.SOMETIMES}
     assert not {name for name in imported(tmp_path / main.relative_to(main.parents[1]), "--version")
-                if name.startswith("singrun.") and name != "singrun.bytecode"}  # fmt: skip
+                if name.startswith("singrun.")}  # fmt: skip
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", marshal.dumps(1), marshal.dumps({"a": 1})])
+def test_files_of_compiled_code_that_are_damaged_or_of_others_are_written_anew(
+    tmp_path: Path, content: bytes
+) -> None:
+    launcher = images.installed(tmp_path)
+    assert says_version(launcher)
+    paths = [*(tmp_path / "singrun/__pycache__").glob("*.code*")]
+    whole = [path.read_bytes() for path in paths]
+    assert len(paths) == 2
+    for path in paths:
+        path.write_bytes(content)
+    assert says_version(launcher)
+    assert [path.read_bytes() for path in paths] == whole
+    others = next(path for path in paths if path.suffix == ".others")
+    others.write_bytes(content)
+    subprocess.run([launcher, "instances"], env={}, cwd="/", check=True)  # takes one of them
 
 
 def test_the_one_file_knows_the_lines_of_its_sources(tmp_path: Path) -> None:
     """What a bug prints names them; columns, annotations and docstrings are left out."""
     source = images.ROOT / "singrun/errors.py"
     shutil.copy(source, tmp_path / "errors.py")
-    *_, code = bytecode._compiled(str(tmp_path), "errors.py")
+    *_, code = compilation.compiled(str(tmp_path), "errors.py")
     assert isinstance(code, types.CodeType)
     plain = compile(source.read_text(), "errors.py", "exec", optimize=2)
     for one, other in zip(functions(code), functions(plain), strict=True):
