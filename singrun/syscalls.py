@@ -107,11 +107,23 @@ class _Libc:
     _handle = _ctypes.dlopen(None, 0)  # type: ignore[arg-type]
 
 
-def _declare(name: str, *argtypes: type) -> _Function:
-    """Return the C function ``name``; every call gives an object of its own."""
-    function = _Function((name, _Libc))  # type: ignore[arg-type]
-    function.argtypes, function.restype = argtypes, _Long if name == "syscall" else _Int
-    return function
+class _Declaration:
+    """The C function ``name``: looked up at its first call, since few launches make all of them.
+
+    syscall(2) is there several times, each with the types of one call.
+    """
+
+    def __init__(self, name: str, *argtypes: type) -> None:
+        self._name, self._argtypes = name, argtypes
+        self._function: _Function | None = None
+
+    def function(self) -> _Function:
+        """Return the function, with its types. dlsym(3)."""
+        if self._function is None:
+            self._function = _Function((self._name, _Libc))  # type: ignore[arg-type]
+            self._function.argtypes = self._argtypes
+            self._function.restype = _Long if self._name == "syscall" else _Int
+        return self._function
 
 
 def _u64(*values: int) -> bytes:
@@ -119,36 +131,36 @@ def _u64(*values: int) -> bytes:
     return b"".join(value.to_bytes(8, sys.byteorder) for value in values)
 
 
-_unshare = _declare("unshare", _Int)
-_setns = _declare("setns", _Int, _Int)
-_mount = _declare("mount", _Bytes, _Bytes, _Bytes, _ULong, _Bytes)
-_umount2 = _declare("umount2", _Bytes, _Int)
-_pivot_root = _declare("pivot_root", _Bytes, _Bytes)
-_syncfs = _declare("syncfs", _Int)
-_prctl = _declare("prctl", _Int, _ULong, _ULong, _ULong, _ULong)
-_capget = _declare("capget", _Bytes, _Six)
-_capset = _declare("capset", _Bytes, _Bytes)
-_signal = _declare("signal", _Int, _ULong)
-_setfsuid = _declare("setfsuid", _Int)
-_setfsgid = _declare("setfsgid", _Int)
-_sethostname = _declare("sethostname", _Bytes, _ULong)
-_socket = _declare("socket", _Int, _Int, _Int)
-_bind = _declare("bind", _Int, _Bytes, _UInt)
-_connect = _declare("connect", _Int, _Bytes, _UInt)
-_listen = _declare("listen", _Int, _Int)
-_accept4 = _declare("accept4", _Int, _Bytes, _Bytes, _Int)
-_getsockopt = _declare("getsockopt", _Int, _Int, _Int, _Three, _One)
-_setsockopt = _declare("setsockopt", _Int, _Int, _Int, _Bytes, _UInt)
-_open_tree = _declare("syscall", _Long, _Int, _Bytes, _UInt)
-_move_mount = _declare("syscall", _Long, _Int, _Bytes, _Int, _Bytes, _UInt)
-_fsopen = _declare("syscall", _Long, _Bytes, _UInt)
-_fsconfig = _declare("syscall", _Long, _Int, _UInt, _Bytes, _Bytes, _Int)
-_fsmount = _declare("syscall", _Long, _Int, _UInt, _UInt)
-_openat2 = _declare("syscall", _Long, _Int, _Bytes, _Bytes, _ULong)
-_mount_setattr = _declare("syscall", _Long, _Int, _Bytes, _UInt, _Bytes, _ULong)
-_create_ruleset = _declare("syscall", _Long, _Bytes, _ULong, _UInt)
-_restrict_self = _declare("syscall", _Long, _Int, _UInt)
-_statx = _declare("statx", _Int, _Bytes, _Int, _UInt, _Statx)
+_unshare = _Declaration("unshare", _Int)
+_setns = _Declaration("setns", _Int, _Int)
+_mount = _Declaration("mount", _Bytes, _Bytes, _Bytes, _ULong, _Bytes)
+_umount2 = _Declaration("umount2", _Bytes, _Int)
+_pivot_root = _Declaration("pivot_root", _Bytes, _Bytes)
+_syncfs = _Declaration("syncfs", _Int)
+_prctl = _Declaration("prctl", _Int, _ULong, _ULong, _ULong, _ULong)
+_capget = _Declaration("capget", _Bytes, _Six)
+_capset = _Declaration("capset", _Bytes, _Bytes)
+_signal = _Declaration("signal", _Int, _ULong)
+_setfsuid = _Declaration("setfsuid", _Int)
+_setfsgid = _Declaration("setfsgid", _Int)
+_sethostname = _Declaration("sethostname", _Bytes, _ULong)
+_socket = _Declaration("socket", _Int, _Int, _Int)
+_bind = _Declaration("bind", _Int, _Bytes, _UInt)
+_connect = _Declaration("connect", _Int, _Bytes, _UInt)
+_listen = _Declaration("listen", _Int, _Int)
+_accept4 = _Declaration("accept4", _Int, _Bytes, _Bytes, _Int)
+_getsockopt = _Declaration("getsockopt", _Int, _Int, _Int, _Three, _One)
+_setsockopt = _Declaration("setsockopt", _Int, _Int, _Int, _Bytes, _UInt)
+_open_tree = _Declaration("syscall", _Long, _Int, _Bytes, _UInt)
+_move_mount = _Declaration("syscall", _Long, _Int, _Bytes, _Int, _Bytes, _UInt)
+_fsopen = _Declaration("syscall", _Long, _Bytes, _UInt)
+_fsconfig = _Declaration("syscall", _Long, _Int, _UInt, _Bytes, _Bytes, _Int)
+_fsmount = _Declaration("syscall", _Long, _Int, _UInt, _UInt)
+_openat2 = _Declaration("syscall", _Long, _Int, _Bytes, _Bytes, _ULong)
+_mount_setattr = _Declaration("syscall", _Long, _Int, _Bytes, _UInt, _Bytes, _ULong)
+_create_ruleset = _Declaration("syscall", _Long, _Bytes, _ULong, _UInt)
+_restrict_self = _Declaration("syscall", _Long, _Int, _UInt)
+_statx = _Declaration("statx", _Int, _Bytes, _Int, _UInt, _Statx)
 
 
 # EAGAIN: something was renamed or mounted anywhere on the host while ``..`` was resolved,
@@ -157,9 +169,10 @@ _statx = _declare("statx", _Int, _Bytes, _Int, _UInt, _Statx)
 _OPENAT2_ATTEMPTS = 10_000
 
 
-def _call(function: _Function, *words: object, path: "str | None" = None) -> int:
-    """Call ``function``, again when a signal interrupts it, as Python's own calls do (PEP 475)."""
+def _call(declaration: _Declaration, *words: object, path: "str | None" = None) -> int:
+    """Call a function, again when a signal interrupts it, as Python's own calls do (PEP 475)."""
     result: int
+    function = declaration.function()
     while (result := function(*words)) < 0:
         number = _ctypes.get_errno()
         if number != errno.EINTR:
@@ -296,7 +309,7 @@ def scope_abstract_sockets() -> None:
 
 def signal_default(number: int) -> None:
     """Give signal ``number`` its default disposition. signal(2) with SIG_DFL."""
-    _signal(number, SIG_DFL)
+    _signal.function()(number, SIG_DFL)
 
 
 def setfsuid(uid: int) -> int:
@@ -304,12 +317,12 @@ def setfsuid(uid: int) -> int:
 
     Return who it was before.
     """
-    return int(_setfsuid(uid))
+    return int(_setfsuid.function()(uid))
 
 
 def setfsgid(gid: int) -> None:
     """Access files as group ``gid`` (man 2)."""
-    _setfsgid(gid)
+    _setfsgid.function()(gid)
 
 
 def sethostname(name: str) -> None:
