@@ -40,8 +40,9 @@ from singbuild.ext3.writer.filesystem import (
 )
 from singbuild.ext3.writer.image_reader import ImageReader, tree_nodes
 from singbuild.ext3.writer.nodes import Nodes
-from singbuild.ext3.writer.short_files import Short
+from singbuild.ext3.writer.short_files import Batch, long_file
 from singbuild.ext3.writer.spool import Spool
+from singbuild.ext3.writer.target import Target
 from singbuild.file_tree import REGULAR, Entry, FileTree
 from singbuild.formats.loading import is_ext3, opened
 from singbuild.images import rewriting
@@ -128,9 +129,9 @@ class _ReaderByNumber(ImageReader):
         super().__init__(image)
         self._image = image
 
-    def short_files(self, nodes: Nodes) -> AbstractContextManager[Iterable[list[Short]]]:
+    def short_files(self, nodes: Nodes, _target: Target) -> AbstractContextManager[Iterable[Batch]]:
         """Call no file short."""
-        return nullcontext([(node, b"", b"")] for node in islice(nodes, 1, None))
+        return nullcontext(map(long_file, islice(nodes, 1, None)))
 
     def entry(self, node: Node) -> Entry:
         """Read the inode once more."""

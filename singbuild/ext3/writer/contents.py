@@ -32,6 +32,7 @@ from singbuild.ext3.writer.filedata import PIECE, blocks_of, data_runs
 from singbuild.ext3.writer.inode_table import InodeTable
 from singbuild.ext3.writer.nodes import Name, Nodes
 from singbuild.ext3.writer.own_files import journal_inode, lost_and_found_inode, resize_inode
+from singbuild.ext3.writer.short_files import Batch
 from singbuild.ext3.writer.spool import Spool
 from singbuild.ext3.writer.tree_reader import TreeReader
 from singbuild.ext3.writer.volume import Run, Volume
@@ -75,7 +76,7 @@ class Contents:
     def write(self, nodes: Nodes, epoch: int) -> None:
         """Write all inodes and what they hold; only the manifest's blocks stay empty."""
         # The process that reads ahead is forked first: it works while directories are packed.
-        with self._reader.short_files(nodes) as batches:
+        with self._reader.short_files(nodes, self._volume.target) as batches:
             table = InodeTable(self._volume, self._geometry)
             own = self._own_inodes(epoch)
             for node, names in nodes.directories():
@@ -83,8 +84,8 @@ class Contents:
             own[ROOT_INODE] = self._inode(nodes.root)
             table.add([own.get(number, bytes(INODE)) for number in range(1, LOST_INODE + 1)])
             for batch in batches:
-                table.add([self._short_or_any(*each) for each in batch])
-                self._on_bytes(sum([node.size for node, _, _ in batch if node.size < PIECE]))
+                table.add(self._inodes(batch))
+                self._on_bytes(sum([node.size for node in batch.nodes if node.size < PIECE]))
             table.close()
 
     def put_manifest(self, manifest: Iterable[bytes]) -> None:
@@ -101,17 +102,19 @@ class Contents:
         lost = lost_and_found_inode(volume, epoch)
         return {RESIZE_INODE: resize, JOURNAL_INODE: journal, LOST_INODE: lost}
 
-    def _short_or_any(self, node: Node, data: bytes | memoryview, digest: bytes) -> bytes:
-        """Write a node; return its inode, 256 bytes. digest: b"" for all but short files."""
-        if digest:
-            count = -(-node.size // BLOCK)
-            start = self._volume.append_short(data, count, digest)
-            if start is not None:
-                i_block = direct_map(start, count)
-                return records.inode(
-                    node.mode, node.uid, node.gid, node.mtime, node.size, node.links, count, i_block
-                )
-        return self._inode(node)
+    def _inodes(self, batch: Batch) -> list[bytes]:
+        """Write some nodes; return their inodes, 256 bytes each."""
+        inodes, starts = [], []
+        for node, digest in zip(batch.nodes, batch.digests, strict=True):
+            start = 0
+            if digest:
+                count = -(-node.size // BLOCK)
+                start = self._volume.append_short(count, digest)
+                starts.append(start)
+            inodes.append(_short_inode(node, start, count) if start else self._inode(node))
+        if starts:
+            batch.place(starts)
+        return inodes
 
     def _inode(self, node: Node) -> bytes:
         """Read and write what any node holds; return its inode."""
@@ -231,6 +234,14 @@ class Contents:
         block = self._volume.allocate_one()
         self._volume.put(block, outside)
         return block, inside
+
+
+def _short_inode(node: Node, start: int, count: int) -> bytes:
+    """Return the inode of a file whose ``count`` blocks, up to twelve, begin at ``start``."""
+    return records.inode(
+        node.mode, node.uid, node.gid, node.mtime, node.size, node.links, count,
+        direct_map(start, count),
+    )  # fmt: skip
 
 
 def _names_fact(node: Node, names: Sequence[Name]) -> bytes:

@@ -13,7 +13,8 @@ from singbuild.ext3.geometry import BLOCK
 from singbuild.ext3.node import Node
 from singbuild.ext3.writer.filedata import PIECE
 from singbuild.ext3.writer.nodes import Nodes, Status
-from singbuild.ext3.writer.short_files import Short
+from singbuild.ext3.writer.short_files import Batch, long_file
+from singbuild.ext3.writer.target import Target
 from singbuild.file_tree import Entry, FileTree
 
 
@@ -27,7 +28,7 @@ class ImageReader:
         self._tree = tree
         self._entry = tree.root()
 
-    def short_files(self, nodes: Nodes) -> AbstractContextManager[Iterable[list[Short]]]:
+    def short_files(self, nodes: Nodes, _target: Target) -> AbstractContextManager[Iterable[Batch]]:
         """Call no file short: a second process would read the same image as this one."""
         return nullcontext(self._in_order(nodes))
 
@@ -36,12 +37,12 @@ class ImageReader:
         assert node.path == self._entry.path
         return self._entry
 
-    def _in_order(self, nodes: Nodes) -> Iterator[list[Short]]:
+    def _in_order(self, nodes: Nodes) -> Iterator[Batch]:
         entries = self._tree.walk()
         for node in islice(nodes, 1, None):
             # Between them are further names of inodes.
             self._entry = next(entry for entry in entries if entry.path == node.path)
-            yield [(node, b"", b"")]
+            yield long_file(node)
 
     def file(self, node: Node) -> tuple[list[Attribute], Iterable[tuple[int, bytes]]]:
         """Return a regular file's attributes, and its data as (offset, bytes), ascending."""

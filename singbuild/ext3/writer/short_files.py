@@ -1,21 +1,26 @@
-"""Most files of a tree are short: a second process reads and hashes them, ahead of the writer.
+"""Most files of a tree are short: a second process reads, hashes and writes them.
 
 Opening, reading and hashing one takes as long as all else that is done for it, and two
-threads would hand the interpreter to and fro for longer than that. The process sends what
-it read through a pipe, and holds no more than some mebibytes that the pipe does not take.
-When the writer dies, by whatever signal, the pipe breaks and the process ends too.
+threads would hand the interpreter to and fro for longer than that. The process reads ahead,
+while the writer packs the directories; it sends digests through a pipe, is told through another
+where the files' blocks are, and writes them there. It holds no more than some mebibytes
+that have no place yet. When the writer dies, by whatever signal, the pipes break and the process
+ends too.
 """
 
 import fcntl
 import hashlib
 import os
+import select
 import signal
 import stat
+from array import array
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
+from functools import partial
 from itertools import islice
-from typing import BinaryIO, NoReturn
+from typing import BinaryIO, NamedTuple, NoReturn
 
 from singbuild.errors import HostError
 from singbuild.ext3.geometry import BLOCK
@@ -24,48 +29,81 @@ from singbuild.ext3.writer.blockmap import DIRECT
 from singbuild.ext3.writer.description import short_facts
 from singbuild.ext3.writer.filedata import Files
 from singbuild.ext3.writer.nodes import Nodes
+from singbuild.ext3.writer.target import Target
+from singbuild.ext3.writer.volume import MAX_PARTS, ZEROS, Parts, write_runs
 
 _SHORT = DIRECT * BLOCK  # bytes
 _REGULAR = stat.S_IFREG >> 12
-_AT_ONCE = 256  # inodes
-_OWN_SHARE = 6  # the writer reads every sixth part itself: so both end at about the same time
-_AHEAD = 32 << 20  # bytes read before the writer takes them, while it packs the directories
+_AT_ONCE = MAX_PARTS // 2  # inodes: data and zeros of their files go into one writev(2)
+_OWN_SHARE = 4  # the writer reads every fourth part itself: so both end at about the same time
+_AHEAD = 32 << 20  # bytes read before the writer has a place for them, while it packs directories
 _PIPE = 1 << 20  # bytes, what an ordinary user may ask for: pipe(7), /proc/sys/fs/pipe-max-size
 _DIGEST = hashlib.sha256().digest_size
+_FINE, _FAILED = b"\0", b"\1"  # the first byte of a message; behind the latter is an error
 
-Short = tuple[Node, bytes | memoryview, bytes]  # its data, its digest; both b"" if not short
+
+class Batch(NamedTuple):
+    """Nodes that follow each other. digests: of the inodes; b"" for all but short files.
+
+    place: to be called with the first block that each short file shall have, 0 if the caller
+    writes it like any other file. Raises HostError.
+    """
+
+    nodes: Sequence[Node]
+    digests: Sequence[bytes]
+    place: Callable[[Sequence[int]], None]
+
+
+def long_file(node: Node) -> Batch:
+    """Return a batch of one node that is no short file."""
+    return Batch((node,), (b"",), lambda _: None)
+
+
+class _Process(NamedTuple):
+    """The writer's ends of the pipes. digests: from the process; places: of its short files."""
+
+    digests: BinaryIO
+    places: BinaryIO
 
 
 @contextmanager
-def read_ahead(root: bytes, nodes: Nodes) -> Iterator[Iterator[list[Short]]]:
+def read_ahead(root: bytes, nodes: Nodes, target: Target) -> Iterator[Iterator[Batch]]:
     """Yield all nodes but the root in their order, some at a time; the process ends with the block.
 
     A short file has up to twelve blocks, none of them zeros, and no attributes. One that cannot
     be read, or has changed, is yielded like any other node: the writer will say what is wrong.
-    Raises HostError.
+    target: gets what short files hold, and is all written when the last batch was placed and the
+    iteration ended. Raises HostError.
     """
-    reading, writing = os.pipe()
-    with os.fdopen(reading, "rb") as pipe:
+    digests, sending = os.pipe()
+    receiving, places = os.pipe()
+    with os.fdopen(digests, "rb") as reading, os.fdopen(places, "wb", 0) as writing:
         try:
-            process = _start(root, nodes, reading, writing)
+            serve = partial(_serve, root, nodes, target, sending, receiving)
+            process = _start(serve, (digests, places))
         finally:
-            os.close(writing)
+            os.close(sending)
+            os.close(receiving)
         try:
-            yield _in_order(root, nodes, pipe)
+            yield _in_order(root, nodes, target, _Process(reading, writing))
         finally:
             # All other signals are blocked there.
             os.kill(process, signal.SIGKILL)
             os.waitpid(process, 0)
 
 
-def _start(root: bytes, nodes: Nodes, reading: int, writing: int) -> int:
-    """Fork with all signals blocked: the writer's handlers, inherited, would clean up after it."""
+def _start(serve: Callable[[], NoReturn], ends: Sequence[int]) -> int:
+    """Fork with all signals blocked: the writer's handlers, inherited, would clean up after it.
+
+    ends: the writer's, of the pipes.
+    """
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
         process = os.fork()
         if not process:
-            os.close(reading)  # or the pipe would not break
-            _serve(root, nodes, writing)
+            for end in ends:
+                os.close(end)  # or the pipes would not break
+            serve()
         return process
     except OSError as error:
         raise HostError(
@@ -77,30 +115,36 @@ def _start(root: bytes, nodes: Nodes, reading: int, writing: int) -> int:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-def _in_order(root: bytes, nodes: Nodes, pipe: BinaryIO) -> Iterator[list[Short]]:
+def _in_order(root: bytes, nodes: Nodes, target: Target, process: _Process) -> Iterator[Batch]:
     with closing(Files(root)) as files:
         for index, some in enumerate(_parts(nodes)):
             if index % _OWN_SHARE:
-                yield _receive(some, pipe)
+                yield _receive(some, process)
             else:
-                yield [(node, *_read_short(files, node)) for node in some]
+                data, digests = _read_short(files, some)
+                yield Batch(some, digests, partial(_write, target, data))
+    _check(process.digests)  # it has written all
 
 
-def _receive(nodes: list[Node], pipe: BinaryIO) -> list[Short]:
-    kinds = _read_exactly(pipe, len(nodes))
-    digests = _read_exactly(pipe, sum(kinds) * _DIGEST)
-    sizes = [node.size if kind else 0 for node, kind in zip(nodes, kinds, strict=True)]
-    data = memoryview(_read_exactly(pipe, sum(sizes)))
-    files: list[Short] = []
-    start = digest_start = 0
-    for node, size in zip(nodes, sizes, strict=True):
-        if size:
-            digest = digests[digest_start : digest_start + _DIGEST]
-            files.append((node, data[start : start + size], digest))
-            start, digest_start = start + size, digest_start + _DIGEST
-        else:
-            files.append((node, b"", b""))
-    return files
+def _receive(nodes: list[Node], process: _Process) -> Batch:
+    _check(process.digests)
+    kinds = _read_exactly(process.digests, len(nodes))
+    packed = _read_exactly(process.digests, sum(kinds) * _DIGEST)
+    at = iter(range(0, len(packed), _DIGEST))
+    digests = [packed[(start := next(at)) : start + _DIGEST] if kind else b"" for kind in kinds]
+    return Batch(nodes, digests, partial(_send, process.places))
+
+
+def _send(places: BinaryIO, starts: Sequence[int]) -> None:
+    with suppress(BrokenPipeError):  # why, is told at the next message
+        places.write(array("I", starts))
+
+
+def _check(pipe: BinaryIO) -> None:
+    """Read the begin of a message. Raises HostError if the process could not write."""
+    if _read_exactly(pipe, 1) == _FAILED:
+        what, why, remedy = pipe.read().decode().split("\0")
+        raise HostError(what, why=why, remedy=remedy)
 
 
 def _read_exactly(pipe: BinaryIO, size: int) -> bytes:
@@ -120,60 +164,93 @@ def _parts(nodes: Nodes) -> Iterator[list[Node]]:
         yield some
 
 
-def _serve(root: bytes, nodes: Nodes, pipe: int) -> NoReturn:
-    """Send each part as a byte per inode, then the digests and the data of its short files.
+def _serve(root: bytes, nodes: Nodes, target: Target, sending: int, receiving: int) -> NoReturn:
+    """Send each part as a byte per inode, 1 for a short file, then these files' digests.
 
-    The byte is 1 for a short file. Ends the process.
+    Write the files as soon as it is known where. Ends the process.
     """
     try:
-        waiting: deque[memoryview] = deque()
-        ahead = 0
-        with suppress(OSError):  # a smaller pipe would run dry between two parts
-            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE)
-            ahead = _AHEAD
-        with closing(Files(root)) as files:
-            for index, some in enumerate(_parts(nodes)):
-                if index % _OWN_SHARE:
-                    read = [_read_short(files, node) for node in some]
-                    kinds = bytes([bool(digest) for _, digest in read])
-                    digests, data = [digest for _, digest in read], [data for data, _ in read]
-                    waiting.append(memoryview(b"".join([kinds, *digests, *data])))
-                    _send(waiting, pipe, ahead)
-            _send(waiting, pipe, 0)
+        with suppress(OSError):  # a smaller pipe would be full while directories are packed
+            fcntl.fcntl(sending, fcntl.F_SETPIPE_SZ, _PIPE)
+        with closing(Files(root)) as files, os.fdopen(sending, "wb") as pipe:
+            try:
+                _read_and_write(files, nodes, target, pipe, receiving)
+                pipe.write(_FINE)
+            except HostError as error:
+                pipe.write(_FAILED + "\0".join((error.what, error.why, error.remedy)).encode())
     finally:
         os._exit(0)  # not sys.exit: that would run the writer's finally blocks
 
 
-def _send(waiting: deque[memoryview], pipe: int, most: int) -> None:
-    """Send what the pipe takes, and wait until no more than ``most`` bytes are left."""
-    size = sum(map(len, waiting))
-    while waiting:
-        os.set_blocking(pipe, size > most)
-        try:
-            sent = os.write(pipe, waiting[0])
-        except BlockingIOError:
-            return
-        size -= sent
-        waiting[0] = waiting[0][sent:]
-        if not waiting[0]:
-            waiting.popleft()
+def _read_and_write(
+    files: Files, nodes: Nodes, target: Target, pipe: BinaryIO, receiving: int
+) -> None:
+    waiting: deque[list[bytes]] = deque()  # data of the short files of a part
+    size = 0  # bytes in there
+    told = select.poll()
+    told.register(receiving, select.POLLIN)
+
+    def write(most: int) -> None:
+        """Write the parts whose place is known; wait until no more than ``most`` bytes are left."""
+        nonlocal size
+        while waiting and (size > most or told.poll(0)):
+            data = waiting.popleft()
+            size -= sum(map(len, data))
+            # At most 2 KiB, which one write(2) put there: a pipe does not divide them.
+            starts = array("I", os.read(receiving, 4 * len(data)))
+            _write(target, data, starts)
+
+    for index, some in enumerate(_parts(nodes)):
+        if index % _OWN_SHARE:
+            data, digests = _read_short(files, some)
+            pipe.write(b"".join([_FINE, bytes(map(bool, digests)), *digests]))
+            pipe.flush()
+            if data:
+                waiting.append(data)
+                size += sum(map(len, data))
+            write(_AHEAD)
+    write(-1)
 
 
-def _read_short(files: Files, node: Node) -> tuple[bytes, bytes]:
-    """Return a short file's data, and its inode's digest; twice b"" for any other inode."""
-    size = node.size
-    if node.mode >> 12 != _REGULAR or not 0 < size <= _SHORT or node.path == MANIFEST:
-        return b"", b""
+def _write(target: Target, files: Sequence[bytes], starts: Sequence[int]) -> None:
+    """Write short files. starts: the first block of each, or 0 if it is not to be written here."""
+    runs: list[tuple[int, Parts]] = []
+    end = 0
+    for data, start in zip(files, starts, strict=True):
+        if start:
+            if start != end:
+                runs.append((start, []))
+            count = -(-len(data) // BLOCK)
+            end = start + count
+            runs[-1][1].extend((data, ZEROS[: count * BLOCK - len(data)]))
+    write_runs(target, runs)
+
+
+def _read_short(files: Files, nodes: Sequence[Node]) -> tuple[list[bytes], list[bytes]]:
+    """Return what the short files among some nodes hold, and the digests of all, as Batch's."""
+    contents, digests = [], []
+    for node in nodes:
+        data = b""
+        if node.mode >> 12 == _REGULAR and 0 < node.size <= _SHORT and node.path != MANIFEST:
+            data = _data(files, node)
+        if data:
+            contents.append(data)
+            digests.append(hashlib.sha256(data + short_facts(node)).digest())
+        else:
+            digests.append(b"")
+    return contents, digests
+
+
+def _data(files: Files, node: Node) -> bytes:
+    """Return a file's data, b"" if it is not what a short file has."""
     try:
         fd = files.opened(node)
         try:
             # One byte more shows that the file has grown.
-            data, names = os.read(fd, size + 1), os.listxattr(fd)
+            data, names = os.read(fd, node.size + 1), os.listxattr(fd)
         finally:
             os.close(fd)
     except OSError:
-        return b"", b""
+        return b""
     # A block that begins with a zero byte may be all zeros, which the writer makes a hole.
-    if names or len(data) != size or 0 in data[::BLOCK]:
-        return b"", b""
-    return data, hashlib.sha256(data + short_facts(node)).digest()
+    return b"" if names or len(data) != node.size or 0 in data[::BLOCK] else data

@@ -13,14 +13,15 @@ from singbuild.ext3.attributes import Attribute, want_attribute
 from singbuild.ext3.node import Node
 from singbuild.ext3.writer.filedata import PIECE, Files, changed, pieces
 from singbuild.ext3.writer.nodes import Nodes
-from singbuild.ext3.writer.short_files import Short, read_ahead
+from singbuild.ext3.writer.short_files import Batch, read_ahead
+from singbuild.ext3.writer.target import Target
 
 
 class TreeReader(Protocol):
     """Reads what the nodes of a tree hold. Every call may raise OSError and ImageError."""
 
-    def short_files(self, nodes: Nodes) -> AbstractContextManager[Iterable[list[Short]]]:
-        """Yield all nodes but the root, some at a time, with the data of short files.
+    def short_files(self, nodes: Nodes, target: Target) -> AbstractContextManager[Iterable[Batch]]:
+        """Yield all nodes but the root, some at a time; write short files into the target.
 
         The other methods are called with the root before the first of them is taken, then with
         each when it was yielded.
@@ -47,9 +48,9 @@ class DirectoryReader:
         """Close what is open."""
         self._files.close()
 
-    def short_files(self, nodes: Nodes) -> AbstractContextManager[Iterable[list[Short]]]:
+    def short_files(self, nodes: Nodes, target: Target) -> AbstractContextManager[Iterable[Batch]]:
         """Have a second process read them ahead."""
-        return read_ahead(self._root, nodes)
+        return read_ahead(self._root, nodes, target)
 
     def file(self, node: Node) -> tuple[list[Attribute], Iterator[tuple[int, bytes]]]:
         """Open the file once, so that attributes and data are those of one inode."""

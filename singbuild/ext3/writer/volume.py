@@ -7,6 +7,7 @@ This module does not know what the blocks mean.
 
 import hashlib
 from collections import deque
+from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from operator import itemgetter
 from typing import Self
@@ -19,8 +20,8 @@ Run = tuple[int, int]  # first block, number of blocks
 Parts = list[bytes | memoryview]  # fill a run in order: data, then zeros to the block's end
 
 _BATCH_BLOCKS = 256  # a batch of so many, 1 MiB, is flushed
-_MAX_PARTS = 1024  # IOV_MAX: writev(2) takes no more
-_ZEROS = memoryview(bytes(BLOCK))
+MAX_PARTS = 1024  # IOV_MAX: writev(2) takes no more
+ZEROS = memoryview(bytes(BLOCK))
 _MAX_PENDING = 4  # batches that the threads have at a time, at most: bounds memory
 
 
@@ -35,7 +36,7 @@ class Volume:
 
     def __init__(self, target: Target, geometry: Geometry) -> None:
         self.content_blocks = self.next_block = self._group_end = 0
-        self._target, self._geometry = target, geometry
+        self.target, self._geometry = target, geometry
         self.digests = Spool()
         self._batch_digests: list[bytes] = []  # of the inodes that ended in this batch
         self._inode_has_data = False  # whether ``append`` had data of the current inode
@@ -83,19 +84,18 @@ class Volume:
         self._batch.append((block, [data]))
         self._count_and_flush(len(data) // BLOCK)
 
-    def append_short(self, data: bytes | memoryview, count: int, digest: bytes) -> int | None:
-        """Append an inode's data if its ``count`` blocks fit into the current group.
+    def append_short(self, count: int, digest: bytes) -> int:
+        """Allocate an inode's ``count`` blocks if they fit into the current group.
 
-        digest: of the inode's description and data. Returns the first block, or None if the blocks
-        do not fit; then nothing is allocated or written.
+        The caller writes them. digest: of the inode's description and data. Returns the first
+        block, or 0 if the blocks do not fit; then nothing is allocated.
         """
         start = self.next_block
         if start + count > self._group_end:
-            return None
+            return 0
         self.next_block += count
         self.content_blocks += count
         self._batch_digests.append(digest)
-        self._queue(start, data, count)
         return start
 
     def append(self, data: bytes) -> list[Run]:
@@ -120,13 +120,13 @@ class Volume:
         else:
             self._batch_digests.append(hashlib.sha256(facts).digest())
 
-    def _queue(self, start: int, data: bytes | memoryview, count: int) -> None:
+    def _queue(self, start: int, data: bytes, count: int) -> None:
         """Queue blocks for writing; blocks that follow the last run extend that run."""
         if start != self._run_end:
             self._run_parts = []
             self._batch.append((start, self._run_parts))
         self._run_end = start + count
-        self._run_parts += data, _ZEROS[: count * BLOCK - len(data)]
+        self._run_parts += data, ZEROS[: count * BLOCK - len(data)]
         self._count_and_flush(count)
 
     def _count_and_flush(self, blocks: int) -> None:
@@ -152,7 +152,9 @@ class Volume:
         while len(self._pending) >= _MAX_PENDING:
             self._wait()
         hashing = self._hash_thread.submit(self._hash, self._stream, self._batch_digests)
-        writing = self._write_thread.submit(self._write, self._batch)
+        # Out of order: a block of addresses is put when it is full, after the data behind it.
+        runs = sorted(self._batch, key=itemgetter(0))
+        writing = self._write_thread.submit(write_runs, self.target, runs)
         self._pending.append((hashing, writing))
         self._batch, self._stream, self._batch_digests = [], [], []
         # No run starts at block 0, so the next one is not added to a run of the old batch.
@@ -169,18 +171,21 @@ class Volume:
                 self._digest.update(each)
         self.digests.append(b"".join(digests))
 
-    def _write(self, batch: list[tuple[int, Parts]]) -> None:
-        """Write the runs in ascending order; adjacent ones share a writev(2)."""
-        adjacent: Parts = []
-        first = end = 0
-        # Out of order: a block of addresses is put when it is full, after the data behind it.
-        for start, parts in sorted(batch, key=itemgetter(0)):
-            if adjacent and (start != end or len(adjacent) + len(parts) > _MAX_PARTS):
-                self._target.write_parts(adjacent, first * BLOCK)
-                adjacent = []
-            if not adjacent:
-                first = end = start
-            adjacent += parts
-            end += sum(map(len, parts)) // BLOCK
-        if adjacent:
-            self._target.write_parts(adjacent, first * BLOCK)
+
+def write_runs(target: Target, runs: Iterable[tuple[int, Parts]]) -> None:
+    """Write runs in ascending order; adjacent ones share a writev(2).
+
+    runs: first block and up to MAX_PARTS parts of each.
+    """
+    adjacent: Parts = []
+    first = end = 0
+    for start, parts in runs:
+        if adjacent and (start != end or len(adjacent) + len(parts) > MAX_PARTS):
+            target.write_parts(adjacent, first * BLOCK)
+            adjacent = []
+        if not adjacent:
+            first = end = start
+        adjacent += parts
+        end += sum(map(len, parts)) // BLOCK
+    if adjacent:
+        target.write_parts(adjacent, first * BLOCK)
