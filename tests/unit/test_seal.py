@@ -309,6 +309,23 @@ def test_the_end_of_the_process_that_reads_ahead_is_told(tree: Path, image: Path
     assert children() <= before
 
 
+def test_what_the_process_that_reads_ahead_cannot_write_is_told(tree: Path, image: Path) -> None:
+    """27 MiB take what the seal itself writes: journal, tables, and the first 512 files."""
+    for number in range(640):
+        (tree / f"{number:03}").write_bytes(b"x" * 40_000)
+    code = (
+        "import pathlib, resource, sys; from singbuild.errors import HostError\n"
+        "from singbuild.ext3.writer.seal import seal\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (27 << 20, 27 << 20))\n"
+        "try: seal(*map(pathlib.Path, sys.argv[1:]), epoch=1)\n"
+        "except HostError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, tree, image], capture_output=True, text=True)
+    assert done.stdout.startswith(f"cannot write {image}\n"), done.stderr
+    assert "holds no file as large as this image" in done.stdout
+    assert not image.exists()
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_the_process_that_reads_ahead_ends_with_the_seal(
     tree: Path, image: Path, number: signal.Signals

@@ -13,6 +13,8 @@ _ROOT_LIMIT = (BLOCK - 32) // 8  # entries of struct dx_root: after the dots and
 _NODE_LIMIT = (BLOCK - 8) // 8  # of struct dx_node: after its fake directory entry
 _WORD = 0xFFFFFFFF
 _HEAD = struct.Struct("<IHBB").pack  # inode, length of the entry, length of the name, kind
+# The same with the name, by the length of the entry.
+_ENTRIES = {size: struct.Struct(f"<IHBB{size - 8}s").pack for size in range(12, 268, 4)}
 
 
 def directory(own: int, parent: int, names: Sequence[Name], seed: bytes) -> tuple[bytes, int]:
@@ -58,8 +60,7 @@ def _blocks(names: Iterable[Name]) -> Iterator[bytes]:
         if used + length > BLOCK:
             yield _block(packed, used)
             packed, used = [], 0
-        head = _HEAD(number, length, len(name), _KINDS[mode >> 12])
-        packed.append(head + name.ljust(length - 8, b"\0"))
+        packed.append(_ENTRIES[length](number, length, len(name), _KINDS[mode >> 12], name))
         used += length
     if packed:
         yield _block(packed, used)
