@@ -38,10 +38,10 @@ def push(
     """
     place = transports.place(uri)
     carrier = transports.find(place.scheme)
-    kind = formats.kind_of(image).name
+    kind = formats.kind_of(image)
     signer = carrier.signer(place, key, report) if key else None
     predicates: dict[str, Any] = {}
-    with formats.opened(image) as tree:
+    with kind.open(image) as tree:
         tree.check_clean()
         annotations = _annotations(tree)
         text = _bill(tree) if bill and carrier.can_attach else b""
@@ -55,7 +55,7 @@ def push(
         elif by_stage:
             raise UsageError(f"{place.scheme}:// takes a file, which has no layers of stages")
         else:
-            digest = carrier.put(image, kind, place, annotations, image.name, report)
+            digest = carrier.put(image, kind.name, place, annotations, image.name, report)
     if signer:
         signer(digest, predicates)
     if text:
