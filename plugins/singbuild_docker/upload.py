@@ -44,6 +44,7 @@ OCI_MANIFEST, OCI_INDEX = manifest.MANIFESTS[0], manifest.INDEXES[0]
 _CONFIG = "application/vnd.oci.image.config.v1+json"
 EMPTY = b"{}"
 _PIECE = 1 << 20  # bytes of a blob for one sendto(2)
+_SAID = 1 << 12  # bytes that may come with a mere status; a connection is used again behind them
 # Seconds to connect, and for the answer: a registry computes the digest of the whole blob first.
 _ANSWER = (TIMEOUT[0], 600.0)
 
@@ -64,6 +65,7 @@ class Upload:
         self.image, self.report = image, report
         self._site = Site(places(image, insecure=insecure)[-1], PUSH)
         self._base = self._site.connect(report)
+        self._session = self._site.session()  # one for all, so that connections are used again
 
     def file(self, path: Path, sha256: str, size: int) -> None:
         """Send a file. Its digest is the one that the registry is told, and computes itself."""
@@ -254,13 +256,16 @@ class Upload:
         """Send one request. Raises SourceError, and TryAgainError for what may pass."""
         try:
             with contextlib.ExitStack() as stack:
-                session = stack.enter_context(self._site.session())
+                session = self._session
                 if origin(url) != origin(self._base):
+                    session = stack.enter_context(self._site.session())
                     session.auth = None  # nobody elsewhere may know who we are
                     stack.enter_context(named_by(self._base))
                 answer = session.request(
                     method, url, timeout=_ANSWER, allow_redirects=False, stream=True, **what
                 )
+                if method != "GET":
+                    answer.raw.read(_SAID)
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
             raise self._explain(broken(url, error, 0)) from error
         missing = answer.status_code == requests.codes.not_found
