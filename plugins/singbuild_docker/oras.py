@@ -1,28 +1,30 @@
 """Image files in registries, as ORAS artifacts: oras://HOST/NAME:TAG.
 
 One layer is the file: SIF as Singularity and Apptainer push it, squashfs, ext3. A type of our own
-tells ext3 apart, for which nobody has one.
+tells ext3 apart, for which nobody has one. What a hook needs it imports itself: requests is
+imported while a file's digest is computed, and who pushes needs nothing that brings an image.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from singbuild import RemoteSignature, Source, SourceError, Transport, hookimpl
-from singbuild.download import Fetched, NotFoundError, digest
 from singbuild_docker import manifest
-from singbuild_docker.image import Store
-from singbuild_docker.reference import named
-from singbuild_docker.registry import Registry
-from singbuild_docker.source import is_insecure, pinned_digest
-from singbuild_docker.upload import EMPTY, OCI_MANIFEST, Upload, digest_of
+from singbuild_docker.reference import is_insecure, named
+
+if TYPE_CHECKING:
+    from singbuild.download import Fetched
 
 # What Apptainer's client gives: an empty object, of a type by which a registry shows what it is.
 _CONFIG = "application/vnd.sylabs.sif.config.v1+json"
 _TITLE = "org.opencontainers.image.title"
+_PIECE = 4 << 20  # bytes; after each, a thread waits up to 5 ms until an import lets it go on
 
 
 @hookimpl
@@ -40,10 +42,14 @@ def singbuild_get(source: Source) -> Fetched:
 @hookimpl
 def singbuild_digest(source: Source) -> str:
     """Return the manifest's digest, "" if there is none. Raises SourceError."""
+    from singbuild.download import NotFoundError
+    from singbuild_docker.image import Store
+    from singbuild_docker.registry import Registry
+
     image = named(source.keywords)
-    store = Store(source.cache, source.report)
+    store, insecure = Store(source.cache, source.report), is_insecure(source.keywords)
     try:
-        return Registry(image, store, insecure=is_insecure(source)).manifest_for(source.arch)[0]
+        return Registry(image, store, insecure=insecure).manifest_for(source.arch)[0]
     except SourceError as error:
         if isinstance(error.__cause__, NotFoundError):
             return ""
@@ -62,11 +68,14 @@ def singbuild_put(
             why=f"There are types for {', '.join(sorted(types))}.",
             remedy="Convert it first: singbuild convert IMAGE NEW.sif",
         )
-    reference = named(source.keywords)
-    upload = Upload(reference, source.report, insecure=is_insecure(source))
-    sha256, size = digest(image), image.stat().st_size
-    upload.file(image, sha256, size)
+    reference, insecure = named(source.keywords), is_insecure(source.keywords)
+    digest = _FileDigest(image)
+    from singbuild_docker.upload import EMPTY, OCI_MANIFEST, Upload, digest_of
+
+    upload = Upload(reference, source.report, insecure=insecure)
     config = {"mediaType": _CONFIG, "digest": upload.content(EMPTY), "size": len(EMPTY)}
+    sha256, size = digest.result(), image.stat().st_size
+    upload.file(image, sha256, size)
     layer = {"mediaType": types[kind], "digest": f"sha256:{sha256}", "size": size}
     text = {
         "schemaVersion": 2,
@@ -83,7 +92,10 @@ def singbuild_put(
 @hookimpl
 def singbuild_attach(source: Source, digest: str, kind: str, content: bytes) -> str:
     """Push a document as a referrer of the artifact; return its digest. Raises SourceError."""
-    upload = Upload(named(source.keywords), source.report, insecure=is_insecure(source))
+    from singbuild_docker.upload import Upload
+
+    reference, insecure = named(source.keywords), is_insecure(source.keywords)
+    upload = Upload(reference, source.report, insecure=insecure)
     return upload.attach(digest, kind, content)
 
 
@@ -91,27 +103,62 @@ def singbuild_attach(source: Source, digest: str, kind: str, content: bytes) -> 
 def singbuild_signer(source: Source, key: Path) -> Callable[[str, Mapping[str, Any]], str]:
     """Return what signs as cosign does, with a key that can be used. SourceError, HostError."""
     from singbuild_docker.keys import private_key
+    from singbuild_docker.upload import Upload
 
     private = private_key(key)
-    upload = Upload(named(source.keywords), source.report, insecure=is_insecure(source))
+    reference, insecure = named(source.keywords), is_insecure(source.keywords)
+    upload = Upload(reference, source.report, insecure=insecure)
     return lambda digest, predicates: upload.sign(digest, private, predicates)
 
 
 @hookimpl
 def singbuild_signatures(source: Source) -> tuple[str, Sequence[RemoteSignature]]:
     """Return the manifest's digest, and what cosign's signatures of it say. SourceError."""
+    from singbuild_docker.image import Store
+    from singbuild_docker.registry import Registry
+
     image = named(source.keywords)
     store = Store(source.cache, source.report)
-    registry = Registry(image, store, insecure=is_insecure(source))
+    registry = Registry(image, store, insecure=is_insecure(source.keywords))
     digest = registry.manifest_for(source.arch)[0]
     return digest, registry.all_signatures(digest)
 
 
 def fetched(source: Source) -> tuple[str, Fetched]:
     """Return the manifest's digest, and the file."""
+    from singbuild_docker.image import Store
+    from singbuild_docker.registry import Registry
+    from singbuild_docker.source import pinned_digest
+
     image = named(source.keywords)
     store, pin = Store(source.cache, source.report), pinned_digest(source, image)
-    registry = Registry(image, store, insecure=is_insecure(source), pinned=pin)
+    registry = Registry(image, store, insecure=is_insecure(source.keywords), pinned=pin)
     manifest_digest, image_manifest = registry.manifest_for(source.arch)
     layer = manifest.image_file(image_manifest, str(image))
     return manifest_digest, registry.blob(layer.digest, layer.size, source.report)
+
+
+class _FileDigest(threading.Thread):
+    """Computes a file's SHA-256 beside other work; a daemon, so that Ctrl-C need not wait."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(daemon=True)
+        self._path, self._total = path, hashlib.sha256()
+        self._error: BaseException | None = None
+        self.start()
+
+    def run(self) -> None:
+        """Read the file to its end."""
+        try:
+            with self._path.open("rb", buffering=0) as file:
+                while piece := file.read(_PIECE):
+                    self._total.update(piece)
+        except BaseException as error:
+            self._error = error
+
+    def result(self) -> str:
+        """Wait for the digest, in hex. Raises OSError."""
+        self.join()
+        if self._error:
+            raise self._error
+        return self._total.hexdigest()

@@ -10,12 +10,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from singbuild import RecipeKeyError, download
+from singbuild import RecipeKeyError
 
 DOCKER, DOCKER_SERVER, DOCKER_NAMESPACE = "docker.io", "registry-1.docker.io", "library"
 """What Docker's naming rule assumes where a name has no registry: a part of the names
 themselves, like a country's code before a telephone number. It is written nowhere else."""
 
+YES, NO = ("yes", "true", "1"), ("no", "false", "0", "")
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _REPOSITORY = re.compile(rf"{_PART}(?:/{_PART})*")
@@ -67,6 +68,19 @@ def named(keywords: Mapping[str, str]) -> Reference:
     return Reference(registry, repository, tag or ("" if digest else "latest"), digest)
 
 
+def is_yes(keywords: Mapping[str, str], keyword: str) -> bool:
+    """Return whether a keyword says yes. Raises RecipeKeyError for neither yes nor no."""
+    value = keywords.get(keyword, "").strip().lower()
+    if value not in YES + NO:
+        raise RecipeKeyError(keyword, f"{value!r} is neither yes nor no", remedy="Write yes or no.")
+    return value in YES
+
+
+def is_insecure(keywords: Mapping[str, str]) -> bool:
+    """Return whether plain http and unknown certificates will do. Raises RecipeKeyError."""
+    return keywords.get("Registry", "").startswith("http://") or is_yes(keywords, "Insecure")
+
+
 def registry_of(text: str) -> str:
     """Return the registry that a user names, with or without a scheme. Raises RecipeKeyError."""
     return _normal(re.sub("^[a-z]+://", "", text).rstrip("/"), "Registry")
@@ -79,6 +93,8 @@ def host_of(server: str) -> str:
 
 def is_loopback(server: str) -> bool:
     """Whether a host, with or without port, is this machine itself."""
+    from singbuild import download  # 40 ms with requests, of which names need nothing
+
     return download.is_loopback(host_of(server))
 
 

@@ -13,11 +13,10 @@ from singbuild_docker import manifest, trust
 from singbuild_docker.archive import DockerArchive, OciLayout, split_path
 from singbuild_docker.image import Image, Origin, Store
 from singbuild_docker.manifest import Layer
-from singbuild_docker.reference import DIGEST, Reference, named
+from singbuild_docker.reference import DIGEST, Reference, is_insecure, named
 from singbuild_docker.registry import Registry
 
 _VARIABLE = re.compile(r"\$\{?\w+\}?|\{\{.*?\}\}")
-YES, NO = ("yes", "true", "1"), ("no", "false", "0", "")
 
 
 def locate(source: Source) -> Origin:
@@ -26,7 +25,7 @@ def locate(source: Source) -> Origin:
     if source.bootstrap == "docker":
         image = named(source.keywords)
         pin = pinned_digest(source, image)
-        return Registry(image, store, insecure=is_insecure(source), pinned=pin)
+        return Registry(image, store, insecure=is_insecure(source.keywords), pinned=pin)
     if source.bootstrap == "docker-daemon":
         trust.check_file(source.bootstrap, "")
         # 0.2 s to import, and only this place of images needs it.
@@ -83,20 +82,6 @@ def config_of(pins: Pins, source: Source) -> Mapping[str, Any]:
     """Return the configuration that was pinned, from the store."""
     sha256 = pins["config"].removeprefix("sha256:")
     return manifest.document(stored(source.cache, sha256, manifest.LARGEST_CONFIG), pins["image"])
-
-
-def is_yes(keywords: Mapping[str, str], keyword: str) -> bool:
-    """Return whether a keyword says yes. Raises RecipeKeyError for neither yes nor no."""
-    value = keywords.get(keyword, "").strip().lower()
-    if value not in YES + NO:
-        raise RecipeKeyError(keyword, f"{value!r} is neither yes nor no", remedy="Write yes or no.")
-    return value in YES
-
-
-def is_insecure(source: Source) -> bool:
-    """Return whether plain http and unknown certificates will do. Raises RecipeKeyError."""
-    plain = source.keywords.get("Registry", "").startswith("http://")
-    return plain or is_yes(source.keywords, "Insecure")
 
 
 def pinned_digest(source: Source, image: Reference) -> str:

@@ -8,8 +8,7 @@ from pathlib import Path
 from singbuild import Reporter, Source, Transport, hookimpl
 from singbuild_docker import login, manifest
 from singbuild_docker.oras import singbuild_attach, singbuild_signatures, singbuild_signer
-from singbuild_docker.reference import named
-from singbuild_docker.source import is_insecure
+from singbuild_docker.reference import is_insecure, named
 from singbuild_docker.upload import Upload, digest_of
 
 # The same, whatever they are about.
@@ -26,7 +25,7 @@ def singbuild_transport() -> Transport:
 def singbuild_put(image: Path, source: Source) -> str:
     """Push an OCI layout of one image; return the manifest's digest. Raises SourceError."""
     reference = named(source.keywords)
-    upload = Upload(reference, source.report, insecure=is_insecure(source))
+    upload = Upload(reference, source.report, insecure=is_insecure(source.keywords))
     index = json.loads((image / "index.json").read_bytes())
     (entry,) = index["manifests"]
     blobs = image / "blobs" / "sha256"

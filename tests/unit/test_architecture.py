@@ -240,6 +240,8 @@ def test_sending_a_file_loads_nothing_that_builds_writes_or_signs() -> None:
     loaded = {*subprocess.check_output([sys.executable, "-c", code], text=True).split()}
     builder = {f"singbuild.{wing}" for wing in ("cache", "ext3.writer", "plan", "recipe", "tree")}
     assert not loaded & (builder | {"cryptography", "yaml", "singbuild.tar.extract"})
+    # These only once the file is being read.
+    assert not loaded & {"requests", "singbuild_docker.registry", "singbuild_docker.layers"}
 
 
 def test_the_newcomers_six_files_stay_under_700_lines() -> None:

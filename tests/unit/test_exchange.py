@@ -12,7 +12,11 @@ from typing import Any
 
 import pytest
 import requests
+from singbuild_docker import oras
+from singbuild_docker.reference import Reference
+from singbuild_docker.upload import Upload
 
+from singbuild.testing.engine import Recorder
 from tests.bench import singrun_images as images
 from tests.bench.builds import SINGBUILD
 from tests.bench.docker_registry import (
@@ -22,6 +26,7 @@ from tests.bench.docker_registry import (
     sends,
     status,
 )
+from tests.bench.docker_source import source
 
 INDEX = "application/vnd.oci.image.index.v1+json"
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -97,6 +102,25 @@ def test_equal_images_get_equal_manifests(registry: str, image: Path, call: Call
     one = call("push", "-q", image, f"oras://{registry}/lab/one:1").stdout
     other = call("push", "-q", image, f"oras://{registry}/lab/other:2").stdout
     assert one == other != ""
+
+
+def test_what_is_sent_goes_by_one_connection(
+    registry: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG", "urllib3")
+    upload = Upload(Reference(registry, "lab/parts", "1"), Recorder(), insecure=False)
+    digests = [upload.content(part) for part in (b"one", b"two", b"two")]
+    new = [each for each in caplog.messages if each.startswith("Starting new HTTP connection")]
+    assert len(new) == 2, caplog.messages  # the first asks whether it is http or https
+    for digest, part in zip(digests, (b"one", b"two", b"two"), strict=True):
+        url = f"http://{registry}/v2/lab/parts/blobs/{digest}"
+        assert requests.get(url, timeout=60).content == part
+
+
+def test_a_file_that_vanishes_before_it_is_sent(registry: str, tmp_path: Path) -> None:
+    place = source(tmp_path, f"{registry}/lab/gone:1")
+    with pytest.raises(FileNotFoundError, match=r"gone\.sif"):
+        oras.singbuild_put(tmp_path / "gone.sif", "sif", place, {}, "gone.sif")
 
 
 def test_a_bill_of_materials_goes_with_it(registry: str, image: Path, call: Call) -> None:
