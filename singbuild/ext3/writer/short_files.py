@@ -187,13 +187,13 @@ def _read_and_write(
 ) -> None:
     waiting: deque[list[bytes]] = deque()  # data of the short files of a part
     size = 0  # bytes in there
-    told = select.poll()
-    told.register(receiving, select.POLLIN)
+    news = select.poll()
+    news.register(receiving, select.POLLIN)
 
     def write(most: int) -> None:
         """Write the parts whose place is known; wait until no more than ``most`` bytes are left."""
         nonlocal size
-        while waiting and (size > most or told.poll(0)):
+        while waiting and (size > most or news.poll(0)):
             data = waiting.popleft()
             size -= sum(map(len, data))
             # At most 2 KiB, which one write(2) put there: a pipe does not divide them.
