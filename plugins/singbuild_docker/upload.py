@@ -44,7 +44,7 @@ OCI_MANIFEST, OCI_INDEX = manifest.MANIFESTS[0], manifest.INDEXES[0]
 _CONFIG = "application/vnd.oci.image.config.v1+json"
 EMPTY = b"{}"
 _PIECE = 1 << 20  # bytes of a blob for one sendto(2)
-_SAID = 1 << 12  # bytes that may come with a mere status; a connection is used again behind them
+_STATUS_TEXT = 1 << 12  # bytes of an answer that says no more; its connection is used again
 # Seconds to connect, and for the answer: a registry computes the digest of the whole blob first.
 _ANSWER = (TIMEOUT[0], 600.0)
 
@@ -265,7 +265,7 @@ class Upload:
                     method, url, timeout=_ANSWER, allow_redirects=False, stream=True, **what
                 )
                 if method != "GET":
-                    answer.raw.read(_SAID)
+                    answer.raw.read(_STATUS_TEXT)
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
             raise self._explain(broken(url, error, 0)) from error
         missing = answer.status_code == requests.codes.not_found
