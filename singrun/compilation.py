@@ -16,7 +16,8 @@ SOMETIMES = (
     *("mounts/mountinfo.py", "namespaces/entering.py", "namespaces/joining.py"),
     *("namespaces/rendezvous.py", "namespaces/waiting.py"),
 )
-_PACKAGE, _READER = "singrun.", "bytecode.py"
+_PACKAGE = "singrun."
+_FIRST = ("__init__.py", "bytecode.py", "light_os.py")
 
 
 def write(directory: str, path: str, others: str) -> None:
@@ -28,7 +29,7 @@ def write(directory: str, path: str, others: str) -> None:
         if os.access(os.path.dirname(path), os.W_OK) and not sys.dont_write_bytecode:
             rare = {name: dumps(compiled(directory, name)) for name in SOMETIMES}
             _replace(others, dumps(rare))
-            names = ["__init__.py", _READER, *_imported()]
+            names = dict.fromkeys([*_FIRST, *_imported()])
             _replace(path, dumps({name: compiled(directory, name) for name in names}))
     except OSError:
         return  # a full disk, or no sources
@@ -38,8 +39,7 @@ def _imported() -> list[str]:
     # importlib moves a module that it has executed to the end of sys.modules, behind all that the
     # module imports.
     names = [name for name in sys.modules if name.startswith(_PACKAGE) and name != __name__]
-    files = [_file_name(name) for name in names]
-    return [name for name in files if name != _READER]
+    return [_file_name(name) for name in names]
 
 
 def _replace(path: str, data: bytes) -> None:

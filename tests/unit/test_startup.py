@@ -106,6 +106,48 @@ def test_the_modules_come_together_and_a_changed_source_is_noticed(tmp_path: Pat
     assert done.stdout.startswith("mended ")
 
 
+LIGHT = """
+import sys
+sys.path.append(sys.argv.pop(1))
+from singrun import light_os
+import os
+light = type(os.environ).__mro__[1] is light_os.MutableMapping
+assert light == (sys.argv.pop(1) == "light"), light
+os.environ["A"] = "1"
+assert os.environ["A"] == os.environ.get("A") == os.getenv("A") == "1"
+assert ("A" in os.environ, "B" in os.environ, os.environ.get("B", "2")) == (True, False, "2")
+assert os.environ.keys() & {"A", "B"} == {"A"}
+assert dict(os.environ) == {**os.environ} == dict(os.environ.items()) == os.environ.copy()
+assert list(os.environ.values()) == [os.environ[name] for name in os.environ]
+assert os.environ == dict(os.environ) and os.environ != {}
+assert (os.environ | {"B": "2"})["B"] == ({"B": "2"} | os.environ)["B"] == "2"
+os.environ.update({"C": "3"}, D="4")
+os.environ |= {"E": "5"}
+assert [os.environ.pop(name) for name in "CDE"] == ["3", "4", "5"]
+assert os.environ.setdefault("F", "6") == os.environ.pop("F") == "6"
+assert os.environ.pop("F", None) is None
+for wrong in (lambda: os.environ["F"], lambda: os.environ.pop("F")):
+    try:
+        wrong()
+    except KeyError:
+        continue
+    raise AssertionError
+import collections.abc, pathlib, subprocess
+assert isinstance({}, collections.abc.MutableMapping)
+assert isinstance(pathlib.PurePath("/"), os.PathLike) and not isinstance("/", os.PathLike)
+assert subprocess.check_output(["sh", "-c", "echo $A"]) == b"1\\n"
+os.environ.clear()
+assert not os.environ
+"""
+
+
+@pytest.mark.parametrize("kind", ["light", "real"])
+def test_a_light_os_is_as_the_real_one(kind: str) -> None:
+    code = ("import os\n" if kind == "real" else "") + LIGHT
+    words: list[str | Path] = [images.PYTHON, "-ISc", code, images.ROOT, kind]
+    subprocess.run(words, check=True, env={"PATH": "/usr/bin:/bin"})
+
+
 def test_everything_is_imported_before_anything_is_done(main: Path, tree: Path) -> None:
     """After the pivot the host's files are gone: no module may be looked for any more."""
     command = [images.PYTHON, "-ISB", "-v", str(main), "exec", "-d", str(tree), "true"]
@@ -128,7 +170,7 @@ def test_the_one_file_has_what_every_launch_imports_in_an_order_that_needs_no_se
     own = {
         name.removeprefix("singrun.").replace(".", "/") for name in launched if "singrun." in name
     }
-    assert names == own - {"compilation"} | {"__init__", "bytecode"}
+    assert names == own - {"compilation"} | {"__init__", "bytecode", "light_os"}
     assert {*marshal.loads(others.read_bytes())} == {*compilation.SOMETIMES}
     assert not {name for name in imported(tmp_path / main.relative_to(main.parents[1]), "--version")
                 if name.startswith("singrun.")}  # fmt: skip
