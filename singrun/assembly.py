@@ -10,10 +10,13 @@ from singrun.errors import RunError, say
 from singrun.identity import Caller
 from singrun.images import strategies
 from singrun.images.image import Image
-from singrun.images.overlay import Overlay
 from singrun.mounts.root import NoPlaceError, Root
 from singrun.mounts.rows import Bind, Mount, attach
-from singrun.request import MountOptions, Program, Request
+from singrun.request import ImageOptions, MountOptions, Program, Request
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from singrun.images.overlay import Layers, Overlay
 
 
 def make_tmpfs() -> str:
@@ -46,16 +49,27 @@ def mount_image(
     return tmpfs, mounting
 
 
-def assemble(tmpfs: str, image: Image, overlay: Overlay, *, privileged: bool) -> Root:
+def layers(options: ImageOptions, site: Site) -> "Layers | None":
+    """Open and check what is to be laid over the image; None if nothing is."""
+    if not options.overlays and not options.writable_tmpfs:
+        return None
+    from singrun.images.overlay import Layers  # few ask
+
+    return Layers(options, site)
+
+
+def assemble(
+    tmpfs: str, image: Image, tree: int, overlay: "Overlay | None", *, privileged: bool
+) -> Root:
     """Attach the image's detached tree, and let the kernel lay the layers over it if need be."""
     path = f"{tmpfs}/image"
-    attach(overlay.tree, path)
-    os.close(overlay.tree)
-    if not overlay.is_complete:
+    attach(tree, path)
+    os.close(tree)
+    if overlay and not overlay.is_laid:
         path = overlay.lay_over(path, tmpfs, privileged=privileged)
     root = Root(path, image_is_written=image.writable)
-    if image.writable or overlay.writable:
-        root.adopt(root.fd, "/", lasting=image.writable or overlay.lasting)
+    if image.writable or (overlay and overlay.writable):
+        root.adopt(root.fd, "/", lasting=image.writable or bool(overlay and overlay.lasting))
     return root
 
 

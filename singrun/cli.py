@@ -4,7 +4,7 @@ import errno
 import os
 import sys
 
-from singrun import __version__, errors, option_variables, options, syscalls
+from singrun import __version__, errors, options, syscalls
 from singrun.enter import enter
 from singrun.environment.inherited import SIGCHLD, SIGINT, restore_signals
 from singrun.errors import RunError, UsageError, say
@@ -117,8 +117,11 @@ def parse(words: list[str]) -> "Request | str":
 def _with_options(request: Request, settings: "list[options.Setting]") -> Request:
     """Set the options of the environment, and those of the command line over them."""
     request.option_names = [name for name, _ in settings]
-    if request.program.verb not in ("mount", "warm"):
-        option_variables.apply(request)
+    names = options.variables_of_options()
+    if names and request.program.verb not in ("mount", "warm"):
+        from singrun import option_variables
+
+        option_variables.apply(request, names)
     options.apply(request, settings)
     if request.isolation.no_pid:  # of --containall, --compat or a variable
         request.isolation.pid = False

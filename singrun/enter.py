@@ -9,7 +9,6 @@ import os
 from singrun import assembly, config, recordings
 from singrun.environment import variables
 from singrun.images import strategies
-from singrun.images.overlay import Layers
 from singrun.mounts.launch_table import Table, make_workdir
 from singrun.mounts.pivot import pivot
 from singrun.namespaces import job_step, leaving, standby
@@ -36,7 +35,7 @@ def enter(request: Request) -> str:
         ranks = joining.RankSet(request, image, caller, table, origin.overrides)
         if ranks.enter():
             return origin.execute(image.path)
-    layers = Layers(request.image, site)
+    layers = assembly.layers(request.image, site)
     if table.images:
         from singrun.images.data import DataImages
 
@@ -64,22 +63,22 @@ def enter(request: Request) -> str:
     tmpfs, mounting = assembly.mount_image(image, request, site, privileged=privileged)
     bound = data.mount(tmpfs, privileged=privileged, site=site) if data else None
     table.pin()
-    overlay = layers.mount(tmpfs, mounting.finish(), privileged=privileged, site=site)
-    own = [(image, mounting.daemon_fd)] if image.writable and mounting.daemon_fd >= 0 else []
-    writable_images = [*own, *overlay.writable_images, *(bound.writable_images if bound else ())]
-    trees = [overlay.tree, *(bound.trees if bound else ())]
+    tree = mounting.finish()
+    overlay = layers.mount(tmpfs, tree, privileged=privileged, site=site) if layers else None
+    mounted = [each for each in (mounting, overlay, bound) if each]
+    writable_images = [one for each in mounted for one in each.writable_images]
+    trees = [overlay.tree if overlay else tree, *(bound.trees if bound else ())]
     waiter = standby.stand_by(request, image, origin.home, writable_images, trees, cgroup)
     if waiter:  # stand_by has forked: the child, which goes on here, is another /proc/self
         proc_self = os.open("/proc/self", os.O_PATH | os.O_DIRECTORY)
     if cgroup:
         cgroup.enter()
-    have_daemon = mounting.daemon_fd >= 0 or overlay.have_daemon
-    leaving.unshare_for(request.isolation, daemon=have_daemon or bool(bound and bound.have_daemon))
+    leaving.unshare_for(request.isolation, daemon=any(each.have_daemon for each in mounted))
     if data and bound:
         data.attach_rows(bound.trees, tmpfs)
 
     # Make a root of the image and its overlay, then put the table of mounts into it.
-    root = assembly.assemble(tmpfs, image, overlay, privileged=privileged)
+    root = assembly.assemble(tmpfs, image, trees[0], overlay, privileged=privileged)
     assembly.check_programs(root, image.path, request.program)
     rows = [*table.defaults, *assembly.identity(tmpfs, root, caller, request.mounts, site)]
     rows += hardware.rows(root, image.path) if hardware else []

@@ -10,7 +10,6 @@ from singrun import options
 from singrun.errors import RunError, nearest, say
 from singrun.request import Request
 
-_PREFIXES = ("SINGRUN_", "APPTAINER_", "SINGULARITY_")  # the first that has a value counts
 OPTIONS = {  # what stands behind the prefix; the option
     "ADD_CAPS": "add-caps",
     "APP": "app",
@@ -82,25 +81,18 @@ OPTIONS = {  # what stands behind the prefix; the option
     "WRITABLE_TMPFS": "writable-tmpfs",
 }
 _TOGETHER = ("bind", "mount")
-# Read elsewhere, or set inside, where a launch may be made as well.
-OTHERS = (
-    *("APPNAME", "COMMAND", "CONTAINER", "ENVIRONMENT", "NAME", "ROOTFS"),
-    *("CACHEDIR", "CACHESIZE", "CONFIG", "PLAYER", "LIBRARY", "TMPDIR", "PULLFOLDER", "PULLDIR"),
-    *("DOCKER_USERNAME", "DOCKER_PASSWORD"),
-)
 
 
-def apply(request: Request) -> None:
-    """Set the options that the environment gives and the command line does not.
+def apply(request: Request, names: list[str]) -> None:
+    """Set the options that variables, ``names``, give and the command line does not.
 
-    A variable of these families that means nothing is named on standard error.
+    One that means nothing is named on standard error.
     """
-    for name in [name for name in os.environ if name.startswith(_PREFIXES)]:
+    for name in names:
         prefix, _, word = name.partition("_")
         option = OPTIONS.get(word, "")
         if not option:
-            if word not in OTHERS:
-                _report(name, word)
+            _report(name, word)
         elif option in request.option_names and option not in _TOGETHER:
             continue
         elif os.environ[name] and _is_first(prefix, word):
@@ -112,14 +104,19 @@ def in_environment() -> "list[tuple[str, str, str]]":
     rows = []
     for name, value in os.environ.items():
         prefix, _, word = name.partition("_")
-        if name.startswith(_PREFIXES) and word in OPTIONS and value and _is_first(prefix, word):
+        if (
+            name.startswith(options.PREFIXES)
+            and word in OPTIONS
+            and value
+            and _is_first(prefix, word)
+        ):
             rows.append((f"--{OPTIONS[word]}", value, name))
     return rows
 
 
 def _is_first(prefix: str, word: str) -> bool:
     """Whether no other variable that means the same is preferred to this one."""
-    above = _PREFIXES[: _PREFIXES.index(f"{prefix}_")]
+    above = options.PREFIXES[: options.PREFIXES.index(f"{prefix}_")]
     return not any(os.environ.get(each + word) for each in above)
 
 

@@ -4,7 +4,7 @@ import os
 
 from singrun.environment import variables
 from singrun.errors import RunError, UsageError, nearest, say
-from singrun.images import overlay, strategies
+from singrun.images import strategies
 from singrun.mounts import binds, launch_table
 from singrun.request import Request
 
@@ -15,6 +15,14 @@ if TYPE_CHECKING:
     Setting = tuple[str, "str | None"]  # an option's name and its value
 
 REMEDY = "See: singrun --help"
+PREFIXES = ("SINGRUN_", "APPTAINER_", "SINGULARITY_")  # of variables: the first with a value counts
+# What stands behind a prefix, and gives no option: read elsewhere, or set inside, where a launch
+# may be made as well.
+_NO_OPTIONS = (
+    *("APPNAME", "COMMAND", "CONTAINER", "ENVIRONMENT", "NAME", "ROOTFS"),
+    *("CACHEDIR", "CACHESIZE", "CONFIG", "PLAYER", "LIBRARY", "TMPDIR", "PULLFOLDER", "PULLDIR"),
+    *("DOCKER_USERNAME", "DOCKER_PASSWORD"),
+)
 TEXTS = ["help", "version"]
 SHORT = {
     "B": "bind",
@@ -129,6 +137,12 @@ def apply(request: Request, settings: "list[Setting]") -> None:
             setattr(getattr(request, part) if part else request, attribute, wish in _YES)
 
 
+def variables_of_options() -> list[str]:
+    """Return the variables of the environment that give an option, or seem to."""
+    names = [name for name in os.environ if name.startswith(PREFIXES)]
+    return [name for name in names if name.partition("_")[2] not in _NO_OPTIONS]
+
+
 def _in_word(word: str) -> "list[Setting]":
     """Return the options in one word: --name, --name=value, -ce, -B/data, -B=/data."""
     if word.startswith("--"):
@@ -156,7 +170,9 @@ def _home(request: Request, value: str) -> None:
 
 
 def _overlay(request: Request, value: str) -> None:
-    request.image.overlays.append(overlay.parse(value))
+    path, colon, mode = value.rpartition(":")
+    is_path = not colon or mode not in ("ro", "rw")
+    request.image.overlays.append((value, False) if is_path else (path, mode == "ro"))
 
 
 def _scratch(request: Request, value: str) -> None:

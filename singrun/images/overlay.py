@@ -19,14 +19,6 @@ _DESCRIPTORS = "/proc/self/fd/"
 _NONE = "The kernel's overlay file system needs Linux 5.11 for ordinary users (modprobe overlay)."
 
 
-def parse(word: str) -> tuple[str, bool]:
-    """(path, read only) of DIR|IMAGE[:ro]."""
-    path, colon, mode = word.rpartition(":")
-    if colon and mode in ("ro", "rw"):
-        return path, mode == "ro"
-    return word, False
-
-
 class Layers:
     """The layers of one launch, opened and locked; lowest first."""
 
@@ -74,8 +66,7 @@ class Overlay:
     ) -> None:
         self.tree, self._layers, self._trees = tree, layers, trees
         self.writable_images = trees.writable_images
-        self.have_daemon = is_laid or trees.have_daemon
-        self.is_complete = is_laid or not (layers.images or layers.has_tmpfs)
+        self.have_daemon, self.is_laid = is_laid or trees.have_daemon, is_laid
 
     @property
     def writable(self) -> bool:

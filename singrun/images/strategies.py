@@ -62,6 +62,17 @@ class Mounting:
         """Return the descriptor that reads end of file when a FUSE daemon has ended, or -1."""
         return self._mount.daemon_fd
 
+    @property
+    def have_daemon(self) -> bool:
+        """Whether a FUSE daemon has been started."""
+        return self.daemon_fd >= 0
+
+    @property
+    def writable_images(self) -> "list[tuple[Image, int]]":
+        """Return the image, with ``daemon_fd``, if a FUSE daemon writes it."""
+        is_written = self._image.writable and self.have_daemon
+        return [(self._image, self.daemon_fd)] if is_written else []
+
     def start(self) -> None:
         """Begin with the next of the strategies. RunError: there is none left."""
         while self._names:
@@ -128,9 +139,8 @@ class DetachedTrees:
                 image, target, privileged=privileged, forced="", site=site, debug=False
             )
             self.trees.append(mounting.finish())
-            self.have_daemon |= mounting.daemon_fd >= 0
-            if image.writable and mounting.daemon_fd >= 0:
-                self.writable_images.append((image, mounting.daemon_fd))
+            self.have_daemon |= mounting.have_daemon
+            self.writable_images += mounting.writable_images
 
 
 def _check_owner(image: Image, site: Site) -> None:
