@@ -48,7 +48,7 @@ PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 1, 4, 2
 PR_CAPBSET_READ, PR_CAPBSET_DROP, PR_SET_KEEPCAPS = 23, 24, 8
 PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE = 47, 2
 SECCOMP_MODE_FILTER = 2
-SIG_DFL = 0
+SIG_DFL, SIG_IGN = 0, 1
 
 # capabilities(7), <linux/capability.h>
 CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_FOWNER, CAP_FSETID, CAP_KILL = 0, 1, 3, 4, 5
@@ -310,6 +310,11 @@ def scope_abstract_sockets() -> None:
 def signal_default(number: int) -> None:
     """Give signal ``number`` its default disposition. signal(2) with SIG_DFL."""
     _signal.function()(number, SIG_DFL)
+
+
+def signal_ignore(number: int) -> None:
+    """Ignore signal ``number``, also where it is blocked and waits. signal(2) with SIG_IGN."""
+    _signal.function()(number, SIG_IGN)
 
 
 def setfsuid(uid: int) -> int:

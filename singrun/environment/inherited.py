@@ -111,13 +111,15 @@ def restore_signals(*numbers: int) -> None:
 
     Python ignores SIGPIPE and SIGXFSZ at start-up, the launcher SIGINT, and
     nobody keeps a record, so the launcher passes
-    its own /proc/PID/stat, from field 3 on, as -X stat=…; without it the
-    default disposition is taken.
+    its own /proc/PID/stat, from field 3 on, as -X stat=…; without it, or where that is
+    empty, the default disposition is taken.
     """
     fields = str(sys._xoptions.get("stat", "")).split()
     ignored = int(fields[_SIGIGNORE]) if len(fields) > _SIGIGNORE else 0
     for number in numbers:
-        if not ignored >> (number - 1) & 1:
+        if ignored >> (number - 1) & 1:
+            syscalls.signal_ignore(number)  # one that the launcher sent may still be blocked
+        else:
             syscalls.signal_default(number)
 
 

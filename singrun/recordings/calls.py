@@ -36,7 +36,7 @@ _LOOKS = {
         *("sysconf", "umask", "uname"),
     },
     fcntl: set(),
-    syscalls: {"capget", "mount_id", "signal_default"},
+    syscalls: {"capget", "mount_id", "signal_default", "signal_ignore"},
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import resource
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -183,15 +184,26 @@ def test_names_of_any_bytes(person: Person, shared: Path, image: Path) -> None:
         os.unlink(odd)
 
 
-@pytest.mark.parametrize("ignored", [False, True])
-def test_signal_dispositions_are_the_callers(person: Person, image: Path, ignored: bool) -> None:
-    prefix = "trap '' PIPE XFSZ INT;" if ignored else ""
-    read = "grep -E ^Sig[BI] /proc/self/status"
-    outside = person.call("sh", "-c", f"{prefix} {read}").stdout
+@pytest.mark.parametrize("blocked", [False, True])
+@pytest.mark.parametrize("ignored", ["", "INT", "PIPE", "XFSZ", "PIPE XFSZ INT"])
+def test_signal_dispositions_are_the_callers(
+    person: Person, image: Path, ignored: str, blocked: bool
+) -> None:
+    """What the launcher sends itself to see them is not left behind, either."""
+
+    def block() -> None:
+        numbers = {signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ}
+        signal.pthread_sigmask(signal.SIG_BLOCK, numbers if blocked else set())
+
+    prefix = f"trap '' {ignored};" if ignored else ""
+    read = "grep -E '^(Sig[BIP]|ShdPnd)' /proc/self/status"
+    outside = person.call("sh", "-c", f"{prefix} exec {read}", preexec_fn=block).stdout
     options = " ".join(person.options)
-    command = f'{prefix} exec "$0" exec {options} "$1" grep -E "^Sig[BI]" /proc/self/status'
-    inside = person.call("sh", "-c", command, person.launcher, image).stdout
+    command = f'{prefix} exec "$0" exec {options} "$1" sh -c "$2"'
+    words = (command, person.launcher, image, f"exec {read}")
+    inside = person.call("sh", "-c", *words, preexec_fn=block).stdout
     assert inside == outside
+    assert inside.count(b"0000000001001002") == bool(blocked) + (ignored == "PIPE XFSZ INT")
 
 
 def test_a_broken_pipe_ends_the_program(person: Person, image: Path) -> None:
