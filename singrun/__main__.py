@@ -17,10 +17,10 @@ path = f"{directory}/__pycache__/singrun.{tag}.code"
 own = {"__name__": "singrun.bytecode"}
 try:
     with open(path, "rb", buffering=0) as file:
-        codes = loads(file.read())  # noqa: S302  as Python does with a .pyc
+        extension, codes = loads(file.read())  # noqa: S302  as Python does with a .pyc
     exec(codes["bytecode.py"][2], own)  # noqa: S102  to import it would cost 0.5 ms
 except (OSError, EOFError, ValueError, TypeError, KeyError):  # there is none yet, or a damaged one
     from singrun import bytecode
 
-    bytecode.start(directory, path, {})
-own["start"](directory, path, codes)  # type: ignore[operator]  # a function
+    bytecode.start(directory, path, "", {})
+own["start"](directory, path, extension, codes)  # type: ignore[operator]  # a function

@@ -23,16 +23,16 @@ _PACKAGE = "singrun."
 Codes = dict[str, "tuple[int, int, CodeType]"]
 
 
-def start(directory: str, path: str, codes: Codes) -> None:
+def start(directory: str, path: str, extension: str, codes: Codes) -> None:
     """Run the command line. Never returns.
 
-    directory: of the sources. path, codes: the file, and what it holds; nothing if it must be
-    written.
+    directory: of the sources. path: of the file. extension, codes: what it holds, the path of
+    Python's _ctypes and our modules; nothing if it must be written.
     """
     others = f"{path}.others"  # those modules that some launches take
     is_current = bool(codes) and _are_current(directory, codes)
     if is_current:
-        sys.meta_path.insert(0, _Finder(directory, others))
+        sys.meta_path.insert(0, _Finder(directory, others, extension))
         for file_name, (_, _, code) in codes.items():
             if file_name != "bytecode.py":
                 _make(directory, file_name, code)
@@ -75,13 +75,22 @@ def _make(directory: str, file_name: str, code: "CodeType") -> None:
 
 
 class _Finder:
-    """Finds and loads modules of the package. importlib.abc, MetaPathFinder and Loader."""
+    """Finds and loads modules of the package. importlib.abc, MetaPathFinder and Loader.
 
-    def __init__(self, directory: str, path: str) -> None:
-        self._directory, self._path = directory, path
+    It finds ``extension``, too, for which Python would read a directory: 0.1 ms.
+    """
+
+    def __init__(self, directory: str, path: str, extension: str) -> None:
+        self._directory, self._path, self._extension = directory, path, extension
         self._codes: dict[str, bytes] | None = None  # as marshal has them
 
     def find_spec(self, name: str, _path: object, _target: object = None) -> "ModuleSpec | None":
+        kind: Any = type(sys.__spec__)  # ModuleSpec, which importlib.machinery is slow to give
+        if name == "_ctypes" and self._has_extension():
+            files: Any = sys.modules["_frozen_importlib_external"]
+            loader = files.ExtensionFileLoader(name, self._extension)
+            extension: ModuleSpec = kind(name, loader, origin=self._extension)
+            return extension
         if not name.startswith(_PACKAGE):
             return None
         if self._codes is None:
@@ -92,10 +101,14 @@ class _Finder:
         codes = {key: loads(self._codes[key])}  # noqa: S302
         if not _are_current(self._directory, codes):
             return None
-        kind: Any = type(sys.__spec__)  # ModuleSpec, which importlib.machinery is slow to give
         file, code = f"{self._directory}/{key}", codes[key][2]
         spec: ModuleSpec = kind(name, self, origin=file, loader_state=code)
         return spec
+
+    def _has_extension(self) -> bool:
+        """Whether it is of this very Python: another one of its version has its own."""
+        is_ours = self._extension.rpartition("/")[0] in sys.path
+        return is_ours and posix.access(self._extension, posix.R_OK)
 
     def _read(self) -> dict[str, bytes]:
         try:

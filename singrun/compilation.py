@@ -31,7 +31,9 @@ def write(directory: str, path: str, others: str) -> None:
             rare = {name: dumps(compiled(directory, name)) for name in SOMETIMES}
             _replace(others, dumps(rare))
             names = dict.fromkeys([*_FIRST, *_imported()])
-            _replace(path, dumps({name: compiled(directory, name) for name in names}))
+            codes = {name: compiled(directory, name) for name in names}
+            extension = getattr(sys.modules["_ctypes"], "__file__", "")  # "": it is built in
+            _replace(path, dumps((extension, codes)))
     except OSError:
         return  # a full disk, or no sources
 

@@ -6,10 +6,6 @@ the FUSE daemon, which both end with the mount.
 """
 
 import fcntl
-import os
-import pwd
-
-from singrun.errors import RunError
 
 _PATIENCE, _PAUSE = 1.0, 0.01  # seconds; a daemon writes its last blocks after the program's end
 
@@ -26,7 +22,9 @@ def take(fd: int, path: str, *, exclusive: bool) -> None:
         time.sleep(_PAUSE)
         if _take(fd, kind):
             return
-    raise _busy(fd, path, exclusive=exclusive)
+    from singrun.images import lock_holders  # only an error pays for it
+
+    raise lock_holders.busy(fd, path, exclusive=exclusive)
 
 
 def _take(fd: int, kind: int) -> bool:
@@ -37,51 +35,3 @@ def _take(fd: int, kind: int) -> bool:
     except OSError:
         return True  # a file system without locks: nobody can hold one
     return True
-
-
-def _busy(fd: int, path: str, *, exclusive: bool) -> RunError:
-    wish = "writing" if exclusive else "reading"
-    holders = [_described(pid) for pid in holders_of(fd)]
-    why = "In use " + ("; ".join(holders[:3]) or "by a process on another host") + "."
-    if len(holders) > len(holders[:3]):
-        why = f"{why[:-1]}; and {len(holders) - 3} more."
-    remedy = "Wait until it has ended, or work on a copy of the image."
-    return RunError(f"{path} is busy: cannot open it for {wish}", why=why, remedy=remedy)
-
-
-def holders_of(fd: int) -> list[int]:
-    """Return the processes of this host that have locked the file ``fd``. proc(5), /proc/locks."""
-    inode = f":{os.fstat(fd).st_ino}"
-    with open("/proc/locks") as file:
-        rows = [line.split() for line in file]
-    matching = (row for row in rows if row[1] == "FLOCK" and row[5].endswith(inode))
-    return [int(row[4]) for row in matching if int(row[4]) > 0]
-
-
-def _described(pid: int) -> str:
-    """Describe process ``pid``: its host, its user, and its start time."""
-    place = f"on {os.uname().nodename} by process {pid}"
-    try:
-        uid = os.stat(f"/proc/{pid}").st_uid
-        return f"{place} of {_name(uid)} since {_started(pid)}"
-    except (OSError, ValueError):
-        return f"{place}, which has ended; what it mounted is just being taken down"
-
-
-def _name(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return f"user {uid}"
-
-
-def _started(pid: int) -> str:
-    """Return when ``pid`` began, in local time. proc(5): starttime counts ticks since boot."""
-    import time
-
-    with open(f"/proc/{pid}/stat") as file:
-        ticks = int(file.read().rpartition(")")[2].split()[19])
-    with open("/proc/stat") as file:
-        boot = next(int(line.split()[1]) for line in file if line.startswith("btime"))
-    began = boot + ticks / os.sysconf("SC_CLK_TCK")
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(began))

@@ -164,7 +164,8 @@ def test_the_one_file_has_what_every_launch_imports_in_an_order_that_needs_no_se
     assert says_version(launcher)
     (file,) = (tmp_path / "singrun/__pycache__").glob("*.code")
     (others,) = (tmp_path / "singrun/__pycache__").glob("*.others")
-    together = {*marshal.loads(file.read_bytes())}
+    extension, together = marshal.loads(file.read_bytes())
+    assert os.path.basename(extension).startswith("_ctypes.")
     names = {name.removesuffix(".py").removesuffix("/__init__") for name in together}
     launched = imported(main, "exec", tree, "true")
     own = {
@@ -176,7 +177,21 @@ def test_the_one_file_has_what_every_launch_imports_in_an_order_that_needs_no_se
                 if name.startswith("singrun.")}  # fmt: skip
 
 
-@pytest.mark.parametrize("content", [b"", b"garbage", marshal.dumps(1), marshal.dumps({"a": 1})])
+def test_ctypes_of_another_python_is_not_taken(tmp_path: Path) -> None:
+    launcher = images.installed(tmp_path)
+    assert says_version(launcher)
+    (file,) = (tmp_path / "singrun/__pycache__").glob("*.code")
+    extension, codes = marshal.loads(file.read_bytes())
+    main = str(tmp_path / "singrun/__main__.py")
+    missing = f"{os.path.dirname(extension)}/_ctypes.no.so"
+    for path in (str(shutil.copy(extension, tmp_path)), missing, ""):
+        file.write_bytes(marshal.dumps((path, codes)))
+        words = [images.PYTHON, "-IS", "-v", main, "--version"]
+        done = subprocess.run(words, capture_output=True, text=True, check=True)
+        assert f"loaded from '{extension}'" in done.stderr
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", marshal.dumps(1), marshal.dumps(("", {}))])
 def test_files_of_compiled_code_that_are_damaged_or_of_others_are_written_anew(
     tmp_path: Path, content: bytes
 ) -> None:
