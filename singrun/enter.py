@@ -60,9 +60,9 @@ def enter(request: Request) -> str:
     # we go on; unshare_for moves us, without them, to the one of their mounts (images/fuse.py).
     proc_self = os.open("/proc/self", os.O_PATH | os.O_DIRECTORY)
     privileged = leaving.leave_host(caller, proc_self, slave=site.on["mount slave"])
+    table.pin()  # before there is a tmpfs in /proc, which the program shall not see
     tmpfs, mounting = assembly.mount_image(image, request, site, privileged=privileged)
     bound = data.mount(tmpfs, privileged=privileged, site=site) if data else None
-    table.pin()
     tree = mounting.finish()
     overlay = layers.mount(tmpfs, tree, privileged=privileged, site=site) if layers else None
     mounted = [each for each in (mounting, overlay, bound) if each]

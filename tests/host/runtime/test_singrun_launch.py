@@ -49,6 +49,13 @@ def ordinary(bench: Bench) -> Iterator[Person]:
     images.wait_for_daemons(bench.directory)
 
 
+def test_a_program_finds_its_own_threads(person: Person, image: Path) -> None:
+    """The root is put together in this directory of /proc, which nobody shall see inside."""
+    script = "cd /proc/$$/task; echo *; grep -c /task /proc/$$/mountinfo; echo $$"
+    answer = person.singrun("exec", image, "sh", "-c", script).stdout.split()
+    assert answer == [answer[2], b"0", answer[2]]
+
+
 @pytest.mark.parametrize("kind", ["ours", "bare", "header of 2.x", "directory"])
 def test_every_kind_of_image_runs_and_stays_as_it_is(
     person: Person, shared: Path, tree: Path, image: Path, kind: str
