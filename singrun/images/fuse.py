@@ -235,19 +235,28 @@ def _is_inheritable(fd: int) -> bool:
         return False
 
 
+def _paths(name: str) -> list[str]:
+    """Return where a host program is looked for, in this order."""
+    directories = f"{os.environ.get('PATH', '')}:{DIRECTORIES}".split(":")
+    return [f"{directory}/{name}" for directory in directories if directory[:1] == "/"]
+
+
 def host_program(name: str) -> str:
     """Return the path of a host program, "" if there is none."""
-    names = (
-        f"{where}/{name}" for where in f"{os.environ.get('PATH', '')}:{DIRECTORIES}".split(":")
-    )
-    return next((path for path in names if path[0] == "/" and os.access(path, os.X_OK)), "")
+    return next((path for path in _paths(name) if os.access(path, os.X_OK)), "")
+
+
+def program_paths(name: str) -> list[str]:
+    """Return where a strategy's program is looked for, in this order."""
+    # squashfuse_ll has libfuse's low-level interface, and is quicker.
+    names = ("squashfuse_ll", name) if name == SQUASHFUSE else (name,)
+    return [path for each in names for path in _paths(each)]
 
 
 def _program(name: str) -> str:
-    # squashfuse_ll has libfuse's low-level interface, and is quicker.
-    names = ("squashfuse_ll", name) if name == SQUASHFUSE else (name,)
-    if path := next(filter(None, map(host_program, names)), ""):
-        return path
+    for path in program_paths(name):
+        if os.access(path, os.X_OK):
+            return path
     why = "It mounts for ordinary users, and is not on this host."
     raise UnavailableError(f"{name} is not installed", why=why, remedy=_PACKAGES[name])
 

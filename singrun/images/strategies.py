@@ -178,10 +178,17 @@ def _fuse_program(image: Image) -> str:
     return SQUASHFUSE if image.kind == SQUASHFS else FUSE2FS
 
 
-def is_in_cache(image: Image, options: ImageOptions, site: Site) -> bool:
-    """Whether an ordinary user's launch takes the image's tree from the cache."""
-    may = options.mount_with in ("", UNPACK) and not options.writable and image.kind != SANDBOX
-    return may and _is_unpacked(image, site)
+def to_read(image: Image, options: ImageOptions, site: Site) -> str:
+    """Return how an ordinary user's launch mounts a file to read it; "" for others.
+
+    UNPACK: its tree is in the cache already.
+    """
+    if options.writable or image.kind == SANDBOX:
+        return ""
+    if options.mount_with in ("", UNPACK) and _is_unpacked(image, site):
+        return UNPACK
+    name = _fuse_program(image)
+    return name if options.mount_with in ("", name) else ""
 
 
 def _is_unpacked(image: Image, site: Site) -> bool:

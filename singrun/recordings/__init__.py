@@ -23,7 +23,7 @@ def begin(
     """Note what follows, where there is a player for it; return what writes it down at the end."""
     player = f"{os.path.dirname(sys.argv[0])}/recordings/player"
     has_player = os.environ.get("SINGRUN_PLAYER") != "no" and os.access(player, os.X_OK)
-    if not has_player or not strategies.is_in_cache(image, request.image, site):
+    if not has_player or not strategies.to_read(image, request.image, site):
         return None
     if not site.on["record launches"] or request.program.verb != "exec" or not os.geteuid():
         return None

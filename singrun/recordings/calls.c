@@ -4,8 +4,9 @@
 #include <sys/file.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
+#include <sys/wait.h>
 
-enum { REGISTERS = 256 };
+enum { REGISTERS = 256, MOST_WORDS = 16, CLOSE_ON_EXEC = 4 /* <linux/close_range.h> */ };
 
 static int registers[REGISTERS]; /* descriptors that the calls have opened */
 
@@ -77,9 +78,56 @@ static void move_(void) {
     must(syscall(MOVE_MOUNT, from, "", to, target, (unsigned)number()), "move_mount(2)");
 }
 
+static void configure(void) {
+    int fd = *reg();
+    unsigned command = (unsigned)number();
+    const char *key = field(), *value = path();
+    long done = syscall(FSCONFIG, fd, command, *key ? key : NULL, *value ? value : NULL, 0);
+    must(done, "fsconfig(2)");
+}
+
+/* The FUSE program: its words and variables so far, and its first process. */
+static char *fuse_words[MOST_WORDS + 1], *fuse_variables[MOST_WORDS + 1];
+static pid_t fuse;
+
+static void add_to(char **list) {
+    int count = 0;
+    while (list[count]) count++;
+    list[count] = strdup(path());
+    if (count == MOST_WORDS || !list[count]) give_up("a recording");
+}
+
+/* Execute it; of the descriptors it has the image's and one more, and none of the caller's. */
+static void spawn(void) {
+    const char *program = path();
+    int device = where();
+    fuse = (pid_t)must(fork(), "fork(2)");
+    if (fuse) return;
+    int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+    int done = setsid() >= 0 && null >= 0 && !syscall(CLOSE_RANGE, 3, ~0U, CLOSE_ON_EXEC);
+    for (int each = 0; each < 3; each++) done = done && dup2(null, each) >= 0;
+    done = done && !fcntl(image, F_SETFD, 0) && (device == AT_FDCWD || !fcntl(device, F_SETFD, 0));
+    if (done) execve(program, fuse_words, fuse_variables);
+    _exit(STATUS);
+}
+
+static void wait_for_fuse(void) {
+    int status = 0;
+    while (waitpid(fuse, &status, 0) < 0)
+        if (errno != EINTR) give_up("waitpid(2)");
+    errno = EIO;
+    must(status ? -1 : 0, fuse_words[0]);
+}
+
+static void advise(void) {
+    int fd = *reg();
+    off_t at = number(), length = number();
+    posix_fadvise(fd, at, length, (int)number());
+}
+
 static void play_one(char letter) {
     const char *text;
-    int fd, value;
+    int fd, value, *to;
     switch (letter) {
     case 'U': must(unshare((int)number()), "unshare(2)"); is_begun = 1; break;
     case 'O': case 'R': case 'T': open_(letter); break;
@@ -100,6 +148,18 @@ static void play_one(char letter) {
         must(prctl(value, fd, number(), 0, 0), "prctl(2)");
         break;
     case 'K': fd = *reg(); must(flock(fd, (int)number()), "flock(2)"); break;
+    case 'N': to = reg(); *to = (int)must(syscall(FSOPEN, field(), 1), "fsopen(2)"); break;
+    case 'G': configure(); break;
+    case 'E':
+        to = reg();
+        fd = *reg();
+        *to = (int)must(syscall(FSMOUNT, fd, 1, (unsigned)number()), "fsmount(2)");
+        break;
+    case 'I': advise(); break;
+    case 'B': add_to(fuse_words); break;
+    case 'Z': add_to(fuse_variables); break;
+    case 'S': spawn(); break;
+    case 'J': wait_for_fuse(); break;
     case 'Y': must(futimens(*reg(), NULL), "utimensat(2)"); break;
     default: give_up("a recording");
     }

@@ -18,11 +18,14 @@ if TYPE_CHECKING:
 
 _AT_FDCWD = -100
 _LETTERS = {
-    os: ["open", "close", "write", "mkdir", "symlink", "chdir", "utime"],
+    os: [
+        *("open", "close", "write", "mkdir", "symlink", "chdir", "utime"),
+        *("pipe", "posix_fadvise", "posix_spawn", "waitpid"),
+    ],
     fcntl: ["flock"],
     syscalls: [
         *("unshare", "mount", "umount2", "pivot_root", "prctl", "open_tree", "move_mount"),
-        *("mount_setattr", "openat2"),
+        *("mount_setattr", "openat2", "fsopen", "fsconfig", "fsmount"),
     ],
 }
 
@@ -32,12 +35,16 @@ _LOOKS = {
         *("access", "fspath", "fstat", "fstatvfs", "get_inheritable", "getcwd", "getcwdb"),
         *("getegid", "geteuid", "getgid", "getgroups", "getpid", "getppid", "getresgid"),
         *("getresuid", "getuid", "isatty", "listdir", "lseek", "lstat", "major", "minor"),
-        *("pread", "read", "readlink", "scandir", "sched_yield", "stat", "statvfs", "strerror"),
+        *("pread", "read", "readlink", "scandir", "sched_yield", "set_inheritable", "stat"),
+        *("statvfs", "strerror"),
         *("sysconf", "umask", "uname"),
     },
     fcntl: set(),
     syscalls: {"capget", "mount_id", "signal_default", "signal_ignore"},
 }
+
+
+_open_tree = syscalls.open_tree  # its own, which is not noted
 
 
 def functions(module: "Any") -> "set[str]":
@@ -50,9 +57,14 @@ class Calls:
     """Notes calls until stop(). records: those so far. is_whole: each had a letter.
 
     looks: (path, flags) of what was opened in the image's root, whether or not it was there.
+    fuse: the program that may be executed, "" for none; files: the tree that it serves, without
+    what is mounted on it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, fuse: str = "") -> None:
+        self.files = -1
+        self._fuse = fuse
+        self._pipes: "set[int]" = set()  # noqa: UP037  player.c hears nothing of the program
         self.records: "list[form.Record]" = []  # noqa: UP037  3.9
         self.looks: "dict[tuple[str, int], None]" = {}  # noqa: UP037
         self.is_whole = True
@@ -83,7 +95,7 @@ class Calls:
             result = function(*words, **more)
             try:
                 note(result, *words, **more)
-            except (KeyError, TypeError, ValueError):  # a form of the call without a letter
+            except (KeyError, TypeError, ValueError, OSError):  # a form without a letter
                 self.is_whole = False
             return result
 
@@ -101,6 +113,7 @@ class Calls:
 
     def _register(self, fd: int) -> int:
         self._registers[fd] = self._count
+        self._pipes.discard(fd)  # it was closed in another way
         self._count += 1
         return self._registers[fd]
 
@@ -114,10 +127,10 @@ class Calls:
         own = f"/proc/{os.readlink('/proc/self')}/"
         if path.startswith(own):
             return f"/proc/\1/{path[len(own) :]}"
-        descriptors = "/proc/self/fd/"
-        if path.startswith(descriptors):
-            number, slash, rest = path[len(descriptors) :].partition("/")
-            return f"{descriptors}\2{self._registers[int(number)]}\2{slash}{rest}"
+        for descriptors in ("/proc/self/fd/", "/dev/fd/"):
+            if path.startswith(descriptors):
+                number, slash, rest = path[len(descriptors) :].partition("/")
+                return f"{descriptors}\2{self._registers[int(number)]}\2{slash}{rest}"
         return path
 
     def _open(
@@ -133,7 +146,50 @@ class Calls:
         where = self._where(dirfd)
         self._add("T", self._register(fd), where, self._path(path), flags)
 
+    def _fsopen(self, fd: int, fstype: str) -> None:
+        self._add("N", self._register(fd), fstype)
+
+    def _fsconfig(
+        self, _result: None, fd: int, command: int, key: "str | None", value: "str | None"
+    ) -> None:
+        text = self._path(value or "")
+        if key == "fd":
+            text = f"\2{self._registers[int(text)]}\2"
+        self._add("G", self._registers[fd], command, key or "", text)
+
+    def _fsmount(self, tree: int, fd: int, attributes: int) -> None:
+        self._add("E", self._register(tree), self._registers[fd], attributes)
+
+    def _posix_fadvise(self, _result: None, fd: int, at: int, length: int, advice: int) -> None:
+        self._add("I", self._registers[fd], at, length, advice)
+
+    def _pipe(self, ends: "tuple[int, int]") -> None:
+        self._pipes |= {*ends}
+
+    def _posix_spawn(
+        self,
+        _child: int,
+        path: str,
+        words: "list[str]",
+        environment: "dict[str, str]",
+        **_more: object,
+    ) -> None:
+        if path != self._fuse:
+            raise ValueError(path)
+        for word in words:
+            self._add("B", self._path(word))
+        for name, value in environment.items():
+            self._add("Z", f"{name}={value}")
+        devices = [word[len("/dev/fd/") :] for word in words if word.startswith("/dev/fd/")]
+        self._add("S", self._path(path), self._registers[int(devices[0])] if devices else "-")
+
+    def _waitpid(self, _result: "tuple[int, int]", _child: int, _options: int) -> None:
+        self._add("J")
+
     def _close(self, _result: None, fd: int) -> None:
+        if fd in self._pipes:
+            self._pipes.discard(fd)
+            return
         self._add("C", self._registers.pop(fd))
 
     def _write(self, _result: int, fd: int, data: bytes) -> None:
@@ -182,6 +238,9 @@ class Calls:
         if from_path:
             raise ValueError(from_path)
         self._add("M", self._registers[from_fd], self._where(to_fd), self._path(to_path), flags)
+        if self._fuse and self.files < 0:  # the first that is mounted is the image
+            clone = syscalls.OPEN_TREE_CLONE | syscalls.OPEN_TREE_CLOEXEC
+            self.files = _open_tree(to_fd, to_path, clone)
 
     def _mount_setattr(
         self, _result: None, dirfd: int, path: str, flags: int, *, attr_set: int, attr_clr: int = 0

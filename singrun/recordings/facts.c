@@ -6,6 +6,7 @@
 
 enum { MOST_GROUPS = 256, ATTEMPTS = 10000 };
 
+int image = -1;
 static int base = -1, tree = -1; /* the image's place in the cache, and its files */
 
 /* Whether a file is what it was. expected: form.identity(), with or without size and times. */
@@ -64,9 +65,9 @@ static void check_in_tree(void) {
 static void check_image(void) {
     struct stat status;
     const char *path = field(), *expected = field();
-    int fd = open(path, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
-    need(fd >= 0 && !fstat(fd, &status) && is_same(&status, expected));
-    need(!flock(fd, LOCK_SH | LOCK_NB));
+    image = open(path, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+    need(image >= 0 && !fstat(image, &status) && is_same(&status, expected));
+    need(!flock(image, LOCK_SH | LOCK_NB));
 }
 
 /* d path identity: the image's place in the cache, locked so that nothing takes it away. */
@@ -148,7 +149,7 @@ void check_facts(void) {
         case 't': check_in_tree(); break;
         case 'a': take_place(field()); break;
         case 'm': take_text(field()); break;
-        case '.': need(word == word_count && tree >= 0); return;
+        case '.': need(word == word_count && image >= 0); return;
         default: hand_over();
         }
     }

@@ -10,7 +10,7 @@ import time
 
 from singrun import config
 from singrun.environment import assignments
-from singrun.images import image, unpacked
+from singrun.images import fuse, image, unpacked
 from singrun.mounts.rows import Bind
 from singrun.namespaces import job_step, meeting_places
 from singrun.recordings import form
@@ -82,22 +82,40 @@ def host(words: "list[str]", site: "Site", caller: "Caller", table: "Table") -> 
     return facts + [_file(path) for path in dict.fromkeys(places)]
 
 
-def of_image(image_: "Image", path: str, site: "Site") -> "Facts":
-    """Return the facts of the image and of its place in the cache. Raises OSError, RunError.
-
-    path: as the caller names it.
-    """
+def of_image(image_: "Image", path: str) -> "Facts":
+    """Return the facts of the image. path: as the caller names it."""
     status = os.fstat(image_.fd)
-    facts: Facts = [("o", path, settled(status))]
     word = meeting_places.of_image(status)
-    facts += [_absent(f"{place}/{word}") for place in _meeting_places()]
-    place = f"{site.cache}/{image_.stamp}"
+    absent = [_absent(f"{place}/{word}") for place in _meeting_places()]
+    return [("o", path, settled(status)), *absent]
+
+
+def of_cache(cache: str, place: str) -> "Facts":
+    """Return the facts of the image's ``place`` in the cache. Raises OSError, RunError."""
     cached, files = os.lstat(place), os.lstat(f"{place}/tree")
-    for each in (site.cache, place):
+    for each in (cache, place):
         os.close(unpacked.open_private(each))
-    facts += [_file(site.cache, links=False)]
-    facts += [("d", place, form.identity(cached, whole=False))]
-    return [*facts, ("r", "tree", settled(files)), ("x",)]
+    rows: Facts = [("d", place, form.identity(cached, whole=False)), ("r", "tree", settled(files))]
+    return [_file(cache, links=False), *rows, ("x",)]
+
+
+def fuse_program(name: str) -> str:
+    """Return the FUSE program that a strategy takes."""
+    paths = filter(lambda path: os.access(path, os.X_OK), fuse.program_paths(name))
+    return next(paths, "")
+
+
+def of_fuse(name: str, program: str, place: str) -> "Facts":
+    """Return the facts of a strategy's FUSE program: it is there, and none before it.
+
+    place: in the cache, from which the image's tree would be taken, if there was one; "": it would
+    not. What the image's files are is told by its own file.
+    """
+    paths = fuse.program_paths(name)
+    others = paths[: paths.index(program)] + [place] * bool(place) if program else paths
+    if not program or any(map(os.path.lexists, others)):
+        raise UncertainError("something else may come to be taken")
+    return [*map(_absent, others), variable("PATH"), _present(program), _file("/dev/fuse")]
 
 
 def settled(status: os.stat_result) -> str:

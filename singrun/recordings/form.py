@@ -23,6 +23,10 @@ Calls, under these letters. A register has a descriptor of an earlier call; "-" 
     U unshare    O openat    R openat2 RESOLVE_IN_ROOT    T open_tree    M move_mount
     A mount_setattr    Q mount    u umount2    V pivot_root    W write    C close    D mkdirat
     L symlinkat    H chdir    F fchdir    P prctl    K flock    Y futimens, now
+    N fsopen    G fsconfig    E fsmount    I posix_fadvise
+    B WORD, Z NAME=VALUE    the next word, and a variable, of the FUSE program
+    S PATH REGISTER         executes it in a session of its own; it has the image, and the register
+    J                       waits until it has gone to the background
     In a path \1 is the id of this process, \2N\2 the descriptor in register N.
 
 The end: the program's environment, in this order, and what reads the rest of it
@@ -42,7 +46,10 @@ if TYPE_CHECKING:
     Record = tuple[str | bytes | int, ...]  # the letter, and its fields
 
 MAGIC = b"singrun launch 1\n"
-FIELDS = "k1e2n1p2i2g1c1b1s3o2d2r2x0t3a1m1.0U1O5R5T4M4A3Q5u2V2W2C1D3L3H1F1P3K2Y1v1f2=2z0X1"
+FIELDS = (
+    "k1e2n1p2i2g1c1b1s3o2d2r2x0t3a1m1.0U1O5R5T4M4A3Q5u2V2W2C1D3L3H1F1P3K2Y1"
+    "N2G4E3I4B1Z1S2J0v1f2=2z0X1"
+)
 LARGEST = 1 << 16  # bytes
 MOST_WORDS = 16  # before the program
 _SECOND = 1_000_000_000  # ns

@@ -15,7 +15,9 @@
 #define FAILED "failed\n" /* directory.FAILED */
 #define MAGIC "singrun launch 1\n"
 /* Fields behind each letter: form.FIELDS. */
-#define FIELDS "k1e2n1p2i2g1c1b1s3o2d2r2x0t3a1m1.0U1O5R5T4M4A3Q5u2V2W2C1D3L3H1F1P3K2Y1v1f2=2z0X1"
+#define FIELDS                                                                       \
+    "k1e2n1p2i2g1c1b1s3o2d2r2x0t3a1m1.0U1O5R5T4M4A3Q5u2V2W2C1D3L3H1F1P3K2Y1"          \
+    "N2G4E3I4B1Z1S2J0v1f2=2z0X1"
 #define START 0xcbf29ce484222325 /* of an FNV-1a hash of 64 bits */
 enum { DIGITS = 16, MOST_WORDS = 16 };
 
@@ -73,7 +75,8 @@ _Noreturn void give_up(const char *what) {
         hand_over();
     }
     const char *why = strerror(errno);
-    int wants = errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOSPC || errno == EFBIG;
+    int wants = errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOSPC || errno == EFBIG
+                || errno == EAGAIN;
     int fd = wants ? -1 : openat(directory, name, O_WRONLY | O_TRUNC | O_NOFOLLOW | O_CLOEXEC);
     if (fd >= 0 && write(fd, FAILED, sizeof FAILED - 1) < 0) unlinkat(directory, name, 0);
     dprintf(2, "singrun: Cannot start: %s: %s\nsingrun:   %s\n", what, why,

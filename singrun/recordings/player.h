@@ -16,13 +16,15 @@
 #include <unistd.h>
 
 /* Linux, include/uapi/asm-generic/unistd.h: the same on every architecture. */
-enum { OPEN_TREE = 428, MOVE_MOUNT = 429, OPENAT2 = 437, MOUNT_SETATTR = 442, IN_ROOT = 0x10 };
+enum { OPEN_TREE = 428, MOVE_MOUNT = 429, FSOPEN = 430, FSCONFIG = 431, FSMOUNT = 432 };
+enum { CLOSE_RANGE = 436, OPENAT2 = 437, MOUNT_SETATTR = 442, IN_ROOT = 0x10 };
 enum { STATUS = 255, LARGEST = 1 << 16, FIRST_WORD = 3 };
 
 extern char **words;        /* PYTHON HERE MAIN WORD... */
 extern int word_count;      /* of WORD... before the program, which the recording is of */
 extern char *next_field;    /* of the recording; its end: */
 extern char *end;
+extern int image;           /* its file, locked */
 extern int is_begun;        /* from here on there is no way back */
 extern int is_recordable;   /* whether Python may record this launch */
 

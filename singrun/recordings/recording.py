@@ -1,8 +1,9 @@
 """A launch of the plain kind is noted while it is made, so that player.c can make it again.
 
-Plain: an ordinary user's `exec` of an unpacked image, without a policy, a log, other ranks or a
-process that waits. What cannot be checked cheaply and exactly is not recorded: such launches stay
-Python's, as all do where the player is not installed. docs/architecture.md.
+Plain: an ordinary user's `exec` of an image, unpacked or by a FUSE program, without a policy, a
+log, other ranks or a process that waits. What cannot be checked cheaply and exactly is not
+recorded: such launches stay Python's, as all do where the player is not installed.
+docs/architecture.md.
 """
 
 import os
@@ -12,10 +13,12 @@ from singrun.environment import assignments, inherited
 from singrun.environment import variables as variables_
 from singrun.errors import RunError, spelling
 from singrun.images import image as images
+from singrun.images import strategies
 from singrun.mounts.root import Root
 from singrun.mounts.rows import Bind
 from singrun.namespaces import job_step
 from singrun.recordings import calls, directory, facts, form
+from singrun.request import UNPACK
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,12 +42,16 @@ _INSIDE = ("bin/sh", "environment", ".singularity.d/actions/exec")
 
 
 class Recording:
-    """One that is being made. place: a descriptor of its directory, its name there."""
+    """One that is being made. place: a descriptor of its directory, its name there.
+
+    tree: the image's files in the cache, -1 where a FUSE program serves them.
+    """
 
     def __init__(
         self,
         place: "tuple[int, str]",
         tree: int,
+        fuse_program: str,
         records: "facts.Facts",
         request: "Request",
         caller: "Caller",
@@ -52,7 +59,7 @@ class Recording:
         self._directory, self._name = place
         self._tree, self._records = tree, records
         self._request, self._caller = request, caller
-        self._calls = calls.Calls()
+        self._calls = calls.Calls(fuse_program)
 
     def finish(self, image: str, variables: "Environment") -> None:
         """Write it, right before the program is executed. variables: those of the action."""
@@ -104,18 +111,21 @@ class Recording:
             (path, flags & ~(os.O_NONBLOCK | os.O_NOCTTY)) for path, flags in self._calls.looks
         }
         looks |= {(path, flags) for path in _INSIDE for flags in (0, os.O_NOFOLLOW)}
+        tree = self._tree if self._tree >= 0 else self._calls.files
+        if tree < 0:
+            raise ValueError("another way was taken")
         rows: "facts.Facts" = []  # noqa: UP037  3.9
         inside = os.open("/", os.O_PATH | os.O_DIRECTORY)
         for path, flags in sorted(looks):
-            text = _seen(self._tree, path, flags | os.O_PATH)
+            text = _seen(tree, path, flags | os.O_PATH)
             is_read = path in _INSIDE or path.startswith(_METADATA)
             if is_read and _seen(inside, path, flags | os.O_PATH) != text:
                 raise ValueError(path)
             link = os.O_PATH | os.O_NOFOLLOW
-            if is_read and text[0] == "-" and _seen(self._tree, path, link)[0] != "-":
+            if is_read and text[0] == "-" and _seen(tree, path, link)[0] != "-":
                 raise ValueError(path)  # a link to nothing, where the host may have something later
             rows.append(("t", flags | os.O_PATH, path, text))
-        return rows
+        return rows if self._tree >= 0 else []  # FUSE: the image's file tells what is in it
 
 
 def begin(
@@ -137,12 +147,18 @@ def begin(
         return None
     try:
         records = facts.host(words, site, origin.caller, table)
-        of_image = facts.of_image(image, request.image.path, site)
-        tree = f"{site.cache}/{image.stamp}/tree"
-        files = os.open(tree, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW)
+        way = strategies.to_read(image, request.image, site)
+        records += facts.of_image(image, request.image.path)
+        files, program, cached = -1, "", f"{site.cache}/{image.stamp}"
+        if way == UNPACK:
+            records += facts.of_cache(site.cache, cached)
+            files = os.open(f"{cached}/tree", os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW)
+        else:
+            program = facts.fuse_program(way)
+            records += facts.of_fuse(way, program, "" if request.image.mount_with else cached)
     except (OSError, RunError, facts.UncertainError):
         return None
-    return Recording(place, files, records + of_image, request, origin.caller).finish
+    return Recording(place, files, program, records, request, origin.caller).finish
 
 
 def _is_plain(
@@ -199,7 +215,7 @@ def _is_nested(table: "Table") -> bool:
 
 def _needed(records: "list[form.Record]") -> "list[form.Record]":
     """Return records without what was opened only to be looked at."""
-    used = {each[1] for each in records if each[0] in {*"MAWFKY"}}
+    used = {each[1] for each in records if each[0] in {*"MAWFKYGEI"}}
     used |= {word for each in records for word in _registers_in(each)}
     opened = {each[1] for each in records if each[0] in {*"OR"} and not _makes_file(each)}
     needless = opened - used
@@ -213,7 +229,7 @@ def _makes_file(record: "form.Record") -> bool:
 def _registers_in(record: "form.Record") -> "list[int]":
     """Return the registers that a record takes a directory or a path from."""
     letter, *fields = record
-    at = {"O": 1, "R": 1, "T": 1, "M": 1, "D": 0, "L": 1}.get(str(letter), -1)
+    at = {"O": 1, "R": 1, "T": 1, "M": 1, "D": 0, "L": 1, "S": 1}.get(str(letter), -1)
     numbers = [each for each in fields[at : at + 1] if isinstance(each, int)] if at >= 0 else []
     for each in fields:
         parts = each.split("\2") if isinstance(each, str) else []

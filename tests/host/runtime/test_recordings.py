@@ -264,6 +264,7 @@ def changes(lines: list[str]) -> list[str]:
         re.sub(r"/proc/(self/fd/)?\d+", r"/proc/\1N", re.sub(r"\b\d+<", "<", line)) for line in rows
     ]
     rows = [re.sub(r"0x\w+", "0x", row) for row in rows]
+    rows = [re.sub(r'"fd", "\d+"', '"fd", "N"', row) for row in rows]
     rows = [re.sub(r"(mkdir|symlink)at\((.*?, )?AT_FDCWD<[^>]*>, ", r"\1(\2", row) for row in rows]
     return [re.sub(r" += \d+.*", "", row.replace(", NULL)", ', "")')) for row in rows]
 
