@@ -93,8 +93,8 @@ def open_private(path: str, parent: "int | None" = None, *, name: str = "") -> i
     try:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
     except OSError as error:
-        if error.errno == errno.ENOENT:
-            raise
+        if error.errno not in (errno.ELOOP, errno.ENOTDIR, errno.EACCES):
+            raise  # there is none, or too many files are open
         fd, why = -1, "It is a link, or not your directory."
     if fd >= 0:
         status = os.fstat(fd)

@@ -217,7 +217,8 @@ def test_limits_are_told_and_not_held_against_the_recording(desk: Desk) -> None:
         people = (desk.user, desk.plain)
         words = ("exec", desk.by_data, "true")
         done = [p.call("sh", "-c", script, "sh", p.launcher, *words) for p in people]
-        assert done[0].stderr == done[1].stderr, limit
+        # What cannot be opened may be a module.
+        assert done[0].stderr == done[1].stderr.replace(b"/without/", b"/with/"), limit
         assert done[0].returncode == done[1].returncode
     assert [each.read_bytes() for each in desk.noted()] == before
 
