@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from singbuild.packages.package import Package, Software, Stanza, Tree, line, read, stanzas
 
+_ENDINGS = (b".dist-info", b".egg-info")
 _LICENCE = "License :: "
 
 
@@ -13,7 +14,8 @@ def software(tree: Tree) -> Software:
         path
         for directory, names in tree.walk()
         for name, inner in names
-        if (path := _metadata(directory + b"/" + name if directory else name, directory=inner))
+        if name.endswith(_ENDINGS)
+        and (path := _metadata(directory + b"/" + name if directory else name, directory=inner))
     ]
     some = (_package(path, read(tree, path) or b"") for path in sorted(paths))
     return Software(tuple(package for package in some if package.name))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
 from singbuild.errors import ImageError
@@ -74,26 +74,19 @@ class DirectoryTree:
     def names(self, path: bytes) -> Names:
         """Return what a directory holds; nothing when there is no such directory."""
         try:
-            with self._rootfs.directory(os.fsdecode(path)) as directory:
-                return _names(directory)
+            with self._rootfs.directory(os.fsdecode(path)) as fd, os.scandir(fd) as entries:
+                return _names(entries)
         except (OSError, ImageError):
             return []
 
     def walk(self) -> Iterator[tuple[bytes, Names]]:
         """Yield every directory with what it holds, as far as it can be read."""
-        waiting = [b""]
-        while waiting:
-            path = waiting.pop()
-            names = self.names(path)
-            yield path, names
-            inner = [name for name, directory in names if directory]
-            waiting += [path + b"/" + name if path else name for name in reversed(inner)]
+        for path, entries in self._rootfs.walk():
+            yield os.fsencode(path), _names(entries)
 
 
-def _names(directory: int) -> Names:
-    with os.scandir(directory) as listing:
-        entries = [(os.fsencode(each.name), each.is_dir(follow_symlinks=False)) for each in listing]
-    return sorted(entries)
+def _names(entries: Iterable[os.DirEntry[str]]) -> Names:
+    return sorted((os.fsencode(each.name), each.is_dir(follow_symlinks=False)) for each in entries)
 
 
 def _chunks(file: BinaryIO) -> Iterator[bytes]:

@@ -133,9 +133,19 @@ class RootDirectory:
         return [path for path in reached if self.status(path, follow=False)]
 
     def files(self, inside: Inside = "/", suffix: str = "") -> Iterator[str]:
-        """Yield every regular file below a directory, without following links, however deep.
+        """Yield every regular file below a directory, as ``walk`` finds it.
 
-        suffix: what its name ends in. A directory that goes away meanwhile is passed over.
+        suffix: what its name ends in.
+        """
+        for below, entries in self.walk(inside):
+            for entry in entries:
+                if entry.name.endswith(suffix) and entry.is_file(follow_symlinks=False):
+                    yield posixpath.join(inside, below, entry.name)
+
+    def walk(self, inside: Inside = "/") -> Iterator[tuple[str, list[os.DirEntry[str]]]]:
+        """Yield every directory below one, by its path from there, with its entries.
+
+        No link is followed, however deep it goes. One that goes away meanwhile is passed over.
         """
         with contextlib.ExitStack() as stack:
             try:
@@ -145,13 +155,11 @@ class RootDirectory:
             waiting = [""]
             while waiting:
                 below = waiting.pop()
-                with contextlib.suppress(OSError), _scanned(top, below) as entries:
-                    for entry in entries:
-                        path = posixpath.join(below, entry.name)
-                        if entry.is_dir(follow_symlinks=False):
-                            waiting.append(path)
-                        elif path.endswith(suffix) and entry.is_file(follow_symlinks=False):
-                            yield posixpath.join(inside, path)
+                with contextlib.suppress(OSError), _scanned(top, below) as scanned:
+                    entries = list(scanned)
+                    inner = [each.name for each in entries if each.is_dir(follow_symlinks=False)]
+                    waiting += [posixpath.join(below, name) for name in inner]
+                    yield below, entries
 
     def mkdir(self, inside: Inside, mode: int = 0o755) -> None:
         """Make a directory of exactly this mode, and its parents with 0755; it may exist."""

@@ -146,6 +146,10 @@ def test_trees_are_removed_and_patterns_matched_inside(rootfs: Rootfs) -> None:
     assert rootfs.glob("led/*") == []
     assert rootfs.names("/a") == ["b", "d.log", "d.txt", "out"]
     assert sorted(rootfs.files("/a", ".log")) == ["/a/b/c.log", "/a/d.log"]
+    walked = {path: sorted(each.name for each in entries) for path, entries in rootfs.walk()}
+    expected = {"": ["a", "led"], "a": ["b", "d.log", "d.txt", "out"], "a/b": ["c.log"]}
+    assert walked == expected
+    assert list(rootfs.walk("/none")) == []
     rootfs.remove_tree("/a")
     rootfs.remove_tree("/led")
     assert rootfs.names("/") == []
