@@ -35,7 +35,7 @@ from singbuild.ext3.writer.volume import MAX_PARTS, ZEROS, Parts, write_runs
 _SHORT = DIRECT * BLOCK  # bytes
 _REGULAR = stat.S_IFREG >> 12
 _AT_ONCE = MAX_PARTS // 2  # inodes: data and zeros of their files go into one writev(2)
-_OWN_SHARE = 4  # the writer reads every fourth part itself: so both end at about the same time
+_OWN_SHARE = 3  # the writer reads every third part itself: so both end at about the same time
 _AHEAD = 32 << 20  # bytes read before the writer has a place for them, while it packs directories
 _PIPE = 1 << 20  # bytes, what an ordinary user may ask for: pipe(7), /proc/sys/fs/pipe-max-size
 _DIGEST = hashlib.sha256().digest_size
