@@ -8,6 +8,7 @@ DEMO   := .demo
 BIN    := $(VENV)/bin
 # A worker more than cores: while one waits for a process or a disk, another computes.
 WORKERS := -n $(shell expr $$(nproc) + 1) --dist loadgroup
+# Where no long test is run, none is collected (--ignore): each worker would import all of them.
 PYTEST := $(BIN)/pytest $(WORKERS)
 
 # What the builder and the runtime use, and what the tests look at images with; fish and zsh, in
@@ -38,11 +39,11 @@ $(DEMO)/busybox.img: recipes/busybox.def $(shell find singbuild plugins -name '*
 	$(BIN)/singbuild --force recipes/busybox.def $@
 
 unit: $(VENV)/.tested ## the quick tests, without root and without network
-	$(PYTEST) -m "not root and not network and not long"
+	$(PYTEST) --ignore=tests/long -m "not root and not network and not long"
 
 test: packages $(VENV)/.tested ## install what the tests need, check, and run all but the long ones
 	$(MAKE) --no-print-directory check
-	$(PYTEST) --durations=25 -m "not long"
+	$(PYTEST) --durations=25 --ignore=tests/long -m "not long"
 
 test-long: packages-long $(VENV)/.tested ## campaigns, every mode, whole distributions, Slurm, MPI
 	$(PYTEST) --durations=25 -m long

@@ -336,6 +336,8 @@ def main() -> None:
     except SingbuildError as error:
         answer = {"error": type(error).__name__, **vars(error)}
     json.dump(answer, sys.stdout)
+    sys.stdout.flush()
+    os._exit(0)  # to take all modules apart is a sixth of this process
 
 
 if __name__ == "__main__":
