@@ -66,9 +66,20 @@ def building_user(name: str) -> Iterator[User]:
     """Give an account a directory, for the time of a with-block; skip where it cannot build."""
     with shared_directory() as directory:
         result = User(name, directory)
-        if result.start("--version").wait():
+        if not _can_start(result):
             pytest.skip("an ordinary user cannot read this checkout or its Python")
         yield result
+
+
+_able: dict[tuple[str, int], bool] = {}
+
+
+def _can_start(user: User) -> bool:
+    """Whether a user can start singbuild; each is asked once, of many tests."""
+    key = (user.name, user.uid)
+    if key not in _able:
+        _able[key] = user.start("--version").wait() == 0
+    return _able[key]
 
 
 class Builder:

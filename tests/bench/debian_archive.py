@@ -7,11 +7,14 @@ whoever bootstraps installs it, and it would bring as many libraries as all othe
 from __future__ import annotations
 
 import hashlib
+import lzma
 import platform
+import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from debian.arfile import ArFile
 from debian.debfile import DebFile
 
 from tests.bench.once import once
@@ -40,6 +43,7 @@ OTHERS = (
     *("install-info",),
 )
 PRIORITIES = {"apt": "important", "netbase": "optional"}
+XZ = b"\xfd7zX"
 APT = "Package: apt\nVersion: 1\nArchitecture: all\nMaintainer: nobody\nDescription: empty\n"
 
 
@@ -73,6 +77,8 @@ def _make(base: Path) -> None:
     pool.chmod(0o777)  # apt's downloads are another user's
     names = [*_with_dependencies(PACKAGES)]
     subprocess.run(["apt-get", "download", "-q", *names], cwd=pool, check=True, capture_output=True)
+    for path in pool.glob("*.deb"):
+        _unpack(path)
     for path in pool.glob("*%3a*"):  # an epoch's colon, as apt writes it; a URL says it otherwise
         path.rename(pool / path.name.replace("%3a", "."))
     (base / "apt/DEBIAN").mkdir(parents=True)
@@ -92,6 +98,21 @@ def _make(base: Path) -> None:
     )
     (base / f"dists/{SUITE}/Release").write_text(release)
     _sign(base, base / f"dists/{SUITE}")
+
+
+def _unpack(path: Path) -> None:
+    """Keep a package's files uncompressed: to unpack xz was a sixth of each small Debian."""
+    with path.open("rb") as file:
+        archive = ArFile(fileobj=file)
+        names = [name.partition(".xz")[0] for name in archive.getnames()]
+        contents = [member.read() for member in archive.getmembers()]
+    parts = path.with_suffix(".parts")
+    parts.mkdir()
+    for name, content in zip(names, contents, strict=True):
+        (parts / name).write_bytes(lzma.decompress(content) if content[:4] == XZ else content)
+    path.unlink()
+    subprocess.run(["ar", "rcSD", path, *names], cwd=parts, check=True)
+    shutil.rmtree(parts)
 
 
 def _with_dependencies(names: tuple[str, ...]) -> set[str]:
