@@ -101,6 +101,7 @@ static void add_to(char **list) {
 static void spawn(void) {
     const char *program = path();
     int device = where();
+    signal(SIGCHLD, SIG_DFL); /* ignored, the kernel would reap, and no status be known */
     fuse = (pid_t)must(fork(), "fork(2)");
     if (fuse) return;
     int null = open("/dev/null", O_RDWR | O_CLOEXEC);

@@ -252,6 +252,16 @@ def test_a_way_that_was_not_the_first_is_not_recorded(desk: Desk, way: Way) -> N
         desk.warm()
 
 
+def test_a_caller_who_ignores_the_ends_of_children_is_served(desk: Desk, way: Way) -> None:
+    """Then the kernel would reap them itself, and waitpid(2) had nothing to tell."""
+    recorded(desk, way)
+    own = desk.user.launcher.parent
+    words: list[Word] = ["env", "--ignore-signal=CHLD", desk.player, "/bin/false", own]
+    words += [f"{own}/../singrun/__main__.py", *way.words, "true"]
+    done = desk.user.call(*words, env=desk.user.environment() | {"PWD": desk.user.home})
+    assert (done.returncode, done.stderr) == (0, b""), done
+
+
 def test_killed_at_any_moment_it_leaves_nothing(desk: Desk, way: Way) -> None:
     recorded(desk, way)
     random = random_numbers()
@@ -259,7 +269,7 @@ def test_killed_at_any_moment_it_leaves_nothing(desk: Desk, way: Way) -> None:
     for _ in range(30):
         options = {"env": desk.user.environment(), "cwd": desk.user.home}
         child = subprocess.Popen(words, stderr=subprocess.DEVNULL, **options)  # type: ignore[call-overload]
-        time.sleep(random.random() * 0.02)
+        time.sleep(random.random() * 0.05)
         child.kill()
         child.wait()
     images.wait_for_daemons(desk.user.name)
