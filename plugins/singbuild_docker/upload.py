@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 from collections.abc import Mapping, Sequence
+from http.cookiejar import DefaultCookiePolicy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import urlencode, urljoin, urlsplit
@@ -66,6 +67,8 @@ class Upload:
         self._site = Site(places(image, insecure=insecure)[-1], PUSH)
         self._base = self._site.connect(report)
         self._session = self._site.session()  # one for all, so that connections are used again
+        # A session of its web pages, by which some registry would ask for more than a token.
+        self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
 
     def file(self, path: Path, sha256: str, size: int) -> None:
         """Send a file. Its digest is the one that the registry is told, and computes itself."""

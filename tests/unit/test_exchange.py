@@ -117,6 +117,15 @@ def test_what_is_sent_goes_by_one_connection(
         assert requests.get(url, timeout=60).content == part
 
 
+def test_a_registry_gets_no_cookie_back() -> None:
+    place = "/v2/lab/parts/blobs/uploads/1"
+    with faulty() as server:
+        server.behaviours["uploads/"] = [status(202, Location=place, Set_Cookie="sid=1; Path=/")]
+        Upload(Reference(server.name, "lab/parts", "1"), Recorder(), insecure=False).content(b"one")
+        assert len(server.requests_to("uploads/")) == 2
+        assert not any("cookie" in headers for _, headers in server.requests)
+
+
 def test_a_file_that_vanishes_before_it_is_sent(registry: str, tmp_path: Path) -> None:
     place = source(tmp_path, f"{registry}/lab/gone:1")
     with pytest.raises(FileNotFoundError, match=r"gone\.sif"):
