@@ -73,7 +73,8 @@ def graph(package: str) -> dict[str, set[str]]:
 
 
 ALONE = """
-import importlib, json, os, sys, traceback
+import gc, importlib, json, os, sys, traceback
+gc.disable()  # nothing is garbage here, and a look for it writes to all pages that forks share
 tree = json.load(sys.stdin)
 names = [name for names in tree.values() for name in names]
 for name in names:  # so that the libraries that they need are there, which takes most of the time
