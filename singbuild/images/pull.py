@@ -12,11 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TextIO
 
-from singbuild import build, claim, host, workspace
+from singbuild import claim, host, workspace
 from singbuild.cache import contents
 from singbuild.console.display import Console, JsonConsole
 from singbuild.console.events import Event
-from singbuild.console.live import LiveConsole
 from singbuild.console.sizes import binary
 from singbuild.errors import SingbuildError, UsageError
 from singbuild.formats import loading as formats
@@ -46,13 +45,17 @@ class LayersConsole(Console):
         return str(event["text"]) if event.name == "line" and " layer: " in event["text"] else ""
 
 
-class LiveLayersConsole(LayersConsole, LiveConsole):
-    """The same at a terminal, with the phase and how much of it is done below."""
-
-
 def layers_console(out: TextIO, source: str, *, quiet: bool = False) -> LayersConsole:
     """Return the form that suits where the output goes. source: the name that is shown first."""
-    console = (LiveLayersConsole if out.isatty() else LayersConsole)(out, quiet=quiet)
+    form: type[LayersConsole] = LayersConsole
+    if out.isatty():
+        from singbuild.console.live import LiveConsole  # a pipe needs no rich
+
+        class LiveLayersConsole(LayersConsole, LiveConsole):
+            """The same at a terminal, with the phase and how much of it is done below."""
+
+        form = LiveLayersConsole
+    console = form(out, quiet=quiet)
     console.source = source
     return console
 
@@ -88,6 +91,8 @@ def pull(source: str, target: Path | None, options: PullOptions) -> int:
         return fetch(place, target, console, force=options.force)
     loaded = recipe(source, insecure=options.insecure)
     target = target or Path(f"{_stem(name)}.img")
+    from singbuild import build  # what is a file needs none: 60 ms
+
     of_build = Options(force=options.force, test=False, use_cache=False, command="pull")
     return build.build(plan.make(loaded, console, options.arch), target, of_build, console)
 
