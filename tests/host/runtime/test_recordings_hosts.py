@@ -212,8 +212,7 @@ def test_a_process_may_have_another_id_in_proc(desk: Desk) -> None:
 def test_limits_are_told_and_not_held_against_the_recording(desk: Desk) -> None:
     desk.recorded(desk.by_data)
     before = [each.read_bytes() for each in desk.noted()]
-    # Of 12, the shell that looks for a player has none left to keep its input by.
-    for limit in ("-f 0", "-n 13", "-n 16", "-n 24"):
+    for limit in ("-f 0", "-n 12", "-n 16", "-n 24"):
         script = f'ulimit {limit}; exec "$@"'
         people = (desk.user, desk.plain)
         words = ("exec", desk.by_data, "true")
