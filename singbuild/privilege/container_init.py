@@ -165,15 +165,13 @@ def _show_host(root: str, host: dict[str, Any]) -> None:
     places = [(_clone(root), root), *((_clone(path), path) for path in host["writable"])]
     read_only = syscalls.MOUNT_ATTR_RDONLY
     syscalls.mount_setattr(syscalls.AT_FDCWD, "/", syscalls.AT_RECURSIVE, attr_set=read_only)
-    for path in () if host["plain"] else {*_sockets("/run"), *_bound_sockets()}:
-        _cover("/dev/null", path)
     if not host["plain"]:
+        memory = _directories("/dev/shm")  # noqa: S108 - often scratch and cache lie there
         mount_dev("/dev", {})
-    # An outer directory first: attached later it would hide what lies in it.
-    for tree, path in sorted(places, key=lambda place: len(place[1])):
-        if path.startswith("/dev/") and not host["plain"]:
-            os.makedirs(path, exist_ok=True)  # as in /dev/shm, which the new /dev has hidden
-        _attach(tree, path)
+        _attach_outer_first(memory)
+        for path in {*_sockets("/run"), *_bound_sockets()}:
+            _cover("/dev/null", path)
+    _attach_outer_first(places)
     if host["plain"]:
         return
     if host["furnished"]:
@@ -183,6 +181,21 @@ def _show_host(root: str, host: dict[str, Any]) -> None:
     os.mkdir(TREE)
     _attach(tree, TREE)
     mount_proc("/proc")
+
+
+def _directories(top: str) -> list[tuple[int, str]]:
+    """Return clones of the directories in ``top``, and their paths."""
+    with os.scandir(top) as entries:
+        paths = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+    return [(_clone(path), path) for path in paths]
+
+
+def _attach_outer_first(places: list[tuple[int, str]]) -> None:
+    """Attach each tree at its path; attached later, an outer one would hide what lies in it."""
+    for tree, path in sorted(places, key=lambda place: len(place[1])):
+        if path.startswith("/dev/"):
+            os.makedirs(path, exist_ok=True)  # as in /dev/shm, which the new /dev has hidden
+        _attach(tree, path)
 
 
 def _sockets(top: str) -> Iterator[str]:
