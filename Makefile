@@ -96,7 +96,7 @@ $(VENV)/.tested: $(VENV)/.installed
 man: $(VENV)/.installed ## man pages of the commands, where man finds them by the PATH
 	$(BIN)/python -m singbuild.cli.manpages $(VENV)/share/man
 
-player: ## the program in C that starts unpacked images without Python
+player: ## the program in C that starts images without Python
 	$(CC) -O2 -Wall -Wextra -static -o singrun/recordings/player singrun/recordings/*.c 2>/dev/null || \
 	    $(CC) -O2 -Wall -Wextra -o singrun/recordings/player singrun/recordings/*.c
 	chmod 0755 singrun/recordings/player

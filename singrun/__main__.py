@@ -6,6 +6,7 @@ Python compiles this file anew at each start, so what can be in bytecode.py is t
 import gc
 import sys
 from marshal import loads
+from posix import stat
 
 gc.disable()  # we live for milliseconds; to look for garbage costs one of them
 directory = __file__.rpartition("/")[0]
@@ -18,7 +19,11 @@ own = {"__name__": "singrun.bytecode"}
 try:
     with open(path, "rb", buffering=0) as file:
         extension, codes = loads(file.read())  # noqa: S302  as Python does with a .pyc
-    exec(codes["bytecode.py"][2], own)  # noqa: S102  to import it would cost 0.5 ms
+    time, size, code = codes["bytecode.py"]
+    status = stat(f"{directory}/bytecode.py")
+    if (status.st_mtime_ns, status.st_size) != (time, size):
+        raise ValueError  # an earlier version's, whose start() may take something else
+    exec(code, own)  # noqa: S102  to import it would cost 0.5 ms
 except (OSError, EOFError, ValueError, TypeError, KeyError):  # there is none yet, or a damaged one
     from singrun import bytecode
 

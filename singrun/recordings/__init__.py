@@ -27,10 +27,12 @@ def begin(
         return None
     if not site.on["record launches"] or request.program.verb != "exec" or not os.geteuid():
         return None
-    from singrun.recordings import directory
+    from singrun.recordings import directory, form
 
-    if "player" not in sys._xoptions:  # it has not been tried: bin/singrun
+    letters = sys._xoptions.get("player")
+    if not letters:  # it has not been tried: bin/singrun
         directory.try_player(player)
+    if letters != form.FIELDS:  # one of another version would read no recording of ours
         return None
     words = sys.argv[1 : len(sys.argv) - len(request.program.arguments)]
     place = directory.place_of(words)

@@ -16,13 +16,13 @@ static const char *path(void) {
     static int which;
     char *text = paths[which ^= 1], *to = text;
     for (const char *from = field(); *from; from++) {
-        if (to - text > PATH_MAX - 16) give_up("a path is too long");
+        if (to - text > PATH_MAX - 16) give_up("a path", "It is too long.");
         if (*from == 1)
             to += must(readlink("/proc/self", to, 16), "/proc/self"); /* not getpid(2): /proc may be another's */
         else if (*from == 2) {
             to += sprintf(to, "%d", registers[strtoul(from + 1, NULL, 10) % REGISTERS]);
             from = strchr(from + 1, 2);
-            if (!from) give_up("a recording");
+            if (!from) give_up("a recording", "It is damaged.");
         } else
             *to++ = *from;
     }
@@ -32,7 +32,7 @@ static const char *path(void) {
 
 static int *reg(void) {
     long which = number();
-    if (which < 0 || which >= REGISTERS) give_up("a recording");
+    if (which < 0 || which >= REGISTERS) give_up("a recording", "It is damaged.");
     return &registers[which];
 }
 
@@ -43,7 +43,7 @@ static int where(void) {
 
 static void write_all(int fd, const char *text) {
     size_t length = strlen(text);
-    if (write(fd, text, length) != (ssize_t)length) give_up("write(2)");
+    if (write(fd, text, length) != (ssize_t)length) give_up("write(2)", strerror(errno));
 }
 
 static void set_attributes(void) {
@@ -94,7 +94,7 @@ static void add_to(char **list) {
     int count = 0;
     while (list[count]) count++;
     list[count] = strdup(path());
-    if (count == MOST_WORDS || !list[count]) give_up("a recording");
+    if (count == MOST_WORDS || !list[count]) give_up("a recording", "It is damaged.");
 }
 
 /* Execute it; of the descriptors it has the image's and one more, and none of the caller's. */
@@ -115,9 +115,9 @@ static void spawn(void) {
 static void wait_for_fuse(void) {
     int status = 0;
     while (waitpid(fuse, &status, 0) < 0)
-        if (errno != EINTR) give_up("waitpid(2)");
-    errno = EIO;
-    must(status ? -1 : 0, fuse_words[0]);
+        if (errno != EINTR) give_up("waitpid(2)", strerror(errno));
+    errno = 0; /* not for want of anything that this process may lack */
+    if (status) give_up(fuse_words[0], "It ended with an error.");
 }
 
 static void advise(void) {
@@ -162,7 +162,7 @@ static void play_one(char letter) {
     case 'S': spawn(); break;
     case 'J': wait_for_fuse(); break;
     case 'Y': must(futimens(*reg(), NULL), "utimensat(2)"); break;
-    default: give_up("a recording");
+    default: give_up("a recording", "It is damaged.");
     }
 }
 

@@ -37,7 +37,7 @@ _Noreturn void hand_over(void) {
     snprintf(state, sizeof state, "stat=%s", fields && fields[1] ? fields + 2 : "");
     snprintf(here, sizeof here, "here=%s", words[1]);
     while (words[count]) count++;
-    char *options[] = {words[0], "-IS", "-X", "utf8", "-X", state, "-X", here, "-X", "player"};
+    char *options[] = {words[0], "-IS", "-X", "utf8", "-X", state, "-X", here, "-X", "player=" FIELDS};
     int most = sizeof options / sizeof *options - (is_recordable ? 0 : 2);
     char **python = calloc((size_t)(count + most), sizeof *python);
     if (!python) _exit(STATUS);
@@ -68,13 +68,12 @@ void restore_signals(void) {
 
 /* End after a failure when there is no way back; this command line is Python's for a day, unless
  * it was for want of something that may be there the next time. */
-_Noreturn void give_up(const char *what) {
+_Noreturn void give_up(const char *what, const char *why) {
     if (!is_begun) {
         umask(own_umask);
         restore_signals();
         hand_over();
     }
-    const char *why = strerror(errno);
     int wants = errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOSPC || errno == EFBIG
                 || errno == EAGAIN;
     int fd = wants ? -1 : openat(directory, name, O_WRONLY | O_TRUNC | O_NOFOLLOW | O_CLOEXEC);
@@ -85,7 +84,7 @@ _Noreturn void give_up(const char *what) {
 }
 
 long must(long result, const char *what) {
-    if (result < 0) give_up(what);
+    if (result < 0) give_up(what, strerror(errno));
     return result;
 }
 
@@ -135,7 +134,8 @@ static int is_private(const struct stat *status, unsigned kind) {
 /* Read the recording called ``name``; return whether it is the caller's own and undamaged. */
 static int is_read(void) {
     struct stat status;
-    int fd = openat(directory, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    /* For writing, too: where a failure cannot be noted, it would come again and again. */
+    int fd = openat(directory, name, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
     if (fd < 0) return 0;
     ssize_t length = -1;
     if (!fstat(fd, &status) && is_private(&status, S_IFREG) && status.st_size <= LARGEST)

@@ -31,7 +31,7 @@ extern int is_recordable;   /* whether Python may record this launch */
 _Noreturn void hand_over(void);
 void need(int is_so);
 void restore_signals(void);
-_Noreturn void give_up(const char *what);
+_Noreturn void give_up(const char *what, const char *why);
 long must(long result, const char *what);
 char *field(void);
 long number(void);

@@ -137,7 +137,7 @@ def begin(
     table: "Table",
     origin: "Origin",
 ) -> "Callable[[str, Environment], None] | None":
-    """Begin to note the calls of a launch of an unpacked image, if it is of the plain kind.
+    """Begin to note the calls of a launch, if it is of the plain kind.
 
     place: directory.place_of(). words: those before the program. Return Recording.finish.
     """

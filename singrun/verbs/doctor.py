@@ -248,11 +248,11 @@ def _player() -> list[Finding]:
         return []  # the single file has none
     if not os.access(f"{place}/player", os.X_OK):
         remedy = f"Compile it: cc -O2 -o {place}/player {place}/*.c"
-        return [Finding("player", "not compiled (starts unpacked images without Python)", remedy)]
+        return [Finding("player", "not compiled (starts images without Python)", remedy)]
     tried = f"/var/tmp/singrun-launches-{os.geteuid()}/player"  # noqa: S108  its owner is nobody's
     if os.path.islink(tried) and os.readlink(tried) == ".":
         return [Finding("player", "cannot be executed on this host; tried once a day")]
-    return [Finding("player", "starts unpacked images without Python")]
+    return [Finding("player", "starts images without Python")]
 
 
 def _site() -> Finding:

@@ -209,6 +209,22 @@ def test_files_of_compiled_code_that_are_damaged_or_of_others_are_written_anew(
     subprocess.run([launcher, "instances"], env={}, cwd="/", check=True)  # takes one of them
 
 
+def test_the_start_of_an_earlier_version_is_not_executed(tmp_path: Path) -> None:
+    """It may take other arguments."""
+    launcher = images.installed(tmp_path)
+    assert says_version(launcher)
+    (file,) = (tmp_path / "singrun/__pycache__").glob("*.code")
+    extension, codes = marshal.loads(file.read_bytes())
+    time, size, _ = codes["bytecode.py"]
+    earlier = compile("def start(*_): raise SystemExit('earlier')", "bytecode.py", "exec")
+    for state in ((time - 1, size), (time, size + 1)):
+        codes["bytecode.py"] = (*state, earlier)
+        file.write_bytes(marshal.dumps((extension, codes)))
+        assert says_version(launcher)
+        _, codes = marshal.loads(file.read_bytes())
+        assert codes["bytecode.py"][:2] == (time, size)
+
+
 def test_the_one_file_knows_the_lines_of_its_sources(tmp_path: Path) -> None:
     """What a bug prints names them; columns, annotations and docstrings are left out."""
     source = images.ROOT / "singrun/errors.py"

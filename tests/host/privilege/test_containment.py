@@ -309,7 +309,9 @@ def test_a_host_program_works_on_a_tree_below_dev() -> None:
         (place / "cache/package").write_text("package")
         (place / "link").symlink_to(place / "cache/package")
         rootfs = Rootfs(place / "tree", Recorder())
-        program = 'cat "$0/../link" && touch here "$0/there" "$0/../beside" "$0/../cache/beside"; echo'
+        program = (
+            'cat "$0/../link" && touch here "$0/there" "$0/../beside" "$0/../cache/beside"; echo'
+        )
         with rootfs.furnished():
             more = place / "more"
             argv = ["sh", "-c", program, str(more)]

@@ -209,7 +209,7 @@ def test_another_fuse_program_is_python_s(desk: Desk, way: Way) -> None:
         flag.touch()  # it fails, and nothing could tell before
         done = desk.user.singrun(*map(str, way.words), "true")
         assert done.returncode == 255
-        assert f"Cannot start: {program}: ".encode() in done.stderr, done
+        assert f"Cannot start: {program}: It ended with an error.".encode() in done.stderr, done
         flag.unlink()
         assert desk.user.output(*map(str, way.words), "echo", "fine") == "fine\n"
         assert not desk.is_played(*way.words, "true")  # for a day

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from singrun import syscalls
-from singrun.recordings import calls, directory
+from singrun.recordings import calls, directory, form
 from tests.bench import singrun_images as images
 from tests.bench.host import wait_until
 from tests.bench.singrun_images import Person, Word
@@ -152,6 +152,52 @@ def test_a_player_whose_library_is_missing_is_not_needed(desk: Desk, player: Pat
     subprocess.run(words, check=True)
     library.unlink()
     assert same(desk, desk.by_data, "echo", "yes") == (0, b"yes\n", b"")
+
+
+def test_nothing_is_recorded_for_a_player_of_another_version(desk: Desk) -> None:
+    here = desk.user.launcher.parent
+    for letters, count in (
+        ("player", 0),
+        (f"player={form.FIELDS[:-2]}", 0),
+        (f"player={form.FIELDS}", 1),
+    ):
+        desk.recorded(desk.by_data)
+        (recording,) = desk.noted()
+        recording.write_bytes(b"")
+        for _ in range(3):
+            script = 'read -r _ _ rest </proc/$$/stat; exec "$0" -IS -X utf8 -X stat="$rest" "$@"'
+            words: list[Word] = [
+                "sh",
+                "-c",
+                script,
+                images.PYTHON,
+                "-X",
+                f"here={here}",
+                "-X",
+                letters,
+            ]
+            done = desk.user.call(
+                *words, f"{here}/../singrun/__main__.py", "exec", desk.by_data, "true"
+            )
+            assert (done.returncode, done.stderr) == (0, b""), done
+        assert len(desk.noted()) == count
+
+
+def test_where_a_failure_could_not_be_noted_nothing_is_played(desk: Desk) -> None:
+    """It would come again at each launch."""
+    desk.recorded(desk.by_data)
+    assert desk.is_played("exec", desk.by_data, "true")
+    read_only = 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" && exec "$@"'
+    trace: list[Word] = ["strace", "-f", "-qq", "-e", "trace=execve", desk.user.launcher]
+    words = desk.user.words(*trace, "exec", desk.by_data, "true")
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", read_only, desk.recordings, *words],
+        capture_output=True,
+        check=True,
+        env=desk.user.environment(),
+        cwd=desk.user.home,
+    )
+    assert b"utf8" in done.stderr
 
 
 def test_where_apparmor_tells_programs_apart_nothing_is_recorded(desk: Desk) -> None:
