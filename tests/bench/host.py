@@ -117,7 +117,14 @@ def own_mount_namespace() -> Path | None:
             syscalls.mount(str(fuse), "/dev/fuse", "", syscalls.MS_BIND)
         except OSError:
             fuse.unlink()
+    checkout = Path(__file__).resolve().parents[2]
+    tree = syscalls.open_tree(syscalls.AT_FDCWD, str(checkout), syscalls.OPEN_TREE_CLONE)
     syscalls.mount(str(directory), "/var/tmp", "", syscalls.MS_BIND)
+    if checkout.is_relative_to("/var/tmp"):  # where it would be hidden now
+        checkout.mkdir(parents=True)
+        flags = syscalls.MOVE_MOUNT_F_EMPTY_PATH
+        syscalls.move_mount(tree, "", syscalls.AT_FDCWD, str(checkout), flags)
+    os.close(tree)
     names = Path("/run/singrun")  # where root's launches meet
     names.mkdir(mode=0o700, exist_ok=True)
     syscalls.mount("tmpfs", str(names), "tmpfs", 0, "mode=0700")
