@@ -31,7 +31,7 @@ _MORE = ("/usr/lib64/openmpi/lib", "/usr/lib64/mpich/lib", "/usr/local/lib", "/o
 _LARGEST = 64 << 20
 _C_LIBRARY = "libc.so.6"
 # A child that shows the image at a directory, and one in there that examines it.
-_START = "import sys; sys.path[:0] = [{path!r}]; from {package} import {module}; {module}.{call}"
+_START = "import sys; sys.path = {path}; from {package} import {module}; {module}.{call}"
 
 
 def report(image: str, *, as_json: bool) -> str:
@@ -169,7 +169,7 @@ def _examined(image: str) -> dict[str, list[str]]:
 
 def _start(package: str, module: str, call: str) -> str:
     """Return what Python executes to call a function of ours."""
-    return _START.format(path=sys.path[0], package=package, module=module, call=call)
+    return _START.format(path=sys.path, package=package, module=module, call=call)
 
 
 def tell(tree: str) -> None:
