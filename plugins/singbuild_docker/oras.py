@@ -7,15 +7,14 @@ imported while a file's digest is computed, and who pushes needs nothing that br
 
 from __future__ import annotations
 
-import hashlib
 import json
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from singbuild import RemoteSignature, Source, SourceError, Transport, hookimpl
 from singbuild_docker import manifest
+from singbuild_docker.file_digest import FileDigest
 from singbuild_docker.reference import is_insecure, named
 
 if TYPE_CHECKING:
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 # What Apptainer's client gives: an empty object, of a type by which a registry shows what it is.
 _CONFIG = "application/vnd.sylabs.sif.config.v1+json"
 _TITLE = "org.opencontainers.image.title"
-_PIECE = 4 << 20  # bytes; after each, a thread waits up to 5 ms until an import lets it go on
 
 
 @hookimpl
@@ -69,13 +67,13 @@ def singbuild_put(
             remedy="Convert it first: singbuild convert IMAGE NEW.sif",
         )
     reference, insecure = named(source.keywords), is_insecure(source.keywords)
-    digest = _FileDigest(image)
+    digest = FileDigest(image)
     from singbuild_docker.upload import EMPTY, OCI_MANIFEST, Upload, digest_of
 
     upload = Upload(reference, source.report, insecure=insecure)
     config = {"mediaType": _CONFIG, "digest": upload.content(EMPTY), "size": len(EMPTY)}
+    upload.file_beside(digest)
     sha256, size = digest.result(), image.stat().st_size
-    upload.file(image, sha256, size)
     layer = {"mediaType": types[kind], "digest": f"sha256:{sha256}", "size": size}
     text = {
         "schemaVersion": 2,
@@ -136,29 +134,3 @@ def fetched(source: Source) -> tuple[str, Fetched]:
     manifest_digest, image_manifest = registry.manifest_for(source.arch)
     layer = manifest.image_file(image_manifest, str(image))
     return manifest_digest, registry.blob(layer.digest, layer.size, source.report)
-
-
-class _FileDigest(threading.Thread):
-    """Computes a file's SHA-256 beside other work; a daemon, so that Ctrl-C need not wait."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(daemon=True)
-        self._path, self._total = path, hashlib.sha256()
-        self._error: BaseException | None = None
-        self.start()
-
-    def run(self) -> None:
-        """Read the file to its end."""
-        try:
-            with self._path.open("rb", buffering=0) as file:
-                while piece := file.read(_PIECE):
-                    self._total.update(piece)
-        except BaseException as error:
-            self._error = error
-
-    def result(self) -> str:
-        """Wait for the digest, in hex. Raises OSError."""
-        self.join()
-        if self._error:
-            raise self._error
-        return self._total.hexdigest()

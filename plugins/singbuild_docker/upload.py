@@ -10,7 +10,8 @@ import contextlib
 import hashlib
 import io
 import json
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from http.cookiejar import DefaultCookiePolicy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -39,11 +40,13 @@ from singbuild_docker.reference import Reference
 from singbuild_docker.site import Site
 
 if TYPE_CHECKING:
+    from singbuild_docker.file_digest import FileDigest
     from singbuild_docker.keys import PrivateKey
 
 OCI_MANIFEST, OCI_INDEX = manifest.MANIFESTS[0], manifest.INDEXES[0]
 _CONFIG = "application/vnd.oci.image.config.v1+json"
 EMPTY = b"{}"
+_BYTES = {"Content-Type": "application/octet-stream"}
 _PIECE = 1 << 20  # bytes of a blob for one sendto(2)
 _STATUS_TEXT = 1 << 12  # bytes of an answer that says no more; its connection is used again
 # Seconds to connect, and for the answer: a registry computes the digest of the whole blob first.
@@ -78,6 +81,22 @@ class Upload:
                 self._blob(file, f"sha256:{sha256}", size)
 
         retried(attempt, self.report, sha256[:12])
+
+    def file_beside(self, digest: FileDigest) -> None:
+        """Send a file while its digest is computed, until that tells that it is there already.
+
+        To compute it first would take as long as a fast network takes for the file.
+        """
+
+        def attempt() -> None:
+            with digest.path.open("rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                if digest.is_known():
+                    self._blob(file, f"sha256:{digest.result()}", size)
+                else:
+                    self._blob_beside(file, digest, size)
+
+        retried(attempt, self.report, digest.path.name)
 
     def content(self, content: bytes) -> str:
         """Send a small blob, such as a configuration; return its digest."""
@@ -222,21 +241,45 @@ class Upload:
 
     def _blob(self, file: BinaryIO, digest: str, size: int) -> None:
         label = digest[7:19]
-        with self._send("HEAD", f"{self._base}/blobs/{digest}", allow_missing=True) as answer:
-            if answer.ok:
-                self.report.progress(label, size, size)
-                return
-        start = f"{self._base}/blobs/uploads/"
-        with self._send("POST", start) as answer:
-            place = self._place(answer, start)
-        # The registry's own query holds the state of the upload, and has to be kept.
-        joined = "&" if urlsplit(place).query else "?"
-        url = f"{place}{joined}{urlencode({'digest': digest})}"
+        if self._has(digest):
+            self.report.progress(label, size, size)
+            return
+        url = _with_digest(self._begin(), digest)
         # requests sends a body of no bytes from a stream as chunked, which registries refuse.
         body = _Progress(file, size, self.report, label) if size else b""
-        headers = {"Content-Type": "application/octet-stream"}
-        with self._send("PUT", url, data=body, headers=headers):
+        with self._send("PUT", url, data=body, headers=_BYTES):
             pass
+
+    def _blob_beside(self, file: BinaryIO, digest: FileDigest, size: int) -> None:
+        """Send a blob as distribution specification, "Pushing a blob in chunks", has it: in one."""
+        label = digest.path.name
+        place = self._begin()
+
+        def check() -> None:
+            if self._has(f"sha256:{digest.result()}"):
+                raise _PresentError
+
+        body = _Progress(file, size, self.report, label, check, digest.is_known)
+        try:
+            with self._send("PATCH", place, data=body, headers=_BYTES) as answer:
+                place = self._place(answer, place)
+        except _PresentError:
+            self.report.progress(label, size, size)
+            with contextlib.suppress(SourceError, TryAgainError):  # it forgets by itself, later
+                self._send("DELETE", place).close()
+            return
+        with self._send("PUT", _with_digest(place, f"sha256:{digest.result()}")):
+            pass
+
+    def _has(self, digest: str) -> bool:
+        with self._send("HEAD", f"{self._base}/blobs/{digest}", allow_missing=True) as answer:
+            return answer.ok
+
+    def _begin(self) -> str:
+        """Begin an upload; return where it is to go."""
+        start = f"{self._base}/blobs/uploads/"
+        with self._send("POST", start) as answer:
+            return self._place(answer, start)
 
     def _place(self, answer: requests.Response, start: str) -> str:
         """Return where the registry wants the blob. It may be another host, but no worse one."""
@@ -286,11 +329,21 @@ class Upload:
 class _Progress:
     """Pieces of a file, which report how much has been sent; requests asks for length and place.
 
-    It has no ``read``, by which http.client would take 16 KiB at a time.
+    It has no ``read``, by which http.client would take 16 KiB at a time. check: called once
+    between two of them, as soon as ``may_check`` says so.
     """
 
-    def __init__(self, file: BinaryIO, size: int, report: Reporter, label: str) -> None:
+    def __init__(
+        self,
+        file: BinaryIO,
+        size: int,
+        report: Reporter,
+        label: str,
+        check: Callable[[], None] | None = None,
+        may_check: Callable[[], bool] = bool,
+    ) -> None:
         self._file, self._size, self._report, self._label = file, size, report, label
+        self._check, self._may_check = check, may_check
         self.len = size  # requests.utils.super_len
 
     def tell(self) -> int:
@@ -307,12 +360,25 @@ class _Progress:
 
     def __next__(self) -> bytes:
         """Return the next piece."""
+        if self._check and self._may_check():
+            check, self._check = self._check, None
+            check()
         piece = self._file.read(_PIECE)
         if not piece:
             raise StopIteration
         self._report.progress(self._label, self._file.tell(), self._size)
         passed(len(piece))
         return piece
+
+
+class _PresentError(Exception):
+    """The registry has what is being sent."""
+
+
+def _with_digest(place: str, digest: str) -> str:
+    # The registry's own query holds the state of the upload, and has to be kept.
+    joined = "&" if urlsplit(place).query else "?"
+    return f"{place}{joined}{urlencode({'digest': digest})}"
 
 
 def digest_of(content: bytes) -> str:

@@ -123,6 +123,9 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self.do_PUT()
 
+    def do_PATCH(self) -> None:
+        self.do_PUT()
+
     def do_HEAD(self) -> None:
         self.do_GET()
 
