@@ -30,6 +30,7 @@ class ImageReader:
 
     def short_files(self, nodes: Nodes, _target: Target) -> AbstractContextManager[Iterable[Batch]]:
         """Call no file short: a second process would read the same image as this one."""
+        self._entry = self._tree.root()  # the tree may be written again, in another geometry
         return nullcontext(self._in_order(nodes))
 
     def entry(self, node: Node) -> Entry:
