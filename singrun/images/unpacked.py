@@ -74,9 +74,14 @@ def is_whole(directory: int) -> bool:
 
 
 def this_boot() -> str:
-    """Return the host's name and its kernel's boot id. random(4)."""
+    """Return the host's name and its kernel's boot id."""
+    return _host() + boot_id()
+
+
+def boot_id() -> str:
+    """Return what tells this boot of the kernel from all others. random(4)."""
     with open("/proc/sys/kernel/random/boot_id") as file:
-        return _host() + file.read()
+        return file.read().strip()
 
 
 def _host() -> str:

@@ -19,8 +19,8 @@ from singrun.errors import RunError
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES)
 
 
-# Files that were read, by their paths: through FUSE, to read one again costs three requests.
-_texts: "dict[str, tuple[os.stat_result, bytes]]" = {}
+# What was read, by path and limit: through FUSE, to read a file again costs three requests.
+_texts: "dict[tuple[str, int], tuple[os.stat_result, bytes]]" = {}
 
 
 class NoPlaceError(RunError):
@@ -59,13 +59,14 @@ class Root:
 
     def read(self, target: str, limit: int = 1 << 20) -> bytes:
         """Read the regular file ``target``, at most ``limit`` bytes; b"" if there is none."""
-        if target in _texts:  # scripts are read before the mounts and after them
+        if (target, limit) in _texts:  # scripts are read before the mounts and after them
             fd = self._opened(target, os.O_PATH)
             if fd >= 0:
-                status, text = os.fstat(fd), _texts[target]
+                earlier, text = _texts[target, limit]
+                is_same = os.path.samestat(os.fstat(fd), earlier)
                 os.close(fd)
-                if os.path.samestat(status, text[0]):
-                    return text[1]
+                if is_same:
+                    return text
         # An image may have a FIFO there, or a terminal: neither is waited for, nor taken over.
         fd = self._opened(target, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
         if fd < 0:
@@ -75,7 +76,7 @@ class Root:
             # Room for a mebibyte, where ten bytes are read, would cost 20 µs.
             size = min(limit, status.st_size)
             data = (file.read(size) or b"") if stat.S_ISREG(status.st_mode) else b""
-        _texts[target] = status, data
+        _texts[target, limit] = status, data
         return data
 
     def has(self, target: str) -> bool:

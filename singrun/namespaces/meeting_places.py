@@ -4,6 +4,7 @@ import os
 import stat
 
 from singrun.errors import RunError
+from singrun.images import unpacked
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -79,8 +80,7 @@ def _of_this_host(place: int, *, make: bool) -> int:
     the kernel's boot id: random(4).
     """
     try:
-        with open("/proc/sys/kernel/random/boot_id") as file:
-            name = file.read().strip()
+        name = unpacked.boot_id()
         if make:
             _make(name, place)
         return os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=place)

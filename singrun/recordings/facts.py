@@ -67,7 +67,7 @@ def host(words: "list[str]", site: "Site", caller: "Caller", table: "Table") -> 
     facts += [("n", name) for name in absent]
     facts += [("i", caller.uid, caller.gid)]
     facts += [("g", "".join(f"{group} " for group in os.getgroups()))]
-    facts += [("c", os.getcwd()), ("b", _boot())]
+    facts += [("c", os.getcwd()), ("b", unpacked.boot_id())]
     settings = filter(None, (os.environ.get("SINGRUN_CONFIG"), config.PATH, *config.THEIRS))
     facts += [_whole(path) for path in settings]
     if site.path and ("s", "f", site.path, "-") in facts:
@@ -129,14 +129,9 @@ def settled(status: os.stat_result) -> str:
 
 
 def _meeting_places() -> "list[str]":
-    boot = _boot()
+    boot = unpacked.boot_id()
     own = meeting_places._PLACES
     return [place if place.startswith("/run/") else f"{place}/{boot}" for place in own]
-
-
-def _boot() -> str:
-    with open("/proc/sys/kernel/random/boot_id") as file:
-        return file.read().strip()
 
 
 def _modules() -> "list[str]":

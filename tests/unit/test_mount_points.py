@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from singrun.mounts.root import _make_entry
+from singrun.mounts.root import Root, _make_entry
 
 _swap: list[Path] = []  # a hook stays for ever: what it does, once
 
@@ -41,3 +41,13 @@ def test_a_link_that_comes_in_the_way_is_not_followed(tmp_path: Path, directory:
         os.close(where)
     assert (place / "swapped").is_symlink()
     assert list(victim.iterdir()) == []
+
+
+def test_a_file_that_was_read_in_part_is_read_whole_afterwards(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"all of it")
+    one = Root(str(tmp_path), image_is_written=False)
+    assert [one.read("/file", 3), one.read("/file"), one.read("/file", 3)] == [
+        b"all",
+        b"all of it",
+        b"all",
+    ]
