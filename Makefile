@@ -8,7 +8,7 @@ DEMO   := .demo
 BIN    := $(VENV)/bin
 # A worker more than cores: while one waits for a process or a disk, another computes.
 WORKERS := -n $(shell expr $$(nproc) + 1) --dist loadgroup
-# Where no long test is run, none is collected (--ignore): each worker would import all of them.
+# What is not run is not collected (tests/unit, --ignore): each worker would import all of it.
 PYTEST := $(BIN)/pytest $(WORKERS)
 
 # What the builder and the runtime use, and what the tests look at images with; fish and zsh, in
@@ -39,7 +39,7 @@ $(DEMO)/busybox.img: recipes/busybox.def $(shell find singbuild plugins -name '*
 	$(BIN)/singbuild --force recipes/busybox.def $@
 
 unit: $(VENV)/.tested ## the quick tests, without root and without network
-	$(PYTEST) --ignore=tests/long -m "not root and not network and not long"
+	$(PYTEST) tests/unit -m "not root and not network and not long"
 
 test: packages $(VENV)/.tested ## install what the tests need, check, and run all but the long ones
 	$(MAKE) --no-print-directory check

@@ -21,8 +21,10 @@ def faults(site: Site) -> Iterator[str]:
     for path in sorted((site.path / "records").glob("*.json")):
         if "." not in path.stem:  # else KEY.spdx.json and the like
             yield from _of_record(site, path.stem, pruned)
+    root = site.path.resolve()
     for page in sorted(site.path.rglob("*.html")):
-        yield from _of_page(site, page)
+        for fault in _of_page(root, page):
+            yield f"{page.relative_to(site.path)} {fault}"
 
 
 def _of_record(site: Site, key: str, pruned: set[str]) -> Iterator[str]:
@@ -71,20 +73,20 @@ class _Links(HTMLParser):
                 self.names.add(value)
 
 
-def _of_page(site: Site, page: Path) -> Iterator[str]:
+def _of_page(root: Path, page: Path) -> Iterator[str]:
+    """Yield what is wrong with a page, the path of which is not said."""
     parser = _Links()
     parser.feed(page.read_text(errors="replace"))
-    where = page.relative_to(site.path)
     for link in dict.fromkeys(parser.links):
         parts = urlsplit(link)
         if parts.scheme or parts.netloc:
             continue
         if not parts.path:
             if parts.fragment not in parser.names:
-                yield f"{where} links to #{parts.fragment}, which is not there"
+                yield f"links to #{parts.fragment}, which is not there"
             continue
         target = (page.parent / unquote(parts.path)).resolve()
-        if not target.is_relative_to(site.path.resolve()):
-            yield f"{where} links to {link}, outside the site"
+        if not target.is_relative_to(root):
+            yield f"links to {link}, outside the site"
         elif not target.exists():
-            yield f"{where} links to {link}, which is not there"
+            yield f"links to {link}, which is not there"

@@ -1,8 +1,8 @@
 r"""Fills a template with values. Runs as a process of its own, started by template.py.
 
 A template is a program, so it gets bounded processor time and memory, and no
-way to anything but its values (Jinja2's sandbox). It loads Jinja2 and YAML, which
-the builder itself need not, and never runs a line of the recipe's sections.
+way to anything but its values (Jinja2's sandbox). It loads Jinja2, and YAML for
+--values, which the builder itself need not, and never runs a line of the recipe's sections.
 
 Standard input: a JSON object, the arguments of ``fill`` and the builder's process
 id. Standard output: a JSON object, the fields of ``Filled``, or ``{"error": CLASS}``
@@ -35,7 +35,6 @@ from singbuild.recipe.values import (
     from_file,
     from_options,
     from_recipe,
-    from_yaml,
     line_of,
     without_arguments,
 )
@@ -94,13 +93,19 @@ def fill(
     names = _used(template) | within | declared.keys()
     unused: list[str] | None = [] if accept_unused else None
     by_name = {
-        **(from_yaml(Text(*values)) if values else {}),
+        **(_from_yaml(Text(*values)) if values else {}),
         **(from_file(Text(*build_arg_file), names, unused) if build_arg_file else {}),
         **from_options(build_args, names, unused),
     }
     merged = _defaults(source, declared, by_name) | by_name
     used = {name: merged[name] for name in sorted(names & merged.keys())}
     return Filled(*_rendered(template, merged), used, tuple(dict.fromkeys(unused or ())))
+
+
+def _from_yaml(file: Text) -> dict[str, Any]:
+    from singbuild.recipe.values_file import from_yaml  # loads YAML, for which few have a use
+
+    return from_yaml(file)
 
 
 def _defaults(

@@ -1,4 +1,4 @@
-"""Where a template's values come from: the recipe, a YAML file, a file of lines, options.
+"""Where a template's values come from: the recipe, a file of lines, options; values_file.py: YAML.
 
 Every value is checked and made plain data here, before any template sees it.
 """
@@ -7,14 +7,9 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
-import yaml
-
-from singbuild.errors import RecipeError, SingbuildError, UsageError
+from singbuild.errors import SingbuildError, UsageError
 from singbuild.recipe.header import stage_lines
-from singbuild.recipe.text import Text, did_you_mean, printable, sentence
-
-MOST_VALUES = 10_000
-"""How many values one --values file may hold once its aliases are written out."""
+from singbuild.recipe.text import Text, did_you_mean, printable
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 RESERVED = frozenset(
@@ -26,8 +21,12 @@ RESERVED = frozenset(
 )
 
 
-class _Fail(Protocol):
-    def __call__(self, what: str, *, why: str = "", remedy: str = "") -> SingbuildError: ...
+class Fail(Protocol):
+    """Makes an error of what is wrong, with the place where it stands."""
+
+    def __call__(self, what: str, *, why: str = "", remedy: str = "") -> SingbuildError:
+        """Return it; the fields are those of SingbuildError."""
+        ...
 
 
 def from_recipe(source: Text) -> dict[str, Any]:
@@ -81,7 +80,7 @@ def from_options(
     for option in build_args:
         fail = _failing_option(option)
         name, value = _assignment(option, fail)
-        _check_text(value, fail)
+        check_text(value, fail)
         if unused is None:
             _check_used(name, names, fail)
         elif name not in names:
@@ -90,7 +89,7 @@ def from_options(
     return values
 
 
-def _failing_option(option: str) -> _Fail:
+def _failing_option(option: str) -> Fail:
     def fail(what: str, *, why: str = "", remedy: str = "") -> SingbuildError:
         return UsageError(f"--build-arg {printable(option)}: {what}", why=why, remedy=remedy)
 
@@ -109,7 +108,7 @@ def _assignments(
         line = file.line(n).strip()
         if not line or line.startswith("#"):
             continue
-        fail = _failing_at(file, n)
+        fail = failing_at(file, n)
         name, value = _assignment(line, fail)
         value = value.strip()
         if values.get(name, value) != value:
@@ -124,16 +123,17 @@ def _assignments(
     return values
 
 
-def _assignment(option: str, fail: _Fail) -> tuple[str, str]:
+def _assignment(option: str, fail: Fail) -> tuple[str, str]:
     name, equals, value = option.partition("=")
     name = name.strip()
     if not equals:
         raise fail("this is not NAME=VALUE", remedy=f"Write {printable(name)}=VALUE.")
-    _check_name(name, fail)
+    check_name(name, fail)
     return name, value
 
 
-def _failing_at(file: Text, n: int) -> _Fail:
+def failing_at(file: Text, n: int) -> Fail:
+    """Return what makes errors of a line of a file; 0: of the file."""
     line = file.line(n) if n else ""
     where = len(line) - len(line.lstrip()) + 1
 
@@ -143,7 +143,8 @@ def _failing_at(file: Text, n: int) -> _Fail:
     return fail
 
 
-def _check_name(name: str, fail: _Fail) -> None:
+def check_name(name: str, fail: Fail) -> None:
+    """Check that a template can use a name."""
     if not _NAME.fullmatch(name):
         raise fail(
             f"{printable(name) or 'nothing'} is no name for an argument",
@@ -157,7 +158,7 @@ def _check_name(name: str, fail: _Fail) -> None:
         )
 
 
-def _check_used(name: str, names: set[str], fail: _Fail) -> None:
+def _check_used(name: str, names: set[str], fail: Fail) -> None:
     if name not in names:
         listed = ", ".join(sorted(names)) or "none"
         raise fail(
@@ -167,102 +168,11 @@ def _check_used(name: str, names: set[str], fail: _Fail) -> None:
         )
 
 
-def _check_text(text: str, fail: _Fail) -> None:
+def check_text(text: str, fail: Fail) -> None:
+    """Check that a recipe can hold a value."""
     try:
         text.encode()
     except UnicodeEncodeError:
         raise fail("the value is not UTF-8 text", remedy="Give it in UTF-8.") from None
     if "\0" in text:
         raise fail("the value holds a zero byte", remedy="Leave the zero byte out.")
-
-
-# ── the --values file ────────────────────────────────────────────────────────
-
-
-class _ValuesLoader(yaml.SafeLoader):
-    """YAML where only true, false, null and whole numbers are more than text.
-
-    YAML 1.1 reads ``3.10`` as 3.1, ``12:30`` as 750 and ``no`` as false; versions,
-    times and country codes are what recipes are about.
-    """
-
-    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys: set[str] = set()
-        for key, _ in node.value:
-            if str(key.value) in keys:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key.value} is given twice", key.start_mark
-                )
-            keys.add(str(key.value))
-        return super().construct_mapping(node, deep)
-
-
-for _tag, _pattern, _first in (
-    ("bool", r"true|false", "tf"),
-    ("null", r"null|~|", ["n", "~", ""]),
-    ("int", r"0|-?[1-9][0-9]{0,17}", "-0123456789"),
-):
-    _ValuesLoader.add_implicit_resolver(
-        f"tag:yaml.org,2002:{_tag}", re.compile(rf"(?:{_pattern})\Z"), list(_first)
-    )
-
-
-def from_yaml(file: Text) -> dict[str, Any]:
-    """Read a --values file: a mapping; nested ones are reached as ``{{ a.b }}``."""
-    try:
-        document = yaml.load(file.text, Loader=_ValuesLoader)  # noqa: S506  a SafeLoader
-    except Exception as error:  # PyYAML lets ValueError, RecursionError and others through
-        raise _bad_yaml(file, error) from None
-    if not isinstance(document or {}, dict):
-        raise _failing_at(file, 1)(
-            "the values have no names", remedy="Write a mapping: one NAME: VALUE a line."
-        )
-    return {str(name): _value(file, name, value) for name, value in (document or {}).items()}
-
-
-def _bad_yaml(file: Text, error: Exception) -> RecipeError:
-    what, why = "this is not the YAML of a values file", getattr(error, "problem", str(error))
-    for mark in (getattr(error, "problem_mark", None), getattr(error, "context_mark", None)):
-        if mark and mark.line < len(file.lines):
-            return file.error(mark.line + 1, mark.column + 1, what, why=sentence(why))
-    return file.error(0, 0, what, why=sentence(why or type(error).__name__))
-
-
-def _value(file: Text, name: object, value: object) -> Any:
-    lines = (n for n, line in enumerate(file.lines, 1) if line.startswith(str(name)))
-    fail = _failing_at(file, next(lines, 0))
-    _check_name(str(name), fail)
-    return _plain(value, fail, iter(range(MOST_VALUES)), depth=0)
-
-
-def _plain(value: object, fail: _Fail, budget: Iterator[int], depth: int) -> Any:
-    if depth > 50 or next(budget, None) is None:
-        raise fail(
-            f"the value is deeper than 50 or holds more than {MOST_VALUES:,} values",
-            why="Aliases (*name) count as often as they are used.",
-            remedy="Make the values file smaller.",
-        )
-    match value:
-        case str():
-            _check_text(value, fail)
-            return value
-        case None | bool() | int():
-            return value
-        case list():
-            return [_plain(item, fail, budget, depth + 1) for item in value]
-        case dict():
-            return {
-                _plain_key(key, fail): _plain(item, fail, budget, depth + 1)
-                for key, item in value.items()
-            }
-    raise fail(
-        f"a value is of the kind {type(value).__name__}",
-        remedy="Use text, whole numbers, true, false, null, lists and mappings.",
-    )
-
-
-def _plain_key(key: object, fail: _Fail) -> str:
-    _check_text(str(key), fail)
-    return str(key)

@@ -98,8 +98,9 @@ def test_images_of_mke2fs_in_many_shapes(
         assert [actual[path][place] for place in places] == [facts[place] for place in places]
 
 
-def test_a_singularity_2_image_begins_at_byte_31(sealed: Path, tmp_path: Path) -> None:
-    old = tmp_path / "old.img"
+def test_a_singularity_2_image_begins_at_byte_31(tmp_path: Path) -> None:
+    tree = sample_tree(tmp_path / "tree", hole=1 << 20)
+    sealed, old = seal(tree, tmp_path / "image", epoch=EPOCH).path, tmp_path / "old.img"
     old.write_bytes(HEADER_2X + sealed.read_bytes())
     assert image_snapshot(old) == image_snapshot(sealed)
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from singbuild.errors import RecipeError, UsageError
 from singbuild.recipe.rendering import Filled, fill
 from singbuild.recipe.text import Text
-from singbuild.recipe.values import from_yaml
+from singbuild.recipe.values_file import from_yaml
 
 PIECES = [
     *("{{", "}}", "{%", "%}", "{%-", "-%}", "{#", "#}", "${#a}", "\n", " ", "a", "b.c", "'", '"'),
