@@ -222,13 +222,10 @@ class Unpacker:
         With the set-group-id bit, owner and mode are set now: new entries inherit them, inode(7).
         """
         self._pending_directories[path] = member
-        fd = self._tree.exactly(path)
-        try:
-            if (member.mode | os.fstat(fd).st_mode) & stat.S_ISGID:
-                self.ownership.set_owner(fd, member, path)
-                os.fchmod(fd, member.mode | stat.S_IRWXU)
-        finally:
-            os.close(fd)
+        fd = self._tree.directory(path).fd  # it stays open: what it holds follows, mostly
+        if (member.mode | os.fstat(fd).st_mode) & stat.S_ISGID:
+            self.ownership.set_owner(fd, member, path)
+            os.fchmod(fd, member.mode | stat.S_IRWXU)
 
     def _make_symlink(
         self, member: Member, _archive: TarStream, parent: Directory, name: bytes, path: bytes

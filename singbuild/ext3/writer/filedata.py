@@ -9,6 +9,7 @@ from singbuild.ext3.geometry import BLOCK
 from singbuild.ext3.node import Node, shown
 
 PIECE = 1 << 20  # bytes read at a time: what bounds memory
+_ZEROS = bytes(BLOCK)
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _ENTER = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -106,4 +107,4 @@ def _stored_parts(fd: int, size: int) -> Iterator[tuple[int, int]]:
 
 def _is_zero(data: bytes, index: int) -> bool:
     block = data[index * BLOCK : (index + 1) * BLOCK]
-    return block.count(0) == len(block)
+    return block == _ZEROS[: len(block)]  # ends at the first other byte, which count() does not
