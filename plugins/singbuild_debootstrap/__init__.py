@@ -1,7 +1,7 @@
 """Bootstrap: debootstrap. Debian, Ubuntu and their relatives from their archives.
 
     resolve     signed Release ─▶ Packages index ─▶ the exact list of packages (pins)
-    bootstrap   packages, checked ─▶ a small local archive ─▶ the host's debootstrap
+    bootstrap   packages, checked ─▶ a small local archive, unpacked ─▶ the host's debootstrap
 
 All downloading is done here, once, in parallel and into a cache; debootstrap
 then installs exactly what was pinned, whatever happens to the mirror meanwhile.
@@ -10,15 +10,12 @@ then installs exactly what was pinned, whatever happens to the mirror meanwhile.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import re
 import stat
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
-
-from debian.debfile import DebFile
 
 from singbuild import (
     HostError,
@@ -33,12 +30,14 @@ from singbuild import (
     command,
     hookimpl,
 )
-from singbuild.download import Remote, fetch_all
+from singbuild.download import Fetched, Remote, fetch_all
+from singbuild_debootstrap import local_archive
 from singbuild_debootstrap.archive import open_archive
 from singbuild_debootstrap.choice import check, choose
 from singbuild_debootstrap.packages import cached_selection
 
 LOG = "/debootstrap/debootstrap.log"
+AVAILABLE = "/var/lib/dpkg/available"  # debootstrap writes the paragraphs of its index there
 STEP = re.compile(r"I: (Extracting|Unpacking|Configuring) \S+\.\.\.")
 FETCHING = re.compile(r"I: (Retrieving|Validating|Found|Checking component) ")
 # It may not in a user namespace or a container, and goes on without.
@@ -97,7 +96,7 @@ def singbuild_needs() -> Needs:
             Program("prlimit", "util-linux"),
             Program("wget", "wget"),
         ),
-        space=500 << 20,
+        space=700 << 20,
         root=True,
     )
 
@@ -132,13 +131,13 @@ def singbuild_bootstrap(source: Source, pins: Pins, rootfs: Rootfs) -> bool:
     """Fetch the pinned packages and let debootstrap install them."""
     debs = _fetch(pins, source)
     with rootfs.temporary_directory() as archive:
-        _write_archive(archive, pins, debs)
+        local_archive.write(archive, pins, debs)
         _debootstrap(archive, pins, rootfs)
     _tidy(pins, rootfs)
     return True
 
 
-def _fetch(pins: Pins, source: Source) -> dict[str, Path]:
+def _fetch(pins: Pins, source: Source) -> dict[str, Fetched]:
     """Return each package's file."""
     packages: Mapping[str, Any] = pins["packages"]
     remotes = [
@@ -147,7 +146,7 @@ def _fetch(pins: Pins, source: Source) -> dict[str, Path]:
     ]
     label = f"Fetching {len(remotes)} packages"
     files = fetch_all(remotes, source.cache, report=source.report, label=label)
-    return dict(zip(packages, (fetched.path for fetched in files), strict=True))
+    return dict(zip(packages, files, strict=True))
 
 
 def _inside(file: str) -> str:
@@ -155,38 +154,6 @@ def _inside(file: str) -> str:
     if file.startswith("/") or ".." in PurePosixPath(file).parts:
         raise SourceError(f"the archive names a package outside itself: {file}")
     return file
-
-
-def _write_archive(where: Path, pins: Pins, debs: Mapping[str, Path]) -> None:
-    """Write an archive of the pinned packages alone: a Release file, an index, links to them."""
-    index = "main/binary-{architecture}/Packages".format_map(pins)
-    dists = where / "dists" / pins["suite"]
-    (dists / index).parent.mkdir(parents=True)
-    packages = "".join(_stanza(pins["packages"][name], deb) for name, deb in debs.items())
-    (dists / index).write_text(packages)
-    digest = hashlib.sha256(packages.encode()).hexdigest()
-    (dists / "Release").write_text(
-        f"Suite: {pins['suite']}\nCodename: {pins['codename']}\nComponents: main\n"
-        f"SHA256:\n {digest} {len(packages.encode())} {index}\n"
-    )
-    for deb in debs.values():
-        (where / deb.name).symlink_to(deb)
-
-
-def _stanza(package: Mapping[str, Any], deb: Path) -> str:
-    """Return a package's paragraph of the index: its own, with what the archive says about it."""
-    try:
-        with DebFile(deb) as file:
-            control = file.debcontrol()
-    except Exception as error:
-        # The file is what the archive's index says it is, so the reader is at fault.
-        remedy = "Install the package zstd." if "unzstd" in str(error) else ""
-        raise HostError(
-            f"{package['file']}: cannot be read", why=str(error), remedy=remedy
-        ) from error
-    about = {"Priority": package["priority"], "Filename": deb.name}
-    control.update(about | {"Size": str(package["size"]), "SHA256": package["sha256"]})
-    return control.dump() + "\n"
 
 
 def _debootstrap(archive: Path, pins: Pins, rootfs: Rootfs) -> None:
@@ -265,6 +232,10 @@ def _tidy(pins: Pins, rootfs: Rootfs) -> None:
     rootfs.write("/etc/hostname", "localhost\n")
     rootfs.write("/etc/resolv.conf", "")
     rootfs.write("/etc/apt/sources.list", _sources(pins))
+    if rootfs.status(AVAILABLE):
+        available = rootfs.read(AVAILABLE).decode(errors="surrogateescape")
+        fetched = local_archive.as_fetched(available, pins["packages"])
+        rootfs.write(AVAILABLE, fetched.encode(errors="surrogateescape"))
 
 
 def _sources(pins: Pins) -> str:

@@ -44,6 +44,15 @@ class Fetched:
         """Return the content, of which the digest is checked again. Raises SourceError, OSError."""
         return _checked(self.path, self.sha256, self.size)
 
+    def check(self) -> None:
+        """Check the digest again, for who reads the file himself. Raises SourceError."""
+        try:
+            found = digest(self.path)
+        except OSError as error:
+            raise _removed_error(self.path, error.strerror or "") from error
+        if found != self.sha256:
+            raise _removed_error(self.path, "its SHA-256 is another one now")
+
 
 def is_offline() -> bool:
     """Whether the user wants nothing from the network: SINGBUILD_OFFLINE=1."""

@@ -48,6 +48,13 @@ def test_exactly_the_pinned_packages_are_installed(filled: Filled) -> None:
     assert sorted(installed) == sorted(pinned)
 
 
+def test_dpkg_knows_the_packages_as_they_were_fetched(filled: Filled) -> None:
+    root, result, _ = filled
+    available = (root / "var/lib/dpkg/available").read_text()
+    for package in result["pins"]["packages"].values():
+        assert f"\nSize: {package['size']}\nSHA256: {package['sha256']}\n" in available
+
+
 def test_nothing_of_the_host_or_the_build_is_left(filled: Filled) -> None:
     root, result, _ = filled
     assert (root / "etc/hostname").read_text() == "localhost\n"
@@ -77,12 +84,12 @@ def test_packages_come_from_the_cache_and_damage_is_noticed(filled: Filled) -> N
     unreachable = result["pins"] | {"mirror": "http://127.0.0.1:9/debian"}
     debs = singbuild_debootstrap._fetch(unreachable, source(cache))
     assert debs.keys() == result["pins"]["packages"].keys()
-    content = debs["netbase"].read_bytes()
-    debs["netbase"].write_bytes(content[:-1])
+    content = debs["netbase"].read()
+    debs["netbase"].path.write_bytes(content[:-1])
     with pytest.raises(SourceError, match="netbase"):
         singbuild_debootstrap._fetch(unreachable, source(cache))
     again = singbuild_debootstrap._fetch(result["pins"], source(cache))
-    assert again["netbase"].read_bytes() == content
+    assert again["netbase"].read() == content
 
 
 def test_a_failure_shows_what_debootstrap_said(filled: Filled, tmp_path: Path) -> None:
