@@ -234,8 +234,8 @@ def _tidy(pins: Pins, rootfs: Rootfs) -> None:
     rootfs.write("/etc/apt/sources.list", _sources(pins))
     if rootfs.status(AVAILABLE):
         available = rootfs.read(AVAILABLE).decode(errors="surrogateescape")
-        fetched = local_archive.as_fetched(available, pins["packages"])
-        rootfs.write(AVAILABLE, fetched.encode(errors="surrogateescape"))
+        original = local_archive.as_fetched(available, pins["packages"])
+        rootfs.write(AVAILABLE, original.encode(errors="surrogateescape"))
 
 
 def _sources(pins: Pins) -> str:

@@ -47,10 +47,10 @@ class Fetched:
     def check(self) -> None:
         """Check the digest again, for who reads the file himself. Raises SourceError."""
         try:
-            found = digest(self.path)
+            actual = digest(self.path)
         except OSError as error:
             raise _removed_error(self.path, error.strerror or "") from error
-        if found != self.sha256:
+        if actual != self.sha256:
             raise _removed_error(self.path, "its SHA-256 is another one now")
 
 
