@@ -33,6 +33,7 @@ def enter(request: Request) -> str:
         from singrun.namespaces import joining
 
         ranks = joining.RankSet(request, image, caller, table, origin.overrides)
+        origin.note_begin = recordings.of_ranks(request, image, site, table, origin, ranks)
         if ranks.enter():
             return origin.execute(image.path)
     layers = assembly.layers(request.image, site)

@@ -99,6 +99,7 @@ class Origin:
         self._host_paths = program.host_paths(request.program.arguments)
         self._request, self.home = request, launch_table.home(request.mounts, self.caller)
         self.appended: inherited.Environment = {}
+        self.note_begin: "Callable[[], None] | None" = None  # noqa: UP037
         self.note_end: "Callable[[str, inherited.Environment], None] | None" = None  # noqa: UP037
         if request.hardware.wants_drivers():
             from singrun.hardware import drivers
@@ -123,6 +124,8 @@ class Origin:
     def execute(self, image: str, waiter: "Waiter | Holder | None" = None) -> "NoReturn":
         """Become the program, in the namespaces that are entered, as the caller."""
         request = self._request
+        if self.note_begin:
+            self.note_begin()
         forbid_new_privileges()
         if request.mounts.contain:
             self._close_back_doors()

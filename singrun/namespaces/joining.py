@@ -30,7 +30,7 @@ _PATIENCE, _PAUSE = 30.0, 0.001  # seconds to wait for who sets up, and between 
 
 
 class RankSet:
-    """The launches that share one set of namespaces, which has a marker.
+    """The launches that share one set of namespaces, which has a marker. pid: one of them.
 
     The marker is a hash of all that must be the same: user, job step, image as it is now, table of
     mounts, options, the host's namespaces.
@@ -74,6 +74,7 @@ class RankSet:
         self._word = f"set-{key}"
         self._name: rendezvous.Name | None = None
         self._debug = request.debug
+        self.pid = os.readlink("/proc/self")
 
     def enter(self) -> bool:
         """Enter the set's namespaces; return False when this process has to set them up.
@@ -142,6 +143,7 @@ class RankSet:
             why, remedy = f"{error.strerror}.", "Use --no-join."
             raise RunError("Cannot join the other ranks", why=why, remedy=remedy) from None
         make_inspectable()
+        self.pid = str(pid)
         return True
 
 

@@ -4,6 +4,7 @@ import os
 import sys
 
 from singrun.images import strategies
+from singrun.namespaces import job_step
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from singrun.environment.inherited import Environment
     from singrun.images.image import Image
     from singrun.mounts.launch_table import Table
+    from singrun.namespaces import joining
     from singrun.origin import Origin
     from singrun.request import Request
 
@@ -21,23 +23,75 @@ def begin(
     request: "Request", image: "Image", site: "Site", table: "Table", origin: "Origin"
 ) -> "Callable[[str, Environment], None] | None":
     """Note what follows, where there is a player for it; return what writes it down at the end."""
-    player = f"{os.path.dirname(sys.argv[0])}/recordings/player"
-    has_player = os.environ.get("SINGRUN_PLAYER") != "no" and os.access(player, os.X_OK)
-    if not has_player or not strategies.to_read(image, request.image, site):
+    if job_step.want_joining(request):
+        return None  # of_ranks() has seen to it
+    _let_go(_lock())
+    words = _recordable(request, image, site)
+    if not words:
         return None
-    if not site.on["record launches"] or request.program.verb != "exec" or not os.geteuid():
-        return None
-    from singrun.recordings import directory, form
+    from singrun.recordings import directory
 
-    letters = sys._xoptions.get("player")
-    if not letters:  # it has not been tried: bin/singrun
-        directory.try_player(player)
-    if letters != form.FIELDS:  # one of another version would read no recording of ours
-        return None
-    words = sys.argv[1 : len(sys.argv) - len(request.program.arguments)]
     place = directory.place_of(words)
     if place is None:
         return None
     from singrun.recordings import recording  # once for many launches
 
     return recording.begin(place, words, request, image, site, table, origin)
+
+
+def of_ranks(
+    request: "Request",
+    image: "Image",
+    site: "Site",
+    table: "Table",
+    origin: "Origin",
+    ranks: "joining.RankSet",
+) -> "Callable[[], None] | None":
+    """Return what notes, in the namespaces of ``ranks``, how others get there; None for nothing."""
+    lock, note = _lock(), None
+    words = _recordable(request, image, site)
+    if words:
+        from singrun.recordings import ranks as ranks_
+
+        note = ranks_.begin(words, request, image, site, table, origin, ranks, lock)
+    if not note:
+        _let_go(lock)
+    return note
+
+
+def _lock() -> int:
+    """Return the player's lock on the name of a set, which no program shall have; -1 for none."""
+    lock = int(sys._xoptions.get("set", -1))
+    if lock >= 0:
+        os.set_inheritable(lock, False)
+    return lock
+
+
+def _let_go(lock: int) -> None:
+    """Let the ranks that wait go on without a recording, and those that come not wait for one."""
+    if lock < 0:
+        return
+    try:
+        os.unlink(os.readlink(f"/proc/self/fd/{lock}"))
+    except OSError:
+        return  # it has another name, or none
+    finally:
+        os.close(lock)
+
+
+def _recordable(request: "Request", image: "Image", site: "Site") -> "list[str]":
+    """Return the words before the program, where there is a player for such a launch."""
+    player = f"{os.path.dirname(sys.argv[0])}/recordings/player"
+    has_player = os.environ.get("SINGRUN_PLAYER") != "no" and os.access(player, os.X_OK)
+    if not has_player or not strategies.to_read(image, request.image, site):
+        return []
+    if not site.on["record launches"] or request.program.verb != "exec" or not os.geteuid():
+        return []
+    from singrun.recordings import directory, form
+
+    letters = sys._xoptions.get("player")
+    if not letters:  # it has not been tried: bin/singrun
+        directory.try_player(player)
+    if letters != form.FIELDS:  # one of another version would read no recording of ours
+        return []
+    return sys.argv[1 : len(sys.argv) - len(request.program.arguments)]

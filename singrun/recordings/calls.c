@@ -120,6 +120,12 @@ static void wait_for_fuse(void) {
     if (status) give_up(fuse_words[0], "It ended with an error.");
 }
 
+static void join(void) {
+    unsigned which = (unsigned)number();
+    must(setns(which > OWNER ? -1 : namespaces[which], (int)number()), "setns(2)");
+    is_begun = 1;
+}
+
 static void advise(void) {
     int fd = *reg();
     off_t at = number(), length = number();
@@ -161,6 +167,7 @@ static void play_one(char letter) {
     case 'Z': add_to(fuse_variables); break;
     case 'S': spawn(); break;
     case 'J': wait_for_fuse(); break;
+    case 'j': join(); break;
     case 'Y': must(futimens(*reg(), NULL), "utimensat(2)"); break;
     default: give_up("a recording", "It is damaged.");
     }

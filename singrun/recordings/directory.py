@@ -4,6 +4,8 @@
     NAME       a recording; empty: this command line was seen once; FAILED: it cannot be played
     player     a link to the player that could be executed on this host, or to ".": it could not
     checked    when that was seen, by its st_mtime
+    ranks-NAME a link to words: the variable that tells ranks, or "-"; those that tell their jobs
+    set-NAME   the recording of a set of ranks; empty: one of them sets up and makes it
 bin/singrun executes the player where that link leads to it and ``checked`` is newer.
 """
 
@@ -20,7 +22,9 @@ if TYPE_CHECKING:
 
 FAILED: "Final" = b"failed\n"  # what could not be recorded, or what player.c could not play
 _MOST, _DAY = 64, 86400  # names, half of which go when they are so many; seconds
+_MOST_OF_RANKS = 16
 _LINK, _CHECKED = "player", "checked"
+_RANKS = ("ranks-", "set-")
 
 
 def path() -> str:
@@ -74,12 +78,46 @@ def _wants(directory: int, name: str) -> bool:
 def _make_room(directory: int) -> None:
     """Remove half of the names if they are many: those seen once, then the oldest recordings."""
     names = {*os.listdir(directory)} - {_LINK, _CHECKED}
-    if len(names) < _MOST - 2:
-        return
-    rows = [(name, os.lstat(name, dir_fd=directory)) for name in names]
+    rows = _rows(directory, [name for name in names if not name.startswith(_RANKS)])
     ages = sorted((status.st_size > 0, status.st_mtime_ns, name) for name, status in rows)
-    for _, _, name in ages[: _MOST // 2]:
+    _remove_half(directory, ages, _MOST - 2)
+
+
+def make_room_for_set(directory: int) -> None:
+    """Remove half of the names of ranks likewise, links last: a set dies with its job. OSError.
+
+    Who waits for one of them, or has to make it, goes on all the same.
+    """
+    rows = _rows(directory, [name for name in os.listdir(directory) if name.startswith(_RANKS)])
+    ages = sorted((stat.S_ISLNK(status.st_mode), status.st_mtime_ns, name) for name, status in rows)
+    _remove_half(directory, ages, _MOST_OF_RANKS)
+
+
+def _rows(directory: int, names: "list[str]") -> "list[tuple[str, os.stat_result]]":
+    return [(name, os.lstat(name, dir_fd=directory)) for name in names]
+
+
+def _remove_half(directory: int, ages: "list[tuple[bool, int, str]]", most: int) -> None:
+    for _, _, name in ages[: len(ages) // 2] if len(ages) >= most else ():
         os.unlink(name, dir_fd=directory)
+
+
+def write_link(directory: int, name: str, text: str) -> None:
+    """Make a link to ``text``, if it is not there, or leave nothing behind."""
+    try:
+        if os.readlink(name, dir_fd=directory) == text:
+            return
+    except OSError:
+        pass  # there is none
+    new = f".{name}.{os.getpid()}"
+    try:
+        os.symlink(text, new, dir_fd=directory)
+    except OSError:
+        return  # it is only of use to the next ranks
+    try:
+        os.rename(new, name, src_dir_fd=directory, dst_dir_fd=directory)
+    except OSError:
+        os.unlink(new, dir_fd=directory)
 
 
 def write(directory: int, name: str, data: bytes) -> None:

@@ -1,7 +1,9 @@
 /* Checks the facts of a recording: form.py has the letters. */
 #include "player.h"
 
+#include <linux/nsfs.h>
 #include <sys/file.h>
+#include <sys/ioctl.h>
 #include <sys/statvfs.h>
 
 enum { MOST_GROUPS = 256, ATTEMPTS = 10000 };
@@ -118,6 +120,55 @@ static void check_prefix(void) {
     need(count == 0);
 }
 
+int namespaces[3] = {-1, -1, -1};
+
+static int is_same_file(int one, int other) {
+    struct stat a, b;
+    return !fstat(one, &a) && !fstat(other, &b) && a.st_dev == b.st_dev && a.st_ino == b.st_ino;
+}
+
+static int opened_namespace(const char *pid, const char *kind) {
+    char path[64];
+    snprintf(path, sizeof path, "/proc/%.16s/ns/%s", pid, kind);
+    return open(path, O_RDONLY | O_CLOEXEC);
+}
+
+/* ProgramNamespaces.has_marker(): the marker names the mount namespace, which is held open. */
+static int has_marker(const char *pid, const char *marker) {
+    struct stat status;
+    char path[64], row[128], *line = NULL;
+    size_t size = 0;
+    int found = 0;
+    snprintf(path, sizeof path, "/proc/%.16s/mountinfo", pid);
+    FILE *file = fstat(namespaces[MOUNTS], &status) ? NULL : fopen(path, "re");
+    if (!file) return 0;
+    snprintf(row, sizeof row, " tmpfs %.80s-%llu ", marker, (unsigned long long)status.st_ino);
+    while (!found && getline(&line, &size, file) > 0) found = strstr(line, row) != NULL;
+    free(line);
+    fclose(file);
+    return found;
+}
+
+/* q pid marker: ProgramNamespaces.are_ours(): this user's launch made them, no program inside. */
+int have_set(const char *pid, const char *marker) {
+    uid_t uid = 0;
+    int *mounts = &namespaces[MOUNTS], *user = &namespaces[USER], *owner = &namespaces[OWNER];
+    for (int each = 0; each < 3; each++)
+        if (namespaces[each] >= 0) close(namespaces[each]);
+    *mounts = opened_namespace(pid, "mnt");
+    *user = opened_namespace(pid, "user");
+    *owner = ioctl(*mounts, NS_GET_USERNS);
+    if (*mounts < 0 || *user < 0 || *owner < 0 || !has_marker(pid, marker)) return 0;
+    int above = ioctl(*user, NS_GET_PARENT), host = ioctl(*owner, NS_GET_PARENT);
+    int own = opened_namespace("self", "user");
+    int is_ours = is_same_file(above, *owner) && is_same_file(host, own);
+    is_ours = is_ours && !ioctl(*owner, NS_GET_OWNER_UID, &uid) && uid == geteuid();
+    close(own);
+    close(above);
+    close(host);
+    return is_ours;
+}
+
 static void check_cwd(void) {
     static char path[PATH_MAX];
     need(getcwd(path, sizeof path) && !strcmp(path, field()));
@@ -133,6 +184,7 @@ void check_facts(void) {
         case 'k': need(word < word_count && !strcmp(words[FIRST_WORD + word++], field())); break;
         case 'e': text = value_of(field()); need(text && !strcmp(text, field())); break;
         case 'n': need(!value_of(field())); break;
+        case 'h': need(value_of(field()) != NULL); break;
         case 'p': check_prefix(); break;
         case 'i': check_ids(); break;
         case 'g': check_groups(); break;

@@ -51,12 +51,14 @@ class UncertainError(Exception):
     """Something that the launch rests on cannot be checked cheaply and exactly."""
 
 
-def host(words: "list[str]", site: "Site", caller: "Caller", table: "Table") -> "Facts":
+def host(
+    words: "list[str]", site: "Site", caller: "Caller", table: "Table", *, joins: bool = False
+) -> "Facts":
     """Return the facts of the caller and the host. Raises UncertainError, OSError.
 
-    words: of the command line, those before the program.
+    words: of the command line, those before the program. joins: it is one of several ranks.
     """
-    absent = (*_SHELLS, *job_step._RANKS)
+    absent = (*_SHELLS, *([] if joins else job_step._RANKS))
     family = [name for name in os.environ if name.startswith(_FAMILIES)]
     if not set(_OWN).issuperset(family) or any(name in os.environ for name in absent):
         raise UncertainError("a variable means something")

@@ -5,8 +5,10 @@ bits, of all behind them, against a damaged file: the directory is its owner's o
 letter and as many fields as FIELDS says; three sections end with ".", "." and the end of the file.
 
 Facts
+    q PID MARKER                first, for ranks: that process is of their set: entering.py
     k WORD                      the next word of the command line; all of those before the program
     e NAME VALUE, n NAME        a variable of the environment, and one that there is not
+    h NAME                      a variable that there is, whatever its value
     p PREFIX COUNT              so many variables' names begin so
     i UID GID, g "GID GID "     all user and group ids; the supplementary groups
     c PATH, b ID                the current directory; the kernel's boot_id: random(4)
@@ -26,6 +28,7 @@ Calls, under these letters. A register has a descriptor of an earlier call; "-" 
     N fsopen    G fsconfig    E fsmount    I posix_fadvise
     B WORD, Z NAME=VALUE    the next word, and a variable, of the FUSE program
     S PATH REGISTER         executes it in a session of its own; it has the image, and the register
+    j WHICH TYPE            setns(2): 0 the set's mount namespace, 1 its user namespace, 2 its owner
     J                       waits until it has gone to the background
     In a path \1 is the id of this process, \2N\2 the descriptor in register N.
 
@@ -47,8 +50,8 @@ if TYPE_CHECKING:
 
 MAGIC = b"singrun launch 1\n"
 FIELDS = (
-    "k1e2n1p2i2g1c1b1s3o2d2r2x0t3a1m1.0U1O5R5T4M4A3Q5u2V2W2C1D3L3H1F1P3K2Y1"
-    "N2G4E3I4B1Z1S2J0v1f2=2z0X1"
+    "q2k1e2n1h1p2i2g1c1b1s3o2d2r2x0t3a1m1.0U1O5R5T4M4A3Q5u2V2W2C1D3L3H1F1P3K2Y1"
+    "N2G4E3I4B1Z1S2J0j2v1f2=2z0X1"
 )
 LARGEST = 1 << 16  # bytes
 MOST_WORDS = 16  # before the program
@@ -93,6 +96,20 @@ def hashed(data: "bytes | bytearray") -> int:
     return value
 
 
+def ranks_name(words: "list[str]") -> str:
+    """Return the name of the link that says which variables tell these words' sets apart."""
+    return f"ranks-{hashed(_ended(words)):016x}"
+
+
+def set_name(words: "list[str]", cwd: str, pwd: str, values: "list[str]") -> str:
+    """Return the name of the recording of a set. values: of the variables in that link."""
+    return f"set-{hashed(_ended([cwd, pwd, *words, *values])):016x}"
+
+
 def name_of(words: "list[str]", cwd: str, pwd: str) -> str:
     """Return the name of the file that has the recording of these words in this directory."""
-    return f"{hashed(b''.join(os.fsencode(each) + bytes(1) for each in (cwd, pwd, *words))):016x}"
+    return f"{hashed(_ended([cwd, pwd, *words])):016x}"
+
+
+def _ended(words: "list[str]") -> bytes:
+    return b"".join(os.fsencode(each) + bytes(1) for each in words)

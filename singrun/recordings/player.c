@@ -10,35 +10,40 @@
 #include "player.h"
 
 #include <sys/auxv.h>
+#include <sys/file.h>
 #include <sys/resource.h>
+#include <time.h>
 
 #define FAILED "failed\n" /* directory.FAILED */
 #define MAGIC "singrun launch 1\n"
 /* Fields behind each letter: form.FIELDS. */
 #define FIELDS                                                                       \
-    "k1e2n1p2i2g1c1b1s3o2d2r2x0t3a1m1.0U1O5R5T4M4A3Q5u2V2W2C1D3L3H1F1P3K2Y1"          \
-    "N2G4E3I4B1Z1S2J0v1f2=2z0X1"
+    "q2k1e2n1h1p2i2g1c1b1s3o2d2r2x0t3a1m1.0U1O5R5T4M4A3Q5u2V2W2C1D3L3H1F1P3K2Y1"      \
+    "N2G4E3I4B1Z1S2J0j2v1f2=2z0X1"
 #define START 0xcbf29ce484222325 /* of an FNV-1a hash of 64 bits */
-enum { DIGITS = 16, MOST_WORDS = 16 };
+enum { DIGITS = 16, MOST_WORDS = 16, DAY = 86400 };
+enum { PATIENCE = 5000000, PAUSE = 2000 }; /* microseconds to wait for who sets up; between two looks */
 
 char **words, *next_field, *end;
 int word_count, is_begun, is_recordable = 1;
 static char contents[LARGEST + 1]; /* of the recording */
-static char name[DIGITS + 1];
+static char name[DIGITS + sizeof "ranks-"];
 static int directory = -1; /* where recordings are */
+static int set_lock = -1;  /* held: this process will record the set of its ranks, as Python */
 static mode_t own_umask;
 
 /* Become Python, as bin/singrun does without this program. proc(5), stat: from field 3 on. */
 _Noreturn void hand_over(void) {
-    static char line[4096], state[5000], here[PATH_MAX + 16];
+    static char line[4096], state[5000], here[PATH_MAX + 16], lock[32];
     int count = 0, at = 0, fd = open("/proc/self/stat", O_RDONLY | O_CLOEXEC);
     if (fd >= 0 && read(fd, line, sizeof line - 1) > 0) line[strcspn(line, "\n")] = 0;
     const char *fields = strrchr(line, ')');
     snprintf(state, sizeof state, "stat=%s", fields && fields[1] ? fields + 2 : "");
     snprintf(here, sizeof here, "here=%s", words[1]);
+    snprintf(lock, sizeof lock, "set=%d", set_lock);
     while (words[count]) count++;
-    char *options[] = {words[0], "-IS", "-X", "utf8", "-X", state, "-X", here, "-X", "player=" FIELDS};
-    int most = sizeof options / sizeof *options - (is_recordable ? 0 : 2);
+    char *options[] = {words[0], "-IS", "-X", "utf8", "-X", state, "-X", here, "-X", "player=" FIELDS, "-X", lock};
+    int most = sizeof options / sizeof *options - (set_lock >= 0 ? 0 : is_recordable ? 2 : 4);
     char **python = calloc((size_t)(count + most), sizeof *python);
     if (!python) _exit(STATUS);
     for (; at < most; at++) python[at] = options[at];
@@ -160,6 +165,49 @@ const char *value_of(const char *variable) {
     return NULL;
 }
 
+/* Whether ranks are to look for their set: ranks have started these words before, who noted the
+ * variable that tells ranks, "-" for --join, and those of their job, whose values go into ``hash``. */
+static int is_of_ranks(uint64_t words_hash, uint64_t hash) {
+    char text[512], *next = text;
+    snprintf(name, sizeof name, "ranks-%016llx", (unsigned long long)words_hash);
+    ssize_t length = readlinkat(directory, name, text, sizeof text - 1);
+    if (length < 1) return 0;
+    text[length] = 0;
+    const char *rank = strsep(&next, ":");
+    if (*rank != '-' && !value_of(rank)) return 0;
+    for (const char *each = strsep(&next, ":"); each; each = strsep(&next, ":")) {
+        const char *value = value_of(each);
+        hash = hashed(hash, value ? value : "", value ? strlen(value) + 1 : 1);
+    }
+    snprintf(name, sizeof name, "set-%016llx", (unsigned long long)hash);
+    return 1;
+}
+
+/* Whether there is a recording of the set, and the process in it that was joined. */
+static int is_current(void) {
+    if (!is_read() || *field() != 'q') return 0;
+    const char *pid = field();
+    return have_set(pid, field());
+}
+
+/* Find the recording of the set. The first rank without one becomes Python, which sets up and
+ * records, and holds the lock until its program starts, or it ends. The others wait for that. */
+static void find_set(void) {
+    struct stat status;
+    if (is_current()) return;
+    int fd = openat(directory, name, O_RDWR | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0600);
+    need(fd >= 0 && !fstat(fd, &status));
+    need(status.st_size != sizeof FAILED - 1 || time(NULL) - status.st_mtime > DAY);
+    int is_first = !flock(fd, LOCK_EX | LOCK_NB);
+    for (int left = PATIENCE / PAUSE; !is_first && left && flock(fd, LOCK_SH | LOCK_NB); left--) usleep(PAUSE);
+    if (is_current()) {
+        close(fd);
+        return;
+    }
+    if (is_first && !fcntl(fd, F_SETFD, 0)) set_lock = fd;
+    hand_over();
+}
+
 /* Find the recording of the words before the program, where the caller stands now. */
 static void find(void) {
     static char cwd[PATH_MAX];
@@ -170,15 +218,21 @@ static void find(void) {
     need(directory >= 0 && !fstat(directory, &status) && is_private(&status, S_IFDIR));
     need(getcwd(cwd, sizeof cwd) != NULL);
     const char *pwd = value_of("PWD");
-    uint64_t hash = hashed(START, cwd, strlen(cwd) + 1);
+    uint64_t hash = hashed(START, cwd, strlen(cwd) + 1), in_any = hashed(START, words[2], strlen(words[2]) + 1);
     hash = hashed(hash, pwd ? pwd : "", pwd ? strlen(pwd) + 1 : 1);
     hash = hashed(hash, words[2], strlen(words[2]) + 1); /* another installation has its own */
     for (int count = 1; count <= MOST_WORDS && words[FIRST_WORD + count - 1]; count++) {
         const char *word = words[FIRST_WORD + count - 1];
         hash = hashed(hash, word, strlen(word) + 1);
-        snprintf(name, sizeof name, "%016llx", (unsigned long long)hash);
+        in_any = hashed(in_any, word, strlen(word) + 1);
         word_count = count;
-        if (count > 1 && words[FIRST_WORD + count] && is_read()) return;
+        if (count == 1 || !words[FIRST_WORD + count]) continue;
+        if (is_of_ranks(in_any, hash)) {
+            find_set();
+            return;
+        }
+        snprintf(name, sizeof name, "%016llx", (unsigned long long)hash);
+        if (is_read()) return;
     }
     hand_over();
 }

@@ -39,6 +39,9 @@ int fields_of(const char *letter);
 const char *value_of(const char *variable);
 
 /* facts.c */
+enum { MOUNTS, USER, OWNER };
+extern int namespaces[3]; /* of a set of ranks: opened by have_set() */
+int have_set(const char *pid, const char *marker);
 void check_facts(void);
 long openat2_(int where, const char *path, unsigned flags, unsigned resolve);
 

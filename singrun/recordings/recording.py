@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from singrun.request import Request
 
 # Not pwd: where a link of the host leads to is known only once it has been followed.
-_OPTIONS = {"bind", "no-home", "no-join", "no-mount", "mount-with"}
+_OPTIONS = {"bind", "no-home", "join", "no-join", "no-mount", "mount-with"}
 _APPARMOR = "/proc/sys/kernel/apparmor_restrict_unprivileged_userns"
 _METADATA = ".singularity.d"
 _ACTION = "/.singularity.d/actions/exec"
@@ -51,7 +51,7 @@ class Recording:
         self,
         place: "tuple[int, str]",
         tree: int,
-        fuse_program: str,
+        notes: calls.Calls,
         records: "facts.Facts",
         request: "Request",
         caller: "Caller",
@@ -59,7 +59,7 @@ class Recording:
         self._directory, self._name = place
         self._tree, self._records = tree, records
         self._request, self._caller = request, caller
-        self._calls = calls.Calls(fuse_program)
+        self._calls = notes
 
     def finish(self, image: str, variables: "Environment") -> None:
         """Write it, right before the program is executed. variables: those of the action."""
@@ -141,9 +141,7 @@ def begin(
 
     place: directory.place_of(). words: those before the program. Return Recording.finish.
     """
-    if words[0] != "exec" or words[-1] != request.image.path or len(words) > form.MOST_WORDS:
-        return None
-    if not _is_plain(request, image, site, table, origin) or _is_confined():
+    if not is_plain(words, request, image, site, table, origin, joins=False):
         return None
     try:
         records = facts.host(words, site, origin.caller, table)
@@ -158,18 +156,29 @@ def begin(
             records += facts.of_fuse(way, program, "" if request.image.mount_with else cached)
     except (OSError, RunError, facts.UncertainError):
         return None
-    return Recording(place, files, program, records, request, origin.caller).finish
+    notes = calls.Calls(program)
+    return Recording(place, files, notes, records, request, origin.caller).finish
 
 
-def _is_plain(
-    request: "Request", image: "Image", site: "Site", table: "Table", origin: "Origin"
+def is_plain(
+    words: "list[str]",
+    request: "Request",
+    image: "Image",
+    site: "Site",
+    table: "Table",
+    origin: "Origin",
+    *,
+    joins: bool,
 ) -> bool:
+    """Whether a launch is of the plain kind, alone or, ``joins``, as one of several ranks."""
     uid, options = os.geteuid(), request.image
+    if words[0] != "exec" or words[-1] != request.image.path or len(words) > form.MOST_WORDS:
+        return False
     if uid == 0 or {*os.getresuid()} != {uid} or len({*os.getresgid()}) > 1:
         return False
     if request.debug or spelling() or config._reported:
         return False
-    if not _OPTIONS.issuperset(request.option_names) or job_step.want_joining(request):
+    if not _OPTIONS.issuperset(request.option_names) or job_step.want_joining(request) != joins:
         return False
     if options.writable or options.overlays or options.writable_tmpfs or image.dirty:
         return False
@@ -179,7 +188,7 @@ def _is_plain(
         return False
     if origin.overrides or table.images or _is_nested(table) or request.hardware.wants_drivers():
         return False
-    return "$" not in site.word["cache directory"]
+    return "$" not in site.word["cache directory"] and not _is_confined()
 
 
 def _is_confined() -> bool:
