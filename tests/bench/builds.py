@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -109,13 +109,23 @@ class Builder:
                 if each.lstat().st_uid == 0:
                     os.chown(each, self.uid, self.gid, follow_symlinks=False)
 
-    def words(self, *words: str | Path, cwd: Path) -> list[str]:
-        """The command line of ``singbuild`` with these words."""
-        become: Sequence[str] = self.become
-        if self.container:
-            *options, rootfs, root = self.container
-            become = [*options, f"--workdir={cwd}", rootfs, root]
-        return [*become, *SINGBUILD, *map(str, words)]
+    def words(
+        self, *words: str | Path, cwd: Path, on_terminal: bool = False, umask: int = -1
+    ) -> list[str]:
+        """The command line of ``singbuild`` with these words.
+
+        A container has neither a terminal nor the caller's umask unless its engine is told.
+        """
+        argv = [*SINGBUILD, *map(str, words)]
+        if not self.container:
+            return [*self.become, *argv]
+        *options, rootfs, root = self.container
+        options += ["--tty"] * on_terminal + [f"--umask={umask:04o}"] * (umask >= 0)
+        become = [*options, f"--workdir={cwd}", rootfs, root]
+        if (escaped := [*map(_escaped, argv)]) != argv:
+            # The engine writes them as JSON, which has no bytes: bash(1), ${parameter@operator}.
+            become += ["bash", "-c", 'exec "${@@E}"', "bash"]
+        return [*become, *escaped]
 
     def start(self, *words: str | Path, cwd: Path, **more: Any) -> subprocess.Popen[Any]:
         """Start ``singbuild``; what lies in its directory is made the builder's before."""
@@ -125,7 +135,8 @@ class Builder:
     def run(self, *words: str | Path, cwd: Path, **more: Any) -> subprocess.CompletedProcess[Any]:
         """Run ``singbuild`` as subprocess.run does."""
         self.adopt(cwd)
-        return subprocess.run(self.words(*words, cwd=cwd), cwd=cwd, **more)
+        argv = self.words(*words, cwd=cwd, umask=more.get("umask", -1))
+        return subprocess.run(argv, cwd=cwd, **more)
 
     def send(self, process: subprocess.Popen[Any], number: signal.Signals, cwd: Path) -> None:
         """Send a signal to ``singbuild`` itself; Podman passes on those that it can catch."""
@@ -146,6 +157,11 @@ class Builder:
         os.kill(max(parents, key=lambda pid: _depth(pid, parents)), signal.SIGKILL)
         out, errors = process.communicate()
         return subprocess.CompletedProcess(words, process.returncode, out, errors)
+
+
+def _escaped(word: str) -> str:
+    r"""Return a word with a byte that is no text as \\xHH, and a backslash as two."""
+    return os.fsencode(word.replace("\\", r"\\")).decode(errors="backslashreplace")
 
 
 def _depth(pid: int, parents: Mapping[int, int]) -> int:

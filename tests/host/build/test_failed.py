@@ -22,7 +22,7 @@ VALUE = "sesame-open-the-door"
 def terminal_of(builder: Builder, *words: str | Path, cwd: Path) -> Terminal:
     """A build on a terminal."""
     builder.adopt(cwd)
-    argv = builder.words(*words, cwd=cwd)
+    argv = builder.words(*words, cwd=cwd, on_terminal=True)
 
     def become() -> None:
         os.chdir(cwd)
@@ -62,7 +62,7 @@ def test_a_shell_in_the_failed_build(
     monkeypatch.setenv("TOKEN", VALUE)
     text = failing(section) + "%environment\n    export GREETING=hello\n"
     secret = "--secret=id=token,env=TOKEN"
-    path = recipe(text)
+    path = recipe(text).name  # short: what is said of it fits into a line
     words = ("--no-cache", "--on-error=shell", secret, path, "a.img")
     shell = terminal_of(builder, *words, cwd=tmp_path)
     shell.expect(f"%{section} failed with status 1")
