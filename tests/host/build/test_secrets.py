@@ -135,6 +135,9 @@ def test_a_killed_build_leaves_no_secret_on_the_disk(
     scratch = tmp_path / "scratch"
     assert [*scratch.iterdir()]
     subprocess.run(["sync", "-f", scratch], check=True)
+    if builder.container:  # its kernel ended everything at once: the next build sweeps
+        assert {place.stat().st_mode & 0o777 for place in scratch.iterdir()} == {0o700}
+        assert singbuild("--no-cache", recipe("Bootstrap: busybox\n"), "a.img").returncode == 0
     assert subprocess.run(["grep", "-rqF", VALUE, scratch]).returncode == 1
 
 
