@@ -118,8 +118,8 @@ def test_the_environment_goes_in(desk: Desk) -> None:
 
 @pytest.mark.usefixtures("debian")
 def test_changing_the_container(desk: Desk, registry: str) -> None:
-    output = desk.typed("singularity exec Debian.img python --version", status=127)
-    assert "python: not found" in output
+    output = desk.typed("singularity exec Debian.img python --version", status=255)
+    assert '"python": executable file not found' in output
     install = "apt-get -y install --no-install-recommends python-is-python3"
     output = desk.typed(f"sudo singularity exec --writable Debian.img {install}")
     assert output.startswith("Reading package lists...")
