@@ -13,10 +13,8 @@ import sys
 from singrun import syscalls
 from singrun.environment import assignments
 from singrun.errors import RunError
-from singrun.images import strategies
 from singrun.namespaces import job_step, joining
 from singrun.recordings import calls, directory, facts, form, recording
-from singrun.request import UNPACK
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,18 +43,26 @@ class SetRecording(recording.Recording):
         self,
         place: "tuple[int, str]",
         tree: int,
+        notes: calls.Calls,
         records: "facts.Facts",
         request: "Request",
         caller: "Caller",
         lock: int,
     ) -> None:
-        notes = calls.Calls()
-        notes.records += _JOIN
         super().__init__(place, tree, notes, records, request, caller)
         self._lock = lock
 
+    def begin(self, pid: str, marker: str) -> None:
+        """Begin anew, in the set's namespaces: the calls so far are those of this process alone."""
+        self._records.insert(0, ("q", pid, marker))
+        self._calls.records, self._calls.is_whole = [*_JOIN], True
+        self._calls.looks.clear()
+
     def finish(self, image: str, variables: "Environment") -> None:
         """Write it, and let the ranks that wait for it go on."""
+        if self._tree < 0 and self._calls.files < 0:  # joined, where FUSE serves the image: which
+            self._calls.stop()  # of its files are its own is known to who mounted it
+            return
         count = len(self._calls.records)
         try:
             assignments.scripts()  # only what it looks at is of interest
@@ -84,28 +90,28 @@ def begin(
     """
     if not recording.is_plain(words, request, image, site, table, origin, joins=True):
         return None
-    if strategies.to_read(image, request.image, site) != UNPACK:
-        return None
     own, command = ranks.pid, [sys.argv[0], *words]
     jobs = [] if request.isolation.join else joining._JOBS
     values = [os.environ.get(each, "") for each in jobs]
     name = form.set_name(command, os.getcwd(), os.environ.get("PWD", ""), values)
-    records: facts.Facts = []
-    tree = -1
+    one: SetRecording | None = None
     try:
         place = directory.opened()
         if lock >= 0:
             directory.make_room_for_set(place)
-            records, tree = _facts(words, jobs, image, request, site, table, origin.caller)
+            records = _facts(words, jobs, image, request, site, table, origin.caller)
+            more, tree, program = recording.of_files(image, request, site)
+            notes = calls.Calls(program)
+            parts = ((place, name), tree, notes, records + more, request, origin.caller)
+            one = SetRecording(*parts, lock)
     except (OSError, RunError, facts.UncertainError):
         return None
 
     def note() -> None:
         if lock >= 0 or ranks.pid != own:  # a launch that nobody joins does not come again
             directory.write_link(place, form.ranks_name(command), _text(jobs))
-        if lock >= 0:
-            rows = [("q", ranks.pid, ranks.marker), *records]
-            one = SetRecording((place, name), tree, rows, request, origin.caller, lock)
+        if one:
+            one.begin(ranks.pid, ranks.marker)
             origin.note_end = one.finish
 
     return note
@@ -125,13 +131,10 @@ def _facts(
     site: "Site",
     table: "Table",
     caller: "Caller",
-) -> "tuple[facts.Facts, int]":
-    """Return what joining and execute() rest on, and the image's files in the cache."""
+) -> "facts.Facts":
+    """Return what joining and execute() rest on, but for the image's files."""
     records = facts.host(words, site, caller, table, joins=True)
     records += [("h" if name in os.environ else "n", name) for name in job_step._RANKS]
     records += [facts.variable(name) for name in (*job_step._LOCAL_SIZES, *jobs)]
     records += [facts._file(f"/proc/self/ns/{name}") for name in joining._HOST]
-    records += facts.of_image(image, request.image.path)
-    cached = f"{site.cache}/{image.stamp}"
-    records += facts.of_cache(site.cache, cached)
-    return records, os.open(f"{cached}/tree", os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW)
+    return records + facts.of_image(image, request.image.path)

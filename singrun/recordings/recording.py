@@ -145,19 +145,26 @@ def begin(
         return None
     try:
         records = facts.host(words, site, origin.caller, table)
-        way = strategies.to_read(image, request.image, site)
         records += facts.of_image(image, request.image.path)
-        files, program, cached = -1, "", f"{site.cache}/{image.stamp}"
-        if way == UNPACK:
-            records += facts.of_cache(site.cache, cached)
-            files = os.open(f"{cached}/tree", os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW)
-        else:
-            program = facts.fuse_program(way)
-            records += facts.of_fuse(way, program, "" if request.image.mount_with else cached)
+        more, tree, program = of_files(image, request, site)
     except (OSError, RunError, facts.UncertainError):
         return None
     notes = calls.Calls(program)
-    return Recording(place, files, notes, records, request, origin.caller).finish
+    return Recording(place, tree, notes, records + more, request, origin.caller).finish
+
+
+def of_files(image: "Image", request: "Request", site: "Site") -> "tuple[facts.Facts, int, str]":
+    """Return the facts of the image's files; their tree in the cache, or the FUSE program's path.
+
+    Raises UncertainError, OSError, RunError.
+    """
+    way, cached = strategies.to_read(image, request.image, site), f"{site.cache}/{image.stamp}"
+    if way == UNPACK:
+        records = facts.of_cache(site.cache, cached)
+        return records, os.open(f"{cached}/tree", os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW), ""
+    program = facts.fuse_program(way)
+    place = "" if request.image.mount_with else cached
+    return facts.of_fuse(way, program, place), -1, program
 
 
 def is_plain(

