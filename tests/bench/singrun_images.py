@@ -204,6 +204,7 @@ def ordinary_user(prefix: str = "singrun") -> Iterator[str]:
     try:
         uid = pwd.getpwnam(name).pw_uid
         own = [Path(f"{parent}/singrun-{uid}") for parent in ("/tmp", "/var/tmp")]
+        own.append(Path(f"/var/tmp/singrun-launches-{uid}"))
         MEETING_PLACES.append(own[0])
         yield name
         wait_for_daemons(name)
