@@ -70,6 +70,11 @@ def pytest_report_header() -> list[str]:
     return [f"root {without}"] if os.geteuid() == 0 and not host.may_mount() else []
 
 
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Shorten a long one: pytest sets a variable to it, and execve(2) takes 128 KiB of each."""
+    return f"{val[:60]!a}..." if isinstance(val, str | bytes) and len(val) > 500 else None
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
