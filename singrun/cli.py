@@ -4,7 +4,7 @@ import errno
 import os
 import sys
 
-from singrun import __version__, errors, options, syscalls
+from singrun import __version__, errors, options, recordings, syscalls
 from singrun.enter import enter
 from singrun.environment.inherited import SIGCHLD, SIGINT, restore_signals
 from singrun.errors import RunError, UsageError, say
@@ -53,6 +53,7 @@ def main() -> "NoReturn":
     except Exception:
         sys.excepthook(*sys.exc_info())
         say("This is a bug in singrun; please report it with the lines above.", "FATAL")
+    recordings.let_go()
     os._exit(status)
 
 

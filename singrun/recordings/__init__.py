@@ -25,8 +25,8 @@ def begin(
     """Note what follows, where there is a player for it; return what writes it down at the end."""
     if job_step.want_joining(request):
         return None  # of_ranks() has seen to it
-    _let_go(_lock())
-    words = _recordable(request, image, site)
+    let_go()
+    words = _recordable(request, image, site, origin)
     if not words:
         return None
     from singrun.recordings import directory
@@ -48,27 +48,26 @@ def of_ranks(
     ranks: "joining.RankSet",
 ) -> "Callable[[], None] | None":
     """Return what notes, in the namespaces of ``ranks``, how others get there; None for nothing."""
-    lock, note = _lock(), None
-    words = _recordable(request, image, site)
+    lock, note = int(sys._xoptions.get("set", -1)), None  # the player's, on the name of a set
+    if lock >= 0:
+        os.set_inheritable(lock, False)  # no program shall have it
+    words = _recordable(request, image, site, origin)
     if words:
         from singrun.recordings import ranks as ranks_
 
-        note = ranks_.begin(words, request, image, site, table, origin, ranks, lock)
+        release = let_go if lock >= 0 else None
+        note = ranks_.begin(words, request, image, site, table, origin, ranks, release)
     if not note:
-        _let_go(lock)
+        let_go()
     return note
 
 
-def _lock() -> int:
-    """Return the player's lock on the name of a set, which no program shall have; -1 for none."""
-    lock = int(sys._xoptions.get("set", -1))
-    if lock >= 0:
-        os.set_inheritable(lock, False)
-    return lock
+def let_go() -> None:
+    """Let the ranks that wait go on without a recording, and those that come not wait for one.
 
-
-def _let_go(lock: int) -> None:
-    """Let the ranks that wait go on without a recording, and those that come not wait for one."""
+    Nothing is left then of the name that the player has made.
+    """
+    lock = int(sys._xoptions.pop("set", -1))
     if lock < 0:
         return
     try:
@@ -79,8 +78,10 @@ def _let_go(lock: int) -> None:
         os.close(lock)
 
 
-def _recordable(request: "Request", image: "Image", site: "Site") -> "list[str]":
+def _recordable(request: "Request", image: "Image", site: "Site", origin: "Origin") -> "list[str]":
     """Return the words before the program, where there is a player for such a launch."""
+    if not origin.directory.physical:  # a recording is of the directory, too
+        return []
     player = f"{os.path.dirname(sys.argv[0])}/recordings/player"
     has_player = os.environ.get("SINGRUN_PLAYER") != "no" and os.access(player, os.X_OK)
     if not has_player or not strategies.to_read(image, request.image, site):

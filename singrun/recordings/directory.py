@@ -98,7 +98,7 @@ def _rows(directory: int, names: "list[str]") -> "list[tuple[str, os.stat_result
 
 
 def _remove_half(directory: int, ages: "list[tuple[bool, int, str]]", most: int) -> None:
-    for _, _, name in ages[: len(ages) // 2] if len(ages) >= most else ():
+    for _, _, name in ages[: -(most // 2)] if len(ages) >= most else ():
         os.unlink(name, dir_fd=directory)
 
 

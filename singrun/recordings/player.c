@@ -198,8 +198,8 @@ static void find_set(void) {
     int fd = openat(directory, name, O_RDWR | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0600);
     need(fd >= 0 && !fstat(fd, &status));
     need(status.st_size != sizeof FAILED - 1 || time(NULL) - status.st_mtime > DAY);
-    int is_first = !flock(fd, LOCK_EX | LOCK_NB);
-    for (int left = PATIENCE / PAUSE; !is_first && left && flock(fd, LOCK_SH | LOCK_NB); left--) usleep(PAUSE);
+    int is_first = !flock(fd, LOCK_EX | LOCK_NB), is_held = !is_first && errno == EWOULDBLOCK;
+    for (int left = PATIENCE / PAUSE; is_held && left && flock(fd, LOCK_SH | LOCK_NB); left--) usleep(PAUSE);
     if (is_current()) {
         close(fd);
         return;

@@ -37,20 +37,9 @@ _JOIN: "list[form.Record]" = [
 
 
 class SetRecording(recording.Recording):
-    """The recording of a set. lock: of its name, which this process holds."""
+    """The recording of a set, whose name's lock this process holds until ``let_go``."""
 
-    def __init__(
-        self,
-        place: "tuple[int, str]",
-        tree: int,
-        notes: calls.Calls,
-        records: "facts.Facts",
-        request: "Request",
-        caller: "Caller",
-        lock: int,
-    ) -> None:
-        super().__init__(place, tree, notes, records, request, caller)
-        self._lock = lock
+    let_go: "Callable[[], None]"
 
     def begin(self, pid: str, marker: str) -> None:
         """Begin anew, in the set's namespaces: the calls so far are those of this process alone."""
@@ -62,6 +51,7 @@ class SetRecording(recording.Recording):
         """Write it, and let the ranks that wait for it go on."""
         if self._tree < 0 and self._calls.files < 0:  # joined, where FUSE serves the image: which
             self._calls.stop()  # of its files are its own is known to who mounted it
+            self.let_go()
             return
         count = len(self._calls.records)
         try:
@@ -70,7 +60,7 @@ class SetRecording(recording.Recording):
             self._calls.is_whole = False
         del self._calls.records[count:]
         super().finish(image, variables)
-        os.close(self._lock)
+        self.let_go()  # the locked name is another file's now, which stays
 
 
 def begin(
@@ -81,12 +71,12 @@ def begin(
     table: "Table",
     origin: "Origin",
     ranks: joining.RankSet,
-    lock: int,
+    let_go: "Callable[[], None] | None",
 ) -> "Callable[[], None] | None":
     """Gather what the recording of a set rests on; return what begins it in the set's namespaces.
 
-    words: those before the program. lock: of the set's name; -1: only that there are ranks is
-    noted. None: such ranks are not recorded.
+    words: those before the program. let_go: releases the lock on the set's name; None: only that
+    there are ranks is noted. None: such ranks are not recorded.
     """
     if not recording.is_plain(words, request, image, site, table, origin, joins=True):
         return None
@@ -97,18 +87,19 @@ def begin(
     one: SetRecording | None = None
     try:
         place = directory.opened()
-        if lock >= 0:
+        if let_go:
             directory.make_room_for_set(place)
             records = _facts(words, jobs, image, request, site, table, origin.caller)
             more, tree, program = recording.of_files(image, request, site)
             notes = calls.Calls(program)
             parts = ((place, name), tree, notes, records + more, request, origin.caller)
-            one = SetRecording(*parts, lock)
+            one = SetRecording(*parts)
+            one.let_go = let_go
     except (OSError, RunError, facts.UncertainError):
         return None
 
     def note() -> None:
-        if lock >= 0 or ranks.pid != own:  # a launch that nobody joins does not come again
+        if let_go or ranks.pid != own:  # a launch that nobody joins does not come again
             directory.write_link(place, form.ranks_name(command), _text(jobs))
         if one:
             one.begin(ranks.pid, ranks.marker)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from collections.abc import Callable
 
 from singrun.recordings import directory
+from tests.bench.singrun_images import Word
 from tests.host.runtime.test_recordings import desk, fields, module_desk, pytestmark
 from tests.host.runtime.test_recordings_ranks import (
     Job,
     data_job,
     end,
+    set_names,
     sets,
     started,
     where,
@@ -141,3 +144,45 @@ def test_a_full_disk_or_a_closed_directory_stops_no_rank(data_job: Job) -> None:
         assert own != place[1]  # of another mount namespace of the host
         assert b".set" not in done.stdout
     assert data_job.place() == place
+
+
+def test_launches_from_a_directory_that_is_gone_are_python_s(data_job: Job) -> None:
+    user, image = data_job.desk.user, data_job.desk.by_data
+    script = 'mkdir gone && cd gone && rmdir ../gone && exec "$@"'
+    for options in ([], ["--join"]):
+        command: list[Word] = ["sh", "-c", script, "sh", user.launcher, "exec"]
+        done = user.call(*command, *options, image, "pwd")
+        assert (done.returncode, done.stdout) == (0, f"{user.home}\n".encode())
+        assert b"it has been removed; starting in" in done.stderr
+
+
+def test_first_ranks_that_cannot_start_leave_no_names(data_job: Job) -> None:
+    desk, image = data_job.desk, data_job.desk.by_data
+    end(data_job.first)
+    moved = image.rename(image.with_name("moved"))
+    for place in ("/", "/tmp", "/usr"):  # each makes another name
+        done = desk.user.singrun("exec", *data_job.words, "true", cwd=place)
+        assert done.returncode == 255
+        assert b"No such file" in done.stderr
+    moved.rename(image)
+    assert len(set_names(desk)) <= 1  # that of the recording, elsewhere
+
+
+def test_names_that_killed_ranks_have_left_go_at_once(data_job: Job) -> None:
+    desk = data_job.desk
+    end(data_job.first)
+    for number in range(100):
+        (desk.recordings / f"set-{number:016x}").touch()
+    desk.user.output("exec", *data_job.words, "true")
+    assert len(set_names(desk)) <= 8
+
+
+def test_where_nothing_can_be_locked_nobody_waits(data_job: Job) -> None:
+    user, name = data_job.desk.user, data_job.recording
+    end(data_job.first)
+    calls: list[Word] = ["-e", "trace=flock", "-e", "inject=flock:error=ENOLCK", "-P", name]
+    begun = time.monotonic()
+    words: list[Word] = ["strace", "-f", "-o", "/dev/null", *calls, user.launcher, "exec"]
+    done = user.call(*words, *data_job.words, "true")
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert time.monotonic() - begun < 4  # seconds; player.c's PATIENCE is 5
