@@ -76,10 +76,13 @@ def pytest_make_parametrize_id(val: object) -> str | None:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    timeout = pytest.mark.timeout(float(config.getini("timeout")) * host.PATIENCE)
     for item in items:
         if reason := why_not(item):
             item.add_marker(pytest.mark.skip(reason=reason))
+        if config.getoption("timeout") is None and not item.get_closest_marker("timeout"):
+            item.add_marker(timeout)
     # Files with the slowest tests first: a worker that begins one at the end keeps the others idle.
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: (item.path not in slow, "unit" in item.path.parts))
