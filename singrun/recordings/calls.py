@@ -86,6 +86,10 @@ class Calls:
             setattr(module, name, function)
         self._before = []
 
+    def forget_descriptors(self) -> None:
+        """Take what is done with a descriptor of before for a call without a letter."""
+        self._registers.clear()
+
     def _stand_in(self, module: "Any", name: str, note: "Callable[..., None]") -> None:
         function = getattr(module, name)
 

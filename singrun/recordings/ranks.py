@@ -46,6 +46,7 @@ class SetRecording(recording.Recording):
         self._records.insert(0, ("q", pid, marker))
         self._calls.records, self._calls.is_whole = [*_JOIN], True
         self._calls.looks.clear()
+        self._calls.forget_descriptors()
 
     def finish(self, image: str, variables: "Environment") -> None:
         """Write it, and let the ranks that wait for it go on."""

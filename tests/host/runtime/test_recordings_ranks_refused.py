@@ -7,7 +7,7 @@ import subprocess
 import time
 from collections.abc import Callable
 
-from singrun.recordings import directory
+from singrun.recordings import calls, directory
 from tests.bench.singrun_images import Word
 from tests.host.runtime.test_recordings import desk, fields, module_desk, pytestmark
 from tests.host.runtime.test_recordings_ranks import (
@@ -186,3 +186,17 @@ def test_where_nothing_can_be_locked_nobody_waits(data_job: Job) -> None:
     done = user.call(*words, *data_job.words, "true")
     assert (done.returncode, done.stderr) == (0, b"")
     assert time.monotonic() - begun < 4  # seconds; player.c's PATIENCE is 5
+
+
+def test_a_descriptor_of_before_the_set_has_no_letter() -> None:
+    """The player has none in its place but its standard input."""
+    notes = calls.Calls()
+    try:
+        fds = [os.open("/", os.O_PATH) for _ in range(2)]
+        os.close(fds.pop())
+        assert notes.is_whole
+        notes.forget_descriptors()
+        os.close(fds.pop())
+    finally:
+        notes.stop()
+    assert not notes.is_whole
