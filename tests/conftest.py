@@ -77,7 +77,7 @@ def pytest_make_parametrize_id(val: object) -> str | None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    timeout = pytest.mark.timeout(float(config.getini("timeout")) * host.PATIENCE)
+    timeout = pytest.mark.timeout(float(config.getini("timeout") or 0) * host.PATIENCE)
     for item in items:
         if reason := why_not(item):
             item.add_marker(pytest.mark.skip(reason=reason))
