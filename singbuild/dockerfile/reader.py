@@ -24,7 +24,9 @@ WITH_FLAGS = ("FROM", "RUN", "COPY", "ADD", "HEALTHCHECK")
 _DIRECTIVE = re.compile(r"#\s*(\w+)\s*=\s*(.+?)\s*")
 _INSTRUCTION = re.compile(r"\s*([A-Za-z]+)(?:\s+(.*))?", re.DOTALL)
 _FLAG = re.compile(r"--([a-z][a-z-]*)(?:=((?:\"[^\"]*\"|\S)*))?(?:\s+|$)")
-_OPENS = re.compile(r"(?<!<)<<(-?)(?:(['\"])([^'\"]+)\2|([A-Za-z_]\w*))")
+_QUOTED = r"""'[^']*'|"(?:\\.|[^"\\])*\""""
+_OPENS = re.compile(rf"(?<!<)<<(-?)(?:({_QUOTED})|([A-Za-z_]\w*))")
+_PROTECTED = re.compile(rf"((?<!<)<<-?(?:{_QUOTED}))|{_QUOTED}")
 
 
 @dataclass
@@ -127,11 +129,10 @@ def _instruction(lines: _Lines, line: str) -> Instruction:
 def _documents(lines: _Lines, begin: int, text: str) -> Iterator[Document]:
     if words_of_json(text.split(maxsplit=1)[-1].strip()) is not None:
         return
-    for opened in _OPENS.finditer(_without_quotes(text)):
-        # Looked for in the text without quoted parts, read out of the text itself.
-        match = _OPENS.match(text, opened.start())
-        assert match
-        name, body = match[3] or match[4], []
+    for match in _OPENS.finditer(_without_quotes(text)):
+        name, body = match[3] or _without_marks(match[2]), []
+        if not name:
+            continue
         while True:
             if not lines.have_lines():
                 raise lines.source.error(
@@ -151,8 +152,13 @@ def _documents(lines: _Lines, begin: int, text: str) -> Iterator[Document]:
 
 def _without_quotes(text: str) -> str:
     """Return a text with blanks in the place of what quotes protect, but for ends of documents."""
-    protected = re.compile(r"(?<!<)(?<!<-)('[^']*'|\"(?:\\.|[^\"\\])*\")")
-    return protected.sub(lambda match: " " * len(match[0]), text)
+    return _PROTECTED.sub(lambda match: match[1] or " " * len(match[0]), text)
+
+
+def _without_marks(quoted: str) -> str:
+    """Return what stands between quotes; a backslash protects in double ones: POSIX, 2.2.3."""
+    inner = quoted[1:-1]
+    return re.sub(r'\\(["\\])', r"\1", inner) if quoted[0] == '"' else inner
 
 
 def error(

@@ -18,6 +18,7 @@ from tests.bench import singrun_images as images
 from tests.bench.host import shared_directory
 
 pytestmark = [pytest.mark.root, pytest.mark.long, pytest.mark.network]
+pytestmark += [pytest.mark.slow("four Debians, and all quick tests in two of them")]
 
 PEOPLE = ["root", hosts.USER]
 # By host and person, how images are mounted: ext3, squashfs.

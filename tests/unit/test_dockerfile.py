@@ -96,6 +96,27 @@ def test_documents() -> None:
 
 
 @pytest.mark.parametrize(
+    ("opened", "names"),
+    [
+        ("""<<'E"OF'""", ['E"OF']),
+        ("""<<'E"OF' 6 >/x <<'E"OF' 6 """, ['E"OF', 'E"OF']),
+        ("""<<"it's" """, ["it's"]),
+        (r"""<<"a\"b\\" """, ['a"b\\']),
+        ("""'"' <<E '"'""", ["E"]),
+        ("""<<-'A <<B' "<<C" <<D""", ["A <<B", "D"]),
+        ("""<<'' <<"" <<'A""", []),
+        ("""<<<"x <<E y" """, []),
+        ("""<"x <<E y" """, []),
+    ],
+)
+def test_documents_by_their_names(opened: str, names: list[str]) -> None:
+    text = "".join(f"{number}\n{name}\n" for number, name in enumerate(names))
+    (instruction,) = reader.instructions(Text("D", f"RUN cat {opened}\n{text}"))
+    documents = [(each.name, each.text) for each in instruction.documents]
+    assert documents == [(name, f"{number}\n") for number, name in enumerate(names)]
+
+
+@pytest.mark.parametrize(
     ("text", "value"),
     [
         ("$A-${A}", "one-one"),

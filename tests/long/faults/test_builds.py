@@ -25,7 +25,7 @@ from singrun.mounts import loop
 from tests.bench.builds import SINGBUILD
 from tests.bench.host import PATIENCE, random_numbers, wait_until
 
-pytestmark = [pytest.mark.root, pytest.mark.long]
+pytestmark = [pytest.mark.root, pytest.mark.long, pytest.mark.slow("200 of each")]
 
 ROUNDS = int(os.environ.get("SINGBUILD_TEST_ROUNDS", "200"))
 RECIPE = """\

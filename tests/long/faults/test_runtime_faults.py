@@ -22,7 +22,8 @@ from tests.host.images.test_change import everybodys
 from tests.long.faults.test_builds import small_disk, spoil
 
 __all__ = ["everybodys"]
-pytestmark = [pytest.mark.root, pytest.mark.long]
+pytestmark = [pytest.mark.root, pytest.mark.long, pytest.mark.timeout(0)]
+pytestmark += [pytest.mark.slow("200 of each")]
 
 ROUNDS = int(os.environ.get("SINGBUILD_TEST_ROUNDS", "200"))
 STARTS = RANKS = max(4, ROUNDS * 3 // 2)

@@ -34,6 +34,7 @@ from tests.long.faults.test_builds import (
 )
 
 pytestmark = [pytest.mark.root, pytest.mark.long, pytest.mark.timeout(0)]
+pytestmark += [pytest.mark.slow("200 of each")]
 
 FORMATS = ("ext3", "sif", "squashfs")
 LARGE = "Bootstrap: busybox\n%files\n    content /opt/content\n"
