@@ -8,7 +8,7 @@ that content? The seal's own writer answers, by writing the image again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from itertools import chain, islice
@@ -55,6 +55,7 @@ _OWN = {
     LOST_INODE: "/lost+found",
 }
 _JOURNALS = (1024, 4096)  # blocks; geometry.journal_blocks
+_TOO_MANY = "it tells of more files than there are"
 
 
 class Sound(NamedTuple):
@@ -89,10 +90,13 @@ def verify(path: Path, report: Reporter | None = None) -> Sound:
         return _verify_tree(path, report)
     with Image(path, short=True) as image:
         nodes = tree_nodes(image, renumber=False)
-        manifest = _manifest(image, image.superblock.inodes)
+        verification = _Verification(image, nodes)
+        # The tables of inodes are part of the file, whatever the superblock says.
+        most = min(image.superblock.inodes, image.size // INODE)
+        manifest = _manifest(image, most, verification.error)
         if recorded_digest(image.boot) is None and manifest is None:
             raise _without_record(path)
-        digest = _Verification(image, nodes).run(manifest)
+        digest = verification.run(manifest)
     return Sound(len(nodes), digest)
 
 
@@ -100,7 +104,7 @@ def _verify_tree(path: Path, report: Reporter | None) -> Sound:
     """Hold an image of another kind against the manifest in it, and against its writer's bytes."""
     with opened(path) as tree:
         nodes = tree_nodes(tree)
-        manifest = _manifest(tree, len(nodes) + 1)
+        manifest = _manifest(tree, len(nodes) + 1, tree.damaged)
         if manifest is None:
             raise _without_record(path)
         content = tree_digests(nodes, ImageReader(tree))
@@ -109,7 +113,7 @@ def _verify_tree(path: Path, report: Reporter | None) -> Sound:
                 reason = "its content or its metadata is not what was built"
                 raise tree.damaged(shown(node.path), reason)
         if manifest.size != len(nodes) * MANIFEST_ENTRY:
-            raise tree.damaged(shown(MANIFEST), "it tells of more files than there are")
+            raise tree.damaged(shown(MANIFEST), _TOO_MANY)
         what = rewriting.compared(path, tree, report) if report else ""
     return Sound(len(nodes), f"sha256:{content.digest.hex()}", what)
 
@@ -152,7 +156,7 @@ class _Verification:
         if geometry is None:
             self._check_content(tree_digests(self._nodes, self._reader), manifest)
             where = "the superblock or the journal's inode"
-            raise self._error(where, "the file system has another shape than was built")
+            raise self.error(where, "the file system has another shape than was built")
         compared = Compared(self._image, as_sealed(self._image.boot))
         content = write_contents(
             self._nodes,
@@ -194,25 +198,25 @@ class _Verification:
             return
         if manifest is None:
             reason = f"it is {actual}, recorded was {record}; no manifest tells which path differs"
-            raise self._error("its content", reason)
+            raise self.error("its content", reason)
         for node, digest in zip(self._nodes, _digests(content), strict=True):
             if digest != _entry_of(manifest, max(node.number - FIRST_INODE + 1, 0)):
                 reason = "its content or its metadata is not what was built"
-                raise self._error(shown(node.path), reason)
-        raise self._error("the boot block", "the digest there is not that of the content")
+                raise self.error(shown(node.path), reason)
+        raise self.error("the boot block", "the digest there is not that of the content")
 
     def _check_rest(self, compared: Compared, geometry: Geometry, content: Content) -> None:
         """Refuse any byte that does not follow from the content."""
         block = self._image.superblock
         last = geometry.content_start(geometry.groups - 1)
         if block.blocks < max(content.next_block, last):
-            raise self._error("the superblock", "it counts fewer blocks than are in use")
+            raise self.error("the superblock", "it counts fewer blocks than are in use")
         write_filesystem(self._nodes, content, compared, geometry, block.blocks, block.created)
         compared.compare_rest()
         if compared.differing:
             offset = min(compared.differing)
             reason = f"all content is as built, but byte {offset} of the file is not"
-            raise self._error(self._place(geometry, content.next_block, offset), reason)
+            raise self.error(self._place(geometry, content.next_block, offset), reason)
 
     def _place(self, geometry: Geometry, end: int, offset: int) -> str:
         """Say what lies at an offset of the file. end: the first block that is not in use."""
@@ -240,7 +244,7 @@ class _Verification:
             return shown(next(islice(self._nodes, index, None)).path)
         return f"the free inode {number}"
 
-    def _error(self, where: str, reason: str) -> ImageError:
+    def error(self, where: str, reason: str) -> ImageError:
         """Make the error: damage, or a change by somebody who mounted the image for writing."""
         if self._image.untouched:
             return self._image.damaged(where, reason)
@@ -254,11 +258,18 @@ class _Verification:
         )
 
 
-def _manifest(image: FileTree, most: int) -> Spool | None:
-    """Return the recorded digests, 16 bytes of each; None when there is no readable manifest."""
+def _manifest(image: FileTree, most: int, error: Callable[[str, str], ImageError]) -> Spool | None:
+    """Return the recorded digests, 16 bytes of each; None when there is no readable manifest.
+
+    most: of how many inodes it may tell. error: makes the error of a place and a reason, which is
+    raised for a larger one: to write an image again takes as many blocks as its manifest's size
+    says, and a size costs nobody anything.
+    """
     entry = image.find(MANIFEST, follow=False)
-    if entry is None or entry.inode.kind != REGULAR or entry.inode.size > MANIFEST_ENTRY * most:
+    if entry is None or entry.inode.kind != REGULAR:
         return None
+    if entry.inode.size > MANIFEST_ENTRY * most:
+        raise error(shown(MANIFEST), _TOO_MANY)
     manifest = Spool()
     try:
         for piece in image.stream(entry):

@@ -198,6 +198,13 @@ def test_cut_free_space_and_appended_bytes_are_its_end(sealed: Path, copy: Path)
     assert damaged(copy) == "its end"
 
 
+@pytest.mark.parametrize("power", [36, 40, 42, 62])
+def test_a_manifest_of_any_size_costs_neither_time_nor_memory(copy: Path, power: int) -> None:
+    """The larger sizes would take all memory of the host for a list of blocks."""
+    flip(copy, inode_offset(copy, ".singularity.d/manifest") + 108 + power // 8 - 4, 1 << power % 8)
+    assert damaged(copy) == "/.singularity.d/manifest"
+
+
 def test_a_cut_in_the_superblock_is_no_image(copy: Path) -> None:
     os.truncate(copy, 1500)
     with pytest.raises(ImageError):
