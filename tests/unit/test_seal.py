@@ -152,18 +152,6 @@ def test_free_space_and_inodes_are_there_when_asked_for(tree: Path, image: Path)
     check(image)
 
 
-@needs_e2fsprogs
-def test_more_inodes_than_one_group_holds(tree: Path, image: Path) -> None:
-    """33,000 empty files need a second group for their inodes alone."""
-    for directory in range(33):
-        (tree / str(directory)).mkdir()
-        for number in range(1000):
-            (tree / str(directory) / str(number)).touch()
-    seal(tree, image, epoch=EPOCH)
-    check(image)
-    assert "Inode count:              33" in debugfs(image, "show_super_stats -h")
-
-
 def test_progress_ends_at_the_size_of_all_files(tree: Path, image: Path) -> None:
     (tree / "small").write_bytes(b"x" * 1000)
     (tree / "large").write_bytes(b"x" * (3 << 20))
@@ -215,17 +203,6 @@ def test_the_digest_notices_every_change(
     os.utime(tree, ns=(before, before))
     changed = seal(tree, tmp_path / "c", epoch=EPOCH)
     assert (changed.digest, changed.uuid) != (first.digest, first.uuid)
-
-
-def test_too_many_subdirectories_are_refused_by_name(tree: Path, image: Path) -> None:
-    (tree / "many").mkdir()
-    for number in range(31_999):
-        (tree / "many" / str(number)).mkdir()
-    error = refused(tree, image)
-    assert "/many" in error.what
-    assert "31999 subdirectories; ext3 holds 31998" in error.why
-    (tree / "many" / "0").rmdir()
-    seal(tree, image, epoch=EPOCH)
 
 
 def test_a_file_that_is_too_large_is_refused_by_name(tree: Path, image: Path) -> None:
