@@ -83,15 +83,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason=reason))
         if config.getoption("timeout") is None and not item.get_closest_marker("timeout"):
             item.add_marker(timeout)
-    # Files with the slowest tests first: a worker that begins one at the end keeps the others idle.
+    # Files with the slowest tests first, and those of many: a worker that begins such a one at the
+    # end keeps the others idle.
     slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: (item.path not in slow, "unit" in item.path.parts))
+    count = Counter(item.path for item in items)
+    items.sort(
+        key=lambda item: (item.path not in slow, "unit" in item.path.parts, -count[item.path])
+    )
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Keep the tests of a file together, for its fixtures, where no xdist_group says otherwise."""
     from xdist.scheduler import LoadGroupScheduling
+
+    config.option.loadscopereorder = False  # the order is the one that is made above
 
     class ByFile(LoadGroupScheduling):  # type: ignore[misc]  # it has no types
         def _split_scope(self, nodeid: str) -> str:

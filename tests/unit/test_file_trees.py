@@ -89,7 +89,7 @@ def test_a_file_of_more_than_2_gib_is_read(tmp_path: Path) -> None:
     # mksquashfs would read 2 GiB of zeros; tar knows where the hole is.
     image = tmp_path / "a.sqfs"
     with subprocess.Popen(["tar", "-cS", "-C", tmp_path, "tree"], stdout=subprocess.PIPE) as tar:
-        words = ["tar2sqfs", "-q", "-b", "1M", "--root-becomes", "tree", image]
+        words = ["tar2sqfs", "-q", "-b", "1M", "--root-becomes", "tree", str(image)]
         subprocess.run(words, stdin=tar.stdout, check=True)
     assert differences(large.parent, image) == []
     with opened(image) as opened_tree:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -68,6 +69,21 @@ def test_what_takes_too_long_fails(tmp_path: Path, text: str, status: int, says:
         output = run.communicate()[0]
     assert run.returncode == status, output
     assert says in output
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_a_file_with_a_slow_test_begins_first(tmp_path: Path, workers: str) -> None:
+    """Of whatever number of tests: a worker that begins it at the end keeps the others idle."""
+    many = tmp_path / "test_many.py"
+    many.write_text("".join(PROMPT.replace("prompt", f"prompt_{n}") for n in range(3)))
+    text = "import pytest\n" + f"@pytest.mark.slow('it is said')\n{PROMPT}"
+    with start(tmp_path, text, "-vv", f"-n{workers}", "--dist", "loadgroup", str(many)) as run:
+        output = run.communicate()[0]
+    names = re.findall(r"::(test_\w+) PASSED|PASSED \S+::(test_\w+)", output)
+    assert [name or other for name, other in names] == [
+        "test_prompt",
+        *(f"test_prompt_{n}" for n in range(3)),
+    ]
 
 
 @pytest.mark.parametrize("workers", ["0", "2"])
