@@ -104,7 +104,8 @@ def superblock(geometry: Geometry, totals: Totals, group: int) -> bytes:
         (0x036, "<HHHH", 0xFFFF, _MAGIC, 1, 1),  # no check by mount count; clean; errors=continue
         (0x040, "<I", seconds),  # last checked
         (0x04C, "<I", 1),  # revision with the fields that follow
-        (0x054, "<IHH", LOST_INODE, INODE, group),
+        # 16 bits: of a group from 65,536 on, which lies behind 8 TiB, e2fsprogs cuts it, too.
+        (0x054, "<IHH", LOST_INODE, INODE, group & 0xFFFF),
         (0x05C, "<III16s", _COMPAT, _INCOMPAT, _RO_COMPAT, totals.uuid),
         (0x0CE, "<H", geometry.reserved_blocks),
         (0x0E0, "<I", JOURNAL_INODE),

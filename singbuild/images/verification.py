@@ -211,6 +211,10 @@ class _Verification:
         last = geometry.content_start(geometry.groups - 1)
         if block.blocks < max(content.next_block, last):
             raise self.error("the superblock", "it counts fewer blocks than are in use")
+        if self._image.size < block.size:
+            # Its tables would be as many as the superblock says, which costs nobody anything.
+            reason = f"the file system has {block.size} bytes, the file only {self._image.size}"
+            raise self.error("its end", reason)
         write_filesystem(self._nodes, content, compared, geometry, block.blocks, block.created)
         compared.compare_rest()
         if compared.differing:

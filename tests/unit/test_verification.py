@@ -8,6 +8,7 @@ import shutil
 import struct
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from singbuild.ext3.writer.seal import seal
 from singbuild.file_tree import DamagedImage
 from singbuild.images.verification import verify
 from singrun.signatures.statement import NOTE
+from tests.bench.host import PATIENCE
 from tests.bench.image_trees import EPOCH, sample_tree, trees, with_manifest
 from tests.bench.seal_trees import Tree, build
 
@@ -203,6 +205,19 @@ def test_a_manifest_of_any_size_costs_neither_time_nor_memory(copy: Path, power:
     """The larger sizes would take all memory of the host for a list of blocks."""
     flip(copy, inode_offset(copy, ".singularity.d/manifest") + 108 + power // 8 - 4, 1 << power % 8)
     assert damaged(copy) == "/.singularity.d/manifest"
+
+
+@pytest.mark.parametrize("groups", [1 << 15, 1 << 17])
+def test_a_superblock_of_16_tib_costs_no_time(copy: Path, groups: int) -> None:
+    """Its counts agree with each other, and the file has a millionth of what they say."""
+    with Image(copy) as image:
+        inodes = image.superblock.group_inodes * groups
+    with copy.open("r+b") as file:
+        file.seek(1024)
+        file.write(struct.pack("<II", inodes, min(groups << 15, (1 << 32) - 1)))
+    begin = time.process_time()
+    assert damaged(copy) == "its end"
+    assert time.process_time() - begin < 2 * PATIENCE
 
 
 def test_a_cut_in_the_superblock_is_no_image(copy: Path) -> None:

@@ -1,5 +1,7 @@
 """Which blocks hold a file: twelve direct numbers, then one to three levels of indirect blocks."""
 
+import errno
+import os
 import struct
 from collections.abc import Iterable
 
@@ -7,7 +9,7 @@ from singbuild.ext3.geometry import BLOCK, POINTERS
 from singbuild.ext3.records import pack_pointers
 from singbuild.ext3.writer.volume import Run, Volume
 
-DIRECT = 12
+DIRECT, _LEVELS = 12, 3
 _SLOTS = struct.Struct("<15I")
 _RUNS = [struct.Struct(f"<{count}I{60 - 4 * count}x") for count in range(DIRECT + 1)]
 
@@ -21,14 +23,14 @@ class BlockMap:
     def __init__(self, volume: Volume) -> None:
         self.blocks = 0  # in use, indirect ones included
         self._volume = volume
-        self._slots = [0] * (DIRECT + 3)
+        self._slots = [0] * (DIRECT + _LEVELS)
         self._open: dict[int, tuple[int, list[int]]] = {}  # by level above the data
 
     def reach(self, logical: int) -> int:
         """Make the tables for a block of the file; return how many blocks from it on they serve.
 
         To be called before those blocks are taken: so the order of all blocks depends on the
-        file alone, not on the pieces in which it is read.
+        file alone, not on the pieces in which it is read. Raises OSError behind 4 TiB.
         """
         _, index, limit = self._place(logical)
         return limit - index
@@ -58,6 +60,8 @@ class BlockMap:
         while logical >= POINTERS**depth:
             logical -= POINTERS**depth
             depth += 1
+            if depth > _LEVELS:
+                raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
         table, index = self._slots, DIRECT + depth - 1
         for level in reversed(range(depth)):
             table = self._below(table, index, level)

@@ -5,6 +5,7 @@ everything else in the order of the inventory. Each inode is described as it is
 written; the digest is made of the descriptions and the data.
 """
 
+import errno
 import os
 import stat
 import struct
@@ -39,6 +40,7 @@ from singbuild.ext3.writer.volume import Run, Volume
 
 _DIRECTORY = struct.Struct("<60sIQIQ")  # what Mapped has, and the size of the fact that follows
 _REGULAR = stat.S_IFREG >> 12
+_MOST_LINKS = 0xFFFF  # that an inode's field holds; a seal has refused fewer
 
 
 class Mapped(NamedTuple):
@@ -121,6 +123,8 @@ class Contents:
         self._on_start(node, self._volume.next_block)
         self._facts = [node_fact(node)]
         try:
+            if node.links > _MOST_LINKS:  # of a tree that is no directory and no ext3
+                raise OSError(errno.EMLINK, os.strerror(errno.EMLINK))
             if node.mode >> 12 == _REGULAR and node.path != MANIFEST:
                 mapped, attributes = self._regular(node)
             else:
