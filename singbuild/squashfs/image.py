@@ -15,6 +15,7 @@ from pathlib import Path
 from singbuild.errors import ImageError
 from singbuild.ext3.attributes import Attribute
 from singbuild.ext3.node import LOST_AND_FOUND
+from singbuild.ext3.number_map import NumberMap
 from singbuild.file_tree import (
     DIRECTORY,
     DirEntry,
@@ -110,6 +111,7 @@ class SquashfsImage(FileTree):
         self._names_left = _NAMES + _NAMES_EACH * self.superblock.inodes
         self._counted: set[int] = set()
         self._listed_numbers: set[int] = set()
+        self._places = NumberMap()  # of inodes read so far, by number; 1 is added to each
         # 8 KiB each, and a fragment has at most a mebibyte: 2 and 8 MiB of memory, whatever
         # the image.
         self._metadata = lru_cache(256)(self._read_metadata)
@@ -255,6 +257,9 @@ class SquashfsImage(FileTree):
         parsed = read_inode.inode(source.take, self._owner, self.superblock.block)
         if not 0 < parsed.number <= self.superblock.inodes:
             raise ValueError(f"an inode of number {parsed.number}, more than there are")
+        if self._places.get(parsed.number) not in (0, place + 1):
+            raise ValueError(f"another inode has the number {parsed.number}, too")
+        self._places.set(parsed.number, place + 1)
         return parsed
 
     def _read_names(self, inode: Inode) -> tuple[DirEntry, ...]:

@@ -228,6 +228,24 @@ def test_an_image_of_another_kind_is_described(tree: Path, tmp_path: Path) -> No
         assert "for arm64 processors" in " ".join(facts["notes"])
 
 
+def test_two_inodes_of_a_squashfs_with_one_number_are_refused(tmp_path: Path) -> None:
+    """A directory with the number of a file was taken for a further name of it."""
+    tree = tmp_path / "tree"
+    (tree / "directory").mkdir(parents=True)
+    (tree / "a").touch()
+    image = squashed(tree, tmp_path / "a.sqfs", "-noI")
+    with SquashfsImage(image) as opened_tree:
+        numbers = {row[0]: row for row in opened_tree.names(opened_tree.root())}
+        place = numbers[b"directory"][1]
+        at = opened_tree.superblock.inode_table + (place >> 16) + 2 + (place & 0xFFFF) + 12
+        number = opened_tree.named(opened_tree.root(), numbers[b"a"]).inode.number
+    with image.open("r+b") as file:
+        file.seek(at)
+        file.write(number.to_bytes(4, "little"))
+    with opened(image) as sealed_tree, pytest.raises(DamagedImage, match="/directory"):
+        seal_tree(sealed_tree, tmp_path / "image", epoch=EPOCH)
+
+
 def test_a_damaged_squashfs_is_read_or_refused(tree: Path, tmp_path: Path) -> None:
     small = tmp_path / "small"
     (small / "a").mkdir(parents=True)
