@@ -65,9 +65,9 @@ class SifFile:
 
     def __init__(self, path: str, fd: int) -> None:
         self.path, self._fd = path, fd
-        head = os.pread(fd, HEADER.size, 0)
+        head, size = os.pread(fd, HEADER.size, 0), os.fstat(fd).st_size
         try:
-            sif.primary(path, sif.objects(path, fd, head, os.fstat(fd).st_size))
+            sif.primary(path, sif.objects(path, fd, head, size))
         except RunError as error:
             raise ImageError(error.what, why=error.why, remedy=error.remedy) from error
         self._head = list(HEADER.unpack(head))
@@ -78,7 +78,9 @@ class SifFile:
         rows = enumerate(DESCRIPTOR.iter_unpack(table))
         self.rows = [row for row in (Row(n, *fields) for n, fields in rows) if row.used]
         self._free = [n for n in range(count) if n not in {row.number for row in self.rows}]
-        if sum(row.size for row in self.rows) > os.fstat(fd).st_size:
+        if not 0 <= self._head[11] <= size:
+            raise self.damaged("Its header says that its objects begin outside the file.")
+        if sum(row.size for row in self.rows) > size:
             raise self.damaged("Its objects lie in one another.")
         if len({row.id for row in self.rows}) != len(self.rows):
             raise self.damaged("Two of its objects have one number.")
@@ -152,16 +154,17 @@ class SifFile:
         if len(self._free) < len(signatures):
             raise ImageError(f"{self.path} has no room for another signature in its table")
         rows = []
+        # Not where the header says that they end, which may be within one.
+        offset = max(row.offset + row.size for row in self.rows)
         for number, (group, data, fingerprint) in zip(self._free, signatures, strict=False):
-            offset = self._head[11] + self._head[12]
             os.pwrite(self._fd, data, offset)
             extra = struct.pack("<i", _SHA256) + fingerprint.ljust(256, b"\0")
             fields = (SIGNATURE, True, number + 1, 0, group, offset, len(data), len(data))
             row = DESCRIPTOR.pack(*fields, now, now, 0, 0, b"part of a signed group", extra)
             rows.append((number, row))
-            self._head[12] += len(data)
-            self._head[7] -= 1
-        self._head[6] = now
+            offset += len(data)
+        self._head[6], self._head[7] = now, len(self._free) - len(rows)
+        self._head[12] = max(offset - self._head[11], 0)
         os.fsync(self._fd)
         # In this order: an object that no descriptor names does no harm, if we are killed here.
         os.pwrite(self._fd, HEADER.pack(*self._head), 0)
@@ -180,7 +183,7 @@ class SifFile:
             return 0
         end = max(row.offset + row.size for row in other_rows)
         self._head[6] = max(row.modified for row in other_rows)
-        self._head[7] += len(signature_rows)
+        self._head[7] = len(self._free) + len(signature_rows)
         self._head[12] = max(end - self._head[11], 0)
         # In this order: an object that no descriptor names does no harm, if we are killed here.
         for row in signature_rows:

@@ -137,6 +137,26 @@ def test_a_dsse_signature_goes_round(sif: Desk, options: tuple[str, ...]) -> Non
     assert (sif.verified()[0], the(sif.verified()[1])) == (0, ["unknown"])
 
 
+@pytest.mark.parametrize("value", [-(1 << 63), (1 << 63) - 1, 1 << 40, 4096])
+@pytest.mark.parametrize("field", [7, 11, 12])
+def test_what_a_header_says_of_the_data_moves_no_signature(
+    sif: Desk, field: int, value: int
+) -> None:
+    """The descriptors tell where the objects end: before that, a signature would overwrite one."""
+    private, public = pem_key(sif, "ada")
+    before = sif.image.read_bytes()
+    head = [*sif_files.HEADER.unpack_from(before)]
+    head[field] = value
+    sif.image.write_bytes(sif_files.HEADER.pack(*head) + before[sif_files.HEADER.size :])
+    if sif.run("sign", "--dsse", "--key", private, sif.image)[0]:
+        assert field == 11
+        return
+    assert sif.image.stat().st_size < len(before) + 4096
+    assert sif.verified("--signers", public)[0] == 0
+    assert sif.run("sign", "--remove", sif.image)[0] == 0
+    assert sif.image.read_bytes()[sif_files.HEADER.size :] == before[sif_files.HEADER.size :]
+
+
 def test_ssh_signatures_of_a_sif_lie_beside_it(sif: Desk) -> None:
     key = sif.key()
     assert "in i.sif.sig" in sif.run("sign", "--key", key, sif.image)[1]
