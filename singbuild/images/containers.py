@@ -48,6 +48,7 @@ _NAME = re.compile(r"[a-z0-9]+([._-]+[a-z0-9]+)*(:[0-9]+)?(/[a-z0-9]+([._-]+[a-z
 _TAG = re.compile(r"\w[\w.-]{0,127}", re.ASCII)
 _OCI = "application/vnd.oci.image"
 _BLOCK = tarfile.BLOCKSIZE
+_VARIABLES = 128 << 10  # bytes of all: shlex takes as many seconds as a word has 100 KiB, squared
 
 File = tuple[str, int, Iterable[bytes]]  # name in the archive, bytes, content
 
@@ -248,10 +249,11 @@ def _layer(image: FileTree, below: FileTree | None = None) -> Iterator[bytes]:
     below: the tree of the layers below; what is there as well is left out.
     """
     if script := _runscript(image):
+        content = image.read(script)
         info = tarfile.TarInfo(RUNSCRIPT)
-        info.mode, info.mtime, info.size = 0o755, script.inode.mtime, script.inode.size
+        info.mode, info.mtime, info.size = 0o755, script.inode.mtime, len(content)
         yield write.packed(info)
-        yield from image.stream(script)
+        yield content
         yield bytes(-info.size % _BLOCK)
     own = RUNSCRIPT.encode()  # of an image that has been a container image before
 
@@ -269,7 +271,7 @@ def _environment(image: FileTree) -> list[str]:
     names = ("10-docker2singularity.sh", "10-source.sh")  # and an older version's
     entry = next(filter(None, (image.find(f"{HOME}/env/{name}") for name in names)), None)
     try:
-        words = shlex.split(image.read(entry).decode()) if entry else []
+        words = shlex.split(image.read(entry, _VARIABLES).decode()) if entry else []
     except ValueError:  # somebody's own text by now: the entry point executes it
         words = []
     variables = [word for word in words if word != "export" and "=" in word]

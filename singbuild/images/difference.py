@@ -194,7 +194,7 @@ class _Walk:
         """Compare data where either has some; what neither stores is zeros in both."""
         if one.inode.size != other.inode.size:
             return False
-        return _equal(self.one.data(one), self.other.data(other))
+        return same_data(self.one.data(one), self.other.data(other))
 
 
 def _group(first: dict[int, bytes], entry: Entry | None) -> bytes:
@@ -204,7 +204,7 @@ def _group(first: dict[int, bytes], entry: Entry | None) -> bytes:
     return first.setdefault(entry.inode.number, entry.path)
 
 
-def _equal(ours: Iterator[Piece], theirs: Iterator[Piece]) -> bool:
+def same_data(ours: Iterator[Piece], theirs: Iterator[Piece]) -> bool:
     """Whether two files' stored pieces, ascending, hold the same bytes; gaps are zeros."""
     one, other = next(ours, _END), next(theirs, _END)
     while one is not _END or other is not _END:

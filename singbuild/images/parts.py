@@ -14,7 +14,7 @@ from singbuild.errors import SingbuildError
 from singbuild.file_tree import DIRECTORY, REGULAR, FileTree
 
 HOME = ".singularity.d"
-_LARGEST = 16 << 20  # bytes of a part
+_LARGEST = 16 << 20  # bytes of a part, be it of several files
 
 
 @dataclass(frozen=True)
@@ -94,8 +94,11 @@ def _read(image: FileTree, row: Part) -> bytes | None:
         if entry.inode.kind == REGULAR:
             return image.read(entry, _LARGEST)
         if entry.inode.kind == DIRECTORY:
-            scripts = (each for each in image.listed(entry) if each.inode.kind == REGULAR)
-            return b"".join(_titled(each.path, image.read(each, _LARGEST)) for each in scripts)
+            text = b""
+            for each in image.listed(entry):
+                if each.inode.kind == REGULAR:
+                    text += _titled(each.path, image.read(each, _LARGEST - len(text)))
+            return text
     return None
 
 

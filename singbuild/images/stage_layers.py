@@ -10,7 +10,6 @@ gone is a whiteout: OCI image specification, "layer.md".
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import tarfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ from singbuild.cache.snapshot import Entry as Stage
 from singbuild.errors import ImageError
 from singbuild.file_tree import DIRECTORY, REGULAR, SYMLINK, Entry, FileTree
 from singbuild.formats import loading
+from singbuild.images.difference import same_data
 from singbuild.tar import write
 from singbuild.tar.whiteouts import WHITEOUT
 
@@ -97,14 +97,9 @@ class _Comparison:
             return False
         if old.kind == SYMLINK:
             return self._below.target(before) == self._tree.target(entry)
-        return old.kind != REGULAR or _content(self._below, before) == _content(self._tree, entry)
-
-
-def _content(tree: FileTree, entry: Entry) -> bytes:
-    total = hashlib.sha256()
-    for data in tree.stream(entry):
-        total.update(data)
-    return total.digest()
+        if old.kind != REGULAR:
+            return True
+        return same_data(self._below.data(before), self._tree.data(entry))
 
 
 def _groups(tree: FileTree) -> _Groups:

@@ -9,24 +9,36 @@ from typing import BinaryIO
 
 from singbuild.errors import ImageError
 from singbuild.file_tree import DIRECTORY, REGULAR, Entry, FileTree
-from singbuild.packages.package import Names
+from singbuild.packages.package import LARGEST, Names
 from singbuild.tree.root_directory import RootDirectory
 
 _PIECE = 1 << 20
+_TIMES = 4  # as many bytes as the image may be read, beside those of a large database
 
 
 class ImageTree:
-    """The tree of an open image."""
+    """The tree of an open image.
+
+    What is read of it in all is bounded: a file of zeros takes no room in an image.
+    """
 
     def __init__(self, image: FileTree) -> None:
-        self._image = image
+        self._image, self._read = image, 0
 
     def chunks(self, path: bytes) -> Iterator[bytes] | None:
         """Return a regular file's content in pieces; None when there is no such file."""
         entry = self._image.find(path)
         if entry is None or entry.inode.kind != REGULAR:
             return None
-        return self._image.stream(entry)
+        return self._counted(entry)
+
+    def _counted(self, entry: Entry) -> Iterator[bytes]:
+        for chunk in self._image.stream(entry):
+            self._read += len(chunk)
+            if self._read > LARGEST and self._read > LARGEST + _TIMES * self._image.facts.size:
+                reason = "what is read holds more than an image of this size should"
+                raise self._image.damaged(entry.shown, reason)
+            yield chunk
 
     def names(self, path: bytes) -> Names:
         """Return what a directory holds; nothing when there is no such directory."""

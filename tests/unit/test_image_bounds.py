@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterable
+import struct
+from collections import deque
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
+from pathlib import Path
 from uuid import UUID
 
 import pytest
 
+from singbuild import about
 from singbuild.errors import ImageError
 from singbuild.ext3 import records
 from singbuild.ext3.attributes import Attribute
 from singbuild.ext3.geometry import Geometry
 from singbuild.ext3.node import Node
+from singbuild.ext3.reader.image import Image
 from singbuild.ext3.writer.filesystem import tree_digests
 from singbuild.ext3.writer.nodes import Nodes, Status
+from singbuild.ext3.writer.seal import seal
 from singbuild.ext3.writer.short_files import Batch, long_file
 from singbuild.ext3.writer.target import Target
+from singbuild.file_tree import DamagedImage, FileTree
+from singbuild.formats.loading import opened
+from singbuild.images import containers, parts, stage_layers
+from singbuild.packages import databases
+from singbuild.packages.tree import ImageTree
+from tests.bench.image_trees import EPOCH, mke2fs
 
 
 def test_a_backup_behind_8_tib_has_the_low_bits_of_its_groups_number() -> None:
@@ -58,3 +70,79 @@ def test_what_no_inode_of_ext3_holds_is_refused_by_name(links: int, offset: int,
     with pytest.raises(ImageError, match="/file") as caught:
         tree_digests(nodes, _OneFile(offset))
     assert why in caught.value.why
+
+
+HOLE = 14 << 20  # bytes, below what one text may have
+
+
+def sparse(path: Path, size: int = HOLE) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        file.truncate(size)
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    return tmp_path / "tree"
+
+
+@pytest.fixture
+def image(tree: Path, tmp_path: Path) -> Callable[[], FileTree]:
+    return lambda: opened(seal(tree, tmp_path / "image", epoch=EPOCH).path)
+
+
+def test_scripts_of_holes_are_bounded_together(tree: Path, image: Callable[[], FileTree]) -> None:
+    for number in range(30):
+        sparse(tree / f".singularity.d/env/10-{number}.sh")
+    with image() as opened_tree:
+        with pytest.raises(ImageError, match="too large"):
+            parts.text(opened_tree, "environment")
+        with pytest.raises(ImageError, match="more than an image of this size"):
+            about.attributes(ImageTree(opened_tree), ["environment"])
+
+
+def test_databases_of_holes_are_bounded_together(tree: Path, image: Callable[[], FileTree]) -> None:
+    for number in range(30):
+        sparse(tree / f"lib/{number}.dist-info/METADATA")
+    with image() as opened_tree, pytest.raises(ImageError, match="more than an image of this size"):
+        databases.software(ImageTree(opened_tree))
+
+
+def test_a_runscript_of_holes_is_no_layer(tree: Path, image: Callable[[], FileTree]) -> None:
+    sparse(tree / ".singularity.d/runscript", 1 << 40)
+    (tree / ".singularity.d/runscript").chmod(0o755)
+    with image() as opened_tree, pytest.raises(ImageError, match="too large"):
+        deque(containers.archive(opened_tree, "docker-archive", "a:b"), maxlen=0)
+
+
+def test_a_long_word_among_the_variables_is_refused(
+    tree: Path, image: Callable[[], FileTree]
+) -> None:
+    """To split it into words takes time that grows with the square of its length."""
+    sparse(tree / ".singularity.d/env/10-source.sh", 1 << 20)
+    with image() as opened_tree, pytest.raises(ImageError, match="too large"):
+        deque(containers.archive(opened_tree, "docker-archive", "a:b"), maxlen=0)
+
+
+def test_files_of_holes_are_compared_by_what_they_store(tree: Path, tmp_path: Path) -> None:
+    sparse(tree / "file", 1 << 40)
+    images = [seal(tree, tmp_path / name, epoch=EPOCH).path for name in "ab"]
+    with opened(images[0]) as one, opened(images[1]) as other:
+        assert [*stage_layers.changes(one, other, lambda _: False)] == [bytes(1024)]
+
+
+def test_a_symbolic_link_longer_than_a_path_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree/link").symlink_to("x" * 4095)
+    mke2fs(tmp_path / "tree", tmp_path / "image", "-b", "8192")
+    with Image(tmp_path / "image") as opened_tree:
+        link = opened_tree.find("link", follow=False)
+        assert link
+        assert len(opened_tree.target(link)) == 4095
+        (block,) = struct.unpack_from("<I", link.inode.mapped)  # type: ignore[attr-defined]
+        longer = link.inode._replace(size=4096)  # type: ignore[attr-defined]
+        with (tmp_path / "image").open("r+b") as file:
+            file.seek(block * 8192)
+            file.write(b"x" * 4096)
+        with pytest.raises(DamagedImage, match="/link"):
+            opened_tree.target(link._replace(inode=longer))

@@ -24,6 +24,7 @@ from singbuild.ext3.reader.disk import CHECK, HEADER_2X, Disk
 from singbuild.ext3.reader.inode import Inode
 from singbuild.file_tree import (
     DIRECTORY,
+    MAX_PATH,
     PIECE,
     DirEntry,
     Entry,
@@ -138,7 +139,7 @@ class Image(Disk, FileTree):
         """Return a symbolic link's target."""
         inode = _inode(entry)
         with self._reading(entry.path):
-            if not 0 < inode.size <= self.superblock.block:
+            if not 0 < inode.size <= min(self.superblock.block, MAX_PATH):
                 raise ValueError(f"a symbolic link of {inode.size} bytes")
             # i_blocks counts the block of the attributes, too: ext4_inode_is_fast_symlink(), Linux,
             # fs/ext4/inode.c.
