@@ -5,6 +5,7 @@ from __future__ import annotations
 import tarfile
 from collections.abc import Iterable, Iterator
 
+from singbuild.tar.member_path import refused
 from singbuild.tar.read import Member, TarStream
 from singbuild.tar.write import packed, sparse_table
 
@@ -27,10 +28,10 @@ def prefixed(chunks: Iterable[bytes], directory: str) -> Iterator[bytes]:
                 "GNU.sparse.name": info.name,
                 "GNU.sparse.realsize": str(member.real_size),
             }
-            yield packed(info)
+            yield _header(member, info)
             yield table
         else:
-            yield packed(info)
+            yield _header(member, info)
         length = 0
         if member.kind == b"0":
             for piece in stream.data():
@@ -38,6 +39,13 @@ def prefixed(chunks: Iterable[bytes], directory: str) -> Iterator[bytes]:
                 yield bytes(piece)
             yield bytes(-length % _BLOCK)
     yield bytes(2 * _BLOCK)
+
+
+def _header(member: Member, info: tarfile.TarInfo) -> bytes:
+    try:
+        return packed(info)
+    except ValueError as error:  # the numbers of a device have no pax records
+        raise refused(member, str(error)) from error
 
 
 def _info(member: Member, prefix: str) -> tarfile.TarInfo:
