@@ -42,6 +42,7 @@ _PREFIXES = (b"user.", b"trusted.", b"security.")
 _ELSEWHERE = 0x100  # of an attribute: its value stands with another one
 _LARGEST_VALUE = 65536  # XATTR_SIZE_MAX
 _MOST_ATTRIBUTES = 1024
+_BLOCK_SIZE = struct.Struct("<I")
 _DIRECTORY_HEAD, _DIRECTORY_ENTRY = struct.Struct("<IIi"), struct.Struct("<HhHH")
 # SQUASHFS_DIR_COUNT: squashfs-tools and Linux, squashfs_fs.h.
 _ENTRIES_OF_A_HEAD = 256
@@ -108,7 +109,9 @@ class SquashfsImage(FileTree):
             self.close()
             raise
         self._budget = _MOST_DATA + _TIMES * self.size
-        self._names_left = _NAMES + _NAMES_EACH * self.superblock.inodes
+        # What the superblock says of inodes costs nobody anything: a name takes a byte, packed.
+        self._names_left = _NAMES + min(_NAMES_EACH * self.superblock.inodes, self.size)
+        self._lists_left = _LONGEST_LIST + self.size  # bytes of all lists of blocks
         self._counted: set[int] = set()
         self._listed_numbers: set[int] = set()
         self._places = NumberMap()  # of inodes read so far, by number; 1 is added to each
@@ -166,7 +169,7 @@ class SquashfsImage(FileTree):
         with self._reading(entry.path):
             self._count(inode)
             place, at = inode.start, 0
-            for size in inode.blocks:
+            for (size,) in _BLOCK_SIZE.iter_unpack(inode.blocks):
                 stored = size & ~_DATA_STORED
                 if stored:
                     size_wanted, block_data = (
@@ -259,6 +262,10 @@ class SquashfsImage(FileTree):
             raise ValueError(f"an inode of number {parsed.number}, more than there are")
         if self._places.get(parsed.number) not in (0, place + 1):
             raise ValueError(f"another inode has the number {parsed.number}, too")
+        if not self._places.get(parsed.number):
+            self._lists_left -= len(parsed.blocks)
+            if self._lists_left < 0:
+                raise ValueError("the lists of blocks are longer than an image of this size has")
         self._places.set(parsed.number, place + 1)
         return parsed
 
@@ -266,12 +273,16 @@ class SquashfsImage(FileTree):
         names: list[DirEntry] = []
         used = self.superblock.used
         source = _Metadata(self, self.superblock.directory_table, used, inode.start, inode.offset)
-        rest = inode.size
+        rest, is_first = inode.size, inode.number not in self._listed_numbers
         while rest > 0:
             count, start, _ = _DIRECTORY_HEAD.unpack(source.take(_DIRECTORY_HEAD.size))
             rest -= _DIRECTORY_HEAD.size
             if count >= _ENTRIES_OF_A_HEAD:
                 raise ValueError(f"{count} entries in a row")
+            if is_first:
+                self._names_left -= count + 1
+                if self._names_left < 0:
+                    raise ValueError("there are more names than its inodes can have")
             for _ in range(count + 1):
                 offset, _, kind, size = _DIRECTORY_ENTRY.unpack(source.take(_DIRECTORY_ENTRY.size))
                 if size > 255:
@@ -281,11 +292,7 @@ class SquashfsImage(FileTree):
                 names.append((name, start << 16 | offset, read_inode.kind_of(kind)))
         if rest:
             raise ValueError("its names do not end where its inode says")
-        if inode.number not in self._listed_numbers:
-            self._listed_numbers.add(inode.number)
-            self._names_left -= len(names)
-            if self._names_left < 0:
-                raise ValueError("there are more names than its inodes can have")
+        self._listed_numbers.add(inode.number)
         return check_names(names)
 
     # Data
@@ -308,7 +315,8 @@ class SquashfsImage(FileTree):
         """Bound what all files together hold, each counted once."""
         if inode.number not in self._counted:
             self._counted.add(inode.number)
-            stored = sum(1 for size in inode.blocks if size & ~_DATA_STORED)
+            sizes = _BLOCK_SIZE.iter_unpack(inode.blocks)
+            stored = sum(1 for (size,) in sizes if size & ~_DATA_STORED)
             self._budget -= stored * self.superblock.block
             if self._budget < 0:
                 raise ValueError("its files hold more than an image of this size should")

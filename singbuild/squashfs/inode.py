@@ -21,7 +21,7 @@ Take = Callable[[int], bytes]
 
 @dataclass(frozen=True, slots=True)
 class Inode:
-    """One inode. blocks: sizes of a file's blocks as the list has them; start: of its first one.
+    """One inode. blocks: sizes of a file's blocks, four bytes each; start: of its first one.
 
     start, offset: for a directory where its names begin, in the table and in that block;
     fragment: the block that holds the file's end, offset in it; parent: a directory's;
@@ -41,7 +41,7 @@ class Inode:
     fragment: int = NONE
     attribute: int = NONE
     parent: int = 0
-    blocks: tuple[int, ...] = ()
+    blocks: bytes = b""
     link: bytes = b""
 
     @property
@@ -109,7 +109,7 @@ def _file(take: Take, extended: bool, block: int) -> dict[str, Any]:
     listed = take(4 * count)  # which ends with the table, whatever the size says
     return {
         "size": size, "links": links, "start": start, "offset": offset, "fragment": fragment,
-        "attribute": attribute, "blocks": struct.unpack(f"<{count}I", listed),
+        "attribute": attribute, "blocks": listed,
     }  # fmt: skip
 
 

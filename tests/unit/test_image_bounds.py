@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import stat
 import struct
+import subprocess
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
@@ -30,6 +31,7 @@ from singbuild.formats.loading import opened
 from singbuild.images import containers, parts, stage_layers
 from singbuild.packages import databases
 from singbuild.packages.tree import ImageTree
+from singbuild.squashfs import image as squashfs
 from tests.bench.image_trees import EPOCH, mke2fs
 
 
@@ -146,3 +148,36 @@ def test_a_symbolic_link_longer_than_a_path_is_refused(tmp_path: Path) -> None:
             file.write(b"x" * 4096)
         with pytest.raises(DamagedImage, match="/link"):
             opened_tree.target(link._replace(inode=longer))
+
+
+def squashed(tree: Path) -> Path:
+    words = ["mksquashfs", str(tree), f"{tree}.sqfs", "-quiet", "-b", "4096"]
+    subprocess.run(words, check=True, capture_output=True)
+    return Path(f"{tree}.sqfs")
+
+
+def test_lists_of_blocks_are_bounded_together(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A list of holes takes a two hundredth of itself in a squashfs, and is held in memory."""
+    for number in range(16):
+        sparse(tree / f"{number:02}", 1 << 20)
+    image = squashed(tree)
+    with opened(image) as opened_tree:
+        assert len([*opened_tree.walk()]) == 17
+    monkeypatch.setattr(squashfs, "_LONGEST_LIST", 1024)
+    with opened(image) as opened_tree, pytest.raises(DamagedImage, match="lists"):
+        deque(opened_tree.walk(), maxlen=0)
+
+
+def test_names_are_as_many_as_the_file_has_room_for(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the superblock says of inodes."""
+    for number in range(5):
+        sparse(tree / f"{number}", 0)
+    image = squashed(tree)
+    with image.open("r+b") as file:
+        file.seek(4)
+        file.write(b"\xff" * 4)
+    monkeypatch.setattr(squashfs, "_NAMES", 4 - image.stat().st_size)
+    with opened(image) as opened_tree, pytest.raises(DamagedImage, match="more names"):
+        deque(opened_tree.walk(), maxlen=0)
