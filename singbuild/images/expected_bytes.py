@@ -8,7 +8,9 @@ from singbuild.ext3.node import Node, shown
 from singbuild.ext3.reader.disk import Disk
 from singbuild.ext3.writer.nodes import Nodes
 
-_SCAN = 4 << 20  # bytes looked at at a time
+_ZEROS = bytes(
+    1 << 16
+)  # looked at at a time: malloc(3) maps and clears more than 128 KiB each time
 _NOTED = 1000  # places that differ; the first one is what matters
 
 
@@ -74,9 +76,8 @@ class Compared:
             self.differing.append(min(self._image.size, self._size))
 
     def _check_zeros(self, start: int, end: int) -> None:
-        zeros = bytes(min(_SCAN, max(end - start, 0)))
-        for offset in range(start, end, _SCAN):
-            expected = zeros[: end - offset]
+        for offset in range(start, end, len(_ZEROS)):
+            expected = _ZEROS[: end - offset]
             actual = self._image.raw(offset, len(expected))
             if actual != expected:
                 self.differing.append(offset + _first_difference(expected, actual))
