@@ -12,7 +12,7 @@ from tests.bench.builds import Build
 from tests.bench.docker_images import archive, file, image, symlink
 from tests.bench.docker_registry import genuine, push
 from tests.bench.docker_source import quick
-from tests.unit.test_docker_tokens import Login, Site, login, shared, site
+from tests.host.registries.test_docker_tokens import Login, Site, login, shared, site
 
 pytestmark = pytest.mark.root
 __all__ = ["login", "quick", "shared", "site"]
