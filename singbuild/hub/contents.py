@@ -1,7 +1,7 @@
 """What a hub shows of an image: everything that it says of itself, its files, and a sketch of them.
 
-Files are told apart by the first eight bytes of the SHA-256 of their content, so two images are
-compared, and similar ones found, without the images.
+Files are told apart by eight bytes of a SHA-256 of their content, so two images are compared, and
+similar ones found, without the images.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import heapq
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,7 +32,8 @@ _LETTERS = {REGULAR: "f", DIRECTORY: "d", SYMLINK: "l"}
 class File(NamedTuple):
     """A file of an image. path: as shown; kind: f, d, l, else "o"; size: bytes.
 
-    content: of a regular file 16 hexadecimal digits of its SHA-256, of a link its target.
+    content: of a regular file 16 hexadecimal digits of the SHA-256 of what it stores, of a link
+    its target.
     """
 
     path: str
@@ -107,9 +109,13 @@ def _files(tree: FileTree) -> Iterator[File]:
 
 
 def _digest(tree: FileTree, entry: Entry) -> str:
-    total = hashlib.sha256()
-    for piece in tree.stream(entry):
-        total.update(piece)
+    """Hash a file's data, and of a hole where it ends: of zeros a file may have any number."""
+    total, end = hashlib.sha256(), 0
+    for offset, data in chain(tree.data(entry), [(entry.inode.size, b"")]):
+        if offset > end:
+            total.update(b"hole until %d\n" % offset)
+        total.update(data)
+        end = offset + len(data)
     return total.hexdigest()[:16]
 
 

@@ -270,6 +270,21 @@ def test_a_tree_has_every_file_once_on_its_pages(names: list[str]) -> None:
     assert sorted(paths) == sorted(f"/{name}" for name in files)
 
 
+def test_holes_of_any_size_cost_no_time_and_are_told_apart(tmp_path: Path) -> None:
+    """To read as many zeros would take an hour."""
+    rows = {"a": (0, 4 << 40), "b": (0, 4 << 40), "c": (0, 3 << 40), "d": (1 << 20, 4 << 40)}
+    for name, (offset, size) in rows.items():
+        with (tmp_path / name).open("wb") as file:
+            file.seek(offset)
+            file.write(b"data" * 1024)
+            file.truncate(size)
+    (tmp_path / "full").write_bytes(b"data" * 1024)
+    digests = {each.path: each.content for each in contents.files(tmp_path) if each.kind == "f"}
+    assert digests.pop("/a") == digests["/b"]
+    assert len({*digests.values()}) == len(digests) == 4
+    assert digests["/full"] == hashlib.sha256(b"data" * 1024).hexdigest()[:16]
+
+
 def test_a_sketch_estimates_what_two_images_share() -> None:
     def files(numbers: range) -> list[File]:
         names = (hashlib.sha256(str(n).encode()).hexdigest()[:16] for n in numbers)
