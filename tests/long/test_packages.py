@@ -16,6 +16,7 @@ from tests.bench.singrun_images import ROOT
 from tests.bench.throwaway_host import USER, Host, throwaway_host
 
 pytestmark = [pytest.mark.root, pytest.mark.network, pytest.mark.long]
+pytestmark += [pytest.mark.slow("each installs on a Debian of its own")]
 pytestmark += [pytest.mark.timeout(3600)]  # each installs with pip, which a busy host makes long
 
 NEXT = "99.0"  # a version to come

@@ -19,6 +19,7 @@ from tests.host.runtime.test_singrun_terminal import terminal_of
 
 pytestmark = [pytest.mark.root, pytest.mark.network, pytest.mark.long]
 pytestmark += [pytest.mark.xdist_group("slurm")]  # one cluster for all
+pytestmark += [pytest.mark.slow("a cluster is started, and killed 50 times")]
 
 ARRAY, KILLS = 200, 50
 # A killed slurmd takes longest: Slurm has to notice that it is there again.

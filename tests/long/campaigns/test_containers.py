@@ -23,6 +23,7 @@ from tests.bench.sif_files import Object, partition
 from tests.bench.singrun_images import HEADER_2X
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(7200)]
+pytestmark += [pytest.mark.slow("a campaign")]
 VALUES = (0, 1, 2, 4, 0x7F, 0x80, 0xFFFF, 0x8000, 0x7FFFFFFF, 0xFFFFFFFF, 1 << 40, (1 << 64) - 1)
 MOST = 1 << 30  # bytes that a small image's archive may have
 

@@ -22,6 +22,7 @@ from tests.bench import campaign
 from tests.unit.test_hub_pages import ELEMENTS, Elements, crafted
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(7200)]
+pytestmark += [pytest.mark.slow("a campaign")]
 
 NAMES = (
     *(b"Singularity", b"Singularity.x", b"a.def", b"b.def", b"Dockerfile", b"Singularity.-x"),

@@ -26,6 +26,7 @@ from tests.bench.image_trees import with_manifest
 from tests.unit.test_sif_signatures import is_unsigned
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(7200)]
+pytestmark += [pytest.mark.slow("a campaign")]
 INPUTS = 5000
 DATE = "20260101T000000Z"
 MACHINE = 45  # a byte of a SIF that nobody signs

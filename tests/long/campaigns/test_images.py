@@ -17,6 +17,7 @@ from singbuild.tar.write import archive
 from tests.bench import campaign
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(7200)]
+pytestmark += [pytest.mark.slow("a campaign")]
 METADATA = 64 << 10  # bytes: superblock, group descriptors, bitmaps and the first inodes
 VALUES = (0, 1, 2, 11, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF, 0x8000, 0xEF53, 0xEA020000)
 FILES = {

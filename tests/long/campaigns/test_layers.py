@@ -26,6 +26,7 @@ from tests.bench.tar_bytes import (
 )
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(7200)]
+pytestmark += [pytest.mark.slow("a campaign")]
 LIMITS = Limits(entries=2000, size=1 << 20)
 SOUND = (
     b"a",

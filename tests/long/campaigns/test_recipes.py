@@ -18,6 +18,7 @@ from tests.bench import campaign
 from tests.bench.dockerfile_features import FEATURES
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(7200)]
+pytestmark += [pytest.mark.slow("a campaign")]
 RECIPES = sorted((Path(__file__).parents[3] / "recipes").glob("*.def"))
 TOKENS = (
     *(

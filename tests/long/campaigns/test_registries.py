@@ -39,6 +39,7 @@ from tests.bench.docker_source import quick, server, source, store
 
 __all__ = ["quick", "server", "store"]
 pytestmark = [pytest.mark.long, pytest.mark.timeout(7200)]
+pytestmark += [pytest.mark.slow("a campaign")]
 SMALL = image(archive(file("a", b"A")), archive(file("b", b"B" * 5000)), config={"Env": ["A=1"]})
 ODD: tuple[Any, ...] = (
     *(

@@ -21,6 +21,7 @@ from tests.bench import campaign, rpm_repository, signed_archive
 from tests.bench.signed_archive import Signer, release
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(7200)]
+pytestmark += [pytest.mark.slow("a campaign")]
 EVIL = release(Codename="evil")
 BEGIN, MIDDLE, END = (
     b"-----BEGIN PGP SIGNED MESSAGE-----",

@@ -25,6 +25,7 @@ pytestmark = [
     pytest.mark.root,
     pytest.mark.long,
     pytest.mark.network,
+    pytest.mark.slow("a Galaxy server is installed"),
     pytest.mark.timeout(3600),  # 850 MB from PyPI, the first time
 ]
 

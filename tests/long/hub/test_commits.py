@@ -13,6 +13,7 @@ from tests.bench.host import random_numbers
 from tests.host.hub.test_hub import BUILT, BUSYBOX, FILES, Hub
 
 pytestmark = [pytest.mark.root, pytest.mark.long, pytest.mark.timeout(7200)]
+pytestmark += [pytest.mark.slow("twenty commits")]
 
 COMMITS = 20
 STAGES = (

@@ -18,6 +18,7 @@ from tests.bench.slurm_cluster import NODES, Cluster
 from tests.host.hub.test_hub import BUSYBOX, Hub
 
 pytestmark = [pytest.mark.root, pytest.mark.long, pytest.mark.xdist_group("slurm")]
+pytestmark += [pytest.mark.slow("a cluster is started")]
 
 WAITING = "%post\n  echo {} > /n; sleep {}\n"
 FILES = {
