@@ -8,9 +8,8 @@ from singbuild.ext3.node import Node, shown
 from singbuild.ext3.reader.disk import Disk
 from singbuild.ext3.writer.nodes import Nodes
 
-_ZEROS = bytes(
-    1 << 16
-)  # looked at at a time: malloc(3) maps and clears more than 128 KiB each time
+# As many bytes are looked at at a time: malloc(3) maps and clears more than 128 KiB each time.
+_ZEROS = bytes(1 << 16)
 _NOTED = 1000  # places that differ; the first one is what matters
 
 
