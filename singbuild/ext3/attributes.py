@@ -24,7 +24,7 @@ Attribute = tuple[bytes, bytes]  # name as getxattr(2) knows it, value likewise
 def want_attribute(name: bytes) -> bool:
     """Tell whether an attribute belongs to the tree.
 
-    Not for those that a host's file system or policy shows of itself
+    False for those that a host's file system or policy shows by itself
     (system.nfs4_acl, btrfs.compression, security.selinux …).
     """
     return name in _ACLS or (name.startswith(tuple(_PREFIXES)) and name not in _HOST_OWNED)
@@ -80,7 +80,10 @@ def _round4(size: int) -> int:
 
 
 def _packed(entries: list[_Entry], size: int, base: int, *, hashed: bool) -> bytes:
-    """Descriptions from the front, values from the back; offsets count from ``base`` before."""
+    """Descriptions from the front, values from the back, in ``size`` bytes.
+
+    base: bytes before these, from whose begin the offsets of values count.
+    """
     front, back, end = b"", b"", size
     for index, length, name, value in entries:
         end -= _round4(len(value))

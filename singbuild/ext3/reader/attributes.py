@@ -1,6 +1,6 @@
 """Extended attributes as getxattr(2) gives them, from an inode's rest or an attribute block.
 
-The counterpart of ``attributes``. What cannot be raises ValueError.
+The counterpart of ``ext3/attributes.py``. Attributes that are not valid raise ValueError.
 """
 
 import struct

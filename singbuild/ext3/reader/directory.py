@@ -14,7 +14,7 @@ _KINDS = {1: 0o10, 2: 0o4, 3: 0o2, 4: 0o6, 5: 0o1, 6: 0o14, 7: 0o12}  # to the m
 
 
 def names(block: bytes, *, filetype: bool) -> Iterator[DirEntry]:
-    """Yield what one block names, "." and ".." included. Raises ValueError for what cannot be."""
+    """Yield what one block names, "." and ".." included. Raises ValueError for one not valid."""
     offset, end = 0, len(block)
     while offset < end:
         if end - offset < _HEAD.size:

@@ -22,7 +22,7 @@ from singbuild.file_tree import DamagedImage, opened
 HEADER_2X = b"#!/usr/bin/env run-singularity"
 HEADER_2X_SIZE = 31
 _TABLE_PIECE = 64  # inodes read at a time
-_BLOCKS_IN_MEMORY = 128  # pieces of inode tables held in memory: 2 MiB
+_BLOCKS_IN_MEMORY = 128  # pieces of inode tables held in memory: 2 MiB of inodes of 256 bytes
 _REMEDY = "Give an ext3 image; of one of another kind make it first: singbuild convert A B.img"
 CHECK = "; e2fsck -fn tells what else is wrong"
 

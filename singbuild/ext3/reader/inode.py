@@ -22,7 +22,8 @@ class Inode(NamedTuple):
 
     mode: with its type bits. size: bytes. mtime: whole seconds since 1970;
     nanoseconds: what is beyond. sectors: of 512 bytes, in use.
-    mapped: i_block, 60 bytes. extra: the space for attributes, and its offset in it.
+    mapped: i_block, 60 bytes. attribute_block: the block with further attributes, 0 for none.
+    attributes: the bytes behind the fields in use, where an inode's own attributes are.
     """
 
     number: int
@@ -65,7 +66,7 @@ class Inode(NamedTuple):
 
 
 def inode(number: int, data: bytes) -> Inode:
-    """Return what the bytes of an inode say. Raises ValueError for one that names nothing sound."""
+    """Return what an inode's bytes say. Raises ValueError for one that is free or not valid."""
     (mode, uid, size, mtime, gid, links, sectors, flags, mapped, attribute_block, high,
      uid_high, gid_high) = _FIXED.unpack_from(data)  # fmt: skip
     if mode >> 12 not in KINDS:

@@ -1,7 +1,7 @@
 """What a superblock and a group descriptor say, checked; for ext2 and ext3 of any block size.
 
-Everything is hostile until checked: what cannot be raises ValueError. The
-layout is in the kernel's Documentation/filesystems/ext4, pages "super" and
+Everything is hostile until checked: fields that are not valid raise ValueError.
+The layout is in the kernel's Documentation/filesystems/ext4, pages "super" and
 "group_descr".
 """
 
@@ -39,8 +39,8 @@ class Superblock:
     block: bytes. blocks, inodes: how many there are. first_block: 1 with blocks of
     1 KiB, else 0. meta_from: the first descriptor block that stands in its own groups
     (meta_bg). dirty: the journal holds changes that were never written to their place.
-    created, written, mounted: seconds since 1970, 0 for never. mounts: how often it was
-    mounted for writing since the last check.
+    created, wtime (last written), mounted: seconds since 1970, 0 for never. mounts: how
+    often it was mounted for writing since the last check.
     """
 
     block: int

@@ -40,7 +40,7 @@ from singbuild.ext3.writer.volume import Run, Volume
 
 _DIRECTORY = struct.Struct("<60sIQIQ")  # what Mapped has, and the size of the fact that follows
 _REGULAR = stat.S_IFREG >> 12
-_MOST_LINKS = 0xFFFF  # that an inode's field holds; a seal has refused fewer
+_MOST_LINKS = 0xFFFF  # that an inode's field holds; a seal refuses over MAX_LINKS before
 
 
 class Mapped(NamedTuple):

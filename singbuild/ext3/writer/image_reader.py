@@ -21,7 +21,7 @@ from singbuild.file_tree import Entry, FileTree
 class ImageReader:
     """Reads the nodes of an open image, as ``DirectoryReader`` does those of a directory.
 
-    Entries take a kilobyte each, so that they are not kept but met again, by a second walk.
+    Entries take a kilobyte each, so they are not kept: a second walk yields them again.
     """
 
     def __init__(self, tree: FileTree) -> None:
@@ -67,7 +67,7 @@ class ImageReader:
 
 def aligned(pieces: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
     """Yield a file's data in whole blocks at multiples of BLOCK, whatever its own blocks are."""
-    at, rest = 0, b""  # less than a block that is not complete yet
+    at, rest = 0, b""  # a block that is not complete yet: its offset, its bytes so far
     for offset, data in pieces:
         start = offset // BLOCK * BLOCK
         if rest and start > at:

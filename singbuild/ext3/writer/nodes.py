@@ -45,7 +45,7 @@ _Fields = tuple[int, ...]  # of _RECORD
 
 
 class Status(NamedTuple):
-    """What a walk status under one name; the same as in Node, and two more.
+    """What a walk finds under one name: some fields of Node, and two more.
 
     inode: equal for the names of one inode; 0 for one that has no other name. disk_bytes: what
     the host's file system uses for it: a hint, never content.
@@ -116,7 +116,7 @@ class Nodes:
                 if stat.S_ISDIR(mode):
                     below.append((offset, prefix + name, own))
             self._paths.update(b"\0".join(paths))
-            # The root holds lost+status, which the walk leaves out.
+            # The root holds lost+found, which the walk leaves out.
             links = len(below) + (2 if path else 3)
             row = _LINKS_AND_NAMES.pack(links, start, self._records.size - start)
             self._records.change(directory + _LINKS_AT, row)

@@ -98,7 +98,7 @@ def seal(
     image is as small as it can be. shape: what it shall be, whatever is in it. owners:
     of entries to which the host could not give them, by path. times: modification times that
     may be later than the epoch, by path. on_progress: called with
-    bytes of file data read so far, and in all. fsync(2) is left to whoever renames it into place.
+    bytes of file data read so far, and in all. fsync(2) is left to the caller, too.
 
     Raises ImageError for what ext3 cannot hold or what cannot be read, naming
     the path, or what does not fit into the size, and HostError when the target's disk

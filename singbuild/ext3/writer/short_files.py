@@ -123,7 +123,7 @@ def _in_order(root: bytes, nodes: Nodes, target: Target, process: _Process) -> I
             else:
                 data, digests = _read_short(files, some)
                 yield Batch(some, digests, partial(_write, target, data))
-    _check(process.digests)  # it has written all
+    _check(process.digests)  # the process has written all
 
 
 def _receive(nodes: list[Node], process: _Process) -> Batch:
@@ -136,12 +136,12 @@ def _receive(nodes: list[Node], process: _Process) -> Batch:
 
 
 def _send(places: BinaryIO, starts: Sequence[int]) -> None:
-    with suppress(BrokenPipeError):  # why, is told at the next message
+    with suppress(BrokenPipeError):  # the next message says why
         places.write(array("I", starts))
 
 
 def _check(pipe: BinaryIO) -> None:
-    """Read the begin of a message. Raises HostError if the process could not write."""
+    """Read a message's first byte. Raises HostError if the process could not write."""
     if _read_exactly(pipe, 1) == _FAILED:
         what, why, remedy = pipe.read().decode().split("\0")
         raise HostError(what, why=why, remedy=remedy)
@@ -227,7 +227,7 @@ def _write(target: Target, files: Sequence[bytes], starts: Sequence[int]) -> Non
 
 
 def _read_short(files: Files, nodes: Sequence[Node]) -> tuple[list[bytes], list[bytes]]:
-    """Return what the short files among some nodes hold, and the digests of all, as Batch's."""
+    """Return what the short files among some nodes hold, and the digests of all, as in Batch."""
     contents, digests = [], []
     for node in nodes:
         data = b""

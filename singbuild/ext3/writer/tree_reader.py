@@ -1,6 +1,6 @@
-"""What the writer asks of a tree besides its inventory, and a directory of the host as one.
+"""The interface by which the writer reads a tree's content, and its form for a host's directory.
 
-Nothing here knows where the answers go.
+Nothing here knows what the writer does with the content.
 """
 
 import errno
