@@ -35,7 +35,7 @@ HEADER_2X, HEADER_2X_SIZE = b"#!/usr/bin/env run-singularity\n", 31
 _METADATA = 8192  # bytes of a block of a table, unpacked
 _STORED = 0x8000  # of a table's block: it is not packed
 _DATA_STORED = 1 << 24  # likewise of a block of data
-_MOST_DATA, _TIMES = 64 << 30, 1024  # bytes in any case, and times the file
+_MOST_DATA, _TIMES = 64 << 30, 1024  # bytes in any case, and times the file's size
 _NAMES, _NAMES_EACH = 100_000, 16  # names in any case, and on the average of an inode
 _LONGEST_LIST = 64 << 20  # bytes of one file's list of blocks: 2 TiB of data
 _PREFIXES = (b"user.", b"trusted.", b"security.")
@@ -109,7 +109,7 @@ class SquashfsImage(FileTree):
             self.close()
             raise
         self._budget = _MOST_DATA + _TIMES * self.size
-        # What the superblock says of inodes costs nobody anything: a name takes a byte, packed.
+        # The superblock may state any number of inodes; a name takes a byte of the file, packed.
         self._names_left = _NAMES + min(_NAMES_EACH * self.superblock.inodes, self.size)
         self._lists_left = _LONGEST_LIST + self.size  # bytes of all lists of blocks
         self._counted: set[int] = set()

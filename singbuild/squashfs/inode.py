@@ -69,12 +69,12 @@ def kind_of(number: int) -> int:
 
 def inode(take: Take, owner: Callable[[int], int], block: int) -> Inode:
     """Read an inode. owner: gives an id of the table; block: bytes of a block of data."""
-    number, permissions, uid, gid, mtime, name = _HEAD.unpack(take(_HEAD.size))
-    extended = number > _EXTENDED
-    basic = number - _EXTENDED if extended else number
+    kind, permissions, uid, gid, mtime, number = _HEAD.unpack(take(_HEAD.size))
+    extended = kind > _EXTENDED
+    basic = kind - _EXTENDED if extended else kind
     mode = kind_of(basic) << 12 | permissions & 0o7777
     facts = _READERS[basic](take, extended, block)
-    return Inode(number=name, mode=mode, uid=owner(uid), gid=owner(gid), mtime=mtime, **facts)
+    return Inode(number=number, mode=mode, uid=owner(uid), gid=owner(gid), mtime=mtime, **facts)
 
 
 def _numbers(take: Take, form: str) -> tuple[int, ...]:
@@ -90,7 +90,7 @@ def _directory(take: Take, extended: bool, _block: int) -> dict[str, Any]:
         attribute = NONE
     if size < 3:
         raise ValueError(f"a directory of {size} bytes")
-    # Counted are "." and "..", which are not stored.
+    # The size is 3 bytes larger than the names: for "." and "..", which are not stored.
     return {
         "links": links, "size": size - 3, "start": start, "offset": offset, "parent": parent,
         "attribute": attribute,
@@ -106,7 +106,7 @@ def _file(take: Take, extended: bool, block: int) -> dict[str, Any]:
     if size >= 1 << 63:
         raise ValueError(f"a size of {size} bytes")
     count = size // block if fragment != NONE else -(-size // block)
-    listed = take(4 * count)  # which ends with the table, whatever the size says
+    listed = take(4 * count)  # fails where the table ends, whatever the size says
     return {
         "size": size, "links": links, "start": start, "offset": offset, "fragment": fragment,
         "attribute": attribute, "blocks": listed,

@@ -46,7 +46,7 @@ class Superblock:
 def superblock(data: bytes, room: int) -> Superblock:
     """Return what the bytes of a superblock say. room: bytes of the file from there on.
 
-    Raises ValueError for what cannot be.
+    Raises ValueError for fields that are not valid.
     """
     if len(data) < SIZE or data[:4] != MAGIC:
         raise ValueError("there is none")
@@ -79,10 +79,10 @@ def superblock(data: bytes, room: int) -> Superblock:
 
 
 def unpacker(compression: str) -> Callable[[bytes, int], bytes]:
-    """Return what unpacks a block: of (bytes, the most that it may hold).
+    """Return the function that unpacks a block. It takes bytes, and the most that they may hold.
 
-    It raises ValueError for what does not unpack, or to more. ValueError: for a compression that
-    no library here knows.
+    It raises ValueError for bytes that do not unpack, or that hold more. Raises ValueError for a
+    compression that no library here knows.
     """
     if compression not in _UNPACKERS:
         raise ValueError(

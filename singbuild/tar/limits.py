@@ -15,7 +15,7 @@ from singbuild.tar.read import Member
 class Limits:
     """The limits of one tree; ``from_environment`` tells which variable sets which.
 
-    entries: directories that no member names, too; size: bytes of all files, holes included;
+    entries: members, and directories that none names; size: bytes of all files, holes included;
     names: bytes of all paths and attributes, which the unpacker remembers.
     """
 

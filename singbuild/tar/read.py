@@ -61,7 +61,7 @@ class TarStream:
     """Iterates over an archive's members; ``data`` gives the current one's.
 
     chunks: the archive in pieces of any size. When the iteration ends, all
-    of them have been taken, so that whoever hashes them has seen the whole.
+    of them have been taken, so that a caller who hashes them has seen the whole.
     Raises SourceError for what is no sound archive.
     """
 
