@@ -45,7 +45,7 @@ ENVIRONMENT = {
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return what a program in the image sees: of the host's, only proxies."""
+    """Return the variables that a program in the image sees: of the host's, only proxies."""
     passed = {n: value for n, value in os.environ.items() if n.lower().endswith("_proxy")}
     apt = {"APT_CONFIG": f"/dev/{APT}"} if has_one_id() else {}
     return ENVIRONMENT | passed | apt | dict(extra or {})
@@ -69,7 +69,7 @@ def call(
     """Execute ``argv`` with ``root`` as its root directory, and return how it ended.
 
     env: added to ``environment()``; directory: where it works, in the tree; user: who it is, root
-    without one; devices: of the host's, that it sees in /dev too. The program looks itself up
+    without one; devices: those of the host that it sees in /dev too. The program is looked up
     on the image's PATH; 127 means that it is not there.
     """
     words = ("chroot", os.fspath(root), *argv)
@@ -187,7 +187,7 @@ def _job(
     """Yield the command that executes ``argv`` in a container, and the descriptor of its job.
 
     The job is a file in memory, since argument lists and environments can be read in /proc.
-    mounts: whether whoever executes it may mount; by default, whether this process may.
+    mounts: whether the process that executes it may mount; by default, whether this one may.
     """
     mounts = may_mount() if mounts is None else mounts
     if host is None:
@@ -205,7 +205,7 @@ def _job(
         "user": user,
         "hostname": surroundings.now.hostname,
     }
-    file = os.memfd_create("singbuild", 0)  # for who is executed to read, so not close-on-exec
+    file = os.memfd_create("singbuild", 0)  # read after execve(2), so not close-on-exec
     try:
         os.write(file, marshal.dumps(job))
         os.lseek(file, 0, os.SEEK_SET)

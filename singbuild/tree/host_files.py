@@ -1,8 +1,8 @@
 """%files: files of the host become files of the tree.
 
-An archive of them is made on the way and unpacked into the tree, so that nothing in the tree leads
-one elsewhere, and nobody who changes it meanwhile. Links on the host are followed. The digest of a
-source is of names, modes and content: before the build for the lock, and of what was copied.
+They are packed as an archive, which is unpacked into the tree, so that no link in the tree leads a
+file elsewhere, not even one made meanwhile. Links on the host are followed. The digest of a source
+is of names, modes and content; it is made before the build, for the lock, and of what was copied.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def copy(recipe: Recipe, item: CopyItem, rootfs: Rootfs) -> dict[str, str]:
 def _copy(rootfs: Rootfs, source: str, destination: str, *, many: bool) -> str:
     """Copy as ``cp -rL SOURCE DESTINATION`` does: of ``.``, ``..`` and ``DIR/.`` what they hold.
 
-    Return the digest of what was read.
+    Returns the digest of what was read.
     """
     target, name = PurePosixPath(destination or source), posixpath.basename(source.rstrip("/"))
     into = destination.endswith("/") or many or _kind(rootfs, target, follow=True) == DIRECTORY

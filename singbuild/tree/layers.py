@@ -79,7 +79,7 @@ class Layers:
                 stack.enter_context(_bound(self.root, self._upper.parent))
                 self._upper.mkdir()
                 self._work.mkdir()
-                # Before: the kernel reads it when it mounts.
+                # Before the mount, at which the kernel reads them.
                 _copy_metadata(below[0], self._upper)
                 stack.enter_context(_overlay(below, self._upper, self._work, self.root))
                 stack.enter_context(_read_ahead(below))

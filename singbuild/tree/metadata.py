@@ -86,7 +86,7 @@ def is_read(recipe: Recipe) -> bool:
 
 
 def adopt(rootfs: Rootfs) -> None:
-    """Take what stands in the place of the links /environment and /singularity for their files."""
+    """Move files in the place of the links /environment and /singularity to where these lead."""
     for link in ("/environment", "/singularity"):
         status = rootfs.status(link, follow=False)
         if status and stat.S_ISREG(status.st_mode):

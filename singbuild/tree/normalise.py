@@ -120,12 +120,12 @@ class _Normalising:
         return any(inside == path or inside.startswith(path + b"/") for path in self.keep)
 
     def _is_ours(self, path: str) -> bool:
-        """Whether a program of this build made or changed an entry that nobody wants kept."""
+        """Whether a program of this build made or changed an entry, which is not to be kept."""
         inside, baseline = _inside(path), self.rootfs.baseline
         return not (self._is_kept(inside) or baseline.is_intact(self.rootfs.root, inside))
 
     def _is_file(self, name: str, *kinds: int) -> bool:
-        """Whether the image has an entry that is ours. kinds: it may have; a regular file's."""
+        """Whether the image has an entry that is ours. kinds: its types; by default, a file."""
         status = self.rootfs.status(name, follow=False)
         kind = stat.S_IFMT(status.st_mode) if status else 0
         return kind in (kinds or (stat.S_IFREG,)) and self._is_ours(name)

@@ -11,7 +11,7 @@ from singbuild.tree.rootfs import Rootfs
 def fix(rootfs: Rootfs, *, wants: bool) -> None:
     """Add to each file and directory what its owner lacks, as ``chmod u+rwX``; report how many.
 
-    wants: else nothing is done. To be called when no program of the tree is executed any more:
+    wants: whether to do so at all. To be called when no program of the tree is executed any more:
     between lstat(2) and chmod(2) one could put a link in an entry's place.
     """
     if not wants:

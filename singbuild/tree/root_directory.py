@@ -47,8 +47,8 @@ class RootDirectory:
     def path(self, inside: Inside, *, follow: bool = True) -> Path:
         """Return the host path of ``inside``, every link on the way resolved inside the image.
 
-        It is for messages and arguments; whoever opens it, opens a name that the image's programs
-        may have changed. follow: also resolve the last component. What does not exist is taken
+        It is for messages and arguments, not to be opened: the image's programs may have put links
+        there meanwhile. follow: also resolve the last component. What does not exist is taken
         as it is written. Raises ImageError for a circle of links.
         """
         resolved: list[str] = []
@@ -254,7 +254,7 @@ class RootDirectory:
     def new_directory(self, name: str) -> Iterator[Path]:
         """Make a directory in the image's root, for the time of a with-block, closed to others.
 
-        For files that programs of the image shall read. Gives its path on the host. Raises
+        For files that programs of the image shall read. Yields its path on the host. Raises
         ImageError when the image has the name already: it may be a link.
         """
         try:
@@ -277,8 +277,8 @@ class RootDirectory:
     ) -> Iterator[tuple[int, str]]:
         """Open the directory that holds ``inside``, for a with-block, and say its name there.
 
-        make: missing directories are made. The kernel follows no link on the way: ``path`` has, and
-        should a program change one meanwhile, the error is ELOOP.
+        make: missing directories are made. The kernel follows no link on the way: ``path`` has
+        resolved them, and should a program make one meanwhile, the error is ELOOP.
         """
         parts = self.path(inside, follow=follow).relative_to(self.root).parts
         *above, name = parts or (".",)

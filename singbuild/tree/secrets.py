@@ -203,7 +203,7 @@ def check_absent(root: Path, secrets: Sequence[Secret]) -> None:
 
 
 def _disclosing(root: bytes, node: Node, longest: int) -> Iterator[bytes]:
-    """All that an inode tells, in pieces that overlap by the longest needle."""
+    """Yield name, target, attributes and data, in pieces that overlap by the longest needle."""
     path = root + b"/" + node.path
     yield os.path.basename(node.path)  # noqa: PTH119 - bytes
     if stat.S_ISLNK(node.mode):

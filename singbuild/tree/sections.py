@@ -228,7 +228,7 @@ def _lent(rootfs: Rootfs, name: str, borrowed: bytes) -> Iterator[None]:
 
 
 def _content(rootfs: Rootfs, name: str) -> bytes | None:
-    """Return a file's content; None for a missing one, or one that was not bound from the host."""
+    """Return a file's content; None where there is none, or one of over READ_LIMIT bytes."""
     status = rootfs.status(name, follow=False)
     if not status or not stat.S_ISREG(status.st_mode) or status.st_size > READ_LIMIT:
         return None
@@ -292,8 +292,8 @@ def _execute(
 ) -> dict[int, float]:
     """Execute a script and say, when it fails, which line of the recipe did.
 
-    part: the text of one that says itself from where on its lines are shown. Returns when each
-    line of the recipe was read, in seconds.
+    part: the text of a script that turns the trace on by itself. Returns when each line of the
+    recipe was read, in seconds.
     """
     interpreter = (section.interpreter or "/bin/sh").split()
     lines = ["", *part.splitlines()[1:]] if part else section.script().splitlines()
