@@ -83,8 +83,7 @@ def create(path: Path, size: int, *, force: bool, directories: Sequence[str] = (
         (scratch / "empty").mkdir(mode=0o755)
         for each in directories:
             (scratch / "empty" / each).mkdir(mode=0o755, parents=True)
-        # On the host the directory is the caller's; nothing inside makes the image's root
-        # root's own.
+        # On the host the directory is the caller's; in the image, root's, whatever is inside.
         owners = {b"": Owner(0, 0)}
         seal.seal(scratch / "empty", part.file, epoch=epoch, shape=Shape(size), owners=owners)
         part.chmod(0o777 & ~host.umask())
@@ -145,7 +144,7 @@ def change(
                 lambda: _report_errors(console, lambda: _changed(job, work, console)),
                 drop=[capabilities.SYS_ADMIN] if choice.mode is Mode.CHROOT else [],
             )
-            # All other failures the child has told itself.
+            # The child has shown all other failures itself.
             if status == 128 + signal.SIGKILL:
                 console.error(faults.KILLED, None)
                 status = faults.KILLED.status

@@ -85,7 +85,7 @@ def write_layout(
 ) -> None:
     """Write an OCI layout of the image into an empty directory.
 
-    packing: of the layers, a key of PACKINGS; stages: the trees that it became the image by, oldest
+    packing: of the layers, a key of PACKINGS; stages: the trees of its build's stages, oldest
     first, each of which is a layer of its own. Raises DamagedImage, OSError.
     """
     blobs = directory / "blobs" / "sha256"
@@ -235,7 +235,7 @@ def _command(image: FileTree) -> dict[str, list[str]]:
 
 
 def _runscript(image: FileTree) -> Entry | None:
-    """Return the image's runscript: somebody put a file in the place of the link, or %runscript."""
+    """Return the image's runscript: a file in the place of the link /singularity, or %runscript."""
     for name in ("singularity", f"{HOME}/runscript"):
         entry = image.find(name, follow=False)
         if entry and entry.inode.kind == REGULAR and entry.inode.permissions & 0o111:

@@ -103,7 +103,10 @@ def _versions(packages: Iterable[Package]) -> dict[tuple[str, str, str], str]:
 
 @dataclass
 class _Walk:
-    """Two trees on the way. first: the first path of each inode with several, by image."""
+    """One walk over two trees.
+
+    first: the first path of each inode with several, by image. numbers: of the directories so far.
+    """
 
     one: FileTree
     other: FileTree

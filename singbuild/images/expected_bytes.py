@@ -8,13 +8,13 @@ from singbuild.ext3.node import Node, shown
 from singbuild.ext3.reader.disk import Disk
 from singbuild.ext3.writer.nodes import Nodes
 
-# As many bytes are looked at at a time: malloc(3) maps and clears more than 128 KiB each time.
+# Compared at a time: a buffer of over 128 KiB would be mapped and cleared anew by each malloc(3).
 _ZEROS = bytes(1 << 16)
 _NOTED = 1000  # places that differ; the first one is what matters
 
 
 class BlockOwners:
-    """Which path a block belongs to, of the blocks of a tree's nodes."""
+    """Tells which path of a tree a block belongs to."""
 
     def __init__(self, nodes: Nodes) -> None:
         self._nodes = nodes
@@ -23,8 +23,8 @@ class BlockOwners:
     def note(self, _node: Node, block: int) -> None:
         """Note that a node's blocks begin at ``block`` at the earliest; in ascending order.
 
-        So ``write_contents`` tells it of nodes none of which is a short file: first of the
-        directories, for what names their content, then of all.
+        ``write_contents`` calls it, where no node is a short file, first for each directory,
+        before the blocks with its names, then for every node.
         """
         self._starts.append(block)
 
@@ -38,10 +38,10 @@ class BlockOwners:
 
 
 class Compared:
-    """A target that holds what it takes against an image.
+    """A target that compares what it takes with an image.
 
-    differing: offsets in bytes, of the first byte that differs in each piece. boot: what is held
-    against the boot block, instead of what is there.
+    differing: offsets in bytes, of the first byte that differs in each piece. boot: is compared
+    in place of the image's boot block.
     """
 
     def __init__(self, image: Disk, boot: bytes) -> None:

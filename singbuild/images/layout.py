@@ -25,7 +25,7 @@ def put(
 ) -> str:
     """Pack a tree into a layout and send that; return the digest that it has there.
 
-    The words are those of push.push. Raises SourceError, DamagedImage.
+    The parameters are those of push.push. Raises SourceError, DamagedImage.
     """
     if warning := containers.whiteout_warning(tree):
         report.warn(warning)

@@ -31,7 +31,7 @@ def fill(directory: Path, words: Sequence[str], *, quiet: bool) -> int:
     """Bring images into a library, and those that are there up to date; return the exit status.
 
     words: each SCHEME://NAME, or SHORT=SCHEME://NAME, so that SHORT names it too. One that fails
-    is told, the others are brought; the first failure's status is returned.
+    is reported, the others are brought; the first failure's status is returned.
     """
     failed = 0
     for short, source in map(_parted, words):

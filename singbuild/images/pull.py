@@ -98,7 +98,7 @@ def pull(source: str, target: Path | None, options: PullOptions) -> int:
 
 
 def pull_once(source: str, target: Path, options: PullOptions) -> int:
-    """Pull an image unless the target is there or ``force`` is set; wait for who is pulling it."""
+    """Pull an image if ``force`` is set or no target is there; wait for a process that pulls it."""
     with _place_for(target):
         if target.exists() and not options.force:
             return 0

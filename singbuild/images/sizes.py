@@ -11,14 +11,14 @@ from singbuild.packages import package
 from singbuild.packages.databases import software
 from singbuild.packages.tree import ImageTree
 
-DEPTH = 3  # of directories that are told of
+DEPTH = 3  # of directories that are listed
 MOST_ROWS = 20  # of each, for people
 
 
 def directories(tree: FileTree) -> dict[str, int]:
     """Return the bytes of data below each directory, down to DEPTH, the largest first.
 
-    A file with several names counts once, under the first; what holes would take counts not.
+    A file with several names counts once, under the first; holes do not count.
     """
     sizes: dict[bytes, int] = {}
     numbers = set()

@@ -29,8 +29,8 @@ _Groups = dict[int, frozenset[bytes]]  # the names of an inode that has several
 def stages(digest: str, stack: contextlib.ExitStack) -> list[Stage]:
     """Open the stages of the build that made an image, which the cache still has, oldest first.
 
-    digest: what the image records of its content; stack: when they are closed. Only those are of
-    use whose image is a whole tree.
+    digest: what the image records of its content; stack: closes them. Only those are of use whose
+    image is a whole tree.
     """
     finished = (each for each in store.entries() if each.name == snapshot.IMAGE)
     last = next((each for each in finished if _digest(each) == digest), None) if digest else None
@@ -85,7 +85,7 @@ class _Comparison:
         self._groups_below, self._groups = groups_below, groups
 
     def is_equal(self, before: Entry, entry: Entry) -> bool:
-        """Whether all that a layer tells of a name is equal."""
+        """Whether all that a layer holds of a name is equal."""
         old, new = before.inode, entry.inode
         if (old.mode, old.uid, old.gid, old.mtime) != (new.mode, new.uid, new.gid, new.mtime):
             return False

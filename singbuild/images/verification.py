@@ -212,7 +212,7 @@ class _Verification:
         if block.blocks < max(content.next_block, last):
             raise self.error("the superblock", "it counts fewer blocks than are in use")
         if self._image.size < block.size:
-            # Its tables would be as many as the superblock says, which costs nobody anything.
+            # Its tables would be as many as the superblock says, and that may state any number.
             reason = f"the file system has {block.size} bytes, the file only {self._image.size}"
             raise self.error("its end", reason)
         write_filesystem(self._nodes, content, compared, geometry, block.blocks, block.created)
@@ -267,7 +267,7 @@ def _manifest(image: FileTree, most: int, error: Callable[[str, str], ImageError
 
     most: of how many inodes it may tell. error: makes the error of a place and a reason, which is
     raised for a larger one: to write an image again takes as many blocks as its manifest's size
-    says, and a size costs nobody anything.
+    says, and an inode may state any size.
     """
     entry = image.find(MANIFEST, follow=False)
     if entry is None or entry.inode.kind != REGULAR:
@@ -279,7 +279,7 @@ def _manifest(image: FileTree, most: int, error: Callable[[str, str], ImageError
         for piece in image.stream(entry):
             manifest.append(piece)
     except ImageError:
-        return None  # what is in its place is told when all is compared
+        return None  # the comparison reports what is in its place
     return manifest
 
 
