@@ -1,1 +1,1 @@
-"""Kinds of image files, each a plugin: how a file is told, opened as a tree, and written."""
+"""Kinds of image files, each a plugin: how a file is recognised, opened as a tree, and written."""

@@ -94,7 +94,7 @@ class Sandbox(FileTree):
         return Entry(b"", self._inode(os.fstat(self._root)))
 
     def names(self, directory: Entry, _parent: int | None = None) -> tuple[DirEntry, ...]:
-        """Return a directory's names, sorted; a mount of its own kind would hide none."""
+        """Return a directory's names, sorted; each number is 0, since inodes are found by name."""
         with self._read(directory.path), os.scandir(self._directory(directory.path)) as entries:
             names = [(os.fsencode(each.name), 0, _type(each)) for each in entries]
         if not directory.path:

@@ -1,4 +1,4 @@
-"""The hooks of a format: a kind of image file, as the engine tells, opens and writes it.
+"""The hooks of a format: a kind of image file, as the engine recognises, opens and writes it.
 
 A format is a module (or object) named by an entry point of the group ``singbuild.format``; the
 entry point's name is the word of ``--format``. All formats are imported when an image is opened,

@@ -23,7 +23,7 @@ from singrun.errors import nearest
 
 GROUP = "singbuild.format"
 DEFAULT = "ext3"
-HEAD = 4096  # bytes of a file by which its kind is told
+HEAD = 4096  # bytes of a file by which its kind is recognised
 REQUIRED = ("singbuild_format", "singbuild_recognise", "singbuild_open")
 
 
@@ -112,7 +112,7 @@ def chosen(target: Path, word: str = "") -> Kind:
         try:
             kind = load(each)
         except BackendError:
-            continue  # who asks for it by name is told
+            continue  # only a user who names it gets the error
         if kind.can_write and target.name.lower().endswith(kind.format.endings):
             return kind
     return find(DEFAULT)

@@ -43,7 +43,7 @@ class _Without(FileTree):
 
     def __init__(self, tree: FileTree, *, sockets: bool, packed: bool) -> None:
         self.path, self._tree, self._sockets, self._packed = tree.path, tree, sockets, packed
-        self._changed: dict[bytes, Entry] = {}  # the tree's own entries of what is shown otherwise
+        self._changed: dict[bytes, Entry] = {}  # the tree's own entries, of those shown changed
         self._manifest: bytes | None = None
         entry = tree.find(MANIFEST, follow=False)
         if entry and entry.inode.mode >> 12 == 0o10:
@@ -65,7 +65,7 @@ class _Without(FileTree):
         return self._shown(self._tree.root())
 
     def names(self, directory: Entry, parent: int | None = None) -> tuple[DirEntry, ...]:
-        """Return a directory's names, sorted, but those of sockets."""
+        """Return a directory's names, sorted, without those of sockets if the format has none."""
         own = self._own(directory)
         return tuple(each for each in self._tree.names(own, parent) if self._is_held(own, each))
 
@@ -84,7 +84,7 @@ class _Without(FileTree):
         return self._tree.target(self._own(entry))
 
     def attributes(self, entry: Entry) -> tuple[Attribute, ...]:
-        """Return extended attributes, sorted, but ACLs where there are none."""
+        """Return extended attributes, sorted, without ACLs if the format has none."""
         values: Sequence[Attribute] = self._tree.attributes(self._own(entry))
         return tuple(each for each in values if not (self._packed and each[0].startswith(_ACL)))
 

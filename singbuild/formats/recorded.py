@@ -1,4 +1,4 @@
-"""A directory that is hashed while it is read: its digest is of what was read, whoever changes it.
+"""A directory that is hashed while it is read: the digest is of what was read, even if it changes.
 
 What a lock has of a directory and what is copied of it later are both read by this.
 """
@@ -21,7 +21,7 @@ class Recorded(Sandbox):
         super().__init__(path)
         self.total = hashlib.sha256()
         self._contents: dict[int, str] = {}  # SHA-256 by inode, since a hard link is read once
-        self._headers: dict[bytes, list[bytes]] = {}  # what was read of an entry but its content
+        self._headers: dict[bytes, list[bytes]] = {}  # what was read of an entry besides content
 
     @property
     def digest(self) -> str:
@@ -43,7 +43,7 @@ class Recorded(Sandbox):
             self.total.update(repr(facts).encode())
 
     def record_name(self, entry: Entry) -> None:
-        """Hash what an entry is called that others are found by."""
+        """Hash the name of a COPY's source, which may be a link that is followed."""
         self.total.update(repr(entry.path).encode())
 
     def record_stream(self, entry: Entry, rest: Iterator[bytes]) -> None:

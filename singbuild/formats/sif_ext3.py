@@ -1,4 +1,4 @@
-"""A SIF with an ext3 in it: larger, mounted by anybody who mounts ext3; by name only."""
+"""A SIF with an ext3 in it: larger, mounted by whatever mounts ext3; chosen by its name only."""
 
 from __future__ import annotations
 
