@@ -1,4 +1,4 @@
-"""``python -m singbuild``. bin/singularity says by the first word that its words follow."""
+"""``python -m singbuild``. A first word --spelling=… says that bin/singularity's words follow."""
 
 import atexit
 import gc

@@ -9,8 +9,9 @@ O_EXCL; on NFS since version 3)::
 
 An owner of this host is dead when nobody listens at the abstract socket of its token (unix(7)),
 which the kernel closes with the process. One of another host is dead when it did not touch its
-file for ``SILENCE`` seconds. Whoever creates a later file keeps it only if the earlier ones are
-still those that it found dead; whoever is done removes the earliest first. So two never have it.
+file for ``SILENCE`` seconds. A process that creates a later file keeps it only if the earlier ones
+are still those that it found dead; when it is done, it removes the earliest first. So two never
+have the name.
 """
 
 from __future__ import annotations

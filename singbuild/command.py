@@ -240,7 +240,7 @@ def reading(argv: Sequence[Word], text: bytes = b"", *, package: str = "") -> It
     words = tuple(os.fspath(word) for word in argv)
     full_env = environment()
     path = check_program(words[0], full_env, package)
-    # Files, not pipes: whoever reads one pipe only may wait for a program that waits for
+    # Files, not pipes: a reader of one pipe may wait for a program that waits for the reader of
     # another one.
     with tempfile.TemporaryFile() as text_file, tempfile.TemporaryFile() as errors:
         text_file.write(text)

@@ -107,7 +107,7 @@ class Build:
     sections: their text, by name in small letters ("post", not "%post"); image: the target;
     command: what was called, "build", "pull" (which has no sections), "bootstrap" or "plan" (after
     which nothing is built); locked: whether the build keeps to a lock; stages: the recipe's
-    earlier ones that are built, of which a check is asked one by one.
+    earlier ones that are built, each of which is checked by itself.
     """
 
     recipe: str

@@ -236,9 +236,10 @@ class FileTree(ABC):
                 yield from listing
 
     def listings(self, top: Entry | None = None) -> Iterator[tuple[Entry, Iterator[Entry]]]:
-        """Yield every directory, in pre-order, with its entries, sorted, which are to be taken.
+        """Yield every directory, in pre-order, with its entries, sorted.
 
-        top: begin at this directory instead of the root.
+        The caller has to consume the entries before it takes the next directory. top: begin at
+        this directory instead of the root.
         """
         root = self.root()
         top = top or root
@@ -373,7 +374,7 @@ def check_names(names: list[DirEntry]) -> tuple[DirEntry, ...]:
 
 
 def written(seconds: int) -> str:
-    """Return a time as RFC 3339 has it; what it has no year for becomes the nearest it has."""
+    """Return a time as RFC 3339 writes it, moved into the years 1970 to 9999."""
     moment = datetime.fromtimestamp(min(max(seconds, 0), _LAST_SECOND), UTC)
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 

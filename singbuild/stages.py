@@ -156,7 +156,7 @@ class Stages:
     def _note(
         self, name: str, source: Mapping[str, bool], changes: Mapping[str, str] | None = None
     ) -> None:
-        """Write which entries of a tree are its source's, for the process that waits for it."""
+        """Write which entries of a tree are its source's, for the process that builds the image."""
         note = {"source": dict(source), "changes": dict(changes or {})}
         self._image(name).with_suffix(".json").write_text(json.dumps(note))
 

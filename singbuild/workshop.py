@@ -35,7 +35,7 @@ class Workshop:
         return self.scratch / "owners"
 
     def recorder(self) -> Recorder | None:
-        """Return what records the owners and devices that this host cannot give, if it may."""
+        """Return the recorder of owners and devices that this host cannot give; None for none."""
         if self.choice.mode is Mode.ROOT or not seccomp.is_known():
             return None
         if self.choice.mode is Mode.CHROOT and scratch.holds_devices(self.scratch):
@@ -43,7 +43,7 @@ class Workshop:
         return Recorder(self._journal, owners=self.has_one_owner)
 
     def dropped_capabilities(self) -> list[int]:
-        """Return the capabilities that the build must do without, as the host may."""
+        """Return the capabilities to drop: mode chroot mounts nothing, and may make no devices."""
         if self.choice.mode is not Mode.CHROOT:
             return []
         devices = [] if scratch.holds_devices(self.scratch) else [capabilities.MKNOD]
@@ -56,7 +56,7 @@ class Workshop:
 
     @property
     def snapshots(self) -> Place:
-        """Return what snapshots can be here: a tree may lie over images where root mounts them."""
+        """Return which snapshots can be used: a tree may lie over images where root mounts them."""
         may_overlay = self.choice.mode is Mode.ROOT and layers.are_known()
         return Place(self.has_one_owner, may_overlay)
 
