@@ -41,7 +41,10 @@ class Mount:
 
 @dataclass(frozen=True)
 class Action:
-    """What an instruction does to the tree. name: of its step; user, directory: as of then."""
+    """What an instruction does to the tree.
+
+    name: of its step; user, directory: those that USER and WORKDIR have set by then.
+    """
 
     name: str
     instruction: Instruction
@@ -51,7 +54,7 @@ class Action:
 
 @dataclass(frozen=True)
 class Run(Action):
-    """Execute a program. script: "", or the text of a file to be executed, which ``#!`` begins."""
+    """Execute a program. script: text that begins with ``#!``, for a file to be executed; or ""."""
 
     argv: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -89,9 +92,9 @@ class Evaluation:
 def evaluate(
     recipe: Recipe, base: Mapping[str, Any], arch: str, tell: Callable[[str], None]
 ) -> Evaluation:
-    """Evaluate a stage. base: its base image's configuration; tell: takes what has no effect here.
+    """Evaluate a stage. base: its base image's configuration. Raises RecipeError.
 
-    Raises RecipeError.
+    tell: gets a line for each instruction that has no effect here.
     """
     return _Evaluator(recipe, base, arch, tell).evaluated()
 
@@ -103,7 +106,7 @@ class _Evaluator:
         self, recipe: Recipe, base: Mapping[str, Any], arch: str, tell: Callable[[str], None]
     ) -> None:
         self._recipe, self._tell = recipe, tell
-        # A stranger's: a value of another type than the specification's is dropped.
+        # A stranger may have made it: values of other types than the specification's are dropped.
         self._config: dict[str, Any] = {
             key: value for key, value in base.items() if value and _has_shape(key, value)
         }
@@ -334,7 +337,7 @@ class _Evaluator:
 
 
 def _has_shape(key: str, value: object) -> bool:
-    """Whether a value of a base image's configuration is what such a value is."""
+    """Whether a value of a base image's configuration has the type that the specification says."""
     if key in _LISTS:
         return isinstance(value, list)
     if key in _TABLES:

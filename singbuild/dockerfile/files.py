@@ -54,7 +54,7 @@ def names(action: Copy | Run) -> list[tuple[str, str]]:
 
 
 def digests(recipe: Recipe, action: Copy | Run, source: Source) -> Iterator[tuple[str, str]]:
-    """Yield the digest of each of these, with its name in the lock."""
+    """Yield the digest of each source that ``names`` returns, with its name in the lock."""
     if isinstance(action, Copy):
         check(recipe, action)
     for name, key in names(action):
@@ -81,7 +81,7 @@ def _read(
 
 
 def entries(recipe: Recipe, action: Copy, tree: FileTree, name: str) -> list[Entry]:
-    """Return what a source names. Raises RecipeError for nothing."""
+    """Return the entries that a source names. Raises RecipeError when there are none."""
     matches = context.matching(tree, name, left_out(recipe, action))
     if not matches:
         where = f"the stage {action.stage}" if action.stage else "the context"
@@ -104,13 +104,13 @@ def left_out(recipe: Recipe, action: Copy) -> Callable[[str], bool]:
 
 
 def fetched(action: Copy, url: str, source: Source) -> download.Fetched:
-    """Return the file of a URL, fetched. Raises SourceError."""
+    """Fetch a URL and return its file. Raises SourceError."""
     sha256 = action.checksum.removeprefix("sha256:")
     return download.fetch(url, source.cache, report=source.report, sha256=sha256)
 
 
 def check(recipe: Recipe, action: Copy) -> None:
-    """Refuse sources that do not exist. Raises RecipeError."""
+    """Refuse sources that are Git repositories. Raises RecipeError."""
     for name in action.sources:
         if name.startswith(GIT) or (name.startswith(URL) and urlsplit(name).path.endswith(".git")):
             raise _no_git(recipe, action)

@@ -53,7 +53,7 @@ def load(path: str, *, build_args: Sequence[str] = (), target: str = "", **more:
 def is_dockerfile(source: Text) -> bool:
     """Whether a text is a Dockerfile: by its name, its first instruction, or any instruction.
 
-    The last is for one with a typing error; no definition file's line is like either.
+    The last is for one whose first line has a typing error: no line of it is a definition file's.
     """
     if NAME.fullmatch(PurePath(source.path).name):
         return True
@@ -190,7 +190,7 @@ class _Parser:
         )
 
     def _with_stages(self, each: Instruction, used: list[str]) -> Instruction:
-        """Let an instruction's --from and mounts name stages; an image becomes one. Note them."""
+        """Make stages of what --from and mounts name, images too. used: gets their names."""
         flags = []
         for name, value in each.flags:
             if name == "from" and each.keyword in ("COPY", "ADD"):

@@ -151,7 +151,7 @@ def _documents(lines: _Lines, begin: int, text: str) -> Iterator[Document]:
 
 
 def _without_quotes(text: str) -> str:
-    """Return a text with blanks in the place of what quotes protect, but for ends of documents."""
+    """Return a text with blanks in the place of quoted parts, but for here-documents' end words."""
     return _PROTECTED.sub(lambda match: match[1] or " " * len(match[0]), text)
 
 

@@ -143,7 +143,7 @@ def _modified(match: re.Match[str], variables: Variables, escape: str) -> str:
 
 
 def _trimmed(value: str, how: str, pattern: str) -> str:
-    """Remove what a pattern matches at the begin (#) or end (%); twice the sign: the longest."""
+    """Remove a pattern's shortest match at the beginning (#) or end (%); ##, %%: the longest."""
     translated = re.escape(pattern).replace(r"\*", ".*").replace(r"\?", ".")
     places = range(len(value) + 1)
     ends = places if how in ("#", "%%") else reversed(places)

@@ -141,7 +141,7 @@ def _app(warnings: "_Warnings", name: str, parts: list["_Part"]) -> App:
 
 
 class _Warnings:
-    """What is said of a recipe that is taken all the same."""
+    """Warnings of a recipe that is valid all the same."""
 
     def __init__(self, source: Text) -> None:
         self.source, self.texts = source, list[str]()

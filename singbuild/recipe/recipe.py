@@ -17,7 +17,7 @@ STAGE = "stage"
 SCRATCH = "scratch"
 """What an empty tree is called in Dockerfiles."""
 ON_THE_HOST = ("setup", "pre")
-"""Sections that are executed outside the image, as whoever builds."""
+"""Sections that are executed outside the image, as the user who builds."""
 SHELLS = ("sh", "ash", "bash", "dash", "ksh", "mksh", "zsh")
 STOPS = re.compile("(python|perl|ruby|node|lua|Rscript)[0-9.]*")
 """Interpreters of scripts that end at an error unless the script says otherwise."""

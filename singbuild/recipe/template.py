@@ -80,7 +80,7 @@ def _named(path: Path | None) -> tuple[str, str] | None:
 
 
 def _placed(source: Text, answer: dict[str, Any]) -> Text:
-    """Errors then name the template's lines; where those are unknown, the rendered ones."""
+    """Return the rendered text, whose errors name the template's lines where those are known."""
     if not answer["origins"]:
         return Text(f"{source.path} (rendered)", answer["text"])
     return Text(source.path, answer["text"], tuple(answer["origins"]), source.text)

@@ -1,4 +1,4 @@
-"""Where a template's values come from: the recipe, a file of lines, options; values_file.py: YAML.
+"""A template's values from the recipe, a file of lines, and options; values_file.py reads YAML.
 
 Every value is checked and made plain data here, before any template sees it.
 """

@@ -1,4 +1,4 @@
-"""The values of a template in a YAML file, which few give: made plain data as values.py does."""
+"""A template's values from a YAML file, as plain data: apart from values.py, as few need PyYAML."""
 
 import re
 from collections.abc import Iterator

@@ -28,7 +28,7 @@ class UnknownAccountError(ValueError):
 
 
 def account(rootfs: Rootfs, words: str) -> Account:
-    """Return the account that ``USER[:GROUP]`` names, or numbers. Raises UnknownAccountError."""
+    """Return the account of ``USER[:GROUP]``, names or numbers. Raises UnknownAccountError."""
     user, _, group = words.partition(":")
     rows = _rows(rootfs, "passwd", 6)
     entry = next((row for row in rows if user in (row[0], row[2])), None)

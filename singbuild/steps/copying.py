@@ -111,7 +111,7 @@ def _copy(
 def _write(
     rootfs: Rootfs, target: str, pieces: Iterable[bytes], overrides: files.Overrides, size: int = -1
 ) -> None:
-    """Write one file. size: of all pieces; without it there is one."""
+    """Write one file. size: bytes of all pieces; -1: count them, in memory."""
     content = [*pieces] if size < 0 else pieces
     size = sum(map(len, content)) if isinstance(content, list) else size
     _make(rootfs, posixpath.dirname(target), overrides)

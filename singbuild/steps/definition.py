@@ -25,7 +25,7 @@ BEFORE_TEST = (
 
 
 def steps(job: Job, stage_keys: Mapping[str, str]) -> tuple[TreeStep, ...]:
-    """Return the steps of a job. stage_keys: the snapshots that its stages are, by stage.
+    """Return the steps of a job. stage_keys: the keys of its stages' last snapshots, by stage.
 
     A step that copies from a stage without a snapshot gets none either.
     """

@@ -27,7 +27,7 @@ from singrun.syscalls import MNT_DETACH, MS_NODEV, MS_NOSUID
 
 
 def secret_name(mount: Mount) -> str:
-    """Return the name of a secret that a mount is of."""
+    """Return the name of the secret that a mount shows."""
     return mount.fields.get("id") or PurePosixPath(mount.fields.get("target", "secret")).name
 
 

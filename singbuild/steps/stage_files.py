@@ -42,7 +42,7 @@ def copy(recipe: Recipe, item: CopyItem, image: Path, rootfs: Rootfs) -> None:
 
 
 def matches(image: FileTree, pattern: str) -> list[str]:
-    """Return the paths in an image that match a shell pattern, sorted; links on the way count."""
+    """Return the paths in an image that match a shell pattern, sorted; links are followed."""
     reached = ["/"]
     for part in PurePosixPath("/", pattern).parts[1:]:
         reached = [

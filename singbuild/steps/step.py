@@ -52,8 +52,8 @@ class Workplace:
 class TreeStep:
     """One step. name: of its phase; stages: whose trees it needs.
 
-    facts: what goes in, for a snapshot's key, by name; is_known: whether that is all that does.
-    execute: does it, and returns the state of the shell after it, which it is given before it;
+    facts: what goes in, for a snapshot's key, by name; is_known: whether nothing else goes in.
+    execute: does the step; takes the state of the shell before it, and returns the one after it,
     None once that shell has called exit. uses_secrets: whether the step can read them;
     whole: a %post that is not split.
     """
