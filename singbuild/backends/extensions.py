@@ -16,7 +16,7 @@ from singbuild.entry_points import Installed, claimed, imported, installed
 from singbuild.errors import RecipeError
 
 GROUP = "singbuild.extension"
-_VARIABLE = "SINGBUILD_EXTENSIONS"  # "no": none is called. A policy binds nobody who can do more
+_VARIABLE = "SINGBUILD_EXTENSIONS"  # "no": none is called; a user can bring his own singbuild, too
 
 
 @dataclass(frozen=True)

@@ -131,12 +131,12 @@ def older(listing: list[Item], days: float) -> list[Item]:
 
 
 def surplus(listing: list[Item], most: int, kind: str = "stage") -> list[Item]:
-    """Return the least recently used things of a kind that are more than ``most`` bytes."""
+    """Return the least recently used things of a kind, beyond ``most`` bytes in all."""
     return store.surplus([item for item in listing if item.kind == kind], most)
 
 
 def make_room(target: Path) -> None:
-    """Remove the least recently used of the pulled images that are more than the limit.
+    """Remove the least recently used pulled images, beyond the limit of all.
 
     What was used a moment ago may be on its way to a program, and stays; so does ``target``,
     the image that was pulled just now. Nothing is done for one that is not in the cache.

@@ -37,7 +37,7 @@ class Entry:
 
     source: as ``Rootfs.restore`` takes it; shell: the state of %post's, None once that called exit;
     lines: digests of the lines of a %post that was not split; onto: the ``base`` of the entry from
-    which its image differs, "" where that is the whole tree; below: that one; fd: the image, -1
+    which its image differs, "" where that is the whole tree; below: that entry; fd: the image, -1
     where it is not open.
     """
 

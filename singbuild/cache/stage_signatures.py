@@ -18,7 +18,7 @@ from singrun.signatures.statement import Statement
 
 
 def tag(digest: str) -> str:
-    """Return where the signature of what has this digest in the registry lies."""
+    """Return the tag of the signature over the file that has this digest in the registry."""
     return f"{digest.replace(':', '-')}.ssh"
 
 
@@ -30,7 +30,7 @@ def text(sha256: str, key: Path) -> bytes:
 
 
 def complaint(signature: bytes, sha256: str, lists: Signers) -> str:
-    """Return why a signature is not one of those known over a file, "" if it is.
+    """Return why a text has no signature of a known signer over a file, "" if it has one.
 
     Raises HostError: this host cannot check it.
     """

@@ -179,7 +179,7 @@ def store(
 def image_storage(
     snapshot: Snapshot | None, finished: Part, report: Console
 ) -> Iterator[Callable[[], None]]:
-    """Give a function that stores a finished image under its snapshot's key, if it has one.
+    """Yield a function that stores a finished image under its snapshot's key, if it has one.
 
     A thread does it while the with-block goes on; the block's end waits for it.
     """
@@ -280,7 +280,7 @@ def prune(most: int) -> list[Entry]:
 
 
 def _drop_useless() -> None:
-    """Drop halves of entries, and those that lie over another one which is no more."""
+    """Drop entries of one file alone, and those that lie over one which is not there any more."""
     with contextlib.suppress(OSError), _locked(directory()):
         for path in directory().glob("[!.]*"):
             try:

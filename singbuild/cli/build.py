@@ -336,7 +336,7 @@ def _existing(image: Path) -> Path:
 
 
 def _signers(files: tuple[Path, ...]) -> Signers:
-    """Return who signs the stages that are taken."""
+    """Return the signers whose stages are taken."""
     from singbuild.signatures import trusted_keys  # its cryptography takes 12 ms
 
     return trusted_keys.load(files, ()).ssh

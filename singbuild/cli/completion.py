@@ -1,4 +1,4 @@
-"""``completion``: prints what has a shell complete words of singbuild and singrun."""
+"""``completion``: prints the script by which a shell completes words of singbuild and singrun."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``config``: what the configuration files set; and how the other commands come to it."""
+"""``config``: what the configuration files set; and how the other commands get to know it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def defaults(configured: Configuration, command: click.Command) -> dict[str, Any
 
 
 def for_plugins(configured: Configuration) -> None:
-    """Set the variables by which downloads and plugins, here and in children, know settings."""
+    """Set the variables from which downloads and plugins, in children too, read settings."""
     offline = settings.is_yes(configured.value("offline").text)
     os.environ["SINGBUILD_OFFLINE"] = str(int(offline))
     if library := configured.value("library").text:

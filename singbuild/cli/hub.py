@@ -27,7 +27,7 @@ def hub_commands() -> None:
 
 
 def commit_options(function: Any) -> Any:
-    """Add what says which commit of a repository is built, and how."""
+    """Add the options that say which commit of a repository is built, and how."""
     for option in (
         click.option(
             "--allow-setup", is_flag=True, help="Let %setup and %pre run on this host, as you."
@@ -45,7 +45,7 @@ def commit_options(function: Any) -> Any:
 
 
 def site_options(function: Any) -> Any:
-    """Add what names a collection and its site."""
+    """Add the options that name a collection and its site's URL."""
     for option in (
         click.option(
             "--url",
@@ -342,7 +342,7 @@ def _print_at_once(line: str) -> None:
 
 
 def _named(name: str, repository: str, url: str) -> str:
-    """Return the collection's name; the options that go with it are checked."""
+    """Return the collection's name, checked, as is ``--url``. Raises UsageError."""
     from singbuild.hub import collection
 
     if url and not url.startswith(("http://", "https://")):

@@ -145,7 +145,7 @@ def show_help(context: click.Context, words: tuple[str, ...]) -> int:
 
 
 def prepare_streams() -> None:
-    """Let standard streams be open, and take names that are no text.
+    """Open the standard streams that are closed, and let them take names that are not UTF-8.
 
     One that the caller has closed (``>&-``) is /dev/null: else the next file that is opened would
     get its number, and what is printed.
@@ -161,8 +161,7 @@ def prepare_streams() -> None:
 def set_home() -> None:
     """Set HOME and XDG_RUNTIME_DIR, where they are not, as the host has them for the caller.
 
-    To be called before any namespace: whoever asks in a user namespace gets root's, whom the
-    caller is there.
+    To be called before any namespace: in a user namespace the caller is root, and would get root's.
     """
     uid = os.getuid()
     if not os.environ.get("HOME"):

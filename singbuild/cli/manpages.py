@@ -24,12 +24,12 @@ COMMANDS = {
     "singularity": "the commands of Singularity 2.x and 3.x",
     "apptainer": "the commands of Apptainer",
 }
-FORMATS = {  # pages of section 5: what they are, and the document and its section that they are of
+FORMATS = {  # pages of section 5: title, document, and the document's section, "" for all of it
     "singrun.conf": ("the site's defaults for launches", "runtime.md", "The site's file"),
     "singbuild.conf": ("the builder's places, mirrors, defaults, policy", "configuration.md", ""),
     "singbuild-recipe": ("what goes into an image", "recipe-format.md", ""),
 }
-_OF_BUILD = "singbuild"  # whose options and examples are those of its main command
+_OF_BUILD = "singbuild"  # its page has the options and examples of its main command
 _HEADING = re.compile(r"^([A-Z][^\n:]*)(?: \(.*\))?:(?:\n|(?= ))", re.M)
 
 

@@ -104,12 +104,12 @@ unused_option = click.option(
 
 
 def recipe_options(function: Any) -> Any:
-    """Add what every command that reads a recipe takes."""
+    """Add the argument and the options of every command that reads a recipe."""
     return value_options(arch_option(click.argument("recipe")(function)))
 
 
 def host_options(function: Any) -> Any:
-    """Add what sections see of the host."""
+    """Add the options for what sections see of the host."""
     for option in (
         click.option("--rocm", is_flag=True, help="Likewise for AMD GPUs."),
         click.option(
@@ -140,7 +140,7 @@ def host_options(function: Any) -> Any:
 def host_parts(
     bind_words: tuple[str, ...], mount_words: tuple[str, ...], *, nv: bool, rocm: bool
 ) -> HostParts:
-    """Return what these options say. Raises UsageError."""
+    """Return the values of ``host_options``. Raises UsageError."""
     from singbuild.tree import binds
 
     drivers = tuple(name for name, is_set in (("nv", nv), ("rocm", rocm)) if is_set)
@@ -148,7 +148,7 @@ def host_parts(
 
 
 def warn_of_ending(target: Path, console: Console) -> None:
-    """Say what a target becomes whose ending is nearly that of another kind of image."""
+    """Warn of a target that becomes an ext3, though its ending is nearly that of another kind."""
     from singbuild.formats import loading
 
     if meant := loading.meant_ending(target):
@@ -156,7 +156,7 @@ def warn_of_ending(target: Path, console: Console) -> None:
 
 
 def unused_warning(console: Console) -> Callable[[str], None]:
-    """Return what warns of a build argument that the recipe does not use."""
+    """Return a function that warns of a build argument that the recipe does not use."""
     return lambda name: console.warn(f"--build-arg {name}: the recipe has no such argument")
 
 

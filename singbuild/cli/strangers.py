@@ -1,4 +1,4 @@
-"""What is said of words that no command knows: typing errors, and words of other tools."""
+"""Answers to words that no command knows: typing errors, and words of other tools."""
 
 from __future__ import annotations
 

@@ -75,23 +75,23 @@ def current() -> Configuration:
 
 
 def read() -> Configuration:
-    """Read the files anew. Raises ConfigurationError for one that is wrong, HostError to trust."""
+    """Read the files anew. Raises ConfigurationError; HostError for one that cannot be trusted."""
     path = os.environ.get(SITE_VARIABLE, "")
-    site, site_entries = _entries(path or SITE)
-    if path and not site_entries:
+    site, has_site_file = _entries(path or SITE)
+    if path and not has_site_file:
         raise ConfigurationError(
             path,
             0,
             f"{SITE_VARIABLE} names {path}, which is not there",
             f"Unset it: {SITE} counts.",
         )
-    # What its user may not read, as in a home that sudo has left closed, is not there.
+    # A file that its user may not read, as in a home that sudo has left closed, does not count.
     is_readable = os.access(user_file(), os.R_OK)
-    user, found_too = _entries(str(user_file())) if is_readable else ({}, False)
+    user, has_user_file = _entries(str(user_file())) if is_readable else ({}, False)
     values = {**site}
     for name, value in user.items():
         values[name] = _stricter(name, site.get(name), value)
-    files = [path or SITE] * site_entries + [str(user_file())] * found_too
+    files = [path or SITE] * has_site_file + [str(user_file())] * has_user_file
     _current[:] = [Configuration(tuple(files), values)]
     return _current[0]
 

@@ -33,7 +33,7 @@ class Console:
     quiet: show only warnings and errors; heartbeat: seconds of silence after which a line
     says that the build is alive. log: set it to an open text file, and the
     file gets everything. hide: what all text passes through before anybody sees it; watchers: get
-    each event too. A Console is a context manager: inside, hearts beat and displays live.
+    each event too. A Console is a context manager: in its block heartbeats and live displays run.
     """
 
     error_prefix, warning_prefix = "singbuild: error: ", "singbuild: warning: "
@@ -49,7 +49,7 @@ class Console:
         self._began = self._last = time.monotonic()
         self._phase = ""
         self._warned: set[str] = set()
-        # Taken twice by one thread when a log cannot be written: that warns while an event is told.
+        # One thread may take it twice: a log that cannot be written is warned of amid an event.
         self._lock = threading.RLock()
         self._ended = threading.Event()
         self._relay = -1

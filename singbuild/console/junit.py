@@ -1,7 +1,7 @@
 """Writes how a build went as a JUnit report: what CI services show of tests.
 
-A suite for the recipe; in it a case for the bootstrap and for each section that works, and one
-for any other step that fails. It follows the build by its events and knows nothing else of it.
+A suite for the recipe; in it a case for the bootstrap and for each section or instruction that is
+executed, and one for any other step that fails. It knows nothing of the build but its events.
 """
 
 from __future__ import annotations

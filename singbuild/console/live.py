@@ -144,7 +144,7 @@ class LiveConsole(Console):
 def counted(label: str, done: int, total: int, seconds: float) -> str:
     """Return how much is done: bytes with units and their rate, few things by their number.
 
-    seconds: since the first of it.
+    seconds: since the first was counted.
     """
     if max(done, total) < LEAST_BYTES:
         return f"{label} {done}/{total}" if total else f"{label} {done}"

@@ -25,10 +25,10 @@ class Options:
     replaced_image: the file whose mode and owner the image takes; format: the word of a kind of
     image, "" for the one that the target's name ends with; writer: the host program that writes
     it, with its version, "" where none does; command: as contract.Build has it;
-    checked_target: the target of the check for reproducibility that this build is one of two
-    of; then the check says that it is done;
+    checked_target: the target of a check for reproducibility, which builds twice and reports the
+    end itself; None for any other build;
     cache_from, cache_to: URIs of places that have stages of builds, or get them;
-    cache_signers: whose stages are taken, None for everybody's; cache_key: who signs those sent;
+    cache_signers: whose stages are taken, None for everybody's; cache_key: signs those sent;
     owner_may: give the owner of each file what ``chmod u+rwX`` does.
     """
 
@@ -56,7 +56,7 @@ class Options:
 
     @property
     def open_caches(self) -> list[str]:
-        """Return where stages are taken from whoever may write there: not pinned, nor signed."""
+        """Return the URIs whose stages are taken though they are neither pinned nor signed."""
         loose = (uri for uri in self.cache_from if "@sha256:" not in uri)
         return [] if self.cache_signers else [*loose]
 
@@ -67,7 +67,7 @@ class Options:
 
     @property
     def finish(self) -> dict[str, str]:
-        """What has a say in the finished image beyond the recipe."""
+        """Return what the finished image depends on beyond its recipe and lock, by name."""
         packages = self.locked.lock.get("packages") if self.locked else None
         return {
             "tested": str(self.test),

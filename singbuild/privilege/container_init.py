@@ -75,8 +75,8 @@ def main() -> NoReturn:
     host: None for a program of the tree, else {directory, writable, furnished, plain, offline} of
     one of the host: its working directory, the paths that it may write besides the tree, whether
     the tree gets /proc and /sys, whether the host's /dev, /proc and sockets stay, and whether it
-    is kept from networks; directory: of a
-    program of the tree; user: (id, group, further groups), None for root.
+    is kept from networks; directory: the working directory of a program of the tree; user:
+    (id, group, further groups), None for root.
     """
     for number in _KEYBOARD:  # a terminal sends these to the program too
         _signal.signal(number, _signal.SIG_IGN)
@@ -307,7 +307,7 @@ def _attach(tree: int, target: str) -> None:
 
 
 def _scope_sockets() -> None:
-    """Let the host's abstract sockets be out of reach, where the kernel can do that."""
+    """Put the host's abstract sockets out of reach, where the kernel can do that."""
     try:
         syscalls.scope_abstract_sockets()
     except OSError:

@@ -350,7 +350,7 @@ def _read(journal: Path) -> dict[str, _Record]:
 
 
 def _walk(tree: Path) -> Iterator[tuple[bytes, bytes, os.stat_result, int]]:
-    """Every entry of a tree: path, name, status, and its directory, open meanwhile."""
+    """Yield every entry of a tree: path, name, status, and its directory, open meanwhile."""
     top = os.open(tree, os.O_RDONLY | os.O_DIRECTORY)
     yield b"", b".", os.fstat(top), top
     os.close(top)

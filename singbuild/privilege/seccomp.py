@@ -159,13 +159,13 @@ def answer(listener: int, question: Question, error: int | None) -> None:
     packed = bytearray(_ANSWER.pack(question.key, 0, -(error or 0), flags))
     try:
         fcntl.ioctl(listener, _SEND, packed)
-    except OSError as gone:
-        if gone.errno != errno.ENOENT:
+    except OSError as refusal:
+        if refusal.errno != errno.ENOENT:  # the sender has ended
             raise
 
 
 def chown_nothing(fd: int) -> None:
-    """chown(2) an open entry to nobody else: which clears its set-id bits and capabilities."""
+    """chown(2) an open entry without a new owner, which clears its set-id bits and capabilities."""
     at_empty_path = 0x1000
     if _libc.fchownat(fd, b"", -1, -1, at_empty_path):
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))

@@ -122,7 +122,7 @@ class Engine:
     """The real ``singbuild`` command, with directories of its own.
 
     place: anybody can read it; recipes, images, cache, scratch and logs are there. env: variables
-    besides the caller's. What the site's extensions object to is left out of the test.
+    besides the caller's. The site's extensions are not called.
     """
 
     place: Path

@@ -67,7 +67,7 @@ class FormatConformance:
     def test_it_knows_its_own_and_no_others(
         self, singbuild_engine: Engine, kind: Kind, image: Path
     ) -> None:
-        """What it wrote is opened by it; text and our ext3 are not its own."""
+        """What it wrote is opened by it; a text file is not its own."""
         target = singbuild_engine.place / "made"
         self.convert(singbuild_engine, image, target, self.name)
         with loading.opened(target) as one, kind.open(target) as other:

@@ -15,7 +15,7 @@ import platformdirs
 from singbuild.configuration import reading
 from singbuild.errors import HostError
 
-UNMAPPED = 65534  # whose id has none in this user namespace: user_namespaces(7)
+UNMAPPED = 65534  # an owner whose id is not mapped into this user namespace: user_namespaces(7)
 _cache_fd: list[int] = []  # the cache's descriptor, while this process lives
 
 
@@ -97,8 +97,8 @@ def whole_cache() -> Iterator[None]:
 def _check_private(cache: Path) -> None:
     """Refuse a cache that another user could fill, or put in its place: what is in it is trusted.
 
-    Root asks whose the directories above are, too: their owner could rename it. That others may
-    write to those is taken as it is: a CI's workspace in a container has mode 0777. HostError.
+    For root that goes for the owners of the directories above, too, who could rename it. Others may
+    write to those: a CI's workspace in a container has mode 0777. Raises HostError.
     """
     above = cache.parents if os.geteuid() == 0 else ()
     for place in (cache, *above):

@@ -1,6 +1,6 @@
 """A directory beside a target, on its way to become it: what a part file is to an image file.
 
-    .NAME.XXXX.part/        0700, held by its maker, removed by the next who makes one after it
+    .NAME.XXXX.part/        0700, held by its maker; the next maker removes those of dead ones
         tree/               what becomes the target
 
 The directory itself is held (flock(2)): a file in it could go first when a removal is killed.
@@ -117,7 +117,7 @@ def part_directory(target: Path) -> Iterator[PartDirectory]:
 
 
 def _new(directory: int, target: str) -> tuple[str, int]:
-    """Make and hold a directory beside the target: its name, and a descriptor."""
+    """Make and hold a directory beside the target; return its name and a descriptor."""
     while True:
         name = f".{target}.{secrets.token_hex(4)}.part"
         with contextlib.suppress(FileExistsError, FileNotFoundError):  # another swept it
