@@ -224,7 +224,7 @@ def build(
     as_json: bool,
     quiet: bool,
 ) -> int:
-    """Build the file IMAGE from RECIPE, a definition file; "-" reads it from standard input.
+    """Build the file IMAGE from RECIPE, a definition file or a Dockerfile; "-" is standard input.
 
     Options may stand anywhere. `singbuild plan RECIPE` tells what a build would do.
     """

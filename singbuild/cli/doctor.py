@@ -72,7 +72,7 @@ def doctor(as_json: bool) -> int:
 
 
 def _places() -> list[dict[str, object]]:
-    """The directories that a build writes to, with their file systems and what keeps it out."""
+    """Return the directories that a build writes to: their file systems, and why it could not."""
     from singbuild import host, workspace
     from singbuild.errors import HostError
     from singbuild.plan import places
