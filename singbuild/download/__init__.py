@@ -1,6 +1,7 @@
-"""Fetches files over HTTP and from the host, checked and kept; what backends use of requests.
+"""Fetches files over HTTP and from the host, checked and kept in a store.
 
-requests takes 30 ms of a start and is imported with the first URL: most builds need no network.
+What backends use of the modules below is here, too. requests takes 30 ms of a start and is
+imported with the first URL: most builds need no network.
 """
 
 from __future__ import annotations
@@ -128,7 +129,7 @@ def fetch(
 def is_open_line(url: str) -> bool:
     """Whether a file comes by plain http, so that anybody on the way can put another in its place.
 
-    To this machine itself there is no way.
+    By loopback, nobody is on the way.
     """
     parts = urlsplit(url)
     return parts.scheme.lower() == "http" and not is_loopback(parts.hostname or "")

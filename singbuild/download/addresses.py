@@ -1,8 +1,8 @@
 """Where a server may send us: nowhere nearer to this machine than it is itself.
 
 A server that the user named may be anywhere. Whom it names (by a redirect, as its token server, as
-the place of a layer) is looked at when a connection is there and before a byte is sent: what DNS
-said before that is worth nothing, since its next answer may be another one.
+the place of a layer) is checked by the address of the connection, before a byte is sent: what DNS
+said earlier proves nothing, since its next answer may be another one.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class AddressAdapter(HTTPAdapter):
         if namer:
             check_named(namer, url)
             limit = _nearness_of(namer)
-        else:  # by the user; but who once answered from elsewhere is not this machine
+        else:  # by the user: anywhere; but one that answered from afar is not this machine later
             limit = max(PRIVATE, _nearness.get(origin(url), HERE))
         tokens = _limit.set(limit), _peer_nearness.set(None)
         try:
@@ -103,7 +103,7 @@ class AddressAdapter(HTTPAdapter):
         finally:
             _limit.reset(tokens[0])
             _peer_nearness.reset(tokens[1])
-        # Not in the clause above: the first cause of an error is what is told of it.
+        # Not in the clause above: answers.py tells an error's root cause.
         who = urlsplit(namer or url).netloc
         raise RedirectError(f"{who} sends us on to {where}", request=request)
 

@@ -1,4 +1,4 @@
-"""Says in plain words why a server's answer is none, and whether a second attempt may mend it."""
+"""Errors of servers, and of connections to them: why, and whether a second attempt may succeed."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ FINAL: tuple[tuple[tuple[type[BaseException], ...], str, str], ...] = (
         "Correct the URL.",
     ),
 )
-"""Failures that no second attempt mends: what tells them, why, what to do now."""
+"""Failures that no second attempt mends: the exceptions, the reason, the remedy."""
 
 
 def refused(url: str, answer: requests.Response) -> SourceError | TryAgainError:

@@ -1,4 +1,4 @@
-"""What a download fails by, whoever answers or does not: ``answers.py`` tells servers' errors."""
+"""The errors of a download, made without requests; ``answers.py`` makes those of servers."""
 
 from __future__ import annotations
 

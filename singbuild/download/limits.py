@@ -39,7 +39,7 @@ class _Meter:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._free = 0.0  # when all that has passed is paid for, by time.monotonic
+        self._free = 0.0  # by time.monotonic: until then the bandwidth is used up
 
     def passed(self, count: int) -> None:
         """Wait as long as so many bytes take. Raises UsageError."""

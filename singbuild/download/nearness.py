@@ -8,7 +8,7 @@ import socket
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 ANYWHERE, PRIVATE, LINK, HERE = range(4)
-"""How near an address is. LINK: of this cable alone, where clouds keep secrets; HERE: ourselves."""
+"""How near an address is. LINK: link-local, where clouds serve secrets; HERE: this machine."""
 # RFC 6052 section 2.1: a translator sends it on to the IPv4 address in its last 32 bits.
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 

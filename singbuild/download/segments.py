@@ -1,4 +1,4 @@
-"""One body by several connections, where the first is slow: many servers bound each, not us.
+"""One body by several connections, where the first is slow: many servers limit each connection.
 
 What follows is asked for by ranges (RFC 9110 section 14), a few ahead, and handed on in order. So
 a part stays the beginning of its file, and can be hashed, read and resumed as ever.
@@ -16,7 +16,7 @@ from itertools import islice
 import requests
 
 SEGMENT = 4 << 20  # bytes
-LEAST = 4 * SEGMENT  # that have to be left
+LEAST = 4 * SEGMENT  # bytes that have to be left
 FAST = 32 << 20  # bytes a second: so quick a connection needs no help
 CONNECTIONS = 4  # for one body
 _ALL = threading.BoundedSemaphore(6)  # for all of this process

@@ -1,4 +1,4 @@
-"""A store of files under their digests: whole, checked, held by one writer at a time."""
+"""A store of files under their digests: whole, checked, written by one process at a time."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def _removed_error(path: Path, why: str) -> SourceError:
 
 
 def keep(content: bytes, store: Path, report: Reporter) -> Fetched:
-    """Put content that came by other ways into a store, whole or not at all. Raises OSError."""
+    """Put content that no transfer brought into a store, whole or not at all. Raises OSError."""
     sha256 = hashlib.sha256(content).hexdigest()
     store.mkdir(parents=True, exist_ok=True)
     with locked(store / f"{sha256}.part", report, sha256) as part:
@@ -130,7 +130,7 @@ def locked(path: Path, report: Reporter, label: str) -> Iterator[BinaryIO]:
         report.line(f"{label}: waiting for another build that fetches it")
 
     with claim.claimed(path, tell) as is_doubtful:
-        if is_doubtful:  # who wrote to it may go on: in a file that has no name then
+        if is_doubtful:  # its former writer may go on, in a file that has no name then
             path.unlink(missing_ok=True)
         with path.open("a+b") as part:
             try:

@@ -45,10 +45,10 @@ def singbuild_transport() -> Transport:
 def singbuild_get(source: Source) -> Fetched:
     """Bring the file of an image.
 
-    When: ``singbuild pull``. Optional: who has layers is a backend, and its images are built.
+    When: ``singbuild pull``. Optional: where images are layers, a backend builds them.
     Assume: ``source.cache`` is a directory of the transport's own that can be written.
     Return: the whole file, in ``source.cache`` by its digest. Whatever the place told of it
-    (digest, size) has been checked; what it is, the engine looks at.
+    (digest, size) has been checked; the engine finds out its format.
     Raise: ``SourceError``, ``RecipeKeyError`` for a name that makes no sense.
     Since: 1.
     """
