@@ -1,1 +1,1 @@
-"""Who says what of an image: signatures made, put where they belong, and checked."""
+"""Signatures of images: made, put into the image or beside it, and verified."""

@@ -59,7 +59,7 @@ class ImageFile:
 
     @property
     def start(self) -> int:
-        """Where that begins which is signed: behind a boot block of ours, or at the file's begin.
+        """The offset of the first byte that is signed: behind a boot block of ours, else 0.
 
         A boot block has signatures itself; all else in it is either fixed or signed.
         """
@@ -121,7 +121,7 @@ class ImageFile:
             fcntl.lockf(self.fd, fcntl.LOCK_UN, BOOT_BLOCK)
 
     def store(self, signed: Sequence[Signed]) -> None:
-        """Write these signatures instead of those that are there: the first into the boot block."""
+        """Replace all signatures by these: those that fit go into the boot block."""
         inside, beside = self._parted(signed)
         bare = statement.unsigned(self.boot)
         if self.writable and self.start:
@@ -180,7 +180,7 @@ def opened(path: Path, *, beside: Path | None = None, write: bool = False) -> It
 
 
 def counts(path: Path) -> dict[str, int]:
-    """Return how many signatures claim what; nobody has checked them. None can be read: nothing."""
+    """Return how many signatures make each claim, unchecked; {} where they cannot be read."""
     if path.is_dir():
         return {}
     with contextlib.suppress(ImageError), opened(path) as file:

@@ -22,7 +22,7 @@ from singrun.signatures.statement import SIGNED
 _SIMPLE = "application/vnd.dev.cosign.simplesigning.v1+json"
 _IN_TOTO = "application/vnd.in-toto+json"
 _SIGNS = ("cosign container image signature", "https://sigstore.dev/cosign/sign/v1")
-ATTESTED = "attested"  # what else is said of an image: followed by the type of what is
+ATTESTED = "attested"  # the claim of any other statement, before its predicate's type
 
 
 def examine(

@@ -150,7 +150,7 @@ def _report(
     signed: bool,
     rebuilds: int,
 ) -> Report:
-    # Who rebuilt it says that the recipe gives this, and not that anybody should run it.
+    # REBUILT does not count: it claims that the recipe gives this image, not that it may be run.
     good = [e.principals for e in findings if (e.status, e.claim) == (signers.GOOD, SIGNED)]
     patterns = [pattern for names in good for pattern in names]
     missing = [w for w in required if not any(fnmatch.fnmatchcase(w, each) for each in patterns)]

@@ -20,7 +20,7 @@ from singrun.errors import RunError
 from singrun.images import sif
 
 SIGNATURE = 0x4005
-GROUP = 0xF0000000  # in the words of group and link
+GROUP = 0xF0000000  # in the fields group and link: it is a group, no object
 _SHA256 = 1  # <pkg/sif/descriptor.go>, hashSHA256
 _LARGEST = 1 << 20  # bytes of a signature
 _PIECE = 1 << 20
@@ -119,7 +119,7 @@ class SifFile:
         return {"version": 1, "header": {"digest": f"sha256:{header}"}, "objects": objects}
 
     def text(self, group: int) -> bytes:
-        """Return the same as Go spells it."""
+        """Return the same as the JSON that Go writes."""
         return json.dumps(self.metadata(group), separators=(",", ":")).encode()
 
     def is_true(self, payload: bytes, group: int) -> bool:

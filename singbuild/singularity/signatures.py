@@ -72,7 +72,7 @@ def verify(quiet: bool, /, image: Path, key: Path | None, as_json: bool, **_: bo
         missing = [group for group in sif.groups if group not in signed]
         rows = sif_signatures.findings(file, _trust(key))
         if not key and any(row.status == signers.UNKNOWN for row in rows):
-            # gpg's keyring does not know all of them; Apptainer has one of its own.
+            # Not all keys are in gpg's keyring; Apptainer has one of its own.
             more = replace(_trust(None), keyrings=_own_keyrings())
             others = sif_signatures.findings(file, more)
             rows = [
