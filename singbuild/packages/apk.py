@@ -42,7 +42,7 @@ def _package(stanza: Stanza, distro: str, database: str) -> Package:
 
 
 def _checksum(text: str) -> tuple[tuple[str, str], ...]:
-    """Q1 and base64 of the SHA-1 of the package's control part (apk-package(5))."""
+    """Read Q1 and base64 of the SHA-1 of the package's control part (apk-package(5))."""
     if not text.startswith("Q1"):
         return ()
     try:

@@ -127,7 +127,7 @@ def _words(text: str, references: dict[str, str]) -> Iterator[str]:
 
 
 def _family(word: str) -> str:
-    """GPL-2+ of Debian and GPLv2+ of Fedora as GPL-2.0-or-later."""
+    """Return GPL-2+ of Debian and GPLv2+ of Fedora as GPL-2.0-or-later."""
     match = _FAMILY.fullmatch(word)
     if not match:
         return ""

@@ -104,7 +104,7 @@ def read(tree: Tree, path: bytes) -> bytes | None:
 
 
 def stanzas(data: bytes, separator: str = ": ") -> Iterator[Stanza]:
-    """Yield paragraphs of ``Key: value`` lines; what a line continues belongs to its key.
+    """Yield paragraphs of ``Key: value`` lines; an indented line continues the one before.
 
     Not python-debian's Deb822: 781 packages take it 38 ms of processor time, this one 9, and
     apk's database and Python's metadata have the same form with other keys.

@@ -144,14 +144,14 @@ def _nothing_known() -> Json:
 
 
 def _identifier(package: Package) -> str:
-    """Letters, digits, dots and hyphens only; told apart by a digest where two read alike."""
+    """Return an identifier of letters, digits, dots and hyphens; a digest makes it unique."""
     readable = re.sub(r"[^A-Za-z0-9.-]+", "-", f"{package.kind}-{package.name}")
     facts = json.dumps([package.name, package.version, package.arch, package.database])
     return f"SPDXRef-{readable}-{hashlib.sha256(facts.encode()).hexdigest()[:8]}"
 
 
 def _supplier(package: Package) -> str:
-    """A name, and an address in parentheses, as the specification's 7.5 writes it."""
+    """Return a name, and an address in parentheses, as the specification's 7.5 writes it."""
     name, _, address = package.supplier.partition("<")
     name = re.sub(r"[()\s]+", " ", name).strip()
     address = address.partition(">")[0].strip()

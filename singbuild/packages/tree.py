@@ -63,7 +63,7 @@ class ImageTree:
             waiting += reversed(below)
 
     def _directories(self, entry: Entry) -> list[Entry]:
-        """Directories in a directory; a file system without types in its names tells by inode."""
+        """Return the directories in a directory: by its names' types, else by their inodes."""
         top = stat.S_IFDIR >> 12
         some = (name for name in self._image.names(entry) if name[2] in (0, top))
         below = (self._image.named(entry, name) for name in some)

@@ -114,7 +114,7 @@ def build(
 
 
 def _copied(image: Path, target: Path, kind: str, console: InfoConsole, *, force: bool) -> int:
-    """Write an image that there is as another kind; return the exit status."""
+    """Write an existing image as another kind; return the exit status."""
     from singbuild.images import conversion
 
     console.start(str(image), str(target))

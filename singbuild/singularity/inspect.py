@@ -52,7 +52,7 @@ def inspect(
         names = names or ([] if list_apps else ["labels"])
         values = about.attributes(tree, names, app)
         if "labels" in names and not app and tree.chunks(about.HOME + b"/labels.json") is not None:
-            # In every image that Apptainer makes; programs take one without any as none at all.
+            # Every image of Apptainer has these; programs take one without labels for no image.
             derived = {
                 f"{_SCHEMA}.schema-version": "1.0",
                 f"{_SCHEMA}.build-arch": about.machine(files),

@@ -13,7 +13,7 @@ FAILED = 255
 
 
 class InfoConsole(Console):
-    """Plain lines on standard error. Clients read what is to be done with from standard output."""
+    """Plain lines on standard error: clients parse standard output."""
 
     def __init__(self, *, quiet: bool) -> None:
         super().__init__(sys.stderr, quiet=quiet)
