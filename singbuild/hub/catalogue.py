@@ -1,4 +1,4 @@
-"""What a page must know of all other images: who has a label, who is alike, who has a program.
+"""What a page must know of all other images: which have a label or a program, which are alike.
 
 It stands in a temporary SQLite database, so that memory does not grow with the site. Each
 collection has a ``summary.json.gz`` of what goes in there, which is made with its pages: bringing
@@ -24,8 +24,8 @@ PLACES = 20
 """Images that the index names for a word; of more it says only how many they are."""
 _WORDS = 20_000  # of one image
 _INDEXED = 64  # of a sketch's digests, by which images that are alike are looked for
-_HOLDERS = 64  # of a digest that are looked at: what all have says little of who is alike
-_COMPARED = 24
+_HOLDERS = 64  # images that are looked at for a digest: what all have tells little
+_COMPARED = 24  # images whose whole sketches are compared
 _LONGEST = 100  # letters of a word
 
 
@@ -80,7 +80,7 @@ def _storable(text: str) -> str:
 
 
 def shard_of(word: str) -> str:
-    """Return which part of the index has a word. Many begin with "lib", and are told further."""
+    """Return the index's part for a word: its first two letters, or five from "lib" on."""
     start = word[:5] if word.startswith("lib") else word[:2]
     return re.sub("[^a-z0-9]", "_", start)
 

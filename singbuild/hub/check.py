@@ -74,7 +74,7 @@ class _Links(HTMLParser):
 
 
 def _of_page(root: Path, page: Path) -> Iterator[str]:
-    """Yield what is wrong with a page, the path of which is not said."""
+    """Yield what is wrong with a page, without its path."""
     parser = _Links()
     parser.feed(page.read_text(errors="replace"))
     for link in dict.fromkeys(parser.links):

@@ -109,7 +109,7 @@ def _files(tree: FileTree) -> Iterator[File]:
 
 
 def _digest(tree: FileTree, entry: Entry) -> str:
-    """Hash a file's data, and of a hole where it ends: of zeros a file may have any number."""
+    """Hash a file's data, and where each hole ends: a hole may have any size."""
     total, end = hashlib.sha256(), 0
     for offset, data in chain(tree.data(entry), [(entry.inode.size, b"")]):
         if offset > end:

@@ -20,7 +20,7 @@ from singbuild.hub.work import Unit
 
 @dataclass(frozen=True)
 class Recipients:
-    """What becomes of new images. key: an SSH key to sign with; push: oras://HOST/NAMESPACE."""
+    """How new images are handed out. key: an SSH key to sign with; push: oras://HOST/NAMESPACE."""
 
     key: Path | None = None
     push: str = ""
@@ -33,7 +33,7 @@ def distribute(
     recipients: Recipients,
     report: Callable[[str], None],
 ) -> bool:
-    """Sign and push what has not been, of a collection's images; return whether all went well."""
+    """Sign and push the images of a collection that are not yet; return whether all went well."""
     built = [unit for unit in units if site.has(unit.key)]
     went_well = True
     for unit in built:
@@ -52,7 +52,7 @@ def _sign(site: Site, unit: Unit, key: Path, report: Callable[[str], None]) -> b
 
 
 def _note_signers(site: Site, unit: Unit, report: Callable[[str], None]) -> bool:
-    """Keep for the pages who signed an image, or built it again, if a signature has come."""
+    """Record for the pages who signed an image or built it again, if its signatures are new."""
     store = site.path / "signatures" / f"{unit.key}.json"
     signature = site.image(unit.key, "sif.sig")
     if not signature.exists():

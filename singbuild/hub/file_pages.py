@@ -178,7 +178,7 @@ def _heads(top: Node) -> list[Node]:
 def areas(root: Node) -> list[drawings.Area]:
     """Choose directories for a treemap: the largest is divided until there are enough.
 
-    The pages of the tree have been made.
+    After ``pages``, which gives directories their links.
     """
     hues = _hues(root)
 
@@ -193,7 +193,7 @@ def areas(root: Node) -> list[drawings.Area]:
         size, _, node = heapq.heappop(waiting)
         inner = [each for each in node.directories if each.size]
         largest = max((each.size for each in inner), default=0)
-        is_fine = largest < -size / 5 and -size < root.size / 2  # as a hundred languages are
+        is_fine = largest < -size / 5 and -size < root.size / 2  # such as a hundred languages
         if not inner or is_fine or -size < root.size / _DRAWN:
             whole.append(area(node, -size))
             continue

@@ -20,7 +20,7 @@ _WHOLE = 40  # digits of a commit's id
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a commit, by tags."""
+    """The tags of a commit: built now, built before, and without an image."""
 
     commit: Commit
     built: Sequence[str]

@@ -22,12 +22,12 @@ from singbuild.hub.repository import Blob
 from singbuild.recipe.recipe import Recipe
 
 TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+"""What may be a tag: Docker's rule (the OCI distribution specification), but for the length."""
 # What lies in a site beside the directories of a collection's tags.
 _PAGES = re.compile(
     r"index(-\d+)?\.html|(collection|pushed|tools|library)\.json|summary\.json\.gz"
     r"|badge\.svg|sizes\.csv|feed\.xml|keys\.js"
 )
-"""What may be a tag: Docker's rule (the OCI distribution specification), but for the length."""
 LATEST = "latest"
 _DEFINITION = re.compile(r"(?:Singularity|Apptainer)(?:\.(?P<tag>.+))?|(?P<stem>.+)\.def")
 _DOCKERFILE = re.compile(

@@ -15,7 +15,8 @@ from singbuild.recipe.recipe import ON_THE_HOST, Header, Recipe
 
 _ENGINE = "docker-daemon"
 _FILE = "file:"
-_CAPABILITIES = ("include", "mirrorurl", "updateurl")  # a package of dnf may be named by a path
+# Of these only URLs of files are refused: a path in Include is a package that has the file.
+_CAPABILITIES = ("include", "mirrorurl", "updateurl")
 
 
 def check(recipe: Recipe, inputs: Inputs, *, may_run_on_host: bool = False) -> None:

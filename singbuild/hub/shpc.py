@@ -59,7 +59,7 @@ def _config(
     version: str,
     digest: str,
 ) -> dict[str, Any]:
-    """Return an entry. shpc makes commands of aliases: here one that runs the image."""
+    """Return an entry, with no aliases, of which shpc would make commands."""
     help_text = site.record(build.key)["shown"].get("help") or ""
     first = " ".join(help_text.split())[:_LONGEST] or f"{tag} of {subject.name}"
     owner = subject.name.partition("/")[0]

@@ -10,8 +10,8 @@
     OWNER/NAME/collection.json      the commits, and which key each tag had
     OWNER/NAME/…                    pages
 
-All are renamed into place. Whoever writes pages holds the site; stores are written without, by
-any number of processes, since what has the same name is the same.
+All are renamed into place. Who writes pages holds the site; stores are written without holding
+it, by any number of processes, since what has the same name is the same.
 """
 
 from __future__ import annotations

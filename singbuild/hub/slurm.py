@@ -23,7 +23,7 @@ from singbuild.hub.work import Unit
 _LARGEST_ARRAY = 1000  # Slurm's MaxArraySize is 1001 unless a site says otherwise
 _PAUSE = 2  # seconds between two questions: slurmctld has others to answer
 _TAIL = 5  # lines of a job's output
-_PATIENCE = 600  # seconds that it may be away
+_PATIENCE = 600  # seconds that slurmctld may not answer
 _SCRIPT = """\
 #!/bin/sh
 # Some sites give each job a directory on a disk of the node.

@@ -1,4 +1,4 @@
-"""What singbuild's commands see that a hub starts: the caller's choices, and no more."""
+"""The environment of the singbuild commands that a hub starts: the caller's choices, no more."""
 
 from __future__ import annotations
 

@@ -168,7 +168,7 @@ def build(
 
 
 class _Run:
-    """One run of ``singbuild build``, and what comes of it."""
+    """One run of ``singbuild build``, and what is recorded of it."""
 
     def __init__(
         self, site: Site, commit_survey: Survey, unit: Unit, checkout: Path, settings: Settings

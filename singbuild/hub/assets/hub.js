@@ -4,9 +4,9 @@
 const root = document.body.dataset.root;
 
 function element(name, properties = {}, ...children) {
-  const made = Object.assign(document.createElement(name), properties);
-  made.append(...children);
-  return made;
+  const node = Object.assign(document.createElement(name), properties);
+  node.append(...children);
+  return node;
 }
 
 // A page from file:// may load scripts and nothing else: what pages need is in scripts, each of
