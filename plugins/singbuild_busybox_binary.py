@@ -49,8 +49,8 @@ def find_binary(source: Source) -> Pins:
     content, origin, label = _read_named(place, source) if place else _find_on_host(source)
     binary, package = _binary_of(content, label)
     version = _check(binary, source.arch, label)
-    stored_path = keep(binary, source.cache, source.report)
-    return {"from": origin, **package, "version": version, "sha256": stored_path.sha256}
+    file = keep(binary, source.cache, source.report)
+    return {"from": origin, **package, "version": version, "sha256": file.sha256}
 
 
 def _read_named(place: str, source: Source) -> tuple[bytes, str, str]:

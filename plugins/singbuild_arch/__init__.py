@@ -86,7 +86,7 @@ def singbuild_bootstrap(source: Source, pins: Pins, rootfs: Rootfs) -> bool:
 
 
 def _settle_dates(rootfs: Rootfs, epoch: int) -> None:
-    """Let the packages have been installed at the image's date; pacman(8) has no other way."""
+    """Set the packages' installation dates to the image's; pacman(8) has no option for it."""
     for path in rootfs.glob(f"{DATABASE}/local/*/desc".removeprefix("/")):
         lines = rootfs.read(path).decode(errors="surrogateescape").split("\n")
         if "%INSTALLDATE%" in lines:

@@ -40,7 +40,7 @@ LOG = "/debootstrap/debootstrap.log"
 AVAILABLE = "/var/lib/dpkg/available"  # debootstrap writes the paragraphs of its index there
 STEP = re.compile(r"I: (Extracting|Unpacking|Configuring) \S+\.\.\.")
 FETCHING = re.compile(r"I: (Retrieving|Validating|Found|Checking component) ")
-# It may not in a user namespace or a container, and goes on without.
+# In a user namespace or a container it may not mount, and goes on without.
 UNMOUNTED = re.compile(r"W: Failure trying to run: chroot \S+ mount |W: See \S*/debootstrap.log ")
 SECOND_STAGE = ("/debootstrap/debootstrap", "--second-stage")
 # What debootstrap, and the packages' scripts in the image, see.

@@ -138,7 +138,7 @@ def _check_release(release: Release, choice: Choice, url: str) -> None:
 
 
 def _check_current(release: Release, url: str) -> None:
-    """Refuse a Release file that its archive has taken back by now; a mirror may be held back."""
+    """Refuse a Release file whose Valid-Until is past: somebody may hold the mirror back."""
     until = release.get("Valid-Until", "")
     if until and _date(until, "Valid-Until", url) < datetime.now(UTC):
         raise SourceError(

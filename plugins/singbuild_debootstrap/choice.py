@@ -51,7 +51,7 @@ FIELDS = ("REPO_URI", "RELEASE", "CODENAME", "SUITE", "ORIGIN")
 WORD = re.compile("[A-Za-z0-9][A-Za-z0-9.+_-]*")
 
 KEYRING_PACKAGES = {"ubuntu-archive-keyring": "ubuntu-keyring, on Debian ubuntu-archive-keyring"}
-"""What the packages with keyrings are called that do not have the file's name."""
+"""The packages of keyrings, by the file's name, where theirs is another."""
 
 
 @dataclass(frozen=True)
@@ -233,7 +233,7 @@ def _mirror(suite: str, answers: Mapping[str, list[str]], source: Source) -> str
 
 
 def _configured(cache: Path) -> Iterable[dict[str, str]]:
-    """Yield what the host's apt is configured with and can be used by others than apt.
+    """Yield the sources of the host's apt that other programs can use, too.
 
     cache: where apt may keep its index of packages; hosts that keep none of their own
     would have it made anew, in a second.

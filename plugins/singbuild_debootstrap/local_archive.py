@@ -1,4 +1,4 @@
-"""Writes an archive of the pinned packages alone, of which debootstrap installs them.
+"""Writes an archive of the pinned packages alone, from which debootstrap installs them.
 
 Their data is unpacked in it: debootstrap and dpkg would each unpack it again, which takes xz most
 of their time, and on one core. deb(5), ar(5).

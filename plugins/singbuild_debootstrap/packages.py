@@ -81,7 +81,7 @@ def select(choice: Choice, archive: Archive) -> Packages:
 
 
 def _read(indices: Iterable[str]) -> dict[str, str]:
-    """Return each package's paragraph: of two, a component's last, an index's first."""
+    """Return each package's paragraph: of two in an index the last, of two indices the first's."""
     fields: dict[str, str] = {}
     for text in indices:
         one = {m[1]: stanza for stanza in text.split("\n\n") if (m := NAME.search(stanza))}

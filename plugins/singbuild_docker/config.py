@@ -47,7 +47,7 @@ def settings(config: Mapping[str, Any]) -> Mapping[str, Any]:
 def runscript(entrypoint: Sequence[str], command: Sequence[str]) -> str:
     """Return a script that does what `docker run IMAGE ARGUMENTS` does.
 
-    The arguments stand in the place of CMD, behind ENTRYPOINT; of neither, they are the command.
+    The arguments stand in the place of CMD, behind ENTRYPOINT; without both, they are the command.
     """
     lines = ["#!/bin/sh"]
     if not entrypoint and not command:

@@ -115,7 +115,7 @@ def _read(path: Path, image: Reference, report: Reporter) -> Credentials | None:
 
 
 def _credentials(entry: Mapping[str, Any]) -> Credentials | None:
-    """Return an entry as docker-py gives it."""
+    """Return the credentials in an entry of docker-py's, None for none."""
     fields = {name.lower(): value for name, value in entry.items()}
     if fields.get("identitytoken"):
         return Credentials(identity=fields["identitytoken"])

@@ -6,7 +6,7 @@ import hashlib
 import threading
 from pathlib import Path
 
-_PIECE = 4 << 20  # bytes; after each, a thread waits up to 5 ms until an import lets it go on
+_PIECE = 4 << 20  # bytes; after each, the thread may wait 5 ms for the GIL that an import has
 
 
 class FileDigest(threading.Thread):

@@ -2,8 +2,8 @@
 
 cosign encrypts a key with a password's scrypt (RFC 7914) and NaCl's secretbox, in JSON in PEM:
 github.com/sigstore/cosign, pkg/cosign/keys.go; github.com/secure-systems-lab/go-securesystemslib,
-encrypted/encrypted.go. Imported by those who sign or verify, and where they do: cryptography takes
-a tenth of the time of a push that signs nothing.
+encrypted/encrypted.go. Imported only where something is signed or verified: cryptography takes a
+tenth of the time of a push that signs nothing.
 """
 
 from __future__ import annotations

@@ -101,7 +101,7 @@ def _moved(image: Reference, table: Table, place: Table) -> Reference:
     location = str(place.get("location") or "").rstrip("/")
     if not location:
         return image
-    # A prefix *.HOST stands for the whole host, which the location replaces: its man page again.
+    # A prefix *.HOST stands for the whole host, which the location replaces: the same man page.
     prefix = "" if _prefix(table).startswith("*.") else _prefix(table).rstrip("/")
     rest = f"{image.registry}/{image.repository}".removeprefix(prefix or image.registry)
     host, _, repository = (location + rest).partition("/")

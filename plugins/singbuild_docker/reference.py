@@ -93,7 +93,7 @@ def host_of(server: str) -> str:
 
 def is_loopback(server: str) -> bool:
     """Whether a host, with or without port, is this machine itself."""
-    from singbuild import download  # 40 ms with requests, of which names need nothing
+    from singbuild import download  # most names need nothing of it
 
     return download.is_loopback(host_of(server))
 

@@ -1,7 +1,7 @@
 """GPG's signatures of images, "simple signing": where they lie, and whose they are.
 
-containers-signature(5) says what is signed, containers-registries.d(5) where it lies: in files
-beside no registry, at NAME@sha256=DIGITS/signature-1 and so on below a directory or a web server.
+containers-signature(5) says what is signed, containers-registries.d(5) where it lies: outside of
+registries, at NAME@sha256=DIGITS/signature-1 and so on below a directory or a web server.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ class Subject:
 
 
 def check(subject: Subject) -> None:
-    """Refuse an image of a registry that the host's policy does not let. Raises SourceError."""
+    """Refuse an image of a registry that the host's policy does not let in. Raises SourceError."""
     image = subject.image
     path = _path()
     if not path:

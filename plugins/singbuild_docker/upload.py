@@ -179,7 +179,7 @@ class Upload:
         return str(layer["digest"])
 
     def _attach_bundle(self, digest: str, kind: str, content: bytes) -> None:
-        """Attach a bundle; an older registry takes no manifest of its shape, and has the others."""
+        """Attach a bundle; a registry that is too old for it has the classic form alone."""
         try:
             about = attestation.bundle_annotations(kind)
             self.attach(digest, attestation.BUNDLE, content, about)

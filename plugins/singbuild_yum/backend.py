@@ -55,7 +55,7 @@ class RpmBackend:
 
     @hookimpl
     def singbuild_check(self, source: Source) -> None:
-        """Refuse a recipe without keys; of a key without a digest a lock may know one."""
+        """Refuse a recipe without keys; a digest that one of them needs may be in the lock."""
         choose(source, keys_are_known=True)
 
     @hookimpl

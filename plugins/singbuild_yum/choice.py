@@ -114,7 +114,7 @@ def _filled(text: str, variables: Mapping[str, str]) -> str:
 def _keys(
     words: Mapping[str, str], variables: Mapping[str, str], locked: object
 ) -> tuple[Remote, ...]:
-    """Return the keys, with digests where the recipe gives them, or must and the lock does."""
+    """Return the keys. A digest is the recipe's; for one by plain http without, the lock's."""
     keyword = "GPGKey" if "GPGKey" in words else "GPG"
     if keyword not in words:
         raise RecipeKeyError(
@@ -129,7 +129,7 @@ def _keys(
 
 
 def _key_file(words: Mapping[str, str]) -> str:
-    """Return what to say of where the key of a distribution is that the recipe names."""
+    """Return where the key of the recipe's distribution is, as the end of a sentence; else ""."""
     if "suse" in words["MirrorURL"].lower():
         return ": SUSE's repositories have it as repodata/repomd.xml.key"
     for word, file in KEY_FILES.items():

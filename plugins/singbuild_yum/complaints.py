@@ -1,4 +1,4 @@
-"""What a solver lacks, in the recipe's words where it is the recipe's."""
+"""Errors for words that a solver has nothing for, by the recipe's keyword where it has them."""
 
 from __future__ import annotations
 

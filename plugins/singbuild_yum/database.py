@@ -30,8 +30,8 @@ def write_database(layout: Layout, pins: Mapping[str, Any], rootfs: Rootfs) -> N
     for key in layout.keys:
         _query(rootfs, "--import", _inside(layout, str(key)))
     files = [_inside(layout, str(layout.package(pin))) for pin in pins["packages"].values()]
-    # The files are there, and the host's dnf has executed their scripts and checked the signatures:
-    # all that is left to do is to write the database.
+    # Files and scripts are done, and signatures were checked where that was asked for: only the
+    # database is left to write.
     rootfs.run(["rpm", "-i", "--justdb", "--nodeps", "--noscripts", "--notriggers", "--nosignature",
                 "--ignoresize", "--replacefiles", *files])  # fmt: skip
     _compare(_query(rootfs, "-qa", "--qf", FORM), pins)

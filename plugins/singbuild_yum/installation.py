@@ -107,7 +107,7 @@ def _fetch_key(key: Remote, source: Source) -> str:
 def _tell_of_first_use(url: str, sha256: str, source: Source) -> None:
     """Say whose key is trusted from now on, where neither recipe nor lock pins it.
 
-    Loudly, where it is only a server's word.
+    A key from a server is warned of.
     """
     whose = "; ".join(_fingerprints(source.cache / sha256)) or f"SHA-256 {sha256}"
     if "://" in url and not url.startswith("file:"):

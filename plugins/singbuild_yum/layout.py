@@ -29,7 +29,7 @@ MACROS = """\
 
 @dataclass(frozen=True)
 class Layout:
-    """Where it all is.
+    """The paths of these directories.
 
     own_database: the image has an rpm, which will write the database itself, in its
     own form and place; until then the host's is kept here.

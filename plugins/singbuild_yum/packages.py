@@ -88,7 +88,7 @@ def _solve(
         for repository in repositories
         for p in packages(repository)
     }
-    # Of a solver that names no repository, the first one is meant: its files are all alike.
+    # Where a solver names no repository, the first that has the package is meant: copies are alike.
     for key, package in [*index.items()]:
         index.setdefault((*key[:3], ""), package)
     rows = solver(layout, wishes, layout.where / "root", {key[0] for key in index})

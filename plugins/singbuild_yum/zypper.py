@@ -89,7 +89,7 @@ def install(layout: Layout, pins: Mapping[str, Any], rootfs: Rootfs) -> None:
 def _argv(
     layout: Layout, root: Path, choice: Mapping[str, Any], *options: str
 ) -> list[command.Word]:
-    """Return the words that install; writes which repositories there are."""
+    """Return the words that install; write a file for each repository."""
     places = layout.where / "zypp"
     (places / "repos.d").mkdir(parents=True, exist_ok=True)
     for directory in (layout.where / "repositories").iterdir():
