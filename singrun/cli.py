@@ -67,7 +67,7 @@ def _spelled(words: list[str]) -> list[str]:
 
 
 def _parsed(words: list[str]) -> "Request | str":
-    """Parse; behind sudo with the rights of who called it, as options name files."""
+    """Parse; behind sudo with the rights of the user who called it, as options name files."""
     if "--as-caller" not in words or os.geteuid() or "SUDO_UID" not in os.environ:
         return parse(words)
     caller = Caller(as_caller=True)
@@ -150,7 +150,8 @@ def _launch_or_explain(request: Request) -> str:
         if pulled.is_source(image.path):
             _check_no_sudo(request, image.path)
             image.path = pulled.fetched(image.path, anew=image.fetch, plain=image.no_https)
-    # No library is asked for a path from the root, and the image's directory for nothing but it.
+    # An absolute path is no name in a library; to test it here would cost its directory, which may
+    # be on the network, one more look-up.
     if image.path[:1] != "/" and not os.path.exists(image.path):
         from singrun.images import library
 

@@ -8,9 +8,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import CodeType
 
-# What some launches take: by FUSE, with an overlay or --pid, with options from variables, where a
-# site has a policy, of a job step or into an instance. Found elsewhere one would cost 0.25 ms; they
-# have a file of their own, as to read 90 KB that nobody takes would cost 0.05 ms.
+# Modules of some launches: by FUSE, with an overlay or --pid, with options from variables, where a
+# site has a policy, of a job step or into an instance. Imported from its .pyc, one costs 0.25 ms;
+# they have a file of their own, as each launch would spend 0.05 ms on reading their 90 KB.
 SOMETIMES = (
     *("instances.py", "option_variables.py"),
     *("images/fuse.py", "images/overlay.py", "images/policy.py", "images/verdicts.py"),

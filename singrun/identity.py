@@ -152,7 +152,7 @@ def map_ids(proc: int, *, inside: tuple[int, int], outside: tuple[int, int]) -> 
 
 
 def forbid_new_privileges() -> None:
-    """No setuid program and no file capability gives anything from here on. prctl(2)."""
+    """Have setuid programs and file capabilities give no rights from here on. prctl(2)."""
     syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
 
 

@@ -44,7 +44,7 @@ _PATIENCE = 10.0  # seconds for a stopped instance to end by itself
 class Instance:
     """One of the caller's. home: what --home said at the start. since: seconds of the epoch.
 
-    image_state: of the image that it was started of, see there. is_contained: --contain. logs:
+    image_state: rendezvous.image_state() of its image at the start. is_contained: --contain. logs:
     where its output goes, without ".out" and ".err".
     """
 
@@ -97,7 +97,8 @@ def instance_for(word: str) -> Instance:
 def join(request: Request) -> None:
     """Become the program in the instance that the request names; return if there is none.
 
-    A request by image and with options of its own is a launch of its own; one by name goes on.
+    A request by image with options that shape namespaces or mounts is a launch of its own; one by
+    name enters, with a warning that they have no effect.
     """
     if request.image.path.startswith(SCHEME):
         instance = instance_for(request.image.path)
@@ -119,7 +120,7 @@ def _shaping(request: Request) -> list[str]:
 
 
 def _check_policy(instance: Instance) -> None:
-    """Ask the site once more: it may have changed its mind since the instance was started."""
+    """Check the site's policy again: it may have changed since the instance was started."""
     if not os.path.lexists(image.POLICY):
         return
     try:

@@ -123,7 +123,7 @@ def take(words: list[str], settings: "list[Setting]") -> "list[str] | str":
 
 
 def apply(request: Request, settings: "list[Setting]") -> None:
-    """Set what they say; the value of a flag says yes or no."""
+    """Set in the request what the settings say; the value of a flag says yes or no."""
     for name, value in settings:
         if name in VALUES:
             if not value and name != "bind":  # scripts say --bind "$BINDS", perhaps with none

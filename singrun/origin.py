@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Directory:
-    """Where the caller stands. physical: getcwd(3), or "" when that is gone or closed.
+    """The caller's current directory. physical: getcwd(3), or "" when that is gone or closed.
 
     logical: the name in $PWD, which may lead there through links (POSIX, "pwd"), or physical.
     """
@@ -53,7 +53,7 @@ class Directory:
 
         option: --pwd, which must exist. Else the first that there is: the same
         directory by the caller's name for it, by its own name, the home, the
-        root. shared: it is missed where it cannot be had.
+        root. shared: warn before the home or the root.
         """
         if option:
             return _enter_option(option)
@@ -132,8 +132,8 @@ class Origin:
         words = inherited.program_environment(self._environment, image, request, self.caller)
         words[b"PWD"] = os.fsencode(self._enter_directory())
         program.tell_missing(self._host_paths)
-        # For programs before which no script of the image runs; for the others, which may overwrite
-        # them, variables.mounts() appends them once more.
+        # For programs that are executed without the image's scripts. These may overwrite the
+        # variables, so variables.mounts() has them append the directories once more.
         for name, directory in self.appended.items():
             words[name] = b":".join(filter(None, (words.get(name), directory)))
         program.check_app(request.program)

@@ -90,7 +90,7 @@ def host_paths(words: list[str]) -> list[str]:
 
 
 def tell_missing(paths: list[str]) -> None:
-    """Say how the first of these paths is shared that is not there inside."""
+    """Say of the first of these paths that is missing inside how it is shared."""
     for path in paths:
         if not os.path.exists(path):
             directory = os.path.dirname(path)

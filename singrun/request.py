@@ -8,9 +8,9 @@ class Program:
     """What is executed, and where. directory: --pwd. why: the variable of ``env --why``.
 
     no_umask: with the umask 022 and not the caller's. app: the name of one of the image's apps.
-    instance: the name of the one that is started for it, "" for the image's, None for none;
-    pid_file, logs: where its process and its output are written down, the latter without
-    ".out" and ".err".
+    instance: the name of the instance to start, "" for the image's name, None to start none;
+    pid_file: the file for its process's number. logs: the files of its output, without ".out" and
+    ".err".
     """
 
     def __init__(self) -> None:

@@ -289,7 +289,7 @@ def fsmount(fd: int, attributes: int) -> int:
 
 
 def scope_abstract_sockets() -> None:
-    """Connect to no abstract socket (unix(7)) of who began earlier, from now on: landlock(7).
+    """Refuse this process the abstract sockets (unix(7)) of those outside: landlock(7), scopes.
 
     Raises OSError: before Linux 6.12, or where Landlock is switched off, it cannot be had.
     """
@@ -314,7 +314,7 @@ def signal_ignore(number: int) -> None:
 def setfsuid(uid: int) -> int:
     """Access files as user ``uid``; root has all rights to files again with 0 (man 2).
 
-    Return who it was before.
+    Return the user before.
     """
     return int(_setfsuid.function()(uid))
 

@@ -109,10 +109,9 @@ def _prompt_name(name: bytes) -> bytes:
 def restore_signals(*numbers: int) -> None:
     """Give signals back the disposition that the caller had.
 
-    Python ignores SIGPIPE and SIGXFSZ at start-up, the launcher SIGINT, and
-    nobody keeps a record, so the launcher passes
-    its own /proc/PID/stat, from field 3 on, as -X stat=…; without it, or where that is
-    empty, the default disposition is taken.
+    Python ignores SIGPIPE and SIGXFSZ at start-up, the launcher SIGINT, and neither records what
+    was before. So the launcher passes its own /proc/PID/stat, from field 3 on, as -X stat=…;
+    without it, or where that is empty, the default disposition is taken.
     """
     fields = str(sys._xoptions.get("stat", "")).split()
     ignored = int(fields[_SIGIGNORE]) if len(fields) > _SIGIGNORE else 0

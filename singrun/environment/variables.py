@@ -59,7 +59,7 @@ class Override:
 def overrides(
     environment: Environment, options: VariableOptions, *, has_home: bool
 ) -> list[Override]:
-    """Return them, lowest first. environment: the caller's; has_home: --home sets HOME."""
+    """Return the overrides, lowest first. environment: the caller's; has_home: --home sets HOME."""
     rows = [
         _override(name.removeprefix(prefix), value, name.decode(errors="surrogateescape"))
         for prefix in PREFIXES
@@ -80,7 +80,7 @@ def _override(name: bytes, value: bytes, layer: str) -> Override:
 
 
 def read_file(path: str) -> list[tuple[str, str, str]]:
-    """(name, value, layer) for each line NAME=VALUE of an --env-file.
+    """Return (name, value, layer) for each line NAME=VALUE of an --env-file.
 
     Blank lines and lines with # first are left out, so is the word export; one
     pair of quotes around the value is taken off, and nothing else is evaluated.

@@ -6,7 +6,8 @@ from singrun.environment.inherited import Environment
 from singrun.environment.variables import Override
 
 # $1: the name. $2…: what the layers above the image's scripts set, lowest first: each "layer",
-# "how" and "value", see Winner. The scripts run in this very shell, so they are asked one by one.
+# "how" and "value", see Override. The scripts run in this very shell, one by one, and after each
+# the variable is looked at.
 _SCRIPT = """
 name=$1; shift
 report() {

@@ -1,8 +1,8 @@
 """--device: devices that vendors describe for all runtimes. Container Device Interface, SPEC.md.
 
 What a device needs are binds and variables; they become those of the request, as if --bind and
---env had named them. Hooks are programs of the host that would work on a container from outside:
-there is none, so they are left out with a warning.
+--env had named them. Hooks are programs of the host that would work on a container from outside;
+singrun has no process there, so they are left out with a warning.
 """
 
 import json

@@ -98,7 +98,7 @@ class _File:
         return text.decode("utf-8", "surrogateescape")
 
     def dynamic(self) -> "Iterator[tuple[int, int]]":
-        """Give (d_tag, d_val) for each entry of the dynamic segment."""
+        """Yield (d_tag, d_val) for each entry of the dynamic segment."""
         word = 8 if self._wide else 4
         for kind, offset, _, size in self._segments:
             if kind == _DYNAMIC:
@@ -130,7 +130,7 @@ class _File:
         ]
 
     def _chain(self, offset: int, size: int, following: int) -> "Iterator[tuple[int, bytes]]":
-        """Give (offset, bytes) of each entry of a chain.
+        """Yield (offset, bytes) of each entry of a chain.
 
         following: where an entry has the distance to the next, which is 0 in the last.
         """
@@ -142,7 +142,7 @@ class _File:
             offset += distance
 
     def _segment(self, offset: int) -> tuple[int, int, int, int]:
-        """(p_type, p_offset, p_vaddr, p_filesz) of a program header."""
+        """Return (p_type, p_offset, p_vaddr, p_filesz) of a program header."""
         header = self._bytes(offset, 56 if self._wide else 32)
         places = ((8, 8), (16, 8), (32, 8)) if self._wide else ((4, 4), (8, 4), (16, 4))
         at, address, size = (self._number(header, *place) for place in places)

@@ -16,7 +16,7 @@ _LARGEST = 16 << 20
 
 
 def entries(data: bytes) -> list[tuple[str, str]]:
-    """(name, path) of each library in a cache, in its order; [] if it is none.
+    """Return (name, path) of each library in a cache, in its order; [] if it is none.
 
     One name may come more than once: for other machines, and for better processors.
     """

@@ -1,6 +1,6 @@
 """Images of which a directory is bound: ``--bind FILE:DST:image-src=DIR``.
 
-An ext3 image that the caller may write is written, unless that is said to be read-only.
+An ext3 image that the caller may write is mounted writable, unless the bind is read-only.
 """
 
 import os
@@ -27,8 +27,8 @@ class DataImages:
     def attach_rows(self, trees: list[int], tmpfs: str) -> None:
         """Give each row the directory that it shows.
 
-        Not in a namespace that a FUSE daemon is in: a daemon that saw its own mount would keep it
-        from ending, and so itself.
+        Not in a namespace that a FUSE daemon is in: one whose namespace holds its own mount never
+        ends.
         """
         for number, ((row, _), tree) in enumerate(zip(self._rows, trees)):
             place = f"{tmpfs}/data{number}"

@@ -27,8 +27,8 @@ _OVERLAY = "noacl"  # fuse2fs, which may lie below, knows no ACLs
 # Of the mount itself. libfuse 3's programs do not see them, libfuse 2's pass them to mount(2).
 _MOUNT = "default_permissions,allow_other"
 _USE_INO = ",use_ino"  # libfuse 3 does not know it, and its fuse2fs asks for it in another way
-# Of libfuse itself: whoever owns a file on the disk, here it is 0, which is the caller. His own
-# number, by which his mke2fs writes, means nobody in a namespace that has one id.
+# Of libfuse itself: every file is shown as owned by 0, which is the caller. His own number, which
+# his mke2fs has written, is mapped to no user in a namespace that has one id.
 _ONE_OWNER = ",uid=0,gid=0"
 _LIBFUSE3_NAME = b"libfuse3.so"
 _LARGEST = 1 << 22  # bytes of a program or library; the largest seen have 101,024 and 2,003,408
@@ -71,7 +71,7 @@ def start_overlay(lower: list[str], upper: list[str], target: str) -> "Mounting"
 
 
 class Mounting:
-    """A daemon on its way: its first process ends when the mount is there.
+    """A FUSE daemon that is being started: its first process ends when the mount is there.
 
     daemon_fd: reads end of file when the daemon has ended, and all is on disk.
     """
@@ -200,7 +200,10 @@ def _new_mount(device: int, source: str, *, writable: bool) -> int:
 
 
 def _options(image: Image) -> str:
-    """dirty: read without the journal, which a read-only mount must not replay."""
+    """Return the mount options.
+
+    A dirty image is read without its journal, which a read-only mount must not replay.
+    """
     more = f",offset={image.offset}" if image.offset else ""
     if image.kind == SQUASHFS:
         return f"ro{more}"

@@ -29,10 +29,10 @@ _REMEDY = (
 class Image:
     """An opened image: ``kind`` EXT3, SQUASHFS or SANDBOX, its file system ``offset`` bytes in.
 
-    writable: opened for writing. dirty: the journal holds changes that were
-    never written to their place. is_data: no root file system, but one with files of who mounts
-    it. stamp: words that tell this file, as it is
-    now, from every other and from itself before; "" for a directory.
+    writable: opened for writing. dirty: the journal holds changes that were never written to their
+    place. full: it has no free block. is_data: no root file system, but one with files of the user
+    who mounts it. stamp: words that tell this file, as it is now, from every other and from itself
+    before; "" for a directory.
     """
 
     @property
@@ -146,7 +146,7 @@ def _opened(path: str, *, writable: bool) -> int:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
         raise _unopened(path, error, writable=writable) from None
-    fcntl.fcntl(fd, fcntl.F_SETFL, 0)  # O_NONBLOCK kept a FIFO from holding us
+    fcntl.fcntl(fd, fcntl.F_SETFL, 0)  # with O_NONBLOCK open(2) did not wait for a FIFO
     return fd
 
 

@@ -105,7 +105,7 @@ class Overlay:
         return target
 
     def _attach(self, root: str, tmpfs: str) -> tuple[list[str], list[str]]:
-        """Attach the trees below ``tmpfs``; (what is read, topmost first; upper and work)."""
+        """Attach the trees below ``tmpfs``; return what is read, topmost first; upper, work."""
         lower, upper = [root], list[str]()
         for number, (image, tree) in enumerate(zip(self._layers.images, self._trees.trees)):
             place = f"{tmpfs}/layer{number}"

@@ -128,7 +128,7 @@ def _is_signer(name: str, pattern: str) -> bool:
 
 
 def _users() -> "list[str]":
-    """Return with whose rights this is: the user's, and root's where sudo has given them."""
+    """Return the names of the users whose rights this process has: behind sudo root's, too."""
     # Behind sudo only the rights to files are the user's; -1 is nobody, and changes nothing.
     uids = {*os.getresuid(), syscalls.setfsuid(-1)}
     names = []

@@ -147,7 +147,7 @@ def _check_owner(image: Image, site: Site) -> None:
     """Warn root of an image that is not root's, or refuse it, as the site says."""
     status = os.fstat(image.fd)
     if not status.st_nlink or (status.st_uid == 0 and not status.st_mode & 0o022):
-        return  # without a name it is the doctor's own
+        return  # a file without a name is the doctor's own
     why = "The kernel would read it, and its programs run as root."
     if site.on[_ROOT_ON_USERS]:
         say(f"{image.path} can be changed by others than root. {why.replace('would', 'will')}")
@@ -264,7 +264,10 @@ def _tree_in_cache(image: Image, site: Site) -> int:
 
 
 def _mount_loop(image: Image) -> int:
-    """By the kernel. The superblock may ask for a panic on errors: errors= overrides that."""
+    """Return a tree that the kernel mounts by a loop device.
+
+    The superblock may ask for a panic on errors: errors= overrides that.
+    """
     try:
         device, fd = loop.attach(image.fd, image.offset, read_only=not image.writable)
     except OSError as error:

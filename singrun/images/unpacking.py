@@ -27,7 +27,7 @@ _FIRST_PID_NAMESPACE = "pid:[4026531836]"  # <linux/proc_ns.h>, PROC_PID_INIT_IN
 
 
 def fill(image: Image, site: Site) -> int:
-    """Unpack the image, or wait for the process that does; return a descriptor as lookup()."""
+    """Unpack the image, or wait for the process that does; return a descriptor as lookup() does."""
     unpacker.check_usable(image)
     cache_fd = _make_cache(site.cache)
     cache = f"/proc/self/fd/{cache_fd}"  # whatever the name comes to mean
@@ -123,8 +123,8 @@ def _check_unchanged(image: Image) -> None:
 def prune(cache: str, name: str, limit: int) -> None:
     """Take away the trees that were not used for longest until all others fit into ``limit`` bytes.
 
-    name: of the cache, as it is seen in mountinfo.
-    What another PID namespace uses cannot be seen from inside one, so there nothing is removed.
+    name: of the cache, as it is seen in mountinfo. From inside a PID namespace the processes of
+    others, which may use a tree, cannot be seen: nothing is removed there.
     """
     if not sees_users():
         return
@@ -148,7 +148,7 @@ def trees(cache: str) -> list[tuple[int, int, str]]:
 
     What killed processes left is swept.
     """
-    found_here = []
+    complete = []
     for entry in os.scandir(cache):
         if entry.name.endswith((".new", ".old")):
             _sweep(entry.path)
@@ -156,10 +156,10 @@ def trees(cache: str) -> list[tuple[int, int, str]]:
         try:
             with open(f"{entry.path}/size") as file:
                 size = int(file.read())
-            found_here.append((entry.stat().st_mtime_ns, size, entry.name))
+            complete.append((entry.stat().st_mtime_ns, size, entry.name))
         except (OSError, ValueError):
             continue
-    return found_here
+    return complete
 
 
 def _sweep(path: str) -> None:

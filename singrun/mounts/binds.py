@@ -40,7 +40,7 @@ def parse_mount(text: str) -> list[BindOption]:
 
 
 def parse_home(word: str) -> tuple[str, str]:
-    """(source or "", target) of [SRC:]DST."""
+    """Return (source or "", target) of [SRC:]DST."""
     fields = split(word, ":")
     if len(fields) > 2:
         raise RunError(f"Cannot understand --home {word}", remedy="Say --home [SRC:]DST.")

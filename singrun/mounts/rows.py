@@ -61,7 +61,7 @@ class Mount:
         raise NotImplementedError
 
     def describe(self) -> str:
-        """One line for --debug."""
+        """Return one line for --debug and --plan."""
         mode = " read-only" if self.read_only else ""
         return f"{self.what()} on {self.target}{mode}" + (f": {self.why}" if self.why else "")
 

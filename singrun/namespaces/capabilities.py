@@ -35,7 +35,7 @@ def _name(word: str) -> str:
 
 
 def settle(isolation: IsolationOptions) -> None:
-    """Keep what is added over execve(2), whoever the program is; lose what is dropped for good."""
+    """Keep what is added over execve(2), whatever the user id; lose what is dropped for good."""
     out = _numbers([ALL] if isolation.no_privs else isolation.drop_caps)
     _, permitted, inheritable = syscalls.capget()
     # setresuid(2) has cleared the effective set, and PR_CAPBSET_DROP needs CAP_SETPCAP of it. That

@@ -19,7 +19,7 @@ _PROGRAMS = ("newuidmap", "newgidmap")
 
 
 class ForkedChild:
-    """A child, forked before unshare(2), that does ``work`` in its namespace when it is called."""
+    """A child, forked before unshare(2), that does ``work`` in the namespace it was forked in."""
 
     def __init__(self, work: "Callable[[], bool]") -> None:
         reading, self._telling = os.pipe()

@@ -66,7 +66,7 @@ class Waiter:
 
 
 def _take_inits_name() -> None:
-    """Be called as their process 1: Open OnDemand ends a desktop by this name. proc(5), comm."""
+    """Take the name of Singularity's process 1, by which Open OnDemand ends a desktop. proc(5)."""
     try:
         # As bytes: Python finds no module of an encoding in the image's root.
         with open("/proc/self/comm", "wb", buffering=0) as file:
@@ -76,10 +76,10 @@ def _take_inits_name() -> None:
 
 
 def _wait_for(child: int) -> int:
-    """Reap until ``child`` ends, and hand signals on to it; its wait status.
+    """Reap until ``child`` ends, and pass signals on to it; return its wait status.
 
     Signals are taken by sigwait(3): handlers of Python interrupt each other, without end where
-    somebody sends one again and again. Blocked ones stay pending, for a process 1 as well.
+    a process sends one again and again. Blocked ones stay pending, for a process 1 as well.
     """
     for number in _KEYBOARD:
         _signal.signal(number, _signal.SIG_IGN)

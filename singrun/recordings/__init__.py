@@ -63,9 +63,9 @@ def of_ranks(
 
 
 def let_go() -> None:
-    """Let the ranks that wait go on without a recording, and those that come not wait for one.
+    """Remove the set's name and release the lock on it, both of which the player made.
 
-    Nothing is left then of the name that the player has made.
+    Ranks that wait for it go on without a recording, later ones do not wait.
     """
     lock = int(sys._xoptions.pop("set", -1))
     if lock < 0:

@@ -116,7 +116,7 @@ static void wait_for_fuse(void) {
     int status = 0;
     while (waitpid(fuse, &status, 0) < 0)
         if (errno != EINTR) give_up("waitpid(2)", strerror(errno));
-    errno = 0; /* not for want of anything that this process may lack */
+    errno = 0; /* give_up() takes ENOMEM and the like for a lack of this process */
     if (status) give_up(fuse_words[0], "It ended with an error.");
 }
 

@@ -44,7 +44,7 @@ _LOOKS = {
 }
 
 
-_open_tree = syscalls.open_tree  # its own, which is not noted
+_open_tree = syscalls.open_tree  # for calls of our own, which are not noted
 
 
 def functions(module: "Any") -> "set[str]":
@@ -64,7 +64,7 @@ class Calls:
     def __init__(self, fuse: str = "") -> None:
         self.files = -1
         self._fuse = fuse
-        self._pipes: "set[int]" = set()  # noqa: UP037  player.c hears nothing of the program
+        self._pipes: "set[int]" = set()  # noqa: UP037  player.c reads no output of the FUSE program
         self.records: "list[form.Record]" = []  # noqa: UP037  3.9
         self.looks: "dict[tuple[str, int], None]" = {}  # noqa: UP037
         self.is_whole = True

@@ -50,8 +50,10 @@ class SetRecording(recording.Recording):
 
     def finish(self, image: str, variables: "Environment") -> None:
         """Write it, and let the ranks that wait for it go on."""
-        if self._tree < 0 and self._calls.files < 0:  # joined, where FUSE serves the image: which
-            self._calls.stop()  # of its files are its own is known to who mounted it
+        # It joined, and FUSE serves the image: only the process that mounted it knows which files
+        # are the image's own.
+        if self._tree < 0 and self._calls.files < 0:
+            self._calls.stop()
             self.let_go()
             return
         count = len(self._calls.records)

@@ -82,7 +82,7 @@ class Recording:
         own, lines = program._OWN, program.missing_text("\1", "\2").split("\n")
         text = "".join(f"singrun: {line}\n" for line in lines)
         sections = [*self._records, *self._in_image(), *(("a", place) for place in own)]
-        # What these are counts where the image would set them, too: variables.mounts().
+        # Their values are facts where the image's scripts set them, too: variables.mounts().
         root = Root("/")
         names = [n for n in inherited.CALLERS if variables_._caller_lines({n: b""}, root)]
         sections += [facts.variable(os.fsdecode(name)) for name in names]

@@ -28,7 +28,7 @@ class Signers:
 
 
 class Verdict:
-    """What became of a signature.
+    """The verdict on a signature.
 
     status: GOOD; UNKNOWN, for a sound signature by nobody in the lists; REFUSED, by somebody who
     may not (revoked, expired); BAD. names: the signer's principals; reason: why not GOOD.
@@ -39,7 +39,7 @@ class Verdict:
 
 
 def judged(signed: Signed, signers: Signers) -> Verdict:
-    """Return what became of a signature of a statement; not whether the statement is true.
+    """Return the verdict on a signature of a statement; not whether the statement is true.
 
     UnavailableError: there is no ssh-keygen, or it does not work here.
     """

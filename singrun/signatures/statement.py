@@ -13,7 +13,7 @@ MOST = 64  # signatures in a file beside an image
 LONGEST = 1 << 18  # bytes of such a file
 _TITLE = "singbuild image signature 1"
 _HEX = "sha256:[0-9a-f]{64}"
-NOTE = b"# needs singrun, of the Python package singbuild\n"  # to whoever has none, and looks
+NOTE = b"# needs singrun, of the Python package singbuild\n"  # for a reader without singrun
 _DATE = r"\d{8}T\d{6}Z"
 _BOOT = re.compile(
     rf"#!/usr/bin/env singrun\n# content ({_HEX})\n(?:{NOTE.decode()})?"

@@ -40,7 +40,7 @@ class Finding:
         self.good = not remedy
 
     def line(self) -> str:
-        """Return it for people."""
+        """Return the finding as text for people."""
         mark = "ok" if self.good else "MISSING" if self.needed else "no"
         remedy = f"\n          -> {self.remedy}" if self.remedy else ""
         return f"{mark:8}  {self.topic}: {self.state}{remedy}"
@@ -249,7 +249,7 @@ def _player() -> list[Finding]:
     if not os.access(f"{place}/player", os.X_OK):
         remedy = f"Compile it: cc -O2 -o {place}/player {place}/*.c"
         return [Finding("player", "not compiled (starts images without Python)", remedy)]
-    tried = f"/var/tmp/singrun-launches-{os.geteuid()}/player"  # noqa: S108  its owner is nobody's
+    tried = f"/var/tmp/singrun-launches-{os.geteuid()}/player"  # noqa: S108  only reported
     if os.path.islink(tried) and os.readlink(tried) == ".":
         return [Finding("player", "cannot be executed on this host; tried once a day")]
     return [Finding("player", "starts images without Python")]

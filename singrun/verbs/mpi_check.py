@@ -1,6 +1,6 @@
 """doctor --mpi IMAGE: whether the host's launchers and the image's MPI understand each other.
 
-Compares before a run what else shows in it, and badly: ranks that each take
+Compares beforehand what would otherwise show in the run, and not plainly: ranks that each take
 themselves for the only one, or a library that cannot be loaded.
 """
 
