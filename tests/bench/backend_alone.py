@@ -2,7 +2,7 @@
 
 unshare --mount python -m tests.bench.backend_alone MODULE ROOT CACHE KEYWORDS-AS-JSON
 
-prints the pins as JSON on its last line; the lines before are what the user would see.
+prints a JSON object: the pins, and the lines and steps that the user would see.
 """
 
 from __future__ import annotations

@@ -75,7 +75,7 @@ _able: dict[tuple[str, int], bool] = {}
 
 
 def _can_start(user: User) -> bool:
-    """Whether a user can start singbuild; each is asked once, of many tests."""
+    """Whether a user can start singbuild; it is tried once for each user, not in each test."""
     key = (user.name, user.uid)
     if key not in _able:
         _able[key] = user.start("--version").wait() == 0
@@ -208,7 +208,7 @@ def killed_when(
     cwd: Path,
     builder: Builder | None = None,
 ) -> int:
-    """Start a build, send it a signal at the first event that is the one, return its status."""
+    """Start a build, send it a signal at the first event that is_now picks, return its status."""
     builder = builder or Builder("root", cwd)
     process = builder.start(
         *("build", "--json", *words),
@@ -225,5 +225,5 @@ def killed_when(
     process.stdout.read()
     process.stdout.close()
     status = process.wait()
-    # That is how a container's init tells of it.
+    # A container's init ends with this status where the signal ended its child.
     return -number if builder.container and status == 128 + signal.SIGKILL else status

@@ -2,8 +2,7 @@
 
 A root is made once by debootstrap, from the mirror that this machine's own apt is configured for,
 and lies in a cache directory from then on. Who enters it gets a real pivot_root(2), for in a
-chroot the kernel refuses user namespaces. It is read-only, what
-has to be written is in memory.
+chroot the kernel refuses user namespaces. It is read-only; what has to be written is in memory.
 """
 
 from __future__ import annotations

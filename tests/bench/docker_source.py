@@ -42,7 +42,7 @@ FILES = ["a", "b", "noise"]
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Tries again at once; nobody's credentials and authorities; no proxy between us."""
+    """Try again at once, without credentials, authorities or a proxy of this host's."""
     monkeypatch.setattr(retry, "BACK_OFF", 0.01)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     (tmp_path / "home").mkdir()

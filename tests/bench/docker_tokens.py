@@ -60,8 +60,8 @@ class TokenServer(ThreadingHTTPServer):
     """Knows ada, whose password is secret, and bob, and gives tokens for what they may pull.
 
     rights: users by repository, "" for anybody; lifetimes: seconds of the next tokens, the last
-    for ever; requests: (method, headers, form) of each; given: the tokens; shown: the
-    certificates of clients that have one of the signer's.
+    for ever; requests: (method, headers, form) of each; issued: the tokens; certificates: those of
+    clients that have one of the signer's.
     """
 
     daemon_threads = True
@@ -81,7 +81,7 @@ class TokenServer(ThreadingHTTPServer):
         self.begin({})
 
     def begin(self, rights: dict[str, tuple[str, ...]]) -> None:
-        """Forget what was."""
+        """Forget the requests and tokens so far, and give rights anew."""
         self.rights, self.lifetimes = rights, [300]
         self.requests: list[tuple[str, dict[str, str], dict[str, str]]] = []
         self.issued: list[str] = []

@@ -1,4 +1,4 @@
-"""Counts what a launch asks of file systems, by strace: before the program starts, by anybody."""
+"""Counts, by strace, what a launch's processes ask of file systems before the program starts."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ BASE = (
 
 @dataclass(frozen=True)
 class Image:
-    """An image that is none. version: its files are others with another one; most: of its files."""
+    """A simulated image. version: another one has other files. most: files, at most."""
 
     tag: str
     packages: Sequence[str] = ()
@@ -160,7 +160,7 @@ def record(site: Site, image: Image, commit: Commit) -> None:
 
 
 def commit(number: int, subject: str) -> Commit:
-    """Return a commit that is none."""
+    """Return a simulated commit."""
     digest = hashlib.sha256(f"{number} {subject}".encode()).hexdigest()[:40]
     return Commit(digest, FIRST + number * DAY, subject)
 
@@ -221,7 +221,10 @@ def laboratory(site: Site, url: str = "") -> list[str]:
 def generated(
     site: Site, name: str, number: int, count: int, per_image: int, most: int = 1_000_000
 ) -> None:
-    """Add a collection of images made of random packages. per_image: of these; most: of files."""
+    """Add a collection of images made of random packages.
+
+    per_image: packages beside BASE; most: files of an image, at most.
+    """
     chance = random.Random(f"{name} {number}")
     others = [each for each in sorted(installed()) if each not in BASE]
     images = []

@@ -10,7 +10,7 @@ from tests.bench.builds import SINGBUILD
 
 
 class MpiBench:
-    """An ordinary user, the image of recipes/mpi.def, and a Slurm."""
+    """An ordinary user and the image of recipes/mpi.def."""
 
     def __init__(self, directory: Path, user: str) -> None:
         self.directory, self.image = directory, directory / "mpi.img"

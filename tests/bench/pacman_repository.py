@@ -39,7 +39,7 @@ def make(base: Path) -> Path:
 
     It has core/os/ARCHITECTURE, and the keyring site.gpg.
     """
-    # gpg-agent's sockets are there until it notices that its directory was done with.
+    # gpg-agent, which was told to end, may not have removed its sockets yet.
     sockets = shutil.ignore_patterns("S.gpg-agent*")
     shutil.copytree(once("pacman", _make), base, dirs_exist_ok=True, ignore=sockets)
     return base / "www"

@@ -151,7 +151,7 @@ def table() -> str:
 
 
 def execute(page: Path, *, long: bool) -> Counter[str]:
-    """Execute a page's blocks, and compare the answers; with long those that take their time, too.
+    """Execute a page's blocks, and compare the answers; long: also of blocks marked so.
 
     Returns how many "commands" were executed, and how many "answers" of theirs were compared.
     """

@@ -23,7 +23,7 @@ EPOCH = 1_700_000_000
 
 @dataclass(frozen=True)
 class Spec:
-    """One inode to make. data: for a file (zeros or not, bytes) parts; for others its target."""
+    """One inode to make. parts: of a file, (zeros or not, bytes). target: of a link."""
 
     kind: int
     mode: int = 0o644

@@ -260,10 +260,10 @@ def daemons(owner: Path | str) -> list[str]:
 
 
 def wait_for_daemons(owner: Path | str, seconds: float = 20) -> None:
-    """Wait until fuse2fs has ended; it takes a moment after the program does."""
+    """Wait until the FUSE daemons have ended, which they do a moment after the program."""
     until = time.monotonic() + seconds * PATIENCE
     while leftovers := daemons(owner):
-        assert time.monotonic() < until, f"fuse2fs is left behind: {leftovers}"
+        assert time.monotonic() < until, f"FUSE daemons are left behind: {leftovers}"
         time.sleep(0.05)
 
 
