@@ -116,14 +116,14 @@ GROUPS = {
     multiple=True,
     metavar="URI",
     help="Take stages from there too, such as oras://HOST/NAME, or NAME@sha256:… as --cache-to "
-    "printed it. Else whoever may write there is trusted as this cache is.",
+    "printed it; without a digest, whoever may write there is trusted like your own cache.",
 )
 @click.option(
     "--cache-signers",
     multiple=True,
     type=FILE,
     metavar="FILE",
-    help="Take from there only what somebody in it has signed: allowed_signers of ssh-keygen.",
+    help="Take from there only what somebody in FILE, an allowed_signers of ssh-keygen, signed.",
 )
 @click.option(
     "--cache-to",
@@ -135,7 +135,7 @@ GROUPS = {
     "--cache-key",
     type=FILE,
     metavar="FILE",
-    help="Sign them with this SSH key, for --cache-signers.",
+    help="Sign the stages that are sent with this SSH key, for --cache-signers.",
 )
 @click.option(
     "--secret",

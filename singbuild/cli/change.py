@@ -197,7 +197,7 @@ def import_(image: Path, source: str, quiet: bool) -> int:
 @click.argument("image", type=IMAGE)
 @click.argument("file", type=IMAGE, required=False)
 @click.option(
-    "-o", "--output", "-f", "--file", "output", type=IMAGE, metavar="FILE", help="The same FILE."
+    "-o", "--output", "-f", "--file", "output", type=IMAGE, metavar="FILE", help="The same as FILE."
 )
 @force_option
 @click.option(
@@ -208,7 +208,7 @@ def import_(image: Path, source: str, quiet: bool) -> int:
     help="tar: the tree. The others: a container image of one layer, in one file.",
     show_default=True,
 )
-@click.option("--name", metavar="NAME:TAG", help="The container image's; by default the file's.")
+@click.option("--name", metavar="NAME:TAG", help="The image's name in it; by default the file's.")
 def export_(
     image: Path, file: Path | None, output: Path | None, force: bool, form: str, name: str | None
 ) -> int:

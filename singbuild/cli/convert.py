@@ -47,7 +47,7 @@ def convert(source: Path, target: str, form: str, force: bool, quiet: bool) -> i
     """Make an image of another kind of SOURCE: ext3, squashfs, SIF or a directory.
 
     It needs neither root nor a mount. Owners, attributes, links and holes are kept; into a
-    directory an ordinary user gets files of his own. What a kind cannot hold is told.
+    directory an ordinary user gets files of his own. What a kind cannot hold is reported.
     """
     from singbuild.console import display
     from singbuild.images import conversion

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from singbuild.hub.site import Site
 
 INCOMPLETE = SectionError.status
-"""The exit status where a recipe failed and the site was written all the same."""
+"""The exit status where an image was not built, signed or pushed; the site is written anyway."""
 
 
 @click.group("hub", cls=Group)
@@ -91,7 +91,7 @@ def site_options(function: Any) -> Any:
     "--submit",
     default="",
     metavar="COMMAND",
-    help="Start each build by this command of a shell, in which {} is the build.",
+    help="Start each build by this shell command, in which {} stands for the build.",
 )
 @click.option(
     "--slurm", is_flag=True, help="Build on a Slurm cluster whose nodes share SITE, as job arrays."
@@ -124,8 +124,8 @@ def build_site(
     """Build what is new in a commit of REPOSITORY, a path or URL, and write the pages of SITE.
 
     Only committed files count. What an earlier commit built from the same files is not built again.
-    A recipe that fails gets a page with its log, and the status is 7 then. After an interruption
-    the same command goes on.
+    A recipe that fails gets a page with its log, and the status is 7 then, as when an image could
+    not be signed or pushed. After an interruption the same command goes on.
     """
     from singbuild.hub import distribution, publish, work
     from singbuild.hub.repository import Repository
@@ -227,7 +227,10 @@ def collect_site(
     name: str,
     url: str,
 ) -> int:
-    """Join what `hub image` made in DIRECTORIES into SITE, and write its pages; build nothing."""
+    """Join what `hub image` made in DIRECTORIES into SITE, and write its pages; build nothing.
+
+    The status is 7 when an image of the commit is missing.
+    """
     from singbuild.hub import publish, work
     from singbuild.hub.repository import Repository
     from singbuild.hub.site import Site

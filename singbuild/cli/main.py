@@ -41,13 +41,13 @@ NO_HOME = "/nonexistent"  # Debian's name for it
 STATUSES = """\b
 Exit statuses:
   0    success
-  1    two builds differ (--check-reproducible), two images differ (diff, attest-rebuild)
+  1    two builds differ (--check-reproducible), or two images (diff, hub compare, attest-rebuild)
   2    the command line is wrong
   3    the recipe is wrong: file, line and column are named
   4    no such backend, or a broken one
   5    this host lacks a program, a privilege, or space
   6    an input could not be had: mirror, download, checksum
-  7    a command of %setup, %post or %test failed
+  7    a command of %setup, %post or %test failed, or a recipe of a hub
   8    the image cannot be written, or is not a sound image
   9    an input differs from the lock, or there is no lock
   10   a signature is not accepted, or one that was asked for is missing

@@ -222,10 +222,10 @@ def verify_image(
 ) -> int:
     """Check that IMAGE is, bit for bit, what was written last, and whose signatures it has.
 
-    That is the build, or `copy`, `import` and their like, which drop signatures.
+    The last writer is the build, or `copy`, `import` and their like, which drop signatures.
 
-    Of docker://NAME or oras://NAME, an image in a registry: whose signatures and attestations of
-    cosign's it has there, by the keys that --signers names; without a good one that is status 10.
+    Of an image in a registry, docker://NAME or oras://NAME, it checks cosign's signatures and
+    attestations, by the keys that --signers names; without a good signature the status is 10.
 
     Names the first damaged path (status 8). A signature that is not over this image, or by a key
     that is revoked or has expired, or a missing one, is status 10. Signers are known from
