@@ -1,7 +1,7 @@
 """doctor --mpi IMAGE: whether the host's launchers and the image's MPI understand each other.
 
-Compares beforehand what would otherwise show in the run, and not plainly: ranks that each take
-themselves for the only one, or a library that cannot be loaded.
+Compares before a run what otherwise shows only in it: ranks that each take themselves for the
+only one, or a library that cannot be loaded.
 """
 
 import json
