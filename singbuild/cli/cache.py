@@ -89,7 +89,7 @@ def disk_usage(as_json: bool) -> int:
     type=click.FloatRange(min=0),
     default=None,
     metavar="DAYS",
-    help="Remove what was not used in DAYS, downloads and pulled images too.",
+    help="Remove what was not used in DAYS: downloads, pulled images and logs too.",
 )
 @dry_run_option
 @json_option
