@@ -78,9 +78,11 @@ def packages(repository: Repository) -> Iterator[dict[str, Any]]:
         pieces = inflated(iter((repository.content,)), "")
         with tarfile.open(fileobj=_Bounded(pieces), mode="r|") as archive:
             for member in archive:
+                archive.members = []  # type: ignore[attr-defined]  # else it keeps each
                 if member.isfile() and member.name.endswith("/desc"):
                     yield _package(_text(archive, member), repository.name)
-    except (OSError, EOFError, KeyError, ValueError, tarfile.TarError) as error:
+    # RecursionError: of headers before headers, which tarfile reads by calling itself.
+    except (OSError, EOFError, KeyError, ValueError, RecursionError, tarfile.TarError) as error:
         raise SourceError(
             f"{repository.url}/{repository.name}.db: cannot be understood", why=f"{error!r}"
         ) from error

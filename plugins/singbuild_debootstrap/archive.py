@@ -109,17 +109,17 @@ def _get(url: str, source: Source) -> Fetched:
 
 def read_release(text: bytes, url: str) -> Release:
     """Read the fields of a Release file. Raises SourceError for what has none."""
-    fields: dict[str, str] = {}
+    fields: dict[str, list[str]] = {}
     name = ""
     for line in text.decode(errors="replace").rstrip("\n").split("\n"):
         if line.startswith((" ", "\t")) and name:
-            fields[name] += f"\n{line.strip()}"
+            fields[name].append(line.strip())
             continue
         name, colon, value = line.partition(":")
         if not colon or not FIELD.fullmatch(name) or name in fields:
             raise SourceError(f"{url}: has a Release file that makes no sense", why=repr(line[:80]))
-        fields[name] = value.strip()
-    return fields
+        fields[name] = [value.strip()]
+    return {name: "\n".join(lines) for name, lines in fields.items()}
 
 
 def _check_release(release: Release, choice: Choice, url: str) -> None:

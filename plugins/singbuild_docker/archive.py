@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol, cast
 
 from singbuild import RecipeKeyError, SourceError
 from singbuild.compression import MAGIC, inflated, packing_of
@@ -24,6 +24,7 @@ from singbuild_docker.manifest import Descriptor, Layer
 
 PIECE = 1 << 18  # bytes
 MOST_MEMBERS = 100_000
+MOST_HEADERS = 256 << 20  # bytes of the headers of all members
 MOST_LINKS = 40
 LABEL = "org.opencontainers.image.ref.name"
 
@@ -49,6 +50,21 @@ class Directory:
             raise _missing(self.path, name, error.strerror or "") from error
 
 
+class _Headers:
+    """An archive's headers: tarfile reads each whole, whatever its size, and keeps it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._room = file, MOST_HEADERS
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int) -> bytes:
+        """Return the next bytes. Raises ValueError beyond the limit of all."""
+        self._room -= size
+        if self._room < 0:
+            raise ValueError(f"its headers have over {MOST_HEADERS:,} bytes")
+        return self._file.read(size)
+
+
 class Archive:
     """The files of an uncompressed tar archive."""
 
@@ -57,12 +73,14 @@ class Archive:
         self.names: dict[str, tarfile.TarInfo] = {}
         try:
             # "r:": tarfile itself would unpack without any bound; opened_archive() has done it.
-            self.tar = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115 - lives as long as file
-            for member in self.tar:
+            headers = cast("BinaryIO", _Headers(file))
+            self.tar = tarfile.open(fileobj=headers, mode="r:")  # noqa: SIM115 - as long as file
+            for number, member in enumerate(self.tar):  # which keeps each
+                if number == MOST_MEMBERS:
+                    raise ValueError(f"it has over {MOST_MEMBERS:,} members")
                 # Of two members with one name the last counts, as for tar(1).
                 self.names[member.name.removeprefix("./")] = member
-                if len(self.names) > MOST_MEMBERS:
-                    raise ValueError(f"it has over {MOST_MEMBERS:,} members")
+            self.tar.fileobj = file
         # RecursionError: of headers before headers, which tarfile reads by calling itself.
         except (tarfile.TarError, OSError, ValueError, OverflowError, RecursionError) as error:
             raise SourceError(f"{path}: is no tar archive", why=str(error)) from error
@@ -156,8 +174,7 @@ class OciLayout:
         matches = [
             entry
             for entry in (entries if isinstance(entries, list) else [])
-            if isinstance(entry, dict)
-            and self.tag in ("", str((entry.get("annotations") or {}).get(LABEL)))
+            if isinstance(entry, dict) and self.tag in ("", str(manifest.annotation(entry, LABEL)))
         ]
         if not matches:
             raise SourceError(

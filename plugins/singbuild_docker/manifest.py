@@ -249,6 +249,12 @@ def referrers(index: Mapping[str, Any], kinds: tuple[str | None, ...], most: int
     return [each["digest"] for each in rows if each.get("artifactType") in kinds][:most]
 
 
+def annotation(entry: Mapping[str, Any], name: str) -> object:
+    """Return what an entry of a document is annotated with, None when it is not."""
+    annotations = entry.get("annotations")
+    return annotations.get(name) if isinstance(annotations, dict) else None
+
+
 def is_described(entry: object) -> bool:
     """Whether an entry of a manifest says what is needed to fetch it."""
     try:

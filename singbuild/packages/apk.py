@@ -16,7 +16,7 @@ def software(tree: Tree, distro: str) -> Software:
         data = read(tree, path)
         if data:
             database = path.decode()
-            some = (_package(each, distro, database) for each in stanzas(data, ":"))
+            some = (_package(each, distro, database) for each in stanzas(data))
             return Software(tuple(package for package in some if package.name))
     return Software(())
 

@@ -127,9 +127,10 @@ def _fields(blob: bytes) -> dict[str, str]:
         raise ValueError(f"it declares {start + size} bytes and has {len(blob)}")
     store = blob[start : start + size]
     index = struct.iter_unpack(">IIII", blob[8:start])
-    return {
-        _TAGS[tag]: _value(store, kind, offset) for tag, kind, offset, _ in index if tag in _TAGS
-    }
+    # Of two entries of one tag the last counts, as rpm has it for those behind its region; each is
+    # one value, or many would be as many copies of a string.
+    places = {tag: (kind, offset) for tag, kind, offset, _ in index if tag in _TAGS}
+    return {_TAGS[tag]: _value(store, *place) for tag, place in places.items()}
 
 
 def _value(store: bytes, kind: int, offset: int) -> str:

@@ -9,6 +9,7 @@ import io
 import json
 import lzma
 import sqlite3
+import struct
 import tarfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -17,7 +18,10 @@ from pathlib import Path
 import pytest
 import singbuild_debootstrap.packages as debootstrap_packages
 import singbuild_yum.packages as yum_packages
-from singbuild_docker import config
+from singbuild_arch import repository as arch_repository
+from singbuild_arch.repository import Repository
+from singbuild_debootstrap import archive as debootstrap_archive
+from singbuild_docker import archive, config
 from singbuild_docker.archive import DockerArchive
 from singbuild_docker.image import Store
 
@@ -26,7 +30,7 @@ from singbuild.cache import remote
 from singbuild.compression import inflated
 from singbuild.errors import ImageError, LockError
 from singbuild.images import incoming, inspection
-from singbuild.packages import rpm
+from singbuild.packages import package, rpm
 from singbuild.plan import lock
 from singbuild.tar.extract import Unpacker
 from singbuild.tar.limits import Limits
@@ -300,3 +304,44 @@ def test_an_archive_to_import_that_is_cut_off(
 def test_a_stage_of_a_registry_that_is_none(text: bytes) -> None:
     with pytest.raises(SourceError, match="is no stage of a build"):
         remote._note(iter([text]), Path("file"))
+
+
+@pytest.mark.usefixtures("_quick")
+def test_a_field_of_many_lines_is_read_in_linear_time() -> None:
+    (stanza,) = package.stanzas(b"Status: installed\n" + b" x\n" * 2_000_000)
+    assert stanza["Status"] == "installed" + "\nx" * 2_000_000
+    release = b"SHA256:\n" + b" x\n" * 2_000_000
+    assert debootstrap_archive.read_release(release, "")["SHA256"].count("\n") == 2_000_000
+
+
+@pytest.mark.usefixtures("_quick")
+def test_a_string_that_many_entries_of_an_rpm_header_name_is_read_once() -> None:
+    store, count = b"x" * (1 << 20) + b"\0last\0", 500_000
+    index = struct.pack(">IIII", 1000, 6, 0, 1) * (count - 1)
+    index += struct.pack(">IIII", 1000, 6, (1 << 20) + 1, 1)
+    assert rpm._fields(struct.pack(">II", count, len(store)) + index + store) == {"name": "last"}
+
+
+def test_members_of_one_name_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archive, "MOST_MEMBERS", 1000)
+    (tmp_path / "a.tar").write_bytes(member(b"f") * 1001 + END)
+    with pytest.raises(SourceError) as caught:
+        DockerArchive(tmp_path / "a.tar", "", Store(tmp_path, Recorder())).image_for("x86_64")
+    assert "over 1,000 members" in caught.value.why
+
+
+def test_headers_of_an_archive_are_bounded_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archive, "MOST_HEADERS", 1 << 20)
+    comment = pax({b"comment": b"x" * (1 << 18)})
+    (tmp_path / "a.tar").write_bytes((comment + member(b"f")) * 5 + END)
+    with pytest.raises(SourceError) as caught:
+        DockerArchive(tmp_path / "a.tar", "", Store(tmp_path, Recorder())).image_for("x86_64")
+    assert "headers have over" in caught.value.why
+
+
+def test_headers_before_headers_of_an_index_are_no_bug() -> None:
+    content = pax({b"comment": b"x"}) * 5000 + member(b"f") + END
+    with pytest.raises(SourceError, match=r"core.db: cannot be understood"):
+        [*arch_repository.packages(Repository("core", "https://m.invalid", "0" * 64, content))]
