@@ -86,11 +86,9 @@ def opened(content: bytes, place: str) -> list[RemoteSignature]:
         signed = document.get("dsseEnvelope", document)
         kind, payload = signed["payloadType"], base64.b64decode(signed["payload"])
         values = [base64.b64decode(each["sig"]) for each in signed["signatures"][:_MOST]]
+        encoded = _encoded(kind, payload)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return []
-    if not isinstance(kind, str):
-        return []
-    encoded = _encoded(kind, payload)
     return [RemoteSignature(kind, payload, encoded, value, place) for value in values]
 
 

@@ -7,11 +7,12 @@ with its signature as an annotation. github.com/sigstore/cosign, specs/SIGNATURE
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from singbuild_docker.manifest import annotation, is_described
 
 if TYPE_CHECKING:
     from singbuild_docker.keys import PrivateKey, PublicKey
@@ -37,7 +38,7 @@ class Signature:
 
         try:
             value = base64.b64decode(self.value, validate=True)
-        except binascii.Error:
+        except ValueError:  # no base64, or no ASCII
             return None
         if not is_signed(key, self.payload, value):
             return None
@@ -83,12 +84,8 @@ def listed(document: Mapping[str, Any]) -> list[tuple[str, int, str]]:
     rows = []
     layers = document.get("layers")
     for layer in (layers if isinstance(layers, list) else [])[:MOST]:
-        if not isinstance(layer, dict) or layer.get("mediaType") != PAYLOAD:
-            continue
-        value = (layer.get("annotations") or {}).get(ANNOTATION)
-        digest, size = layer.get("digest"), layer.get("size")
-        if not (isinstance(value, str) and isinstance(digest, str) and isinstance(size, int)):
-            continue
-        if 0 < size <= LARGEST and digest.startswith("sha256:"):
-            rows.append((digest, size, value))
+        if is_described(layer) and layer["mediaType"] == PAYLOAD and 0 < layer["size"] <= LARGEST:
+            value = annotation(layer, ANNOTATION)
+            if isinstance(value, str):
+                rows.append((layer["digest"], layer["size"], value))
     return rows

@@ -48,8 +48,9 @@ def servers(report: Reporter) -> list[str]:
     """Return the registries, or parts of them, for which the files and their helpers have some."""
     from docker import auth, errors  # see _read
     from docker.credentials import Store
+    from docker.credentials.errors import StoreError
 
-    broken = (errors.DockerException, OSError, ValueError, TypeError, AttributeError)
+    broken = (errors.DockerException, StoreError, OSError, ValueError, TypeError, AttributeError)
     names: set[str] = set()
     for path in readable(_files()):
         try:
@@ -57,11 +58,13 @@ def servers(report: Reporter) -> list[str]:
             for kind in ("auths", "credHelpers"):
                 names.update(document.get(kind) or {})
             if helper := document.get("credsStore"):
-                store: Any = Store(helper)  # docker-py has no types
+                with warnings.catch_warnings(action="ignore"):  # docker-py says the same twice
+                    store: Any = Store(helper)  # docker-py has no types
                 names.update(store.list())
         except broken as error:
             report.warn(f"{path}: cannot be understood: {error}")
-    return sorted({name if _is_part(name) else auth.resolve_index_name(name) for name in names})
+    texts = [name for name in names if isinstance(name, str)]
+    return sorted({name if _is_part(name) else auth.resolve_index_name(name) for name in texts})
 
 
 def _files() -> Iterator[Path]:

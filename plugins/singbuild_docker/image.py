@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -61,9 +63,10 @@ class Store:
         """Note where a tag leads now."""
         (self.path / "tags").mkdir(exist_ok=True)
         place = self._tag(name)
-        part = place.with_suffix(f".{sha256[:8]}.part")
-        part.write_text(sha256)
-        part.rename(place)
+        fd, part = tempfile.mkstemp(dir=place.parent, suffix=".part")  # two may note one tag
+        with os.fdopen(fd, "w") as file:
+            file.write(sha256)
+        Path(part).rename(place)
 
     def recall(self, name: str) -> str:
         """Return where a tag led last, "" if nobody knows."""

@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,8 @@ def login(registry: str, username: str, password: str, report: Reporter) -> str:
     _try(registry_of(registry), Credentials(username, password), report)
     with _settings() as (path, settings):
         if helper := _helper(settings, registry_of(registry)):
-            _store(helper).store(_key(registry), username, password)
+            with _store(helper, path) as store:
+                store.store(_key(registry), username, password)
             return f"docker-credential-{helper}"
         pair = base64.b64encode(f"{username}:{password}".encode()).decode()
         settings.setdefault("auths", {})[_key(registry)] = {"auth": pair}
@@ -51,7 +53,8 @@ def logout(registry: str) -> str:
     """Forget a password; return where it was, "" if nowhere. Raises HostError."""
     with _settings() as (path, settings):
         if helper := _helper(settings, registry_of(registry)):
-            _store(helper).erase(_key(registry))
+            with _store(helper, path) as store:
+                store.erase(_key(registry))
             return f"docker-credential-{helper}"
         entries = settings.get("auths")
         names = {_key(registry), registry_of(registry)}
@@ -124,11 +127,26 @@ def _helper(settings: Mapping[str, Any], registry: str) -> str:
     return str(own or settings.get("credsStore") or "")
 
 
-def _store(helper: str) -> Any:
+@contextlib.contextmanager
+def _store(helper: str, path: Path) -> Iterator[Any]:
+    """Yield docker-py's object for a helper program. Raises HostError: the program fails.
+
+    path: of the settings that name it.
+    """
     # 0.2 s to import, and most have no helper.
     from docker.credentials import Store
+    from docker.credentials.errors import StoreError
 
-    return Store(helper)
+    try:
+        with warnings.catch_warnings(action="ignore"):  # docker-py says the same twice
+            store: Any = Store(helper)
+        yield store
+    except StoreError as error:
+        raise HostError(
+            f"docker-credential-{helper} cannot be used",
+            why=f"{error}.",
+            remedy=f"Install or repair it, or correct credsStore and credHelpers in {path}.",
+        ) from error
 
 
 def _key(registry: str) -> str:

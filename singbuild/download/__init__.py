@@ -12,13 +12,14 @@ import os
 import queue
 import threading
 from collections.abc import Iterator, Sequence
+from contextvars import copy_context
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from singbuild.contract import Reporter
-from singbuild.download.errors import NotFoundError, TryAgainError, too_large
+from singbuild.download.errors import NotFoundError, TryAgainError, public_url, too_large
 from singbuild.download.limits import TIMEOUT, passed
 from singbuild.download.nearness import is_loopback
 from singbuild.download.progress import SharedProgress
@@ -161,9 +162,10 @@ def fetch_all(
         except BaseException as error:
             done.put(error)
 
-    # Daemons: Ctrl-C need not wait for a server that has fallen silent.
+    # Daemons: Ctrl-C need not wait for a server that has fallen silent. In our context, which says
+    # who named the servers (addresses.named_by).
     for _ in range(min(WORKERS, len(remotes))):
-        threading.Thread(target=work, daemon=True).start()
+        threading.Thread(target=copy_context().run, args=(work,), daemon=True).start()
     try:
         return _collect(done, len(remotes))
     finally:
@@ -195,7 +197,7 @@ def _fetch(
             into.mkdir(parents=True, exist_ok=True)
             return Transfer(remote, into, report, limit, session).run()
     raise SourceError(
-        f"{remote.url}: files cannot be fetched by {scheme}",
+        f"{public_url(remote.url)}: files cannot be fetched by {scheme}",
         remedy="Give an http:// or https:// URL, a file:// URL or a path.",
     )
 

@@ -23,6 +23,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from singbuild.download import nearness
+from singbuild.download.errors import server_of
 from singbuild.download.nearness import HERE, LINK, PRIVATE
 from singbuild.errors import HostError
 
@@ -65,7 +66,7 @@ def check_named(namer: str, url: str) -> None:
     """Refuse a URL whose host is too near by its name alone. Raises RedirectError."""
     near = nearness.of_name(urlsplit(url).hostname or "")
     if near > _nearness_of(namer):
-        raise RedirectError(f"{urlsplit(namer).netloc} sends us on to {_WORDS[near]}")
+        raise RedirectError(f"{server_of(namer)} sends us on to {_WORDS[near]}")
 
 
 class AddressAdapter(HTTPAdapter):
@@ -104,7 +105,7 @@ class AddressAdapter(HTTPAdapter):
             _limit.reset(tokens[0])
             _peer_nearness.reset(tokens[1])
         # Not in the clause above: answers.py tells an error's root cause.
-        who = urlsplit(namer or url).netloc
+        who = server_of(namer or url)
         raise RedirectError(f"{who} sends us on to {where}", request=request)
 
 

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from urllib.parse import urlsplit
+
 from singbuild.errors import SourceError
+
+_CREDENTIALS = re.compile(r"(?<!ssh)://[^/?#]*@", re.IGNORECASE)  # RFC 3986 section 3.2.1
 
 
 class NotFoundError(SourceError):
@@ -18,6 +23,19 @@ class TryAgainError(Exception):
     def __init__(self, error: SourceError, wait: float = 0.0) -> None:
         super().__init__(error)
         self.error, self.wait = error, wait
+
+
+def public_url(url: str) -> str:
+    """Return a URL, or a text with URLs, without the names and passwords in them.
+
+    The name may be a token. In a URL of ssh a name is needed, and no secret.
+    """
+    return _CREDENTIALS.sub("://", url)
+
+
+def server_of(url: str) -> str:
+    """Return the host in a URL, with a port that it has, for a message."""
+    return urlsplit(public_url(url)).netloc
 
 
 def cannot_fetch(url: str, why: str, remedy: str = "") -> SourceError:

@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextvars import copy_context
 from itertools import islice
 
 import requests
@@ -72,8 +73,9 @@ def _begun(ask: Ask, begin: int, end: int) -> Future[bytes]:
         except BaseException as error:
             future.set_exception(error)
 
-    # A daemon: Ctrl-C need not wait for a server that has fallen silent.
-    threading.Thread(target=fetch, daemon=True).start()
+    # In the context of who asks, which says who named the server (addresses.named_by). A daemon:
+    # Ctrl-C need not wait for a server that has fallen silent.
+    threading.Thread(target=copy_context().run, args=(fetch,), daemon=True).start()
     return future
 
 

@@ -14,6 +14,7 @@ from requests.auth import AuthBase, HTTPBasicAuth
 from requests.utils import get_auth_from_url
 
 from singbuild.download.addresses import AddressAdapter, RedirectError, check_named, origin
+from singbuild.download.errors import public_url, server_of
 
 
 class Session(requests.Session):
@@ -34,14 +35,17 @@ class Session(requests.Session):
         """Return where an answer sends us, None for nowhere. Raises RedirectError."""
         target = super().get_redirect_target(resp)
         if target is not None:
-            before = urlsplit(resp.url)
+            sender = server_of(resp.url)
             try:
                 after = urlsplit(urljoin(resp.url, target))
                 origin(after.geturl())
             except ValueError:
-                raise RedirectError(f"{before.netloc} sends us on to {target!r}") from None
-            if (before.scheme, after.scheme) == ("https", "http") and not self.insecure:
-                raise RedirectError(f"{before.netloc} sends us on to {after.netloc} by plain http")
+                where = public_url(target)
+                raise RedirectError(f"{sender} sends us on to {where!r}") from None
+            is_secure = urlsplit(resp.url).scheme == "https"
+            if is_secure and after.scheme == "http" and not self.insecure:
+                where = server_of(after.geturl())
+                raise RedirectError(f"{sender} sends us on to {where} by plain http")
             check_named(resp.url, after.geturl())
             # requests reads it whole, be it endless, to use the connection again.
             resp._content = b""

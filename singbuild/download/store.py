@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +13,12 @@ from typing import BinaryIO
 
 from singbuild import claim
 from singbuild.contract import Reporter
-from singbuild.download.errors import wrong_digest
+from singbuild.download.errors import cannot_fetch, public_url, wrong_digest
 from singbuild.errors import SourceError
 
 PIECE = 1 << 16  # bytes
 OFFLINE = "SINGBUILD_OFFLINE"
+_SHA256 = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,15 @@ class Remote:
     sha256: str = ""
     size: int = 0
     label: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse a digest that is none: it may be a stranger's, and names a file of the store."""
+        if self.sha256 and not _SHA256.fullmatch(str(self.sha256)):
+            raise SourceError(
+                f"{public_url(self.url)}: cannot be fetched",
+                why=f"{str(self.sha256)[:100]!r} is no SHA-256.",
+                remedy="Correct it where it stands, or find out who wrote it.",
+            )
 
 
 @dataclass(frozen=True)
@@ -92,12 +103,11 @@ def keep(content: bytes, store: Path, report: Reporter) -> Fetched:
     """Put content that no transfer brought into a store, whole or not at all. Raises OSError."""
     sha256 = hashlib.sha256(content).hexdigest()
     store.mkdir(parents=True, exist_ok=True)
-    with locked(store / f"{sha256}.part", report, sha256) as part:
+    name = store / f"{sha256}.part"
+    with locked(name, report, sha256) as part:
         part.truncate(0)
         part.write(content)
-        part.flush()
-        os.fsync(part.fileno())
-        (store / f"{sha256}.part").rename(store / sha256)
+        rename_part(part, name, store / sha256, sha256)
     return Fetched(store / sha256, sha256, len(content))
 
 
@@ -108,7 +118,8 @@ def keep_copy(remote: Remote, file: BinaryIO, store: Path, report: Reporter) -> 
     """
     store.mkdir(parents=True, exist_ok=True)
     total, size = hashlib.sha256(), 0
-    with locked(store / f"{remote.sha256}.part", report, remote.label or remote.url) as part:
+    name = store / f"{remote.sha256}.part"
+    with locked(name, report, remote.label or remote.url) as part:
         part.truncate(0)
         while piece := file.read(PIECE):
             part.write(piece)
@@ -117,9 +128,18 @@ def keep_copy(remote: Remote, file: BinaryIO, store: Path, report: Reporter) -> 
         if total.hexdigest() != remote.sha256:
             part.truncate(0)
             raise wrong_digest(remote.url, remote.sha256, total.hexdigest())
-        part.flush()
-        (store / f"{remote.sha256}.part").rename(store / remote.sha256)
+        rename_part(part, name, store / remote.sha256, remote.url)
     return Fetched(store / remote.sha256, remote.sha256, size)
+
+
+def rename_part(part: BinaryIO, name: Path, target: Path, whose: str) -> None:
+    """Give a whole part its final name. Raises SourceError: it is no longer ours; OSError."""
+    part.flush()
+    # rename(2) may reach the disk before the data does.
+    os.fsync(part.fileno())
+    if not is_name_of(name, part):  # this host was asleep, and another one took over
+        raise cannot_fetch(whose, "another process has taken over", "Try again.")
+    name.rename(target)
 
 
 @contextlib.contextmanager

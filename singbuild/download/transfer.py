@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,7 +26,13 @@ import urllib3.exceptions
 from singbuild import __version__
 from singbuild.contract import Reporter
 from singbuild.download import answers, limits, segments
-from singbuild.download.errors import TryAgainError, cannot_fetch, too_large, wrong_digest
+from singbuild.download.errors import (
+    TryAgainError,
+    cannot_fetch,
+    public_url,
+    too_large,
+    wrong_digest,
+)
 from singbuild.download.retry import retried
 from singbuild.download.store import (
     OFFLINE,
@@ -35,9 +40,9 @@ from singbuild.download.store import (
     Fetched,
     Remote,
     digest,
-    is_name_of,
     is_offline,
     locked,
+    rename_part,
 )
 
 VALIDATORS = {"ETag": "If-None-Match", "Last-Modified": "If-Modified-Since"}
@@ -54,7 +59,7 @@ class Transfer:
     ) -> None:
         self.remote, self.store, self.report = remote, store, report
         self.limit, self.session = limit, session
-        self.public_url = re.sub(r"//[^/@]*@", "//", remote.url)  # without a password
+        self.public_url = public_url(remote.url)
         name = re.split("[?#]", remote.url)[0].rsplit("/", 1)[-1]
         self.label = remote.label or name or self.public_url
         self.key = remote.sha256 or hashlib.sha256(remote.url.encode()).hexdigest()
@@ -182,13 +187,7 @@ class Transfer:
         if self.remote.sha256 not in ("", sha256):
             self._start_over(part)
             raise wrong_digest(self.public_url, self.remote.sha256, sha256)
-        part.flush()
-        # rename(2) may reach the disk before the data does.
-        os.fsync(part.fileno())
-        name = self.store / f"{self.key}.part"
-        if not is_name_of(name, part):  # this host was asleep, and another one took over
-            raise cannot_fetch(self.public_url, "another process has taken over", "Try again.")
-        name.rename(self.store / sha256)
+        rename_part(part, self.store / f"{self.key}.part", self.store / sha256, self.public_url)
         if not self.remote.sha256:
             self._save_validators(sha256)
         return Fetched(self.store / sha256, sha256, size)
