@@ -155,7 +155,7 @@ def build_site(
         survey,
         units,
         options,
-        source=source.source,
+        source=source.public_source,
         at_once=jobs,
         elsewhere=publish.Elsewhere(submit, slurm),
         report=_print_at_once,

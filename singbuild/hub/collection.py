@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from singbuild.download.errors import public_url
 from singbuild.errors import UsageError
 from singbuild.hub.site import Site, dumped
 from singbuild.hub.work import Survey
@@ -50,7 +51,10 @@ class Entry:
 
 @dataclass(frozen=True)
 class Collection:
-    """All commits that were built, the oldest first. source: a URL, "" for a path."""
+    """All commits that were built, the oldest first.
+
+    source: a URL without a password, "" for a path.
+    """
 
     name: str
     source: str
@@ -81,6 +85,7 @@ def name_of(source: str) -> str:
 
     Raises UsageError when they are no name.
     """
+    source = public_url(source)
     words = re.split("[/:]", source.rstrip("/").removesuffix(".git").removesuffix("/"))
     return check_name("/".join(words[-2:]), source)
 
@@ -109,7 +114,7 @@ def load(site: Site, name: str) -> Collection:
         )
         for each in values.get("commits", [])
     )
-    return Collection(name, values.get("source", ""), commits)
+    return Collection(name, public_url(values.get("source", "")), commits)
 
 
 def add(site: Site, name: str, source: str, survey: Survey) -> Collection:
@@ -124,7 +129,7 @@ def add(site: Site, name: str, source: str, survey: Survey) -> Collection:
     entry = Entry(commit.id, commit.time, commit.subject, builds, survey.left_out)
     others = [each for each in previous.commits if each.id != commit.id]
     commits = tuple(sorted([*others, entry], key=lambda each: (each.time, each.id)))
-    url = source if not Path(source).exists() else ""
+    url = public_url(source) if not Path(source).exists() else ""
     after = Collection(name, url, commits)
     site.write(f"{name}/collection.json", dumped(_as_json(after)))
     return after

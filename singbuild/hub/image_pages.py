@@ -19,6 +19,7 @@ from singbuild.hub.writer import Writer
 SHOWN_LINES = 2000  # of a log
 NEIGHBOURS = 5
 _LARGEST_CHANGE = 400  # lines of a recipe's change
+_COMPARED = 1000  # lines of a recipe: difflib's time grows with their square, and more
 _WIDTH = 790  # pixels of a treemap on a screen
 _PACKAGES = 1000  # of a page
 _OLDER = 20  # builds of a tag that have pages
@@ -241,10 +242,15 @@ def _licences(record: Mapping[str, Any]) -> list[str]:
 
 
 def _change(pages: ImagePages, steps: Sequence[tuple[Entry, Build]]) -> list[str]:
-    """Return how the recipe's text differs from that of the build before: a unified diff."""
+    """Return how the recipe's text differs from that of the build before: a unified diff.
+
+    Of long texts it is [].
+    """
     if len(steps) < 2:
         return []
     now, was = (pages.site.record(build.key)["source"].splitlines() for _, build in steps[:2])
+    if max(len(was), len(now)) > _COMPARED:
+        return []
     return [*difflib.unified_diff(was, now, "before", "now", lineterm="")][:_LARGEST_CHANGE]
 
 

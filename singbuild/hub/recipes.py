@@ -7,6 +7,7 @@ content of a file, so the same commit gives the same names everywhere.
 from __future__ import annotations
 
 import fnmatch
+import graphlib
 import hashlib
 import json
 import os
@@ -35,7 +36,9 @@ _DOCKERFILE = re.compile(
 )
 _IGNORED = (".dockerignore", ".lock.yaml", ".md", ".txt", "~")  # of files beside a recipe
 _IMAGE = re.compile(r"\.(img|simg|sif|sqsh|sqfs|squashfs)$")
+_OF_FILES = ("localimage", "docker-archive", "oci-archive", "oci")  # backends
 LARGEST = 1 << 20  # bytes of a recipe
+_COMPARISONS = 20_000_000  # of what a recipe copies with files: half a minute
 
 
 @dataclass(frozen=True)
@@ -142,18 +145,26 @@ def inputs(path: str, recipe: Recipe, files: Mapping[str, Blob]) -> Inputs:
 
     Relative paths of a definition file start at its own directory when all that it copies is
     there, else at the root, where people type the command. A Dockerfile's context is its directory.
+    Raises SingbuildError for one that names more files than can be looked for.
     """
     home = str(PurePosixPath(path).parent)
     lock = path.removesuffix(".def") + ".lock.yaml"
     own = [path, lock, f"{path}.dockerignore", str(PurePosixPath(home, ".dockerignore"))]
     if recipe.is_dockerfile:
-        directory, patterns = home, list(_context_patterns(recipe))
+        patterns = dict.fromkeys(_context_patterns(recipe))
     else:
-        patterns = [*_copied(recipe), *_named_files(recipe)]
-        here = all(any(_matching(files, home, each)) for each in patterns)
-        directory = home if here else "."
+        patterns = dict.fromkeys([*_copied(recipe), *_named_files(recipe)])
+    images = dict.fromkeys(_image_patterns(recipe))
+    if (len(patterns) + len(images)) * len(files) > _COMPARISONS:
+        raise SingbuildError(
+            f"{path} names {len(patterns):,} files to copy, in a commit of {len(files):,}",
+            why="Each would have to be looked for among all.",
+            remedy="Copy a directory that has them.",
+        )
+    here = recipe.is_dockerfile or all(any(_matching(files, home, each)) for each in patterns)
+    directory = home if here else "."
     read = {each for each in own if each in files}
-    for pattern in patterns:
+    for pattern in (*patterns, *images):
         read.update(_matching(files, directory, pattern))
     return Inputs(
         directory,
@@ -166,45 +177,36 @@ def inputs(path: str, recipe: Recipe, files: Mapping[str, Blob]) -> Inputs:
     )
 
 
-def bases(recipe_inputs: Inputs, recipes: Sequence[Candidate]) -> dict[str, Candidate]:
-    """Return by its name each image that a recipe starts from and another recipe makes.
+def makers(recipes: Sequence[Candidate]) -> dict[str, Candidate]:
+    """Return the recipes by the path of the image that each makes, without its ending.
 
-    ``From: base.sif`` is what ``base.def`` or ``Singularity.base`` of that directory makes.
+    ``base.def`` and ``Singularity.base`` make ``base.sif`` of their directory.
     """
-    by_stem = {}
+    by_path = {}
     for each in recipes:
         if each.tag:
             name = PurePosixPath(each.path)
-            stem = _tag(name.name) or LATEST
-            by_stem[str(name.with_name(stem))] = each
+            by_path[str(name.with_name(_tag(name.name) or LATEST))] = each
+    return by_path
+
+
+def bases(recipe_inputs: Inputs, by_path: Mapping[str, Candidate]) -> dict[str, Candidate]:
+    """Return by its name each image that a recipe starts from and another makes (``makers``)."""
     images = {}
     for image, path in recipe_inputs.bases.items():
-        if base := by_stem.get(_IMAGE.sub("", path)):
+        if base := by_path.get(_IMAGE.sub("", path)):
             images[image] = base
     return images
 
 
 def ordered(needs: Mapping[str, Sequence[str]]) -> list[str]:
     """Order tags so that each comes behind those that it needs. SingbuildError for circles."""
-    done: list[str] = []
-    on_the_way: list[str] = []
-
-    def visit(tag: str) -> None:
-        if tag in done:
-            return
-        if tag in on_the_way:
-            circle = " -> ".join([*on_the_way[on_the_way.index(tag) :], tag])
-            raise SingbuildError(f"recipes start from each other in a circle: {circle}")
-        on_the_way.append(tag)
-        for each in sorted(needs[tag]):
-            if each in needs:
-                visit(each)
-        on_the_way.pop()
-        done.append(tag)
-
-    for tag in sorted(needs):
-        visit(tag)
-    return done
+    graph = {tag: [each for each in sorted(needs[tag]) if each in needs] for tag in sorted(needs)}
+    try:
+        return [*graphlib.TopologicalSorter(graph).static_order()]
+    except graphlib.CycleError as error:
+        circle = " -> ".join(reversed(error.args[1]))  # it has each before those that need it
+        raise SingbuildError(f"recipes start from each other in a circle: {circle}") from error
 
 
 def _stages(recipe: Recipe) -> Iterator[Recipe]:
@@ -237,6 +239,15 @@ def _local_images(recipe: Recipe) -> Iterator[str]:
         source = stage.header("from")
         if stage.bootstrap.lower() == "localimage" and source:
             yield source.value
+
+
+def _image_patterns(recipe: Recipe) -> Iterator[str]:
+    """Yield the files that stages start from; a tag may stand behind an archive's path."""
+    for stage in () if recipe.is_dockerfile else _stages(recipe):
+        source = stage.header("from")
+        if stage.bootstrap.lower() in _OF_FILES and source:
+            yield source.value
+            yield source.value.partition(":")[0]
 
 
 def _context_patterns(recipe: Recipe) -> Iterator[str]:

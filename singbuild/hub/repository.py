@@ -16,6 +16,7 @@ from typing import IO
 
 from singbuild import claim, command
 from singbuild.console.events import printable
+from singbuild.download.errors import public_url
 from singbuild.errors import HostError, SourceError, UsageError
 from singbuild.workspace import cache_directory, make_in_cache
 
@@ -60,14 +61,19 @@ class Blob:
 
 
 class Repository:
-    """A fetched repository. source: a path or a URL, as the user named it."""
+    """A fetched repository. source: a path or a URL, as the user named it.
+
+    public_source: without a password, for people, pages, and jobs that find it fetched.
+    """
 
     def __init__(self, source: str) -> None:
         if source.startswith("-") or "\0" in source or "\n" in source:
             raise UsageError(f"{source!r} names no Git repository")
         self.source = str(Path(source).absolute()) if Path(source).exists() else source
+        self.public_source = public_url(self.source)
         cache = cache_directory() / "hub"
-        self._directory = cache / (hashlib.sha256(self.source.encode()).hexdigest()[:24] + ".git")
+        name = hashlib.sha256(self.public_source.encode()).hexdigest()[:24]
+        self._directory = cache / f"{name}.git"
         self._git = (*_GIT, f"--git-dir={self._directory}")
         self._env = {"GIT_ALLOW_PROTOCOL": _PROTOCOLS, "GIT_TERMINAL_PROMPT": "0"}
 
@@ -85,8 +91,8 @@ class Repository:
             done = command.call([*self._git, *words], env=env, package="git")
         if done.status:
             raise SourceError(
-                f"the repository {self.source} cannot be fetched",
-                why="\n".join(done.tail),
+                f"the repository {self.public_source} cannot be fetched",
+                why="\n".join(map(public_url, done.tail)),
                 remedy="Check the path or the URL, and that git itself may read it.",
             )
 
@@ -109,7 +115,7 @@ class Repository:
                 whole_id, time, subject = commits[0].groups()
                 return Commit(whole_id, min(int(time or 0), _LATEST), printable(subject).strip())
         raise UsageError(
-            f"{self.source} has no commit {name or 'at all'}",
+            f"{self.public_source} has no commit {name or 'at all'}",
             remedy="Name a branch, a tag, or the first digits of a commit.",
         )
 
@@ -137,11 +143,6 @@ class Repository:
                 why=f"a hub takes at most {MOST} files of {LARGEST} bytes",
             )
         return files
-
-    def read(self, blob: Blob) -> bytes:
-        """Return the content of one file. Raises HostError."""
-        with command.reading([*self._git, "cat-file", "blob", blob.id]) as content:
-            return content.read()
 
     def check_out(self, files: Iterable[Blob], directory: Path) -> list[str]:
         """Write files below an empty directory; return the links left out, which lead out of it."""
@@ -186,7 +187,12 @@ def _link(links: Iterable[tuple[Path, bytes]], directory: Path) -> list[str]:
             path.symlink_to(os.fsdecode(target))
             linked.append(path)
     root = directory.resolve()
-    outside = [path for path in linked if not _resolved(path).is_relative_to(root)]
+    # An absolute one may lead here now, and elsewhere in another process: /proc/self/fd.
+    outside = [
+        path
+        for path in linked
+        if path.readlink().is_absolute() or not _resolved(path).is_relative_to(root)
+    ]
     for path in outside:
         path.unlink()
     return sorted(str(path.relative_to(directory)) for path in outside)

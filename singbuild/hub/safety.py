@@ -6,7 +6,7 @@ is refused here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
 from pathlib import PurePosixPath
 
 from singbuild.errors import RecipeError
@@ -14,9 +14,10 @@ from singbuild.hub.recipes import Inputs
 from singbuild.recipe.recipe import ON_THE_HOST, Header, Recipe
 
 _ENGINE = "docker-daemon"
-_FILE = "file:"
-# Of these only URLs of files are refused: a path in Include is a package that has the file.
-_CAPABILITIES = ("include", "mirrorurl", "updateurl")
+_NAME = re.compile(r"^[\w.-]+=")  # of a repository, as in Repositories: NAME=URL
+# A scheme of other signs than letters may be filled in: %{OSVERSION}:///srv, OSVersion: file.
+_URL_OF_FILE = re.compile(r"file:|[^/]*[^a-z/][^/]*://", re.IGNORECASE)
+_REMEDY = "Commit the file, and name it by a relative path, with .. at its start or nowhere."
 
 
 def check(recipe: Recipe, inputs: Inputs, *, may_run_on_host: bool = False) -> None:
@@ -51,39 +52,44 @@ def check(recipe: Recipe, inputs: Inputs, *, may_run_on_host: bool = False) -> N
                     0,
                     recipe.line(item.line),
                     f"%files: {item.source} is outside the repository",
-                    remedy="Commit the file, and name it by a relative path.",
+                    why=_why(item.source),
+                    remedy=_REMEDY,
                 )
         for header in () if recipe.is_dockerfile else stage.headers:
-            if any(_leaves(inputs.directory, word) for word in _paths(header)):
+            if _names_outside(inputs.directory, header):
                 raise stage.error(
                     header,
                     f"{header.name} names a file outside the repository",
-                    remedy="Commit the file, and name it by a relative path.",
+                    why=_why(header.value),
+                    remedy=_REMEDY,
                 )
 
 
-def _paths(header: Header) -> Iterator[str]:
-    """Yield the words of a header's value that name files of the host."""
-    if header.name.lower() in _CAPABILITIES:
-        words = [word for word in header.value.split() if _is_url_of_file(word)]
-    else:
-        words = header.value.split()
-    for word in words:
-        if _is_url_of_file(word):
-            yield "/" + word[len(_FILE) :]
-        elif "://" not in word:
-            yield word
+def _names_outside(directory: str, header: Header) -> bool:
+    """Whether a header's value, or a word of it, is a path or a URL of a file outside.
 
-
-def _is_url_of_file(word: str) -> bool:
-    return word.lower().startswith(_FILE)
+    Backends take the whole value, or a list whose words have blanks or commas between them. A path
+    in Include is a package that has the file.
+    """
+    words = header.value.split()
+    items = [_NAME.sub("", item) for word in words for item in word.split(",")]
+    paths = () if header.name.lower() == "include" else (header.value, *words, *items)
+    return any(map(_URL_OF_FILE.match, items)) or any(_leaves(directory, path) for path in paths)
 
 
 def _leaves(directory: str, path: str) -> bool:
-    """Whether a path leads out of the checkout that ``directory`` is in."""
-    depth = 0
-    for part in PurePosixPath(directory, path).parts:
-        depth += {"..": -1, ".": 0}.get(part, 1)
-        if part == "/" or depth < 0:
-            return True
-    return path.startswith("~")
+    """Whether a path leads out of the checkout that ``directory`` is in, or may do so.
+
+    Links of a checkout lead inside it; but the kernel follows ``..`` from where a link leads.
+    """
+    parts = PurePosixPath(path).parts
+    up = next((count for count, part in enumerate(parts) if part != ".."), len(parts))
+    return (
+        path.startswith(("/", "~"))
+        or up > len(PurePosixPath(directory).parts)
+        or ".." in parts[up:]
+    )
+
+
+def _why(text: str) -> str:
+    return "Behind a name, which may be a link, .. may lead anywhere." if ".." in text else ""

@@ -95,7 +95,7 @@ class Site:
 
     def write_files(self, key: str, files: list[File]) -> None:
         """Keep an image's files, for programs and as a script for pages; see assets/hub.js."""
-        text = json.dumps(files, separators=(",", ":")).encode(errors="surrogateescape")
+        text = json.dumps(files, separators=(",", ":")).encode()
         # Without the time in the header: a site made twice of the same images is the same bytes.
         packed = gzip.compress(text, mtime=0)
         name = f"records/{key}.files"
@@ -137,9 +137,10 @@ class Site:
         """
         if not other.load("hub.json"):
             raise ImageError(f"{other.path} is no hub's site")
-        # A record comes last: it makes the others count.
+        # Records come last, and of a build's the one that makes all others count, KEY.json.
         for store in ("images", "signatures", "runs", "records"):
-            for path in sorted((other.path / store).glob("[!.]*")):
+            paths = (other.path / store).glob("[!.]*")
+            for path in sorted(paths, key=lambda each: ("." not in each.stem, each.name)):
                 place = self.path / store / path.name
                 is_failure = store == "records" and self.record(path.stem).get("status") == "failed"
                 if path.is_file() and not path.is_symlink() and (is_failure or not place.exists()):

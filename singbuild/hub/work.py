@@ -48,7 +48,7 @@ class Settings:
 class Unit:
     """One recipe of a commit. key: of its build; bases: image's name in the recipe -> its tag.
 
-    error: why it cannot be built; its key then stands for that. source: the recipe's text.
+    error: why it cannot be built; its key then stands for that.
     """
 
     tag: str
@@ -58,7 +58,6 @@ class Unit:
     locked: bool = False
     bases: Mapping[str, str] = field(default_factory=dict)
     error: str = ""
-    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -90,8 +89,9 @@ def survey(repository: Repository, commit: Commit, checkout: Path, settings: Set
             errors[tag] = str(error)
             alone = {each.path: f"{files[each.path].mode:o} {files[each.path].id}"}
             read[tag] = Inputs(".", alone, {})
+    makers = recipes.makers(candidates)
     bases = {
-        tag: {image: base.tag for image, base in recipes.bases(facts, candidates).items()}
+        tag: {image: base.tag for image, base in recipes.bases(facts, makers).items()}
         for tag, facts in read.items()
     }
     order = recipes.ordered({tag: [*named_bases.values()] for tag, named_bases in bases.items()})
@@ -113,7 +113,6 @@ def survey(repository: Repository, commit: Commit, checkout: Path, settings: Set
             lock in facts.files,
             bases[tag],
             errors.get(tag, ""),
-            repository.read(files[path])[: recipes.LARGEST].decode(errors="replace"),
         )
     return Survey(commit, units, {each.path: each.why_not for each in candidates if not each.tag})
 
@@ -146,25 +145,21 @@ def build(
 ) -> bool:
     """Build one unit into the site's stores unless it is there; return whether it is.
 
-    report: gets a line for people. Raises HostError when nothing can be built at all.
+    So with those that it starts from. report: gets a line for people. Raises HostError when
+    nothing can be built at all.
     """
-    if site.has(unit.key):
-        report(f"{unit.tag}: as before")
-        return True
-    check_host()
-    if unit.error:
-        _record_failure(site, commit_survey, unit, {"status": 3, "text": unit.error})
-        report(f"{unit.tag}: {unit.error.splitlines()[0]}")
-        return False
-    for image, tag in unit.bases.items():
-        base = commit_survey.units[tag]
-        if not build(site, commit_survey, base, checkout, settings, report):
-            why = f"the image that it starts from, {tag}, could not be built"
-            _record_failure(site, commit_survey, unit, {"status": 8, "text": why})
-            report(f"{unit.tag}: {why}")
-            return False
-        _place(site.image(base.key), checkout / unit.directory / image)
-    return _Run(site, commit_survey, unit, checkout, settings).execute(report)
+    tags, waiting = {unit.tag}, [unit]
+    while waiting:
+        each = waiting.pop()
+        bases = set() if each.error or site.has(each.key) else {*each.bases.values()} - tags
+        tags |= bases
+        waiting += [commit_survey.units[tag] for tag in bases]
+    is_there: dict[str, bool] = {}
+    for tag, each in commit_survey.units.items():
+        if tag in tags:
+            run = _Run(site, commit_survey, each, checkout, settings)
+            is_there[tag] = run.build(is_there, report)
+    return is_there[unit.tag]
 
 
 class _Run:
@@ -176,6 +171,8 @@ class _Run:
         self.site, self.survey, self.unit, self.settings = site, commit_survey, unit, settings
         self.directory = checkout / unit.directory
         self.recipe = os.path.relpath(checkout / unit.path, self.directory)
+        with (checkout / unit.path).open("rb") as file:
+            self.source = file.read(recipes.LARGEST).decode(errors="replace")
         self.log: list[str] = []
         self.phases: list[tuple[str, float]] = []
         self.error: dict[str, Any] = {}
@@ -183,6 +180,29 @@ class _Run:
         self.differences: list[str] = []
         self.began = time.time()
         self.reported = time.monotonic()
+
+    def build(self, is_there: Mapping[str, bool], report: Callable[[str], None]) -> bool:
+        """Build unless there is an image; return whether there is one now.
+
+        is_there: by tag, of those that it starts from.
+        """
+        unit = self.unit
+        if self.site.has(unit.key):
+            report(f"{unit.tag}: as before")
+            return True
+        check_host()
+        if unit.error:
+            self._record_failure({"status": 3, "text": unit.error})
+            report(f"{unit.tag}: {unit.error.splitlines()[0]}")
+            return False
+        for image, tag in unit.bases.items():
+            if not is_there.get(tag):
+                why = f"the image that it starts from, {tag}, could not be built"
+                self._record_failure({"status": 8, "text": why})
+                report(f"{unit.tag}: {why}")
+                return False
+            _place(self.site.image(self.survey.units[tag].key), self.directory / image)
+        return self.execute(report)
 
     def execute(self, report: Callable[[str], None]) -> bool:
         """Build; return whether there is an image now."""
@@ -194,12 +214,12 @@ class _Run:
             if not image.exists():
                 error = self.error or {"text": "\n".join(self.log[-20:])}
                 error = {"status": status, "text": error.get("text", "")}
-                _record_failure(self.site, self.survey, self.unit, error)
+                self._record_failure(error)
                 self._record_run()
                 lines = [f"    {printable(line)}" for line in error["text"].splitlines()]
                 report("\n".join([f"{self.unit.tag}: failed with status {status}", *lines]))
                 return False
-            self._record(image)
+            self._record_image(image)
         seconds = time.time() - self.began
         report(f"{self.unit.tag}: built in {seconds:.0f} s")
         return True
@@ -243,7 +263,7 @@ class _Run:
             so_far = f"{time.time() - self.began:.0f} s so far"
             self.report(f"{self.unit.tag}: {self.phases[-1][0]}, {so_far}")
 
-    def _record(self, image: Path) -> None:
+    def _record_image(self, image: Path) -> None:
         """Keep the image and what it says of itself; the record comes last, and makes it count."""
         key = self.unit.key
         files = contents.files(image)
@@ -269,7 +289,23 @@ class _Run:
             "licences": contents.licences(bill),
             "shown": record,
         }
-        _record(self.site, self.survey, self.unit, facts)
+        self._record(facts)
+
+    def _record_failure(self, error: Mapping[str, Any]) -> None:
+        self._record({"status": "failed", "error": dict(error)})
+
+    def _record(self, facts: Mapping[str, Any]) -> None:
+        """Write what pages show of the build, with the recipe's text."""
+        unit, commit = self.unit, self.survey.commit
+        own: dict[str, Any] = {
+            "version": 1,
+            "key": unit.key,
+            "tag": unit.tag,
+            "path": unit.path,
+            "commit": {"id": commit.id, "time": commit.time},
+            "source": self.source,
+        }
+        self.site.write(f"records/{unit.key}.json", dumped(own | dict(facts)))
 
     def _record_run(self) -> None:
         ended = time.time()
@@ -287,25 +323,6 @@ class _Run:
         self.site.write(f"runs/{self.unit.key}.json", dumped(facts))
 
 
-def _record(site: Site, commit_survey: Survey, unit: Unit, facts: Mapping[str, Any]) -> None:
-    commit = {"id": commit_survey.commit.id, "time": commit_survey.commit.time}
-    own: dict[str, Any] = {
-        "version": 1,
-        "key": unit.key,
-        "tag": unit.tag,
-        "path": unit.path,
-        "commit": commit,
-    }
-    own["source"] = unit.source
-    site.write(f"records/{unit.key}.json", dumped(own | dict(facts)))
-
-
-def _record_failure(
-    site: Site, commit_survey: Survey, unit: Unit, error: Mapping[str, Any]
-) -> None:
-    _record(site, commit_survey, unit, {"status": "failed", "error": dict(error)})
-
-
 def _verdict(event: Mapping[str, Any] | None, paths: Iterable[str]) -> dict[str, Any] | None:
     """Return whether two builds gave the same bytes; None when it was built once."""
     if event is None:
@@ -319,9 +336,8 @@ def _file_digest(file: Any, name: str) -> str:
 
 
 def _place(image: Path, place: Path) -> None:
-    """Put an image where the recipe that starts from it looks."""
+    """Put an image where the recipe that starts from it looks: beside the recipe that makes it."""
     if not os.path.lexists(place):
-        place.parent.mkdir(parents=True, exist_ok=True)
         _link_or_copy(image, place)
 
 

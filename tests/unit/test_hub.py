@@ -238,6 +238,10 @@ def test_only_what_a_recipe_reads_changes_its_key(commit: Commit, tmp_path: Path
             "app/src/main.c": "int main;",
             "app/notes": "n",
             "child.def": "Bootstrap: localimage\nFrom: plain.sif\n",
+            "start.def": "Bootstrap: localimage\nFrom: data/base.sif\n",
+            "archive.def": "Bootstrap: docker-archive\nFrom: data/base.tar:1.0\n",
+            "data/base.sif": "s",
+            "data/base.tar": "t",
         }
     )
 
@@ -253,6 +257,8 @@ def test_only_what_a_recipe_reads_changes_its_key(commit: Commit, tmp_path: Path
         "data/two.csv": {"copy"},
         "script.py": {"copy"},
         "plain.lock.yaml": {"plain", "child"},
+        "data/base.sif": {"start"},
+        "data/base.tar": {"archive"},
         "app/src/new.c": {"latest"},
         "app/Dockerfile": {"latest"},
     }.items():

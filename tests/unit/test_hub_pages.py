@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import os
 import re
 from collections.abc import Sequence
 from html.parser import HTMLParser
@@ -325,3 +326,44 @@ def test_a_damaged_record_is_told_of(tmp_path: Path) -> None:
     with pytest.raises(SingbuildError, match="is damaged"):
         pages.write(site, ["lab/tools"])
     assert any("damaged" in fault for fault in check.faults(site))
+
+
+def test_a_token_of_an_older_collection_is_shown_no_longer(tmp_path: Path) -> None:
+    site = crafted(tmp_path, "plain")
+    content = site.load("lab/tools/collection.json")
+    old = {**content, "source": "https://ada:s3@cret@x.invalid/a"}
+    site.write("lab/tools/collection.json", dumped(old))
+    pages.write(site, ["lab/tools"])
+    assert 'href="https://x.invalid/a"' in (site.path / "lab/tools/index.html").read_text()
+    units = {"tool": Unit("tool", "tool.def", "1" * 32)}
+    collection.add(site, "lab/tools", old["source"], Survey(commit_of(1), units, {}))
+    assert site.load("lab/tools/collection.json")["source"] == "https://x.invalid/a"
+
+
+@pytest.mark.parametrize(("lines", "is_shown"), [(500, True), (40_000, False)])
+def test_a_change_of_very_many_lines_is_not_shown(
+    tmp_path: Path, lines: int, is_shown: bool
+) -> None:
+    """To compare them would take hours: each of 128 lines occurs hundreds of times."""
+    site = crafted(tmp_path, "plain")
+    record = site.record("1" * 32)
+    texts = ("".join(f"# {n * step % 128}\n" for n in range(lines)) for step in (1, 5))
+    for key, text in zip("13", texts, strict=True):
+        site.write(f"records/{key * 32}.json", dumped({**record, "source": text}))
+    units = {"tool": Unit("tool", "tool.def", "3" * 32)}
+    collection.add(site, "lab/tools", "", Survey(commit_of(1), units, {}))
+    pages.write(site, ["lab/tools"])
+    text = (site.path / "lab/tools/tool/index.html").read_text()
+    assert ("Its last change" in text) == is_shown
+
+
+def test_the_record_that_makes_a_build_count_is_joined_last(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    other, site, key = crafted(tmp_path / "other", "plain"), Site(tmp_path / "site"), "1" * 32
+    site.open()
+    # Something in the way, where the copying ends.
+    (site.path / f"records/.{key}.spdx.json.{os.getpid()}.part").mkdir(parents=True)
+    with pytest.raises(IsADirectoryError):
+        site.join(other)
+    assert site.image(key).exists()
+    assert not site.has(key)
