@@ -66,16 +66,21 @@ def list_cache(verbose: bool, everything: bool, kinds: tuple[str, ...]) -> int:
 @click.option("-D", "--days", type=click.IntRange(min=0), default=0, help="Only what is older.")
 @_kinds
 def clean_cache(force: bool, dry_run: bool, days: int, kinds: tuple[str, ...]) -> int:
-    """Remove what is kept. Programs and builds that have a file open go on with it."""
+    """Remove what is kept, of pulled images too. Refused while a build uses the cache.
+
+    A program that has an image open goes on with it.
+    """
     before = time.time() - days * _DAY
-    files = [each for each in _files(kinds) if each.time <= before]
     if not (force or dry_run):
         click.confirm("This will delete everything in your cache. Continue?", abort=True, err=True)
-    for each in files:
-        click.echo(f"{'Would remove' if dry_run else 'Removing'} {each.path}", err=True)
-        if not dry_run:
-            with contextlib.suppress(OSError):
-                each.path.unlink()
+    with contextlib.nullcontext() if dry_run else workspace.whole_cache():
+        for each in _files(kinds):
+            if each.time > before:
+                continue
+            click.echo(f"{'Would remove' if dry_run else 'Removing'} {each.path}", err=True)
+            if not dry_run:
+                with contextlib.suppress(OSError):
+                    each.path.unlink()
     return 0
 
 
@@ -83,7 +88,7 @@ def _files(words: Iterable[str]) -> list[_CacheFile]:
     """Return the files of the kinds that the words name, of all when there are none."""
     names = [name for word in words for name in word.split(",")]
     kinds = {kind for name in names for kind in _THEIRS.get(name, (name,))}
-    is_wanted: Callable[[str], bool] = kinds.__contains__ if kinds - {"all"} else bool
+    is_wanted: Callable[[str], bool] = bool if not kinds or "all" in kinds else kinds.__contains__
     cache = workspace.cache_directory()
     rows = []
     for path in sorted(cache.glob("*/**/*")):
