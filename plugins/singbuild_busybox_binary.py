@@ -128,10 +128,14 @@ def _apt_digest(name: str) -> str:
 def _download(name: str, source: Source) -> bytes:
     directory = source.cache / "apt"
     directory.mkdir(exist_ok=True)
+    for left_over in directory.glob("*.deb"):  # by a build that was killed
+        left_over.unlink()
     # Else apt downloads as its user _apt, who may not enter our cache.
     argv = ["apt-get", "download", "-o", "APT::Sandbox::User=root", name]
     command.run(argv, cwd=directory, on_line=source.report.line)
-    deb = next(directory.glob("*.deb"))
+    deb = next(directory.glob("*.deb"), None)
+    if deb is None:
+        raise HostError("apt-get download has left no package")
     content = deb.read_bytes()
     keep(content, source.cache, source.report)
     deb.unlink()

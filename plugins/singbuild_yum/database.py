@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from singbuild import HostError, Rootfs
+from singbuild import HostError, ImageError, Rootfs
 from singbuild_yum.layout import Layout
 
 FORM = r"%{NAME}-%|EPOCH?{%{EPOCH}:}|%{VERSION}-%{RELEASE}.%{ARCH}\n"
@@ -24,8 +24,15 @@ def write_database(layout: Layout, pins: Mapping[str, Any], rootfs: Rootfs) -> N
     """Let the image's rpm register the packages, in the form and place that it knows.
 
     The host's may be another by years: rpm of EL 8 and before cannot read what today's writes.
+    Raises HostError, ImageError.
     """
-    home = _query(rootfs, "--eval", "%{_dbpath}")[0]
+    home = next(iter(_query(rootfs, "--eval", "%{_dbpath}")), "")
+    if not home.startswith("/"):
+        raise ImageError(
+            "the image's rpm names no directory of its database",
+            why=f"`rpm --eval %{{_dbpath}}` prints {home!r}.",
+            remedy="Include what has rpm's macros.",
+        )
     rootfs.mkdir(home)
     for key in layout.keys:
         _query(rootfs, "--import", _inside(layout, str(key)))

@@ -11,7 +11,7 @@ import binascii
 import getpass
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,8 +118,8 @@ def envelope(payload: bytes, kind: str, key: PrivateKey) -> bytes:
     return json.dumps({"payloadType": kind, "payload": text, "signatures": [row]}).encode()
 
 
-def opened(data: bytes, kind: str, keys: Mapping[str, PublicKey]) -> Opened:
-    """Verify an envelope; return the verdict. keys: by the names of their owners."""
+def opened(data: bytes, kind: str, keys: Sequence[tuple[str, PublicKey]]) -> Opened:
+    """Verify an envelope; return the verdict. keys: with the names of their owners."""
     try:
         document = json.loads(data)
         payload = _decoded(document["payload"])
@@ -134,13 +134,13 @@ def opened(data: bytes, kind: str, keys: Mapping[str, PublicKey]) -> Opened:
         return Opened(signers.BAD, "it is no DSSE envelope", (), "", b"")
     if payload_kind != kind or not 0 < len(rows) <= _MOST:
         return Opened(signers.BAD, "it is an envelope of another kind", (), "", b"")
-    for name, key in keys.items():
+    for name, key in keys:
         for key_id, signed_bytes in rows:
             if key_id in ("", fingerprint(key)) and is_signed(
                 key, _encoded(payload, kind), signed_bytes
             ):
                 return Opened(signers.GOOD, "", (name,), fingerprint(key), payload)
-    ids = {fingerprint(key) for key in keys.values()}
+    ids = {fingerprint(key) for _, key in keys}
     if ids & {key_id for key_id, _ in rows}:
         return Opened(signers.BAD, "its signature is damaged", (), rows[0][0], b"")
     reason = "its key is in no list of signers, so nothing was checked"

@@ -40,7 +40,7 @@ def examine(
 
 def _finding(each: RemoteSignature, digest: str, trust: TrustedKeys) -> Finding:
     claim, is_about_it = _claimed(each, digest)
-    for name, key in trust.keys.items():
+    for name, key in trust.keys:
         if dsse.is_signed(key, each.signed, each.signature):
             reason = "" if is_about_it else "it is over another image"
             status = signers.GOOD if is_about_it else signers.BAD

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,11 +22,11 @@ _KEYS = "keys"  # the directory of PEM files beside a list of signers
 
 @dataclass(frozen=True)
 class TrustedKeys:
-    """ssh: the lists; keyrings: files of PGP keys, None for the user's keyring; keys: by owner."""
+    """ssh: lists; keyrings: files of PGP keys, None for the user's keyring; keys: with owners."""
 
     ssh: Signers
     keyrings: Sequence[Path] | None
-    keys: Mapping[str, PublicKey]
+    keys: Sequence[tuple[str, PublicKey]]
 
 
 def load(files: Sequence[Path], revoked: Sequence[Path]) -> TrustedKeys:
@@ -48,7 +48,7 @@ def load(files: Sequence[Path], revoked: Sequence[Path]) -> TrustedKeys:
     for path in bans:
         _start(path)
     ssh = Signers([*map(str, lists)], [*map(str, bans)])
-    keys = {path.stem: dsse.public_key(path) for path in pems}
+    keys = [(path.stem, dsse.public_key(path)) for path in pems]
     return TrustedKeys(ssh, rings if files else None, keys)
 
 

@@ -243,3 +243,24 @@ def test_a_program_by_plain_http_needs_a_digest(tmp_path: Path) -> None:
     for locked in ({"sha256": "no digest"}, {"sha256": 5}):
         with pytest.raises(RecipeKeyError, match="comes over plain http"):
             singbuild_resolve(replace(request, locked=locked))
+
+
+@pytest.mark.parametrize("brings", [True, False])
+def test_only_what_apt_brings_now_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, brings: bool
+) -> None:
+    """A build that was killed has left others."""
+    apt = tmp_path / "bin/apt-get"
+    apt.parent.mkdir()
+    apt.write_text(f"#!/bin/sh\n[ $# = 3 ] || {'printf new > new.deb' if brings else ':'}\n")
+    apt.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{apt.parent}:{os.environ['PATH']}")
+    (tmp_path / "apt").mkdir()
+    for number in range(8):
+        (tmp_path / f"apt/old-{number}.deb").write_bytes(b"old")
+    if brings:
+        assert singbuild_busybox_binary._package("a", source(tmp_path)) == b"new"
+    else:
+        with pytest.raises(SourceError, match="cannot be had from this host's apt"):
+            singbuild_busybox_binary._package("a", source(tmp_path))
+    assert list((tmp_path / "apt").iterdir()) == []

@@ -9,7 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ed25519
 
+from singbuild.signatures import dsse, trusted_keys
 from tests.bench.signing_desk import Desk, agent, desk, sealed, the
 from tests.bench.singrun_images import ROOT
 
@@ -100,3 +103,17 @@ def test_a_fifo_in_the_place_of_dockers_settings_keeps_nobody_waiting(tmp_path: 
         check=False,
     )
     assert (done.returncode, "no regular file" in done.stderr) == (5, True), done.stderr
+
+
+def test_keys_of_files_with_one_name_are_all_trusted(tmp_path: Path) -> None:
+    """The site's list and the user's may each have a key of an Ada."""
+    paths = [tmp_path / place / "ada.pem" for place in ("site", "user")]
+    own = [ed25519.Ed25519PrivateKey.generate() for _ in paths]
+    for path, key in zip(paths, own, strict=True):
+        path.parent.mkdir()
+        form = serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+        path.write_bytes(key.public_key().public_bytes(*form))
+    keys = trusted_keys.load(paths, []).keys
+    assert [name for name, _ in keys] == ["ada", "ada"]
+    for key in own:
+        assert dsse.opened(dsse.envelope(b"x", "kind", key), "kind", keys).names == ("ada",)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import gzip
 import io
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from singbuild_yum import backend
 from singbuild_yum.choice import BASE, choose
+from singbuild_yum.database import write_database
 from singbuild_yum.dnf import checked_version, program
+from singbuild_yum.layout import Layout
 from singbuild_yum.repository import Repository, inside, packages
 
-from singbuild import HostError, RecipeKeyError, Source, SourceError
+from singbuild import HostError, ImageError, RecipeKeyError, Rootfs, Source, SourceError
 from singbuild.console.display import Console
 from singbuild.plan import plan
 from singbuild.recipe import grammar
@@ -212,3 +215,17 @@ def test_a_key_that_nobody_can_replace_on_the_way_needs_none(url: str) -> None:
 def test_a_digest_of_a_key_is_64_digits() -> None:
     with pytest.raises(RecipeKeyError, match="hexadecimal"):
         choose(chosen(GPGKey="https://m.example/KEY#sha256=abc"))
+
+
+@pytest.mark.parametrize("line", ["", "warning: no macros", "%{_dbpath}"])
+def test_an_rpm_that_names_no_directory_is_told(tmp_path: Path, line: str) -> None:
+    class Silent(Rootfs):
+        """A tree whose rpm prints a line, or nothing."""
+
+        def run(self, _argv: object, *, on_line: Callable[[str], None], **_more: object) -> None:  # type: ignore[override]
+            if line:
+                on_line(line)
+
+    rootfs = Silent(tmp_path, Console(io.StringIO()))
+    with pytest.raises(ImageError, match="names no directory of its database"):
+        write_database(Layout(tmp_path), {"packages": {}}, rootfs)

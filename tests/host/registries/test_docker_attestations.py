@@ -97,7 +97,7 @@ def status(registry: str, path: str) -> int:
 def opened(envelope: dict[str, Any], public: Path) -> dict[str, Any]:
     """A statement, as the reader of signatures in SIFs opens its envelope."""
     text = json.dumps(envelope).encode()
-    result = dsse.opened(text, attestation.IN_TOTO, {"ada": dsse.public_key(public)})
+    result = dsse.opened(text, attestation.IN_TOTO, [("ada", dsse.public_key(public))])
     assert result.status == "good", result
     document = json.loads(result.payload)
     assert isinstance(document, dict)
