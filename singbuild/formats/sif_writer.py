@@ -22,7 +22,7 @@ DESCRIPTOR = struct.Struct("<i?IIIqqqqqqq128s384s")
 _TABLE, _COUNT = 4096, 48  # offset; descriptors that there is room for
 _DATA = _TABLE + _COUNT * DESCRIPTOR.size
 _ALIGNMENT = 4096  # of a partition
-_GROUP = 0xF0000001  # all objects belong to the first group
+_GROUP = sif.GROUP | 1  # all objects belong to the first group
 _MACHINES = {name: word + b"\0" for word, (name, _) in sif.MACHINES.items()}
 
 

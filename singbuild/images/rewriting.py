@@ -23,7 +23,7 @@ from singrun.images import sif
 
 _LOCK = ".singularity.d/lock.yaml"
 _SCAN = 1 << 20  # bytes
-_SIF_HEAD, _SIF_SIGNATURE = 128, 0x4005  # github.com/sylabs/sif, pkg/sif/sif.go
+_SIF_HEAD = 128  # bytes: github.com/sylabs/sif, pkg/sif/sif.go
 
 
 def compared(path: Path, tree: FileTree, report: Reporter) -> str:
@@ -59,7 +59,7 @@ def _has_signature(path: Path) -> bool:
     """Whether a SIF, which has been read without an error, has a signature among its objects."""
     with path.open("rb") as file:
         rows = sif.objects(str(path), file.fileno(), file.read(_SIF_HEAD), path.stat().st_size)
-    return any(each.kind == _SIF_SIGNATURE for each in rows)
+    return any(each.kind == sif.SIGNATURE for each in rows)
 
 
 def _kind(path: Path, tree: FileTree) -> Kind:

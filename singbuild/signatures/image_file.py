@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from singbuild import file_tree, workspace
+from singbuild import claim, file_tree, workspace
 from singbuild.errors import ImageError
 from singbuild.ext3.boot import BOOT_BLOCK
 from singrun.errors import RunError
@@ -40,7 +40,10 @@ class Placed:
 
 @dataclass(frozen=True)
 class ImageFile:
-    """An open file, whatever has its name by now. beside: the path of its detached signatures."""
+    """An open file, whatever has its name by now.
+
+    beside: the path of its detached signatures; writable: whether others may stand in the file.
+    """
 
     path: Path
     fd: int
@@ -104,15 +107,22 @@ class ImageFile:
             os.close(fd)
 
     def count(self) -> int:
-        """Return how many signatures there seem to be, sound or not."""
-        inside = self.boot.count(b"\n# signature ") if self.start else 0
+        """Return how many signatures may be removed, sound or not."""
+        inside = self.boot.count(b"\n# signature ") if self.start and self.writable else 0
         return inside + self._text_beside().count(sshsig.BEGIN.encode())
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
-        """Lock out other signers for a with-block: lockf(3); launches, by flock(2), go on."""
+        """Lock out other signers for a with-block: lockf(3); launches, by flock(2), go on.
+
+        What is not written cannot be locked so: then the name of the file beside is claimed.
+        """
         if not self.writable:
-            yield
+            with contextlib.ExitStack() as stack:
+                # Where no claim can be made, no signature can either, and that is told then.
+                with contextlib.suppress(OSError):
+                    stack.enter_context(claim.claimed(self.beside))
+                yield
             return
         fcntl.lockf(self.fd, fcntl.LOCK_EX, BOOT_BLOCK)
         try:
@@ -157,7 +167,8 @@ class ImageFile:
 def opened(path: Path, *, beside: Path | None = None, write: bool = False) -> Iterator[ImageFile]:
     """Open an image's file; to write, if it may be written. Raises ImageError.
 
-    beside: the file of its detached signatures, if that has a name of its own.
+    beside: the file of its detached signatures, if that has a name of its own: then nothing is
+    written into the image.
     """
     fd, writable = _opened(path, write=write)
     try:
@@ -174,7 +185,8 @@ def opened(path: Path, *, beside: Path | None = None, write: bool = False) -> It
                 locks.take(fd, str(path), exclusive=False)
             except RunError as error:
                 raise ImageError(error.what, why=error.why, remedy=error.remedy) from error
-        yield ImageFile(path, fd, beside or path.with_name(path.name + BESIDE), writable)
+        own = path.with_name(path.name + BESIDE)
+        yield ImageFile(path, fd, beside or own, writable and not beside)
     finally:
         os.close(fd)
 

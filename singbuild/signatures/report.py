@@ -151,12 +151,18 @@ def _report(
     rebuilds: int,
 ) -> Report:
     # REBUILT does not count: it claims that the recipe gives this image, not that it may be run.
-    good = [e.principals for e in findings if (e.status, e.claim) == (signers.GOOD, SIGNED)]
-    patterns = [pattern for names in good for pattern in names]
-    missing = [w for w in required if not any(fnmatch.fnmatchcase(w, each) for each in patterns)]
+    good = [each for each in findings if (each.status, each.claim) == (signers.GOOD, SIGNED)]
+    missing = [name for name in required if not any(_is_by(each, name) for each in good)]
     if signed and not good:
         missing.append("anybody in the lists of signers")
     count = sum(bool(names) for names in Report(sound, findings, ()).rebuilders.values())
     if count < rebuilds:
         missing.append(f"{rebuilds} known signers who rebuilt it, but by {count}")
     return Report(sound, findings, missing)
+
+
+def _is_by(finding: Finding, name: str) -> bool:
+    """Whether a good signature is by a principal."""
+    if finding.scheme == "ssh":  # whose lists have patterns: ssh-keygen(1), ALLOWED SIGNERS
+        return any(fnmatch.fnmatchcase(name, each) for each in finding.principals)
+    return name in finding.principals  # who makes a PGP key writes any user ID, such as "*"

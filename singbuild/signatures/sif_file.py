@@ -18,9 +18,8 @@ from singbuild.errors import ImageError
 from singbuild.formats.sif_writer import DESCRIPTOR, HEADER
 from singrun.errors import RunError
 from singrun.images import sif
+from singrun.images.sif import GROUP, SIGNATURE
 
-SIGNATURE = 0x4005
-GROUP = 0xF0000000  # in the fields group and link: it is a group, no object
 _SHA256 = 1  # <pkg/sif/descriptor.go>, hashSHA256
 _LARGEST = 1 << 20  # bytes of a signature
 _PIECE = 1 << 20
@@ -84,6 +83,15 @@ class SifFile:
             raise self.damaged("Its objects lie in one another.")
         if len({row.id for row in self.rows}) != len(self.rows):
             raise self.damaged("Two of its objects have one number.")
+
+    @property
+    def others(self) -> list[Row]:
+        """The objects that are no signatures."""
+        return [row for row in self.rows if row.kind != SIGNATURE]
+
+    def has_content_of(self, earlier: SifFile) -> bool:
+        """Whether header and objects, but for signatures, are those of an earlier look."""
+        return (self._head[:5], self.others) == (earlier._head[:5], earlier.others)
 
     def damaged(self, why: str) -> ImageError:
         """Make the error for a SIF that is not in order."""
@@ -177,12 +185,11 @@ class SifFile:
 
         A file that was signed after it was made gets the bytes that it had before.
         """
-        other_rows = [row for row in self.rows if row.kind != SIGNATURE]
         signature_rows = [row for row in self.rows if row.kind == SIGNATURE]
         if not signature_rows:
             return 0
-        end = max(row.offset + row.size for row in other_rows)
-        self._head[6] = max(row.modified for row in other_rows)
+        end = max(row.offset + row.size for row in self.others)
+        self._head[6] = max(row.modified for row in self.others)
         self._head[7] = len(self._free) + len(signature_rows)
         self._head[12] = max(end - self._head[11], 0)
         # In this order: an object that no descriptor names does no harm, if we are killed here.

@@ -17,13 +17,13 @@ from singrun.signatures.statement import SIGNED
 
 PAYLOAD = "application/vnd.sylabs.sif-metadata+json"
 _PLACE = "in the SIF"
-_GROUP_MASK = 0xF0000000
 
 
-def findings(file: ImageFile, trust: TrustedKeys) -> list[Finding]:
+def findings(file: ImageFile, trust: TrustedKeys, *, any_group: bool = False) -> list[Finding]:
     """Return the verdicts on the signatures in a file, none where it is no SIF.
 
-    GOOD ones are over the group that has the root file system. Raises ImageError.
+    GOOD ones are over the group that has the root file system; any_group: over whatever group.
+    Raises ImageError.
     """
     if not sif_file.is_sif(file.boot):
         return []
@@ -38,7 +38,7 @@ def findings(file: ImageFile, trust: TrustedKeys) -> list[Finding]:
             if not verified[group, payload]:
                 reason = "it is over another image, or over this one as it was"
                 finding = replace(finding, status=signers.BAD, reason=reason)
-            elif not sif.has_root(group):
+            elif not (any_group or sif.has_root(group)):
                 reason = "it is not over the root file system"
                 finding = replace(finding, status=signers.UNKNOWN, reason=reason)
         rows.append(finding)
@@ -75,6 +75,12 @@ def sign(file: ImageFile, key: Path | None, *, scheme: str) -> list[str]:
         if not key:
             raise UsageError("--dsse needs --key FILE", remedy="Name a private key in PEM.")
         private = dsse.private_key(key)
+    if not sif.groups:
+        raise ImageError(
+            f"{file.path} has nothing to sign",
+            why="Signatures are over groups of objects, and none of its objects is in a group.",
+            remedy="Make the SIF anew: singbuild convert IMAGE IMAGE.sif",
+        )
     rows, fingerprints = [], []
     for group in sif.groups:
         text = sif.text(group)
@@ -86,5 +92,10 @@ def sign(file: ImageFile, key: Path | None, *, scheme: str) -> list[str]:
             rows.append((group, data, sif_file.fingerprint_bytes(fingerprint)))
             fingerprints.append(fingerprint)
     with file.alone():
-        sif.add(rows, int(datetime.now(UTC).timestamp()))
+        now = SifFile(str(file.path), file.fd)  # others may have signed it meanwhile
+        if not now.has_content_of(sif):
+            raise ImageError(
+                f"{file.path} was changed while it was signed", remedy="Sign it again."
+            )
+        now.add(rows, int(datetime.now(UTC).timestamp()))
     return sorted({*fingerprints})

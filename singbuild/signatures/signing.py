@@ -43,8 +43,6 @@ def sign(
     A signature with the same claim by the same key makes place for this one.
     """
     with image_file.opened(path, beside=beside, write=True) as file:
-        if beside:
-            file = ImageFile(file.path, file.fd, beside)
         own_statement = _statement(file, date, claim)
         new = signed(own_statement)
         with file.alone():
@@ -108,7 +106,7 @@ def remove(path: Path, *, beside: Path | None = None) -> int:
         sif = None
         if not beside and sif_file.is_sif(file.boot):
             sif = SifFile(str(path), file.fd)
-        if not file.writable and (file.start or (sif and sif.signatures())):
+        if not (beside or file.writable) and (file.start or (sif and sif.signatures())):
             raise ImageError(f"{path} is not yours to write", remedy="Work on a copy.")
         count = file.count()
         file.store([])

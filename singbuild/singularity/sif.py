@@ -19,7 +19,6 @@ from singrun.errors import RunError
 from singrun.images import sif
 
 _HEAD, _PIECE = 4096, 1 << 20  # bytes
-GROUP = 0xF0000000  # of an id: it is a group's. github.com/sylabs/sif, pkg/sif/descriptor.go
 TYPES = {
     0x4001: "Def.FILE",
     0x4002: "Env.Vars",
@@ -74,7 +73,7 @@ def header(image: Path) -> int:
     launch, _, version, machine, identity, created, modified, *places = fields
     free, total, table_offset, table_size, data_offset, data_size = places
     rows = {
-        "Launch Script": _text(launch).rstrip("\n"),
+        "Launch Script": _text(launch),
         "Version": _text(version),
         "Primary Architecture": sif.MACHINES.get(machine[:2], ("unknown",))[0],
         "ID": str(UUID(bytes=identity)),
@@ -185,12 +184,12 @@ def _size(number: int) -> str:
 
 
 def _link(each: sif.Object) -> str:
-    link = str(each.link & ~GROUP) if each.link else "NONE"
-    return link + " (G)" * bool(each.link & GROUP)
+    link = str(each.link & ~sif.GROUP) if each.link else "NONE"
+    return link + " (G)" * bool(each.link & sif.GROUP)
 
 
 def _group(each: sif.Object) -> str:
-    return str(each.group & ~GROUP) if each.group & ~GROUP else "NONE"
+    return str(each.group & ~sif.GROUP) if each.group & ~sif.GROUP else "NONE"
 
 
 def _type(each: sif.Object) -> str:

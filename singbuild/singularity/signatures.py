@@ -12,7 +12,8 @@ import click
 
 from singbuild.errors import ImageError, SingbuildError
 from singbuild.singularity.messages import INFO
-from singbuild.singularity.sif import GROUP, TYPES
+from singbuild.singularity.sif import TYPES
+from singrun.images.sif import GROUP
 
 if TYPE_CHECKING:
     from singbuild.signatures import sif_file
@@ -70,18 +71,19 @@ def verify(quiet: bool, /, image: Path, key: Path | None, as_json: bool, **_: bo
         sif = sif_file.SifFile(str(image), file.fd)
         signed = {group for group, _ in sif.signatures()}
         missing = [group for group in sif.groups if group not in signed]
-        rows = sif_signatures.findings(file, _trust(key))
+        rows = sif_signatures.findings(file, _trust(key), any_group=True)
         if not key and any(row.status == signers.UNKNOWN for row in rows):
             # Not all keys are in gpg's keyring; Apptainer has one of its own.
             more = replace(_trust(None), keyrings=_own_keyrings())
-            others = sif_signatures.findings(file, more)
+            others = sif_signatures.findings(file, more, any_group=True)
             rows = [
                 o if r.status == signers.UNKNOWN else r for r, o in zip(rows, others, strict=True)
             ]
     bad = next((row.reason for row in rows if row.status != signers.GOOD), "")
-    if not rows or missing:
-        number = missing[0] if missing else sif.groups[0]
-        bad = f"integrity: signature not found for object group {number & ~GROUP}"
+    if missing:
+        bad = f"integrity: signature not found for object group {missing[0] & ~GROUP}"
+    elif not sif.groups:
+        bad = "integrity: no groups found"
     objects = [] if bad else [row for group in sif.groups for row in sif.members(group)]
     if as_json:
         print(json.dumps(_as_json(rows, objects), indent=2))

@@ -29,6 +29,7 @@ DESCRIPTOR, _HEADER, _MOST = 585, 128, 4096  # bytes, bytes, descriptors
 PARTITION, _OCI = 0x4004, (0x400A, 0x400B)
 PRIMARY, OVERLAY = 2, 4
 SIGNATURE = 0x4005
+GROUP = 0xF0000000  # of an id: it is a group's
 _ENCRYPTED = (5, 6)  # squashfs in LUKS, and in gocryptfs
 
 

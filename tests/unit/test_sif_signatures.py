@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import struct
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from singbuild.signatures import pgp
+from singbuild.errors import ImageError
+from singbuild.signatures import pgp, signing
 from singrun.signatures import signers
 from tests.bench import sif_files, signing_desk
 from tests.bench.signing_desk import Desk, the
@@ -239,3 +242,55 @@ def test_a_sif_whose_objects_lie_in_one_another_is_not_hashed_again_and_again(si
     path.write_bytes(data)
     status, output = sif.run("sign", "--pgp", path)
     assert (status, "lie in one another" in output) == (8, True), output
+
+
+def interrupted(sif: Desk, key: Path, meanwhile: Callable[[], object]) -> None:
+    """Sign while something else is done between reading the SIF and reading the key."""
+    fifo = sif.place / "fifo"
+    os.mkfifo(fifo)
+    with ThreadPoolExecutor(1) as pool:
+        signer = pool.submit(signing.in_sif, sif.image, fifo, scheme="dsse")
+        with fifo.open("wb") as pipe:  # once the signer opens it, too
+            meanwhile()
+            pipe.write(key.read_bytes())
+        signer.result()
+
+
+def test_a_signature_that_is_made_meanwhile_stays(sif: Desk) -> None:
+    (ada, ada_public), (bob, bob_public) = pem_key(sif, "ada"), pem_key(sif, "bob")
+    interrupted(sif, ada, lambda: signing.in_sif(sif.image, bob, scheme="dsse"))
+    status, verdict = sif.verified("--signers", ada_public, "--signers", bob_public)
+    assert (status, the(verdict), the(verdict, "principals")) == (
+        0,
+        ["good", "good"],
+        [["bob"], ["ada"]],
+    )
+
+
+def test_what_is_changed_while_it_is_signed_gets_no_signature(sif: Desk) -> None:
+    with pytest.raises(ImageError, match="changed while it was signed"):
+        interrupted(sif, pem_key(sif, "ada")[0], lambda: set_group(sif.image, 1, 7))
+
+
+def set_group(image: Path, number: int, group: int) -> None:
+    """Put an object of a SIF, by its number, into a group."""
+    with image.open("r+b") as file:
+        file.seek(sif_files.TABLE + (number - 1) * sif_files.DESCRIPTOR.size + 9)
+        file.write(struct.pack("<I", group))
+
+
+def test_a_group_without_the_root_file_system_counts_for_nobody(sif: Desk) -> None:
+    private, public = pem_key(sif, "ada")
+    set_group(sif.image, 1, 0xF0000002)
+    assert sif.run("sign", "--dsse", "--key", private, sif.image)[0] == 0
+    status, verdict = sif.verified("--signers", public)
+    assert (status, the(verdict)) == (0, ["good", "unknown"])
+
+
+def test_a_user_id_of_pgp_is_no_pattern(sif: Desk, gnupg: str) -> None:
+    """Who makes a key writes what he likes into it."""
+    name = "*@lab.example"
+    new_key(name)
+    assert sif.run("sign", "--pgp", "--key", f"={name}", sif.image)[0] == 0
+    assert sif.verified("--signed-by", gnupg)[0] == 10
+    assert sif.verified("--signed-by", name)[0] == 0

@@ -7,11 +7,15 @@ import random
 import shutil
 import subprocess
 import sys
+import threading
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from singbuild.ext3.writer.seal import seal
+from singbuild.signatures import signing
 from singrun.signatures import sshsig, statement
 from tests.bench.image_trees import sample_tree
 from tests.bench.signing_desk import Desk, agent, desk, public, sealed, the
@@ -323,3 +327,32 @@ def test_texts_and_bytes_that_are_no_signatures_are_refused() -> None:
         statement.in_text((text + armor) * 65)
     with pytest.raises(ValueError, match="end with"):
         statement.in_text(text + armor + "x")
+
+
+def test_signers_at_once_lose_no_signature_of_a_file_beside(desk: Desk) -> None:
+    """That an image is not written must not mean that nobody is kept out."""
+    count, out, date = 6, desk.place / "out.sig", "20261129T210000Z"
+    its_statement = signing.statement_of(desk.image, date)
+    ready = [signing.by_key(its_statement, desk.key(f"k{n}"), agent=False) for n in range(count)]
+    all_signed = threading.Barrier(count)
+
+    def sign(new: statement.Signed) -> None:
+        def signed(_: statement.Statement) -> statement.Signed:
+            all_signed.wait()
+            return new
+
+        signing.sign(desk.image, signed, date, beside=out)
+
+    with ThreadPoolExecutor(count) as pool:
+        deque(pool.map(sign, ready), maxlen=0)
+    assert the(desk.verified("--signatures", out)[1], "place") == [out.name] * count
+    assert not [*desk.place.glob("*.owner*")]
+
+
+def test_signatures_of_another_file_are_removed_alone(desk: Desk) -> None:
+    key, out = desk.key(), desk.place / "mine.sig"
+    for words in ((), ("-o", out)):
+        assert desk.run("sign", "--key", key, *words, desk.image)[0] == 0
+    status, output = desk.run("sign", "--remove", "-o", out, desk.image)
+    assert (status, output.endswith(": 1 signature removed\n"), out.exists()) == (0, True, False)
+    assert the(desk.verified()[1], "place") == ["boot block"]

@@ -14,7 +14,7 @@ import pytest
 
 from tests.bench.signing_desk import Desk
 from tests.unit import test_sif_signatures
-from tests.unit.test_sif_signatures import pem_key
+from tests.unit.test_sif_signatures import pem_key, set_group
 
 pytestmark = test_sif_signatures.pytestmark
 desk, sealed = test_sif_signatures.desk, test_sif_signatures.sealed
@@ -117,3 +117,26 @@ def test_the_header_and_an_object_are_shown(sif: Desk, say: Say) -> None:
     status, out, _ = say("sif", "info", "2", "i.sif")
     assert "  Filesystem Type:  Ext3\n  Partition Type:   *System\n" in out
     assert say("sif", "info", "7", "i.sif")[0] == 255
+
+
+def test_each_group_has_a_signature_of_its_own(sif: Desk, say: Say) -> None:
+    private, public = pem_key(sif, "ada")
+    set_group(sif.image, 1, 0xF0000002)
+    assert say("sign", "--key", private, "i.sif")[0] == 0
+    status, out, _ = say("verify", "--key", public, "i.sif")
+    rows = ["2   |1       |NONE    |FS", "1   |2       |NONE    |JSON.Labels"]
+    assert (status, out.splitlines()[-2:]) == (0, rows)
+
+
+def test_a_sif_without_groups_has_nothing_to_sign(sif: Desk, say: Say) -> None:
+    private, public = pem_key(sif, "ada")
+    for number in (1, 2):
+        set_group(sif.image, number, 0)
+    before = sif.image.read_bytes()
+    status, out, errors = say("sign", "--key", private, "i.sif")
+    assert (status, out, "applied" in errors) == (255, "", False)
+    assert "has nothing to sign" in errors
+    assert sif.image.read_bytes() == before
+    status, out, errors = say("verify", "--key", public, "i.sif")
+    assert (status, out) == (255, "")
+    assert errors.endswith("Failed to verify container: integrity: no groups found\n")
