@@ -31,10 +31,17 @@ class Node(NamedTuple):
     links: int
 
 
+def one_line(text: bytes) -> str:
+    """Write a name or a path for a message: on one line, whatever bytes it has."""
+    characters = text.decode(errors="backslashreplace")
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode() for c in characters
+    )
+
+
 def shown(path: bytes) -> str:
-    """Write a path inside the tree for a message: on one line, whatever bytes it has."""
-    text = "/" + path.decode(errors="backslashreplace")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    """Write a path inside the tree for a message: from the root, on one line."""
+    return "/" + one_line(path)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 from singbuild import command
 from singbuild.compression import inflated
 from singbuild.errors import ImageError, SourceError, UsageError
+from singbuild.privilege import recorder
 from singbuild.tree import chroot
 from singbuild.tree.rootfs import Rootfs
 
@@ -71,6 +72,7 @@ def copy(
     if not as_root:
         own.append("--no-preserve=ownership")
     argv = ["cp", *options, *own, "--", *sources, where]
+    before = recorder.inodes(rootfs.root, rootfs.owners)
     done = chroot.host(
         rootfs.root,
         argv,
@@ -82,6 +84,10 @@ def copy(
     if done.status:
         why = "\n".join(done.tail).replace(str(rootfs.root), "")
         raise ImageError(f"cannot copy to {destination}", why=why, remedy="The image is unchanged.")
+    # What cp has written anew belongs to whom cp gave it, and is no device.
+    after = recorder.inodes(rootfs.root, before)
+    for path in [path for path, inode in before.items() if after.get(path) != inode]:
+        del rootfs.owners[path]
 
 
 def check_options(options: Sequence[str]) -> None:

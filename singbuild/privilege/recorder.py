@@ -18,8 +18,9 @@ import socket
 import stat
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from singbuild.ext3.node import Owner
@@ -290,23 +291,44 @@ def _handle(fd: int, name: bytes) -> bytes:
         return b"\0"
 
 
-def owners(tree: Path, journal: Path) -> dict[bytes, Owner]:
-    """Return owners and devices that the journal has for a tree's entries, by path."""
+def owners(
+    tree: Path, journal: Path, others: Mapping[bytes, Owner] = MappingProxyType({})
+) -> dict[bytes, Owner]:
+    """Return owners and devices that the journal has for a tree's entries, by path.
+
+    others: what is recorded elsewhere, before programs saw root there. Another owner that one of
+    them gives counts; root may be what it has read, and gives to the file that it writes anew.
+    """
     records = _read(journal)
     numbers = {int(key.split()[0]) for key in records}
-    recorded = {}
+    recorded = dict(others)
     for path, name, status, directory in _walk(tree):
         if status.st_ino not in numbers:  # most: a handle would cost one more call for each
             continue
         record = records.get(f"{status.st_ino} {_handle(directory, name).hex()}")
         if record:
+            before = others.get(path) or Owner(status.st_uid, status.st_gid)
+            unsaid = (SAME, 0) if path in others else (SAME,)
             recorded[path] = Owner(
-                status.st_uid if record.uid == SAME else record.uid,
-                status.st_gid if record.gid == SAME else record.gid,
-                record.kind | stat.S_IMODE(status.st_mode) if record.kind else 0,
-                record.device,
+                before.uid if record.uid in unsaid else record.uid,
+                before.gid if record.gid in unsaid else record.gid,
+                record.kind | stat.S_IMODE(status.st_mode) if record.kind else before.mode,
+                record.device if record.kind else before.device,
             )
     return recorded
+
+
+def inodes(tree: Path, paths: Iterable[bytes]) -> dict[bytes, str]:
+    """Return the inode of each path of a tree that is there, as the journal names it."""
+    numbers = {}
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            fd = os.open(os.fsencode(tree) + b"/" + path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                numbers[path] = _key(fd)
+            finally:
+                os.close(fd)
+    return numbers
 
 
 def without_group(tree: Path, owners: Mapping[bytes, Owner]) -> list[bytes]:

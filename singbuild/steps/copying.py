@@ -25,7 +25,6 @@ from singbuild.formats.recorded import Recorded
 from singbuild.recipe.recipe import Recipe
 from singbuild.steps import accounts
 from singbuild.steps.step import Workplace
-from singbuild.tar.prefix import prefixed
 from singbuild.tar.write import hashed, one_file, subtree
 from singbuild.tree.rootfs import Rootfs
 
@@ -99,7 +98,7 @@ def _copy(
     ):
         stream = tree.stream(real)
         _make(rootfs, place, overrides)
-        rootfs.unpack([prefixed(compression.inflated(stream, ""), place)])
+        rootfs.unpack_below(place, compression.inflated(stream, ""))
         tree.record_stream(real, stream)
     else:
         name = entry.path.rpartition(b"/")[2].decode(errors="surrogateescape")

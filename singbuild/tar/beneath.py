@@ -41,13 +41,19 @@ class Tree:
     """The tree below one directory.
 
     on_make: called with a directory, and the name in it of one that was missing on the way and
-    has been made.
+    has been made; on_remove: called with the path of each entry that ``remove`` removes.
     """
 
-    def __init__(self, root: Path, on_make: Callable[[Directory, bytes], None]) -> None:
+    def __init__(
+        self,
+        root: Path,
+        on_make: Callable[[Directory, bytes], None],
+        on_remove: Callable[[bytes], object],
+    ) -> None:
         self._root = os.open(root, _DIRECTORY)
         self._place = os.path.realpath(os.fsencode(root)).rstrip(b"/") + b"/"
         self._on_make = on_make
+        self._on_remove = on_remove
         self._open: dict[bytes, Directory] = {}
         self._links = 0  # followed on the way to the directory that is being made
 
@@ -90,19 +96,18 @@ class Tree:
         """Open a directory that no link leads to; the caller closes it. Raises OSError."""
         return self._openat2(path or b".", syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_SYMLINKS)
 
-    def remove(self, where: Directory, name: bytes) -> bool:
-        """Remove an entry with all below it; return whether it was a directory.
+    def remove(self, where: Directory, name: bytes) -> None:
+        """Remove an entry with all below it.
 
         It may be gone already. Of the open directories only ``where`` stays open.
         """
         try:
             kind = where.kind(name)
         except FileNotFoundError:
-            return False
-        remove(where.fd, name)
+            return
+        remove(where.fd, name, lambda path: self._on_remove(where.inside(path)))
         if stat.S_ISDIR(kind) or stat.S_ISLNK(kind):
             self.close_all(keep=where)  # others may have been below it, or behind it
-        return stat.S_ISDIR(kind)
 
     def close_surplus(self) -> None:
         """Close directories when more than 256 are open; to be called when none is in use.
@@ -162,15 +167,19 @@ class Tree:
             ) from error
 
 
-def remove(above: int, name: bytes) -> None:
-    """Remove an entry of an open directory with all below it; no link is followed."""
+def remove(above: int, name: bytes, on_remove: Callable[[bytes], object]) -> None:
+    """Remove an entry of an open directory with all below it; no link is followed.
+
+    on_remove: called with the path, from that directory, of each entry.
+    """
     if stat.S_ISDIR(os.lstat(name, dir_fd=above).st_mode):
-        _remove_tree(above, name)
+        _remove_tree(above, name, on_remove)
     else:
         os.unlink(name, dir_fd=above)
+        on_remove(name)
 
 
-def _remove_tree(above: int, top: bytes) -> None:
+def _remove_tree(above: int, top: bytes, on_remove: Callable[[bytes], object]) -> None:
     """Remove a directory below an open one, however deep; no link is followed."""
     # Not shutil.rmtree(), which calls itself for each level, and fails in a deep tree:
     # https://github.com/python/cpython/issues/89727
@@ -182,11 +191,14 @@ def _remove_tree(above: int, top: bytes) -> None:
         try:
             with os.scandir(fd) as entries:
                 for entry in entries:
+                    below = path + b"/" + os.fsencode(entry.name)
                     if entry.is_dir(follow_symlinks=False):
-                        waiting.append(path + b"/" + os.fsencode(entry.name))
+                        waiting.append(below)
                     else:
                         os.unlink(entry.name, dir_fd=fd)
+                        on_remove(below)
         finally:
             os.close(fd)
     for path in reversed(emptied):
         os.rmdir(path, dir_fd=above)
+        on_remove(path)

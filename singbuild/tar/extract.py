@@ -18,12 +18,12 @@ from typing import ClassVar, Protocol, Self
 
 from singbuild import host
 from singbuild.contract import Reporter
-from singbuild.ext3.node import Owner
+from singbuild.ext3.node import Owner, one_line
 from singbuild.tar.acl import inherited
 from singbuild.tar.beneath import Directory, Tree
 from singbuild.tar.limits import Limits, Quota
 from singbuild.tar.member_path import refused, split, split_target
-from singbuild.tar.owners import Ownership, shown
+from singbuild.tar.owners import Ownership
 from singbuild.tar.read import Member, TarStream
 from singbuild.tar.whiteouts import WHITEOUT, Whiteouts
 
@@ -81,11 +81,11 @@ class Unpacker:
         is_baseline: Callable[[bytes, int], bool] = lambda _path, _mtime: False,
     ) -> None:
         self.report, self._is_baseline = report, is_baseline
-        self._whiteouts = Whiteouts(self._remove) if whiteouts else None
         self.baseline_paths: set[bytes] = set()
         self._quota = Quota(limits or Limits.from_environment())
         self.ownership = Ownership(report, owners)
-        self._tree = Tree(root, self._note_implied)
+        self._tree = Tree(root, self._note_implied, self._forget)
+        self._whiteouts = Whiteouts(self._tree.remove) if whiteouts else None
         self._umask = host.umask()
         self._pending_directories: dict[bytes, Member] = {}  # path -> header, for _set_directories
 
@@ -120,6 +120,11 @@ class Unpacker:
         if self._whiteouts:
             self._whiteouts.end_layer(self._tree)
 
+    def _forget(self, path: bytes) -> None:
+        """Drop what is noted of an entry that was removed."""
+        self.ownership.owners.pop(path, None)
+        self._pending_directories.pop(path, None)
+
     def _note_implied(self, where: Directory, name: bytes) -> None:
         """Note a directory that a member's path leads through and that no member has made.
 
@@ -127,8 +132,7 @@ class Unpacker:
         """
         path = where.inside(name)
         self._quota.count_implied(path)
-        self.ownership.owners.pop(path, None)
-        self._pending_directories.pop(path, None)
+        self._forget(path)
         parent_member = self._pending_directories.get(where.path)
         # A new directory inherits its parent's group and set-group-id bit, inode(7), and default
         # ACL, acl(5). The kernel does not do it here where the parent gets them only at the end,
@@ -185,7 +189,7 @@ class Unpacker:
         try:
             fd = os.open(name, _CREATE, member.mode & 0o777, dir_fd=parent.fd)
         except FileExistsError:
-            self._remove(parent, name)
+            self._tree.remove(parent, name)
             fd = os.open(name, _CREATE, member.mode & 0o777, dir_fd=parent.fd)
         try:
             if member.segments is None:
@@ -212,7 +216,7 @@ class Unpacker:
             os.mkdir(name, 0o755, dir_fd=parent.fd)
         except FileExistsError:
             if not stat.S_ISDIR(parent.kind(name)):
-                self._remove(parent, name)
+                self._tree.remove(parent, name)
                 os.mkdir(name, 0o755, dir_fd=parent.fd)
         self._note_directory(member, path)
 
@@ -244,12 +248,12 @@ class Unpacker:
             try:
                 _link(source, source_name, parent, name)
             except FileExistsError:
-                self._remove(parent, name)
+                self._tree.remove(parent, name)
                 # Open the source again: its path may have led through the entry just removed.
                 source = self._tree.directory(source_parent_path, make=False)
                 _link(source, source_name, parent, name)
         except FileNotFoundError:
-            why = f"it is a link to {shown(member.link)}, which is not there"
+            why = f"it is a link to {one_line(member.link)}, which is not there"
             raise refused(member, why) from None
         # Owners are recorded by path: a hard link gets its target's, whatever its header says.
         if owner := self.ownership.owners.get(source.inside(source_name)):
@@ -283,16 +287,12 @@ class Unpacker:
         **dict.fromkeys(_SPECIAL, _make_special_file),
     }
 
-    def _remove(self, where: Directory, name: bytes) -> None:
-        if self._tree.remove(where, name):
-            self._pending_directories.pop(where.inside(name), None)
-
     def _replace(self, parent: Directory, name: bytes, make: Callable[[], None]) -> None:
         """Make an entry in the place of whatever is there."""
         try:
             make()
         except FileExistsError:
-            self._remove(parent, name)
+            self._tree.remove(parent, name)
             make()
 
     def _set_directories(self) -> None:

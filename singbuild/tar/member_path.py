@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from singbuild.errors import SourceError
-from singbuild.tar.owners import shown
+from singbuild.ext3.node import one_line
 from singbuild.tar.read import Member
 
 
@@ -22,7 +22,7 @@ def split_target(member: Member) -> tuple[bytes, bytes]:
     """Return the directory and the name of what a hard link is a link to. Raises SourceError."""
     path = _clean(member.link)
     if not path:
-        raise refused(member, f"it is a link to {shown(member.link)}, outside the tree")
+        raise refused(member, f"it is a link to {one_line(member.link)}, outside the tree")
     return parted(path)
 
 
@@ -35,7 +35,7 @@ def parted(path: bytes) -> tuple[bytes, bytes]:
 def refused(member: Member, why: str, remedy: str = "") -> SourceError:
     """Return the error for a member that cannot be unpacked."""
     remedy = remedy or "Find out who made the archive; nothing of it was kept."
-    return SourceError(f"{shown(member.name)}: cannot be unpacked", why=why, remedy=remedy)
+    return SourceError(f"{one_line(member.name)}: cannot be unpacked", why=why, remedy=remedy)
 
 
 def _clean(name: bytes) -> bytes | None:

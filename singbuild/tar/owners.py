@@ -8,7 +8,7 @@ import re
 
 from singbuild.contract import Reporter
 from singbuild.errors import SourceError
-from singbuild.ext3.node import Owner
+from singbuild.ext3.node import Owner, one_line
 from singbuild.tar.beneath import Directory
 from singbuild.tar.read import Member
 
@@ -84,7 +84,7 @@ class Ownership:
 
     def warn_once(self, what: str, path: bytes) -> None:
         """Note that something was left out, to be told at the end."""
-        count, first = self._warnings.get(what, (0, shown(path)))
+        count, first = self._warnings.get(what, (0, one_line(path)))
         self._warnings[what] = count + 1, first
 
     def warn(self) -> None:
@@ -101,13 +101,7 @@ def _has_room(where: int | bytes) -> bool:
 
 def _too_large(member: Member, name: str, value: bytes) -> SourceError:
     return SourceError(
-        f"{shown(member.name)}: its attribute {name} does not fit into an image",
+        f"{one_line(member.name)}: its attribute {name} does not fit into an image",
         why=f"It has {len(value):,} bytes; ext3 holds about 4,000 for all attributes of an entry.",
         remedy="Remove it where the archive is made: setfattr -x NAME FILE",
     )
-
-
-def shown(path: bytes) -> str:
-    """Write a path inside the tree for a message: on one line, whatever bytes it has."""
-    text = path.decode(errors="backslashreplace")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

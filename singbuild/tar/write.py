@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterable, Iterator
 
 from singbuild.errors import ImageError
 from singbuild.file_tree import DIRECTORY, REGULAR, SYMLINK, Entry, FileTree, Segment
-from singbuild.tar.owners import shown
 
 _BLOCK = tarfile.BLOCKSIZE
 _TYPES = {
@@ -157,7 +156,7 @@ def _key(name: bytes, entry: Entry) -> str:
         return f"SCHILY.xattr.{name.decode()}"
     except UnicodeDecodeError as error:
         raise ImageError(
-            f"{shown(entry.path)}: has an attribute that no tar archive can hold",
+            f"{entry.shown}: has an attribute that no tar archive can hold",
             why=f"Its name is {name!r}, which is not UTF-8.",
         ) from error
 

@@ -169,7 +169,7 @@ class RootDirectory:
     def write(self, inside: Inside, data: str | bytes, mode: int = 0o644) -> None:
         """Write a file of exactly this mode, replacing whatever file or link is there."""
         with self._place(inside, follow=False, make=True) as (directory, name):
-            _remove_file(directory, name)
+            self._remove_file(directory, name)
             fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _OPEN_FLAGS, dir_fd=directory)
             with os.fdopen(fd, "wb") as file:
                 file.write(data.encode() if isinstance(data, str) else data)
@@ -179,7 +179,7 @@ class RootDirectory:
     def symlink(self, inside: Inside, target: str) -> None:
         """Make a symbolic link, replacing whatever file or link is there."""
         with self._place(inside, follow=False, make=True) as (directory, name):
-            _remove_file(directory, name)
+            self._remove_file(directory, name)
             os.symlink(target, name, dir_fd=directory)
 
     def device(self, inside: Inside, mode: int, device: int) -> None:
@@ -189,15 +189,13 @@ class RootDirectory:
         or stat.S_IFBLK; device: as os.makedev() returns it.
         """
         with self._place(inside, follow=False, make=True) as (directory, name):
-            _remove_file(directory, name)
-            path = os.fsencode(self._inside(directory, name))
+            self._remove_file(directory, name)
             try:
                 os.mknod(name, mode, device, dir_fd=directory)
-                self.owners.pop(path, None)
             except PermissionError:
                 flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _OPEN_FLAGS
                 os.close(os.open(name, flags, dir_fd=directory))
-                self.owners[path] = Owner(0, 0, mode, device)
+                self.owners[self._inside(directory, name)] = Owner(0, 0, mode, device)
             _chmod(directory, name, stat.S_IMODE(mode))
 
     def chmod(self, inside: Inside, mode: int) -> None:
@@ -211,14 +209,17 @@ class RootDirectory:
         Raises FileNotFoundError.
         """
         with self._place(inside, follow=follow) as (directory, name):
+            path = self._inside(directory, name)
+            owner = self.owners.pop(path, Owner(uid, gid))
+            is_recorded = bool(owner.mode)  # as a device is, whoever owns it
             try:
                 os.chown(name, uid, gid, dir_fd=directory, follow_symlinks=False)
             except OSError as error:
                 # EINVAL: of an id that is not mapped into this user namespace.
                 if error.errno not in (errno.EPERM, errno.EINVAL):
                     raise
-                path = os.fsencode(self._inside(directory, name))
-                owner = self.owners.get(path, Owner(uid, gid))
+                is_recorded = True
+            if is_recorded:
                 self.owners[path] = dataclasses.replace(owner, uid=uid, gid=gid)
 
     def rename(self, inside: Inside, to: Inside) -> None:
@@ -227,7 +228,10 @@ class RootDirectory:
             self._place(inside, follow=False) as (old, name),
             self._place(to, follow=False, make=True) as (new, other),
         ):
+            was, now = self._inside(old, name), self._inside(new, other)
             os.rename(name, other, src_dir_fd=old, dst_dir_fd=new)
+            if was != now:
+                self._move_owners(was, now)
 
     def remove(self, inside: Inside) -> None:
         """Remove a file or a link, if there is one. A directory stays and is an error."""
@@ -235,12 +239,13 @@ class RootDirectory:
             contextlib.suppress(FileNotFoundError, NotADirectoryError),
             self._place(inside, follow=False) as (directory, name),
         ):
-            _remove_file(directory, name)
+            self._remove_file(directory, name)
 
     def rmdir(self, inside: Inside) -> None:
         """Remove an empty directory. Raises OSError."""
         with self._place(inside, follow=False) as (directory, name):
             os.rmdir(name, dir_fd=directory)
+            self.owners.pop(self._inside(directory, name), None)
 
     def remove_tree(self, inside: Inside) -> None:
         """Remove whatever is there, with all below it; no link is followed."""
@@ -248,7 +253,10 @@ class RootDirectory:
             contextlib.suppress(FileNotFoundError, NotADirectoryError),
             self._place(inside, follow=False) as (directory, name),
         ):
-            beneath.remove(directory, os.fsencode(name))
+            top, last = self._inside(directory, name), os.fsencode(name)
+            beneath.remove(
+                directory, last, lambda path: self.owners.pop(top + path[len(last) :], None)
+            )
 
     @contextlib.contextmanager
     def new_directory(self, name: str) -> Iterator[Path]:
@@ -294,10 +302,29 @@ class RootDirectory:
             if fd >= 0:
                 os.close(fd)
 
-    def _inside(self, directory: int, name: str) -> str:
-        """Return the path, from the root, of an entry of an open directory."""
+    def _remove_file(self, directory: int, name: str) -> None:
+        """Remove a file or a link, if it is there; a directory stays and is an error."""
+        with contextlib.suppress(FileNotFoundError):
+            if stat.S_ISDIR(os.lstat(name, dir_fd=directory).st_mode):
+                raise ImageError(f"{name}: is a directory where a file was to be written")
+            os.unlink(name, dir_fd=directory)
+        self.owners.pop(self._inside(directory, name), None)  # what a program removed has one, too
+
+    def _move_owners(self, old: bytes, new: bytes) -> None:
+        """Move what is recorded at and below one path to another, whose own records go."""
+        below = [path for path in self.owners if path == old or path.startswith(old + b"/")]
+        rows = {new + path[len(old) :]: self.owners.pop(path) for path in below}
+        for path in [*self.owners]:
+            if path == new or path.startswith(new + b"/"):
+                del self.owners[path]
+        self.owners.update(rows)
+
+    def _inside(self, directory: int, name: str) -> bytes:
+        """Return the path, from the root, of an entry of an open directory; b"" for the root."""
         here = os.readlink(f"/proc/self/fd/{directory}")  # noqa: PTH115 - of the kernel's
-        return posixpath.normpath(os.path.relpath(f"{here}/{name}", os.path.realpath(self.root)))
+        root = os.path.realpath(self.root)
+        path = posixpath.normpath(os.path.relpath(f"{here}/{name}", root))
+        return b"" if path == "." else os.fsencode(path)
 
 
 @contextlib.contextmanager
@@ -348,14 +375,3 @@ def _chmod(directory: int, name: str, mode: int) -> None:
         Path(f"/proc/self/fd/{fd}").chmod(mode)
     finally:
         os.close(fd)
-
-
-def _remove_file(directory: int, name: str) -> None:
-    """Remove a file or a link, if it is there; a directory stays and is an error."""
-    try:
-        kind = os.lstat(name, dir_fd=directory).st_mode
-    except FileNotFoundError:
-        return
-    if stat.S_ISDIR(kind):
-        raise ImageError(f"{name}: is a directory where a file was to be written")
-    os.unlink(name, dir_fd=directory)

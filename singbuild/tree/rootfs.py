@@ -29,7 +29,7 @@ from singbuild.tar.write import archive, hashed
 from singbuild.tree import chroot
 from singbuild.tree.baseline import Baseline
 from singbuild.tree.layers import Layers
-from singbuild.tree.root_directory import RootDirectory
+from singbuild.tree.root_directory import Inside, RootDirectory
 from singbuild.tree.volatile import is_in_place
 
 DEVICES = {  # the kernel's Documentation/admin-guide/devices.txt
@@ -135,7 +135,7 @@ class Rootfs(RootDirectory):
         """
         if not self._journal:
             return dict(self.owners)
-        recorded_owners = recorder.owners(self.root, self._journal) | self.owners
+        recorded_owners = recorder.owners(self.root, self._journal, self.owners)
         if warn and (lacking := recorder.without_group(self.root, recorded_owners)):
             more = f" and {len(lacking) - 1:,} more" if len(lacking) > 1 else ""
             self.report.warn(
@@ -166,6 +166,38 @@ class Rootfs(RootDirectory):
             for archive in archives:
                 unpacker.apply(archive)
         self.baseline.record(self.root, unpacker.baseline_paths)
+
+    def unpack_below(self, inside: Inside, archive: Iterable[bytes]) -> None:
+        """Unpack a tar archive in a directory, which is the root for its names and links.
+
+        So has it Docker's ADD, which changes its root: github.com/moby/go-archive, chrootarchive.
+        Raises as ``unpack``, also for what is no directory.
+        """
+        with contextlib.ExitStack() as stack:
+            try:
+                fd = stack.enter_context(self.directory(inside))
+            except NotADirectoryError as error:
+                raise SourceError(
+                    f"no archive can be unpacked in {inside}", why="It is no directory."
+                ) from error
+            top = self._inside(fd, ".")
+            prefix = top + b"/" if top else b""
+            below = [path for path in self.owners if path == top or path.startswith(prefix)]
+            owners = {path[len(prefix) :]: self.owners.pop(path) for path in below}
+
+            def from_root(path: bytes) -> bytes:
+                return prefix + path if path else top
+
+            unpacker = Unpacker(
+                Path(f"/proc/self/fd/{fd}"),
+                self.report,
+                owners=owners,
+                is_baseline=lambda path, mtime: self.baseline.wants(from_root(path), mtime),
+            )
+            with unpacker:
+                unpacker.apply(archive)
+            self.owners.update((from_root(path), owner) for path, owner in owners.items())
+            self.baseline.record(self.root, map(from_root, unpacker.baseline_paths))
 
     def unpack_image(self, path: Path, *, sha256: str = "") -> None:
         """Unpack the tree of an image of any kind over what is there: owners, attributes and all.

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import stat
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,11 +17,13 @@ from hypothesis import strategies as st
 
 from singbuild.console.display import Console
 from singbuild.errors import ImageError, SourceError
+from singbuild.ext3.node import Owner
 from singbuild.ext3.writer.seal import seal
 from singbuild.formats.loading import image_digest
 from singbuild.tree import sections
 from singbuild.tree.root_directory import READ_LIMIT
 from singbuild.tree.rootfs import Rootfs
+from tests.bench import docker_images
 
 
 @pytest.fixture
@@ -252,3 +257,89 @@ def test_an_image_with_another_digest_is_refused(rootfs: Rootfs, tmp_path: Path)
     (sandbox / "etc/hosts").write_text("another")
     with pytest.raises(SourceError, match="sandbox: was changed while it was read"):
         rootfs.unpack_image(sandbox, sha256=digest)
+
+
+SOMEBODY = Owner(7, 7)
+
+
+def test_a_recorded_owner_goes_with_its_entry(rootfs: Rootfs) -> None:
+    """The seal finds it by its path: what comes there later is another's."""
+    for name in ("/file", "/link", "/removed", "/tree/below/file"):
+        rootfs.write(name, "")
+    rootfs.mkdir("/empty")
+    names = ("file", "link", "removed", "empty", "tree", "tree/below", "tree/below/file")
+    rootfs.owners.update((name.encode(), SOMEBODY) for name in names)
+    rootfs.write("/file", "")
+    rootfs.symlink("/link", "file")
+    rootfs.remove("/removed")
+    rootfs.rmdir("/empty")
+    rootfs.remove_tree("/tree")
+    assert rootfs.owners == {}
+
+
+def test_a_recorded_owner_follows_its_entry(rootfs: Rootfs) -> None:
+    rootfs.write("/old/file", "")
+    rootfs.mkdir("/new")
+    names = (b"old", b"old/file", b"older")
+    rootfs.owners.update(dict.fromkeys((*names, b"new", b"new/file", b"new/gone"), SOMEBODY))
+    rootfs.owners[b"old/file"] = Owner(8, 8)
+    rootfs.rename("/old", "/new")
+    assert rootfs.owners == {b"new": SOMEBODY, b"new/file": Owner(8, 8), b"older": SOMEBODY}
+
+
+def test_an_owner_that_the_host_gives_beats_a_recorded_one(rootfs: Rootfs) -> None:
+    for name in ("/file", "/device"):
+        rootfs.write(name, "")
+    device = Owner(7, 7, stat.S_IFCHR | 0o600, os.makedev(1, 3))
+    rootfs.owners.update({b"file": SOMEBODY, b"device": device})
+    for name in ("/file", "/device"):
+        rootfs.chown(name, os.getuid(), os.getgid())
+    assert rootfs.owners == {b"device": replace(device, uid=os.getuid(), gid=os.getgid())}
+
+
+@pytest.mark.parametrize(
+    "member",
+    [
+        docker_images.file("../escaped"),
+        docker_images.file("x/../../escaped"),
+        docker_images.hardlink("hard", "../victim"),
+        docker_images.hardlink("hard", "/victim"),
+    ],
+)
+def test_no_name_leads_an_archive_out_of_its_directory(
+    rootfs: Rootfs, member: docker_images.Entry
+) -> None:
+    rootfs.write("/victim", "untouched")
+    rootfs.mkdir("/srv/app")
+    with pytest.raises(SourceError, match="cannot be unpacked"):
+        rootfs.unpack_below("/srv/app", [docker_images.archive(member)])
+    assert sorted(rootfs.names("/")) == ["srv", "victim"]
+    assert (rootfs.names("/srv"), rootfs.names("/srv/app")) == (["app"], [])
+
+
+@pytest.mark.parametrize("target", ["/etc", "../../etc", "/srv/app/../../etc"])
+def test_no_link_leads_an_archive_out_of_its_directory(rootfs: Rootfs, target: str) -> None:
+    """It is the root for links, as where Docker unpacks an archive of ADD."""
+    rootfs.write("/etc/passwd", "untouched")
+    rootfs.mkdir("/srv/app")
+    rootfs.symlink("/app", "srv/app")
+    members = docker_images.symlink("link", target), docker_images.file("link/passwd", b"new")
+    with contextlib.suppress(SourceError):
+        rootfs.unpack_below("/app", [docker_images.archive(*members)])
+    assert rootfs.read("/etc/passwd") == b"untouched"
+    assert os.readlink(rootfs.root / "srv/app/link") == target
+
+
+def test_what_is_recorded_of_an_archive_in_a_directory_has_its_whole_path(rootfs: Rootfs) -> None:
+    rootfs.mkdir("/srv/app")
+    rootfs.baseline.epoch = 1
+    names = (b"srv", b"srv/app/old", b"srv/app/other", b"srv/app/directory/old")
+    rootfs.write("/srv/app/directory/old", "")
+    rootfs.owners.update(dict.fromkeys(names, SOMEBODY))
+    ids = {"uid": os.getuid(), "gid": os.getgid(), "mtime": 7}
+    members = docker_images.file("old", **ids), docker_images.file("directory", **ids)
+    rootfs.unpack_below("/srv/app", [docker_images.archive(*members)])
+    assert rootfs.owners == dict.fromkeys((b"srv", b"srv/app/other"), SOMEBODY)
+    assert set(rootfs.baseline.entries) == {b"srv/app/old", b"srv/app/directory"}
+    with pytest.raises(SourceError, match="/srv/app/old"):
+        rootfs.unpack_below("/srv/app/old", [])

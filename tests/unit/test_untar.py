@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from singbuild import SourceError
+from singbuild.ext3.node import Owner
 from singbuild.tar.extract import Unpacker
 from singbuild.tar.limits import Limits
 from tests.bench.backend_alone import Recorder
@@ -208,6 +209,18 @@ def test_a_directory_has_nothing_of_a_removed_one_of_its_name(root: Path) -> Non
     packed = (root / "a/b").stat()
     assert (stat.S_IMODE(packed.st_mode), os.listxattr(root / "a/b")) == (0o755, [])
     assert packed.st_mtime > 7
+
+
+def test_what_is_removed_leaves_no_recorded_owner(root: Path) -> None:
+    owners: dict[bytes, Owner] = {}
+    names = ("gone", "gone/a", "opaque/a", "replaced/a", "replaced/b/c")
+    lower = archive(*(file(name, **ME) for name in names[1:]))
+    upper = archive(whiteout("gone"), opaque("opaque"), file("replaced", **ME))
+    with Unpacker(root, Recorder(), whiteouts=True, owners=owners) as unpacker:
+        unpacker.apply(pieces(lower))
+        owners.update((name.encode(), Owner(7, 7)) for name in names)
+        unpacker.apply(pieces(upper))
+    assert owners == {}
 
 
 def test_aufs_keeps_its_notes_to_itself(root: Path) -> None:

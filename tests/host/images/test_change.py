@@ -180,6 +180,7 @@ def archive_of_everything() -> bytes:
     """Owners, a device, a sparse file, hard links, an attribute, odd names."""
     sparse = docker_images.file("sparse", bytes(1 << 20) + b"end", uid=7)
     device = docker_images.entry("dev/mine", tarfile.CHRTYPE, devmajor=1, devminor=3, mode=0o640)
+    other = docker_images.entry("dev/other", tarfile.CHRTYPE, devmajor=1, devminor=3)
     attribute = docker_images.file("attributed", b"x")
     attribute[0].pax_headers = {"SCHILY.xattr.user.colour": "blue"}
     return docker_images.archive(
@@ -190,6 +191,8 @@ def archive_of_everything() -> bytes:
         docker_images.symlink("link", "/etc/passwd", uid=9),
         sparse,
         device,
+        other,
+        docker_images.file("other", b"x", uid=7, gid=7),
         attribute,
     )
 
@@ -223,6 +226,8 @@ def test_an_ordinary_user_gets_roots_image(everybodys: Path, user: str) -> None:
             ("create", "-q", "-s", "16", file),
             ("import", file, everybodys / "all.tar"),
             ("copy", file, everybodys / "all.tar", "/bin/"),
+            ("copy", file, everybodys / "all.tar", "/other"),
+            ("copy", file, everybodys / "all.tar", "/dev/other"),
             ("expand", "-s", "8", file),
         ):
             done = person.call(command, *words, env=env)
@@ -234,6 +239,8 @@ def test_an_ordinary_user_gets_roots_image(everybodys: Path, user: str) -> None:
         assert result["var/mail"] == (0o042775, 8, 8)
         assert result["bin/elevated"] == (0o104755, 0, 42)
         assert result["dev/mine"] == (0o020640, 0, 0)
+        for path in ("other", "dev/other"):  # written anew, which recorded owners may not survive
+            assert result[path] == (0o100644, 0, 0)
         assert result["name\nwith newline"][1:] == (100_000, 100_000)
         assert sorted(path.name for path in place.iterdir()) == ["a.img"]
     if len(digests) != 1:
