@@ -21,7 +21,8 @@ from typing import NamedTuple, Protocol, Self
 
 from singbuild.errors import ImageError
 from singbuild.ext3.attributes import Attribute
-from singbuild.ext3.node import shown
+from singbuild.ext3.holes import zeros
+from singbuild.ext3.node import one_line, shown
 from singbuild.ext3.number_map import NumberMap
 from singrun import syscalls
 
@@ -156,6 +157,7 @@ class FileTree(ABC):
 
     path: Path
     check_words = ""  # what tells more of a damaged file: see DamagedImage
+    counts_links = False  # inodes tell how many names they have; see check_single
 
     def __enter__(self) -> Self:
         return self
@@ -259,14 +261,22 @@ class FileTree(ABC):
         numbers: NumberMap,
         below: list[tuple[Entry, int | None]],
     ) -> Iterator[Entry]:
-        """Yield a directory's entries. numbers: of all directories; below: gets those in it."""
+        """Yield a directory's entries. numbers: as check_single has it; below: gets directories."""
         for entry in self.listed(directory, parent):
+            self.check_single(entry, numbers)
             if entry.inode.kind == DIRECTORY:
-                if numbers.get(entry.inode.number):
-                    raise self.damaged(entry.shown, "the directory has two names")
-                numbers.set(entry.inode.number, 1)
                 below.append((entry, directory.inode.number))
             yield entry
+
+    def check_single(self, entry: Entry, numbers: NumberMap) -> None:
+        """Refuse another name of an inode that has one, or its data would be read for each.
+
+        numbers: of such inodes whose names were found so far. Raises DamagedImage.
+        """
+        inode = entry.inode
+        is_single = inode.kind == DIRECTORY or (self.counts_links and inode.links < 2)
+        if is_single and not numbers.add(inode.number):
+            raise self.damaged(entry.shown, f"the {inode.kind} has two names, but one link")
 
     def listed(self, directory: Entry, parent: int | None = None) -> Iterator[Entry]:
         """Yield a directory's entries, sorted. parent: the inode its ".." has to name."""
@@ -366,9 +376,9 @@ def check_names(names: list[DirEntry]) -> tuple[DirEntry, ...]:
     last = b""
     for name, _, _ in names:
         if name in (b"", b".", b"..") or b"/" in name or b"\0" in name or len(name) > 255:
-            raise ValueError(f"an entry has the impossible name {shown(name)[1:]!r}")
+            raise ValueError(f"an entry has the impossible name {one_line(name)!r}")
         if name == last:
-            raise ValueError(f"two entries have the name {shown(name)[1:]}")
+            raise ValueError(f"two entries have the name {one_line(name)}")
         last = name
     return tuple(names)
 
@@ -388,11 +398,3 @@ def opened(path: Path) -> int:
         raise ImageError(
             f"cannot open the image {path}", why=f"{error.strerror}", remedy="Check the path."
         ) from error
-
-
-def zeros(size: int) -> Iterator[bytes]:
-    """Yield so many zeros, in pieces."""
-    piece = bytes(min(size, PIECE))
-    while size > 0:
-        yield piece[:size]
-        size -= len(piece)

@@ -17,6 +17,12 @@ class NumberMap:
         page = self._pages.get(inode >> _PAGE_BITS)
         return page[inode % _PAGE] if page else 0
 
+    def add(self, inode: int) -> bool:
+        """Set the inode's number to 1; return whether it was 0."""
+        is_new = not self.get(inode)
+        self.set(inode, 1)
+        return is_new
+
     def set(self, inode: int, number: int) -> None:
         """Set the inode's number. Raises OverflowError for one that has over 64 bits."""
         page = self._pages.get(inode >> _PAGE_BITS)

@@ -16,6 +16,7 @@ from pathlib import Path
 from singbuild.contract import Format, Reporter
 from singbuild.errors import ImageError
 from singbuild.ext3.attributes import Attribute, want_attribute
+from singbuild.ext3.holes import stored_parts
 from singbuild.ext3.node import LOST_AND_FOUND, shown
 from singbuild.file_tree import (
     PIECE,
@@ -33,7 +34,6 @@ from singrun import syscalls
 
 _EXACTLY = syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_SYMLINKS
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
-_BLOCK = 4096  # what parts of files with holes are aligned to
 
 
 @hookimpl
@@ -113,7 +113,7 @@ class Sandbox(FileTree):
     def data(self, entry: Entry) -> Iterator[tuple[int, bytes]]:
         """Yield a file's data as (offset, bytes), holes left out where the host knows them."""
         with self._read(entry.path), self._opened(entry) as fd:
-            for start, end in _ranges(fd, entry.inode.size):
+            for start, end in stored_parts(fd, entry.inode.size):
                 at = start
                 while at < end:
                     data = os.pread(fd, min(PIECE, end - at), at)
@@ -126,7 +126,7 @@ class Sandbox(FileTree):
         """Return where a file has data, as the host knows it."""
         rows: list[Segment] = []
         with self._read(entry.path), self._opened(entry) as fd:
-            for start, end in _ranges(fd, entry.inode.size):
+            for start, end in stored_parts(fd, entry.inode.size):
                 if rows and sum(rows[-1]) == start:
                     start = rows.pop()[0]
                 rows.append((start, end - start))
@@ -206,21 +206,6 @@ class Sandbox(FileTree):
                 why=f"{error.strerror}.",
                 remedy="Make it readable for you, or do this as its owner.",
             ) from error
-
-
-def _ranges(fd: int, size: int) -> Iterator[tuple[int, int]]:
-    """Yield where an open file has data: begin and end, bytes, in whole blocks."""
-    at = 0
-    while at < size:
-        try:
-            start = os.lseek(fd, at, os.SEEK_DATA) // _BLOCK * _BLOCK
-            end = min(-(-os.lseek(fd, start, os.SEEK_HOLE) // _BLOCK) * _BLOCK, size)
-        except OSError as error:
-            if error.errno != errno.ENXIO:
-                raise
-            return  # a hole up to the end
-        yield max(at, start), end
-        at = end
 
 
 def _type(entry: os.DirEntry[str]) -> int:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from singbuild.contract import Reporter
 from singbuild.ext3.attributes import Attribute
-from singbuild.ext3.node import MANIFEST, shown
+from singbuild.ext3.node import MANIFEST
 from singbuild.ext3.writer.filesystem import manifest_blocks, tree_digests
 from singbuild.ext3.writer.image_reader import ImageReader, tree_nodes
 from singbuild.file_tree import KINDS, DirEntry, Entry, Facts, FileTree, PlainInode
@@ -24,18 +25,26 @@ def without(
     sockets: it holds none (no tar archive does); packed: it holds neither ACLs nor dates before
     1970 or after 2106, as squashfs. What lacks nothing is returned as it is.
     """
-    lost: dict[str, list[bytes]] = {}
+    first: dict[str, str] = {}  # path of what is left out, by sort
+    counts = Counter[str]()
     for entry in tree.walk():
-        if sockets and entry.inode.kind == KINDS[_SOCKET]:
-            lost.setdefault("sockets", []).append(entry.path)
-        elif packed and not 0 <= entry.inode.mtime <= _LATEST:
-            lost.setdefault("dates outside 1970 to 2106", []).append(entry.path)
-        if packed and any(name.startswith(_ACL) for name, _ in tree.attributes(entry)):
-            lost.setdefault("access control lists", []).append(entry.path)
-    for what, paths in lost.items():
-        more = f" and {len(paths) - 1:,} more" if len(paths) > 1 else ""
-        report.warn(f"{kind} holds no {what}, left out: {shown(paths[0])}{more}")
-    return _Without(tree, sockets=sockets, packed=packed) if lost else tree
+        for what in _losses(tree, entry, sockets=sockets, packed=packed):
+            first.setdefault(what, entry.shown)
+            counts[what] += 1
+    for what, path in first.items():
+        more = f" and {counts[what] - 1:,} more" if counts[what] > 1 else ""
+        report.warn(f"{kind} holds no {what}, left out: {path}{more}")
+    return _Without(tree, sockets=sockets, packed=packed) if first else tree
+
+
+def _losses(tree: FileTree, entry: Entry, *, sockets: bool, packed: bool) -> Iterator[str]:
+    """Yield what such an image does not hold of an entry."""
+    if sockets and entry.inode.kind == KINDS[_SOCKET]:
+        yield "sockets"
+    elif packed and not 0 <= entry.inode.mtime <= _LATEST:
+        yield "dates outside 1970 to 2106"
+    if packed and any(name.startswith(_ACL) for name, _ in tree.attributes(entry)):
+        yield "access control lists"
 
 
 class _Without(FileTree):
@@ -43,6 +52,7 @@ class _Without(FileTree):
 
     def __init__(self, tree: FileTree, *, sockets: bool, packed: bool) -> None:
         self.path, self._tree, self._sockets, self._packed = tree.path, tree, sockets, packed
+        self.counts_links = tree.counts_links
         self._changed: dict[bytes, Entry] = {}  # the tree's own entries, of those shown changed
         self._manifest: bytes | None = None
         entry = tree.find(MANIFEST, follow=False)

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from singbuild.ext3.attributes import Attribute
-from singbuild.file_tree import REGULAR, Entry, zeros
+from singbuild.ext3.holes import zeros
+from singbuild.file_tree import REGULAR, Entry
 from singbuild.formats.directory import Sandbox
 
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from singbuild import about
 from singbuild.errors import SingbuildError
-from singbuild.ext3.node import shown
+from singbuild.ext3.node import one_line
 from singbuild.file_tree import DIRECTORY, REGULAR, SYMLINK, Entry, FileTree
 from singbuild.formats.loading import opened
 from singbuild.images import inspection, sizes
@@ -103,7 +103,7 @@ def _files(tree: FileTree) -> Iterator[File]:
             by_inode[inode.number] = content
             size = inode.size
         elif inode.kind == SYMLINK:
-            content = shown(tree.target(entry))[1:]
+            content = one_line(tree.target(entry))
         letter = _LETTERS.get(inode.kind, "o")
         yield File(entry.shown, letter, inode.permissions, size, content)
 

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from singbuild.ext3.node import MANIFEST, shown
+from singbuild.ext3.node import MANIFEST, one_line, shown
+from singbuild.ext3.number_map import NumberMap
 from singbuild.file_tree import DIRECTORY, REGULAR, SYMLINK, Entry, FileTree
 from singbuild.formats.loading import opened
 from singbuild.packages.databases import software
@@ -105,14 +106,14 @@ def _versions(packages: Iterable[Package]) -> dict[tuple[str, str, str], str]:
 class _Walk:
     """One walk over two trees.
 
-    first: the first path of each inode with several, by image. numbers: of the directories so far.
+    first: the first path of each inode with several, by image. numbers: as check_single has them.
     """
 
     one: FileTree
     other: FileTree
     times: bool
     first: tuple[dict[int, bytes], dict[int, bytes]] = field(default_factory=lambda: ({}, {}))
-    numbers: tuple[set[int], set[int]] = field(default_factory=lambda: (set(), set()))
+    numbers: tuple[NumberMap, NumberMap] = field(default_factory=lambda: (NumberMap(), NumberMap()))
 
     def changes(self) -> Iterator[FileChange]:
         roots = self.one.root(), self.other.root()
@@ -128,8 +129,8 @@ class _Walk:
 
     def _children(self, directories: Pair) -> Iterator[Pair]:
         """Pair what two directories hold, by name."""
-        ours = iter(self._listed(self.one, self.numbers[0], directories[0]))
-        theirs = iter(self._listed(self.other, self.numbers[1], directories[1]))
+        ours = self._listed(self.one, self.numbers[0], directories[0])
+        theirs = self._listed(self.other, self.numbers[1], directories[1])
         one, other = next(ours, None), next(theirs, None)
         while one or other:
             if other is None or (one and one.path < other.path):
@@ -142,13 +143,14 @@ class _Walk:
                 yield one, other
                 one, other = next(ours, None), next(theirs, None)
 
-    def _listed(self, image: FileTree, numbers: set[int], entry: Entry | None) -> Iterable[Entry]:
-        if entry is None or entry.inode.kind != DIRECTORY:
-            return ()
-        if entry.inode.number in numbers:
-            raise image.damaged(entry.shown, "the directory has two names")
-        numbers.add(entry.inode.number)
-        return image.listed(entry)
+    def _listed(
+        self, image: FileTree, numbers: NumberMap, directory: Entry | None
+    ) -> Iterator[Entry]:
+        if directory is None or directory.inode.kind != DIRECTORY:
+            return
+        for entry in image.listed(directory):
+            image.check_single(entry, numbers)
+            yield entry
 
     def _pair(self, pair: Pair) -> Iterator[FileChange]:
         one, other = pair
@@ -165,7 +167,8 @@ class _Walk:
         if a.kind != b.kind:
             yield Detail("type", a.kind, b.kind)
             return
-        if was != now:
+        is_relinked = was != now
+        if is_relinked:
             yield Detail("hard link", shown(was), shown(now))
         elif was != one.path:
             return  # compared under its first name
@@ -174,21 +177,20 @@ class _Walk:
         yield from _differing("device", "{}:{}".format(*a.device), "{}:{}".format(*b.device))
         if self.times:
             yield from _differing("mtime", str(a.mtime), str(b.mtime))
-        yield from self._attributes(one, other)
-        yield from self._content(one, other)
+        if not is_relinked:  # else the same data would be read once for each of its names
+            yield from self._attributes(one, other)
+            yield from self._content(one, other)
 
     def _attributes(self, one: Entry, other: Entry) -> Iterator[Detail]:
         was, now = dict(self.one.attributes(one)), dict(self.other.attributes(other))
         for name in sorted(was.keys() | now.keys()):
-            shown_name = shown(name)[1:]
-            yield from _differing(
-                f"attribute {shown_name}", _hex(was.get(name)), _hex(now.get(name))
-            )
+            what = f"attribute {one_line(name)}"
+            yield from _differing(what, _hex(was.get(name)), _hex(now.get(name)))
 
     def _content(self, one: Entry, other: Entry) -> Iterator[Detail]:
         if one.inode.kind == SYMLINK:
             was, now = self.one.target(one), self.other.target(other)
-            yield from _differing("target", shown(was)[1:], shown(now)[1:])
+            yield from _differing("target", one_line(was), one_line(now))
         # The manifest follows from all the rest.
         elif one.inode.kind == REGULAR and one.path != MANIFEST and not self._same_data(one, other):
             yield Detail("content", f"{one.inode.size} bytes", f"{other.inode.size} bytes")

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from singbuild.contract import Reporter
 from singbuild.errors import SourceError, UsageError
-from singbuild.file_tree import FileTree
+from singbuild.file_tree import FileTree, written
 from singbuild.formats import loading as formats
 from singbuild.images import parts
 from singbuild.transports import loading as transports
@@ -68,9 +67,8 @@ def push(
 
 def _annotations(tree: FileTree) -> dict[str, str]:
     """Return the image's labels, and its date: OCI image specification, "annotations.md"."""
-    time = datetime.fromtimestamp(tree.newest(), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     labels = parts.labels(tree) or {}
-    return {"org.opencontainers.image.created": time} | {
+    return {"org.opencontainers.image.created": written(tree.newest())} | {
         str(name): str(value) for name, value in labels.items()
     }
 

@@ -1,7 +1,6 @@
 """A squashfs as a tree: names, inodes, data, each read when it is asked for.
 
-No walk takes more memory than its names, and what is read in all is bounded: blocks may be shared
-and packed a thousandfold, so a small file could name more data than any disk holds.
+No walk takes more memory than its names, and what is read in all is bounded (``ext3/budget.py``).
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from singbuild.errors import ImageError
 from singbuild.ext3.attributes import Attribute
+from singbuild.ext3.budget import ATTRIBUTE, Budget
 from singbuild.ext3.node import LOST_AND_FOUND
 from singbuild.ext3.number_map import NumberMap
 from singbuild.file_tree import (
@@ -35,7 +35,6 @@ HEADER_2X, HEADER_2X_SIZE = b"#!/usr/bin/env run-singularity\n", 31
 _METADATA = 8192  # bytes of a block of a table, unpacked
 _STORED = 0x8000  # of a table's block: it is not packed
 _DATA_STORED = 1 << 24  # likewise of a block of data
-_MOST_DATA, _TIMES = 64 << 30, 1024  # bytes in any case, and times the file's size
 _NAMES, _NAMES_EACH = 100_000, 16  # names in any case, and on the average of an inode
 _LONGEST_LIST = 64 << 20  # bytes of one file's list of blocks: 2 TiB of data
 _PREFIXES = (b"user.", b"trusted.", b"security.")
@@ -80,6 +79,8 @@ class SquashfsImage(FileTree):
     is said of the file that it is in.
     """
 
+    counts_links = True
+
     def __init__(
         self,
         path: Path,
@@ -108,7 +109,7 @@ class SquashfsImage(FileTree):
         except BaseException:
             self.close()
             raise
-        self._budget = _MOST_DATA + _TIMES * self.size
+        self._budget = Budget(self.size)
         # The superblock may state any number of inodes; a name takes a byte of the file, packed.
         self._names_left = _NAMES + min(_NAMES_EACH * self.superblock.inodes, self.size)
         self._lists_left = _LONGEST_LIST + self.size  # bytes of all lists of blocks
@@ -309,6 +310,7 @@ class SquashfsImage(FileTree):
         if number >= block.fragments or not block.fragment_table:
             raise ValueError(f"a fragment of number {number}, more than there are")
         place, size, _ = struct.unpack("<QII", self._row(block.fragment_table, number, 16))
+        self._budget.take(block.block)  # each time, since files may alternate between many
         return self._data_block(place, size)
 
     def _count(self, inode: Inode) -> None:
@@ -317,9 +319,8 @@ class SquashfsImage(FileTree):
             self._counted.add(inode.number)
             sizes = _BLOCK_SIZE.iter_unpack(inode.blocks)
             stored = sum(1 for (size,) in sizes if size & ~_DATA_STORED)
-            self._budget -= stored * self.superblock.block
-            if self._budget < 0:
-                raise ValueError("its files hold more than an image of this size should")
+            tail = inode.size - len(inode.blocks) // _BLOCK_SIZE.size * self.superblock.block
+            self._budget.take(stored * self.superblock.block + max(tail, 0))
 
     # Extended attributes
 
@@ -348,6 +349,7 @@ class SquashfsImage(FileTree):
                 if length > _LARGEST_VALUE:
                     raise ValueError(f"an attribute of {length} bytes")
                 value = other.take(length)
+            self._budget.take(ATTRIBUTE + length)  # each time: inodes share attributes
             yield name, value
 
     def _attribute_at(self, values: int, place: int) -> _Metadata:

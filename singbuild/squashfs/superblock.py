@@ -25,7 +25,8 @@ _MEMORY = 256 << 20  # bytes that one block may take to unpack: xz asks for its 
 class Superblock:
     """The shape of a file system. block: bytes; used: bytes of all; created: seconds since 1970.
 
-    Tables: offsets from its start, -1 for one that is absent; root: where the root's inode is.
+    Tables: offsets from its start, 0 for one that is absent, where Linux shows no attributes;
+    root: where the root's inode is.
     """
 
     inodes: int
@@ -67,7 +68,7 @@ def superblock(data: bytes, room: int) -> Superblock:
     if not inode_table < directory_table or not ids or not inodes:
         raise ValueError("its tables are out of order")
     optional = [
-        -1 if table == _ABSENT else table if SIZE <= table < used else None
+        0 if table == _ABSENT else table if SIZE <= table < used else None
         for table in (attribute_table, fragment_table)
     ]
     if None in optional:

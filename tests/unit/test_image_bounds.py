@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import stat
 import struct
 import subprocess
+import tracemalloc
 from collections import deque
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from itertools import islice
 from pathlib import Path
 from uuid import UUID
@@ -16,22 +19,25 @@ import pytest
 
 from singbuild import about
 from singbuild.errors import ImageError
-from singbuild.ext3 import records
+from singbuild.ext3 import budget, records
 from singbuild.ext3.attributes import Attribute
 from singbuild.ext3.geometry import Geometry
 from singbuild.ext3.node import Node
+from singbuild.ext3.reader.attributes import in_block
 from singbuild.ext3.reader.image import Image
 from singbuild.ext3.writer.filesystem import tree_digests
 from singbuild.ext3.writer.nodes import Nodes, Status
 from singbuild.ext3.writer.seal import seal
 from singbuild.ext3.writer.short_files import Batch, long_file
 from singbuild.ext3.writer.target import Target
-from singbuild.file_tree import DamagedImage, FileTree
+from singbuild.file_tree import REGULAR, DamagedImage, FileTree
 from singbuild.formats.loading import opened
-from singbuild.images import containers, parts, stage_layers
+from singbuild.images import containers, difference, parts, push, stage_layers
+from singbuild.images.expected_bytes import Compared
 from singbuild.packages import databases
 from singbuild.packages.tree import ImageTree
 from singbuild.squashfs import image as squashfs
+from singbuild.tar import write
 from tests.bench.image_trees import EPOCH, mke2fs
 
 
@@ -181,3 +187,150 @@ def test_names_are_as_many_as_the_file_has_room_for(
     monkeypatch.setattr(squashfs, "_NAMES", 4 - image.stat().st_size)
     with opened(image) as opened_tree, pytest.raises(DamagedImage, match="more names"):
         deque(opened_tree.walk(), maxlen=0)
+
+
+@pytest.fixture
+def _small_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an image may have read of it, whatever its size: 100,000 bytes."""
+    monkeypatch.setattr(budget, "_MOST", 100_000)
+    monkeypatch.setattr(budget, "_TIMES", 0)
+
+
+def read_all(image: FileTree) -> None:
+    for entry in image.walk():
+        if entry.inode.kind == REGULAR:
+            deque(image.data(entry), maxlen=0)
+
+
+@pytest.mark.usefixtures("_small_budget")
+def test_ends_of_files_in_one_fragment_are_bounded_together(tree: Path) -> None:
+    for number in range(30):
+        tree.mkdir(exist_ok=True)
+        (tree / f"{number}").write_bytes(bytes(range(250)) * 16)  # mksquashfs stores it once
+    with opened(squashed(tree)) as image, pytest.raises(DamagedImage, match="image of this size"):
+        read_all(image)
+
+
+@pytest.mark.usefixtures("_small_budget")
+def test_fragments_that_are_read_by_turns_are_bounded_together(tree: Path) -> None:
+    tree.mkdir()
+    for number in range(12):
+        (tree / f"{number}").write_bytes(bytes([number]) * 4000)
+    with opened(squashed(tree)) as image:
+        read_all(image)
+        with pytest.raises(DamagedImage, match="image of this size"):
+            read_all(image)
+
+
+def as_ext3(tree: Path) -> Path:
+    return mke2fs(tree, tree.with_name("image"), "-b", "4096")
+
+
+@pytest.mark.parametrize("pack", [as_ext3, squashed])
+@pytest.mark.usefixtures("_small_budget")
+def test_attributes_are_bounded_together(tree: Path, pack: Callable[[Path], Path]) -> None:
+    sparse(tree / "file", 0)
+    os.setxattr(tree / "file", "user.mine", b"x" * 1000)
+    with opened(pack(tree)) as image:
+        entry = image.find("file")
+        assert entry
+        assert image.attributes(entry) == ((b"user.mine", b"x" * 1000),)
+        with pytest.raises(DamagedImage, match="image of this size"):
+            deque((image.attributes(entry) for _ in range(200)), maxlen=0)
+
+
+def test_values_of_attributes_that_lie_in_one_another_are_refused() -> None:
+    """Thousands of descriptions could else name one value of a block each."""
+    names = [b"a", b"b"]
+    entries = [struct.pack("<BBHIII", 1, 1, 1024, 0, 3000, 0) + name + bytes(3) for name in names]
+    block = (struct.pack("<I", 0xEA020000).ljust(32, b"\0") + b"".join(entries)).ljust(4096, b"\0")
+    with pytest.raises(ValueError, match="outside its place"):
+        list(in_block(block))
+    one = block.replace(entries[1], bytes(len(entries[1])))
+    assert list(in_block(one)) == [(b"user.a", bytes(3000))]
+
+
+def test_attributes_without_their_table_are_none(tree: Path) -> None:
+    """As in Linux: squashfs_read_inode() looks none up there."""
+    sparse(tree / "file", 0)
+    os.setxattr(tree / "file", "user.mine", b"x")
+    image = squashed(tree)
+    with image.open("r+b") as file:
+        file.seek(56)  # xattr_id_table_start
+        file.write(b"\xff" * 8)
+    with opened(image) as opened_tree:
+        entry = opened_tree.find("file")
+        assert entry
+        assert opened_tree.attributes(entry) == ()
+
+
+@pytest.mark.skipif(not shutil.which("debugfs"), reason="needs e2fsprogs")
+def test_a_second_name_of_an_inode_with_one_link_is_refused(tree: Path, tmp_path: Path) -> None:
+    """Else the data of one inode would be written once for each of its names."""
+    sparse(tree / "file", 0)
+    sparse(tree / "other", 0)
+    image = mke2fs(tree, tmp_path / "image")
+    debug = ["debugfs", "-w", "-R", "ln file name", str(image)]  # it counts no link
+    subprocess.run(debug, check=True, capture_output=True)
+    with opened(image) as one, opened(image) as other:
+        for read in (write.archive(one), difference.files(one, other)):
+            with pytest.raises(DamagedImage, match="/name") as caught:
+                deque(read, maxlen=0)
+            assert "one link" in caught.value.reason
+
+
+def test_tables_of_inodes_take_the_same_memory_whatever_the_size_of_an_inode(tree: Path) -> None:
+    tree.mkdir()
+    options = ("-b", "65536", "-I", "65536", "-N", "640", "-O", "^has_journal,^resize_inode")
+    image = mke2fs(tree, tree.with_name("image"), *options)
+    with Image(image) as opened_tree:
+        tracemalloc.start()
+        try:
+            for number in range(1, opened_tree.superblock.inodes, 64):
+                with suppress(ValueError):  # most are free
+                    opened_tree.inode(number)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert peak < 16 << 20
+
+
+class _Noted(Image):
+    """An image that notes how much of its file is read as it is."""
+
+    read_bytes = 0
+
+    def raw(self, offset: int, size: int) -> bytes:
+        self.read_bytes += size
+        return super().raw(offset, size)
+
+
+def test_holes_are_not_read_to_find_that_they_are_zeros(tree: Path, tmp_path: Path) -> None:
+    tree.mkdir()
+    path = seal(tree, tmp_path / "image", epoch=EPOCH).path
+    content, size, at = path.read_bytes(), 1 << 30, 1 << 29
+    with path.open("r+b") as file:
+        file.truncate(size)
+    for differing in ([], [at]):
+        with _Noted(path) as image:
+            compared = Compared(image, image.boot)
+            compared.write(image.boot, 0)
+            compared.write(content[1024:], 1024)
+            compared.truncate(size)
+            compared.compare_rest()
+            assert compared.differing == differing
+            assert image.read_bytes < 2 * len(content)
+        with path.open("r+b") as file:
+            file.seek(at)
+            file.write(b"x")
+
+
+def test_a_date_behind_the_year_9999_is_pushed_as_its_end(tree: Path, tmp_path: Path) -> None:
+    tree.mkdir()
+    path = seal(tree, tmp_path / "image", epoch=EPOCH).path
+    with path.open("r+b") as file:
+        file.seek(1024 + 0x276)  # s_mkfs_time_hi
+        file.write(b"\xff")
+    with opened(path) as image:
+        date = push._annotations(image)["org.opencontainers.image.created"]
+    assert date == "9999-12-31T23:59:59Z"

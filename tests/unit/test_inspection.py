@@ -166,6 +166,11 @@ def split(root: Path) -> None:
     write(root / "data/hard", "data\n")
 
 
+def split_anew(root: Path) -> None:
+    split(root)
+    write(root / "data/hard", "other data\n")
+
+
 def to_directory(root: Path) -> None:
     (root / "data/link").unlink()
     write(root / "data/link/inner/x", "x")
@@ -184,6 +189,10 @@ CHANGES: list[tuple[Callable[[Path], None], list[str]]] = [
     (chmod("data/file"), ["~ /data/file: mode 0644 -> 0600"]),
     (relink, ["~ /data/link: target file -> else"]),
     (split, ["~ /data/hard: hard link /data/file -> /data/hard"]),
+    (  # what each inode holds is compared under its first name alone
+        split_anew,
+        ["~ /data/hard: hard link /data/file -> /data/hard"],
+    ),
     (
         to_directory,
         [

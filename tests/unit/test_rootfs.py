@@ -337,7 +337,7 @@ def test_what_is_recorded_of_an_archive_in_a_directory_has_its_whole_path(rootfs
     rootfs.write("/srv/app/directory/old", "")
     rootfs.owners.update(dict.fromkeys(names, SOMEBODY))
     ids = {"uid": os.getuid(), "gid": os.getgid(), "mtime": 7}
-    members = docker_images.file("old", **ids), docker_images.file("directory", **ids)
+    members = docker_images.file("old", b"", **ids), docker_images.file("directory", b"", **ids)
     rootfs.unpack_below("/srv/app", [docker_images.archive(*members)])
     assert rootfs.owners == dict.fromkeys((b"srv", b"srv/app/other"), SOMEBODY)
     assert set(rootfs.baseline.entries) == {b"srv/app/old", b"srv/app/directory"}

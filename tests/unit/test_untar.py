@@ -214,8 +214,8 @@ def test_a_directory_has_nothing_of_a_removed_one_of_its_name(root: Path) -> Non
 def test_what_is_removed_leaves_no_recorded_owner(root: Path) -> None:
     owners: dict[bytes, Owner] = {}
     names = ("gone", "gone/a", "opaque/a", "replaced/a", "replaced/b/c")
-    lower = archive(*(file(name, **ME) for name in names[1:]))
-    upper = archive(whiteout("gone"), opaque("opaque"), file("replaced", **ME))
+    lower = archive(*(file(name, b"", **ME) for name in names[1:]))
+    upper = archive(whiteout("gone"), opaque("opaque"), file("replaced", b"", **ME))
     with Unpacker(root, Recorder(), whiteouts=True, owners=owners) as unpacker:
         unpacker.apply(pieces(lower))
         owners.update((name.encode(), Owner(7, 7)) for name in names)

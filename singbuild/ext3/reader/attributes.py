@@ -32,12 +32,14 @@ def in_block(block: bytes) -> Iterator[Attribute]:
 
 def _entries(area: bytes, start: int) -> Iterator[Attribute]:
     """Entries from ``start`` on; offsets of values count from the area's first byte."""
+    room = len(area)  # for values, none of which lies in another
     while area[start : start + 4] != bytes(4):
         if start + _ENTRY.size > len(area):
             raise ValueError("its attributes have no end")
         length, index, offset, inode, size, _ = _ENTRY.unpack_from(area, start)
         name = area[start + _ENTRY.size : start + _ENTRY.size + length]
-        if inode or len(name) < length or size > len(area) or offset + size > len(area):
+        room -= size
+        if inode or len(name) < length or room < 0 or offset + size > len(area):
             raise ValueError("an attribute lies outside its place")
         yield _named(index, name, area[offset : offset + size] if size else b"")
         start += _ENTRY.size + (length + 3 & ~3)

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
 from singbuild.errors import ImageError
+from singbuild.ext3 import holes
 from singbuild.ext3.boot import BOOT_BLOCK, LAUNCH_LINE
 from singbuild.ext3.reader import inode as read_inode
 from singbuild.ext3.reader import superblock
@@ -22,7 +24,7 @@ from singbuild.file_tree import DamagedImage, opened
 HEADER_2X = b"#!/usr/bin/env run-singularity"
 HEADER_2X_SIZE = 31
 _TABLE_PIECE = 64  # inodes read at a time
-_BLOCKS_IN_MEMORY = 128  # pieces of inode tables held in memory: 2 MiB of inodes of 256 bytes
+_TABLES_IN_MEMORY = 2 << 20  # bytes of inode tables held in memory, if more than one piece
 _REMEDY = "Give an ext3 image; of one of another kind make it first: singbuild convert A B.img"
 CHECK = "; e2fsck -fn tells what else is wrong"
 
@@ -49,7 +51,8 @@ class Disk:
         except BaseException:
             os.close(self._fd)
             raise
-        self._table_piece = lru_cache(_BLOCKS_IN_MEMORY)(self._read_table_piece)
+        pieces = _TABLES_IN_MEMORY // (_TABLE_PIECE * self.superblock.inode_size)
+        self._table_piece = lru_cache(pieces or 1)(self._read_table_piece)
         self._table = lru_cache(1024)(self._read_descriptor)
 
     @property
@@ -80,6 +83,10 @@ class Disk:
     def raw(self, offset: int, size: int) -> bytes:
         """Return bytes of the file as they are; fewer at its end."""
         return os.pread(self._fd, size, offset)
+
+    def stored_parts(self, start: int, end: int) -> Iterator[tuple[int, int]]:
+        """Yield where the host stores something of a part of the file: ``holes.stored_parts``."""
+        return holes.stored_parts(self._fd, end, start)
 
     def damaged(self, where: str, reason: object) -> DamagedImage:
         """Make the error that names this image."""

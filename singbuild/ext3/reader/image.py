@@ -16,6 +16,7 @@ from pathlib import Path
 
 from singbuild.ext3.attributes import Attribute
 from singbuild.ext3.boot import LAUNCH_LINE, recorded_digest
+from singbuild.ext3.budget import ATTRIBUTE, Budget
 from singbuild.ext3.node import LOST_AND_FOUND
 from singbuild.ext3.number_map import NumberMap
 from singbuild.ext3.reader import attributes as read_attributes
@@ -45,6 +46,7 @@ class Image(Disk, FileTree):
     """An open image with its tree. A context manager."""
 
     check_words = CHECK
+    counts_links = True
 
     def __init__(
         self,
@@ -59,6 +61,7 @@ class Image(Disk, FileTree):
         self._kind, self._notes = kind, notes
         self._mapped = NumberMap()  # blocks counted so far, by inode number
         self._total = 0
+        self._budget = Budget(self.size)  # of attributes; blocks of data are counted by these
         self._names = lru_cache(64)(self._read_names)
 
     @property
@@ -159,10 +162,12 @@ class Image(Disk, FileTree):
         if not inode.attribute_block and inode.attributes[:4] != read_attributes.MAGIC:
             return ()
         with self._reading(entry.path):
-            values = dict(read_attributes.in_inode(inode.attributes))
-            if inode.attribute_block:
-                values |= read_attributes.in_block(self.block(inode.attribute_block))
-        return tuple(sorted(values.items()))
+            values = [*read_attributes.in_inode(inode.attributes)]
+            if inode.attribute_block:  # which many inodes may share
+                self._budget.take(self.superblock.block)
+                values += read_attributes.in_block(self.block(inode.attribute_block))
+            self._budget.take(ATTRIBUTE * len(values))
+        return tuple(sorted(dict(values).items()))
 
     def runs(self, entry: Entry) -> Iterator[Run]:
         """Yield where a file's blocks lie, in order, to its end."""

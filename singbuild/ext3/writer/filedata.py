@@ -1,11 +1,11 @@
 """A regular file's data as the image stores it: whole blocks, those of zeros left out."""
 
-import errno
 import os
 from collections.abc import Iterator
 
 from singbuild.errors import ImageError
 from singbuild.ext3.geometry import BLOCK
+from singbuild.ext3.holes import stored_parts
 from singbuild.ext3.node import Node, shown
 
 PIECE = 1 << 20  # bytes read at a time: what bounds memory
@@ -47,7 +47,7 @@ def pieces(node: Node, fd: int) -> Iterator[tuple[int, bytes]]:
     Offsets are multiples of the block size. Raises ImageError if the file no
     longer has the size that the inventory found.
     """
-    for start, end in _stored_parts(fd, node.size):
+    for start, end in stored_parts(fd, node.size):
         for offset in range(start, end, PIECE):
             length = min(PIECE, end - offset)
             data = os.pread(fd, length, offset)
@@ -87,22 +87,6 @@ def changed(node: Node) -> ImageError:
         why=f"it no longer has the {node.size} bytes that it had a moment ago",
         remedy="End the program that writes there and build again.",
     )
-
-
-def _stored_parts(fd: int, size: int) -> Iterator[tuple[int, int]]:
-    """Where the host stores something, widened to whole blocks of ours; ascending."""
-    done = 0
-    while done < size:
-        try:
-            start = os.lseek(fd, done, os.SEEK_DATA)
-        except OSError as error:
-            if error.errno == errno.ENXIO:  # only a hole follows
-                return
-            raise
-        end = os.lseek(fd, start, os.SEEK_HOLE)
-        start, end = max(start // BLOCK * BLOCK, done), min(-(-end // BLOCK) * BLOCK, size)
-        yield start, end
-        done = end
 
 
 def _is_zero(data: bytes, index: int) -> bool:

@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given
 
 from singbuild.ext3.writer.seal import seal
+from singbuild.formats.loading import opened
+from singbuild.tree.scratch import mounted
 from tests.bench import seal_trees
 from tests.bench.image_trees import image_snapshot, mke2fs
 from tests.bench.seal_trees import EPOCH, Spec, Tree, build, snapshot
@@ -53,3 +55,25 @@ def test_devices_capabilities_and_acls_as_mke2fs_writes_them(tmp_path: Path, blo
     for path in tree.specs:
         facts, row = expected[b"/" + path], result[b"/" + path]
         assert row[:4] + row[6:] == facts[:4] + facts[6:]
+
+
+def test_holes_of_a_host_with_smaller_blocks_are_known(tmp_path: Path) -> None:
+    """There data may begin within a block of ours, which begins with a hole."""
+    (tmp_path / "empty").mkdir()
+    image = mke2fs(tmp_path / "empty", tmp_path / "image", "-t", "ext3", "-b", "1024")
+    content = bytes(5 << 10) + b"x" * 1024 + bytes(1 << 20)
+    with mounted(image, tmp_path / "mount") as place:
+        with (place / "file").open("wb") as file:
+            file.seek(5 << 10)
+            file.write(b"x" * 1024)
+            file.truncate(len(content))
+        with opened(place) as tree:
+            entry = tree.find("file")
+            assert entry
+            assert tree.segments(entry) == [(4096, 4096)]
+            assert b"".join(tree.stream(entry)) == content
+        sealed = seal(place, tmp_path / "sealed", epoch=EPOCH).path
+    with opened(sealed) as tree:
+        entry = tree.find("file")
+        assert entry
+        assert (tree.segments(entry), tree.read(entry)) == ([(4096, 4096)], content)
