@@ -11,7 +11,7 @@ from singrun.config import Site
 from singrun.errors import RunError
 from singrun.images import unpacker
 from singrun.images.fuse import host_program
-from singrun.images.image import Image, open_image
+from singrun.images.image import Image, identify
 from singrun.images.unpacked import (
     ELSEWHERE,
     check_executable,
@@ -115,7 +115,9 @@ def _take_away_lost(path: str, cache: str) -> None:
 
 
 def _check_unchanged(image: Image) -> None:
-    if open_image(image.path).stamp != image.stamp:
+    again = identify(image.path)
+    os.close(again.fd)
+    if again.stamp != image.stamp:
         why, remedy = "It changed while it was unpacked.", "Try again when it is complete."
         raise RunError(f"Cannot unpack {image.path}", why=why, remedy=remedy)
 

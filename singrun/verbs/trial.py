@@ -15,7 +15,7 @@ from singrun.errors import RunError
 from singrun.identity import Caller
 from singrun.images import fuse, strategies
 from singrun.images.fuse import FUSE_OVERLAYFS
-from singrun.images.image import open_image
+from singrun.images.image import identify
 from singrun.namespaces.leaving import leave_host
 from singrun.request import FUSE2FS, SQUASHFUSE
 
@@ -39,7 +39,7 @@ def attempt(program: str, site: Site) -> None:
         return
     packed = _SQUASHFS if program in (SQUASHFUSE, "unsquashfs") else _EXT3
     way = strategies.start(
-        open_image(_file(packed)),
+        identify(_file(packed)),
         f"{tmpfs}/image",
         privileged=privileged,
         forced="unpack" if program in ("debugfs", "unsquashfs") else program,

@@ -211,6 +211,23 @@ def test_overlays_data_mounts_and_unpacking_are_asked_too(site: Site) -> None:
     assert not site.starts(site.image, "--mount-with", "unpack")
 
 
+def test_who_unpacks_is_no_root(site: Site) -> None:
+    """But in a user namespace; nothing is asked or remembered in there."""
+    memory = Path("/var/tmp/singrun-signers-0")
+    shutil.rmtree(memory, ignore_errors=True)
+    image = site.copy("unpacked.img", site.signed)
+    site.rule(f"warn user={site.user.name} signer=ada@lab.example")
+    done = site.user.singrun("warm", image)
+    assert (done.returncode, done.stderr.count(b"warns of it")) == (0, 1), done
+    assert not memory.exists()
+    site.rule("refuse user=root", "run path=*")
+    image = site.copy("unpacked.img", site.signed)
+    assert site.starts(image, "--mount-with", "unpack")
+    site.rule("run path=/nowhere/*")
+    done = site.user.call(site.launcher, "doctor")
+    assert b"may not be run" not in done.stdout, done
+
+
 def test_an_instance_is_entered_only_while_its_image_may_run(site: Site) -> None:
     image = site.copy("instance.img")
     start = site.user.singrun("start", image, "web", "sleep", "60")
