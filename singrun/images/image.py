@@ -121,7 +121,7 @@ def _ext3(path: str, fd: int, head: bytes, offset: int, have: int) -> Image:
     if superblock[56:58] != b"\x53\xef":
         why = f"No ext3 superblock at offset {offset + _SUPERBLOCK}, and no squashfs."
         raise RunError(f"{path} is not an image", why=why, remedy=_REMEDY)
-    need = _ext3_length(superblock, path)
+    need = ext3_length(superblock, path)
     _check_length(need if len(superblock) == _SUPERBLOCK_SIZE else max(need, have + 1), have, path)
     image.dirty = bool(int.from_bytes(superblock[96:100], "little") & _INCOMPAT_RECOVER)
     # s_free_blocks_count, which a journal that is still to be replayed may change
@@ -198,8 +198,8 @@ def _near(path: str) -> str:
     return directory + slash + near if near else ""
 
 
-def _ext3_length(superblock: bytes, path: str) -> int:
-    """Return how many bytes the file system says that it has."""
+def ext3_length(superblock: bytes, path: str) -> int:
+    """Return how many bytes the file system says that it has. RunError: it is damaged."""
     shift = int.from_bytes(superblock[24:28], "little")
     need = int.from_bytes(superblock[4:8], "little") << (10 + min(shift, _MAX_LOG_BLOCK_SIZE))
     if shift > _MAX_LOG_BLOCK_SIZE or not need:

@@ -18,7 +18,7 @@ from typing import NamedTuple, NoReturn
 from singrun import syscalls
 from singrun.errors import RunError, UnavailableError, say
 from singrun.images.fuse import host_program
-from singrun.images.image import EXT3, Image
+from singrun.images.image import EXT3, Image, ext3_length
 from singrun.images.unpacked import VARIABLE
 from singrun.mounts.rows import attach, clone
 
@@ -95,31 +95,42 @@ def unpack(image: Image, tree: str, name_of_tree: str, most: int) -> None:
 def measured(path: str) -> Amount:
     """Return what all below ``path`` takes, perhaps while it grows."""
     size = entries = directories = 0
-    for _, status in _entries(path):
+    for _, _, status in _entries(path):
         size += status.st_blocks * 512
         entries += 1
         directories += stat.S_ISDIR(status.st_mode)
     return Amount(size, entries, directories)
 
 
-def _entries(path: str) -> Iterator[tuple[str, os.stat_result]]:
-    """Yield all below ``path``, however deep; os.walk() calls itself, and so has an end to that."""
-    waiting = [path]
+def _entries(path: str) -> Iterator[tuple[int, str, os.stat_result]]:
+    """Yield all below ``path``: the directory that it is in, its name there, its status.
+
+    However deep: os.walk() calls itself, and so has an end to that. Directories are opened from
+    ``path`` on, as the program does that makes them: no path is too long here that is not there.
+    """
+    top = os.open(path, os.O_PATH | os.O_DIRECTORY)
+    waiting = ["."]
     while waiting:
-        with contextlib.suppress(OSError), os.scandir(waiting.pop()) as entries:
-            for entry in entries:
-                with contextlib.suppress(OSError):  # gone meanwhile, or its path is too long
-                    yield entry.path, entry.stat(follow_symlinks=False)
-                    if entry.is_dir(follow_symlinks=False):
-                        waiting.append(entry.path)
+        place = waiting.pop()
+        with contextlib.suppress(OSError):  # gone meanwhile
+            directory = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=top)
+            try:
+                with os.scandir(directory) as entries:
+                    for entry in entries:
+                        with contextlib.suppress(OSError):
+                            yield directory, entry.name, entry.stat(follow_symlinks=False)
+                            if entry.is_dir(follow_symlinks=False):
+                                waiting.append(f"{place}/{entry.name}")
+            finally:
+                os.close(directory)
+    os.close(top)
 
 
 def _bounds(image: Image, most: int) -> Amount:
     """Return the most that the image's superblock lets its tree take."""
     if image.kind == EXT3:  # <linux/ext3_fs.h>
         block = os.pread(image.fd, 1024, image.offset + 1024)
-        inodes, blocks = int.from_bytes(block[:4], "little"), int.from_bytes(block[4:8], "little")
-        size = blocks << 10 + int.from_bytes(block[24:28], "little")
+        inodes, size = int.from_bytes(block[:4], "little"), ext3_length(block, image.path)
         return Amount(size * _COPIES + _HOLES, inodes * _LINKS + _NAMES, inodes)
     inodes = int.from_bytes(os.pread(image.fd, 4, image.offset + 4), "little")  # squashfs_fs.h
     size = os.fstat(image.fd).st_size
@@ -210,7 +221,7 @@ def _become_unpacker(
 
 def _drop_set_ids(tree: str) -> None:
     """Take set-id bits off: what is unpacked is all the user's own."""
-    for path, status in _entries(tree):
+    for directory, name, status in _entries(tree):
         mode = status.st_mode
         if mode & (stat.S_ISUID | stat.S_ISGID) and not stat.S_ISLNK(mode):
-            os.chmod(path, stat.S_IMODE(mode) & 0o1777)
+            os.chmod(name, stat.S_IMODE(mode) & 0o1777, dir_fd=directory)

@@ -166,18 +166,25 @@ def trees(cache: str) -> list[tuple[int, int, str]]:
 
 def _sweep(path: str) -> None:
     """Remove an unfinished directory that nobody works on."""
-    if _lock_alone(path) >= 0:
-        remove(path)
+    fd = _lock_alone(path)
+    if fd >= 0:
+        try:
+            remove(path)
+        finally:
+            os.close(fd)
 
 
 def _lock_alone(path: str) -> int:
     """Return a descriptor that holds the only lock on ``path``, -1 if others hold one."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         return -1
-    return fd
+    with contextlib.suppress(OSError):
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return fd
+    os.close(fd)
+    return -1
 
 
 def take_away(path: str, cache: str) -> bool:
@@ -185,13 +192,18 @@ def take_away(path: str, cache: str) -> bool:
     fd = _lock_alone(path)
     if fd < 0:
         return False
-    if os.path.basename(path) in _mounted(cache):
+    old = f"{path}.old"
+    try:
+        if os.path.basename(path) in _mounted(cache):
+            return False
+        _sweep(old)  # what a killed removal has left; one that goes on keeps the name
+        if os.path.lexists(old):
+            return False
+        # Killed half way, a removal must leave no part of a tree under a name that launches trust.
+        os.rename(path, old)
+        remove(old)
+    finally:
         os.close(fd)
-        return False
-    # Killed half way, a removal must not leave part of a tree under a name that a launch trusts.
-    os.rename(path, f"{path}.old")
-    remove(f"{path}.old")
-    os.close(fd)
     return True
 
 
