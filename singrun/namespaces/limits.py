@@ -2,10 +2,12 @@
 
 cgroups(7), "Cgroups delegation": a user who may write to a cgroup may make others below it. So root
 may, and a user below what systemd or a resource manager has handed to him. It is removed when
-the program has ended; what a kill leaves behind, which is empty, goes with the next launch.
+the program has ended; what a kill leaves behind, which is empty, goes with the next launch. A lock
+on it, which ends with the launch, keeps it until the program is in it: flock(2).
 """
 
 import contextlib
+import fcntl
 import os
 
 from singrun.errors import RunError
@@ -28,12 +30,10 @@ class Cgroup:
         parent = _parent()
         self._parent = os.open(parent, os.O_RDONLY | os.O_DIRECTORY)
         self._sweep()
-        self._name = f"{_PREFIX}{os.getpid()}"
         controllers = sorted({name.partition(".")[0] for name in values})
         self._enable(controllers, parent)
         try:
-            os.mkdir(self._name, dir_fd=self._parent)
-            self._fd = os.open(self._name, os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._parent)
+            self._fd = self._make()
             for name, value in values.items():
                 self._write(self._fd, name, value)
         except OSError as error:
@@ -51,11 +51,38 @@ class Cgroup:
         with contextlib.suppress(OSError):
             os.rmdir(self._name, dir_fd=self._parent)
 
+    def _make(self) -> int:
+        """Make the cgroup, and return a descriptor that holds a lock on it."""
+        while True:
+            # No number of a process: two may have the same one, in PID namespaces of their own.
+            self._name = f"{_PREFIX}{os.urandom(8).hex()}"
+            os.mkdir(self._name, dir_fd=self._parent)
+            # Another launch may sweep it before it is locked.
+            with contextlib.suppress(FileNotFoundError, BlockingIOError):
+                fd = self._locked(self._name, fcntl.LOCK_SH)
+                if os.access(self._name, os.F_OK, dir_fd=self._parent):
+                    return fd
+                os.close(fd)
+
+    def _locked(self, name: str, kind: int) -> int:
+        """Return a descriptor that holds a lock on a cgroup. BlockingIOError: others hold one."""
+        fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._parent)
+        try:
+            fcntl.flock(fd, kind | fcntl.LOCK_NB)
+        except OSError:
+            os.close(fd)
+            raise
+        return fd
+
     def _sweep(self) -> None:
         for name in os.listdir(self._parent):
             if name.startswith(_PREFIX):
-                with contextlib.suppress(OSError):  # somebody is in it
-                    os.rmdir(name, dir_fd=self._parent)
+                with contextlib.suppress(OSError):  # somebody is in it, or about to be
+                    fd = self._locked(name, fcntl.LOCK_EX)
+                    try:
+                        os.rmdir(name, dir_fd=self._parent)
+                    finally:
+                        os.close(fd)
 
     def _enable(self, controllers: "list[str]", parent: str) -> None:
         """Enable controllers for the children of the parent cgroup, where they are not."""
