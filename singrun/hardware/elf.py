@@ -52,7 +52,7 @@ def read(fd: int) -> Library:
         raise ElfError("it is no ELF file")
     file = _File(fd, head)
     library = Library(file.machine)
-    tags = list(file.dynamic())
+    tags = file.dynamic()
     first = dict(reversed(tags))
     names = file.offset(first[_STRTAB]) if _STRTAB in first else 0
     library.soname = file.string(names + first[_SONAME]) if _SONAME in first else ""
@@ -97,17 +97,22 @@ class _File:
             raise ElfError(f"it has no string at {offset:#x}")
         return text.decode("utf-8", "surrogateescape")
 
-    def dynamic(self) -> "Iterator[tuple[int, int]]":
-        """Yield (d_tag, d_val) for each entry of the dynamic segment."""
-        word = 8 if self._wide else 4
-        for kind, offset, _, size in self._segments:
-            if kind == _DYNAMIC:
-                data = self._bytes(offset, min(size, _MOST * 2 * word))
-                for at in range(0, len(data) - 2 * word + 1, 2 * word):
-                    tag = self._number(data, at, word)
-                    if not tag:
-                        return
-                    yield tag, self._number(data, at + word, word)
+    def dynamic(self) -> list[tuple[int, int]]:
+        """Return (d_tag, d_val) for each entry of the dynamic segment, of several the last one.
+
+        So glibc and musl do.
+        """
+        segments = [(offset, size) for kind, offset, _, size in self._segments if kind == _DYNAMIC]
+        if not segments:
+            return []
+        word, (offset, size) = 8 if self._wide else 4, segments[-1]
+        data, tags = self._bytes(offset, min(size, _MOST * 2 * word)), []
+        for at in range(0, len(data) - 2 * word + 1, 2 * word):
+            tag = self._number(data, at, word)
+            if not tag:
+                break
+            tags.append((tag, self._number(data, at + word, word)))
+        return tags
 
     def versions_required(self, offset: int, names: int) -> dict[str, list[str]]:
         """Read the table of Verneed, and the chain of Vernaux of each, of <elf.h>."""

@@ -13,21 +13,26 @@ _MAGIC = b"glibc-ld.so.cache1.1"
 _HEADER, _ENTRY = 48, 24  # bytes
 _DIRECTORIES = ("/lib", "/usr/lib", "/lib64", "/usr/lib64")
 _LARGEST = 16 << 20
+_SHARING = 4  # names, and paths that end with them, lie over each other; in real ones twice
 
 
 def entries(data: bytes) -> list[tuple[str, str]]:
     """Return (name, path) of each library in a cache, in its order; [] if it is none.
 
-    One name may come more than once: for other machines, and for better processors.
+    One name may come more than once: for other machines, and for better processors. The rest is
+    left out where strings are together much longer than the cache.
     """
     start = data.find(_MAGIC)
     if start < 0:
         return []
     table = data[start:]
     count = int.from_bytes(table[20:24], "little")
-    rows = []
+    rows, room = [], len(table) * _SHARING
     for at in range(_HEADER, min(_HEADER + count * _ENTRY, len(table) - _ENTRY + 1), _ENTRY):
         name, path = (_string(table, at + field) for field in (4, 8))
+        room -= len(name) + len(path)
+        if room < 0:
+            break
         if name and path.startswith("/") and "/" not in name:
             rows.append((name, path))
     return rows

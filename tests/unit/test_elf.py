@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,29 @@ def check_bytes(sample: bytes, changes: list[tuple[int, int]]) -> None:
     finally:
         path.unlink()
     assert isinstance(library.machine, str)
+
+
+def test_of_several_dynamic_segments_one_is_read(tmp_path: Path) -> None:
+    """With so many headers for one segment that has no end its entries were millions."""
+    count, rows = 100, 4096
+    start = 64 + 56 * count
+    head = b"\x7fELF\2\1\1".ljust(16, b"\0")
+    head += struct.pack("<HHIQQQIHHHHHH", 3, 62, 1, 0, 64, 0, 0, 64, 56, count, 0, 0, 0)
+    header = struct.pack("<IIQQQQQQ", 2, 4, start, start, start, 16 * rows, 16 * rows, 8)
+    (tmp_path / "file").write_bytes(head + header * count + struct.pack("<QQ", 30, 8) * rows)
+    with (tmp_path / "file").open("rb") as file:
+        assert [*elf._File(file.fileno(), head).dynamic()] == [(30, 8)] * rows
+
+
+def test_rows_of_a_hostile_cache_share_no_strings_without_end() -> None:
+    rows = 1000
+    text = 48 + rows * 24
+    data = b"glibc-ld.so.cache1.1" + struct.pack("<I", rows) + bytes(24)
+    data += struct.pack("<IIIIQ", 1, text + 1, text, 0, 0) * rows
+    data += b"/" + b"a" * 4000 + b"\0"
+    entries = linker.entries(data)
+    assert entries
+    assert sum(len(name) + len(path) for name, path in entries) <= 4 * len(data)
 
 
 def test_the_loaders_cache_is_read_as_ldconfig_prints_it() -> None:
