@@ -72,7 +72,7 @@ def without_shell(variables: Environment) -> "Environment | None":
 def scripts() -> "bytes | None":
     """Return the scripts that the action of ``exec`` reads; None for another action or shell.
 
-    Called inside.
+    Called inside. Scripts behind the first _LIMIT bytes are left out: they are a shell's.
     """
     root = Root("/")
     if root.read(_ACTION) != EXEC.encode() or not _is_dash():
@@ -84,6 +84,8 @@ def scripts() -> "bytes | None":
             if name == "90-environment.sh" and _is_replaced():
                 return None
             text += root.read(path) + b"\n"
+            if len(text) > _LIMIT:
+                break
     return text
 
 
@@ -110,18 +112,23 @@ def evaluate(text: bytes, variables: Environment) -> "Environment | None":
         name, equals, word = assignment.lstrip(b" ").partition(b"=")
         if keyword != b"export" or not equals or not _is_name(name) or name in _SHELLS:
             return None
-        value = _value(word, environment)
-        if value is None or len(value) > room:
+        value = _value(word, environment, room)
+        if value is None:
             return None
         room -= len(value)
         environment[name] = value
     return environment
 
 
-def _value(word: bytes, environment: Environment) -> "bytes | None":
-    """Return what a shell makes of a word, None where that is not certain."""
-    value, at, quoted = b"", 0, False
+def _value(word: bytes, environment: Environment, room: int) -> "bytes | None":
+    """Return what a shell makes of a word; None where that is not certain, or over ``room`` bytes.
+
+    A bytearray grows in place: bytes would be copied for each letter.
+    """
+    value, at, quoted = bytearray(), 0, False
     while at < len(word):
+        if len(value) > room:
+            return None
         byte = word[at]
         if byte == ord("$"):
             name, at = _name_at(word, at + 1)
@@ -147,7 +154,7 @@ def _value(word: bytes, environment: Environment) -> "bytes | None":
         else:
             return None
         at += 1
-    return None if quoted else value
+    return None if quoted or len(value) > room else bytes(value)
 
 
 def _name_at(word: bytes, at: int) -> "tuple[bytes, int]":

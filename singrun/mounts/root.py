@@ -21,6 +21,7 @@ _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES)
 
 # What was read, by path and limit: through FUSE, to read a file again costs three requests.
 _texts: "dict[tuple[str, int], tuple[os.stat_result, bytes]]" = {}
+_MOST = 1 << 26  # bytes that are read of one root: scripts may be many, and holes
 
 
 class NoPlaceError(RunError):
@@ -40,6 +41,7 @@ class Root:
         self._below: dict[str, bool] = {}  # their places below the root; whether an underlay
         self._underlays: list[int] = []
         self._rows: set[int] = set()  # mounts of the table
+        self._room = _MOST
         self.fd = os.open(path, os.O_PATH | os.O_DIRECTORY)
 
     def open(self, target: str, flags: int) -> int:
@@ -58,7 +60,10 @@ class Root:
             raise RunError(what, why=why) from None
 
     def read(self, target: str, limit: int = 1 << 20) -> bytes:
-        """Read the regular file ``target``, at most ``limit`` bytes; b"" if there is none."""
+        """Read the regular file ``target``, at most ``limit`` bytes; b"" if there is none.
+
+        RunError: the files that were read are too large together.
+        """
         if (target, limit) in _texts:  # scripts are read before the mounts and after them
             fd = self._opened(target, os.O_PATH)
             if fd >= 0:
@@ -76,6 +81,10 @@ class Root:
             # Room for a mebibyte, where ten bytes are read, would cost 20 µs.
             size = min(limit, status.st_size)
             data = (file.read(size) or b"") if stat.S_ISREG(status.st_mode) else b""
+        self._room -= len(data)
+        if self._room < 0:
+            what, why = f"Cannot read {target} of the image", "Its scripts are too large together."
+            raise RunError(what, why=why, remedy="Ask who made the image.")
         _texts[target, limit] = status, data
         return data
 

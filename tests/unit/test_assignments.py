@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,16 @@ def test_everything_else_is_the_shells(line: bytes) -> None:
 
 def test_values_that_grow_are_the_shells() -> None:
     assert evaluate(b'export A="$A$A"\n' * 60, BEFORE) is None
+
+
+def test_no_more_of_a_value_is_made_than_may_be() -> None:
+    word = b'"' + b"$LONG" * 300 + b'"'
+    tracemalloc.start()
+    try:
+        assert evaluate(b"export A=" + word, {b"LONG": b"x" * (1 << 16)}) is None
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_the_action_begins_as_all_do() -> None:

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from singrun.errors import RunError
+from singrun.mounts import root
 from singrun.mounts.root import Root, _make_entry
 
 _swap: list[Path] = []  # a hook stays for ever: what it does, once
@@ -51,3 +53,17 @@ def test_a_file_that_was_read_in_part_is_read_whole_afterwards(tmp_path: Path) -
         b"all of it",
         b"all",
     ]
+
+
+def test_files_of_one_root_are_bounded_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An image may have any number of scripts, all of them holes."""
+    monkeypatch.setattr(root, "_MOST", 2 << 20)
+    for name in "abc":
+        with (tmp_path / name).open("wb") as file:
+            file.truncate(1 << 20)
+    one = Root(str(tmp_path))
+    assert one.read("/a") + one.read("/b") == bytes(2 << 20)
+    with pytest.raises(RunError, match="too large"):
+        one.read("/c")
