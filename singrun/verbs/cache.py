@@ -121,6 +121,8 @@ def _measured(kind: str, name: str, path: str) -> Item:
                 continue
             size += status.st_blocks * 512
             used = max(used, status.st_atime, status.st_mtime)
+    if os.path.isdir(path):
+        used = max(used, os.stat(path).st_mtime)  # when the image was started last: pulled.py
     return Item(kind, name, path, size, used)
 
 

@@ -99,6 +99,16 @@ def test_pruning_keeps_what_was_used_last(person: Person, bench: Bench) -> None:
     assert not second.exists()
 
 
+def test_an_image_was_used_when_it_was_started_last(person: Person) -> None:
+    """Its files' times of access may be old: file systems are mounted noatime."""
+    image, now = pulled(person), time.time()
+    os.utime(image / "image", (now - 40 * 86400,) * 2)
+    os.utime(image, (now - 86400,) * 2)
+    assert abs(answer(person, "list")["items"][0]["used"] - now + 86400) < 1
+    assert person.output("cache", "prune", "--older", "30").startswith("removed 0 items")
+    assert person.output("cache", "prune", "--older", "0.5").startswith("removed 1 item,")
+
+
 def test_what_a_program_uses_stays(person: Person, bench: Bench) -> None:
     image = shutil.copy(bench.image, bench.directory / "used.img")
     tree = Path(person.output("warm", image).strip())
