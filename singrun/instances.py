@@ -203,7 +203,13 @@ def end(living: "list[Instance]", patience: float) -> None:
     for instance in living:
         # A pidfd, since a number may be another process's by the time of the second signal:
         # pidfd_open(2).
-        holder = os.pidfd_open(instance.pid)
+        try:
+            holder = os.pidfd_open(instance.pid)
+        except ProcessLookupError:
+            continue  # it has ended meanwhile
+        if not _is_living(instance):
+            os.close(holder)
+            continue
         its_end = select.poll()  # select(2) takes no descriptor from 1,024 on
         its_end.register(holder, select.POLLIN)
         for number, seconds in ((signal.SIGTERM, patience), (signal.SIGKILL, _PATIENCE)):
@@ -218,6 +224,20 @@ def end(living: "list[Instance]", patience: float) -> None:
         os.close(holder)
     for prefix in ("instance-", "image-"):
         rendezvous.names(prefix)  # sweeps
+
+
+def _is_living(instance: Instance) -> bool:
+    """Whether its process is what singrun start has made, and no other that has its number now."""
+    try:
+        namespaces = ProgramNamespaces(instance.pid)
+    except OSError:
+        return False
+    try:
+        return namespaces.has_marker(rendezvous.marker(instance.name, instance.image_state))
+    except OSError:
+        return False
+    finally:
+        namespaces.close()
 
 
 def check_name(request: Request) -> None:

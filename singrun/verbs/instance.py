@@ -13,6 +13,7 @@ from singrun.errors import RunError, UsageError, printable, say
 from singrun.instances import Instance
 
 _PAUSE = 0.5  # seconds between two readings of the time that was computed
+_DIGITS = 6  # of a number of seconds: poll(2) takes milliseconds, as an int
 _MEBIBYTE = 1 << 20
 _REMEDY = "See: instance --help"
 
@@ -170,7 +171,6 @@ def _split_words(
 
 
 def _seconds(word: str) -> float:
-    try:
-        return float(int(word))
-    except ValueError:
-        raise UsageError(f"--timeout {word} is no number of seconds", remedy=_REMEDY) from None
+    if word.isascii() and word.isdecimal() and len(word) <= _DIGITS:
+        return float(word)
+    raise UsageError(f"--timeout {word} is no number of seconds", remedy=_REMEDY)
