@@ -12,8 +12,11 @@ _NS_GET_USERNS, _NS_GET_PARENT, _NS_GET_OWNER_UID = 0xB701, 0xB702, 0xB704  # io
 class ProgramNamespaces:
     """The namespaces of a program that singrun started for this user, held open.
 
-    OSError if process ``pid`` has ended, or is another user's.
+    is_inside: this process has entered one of them, from which there is no way back. OSError if
+    process ``pid`` has ended, or is another user's.
     """
+
+    is_inside = False
 
     def __init__(self, pid: int) -> None:
         self._pid, self._descriptors = pid, [os.open("/proc/self/ns/user", os.O_RDONLY)]
@@ -54,22 +57,26 @@ class ProgramNamespaces:
         descriptors = [(self._open(name), f"/proc/self/ns/{name}") for name in names]
         more = [fd for fd, ours in descriptors if not os.path.samestat(os.fstat(fd), os.stat(ours))]
         if not _is_same(self._owner, self._descriptors[0]):
-            syscalls.setns(self._owner, syscalls.CLONE_NEWUSER)
+            self._enter(self._owner, syscalls.CLONE_NEWUSER)
         for fd in more:
-            syscalls.setns(fd, 0)
+            self._enter(fd, 0)
 
     def enter_mounts(self) -> None:
         """Enter the program's mount and user namespaces, and close all descriptors."""
         # In this order: from the user namespace below its owner it would be refused.
-        syscalls.setns(self._mounts, syscalls.CLONE_NEWNS)
+        self._enter(self._mounts, syscalls.CLONE_NEWNS)
         if not _is_same(self._owner, self._user):
-            syscalls.setns(self._user, syscalls.CLONE_NEWUSER)
+            self._enter(self._user, syscalls.CLONE_NEWUSER)
         self.close()
 
     def close(self) -> None:
         """Close all descriptors."""
         while self._descriptors:
             os.close(self._descriptors.pop())
+
+    def _enter(self, fd: int, kind: int) -> None:
+        syscalls.setns(fd, kind)
+        self.is_inside = True
 
     def _open(self, name: str) -> int:
         return self._keep_open(os.open(f"/proc/{self._pid}/ns/{name}", os.O_RDONLY))

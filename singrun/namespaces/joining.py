@@ -73,6 +73,7 @@ class RankSet:
         self._extra += ["net"] * request.isolation.net
         self._word = f"set-{key}"
         self._name: rendezvous.Name | None = None
+        self._is_inside = False  # of the others' namespaces, or some of them
         self._debug = request.debug
         self.pid = os.readlink("/proc/self")
 
@@ -99,6 +100,8 @@ class RankSet:
             except OSError:
                 pass  # the other process has ended, or is stuck: the next attempt finds another
             except RunError as error:
+                if self._is_inside:
+                    raise
                 if self._debug:
                     say(str(error), "DEBUG")
                 return False
@@ -131,20 +134,26 @@ class RankSet:
     def _enter(self, pid: int) -> bool:
         """Enter the namespaces of process ``pid``; return False if it is not of the set."""
         others = ProgramNamespaces(pid)
-        if not others.has_marker(self.marker) or not others.are_ours():
+        try:
+            if not others.has_marker(self.marker) or not others.are_ours():
+                return False
+            self._join(others, pid)
+        finally:
             others.close()
-            return False
+        make_inspectable()
+        self.pid = str(pid)
+        return True
+
+    def _join(self, others: ProgramNamespaces, pid: int) -> None:
         if self._debug:
             say(f"joins the namespaces of process {pid}", "DEBUG")
         try:
             others.enter_owner(*self._extra)
             others.enter_mounts()
         except OSError as error:
+            self._is_inside = others.is_inside
             why, remedy = f"{error.strerror}.", "Use --no-join."
             raise RunError("Cannot join the other ranks", why=why, remedy=remedy) from None
-        make_inspectable()
-        self.pid = str(pid)
-        return True
 
 
 def _processes() -> "Iterator[int]":

@@ -162,6 +162,22 @@ def test_a_copy_of_the_namespaces_is_not_entered(bench: Bench) -> None:
         copy.communicate()
 
 
+def test_a_rank_that_is_half_inside_goes_no_further(bench: Bench) -> None:
+    """It has namespaces of its own where it cannot enter the first, but there is no way back."""
+    user = bench.people["user"]
+    first = started(user, "--join", bench.image)
+    where(first)
+    for number, what in ((1, b""), (2, b"singrun: Cannot join the other ranks\n")):
+        failing = ["-e", f"inject=setns:error=EPERM:when={number}"]
+        strace = ["strace", "-qq", "-o", "/dev/null", "-e", "trace=setns", *failing]
+        words = [*strace, user.launcher, "exec", "--join", bench.image, "true"]
+        done = user.call(*words, cwd="/", umask=0o027)
+        assert done.stderr.startswith(what), done
+        assert done.returncode == (255 if what else 0)
+    end(first)
+    images.wait_for_daemons(str(bench.directory))
+
+
 def test_what_cannot_be_shared_is_refused(person: Person, bench: Bench) -> None:
     for option in ("--pid", "--containall", "--writable"):
         done = person.singrun("exec", "--join", option, bench.image, "true")
