@@ -3,6 +3,7 @@
 import os
 import pwd
 
+from singrun import syscalls
 from singrun.errors import RunError
 
 
@@ -19,11 +20,25 @@ def busy(fd: int, path: str, *, exclusive: bool) -> RunError:
 
 def _holders(fd: int) -> list[int]:
     """Return the processes of this host that have locked the file ``fd``. proc(5), /proc/locks."""
-    inode = f":{os.fstat(fd).st_ino}"
+    place = f"{_device(fd)}:{os.fstat(fd).st_ino}"
     with open("/proc/locks") as file:
         rows = [line.split() for line in file]
-    matching = (row for row in rows if row[1] == "FLOCK" and row[5].endswith(inode))
+    matching = (row for row in rows if row[1] == "FLOCK" and row[5] == place)
     return [int(row[4]) for row in matching if int(row[4]) > 0]
+
+
+def _device(fd: int) -> str:
+    """Return the device of the file's mount as /proc/locks has it. proc(5), mountinfo.
+
+    Of btrfs and overlayfs st_dev is another one.
+    """
+    device, mount = os.fstat(fd).st_dev, b"%d" % syscalls.mount_id(fd)
+    major, minor = os.major(device), os.minor(device)
+    with open("/proc/self/mountinfo", "rb") as file:
+        for number, _, numbers, _ in (line.split(maxsplit=3) for line in file):
+            if number == mount:
+                major, minor = map(int, numbers.split(b":"))
+    return f"{major:02x}:{minor:02x}"
 
 
 def _described(pid: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import re
@@ -13,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from singrun import syscalls
+from singrun.images import lock_holders
 from tests.bench import singrun_images as images
 from tests.bench.singrun_images import Bench, Person
 
@@ -143,6 +146,24 @@ def test_a_busy_image_says_who_has_it(person: Person, own: Path, first: list[str
             assert person.output("exec", image, "echo", "x") == "x\n"  # readers share
         child.communicate(b"\n")
     assert person.output("exec", "-w", *ALONE, image, "echo", "x", cwd="/") == "x\n"
+
+
+def test_a_file_of_another_file_system_is_not_taken_for_the_busy_one(tmp_path: Path) -> None:
+    """Numbers of inodes begin anew in each."""
+    places, files = [tmp_path / name for name in "ab"], list[int]()
+    for place in places:
+        place.mkdir()
+        syscalls.mount("none", str(place), "tmpfs", syscalls.MS_NOSUID, "")
+        files.append(os.open(place / "image", os.O_RDWR | os.O_CREAT))
+    try:
+        assert os.fstat(files[0]).st_ino == os.fstat(files[1]).st_ino
+        fcntl.flock(files[0], fcntl.LOCK_EX)
+        words = [lock_holders.busy(fd, "image", exclusive=True).why for fd in files]
+        assert [f"by process {os.getpid()} of root" in word for word in words] == [True, False]
+    finally:
+        for place, fd in zip(places, files, strict=True):
+            os.close(fd)
+            syscalls.umount2(str(place), syscalls.MNT_DETACH)
 
 
 def test_what_is_written_to_memory_is_gone(person: Person, bench: Bench, own: Path) -> None:
