@@ -101,19 +101,23 @@ def _failure(action: "Callable[[], None]") -> str:
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
+        status = 1
         try:
             action()
+            status = 0
         except OSError as error:
             os.write(writing, (error.strerror or "failed").encode())
         except RunError as error:
             os.write(writing, f"{error.what}. {error.why}".strip().encode(*UTF8))
+        except Exception as error:  # no reason to say that it works
+            os.write(writing, repr(error).encode(*UTF8))
         finally:
-            os._exit(0)
+            os._exit(status)
     os.close(writing)
     with open(reading, "rb") as pipe:
         failure = pipe.read().decode()
-    os.waitpid(child, 0)
-    return failure
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return failure or (f"ended with status {status}" if status else "")
 
 
 def _enter_namespaces() -> None:
