@@ -53,6 +53,7 @@ _LISTS = [
     f"{k} {t}" for k in ("nv", "rocm", "fabric") for t in ("library", "program", "device", "file")
 ]
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_LARGEST_SIZE, _DIGITS = 1 << 62, 20  # setrlimit(2) takes 63 bits, int() a few thousand digits
 _YES, _NO = ("yes", "y", "1", "try"), ("no", "n", "0")
 _BINDS = ["/etc/localtime", "/etc/hosts"]
 _LARGEST = 1 << 20  # bytes of a file
@@ -114,14 +115,15 @@ def expanded(path: str, variables: "Mapping[str, str]") -> str:
 
 
 def size_of(word: str, where: str) -> int:
-    """Return a size in bytes: a number and K, M, G or T, as in 5G, 5 GB or 5GiB."""
+    """Return a size in bytes: a number and K, M, G or T, as in 5G, 5 GB or 5GiB. RunError."""
     text = word.upper().replace(" ", "")
     number = text.rstrip("KMGTIB")
     unit = text[len(number) :].removesuffix("B").removesuffix("I")
-    if not number.isdigit() or unit not in _UNITS:
+    is_number = number.isascii() and number.isdecimal() and len(number) < _DIGITS
+    if not is_number or unit not in _UNITS or (size := int(number) * _UNITS[unit]) >= _LARGEST_SIZE:
         what = f"{where}: cannot understand the cache size {word!r}"
         raise RunError(what, remedy="Say for instance 20G.")
-    return int(number) * _UNITS[unit]
+    return size
 
 
 def check_allowed(site: Site, isolation: IsolationOptions) -> None:

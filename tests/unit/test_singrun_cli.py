@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from singrun import cli, options, syscalls
+from singrun import cli, config, options, syscalls
 from singrun.errors import RunError
 from singrun.mounts import binds
 from singrun.request import Request
@@ -209,6 +209,16 @@ def test_openat2_keeps_links_inside_the_root(tmp_path: Path) -> None:
     assert not os.get_inheritable(fd)
     os.close(fd)
     os.close(root)
+
+
+@pytest.mark.parametrize("word", ["²", "1²", "9" * 5000, "9999999999T", "٣", "", "G", "-1", "1.5"])
+def test_a_size_that_is_none_is_refused(word: str) -> None:
+    with pytest.raises(RunError, match="cannot understand the cache size"):
+        config.size_of(word, "SINGRUN_CACHESIZE")
+
+
+def test_a_size_may_have_a_unit() -> None:
+    assert [config.size_of(word, "") for word in ("0", "7", "5 kib")] == [0, 7, 5120]
 
 
 def test_an_instance_that_is_no_text_is_just_not_there() -> None:
