@@ -40,7 +40,6 @@ _BUILDER = (
 _OTHERS = {  # words of other tools, and what they are here
     "list": "singrun instances",
     "ps": "singrun instances",
-    "instance": "singrun instances",
     "kill": "singrun stop",
     "version": "singrun --version",
     "check": "singbuild verify",

@@ -134,6 +134,7 @@ def test_every_verb_of_singrun_shows_how_it_is_typed(verb: str) -> None:
 def test_singrun_knows_every_command_of_singbuild() -> None:
     for name in {*commands.commands} - {*manual.VERBS}:
         assert strangers.no_verb(name).why == f"Did you mean singbuild {name}?"
+    assert strangers.no_verb("instanec").why == "Did you mean instance?"
 
 
 def test_sizes_are_of_one_type() -> None:
