@@ -48,9 +48,13 @@ def _imported() -> list[str]:
 def _replace(path: str, data: bytes) -> None:
     # The ranks of a node may all write it at once: each a file of its own, then rename(2).
     new = f"{path}.{os.getpid()}"
-    with open(new, "wb") as file:
-        file.write(data)
-    os.rename(new, path)
+    try:
+        with open(new, "wb") as file:
+            file.write(data)
+        os.rename(new, path)
+    except OSError:
+        os.unlink(new)
+        raise
 
 
 def _file_name(name: str) -> str:

@@ -90,10 +90,12 @@ def _remember(name: str, lines: "list[str]") -> None:
         fd = os.open(new, flags, 0o600, dir_fd=directory)
         try:
             os.write(fd, data)
+            # No fsync(2): what a crash of the host loses is found out once more.
+            os.rename(new, name, src_dir_fd=directory, dst_dir_fd=directory)
+        except OSError:
+            os.unlink(new, dir_fd=directory)
         finally:
             os.close(fd)
-        # No fsync(2): what a crash of the host loses is found out once more.
-        os.rename(new, name, src_dir_fd=directory, dst_dir_fd=directory)
         return []
 
     _in_private_directory(write)

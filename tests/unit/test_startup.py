@@ -242,6 +242,13 @@ def test_the_one_file_knows_the_lines_of_its_sources(tmp_path: Path) -> None:
     assert values["say"].__doc__ is None
 
 
+def test_a_file_that_cannot_be_put_in_its_place_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "taken.code").mkdir()
+    with pytest.raises(IsADirectoryError):
+        compilation._replace(str(tmp_path / "taken.code"), b"x")
+    assert [path.name for path in tmp_path.iterdir()] == ["taken.code"]
+
+
 def functions(code: types.CodeType) -> Iterator[types.CodeType]:
     yield code
     for value in code.co_consts:
