@@ -197,7 +197,8 @@ static void find_set(void) {
     if (is_current()) return;
     int fd = openat(directory, name, O_RDWR | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0600);
     need(fd >= 0 && !fstat(fd, &status));
-    need(status.st_size != sizeof FAILED - 1 || time(NULL) - status.st_mtime > DAY);
+    time_t age = time(NULL) - status.st_mtime; /* less than none after a jump of the clock */
+    need(status.st_size != sizeof FAILED - 1 || age < 0 || age >= DAY);
     int is_first = !flock(fd, LOCK_EX | LOCK_NB), is_held = !is_first && errno == EWOULDBLOCK;
     for (int left = PATIENCE / PAUSE; is_held && left && flock(fd, LOCK_SH | LOCK_NB); left--) usleep(PAUSE);
     if (is_current()) {
