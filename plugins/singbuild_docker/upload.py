@@ -49,6 +49,7 @@ EMPTY = b"{}"
 _BYTES = {"Content-Type": "application/octet-stream"}
 _PIECE = 1 << 20  # bytes of a blob for one sendto(2)
 _STATUS_TEXT = 1 << 12  # bytes of an answer that says no more; its connection is used again
+_DIGITS = 20  # of a length; int() refuses some thousand of them
 # Seconds to connect, and for the answer: a registry computes the digest of the whole blob first.
 _ANSWER = (TIMEOUT[0], 600.0)
 
@@ -221,7 +222,7 @@ class Upload:
                 answer.headers.get("Content-Length", ""),
                 answer.headers.get("Content-Type"),
             )
-        if not size.isdecimal():
+        if not size.isdecimal() or len(size) > _DIGITS:
             raise self._refused("the registry does not tell a manifest's size")
         return {"mediaType": media_type or OCI_MANIFEST, "digest": digest, "size": int(size)}
 

@@ -46,6 +46,7 @@ from singbuild.download.store import (
 )
 
 VALIDATORS = {"ETag": "If-None-Match", "Last-Modified": "If-Modified-Since"}
+_DIGITS = 20  # of a length; int() refuses some thousand of them
 
 
 class Transfer:
@@ -146,7 +147,8 @@ class Transfer:
             raise self._try_again("the file changed between two pieces")
         self.validators = _validators(answer)
         length = answer.headers.get("Content-Length", "")
-        self._copy(answer, part, self.size + int(length) if length.isdecimal() else 0)
+        is_length = length.isdecimal() and len(length) < _DIGITS
+        self._copy(answer, part, self.size + int(length) if is_length else 0)
 
     def _continues(self, answer: requests.Response) -> bool:
         """Whether a partial answer begins where the part ends, and is of the same file."""

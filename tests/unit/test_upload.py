@@ -128,3 +128,12 @@ def test_what_changes_meanwhile_is_refused(registry: str, file: Path) -> None:
     upload = Upload(Reference(registry, "lab/changed", "1"), watcher, insecure=False)
     with pytest.raises(SourceError, match="cannot be pushed"):
         upload.file_beside(digest)
+
+
+def test_a_manifest_whose_size_is_no_number_is_not_described() -> None:
+    with faulty() as server:
+        server.behaviours["manifests/"] = [status(200, Content_Length="9" * 5000)]
+        upload = Upload(Reference(server.name, "lab/large", "1"), Recorder(), insecure=False)
+        with pytest.raises(SourceError, match="lab/large") as caught:
+            upload._described("sha256:" + "0" * 64)
+        assert "size" in caught.value.why
