@@ -22,6 +22,7 @@ SHELL = ("/bin/sh", "-c")
 _LISTS = ("Cmd", "Entrypoint", "Env", "OnBuild", "Shell")
 _TABLES = ("ExposedPorts", "Healthcheck", "Labels", "Volumes")
 _WORDS = ("StopSignal", "User", "WorkingDir")
+_NUMBERS = {"mode": "[0-7]{1,5}", "uid": r"[0-3]?\d{1,9}", "gid": r"[0-3]?\d{1,9}"}  # of a mount
 PROXIES = re.compile(r"(https?|ftp|no|all)_proxy", re.IGNORECASE)
 INEFFECTIVE = {
     "EXPOSE": "a container has the host's network",
@@ -188,6 +189,13 @@ class _Evaluator:
             raise self._error(
                 each, f"RUN --mount=type={kind} has no target", remedy="Write target=PATH."
             )
+        for name, digits in _NUMBERS.items():
+            if name in fields and not re.fullmatch(digits, fields[name], re.ASCII):
+                raise self._error(
+                    each,
+                    f"RUN --mount=type={kind},{name}={fields[name]} is no {name}",
+                    remedy="Write for instance mode=0755, uid=1000 and gid=1000.",
+                )
         return Mount(kind, fields)
 
     def do_copy(self, each: Instruction) -> None:
