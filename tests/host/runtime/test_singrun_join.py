@@ -170,7 +170,7 @@ def test_a_rank_that_is_half_inside_goes_no_further(bench: Bench) -> None:
     for number, what in ((1, b""), (2, b"singrun: Cannot join the other ranks\n")):
         failing = ["-e", f"inject=setns:error=EPERM:when={number}"]
         strace = ["strace", "-qq", "-o", "/dev/null", "-e", "trace=setns", *failing]
-        words = [*strace, user.launcher, "exec", "--join", bench.image, "true"]
+        words: list[Word] = [*strace, user.launcher, "exec", "--join", bench.image, "true"]
         done = user.call(*words, cwd="/", umask=0o027)
         assert done.stderr.startswith(what), done
         assert done.returncode == (255 if what else 0)
