@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import bz2
 import lzma
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 from isal import isal_zlib
 
-from singbuild.errors import HostError, SourceError
+from singbuild import variables
+from singbuild.errors import SourceError
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -111,6 +111,8 @@ class _Feed:
 
 def _gunzip(feed: _Feed) -> Iterator[bytes]:
     while piece := feed.more():
+        if not (piece := piece.lstrip(b"\0")):
+            continue  # gzip allows zeros behind the last member
         feed.begin()
         member = isal_zlib.decompressobj(_GZIP_HEADER)
         while not member.eof:
@@ -119,8 +121,6 @@ def _gunzip(feed: _Feed) -> Iterator[bytes]:
             yield member.decompress(piece, OUTPUT)
             piece = member.unconsumed_tail
         feed.rest = member.unused_data
-        if not feed.rest.strip(b"\0"):
-            feed.rest = b""  # gzip allows zeros behind the last member
 
 
 class _Frame(Protocol):
@@ -165,16 +165,8 @@ def _step(frame: _Frame, piece: bytes, packing: str) -> bytes:
         raise SourceError(f"its {packing} data are damaged", why=str(error)) from error
 
 
-def _most() -> int:
-    text = os.environ.get("SINGBUILD_UNPACK_RATIO") or str(RATIO)
-    if not text.isdecimal():
-        remedy = "Set it to a whole number, or unset it."
-        raise HostError(f"SINGBUILD_UNPACK_RATIO is {text!r}", remedy=remedy)
-    return int(text)
-
-
 def _bounded(feed: _Feed, pieces: Iterator[bytes]) -> Iterator[bytes]:
-    most = _most()
+    most = variables.count("SINGBUILD_UNPACK_RATIO", RATIO)
     for piece in pieces:
         feed.bytes_out += len(piece)
         if feed.bytes_out > RATIO_FROM and feed.bytes_out > most * feed.bytes_in:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import os
 import signal
 import sys
 import threading
@@ -21,6 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import cast
 
+from singbuild import variables
 from singbuild.errors import BackendError
 from singrun.errors import nearest
 
@@ -90,8 +90,11 @@ def claimed(kind: str, claims: Sequence[Installed]) -> str:
 
 
 def imported(plugin: Installed, kind: str) -> object:
-    """Import a plugin; one that takes longer than PATIENCE is given up with a BackendError."""
-    seconds = float(os.environ.get("SINGBUILD_PLUGIN_TIMEOUT") or PATIENCE)
+    """Import a plugin; one that takes longer than PATIENCE is given up with a BackendError.
+
+    Raises UsageError for a SINGBUILD_PLUGIN_TIMEOUT that is no number, and what the plugin raises.
+    """
+    seconds = variables.seconds("SINGBUILD_PLUGIN_TIMEOUT", PATIENCE)
 
     def give_up(_number: int, _frame: FrameType | None) -> None:
         raise BackendError(

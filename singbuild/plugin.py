@@ -16,7 +16,7 @@ import pluggy
 
 from singbuild import entry_points
 from singbuild.entry_points import Installed
-from singbuild.errors import BackendError, SingbuildError
+from singbuild.errors import BackendError, SingbuildError, UsageError
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,8 @@ def blame(
     try:
         yield
     except (Exception, SystemExit) as error:
-        if isinstance(error, (BackendError, *innocent)):
+        # UsageError: of SINGBUILD_PLUGIN_TIMEOUT.
+        if isinstance(error, (BackendError, UsageError, *innocent)):
             raise
         raise BackendError(
             f"{kind} {plugin.name!r} {event}: {type(error).__name__}: {error}",

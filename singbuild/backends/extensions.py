@@ -13,7 +13,7 @@ import pluggy
 from singbuild.backends import extension_hookspecs
 from singbuild.contract import Build, Finished, Reporter
 from singbuild.entry_points import Installed, claimed, imported, installed
-from singbuild.errors import RecipeError
+from singbuild.errors import RecipeError, UsageError
 
 GROUP = "singbuild.extension"
 _VARIABLE = "SINGBUILD_EXTENSIONS"  # "no": none is called; a user can bring his own singbuild, too
@@ -78,6 +78,7 @@ def load(report: Reporter) -> Extensions:
     """Import every extension that is installed; warn of those that cannot be.
 
     Those that claim one name are all called: no package silences a site's policy by its name.
+    Raises UsageError for a SINGBUILD_PLUGIN_TIMEOUT that is no number.
     """
     loaded: dict[Installed, Any] = {}
     everyone = installed(GROUP)
@@ -96,6 +97,8 @@ def load(report: Reporter) -> Extensions:
             manager.register(imported(who, "extension"), who.name)
             manager.check_pending()
             loaded[who] = manager.hook
+        except UsageError:  # of SINGBUILD_PLUGIN_TIMEOUT
+            raise
         except (Exception, SystemExit) as error:
             report.warn(_blame(who, "cannot be loaded", error))
     return Extensions(loaded, report)

@@ -23,7 +23,7 @@ import yaml
 from singbuild import hookspecs
 from singbuild.contract import API_VERSION, Defaults, Keyword, Needs, Program
 from singbuild.entry_points import Installed, imported, installed, module_spec, only
-from singbuild.errors import BackendError, SingbuildError
+from singbuild.errors import BackendError, SingbuildError, UsageError
 from singrun.errors import nearest
 
 GROUP = "singbuild.bootstrap"
@@ -118,7 +118,7 @@ def load(name: str, specifications: ModuleType | type = hookspecs) -> Backend:
         _check_contract(plugin, manager)
         needs = manager.hook.singbuild_needs()
         _check_needs(needs)
-    except BackendError:
+    except (BackendError, UsageError):  # the latter of SINGBUILD_PLUGIN_TIMEOUT
         raise
     except (Exception, SystemExit) as error:
         raise BackendError(

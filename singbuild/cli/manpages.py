@@ -15,6 +15,7 @@ import sys
 import time
 from pathlib import Path
 
+from singbuild import variables
 from singbuild.cli import roff
 
 DOCUMENTS = Path(__file__).parents[2] / "docs"
@@ -145,8 +146,7 @@ def _examples(name: str, overview: str) -> str:
 
 def _head(name: str, number: int, what: str) -> str:
     # https://reproducible-builds.org/specs/source-date-epoch/
-    epoch = int(os.environ.get("SOURCE_DATE_EPOCH", time.time()))
-    day = time.strftime("%Y-%m-%d", time.gmtime(epoch))
+    day = time.strftime("%Y-%m-%d", time.gmtime(variables.epoch()))  # of None: today
     version = output_of("singrun", "--version").split()[-1]
     kind = {1: "User commands", 5: "File formats"}[number]
     return (

@@ -25,7 +25,6 @@ COMMANDS = {
     "check": "singbuild verify IMAGE",
     "log": "singbuild cache list",
     "logs": "singbuild cache list",
-    "convert": "singbuild build",
     "update": "singbuild RECIPE IMAGE --force",
     "search": "singbuild backends",
 }

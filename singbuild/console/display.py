@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import sys
 import threading
 import time
@@ -21,10 +20,9 @@ from typing import Any, Self, TextIO
 from singbuild.console import events
 from singbuild.console.events import Event
 from singbuild.console.sizes import binary
-from singbuild.errors import SingbuildError, UsageError
+from singbuild.errors import SingbuildError
 
 HEARTBEAT = 60.0  # seconds; many a CI service ends a job that says nothing for some minutes
-HEARTBEAT_VARIABLE = "SINGBUILD_HEARTBEAT"
 
 
 class Console:
@@ -62,9 +60,14 @@ class Console:
         self._lock, self._relay = threading.RLock(), fd
 
     def repeat(self, fd: int) -> None:
-        """Show what another process sends, until it ends."""
+        """Show what another process sends, until it ends.
+
+        fd: the other end of its pipe.
+        """
         with os.fdopen(fd) as lines:
             for line in lines:
+                if not line.endswith("\n"):
+                    break  # the process was killed while it wrote this one
                 name, fields = json.loads(line)
                 self._tell(name, **fields)
 
@@ -234,10 +237,6 @@ class JsonConsole(Console):
 
 def heartbeat() -> float:
     """Return the seconds of silence that are too many. Raises UsageError for what is no number."""
-    text = os.environ.get(HEARTBEAT_VARIABLE, str(HEARTBEAT))
-    if not re.fullmatch(r"\d{1,6}(\.\d+)?", text) or not float(text):
-        raise UsageError(
-            f"{HEARTBEAT_VARIABLE} is {text!r}",
-            remedy="Set it to seconds, such as 60, or unset it.",
-        )
-    return float(text)
+    from singbuild import variables  # not before it is known what is wanted
+
+    return variables.seconds("SINGBUILD_HEARTBEAT", HEARTBEAT)

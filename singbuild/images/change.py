@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from singbuild import host, workspace
+from singbuild import host, variables, workspace
 from singbuild.console import faults
 from singbuild.console.display import Console
 from singbuild.console.singularity_2x import Console2x
@@ -55,13 +55,17 @@ def nothing(_rootfs: Rootfs) -> None:
 
 @dataclass(frozen=True)
 class _Job:
-    """One change of an image. privileged: whether this process is root and may mount."""
+    """One change of an image.
+
+    epoch: no file is later; privileged: whether this process is root and may mount.
+    """
 
     image: Image
     scratch: Path
     part: Path
     shape: Shape
     free: int
+    epoch: int
     privileged: bool
 
 
@@ -129,6 +133,7 @@ def change(
     ``free`` bytes left; by default it keeps its size. Errors are shown on the console.
     """
     try:
+        epoch = _now()
         choice = modes.choose()
         preflight.check_programs(preflight.engine_programs(choice))
         with (
@@ -139,7 +144,8 @@ def change(
             shape = shape_of(opened)
             new_size = size(opened) if size else shape.size
             shape = Shape(new_size, shape.header)
-            job = _Job(opened, scratch, part.file, shape, free, privileged=choice.mode is Mode.ROOT)
+            is_root = choice.mode is Mode.ROOT
+            job = _Job(opened, scratch, part.file, shape, free, epoch, privileged=is_root)
             status = namespace.run(
                 lambda: _report_errors(console, lambda: _changed(job, work, console)),
                 drop=[capabilities.SYS_ADMIN] if choice.mode is Mode.CHROOT else [],
@@ -164,7 +170,9 @@ def change(
 
 
 def _now() -> int:
-    return int(os.environ.get("SOURCE_DATE_EPOCH") or time.time())
+    """Return SOURCE_DATE_EPOCH, else the time, in seconds since 1970. Raises UsageError."""
+    epoch = variables.epoch()
+    return int(time.time()) if epoch is None else epoch
 
 
 def _report_errors(console: Console, work: Callable[[], None]) -> int:
@@ -185,8 +193,7 @@ def _report_errors(console: Console, work: Callable[[], None]) -> int:
 
 def _changed(job: _Job, work: Work, console: Console) -> None:
     with scratch(job.scratch, privileged=job.privileged) as root:
-        epoch = _now()
-        rootfs = Rootfs(root, console, epoch=epoch)
+        rootfs = Rootfs(root, console, epoch=job.epoch)
         rootfs.unpack_tree(job.image)
         work(rootfs)
         if rootfs.exists(metadata.HOME):  # else the 2.x names are the image's own
@@ -195,7 +202,7 @@ def _changed(job: _Job, work: Work, console: Console) -> None:
             seal.seal(
                 root,
                 job.part,
-                epoch=epoch,
+                epoch=job.epoch,
                 free=job.free,
                 shape=job.shape,
                 owners=rootfs.owners,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import Self
 
-from singbuild.errors import HostError, SourceError
+from singbuild import variables
+from singbuild.errors import SourceError
 from singbuild.tar.member_path import refused
 from singbuild.tar.read import Member
 
@@ -25,11 +25,11 @@ class Limits:
 
     @classmethod
     def from_environment(cls) -> Self:
-        """Return the limits with what the environment says instead. Raises HostError."""
+        """Return the limits with what the environment says instead. Raises UsageError."""
         return cls(
-            _setting("SINGBUILD_UNPACK_ENTRIES", cls.entries),
-            _setting("SINGBUILD_UNPACK_BYTES", cls.size),
-            _setting("SINGBUILD_UNPACK_NAMES", cls.names),
+            variables.count("SINGBUILD_UNPACK_ENTRIES", cls.entries),
+            variables.count("SINGBUILD_UNPACK_BYTES", cls.size),
+            variables.count("SINGBUILD_UNPACK_NAMES", cls.names),
         )
 
 
@@ -81,10 +81,3 @@ class Quota:
         assert self._member is not None
         remedy = f"If you trust the source, set {variable} to a larger number."
         return refused(self._member, why, remedy)
-
-
-def _setting(name: str, default: int) -> int:
-    text = os.environ.get(name) or str(default)
-    if not text.isdecimal():
-        raise HostError(f"{name} is {text!r}", remedy="Set it to a whole number, or unset it.")
-    return int(text)

@@ -13,6 +13,7 @@ import pytest
 
 from singbuild import SourceError
 from singbuild.compression import MAGIC, inflated, packing_of
+from singbuild.errors import UsageError
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -62,3 +63,21 @@ def test_zeros_between_streams_of_xz_are_padding() -> None:
 def test_an_archive_whose_first_name_looks_packed_is_plain() -> None:
     assert packing_of(b"BZh9.tar.x") == "plain"
     assert b"".join(inflated([b"BZh9.tar.x" + bytes(600)], "")) == b"BZh9.tar.x" + bytes(600)
+
+
+@pytest.mark.parametrize("size", [1, 10, 600, 1 << 20])
+def test_zeros_behind_the_last_member_of_gzip_are_padding(size: int) -> None:
+    packed = gzip.compress(b"one") + gzip.compress(b"two") + bytes(1500)
+    assert b"".join(inflated(pieces(packed, size), "")) == b"onetwo"
+
+
+def test_behind_those_zeros_nothing_else_may_come() -> None:
+    with pytest.raises(SourceError, match="its gzip data are damaged"):
+        list(inflated(pieces(gzip.compress(b"one") + bytes(20) + b"more" * 9, 10), ""))
+
+
+@pytest.mark.parametrize("text", ["many", "-1", "9" * 5000])
+def test_a_limit_that_is_no_number(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SINGBUILD_UNPACK_RATIO", text)
+    with pytest.raises(UsageError, match="SINGBUILD_UNPACK_RATIO is"):
+        list(inflated([gzip.compress(b"one")], ""))

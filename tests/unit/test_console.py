@@ -382,3 +382,13 @@ def test_what_we_say_ourselves_breaks_between_words(monkeypatch: pytest.MonkeyPa
     assert "        system would write" in lines
     assert "warning: the cache entry 0123456789 is" in lines
     assert "    a program wrote this line of more than forty columns" in lines
+
+
+def test_a_process_that_was_killed_amid_a_line_is_shown_up_to_there() -> None:
+    """A pipe divides what is longer than 4 KiB: pipe(7)."""
+    reading, writing = os.pipe()
+    os.write(writing, b'["line", {"text": "whole"}]\n["line", {"text": "cut o')
+    os.close(writing)
+    out = io.StringIO()
+    display.Console(out).repeat(reading)
+    assert out.getvalue() == "    whole\n"

@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 import pytest
 
+from singbuild.cli import strangers
 from singbuild.cli.main import commands, main
 
 Say = Callable[..., tuple[int, str, str]]
@@ -164,3 +165,17 @@ def test_export_overwrites_nothing_unasked(say: Say, tmp_path: Path) -> None:
 def test_sizes_are_written_alike(word: str, size: int, say: Say, tmp_path: Path) -> None:
     assert say("create", "--size", word, "a.img")[0] == 0
     assert (tmp_path / "a.img").stat().st_size == size
+
+
+@pytest.mark.parametrize("line", ["create --size 8 b.img", "expand --size 9 a.img"])
+def test_a_time_that_is_no_number_is_the_users(
+    line: str, say: Say, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert say("create", "--size", "8", "a.img")[0] == 0
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "noon")
+    status, _, error = say(*line.split())
+    assert (status, "SOURCE_DATE_EPOCH is 'noon'" in error) == (2, True), error
+
+
+def test_no_command_of_ours_is_explained_as_one_of_strangers() -> None:
+    assert strangers.COMMANDS.keys().isdisjoint(commands.commands)

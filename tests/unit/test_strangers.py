@@ -125,6 +125,17 @@ def test_a_plugin_that_hangs_at_import_is_given_up(install: Install, tmp_path: P
     assert "stranger-hangs 4.2" in done.stderr
 
 
+@pytest.mark.parametrize("seconds", ["soon", "nan", "-1", "0"])
+def test_a_limit_of_seconds_that_is_none_is_no_plugins_fault(
+    seconds: str, install: Install, tmp_path: Path
+) -> None:
+    install("good", HEAD)
+    done = plan(tmp_path, "good", SINGBUILD_PLUGIN_TIMEOUT=seconds)
+    assert done.returncode == 2, done.stderr
+    assert f"SINGBUILD_PLUGIN_TIMEOUT is {seconds!r}" in done.stderr
+    assert "stranger-good" not in done.stderr
+
+
 def test_a_taken_name_is_refused_with_both_owners(install: Install, tmp_path: Path) -> None:
     install("thief", HEAD, backend="busybox")
     done = plan(tmp_path, "busybox")
