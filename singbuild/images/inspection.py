@@ -110,7 +110,7 @@ def _lock(text: str | None) -> dict[str, Any]:
     """Return what a lock says, every value as text: numbers may be long and dates impossible."""
     try:
         parsed = locks.parse(text or "", getattr(yaml, "CBaseLoader", yaml.BaseLoader))
-    except (yaml.YAMLError, ValueError, RecursionError):
+    except (yaml.YAMLError, ValueError):
         return {}
     return parsed if isinstance(parsed, dict) else {}
 

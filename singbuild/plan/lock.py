@@ -21,7 +21,6 @@ It is written into every image, and beside the recipe by ``singbuild lock``::
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +28,7 @@ from typing import Any
 
 import yaml
 
-from singbuild import __version__, command
+from singbuild import __version__, command, variables
 from singbuild.contract import Pins
 from singbuild.errors import LockError, RecipeError, UsageError
 from singbuild.packages import databases
@@ -41,9 +40,9 @@ from singbuild.tree.rootfs import Rootfs
 
 VERSION = 1
 LARGEST = 16 << 20  # characters
+DEEPEST = 100  # mappings and lists, one in the other: PyYAML's composer in C calls itself for each
 SAFE = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C, where PyYAML was built with libyaml
 DEFAULT_EPOCH = 1478304000  # 2016-11-05, for sources that know no date of their own
-LAST_EPOCH = 2**33  # the year 2242; ext3 ends some time after
 HEADER = "# What went into {}, exactly. `singbuild --locked` refuses anything else.\n"
 
 Lock = Mapping[str, Any]
@@ -106,16 +105,13 @@ def choose_epoch(pins: Pins, locked: Lock | None) -> int:
     SOURCE_DATE_EPOCH, else the lock's, else the source's, else a fixed one.
     Raises UsageError for a SOURCE_DATE_EPOCH that is no number.
     """
-    date = os.environ.get("SOURCE_DATE_EPOCH")
-    if date is None:
-        epoch = (locked or {}).get("epoch", pins.get("epoch"))
-        return epoch if isinstance(epoch, int) and 0 < epoch <= LAST_EPOCH else DEFAULT_EPOCH
-    if not date.isdecimal() or int(date) > LAST_EPOCH:
-        raise UsageError(
-            f"SOURCE_DATE_EPOCH is {date!r}",
-            remedy="Set it to seconds since 1970, such as $(git log -1 --format=%ct), or unset it.",
-        )
-    return int(date)
+    date = variables.epoch()
+    if date is not None:
+        return date
+    epoch = (locked or {}).get("epoch", pins.get("epoch"))
+    if isinstance(epoch, int) and 0 < epoch <= variables.LAST_EPOCH:
+        return epoch
+    return DEFAULT_EPOCH
 
 
 def dumped(lock: Lock, name: str) -> str:
@@ -143,7 +139,7 @@ def parsed(path: Path, text: str) -> LockFile:
     """Return the lock that a text is. path: what it is called. Raises LockError."""
     try:
         lock = parse(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise LockError(f"the lock {path} is not valid YAML", why=str(error)) from error
     if not isinstance(lock, dict) or lock.get("version") != VERSION:
         raise LockError(
@@ -156,14 +152,19 @@ def parsed(path: Path, text: str) -> LockFile:
 def parse(text: str, loader: Any = None) -> Any:
     """Return the values in a lock's text. loader: PyYAML's, for plain values by default.
 
-    A lock has no anchors: aliases to aliases would stand for more than any memory holds.
-    Raises yaml.YAMLError, ValueError.
+    A lock has no anchors: aliases to aliases would stand for more than any memory holds. Nor is it
+    nested deeply. Raises yaml.YAMLError, ValueError.
     """
     if len(text) > LARGEST:
         raise ValueError(f"it has over {LARGEST:,} characters")
+    depth = 0
     for event in yaml.parse(text, SAFE):
         if isinstance(event, yaml.AliasEvent):
             raise ValueError("it has aliases")
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            raise ValueError(f"it is nested more than {DEEPEST} deep")
     return yaml.load(text, loader or SAFE)  # noqa: S506 - a safe one, or one of texts alone
 
 
@@ -187,8 +188,9 @@ def check(wanted_lock: LockFile, now: Lock, parts: Iterable[str]) -> None:
         for d in _differences((part,), wanted_lock.lock.get(part), now.get(part))
     ]
     if drifted:
+        numbers = _line_numbers(wanted_lock.text)
         lines = [
-            f"{wanted_lock.path}:{_line(wanted_lock.text, keys)}: {'.'.join(keys)}: "
+            f"{wanted_lock.path}:{_line(numbers, keys)}: {'.'.join(keys)}: "
             f"locked {_shown(old)}, now {_shown(new)}"
             for keys, old, new in drifted
         ]
@@ -213,17 +215,24 @@ def _shown(value: object) -> str:
     return "nothing" if value is None else f"{value}"[:200]
 
 
-def _line(text: str, keys: tuple[str, ...]) -> int:
-    """Return the line of a key in YAML text, or of the nearest key above it; from 1."""
-    node, line = yaml.compose(text), 1
-    for key in keys:
-        if not isinstance(node, yaml.MappingNode):
-            break
-        pair = next((pair for pair in node.value if pair[0].value == key), None)
-        if pair is None:
-            break
-        line, node = pair[0].start_mark.line + 1, pair[1]
-    return line
+def _line_numbers(text: str) -> dict[tuple[str, ...], int]:
+    """Return the line of each key in YAML text, from 1, by the keys that lead there."""
+    numbers: dict[tuple[str, ...], int] = {}
+    waiting: list[tuple[tuple[str, ...], Any]] = [((), yaml.compose(text, SAFE))]
+    while waiting:
+        above, node = waiting.pop()
+        if isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                keys = (*above, str(key.value))
+                numbers[keys] = key.start_mark.line + 1
+                waiting.append((keys, value))
+    return numbers
+
+
+def _line(numbers: Mapping[tuple[str, ...], int], keys: tuple[str, ...]) -> int:
+    """Return the line of a key, or of the nearest key above it that is there; from 1."""
+    nearest = (keys[:length] for length in range(len(keys), 0, -1))
+    return next((numbers[each] for each in nearest if each in numbers), 1)
 
 
 def _plain(value: Any) -> Any:

@@ -6,6 +6,7 @@ import io
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -76,6 +77,27 @@ def test_drift_is_named_with_its_line(here: Path) -> None:
     assert f"a.lock.yaml:{line}: pins.sha256: locked abc, now def" in message
 
 
+def test_the_lines_of_many_that_drifted_are_found_by_one_reading(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"p{number}" for number in range(3000)]
+    path = lock.beside("a.def")
+    path.write_text(lock.dumped(make(packages={name: {"sha256": "1"} for name in names}), "a.def"))
+    file, readings, compose = lock.read(path), list[str](), yaml.compose
+
+    def counted(text: str, loader: Any = yaml.Loader) -> object:
+        readings.append(text)
+        return compose(text, loader)
+
+    monkeypatch.setattr(yaml, "compose", counted)
+    message = drift(file, make(packages={name: {"sha256": "2"} for name in names}))
+    lines = file.text.splitlines()
+    for name in ("p0", "p2999"):
+        number = lines.index(f"    {name}:") + 2
+        assert f"a.lock.yaml:{number}: pins.packages.{name}.sha256: locked 1, now 2" in message
+    assert len(readings) == 1
+
+
 def test_every_kind_of_input_drifts(here: Path) -> None:
     file = lock_beside(here)
     assert "arguments.who: locked alice, now bob" in drift(file, make("bob"))
@@ -100,9 +122,10 @@ def test_the_epoch_comes_from_the_user_the_lock_the_source_in_that_order(
     assert lock.choose_epoch({"epoch": 5}, {"epoch": 6}) == 6
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "7")
     assert lock.choose_epoch({"epoch": 5}, {"epoch": 6}) == 7
-    monkeypatch.setenv("SOURCE_DATE_EPOCH", "yesterday")
-    with pytest.raises(UsageError, match="yesterday"):
-        lock.choose_epoch({}, None)
+    for text in ("yesterday", "", "-1", "9" * 11, "9" * 5000):
+        monkeypatch.setenv("SOURCE_DATE_EPOCH", text)
+        with pytest.raises(UsageError, match=f"SOURCE_DATE_EPOCH is '{text}'"):
+            lock.choose_epoch({}, None)
 
 
 @pytest.mark.parametrize("text", ["", "- list", "version: 99", "a: [", "\x00", "version: 1\n\tx"])
