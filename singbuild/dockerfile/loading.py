@@ -88,7 +88,7 @@ def platform_variables(arch: str) -> dict[str, str]:
 
 def _arguments(words: Sequence[str], file: Path | None) -> dict[str, str]:
     """Return the values of --build-arg; a name alone has the value of the caller's variable."""
-    lines = [*file.read_text().splitlines()] if file else []
+    lines = [*read(str(file)).lines] if file else []
     lines = [line for line in lines if line.strip() and not line.lstrip().startswith("#")]
     by_name: dict[str, str] = {}
     for word in (*lines, *words):
@@ -105,6 +105,7 @@ class _Parser:
         self._source, self._arguments = source, arguments
         self._global: dict[str, str] = platform_variables("")
         self._stages: list[Recipe] = []
+        self._by_name: dict[str, Recipe] = {}  # the same
         self._names: dict[str, str] = {}  # as instructions write them, to those of the recipes
         self._count = 0
 
@@ -165,13 +166,13 @@ class _Parser:
         if image.lower() == SCRATCH:
             base = SCRATCH
         platform = self._filled(opening, opening.flag("platform"))
-        parent = next((each for each in self._stages if base and each.stage == base), None)
+        parent = self._by_name.get(base)
         name, self._count = alias or f"stage-{self._count}", self._count + 1
         used: list[str] = []
         changed = tuple(self._with_stages(each, used) for each in instructions)
         for key in filter(None, (alias, str(self._count - 1))):
             self._names[key] = name
-        self._stages.append(
+        self._add(
             Recipe(
                 path=self._source.path,
                 source=self._source,
@@ -179,15 +180,19 @@ class _Parser:
                 sections=MappingProxyType({}),
                 files=(),
                 labels=(),
-                arguments=MappingProxyType(dict(self._arguments)),
+                arguments=MappingProxyType(self._arguments),
                 is_dockerfile=True,
                 instructions=changed,
                 base=base,
                 uses=tuple(dict.fromkeys(used)),
                 platform=parent.platform if parent else self._machine(opening, platform),
-                globals=MappingProxyType(dict(self._global)),
+                globals=MappingProxyType(self._global),
             )
         )
+
+    def _add(self, stage: Recipe) -> None:
+        self._stages.append(stage)
+        self._by_name.setdefault(stage.stage, stage)
 
     def _with_stages(self, each: Instruction, used: list[str]) -> Instruction:
         """Make stages of what --from and mounts name, images too. used: gets their names."""
@@ -213,7 +218,7 @@ class _Parser:
                 raise self._error(each, f"there is no stage {name} before this one")
             stage = name
             self._names[name.lower()] = name
-            self._stages.append(
+            self._add(
                 Recipe(
                     path=self._source.path,
                     source=self._source,

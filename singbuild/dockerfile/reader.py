@@ -70,10 +70,11 @@ def parsed(source: Text, n: int, text: str, documents: tuple[Document, ...] = ()
             why=f"Instructions: {' '.join(KEYWORDS)}",
             remedy=did_you_mean(word.upper(), KEYWORDS) or "Correct the line.",
         )
-    rest, flags = (match[2] or "").strip(), []
-    while keyword in WITH_FLAGS and (flag := _FLAG.match(rest)):
+    rest, at, flags = (match[2] or "").strip(), 0, []
+    while keyword in WITH_FLAGS and (flag := _FLAG.match(rest, at)):
         flags.append((flag[1], flag[2] or ""))
-        rest = rest[flag.end() :]
+        at = flag.end()
+    rest = rest[at:]
     if not rest and keyword != "HEALTHCHECK":
         raise source.error(n, 1, f"{keyword} has no argument", remedy="Write one.")
     return Instruction(keyword, rest, source.number(n), text, tuple(flags), documents)

@@ -7,6 +7,7 @@ in header.py. What a section means, and what is done with it, is for others.
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cache, partial
 from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
@@ -74,25 +75,35 @@ def load(
 def parse(source: Text, implied: tuple[Header, ...] = ()) -> Recipe:
     """Parse a recipe's text, taken literally. implied: the header of one that has none."""
     begins = stage_lines(source)
+    places = cache(partial(heredocs.places, source))
     stages: list[Recipe] = []
+    by_name: dict[str, Recipe] = {}
     for begin, stop in pairwise([*begins, len(source.lines) + 1]):
-        stage = _stage(source, range(begin, stop), implied)
-        _check_stage(source, stage, stages)
+        stage = _stage(source, range(begin, stop), implied, places)
+        _check_stage(source, stage, by_name)
         stages.append(stage)
+        if stage.stage:
+            by_name[stage.stage] = stage
     return replace(stages[-1], stages=tuple(stages[:-1]))
 
 
-def _stage(source: Text, lines: range, implied: tuple[Header, ...]) -> Recipe:
+def _stage(
+    source: Text, lines: range, implied: tuple[Header, ...], places: Callable[[], heredocs.Places]
+) -> Recipe:
     """Parse one stage: a header, and the sections up to the next one."""
     start = next((n for n in lines if source.section(n)), lines.stop)
     headers = parse_header(source, lines.start, start, implied)
     parts = list(_parts(source, range(start, lines.stop)))
-    heredocs.check_ended(source, [part.lines for part in parts if part.name in _SHELL_TEXT])
+    scripts = [part.lines for part in parts if part.name in _SHELL_TEXT]
+    heredocs.check_ended(source, scripts, places)
     warnings = _Warnings(source)
     for part in parts:
         _warn_of_nearly_sections(warnings, part)
     own = [part for part in parts if not part.app]
-    apps = dict.fromkeys(part.app for part in parts if part.app)
+    apps: dict[str, list[_Part]] = {}
+    for part in parts:
+        if part.app:
+            apps.setdefault(part.app, []).append(part)
     return Recipe(
         path=source.path,
         source=source,
@@ -100,14 +111,16 @@ def _stage(source: Text, lines: range, implied: tuple[Header, ...]) -> Recipe:
         sections=_sections(source, own),
         files=tuple(item for part in parts for item in _copy_items(source, part)),
         labels=_labels(warnings, own, "labels"),
-        apps=tuple(_app(warnings, name, [p for p in parts if p.app == name]) for name in apps),
+        apps=tuple(_app(warnings, name, parts) for name, parts in apps.items()),
         warnings=tuple(warnings.texts),
     )
 
 
-def _check_stage(source: Text, stage: Recipe, before: Sequence[Recipe]) -> None:
-    """Refuse two stages of one name, and a copy from one that is not before this one."""
-    stages = {each.stage: each for each in before if each.stage}
+def _check_stage(source: Text, stage: Recipe, stages: Mapping[str, Recipe]) -> None:
+    """Refuse two stages of one name, and a copy from one that is not before this one.
+
+    stages: those before it that have a name, by that.
+    """
     if stage.stage in stages:
         header, first = stage.header(STAGE), stages[stage.stage].header(STAGE)
         assert header

@@ -66,17 +66,18 @@ def parse_header(
 
     implied: stands for a header that the recipe has not got. Raises RecipeError.
     """
-    by_name: dict[str, Header] = {}
+    by_name: dict[str, list[Header]] = {}
     n = start
     while n < end:
         if source.line(n).strip() and not is_comment(source.line(n)):
             header, last = _header(source, n, end)
-            by_name[header.name.lower()] = _merged(
-                source, n, by_name.get(header.name.lower()), header
-            )
+            same = by_name.setdefault(header.name.lower(), [])
+            if same and header.name.lower() not in REPEATABLE:
+                raise _repeated(source, n, same[0], header)
+            same.append(header)
             n = last
         n += 1
-    headers = tuple(by_name.values()) or implied
+    headers = tuple(map(_joined, by_name.values())) or implied
     _check_bootstrap(source, headers, start, end)
     return headers
 
@@ -153,19 +154,20 @@ def _continuation(source: Text, n: int, end: int) -> int:
     return following
 
 
-def _merged(source: Text, n: int, before: Header | None, header: Header) -> Header:
-    if before is None:
-        return header
-    if header.name.lower() not in REPEATABLE:
-        raise source.error(
-            n,
-            header.column,
-            f"{header.name} is given twice",
-            why=f"Its first value is in line {before.line}.",
-            remedy="Remove one of the lines.",
-        )
-    value = f"{before.value} {header.value}".strip()
-    return replace(before, value=value, lines=before.lines + header.lines)
+def _repeated(source: Text, n: int, first: Header, header: Header) -> RecipeError:
+    return source.error(
+        n,
+        header.column,
+        f"{header.name} is given twice",
+        why=f"Its first value is in line {first.line}.",
+        remedy="Remove one of the lines.",
+    )
+
+
+def _joined(same: list[Header]) -> Header:
+    """Return headers of one key as one."""
+    value = " ".join(filter(None, (each.value for each in same)))
+    return replace(same[0], value=value, lines=tuple(each.line for each in same))
 
 
 def _check_bootstrap(source: Text, headers: tuple[Header, ...], start: int, end: int) -> None:

@@ -2,31 +2,34 @@
 
 import re
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from singbuild.recipe.header import is_comment
 from singbuild.recipe.text import Text
 
 _HEREDOC = re.compile(r"(?<!<)<<-?\s*\\?(['\"]?)(?P<end>[A-Za-z_]\w*)\1")
 _OPENS, _ENDS = range(2)
+Places = dict[str, list[tuple[int, int]]]
+"""By word, in order: the lines that could end a here-document of that word, or open one."""
 
 
-def check_ended(source: Text, scripts: Sequence[range]) -> None:
+def check_ended(source: Text, scripts: Sequence[range], index: Callable[[], Places]) -> None:
     """Refuse a here-document that a line of its own text, such as ``%files``, would end.
 
-    scripts: the numbers of the lines of each script.
+    scripts: the numbers of the lines of each script; index: makes the ``places`` of the source,
+    once for all its stages.
     """
     opened = [(lines, *start) for lines in scripts if (start := _open_at_end(source, lines))]
-    places = _places(source) if opened else {}
     for lines, begin, word in opened:
-        later = places[word][bisect_left(places[word], (lines.stop, _OPENS)) :]
-        if later and later[0][1] == _ENDS:
+        of_word = index()[word]
+        at = bisect_left(of_word, (lines.stop, _OPENS))
+        if at < len(of_word) and of_word[at][1] == _ENDS:
             raise source.error(
                 lines.stop,
                 1,
                 "this line is inside a here-document, yet begins a section",
                 why=f"<<{word} in line {source.number(begin)} ends in line "
-                f"{source.number(later[0][0])}.",
+                f"{source.number(of_word[at][0])}.",
                 remedy="If the line is text, write %% for its %: one is taken away."
                 if source.section(lines.stop)
                 else "If the line is text, indent it.",
@@ -55,11 +58,11 @@ def _states(source: Text, lines: range) -> Iterator[tuple[int, tuple[int, str] |
         yield n, opened
 
 
-def _places(source: Text) -> dict[str, list[tuple[int, int]]]:
-    """Index by word, in order, the lines that could end a here-document and those that open one."""
-    places: dict[str, list[tuple[int, int]]] = {}
+def places(source: Text) -> Places:
+    """Index the lines of a recipe that end or open here-documents."""
+    index: Places = {}
     for n in range(1, len(source.lines) + 1):
-        places.setdefault(source.line(n).strip(), []).append((n, _ENDS))
+        index.setdefault(source.line(n).strip(), []).append((n, _ENDS))
         for match in _HEREDOC.finditer(source.line(n)):
-            places.setdefault(match["end"], []).append((n, _OPENS))
-    return places
+            index.setdefault(match["end"], []).append((n, _OPENS))
+    return index

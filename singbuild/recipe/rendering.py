@@ -113,31 +113,57 @@ def _defaults(
 ) -> dict[str, Any]:
     """Return the defaults that count, with ``{{ NAME }}`` in them filled in."""
     by_name: dict[str, Any] = {}
-
-    def value(name: str, users: tuple[str, ...]) -> str:
-        if name in values:
-            return str(_printed(values[name]))
-        if name in users or name not in declared:
-            raise source.error(
-                line_of(source, users[-1]),
-                1,
-                f"{name} uses itself" if name in users else f"{name} has no value",
-                why=f"The default of {users[-1]} uses it.",
-                remedy=f"Pass --build-arg {name}=VALUE, or declare it in %arguments.",
-            )
-        if name not in by_name:
-            parts = _NAME_IN_DEFAULT.split(declared[name])
-            parts[1::2] = [value(each, (*users, name)) for each in parts[1::2]]
-            # Thirty defaults, each of which names the one before twice, would fill any memory.
-            if sum(map(len, parts)) > LIMIT:
-                raise _too_large(source)
-            by_name[name] = "".join(parts)
-        return str(by_name[name])
-
-    for name in declared:
-        if name not in values:
-            value(name, ())
+    size = 0  # characters of all
+    for name in _in_order_of_use(source, declared, values):
+        parts = _NAME_IN_DEFAULT.split(declared[name])
+        try:
+            parts[1::2] = [
+                by_name[each] if each in by_name else str(_printed(values[each]))
+                for each in parts[1::2]
+            ]
+        except TemplateRuntimeError as error:
+            what, why = "the template cannot be filled", sentence(str(error))
+            raise source.error(line_of(source, name), 1, what, why=why) from None
+        # Thirty defaults, each of which names the one before twice, would fill any memory; so would
+        # many that name one of some mebibytes.
+        size += sum(map(len, parts))
+        if size > LIMIT:
+            raise _too_large(source)
+        by_name[name] = "".join(parts)
     return by_name
+
+
+def _in_order_of_use(
+    source: Text, declared: Mapping[str, str], values: Mapping[str, Any]
+) -> Iterator[str]:
+    """Yield the names of the defaults that count, each after those that it uses.
+
+    Raises RecipeError for one that uses itself, or what has no value.
+    """
+    done = set(values)
+    for top in declared:
+        # Each of them uses the next one. No function calls itself here: a recipe has room for a
+        # chain of as many as it has lines.
+        users: dict[str, Iterator[re.Match[str]]] = {}
+        if top not in done:
+            users[top] = _NAME_IN_DEFAULT.finditer(declared[top])
+        while users:
+            name = next(reversed(users))
+            used = next((each[1] for each in users[name] if each[1] not in done), None)
+            if used is None:
+                users.popitem()
+                done.add(name)
+                yield name
+            elif used in users or used not in declared:
+                raise source.error(
+                    line_of(source, name),
+                    1,
+                    f"{used} uses itself" if used in users else f"{used} has no value",
+                    why=f"The default of {name} uses it.",
+                    remedy=f"Pass --build-arg {used}=VALUE, or declare it in %arguments.",
+                )
+            else:
+                users[used] = _NAME_IN_DEFAULT.finditer(declared[used])
 
 
 def _with_comments_as_text(text: str) -> str:
@@ -338,8 +364,9 @@ def main() -> None:
         _limit(what, most)
     try:
         answer = asdict(fill(**request))
-    except SingbuildError as error:
-        answer = {"error": type(error).__name__, **vars(error)}
+    except (SingbuildError, MemoryError, RecursionError) as error:
+        explained = _explained(Text(*request["recipe"]), error, {})
+        answer = {"error": type(explained).__name__, **vars(explained)}
     json.dump(answer, sys.stdout)
     sys.stdout.flush()
     os._exit(0)  # to take all modules apart is a sixth of this process

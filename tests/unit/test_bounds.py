@@ -28,10 +28,13 @@ from singbuild_docker.image import Store
 from singbuild import SingbuildError, SourceError, compression
 from singbuild.cache import remote
 from singbuild.compression import inflated
+from singbuild.dockerfile import loading as dockerfiles
 from singbuild.errors import ImageError, LockError
 from singbuild.images import incoming, inspection
 from singbuild.packages import package, rpm
 from singbuild.plan import lock
+from singbuild.recipe import grammar
+from singbuild.recipe.text import Text
 from singbuild.tar.extract import Unpacker
 from singbuild.tar.limits import Limits
 from singbuild.testing.engine import Recorder
@@ -233,6 +236,40 @@ def test_a_schema_that_is_no_text_is_refused(tmp_path: Path) -> None:
         assert [*rpm._headers(tree, b"rpmdb.sqlite")] == []  # type: ignore[arg-type]
 
 
+def definition(count: int, stage: str) -> str:
+    stages = "".join(stage.format(number) for number in range(count))
+    return f"{stages}Bootstrap: busybox\n"
+
+
+@pytest.mark.usefixtures("_quick")
+@pytest.mark.parametrize(
+    "text",
+    [
+        definition(15_000, "Bootstrap: busybox\nStage: s{0}\n"),
+        definition(6_000, "Bootstrap: busybox\nStage: s{0}\n%post\ncat <<END\n"),
+        "Bootstrap: busybox\n" + "".join(f"%apprun a{n}\n" for n in range(40_000)),
+        "Bootstrap: busybox\n" + f"Include: {'x' * 400}\n" * 40_000,
+    ],
+    ids=["stages", "here-documents", "apps", "included"],
+)
+def test_a_definition_is_read_in_linear_time(text: str) -> None:
+    assert grammar.parse(Text("a.def", text)).bootstrap == "busybox"
+
+
+@pytest.mark.usefixtures("_quick")
+@pytest.mark.parametrize(
+    "text",
+    [
+        "FROM scratch AS s0\n" + "".join(f"FROM s{n} AS s{n + 1}\n" for n in range(15_000)),
+        "".join(f"ARG A{n}=1\n" for n in range(10_000)) + "FROM scratch\n" * 10_000,
+        "FROM scratch\nRUN " + "--a " * 400_000 + "true\n",
+    ],
+    ids=["stages", "arguments", "flags"],
+)
+def test_a_dockerfile_is_read_in_linear_time(text: str) -> None:
+    assert dockerfiles.parse(Text("Dockerfile", text), {}).is_dockerfile
+
+
 LAUGHS = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 40))
 
 
@@ -243,6 +280,9 @@ LAUGHS = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" fo
         f"version: 1\n{LAUGHS}backend: {{name: *a39}}\n",
         "version: 1\nx: " + "[" * 100_000,
         "version: 1\nx: " + "{a: " * 100_000,
+        "version: 1\nx: " + "[" * 100_000 + "]" * 100_000,
+        "version: 1\nx: " + "{a: " * 100_000 + "}" * 100_000,
+        "version: 1\nx: " + "- " * 100_000 + "1\n",
         "version: 1\nx: " + "9" * 10_000,
         "version: 1\nx: 99999-99-99\n",
         "version: 1\n? [x, y]\n: {z: 1}\n",

@@ -273,6 +273,17 @@ def test_a_target_that_is_none_is_answered_by_the_nearest() -> None:
     assert "builder" in caught.value.remedy
 
 
+def test_arguments_in_a_file_are_lines_as_an_editor_shows_them(tmp_path: Path) -> None:
+    (tmp_path / "Dockerfile").write_text("FROM scratch\n")
+    (tmp_path / "arguments").write_text("# A=0\nA=one\x85two\u2028\x0c=3\n")
+    file = tmp_path / "arguments"
+    loaded = loading.load(str(tmp_path / "Dockerfile"), build_arg_file=file)
+    assert loaded.arguments == {"A": "one\x85two\u2028\x0c=3"}
+    file.write_bytes(b"A=\xff\n")
+    with pytest.raises(RecipeError, match="is not UTF-8 text"):
+        loading.load(str(tmp_path / "Dockerfile"), build_arg_file=file)
+
+
 def test_a_definition_file_has_no_target(tmp_path: Path) -> None:
     (tmp_path / "a.def").write_text("Bootstrap: busybox\n")
     with pytest.raises(UsageError, match="--target is of Dockerfiles"):
