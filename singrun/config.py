@@ -187,7 +187,7 @@ def entries(path: str) -> "list[tuple[int, str, str | None]] | None":
     if len(text) > _LARGEST:
         raise RunError(f"Cannot read {path}", why="It has more than 1 MiB.")
     rows: list[tuple[int, str, str | None]] = []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         name, equals, value = line.partition("=")
         name = " ".join(name.split()).lower()
         if name and not name.startswith("#"):

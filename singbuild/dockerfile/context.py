@@ -30,7 +30,7 @@ def ignored(path: str) -> Callable[[str], bool]:
     for file in (Path(f"{path}.dockerignore"), directory(path) / ".dockerignore"):
         if file.is_file():
             with file.open(errors="replace") as lines:
-                return matcher(lines.read(LARGEST).splitlines())
+                return matcher(lines.read(LARGEST).split("\n"))
     return lambda _: False
 
 

@@ -304,7 +304,7 @@ class Recipe:
 
     def line(self, number: int) -> str:
         """Return a line as the user wrote it, before rendering."""
-        return (self.source.template or self.source.text).splitlines()[number - 1]
+        return (self.source.template or self.source.text).split("\n")[number - 1]
 
     def error(
         self, header: Header, what: str, *, column: int = 0, why: str = "", remedy: str = ""

@@ -189,9 +189,10 @@ def failed(
 ) -> SectionError:
     """Return the error for an instruction whose work failed."""
     recipe, instruction = job.plan.recipe, action.instruction
+    first, *_ = instruction.text.split("\n")
     return SectionError(
         f"{recipe.path}:{instruction.line}: {what}",
         section=instruction.keyword,
-        why="\n".join([f"  {instruction.line:4} | {instruction.text.splitlines()[0]}", *tail]),
+        why="\n".join([f"  {instruction.line:4} | {first}", *tail]),
         remedy=remedy,
     )

@@ -180,7 +180,7 @@ def _write_labels(rootfs: Rootfs, labels: Mapping[str, str]) -> None:
 
 def _labels_of_sections(rootfs: Rootfs) -> dict[str, str]:
     """Return what sections wrote to $SINGULARITY_LABELS: KEY VALUE a line."""
-    lines = _text(rootfs, SECTIONS_LABELS).splitlines()
+    lines = _text(rootfs, SECTIONS_LABELS).split("\n")
     pairs = (line.split(maxsplit=1) for line in lines if line.strip())
     return {key: unquoted("".join(value).strip()) for key, *value in pairs}
 

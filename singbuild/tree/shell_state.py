@@ -97,9 +97,8 @@ def can_end(section: Section, text: str) -> bool:
 
 def script(section: Section, *, is_last: bool) -> str:
     """Return a part's script, with lines before and after it that pass on the shell's state."""
-    lines = section.script().splitlines()
-    lines[0] = _FIRST
-    return "".join(f"{line}\n" for line in lines) + ("" if is_last else _LAST)
+    _, _, lines = section.script().partition("\n")
+    return f"{_FIRST}\n{lines}" + ("" if is_last else _LAST)
 
 
 @contextlib.contextmanager

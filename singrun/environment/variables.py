@@ -87,7 +87,7 @@ def read_file(path: str) -> list[tuple[str, str, str]]:
     """
     try:
         with open(path, errors="surrogateescape") as file:
-            lines = file.read().splitlines()
+            lines = file.read().split("\n")
     except OSError as error:
         raise RunError(f"Cannot read --env-file {path}", why=f"{error.strerror}.") from None
     rows = []

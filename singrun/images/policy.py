@@ -50,7 +50,7 @@ def _parsed(path: str) -> "tuple[list[Rule], Lists]":
     """Return the rules in their order, and the lists of signers and of revoked keys. RunError."""
     rules: "list[Rule]" = []  # noqa: UP037  3.9
     lists: "Lists" = {}  # noqa: UP037
-    for number, line in enumerate(_text(path).splitlines(), 1):
+    for number, line in enumerate(_text(path).split("\n"), 1):
         action, *rest = line.partition("#")[0].split() or [""]
         if action in _LISTS and len(rest) == 1:
             lists.setdefault(action, []).append(rest[0])

@@ -9,6 +9,7 @@ import pytest
 from singbuild.errors import RecipeError
 from singbuild.recipe.grammar import CopyItem, Recipe, parse
 from singbuild.recipe.text import Text
+from singbuild.tree import shell_state
 
 HEAD = "Bootstrap: busybox\n"
 
@@ -341,3 +342,12 @@ def test_the_value_is_frozen() -> None:
         parsed_recipe.path = "other"  # type: ignore[misc]
     with pytest.raises(TypeError):
         parsed_recipe.sections["post"] = parsed_recipe.sections["post"]  # type: ignore[index]
+
+
+def test_a_line_ends_where_an_editor_ends_it() -> None:
+    """str.splitlines() would end one at each of these."""
+    odd = "a\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029b"
+    parsed_recipe = recipe(f"{HEAD}%post\n{odd}\nlast\n")
+    assert [parsed_recipe.line(number) for number in (3, 4)] == [odd, "last"]
+    post = parsed_recipe.sections["post"]
+    assert shell_state.script(post, is_last=True).endswith(f"\n{odd}\nlast\n")

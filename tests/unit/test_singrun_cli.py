@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from singrun import cli, config, options, syscalls
+from singrun.environment import variables
 from singrun.errors import RunError
+from singrun.images import policy
 from singrun.mounts import binds
 from singrun.request import Request
 from singrun.verbs import manual
@@ -224,3 +226,16 @@ def test_a_size_may_have_a_unit() -> None:
 def test_an_instance_that_is_no_text_is_just_not_there() -> None:
     with pytest.raises(RunError, match="There is no instance"):
         cli.parse(["stop", "\udcff"])
+
+
+def test_lines_of_files_end_where_an_editor_ends_them(tmp_path: Path) -> None:
+    """str.splitlines() would end one at each of these."""
+    odd = "a\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029b"
+    (tmp_path / "file").write_text(f"A={odd}\nB=1\n")
+    rows = [(name, value) for name, value, _ in variables.read_file(str(tmp_path / "file"))]
+    assert rows == [("A", odd), ("B", "1")]
+    (tmp_path / "conf").write_text(f"# {odd}\nlog = no\n")
+    (tmp_path / "conf").chmod(0o600)
+    assert config.entries(str(tmp_path / "conf")) == [(2, "log", "no")]
+    (tmp_path / "policy").write_text(f"# {odd}\nrun path=/a\n")
+    assert policy._parsed(str(tmp_path / "policy"))[0] == [("run", [("path", "/a")], 2)]
