@@ -31,16 +31,18 @@ class Log:
 @contextlib.contextmanager
 def log_file(image: Path) -> Iterator[Log]:
     """Open a log for one build, readable by its user only; old ones are pruned."""
-    prefix = f"{image.name[:100]}-{datetime.now():%Y%m%d-%H%M%S}-"
+    # In bytes: a name has room for 255 of them, and a character may take four.
+    name = os.fsencode(image.name)[:100].decode(errors="ignore")
+    prefix = f"{name}-{datetime.now():%Y%m%d-%H%M%S}-"
     directory = log_directory()
     try:
         directory.mkdir(parents=True, exist_ok=True)
         _prune_logs(directory)
-        fd, name = tempfile.mkstemp(prefix=prefix, suffix=".log", dir=directory)
+        fd, path = tempfile.mkstemp(prefix=prefix, suffix=".log", dir=directory)
     except OSError:  # a home that cannot be written: a service user's, or root's after sudo
-        fd, name = tempfile.mkstemp(prefix=prefix, suffix=".log")
+        fd, path = tempfile.mkstemp(prefix=prefix, suffix=".log")
     with os.fdopen(fd, "w", encoding="utf-8", errors="backslashreplace") as file:
-        yield Log(Path(name), file)
+        yield Log(Path(path), file)
 
 
 def _prune_logs(directory: Path) -> None:

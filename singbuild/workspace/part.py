@@ -168,9 +168,11 @@ def part_file(target: Path) -> Iterator[Part]:
         try:
             yield Part(target.with_name(name), directory, fd)
         finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(name, dir_fd=directory)
-            os.close(fd)
+            try:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(name, dir_fd=directory)
+            finally:
+                os.close(fd)
             _sweep(directory, pattern)
     finally:
         os.close(directory)
@@ -239,8 +241,10 @@ def _sweep(directory: int, pattern: str) -> None:
         with contextlib.suppress(OSError):
             lock = hold(name, os.O_RDWR | os.O_NOFOLLOW, directory)
             if lock is not None:
-                os.unlink(name, dir_fd=directory)
-                os.close(lock)
+                try:
+                    os.unlink(name, dir_fd=directory)
+                finally:
+                    os.close(lock)
 
 
 def _new_part(directory: int, target: str) -> tuple[int, str]:

@@ -15,16 +15,15 @@ import fcntl
 import glob
 import os
 import secrets
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 from singbuild.errors import ImageError
+from singbuild.workspace.holding import hold
 from singbuild.workspace.part import opened_directory
-from singbuild.workspace.scratch import remove_tree
+from singbuild.workspace.scratch import DIRECTORY, is_ours, remove_open
 from singrun import syscalls
 
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NOREPLACE, _EXCHANGE = 1, 2  # <linux/fs.h>
 
 
@@ -37,7 +36,7 @@ class PartDirectory:
     def __init__(self, directory: int, place: int) -> None:
         self._directory, self._place = directory, place
         os.mkdir("tree", 0o755, dir_fd=place)
-        self._tree = os.open("tree", _DIRECTORY, dir_fd=place)
+        self._tree = os.open("tree", DIRECTORY, dir_fd=place)
 
     @property
     def tree(self) -> Path:
@@ -110,7 +109,7 @@ def part_directory(target: Path) -> Iterator[PartDirectory]:
             ) from error
         stack.callback(_sweep, target)
         stack.callback(os.close, place)
-        stack.callback(remove_tree, target.with_name(name))
+        stack.callback(remove_open, target.with_name(name), place)
         part = PartDirectory(directory, place)
         stack.callback(part.close)
         yield part
@@ -122,13 +121,12 @@ def _new(directory: int, target: str) -> tuple[str, int]:
         name = f".{target}.{secrets.token_hex(4)}.part"
         with contextlib.suppress(FileExistsError, FileNotFoundError):  # another swept it
             os.mkdir(name, 0o700, dir_fd=directory)
-            place = os.open(name, _DIRECTORY, dir_fd=directory)
+            place = os.open(name, DIRECTORY, dir_fd=directory)
             with contextlib.suppress(OSError):  # some file systems of clusters know no locks
                 fcntl.flock(place, fcntl.LOCK_EX)
-            status = os.fstat(place)
-            # Another's directory, put in its place, is let be.
-            is_ours = status.st_uid == os.geteuid() and not status.st_mode & 0o077
-            if status.st_nlink and is_ours:
+            # Another directory, put in its place, is let be.
+            is_new = is_ours(place) and not os.listdir(place)  # noqa: PTH208 - by descriptor
+            if os.fstat(place).st_nlink and is_new:
                 return name, place
             os.close(place)
 
@@ -137,12 +135,12 @@ def _sweep(target: Path) -> None:
     """Remove directories of dead makers, of this user only."""
     for each in target.parent.glob(f".{glob.escape(target.name)}.*.part"):
         with contextlib.suppress(OSError):
-            status = each.lstat()
-            if status.st_uid != os.geteuid() or status.st_mode != stat.S_IFDIR | 0o700:
+            place = hold(each, DIRECTORY)
+            if place is None:
                 continue
-            lock = os.open(each, _DIRECTORY)
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                remove_tree(each)
+                # Whoever may write here could give that name to another directory of this user.
+                if is_ours(place) and {*os.listdir(place)} <= {"tree", "old"}:  # noqa: PTH208
+                    remove_open(each, place)
             finally:
-                os.close(lock)
+                os.close(place)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from singbuild import command
@@ -16,6 +15,8 @@ from singbuild.workspace.directories import scratch_parent
 from singbuild.workspace.holding import hold, hold_new
 
 PREFIX = "singbuild-scratch-"
+DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_LOCK = "lock"
 
 
 @contextlib.contextmanager
@@ -27,40 +28,44 @@ def scratch_directory() -> Iterator[Path]:
     """
     parent = scratch_parent()
     sweep_scratch(parent)
-    try:
-        lock, directory = _new_scratch(parent)
-    except OSError as error:
-        raise HostError(
-            f"no scratch directory can be made in {parent}",
-            why=str(error.strerror),
-            remedy="Set SINGBUILD_TMPDIR to a directory on a local disk that you may write.",
-        ) from error
-    try:
+    with contextlib.ExitStack() as stack:
+        stack.callback(sweep_scratch, parent)
+        try:
+            directory = _new_scratch(parent, stack)
+        except OSError as error:
+            raise HostError(
+                f"no scratch directory can be made in {parent}",
+                why=str(error.strerror),
+                remedy="Set SINGBUILD_TMPDIR to a directory on a local disk that you may write.",
+            ) from error
         yield directory
-    finally:
-        remove_tree(directory)
-        os.close(lock)
-        sweep_scratch(parent)
 
 
-def _new_scratch(parent: Path) -> tuple[int, Path]:
-    """Make a private directory; return the descriptor that holds it, and its path."""
+def _new_scratch(parent: Path, stack: contextlib.ExitStack) -> Path:
+    """Make a private directory and hold it. stack: removes it, then lets it go."""
     while True:
         directory = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
-        _disinherit(directory)
-        lock = os.open(directory / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        if hold_new(lock):
-            return lock, directory
-        os.close(lock)
+        with contextlib.ExitStack() as opened:
+            place = os.open(directory, DIRECTORY)
+            opened.callback(os.close, place)
+            if os.listdir(place):  # noqa: PTH208 - by descriptor
+                continue  # another directory, which somebody put in its place
+            _disinherit(place)
+            lock = os.open(_LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600, dir_fd=place)
+            opened.callback(os.close, lock)
+            if hold_new(lock):
+                opened.callback(remove_open, directory, place)
+                stack.push(opened.pop_all())
+                return directory
 
 
-def _disinherit(directory: Path) -> None:
+def _disinherit(directory: int) -> None:
     """Undo what a set-group-id parent and its default access control list hand down: acl(5)."""
     os.chown(directory, -1, os.getegid())
     for name in ("system.posix_acl_access", "system.posix_acl_default"):
         with contextlib.suppress(OSError):
             os.removexattr(directory, name)
-    directory.chmod(0o700)
+    os.fchmod(directory, 0o700)
 
 
 def remove_tree(directory: Path) -> None:
@@ -68,24 +73,54 @@ def remove_tree(directory: Path) -> None:
 
     What belongs to the caller's subordinate ids goes as well.
     """
+    _remove(directory.parent, [directory.name])
+
+
+def remove_open(directory: Path, fd: int) -> None:
+    """Remove an open directory as ``remove_tree`` does, and whatever has its name only if empty.
+
+    Whoever may write to the directory above could exchange names meanwhile.
+    """
+    # The lock last: a directory without one, which a removal that is killed would leave, is not
+    # known to be ours.
+    names = sorted(os.listdir(fd), key=lambda name: name == _LOCK)
+    if names:
+        _remove(Path(f"/proc/self/fd/{fd}"), names)
+    with contextlib.suppress(OSError):
+        directory.rmdir()
+
+
+def _remove(where: Path, names: Sequence[str]) -> None:
+    """Remove what is in a directory under some names."""
     if os.geteuid():
-        command.call(["chmod", "-R", "u+rwX", "--", directory])
+        # chmod(1) follows a link that is named to it.
+        paths = [name for name in names if not (where / name).is_symlink()]
+        command.call(["chmod", "-R", "u+rwX", "--", *paths], cwd=where)
     # Not shutil.rmtree(), which calls itself for each level, and fails in a deep tree:
     # https://github.com/python/cpython/issues/89727
-    command.call(["rm", "-rf", "--", directory])
-    if directory.exists() and os.geteuid() and (ids := subordinate.ranges()):
-        namespace.as_owner(ids, lambda: command.call(["rm", "-rf", "--", directory]).status)
+    words = ["rm", "-rf", "--", *names]
+    command.call(words, cwd=where)
+    remaining = any((where / name).exists() for name in names)
+    if remaining and os.geteuid() and (ids := subordinate.ranges()):
+        namespace.as_owner(ids, lambda: command.call(words, cwd=where).status)
+
+
+def is_ours(directory: int) -> bool:
+    """Whether an open directory is this user's, and closed to all others."""
+    status = os.fstat(directory)
+    return status.st_uid == os.geteuid() and not status.st_mode & 0o077
 
 
 def sweep_scratch(parent: Path) -> None:
     """Remove our own scratch directories under ``parent`` whose builds are dead."""
     for directory in parent.glob(PREFIX + "*"):
-        with contextlib.suppress(OSError):
-            status = directory.lstat()
+        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+            place = os.open(directory, DIRECTORY)
+            stack.callback(os.close, place)
             # Others may make what they like here, under this name too.
-            if status.st_uid != os.geteuid() or status.st_mode != stat.S_IFDIR | 0o700:
+            if not is_ours(place):
                 continue
-            lock = hold(directory / "lock", os.O_RDWR)
+            lock = hold(_LOCK, os.O_RDWR | os.O_NOFOLLOW, place)
             if lock is not None:
-                remove_tree(directory)
-                os.close(lock)
+                stack.callback(os.close, lock)
+                remove_open(directory, place)

@@ -260,3 +260,87 @@ def test_a_copy_has_the_data_and_the_holes(tmp_path: Path, *, elsewhere: bool) -
         assert target.stat().st_size == 128 << 20
         assert target.stat().st_blocks * 512 < 16 << 20
         assert target.read_bytes() == source.read_bytes()
+
+
+def open_files() -> list[str]:
+    """What this process has open."""
+    return sorted(str(each.readlink()) for each in Path("/proc/self/fd").iterdir() if each.exists())
+
+
+def private(place: Path) -> Path:
+    """A directory of the user's own, with a file in it."""
+    place.mkdir(mode=0o700)
+    (place / "notes").write_text("mine")
+    return place
+
+
+def test_a_dead_makers_directory_is_swept_and_no_other_that_has_such_a_name(tmp_path: Path) -> None:
+    """Who may write to the directory above may rename what is in it."""
+    target = tmp_path / "a"
+    for name in ("tree", "old"):
+        (tmp_path / ".a.dead.part" / name / "deep").mkdir(parents=True)
+    (tmp_path / ".a.dead.part").chmod(0o2700)  # as in a directory that hands on its group
+    other = private(tmp_path / ".a.0123.part")
+    with workspace.part_directory(target) as part:
+        (part.tree / "file").touch()
+        part.become(target, replace=False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [other.name, "a"]
+    assert (other / "notes").read_text() == "mine"
+
+
+def test_what_another_puts_in_a_part_directorys_place_is_left_alone(tmp_path: Path) -> None:
+    with workspace.part_directory(tmp_path / "a") as part:
+        (part.tree / "file").touch()
+        (name,) = tmp_path.iterdir()
+        name.rename(tmp_path / "moved")
+        private(name)
+    assert (name / "notes").read_text() == "mine"
+    assert not [*(tmp_path / "moved").iterdir()]
+
+
+def test_what_another_puts_in_a_scratchs_place_is_left_alone(scratch: Path) -> None:
+    with workspace.scratch_directory() as directory:
+        (directory / "file").touch()
+        directory.rename(scratch / "moved")
+        private(directory)
+    assert (directory / "notes").read_text() == "mine"
+    assert not [*(scratch / "moved").iterdir()]
+
+
+@pytest.mark.parametrize("fails", ["sweep", "own"])
+def test_nothing_stays_open_where_a_part_cannot_be_removed(
+    fails: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_words: object, **_more: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    before = open_files()
+    if fails == "sweep":
+        (tmp_path / ".a.img.dead.part").touch()
+        monkeypatch.setattr(os, "unlink", refuse)
+        workspace.sweep_parts(tmp_path, ".a.img.*.part")
+    else:
+        with pytest.raises(PermissionError), workspace.part_file(tmp_path / "a.img"):
+            monkeypatch.setattr(os, "unlink", refuse)
+    monkeypatch.undo()
+    assert open_files() == before
+
+
+def test_nothing_stays_open_where_a_scratch_cannot_be_removed(
+    scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = open_files()
+    with pytest.raises(HostError, match="'rm'"), workspace.scratch_directory():
+        monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.undo()
+    assert open_files() == before
+
+
+@pytest.mark.parametrize("name", ["\u8a9e" * 80 + ".img", "\U0001f4e6" * 60, "\udcff" * 240])
+def test_a_log_has_room_for_any_images_name(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    with workspace.log_file(Path(name)) as log:
+        assert log.path.parent == workspace.log_directory()
+        assert name.startswith(log.path.name.partition("-")[0])
