@@ -191,25 +191,37 @@ def check_absent(root: Path, secrets: Sequence[Secret]) -> None:
     }
     if not needles:
         return
-    for node in inventory(root, 0):
-        for data in _disclosing(os.fsencode(root), node, max(map(len, needles))):
-            for needle, name in needles.items():
-                if needle in data:
-                    raise SectionError(
-                        f"the secret {name!r} is in the image: {shown(node.path)}",
-                        why="Anyone with the image would have the secret.",
-                        remedy="Remove it at the end of %post, or let no program write it there.",
-                    )
+    for path, data in _disclosing(root, max(map(len, needles))):
+        for needle, name in needles.items():
+            if needle in data:
+                raise SectionError(
+                    f"the secret {name!r} is in the image: {shown(path)}",
+                    why="Anyone with the image would have the secret.",
+                    remedy="Remove it at the end of %post, or let no program write it there.",
+                )
 
 
-def _disclosing(root: bytes, node: Node, longest: int) -> Iterator[bytes]:
-    """Yield name, target, attributes and data, in pieces that overlap by the longest needle."""
-    path = root + b"/" + node.path
-    yield os.path.basename(node.path)  # noqa: PTH119 - bytes
+def _disclosing(root: Path, longest: int) -> Iterator[tuple[bytes, bytes]]:
+    """Yield all that an image would tell, with the path in the tree where it stands.
+
+    Data are in pieces that overlap by the longest needle.
+    """
+    nodes = inventory(root, 0)
+    for directory, names in nodes.directories():
+        for name, *_ in names:  # of a file with several, all
+            yield (directory.path + b"/" + name).lstrip(b"/"), name
+    for node in nodes:
+        for data in _content(os.fsencode(root) + b"/" + node.path, node, longest):
+            yield node.path, data
+
+
+def _content(path: bytes, node: Node, longest: int) -> Iterator[bytes]:
+    """Yield the target, attributes and data of one inode."""
     if stat.S_ISLNK(node.mode):
         yield os.readlink(path)  # noqa: PTH115 - bytes
     with contextlib.suppress(OSError):  # a file system without any
         for name in os.listxattr(path, follow_symlinks=False):
+            yield os.fsencode(name)
             yield os.getxattr(path, name, follow_symlinks=False)
     if stat.S_ISREG(node.mode) and node.path != MANIFEST:  # which the seal has yet to fill
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)

@@ -57,6 +57,15 @@ def test_in_an_attribute_a_name_and_a_link(tree: Path) -> None:
     assert "/a correct" in path_of_secret(tree)
 
 
+def test_in_a_further_name_of_a_file_and_the_name_of_an_attribute(tree: Path) -> None:
+    (tree / "a").touch()
+    (tree / f"opt/{VALUE.decode()}").hardlink_to(tree / "a")
+    assert "/opt/correct" in path_of_secret(tree)
+    (tree / f"opt/{VALUE.decode()}").unlink()
+    os.setxattr(tree / "a", f"user.{VALUE.decode()}", b"")
+    assert "/a" in path_of_secret(tree)
+
+
 def test_a_short_one_is_not_looked_for(tree: Path) -> None:
     (tree / "file").write_text("1234567")
     secrets.check_absent(tree, (Secret("pin", b"1234567"),))
