@@ -9,9 +9,9 @@ O_EXCL; on NFS since version 3)::
 
 An owner of this host is dead when nobody listens at the abstract socket of its token (unix(7)),
 which the kernel closes with the process. One of another host is dead when it did not touch its
-file for ``SILENCE`` seconds. A process that creates a later file keeps it only if the earlier ones
-are still those that it found dead; when it is done, it removes the earliest first. So two never
-have the name.
+file for ``SILENCE`` seconds. A process that creates a file keeps it only if the earlier ones are
+still those that it found dead, and no owner of a later one lives, which took this one for dead;
+when it is done, it removes the earliest first. So two never have the name.
 """
 
 from __future__ import annotations
@@ -46,31 +46,42 @@ def claimed(path: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[
     while True:
         dead: list[tuple[Path, str]] = []
         owner = _first_free(path, wait, dead)
-        if all(_record(place) == record for place, record in dead):
+        if not all(_record(place) == record for place, record in dead):
+            owner.give_up()
+            time.sleep(random.uniform(0, NAP))  # not to meet again
+        elif _is_overtaken(path, owner, wait, dead):
+            owner.give_up()
+            wait.nap()
+        else:
             break
-        owner.give_up()
-        time.sleep(random.uniform(0, NAP))  # not to meet again
     try:
         yield any(not _is_of_here(record) for _, record in dead)
     finally:
-        for place, _ in dead:
-            place.unlink(missing_ok=True)
+        for place, record in dead:
+            if _record(place) == record:  # one that was only slow may have given it up
+                place.unlink(missing_ok=True)
         owner.give_up()
 
 
 class _Owner:
-    """A file that this process created. It is touched until it is given up."""
+    """A file that this process created. It is touched until it is given up.
 
-    def __init__(self, place: Path) -> None:
+    number: in its name.
+    """
+
+    def __init__(self, path: Path, number: int) -> None:
+        place = _place(path, number)
         token = secrets.token_hex(16)
         self._socket = socket.socket(socket.AF_UNIX)
-        self._fd = -1
+        self._fd, self.number = -1, number
         try:
             self._socket.bind(_SOCKET + token)
             self._socket.listen(64)
             self._fd = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
             self._place = place
             os.write(self._fd, f"{token} {_here()}\n".encode())
+            # NFS sends what was written when a descriptor is closed: nfs(5), "Close-to-open".
+            os.close(os.dup(self._fd))
         except BaseException:
             self._socket.close()
             if self._fd >= 0:
@@ -78,11 +89,18 @@ class _Owner:
             raise
         _hearts.add(self._fd)
 
+    def has_file(self) -> bool:
+        """Whether its name still leads to this file."""
+        try:
+            return os.path.samestat(self._place.lstat(), os.fstat(self._fd))
+        except OSError:
+            return False
+
     def give_up(self) -> None:
         """Remove the file, if it is still this one."""
         _hearts.drop(self._fd)
         with contextlib.suppress(OSError):
-            if os.path.samestat(self._place.lstat(), os.fstat(self._fd)):
+            if self.has_file():
                 self._place.unlink()
         os.close(self._fd)
         self._socket.close()
@@ -167,9 +185,9 @@ def _first_free(path: Path, wait: _Wait, dead: list[tuple[Path, str]]) -> _Owner
     """Create the first file that is not there; ``dead`` gets those before it, of dead owners."""
     number = 1
     while True:
-        place = path.with_name(f"{path.name}.owner{number}")
+        place = _place(path, number)
         try:
-            return _Owner(place)
+            return _Owner(path, number)
         except FileExistsError:
             record = _record(place)
         if record is not None and wait.is_dead(place, record):
@@ -177,6 +195,25 @@ def _first_free(path: Path, wait: _Wait, dead: list[tuple[Path, str]]) -> _Owner
             number += 1
         elif record is not None:
             wait.nap()
+
+
+def _is_overtaken(path: Path, owner: _Owner, wait: _Wait, dead: list[tuple[Path, str]]) -> bool:
+    """Whether somebody took a new owner for dead, as one that stalled before it wrote who it is.
+
+    Whoever did has a later file. ``dead`` gets those of dead owners.
+    """
+    number = owner.number + 1
+    while (record := _record(place := _place(path, number))) is not None:
+        if not wait.is_dead(place, record):
+            return True
+        dead.append((place, record))
+        number += 1
+    # Only now: who is done removes the files of the dead before its own.
+    return not owner.has_file()
+
+
+def _place(path: Path, number: int) -> Path:
+    return path.with_name(f"{path.name}.owner{number}")
 
 
 def _record(place: Path) -> str | None:

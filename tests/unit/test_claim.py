@@ -127,3 +127,44 @@ def test_an_owner_touches_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_a_directory_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(OSError), claim.claimed(tmp_path / "none" / "name"):
         pass
+
+
+def test_an_owner_that_was_taken_for_dead_notices(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that stalls after it made its file, before it wrote there who it is."""
+    monkeypatch.setattr(claim, "UNSIGNED", 0.1)
+    name, events = claim._here(), list[str]()
+    is_taken, has_stalled = threading.Event(), threading.Event()
+
+    def stalling() -> str:
+        if threading.current_thread().name == "slow" and not has_stalled.is_set():
+            has_stalled.set()
+            is_taken.wait(60 * PATIENCE)
+        return name
+
+    def work() -> None:
+        with claim.claimed(tmp_path / "name", lambda: events.append("waits")):
+            events.append("owns")
+
+    monkeypatch.setattr(claim, "_here", stalling)
+    thread = threading.Thread(target=work, name="slow")
+    thread.start()
+    assert has_stalled.wait(60 * PATIENCE)
+    with claim.claimed(tmp_path / "name"):
+        is_taken.set()
+        wait_until(lambda: bool(events))
+        assert events == ["waits"]
+    thread.join()
+    assert events == ["waits", "owns"]
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_later_file_of_a_dead_owner_is_in_nobodys_way(tmp_path: Path) -> None:
+    killed = holder(tmp_path / "name")
+    killed.kill()
+    killed.communicate()
+    (tmp_path / "name.owner1").rename(tmp_path / "name.owner2")
+    with claim.claimed(tmp_path / "name"):
+        assert (tmp_path / "name.owner1").exists()
+    assert not [*tmp_path.iterdir()]
