@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from singbuild.contract import About
 from singbuild.errors import SingbuildError
-from singbuild.file_tree import FileTree
+from singbuild.file_tree import REGULAR, FileTree
 from singbuild.packages import spdx
 from singbuild.packages.tree import ImageTree
 
@@ -88,18 +88,21 @@ def apps(tree: Tree) -> list[str]:
 
 def text(tree: Tree, path: bytes) -> str:
     """Return a file as text; "" when there is none. Raises SingbuildError for a huge one."""
-    content = b""
+    chunks, size = list[bytes](), 0
     for chunk in tree.chunks(path) or ():
-        content += chunk
-        if len(content) > _LARGEST:
+        chunks.append(chunk)
+        size += len(chunk)
+        if size > _LARGEST:
             raise SingbuildError(f"/{path.decode(errors='replace')} is larger than 16 MiB")
-    return content.decode(errors="replace")
+    return b"".join(chunks).decode(errors="replace")
 
 
 def machine(image: FileTree) -> str:
     """Return the kind of machine that the image's shell is for; this one if that is not told."""
     shell = image.find("bin/sh")
-    header = next(image.stream(shell), b"")[:20] if shell else b""
+    header = b""
+    if shell and shell.inode.kind == REGULAR:  # a device in a sandbox would be the host's
+        header = next(image.stream(shell), b"")[:20]
     number = struct.unpack(">H" if header[5:6] == b"\2" else "<H", header[18:20].ljust(2, b"\0"))[0]
     host = os.uname().machine
     elf_machine = MACHINES.get(number) if header.startswith(b"\x7fELF") else None

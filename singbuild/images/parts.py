@@ -7,11 +7,12 @@ what they mean only what JSON tells.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from singbuild.errors import SingbuildError
-from singbuild.file_tree import DIRECTORY, REGULAR, FileTree
+from singbuild.errors import ImageError, SingbuildError
+from singbuild.file_tree import DIRECTORY, REGULAR, Entry, FileTree
 
 HOME = ".singularity.d"
 _LARGEST = 16 << 20  # bytes of a part, be it of several files
@@ -94,12 +95,21 @@ def _read(image: FileTree, row: Part) -> bytes | None:
         if entry.inode.kind == REGULAR:
             return image.read(entry, _LARGEST)
         if entry.inode.kind == DIRECTORY:
-            text = b""
-            for each in image.listed(entry):
-                if each.inode.kind == REGULAR:
-                    text += _titled(each.path, image.read(each, _LARGEST - len(text)))
-            return text
+            return b"".join(_titled_files(image, entry))
     return None
+
+
+def _titled_files(image: FileTree, directory: Entry) -> Iterator[bytes]:
+    """Yield what files in a directory hold, behind their names. Raises ImageError."""
+    room = _LARGEST
+    for each in image.listed(directory):
+        if each.inode.kind == REGULAR:
+            text = _titled(each.path, image.read(each, room))
+            room -= len(text)
+            if room < 0:
+                why = "Its files and their names have over 16 MiB."
+                raise ImageError(f"{directory.shown} in {image.path} is too large", why=why)
+            yield text
 
 
 def _titled(path: bytes, text: bytes) -> bytes:

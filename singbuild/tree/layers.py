@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from singbuild.workspace import remove_tree
 from singrun import syscalls
 from singrun.mounts import loop, mountinfo
 
@@ -60,7 +60,7 @@ class Layers:
 
     def _clear(self) -> None:
         for directory in (self._upper, self._work):
-            shutil.rmtree(self.root / directory.name, ignore_errors=True)
+            remove_tree(self.root / directory.name)
 
     def mount(self, images: Sequence[Path], base: str = "") -> bool:
         """Mount images, topmost first, below the empty tree; return whether they could be.
@@ -214,8 +214,10 @@ def _read(trees: Sequence[Path], ended: threading.Event) -> None:
                 elif entry.is_file(follow_symlinks=False):
                     budget -= entry.stat(follow_symlinks=False).st_size
                     fd = os.open(entry.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-                    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_WILLNEED)
-                    os.close(fd)
+                    try:
+                        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_WILLNEED)
+                    finally:
+                        os.close(fd)
 
 
 def _copy_metadata(source: Path, target: Path) -> None:

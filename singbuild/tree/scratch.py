@@ -95,14 +95,16 @@ def mounted(image: Path, where: Path) -> Iterator[Path]:
     """
     where.mkdir()
     fd = os.open(image, os.O_RDWR | os.O_CLOEXEC)
-    device, device_fd = loop.attach(fd, 0, read_only=False)
+    try:
+        device, device_fd = loop.attach(fd, 0, read_only=False)
+    finally:
+        os.close(fd)
     try:
         # Nothing in the scratch outlives the build, so its order on disk does not matter.
         options = "data=writeback,barrier=0,errors=remount-ro"
         syscalls.mount(device, str(where), "ext3", syscalls.MS_NOATIME, options)
     finally:
         os.close(device_fd)
-        os.close(fd)
     with _in_use(where, image.parent):
         yield where
 

@@ -205,9 +205,16 @@ def host_names(rootfs: Rootfs) -> Iterator[None]:
 def _lent(rootfs: Rootfs, name: str, borrowed: bytes) -> Iterator[None]:
     above, _, last = name.rpartition("/")
     aside = f"{above}/.{last}.singbuild"
-    if rootfs.status(name, follow=False):
+    has_own = rootfs.status(name, follow=False) is not None
+    if has_own:
         rootfs.rename(name, aside)
-    rootfs.write(name, borrowed)
+    try:
+        rootfs.write(name, borrowed)
+    except OSError:  # the disk is full
+        rootfs.remove(name)
+        if has_own:
+            rootfs.rename(aside, name)
+        raise
     try:
         yield
     finally:
@@ -296,7 +303,10 @@ def _execute(
     recipe was read, in seconds.
     """
     interpreter = (section.interpreter or "/bin/sh").split()
-    lines = ["", *part.splitlines()[1:]] if part else section.script().splitlines()
+    # As a shell counts them: str.splitlines() also divides at form feeds and the like.
+    lines = (part or section.script()).removesuffix("\n").split("\n")
+    if part:
+        lines[0] = ""
     trace = Trace(lines if section.is_shell else [])
     tail: deque[str] = deque(maxlen=command.TAIL_LINES)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import socket
 import stat
 import subprocess
 import tempfile
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+from singbuild import about
 from singbuild.errors import ImageError
 from singbuild.ext3.reader.image import Image
 from singbuild.ext3.writer.seal import seal, seal_tree
@@ -300,3 +302,12 @@ def test_sizes_are_told_by_package_and_by_directory(tmp_path: Path) -> None:
         "    12.0 KiB  small (deb)",
     ]
     assert "   688.5 KiB  /etc" in text
+
+
+def test_of_a_shell_that_is_no_file_nothing_is_opened(tmp_path: Path) -> None:
+    """In a sandbox it may be a device of the host; open(2) of a socket fails."""
+    (tmp_path / "bin").mkdir()
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(f"/proc/self/cwd/{os.path.relpath(tmp_path)}/bin/sh")
+    with Sandbox(tmp_path) as tree:
+        assert about.machine(tree) in about.MACHINES.values()

@@ -109,6 +109,14 @@ def test_scripts_of_holes_are_bounded_together(tree: Path, image: Callable[[], F
             about.attributes(ImageTree(opened_tree), ["environment"])
 
 
+def test_names_of_scripts_count_like_their_text(tree: Path, image: Callable[[], FileTree]) -> None:
+    sparse(tree / ".singularity.d/env/10-a.sh", (16 << 20) - 10)
+    (tree / ".singularity.d/env/20-b.sh").touch()
+    with image() as opened_tree, pytest.raises(ImageError, match=r"env.* is too large") as caught:
+        parts.text(opened_tree, "environment")
+    assert "at most -" not in caught.value.why
+
+
 def test_databases_of_holes_are_bounded_together(tree: Path, image: Callable[[], FileTree]) -> None:
     for number in range(30):
         sparse(tree / f"lib/{number}.dist-info/METADATA")
