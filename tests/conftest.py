@@ -226,12 +226,11 @@ def mpi(own_directories: Path) -> Iterator[MpiBench]:
         yield MpiBench(directory, name)
 
 
-@pytest.fixture(scope="session")
+# Not for a whole run: a file with a Slurm of its own would wait for the end of this one for ever.
+@pytest.fixture(scope="module")
 def slurm(mpi: MpiBench) -> Iterator[slurm_cluster.Cluster]:
-    """Start a Slurm of two nodes, once for all tests."""
-    directory = mpi.directory / "slurm"
-    directory.mkdir()
-    with slurm_cluster.cluster(directory) as cluster:
+    """Start a Slurm of two nodes for the tests of one file."""
+    with shared_directory() as directory, slurm_cluster.cluster(directory) as cluster:
         mpi.user.variables |= cluster.variables
         yield cluster
 

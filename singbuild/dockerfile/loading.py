@@ -141,8 +141,13 @@ class _Parser:
                     f"{rows[at].keyword} comes before FROM",
                     remedy="Move it behind a FROM.",
                 )
-            for name, value in arguments_of(rows[at].rest, self._global):
-                self._global[name] = self._arguments.get(name, value or "")
+            try:
+                declared = arguments_of(rows[at].rest, self._global)
+            except variables.MalformedError as error:
+                raise self._error(rows[at], str(error)) from error
+            self._global |= {
+                name: self._arguments.get(name, value or "") for name, value in declared
+            }
             at += 1
         while at < len(rows):
             end = next((n for n in range(at + 1, len(rows)) if rows[n].keyword == "FROM"), None)

@@ -123,7 +123,9 @@ def _leave_networks() -> None:
 def _become_init(job: dict[str, Any], outer: int) -> NoReturn:
     """Be process 1, which the kernel kills when its parent ends. outer: the parent's pidfd."""
     syscalls.prctl(syscalls.PR_SET_PDEATHSIG, _signal.SIGKILL)
-    if select.select([outer], [], [], 0)[0]:  # the parent ended before prctl(2)
+    news = select.poll()  # select(2) knows no descriptor from 1024 on
+    news.register(outer)
+    if news.poll(0):  # the parent ended before prctl(2)
         os._exit(1)
     os.close(outer)
     # Nobody may trace process 1 or read /proc/1/mem: its memory maps the host's interpreter.

@@ -37,10 +37,16 @@ class Terminal:
         while not (match := re.search(pattern, self.output)):
             seconds = until - time.monotonic()
             assert seconds > 0, f"no {pattern} in {self.output!r}"
-            if select.select([self.fd], [], [], seconds)[0]:
+            if self._has_news(seconds):
                 self.output += os.read(self.fd, 4096).decode(errors="replace")
         self.output = self.output[match.end() :]
         return match[0]
+
+    def _has_news(self, seconds: float) -> bool:
+        """Wait until there is something to read."""
+        news = select.poll()  # select(2) knows no descriptor from 1024 on
+        news.register(self.fd)
+        return bool(news.poll(seconds * 1000))
 
     def wait_for_foreground(self, program: str) -> None:
         """Wait until a program runs in the foreground and sleeps: then a key's signal is its own.
@@ -60,9 +66,7 @@ class Terminal:
     def status(self) -> int:
         """Read what is left, hang up, and return how the child ended; see ``output``."""
         with contextlib.suppress(OSError):  # EIO: the other side is closed
-            while select.select([self.fd], [], [], 15 * PATIENCE)[0] and (
-                piece := os.read(self.fd, 4096)
-            ):
+            while self._has_news(15 * PATIENCE) and (piece := os.read(self.fd, 4096)):
                 self.output += piece.decode(errors="replace")
         os.close(self.fd)
         return os.waitstatus_to_exitcode(os.waitpid(self.child, 0)[1])

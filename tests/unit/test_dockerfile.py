@@ -217,6 +217,7 @@ def test_what_is_refused_names_its_line(text: str, what: str) -> None:
     ("text", "what"),
     [
         ("RUN x\n", "RUN comes before FROM"),
+        ('ARG a="b\nFROM x\n', 'the quote " is not closed'),
         ("# nothing\n", "the Dockerfile has no FROM"),
         ("FROM a b\n", "FROM has an image, and perhaps a name"),
         ("FROM a AS b\nFROM c AS B\n", "b is no name for a stage, or that of another"),
