@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from singbuild.hub import safety
@@ -70,6 +70,8 @@ PARTS = st.lists(
 )
 
 
+@example(parts=["a", "top", ".."], start=".")
+@example(parts=["deep", "up", ".."], start=".")
 @given(parts=PARTS, start=st.sampled_from([".", "a", "a/b/c"]))
 def test_no_link_leads_a_path_that_is_let_through_out_of_the_checkout(
     checkout: Path, parts: list[str], start: str
