@@ -288,7 +288,7 @@ class FileTree(ABC):
 
         follow: also follow the last component. Raises ImageError for a circle of links.
         """
-        path_bytes = path if isinstance(path, bytes) else path.encode()
+        path_bytes = path if isinstance(path, bytes) else path.encode(errors="surrogateescape")
         waiting = [part for part in reversed(path_bytes.split(b"/")) if part not in (b"", b".")]
         trail, links = [self.root()], 0
         while waiting:

@@ -18,7 +18,8 @@ from singbuild.errors import SectionError, UsageError
 
 # Phases that are cases; a stage's name and a slash may stand before one.
 CASES = re.compile(
-    r"(?P<stage>.*/)?(?:(?P<name>bootstrap)|(?P<section>setup|files|post(?:-\d+)?|test)|(?:run|copy|add)-\d+)"
+    r"(?P<stage>.*/)?(?:(?P<name>bootstrap)|(?:run|copy|add|onbuild)-\d+"
+    r"|(?P<section>setup|files|post(?:-\d+)?|test))"
 )
 KEPT_LINES = 10_000  # of one case's output, the last ones
 # What XML 1.0 can hold, section 2.2.
@@ -60,9 +61,10 @@ class Report:
         """Take note of an event, and write the report when the build ends."""
         match event.name:
             case "start":
-                self._steps, self._cases, self._now = event["steps"], {}, None
+                self._steps, self._cases, self._now = [*event["steps"]], {}, None
             case "phase":
                 self._end(event.seconds)
+                self._note_step(event["name"])
                 self._now = Case(event["name"], event.seconds)
                 self._cases[self._now.name] = self._now
             case "line" | "warning" if self._now:
@@ -70,6 +72,12 @@ class Report:
             case "done" | "error":
                 self._end(event.seconds)
                 self._finish(event)
+
+    def _note_step(self, name: str) -> None:
+        """Put a step that no plan has, as a trigger of the base image, behind the last one."""
+        if name not in self._steps:
+            at = self._steps.index(self._now.name) + 1 if self._now else 0
+            self._steps.insert(at, name)
 
     def _end(self, seconds: float) -> None:
         if self._now:

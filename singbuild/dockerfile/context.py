@@ -14,6 +14,8 @@ from pathlib import Path
 from singbuild.file_tree import DIRECTORY, Entry, FileTree
 
 _PATTERN = re.compile(r"[*?\[\\]")
+_CLASS = re.compile(r"\[(?P<not>\^?)(?P<ranges>\](?:\\.|[^\]\\])*|(?:\\.|[^\]\\])+)\]", re.DOTALL)
+_RANGE = re.compile(r"(\\.|.)(?:-(\\.|.))?", re.DOTALL)
 LARGEST = 1 << 20  # characters of a .dockerignore
 
 
@@ -29,7 +31,7 @@ def ignored(path: str) -> Callable[[str], bool]:
     """
     for file in (Path(f"{path}.dockerignore"), directory(path) / ".dockerignore"):
         if file.is_file():
-            with file.open(errors="replace") as lines:
+            with file.open(errors="surrogateescape") as lines:
                 return matcher(lines.read(LARGEST).split("\n"))
     return lambda _: False
 
@@ -105,13 +107,21 @@ def _pieces(pattern: str) -> Iterator[str]:
         elif pattern[at] in "*?":
             yield "[^/]*" if pattern[at] == "*" else "[^/]"
             at += 1
-        elif pattern[at] == "[" and (end := pattern.find("]", at + 2)) > 0:
-            inside = pattern[at + 1 : end].replace("\\", "\\\\")
-            yield f"[{inside}]"
-            at = end + 1
+        elif match := _CLASS.match(pattern, at):
+            yield _class(match["ranges"], match["not"])
+            at = match.end()
         elif pattern[at] == "\\" and at + 1 < len(pattern):
             yield re.escape(pattern[at + 1])
             at += 2
         else:
             yield re.escape(pattern[at])
             at += 1
+
+
+def _class(ranges: str, negation: str) -> str:
+    """Return a class of characters as a regular expression; in an empty range there is none."""
+    pairs = [(first[-1], (last or first)[-1]) for first, last in _RANGE.findall(ranges)]
+    rows = [f"{re.escape(first)}-{re.escape(last)}" for first, last in pairs if first <= last]
+    if not rows:
+        return "[^/]" if negation else "(?!)"
+    return f"[{negation}{''.join(rows)}]"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,12 +18,14 @@ from singbuild.errors import RecipeError
 from singbuild.recipe.recipe import Document, Instruction, Recipe
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+TRIGGER = "onbuild"
 SHELL = ("/bin/sh", "-c")
 _LISTS = ("Cmd", "Entrypoint", "Env", "OnBuild", "Shell")
 _TABLES = ("ExposedPorts", "Healthcheck", "Labels", "Volumes")
 _WORDS = ("StopSignal", "User", "WorkingDir")
+_SHORT = {"dst": "target", "destination": "target", "src": "source", "ro": "readonly"}
+MODE = re.compile("0*[0-7]{1,4}")
 _NUMBERS = {"mode": "[0-7]{1,5}", "uid": r"[0-3]?\d{1,9}", "gid": r"[0-3]?\d{1,9}"}  # of a mount
-PROXIES = re.compile(r"(https?|ftp|no|all)_proxy", re.IGNORECASE)
 INEFFECTIVE = {
     "EXPOSE": "a container has the host's network",
     "VOLUME": "the directory is one of the image's; bind one over it with --bind",
@@ -51,6 +53,11 @@ class Action:
     instruction: Instruction
     user: str = ""
     directory: str = "/"
+
+    @property
+    def is_trigger(self) -> bool:
+        """Whether an ONBUILD of the base asks for it."""
+        return self.name.startswith(TRIGGER)
 
 
 @dataclass(frozen=True)
@@ -90,6 +97,14 @@ class Evaluation:
     config: Mapping[str, Any]
 
 
+def stages_of(action: Action) -> Iterator[str]:
+    """Yield the names of the stages whose trees an action reads."""
+    if isinstance(action, Copy) and action.stage:
+        yield action.stage
+    if isinstance(action, Run):
+        yield from (mount.fields["from"] for mount in action.mounts if "from" in mount.fields)
+
+
 def evaluate(
     recipe: Recipe, base: Mapping[str, Any], arch: str, tell: Callable[[str], None]
 ) -> Evaluation:
@@ -119,14 +134,20 @@ class _Evaluator:
         # DefaultPathEnvUnix.
         self._env.setdefault("PATH", DEFAULT_PATH)
         self._args: dict[str, str] = {}
+        # ENV wins over an ARG of its name: Dockerfile reference, "Using ARG variables".
+        self._values = variables.Values(self._env, self._args)
+        self._escape = reader.escape(recipe.source)
         self._platform = loading.platform_variables(arch)
-        self._own_command = False
+        self._own_command = self._in_trigger = False
         self._actions: list[Action] = []
+        self._first = 0  # of the actions that the stage itself asks for
 
     def evaluated(self) -> Evaluation:
         line = self._recipe.headers[0].line
+        self._in_trigger = True
         for text in self._triggers:
-            self._do(reader.parsed(self._recipe.source, line, text))
+            self._do(reader.trigger(self._recipe.source, line, text))
+        self._in_trigger, self._first = False, len(self._actions)
         for each in self._recipe.instructions:
             self._do(each)
         self._config["Env"] = [f"{name}={value}" for name, value in self._env.items()]
@@ -156,7 +177,7 @@ class _Evaluator:
                 )
         words, script = reader.words_of_json(each.rest), ""
         if words is None:
-            text = each.rest + "".join(f"\n{d.text}{d.name}" for d in each.documents)
+            text = _with_documents(each)
             alone = re.fullmatch(r"<<-?(?:(['\"])[^'\"]+\1|\w+)", each.rest)
             if alone and each.documents:
                 text = each.documents[0].text
@@ -169,14 +190,10 @@ class _Evaluator:
 
     def _mount(self, each: Instruction, value: str) -> Mount:
         parts = dict([*part.split("=", 1), "true"][:2] for part in value.split(",") if part)
-        fields = {key: variables.filled(text, self._all()) for key, text in parts.items()}
+        # What "from" names has been looked up, and filled, when the stages were.
+        fields = {k: text if k == "from" else self._filled(text) for k, text in parts.items()}
         kind = fields.pop("type", "bind")
-        for short, name in (
-            ("dst", "target"),
-            ("destination", "target"),
-            ("src", "source"),
-            ("ro", "readonly"),
-        ):
+        for short, name in _SHORT.items():
             if short in fields:
                 fields[name] = fields.pop(short)
         if kind not in ("bind", "cache", "secret", "tmpfs"):
@@ -208,10 +225,7 @@ class _Evaluator:
                     remedy="Leave it out.",
                 )
         words = reader.words_of_json(each.rest)
-        if words is None:
-            words = variables.words(each.rest, self._all())
-        else:
-            words = [variables.filled(word, self._all()) for word in words]
+        words = self._words(each) if words is None else [self._filled(word) for word in words]
         if len(words) < 2:
             raise self._error(each, f"{each.keyword} has sources and a destination")
         *sources, destination = words
@@ -219,7 +233,7 @@ class _Evaluator:
         documents = tuple(
             document
             if document.literal
-            else Document(document.name, variables.filled_document(document.text, self._all()))
+            else Document(document.name, variables.filled_document(document.text, self._values))
             for document in each.documents
         )
         if len(sources) > 1 and not destination.endswith("/") and destination not in (".", ".."):
@@ -236,8 +250,8 @@ class _Evaluator:
             ),
             destination=destination,
             stage=each.flag("from"),
-            owner=variables.filled(each.flag("chown"), self._all()),
-            mode=variables.filled(each.flag("chmod"), self._all()),
+            owner=self._filled(each.flag("chown")),
+            mode=self._filled(each.flag("chmod")),
             documents=documents,
             exclude=tuple(each.values("exclude")),
             checksum=each.flag("checksum"),
@@ -246,27 +260,36 @@ class _Evaluator:
     do_add = do_copy
 
     def do_workdir(self, each: Instruction) -> None:
-        path = variables.filled(each.rest, self._all())
+        path = self._filled(each.rest)
         self._config["WorkingDir"] = posixpath.normpath(posixpath.join(self._directory(), path))
         self._act(Workdir, each)
 
     def _act(self, kind: type[Action], each: Instruction, **more: Any) -> None:
-        name = f"{each.keyword.lower()}-{len(self._actions) + 1}"
+        word = TRIGGER if self._in_trigger else each.keyword.lower()
+        name = f"{word}-{len(self._actions) + 1 - self._first}"
         user = str(self._config.get("User", ""))
-        self._actions.append(kind(name, each, user, self._directory(), **more))
+        action = kind(name, each, user, self._directory(), **more)
+        if self._in_trigger and (names := [*stages_of(action)]):
+            raise self._error(
+                each,
+                f"the base's ONBUILD {each.keyword} reads another stage or image, {names[0]}: "
+                "that is not supported",
+                remedy="Begin with an image without that trigger, and write the instruction here.",
+            )
+        self._actions.append(action)
 
     # ── what changes the configuration ───────────────────────────────────────
 
     def do_env(self, each: Instruction) -> None:
-        for name, value in variables.pairs(each.rest, self._all()):
+        for name, value in self._pairs(each):
             self._env[name] = value
 
     def do_label(self, each: Instruction) -> None:
         labels = dict(self._config.get("Labels") or {})
-        self._config["Labels"] = labels | dict(variables.pairs(each.rest, self._all()))
+        self._config["Labels"] = labels | dict(self._pairs(each))
 
     def do_arg(self, each: Instruction) -> None:
-        for name, default in loading.arguments_of(each.rest, self._all()):
+        for name, default in loading.arguments_of(each.rest, self._values, self._escape):
             global_scope = {**self._recipe.globals, **self._platform}
             value = self._recipe.arguments.get(
                 name, global_scope.get(name) if default is None else default
@@ -275,7 +298,7 @@ class _Evaluator:
                 self._args[name] = str(value)
 
     def do_user(self, each: Instruction) -> None:
-        self._config["User"] = variables.filled(each.rest, self._all())
+        self._config["User"] = self._filled(each.rest)
 
     def do_cmd(self, each: Instruction) -> None:
         self._config["Cmd"] = self._command(each)
@@ -294,16 +317,16 @@ class _Evaluator:
 
     def do_expose(self, each: Instruction) -> None:
         ports = dict(self._config.get("ExposedPorts") or {})
-        for word in variables.words(each.rest, self._all()):
+        for word in self._words(each):
             ports[word if "/" in word else f"{word}/tcp"] = {}
         self._config["ExposedPorts"] = ports
 
     def do_volume(self, each: Instruction) -> None:
-        words = reader.words_of_json(each.rest) or variables.words(each.rest, self._all())
+        words = reader.words_of_json(each.rest) or self._words(each)
         self._config["Volumes"] = dict(self._config.get("Volumes") or {}) | {w: {} for w in words}
 
     def do_stopsignal(self, each: Instruction) -> None:
-        self._config["StopSignal"] = variables.filled(each.rest, self._all())
+        self._config["StopSignal"] = self._filled(each.rest)
 
     def do_healthcheck(self, each: Instruction) -> None:
         kind, _, rest = each.rest.partition(" ")
@@ -316,19 +339,23 @@ class _Evaluator:
         self._config["Healthcheck"] = {"Test": test}
 
     def do_onbuild(self, each: Instruction) -> None:
-        inner = reader.parsed(self._recipe.source, each.line, each.rest)
-        if inner.keyword in ("ONBUILD", "FROM", "MAINTAINER"):
-            raise self._error(each, f"ONBUILD {inner.keyword} is not allowed")
-        self._config.setdefault("OnBuild", []).append(each.rest)
+        text = _with_documents(each)
+        reader.trigger(self._recipe.source, each.line, text)
+        self._config.setdefault("OnBuild", []).append(text)
 
     def do_maintainer(self, each: Instruction) -> None:
         self._tell(f"{self._recipe.path}:{each.line}: MAINTAINER is old: LABEL says such things")
 
     # ── what the others need ─────────────────────────────────────────────────
 
-    def _all(self) -> dict[str, str]:
-        # ENV wins over an ARG of its name: Dockerfile reference, "Using ARG variables".
-        return {**self._args, **self._env}
+    def _filled(self, text: str) -> str:
+        return variables.filled(text, self._values, self._escape)
+
+    def _words(self, each: Instruction) -> list[str]:
+        return variables.words(each.rest, self._values, self._escape)
+
+    def _pairs(self, each: Instruction) -> list[tuple[str, str]]:
+        return variables.pairs(each.rest, self._values, self._escape)
 
     def _directory(self) -> str:
         return str(self._config.get("WorkingDir") or "/")
@@ -344,23 +371,20 @@ class _Evaluator:
         return reader.error(self._recipe.source, each, what, remedy=remedy)
 
 
+def _with_documents(each: Instruction) -> str:
+    """Return what an instruction says behind its flags, with its here-documents as written."""
+    return each.rest + "".join(f"\n{d.text}{d.name}" for d in each.documents)
+
+
 def _has_shape(key: str, value: object) -> bool:
     """Whether a value of a base image's configuration has the type that the specification says."""
     if key in _LISTS:
         return isinstance(value, list)
     if key in _TABLES:
         return isinstance(value, dict)
-    return _is_text(value) if key in _WORDS else True
+    return reader.is_text(value) if key in _WORDS else True
 
 
 def _texts(value: object) -> list[str]:
     words = value if isinstance(value, list) else []
-    return [word for word in words if _is_text(word)]
-
-
-def _is_text(word: object) -> bool:
-    """Whether a value is a string that an argument, a variable or a path can have."""
-    try:  # a zero byte ends a string in C; JSON has halves of surrogates, UTF-8 has none
-        return isinstance(word, str) and b"\0" not in word.encode()
-    except UnicodeEncodeError:
-        return False
+    return [word for word in words if reader.is_text(word)]

@@ -50,7 +50,9 @@ def names(action: Copy | Run) -> list[tuple[str, str]]:
     else:
         binds = (each.fields for each in action.mounts if each.kind == "bind")
         sources = tuple(each.get("source", "/") for each in binds if "from" not in each)
-    return [(name, f"{action.instruction.line} {name}") for name in sources]
+    # All triggers have the line of the FROM that executes them.
+    where = action.name if action.is_trigger else action.instruction.line
+    return [(name, f"{where} {name}") for name in sources]
 
 
 def digests(recipe: Recipe, action: Copy | Run, source: Source) -> Iterator[tuple[str, str]]:

@@ -27,7 +27,7 @@ _DEFINITION = re.compile(r"%[A-Za-z]|\s*[A-Za-z][\w-]*\s*:(\s|$)")  # a section,
 _FROM = re.compile(r"(\S+)(?:\s+AS\s+(\S+))?", re.IGNORECASE)
 _ALIAS = re.compile(r"[a-z][a-z0-9_.-]*")
 MACHINES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}  # Go's names
-ARCHITECTURES = {name: machine for machine, name in MACHINES.items()}
+ARCHITECTURES = {name: machine for machine, name in MACHINES.items()}  # and back
 
 
 def load(path: str, *, build_args: Sequence[str] = (), target: str = "", **more: Any) -> Recipe:
@@ -87,7 +87,10 @@ def platform_variables(arch: str) -> dict[str, str]:
 
 
 def _arguments(words: Sequence[str], file: Path | None) -> dict[str, str]:
-    """Return the values of --build-arg; a name alone has the value of the caller's variable."""
+    """Return the values of --build-arg; a name alone has the value of the caller's variable.
+
+    Raises RecipeError for a file that is no text.
+    """
     lines = [*read(str(file)).lines] if file else []
     lines = [line for line in lines if line.strip() and not line.lstrip().startswith("#")]
     by_name: dict[str, str] = {}
@@ -103,22 +106,26 @@ class _Parser:
 
     def __init__(self, source: Text, arguments: Mapping[str, str]) -> None:
         self._source, self._arguments = source, arguments
-        self._global: dict[str, str] = platform_variables("")
+        self._global = variables.Values(platform_variables(""))
         self._stages: list[Recipe] = []
-        self._by_name: dict[str, Recipe] = {}  # the same
-        self._names: dict[str, str] = {}  # as instructions write them, to those of the recipes
+        self._by_name: dict[str, Recipe] = {}  # the same, with images that are copied from
+        self._escape = reader.escape(source)
+        self._names: dict[str, str] = {}  # as instructions write them, to those of the stages
+        self._mentioned: set[str] = set()  # words that may be names
         self._count = 0
 
     def recipe(self, target: str = "") -> Recipe:
         """Return the last stage, or the target, with those before it."""
-        groups = list(self._groups(reader.instructions(self._source)))
+        rows = reader.instructions(self._source)
+        self._mentioned = set(_possible_names(rows))
+        groups = list(self._groups(rows))
         if not groups:
             raise self._source.error(
                 0, 0, "the Dockerfile has no FROM", remedy="Begin it with FROM IMAGE."
             )
         for opening, instructions in groups:
             self._stage(opening, instructions)
-            if target and self._names.get(target.lower()) == self._stages[-1].stage:
+            if target and self._names.get(target.lower(), target) == self._stages[-1].stage:
                 break
         else:
             if target:
@@ -141,18 +148,21 @@ class _Parser:
                     f"{rows[at].keyword} comes before FROM",
                     remedy="Move it behind a FROM.",
                 )
-            try:
-                declared = arguments_of(rows[at].rest, self._global)
-            except variables.MalformedError as error:
-                raise self._error(rows[at], str(error)) from error
             self._global |= {
-                name: self._arguments.get(name, value or "") for name, value in declared
+                name: self._arguments.get(name, value or "")
+                for name, value in self._declared(rows[at])
             }
             at += 1
         while at < len(rows):
             end = next((n for n in range(at + 1, len(rows)) if rows[n].keyword == "FROM"), None)
             yield rows[at], rows[at + 1 : end]
             at = end if end is not None else len(rows)
+
+    def _declared(self, each: Instruction) -> list[tuple[str, str | None]]:
+        try:
+            return arguments_of(each.rest, self._global, self._escape)
+        except variables.MalformedError as error:
+            raise self._error(each, str(error)) from error
 
     def _stage(self, opening: Instruction, instructions: list[Instruction]) -> None:
         rest = self._filled(opening, opening.rest)
@@ -161,7 +171,8 @@ class _Parser:
             remedy = "Write FROM IMAGE, or FROM IMAGE AS NAME."
             raise self._error(opening, "FROM has an image, and perhaps a name", remedy=remedy)
         image, alias = match[1], (match[2] or "").lower()
-        if alias and (alias in self._names or not _ALIAS.fullmatch(alias)):
+        is_name = _ALIAS.fullmatch(alias) and alias != SCRATCH and alias not in self._by_name
+        if alias and not is_name:
             raise self._error(
                 opening,
                 f"{printable(alias, keep=40)} is no name for a stage, or that of another",
@@ -172,11 +183,13 @@ class _Parser:
             base = SCRATCH
         platform = self._filled(opening, opening.flag("platform"))
         parent = self._by_name.get(base)
-        name, self._count = alias or f"stage-{self._count}", self._count + 1
-        used: list[str] = []
-        changed = tuple(self._with_stages(each, used) for each in instructions)
+        name, self._count = alias or self._name_of(self._count), self._count + 1
         for key in filter(None, (alias, str(self._count - 1))):
             self._names[key] = name
+        used: list[str] = []
+        changed = tuple(self._with_stages(each, used) for each in instructions)
+        if name in used:
+            raise self._error(opening, f"the stage {name} reads itself", remedy="Name another.")
         self._add(
             Recipe(
                 path=self._source.path,
@@ -191,13 +204,20 @@ class _Parser:
                 base=base,
                 uses=tuple(dict.fromkeys(used)),
                 platform=parent.platform if parent else self._machine(opening, platform),
-                globals=MappingProxyType(self._global),
+                globals=MappingProxyType(self._global.maps[0]),
             )
         )
 
     def _add(self, stage: Recipe) -> None:
         self._stages.append(stage)
         self._by_name.setdefault(stage.stage, stage)
+
+    def _name_of(self, number: int) -> str:
+        """Return a name for a stage without one, which no instruction means."""
+        name = f"stage-{number}"
+        while name in self._mentioned or name in self._by_name:
+            name += "-"
+        return name
 
     def _with_stages(self, each: Instruction, used: list[str]) -> Instruction:
         """Make stages of what --from and mounts name, images too. used: gets their names."""
@@ -208,7 +228,7 @@ class _Parser:
             elif name == "mount":
                 parts = [part.partition("=") for part in value.split(",")]
                 value = ",".join(
-                    f"from={self._source_of(each, text, used)}"
+                    f"from={self._source_of(each, self._filled(each, text), used)}"
                     if key == "from"
                     else key + sign + text
                     for key, sign, text in parts
@@ -217,12 +237,17 @@ class _Parser:
         return replace(each, flags=tuple(flags))
 
     def _source_of(self, each: Instruction, name: str, used: list[str]) -> str:
-        stage = self._names.get(name.lower(), "")
-        if not stage:
+        stage = self._names.get(name.lower(), name)
+        if stage == SCRATCH or not re.fullmatch(r"[^\s,]+", stage):
+            raise self._error(
+                each,
+                f"{each.keyword} from {name or 'an empty name'}: nothing is there",
+                remedy="Name a stage or an image, or leave it out to read the context.",
+            )
+        if name.lower() not in self._names and stage not in self._by_name:
             if name.isdecimal():
                 raise self._error(each, f"there is no stage {name} before this one")
-            stage = name
-            self._names[name.lower()] = name
+            # As a stage of a definition file it is filled, and executes no trigger.
             self._add(
                 Recipe(
                     path=self._source.path,
@@ -231,7 +256,6 @@ class _Parser:
                     sections=MappingProxyType({}),
                     files=(),
                     labels=(),
-                    is_dockerfile=True,
                 )
             )
         used.append(stage)
@@ -253,7 +277,7 @@ class _Parser:
 
     def _filled(self, each: Instruction, text: str) -> str:
         try:
-            return variables.filled(text, self._global)
+            return variables.filled(text, self._global, self._escape)
         except variables.MalformedError as error:
             raise self._error(each, str(error)) from error
 
@@ -261,12 +285,21 @@ class _Parser:
         return reader.error(self._source, each, what, remedy=remedy)
 
 
-def arguments_of(rest: str, values: Mapping[str, str]) -> list[tuple[str, str | None]]:
+def _possible_names(rows: Sequence[Instruction]) -> Iterator[str]:
+    """Yield the words, in small letters, that may be names of stages or images."""
+    for each in rows:
+        if each.keyword == "FROM":
+            yield from each.rest.lower().split()
+        for _, value in each.flags:
+            yield from re.split("[=,]", value.lower())
+
+
+def arguments_of(rest: str, values: Mapping[str, str], escape: str) -> list[tuple[str, str | None]]:
     """Return the names that an ARG declares, with their defaults; None for none."""
     arguments: list[tuple[str, str | None]] = []
-    for word in variables.raw_words(rest):
+    for word in variables.raw_words(rest, escape):
         name, sign, value = word.partition("=")
-        arguments.append((name, variables.filled(value, values) if sign else None))
+        arguments.append((name, variables.filled(value, values, escape) if sign else None))
     return arguments
 
 

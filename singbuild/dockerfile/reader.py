@@ -47,14 +47,39 @@ class _Lines:
 
 def instructions(source: Text) -> list[Instruction]:
     """Return what a Dockerfile says, in order. Raises RecipeError."""
-    lines = _Lines(source, "\\")
-    _read_directives(lines)
+    lines = _begun(source)
     parsed = []
     while lines.have_lines():
         line = lines.take()
         if line.strip() and not line.lstrip().startswith("#"):
             parsed.append(_instruction(lines, line))
     return parsed
+
+
+def escape(source: Text) -> str:
+    """Return the character that protects the next one, by a directive if there is one."""
+    return _begun(source).escape
+
+
+def trigger(source: Text, n: int, text: str) -> Instruction:
+    """Return the instruction that an ONBUILD has kept, its here-documents behind it. n: its line.
+
+    Raises RecipeError.
+    """
+    # Behind blank lines, its first line has the number that errors tell.
+    rows = instructions(Text(source.path, "\n" * (n - 1) + text))
+    if len(rows) != 1:
+        raise source.error(
+            n,
+            1,
+            f"there is no instruction, or more than one, in {printable(text, keep=40)}",
+            why="It is a trigger, which is executed where a stage begins.",
+            remedy="Write one instruction behind ONBUILD.",
+        )
+    inner = rows[0]
+    if inner.keyword in ("ONBUILD", "FROM", "MAINTAINER"):
+        raise error(source, inner, f"ONBUILD {inner.keyword} is not allowed")
+    return inner
 
 
 def parsed(source: Text, n: int, text: str, documents: tuple[Document, ...] = ()) -> Instruction:
@@ -88,15 +113,24 @@ def words_of_json(rest: str) -> list[str] | None:
         value = json.loads(rest)
     except (ValueError, RecursionError):
         return None
-    return value if all(isinstance(word, str) and "\0" not in word for word in value) else None
+    return value if all(map(is_text, value)) else None
 
 
-def _read_directives(lines: _Lines) -> None:
-    """Read the comments at the top that say how to read the rest."""
+def is_text(word: object) -> bool:
+    """Whether a value is a string that an argument, a variable or a path can have."""
+    try:  # a zero byte ends a string in C; JSON has halves of surrogates, UTF-8 has none
+        return isinstance(word, str) and b"\0" not in word.encode()
+    except UnicodeEncodeError:
+        return False
+
+
+def _begun(source: Text) -> _Lines:
+    """Return the lines of a Dockerfile behind the comments that say how to read the rest."""
+    lines = _Lines(source, "\\")
     while lines.have_lines() and (match := _DIRECTIVE.fullmatch(lines.source.line(lines.n))):
         n, name, value = lines.n, match[1].lower(), match[2]
         if name not in ("syntax", "escape", "check"):
-            return
+            break
         lines.take()
         if name == "escape":
             if value not in ("\\", "`"):
@@ -104,6 +138,7 @@ def _read_directives(lines: _Lines) -> None:
                     n, 1, "escape is a backslash or a backtick", remedy="Write # escape=\\"
                 )
             lines.escape = value
+    return lines
 
 
 def _instruction(lines: _Lines, line: str) -> Instruction:

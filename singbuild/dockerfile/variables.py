@@ -7,8 +7,12 @@ split or filled again.
 from __future__ import annotations
 
 import re
+from collections import ChainMap
 from collections.abc import Mapping
 
+from singbuild.recipe.text import LIMIT
+
+DEEPEST = 50  # braces in braces
 _NAME = re.compile(r"[A-Za-z_]\w*")
 _BRACE = re.compile(r"(?P<name>[A-Za-z_]\w*|\d+)(?P<how>:?[-+?]|##?|%%?)?(?P<word>.*)", re.DOTALL)
 Variables = Mapping[str, str]
@@ -16,6 +20,23 @@ Variables = Mapping[str, str]
 
 class MalformedError(ValueError):
     """A text that cannot be filled; its message says why."""
+
+
+class Values(ChainMap[str, str]):
+    """The variables of a stage, or of the lines before the first; the first map wins.
+
+    room: characters that they may still bring into texts: in all no more than a template may.
+    """
+
+    room = LIMIT
+
+    def __getitem__(self, name: str) -> str:
+        """Return a value to be filled in. Raises MalformedError when there is no room for it."""
+        value = super().__getitem__(name)
+        self.room -= len(value)
+        if self.room < 0:
+            raise MalformedError(f"variables have brought over {LIMIT} characters into the text")
+        return value
 
 
 def words(text: str, variables: Variables, escape: str = "\\") -> list[str]:
@@ -114,6 +135,8 @@ def _variable(text: str, at: int, variables: Variables, escape: str) -> tuple[st
         while end < len(text) and depth:
             depth += {"{": 1, "}": -1}.get(text[end], 0)
             end += 1
+            if depth > DEEPEST:
+                raise MalformedError(f"over {DEEPEST} braces are in each other")
         match = _BRACE.fullmatch(text[at + 2 : end - 1])
         if depth or not match:
             raise MalformedError(f"{text[at:end]} is no variable")
@@ -144,14 +167,13 @@ def _modified(match: re.Match[str], variables: Variables, escape: str) -> str:
 
 def _trimmed(value: str, how: str, pattern: str) -> str:
     """Remove a pattern's shortest match at the beginning (#) or end (%); ##, %%: the longest."""
-    translated = re.escape(pattern).replace(r"\*", ".*").replace(r"\?", ".")
-    places = range(len(value) + 1)
-    ends = places if how in ("#", "%%") else reversed(places)
-    for at in ends:
-        part, rest = (value[:at], value[at:]) if "#" in how else (value[at:], value[:at])
-        if re.fullmatch(translated, part, re.DOTALL):
-            return rest
-    return value
+    step = 1 if "#" in how else -1  # an end is the beginning of what is reversed
+    first, *others = [re.escape(part).replace(r"\?", ".") for part in pattern[::step].split("*")]
+    # The nearest place of what follows a star will do, but for the last: nothing is tried twice.
+    near = "".join(f"(?>.*?{part})" for part in others[:-1])
+    last = (".*" if len(how) > 1 else ".*?") + others[-1] if others else ""
+    match = re.match(first + near + last, value[::step], re.DOTALL)
+    return value[::step][match.end() :][::step] if match else value
 
 
 def filled_document(text: str, variables: Variables) -> str:

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from singbuild import compression
 from singbuild.contract import Source
 from singbuild.dockerfile import context, files, reader
-from singbuild.dockerfile.evaluation import Copy
+from singbuild.dockerfile.evaluation import MODE, Copy
 from singbuild.ext3.reader.image import Image
 from singbuild.file_tree import DIRECTORY, REGULAR, Entry, FileTree
 from singbuild.formats.recorded import Recorded
@@ -45,7 +45,8 @@ def copy(
     of_context = files.Overrides(owner or (0, 0), mode, epoch)
     place = posixpath.join(action.directory, action.destination)
     for document in action.documents:
-        _write(rootfs, _into(rootfs, place, document.name), [document.text.encode()], of_context)
+        text = document.text.encode(errors="surrogateescape")
+        _write(rootfs, _into(rootfs, place, document.name), [text], of_context)
     keys, digests = dict(files.names(action)), dict[str, str]()
     for name in action.sources:
         if name.startswith(files.URL):
@@ -153,14 +154,11 @@ def _is_archive(tree: FileTree, entry: Entry) -> bool:
 
 
 def _mode(recipe: Recipe, action: Copy) -> int | None:
-    if not action.mode:
-        return None
-    try:
-        return int(action.mode, 8) & 0o7777
-    except ValueError:
+    if action.mode and not MODE.fullmatch(action.mode):
         raise reader.error(
             recipe.source,
             action.instruction,
             f"--chmod={action.mode} is no octal number",
             remedy="Write --chmod=755.",
-        ) from None
+        )
+    return int(action.mode, 8) if action.mode else None

@@ -9,14 +9,14 @@ from dataclasses import asdict, replace
 
 from singbuild.contract import Source
 from singbuild.dockerfile import files
-from singbuild.dockerfile.evaluation import Action, Copy, Run, Workdir
+from singbuild.dockerfile.evaluation import Action, Copy, Run, Workdir, stages_of
 from singbuild.errors import SectionError
 from singbuild.plan.job import Job
 from singbuild.privilege import namespace
 from singbuild.recipe.recipe import SCRATCH
 from singbuild.steps import accounts, copying, definition, inputs, run_mounts
 from singbuild.steps.accounts import UnknownAccountError
-from singbuild.steps.step import TreeStep, Workplace, digest
+from singbuild.steps.step import TreeStep, Workplace, digest, joined
 from singbuild.tree import binds, chroot, sections
 
 SCRIPT = "/.singbuild.script"
@@ -61,9 +61,10 @@ def _base(job: Job, stage_keys: Mapping[str, str]) -> TreeStep:
 
 
 def _step(job: Job, action: Action, stage_keys: Mapping[str, str]) -> TreeStep:
-    stages = tuple(dict.fromkeys(_stages_of(action)))
-    facts = {action.instruction.keyword: digest(asdict(action))} | dict(_files(job, action))
-    facts |= {f"stage {name}": stage_keys.get(name, "") for name in stages}
+    stages = tuple(dict.fromkeys(stages_of(action)))
+    of_stages = {f"stage {name}": stage_keys.get(name, "") for name in stages}
+    itself = {action.instruction.keyword: digest(asdict(action))}
+    facts = joined(itself, dict(_files(job, action)), of_stages)
 
     def execute(workplace: Workplace, state: str | None) -> str | None:
         try:
@@ -84,13 +85,6 @@ def _step(job: Job, action: Action, stage_keys: Mapping[str, str]) -> TreeStep:
         and not (isinstance(action, Run) and job.options.section_options.host.words()),
         uses_secrets=uses_secrets,
     )
-
-
-def _stages_of(action: Action) -> Iterator[str]:
-    if isinstance(action, Copy) and action.stage:
-        yield action.stage
-    if isinstance(action, Run):
-        yield from (mount.fields["from"] for mount in action.mounts if "from" in mount.fields)
 
 
 def _files(job: Job, action: Action) -> Iterator[tuple[str, str]]:

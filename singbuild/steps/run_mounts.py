@@ -82,7 +82,8 @@ def mounted(
 def _cache(job: Job, mount: Mount) -> Path:
     """Return the directory that a cache mount of this name has from build to build."""
     name = mount.fields.get("id") or mount.fields["target"]
-    key = hashlib.sha256(f"{name}\0{job.plan.source.arch}".encode()).hexdigest()[:32]
+    text = f"{name}\0{job.plan.source.arch}".encode(errors="surrogateescape")
+    key = hashlib.sha256(text).hexdigest()[:32]
     place = workspace.cache_directory() / "mounts" / key
     workspace.make_in_cache(place)
     place.chmod(int(mount.fields.get("mode", "0755"), 8))

@@ -71,3 +71,12 @@ class TreeStep:
 def digest(value: object) -> str:
     """Return the SHA-256 of a plain value."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def joined(*parts: Facts) -> Facts:
+    """Return facts as one. Of a name in two parts, such as that of a file ``COPY``, both count."""
+    facts: dict[str, str] = {}
+    for part in parts:
+        for name, value in part.items():
+            facts[name] = digest([facts[name], value]) if name in facts else value
+    return facts
