@@ -47,15 +47,22 @@ class Stages:
     tree_plans: Mapping[str, TreePlan]
     trees: dict[str, StageTree] = field(default_factory=dict)
 
-    def needed_by(self, tree: TreePlan) -> list[str]:
-        """Return the stages that have to be there before a tree can be filled, in order."""
-        names = {name for step in tree.waiting(tree.cached()) for name in step.stages}
-        further = {other for name in names for other in self.needed_by(self.tree_plans[name])}
-        return [name for name in self.tree_plans if name in names | further]
+    def needed_by(self, tree: TreePlan) -> dict[str, set[str]]:
+        """Return the stages that have to be there before a tree can be filled, in order.
+
+        Each has the names of those that its own steps read.
+        """
+        names, needs = _read_by(tree), dict[str, set[str]]()
+        for name in reversed([*self.tree_plans]):  # a stage reads earlier ones alone
+            if name in names:
+                needs[name] = _read_by(self.tree_plans[name])
+                names |= needs[name]
+        return dict(reversed(needs.items()))
 
     def build(self, tree: TreePlan) -> None:
         """Build the stages that a tree needs. Raises StageError; what their steps raise."""
-        waiting = self.needed_by(tree)
+        needs = self.needed_by(tree)
+        waiting = [*needs]
         # A shell in a failed build has the terminal to itself; in a chroot alone nobody tells the
         # processes of one stage from those of another.
         rescue = tree.job.options.section_options.rescue
@@ -67,11 +74,7 @@ class Stages:
         running: dict[int, tuple[str, threading.Thread]] = {}
         try:
             while waiting or running:
-                ready = [
-                    n
-                    for n in waiting
-                    if not set(self.needed_by(self.tree_plans[n])) - {*self.trees}
-                ]
+                ready = [name for name in waiting if needs[name] <= self.trees.keys()]
                 for name in ready:
                     waiting.remove(name)
                     pid, relay = self._start_process(name)
@@ -177,6 +180,11 @@ class Stages:
             os.close(work)
         self._note(name, entry.source)
         return True
+
+
+def _read_by(tree: TreePlan) -> set[str]:
+    """Return the stages that the steps read which a tree still waits for."""
+    return {name for step in tree.waiting(tree.cached()) for name in step.stages}
 
 
 def _start(tree: TreePlan, rootfs: Rootfs) -> Start:

@@ -17,7 +17,7 @@ from singbuild.cache.snapshot import IMAGE, Entry, Snapshot
 from singbuild.console.display import Console
 from singbuild.errors import HostError, SectionError
 from singbuild.plan.job import Job
-from singbuild.steps.step import TreeStep, Workplace, digest
+from singbuild.steps.step import Facts, TreeStep, Workplace, digest, joined
 from singbuild.tree import secrets
 
 
@@ -77,7 +77,7 @@ def plan_tree(job: Job, steps: Sequence[TreeStep], place: Place, *, use_cache: b
     for step in steps:
         if not step.is_known:
             break
-        facts = {**step.facts, "privilege": ""} if place.one_owner else step.facts
+        facts = joined(step.facts, {"privilege": ""}) if place.one_owner else step.facts
         by_step[step.name] = Snapshot(step.name, path, facts, parent)
         parent = by_step[step.name].key
     is_known = all(step.is_known for step in steps)
@@ -192,14 +192,11 @@ def _restore_snapshot(plan: TreePlan, workplace: Workplace, console: Console) ->
 
 def facts_before(plan: TreePlan, step: str) -> dict[str, str]:
     """Return what goes into the tree before a step, name to digest; "" for after all."""
-    before = []
+    before: list[Facts] = []
     for each in plan.steps:
         if each.name == step:
             break
-        before.append(each)
-    return {
-        # Each part of a split %post has facts of the same names.
-        f"{name} of {each.name}" if each.name.startswith("post-") else name: value
-        for each in before
-        for name, value in each.facts.items()
-    }
+        # Each RUN, and each part of a split %post, has facts of the same names.
+        which = f" of {each.name}" if each.name[-1].isdecimal() else ""
+        before.append({f"{name}{which}": value for name, value in each.facts.items()})
+    return dict(joined(*before))

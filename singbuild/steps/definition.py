@@ -11,7 +11,7 @@ from singbuild.plan.job import Job
 from singbuild.plan.plan import posts
 from singbuild.recipe.grammar import Section
 from singbuild.steps import inputs, stage_files
-from singbuild.steps.step import Facts, TreeStep, Workplace, digest
+from singbuild.steps.step import Facts, TreeStep, Workplace, digest, joined
 from singbuild.tree import apps, host_files, metadata, sections, shell_state
 from singbuild.tree.rootfs import Rootfs
 
@@ -46,10 +46,11 @@ def _with_directory(job: Job, step: TreeStep) -> TreeStep:
         prepare_metadata(job, workplace.rootfs, job.source)
         return step.execute(workplace, state)
 
-    facts = {**step.facts, **{f"app {app.name}": "" for app in recipe.apps}}
+    more = {f"app {app.name}": "" for app in recipe.apps}
     environment = recipe.sections.get("environment")
     if environment and metadata.is_read(recipe):
-        facts["%environment"] = _script(environment)
+        more["%environment"] = _script(environment)
+    facts = joined(step.facts, more)
     return replace(step, facts=facts, execute=execute)
 
 
@@ -119,8 +120,8 @@ def _files(job: Job, stage_keys: Mapping[str, str]) -> Iterator[TreeStep]:
         lines = [
             (item.source, item.destination, *filter(None, [item.stage])) for item in recipe.files
         ]
-        facts = {"%files": digest(lines)} | dict(job.lock["files"])
-        facts |= {f"stage {name}": stage_keys.get(name, "") for name in stages}
+        of_stages = {f"stage {name}": stage_keys.get(name, "") for name in stages}
+        facts = joined({"%files": digest(lines)}, job.lock["files"], of_stages)
         is_known = all(stage_keys.get(name) for name in stages)
         yield replace(_step(job, "files", facts, execute), stages=stages, is_known=is_known)
 
