@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         Reporter,
         Source,
         Transport,
+        is_yes,
     )
     from singbuild.errors import HostError, ImageError, RecipeKeyError, SingbuildError, SourceError
     from singbuild.file_tree import Entry, Facts, FileTree, PlainInode
@@ -61,6 +62,7 @@ __all__ = [
     "confine",
     "hookimpl",
     "image_digest",
+    "is_yes",
 ]
 
 # By name where it is not singbuild.contract.

@@ -1,4 +1,4 @@
-"""The values that pass between the engine and a backend. Imports nothing of ours.
+"""The values that pass between the engine and a backend.
 
 A plugin imports these from ``singbuild``; ``hookspecs.py`` says when each is used.
 """
@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
+
+from singbuild.errors import RecipeKeyError
 
 API_VERSION = 1
 """Version of the plugin contract. It grows by addition; see hookspecs.py."""
@@ -200,3 +202,16 @@ class RemoteSignature:
     signed: bytes
     signature: bytes
     place: str
+
+
+def is_yes(keywords: Mapping[str, str], keyword: str) -> bool:
+    """Return whether a header's keyword says yes; one that is left out does not.
+
+    Raises RecipeKeyError for a value that is neither yes nor no.
+    """
+    value = keywords.get(keyword, "").strip().lower()
+    if value not in ("yes", "true", "1", "no", "false", "0", ""):
+        raise RecipeKeyError(
+            keyword, f"{keyword}: {value!r} is neither yes nor no", remedy="Write yes or no."
+        )
+    return value in ("yes", "true", "1")

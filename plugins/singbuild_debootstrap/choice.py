@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from singbuild import HostError, RecipeKeyError, Source, SourceError, command
+from singbuild import HostError, RecipeKeyError, Source, SourceError, command, is_yes
 
 SCRIPTS = Path("/usr/share/debootstrap/scripts")
 ARCHITECTURES = {  # uname -m: Debian's name, /usr/share/dpkg/cputable
@@ -100,7 +100,7 @@ def choose(source: Source) -> Choice:
         mirror=_checked_mirror(words["MirrorURL"])
         if "MirrorURL" in words
         else _mirror(suite, answers, source),
-        allow_expired=_is_yes(words, "AllowExpired"),
+        allow_expired=is_yes(words, "AllowExpired"),
     )
 
 
@@ -166,13 +166,6 @@ def _words(keywords: Mapping[str, str], keyword: str, default: str) -> tuple[str
         if not WORD.fullmatch(word):
             raise RecipeKeyError(keyword, f"{keyword}: {word!r} is not a name")
     return tuple(dict.fromkeys(words))
-
-
-def _is_yes(words: Mapping[str, str], keyword: str) -> bool:
-    value = words.get(keyword, "no").lower()
-    if value not in ("yes", "no"):
-        raise RecipeKeyError(keyword, f"{keyword}: {value!r} is neither yes nor no")
-    return value == "yes"
 
 
 def _keyring(value: str, answers: Mapping[str, list[str]]) -> Path:

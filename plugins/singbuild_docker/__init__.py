@@ -14,8 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from singbuild import Defaults, Keyword, Needs, Pins, Source, hookimpl
-from singbuild_docker.reference import is_yes
+from singbuild import Defaults, Keyword, Needs, Pins, Source, hookimpl, is_yes
 
 if TYPE_CHECKING:
     from singbuild import Rootfs

@@ -10,13 +10,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from singbuild import RecipeKeyError
+from singbuild import RecipeKeyError, is_yes
 
 DOCKER, DOCKER_SERVER, DOCKER_NAMESPACE = "docker.io", "registry-1.docker.io", "library"
 """What Docker's naming rule assumes where a name has no registry: a part of the names
 themselves, like a country's code before a telephone number. It is written nowhere else."""
 
-YES, NO = ("yes", "true", "1"), ("no", "false", "0", "")
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _REPOSITORY = re.compile(rf"{_PART}(?:/{_PART})*")
@@ -66,14 +65,6 @@ def named(keywords: Mapping[str, str]) -> Reference:
     if colon and not _TAG.fullmatch(tag):
         raise _wrong(text, f"{tag!r} is no tag", "Tags have letters, digits, _ . and -.")
     return Reference(registry, repository, tag or ("" if digest else "latest"), digest)
-
-
-def is_yes(keywords: Mapping[str, str], keyword: str) -> bool:
-    """Return whether a keyword says yes. Raises RecipeKeyError for neither yes nor no."""
-    value = keywords.get(keyword, "").strip().lower()
-    if value not in YES + NO:
-        raise RecipeKeyError(keyword, f"{value!r} is neither yes nor no", remedy="Write yes or no.")
-    return value in YES
 
 
 def is_insecure(keywords: Mapping[str, str]) -> bool:

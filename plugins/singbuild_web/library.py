@@ -10,7 +10,7 @@ import os
 import re
 
 from singbuild import RecipeKeyError, Source, SourceError
-from singbuild.download import Fetched, NotFoundError, fetch
+from singbuild.download import Fetched, NotFoundError, fetch, is_open_line
 from singbuild_web.url import answer
 
 VARIABLES = ("SINGBUILD_LIBRARY", "APPTAINER_LIBRARY", "SINGULARITY_LIBRARY")
@@ -22,8 +22,18 @@ _MACHINES = {"x86_64": "amd64", "aarch64": "arm64", "i686": "386"}
 
 
 def get(source: Source) -> Fetched:
-    """Fetch the image, checked against the digest that the library tells. Raises SourceError."""
+    """Fetch the image, checked against the digest that the library tells. Raises SourceError.
+
+    By plain http the recipe has to tell it too.
+    """
     base, path = _place(source)
+    expected = source.keywords.get("SHA256", "").strip().lower()
+    if is_open_line(base) and not expected:
+        raise SourceError(
+            f"library://{path}: the library at {base} answers by plain http",
+            why="Anybody on the way could put another image, and its digest, in its place.",
+            remedy="Use its https URL, or say in a recipe which image it is: SHA256: DIGITS.",
+        )
     where = f"{path}?arch={_MACHINES.get(source.arch, source.arch)}"
     try:
         data = answer(f"{base}/v1/images/{where}", source).get("data")
@@ -39,7 +49,6 @@ def get(source: Source) -> Fetched:
             f"library://{path}: the library at {base} tells no SHA-256 of it",
             remedy="Check that this server is a library.",
         )
-    expected = source.keywords.get("SHA256", "").strip().lower()
     if expected and expected != match[1]:
         raise SourceError(
             f"library://{path}: is another image than the one asked for",

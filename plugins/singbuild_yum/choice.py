@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from singbuild import RecipeKeyError, Source
+from singbuild import RecipeKeyError, Source, is_yes
 from singbuild.download import Remote, is_open_line
 
 # uname(2) says armv7l, without the h of hard float that Fedora's packages of armhfp are for:
@@ -64,7 +64,7 @@ def choose(source: Source, *, keys_are_known: bool = False) -> Choice:
         "$releasever": releasever,
         "$basearch": basearch,
     }
-    gpgcheck = _is_yes(words.get("GPGCheck", "yes"))
+    gpgcheck = is_yes({"GPGCheck": "yes", **words}, "GPGCheck")
     return Choice(
         repositories=_repositories(words, variables),
         releasever=releasever,
@@ -179,13 +179,6 @@ def _options(text: str) -> tuple[str, ...]:
                 remedy="Write NAME=VALUE; whether signatures are checked says GPGCheck.",
             )
     return tuple(text.split())
-
-
-def _is_yes(word: str) -> bool:
-    booleans = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
-    if word.lower() not in booleans:
-        raise RecipeKeyError("GPGCheck", f"GPGCheck: {word!r} is neither yes nor no")
-    return booleans[word.lower()]
 
 
 def _split(words: Mapping[str, str], keyword: str) -> tuple[str, ...]:

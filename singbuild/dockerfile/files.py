@@ -111,6 +111,12 @@ def fetched(action: Copy, url: str, source: Source) -> download.Fetched:
     return download.fetch(url, source.cache, report=source.report, sha256=sha256)
 
 
+def open_lines(action: Copy) -> Iterator[str]:
+    """Yield the URLs of which anybody on the way can change the file, as it has no digest."""
+    if not action.checksum:
+        yield from filter(download.is_open_line, action.sources)
+
+
 def check(recipe: Recipe, action: Copy) -> None:
     """Refuse sources that are Git repositories. Raises RecipeError."""
     for name in action.sources:

@@ -12,6 +12,7 @@ from singbuild.dockerfile.evaluation import Copy, Evaluation, Run, evaluate
 from singbuild.dockerfile.files import digests as context_digests
 from singbuild.errors import RecipeKeyError
 from singbuild.plan import lock as locks
+from singbuild.plan import policy
 from singbuild.plan.lock import Lock
 from singbuild.plan.options import Options
 from singbuild.plan.plan import Plan
@@ -111,6 +112,9 @@ def _evaluate(job: Job, base: Job | None) -> Job:
         call = plan.backend.call
         config = call("singbuild_configuration", source=job.source, pins=job.pins) or {}
     result = evaluate(recipe, config, plan.source.arch, plan.source.report.line)
+    for action in result.actions:
+        if isinstance(action, Copy):
+            policy.check_downloads(recipe, action)
     files = {
         name: digest
         for action in result.actions

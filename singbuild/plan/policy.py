@@ -10,12 +10,16 @@ import os
 from collections.abc import Iterator
 
 from singbuild.configuration import reading, settings
-from singbuild.errors import HostError, LockError, RecipeError
+from singbuild.contract import is_yes
+from singbuild.dockerfile import files, reader
+from singbuild.dockerfile.evaluation import Copy
+from singbuild.errors import HostError, LockError, RecipeError, RecipeKeyError
 from singbuild.plan.options import Options
 from singbuild.plan.plan import BOOTSTRAP_KEY, Plan
+from singbuild.recipe.recipe import Header, Recipe
 
 HOST_SECTIONS = ("pre", "setup")
-UNVERIFIED = {"GPGCheck": "no", "AllowExpired": "yes", "Insecure": "yes"}
+UNVERIFIED = {"GPGCheck": False, "AllowExpired": True, "Insecure": True}
 
 
 def check(plan: Plan, options: Options) -> None:
@@ -55,12 +59,37 @@ def _objections(plan: Plan) -> Iterator[RecipeError]:
             yield RecipeError(
                 recipe.path, section.line, 0, f"%{name}", what, why=why, remedy=remedy
             )
-    for keyword, value in UNVERIFIED.items():
-        header = recipe.header(keyword)
-        if header and header.value.lower() == value and (why := _forbidden("allow unverified")):
-            what = f"{keyword}: {value} is not allowed here"
+    if why := _forbidden("allow unverified"):
+        for header in _unverified(plan):
+            what = f"{header.name}: {header.value} is not allowed here"
             remedy = "Leave it out; packages and downloads are verified then."
             yield recipe.error(header, what, why=why, remedy=remedy)
+
+
+def check_downloads(recipe: Recipe, action: Copy) -> None:
+    """Refuse what an ADD fetches by plain http without a digest, where that is not allowed.
+
+    Raises RecipeError.
+    """
+    url = next(files.open_lines(action), "")
+    if url and (why := _forbidden("allow unverified")):
+        what = f"ADD of {url} by plain http is not allowed here"
+        remedy = "Take an https URL, or add --checksum=sha256:DIGITS."
+        raise reader.error(recipe.source, action.instruction, what, why=why, remedy=remedy)
+
+
+def _unverified(plan: Plan) -> Iterator[Header]:
+    """Yield the headers that let in what nobody has signed, or anybody on the way can change."""
+    keywords, header_of = plan.source.keywords, plan.recipe.header
+    for keyword, answer in UNVERIFIED.items():
+        if keyword in keywords and (header := header_of(keyword)):
+            try:
+                if is_yes(keywords, keyword) is answer:
+                    yield header
+            except RecipeKeyError as error:
+                raise plan.located(error) from error
+    if keywords.get("Registry", "").startswith("http://") and (header := header_of("Registry")):
+        yield header
 
 
 def _forbidden(name: str) -> str:

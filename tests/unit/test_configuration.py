@@ -186,6 +186,21 @@ def test_a_file_that_is_none_does_not_hold_anybody_up(desk: Desk) -> None:
             "Bootstrap: docker\nFrom: a.invalid/b\nInsecure: yes\n",
             "a.def:3:11: Insecure: yes is not allowed here",
         ),
+        (
+            "allow unverified = no",
+            "Bootstrap: docker\nFrom: a.invalid/b\nInsecure: True\n",
+            "a.def:3:11: Insecure: True is not allowed here",
+        ),
+        (
+            "allow unverified = no",
+            "Bootstrap: docker\nFrom: b\nRegistry: http://a.invalid\n",
+            "a.def:3:11: Registry: http://a.invalid is not allowed here",
+        ),
+        (
+            "allow unverified = no",
+            "Bootstrap: dnf\nOSVersion: 9\nMirrorURL: http://m.invalid\nGPGCheck: 0\n",
+            "a.def:4:11: GPGCheck: 0 is not allowed here",
+        ),
     ],
 )
 def test_policy_is_told_by_the_recipes_line_and_the_files(
@@ -200,6 +215,24 @@ def test_policy_is_told_by_the_recipes_line_and_the_files(
         assert answer in done.stderr
         assert f"{desk.site}, line 2" in done.stderr
     assert not (desk.directory / "a.img").exists()
+
+
+@pytest.mark.parametrize("url", ["http://a.invalid/f", "$U"])
+def test_what_a_dockerfile_fetches_by_plain_http_needs_a_digest_where_that_is_said(
+    url: str, desk: Desk
+) -> None:
+    desk.site.write_text("allow unverified = no\n")
+    text = f"FROM scratch\nARG U=http://a.invalid/f\nADD {url} /f\n"
+    (desk.directory / "Dockerfile").write_text(text)
+    words, cache = ("lock", "Dockerfile"), str(desk.directory / "cache")
+    done = desk.run(*words, SINGBUILD_CACHEDIR=cache)
+    assert done.returncode == 3
+    assert "Dockerfile:3: ADD of http://a.invalid/f by plain http is not allowed" in done.stderr
+    assert f"{desk.site}, line 1" in done.stderr
+    text = text.replace("ADD", f"ADD --checksum=sha256:{'0' * 64}")
+    (desk.directory / "Dockerfile").write_text(text)
+    done = desk.run(*words, SINGBUILD_CACHEDIR=cache, SINGBUILD_OFFLINE="1")
+    assert done.returncode == 6, done.stderr
 
 
 def test_builds_keep_to_a_lock_where_that_is_said(desk: Desk) -> None:
