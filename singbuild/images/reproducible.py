@@ -70,7 +70,7 @@ def check(plan: Plan, target: Path, options: Options, console: Console) -> int:
             with workspace.part_file(target) as part:
                 part.copy_from(pair[0])
                 part.chmod(kind.mode & ~host.umask())
-                workspace.rename_into_place(part, target)
+                workspace.rename_into_place(part, target, replace=options.force)
     except SingbuildError as error:
         console.error(error, None)
         return error.status

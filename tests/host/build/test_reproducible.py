@@ -119,6 +119,19 @@ def test_a_check_builds_twice_and_lists_what_differs(
     assert not (tmp_path / "b.img").exists()
 
 
+def test_a_target_that_appears_during_a_check_is_kept(
+    recipe: Callable[[str], Path], singbuild: Build, tmp_path: Path
+) -> None:
+    target = tmp_path / "a.img"
+    path = recipe(f"Bootstrap: busybox\n%setup\n    echo another > {target}\n")
+    done = singbuild("--check-reproducible", path, "a.img")
+    assert done.returncode == 8, done.stderr
+    assert target.read_text() == "another\n"
+    target.unlink()
+    assert singbuild("--check-reproducible", "--force", path, "a.img").returncode == 0
+    assert target.read_bytes() != b"another\n"
+
+
 LIBRARIES = f"""\
     ldd /usr/bin/date {LIBFAKETIME} | grep -o '/[^ :]*' | while read -r file; do
         mkdir -p "$SINGBUILD_ROOTFS/${{file%/*}}"
