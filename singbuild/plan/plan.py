@@ -14,6 +14,7 @@ from singbuild.backends import loading
 from singbuild.backends.loading import Backend
 from singbuild.configuration import reading
 from singbuild.contract import Build, Reporter, Source
+from singbuild.dockerfile.loading import ARCHITECTURES
 from singbuild.errors import BackendError, RecipeError, RecipeKeyError, UsageError
 from singbuild.plan import agents
 from singbuild.recipe import grammar
@@ -24,8 +25,6 @@ from singbuild.tree import shell_state
 
 BOOTSTRAP_KEY = "Bootstrap"
 WORKING = ("RUN", "COPY", "ADD", "WORKDIR")  # the instructions that change the tree
-# Go's names, as container images have them: `uname -m`'s.
-MACHINES = {"amd64": "x86_64", "arm64": "aarch64", "arm": "armv7l", "386": "i686"}
 
 
 @dataclass(frozen=True)
@@ -175,7 +174,7 @@ def downloads(plan: Plan) -> Path:
 
 def _machine(option: str, backend: Backend) -> str:
     here = os.uname().machine
-    target = MACHINES.get(option, option) or here
+    target = ARCHITECTURES.get(option, option) or here
     if target != here and not backend.needs.foreign:
         raise UsageError(
             f"--arch {option}: Bootstrap: {backend.name} builds for the machine that it is on",
