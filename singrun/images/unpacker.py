@@ -31,7 +31,8 @@ _FULL = f"Make room, or name another place: {VARIABLE}"
 _HOLES, _COPIES = 1 << 30, 2  # bytes; times what the file system holds
 _LINKS, _NAMES = 16, 100_000  # names of one file on the average, and in any case
 _TIME, _SPEED = 600, 1 << 20  # seconds in any case, and bytes of the image a second
-_FIRST_LOOK, _LONGEST_LINE, _LINES_SHOWN = 0.5, 1 << 12, 3  # seconds; bytes
+_LEAST_PAUSE, _LONGEST_LINE, _LINES_SHOWN = 0.5, 1 << 12, 3  # seconds; bytes
+_PAUSES = 4  # times as long as the look before it: looks take a fifth of the time at most
 
 
 class Amount(NamedTuple):
@@ -142,15 +143,12 @@ def _longest(image: Image) -> float:
 
 
 def _read_output(output: int, tree: str, bounds: Amount, deadline: float) -> list[bytes]:
-    """Return the first lines that are no harmless ones; RunError when a bound is passed.
-
-    The tree is measured at intervals that grow, so that this costs no more than unpacking.
-    """
+    """Return the first lines that are no harmless ones; RunError when a bound is passed."""
     poller = select.poll()
     poller.register(output, select.POLLIN)
     chunks: list[bytes] = []
-    begun, pause = b"", _FIRST_LOOK
-    look = time.monotonic() + pause
+    begun = b""
+    look = _next_look(time.monotonic(), 0, deadline)
     while True:
         if poller.poll(max(0, look - time.monotonic()) * 1000):
             piece = os.read(output, 1 << 16)
@@ -160,10 +158,15 @@ def _read_output(output: int, tree: str, bounds: Amount, deadline: float) -> lis
             chunks = chunks[:_LINES_SHOWN]
             if not piece:
                 return chunks if _is_harmless(begun) else [*chunks, begun]
-        if time.monotonic() >= look:
+        if (began := time.monotonic()) >= look:
             _check_bounds(measured(tree), bounds, deadline)
-            pause *= 2
-            look = time.monotonic() + pause
+            now = time.monotonic()
+            look = _next_look(now, now - began, deadline)
+
+
+def _next_look(now: float, took: float, deadline: float) -> float:
+    """Return when the tree is measured next; took: seconds that it took last."""
+    return min(now + max(_LEAST_PAUSE, took * _PAUSES), deadline)
 
 
 def _check_bounds(amount: Amount, bounds: Amount, deadline: float) -> None:
