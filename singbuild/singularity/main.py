@@ -61,7 +61,9 @@ def main() -> None:
     Console.error_prefix, Console.warning_prefix = FATAL, WARNING
     set_home()
     try:
-        configuration.for_plugins(reading.read())
+        configured = reading.read()
+        configured.check_variables()
+        configuration.for_plugins(configured)
         quiet = {"quiet": bool(manner)}
         of_2x = {command.name: quiet for command in CHANGE_COMMANDS}
         status = verbs.main(

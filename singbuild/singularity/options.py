@@ -77,7 +77,7 @@ def of_registries(function: Any) -> Any:
         variable("--docker-host", sets="DOCKER_HOST", shows="URL", what="The engine's address."),
         variable("--authfile", sets="REGISTRY_AUTH_FILE", shows="FILE", what="Credentials."),
         variable("--tmpdir", sets="SINGBUILD_TMPDIR", shows="DIR", what="For the work itself."),
-        variable("--library", sets="SINGULARITY_LIBRARY", shows="URL", what="For library://."),
+        variable("--library", sets="SINGBUILD_LIBRARY", shows="URL", what="For library://."),
     ):
         function = option(function)
     return function
