@@ -11,7 +11,7 @@ from singbuild.cli.grammar import Command
 from singbuild.cli.parameters import quiet_option
 from singbuild.errors import UsageError
 
-LONGEST_PASSWORD = 1 << 16  # bytes; tokens have a few thousand
+_LONGEST_PASSWORD = 1 << 16  # bytes; tokens have a few thousand
 
 
 @click.command(
@@ -82,10 +82,12 @@ def push_image(
 
 @click.command("login", cls=Command, examples=("singbuild login -u ada registry.example",))
 @click.argument("registry")
-@click.option("-u", "--username", prompt=True, help="Who you are there; asked for if left out.")
-@click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")
+@click.option("-u", "--username", help="Who you are there; asked for if left out.")
+@click.option(
+    "--password-stdin", is_flag=True, help="Read the password from standard input; needs -u."
+)
 @quiet_option
-def login(registry: str, username: str, password_stdin: bool, quiet: bool) -> int:
+def login(registry: str, username: str | None, password_stdin: bool, quiet: bool) -> int:
     """Try a password at REGISTRY and keep it where docker and podman find it, too.
 
     That is ~/.docker/config.json, or the helper program that it names.
@@ -94,11 +96,12 @@ def login(registry: str, username: str, password_stdin: bool, quiet: bool) -> in
     from singbuild.transports.loading import find
 
     if password_stdin:
-        password = sys.stdin.buffer.readline(LONGEST_PASSWORD).decode().rstrip("\r\n")
+        username, password = credentials_on_stdin(username)
     elif sys.stdin.isatty():
+        username = username or click.prompt("Username")
         password = click.prompt("Password", hide_input=True)
     else:
-        raise UsageError("there is no terminal to ask on", remedy="Add --password-stdin.")
+        raise UsageError("there is no terminal to ask on", remedy="Add -u NAME --password-stdin.")
     console = choice.choose(sys.stderr, as_json=False, quiet=quiet)
     where = find(_scheme(registry)).login(registry, username, password, console)
     if not quiet:
@@ -117,6 +120,19 @@ def logout(registry: str, quiet: bool) -> int:
     if not quiet:
         print(f"It is no longer in {where}." if where else f"No password is known for {registry}.")
     return 0
+
+
+def credentials_on_stdin(username: str | None) -> tuple[str, str]:
+    """Return the username, and the password that standard input begins with. Raises UsageError."""
+    if not username:  # asked for it, the password would be the answer
+        raise UsageError("--password-stdin needs a username", remedy="Add -u NAME.")
+    try:
+        password = sys.stdin.buffer.readline(_LONGEST_PASSWORD).decode().rstrip("\r\n")
+    except UnicodeDecodeError:
+        raise UsageError("the password on standard input is not UTF-8") from None
+    if not password:
+        raise UsageError("there is no password on standard input")
+    return username, password
 
 
 def _scheme(registry: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import click
@@ -51,17 +50,20 @@ def remote_commands() -> None:
 
 @click.command("login")
 @click.argument("uri")
-@click.option("-u", "--username", prompt=True, prompt_required=True, help="Who you are there.")
+@click.option("-u", "--username", help="Who you are there.")
 @click.option("-p", "--password", help="Other users of this host can see it.")
-@click.option("--password-stdin", is_flag=True, help="Read it from standard input.")
+@click.option("--password-stdin", is_flag=True, help="Read it from standard input; needs -u.")
 @click.pass_obj
-def login(quiet: bool, uri: str, username: str, password: str | None, password_stdin: bool) -> int:
+def login(
+    quiet: bool, uri: str, username: str | None, password: str | None, password_stdin: bool
+) -> int:
     """Try a password at docker://HOST or oras://HOST, and keep it where docker does."""
-    from singbuild.cli.exchange import LONGEST_PASSWORD
+    from singbuild.cli.exchange import credentials_on_stdin
     from singbuild.transports.loading import find
 
     if password_stdin:
-        password = sys.stdin.buffer.readline(LONGEST_PASSWORD).decode().rstrip("\r\n")
+        username, password = credentials_on_stdin(username)
+    username = username or click.prompt("Username", err=True)
     if password is None:
         password = click.prompt("Password / Token", hide_input=True, err=True)
     where = find("docker").login(_server(uri), username, password, InfoConsole(quiet=quiet))

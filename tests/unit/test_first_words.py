@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -65,6 +66,24 @@ def test_a_wrong_line_is_told_how_it_is_right(line: str, answer: str, say: Say) 
     assert (status, out) == (2, "")
     assert err.startswith("singbuild: error: ")
     assert answer in err
+
+
+@pytest.mark.parametrize(
+    ("words", "stdin", "answer"),
+    [
+        ([], b"secret\n", "--password-stdin needs a username"),
+        (["-u", ""], b"secret\n", "--password-stdin needs a username"),
+        (["-u", "ada"], b"\n", "there is no password on standard input"),
+        (["-u", "ada"], b"secret\xff\n", "the password on standard input is not UTF-8"),
+    ],
+)
+def test_nothing_else_is_taken_for_a_username_or_a_password(
+    words: list[str], stdin: bytes, answer: str, say: Say, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+    status, out, err = say("login", *words, "--password-stdin", "127.0.0.1:1")
+    assert (status, out) == (2, "")
+    assert (answer in err, "secret" in err) == (True, False)
 
 
 def test_an_option_like_none_is_not_proposed_another(say: Say) -> None:

@@ -119,7 +119,7 @@ def test_push_and_pull_of_files_and_a_login_that_fails(
     done = typed(tmp_path, "pull", f"oras://{server}/lab/file:1")
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
     assert (tmp_path / "file_1.sif").read_bytes() == image.read_bytes()
-    words = ("registry", "login", "-u", "ada", "--password-stdin", "docker://127.0.0.1:1")
+    words = ("registry", "login", "-u", "ada", "-p", "secret", "docker://127.0.0.1:1")
     done = typed(tmp_path, *words)
     assert (done.returncode, done.stdout) == (255, "")
     done = typed(tmp_path, "remote", "logout", "docker://127.0.0.1:1", HOME=str(tmp_path))
