@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ import click
 from singbuild.cli.grammar import Group
 from singbuild.cli.parameters import SIZE, document, json_option, quiet_option
 from singbuild.console.sizes import binary
+from singbuild.errors import UsageError
 
 if TYPE_CHECKING:
     from singbuild.cache.contents import Item
@@ -89,14 +91,19 @@ def disk_usage(as_json: bool) -> int:
     type=click.FloatRange(min=0),
     default=None,
     metavar="DAYS",
-    help="Remove what was not used in DAYS: downloads, pulled images and logs too.",
+    help="Remove what was not used in DAYS: downloads and pulled images too.",
 )
 @dry_run_option
 @json_option
 def prune(size: int | None, older: float | None, dry_run: bool, as_json: bool) -> int:
-    """Remove the least recently used stages, by default down to the limit."""
+    """Remove the least recently used stages, by default down to the limit.
+
+    Logs of failed builds stay; `singbuild cache clean log` removes them.
+    """
     from singbuild.cache import contents, store
 
+    if older is not None and not math.isfinite(older):
+        raise UsageError(f"--older {older} is not a number of days")
     listing = contents.items()
     doomed = contents.older(listing, older) if older is not None else []
     if size is not None or older is None:

@@ -15,6 +15,7 @@ from singbuild import workspace
 from singbuild.singularity.group import Group
 
 _DAY = 24 * 60 * 60  # seconds
+_MOST_DAYS = 1_000_000
 # What 3.x calls a kind of its cache, by ours: each is a directory of the cache.
 _THEIRS = {
     **dict.fromkeys(("library", "oci-tmp", "shub", "oras", "net"), ("pulled",)),
@@ -63,7 +64,9 @@ def list_cache(verbose: bool, everything: bool, kinds: tuple[str, ...]) -> int:
 @cache_commands.command("clean")
 @click.option("-f", "--force", is_flag=True, help="Do not ask.")
 @click.option("-n", "--dry-run", is_flag=True, help="Only say what would go.")
-@click.option("-D", "--days", type=click.IntRange(min=0), default=0, help="Only what is older.")
+@click.option(
+    "-D", "--days", type=click.IntRange(0, _MOST_DAYS), default=0, help="Only what is older."
+)
 @_kinds
 def clean_cache(force: bool, dry_run: bool, days: int, kinds: tuple[str, ...]) -> int:
     """Remove what is kept, of pulled images too. Refused while a build uses the cache.

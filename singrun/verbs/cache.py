@@ -223,9 +223,12 @@ def _shown(size: int) -> str:
 
 def _number(word: str) -> float:
     try:
-        return abs(float(word))
+        days = float(word)
     except ValueError:
-        raise UsageError(f"--older {word} is not a number of days", remedy=_REMEDY) from None
+        days = -1
+    if not 0 <= days < float("inf"):  # nor nan
+        raise UsageError(f"--older {word} is not a number of days", remedy=_REMEDY)
+    return days
 
 
 def _parted(words: "list[str]", syntax: "dict[str, str]") -> "tuple[dict[str, str], list[str]]":

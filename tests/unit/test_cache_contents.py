@@ -61,12 +61,18 @@ def test_clean_removes_all_or_a_kind_and_tells_before(cache: Path, say: Say) -> 
     assert listed(say) == {}
 
 
-def test_what_was_not_used_for_days_goes(cache: Path, say: Say) -> None:
+def test_what_was_not_used_for_days_goes_but_for_logs(cache: Path, say: Say) -> None:
     old = cache / "pulled/docker:library%2Fpython/python"
-    os.utime(old, (old.stat().st_mtime - 40 * DAY,) * 2)
-    os.utime(old.parent, (old.stat().st_mtime - 40 * DAY,) * 2)
+    for path in (old, old.parent, cache.parent / "state/singbuild/log/a.img-1.log"):
+        os.utime(path, (path.stat().st_mtime - 40 * DAY,) * 2)
     assert say("cache", "prune", "--older", "30")[0] == 0
     assert {*listed(say)} == {"download", "log"}
+
+
+@pytest.mark.parametrize("days", ["nan", "inf", "-1"])
+def test_what_is_no_number_of_days_removes_nothing(cache: Path, say: Say, days: str) -> None:
+    assert say("cache", "prune", f"--older={days}")[0] == 2
+    assert len(listed(say)) == 3
 
 
 def test_downloads_stay_while_a_build_uses_the_cache(cache: Path, say: Say) -> None:

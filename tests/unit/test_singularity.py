@@ -13,6 +13,7 @@ import pytest
 from singbuild.singularity.site import ABSENT
 from singrun import options
 from singrun.verbs import manual
+from tests.bench import docker_registry
 from tests.bench.singrun_images import ROOT
 
 CHANGING = ("create", "bootstrap", "copy", "import", "export", "pull", "expand", "shrink", "build")
@@ -35,11 +36,15 @@ def lines_of(*words: str | Path) -> list[str]:
     return subprocess.check_output(words, text=True).splitlines()
 
 
-def singularity(*words: str) -> subprocess.CompletedProcess[str]:
+def singularity(*words: str, stdin: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
     """The dispatcher with the real commands."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     return subprocess.run(
-        [DISPATCHER, *words], capture_output=True, text=True, env=os.environ | {"PATH": path}
+        [DISPATCHER, *words],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PATH": path} | variables,
     )
 
 
@@ -121,6 +126,43 @@ def test_a_verb_that_is_not_had_is_refused_in_one_sentence(verb: str) -> None:
     done = singularity(verb, "--option", "word")
     assert (done.returncode, done.stdout) == (255, "")
     assert done.stderr == f"FATAL:   there is no verb {verb} here\n{ABSENT[verb]}\n"
+
+
+@pytest.mark.parametrize("place", ["SINGBUILD_LIBRARY", "APPTAINER_LIBRARY", "file"])
+def test_the_option_for_a_library_comes_before_variables_and_files(
+    place: str, tmp_path: Path
+) -> None:
+    other, file = "http://127.0.0.1:1", tmp_path / "singbuild/singbuild.conf"
+    variables = {place: other, "XDG_CONFIG_HOME": str(tmp_path)}
+    variables["SINGBUILD_CACHEDIR"] = str(tmp_path / "cache")
+    if place == "file":
+        file.parent.mkdir()
+        file.write_text(f"library = {other}\n")
+    with docker_registry.faulty() as server:
+        server.behaviours["/v1/images/"] = [docker_registry.sends(b"{}")]
+        url, target = f"http://{server.name}", str(tmp_path / "a.sif")
+        words = ("pull", "--library", url, target, "library://lab/tool")
+        done = singularity(*words, **variables)
+    assert (done.returncode, f"the library at {url} tells no" in done.stderr) == (255, True), done
+
+
+def test_a_password_on_standard_input_is_no_username() -> None:
+    words = ("registry", "login", "--password-stdin", "docker://127.0.0.1:1")
+    done = singularity(*words, stdin="secret\n")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert ("needs a username" in done.stderr, "secret" in done.stderr) == (True, False)
+
+
+def test_a_variable_that_cannot_be_meant_is_refused() -> None:
+    done = singularity("cache", "list", SINGBUILD_OFFLINE="perhaps")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "SINGBUILD_OFFLINE: 'perhaps' is neither yes nor no" in done.stderr
+
+
+@pytest.mark.parametrize("days", ["-1", "9" * 400])
+def test_days_that_nobody_counts_are_refused(days: str) -> None:
+    done = singularity("cache", "clean", "--dry-run", f"--days={days}")
+    assert (done.returncode, "is not in the range" in done.stderr) == (1, True), done
 
 
 def test_silent_leaves_out_warnings_and_quiet_does_not(tmp_path: Path) -> None:

@@ -150,6 +150,8 @@ def test_output_of_instances_goes_once_they_are_stopped(person: Person, bench: B
         ("cache prune --size", "Option --size needs a value"),
         ("cache prune --size=banana", "--size: cannot understand the cache size 'banana'"),
         ("cache prune --older soon", "--older soon is not a number of days"),
+        ("cache prune --older -1", "--older -1 is not a number of days"),
+        ("cache prune --older nan", "--older nan is not a number of days"),
         ("cache clean trees", "cache clean takes no trees"),
         ("cache list tree", "cache list takes no tree"),
     ],
