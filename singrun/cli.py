@@ -155,7 +155,8 @@ def _launch_or_explain(request: Request) -> str:
     if image.path[:1] != "/" and not os.path.exists(image.path):
         from singrun.images import library
 
-        image.path = library.find(image.path) or image.path
+        as_caller = request.isolation.as_caller
+        image.path = library.find(image.path, enforce=not as_caller) or image.path
     if verb in ("mount", "warm"):
         _check_no_sudo(request, verb)
     if verb == "mount":

@@ -12,6 +12,10 @@ import stat
 from singrun import config
 from singrun.errors import RunError, say
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
 VARIABLE = "SINGRUN_LIBRARY"
 _ENDINGS = ("", ".img", ".sif", ".sqsh", ".sqfs", ".squashfs", ".simg")
 _LONGEST = 255  # NAME_MAX
@@ -28,32 +32,34 @@ def place(scheme: str, name: str) -> str:
     return f"{key}/{os.path.basename(name.rstrip('/')) or 'image'}"
 
 
-def find(name: str) -> str:
-    """Return the path of a named image, "" if no library has it."""
+def find(name: str, *, enforce: bool = True) -> str:
+    """Return the path of a named image, "" if no library has it. enforce: see directories()."""
     parts = name.split("/")
     if name.startswith("/") or not name or ".." in parts or "." in parts:
         return ""
-    return _first([name + ending for ending in _ENDINGS])
+    return _first([name + ending for ending in _ENDINGS], directories(enforce=enforce))
 
 
 def find_source(scheme: str, name: str) -> str:
     """Return the path of the image that comes from SCHEME:NAME, "" if no library has it."""
-    return _first([place(scheme, name)])
+    return _first([place(scheme, name)], directories())
 
 
-def directories() -> "list[str]":
-    """Return the libraries, in the order in which they are searched: the caller's, the site's."""
-    words = os.environ.get(VARIABLE, "").split(":")
-    site = config.read().word["image library"].split(":")
-    return [
-        path for path in (*words, *(config.expanded(each, os.environ) for each in site)) if path
-    ]
+def directories(*, enforce: bool = True) -> "Iterator[str]":
+    """Yield the libraries, in the order in which they are searched: the caller's, the site's.
+
+    enforce: by the caller's variables; else the site's file alone names them. A directory that
+    everybody may write to is left out.
+    """
+    variables = os.environ if enforce else {}
+    words = variables.get(VARIABLE, "").split(":")
+    site = config.read(enforce=enforce).word["image library"].split(":")
+    paths = (*words, *(config.expanded(each, variables) for each in site))
+    yield from (path for path in paths if path and _is_trusted(path))
 
 
-def _first(names: "list[str]") -> str:
-    for directory in directories():
-        if not _is_trusted(directory):
-            continue
+def _first(names: "list[str]", places: "Iterable[str]") -> str:
+    for directory in places:
         for name in names:
             path = f"{directory}/{name}"
             if os.path.isfile(path) or (os.path.isdir(path) and os.path.exists(f"{path}/bin")):

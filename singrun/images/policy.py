@@ -23,6 +23,8 @@ _REMEDY = "Ask the administrator, or sign the image: singbuild sign."
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     # No class: each costs a launch some microseconds. An action, its conditions as pairs of a word
     # of _CONDITIONS and a pattern, and the number of the line.
     Rule = tuple[str, list[tuple[str, str]], int]
@@ -149,13 +151,36 @@ def _origin(path: str) -> str:
     parent, _, key = directory.rpartition("/")
     if ":" not in key:
         return ""
-    from singrun.images import library, pull_cache
-
-    places = [f"{pull_cache.cache()}/pulled", *library.directories()]
-    if parent not in map(os.path.realpath, places):
+    if parent not in map(os.path.realpath, _places()):
         return ""
     scheme, _, name = key.replace("%2F", "/").replace("%25", "%").partition(":")
     return f"{scheme}://{name}"
+
+
+def _places() -> "Iterator[str]":
+    """Yield the directories in which a name says what an image was pulled from.
+
+    A policy binds root also where a user's variables came through sudo: these may name a cache or
+    a library that the user has filled.
+    """
+    from singrun.images import library, pull_cache
+
+    try:
+        cache = pull_cache.cache()
+    except RunError:  # root's settings, with the rights of who called sudo
+        cache = ""
+    if _is_own(cache):  # else singrun pulls nothing into it
+        yield f"{cache}/{pull_cache.DIRECTORY}"
+    yield from library.directories(enforce=os.geteuid() != 0)
+
+
+def _is_own(directory: str) -> bool:
+    """Whether a directory is of this process's user, and nobody else may write to it."""
+    try:
+        status = os.lstat(directory)
+    except OSError:
+        return False
+    return status.st_uid == os.geteuid() and not status.st_mode & 0o022
 
 
 def matches(text: str, pattern: str) -> bool:
