@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 _LASTS = 3600  # seconds that a verdict holds: keys expire
 _LARGEST = 1 << 14  # bytes of what is remembered of one file
+_MOST = 1000  # files of which something is remembered
 
 
 def names_of(fd: int, path: str, allowed: "list[str]", revoked: "list[str]") -> "list[str]":
@@ -96,9 +97,19 @@ def _remember(name: str, lines: "list[str]") -> None:
             os.unlink(new, dir_fd=directory)
         finally:
             os.close(fd)
+        _prune(directory)
         return []
 
     _in_private_directory(write)
+
+
+def _prune(directory: int) -> None:
+    """Remove what was written longest ago, beyond what is remembered at most."""
+    names = os.listdir(directory)
+    if len(names) > _MOST:
+        names.sort(key=lambda name: os.stat(name, dir_fd=directory, follow_symlinks=False).st_mtime)
+        for name in names[:-_MOST]:
+            os.unlink(name, dir_fd=directory)
 
 
 def _in_private_directory(work: "Callable[[int], list[str]]") -> "list[str] | None":

@@ -14,6 +14,7 @@ import pytest
 
 from singbuild.ext3.writer.seal import seal
 from singbuild.signatures import signing
+from singrun.images import verdicts
 from singrun.images.policy import matches
 from singrun.signatures.statement import REBUILT
 from tests.bench import singrun_images as images
@@ -247,21 +248,6 @@ def test_an_instance_is_entered_only_while_its_image_may_run(site: Site) -> None
         site.user.singrun("stop", "web")
 
 
-def test_what_was_pulled_is_known_by_its_origin(site: Site) -> None:
-    pulled = Path(site.user.home) / ".cache/singbuild/pulled/docker:registry.example%2Flab%2Ft:1"
-    pulled.mkdir(parents=True)
-    shutil.copy(site.signed, pulled / "t:1")
-    subprocess.run(["chown", "-R", site.user.name, f"{site.user.home}/.cache"], check=True)
-    (Path(site.user.home) / ".cache/singbuild").chmod(0o700)
-    site.rule("run registry=docker://registry.example/lab/*")
-    assert site.starts("docker://registry.example/lab/t:1")
-    assert site.starts(pulled / "t:1")
-    assert not site.starts(site.signed)
-    site.rule("refuse registry=docker://registry.example/lab/*", "run path=*")
-    assert not site.starts("docker://registry.example/lab/t:1")
-    assert not site.starts(pulled / "t:1")
-
-
 def test_what_is_remembered_is_the_users_own(site: Site) -> None:
     site.rule("run signer=ada@lab.example")
     memory = Path(f"/var/tmp/singrun-signers-{site.user.uid}")
@@ -281,6 +267,22 @@ def test_what_is_remembered_is_the_users_own(site: Site) -> None:
     memory.chmod(0o700)
     subprocess.run(["chown", "root", memory], check=True)
     assert not site.starts(site.image)
+    shutil.rmtree(memory)
+
+
+def test_what_is_remembered_is_of_the_latest_images(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = Path("/var/tmp/singrun-signers-0")
+    shutil.rmtree(memory, ignore_errors=True)
+    monkeypatch.setattr(verdicts, "_MOST", 3)
+    for number, name in enumerate(("1-1", ".1-2.99", "1-3", "1-4")):
+        verdicts._remember(name, ["a", "b", "c", "0"])
+        os.utime(memory / name, (number, number))
+    assert {path.name for path in memory.iterdir()} == {".1-2.99", "1-3", "1-4"}
+    verdicts._remember("1-5", ["a", "b", "c", "0"])
+    assert {path.name for path in memory.iterdir()} == {"1-3", "1-4", "1-5"}
+    assert verdicts._remembered("1-5")[:1] == ["a"]
     shutil.rmtree(memory)
 
 
@@ -360,8 +362,6 @@ def test_a_second_start_reads_nothing_again(site: Site) -> None:
 
 
 def test_verdicts_end(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    from singrun.images import verdicts
-
     when = int(time.time())
     assert verdicts._is_fresh(str(when))
     assert not verdicts._is_fresh(str(when - 3601))
