@@ -59,18 +59,20 @@ def attest(
 
 
 def _differing(changes: Iterable[FileChange]) -> SingbuildError:
-    lines = []
-    for change in changes:
-        details = ", ".join(f"{d.what} {d.was} -> {d.now}" for d in change.details)
-        lines.append(f"{change.kind}: {change.shown}{': ' * bool(details)}{details}")
-    if not lines:
+    lines: list[str] = []
+    count = 0
+    for count, change in enumerate(changes, 1):
+        if count <= _MOST_PATHS:
+            details = ", ".join(f"{d.what} {d.was} -> {d.now}" for d in change.details)
+            lines.append(f"{change.kind}: {change.shown}{': ' * bool(details)}{details}")
+    if not count:
         return SingbuildError(
             "the image that was built again has other bytes, though no path differs",
             why="Signatures in a SIF, or another version of the program that writes, do that.",
         )
-    more = [f"… and {len(lines) - _MOST_PATHS} more"] if len(lines) > _MOST_PATHS else []
+    more = [f"… and {count - _MOST_PATHS} more"] if count > _MOST_PATHS else []
     return SingbuildError(
-        f"the image that was built again differs in {len(lines)} path{'s' * (len(lines) != 1)}",
-        why="\n".join([*lines[:_MOST_PATHS], *more]),
+        f"the image that was built again differs in {count} path{'s' * (count != 1)}",
+        why="\n".join([*lines, *more]),
         remedy="Nothing was signed. docs/reproducibility.md says what makes builds differ.",
     )
