@@ -50,7 +50,7 @@ def fingerprint(key: PublicKey) -> str:
 
 
 def private_key(path: Path) -> PrivateKey:
-    """Return the key of a PEM file, whose password is asked for. Raises UsageError: no such key."""
+    """Return the key of a PEM file, whose password is asked for. Raises UsageError."""
     try:
         data = path.read_bytes()[:_LARGEST]
         password = None
@@ -60,6 +60,9 @@ def private_key(path: Path) -> PrivateKey:
         key = serialization.load_pem_private_key(data, password)
     except OSError as error:
         raise UsageError(f"cannot read {path}", why=f"{error.strerror}.") from error
+    except EOFError:
+        what = f"{path} is encrypted, and there is no terminal to ask on"
+        raise UsageError(what, remedy="Give the password on standard input.") from None
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise _no_key(path, "private") from error
     if not isinstance(key, PrivateKey):

@@ -51,6 +51,21 @@ def test_a_key_with_a_passphrase_asks_for_it(desk: Desk, monkeypatch: pytest.Mon
     assert desk.image.read_bytes() == before
 
 
+def test_a_key_with_a_password_that_nobody_can_be_asked_for_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "key.pem"
+    form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    cipher = serialization.BestAvailableEncryption(b"open")
+    path.write_bytes(ed25519.Ed25519PrivateKey.generate().private_bytes(*form, cipher))
+    script = "import sys, pathlib; from singbuild.signatures import dsse; "
+    script += "dsse.private_key(pathlib.Path(sys.argv[1]))"
+    words = [sys.executable, "-c", script, str(path)]
+    for stdin, status, answer in (("", 1, "there is no terminal to ask on"), ("open\n", 0, "")):
+        done = subprocess.run(
+            words, input=stdin, capture_output=True, text=True, cwd=ROOT, start_new_session=True
+        )
+        assert (done.returncode, answer in done.stderr) == (status, True), done
+
+
 def test_a_damaged_image_is_not_signed(desk: Desk) -> None:
     key = desk.key()
     data = bytearray(desk.image.read_bytes())
