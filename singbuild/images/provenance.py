@@ -22,7 +22,8 @@ from singbuild.packages.tree import ImageTree
 
 STATEMENT = "https://in-toto.io/Statement/v1"
 PREDICATE = "https://slsa.dev/provenance/v1"
-BUILD_TYPE = "urn:singbuild:build:1"  # docs/signatures.md, "Provenance"
+# docs/signatures.md, "What is in it, and where that comes from"
+BUILD_TYPE = "urn:singbuild:build:1"
 _BUILDER = "urn:singbuild:builder"
 # Neither is the SHA-256 of a file: docs/image-format.md, docs/reproducibility.md.
 _CONTENT, _TREE = "singbuildContentSha256", "singbuildTreeSha256"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,33 @@ def test_every_link_and_every_named_source_is_there(page: Path) -> None:
     )
     paths = [page.parent / link for link in links] + [ROOT / source for source in sources]
     assert [str(path) for path in paths if not path.exists()] == []
+
+
+def test_every_heading_that_a_source_cites_is_there() -> None:
+    citations = {
+        citation
+        for wing in ("singbuild", "singrun", "plugins")
+        for path in (ROOT / wing).rglob("*.py")
+        for citation in re.findall(r'(docs/[\w-]+\.md), "([^"\n]+)"', path.read_text())
+    }
+    assert len(citations) > 3
+    assert [
+        (page, heading)
+        for page, heading in citations
+        if not re.search(rf"^#+ {re.escape(heading)}$", (ROOT / page).read_text(), re.M)
+    ] == []
+
+
+def test_an_sdist_has_all_that_the_pages_name() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    parts = set(project["tool"]["hatch"]["build"]["targets"]["sdist"]["only-include"])
+    parts |= {"README.md", "LICENSE", "pyproject.toml"}  # hatch adds them
+    text = "".join(page.read_text() for page in PAGES)
+    others = {".git", *(line.strip("/") for line in (ROOT / ".gitignore").read_text().splitlines())}
+    there = {path.name for path in ROOT.iterdir()} - others
+    names = {name for name in there if re.search(rf"[`(/]{re.escape(name)}[`)/#]", text)}
+    assert {"SECURITY.md", "benchmarks"} <= names
+    assert names - parts == set()
 
 
 def test_the_first_examples_need_no_root() -> None:

@@ -120,9 +120,9 @@ def test_the_same_lines_have_the_same_outcomes(source: Path) -> None:
     assert not needless, "\n".join(["no longer differ:", *needless])
 
 
-def test_there_are_150_lines_and_every_reason_is_documented() -> None:
+def test_there_are_many_lines_and_every_reason_is_documented() -> None:
     result = runner.lines(LINES.read_text())
-    assert len(result) >= 150
+    assert len(result) >= 490
     text = " ".join((images.ROOT / "docs/clients.md").read_text().split())
     for _, reason in result:
         assert reason in text or not reason
