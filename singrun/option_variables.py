@@ -81,6 +81,10 @@ OPTIONS = {  # what stands behind the prefix; the option
     "WRITABLE_TMPFS": "writable-tmpfs",
 }
 _TOGETHER = ("bind", "mount")
+_CONTRARIES = (
+    *(("nv", "no-nv"), ("rocm", "no-rocm"), ("join", "no-join"), ("home", "no-home")),
+    *(("keep-privs", "no-privs"), ("writable", "writable-tmpfs")),
+)
 
 
 def apply(request: Request, names: list[str]) -> None:
@@ -93,7 +97,7 @@ def apply(request: Request, names: list[str]) -> None:
         option = OPTIONS.get(word, "")
         if not option:
             _report(name, word)
-        elif option in request.option_names and option not in _TOGETHER:
+        elif option not in _TOGETHER and _is_said(option, request.option_names):
             continue
         elif os.environ[name] and _is_first(prefix, word):
             _apply(request, option, name)
@@ -112,6 +116,12 @@ def in_environment() -> "list[tuple[str, str, str]]":
         ):
             rows.append((f"--{OPTIONS[word]}", value, name))
     return rows
+
+
+def _is_said(option: str, names: "list[str]") -> bool:
+    """Whether the command line, by the names of its options, has this one or its contrary."""
+    pairs = [pair for pair in _CONTRARIES if option in pair]
+    return any(each in names for pair in (*pairs, (option,)) for each in pair)
 
 
 def _is_first(prefix: str, word: str) -> bool:

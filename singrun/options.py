@@ -235,7 +235,8 @@ def _security(request: Request, value: str) -> None:
                 "It takes uid:N and gid:N; singrun loads no profile of SELinux, AppArmor, seccomp."
             )
             raise RunError(f"Cannot obey --security {word}", why=why, remedy="Leave it out.")
-        if not text.isascii() or not text.isdecimal() or int(text) >= 0xFFFFFFFF:
+        is_number = text.isascii() and text.isdecimal() and len(text) <= 10
+        if not is_number or int(text) >= 0xFFFFFFFF:
             raise RunError(f"Cannot understand --security {word}", remedy=f"Say {kind}:NUMBER.")
         setattr(request.isolation, kind, int(text))
 

@@ -44,7 +44,7 @@ class Override:
         """Return the line of a script that sets it."""
         quoted = b"'" + self.value.replace(b"'", b"'\\''") + b"'"
         if self.evaluate:
-            quoted = b'"' + self.value.replace(b'"', b'\\"') + b'"'
+            quoted = _double_quoted(self.value)
         # Where the image's scripts leave the path alone, it holds the value already.
         there = b'case "$%b" in %b) ;; *) %b ;; esac\n'
         if self.how == "before":
@@ -54,6 +54,14 @@ class Override:
             joined = b'export %b="${%b:+$%b:}"%b' % (self.name, self.name, self.name, quoted)
             return there % (self.name, quoted + b"|*:" + quoted, joined)
         return b"export " + self.name + b"=" + quoted + b"\n"
+
+
+def _double_quoted(value: bytes) -> bytes:
+    r"""Return a value as a word of a shell, which evaluates its $ and `, but for \$ and \`."""
+    # Of a pair of backslashes the second is data; another one before a quote or the end is, too.
+    parts = [part.replace(b'\\"', b'\\\\"').replace(b'"', b'\\"') for part in value.split(b"\\\\")]
+    end = b"\\" if parts[-1].endswith(b"\\") else b""
+    return b'"' + b"\\\\".join(parts) + end + b'"'
 
 
 def overrides(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -191,6 +192,61 @@ def test_every_option_of_the_help_is_understood() -> None:
     for name in set(names) - {"--all", "--json", "--mpi", "--device"}:
         words = [name, values[name]] if name in values else [name]
         assert cli.parse(["run", *words, "image"])
+
+
+@pytest.mark.parametrize(
+    ("words", "variable", "part", "attribute"),
+    [
+        (["--nv"], "NO_NV", "hardware", "no_nv"),
+        (["--rocm"], "ROCM_OFF", "hardware", "no_rocm"),
+        (["--no-join"], "SHARENS", "isolation", "join"),
+        (["--home", "/h"], "NO_HOME", "mounts", "no_home"),
+        (["--keep-privs"], "NO_PRIVS", "isolation", "no_privs"),
+        (["--writable-tmpfs"], "WRITABLE", "image", "writable"),
+    ],
+)
+def test_an_option_is_preferred_to_the_variable_of_its_contrary(
+    words: list[str],
+    variable: str,
+    part: str,
+    attribute: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(f"SINGRUN_{variable}", "1")
+    assert getattr(getattr(parsed("exec", "i.img", "true"), part), attribute)
+    assert not getattr(getattr(parsed("exec", *words, "i.img", "true"), part), attribute)
+
+
+def test_a_number_of_thousands_of_digits_is_no_user() -> None:
+    with pytest.raises(RunError, match="Cannot understand --security uid:999"):
+        parsed("exec", "--security", f"uid:{'9' * 5000}", "i.img", "true")
+
+
+@pytest.mark.parametrize("shell", ["sh", "bash"])
+@pytest.mark.parametrize(
+    ("value", "result"),
+    [
+        (b"say '' \"hi\"", b"say '' \"hi\""),
+        (rb"$A `echo z`", b"x  y z"),
+        (rb"\$A \`", b"$A `"),
+        (rb"a\b", rb"a\b"),
+        (b"a\\", b"a\\"),
+        (rb"a\\", b"a\\"),
+        (b"a\\\\\\", b"a\\\\"),
+        (rb"a\"b", rb"a\"b"),
+        (rb'a\\"b', rb"a\"b"),
+        (rb"a\\\"b", rb'a\\"b'),
+        (rb"\"; echo broken; \"", rb"\"; echo broken; \""),
+    ],
+)
+def test_a_value_that_a_shell_evaluates_stays_one_word(
+    value: bytes, result: bytes, shell: str
+) -> None:
+    override = variables.Override(b"X", value, "")
+    override.evaluate = True
+    script = override.line() + b'printf %s "$X"\n'
+    done = subprocess.run([shell], input=script, capture_output=True, env={"A": "x  y"})
+    assert (done.returncode, done.stdout, done.stderr) == (0, result, b"")
 
 
 def test_system_calls_raise_with_number_text_and_path() -> None:
