@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from singbuild import claim
+from singbuild import lease
 from singbuild.contract import Reporter
 from singbuild.download.errors import cannot_fetch, public_url, wrong_digest
 from singbuild.errors import SourceError
@@ -149,7 +149,7 @@ def locked(path: Path, report: Reporter, label: str) -> Iterator[BinaryIO]:
     def tell() -> None:
         report.line(f"{label}: waiting for another build that fetches it")
 
-    with claim.claimed(path, tell) as is_doubtful:
+    with lease.leased(path, tell) as is_doubtful:
         if is_doubtful:  # its former writer may go on, in a file that has no name then
             path.unlink(missing_ok=True)
         with path.open("a+b") as part:

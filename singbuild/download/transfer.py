@@ -4,7 +4,7 @@ A store is a directory that builds share, also at the same time::
 
     SHA256      a whole file, named by its own digest
     KEY.url     where a URL of unknown digest led last, and the validators to ask with
-    KEY.part    what has arrived of a file; whoever has claimed it downloads it
+    KEY.part    what has arrived of a file; whoever has leased it downloads it
 
 Nothing has its final name before it is whole, so a build that is killed leaves at
 most a ``.part``, which the next one takes up.
@@ -195,7 +195,7 @@ class Transfer:
         return Fetched(self.store / sha256, sha256, size)
 
     def _save_validators(self, sha256: str) -> None:
-        scratch = self.store / f"{self.key}.url.part"  # ours alone: the part is still claimed
+        scratch = self.store / f"{self.key}.url.part"  # ours alone: the part is still leased
         scratch.write_text(json.dumps({"sha256": sha256} | self.validators))
         scratch.rename(self.store / f"{self.key}.url")
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from singbuild import claim, command
+from singbuild import command, lease
 from singbuild.console.events import printable
 from singbuild.download.errors import public_url
 from singbuild.errors import HostError, SourceError, UsageError
@@ -82,7 +82,7 @@ class Repository:
         make_in_cache(self._directory.parent)
         env = command.environment(self._env | _of_ssh())
         words = ["fetch", "-q", "--prune", "--no-recurse-submodules", "--", self.source, *_REFS]
-        with claim.claimed(self._directory):  # of two at once git fails one: "cannot lock ref"
+        with lease.leased(self._directory):  # of two at once git fails one: "cannot lock ref"
             for lock in self._directory.rglob("*.lock"):  # of a killed git; no ref is called so
                 lock.unlink()
             # Each time: git writes HEAD first, and a killed one may have come no further.

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import yaml
 
-from singbuild import claim
+from singbuild import lease
 from singbuild.console.display import Console
 from singbuild.errors import ImageError, SingbuildError, UsageError
 from singbuild.formats import loading as formats
@@ -37,7 +37,7 @@ def fill(directory: Path, words: Sequence[str], *, quiet: bool) -> int:
     for short, source in map(_parted, words):
         target = directory / _place(source)
         target.parent.mkdir(parents=True, exist_ok=True)
-        with claim.claimed(target):
+        with lease.leased(target):
             status = _bring(source, target, quiet=quiet)
         if status == 0 and short:
             _link(directory / short, target)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TextIO
 
-from singbuild import claim, host, workspace
+from singbuild import host, lease, workspace
 from singbuild.cache import contents
 from singbuild.console.display import Console, JsonConsole
 from singbuild.console.events import Event
@@ -112,13 +112,13 @@ def pull_once(source: str, target: Path, options: PullOptions) -> int:
 def _place_for(target: Path) -> Iterator[None]:
     """Own a name in the cache, and make its directory, which is removed if no image comes of it."""
     with contextlib.ExitStack() as stack:
-        claimed = False
-        while not claimed:
+        is_ours = False
+        while not is_ours:
             target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             # Another process, which we waited for, may have removed the directory.
             with contextlib.suppress(FileNotFoundError):
-                stack.enter_context(claim.claimed(target))
-                claimed = True
+                stack.enter_context(lease.leased(target))
+                is_ours = True
         try:
             yield
         finally:

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from singbuild import claim, file_tree, workspace
+from singbuild import file_tree, lease, workspace
 from singbuild.errors import ImageError
 from singbuild.ext3.boot import BOOT_BLOCK
 from singrun.errors import RunError
@@ -115,13 +115,13 @@ class ImageFile:
     def alone(self) -> Iterator[None]:
         """Lock out other signers for a with-block: lockf(3); launches, by flock(2), go on.
 
-        What is not written cannot be locked so: then the name of the file beside is claimed.
+        What is not written cannot be locked so: then the name of the file beside is leased.
         """
         if not self.writable:
             with contextlib.ExitStack() as stack:
-                # Where no claim can be made, no signature can either, and that is told then.
+                # Where no lease can be had, no signature can either, and that is told then.
                 with contextlib.suppress(OSError):
-                    stack.enter_context(claim.claimed(self.beside))
+                    stack.enter_context(lease.leased(self.beside))
                 yield
             return
         fcntl.lockf(self.fd, fcntl.LOCK_EX, BOOT_BLOCK)

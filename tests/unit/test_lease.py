@@ -10,17 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from singbuild import claim
+from singbuild import lease
 from tests.bench.host import PATIENCE, wait_until
 from tests.bench.no_flock import refuse_flock
 
 MANY = """
 import sys, time
 from pathlib import Path
-from singbuild.claim import claimed
+from singbuild.lease import leased
 place = Path(sys.argv[1])
 for _ in range(int(sys.argv[2])):
-    with claimed(place):
+    with leased(place):
         inside = place.with_name("inside")
         inside.touch(exist_ok=False)
         time.sleep(0.002)
@@ -29,8 +29,8 @@ for _ in range(int(sys.argv[2])):
 HOLD = """
 import sys, time
 from pathlib import Path
-from singbuild.claim import claimed
-with claimed(Path(sys.argv[1])):
+from singbuild.lease import leased
+with leased(Path(sys.argv[1])):
     print("mine", flush=True)
     time.sleep(600)
 """
@@ -73,7 +73,7 @@ def test_who_waits_is_told_once_and_goes_on_at_once_after_a_kill(tmp_path: Path)
     process = holder(place)
 
     def work() -> None:
-        with claim.claimed(place, lambda: waits.append("waits")) as is_doubtful:
+        with lease.leased(place, lambda: waits.append("waits")) as is_doubtful:
             waits.append(str(is_doubtful))
 
     thread = threading.Thread(target=work)
@@ -88,7 +88,7 @@ def test_who_waits_is_told_once_and_goes_on_at_once_after_a_kill(tmp_path: Path)
 def test_an_owner_of_another_host_is_believed_while_its_heart_beats(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(claim, "SILENCE", 1.0 * PATIENCE)
+    monkeypatch.setattr(lease, "SILENCE", 1.0 * PATIENCE)
     owner, done = tmp_path / "name.owner1", threading.Event()
     owner.write_text("0123 another-host 7\n")
     began = time.monotonic()
@@ -100,7 +100,7 @@ def test_an_owner_of_another_host_is_believed_while_its_heart_beats(
         done.set()
 
     threading.Thread(target=beat).start()
-    with claim.claimed(tmp_path / "name") as is_doubtful:
+    with lease.leased(tmp_path / "name") as is_doubtful:
         assert done.is_set()
         assert is_doubtful
     assert not [*tmp_path.iterdir()]
@@ -109,23 +109,23 @@ def test_an_owner_of_another_host_is_believed_while_its_heart_beats(
 def test_one_that_never_said_who_it_is_does_not_last(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(claim, "UNSIGNED", 0.5)
+    monkeypatch.setattr(lease, "UNSIGNED", 0.5)
     (tmp_path / "name.owner1").touch()
-    with claim.claimed(tmp_path / "name"):
+    with lease.leased(tmp_path / "name"):
         assert {path.name for path in tmp_path.iterdir()} == {"name.owner1", "name.owner2"}
     assert not [*tmp_path.iterdir()]
 
 
 def test_an_owner_touches_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(claim, "BEAT", 0.1)
-    with claim.claimed(tmp_path / "name"):
+    monkeypatch.setattr(lease, "BEAT", 0.1)
+    with lease.leased(tmp_path / "name"):
         owner = tmp_path / "name.owner1"
         before = owner.stat().st_mtime_ns
         wait_until(lambda: owner.stat().st_mtime_ns > before)
 
 
 def test_a_directory_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(OSError), claim.claimed(tmp_path / "none" / "name"):
+    with pytest.raises(OSError), lease.leased(tmp_path / "none" / "name"):
         pass
 
 
@@ -133,8 +133,8 @@ def test_an_owner_that_was_taken_for_dead_notices(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One that stalls after it made its file, before it wrote there who it is."""
-    monkeypatch.setattr(claim, "UNSIGNED", 0.1)
-    name, events = claim._here(), list[str]()
+    monkeypatch.setattr(lease, "UNSIGNED", 0.1)
+    name, events = lease._here(), list[str]()
     is_taken, has_stalled = threading.Event(), threading.Event()
 
     def stalling() -> str:
@@ -144,14 +144,14 @@ def test_an_owner_that_was_taken_for_dead_notices(
         return name
 
     def work() -> None:
-        with claim.claimed(tmp_path / "name", lambda: events.append("waits")):
+        with lease.leased(tmp_path / "name", lambda: events.append("waits")):
             events.append("owns")
 
-    monkeypatch.setattr(claim, "_here", stalling)
+    monkeypatch.setattr(lease, "_here", stalling)
     thread = threading.Thread(target=work, name="slow")
     thread.start()
     assert has_stalled.wait(60 * PATIENCE)
-    with claim.claimed(tmp_path / "name"):
+    with lease.leased(tmp_path / "name"):
         is_taken.set()
         wait_until(lambda: bool(events))
         assert events == ["waits"]
@@ -165,6 +165,6 @@ def test_a_later_file_of_a_dead_owner_is_in_nobodys_way(tmp_path: Path) -> None:
     killed.kill()
     killed.communicate()
     (tmp_path / "name.owner1").rename(tmp_path / "name.owner2")
-    with claim.claimed(tmp_path / "name"):
+    with lease.leased(tmp_path / "name"):
         assert (tmp_path / "name.owner1").exists()
     assert not [*tmp_path.iterdir()]

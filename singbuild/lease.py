@@ -32,11 +32,11 @@ UNSIGNED = 5.0  # seconds, likewise, for one that never wrote who it is
 NAP = 0.05  # seconds between two looks, more the longer it takes
 LONGEST_NAP = 1.0
 _RECORD = 512  # bytes
-_SOCKET = "\0singbuild-claim-"
+_SOCKET = "\0singbuild-lease-"
 
 
 @contextlib.contextmanager
-def claimed(path: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[bool]:
+def leased(path: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[bool]:
     """Own the name ``path`` for the time of a with-block; wait while another process owns it.
 
     on_wait: called once if one does. Yields whether a former owner may still be at work: one of
