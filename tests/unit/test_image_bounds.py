@@ -289,7 +289,7 @@ def test_a_second_name_of_an_inode_with_one_link_is_refused(tree: Path, tmp_path
 
 def test_tables_of_inodes_take_the_same_memory_whatever_the_size_of_an_inode(tree: Path) -> None:
     tree.mkdir()
-    options = ("-b", "65536", "-I", "65536", "-N", "640", "-O", "^has_journal,^resize_inode")
+    options = ("-b", "65536", "-I", "32768", "-N", "1280", "-O", "^has_journal,^resize_inode")
     image = mke2fs(tree, tree.with_name("image"), *options)
     with Image(image) as opened_tree:
         tracemalloc.start()
