@@ -86,6 +86,13 @@ def test_nothing_else_is_taken_for_a_username_or_a_password(
     assert (answer in err, "secret" in err) == (True, False)
 
 
+@pytest.mark.parametrize("size", ["16T", "999999999999999999T"])
+def test_no_image_is_larger_than_its_file_system_can_be(size: str, say: Say) -> None:
+    status, _, err = say("create", "--size", size, "a.img")
+    assert (status, "ends at 16 TiB" in err, "Traceback" in err) == (8, True, False)
+    assert not Path("a.img").exists()
+
+
 def test_an_option_like_none_is_not_proposed_another(say: Say) -> None:
     _, _, err = say("--foo", "a.def", "a.img")
     assert "Did you mean" not in err

@@ -35,6 +35,7 @@ from singbuild.ext3.geometry import (
     FIRST_INODE,
     GROUP_BLOCKS,
     INODE,
+    MAX_BLOCKS,
     Geometry,
     geometry_of_size,
     indirect_blocks,
@@ -196,6 +197,12 @@ class _Seal:
 
     def _geometry_for(self, content: int) -> Geometry:
         used = FIRST_INODE - 2 + len(self.nodes)
+        if self.size > MAX_BLOCKS:
+            raise ImageError(
+                f"no image has {self.size * BLOCK >> 20} MiB",
+                why="An ext3 file system ends at 16 TiB.",
+                remedy="Say a smaller size; what is not used takes no room on the disk.",
+            )
         if self.size:
             self._check_fits(content)
             return geometry_of_size(self.size, used)
