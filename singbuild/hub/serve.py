@@ -61,11 +61,11 @@ def serve(site: Site, host: str, port: int, ready: Callable[[str], None]) -> Non
 
     try:
         server = waitress.create_server(application, host=host, port=port, threads=THREADS)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: no such host
         raise HostError(
             f"{host}:{port} cannot be listened on",
-            why=str(error.strerror),
-            remedy="Choose another --port.",
+            why=getattr(error, "strerror", "") or str(error),
+            remedy="Choose another --host or --port.",
         ) from error
     ready(f"http://{server.effective_host}:{server.effective_port}/")
     try:

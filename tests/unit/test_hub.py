@@ -358,3 +358,9 @@ def test_what_serving_lacks_is_installed_where_singbuild_is(
     with pytest.raises(HostError) as caught:
         serve.serve(Site(tmp_path), "127.0.0.1", 0, print)
     assert f"{sys.prefix}/bin/python -m pip install waitress" in str(caught.value)
+
+
+@pytest.mark.parametrize("host", ["", "no host"])
+def test_a_host_that_is_none_is_told(host: str, tmp_path: Path) -> None:
+    with pytest.raises(HostError, match="cannot be listened on"):
+        serve.serve(Site(tmp_path), host, 0, print)
