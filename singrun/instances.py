@@ -227,17 +227,9 @@ def end(living: "list[Instance]", patience: float) -> None:
 
 
 def _is_living(instance: Instance) -> bool:
-    """Whether its process is what singrun start has made, and no other that has its number now."""
-    try:
-        namespaces = ProgramNamespaces(instance.pid)
-    except OSError:
-        return False
-    try:
-        return namespaces.has_marker(rendezvous.marker(instance.name, instance.image_state))
-    except OSError:
-        return False
-    finally:
-        namespaces.close()
+    """Whether its process answers to its name, and no other has its number now."""
+    again = find(SCHEME + instance.name)
+    return again is not None and again.pid == instance.pid
 
 
 def check_name(request: Request) -> None:

@@ -115,6 +115,13 @@ def test_all_are_stopped_at_once(person: Person, bench: Bench) -> None:
     stop(person, "--all")  # of none
 
 
+def test_one_is_stopped_that_shows_nothing_of_the_host(person: Person, bench: Bench) -> None:
+    nothing = ("--contain", "--no-mount", "proc,sys,dev,tmp,home,cwd,hostfs,bind-paths")
+    person.output("start", *nothing, bench.image, "bare")
+    stop(person, "bare")
+    assert listed(person) == []
+
+
 def pids_of(command: str, person: Person) -> list[str]:
     done = subprocess.run(
         ["pgrep", "-u", person.name, "-xf", command], capture_output=True, text=True
