@@ -120,8 +120,8 @@ def in_environment() -> "list[tuple[str, str, str]]":
 
 def _is_said(option: str, names: "list[str]") -> bool:
     """Whether the command line, by the names of its options, has this one or its contrary."""
-    pairs = [pair for pair in _CONTRARIES if option in pair]
-    return any(each in names for pair in (*pairs, (option,)) for each in pair)
+    pair = next((pair for pair in _CONTRARIES if option in pair), (option,))
+    return any(each in names for each in pair)
 
 
 def _is_first(prefix: str, word: str) -> bool:
