@@ -96,7 +96,7 @@ def _translated(pattern: str) -> str:
 
 
 def _pieces(pattern: str) -> Iterator[str]:
-    at = 0
+    at, have_ends = 0, True
     while at < len(pattern):
         if pattern.startswith("**/", at):
             yield "(?:.*/)?"
@@ -107,13 +107,14 @@ def _pieces(pattern: str) -> Iterator[str]:
         elif pattern[at] in "*?":
             yield "[^/]*" if pattern[at] == "*" else "[^/]"
             at += 1
-        elif match := _CLASS.match(pattern, at):
+        elif have_ends and (match := _CLASS.match(pattern, at)):
             yield _class(match["ranges"], match["not"])
             at = match.end()
         elif pattern[at] == "\\" and at + 1 < len(pattern):
             yield re.escape(pattern[at + 1])
             at += 2
         else:
+            have_ends = have_ends and pattern[at] != "["  # none for this one, so for no later one
             yield re.escape(pattern[at])
             at += 1
 

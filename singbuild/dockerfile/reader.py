@@ -66,8 +66,7 @@ def trigger(source: Text, n: int, text: str) -> Instruction:
 
     Raises RecipeError.
     """
-    # Behind blank lines, its first line has the number that errors tell.
-    rows = instructions(Text(source.path, "\n" * (n - 1) + text))
+    rows = instructions(Text(source.path, text, origins=(n,) * (text.count("\n") + 1)))
     if len(rows) != 1:
         raise source.error(
             n,

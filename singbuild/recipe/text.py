@@ -48,7 +48,7 @@ class Text:
     r"""Lines, each with the place it has in the file that the user wrote.
 
     path: as the user named it. text: line ends are ``\n``, no byte order mark.
-    origins: for a text out of a template, the template's line for each line;
+    origins: for a text out of another one, such as a template, the other's line for each line;
     empty when text is what the user wrote. template: the text before rendering.
     """
 
@@ -90,7 +90,7 @@ class Text:
         return RecipeError(path, self.number(n), column, text, what, why=why, remedy=remedy)
 
     def _rendered_from(self, n: int) -> str:
-        if not self.origins:
+        if not self.template:
             return ""
         line = self.template.split("\n")[self.number(n) - 1]
         return "" if line == self.line(n) else f"The template's line is: {printable(line)}"

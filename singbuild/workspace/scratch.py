@@ -51,6 +51,7 @@ def _new_scratch(parent: Path, stack: contextlib.ExitStack) -> Path:
             if os.listdir(place):  # noqa: PTH208 - by descriptor
                 continue  # another directory, which somebody put in its place
             _disinherit(place)
+            opened.callback(_remove_empty, directory)
             lock = os.open(_LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600, dir_fd=place)
             opened.callback(os.close, lock)
             if hold_new(lock):
@@ -86,6 +87,15 @@ def remove_open(directory: Path, fd: int) -> None:
     names = sorted(os.listdir(fd), key=lambda name: name == _LOCK)
     if names:
         _remove(Path(f"/proc/self/fd/{fd}"), names)
+    _remove_empty(directory)
+
+
+def _remove_empty(directory: Path) -> None:
+    """Remove a directory if nothing is in it.
+
+    To be called once more when its lock is closed: NFS and FUSE give a file that is removed while
+    it is open another name there until then.
+    """
     with contextlib.suppress(OSError):
         directory.rmdir()
 
@@ -122,5 +132,6 @@ def sweep_scratch(parent: Path) -> None:
                 continue
             lock = hold(_LOCK, os.O_RDWR | os.O_NOFOLLOW, place)
             if lock is not None:
+                stack.callback(_remove_empty, directory)
                 stack.callback(os.close, lock)
                 remove_open(directory, place)

@@ -141,3 +141,12 @@ def test_a_file_of_arguments_is_text(tmp_path: Path) -> None:
     file.write_bytes(b"A=\xff\n")
     with pytest.raises(RecipeError, match="args:1:3: byte 0xff is not UTF-8 text"):
         loading.load(str(dockerfile), build_arg_file=file)
+
+
+def test_triggers_are_read_in_linear_time() -> None:
+    assert len(evaluated("FROM x\n" + "ONBUILD RUN true\n" * 40_000).config["OnBuild"]) == 40_000
+
+
+@pytest.mark.parametrize("end", ["", "\\]"])
+def test_a_pattern_of_brackets_is_read_in_linear_time(end: str) -> None:
+    assert not context.matcher(["[" * 100_000 + end])("x")

@@ -43,8 +43,9 @@ def building(user: User, variable: str, place: Path, prepare: str, text: str, mo
     )
 
 
-# What lies in the place afterwards, as the last line; and FUSE ends with its mount.
-LOOK = 'echo; echo left: $(ls -A "$place"); umount "$place"'
+# What lies in the place afterwards, as the last line: FUSE shows it to its user alone, and ends with
+# its mount.
+LOOK = 'echo; echo left: $($as_user ls -A "$place"); umount "$place"'
 
 
 def refused(done: Done, status: int, *output: str) -> None:
@@ -96,8 +97,10 @@ def test_a_scratch_that_fills_up(mode: str, user: User) -> None:
     assert not (user.directory / "a.img").exists()
 
 
+# A new file: the process of an earlier mount may still write to its own.
 FUSE = """\
-truncate -s 64M disk && mke2fs -q -t ext4 -E root_owner=$user:$user disk && chown $user disk &&
+rm -f disk && truncate -s 64M disk &&
+mke2fs -q -t ext4 -E root_owner=$user:$user disk && chown $user disk &&
 $as_user fuse2fs disk "$place" && $as_user rmdir "$place/lost+found\"\
 """
 
