@@ -25,11 +25,11 @@ def count(variable: str, default: int) -> int:
 
 
 def seconds(variable: str, default: float) -> float:
-    """Return the seconds in a variable, more than none; ``default`` where it is not set.
+    """Return the seconds in a variable, more than none; ``default`` where it is empty or not set.
 
     Raises UsageError.
     """
-    text = os.environ.get(variable, str(default))
+    text = os.environ.get(variable) or str(default)
     if not re.fullmatch(r"\d{1,6}(\.\d+)?", text) or not float(text):
         raise _malformed(variable, "Set it to seconds, such as 60, or unset it.")
     return float(text)

@@ -144,7 +144,12 @@ class Watched(io.StringIO):
         return super().write(text)
 
 
-@pytest.mark.parametrize("text", ["", "0", "-1", "soon", "nan"])
+def test_an_empty_variable_sets_no_heartbeat(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SINGBUILD_HEARTBEAT", "")
+    assert display.heartbeat() == display.HEARTBEAT
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "soon", "nan"])
 def test_a_heartbeat_that_is_no_number(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SINGBUILD_HEARTBEAT", text)
     with pytest.raises(UsageError, match="SINGBUILD_HEARTBEAT"):

@@ -43,8 +43,8 @@ def building(user: User, variable: str, place: Path, prepare: str, text: str, mo
     )
 
 
-# What lies in the place afterwards, as the last line: FUSE shows it to its user alone, and ends with
-# its mount.
+# What lies in the place afterwards, as the last line: FUSE shows it to its user alone, and ends
+# with its mount.
 LOOK = 'echo; echo left: $($as_user ls -A "$place"); umount "$place"'
 
 
