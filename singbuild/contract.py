@@ -205,7 +205,7 @@ class RemoteSignature:
 
 
 def is_yes(keywords: Mapping[str, str], keyword: str) -> bool:
-    """Return whether a header's keyword says yes; one that is left out does not.
+    """Return whether a header's keyword says yes; one that is left out, or empty, does not.
 
     Raises RecipeKeyError for a value that is neither yes nor no.
     """

@@ -64,7 +64,7 @@ def choose(source: Source, *, keys_are_known: bool = False) -> Choice:
         "$releasever": releasever,
         "$basearch": basearch,
     }
-    gpgcheck = is_yes({"GPGCheck": "yes", **words}, "GPGCheck")
+    gpgcheck = is_yes({**words, "GPGCheck": words.get("GPGCheck") or "yes"}, "GPGCheck")
     return Choice(
         repositories=_repositories(words, variables),
         releasever=releasever,

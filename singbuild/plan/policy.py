@@ -82,7 +82,7 @@ def _unverified(plan: Plan) -> Iterator[Header]:
     """Yield the headers that let in what nobody has signed, or anybody on the way can change."""
     keywords, header_of = plan.source.keywords, plan.recipe.header
     for keyword, answer in UNVERIFIED.items():
-        if keyword in keywords and (header := header_of(keyword)):
+        if keywords.get(keyword) and (header := header_of(keyword)):
             try:
                 if is_yes(keywords, keyword) is answer:
                     yield header

@@ -98,6 +98,12 @@ def test_what_is_no_value_is_refused_under_its_keyword(keyword: str, value: str)
     assert caught.value.keyword == keyword
 
 
+def test_packages_are_checked_unless_no_is_said() -> None:
+    assert choose(chosen()).gpgcheck
+    checked = [choose(chosen(GPGCheck=value)).gpgcheck for value in ("", "Yes", "no", "0")]
+    assert checked == [True, True, False, False]
+
+
 def test_names_files_groups_and_patterns_may_be_included() -> None:
     words = "vim-enhanced,@core /usr/bin/gcc @^minimal python3*"
     assert choose(chosen(Include=words)).include == tuple(words.replace(",", " ").split())
