@@ -31,7 +31,7 @@ def ignored(path: str) -> Callable[[str], bool]:
     """
     for file in (Path(f"{path}.dockerignore"), directory(path) / ".dockerignore"):
         if file.is_file():
-            with file.open(errors="surrogateescape") as lines:
+            with file.open(encoding="utf-8-sig", errors="surrogateescape") as lines:
                 return matcher(lines.read(LARGEST).split("\n"))
     return lambda _: False
 

@@ -150,3 +150,11 @@ def test_triggers_are_read_in_linear_time() -> None:
 @pytest.mark.parametrize("end", ["", "\\]"])
 def test_a_pattern_of_brackets_is_read_in_linear_time(end: str) -> None:
     assert not context.matcher(["[" * 100_000 + end])("x")
+
+
+def test_a_byte_order_mark_is_of_no_pattern(tmp_path: Path) -> None:
+    (tmp_path / ".dockerignore").write_bytes(b"\xef\xbb\xbfsecret\r\ncaf\xc3\xa9\r\n")
+    is_left_out = context.ignored(str(tmp_path / "Dockerfile"))
+    assert is_left_out("secret")
+    assert is_left_out("café")
+    assert not is_left_out("other")
