@@ -63,7 +63,9 @@ def _base(job: Job, stage_keys: Mapping[str, str]) -> TreeStep:
 def _step(job: Job, action: Action, stage_keys: Mapping[str, str]) -> TreeStep:
     stages = tuple(dict.fromkeys(stages_of(action)))
     of_stages = {f"stage {name}": stage_keys.get(name, "") for name in stages}
-    itself = {action.instruction.keyword: digest(asdict(action))}
+    # A comment above it moves an instruction, and changes nothing else.
+    somewhere = replace(action, instruction=replace(action.instruction, line=0))
+    itself = {action.instruction.keyword: digest(asdict(somewhere))}
     facts = joined(itself, dict(_files(job, action)), of_stages)
 
     def execute(workplace: Workplace, state: str | None) -> str | None:

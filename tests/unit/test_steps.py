@@ -52,6 +52,11 @@ def test_a_file_called_as_its_instruction_does_not_hide_it() -> None:
     assert plans[0].key != plans[1].key
 
 
+def test_a_comment_changes_no_step() -> None:
+    text = "COPY COPY /a\nRUN true\nWORKDIR /w\n"
+    assert planned(f"FROM scratch\n{text}").key == planned(f"FROM scratch\n# why\n{text}").key
+
+
 @pytest.mark.parametrize("one_owner", [False, True])
 def test_a_file_called_as_a_fact_counts_with_its_digest(one_owner: bool) -> None:
     text = "FROM scratch\nCOPY privilege COPY /x/\n"
