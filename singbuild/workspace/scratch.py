@@ -45,7 +45,8 @@ def _new_scratch(parent: Path, stack: contextlib.ExitStack) -> Path:
     """Make a private directory and hold it. stack: removes it, then lets it go."""
     while True:
         directory = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
-        with contextlib.ExitStack() as opened:
+        # Another build sweeps it, as long as it is empty, for one that was killed here.
+        with contextlib.suppress(FileNotFoundError), contextlib.ExitStack() as opened:
             place = os.open(directory, DIRECTORY)
             opened.callback(os.close, place)
             if os.listdir(place):  # noqa: PTH208 - by descriptor
@@ -130,7 +131,11 @@ def sweep_scratch(parent: Path) -> None:
             # Others may make what they like here, under this name too.
             if not is_ours(place):
                 continue
-            lock = hold(_LOCK, os.O_RDWR | os.O_NOFOLLOW, place)
+            try:
+                lock = hold(_LOCK, os.O_RDWR | os.O_NOFOLLOW, place)
+            except FileNotFoundError:  # it was killed before it made its lock, or after that went
+                _remove_empty(directory)
+                continue
             if lock is not None:
                 stack.callback(_remove_empty, directory)
                 stack.callback(os.close, lock)

@@ -98,6 +98,13 @@ def test_a_dead_builds_scratch_is_swept_and_a_living_one_is_kept(scratch: Path) 
         assert second.exists()
 
 
+def test_an_empty_scratch_of_a_killed_build_is_swept(scratch: Path) -> None:
+    (scratch / "singbuild-scratch-early").mkdir(mode=0o700)
+    with workspace.scratch_directory():
+        pass
+    assert not list(scratch.iterdir())
+
+
 def test_nobody_sweeps_what_is_just_being_made(scratch: Path) -> None:
     def build() -> None:
         for _ in range(50):
@@ -126,7 +133,8 @@ def test_what_dies_only_meanwhile_is_swept_at_the_end(scratch: Path) -> None:
 
 def test_others_files_are_never_swept(scratch: Path) -> None:
     (scratch / "singbuild-scratch-notes").write_text("mine")
-    (scratch / "singbuild-scratch-new").mkdir(mode=0o700)
+    (scratch / "singbuild-scratch-files").mkdir(mode=0o700)
+    (scratch / "singbuild-scratch-files" / "notes").write_text("mine")
     (scratch / "singbuild-scratch-link").symlink_to("/")
     for name in ("singbuild-mysite", "singbuild-scratch-open"):
         (scratch / name).mkdir(mode=0o755)
