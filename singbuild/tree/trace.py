@@ -38,7 +38,8 @@ class Trace:
                 self._command = match[1]
             return line
         self.began[echoed] = time.monotonic()
-        if not self._reading:
+        # Not by a blank line, as also comes of a pipeline's processes that print at the same time.
+        if not self._reading and self._is_code(echoed):
             self._start, self._reading = echoed, True
         self._read = echoed + 1
         return line.removesuffix(self._lines[echoed]) or None

@@ -60,3 +60,10 @@ def test_output_that_looks_like_the_script_is_kept_when_it_is_not_its_turn() -> 
     assert trace.shown("echo false") is None
     assert trace.shown("+ echo false") == "+ echo false"
     assert trace.shown("unrelated") == "unrelated"
+
+
+def test_the_traces_of_a_pipeline_that_lie_in_one_another_end_no_command() -> None:
+    trace = Trace(["", "echo one | grep -q two", ""])
+    for line in ("", "echo one | grep -q two", "+ + echogrep one -q", " two", ""):
+        trace.shown(line)
+    assert trace.failed == 2
