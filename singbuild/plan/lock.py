@@ -40,7 +40,7 @@ from singbuild.tree.rootfs import Rootfs
 
 VERSION = 1
 LARGEST = 16 << 20  # characters
-DEEPEST = 100  # mappings and lists, one in the other: PyYAML's composer in C calls itself for each
+DEEPEST = 250  # mappings and lists, one in the other: PyYAML's composer in C calls itself for each
 SAFE = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C, where PyYAML was built with libyaml
 DEFAULT_EPOCH = 1478304000  # 2016-11-05, for sources that know no date of their own
 HEADER = "# What went into {}, exactly. `singbuild --locked` refuses anything else.\n"
