@@ -215,17 +215,6 @@ def test_a_length_that_is_never_reached_is_an_error(
     assert not any(name.endswith(SHA256) for name in names(tmp_path))
 
 
-def test_a_length_that_is_no_number_for_a_file_is_none(
-    server: Server, tmp_path: Path, report: Recorder
-) -> None:
-    def boast(handler: Handler) -> None:
-        handler.close_connection = True
-        handler.answer(200, BODY, Content_Length="9" * 5000)
-
-    server.behaviours = [boast]
-    assert fetch(server.url, tmp_path, report=report).path.read_bytes() == BODY
-
-
 @pytest.mark.parametrize("code", [429, 500, 503])
 def test_a_passing_failure_is_tried_again(
     server: Server, tmp_path: Path, report: Recorder, code: int

@@ -15,7 +15,7 @@ from singbuild.download.errors import public_url
 from singbuild.download.store import keep_copy
 from singbuild.errors import SourceError
 from singbuild.testing.engine import Recorder
-from tests.unit.test_download import BODY, SHA256, Server, _hurried, names, report, server
+from tests.unit.test_download import BODY, SHA256, Handler, Server, _hurried, names, report, server
 from tests.unit.test_downloads_at_once import ranges, slow_lines
 
 __all__ = ["_hurried", "report", "server", "slow_lines"]
@@ -110,3 +110,14 @@ def test_a_copy_that_another_process_has_taken_over_gets_no_name(
         keep_copy(Remote("file", sha256), Slow(b"data"), store, report)
     assert (store / f"{sha256}.part").read_text() == "another's"
     assert names(store) == {f"{sha256}.part"}
+
+
+def test_a_length_that_is_no_number_for_a_file_is_none(
+    server: Server, tmp_path: Path, report: Recorder
+) -> None:
+    def boast(handler: Handler) -> None:
+        handler.close_connection = True
+        handler.answer(200, BODY, Content_Length="9" * 5000)
+
+    server.behaviours = [boast]
+    assert fetch(server.url, tmp_path, report=report).path.read_bytes() == BODY
