@@ -36,6 +36,12 @@ with leased(Path(sys.argv[1])):
 """
 
 
+@pytest.fixture(autouse=True)
+def _quick_beat(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one thread of all owners reads it before it sleeps: else tests wait for each other."""
+    monkeypatch.setattr(lease, "BEAT", 0.1)
+
+
 def started(code: str, *words: object) -> subprocess.Popen[str]:
     arguments = [sys.executable, "-c", code, *map(str, words)]
     return subprocess.Popen(arguments, stdout=-1, text=True, preexec_fn=refuse_flock)
@@ -116,8 +122,7 @@ def test_one_that_never_said_who_it_is_does_not_last(
     assert not [*tmp_path.iterdir()]
 
 
-def test_an_owner_touches_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lease, "BEAT", 0.1)
+def test_an_owner_touches_its_file(tmp_path: Path) -> None:
     with lease.leased(tmp_path / "name"):
         owner = tmp_path / "name.owner1"
         before = owner.stat().st_mtime_ns
