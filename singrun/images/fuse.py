@@ -264,6 +264,15 @@ def _program(name: str) -> str:
     raise UnavailableError(f"{name} is not installed", why=why, remedy=_PACKAGES[name])
 
 
+def has_device() -> bool:
+    """Whether /dev/fuse can be opened."""
+    try:
+        check_device()
+    except UnavailableError:
+        return False
+    return True
+
+
 def check_device() -> None:
     """Refuse when /dev/fuse cannot be opened."""
     os.close(_open_device())

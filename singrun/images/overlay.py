@@ -41,21 +41,24 @@ class Layers:
             self.images, f"{tmpfs}/layer", privileged=privileged, site=site
         )
         overlay = Overlay(self, tree, layers)
-        if not privileged and self._want_fuse(layers):
+        if self._want_fuse(layers, privileged=privileged):
             return Overlay(self, overlay.lay_over_by_fuse(tmpfs), layers, is_laid=True)
         return overlay
 
-    def _want_fuse(self, layers: strategies.DetachedTrees) -> bool:
+    def _want_fuse(self, layers: strategies.DetachedTrees, *, privileged: bool) -> bool:
         """Whether fuse-overlayfs has to do it, or has perhaps written what is read now.
 
-        The kernel writes to no FUSE file system. fuse-overlayfs does, but cannot make the
-        kernel's whiteouts there; what it makes in their place only it understands.
+        The kernel writes to no FUSE file system, root's of a container without loop devices
+        neither. fuse-overlayfs does, but cannot make the kernel's whiteouts there; what it makes
+        in their place only it understands.
         """
-        if all(image.kind == SANDBOX for image in self.images):
+        if layers.writable_images:
+            return True
+        if privileged or all(image.kind == SANDBOX for image in self.images):
             return False
         from singrun.images import fuse  # most overlays are the kernel's
 
-        return bool(layers.writable_images) or bool(fuse.host_program(fuse.FUSE_OVERLAYFS))
+        return fuse.has_device() and bool(fuse.host_program(fuse.FUSE_OVERLAYFS))
 
 
 class Overlay:
@@ -91,7 +94,7 @@ class Overlay:
             tree = fuse.start_overlay([*map(_name, lower)], [*map(_name, upper)], target).finish()
             _close(lower + upper)
         except UnavailableError as error:
-            raise _no_image_to_write(self._layers.images, error) from None
+            raise _no_overlay(self._layers.images, error) from None
         # fuse-overlayfs has them open. Mounts left here would keep their daemons from ending.
         for path in (place, *(f"{tmpfs}/layer{n}" for n in range(len(self._layers.images)))):
             syscalls.umount2(path, syscalls.MNT_DETACH)
@@ -222,8 +225,11 @@ def _check_sense(options: ImageOptions, images: list[Image]) -> None:
         raise RunError(f"Two writable layers: {' and '.join(writable)}", remedy=remedy)
 
 
-def _no_image_to_write(images: list[Image], error: UnavailableError) -> RunError:
-    path = next(image.path for image in images if image.writable)
-    why = f"An ordinary user needs fuse-overlayfs for that, and: {error.what}. {error.why}".rstrip()
-    remedy = f"{error.remedy} Or use a directory instead, or say --overlay {path}:ro to read it."
-    return RunError(f"Cannot write to the overlay {path}", why=why, remedy=remedy)
+def _no_overlay(images: list[Image], error: UnavailableError) -> RunError:
+    why = f"{error.what}. {error.why}".rstrip()
+    remedy = f"{error.remedy} Or use a directory instead".lstrip()
+    for path in (image.path for image in images if image.writable):
+        why = f"That needs fuse-overlayfs, where the kernel cannot mount the image, and: {why}"
+        remedy = f"{remedy}, or say --overlay {path}:ro to read it."
+        return RunError(f"Cannot write to the overlay {path}", why=why, remedy=remedy)
+    return RunError(f"Cannot read the overlay {images[0].path}", why=why, remedy=f"{remedy}.")

@@ -150,6 +150,16 @@ def test_without_fuse_a_writer_is_told_of_other_ways(bench: Bench) -> None:
     assert b"--writable-tmpfs" in done.stderr
 
 
+def test_without_fuse_an_image_laid_over_is_read(bench: Bench, person: Person, cache: Path) -> None:
+    """Unpacked, and laid over by the kernel."""
+    layer = fresh(bench, "layer.img")
+    with fuse_for_root_alone():
+        assert person.output("exec", "-o", f"{layer}:ro", bench.image, "echo", "x") == "x\n"
+    assert len(entries(cache)) == (2 if person.uid else 0)
+    images.wait_for_daemons(str(layer))
+    layer.unlink()
+
+
 def test_what_is_unpacked_is_the_image(person: Person, bench: Bench, cache: Path) -> None:
     tree = bench.variant(f"unpack-{person.name}")
     (tree / "etc/closed").mkdir(mode=0o500)

@@ -17,6 +17,7 @@ import pytest
 from singrun import syscalls
 from singrun.images import lock_holders
 from tests.bench import singrun_images as images
+from tests.bench.host import PATIENCE, shared_directory
 from tests.bench.singrun_images import Bench, Person
 
 pytestmark = pytest.mark.root
@@ -281,6 +282,38 @@ def test_a_host_without_fuse_overlayfs_says_what_would_help(bench: Bench) -> Non
     assert b"use a directory instead" in done.stderr
     images.wait_for_daemons(str(layer))
     layer.unlink()
+
+
+def test_root_of_a_container_without_loop_devices_writes_to_an_image(bench: Bench) -> None:
+    """By fuse-overlayfs, as a user: it mounts, but what fuse2fs serves the kernel cannot write."""
+    root = bench.people["root, loop"]
+    with shared_directory() as directory:
+        layer = Path(shutil.copy(bench.image, directory / "layer.img"))
+        for script, output in (("echo x >/new", b""), ("cat /new; id -u", b"x\n0\n")):
+            words = root.words(root.launcher, "exec", "-o", layer, bench.image, "sh", "-c", script)
+            done = subprocess.run(
+                ["unshare", "-r", *words],
+                env=root.environment(),
+                cwd="/",
+                capture_output=True,
+                timeout=60 * PATIENCE,
+                check=False,
+            )
+            assert (done.returncode, done.stdout) == (0, output), done
+        images.wait_for_daemons(str(layer))
+
+
+def test_a_fuse_overlayfs_that_ends_at_once_is_named(bench: Bench) -> None:
+    user = bench.people["user"]
+    with shared_directory() as directory:
+        images.write_script(directory / "fuse-overlayfs", "#!/bin/sh\necho broken >&2\nexit 1\n")
+        path = f"{directory}:{os.environ['PATH']}"
+        words = ("exec", "-o", f"{bench.image}:ro", bench.image, "true")
+        done = user.singrun(*words, env=user.environment() | {"PATH": path})
+    assert done.returncode == 255
+    assert b"Cannot read the overlay" in done.stderr
+    assert b"fuse-overlayfs cannot mount an overlay. broken" in done.stderr
+    assert b"use a directory instead." in done.stderr
 
 
 def test_mount_points_appear_in_what_is_written_and_files_of_ours_do_not(
