@@ -63,12 +63,25 @@ def matcher(lines: Sequence[str]) -> Callable[[str], bool]:
     return is_left_out
 
 
-def matching(tree: FileTree, pattern: str, is_left_out: Callable[[str], bool]) -> list[Entry]:
-    """Return what a pattern names, sorted. Links in the tree lead inside it."""
+def is_pattern(name: str) -> bool:
+    """Whether a source may name nothing, as ``yarn.lock*`` does where there is none."""
+    return not {*"*?["}.isdisjoint(name)
+
+
+def matching(
+    tree: FileTree, pattern: str, is_left_out: Callable[[str], bool], *, deep: bool = False
+) -> list[Entry]:
+    """Return what a pattern names, sorted. Links in the tree lead inside it.
+
+    deep: ``**`` between slashes stands for directories in directories, or none.
+    """
     normal = posixpath.normpath("/" + pattern).strip("/")
     paths = [""]
     for part in filter(None, normal.split("/")):
-        if _PATTERN.search(part):
+        if deep and part == "**":
+            below = (each for above in paths for each in _directories(tree, above))
+            paths = [*dict.fromkeys(below)]
+        elif _PATTERN.search(part):
             match = re.compile(_translated(part))
             paths = [
                 posixpath.join(above, name)
@@ -80,6 +93,17 @@ def matching(tree: FileTree, pattern: str, is_left_out: Callable[[str], bool]) -
             paths = [posixpath.join(above, part) for above in paths]
     entries = ((path, tree.find(path, follow=False)) for path in paths)
     return [entry for path, entry in entries if entry and not (path and is_left_out(path))]
+
+
+def _directories(tree: FileTree, path: str) -> Iterator[str]:
+    """Yield the path of a directory and of all below it; links are none."""
+    paths = [path]
+    while paths:
+        above = paths.pop()
+        entry = tree.find(above, follow=False)
+        if entry and entry.inode.kind == DIRECTORY:
+            yield above
+            paths.extend(posixpath.join(above, name) for name in reversed(_names(tree, above)))
 
 
 def _names(tree: FileTree, path: str) -> list[str]:

@@ -9,22 +9,35 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from singbuild.dockerfile import loading, reader, variables
+from singbuild.dockerfile.actions import (
+    TRIGGER,
+    Action,
+    Copy,
+    Evaluation,
+    Mount,
+    Run,
+    Workdir,
+    stages_of,
+)
 from singbuild.errors import RecipeError
 from singbuild.recipe.recipe import Document, Instruction, Recipe
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-TRIGGER = "onbuild"
 SHELL = ("/bin/sh", "-c")
 _LISTS = ("Cmd", "Entrypoint", "Env", "OnBuild", "Shell")
 _TABLES = ("ExposedPorts", "Healthcheck", "Labels", "Volumes")
 _WORDS = ("StopSignal", "User", "WorkingDir")
+_FLAGS = {  # those that COPY and ADD share, and each one's own
+    "": {"from", "chown", "chmod", "link", "exclude"},
+    "COPY": {"parents"},
+    "ADD": {"checksum"},
+}
+_GIT = re.compile(r"(git@|git://|ssh://|https?://[^?#]*\.git([?#]|$))")
 _SHORT = {"dst": "target", "destination": "target", "src": "source", "ro": "readonly"}
-MODE = re.compile("0*[0-7]{1,4}")
 _NUMBERS = {"mode": "[0-7]{1,5}", "uid": r"[0-3]?\d{1,9}", "gid": r"[0-3]?\d{1,9}"}  # of a mount
 INEFFECTIVE = {
     "EXPOSE": "a container has the host's network",
@@ -32,77 +45,6 @@ INEFFECTIVE = {
     "STOPSIGNAL": "whoever stops a program chooses its signal",
     "HEALTHCHECK": "nobody watches a container",
 }
-
-
-@dataclass(frozen=True)
-class Mount:
-    """What ``RUN --mount`` asks for: fields by name."""
-
-    kind: str
-    fields: Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class Action:
-    """What an instruction does to the tree.
-
-    name: of its step; user, directory: those that USER and WORKDIR have set by then.
-    """
-
-    name: str
-    instruction: Instruction
-    user: str = ""
-    directory: str = "/"
-
-    @property
-    def is_trigger(self) -> bool:
-        """Whether an ONBUILD of the base asks for it."""
-        return self.name.startswith(TRIGGER)
-
-
-@dataclass(frozen=True)
-class Run(Action):
-    """Execute a program. script: text that begins with ``#!``, for a file to be executed; or ""."""
-
-    argv: tuple[str, ...] = ()
-    environment: Mapping[str, str] = field(default_factory=dict)
-    mounts: tuple[Mount, ...] = ()
-    script: str = ""
-
-
-@dataclass(frozen=True)
-class Copy(Action):
-    """Copy files. stage: whose tree has them, "" for the context; documents: files given here."""
-
-    sources: tuple[str, ...] = ()
-    destination: str = ""
-    stage: str = ""
-    owner: str = ""
-    mode: str = ""
-    documents: tuple[Document, ...] = ()
-    exclude: tuple[str, ...] = ()
-    checksum: str = ""
-
-
-@dataclass(frozen=True)
-class Workdir(Action):
-    """Make the directory if it is not there."""
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """A stage's actions, and the configuration after them."""
-
-    actions: tuple[Action, ...]
-    config: Mapping[str, Any]
-
-
-def stages_of(action: Action) -> Iterator[str]:
-    """Yield the names of the stages whose trees an action reads."""
-    if isinstance(action, Copy) and action.stage:
-        yield action.stage
-    if isinstance(action, Run):
-        yield from (mount.fields["from"] for mount in action.mounts if "from" in mount.fields)
 
 
 def evaluate(
@@ -169,7 +111,7 @@ class _Evaluator:
 
     def do_run(self, each: Instruction) -> None:
         for name, value in each.flags:
-            if name == "network" and value in ("", "default", "host"):
+            if name == "network" and value in ("", "default", "host", "none"):
                 continue
             if name != "mount":
                 raise self._error(
@@ -186,7 +128,15 @@ class _Evaluator:
         mounts = tuple(self._mount(each, value) for value in each.values("mount"))
         args = {name: value for name, value in self._args.items() if name not in self._env}
         env = {**args, **self._env}
-        self._act(Run, each, argv=tuple(words), environment=env, mounts=mounts, script=script)
+        self._act(
+            Run,
+            each,
+            argv=tuple(words),
+            environment=env,
+            mounts=mounts,
+            script=script,
+            is_offline=each.flag("network") == "none",
+        )
 
     def _mount(self, each: Instruction, value: str) -> Mount:
         parts = dict([*part.split("=", 1), "true"][:2] for part in value.split(",") if part)
@@ -206,6 +156,12 @@ class _Evaluator:
             raise self._error(
                 each, f"RUN --mount=type={kind} has no target", remedy="Write target=PATH."
             )
+        if target := fields.get("target"):
+            fields["target"] = posixpath.normpath(posixpath.join(self._directory(), target))
+        if fields.get("target") == "/":
+            raise self._error(
+                each, f"RUN --mount=type={kind} has the target /", remedy="Write one below it."
+            )
         for name, digits in _NUMBERS.items():
             if name in fields and not re.fullmatch(digits, fields[name], re.ASCII):
                 raise self._error(
@@ -216,9 +172,10 @@ class _Evaluator:
         return Mount(kind, fields)
 
     def do_copy(self, each: Instruction) -> None:
-        allowed = ("from", "chown", "chmod", "link", "exclude", "checksum")
         for name, value in each.flags:
-            if name not in allowed or (name == "checksum" and each.keyword == "COPY"):
+            if each.keyword == "ADD" and name == "keep-git-dir":
+                raise self._no_git(each)
+            if name not in _FLAGS[""] | _FLAGS[each.keyword]:
                 raise self._error(
                     each,
                     f"{each.keyword} --{name}={value} is not supported",
@@ -229,6 +186,8 @@ class _Evaluator:
         if len(words) < 2:
             raise self._error(each, f"{each.keyword} has sources and a destination")
         *sources, destination = words
+        if each.keyword == "ADD" and any(map(_GIT.match, sources)):
+            raise self._no_git(each)
         names = {document.name for document in each.documents}
         documents = tuple(
             document
@@ -254,7 +213,8 @@ class _Evaluator:
             mode=self._filled(each.flag("chmod")),
             documents=documents,
             exclude=tuple(each.values("exclude")),
-            checksum=each.flag("checksum"),
+            checksum=self._filled(each.flag("checksum")),
+            keeps_parents=any(name == "parents" and value != "false" for name, value in each.flags),
         )
 
     do_add = do_copy
@@ -366,6 +326,10 @@ class _Evaluator:
     def _command(self, each: Instruction) -> list[str]:
         words = reader.words_of_json(each.rest)
         return [*self._shell(), each.rest] if words is None else words
+
+    def _no_git(self, each: Instruction) -> RecipeError:
+        what = "ADD of a git repository is not supported"
+        return self._error(each, what, remedy="Clone it in a RUN, or before the build.")
 
     def _error(self, each: Instruction, what: str, *, remedy: str = "") -> RecipeError:
         return reader.error(self._recipe.source, each, what, remedy=remedy)

@@ -6,41 +6,70 @@ file that it reads has changed.
 
 from __future__ import annotations
 
+import posixpath
+import re
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 from singbuild import download
 from singbuild.contract import Source
 from singbuild.dockerfile import context, reader
-from singbuild.dockerfile.evaluation import Copy, Run
-from singbuild.errors import RecipeError
+from singbuild.dockerfile.actions import URL, Copy, Run
 from singbuild.file_tree import DIRECTORY, Entry, FileTree
 from singbuild.formats.recorded import Recorded
 from singbuild.recipe.recipe import Recipe
 from singbuild.tar.write import subtree
 
-URL = ("http://", "https://")
-GIT = ("git@", "git://", "ssh://")
+_OCTAL = re.compile("0*[0-7]{1,4}")
+_CLAUSE = re.compile("(?P<who>[ugoa]*)(?P<how>[-+=])([rwxXst]*)")
+_BITS = {"r": 4, "w": 2, "x": 1}
+_SHIFTS = {"u": 6, "g": 3, "o": 0}
+_SPECIAL = {"u": 0o4000, "g": 0o2000, "o": 0}
 
 
 @dataclass(frozen=True)
 class Overrides:
-    """The owner, mode and time that copied entries get; None for their own. epoch: seconds."""
+    """The owner, mode and time that copied entries get; None or "" for their own.
+
+    mode: as ``--chmod`` has it; epoch: seconds.
+    """
 
     owner: tuple[int, int] | None
-    mode: int | None
+    mode: str
     epoch: int | None
 
     def __call__(self, info: tarfile.TarInfo) -> None:
         """Change an archive's header."""
         if self.owner is not None:
             info.uid, info.gid = self.owner
-        if self.mode is not None and info.type != tarfile.SYMTYPE:
-            info.mode = self.mode
+        if self.mode and info.type != tarfile.SYMTYPE:
+            info.mode = changed_mode(info.mode, self.mode, is_directory=info.isdir())
         if self.epoch is not None:
             info.mtime = self.epoch
+
+
+def is_mode(words: str) -> bool:
+    """Whether ``--chmod`` takes a mode: octal, or symbolic, as ``u=rwX,go-w``."""
+    return bool(_OCTAL.fullmatch(words)) or all(map(_CLAUSE.fullmatch, words.split(",")))
+
+
+def changed_mode(mode: int, words: str, *, is_directory: bool) -> int:
+    """Return a mode after chmod(1) with these words; the umask has no part in it."""
+    if _OCTAL.fullmatch(words):
+        return int(words, 8)
+    for clause in _CLAUSE.finditer(words):
+        who, how, letters = clause["who"].replace("a", "ugo") or "ugo", clause["how"], {*clause[3]}
+        if "X" in letters and (is_directory or mode & 0o111):
+            letters.add("x")
+        bits = sum(_BITS[letter] for letter in letters & {*"rwx"})
+        rights = sum({bits << _SHIFTS[each] for each in {*who}})
+        special = 0o1000 * ("t" in letters) | 0o6000 * ("s" in letters)
+        special &= 0o1000 | sum(_SPECIAL[each] for each in {*who})
+        if how == "=":
+            mode &= ~sum(0o7 << _SHIFTS[each] for each in {*who})
+        mode = mode & ~(rights | special) if how == "-" else mode | rights | special
+    return mode
 
 
 def names(action: Copy | Run) -> list[tuple[str, str]]:
@@ -57,8 +86,6 @@ def names(action: Copy | Run) -> list[tuple[str, str]]:
 
 def digests(recipe: Recipe, action: Copy | Run, source: Source) -> Iterator[tuple[str, str]]:
     """Yield the digest of each source that ``names`` returns, with its name in the lock."""
-    if isinstance(action, Copy):
-        check(recipe, action)
     for name, key in names(action):
         if isinstance(action, Copy) and name.startswith(URL):
             yield key, f"sha256:{fetched(action, name, source).sha256}"
@@ -83,9 +110,9 @@ def _read(
 
 
 def entries(recipe: Recipe, action: Copy, tree: FileTree, name: str) -> list[Entry]:
-    """Return the entries that a source names. Raises RecipeError when there are none."""
-    matches = context.matching(tree, name, left_out(recipe, action))
-    if not matches:
+    """Return the entries that a source names. Raises RecipeError for a path that is not there."""
+    matches = context.matching(tree, name, left_out(recipe, action), deep=action.keeps_parents)
+    if not matches and not context.is_pattern(name):
         where = f"the stage {action.stage}" if action.stage else "the context"
         raise reader.error(
             recipe.source,
@@ -96,6 +123,17 @@ def entries(recipe: Recipe, action: Copy, tree: FileTree, name: str) -> list[Ent
             else "Correct the path; it starts at the root of that stage.",
         )
     return matches
+
+
+def below_parents(name: str, entry: Entry) -> str:
+    """Return the path that an entry gets below the destination of ``COPY --parents``.
+
+    It is the entry's own, without what stands before ``/./`` in the source that names it.
+    """
+    before, pivot, _ = name.partition("/./")
+    parts = entry.path.decode(errors="surrogateescape").split("/")
+    above = posixpath.normpath(f"/{before}").strip("/") if pivot else ""
+    return "/".join(parts[above.count("/") + 1 if above else 0 :])
 
 
 def left_out(recipe: Recipe, action: Copy) -> Callable[[str], bool]:
@@ -115,19 +153,3 @@ def open_lines(action: Copy) -> Iterator[str]:
     """Yield the URLs of which anybody on the way can change the file, as it has no digest."""
     if not action.checksum:
         yield from filter(download.is_open_line, action.sources)
-
-
-def check(recipe: Recipe, action: Copy) -> None:
-    """Refuse sources that are Git repositories. Raises RecipeError."""
-    for name in action.sources:
-        if name.startswith(GIT) or (name.startswith(URL) and urlsplit(name).path.endswith(".git")):
-            raise _no_git(recipe, action)
-
-
-def _no_git(recipe: Recipe, action: Copy) -> RecipeError:
-    return reader.error(
-        recipe.source,
-        action.instruction,
-        "ADD of a git repository is not supported",
-        remedy="Clone it in a RUN, or before the build.",
-    )

@@ -149,8 +149,9 @@ class _Parser:
                     remedy="Move it behind a FROM.",
                 )
             self._global |= {
-                name: self._arguments.get(name, value or "")
-                for name, value in self._declared(rows[at])
+                name: value
+                for name, default in self._declared(rows[at])
+                if (value := self._arguments.get(name, default)) is not None
             }
             at += 1
         while at < len(rows):

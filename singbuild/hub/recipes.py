@@ -277,7 +277,8 @@ def _words(text: str) -> list[str]:
 
 def _matching(files: Mapping[str, Blob], directory: str, pattern: str) -> Iterator[str]:
     """Yield the files of a commit that a path or a glob names, those in directories too."""
-    path_pattern = _normal(directory, pattern)
+    # Of COPY --parents ** names any depth: all below what stands before it.
+    path_pattern = _normal(directory, pattern.partition("**")[0] or ".")
     if path_pattern == ".":
         yield from files
         return

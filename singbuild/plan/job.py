@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from singbuild.contract import Pins, Source
-from singbuild.dockerfile.evaluation import Copy, Evaluation, Run, evaluate
+from singbuild.dockerfile.actions import Copy, Evaluation, Run
+from singbuild.dockerfile.evaluation import evaluate
 from singbuild.dockerfile.files import digests as context_digests
 from singbuild.errors import RecipeKeyError
 from singbuild.plan import lock as locks

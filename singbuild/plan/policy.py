@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from singbuild.configuration import reading, settings
 from singbuild.contract import is_yes
 from singbuild.dockerfile import files, reader
-from singbuild.dockerfile.evaluation import Copy
+from singbuild.dockerfile.actions import Copy
 from singbuild.errors import HostError, LockError, RecipeError, RecipeKeyError
 from singbuild.plan.options import Options
 from singbuild.plan.plan import BOOTSTRAP_KEY, Plan

@@ -61,6 +61,7 @@ TREE = "/dev/tree"  # where programs of the host find the tree too, whatever its
 READ_ONLY = ("acpi", "asound", "bus", "fs", "irq", "mtrr", "scsi", "sys", "sysrq-trigger")
 EMPTY = ("kcore", "keys", "timer_list")  # they show the host's memory and keys
 
+_SIOCSIFFLAGS, _IFF_UP = 0x8914, 1
 _KEYBOARD = (_signal.SIGINT, _signal.SIGQUIT)
 _QUIET = syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
 _CLONE = syscalls.OPEN_TREE_CLONE | syscalls.OPEN_TREE_CLOEXEC
@@ -72,11 +73,11 @@ def main() -> NoReturn:
     The job is a dictionary. root: the tree; argv, env: the program; mounts: whether this process
     may mount and make namespaces; files: in /dev, name to content; devices: paths of the host's
     below its /dev, which are seen there too; hostname: "" for the host's;
-    host: None for a program of the tree, else {directory, writable, furnished, plain, offline} of
+    host: None for a program of the tree, else {directory, writable, furnished, plain} of
     one of the host: its working directory, the paths that it may write besides the tree, whether
-    the tree gets /proc and /sys, whether the host's /dev, /proc and sockets stay, and whether it
-    is kept from networks; directory: the working directory of a program of the tree; user:
-    (id, group, further groups), None for root.
+    the tree gets /proc and /sys, and whether the host's /dev, /proc and sockets stay;
+    directory: the working directory of a program of the tree; user: (id, group, further groups),
+    None for root; offline: whether it is kept from networks.
     """
     for number in _KEYBOARD:  # a terminal sends these to the program too
         _signal.signal(number, _signal.SIG_IGN)
@@ -105,19 +106,34 @@ def _start(job: dict[str, Any]) -> NoReturn:
     syscalls.unshare(syscalls.CLONE_NEWNS | syscalls.CLONE_NEWPID | syscalls.CLONE_NEWIPC | uts)
     if uts:
         syscalls.sethostname(job["hostname"])
-    if job["host"] and job["host"]["offline"]:
-        _leave_networks()
+    if job["offline"]:
+        _leave_networks(must=not job["host"])
+        if not job["host"]:
+            _start_loopback()
     init = os.fork()
     if init:
         os._exit(_wait_for(init))
     _become_init(job, outer)
 
 
-def _leave_networks() -> None:
+def _leave_networks(*, must: bool) -> None:
+    """Leave the host's networks. must: raise OSError where the kernel refuses."""
     try:
         syscalls.unshare(syscalls.CLONE_NEWNET)
     except OSError:
+        if must:
+            raise
         return  # sites against faults in the kernel's networks: sysctl user.max_net_namespaces=0
+
+
+def _start_loopback() -> None:
+    """Start the one interface of a new network namespace: netdevice(7)."""
+    import fcntl  # few programs need these three
+    import socket
+    import struct
+
+    with socket.socket() as anything:
+        fcntl.ioctl(anything, _SIOCSIFFLAGS, struct.pack("16sh22x", b"lo", _IFF_UP))
 
 
 def _become_init(job: dict[str, Any], outer: int) -> NoReturn:

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from singbuild import compression
 from singbuild.contract import Source
 from singbuild.dockerfile import context, files, reader
-from singbuild.dockerfile.evaluation import MODE, Copy
+from singbuild.dockerfile.actions import URL, Copy
 from singbuild.ext3.reader.image import Image
 from singbuild.file_tree import DIRECTORY, REGULAR, Entry, FileTree
 from singbuild.formats.recorded import Recorded
@@ -41,19 +41,19 @@ def copy(
     """
     rootfs = workplace.rootfs
     owner = accounts.owner(rootfs, action.owner) if action.owner else None
-    mode = _mode(recipe, action)
-    of_context = files.Overrides(owner or (0, 0), mode, epoch)
+    _check_mode(recipe, action)
+    of_context = files.Overrides(owner or (0, 0), action.mode, epoch)
     place = posixpath.join(action.directory, action.destination)
     for document in action.documents:
         text = document.text.encode(errors="surrogateescape")
         _write(rootfs, _into(rootfs, place, document.name), [text], of_context)
     keys, digests = dict(files.names(action)), dict[str, str]()
     for name in action.sources:
-        if name.startswith(files.URL):
+        if name.startswith(URL):
             content = files.fetched(action, name, source).path
             last = PurePosixPath(urlsplit(name).path).name or "index"
             # As Docker has it: Dockerfile reference, "ADD", remote files.
-            overrides = files.Overrides(owner or (0, 0), 0o600 if mode is None else mode, epoch)
+            overrides = files.Overrides(owner or (0, 0), action.mode or "0600", epoch)
             with content.open("rb") as file:
                 total = hashlib.sha256()
                 pieces = hashed(iter(lambda: file.read(_PIECE), b""), total)
@@ -62,11 +62,16 @@ def copy(
             digests[keys[name]] = f"sha256:{total.hexdigest()}"
             continue
         with _tree(recipe, action, workplace) as tree:
-            overrides = files.Overrides(owner, mode, None) if action.stage else of_context
+            overrides = files.Overrides(owner, action.mode, None) if action.stage else of_context
             entries = files.entries(recipe, action, tree, name)
+            if not entries:
+                rootfs.report.line(f"nothing is called {name}")
+            many = len(entries) > 1 or action.keeps_parents
             for entry in entries:
-                many = len(entries) > 1
-                _copy(recipe, action, tree, entry, rootfs, place, overrides, many=many)
+                where = place
+                if action.keeps_parents:
+                    where = f"{place}/{posixpath.dirname(files.below_parents(name, entry))}"
+                _copy(recipe, action, tree, entry, rootfs, where, overrides, many=many)
             if isinstance(tree, Recorded):
                 digests[keys[name]] = tree.digest
     return digests
@@ -84,10 +89,13 @@ def _copy(
     many: bool,
 ) -> None:
     left_out = files.left_out(recipe, action)
+    name = entry.path.rpartition(b"/")[2].decode(errors="surrogateescape")
     if isinstance(tree, Recorded):
         tree.record_name(entry)
     real = tree.find(entry.path) or entry  # a link that is named is followed
     if real.inode.kind == DIRECTORY:
+        if action.keeps_parents:
+            place = f"{place}/{name}"
         _make(rootfs, place, overrides)
         rootfs.unpack(
             [subtree(tree, real, place, changed=overrides, leave_out=left_out, top=False)]
@@ -102,7 +110,6 @@ def _copy(
         rootfs.unpack_below(place, compression.inflated(stream, ""))
         tree.record_stream(real, stream)
     else:
-        name = entry.path.rpartition(b"/")[2].decode(errors="surrogateescape")
         target = f"{place}/{name}" if many else _into(rootfs, place, name)
         _make(rootfs, posixpath.dirname(target), overrides)
         rootfs.unpack([subtree(tree, real, target, changed=overrides)])
@@ -153,12 +160,11 @@ def _is_archive(tree: FileTree, entry: Entry) -> bool:
     return bytes(head[TAR_MAGIC]) == b"ustar"
 
 
-def _mode(recipe: Recipe, action: Copy) -> int | None:
-    if action.mode and not MODE.fullmatch(action.mode):
+def _check_mode(recipe: Recipe, action: Copy) -> None:
+    if action.mode and not files.is_mode(action.mode):
         raise reader.error(
             recipe.source,
             action.instruction,
-            f"--chmod={action.mode} is no octal number",
-            remedy="Write --chmod=755.",
+            f"--chmod={action.mode} is no mode",
+            remedy="Write --chmod=755, or --chmod=u=rwX,go=rX.",
         )
-    return int(action.mode, 8) if action.mode else None

@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 
 from singbuild.contract import Source
 from singbuild.dockerfile import files
-from singbuild.dockerfile.evaluation import Action, Copy, Run, Workdir, stages_of
+from singbuild.dockerfile.actions import Action, Copy, Run, Workdir, stages_of
 from singbuild.errors import SectionError
 from singbuild.plan.job import Job
 from singbuild.privilege import namespace
@@ -155,6 +155,7 @@ def _run(job: Job, action: Run, workplace: Workplace) -> None:
                 directory=action.directory,
                 user=user,
                 devices=devices,
+                offline=action.is_offline,
             )
             if done.status:
                 error = failed(job, action, f"RUN failed with status {done.status}", tail=done.tail)

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from singbuild import workspace
 from singbuild.dockerfile import context, files
-from singbuild.dockerfile.evaluation import Mount, Run
+from singbuild.dockerfile.actions import Mount, Run
 from singbuild.errors import HostError, RecipeError
 from singbuild.ext3.reader.image import Image
 from singbuild.file_tree import FileTree
@@ -41,9 +41,10 @@ def mounted(
     in the lock.
     """
     keys, digests = dict(files.names(action)), dict[str, str]()
-    if action.mounts and not chroot.may_mount():
+    if (action.mounts or action.is_offline) and not chroot.may_mount():
+        flag = "--mount" if action.mounts else "--network=none"
         raise HostError(
-            f"{job.plan.recipe.path}:{action.instruction.line}: RUN --mount needs mounts",
+            f"{job.plan.recipe.path}:{action.instruction.line}: RUN {flag} needs mounts",
             why="Nothing may be mounted here.",
             remedy="Build as root, or where user namespaces are allowed.",
         )

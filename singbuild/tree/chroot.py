@@ -65,16 +65,18 @@ def call(
     directory: str = "/",
     user: User | None = None,
     devices: Sequence[str] = (),
+    offline: bool = False,
 ) -> command.Completed:
     """Execute ``argv`` with ``root`` as its root directory, and return how it ended.
 
     env: added to ``environment()``; directory: where it works, in the tree; user: who it is, root
-    without one; devices: those of the host that it sees in /dev too. The program is looked up
-    on the image's PATH; 127 means that it is not there.
+    without one; devices: those of the host that it sees in /dev too; offline: it reaches no
+    network, where anything may be mounted. The program is looked up on the image's PATH; 127
+    means that it is not there.
     """
     words = ("chroot", os.fspath(root), *argv)
     variables = environment(env) | _clock(root)
-    about = {"directory": directory, "user": user, "devices": list(devices)}
+    about = {"directory": directory, "user": user, "devices": list(devices), "offline": offline}
     with _job(root, argv, variables, **about) as (launch, job):  # type: ignore[arg-type]
         done = command.call(
             launch, env=_of_python(), on_line=on_line, own_session=True, pass_fds=(job,)
@@ -129,7 +131,6 @@ def host(
         "writable": [str(path) for path in writable],
         "furnished": furnished,
         "plain": plain,
-        "offline": False,
     }
     with _job(root, words, env, about) as (launch, job):
         done = command.call(
@@ -161,7 +162,7 @@ def confine(
         return command.call([*become_root, *words], env=env, on_line=on_line)
     about = {"directory": str(directory), "writable": [], "furnished": False, "plain": False}
     variables = {"TMPDIR": "/dev/shm"} | dict(env)  # noqa: S108 - its own
-    with _job(directory, words, variables, about | {"offline": True}, mounts=True) as (launch, job):
+    with _job(directory, words, variables, about, mounts=True, offline=True) as (launch, job):
         done = command.call(
             [*become_root, *launch],
             env=_of_python(),
@@ -183,6 +184,7 @@ def _job(
     directory: str = "/",
     user: User | None = None,
     devices: Sequence[str] = (),
+    offline: bool = False,
 ) -> Iterator[tuple[list[str], int]]:
     """Yield the command that executes ``argv`` in a container, and the descriptor of its job.
 
@@ -203,6 +205,7 @@ def _job(
         "host": host,
         "directory": directory,
         "user": user,
+        "offline": offline,
         "hostname": surroundings.now.hostname,
     }
     file = os.memfd_create("singbuild", 0)  # read after execve(2), so not close-on-exec

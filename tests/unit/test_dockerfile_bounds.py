@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from singbuild.dockerfile import context, loading, variables
-from singbuild.dockerfile.evaluation import Copy, Evaluation, evaluate
+from singbuild.dockerfile.actions import Copy, Evaluation
+from singbuild.dockerfile.evaluation import evaluate
 from singbuild.errors import RecipeError
 from singbuild.formats.directory import Sandbox
 from singbuild.recipe.text import Text

@@ -12,7 +12,8 @@ import pytest
 from singbuild.console.events import Event
 from singbuild.console.junit import Report
 from singbuild.dockerfile import files, loading
-from singbuild.dockerfile.evaluation import Copy, Evaluation, Run, evaluate
+from singbuild.dockerfile.actions import Copy, Evaluation, Run
+from singbuild.dockerfile.evaluation import evaluate
 from singbuild.errors import RecipeError, SectionError
 from singbuild.plan import plan
 from singbuild.recipe.recipe import Recipe

@@ -169,6 +169,63 @@ RUN --mount=type=cache,target=/cache --mount=type=tmpfs,target=/fast \\
     assert "the secret 't' is in the image" in done.stderr
 
 
+def test_a_mount_begins_at_the_working_directory_and_a_program_may_be_offline(
+    write: Callable[[str], Path], singbuild: Build, tmp_path: Path
+) -> None:
+    path = write(
+        """FROM {base}
+WORKDIR /app
+RUN --mount=source=a.txt,target=a.txt --mount=type=bind,source=d,target=./e cat a.txt e/one > /srv/o
+RUN --network=none tail -n +3 /proc/net/dev > /srv/none; grep -q 127.0.0.1 /proc/net/fib_trie
+RUN tail -n +3 /proc/net/dev > /srv/some
+"""
+    )
+    done = singbuild(path, "a.img")
+    assert done.returncode == 0, done.stderr
+    image = tmp_path / "a.img"
+    assert inside(image, "exec", "/bin/cat", "/srv/o") == "a\n1\n"
+    names = inside(image, "exec", "/bin/cat", "/srv/none").replace(":", ": ").split()[::17]
+    assert names == ["lo:"]
+    # The same in the host's namespace, if it has more than one.
+    lines = len(Path("/proc/net/dev").read_text().splitlines()) - 2
+    assert inside(image, "exec", "/bin/cat", "/srv/some").count("\n") == lines
+
+
+def test_what_a_pattern_does_not_match_is_not_copied(
+    write: Callable[[str], Path], singbuild: Build, tmp_path: Path
+) -> None:
+    """package.json yarn.lock* package-lock.json*: as BuildKit has it, of which one may be there."""
+    text = "FROM {base}\nCOPY a.txt none.lock* d/*.none /srv/n/\nCOPY .npm* /srv/n/\n"
+    done = singbuild(write(text), "a.img")
+    assert done.returncode == 0, done.stderr
+    assert "nothing is called none.lock*" in done.stdout
+    assert inside(tmp_path / "a.img", "exec", "/bin/ls", "/srv/n") == "a.txt\n"
+    (tmp_path / "context/none.lock2").write_text("there\n")
+    done = singbuild(tmp_path / "context/Dockerfile", "b.img")
+    assert done.returncode == 0, done.stderr
+    assert inside(tmp_path / "b.img", "exec", "/bin/ls", "/srv/n") == "a.txt\nnone.lock2\n"
+
+
+def test_copies_below_their_parents(
+    write: Callable[[str], Path], singbuild: Build, tmp_path: Path
+) -> None:
+    text = """FROM {base} AS one
+COPY --parents d/*.log a.txt d/deep /srv/p/
+COPY --parents ./d/./deep/er/three /srv/q
+COPY --parents **/one **/three /srv/r/
+FROM {base}
+COPY --from=one --parents /srv/./p /srv/./q /srv/./r /all/
+"""
+    done = singbuild(write(text), "a.img")
+    assert done.returncode == 0, done.stderr
+    listed = inside(tmp_path / "a.img", "exec", "/bin/find", "/all", "-type", "f")
+    assert sorted(listed.split()) == [
+        *(f"/all/p/{name}" for name in ("a.txt", "d/deep/er/three", "d/two.log")),
+        "/all/q/deep/er/three",
+        *(f"/all/r/{name}" for name in ("d/deep/er/three", "d/one")),
+    ]
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_a_cache_mounts_owner_may_be_one_that_the_builder_does_not_have(
     user: User, base: str, mode: str
