@@ -216,12 +216,14 @@ class HostState:
 def host_state(base: str) -> HostState:
     """Look at the host. base: pytest's directory; beside it only shared_directory's are ours."""
     ours = (base, *OWN_DIRECTORIES)
-    lines = _read(Path("/proc/self/mounts")).splitlines()
+    lines = _read("/proc/self/mounts").splitlines()
+    # No glob and no Path, which take most of the time of a quick test: it is looked twice.
     loops = {
         name: file
-        for name in os.listdir("/sys/block")  # no glob, which takes most of the time
+        for name in os.listdir("/sys/block")
         if name.startswith("loop")
-        and (file := _read(Path(f"/sys/block/{name}/loop/backing_file"))).startswith(ours)
+        and os.access(f"/sys/block/{name}/loop", os.F_OK)  # it has a file
+        and (file := _read(f"/sys/block/{name}/loop/backing_file")).startswith(ours)
     }
     mounts = frozenset(line for line in lines if line.split()[1].startswith(ours))
     return HostState(mounts, loops, _children(), _instances())
@@ -253,8 +255,8 @@ def shared_directory() -> Iterator[Path]:
 def _children() -> dict[tuple[int, int], str]:
     """The children of this process but for OWN_PROCESSES, zombies included."""
     result = {}
-    for pid in map(int, _read(Path(f"/proc/self/task/{os.getpid()}/children")).split()):
-        name, _, fields = _read(Path(f"/proc/{pid}/stat")).rpartition(")")
+    for pid in map(int, _read(f"/proc/self/task/{os.getpid()}/children").split()):
+        name, _, fields = _read(f"/proc/{pid}/stat").rpartition(")")
         if fields and pid not in OWN_PROCESSES:
             result[pid, int(fields.split()[19])] = name.partition("(")[2]
     return result
@@ -272,10 +274,11 @@ def _instances() -> dict[int, str]:
     return result
 
 
-def _read(path: Path) -> str:
+def _read(path: str) -> str:
     """The line in a file of the kernel's; "" when what it tells of has just gone."""
     try:
-        return path.read_text(errors="surrogateescape").strip()  # names are bytes
+        with open(path, errors="surrogateescape") as file:  # names are bytes
+            return file.read().strip()
     except OSError:
         return ""
 

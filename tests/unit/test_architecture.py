@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import json
 import re
 import subprocess
@@ -29,7 +30,8 @@ NAMES = {
 IMPORTABLE = [name for name in NAMES.values() if not name.endswith("__main__")]
 
 
-def imports(path: Path, *, lazy: bool) -> set[str]:
+@functools.cache  # to parse all modules takes seconds
+def imports(path: Path, *, lazy: bool) -> frozenset[str]:
     """Modules of ours that a file imports; lazy: also those inside functions and for types only."""
     modules: set[str] = set()
     tree = ast.parse(path.read_text())
@@ -40,9 +42,7 @@ def imports(path: Path, *, lazy: bool) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             inner = {f"{node.module}.{alias.name}" for alias in node.names}
             modules |= {name if name in NAMES.values() else node.module for name in inner}
-    return {name for name in modules if name.split(".")[0] in ("singbuild", "singrun")} | {
-        name for name in modules if name.startswith("singbuild_")
-    }
+    return frozenset(name for name in modules if name.startswith(("singbuild", "singrun")))
 
 
 def published_wings(package: str) -> dict[str, set[str]]:

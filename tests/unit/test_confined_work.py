@@ -20,7 +20,9 @@ FILES = sorted(
 
 def roots(path: Path) -> list[str]:
     """Where a file does more with ``rootfs.root`` or ``rootfs.path()`` than to pass it on."""
-    tree = ast.parse(path.read_text())
+    if "rootfs" not in (text := path.read_text()):
+        return []  # most files, and to parse them takes seconds
+    tree = ast.parse(text)
     parents = {child: node for node in ast.walk(tree) for child in ast.iter_child_nodes(node)}
     paths = []
     for node in ast.walk(tree):
@@ -38,9 +40,9 @@ def roots(path: Path) -> list[str]:
     return paths
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_no_host_path_is_made_of_the_tree_s(path: Path) -> None:
-    assert roots(path) == []
+def test_no_host_path_is_made_of_the_tree_s() -> None:
+    assert len(FILES) > 300
+    assert [place for path in FILES for place in roots(path)] == []
 
 
 @pytest.mark.parametrize(
