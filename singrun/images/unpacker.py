@@ -58,17 +58,16 @@ def unpack(image: Image, tree: str, name_of_tree: str, most: int) -> None:
     where the image does not say how many it may take.
     """
     name = _PROGRAMS[image.kind]
-    source = f"/proc/self/fd/{image.fd}"
+    source = "/proc/self/fd/0"
     words = [host_program(name), "-R", "rdump / .", f"{source}?offset={image.offset}"]
     if image.kind != EXT3:
         words = [host_program(name), "-no-progress", "-no-xattrs", "-f", "-d", ".", source]
         words[1:1] = ["-offset", str(image.offset)] if image.offset else []
     bounds = _bounds(image, most)
     reading, writing = os.pipe()
-    child = os.fork()
+    parent, child = os.getpid(), os.fork()
     if not child:
-        expected = os.stat(tree)
-        _become_unpacker(image, (name_of_tree, expected), writing, words, bounds)
+        _become_unpacker(parent, image, (tree, name_of_tree), writing, words, bounds)
     os.close(writing)
     try:
         output = _read_output(reading, tree, bounds, time.monotonic() + _longest(image))
@@ -187,16 +186,23 @@ def _is_harmless(line: bytes) -> bool:
 
 
 def _become_unpacker(
+    parent: int,
     image: Image,
-    directory: tuple[str, os.stat_result],
+    directory: tuple[str, str],
     output: int,
     words: list[str],
     bounds: Amount,
 ) -> NoReturn:
-    """Execute ``words`` where only ``directory`` can be written, if it still has that name."""
-    tree, expected = directory
+    """Execute ``words`` where only ``directory`` can be written, if it still has its name.
+
+    parent: the PID with which this process ends. directory: see unpack().
+    """
+    place, tree = directory
     try:
         syscalls.prctl(syscalls.PR_SET_PDEATHSIG, 9)
+        if os.getppid() != parent:  # it ended before prctl(2)
+            os._exit(1)
+        expected = os.stat(place)
         syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
         # One file of zeros could fill the disk between two looks at the tree.
         resource.setrlimit(resource.RLIMIT_FSIZE, (bounds.size, bounds.size))
@@ -212,9 +218,10 @@ def _become_unpacker(
         syscalls.mount_setattr(syscalls.AT_FDCWD, "/", flags, attr_set=only_read)
         attach(own, tree)
         os.chdir(tree)
-        os.dup2(output, 1)
-        os.dup2(output, 2)
-        os.set_inheritable(image.fd, True)
+        for number, fd in enumerate((image.fd, output, output)):
+            os.dup2(fd, number)
+        # What led to a directory would lead out of it, to what can be written.
+        os.closerange(3, os.sysconf("SC_OPEN_MAX"))
         os.execve(words[0], words, {"LC_ALL": "C", "PATH": os.path.dirname(words[0])})
     except OSError as error:
         say(f"Cannot start {words[0]}: {error}")

@@ -23,6 +23,7 @@ from singrun.images.unpacked import (
 from singrun.mounts import mountinfo
 
 _TICK = 1.0  # seconds; at least the grain of a file's times, on network file systems too
+_TRIES = 40  # to remove a tree; what is killed has ended by then, but for a file server's sake
 _FIRST_PID_NAMESPACE = "pid:[4026531836]"  # <linux/proc_ns.h>, PROC_PID_INIT_INO
 
 
@@ -77,7 +78,7 @@ def _locked(path: str) -> int:
     fcntl.flock(fd, fcntl.LOCK_EX)
     with contextlib.suppress(FileNotFoundError):
         if os.path.samestat(os.lstat(path), os.fstat(fd)):
-            return fd
+            return _inherited(fd)
     os.close(fd)
     return -1
 
@@ -182,9 +183,15 @@ def _lock_alone(path: str) -> int:
         return -1
     with contextlib.suppress(OSError):
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return fd
+        return _inherited(fd)
     os.close(fd)
     return -1
+
+
+def _inherited(lock: int) -> int:
+    """Let chmod(1) and rm(1) hold a lock too: they work on when who waits for them is killed."""
+    os.set_inheritable(lock, True)
+    return lock
 
 
 def take_away(path: str, cache: str) -> bool:
@@ -228,21 +235,28 @@ def _empty(path: str) -> None:
 
 
 def remove(path: str) -> None:
-    """Remove a file or a tree, however deep, directories without write permission too."""
+    """Remove a file or a tree, however deep, directories without write permission too.
+
+    The program of a killed process may write there until the kernel has ended it, too.
+    """
     if not stat.S_ISDIR(os.lstat(path).st_mode):
         os.unlink(path)
         return
+    for _ in range(_TRIES):
+        _remove_tree(path)
+        if not os.path.lexists(path):
+            return
+        time.sleep(_TICK / 20)
+    raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), path)
+
+
+def _remove_tree(path: str) -> None:
     parent = os.open(os.path.dirname(path), os.O_PATH | os.O_DIRECTORY)
     os.set_inheritable(parent, True)
     name = f"/proc/self/fd/{parent}/{os.path.basename(path)}"
+    quiet = [(os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0)]
     # shutil.rmtree() fails in deep trees: https://github.com/python/cpython/issues/89727.
     for words in (["chmod", "-R", "u+rwX", "--", name], ["rm", "-rf", "--", name]):
-        program, quiet = (
-            host_program(words[0]),
-            [(os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0)],
-        )
-        child = os.posix_spawn(program, words, {"LC_ALL": "C"}, file_actions=quiet)
+        child = os.posix_spawn(host_program(words[0]), words, {"LC_ALL": "C"}, file_actions=quiet)
         os.waitpid(child, 0)
     os.close(parent)
-    if os.path.lexists(path):
-        raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), path)

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import itertools
 import os
+import signal
+import subprocess
+import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +19,7 @@ import pytest
 from singrun.errors import RunError
 from singrun.images import unpacker, unpacking
 from singrun.images.image import open_image
+from tests.bench.host import wait_until
 from tests.bench.image_trees import mke2fs
 
 LONGEST = 4095  # bytes of a path, which a program in the tree begins with ./
@@ -81,3 +89,52 @@ def test_what_somebody_works_on_stays(cache: Path, name: str) -> None:
     assert (cache / name / "size").exists()
     assert (cache / "stamp").exists()
     os.close(with_lock)
+
+
+def _hold(path: str, lock: str) -> int:
+    """Start a program while a lock is held, and be killed; return the program's PID."""
+    code = (
+        "import os, sys; from singrun.images import unpacking\n"
+        f"assert unpacking.{lock}(sys.argv[1]) >= 0\n"
+        "print(os.posix_spawn('/bin/sleep', ['sleep', '600'], {}), flush=True)\n"
+        "os.kill(os.getpid(), 9)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, path], stdout=subprocess.PIPE)
+    assert process.stdout
+    number = int(process.stdout.readline())
+    assert process.wait() == -signal.SIGKILL
+    process.stdout.close()
+    return number
+
+
+@pytest.mark.parametrize("lock", ["_locked", "_lock_alone"])
+def test_a_program_that_outlives_its_starter_holds_the_lock_on_what_it_works_on(
+    tmp_path: Path, lock: str
+) -> None:
+    """Else the next launch would begin to unpack where the last one's rm(1) still removes."""
+    (tmp_path / "stamp.new").mkdir()
+    path = f"{tmp_path}/stamp.new"
+    program = _hold(path, lock)
+    assert unpacking._lock_alone(path) == -1
+    os.kill(program, signal.SIGKILL)
+    wait_until(lambda: unpacking.take_away(path, str(tmp_path)))
+
+
+def test_a_program_that_still_writes_keeps_no_tree_from_going(tmp_path: Path) -> None:
+    (tmp_path / "tree").mkdir()
+    tree = os.open(tmp_path / "tree", os.O_RDONLY)
+    end = time.monotonic() + 0.3
+
+    def write() -> None:
+        with contextlib.suppress(FileNotFoundError):  # the directory is gone
+            for number in itertools.takewhile(lambda _: time.monotonic() < end, itertools.count()):
+                os.close(os.open(f"{number}", os.O_CREAT, dir_fd=tree))
+
+    writers = [threading.Thread(target=write) for _ in range(2)]
+    for writer in writers:
+        writer.start()
+    unpacking.remove(f"{tmp_path}/tree")
+    for writer in writers:
+        writer.join()
+    os.close(tree)
+    assert os.listdir(tmp_path) == []

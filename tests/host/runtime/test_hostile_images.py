@@ -6,6 +6,7 @@ import os
 import pwd
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 
 from tests.bench import singrun_images as images
 from tests.bench.host import PATIENCE
+from tests.bench.image_trees import mke2fs
 from tests.bench.singrun_images import Bench, Person
 
 pytestmark = pytest.mark.root
@@ -184,6 +186,36 @@ def test_an_image_that_unpacks_without_end_is_given_up(bench: Bench, make: objec
     assert (done.returncode, b"Cannot unpack" in done.stderr) == (255, True), done
     assert time.monotonic() - began < 60 * PATIENCE
     assert [*Path(f"/var/tmp/singrun-{user.uid}").iterdir()] == []
+
+
+UNPACK = """
+import os, sys
+from singrun.images import unpacker
+from singrun.images.image import open_image
+unpacker.host_program = lambda _: sys.argv[1]
+os.set_inheritable(os.open("/", os.O_RDONLY), True)
+unpacker.unpack(open_image(sys.argv[2]), sys.argv[3], sys.argv[3], 1 << 30)
+"""
+
+
+def test_who_unpacks_has_no_descriptor_that_leads_out_of_its_tree(
+    bench: Bench, tmp_path: Path
+) -> None:
+    """A program in place of debugfs(8), as an image might make of it, looks at what it has."""
+    look, tree = tmp_path / "look", tmp_path / "tree"
+    look.write_text("#!/bin/sh\nexec /bin/ls -l /proc/self/fd >$PWD/open\n")
+    look.chmod(0o755)
+    tree.mkdir()
+    places = (look, mke2fs(tree, tmp_path / "image"), tree)
+    words = ["unshare", "--mount", sys.executable, "-c", UNPACK, *map(str, places)]
+    subprocess.run(words, check=True, cwd=images.ROOT)
+    lines = (tree / "open").read_text().splitlines()[1:]
+    names = dict(line.partition(" -> ")[::2] for line in lines)
+    opened = {number.split()[-1]: name for number, name in names.items()}
+    assert opened.pop("0") == str(tmp_path / "image")
+    assert opened.pop("1") == str(tree / "open")
+    assert opened.pop("2").startswith("pipe:")
+    assert [name.split("/")[1] for name in opened.values()] == ["proc"]  # ls(1) itself reads it
 
 
 def test_fuse_daemons_gain_nothing_by_set_id_programs(bench: Bench) -> None:
