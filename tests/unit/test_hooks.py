@@ -10,9 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from singbuild import Rootfs, contract, hookspecs
 from singbuild.backends import extension_hookspecs, loading
+from singbuild.cli.main import commands
 from singbuild.entry_points import code_digest, installed
 
 HOOKS = {name: hook for name, hook in vars(hookspecs).items() if name.startswith("singbuild_")}
@@ -54,10 +56,10 @@ def test_built_ins_come_in_by_the_public_door_alone() -> None:
 
 @pytest.mark.parametrize("name", BUILT_IN)
 def test_one_backend_is_described_for_people(name: str) -> None:
-    argv = [sys.executable, "-m", "singbuild", "backends", name]
-    output = subprocess.check_output(argv, text=True)
+    done = CliRunner().invoke(commands, ["backends", name], standalone_mode=False)
+    assert (done.exception, done.return_value) == (None, 0)
     for keyword in loading.load(name).needs.keywords:
-        assert keyword.name in output
+        assert keyword.name in done.output
 
 
 PAGE = (Path(__file__).parents[2] / "docs/writing-a-backend.md").read_text()
