@@ -10,8 +10,14 @@ import os
 from singrun.environment.inherited import Environment
 from singrun.mounts.root import Root
 
-SOURCE = """#!/bin/sh
-for _singularity_env in /.singularity.d/env/*.sh; do
+OF_BASH = """command -v source >/dev/null || eval 'source() {
+    _singularity_file=$1; shift; command . "$_singularity_file"
+}'
+"""
+"""What bash has, and the shell that Apptainer brings along, and dash has not: people write it."""
+
+SOURCE = f"""#!/bin/sh
+{OF_BASH}for _singularity_env in /.singularity.d/env/*.sh; do
     case $_singularity_env in  # somebody put a file in the place of the link
         */90-environment.sh)
             [ -h /environment ] || [ ! -f /environment ] || _singularity_env=/environment
@@ -19,7 +25,7 @@ for _singularity_env in /.singularity.d/env/*.sh; do
     esac
     [ -f "$_singularity_env" ] && . "$_singularity_env"
 done
-unset _singularity_env
+unset _singularity_env _singularity_file
 """
 """The beginning of each action. A variable of it hides the caller's: it has a name of its own."""
 

@@ -2,14 +2,16 @@
 
 import os
 
+from singrun.environment import assignments
 from singrun.environment.inherited import Environment
 from singrun.environment.variables import Override
 
 # $1: the name. $2…: what the layers above the image's scripts set, lowest first: each "layer",
 # "how" and "value", see Override. The scripts run in this very shell, one by one, and after each
 # the variable is looked at.
-_SCRIPT = """
-name=$1; shift
+_SCRIPT = (
+    assignments.OF_BASH
+    + """name=$1; shift
 report() {
   eval "new=\\${$name-} is=\\${$name+set}"
   [ "$new" = "$old" ] && [ "$is" = "$was" ] && return
@@ -45,6 +47,7 @@ while [ $# -gt 2 ]; do
 done
 printf 'set by: %s\\n' "$last"
 """
+)
 
 
 def arguments(name: str, caller_variables: Environment, overrides: list[Override]) -> list[bytes]:

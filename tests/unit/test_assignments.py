@@ -107,5 +107,23 @@ def test_no_more_of_a_value_is_made_than_may_be() -> None:
         tracemalloc.stop()
 
 
+@pytest.mark.parametrize("shell", ["dash", "bash", "busybox sh"])
+def test_environments_may_be_read_by_source(shell: str, tmp_path: Path) -> None:
+    """``source FILE`` in %environment: bash has it, and the shell that Apptainer brings along."""
+    words = shell.split()
+    if not shutil.which(words[0]):
+        pytest.skip(f"{words[0]} is not installed")
+    (tmp_path / "inner.sh").write_text('export READ="$# $1"\n')
+    # BusyBox ends at a file that is not there, as POSIX has it of the dot.
+    missing = "" if words[1:] else "source ./none.sh\n"
+    text = f'{SOURCE}{missing}source ./inner.sh "a b" c\necho "$READ $#$1"\n'
+    (tmp_path / "script").write_text(text)
+    done = subprocess.run(
+        [*words, "script", "mine"], cwd=tmp_path, env=BEFORE, capture_output=True, text=True
+    )
+    assert done.stdout == "2 a b 1mine\n", done.stderr
+    assert ("none.sh" in done.stderr) == bool(missing)
+
+
 def test_the_action_begins_as_all_do() -> None:
     assert EXEC.startswith(SOURCE)
