@@ -44,17 +44,28 @@ def main() -> "NoReturn":
         say(str(error), "FATAL")
         status = error.status
     except OSError as error:
+        what = f"Cannot start: {error}"
         remedy = "singrun --debug VERB IMAGE shows what was done before."
-        if error.errno == errno.ENOSYS:
+        if error.errno == errno.ENOENT and not error.filename and not _is_in_a_directory():
+            what, remedy = "The current directory has been removed", "Go to one that is there."
+        elif error.errno == errno.ENOSYS:
             remedy = "This kernel is too old; singrun doctor names the version that it needs."
         elif error.errno in (errno.EFBIG, errno.EMFILE, errno.EAGAIN, errno.ENOMEM):
             remedy = "A limit may be too low: see ulimit -a."
-        say(f"Cannot start: {error}\n  {remedy}", "FATAL")
+        say(f"{what}\n  {remedy}", "FATAL")
     except Exception:
         sys.excepthook(*sys.exc_info())
         say("This is a bug in singrun; please report it with the lines above.", "FATAL")
     recordings.let_go()
     os._exit(status)
+
+
+def _is_in_a_directory() -> bool:
+    """Whether the current directory has a name."""
+    try:
+        return bool(os.getcwd())
+    except FileNotFoundError:
+        return False
 
 
 def _spelled(words: list[str]) -> list[str]:

@@ -28,6 +28,7 @@ OPTIONS = {  # what stands behind the prefix; the option
     "CWD": "pwd",
     "DEBUG": "debug",
     "DEVICE": "device",
+    "DISABLE_CACHE": "disable-cache",
     "DNS": "dns",
     "DROP_CAPS": "drop-caps",
     "ENV_FILE": "env-file",

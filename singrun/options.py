@@ -336,13 +336,23 @@ VALUES |= {name: _limit(name) for name in LIMITS}
 REFUSED = {
     "allow-setuid": "Set-user-ID programs never gain anything here (no_new_privs).",
     "apply-cgroups": "Say the limits themselves: --memory, --cpus, --pids-limit.",
+    "authfile": "Name the file by a variable: REGISTRY_AUTH_FILE.",
     "blkio-weight-device": "singrun limits all disks alike: --blkio-weight.",
     "boot": "An instance starts the image's %startscript and no init.",
+    "containlibs": "Bind the libraries, and name their directory: --bind, --env.",
+    "docker-login": "Log in first: singularity registry login.",
     "fusemount": "Mount it on the host, and share it by --bind.",
     "netns-path": "Enter that namespace first: nsenter --net=PATH singrun …",
+    "no-oci": "No image is run by an OCI runtime; leave it out.",
+    "no-setgroups": "Groups stay as they are; leave it out.",
+    "no-tmp-sandbox": "--mount-with says how an image is mounted.",
+    "oci": "No image is run by an OCI runtime; leave it out.",
     "oom-kill-disable": "Cgroups of version 2 cannot do that.",
     "passphrase": "singrun reads no encrypted images.",
     "pem-path": "singrun reads no encrypted images.",
+    "sif-fuse": "--mount-with says how an image is mounted.",
+    "tmp-sandbox": "An image is unpacked by --mount-with unpack.",
+    "tmpdir": "Name the directory by a variable: SINGBUILD_TMPDIR.",
     "vm": "singrun starts no virtual machine.",
 }
 

@@ -119,7 +119,7 @@ def _checked(arguments: list[bytes], variables: Environment) -> list[bytes]:
             return arguments
         return [b"/bin/sh", b"-c", _LOOK, name, *arguments]
     if os.path.exists(name):
-        if os.path.isfile(name) and not os.access(name, os.X_OK):
+        if not (os.path.isfile(name) and os.access(name, os.X_OK)):
             raise RunError(f"{os.fsdecode(name)}: permission denied")
         return arguments
     raise RunError(f"stat {os.fsdecode(name)}: no such file or directory")

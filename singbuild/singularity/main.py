@@ -11,6 +11,7 @@ from singbuild.cli import configuration
 from singbuild.cli.change import COMMANDS as CHANGE_COMMANDS
 from singbuild.cli.main import prepare_streams, set_home, with_output_written
 from singbuild.configuration import reading
+from singbuild.console import faults
 from singbuild.console.display import Console
 from singbuild.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, SingbuildError, UsageError
 from singbuild.singularity.build import build
@@ -77,9 +78,8 @@ def main() -> None:
     except SingbuildError as error:
         print(f"{FATAL}{error}", file=sys.stderr)
         status = _WRONGLY_CALLED if isinstance(error, UsageError) else FAILED
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"{FATAL}{where}{error.strerror or error}", file=sys.stderr)
+    except (OSError, MemoryError) as error:
+        print(f"{FATAL}{faults.of_host(error)}", file=sys.stderr)
         status = FAILED
     except Exception:
         traceback.print_exc()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from singbuild.errors import SourceError
 from singbuild.singularity import options
 from singbuild.singularity.group import Group
 
@@ -34,6 +35,8 @@ def create(image: Path, size: int, directories: tuple[str, ...]) -> int:
     """Make IMAGE, an empty ext3. What is written to it, and DIR, belongs to who writes."""
     from singbuild.images import change
 
+    if image.exists():
+        raise SourceError(f"{image} exists", why=_OWN_FILE, remedy="Name a new file.")
     inner = [f"upper/{each.strip('/')}" for each in directories]
     change.create(image, size * _MEBIBYTE, force=False, directories=("upper", "work", *inner))
     return 0

@@ -82,6 +82,7 @@ def _sorted(words: tuple[str, ...]) -> tuple[str, str]:
     if len(words) > 2:
         raise UsageError(f"cannot understand: pull {' '.join(words)}", remedy=_REMEDY)
     if len(uris) != 1:
+        source.refuse_plain_http(words[-1])
         raise SourceError(
             f"cannot pull {words[-1]}", why="It names no transport, as docker://.", remedy=_REMEDY
         )

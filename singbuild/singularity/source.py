@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from singbuild.errors import SourceError
+
 if TYPE_CHECKING:
     from singbuild.recipe.grammar import Recipe
 
@@ -34,6 +36,7 @@ def recipe(
     from singbuild.recipe.text import Text
 
     path = Path(word)
+    refuse_plain_http(word)
     if is_uri(word):
         return pull.recipe(word, insecure=insecure)
     if path.is_dir() or _is_binary(path):
@@ -42,6 +45,16 @@ def recipe(
     return grammar.load(
         word, build_args=build_args, build_arg_file=build_arg_file, on_unused=on_unused
     )
+
+
+def refuse_plain_http(word: str) -> None:
+    """Refuse a file on a web server that says who it is to nobody. SourceError."""
+    if word.startswith("http://"):
+        raise SourceError(
+            f"cannot get {word}",
+            why="Nothing is fetched by plain http, where anybody may answer.",
+            remedy=f"Say https://{word[7:]}, or fetch the file with another program.",
+        )
 
 
 def is_image(word: str) -> bool:

@@ -283,7 +283,7 @@ def _open_device() -> int:
     try:
         return os.open("/dev/fuse", os.O_RDWR)
     except OSError as error:
-        remedy = "Ask the administrator to make it readable and writable for all (mode 0666)."
+        remedy = "Ask the administrator to let all read and write /dev/fuse (mode 0666)."
         if error.errno in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
             remedy = "Ask the administrator to load the kernel module fuse (modprobe fuse)."
         raise UnavailableError(

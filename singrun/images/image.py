@@ -160,6 +160,10 @@ def _opened(path: str, *, writable: bool) -> int:
 
 def _unopened(path: str, error: OSError, *, writable: bool) -> RunError:
     why = f"{error.strerror}."
+    if path.startswith("http://"):
+        why = "Nothing is fetched by plain http, where anybody may answer."
+        remedy = f"Say https://{path[7:]}, or fetch the file with another program."
+        return RunError(f"Cannot open the image {path}", why=why, remedy=remedy)
     if writable and error.errno != errno.ENOENT:
         remedy = "Ask its owner for write permission, or lay a directory over it: --overlay DIR."
         return RunError(f"Cannot open {path} for writing", why=why, remedy=remedy)

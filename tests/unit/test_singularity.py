@@ -215,6 +215,49 @@ def test_wrong_words_end_with_1_and_a_near_miss(words: list[str], near: str) -> 
     assert near in done.stderr
 
 
+@pytest.mark.parametrize("words", [("pull",), ("exec",), ("build", "x.sif")])
+def test_plain_http_is_refused_with_its_reason(words: tuple[str, ...]) -> None:
+    done = singularity(*words, "http://127.0.0.1:1/i.sif", *["true"][: words[0] == "exec"])
+    assert (done.returncode, done.stdout) == (255, "")
+    assert "plain http" in done.stderr
+    assert "https://127.0.0.1:1/i.sif" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("option", "answer"),
+    [
+        ("--authfile", "REGISTRY_AUTH_FILE"),
+        ("--tmpdir", "SINGBUILD_TMPDIR"),
+        ("--docker-login", "registry login"),
+        ("--containlibs", "--bind"),
+        ("--no-oci", "leave it out"),
+    ],
+)
+def test_an_option_of_a_launch_that_is_not_had_names_what_does_the_same(
+    option: str, answer: str
+) -> None:
+    done = singularity("exec", option, "x.img", "true")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert answer in done.stderr
+    assert "Did you mean" not in done.stderr
+
+
+def test_an_overlay_in_the_place_of_a_file_is_refused_without_a_word_of_force(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "i.sif").touch()
+    done = singularity("overlay", "create", str(tmp_path / "i.sif"))
+    assert (done.returncode, done.stdout) == (255, "")
+    assert "An overlay stays a file of its own" in done.stderr
+    assert "--force" not in done.stderr
+
+
+def test_a_disabled_cache_is_no_variable_without_effect() -> None:
+    done = singularity("exec", "absent.img", "true", SINGULARITY_DISABLE_CACHE="1")
+    assert done.returncode == 255
+    assert "has no effect" not in done.stderr
+
+
 def test_every_option_has_its_help_and_the_reverse() -> None:
     assert {*manual.OPTIONS} == {*options.FLAGS, *options.VALUES}
     for verb in manual.VERBS:

@@ -86,6 +86,29 @@ def test_a_current_directory_that_is_gone_is_told(tmp_path: Path, words: tuple[s
     assert done.returncode == 5
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("bin/singrun", "exec", "../i.img", "true"),
+        ("bin/singrun", "mount", "../i.img", "/mnt"),
+        ("bin/singularity", "build", "../x.sif", "../i.img"),
+        ("bin/singularity", "overlay", "create", "x.img"),
+    ],
+)
+def test_clients_too_are_told_of_a_current_directory_that_is_gone(
+    tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    (tmp_path / "gone").mkdir()
+    (tmp_path / "i.img").write_bytes(bytes(4096))
+    line = 'cd "$1" && rmdir "$1" && shift && exec "$@"'
+    argv = ["sh", "-c", line, "sh", str(tmp_path / "gone"), str(ROOT / words[0]), *words[1:]]
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(argv, capture_output=True, text=True, env=os.environ | {"PATH": path})
+    assert done.returncode == 255
+    assert "he current directory has been removed" in done.stderr
+    assert "Go to one that is there." in done.stderr
+
+
 LITTLE = """
 import os, resource, sys
 from singbuild.cli.main import main

@@ -111,6 +111,12 @@ def test_what_cannot_be_pulled_is_fatal_and_known_by_the_registrys_words(
     assert (done.returncode, done.stdout) == (1, "")
 
 
+@pytest.mark.parametrize("name", ["/etc", "/dev/null"])
+def test_what_is_no_program_ends_as_in_3_x(tmp_path: Path, image: Path, name: str) -> None:
+    done = typed(tmp_path, "exec", image, name)
+    assert (done.returncode, done.stderr) == (255, f"FATAL:   {name}: permission denied\n")
+
+
 def test_push_and_pull_of_files_and_a_login_that_fails(
     tmp_path: Path, server: str, image: Path
 ) -> None:
