@@ -211,7 +211,7 @@ def _status() -> int:
         return EXIT_BUG
 
 
-def with_output_written(status: int) -> int:
+def with_output_written(status: int, beginning: str = "singbuild: error: ") -> int:
     """Write what standard output still holds; return the exit status, which says if it cannot be.
 
     Else the interpreter would complain, on its way out, with a status of its own.
@@ -223,6 +223,6 @@ def with_output_written(status: int) -> int:
         if isinstance(error, BrokenPipeError):  # of ``| head`` nobody wants to hear
             return status or 1  # as click ends where more than a buffer was to be printed
         cause = HostError("standard output cannot be written", why=error.strerror or str(error))
-        print(f"singbuild: error: {cause}", file=sys.stderr)
+        print(f"{beginning}{cause}", file=sys.stderr)
         return status or cause.status
     return status

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import click
@@ -39,5 +40,7 @@ class Group(click.Group):
         if word not in self.commands and not word.startswith("-"):
             near = nearest(word, [*self.commands, *self._elsewhere])
             remedy = f"Did you mean {near}?" if near else f"See: {context.command_path} --help"
+            if not context.parent and Path(word).exists():
+                remedy = f"To run the image: {context.command_path} run {word}"
             raise UsageError(f"there is no verb {name}", remedy=remedy)
         return super().resolve_command(context, args)

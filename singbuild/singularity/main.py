@@ -11,7 +11,6 @@ from singbuild.cli import configuration
 from singbuild.cli.change import COMMANDS as CHANGE_COMMANDS
 from singbuild.cli.main import prepare_streams, set_home, with_output_written
 from singbuild.configuration import reading
-from singbuild.console import faults
 from singbuild.console.display import Console
 from singbuild.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, SingbuildError, UsageError
 from singbuild.singularity.build import build
@@ -79,6 +78,8 @@ def main() -> None:
         print(f"{FATAL}{error}", file=sys.stderr)
         status = _WRONGLY_CALLED if isinstance(error, UsageError) else FAILED
     except (OSError, MemoryError) as error:
+        from singbuild.console import faults
+
         print(f"{FATAL}{faults.of_host(error)}", file=sys.stderr)
         status = FAILED
     except Exception:
@@ -86,4 +87,5 @@ def main() -> None:
         print(f"{FATAL}this is a bug; please report it with the lines above", file=sys.stderr)
         status = FAILED
     own = (0, _WRONGLY_CALLED, EXIT_INTERRUPTED, EXIT_TERMINATED)
-    sys.exit(with_output_written(status if status in own else FAILED))
+    status = with_output_written(status, FATAL)
+    sys.exit(status if status in own else FAILED)

@@ -252,6 +252,22 @@ def test_an_overlay_in_the_place_of_a_file_is_refused_without_a_word_of_force(
     assert "--force" not in done.stderr
 
 
+def test_an_image_in_the_place_of_a_verb_is_told_how_it_is_run(tmp_path: Path) -> None:
+    (tmp_path / "sif").touch()
+    done = singularity(str(tmp_path / "sif"))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"To run the image: singularity run {tmp_path}/sif" in done.stderr
+
+
+def test_output_that_cannot_be_written_is_fatal() -> None:
+    line = f"{DISPATCHER} buildcfg >/dev/full"
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = os.environ | {"PATH": path}
+    done = subprocess.run(line, shell=True, stderr=subprocess.PIPE, text=True, env=environment)
+    assert done.returncode == 255
+    assert done.stderr == "FATAL:   standard output cannot be written\nNo space left on device\n"
+
+
 def test_a_disabled_cache_is_no_variable_without_effect() -> None:
     done = singularity("exec", "absent.img", "true", SINGULARITY_DISABLE_CACHE="1")
     assert done.returncode == 255
