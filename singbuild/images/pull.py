@@ -17,7 +17,7 @@ from singbuild.cache import contents
 from singbuild.console.display import Console, JsonConsole
 from singbuild.console.events import Event
 from singbuild.console.sizes import binary
-from singbuild.errors import SingbuildError, UsageError
+from singbuild.errors import HostError, SingbuildError, UsageError
 from singbuild.formats import loading as formats
 from singbuild.plan import plan, preflight
 from singbuild.plan.options import Options
@@ -114,7 +114,14 @@ def _place_for(target: Path) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         is_ours = False
         while not is_ours:
-            target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            try:
+                target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            except OSError as error:
+                raise HostError(
+                    f"the cache directory {target.parent} cannot be made",
+                    why=f"{error.filename}: {error.strerror}",
+                    remedy="Set SINGBUILD_CACHEDIR to a directory that you may write.",
+                ) from None
             # Another process, which we waited for, may have removed the directory.
             with contextlib.suppress(FileNotFoundError):
                 stack.enter_context(lease.leased(target))

@@ -17,6 +17,7 @@ import pytest
 
 from singbuild import workspace
 from singbuild.errors import HostError, ImageError
+from singbuild.images import pull
 from tests.bench.singrun_images import ROOT
 
 
@@ -72,6 +73,15 @@ def test_a_cache_that_others_may_write_is_refused(
     cache.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(HostError, match="is no directory"):
         workspace.cache_directory()
+
+
+def test_a_place_in_the_cache_that_cannot_be_made_is_told_with_the_variable(tmp_path: Path) -> None:
+    """A home that is not there, or read-only: what singrun exec docker://NAME ends with."""
+    (tmp_path / "home").touch()
+    target = tmp_path / "home/.cache/singbuild/pulled/a/a.img"
+    with pytest.raises(HostError, match="cannot be made") as refused:
+        pull.pull_once("docker-archive:a.tar", target, pull.PullOptions())
+    assert "SINGBUILD_CACHEDIR" in refused.value.remedy
 
 
 def test_a_cache_is_closed_to_others_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
