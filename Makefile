@@ -8,6 +8,8 @@ DEMO   := .demo
 BIN    := $(VENV)/bin
 # A worker more than cores: while one waits for a process or a disk, another computes.
 WORKERS := -n $(shell expr $$(nproc) + 1) --dist loadgroup
+# Set in containers, it would have each process of pytest compile all anew.
+unexport PYTHONDONTWRITEBYTECODE
 # What is not run is not collected (tests/unit, --ignore): each worker would import all of it.
 PYTEST := $(BIN)/pytest $(WORKERS)
 

@@ -35,6 +35,18 @@ PATIENCE = float(os.environ.get("SINGBUILD_TEST_PATIENCE", "1"))
 """The factor that stretches every time limit of the tests, on hosts that are slow or busy."""
 
 
+@contextlib.contextmanager
+def processor_time(most: float) -> Iterator[None]:
+    """Fail where a with-block takes more seconds of the processor, times PATIENCE.
+
+    most: with an input of a third of the size, what is linear takes a third of the time, and what
+    is quadratic a ninth; so a bound that is a ninth as high finds the same.
+    """
+    begin = time.process_time()
+    yield
+    assert time.process_time() - begin < most * PATIENCE
+
+
 LEFT_OPEN = """
 import os, resource, sys
 resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))

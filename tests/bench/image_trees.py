@@ -121,11 +121,12 @@ REVISION_0 = _revision_0()
 """The option for an ext2 of 1993, without features: -r in mke2fs 1.47.0, not in 1.47.4."""
 
 
-def sample_tree(root: Path, *, hole: int = 3 << 30, files: int = 700) -> Path:
+def sample_tree(root: Path, *, hole: int = 3 << 30, files: int = 700, large: int = 5 << 20) -> Path:
     """A small tree with something of everything that anybody can make.
 
     hole: bytes that nothing was written to, which programs read as zeros, for a second per GiB.
     files: how many small ones there are, each of which is read, hashed and written anew.
+    large: bytes of one that cannot be compressed.
     """
     chance = random.Random(1)
     (root / "etc").mkdir(parents=True)
@@ -133,7 +134,7 @@ def sample_tree(root: Path, *, hole: int = 3 << 30, files: int = 700) -> Path:
     for number in range(files):
         (root / "many" / f"file-{number:04}-{'n' * 40}").write_text(f"{number}\n")
     (root / "etc" / "hosts").write_text("127.0.0.1 localhost\n")
-    (root / "large").write_bytes(chance.randbytes(5 << 20))
+    (root / "large").write_bytes(chance.randbytes(large))
     with (root / "sparse").open("wb") as file:
         file.seek(hole)
         file.write(b"end")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import shutil
 import subprocess
 import sys
@@ -20,11 +19,20 @@ from singrun.verbs import manual, words
 from tests.bench.terminal import Terminal
 from tests.unit.test_first_words import every_command
 
+# Of each argument, a file and a line's words, the answers in a line.
 BASH = """\
-. "$1"; shift
-COMP_WORDS=("$@") COMP_CWORD=$(($# - 1))
-eval "$(complete -p "$1" | sed 's/.*-F \\([a-z_]*\\) .*/\\1/')"
-printf '%s\\n' "${COMPREPLY[@]}"
+for each; do (
+    set -- $each
+    . "./$1"; shift
+    COMP_WORDS=("$@") COMP_CWORD=$(($# - 1))
+    eval "$(complete -p "$1" | sed 's/.*-F \\([a-z_]*\\) .*/\\1/')"
+    echo "${COMPREPLY[*]}"
+) </dev/null; done
+"""
+# Of each argument, a line, the answers and a form feed. One fish has all files, as a user's has.
+FISH = """\
+for file in .*.fish; source $file; end
+for line in $argv; complete -C $line; printf '\\f'; end
 """
 LINES = [
     ("singbuild ca", "cache"),
@@ -85,18 +93,18 @@ def environment() -> dict[str, str]:
     return os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 
 
-def in_bash(line: str, desk: Path) -> list[str]:
-    typed = [str(desk / source(line, "bash")), *line.split(" ")]
-    output = subprocess.check_output(
-        ["bash", "-c", BASH, "bash", *typed], text=True, cwd=desk, env=environment()
-    )
-    return output.split()
+def in_bash(lines: list[str], desk: Path) -> list[list[str]]:
+    typed = [f"{source(line, 'bash')} {line}" for line in lines]
+    words = ["bash", "-c", BASH, "bash", *typed]
+    output = subprocess.check_output(words, text=True, cwd=desk, env=environment())
+    return [row.split() for row in output.splitlines()]
 
 
-def in_fish(line: str, desk: Path) -> list[str]:
-    lines = f"source {source(line, 'fish')}; complete -C {shlex.quote(line)}"
-    output = subprocess.check_output(["fish", "-c", lines], text=True, cwd=desk, env=environment())
-    return [row.split("\t")[0] for row in output.splitlines()]
+def in_fish(lines: list[str], desk: Path) -> list[list[str]]:
+    words = ["fish", "-c", FISH, *lines]
+    output = subprocess.check_output(words, text=True, cwd=desk, env=environment())
+    answers = output.split("\f")[:-1]
+    return [[row.split("\t")[0] for row in each.splitlines()] for each in answers]
 
 
 @pytest.mark.parametrize("shell", ["bash", "fish"])
@@ -104,10 +112,9 @@ def test_a_shell_offers_what_fits_and_nothing_else(shell: str, desk: Path) -> No
     if not shutil.which(shell):
         pytest.skip(f"{shell} is not installed")
     offered = {"bash": in_bash, "fish": in_fish}[shell]
-    assert {line: offered(line, desk) for line, _ in LINES} == {
-        line: [answer] for line, answer in LINES
-    }
-    assert {line: offered(line, desk) for line in NOTHING} == {line: [] for line in NOTHING}
+    expected = {line: [answer] for line, answer in LINES} | {line: [] for line in NOTHING}
+    answers = offered([*expected], desk)
+    assert dict(zip(expected, answers, strict=True)) == expected
 
 
 @pytest.fixture

@@ -14,7 +14,9 @@ import click
 import pytest
 
 from singbuild.cli.build import build
-from singbuild.configuration import settings
+from singbuild.cli.main import main
+from singbuild.configuration import reading, settings
+from singbuild.errors import ConfigurationError
 from tests.bench.builds import SINGBUILD
 from tests.bench.singrun_images import ROOT
 
@@ -106,7 +108,9 @@ def test_people_see_where_each_value_is_from(desk: Desk) -> None:
         ("allow backend = a;b", "allow backend: 'a;b' is not a list of words"),
     ],
 )
-def test_what_is_wrong_is_told_by_file_and_line(line: str, answer: str, desk: Desk) -> None:
+def test_what_is_wrong_is_told_by_file_and_line(
+    line: str, answer: str, desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
     desk.user.write_text(f"# mine\n{line}\n")
     done = desk.run("plan", "a.def")
     assert (done.returncode, done.stdout) == (2, "")
@@ -114,9 +118,15 @@ def test_what_is_wrong_is_told_by_file_and_line(line: str, answer: str, desk: De
     event = json.loads(desk.run("a.def", "a.img", "--json").stdout.splitlines()[-1])
     assert (event["event"], event["status"]) == ("error", 2)
     assert (event["path"], event["line"]) == (str(desk.user), 2)
-    assert desk.run("help", "build").returncode == 0
-    assert desk.run("build", "--help").returncode == 0
-    assert desk.run("--help").returncode == 0
+    for name in ("SINGBUILD_CONFIG", "XDG_CONFIG_HOME"):
+        monkeypatch.setenv(name, desk.environment[name])
+    with pytest.raises(ConfigurationError):
+        reading.read()
+    for words in (("help", "build"), ("build", "--help"), ("--help",)):
+        monkeypatch.setattr(sys, "argv", ["singbuild", *words])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == 0
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,18 @@ SOME = settings(
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = sample_tree(tmp_path_factory.mktemp("trees") / "tree", hole=20 << 20)
+    return sampled(tmp_path_factory.mktemp("trees") / "tree", 5 << 20)
+
+
+@pytest.fixture(scope="module")
+def to_pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with a file of three of the largest blocks: xz takes a second for each MiB."""
+    return sampled(tmp_path_factory.mktemp("to-pack") / "tree", (2 << 20) + 5)
+
+
+def sampled(root: Path, large: int) -> Path:
+    # More files than stand below one header of a squashfs's directory, 256.
+    sample_tree(root, hole=20 << 20, files=300, large=large)
     for path in [root, *root.rglob("*")]:
         os.utime(path, (1, EPOCH - 7), follow_symlinks=False)
     return root
@@ -58,10 +69,10 @@ def differences(one: Path, other: Path) -> list[str]:
 
 @pytest.mark.parametrize("packing", PACKINGS)
 def test_a_squashfs_of_any_packing_holds_what_the_directory_does(
-    tree: Path, tmp_path: Path, packing: str
+    to_pack: Path, tmp_path: Path, packing: str
 ) -> None:
-    image = squashed(tree, tmp_path / "a.sqfs", "-comp", packing)
-    assert differences(tree, image) == []
+    image = squashed(to_pack, tmp_path / "a.sqfs", "-comp", packing)
+    assert differences(to_pack, image) == []
     with opened(image) as opened_tree:
         assert opened_tree.facts.kind == f"squashfs ({packing})"
 
@@ -77,9 +88,9 @@ def test_a_squashfs_of_any_packing_holds_what_the_directory_does(
     ],
 )
 def test_a_squashfs_of_any_shape_is_read(
-    tree: Path, tmp_path: Path, options: tuple[str, ...]
+    to_pack: Path, tmp_path: Path, options: tuple[str, ...]
 ) -> None:
-    assert differences(tree, squashed(tree, tmp_path / "a.sqfs", *options)) == []
+    assert differences(to_pack, squashed(to_pack, tmp_path / "a.sqfs", *options)) == []
 
 
 @pytest.mark.skipif(not shutil.which("tar2sqfs"), reason="needs tar2sqfs")
@@ -217,8 +228,8 @@ def test_a_directory_has_a_digest_of_its_own(tree: Path, tmp_path: Path) -> None
     (tree / "etc/hosts").chmod(0o644)
 
 
-def test_an_image_of_another_kind_is_described(tree: Path, tmp_path: Path) -> None:
-    image = squashed(tree, tmp_path / "a.sqfs", "-mkfs-time", str(EPOCH))
+def test_an_image_of_another_kind_is_described(to_pack: Path, tmp_path: Path) -> None:
+    image = squashed(to_pack, tmp_path / "a.sqfs", "-mkfs-time", str(EPOCH))
     layers = [
         partition(image.read_bytes(), sifs.SQUASHFS, arch=sifs.ARM64),
         partition(b"x", sifs.EXT3, sifs.OVERLAY),

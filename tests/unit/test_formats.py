@@ -63,7 +63,7 @@ def converted(source: Path, target: Path, form: str = "", *, umask: int = 0o022)
 @pytest.fixture(scope="module")
 def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("formats")
-    tree = sample_tree(place / "tree", hole=20 << 20)
+    tree = sample_tree(place / "tree", hole=20 << 20, files=300)
     home = tree / ".singularity.d"
     (home / "env").mkdir(parents=True)
     (home / "manifest").touch()

@@ -32,28 +32,26 @@ def python(version: str) -> str:
 
 
 @pytest.mark.parametrize("version", SUPPORTED)
-def test_every_module_of_the_runtime_can_be_imported(version: str) -> None:
+def test_the_runtime_and_its_one_file_form_start(version: str, tmp_path: Path) -> None:
+    """Each module can be imported, which compiles them once for all that follows."""
+    compiled = f"pycache_prefix={tmp_path / 'compiled'}"
     paths = sorted((images.ROOT / "singrun").rglob("*.py"))
     names = [".".join(path.relative_to(images.ROOT).with_suffix("").parts) for path in paths]
     lines = [f"import {name}" for name in names if not name.endswith("__")]
-    words = [python(version), "-I", "-W", "error", "-B", "-c", "\n".join(lines)]
+    words = [python(version), "-I", "-W", "error", "-X", compiled, "-c", "\n".join(lines)]
     words[-1] = f"import sys; sys.path.insert(0, {str(images.ROOT)!r})\n{words[-1]}"
     subprocess.run(words, check=True)
-
-
-@pytest.mark.parametrize("version", SUPPORTED)
-def test_the_runtime_and_its_one_file_form_start(version: str, tmp_path: Path) -> None:
     single = tmp_path / "singrun.pyz"
-    words = [python(version), "-B", "-m", "singrun.bundle", str(single)]
+    words = [python(version), "-X", compiled, "-m", "singrun.bundle", str(single)]
     subprocess.run(words, check=True, cwd=images.ROOT)
     main = f"import sys; sys.path.insert(0, {str(single)!r}); from singrun.cli import main; main()"
-    for start in (["-IS", "-B", MAIN], ["-IS", "-c", main]):
+    for start in (["-IS", "-B", "-X", compiled, MAIN], ["-IS", "-c", main]):
         done = subprocess.run(
             [python(version), *start, "--version"], capture_output=True, text=True, check=False
         )
         assert (done.stdout, done.stderr) == (f"singrun {singrun.__version__}\n", "")
         assert done.returncode == 0
-    words = [python(version), "-IS", "-B", MAIN, "doctor"]
+    words = [python(version), "-IS", "-B", "-X", compiled, MAIN, "doctor"]
     output = subprocess.run(words, capture_output=True, text=True, check=True).stdout
     assert f"Python: {version}." in output
 

@@ -30,7 +30,7 @@ HEADER_2X = b"#!/usr/bin/env run-singularity\n"
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return sample_tree(tmp_path_factory.mktemp("reader") / "tree")
+    return sample_tree(tmp_path_factory.mktemp("reader") / "tree", files=200)
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ def test_images_of_mke2fs_in_many_shapes(
 
 
 def test_a_singularity_2_image_begins_at_byte_31(tmp_path: Path) -> None:
-    tree = sample_tree(tmp_path / "tree", hole=1 << 20)
+    tree = sample_tree(tmp_path / "tree", hole=1 << 20, files=20)
     sealed, old = seal(tree, tmp_path / "image", epoch=EPOCH).path, tmp_path / "old.img"
     old.write_bytes(HEADER_2X + sealed.read_bytes())
     assert image_snapshot(old) == image_snapshot(sealed)

@@ -197,7 +197,7 @@ def test_a_key_that_was_not_valid_when_it_signed_is_refused(desk: Desk) -> None:
 def test_signatures_of_another_image_are_bad(desk: Desk, tmp_path: Path) -> None:
     key = desk.key()
     other = seal(
-        sample_tree(tmp_path / "other", hole=1 << 20), tmp_path / "other.img", epoch=2**29
+        sample_tree(tmp_path / "other", hole=1 << 20, files=20), tmp_path / "other.img", epoch=2**29
     ).path
     for image in (other, desk.image):
         assert desk.run("sign", "--key", key, image)[0] == 0
