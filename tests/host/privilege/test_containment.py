@@ -128,9 +128,8 @@ def test_a_python_with_libraries_of_its_own_starts(place: Path) -> None:
 def test_what_the_caller_left_open_is_closed(place: Path) -> None:
     victim, job = os.open(place / "victim", os.O_RDONLY), os.memfd_create("job", 0)
     host = {"directory": "/", "writable": [], "furnished": False, "plain": False}
-    host["offline"] = False
     about = {"root": str(place), "env": dict(os.environ), "mounts": True, "files": {}, "host": host}
-    about |= {"argv": ["ls", "-l", "/proc/self/fd"], "hostname": "", "user": None}
+    about |= {"argv": ["ls", "-l", "/proc/self/fd"], "hostname": "", "user": None, "offline": False}
     os.write(job, marshal.dumps(about))
     os.lseek(job, 0, os.SEEK_SET)
     argv = [sys.executable, "-IS", container_init.__file__, str(job)]
