@@ -52,7 +52,11 @@ class Image:
 def open_image(path: str, *, writable: bool = False) -> Image:
     """Return the image at ``path``, checked and locked; RunError, also where the policy refuses."""
     image = identify(path, writable=writable)
-    check_policy(image.fd, image.path)
+    try:
+        check_policy(image.fd, image.path)
+    except RunError:
+        os.close(image.fd)
+        raise
     return image
 
 
@@ -62,6 +66,14 @@ def identify(path: str, *, writable: bool = False) -> Image:
     The policy is not asked: in a user namespace of ours everybody is root, and has no rule.
     """
     fd = _opened(path, writable=writable)
+    try:
+        return _identified(path, fd, writable=writable)
+    except (RunError, OSError):
+        os.close(fd)
+        raise
+
+
+def _identified(path: str, fd: int, *, writable: bool) -> Image:
     whole = os.path.abspath(path)
     status = os.fstat(fd)
     if stat.S_ISDIR(status.st_mode):
@@ -151,6 +163,7 @@ def _opened(path: str, *, writable: bool) -> int:
             os.close(fd)
             fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_NOCTTY)
         elif writable and not os.access(path, os.W_OK):
+            os.close(fd)
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
         raise _unopened(path, error, writable=writable) from None

@@ -76,6 +76,15 @@ def test_what_is_no_image_is_refused_with_reason_and_remedy(
     assert caught.value.status == 255
 
 
+def test_an_image_that_is_refused_stays_open_nowhere(tmp_path: Path, plain: bytes) -> None:
+    (tmp_path / "short").write_bytes(plain[:1081])
+    descriptors = os.listdir("/proc/self/fd")
+    for path in (tmp_path / "short", Path("/dev/null")):
+        with pytest.raises(RunError):
+            image.open_image(str(path))
+    assert os.listdir("/proc/self/fd") == descriptors
+
+
 def test_special_files_neither_hold_us_nor_pass(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     for path in (tmp_path / "fifo", Path("/dev/null")):
