@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from singbuild.console.display import Console
-from singbuild.dockerfile import context, files, loading, reader, variables
+from singbuild.dockerfile import context, loading, reader, variables
 from singbuild.dockerfile.actions import Copy, Evaluation, Run
 from singbuild.dockerfile.evaluation import DEFAULT_PATH, evaluate
 from singbuild.errors import RecipeError, UsageError
@@ -165,45 +165,6 @@ def test_an_argument_without_a_default_keeps_the_platforms_value() -> None:
     (action,) = evaluate(loaded, {}, "x86_64", lambda _: None).actions
     assert isinstance(action, Run)
     assert "G" not in action.environment  # as with Docker: `set -u` tells of it
-
-
-def test_targets_of_mounts_begin_at_the_working_directory() -> None:
-    text = (
-        "WORKDIR /app\nRUN --mount=source=uv.lock,target=uv.lock --mount=target=."
-        " --mount=type=cache,target=/c/ true\n"
-    )
-    action = evaluated(text).actions[-1]
-    assert isinstance(action, Run)
-    assert [each.fields["target"] for each in action.mounts] == ["/app/uv.lock", "/app", "/c"]
-
-
-def test_a_program_may_be_kept_from_networks() -> None:
-    assert run("RUN --network=none true\n").is_offline
-    assert not run("RUN --network=default true\n").is_offline
-
-
-def test_a_checksum_may_be_in_a_variable() -> None:
-    (action,) = evaluated("ARG S=ab\nADD --checksum=sha256:$S https://x/y /z\n").actions
-    assert isinstance(action, Copy)
-    assert action.checksum == "sha256:ab"
-
-
-@pytest.mark.parametrize(
-    ("words", "file", "folder"),
-    [
-        ("0751", 0o751, 0o751),
-        ("u=rwX,go=rX", 0o644, 0o755),
-        ("+x", 0o751, 0o711),
-        ("a-w,u+s,g+s", 0o6440, 0o6511),
-        ("go=,+t", 0o1600, 0o1700),
-        ("o+r", 0o644, 0o715),
-    ],
-)
-def test_modes_are_octal_or_as_chmod_has_them(words: str, file: int, folder: int) -> None:
-    assert files.is_mode(words)
-    assert files.changed_mode(0o640, words, is_directory=False) == file
-    assert files.changed_mode(0o711, words, is_directory=True) == folder
-    assert not any(map(files.is_mode, ("u", "8", "77777", "u=rwq", "755,u+x", "")))
 
 
 def test_an_entrypoint_drops_the_base_images_command_only() -> None:
