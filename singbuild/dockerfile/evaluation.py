@@ -36,6 +36,7 @@ _FLAGS = {  # those that COPY and ADD share, and each one's own
     "COPY": {"parents"},
     "ADD": {"checksum"},
 }
+_CHECKSUM = re.compile("sha256:[0-9a-f]{64}")
 _GIT = re.compile(r"(git@|git://|ssh://|https?://[^?#]*\.git([?#]|$))")
 _SHORT = {"dst": "target", "destination": "target", "src": "source", "ro": "readonly"}
 _NUMBERS = {"mode": "[0-7]{1,5}", "uid": r"[0-3]?\d{1,9}", "gid": r"[0-3]?\d{1,9}"}  # of a mount
@@ -188,6 +189,12 @@ class _Evaluator:
         *sources, destination = words
         if each.keyword == "ADD" and any(map(_GIT.match, sources)):
             raise self._no_git(each)
+        checksum = self._filled(each.flag("checksum"))
+        has_checksum = any(name == "checksum" for name, _ in each.flags)
+        if has_checksum and not _CHECKSUM.fullmatch(checksum):  # one of an empty variable checks nothing
+            what = f"ADD --checksum={checksum} is no checksum"
+            remedy = "Write --checksum=sha256: and 64 digits, 0 to 9 and a to f."
+            raise self._error(each, what, remedy=remedy)
         names = {document.name for document in each.documents}
         documents = tuple(
             document
@@ -213,7 +220,7 @@ class _Evaluator:
             mode=self._filled(each.flag("chmod")),
             documents=documents,
             exclude=tuple(each.values("exclude")),
-            checksum=self._filled(each.flag("checksum")),
+            checksum=checksum,
             keeps_parents=any(name == "parents" and value != "false" for name, value in each.flags),
         )
 

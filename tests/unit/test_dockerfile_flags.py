@@ -6,7 +6,7 @@ import pytest
 
 from singbuild.dockerfile import files
 from singbuild.dockerfile.actions import Copy, Run
-from tests.unit.test_dockerfile import evaluated, run
+from tests.unit.test_dockerfile import evaluated, refused, run
 
 
 def test_targets_of_mounts_begin_at_the_working_directory() -> None:
@@ -25,9 +25,15 @@ def test_a_program_may_be_kept_from_networks() -> None:
 
 
 def test_a_checksum_may_be_in_a_variable() -> None:
-    (action,) = evaluated("ARG S=ab\nADD --checksum=sha256:$S https://x/y /z\n").actions
+    text = f"ARG S={'ab' * 32}\nADD --checksum=sha256:$S https://x/y /z\n"
+    (action,) = evaluated(text).actions
     assert isinstance(action, Copy)
-    assert action.checksum == "sha256:ab"
+    assert action.checksum == f"sha256:{'ab' * 32}"
+
+
+@pytest.mark.parametrize("words", ["", "$S", "sha256:$S", "sha256:ab", "sha512:" + "a" * 64])
+def test_a_checksum_that_checks_nothing_is_refused(words: str) -> None:
+    assert "is no checksum" in refused(f"ADD --checksum={words} http://x/y /z\n")
 
 
 @pytest.mark.parametrize(
