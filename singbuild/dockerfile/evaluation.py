@@ -191,7 +191,8 @@ class _Evaluator:
             raise self._no_git(each)
         checksum = self._filled(each.flag("checksum"))
         has_checksum = any(name == "checksum" for name, _ in each.flags)
-        if has_checksum and not _CHECKSUM.fullmatch(checksum):  # one of an empty variable checks nothing
+        # One of an empty variable would check nothing.
+        if has_checksum and not _CHECKSUM.fullmatch(checksum):
             what = f"ADD --checksum={checksum} is no checksum"
             remedy = "Write --checksum=sha256: and 64 digits, 0 to 9 and a to f."
             raise self._error(each, what, remedy=remedy)
